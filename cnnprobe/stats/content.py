@@ -1,0 +1,98 @@
+"""What can be read of a tensor of any kind: its values as a dense one, or None where there are none to be had."""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils import _python_dispatch
+
+_functorch = getattr(torch._C, "_functorch", None)
+_is_batched = getattr(_functorch, "is_batchedtensor", lambda _: False)
+_is_tracking = getattr(_functorch, "is_gradtrackingtensor", lambda _: False)
+_unwrap = getattr(_functorch, "get_unwrapped", lambda x: x)
+_is_functional = getattr(torch, "_is_functional_tensor", lambda _: False)
+_tracing_state = getattr(torch._C, "_get_tracing_state", lambda: None)
+_Unobserved = getattr(torch._C, "DisableTorchFunction", torch._C.DisableTorchFunctionSubclass)
+
+_BLOCKED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """The values of a tensor as a strided, real one; zeros that are only implied, and how often each value is repeated."""
+
+    values: Tensor
+    implied_zeros: int = 0
+    repeats: int = 1
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """No gradient, no torch function and no dispatch mode of the user's sees what is done inside."""
+    with torch.no_grad(), _Unobserved(), _python_dispatch._disable_current_modes():
+        yield
+
+
+def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
+    """The values of `tensor`; None for what holds none that can be read: meta, fake, vmapped, traced.
+
+    To be called under `unobserved`. A DTensor gives the shard of this rank: its whole would be a collective, at which ranks that do not call it hang.
+    With `channels` dimension 1 is kept as it is. May raise what torch raises for tensors that refuse to be read.
+    """
+    tensor = tensor.detach()
+    while _is_tracking(tensor) and not _is_batched(tensor):
+        tensor = _unwrap(tensor)
+    if not _is_readable(tensor):
+        return None
+    tensor = _local(tensor)
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.is_nested:
+        tensor = torch.cat([part.reshape(-1) for part in tensor.unbind()]) if tensor.numel() else torch.empty(0)
+    elif tensor.is_mkldnn:
+        tensor = tensor.to_dense()
+    if tensor.layout != torch.strided:
+        return _sparse(tensor)
+    if tensor.is_complex():
+        tensor = tensor.abs()
+    tensor = tensor.resolve_neg()
+    return _without_repeats(tensor, keep=1 if channels else None)
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    if tensor.is_meta or _is_batched(tensor) or _is_functional(tensor) or _tracing_state() is not None:
+        return False
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    return fake is None or not isinstance(tensor, fake.FakeTensor)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    distributed = sys.modules.get("torch.distributed.tensor")
+    kind = getattr(distributed, "DTensor", None)
+    return tensor.to_local() if kind is not None and isinstance(tensor, kind) else tensor
+
+
+def _sparse(tensor: Tensor) -> Content | None:
+    if tensor.layout == torch.sparse_coo:
+        values = tensor.coalesce().values()
+    elif tensor.layout in _BLOCKED:
+        values = tensor.values()
+    else:
+        return None
+    values = values.abs() if values.is_complex() else values
+    return Content(values=values, implied_zeros=tensor.numel() - values.numel())
+
+
+def _without_repeats(tensor: Tensor, *, keep: int | None) -> Content:
+    """A dimension of stride 0 holds one value many times: one is read, so that `expand` to a million costs nothing."""
+    repeated = [
+        d for d, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)) if stride == 0 and size > 1 and d != keep
+    ]
+    repeats = math.prod(tensor.shape[d] for d in repeated)
+    for d in repeated:
+        tensor = tensor.narrow(d, 0, 1)
+    return Content(values=tensor, repeats=repeats)

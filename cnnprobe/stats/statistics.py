@@ -1,0 +1,164 @@
+"""The statistics of one tensor as plain frozen data, and how two of them add up."""
+
+import math
+from dataclasses import dataclass
+from operator import add
+
+LOWEST = -127  # exponent of the bucket of everything below 2**-126, the smallest normal float32
+BUCKETS = 255  # a bucket for each exponent of float32: -127 to 127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How many values there are of each magnitude and sign; zeros, NaN and Inf are in no bucket.
+
+    Bucket `k` holds the values with `2**(lowest + k) <= abs(x) < 2**(lowest + k + 1)`. Nothing needs to be known of the range beforehand, so
+    that histograms of different tensors, steps and ranks add up bucket by bucket. Exponent -127 holds all that is nonzero and below 2**-126,
+    exponent 127 all from 2**127 up. Empty buckets at both ends are left out.
+    """
+
+    lowest: int = 0
+    negative: tuple[int, ...] = ()
+    positive: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """Statistics of each channel (dimension 1), as tuples of length C, over its finite values."""
+
+    count: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    zeros: tuple[int, ...]
+    nonfinite: tuple[int, ...]
+
+    @property
+    def zero_fraction(self) -> tuple[float, ...]:
+        """Fraction of exact zeros in each channel, in [0, 1]; 0 for a channel without elements."""
+        return tuple(z / n if n else 0.0 for z, n in zip(self.zeros, self.count, strict=True))
+
+    @property
+    def all_zero(self) -> tuple[bool, ...]:
+        """Whether a channel has elements and all of them are zero."""
+        return tuple(0 < n == z for z, n in zip(self.zeros, self.count, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What a tensor holds: `mean`, `std` (population), `min`, `max` and `l2` are over its finite values.
+
+    Where there is no finite value `mean`, `std`, `min` and `max` are NaN and `l2` is 0. Complex numbers count by their modulus, False and True as 0 and 1.
+    """
+
+    count: int  # all elements, NaN and Inf too
+    mean: float
+    std: float
+    min: float
+    max: float
+    zeros: int
+    nan: int
+    inf: int  # of either sign
+    l2: float
+    histogram: Histogram | None = None
+    channels: Channels | None = None
+
+    def as_mapping(self) -> dict[str, float | int]:
+        """The nine numbers by name, for `TensorInfo.stats`; histogram and channels are left out."""
+        return {
+            "count": self.count,
+            "mean": self.mean,
+            "std": self.std,
+            "min": self.min,
+            "max": self.max,
+            "zeros": self.zeros,
+            "nan": self.nan,
+            "inf": self.inf,
+            "l2": self.l2,
+        }
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """The statistics of both tensors together, as if they had been one.
+
+    The histogram is kept where both have one, the channels where both have the same number of them.
+
+    Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
+
+    >>> import torch
+    >>> from cnnprobe.stats import summarise
+    >>> left, right = summarise(torch.tensor([1.0, 2.0])), summarise(torch.tensor([3.0, 6.0]))
+    >>> both = merge(left, right)
+    >>> both.count, both.mean, both.max
+    (4, 3.0, 6.0)
+    """
+    mean, std = _moments((_finite(a), a.mean, a.std), (_finite(b), b.mean, b.std))
+    low, high = _least(a.min, b.min), -_least(-a.max, -b.max)
+    constant = low == high  # exact, where the weighted mean of equal numbers may be off by its last bit
+    return Statistics(
+        count=a.count + b.count,
+        mean=low if constant else mean,
+        std=0.0 if constant else std,
+        min=low,
+        max=high,
+        zeros=a.zeros + b.zeros,
+        nan=a.nan + b.nan,
+        inf=a.inf + b.inf,
+        l2=math.hypot(a.l2, b.l2),
+        histogram=_merge_histograms(a.histogram, b.histogram),
+        channels=_merge_channels(a.channels, b.channels),
+    )
+
+
+def _finite(s: Statistics) -> int:
+    return s.count - s.nan - s.inf
+
+
+def _least(a: float, b: float) -> float:
+    """The smaller one; NaN stands for "none"."""
+    return b if math.isnan(a) or b < a else a
+
+
+def _moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[float, float]:
+    (n, mean_a, std_a), (m, mean_b, std_b) = a, b
+    if n == 0 or m == 0:
+        return (mean_b, std_b) if n == 0 else (mean_a, std_a)
+    p, q = n / (n + m), m / (n + m)
+    # hypot and the root before the difference: numbers of 1e300 have a std, and no square of them.
+    root = math.sqrt(p * q)
+    return p * mean_a + q * mean_b, math.hypot(math.sqrt(p) * std_a, math.sqrt(q) * std_b, root * mean_b - root * mean_a)
+
+
+def _merge_histograms(a: Histogram | None, b: Histogram | None) -> Histogram | None:
+    if a is None or b is None:
+        return None
+    full_a, full_b = _unfold(a), _unfold(b)
+    return fold(*(list(map(add, x, y)) for x, y in zip(full_a, full_b, strict=True)))
+
+
+def _unfold(histogram: Histogram) -> tuple[list[int], list[int]]:
+    before = [0] * (histogram.lowest - LOWEST)
+    after = [0] * (BUCKETS - len(before) - len(histogram.negative))
+    return [*before, *histogram.negative, *after], [*before, *histogram.positive, *after]
+
+
+def fold(negative: list[int], positive: list[int]) -> Histogram:
+    """A Histogram of the counts of all exponents from -127 to 127, without the empty ends."""
+    filled = [k for k in range(BUCKETS) if negative[k] or positive[k]]
+    if not filled:
+        return Histogram()
+    start, stop = filled[0], filled[-1] + 1
+    return Histogram(lowest=LOWEST + start, negative=tuple(negative[start:stop]), positive=tuple(positive[start:stop]))
+
+
+def _merge_channels(a: Channels | None, b: Channels | None) -> Channels | None:
+    if a is None or b is None or len(a.count) != len(b.count):
+        return None
+    left, right = (list(zip((n - k for n, k in zip(c.count, c.nonfinite, strict=True)), c.mean, c.std, strict=True)) for c in (a, b))
+    moments = [_moments(x, y) for x, y in zip(left, right, strict=True)]
+    return Channels(
+        count=tuple(map(add, a.count, b.count)),
+        mean=tuple(mean for mean, _ in moments),
+        std=tuple(std for _, std in moments),
+        zeros=tuple(map(add, a.zeros, b.zeros)),
+        nonfinite=tuple(map(add, a.nonfinite, b.nonfinite)),
+    )

@@ -1,0 +1,130 @@
+"""A preallocated table of statistics: engines write rows of numbers into it, and only reading makes objects of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnprobe.stats.statistics import BUCKETS, Channels, Histogram, Statistics, fold
+
+COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
+WRITTEN = len(COLUMNS)  # the column that is 1 where the row holds statistics, 0 where none were available
+WIDTH = 16  # doubles in a row: two cache lines
+SIGNED = 512  # histogram slots: exponent + 127 for positive values, 256 more for negative ones
+PER_CHANNEL = ("count", "mean", "std", "zeros", "nonfinite")
+
+
+class Measured:
+    """What an engine measured of one tensor, still on its device: `row` (WRITTEN,), `histogram` (512,), `channels` (5, C)."""
+
+    __slots__ = ("channels", "histogram", "row")
+
+    def __init__(self, row: Tensor, histogram: Tensor | None = None, channels: Tensor | None = None) -> None:
+        self.row = row
+        self.histogram = histogram
+        self.channels = channels
+
+
+class Table:
+    """Rows of statistics, `values[row]` = count, mean, std, min, max, zeros, nan, inf, l2, 1 if written; 16 doubles a row.
+
+    What was measured on another device stays there until the first `read` or `fetch`, which moves all of it in one transfer a device.
+    A row may be written again; rows that different threads write must differ.
+    """
+
+    def __init__(self, rows: int, *, histogram: bool = False, channels: bool = False) -> None:
+        self.values: NDArray[np.float64] = np.zeros((rows, WIDTH))
+        self.histograms: NDArray[np.int64] | None = np.zeros((rows, SIGNED), dtype=np.int64) if histogram else None
+        self.channels: list[NDArray[np.float64] | None] | None = [None] * rows if channels else None
+        self.pending: dict[int, Measured] = {}
+
+    def clear(self, row: int) -> None:
+        """Say that nothing is known of this row."""
+        self.pending.pop(row, None)
+        self.values[row] = 0.0
+        if self.histograms is not None:
+            self.histograms[row] = 0
+        if self.channels is not None:
+            self.channels[row] = None
+
+    def hold(self, row: int, measured: Measured) -> None:
+        """Keep what was measured in `row`: at once if it is on the CPU, else until it is fetched."""
+        if measured.row.device.type == "cpu":
+            self._store(row, measured)
+        else:
+            self.pending[row] = measured
+
+    def fetch(self) -> None:
+        """Bring over what is still on other devices: one transfer, and one synchronisation, for each device."""
+        while self.pending:
+            device = next(iter(self.pending.values())).row.device
+            rows = [row for row, measured in self.pending.items() if measured.row.device == device]
+            parts = [self.pending.pop(row) for row in rows]
+            for row, measured in zip(rows, _transfer(parts), strict=True):
+                self._store(row, measured)
+
+    def read(self, row: int) -> Statistics | None:
+        """The statistics in `row`; None where it was not written or they were not available."""
+        if self.pending:
+            self.fetch()
+        if self.values[row, WRITTEN] == 0:
+            return None
+        count, mean, std, low, high, zeros, nan, inf, l2 = self.values[row, :WRITTEN].tolist()
+        return Statistics(
+            count=int(count),
+            mean=mean,
+            std=std,
+            min=low,
+            max=high,
+            zeros=int(zeros),
+            nan=int(nan),
+            inf=int(inf),
+            l2=l2,
+            histogram=self._histogram(row),
+            channels=self._channels(row),
+        )
+
+    def _store(self, row: int, measured: Measured) -> None:
+        self.values[row, :WRITTEN] = measured.row.numpy()
+        self.values[row, WRITTEN] = 1.0
+        if self.histograms is not None:
+            self.histograms[row] = 0 if measured.histogram is None else measured.histogram.numpy()
+        if self.channels is not None:
+            self.channels[row] = None if measured.channels is None else measured.channels.numpy()
+
+    def _histogram(self, row: int) -> Histogram | None:
+        if self.histograms is None:
+            return None
+        counts = self.histograms[row].tolist()
+        return fold(counts[256 : 256 + BUCKETS], counts[:BUCKETS])
+
+    def _channels(self, row: int) -> Channels | None:
+        values = None if self.channels is None else self.channels[row]
+        if values is None:
+            return None
+        count, mean, std, zeros, nonfinite = values.tolist()
+        return Channels(
+            count=tuple(map(int, count)),
+            mean=tuple(mean),
+            std=tuple(std),
+            zeros=tuple(map(int, zeros)),
+            nonfinite=tuple(map(int, nonfinite)),
+        )
+
+
+def _transfer(parts: Sequence[Measured]) -> list[Measured]:
+    """The same on the CPU, by way of one tensor: counts are exact in a double up to 2**53."""
+    tensors = [t for part in parts for t in (part.row, part.histogram, part.channels) if t is not None]
+    wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    host = torch.cat([t.reshape(-1).to(wide) for t in tensors]).cpu().double()
+    moved = iter([piece.view(t.shape) for piece, t in zip(torch.split(host, [t.numel() for t in tensors]), tensors, strict=True)])
+    return [
+        Measured(
+            next(moved),
+            None if part.histogram is None else next(moved).long(),
+            None if part.channels is None else next(moved),
+        )
+        for part in parts
+    ]
