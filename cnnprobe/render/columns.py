@@ -12,6 +12,7 @@ _GAP = 2
 _NAME_SHARE = 0.45  # of the width that the first column may take at most
 _TEXT_SHARE = 0.35  # of the width that any other text column may take at most
 _INDENT = 2
+_NARROWEST = 3  # columns of a text: one letter, the mark of the cut, one letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ def fit(table: Table, width: int) -> Sheet:
     limits = [_limit(column, i, width) for i, column in enumerate(table.columns)]
     sizes = [min(want, limit) for want, limit in zip(wanted, limits, strict=True)]
     kept = _kept(table.columns, sizes, width)
-    widths = _widened([sizes[i] for i in kept], [wanted[i] for i in kept], width)
+    texts = [table.columns[i].align == "left" for i in kept]
+    widths = _widened(_narrowed([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width)
     shown = [[_shortened(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)]
     return Sheet(
         names=tuple(inert(table.columns[i].name) for i in kept),
@@ -66,10 +68,24 @@ def _limit(column: Column, i: int, width: int) -> int:
 
 def _kept(columns: Sequence[Column], sizes: Sequence[int], width: int) -> list[int]:
     kept = list(range(len(columns)))
-    while len(kept) > 1 and sum(sizes[i] for i in kept) + _GAP * (len(kept) - 1) > width:
-        least = max(kept[1:], key=lambda i: (columns[i].priority, i))
+    while sum(sizes[i] for i in kept) + _GAP * (len(kept) - 1) > width:
+        least = max(kept, key=lambda i: (columns[i].priority, i))
+        if columns[least].priority == 0:
+            break
         kept.remove(least)
     return kept
+
+
+def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[int]:
+    """Where even the columns that stay are too wide, takes from the widest text each time: numbers keep their room."""
+    narrowed = list(sizes)
+    over = sum(sizes) + _GAP * (len(sizes) - 1) - width
+    for _ in range(over):
+        widest = max((i for i, text in enumerate(texts) if text), key=lambda i: narrowed[i], default=None)
+        if widest is None or narrowed[widest] <= _NARROWEST:
+            break
+        narrowed[widest] -= 1
+    return narrowed
 
 
 def _widened(sizes: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
