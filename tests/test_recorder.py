@@ -156,7 +156,7 @@ def test_exponentially_many_paths_through_shared_modules_are_not_walked():
 
 def test_never_called_modules_are_named_and_containers_are_not():
     model = nn.ModuleDict({"used": nn.ReLU(), "unused": nn.Linear(2, 2), "list": nn.ModuleList([nn.ReLU()])})
-    model.forward = model["used"]
+    model.forward = lambda x: model["used"](x)  # noqa: PLW0108 - a module as attribute would be registered
     assert ("unused", "list.0") == trace_of(model, images()).never_called
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.layout.entries import Entry, entries
 from cnnprobe.layout.folding import fold
+from cnnprobe.layout.shapes import lay_out_shapes
 from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
 from cnnprobe.layout.tables import module_table, parameter_table
 from cnnprobe.render.document import Block, Document, Folded, Heading, Table, Text
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_trace"]
+__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
 SECTIONS = ("failure", "modules", "totals", "notes", "parameters")
 _USUAL = SECTIONS[:-1]
