@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _python_dispatch
 
 _functorch = getattr(torch._C, "_functorch", None)
@@ -52,7 +52,7 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     To be called under `unobserved`. A DTensor gives the shard of this rank: its whole would be a collective, at which ranks that do not call it hang.
     With `channels` dimension 1 is kept as it is. May raise what torch raises for tensors that refuse to be read.
     """
-    if isinstance(tensor, UninitializedTensorMixin):
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         return None
     while _is_tracking(tensor):
         tensor = _unwrap(tensor)
