@@ -34,7 +34,7 @@ def _rows(trace: Trace, entry: Entry, fields: dict[int, ReceptiveField]) -> list
     if not lines:
         return []
     seen = " x ".join(f"{n}" for n in field.size) if field else ""
-    name = call.fqn if call.fqn else entry.name
+    name = call.fqn or entry.name
     first = Row(cells=(name, f"{shapes(call.inputs[:1])} -> {shapes(call.outputs)}", lines[0], seen))
     return [first, *(Row(cells=("", "", line, "")) for line in lines[1:])]
 
