@@ -54,7 +54,7 @@ def cases() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
 def recorded(model: nn.Module, x: torch.Tensor) -> None:
     with cnnprobe.record(model, statistics=False) as recording:
         model(x)
-    assert recording.trace.calls  # noqa: S101
+    assert recording.trace.calls
 
 
 def probed(model: nn.Module, x: torch.Tensor) -> None:

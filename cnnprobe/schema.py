@@ -278,8 +278,16 @@ def _read_union(members: tuple[Any, ...]) -> Read:
         return functools.partial(_read_tagged, tagged, [_reader(m) for m in members if m not in tagged.values()])
     # Exact types first: 1 is an int before it is a float, and "NaN" is a float only where no string is expected.
     ordered = sorted(members, key=lambda m: m is float or m is object)
-    readers = [_reader(member) for member in ordered]
-    return lambda data: _first(readers, data, " or ".join(getattr(m, "__name__", str(m)) for m in members))
+    readers = [_reader(member) for member in ordered if member is not type(None)]
+    plain = frozenset(member for member in members if member in (int, str, bool, float, type(None)))
+    expected = " or ".join(getattr(member, "__name__", str(member)) for member in members)
+
+    def read(data: Any) -> Any:
+        if type(data) in plain:
+            return data
+        return readers[0](data) if len(readers) == 1 else _first(readers, data, expected)
+
+    return read
 
 
 def _read_tagged(kinds: Mapping[str, type], others: Sequence[Read], data: Any) -> Any:

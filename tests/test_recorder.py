@@ -156,7 +156,7 @@ def test_exponentially_many_paths_through_shared_modules_are_not_walked():
 
 def test_never_called_modules_are_named_and_containers_are_not():
     model = nn.ModuleDict({"used": nn.ReLU(), "unused": nn.Linear(2, 2), "list": nn.ModuleList([nn.ReLU()])})
-    model.forward = model["used"]
+    model.forward = lambda x: model["used"](x)  # noqa: PLW0108 - a module as attribute would be registered
     assert ("unused", "list.0") == trace_of(model, images()).never_called
 
 
@@ -177,7 +177,7 @@ def test_statistics_equal_torchs_own():
     stats = trace_of(model, x)[""].outputs[0].stats
     y = model(x).detach().double()
     assert y.numel() == stats["count"]
-    assert pytest.approx(y.mean().item(), rel=1e-5) == stats["mean"]
+    assert pytest.approx(y.mean().item(), rel=1e-5, abs=1e-7) == stats["mean"]
     assert pytest.approx(y.std(correction=0).item(), rel=1e-5) == stats["std"]
     assert (y.min().item(), y.max().item()) == (stats["min"], stats["max"])
 
