@@ -398,3 +398,9 @@ def test_a_full_disk_behind_stdout_is_told_in_one_message(folder):
         process = start("probe", "cli_models.py:Net", "--input", "1,3,8,8", stdout=full)
         _, error = process.communicate(timeout=120)
     assert (2, 1, False) == (process.returncode, error.count("error: "), "Traceback" in error or "Exception" in error)
+
+
+def test_every_option_stands_in_the_reference_page():
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    options = {option for command in main.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts) if option[0] == "-"}
+    assert [] == sorted(option for option in options if f"`{option}" not in page)
