@@ -1,1 +1,49 @@
-"""cnnprobe."""
+"""Shows what every layer of a PyTorch network really did, names the layer at fault, and leaves the model as it was."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnprobe.api import last_report, probe, record
+    from cnnprobe.errors import ProbeError
+    from cnnprobe.notebook import probed
+    from cnnprobe.report import Report, load
+    from cnnprobe.trace import Trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ProbeError",
+    "Report",
+    "Trace",
+    "__version__",
+    "last_report",
+    "load",
+    "probe",
+    "probed",
+    "record",
+]
+
+_HOMES = {
+    "ProbeError": "errors",
+    "Report": "report",
+    "Trace": "trace",
+    "last_report": "api",
+    "load": "report",
+    "probe": "api",
+    "probed": "notebook",
+    "record": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562), so that `import cnnprobe` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cnnprobe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"cnnprobe.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,174 @@
+"""Multiply-accumulates of one call, by the formulas of PyTorch's own flop registry, from shapes alone.
+
+Convolutions and linear layers are asked directly. Any other function that may hide a product (matmul, einsum, attention, LSTM) is
+replayed once per signature on the meta device under `torch.utils.flop_counter`, which gives the same number for every device and mode.
+None is "no formula": such operations (normalisation, activations, pooling, additions) are by convention not counted, and are named as such.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.trace import TensorInfo
+
+if TYPE_CHECKING:
+    from cnnprobe.recorder.watching import Row
+
+_FLOPS_A_MAC = 2
+_modules = nn.modules
+# Stock layers without a product in them. Others that have no formula of their own are looked into.
+PLAIN_LAYERS = (
+    _modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.Identity, nn.Flatten, nn.Unflatten,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
+    nn.Hardsigmoid, nn.Hardtanh, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.Softmax2d, nn.Embedding, nn.Upsample, nn.PixelShuffle,
+    _modules.dropout._DropoutNd, _modules.pooling._MaxPoolNd, _modules.pooling._AvgPoolNd, _modules.pooling._AdaptiveAvgPoolNd,
+    _modules.pooling._AdaptiveMaxPoolNd, _modules.padding._ConstantPadNd, _modules.padding._ReflectionPadNd, _modules.padding._ReplicationPadNd,
+)  # fmt: skip
+# They move or select values and compute nothing: zero, not "no formula".
+_MOVES = (
+    "flatten reshape view permute transpose contiguous unsqueeze squeeze expand expand_as chunk split cat stack concat __getitem__ __setitem__ narrow "
+    "detach clone to float double half bfloat16 type t T mT movedim swapaxes unbind unfold repeat tile roll flip select index_select zeros ones "
+    "empty full arange tensor as_tensor new_zeros new_ones new_full zeros_like ones_like empty_like rand randn data view_as reshape_as cpu cuda "
+    "unflatten swapdims moveaxis pad broadcast_to gather type_as zero_ copy_ fill_ identity alias real imag"
+)
+MOVES = frozenset(_MOVES.split())
+_ARITHMETIC = (
+    "relu relu_ add add_ sub mul mul_ div __rsub__ __rmul__ __radd__ neg exp log sqrt rsqrt pow sigmoid tanh gelu silu hardswish softmax log_softmax "
+    "leaky_relu elu dropout batch_norm layer_norm group_norm instance_norm max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool1d "
+    "avg_pool1d max_pool3d avg_pool3d mean sum max min amax amin std var clamp clamp_ interpolate abs where argmax eq ne lt gt le ge "
+    "bernoulli_ normalize embedding hardsigmoid relu6 masked_fill cumsum topk sort"
+)
+ARITHMETIC = frozenset(_ARITHMETIC.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A tensor's shape and dtype, standing for it in a Pending call."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A function call still to be counted, with its tensors reduced to shape and dtype."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a stock layer's cost is known without looking into it."""
+    return isinstance(module, PLAIN_LAYERS) or _formula(module) is not None
+
+
+def _formula(module: nn.Module) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], int] | None:
+    if isinstance(module, _modules.conv._ConvNd):
+        return _convolution_layer
+    return _linear_layer if isinstance(module, nn.Linear) else None
+
+
+def of_module(module: nn.Module, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> int | None:
+    """MACs of one call of a stock layer; None if it has no formula, 0 if it only moves values."""
+    formula = _formula(module)
+    if formula is not None and inputs and outputs:
+        return formula(module, inputs[0].shape, outputs[0].shape)
+    return 0 if isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten) else None
+
+
+def _convolution_layer(module: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
+    per_group = module.out_channels // module.groups if module.transposed else module.in_channels // module.groups
+    first = module.in_channels if module.transposed else module.out_channels
+    return convolution(given, (first, per_group, *module.kernel_size), made, transposed=module.transposed)
+
+
+def _linear_layer(_: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
+    return linear(given, made)
+
+
+@functools.lru_cache(maxsize=4096)
+def convolution(given: tuple[int, ...], weight: tuple[int, ...], made: tuple[int, ...], *, transposed: bool) -> int:
+    """MACs of a convolution from the shapes of input, weight and output.
+
+    >>> convolution((1, 3, 32, 32), (32, 3, 3, 3), (1, 32, 32, 32), transposed=False) == 32 * 32 * 32 * 3 * 9
+    True
+    """
+    if len(given) == len(weight) - 1:  # no batch axis
+        given, made = (1, *given), (1, *made)
+    return _flops(torch.ops.aten.convolution, given, weight, None, None, None, None, transposed, out_val=made) // _FLOPS_A_MAC
+
+
+@functools.lru_cache(maxsize=4096)
+def linear(given: tuple[int, ...], made: tuple[int, ...]) -> int:
+    """MACs of a linear layer from the shapes of input and output."""
+    rows = 1
+    for n in given[:-1]:
+        rows *= n
+    return _flops(torch.ops.aten.mm, (rows, given[-1]), (given[-1], made[-1]), out_val=(rows, made[-1])) // _FLOPS_A_MAC
+
+
+def _flops(operation: Any, *shapes: Any, **keywords: Any) -> int:
+    from torch.utils.flop_counter import flop_registry
+
+    return int(flop_registry[operation](*shapes, **keywords))
+
+
+_without_product: set[str] = set()
+_counts: dict[str, int | None] = {}
+
+
+def of_function(
+    function: Callable[..., Any], kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], row: "Row"
+) -> int | Pending | None:
+    """MACs of one call of a torch function, or a Pending that `settle` can count later, when the forward is over."""
+    name = kind.rsplit(".", maxsplit=1)[-1]
+    if name in MOVES:
+        return 0
+    if name in ARITHMETIC or kind in _without_product:
+        return None
+    if name == "linear" and row.inputs and row.outputs:
+        return linear(row.inputs[0].shape, row.outputs[0].shape)
+    if name in ("conv1d", "conv2d", "conv3d") and len(row.inputs) > 1 and row.outputs:
+        return convolution(row.inputs[0].shape, row.inputs[1].shape, row.outputs[0].shape, transposed=False)
+    return pending(function, args, kwargs)
+
+
+def pending(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pending:
+    """The call with its tensors reduced to what the meta device needs, so that it keeps none of them."""
+    return Pending(function, tuple(_reduced(value) for value in args), tuple((k, _reduced(v)) for k, v in kwargs.items()))
+
+
+def _reduced(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Meta(tuple(value.shape), value.dtype)
+    if isinstance(value, tuple | list):
+        return tuple(_reduced(item) for item in value)
+    return "meta" if isinstance(value, torch.device) else value
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, Meta):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return tuple(_expanded(item) for item in value) if isinstance(value, tuple) else value
+
+
+def settle(call: Pending, kind: str) -> int | None:
+    """MACs of a pending call, by replaying it on the meta device; None where nothing in it has a formula or it cannot run there."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    key = f"{kind}{call.arguments}{call.keywords}"
+    if key not in _counts:
+        try:
+            with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+                call.function(*_expanded(call.arguments), **{name: _expanded(value) for name, value in call.keywords})
+            _counts[key] = counter.get_total_flops() // _FLOPS_A_MAC or None
+        except Exception:  # an operation without a meta kernel cannot be counted, and is named as uncounted
+            _counts[key] = None
+        if _counts[key] is None and "einsum" not in kind and "tensordot" not in kind:
+            _without_product.add(kind)
+    return _counts[key]

@@ -1,0 +1,179 @@
+"""Runs or watches a forward pass and leaves the model as it was.
+
+`observe` makes one forward pass of its own and puts everything back. `Recording` watches the user's own calls and changes nothing.
+"""
+
+import contextlib
+import copy
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from dataclasses import replace as dataclass_replace
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from cnnprobe.errors import TargetError
+from cnnprobe.recorder.assembly import assemble, no_collection
+from cnnprobe.recorder.inventory import WHOLE, is_lazy, named_modules
+from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
+from cnnprobe.recorder.values import argument_leaves
+from cnnprobe.recorder.watching import Tree, Watcher
+from cnnprobe.stats import summarise
+from cnnprobe.trace import Trace
+
+KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
+_FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
+
+__all__ = ["Observation", "Recording", "observe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one forward pass gave: its trace, and in memory only the model's output or the exception."""
+
+    trace: Trace
+    output: Any = None
+    error: BaseException | None = None
+
+
+class Recording:
+    """A context manager around the user's own forward passes of a model: no extra pass, nothing changed, nothing left behind.
+
+    `trace` is that of the latest call, `traces` those of the latest thousand, `forwards` counts all.
+    """
+
+    def __init__(self, model: nn.Module, *, statistics: bool = True, guard: StateGuard | None = None) -> None:
+        if not isinstance(model, nn.Module):
+            raise TargetError(
+                f"{type(model).__name__} is not a torch.nn.Module",
+                where="the model to record",
+                fix=f"pass an instance: {model.__name__}()" if isinstance(model, type) else "pass the model itself",
+            )
+        self._model = model
+        self._tree = list(named_modules(model))
+        self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
+        self._watcher = Watcher(model, self._tree, summarise=_summary if statistics else None, guard=guard, on_root=self._finish)
+        self._limit = 0
+        self.forwards = 0
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The traces of the calls so far, oldest first."""
+        return tuple(self._traces)
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the latest call."""
+        if not self._traces:
+            raise TargetError(
+                "nothing was recorded", where=f"record({type(self._model).__name__})", fix="call the model inside the with block"
+            )
+        return self._traces[-1]
+
+    def __enter__(self) -> Self:
+        with no_collection():
+            self._watcher.attach()
+        self._limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn, _, _ in self._tree)))
+        self._watcher.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._watcher.__exit__(kind, error, trace)
+        sys.setrecursionlimit(self._limit)
+        self._watcher.detach()
+        if self._watcher.rows:  # an interrupt: the hooks that end a call were not called
+            self._watcher.error = error
+            self._finish(self._watcher)
+
+    def _finish(self, watcher: Watcher) -> None:
+        self.forwards += 1
+        rows = watcher.rows
+        error = watcher.error if rows and not rows[0].completed else None
+        self._traces.append(assemble(self._model, rows, error=error, notes=[*watcher.notes, *_limits(self._tree, watcher)]))
+
+
+def _summary(tensor: torch.Tensor) -> dict[str, float | int] | None:
+    statistics = summarise(tensor)
+    return None if statistics is None else statistics.as_mapping()
+
+
+def _limits(tree: Tree, watcher: Watcher) -> Iterator[str]:
+    """What could not be observed as it otherwise runs, in sentences."""
+    if watcher.other_threads:
+        yield f"{watcher.other_threads} calls on other threads were not recorded"
+    fused = (nn.TransformerEncoder, nn.TransformerEncoderLayer, *WHOLE)
+    if not torch.is_grad_enabled() and any(isinstance(module, fused) and not module.training for _, module, _ in tree):
+        yield "hooks switch off the fused fast path of nn.TransformerEncoder and nn.MultiheadAttention: the ordinary path was observed"
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has been applied to the model or to one of its modules."""
+    return any(
+        type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+        for _, module, _ in named_modules(model)
+    )
+
+
+def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, statistics: bool = True) -> Observation:
+    """One forward pass, neutrally observed: model, inputs and random generators are bit for bit as they were.
+
+    An exception of the forward is kept in the Observation; an interrupt goes on to the caller with `observation` as its attribute.
+    """
+    if isinstance(model, nn.Module) and is_lazy(model):
+        model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
+    recording = Recording(model, statistics=statistics)
+    output, error = None, None
+    with preserved_generators(), preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
+        recording._watcher.guard = guard
+        try:
+            with recording:
+                output = model(*args, **kwargs)
+        except Exception as raised:  # the forward's own: it is what the report is about
+            error = raised
+        except BaseException as interrupt:
+            interrupt.observation = _observation(recording, model, None, interrupt, [*notes, *more])  # type: ignore[attr-defined]
+            raise
+    return _observation(recording, model, output, error, [*notes, *more])
+
+
+def _observation(recording: Recording, model: nn.Module, output: Any, error: BaseException | None, notes: list[str]) -> Observation:
+    trace = recording.traces[-1] if recording.traces else assemble(model, (), error=error)
+    if notes:
+        trace = dataclass_replace(trace, notes=(*trace.notes, *notes))
+    return Observation(trace=trace, output=_detached(output), error=error)
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[StateGuard, list[str]]]:
+    """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where the guard is told of each write."""
+    state = ModuleState(model)
+    inputs = [value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)]
+    guard = StateGuard([*state.parameters, *state.gradients, *inputs])
+    notes: list[str] = []
+    try:
+        yield guard, notes
+    finally:
+        lost = guard.restore()
+        state.restore()
+        if lost:
+            notes.append(f"{len(lost)} parameters or inputs were written to by an operation that could not be seen, and were not put back")
+
+
+@contextlib.contextmanager
+def _eager(model: nn.Module) -> Iterator[list[str]]:
+    """Compiled code runs eagerly meanwhile: its modules would pass by their hooks."""
+    if not is_compiled(model):
+        yield []
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield ["the model is compiled: its eager code was probed, and the compiled code kept"]
+
+
+def _detached(output: Any) -> Any:
+    """The output without its graph, so that a report keeps no activation alive."""
+    return torch.utils._pytree.tree_map(lambda value: value.detach() if isinstance(value, torch.Tensor) else value, output)

@@ -1,0 +1,102 @@
+"""What torch calls a function: its public name, and whether a call of it belongs into a trace."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# Questions, bookkeeping and conversions to Python: they make no tensor of the forward pass.
+NO_OPERATIONS = frozenset({
+    "requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward", "grad", "set_", "record_stream",
+    "share_memory_", "grad_fn", "_backward_hooks", "_base", "__reduce_ex__", "__deepcopy__", "__repr__", "__format__", "get_rng_state",
+    "__hash__", "storage", "untyped_storage", "_typed_storage", "rename_", "_version", "result_type", "__setstate__",
+})  # fmt: skip
+# They hand the memory itself to somebody who may write to it.
+EXPOSING = frozenset(
+    {"numpy", "__array__", "data_ptr", "untyped_storage", "storage", "_typed_storage", "__dlpack__", "set_", "backward", "resize_"}
+)
+
+_MODULES = {
+    "_linalg": ("torch.linalg.", "linalg_"),
+    "_fft": ("torch.fft.", "fft_"),
+    "_special": ("torch.special.", "special_"),
+    "_nn": ("torch.nn.functional.", ""),
+}
+
+
+def public_name(function: Callable[..., Any]) -> str:
+    """The name under which users know it: "torch.flatten", "torch.nn.functional.relu", "torch.Tensor.view".
+
+    >>> public_name(torch.flatten), public_name(torch.Tensor.view), public_name(torch.nn.functional.relu)
+    ('torch.flatten', 'torch.Tensor.view', 'torch.nn.functional.relu')
+    """
+    owner = getattr(function, "__self__", None)
+    if type(function).__name__ == "method-wrapper" and owner is not None:  # a property: x.T, x.data
+        return "torch.Tensor." + str(getattr(owner, "__name__", "property"))
+    if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return "torch.ops." + str(function).removeprefix("torch.ops.")
+    name = str(getattr(function, "__name__", type(function).__name__))
+    qualified = str(getattr(function, "__qualname__", name))
+    if qualified.startswith(("TensorBase.", "Tensor.")):
+        return "torch.Tensor." + name
+    if qualified.startswith("boolean_dispatch"):  # F.max_pool2d and its kind: torch gives them the name of their closure
+        return "torch.nn.functional." + _dispatched_name(function)
+    module = str(getattr(function, "__module__", None) or "torch")
+    prefix, redundant = _MODULES.get(module.rsplit(".", maxsplit=1)[-1], (None, ""))
+    if module.startswith("torch._C") and prefix is not None:
+        return prefix + name.removeprefix(redundant)
+    if module in ("torch", "torch.functional", "torch._VF", "torch._C") or module.startswith("torch._C"):
+        return "torch." + name
+    return f"{module}.{name}"
+
+
+def _dispatched_name(function: Callable[..., Any]) -> str:
+    for name, value in vars(torch.nn.functional).items():
+        if value is function and not name.startswith("_"):
+            return name
+    return "dispatched"
+
+
+def is_writing(name: str, kwargs: dict[str, Any]) -> bool:
+    """Whether a function of this name writes to one of its arguments, or lets somebody do so."""
+    return (
+        (name.endswith("_") and not name.endswith("__"))
+        or name in ("__setitem__", "__delitem__")
+        or name.startswith("__i")
+        or "out" in kwargs
+    )
+
+
+class Operation:
+    """What must be known of a torch function at each call of it, found once."""
+
+    __slots__ = ("exposes", "function", "ignored", "kind", "name", "writes")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.kind = public_name(function)
+        self.name = self.kind.rsplit(".", maxsplit=1)[-1]
+        if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+            self.name = self.kind.split(".")[-2 if isinstance(function, torch._ops.OpOverload) else -1]
+        self.ignored = self.name in NO_OPERATIONS
+        self.writes = is_writing(self.name, {}) or _has_mutable_schema(function)
+        self.exposes = self.name in EXPOSING
+
+
+def _has_mutable_schema(function: Callable[..., Any]) -> bool:
+    schema = getattr(function, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
+_operations: dict[Any, Operation] = {}
+
+
+def operation_of(function: Callable[..., Any]) -> Operation:
+    """The Operation of a torch function, cached."""
+    try:
+        found = _operations.get(function)
+        if found is None:
+            found = _operations[function] = Operation(function)
+    except TypeError:  # an unhashable callable
+        return Operation(function)
+    return found

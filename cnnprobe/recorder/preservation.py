@@ -1,0 +1,174 @@
+"""Puts a model, its inputs and the random generators back bit for bit after a forward pass, however it ended.
+
+Buffers, attributes and flags are copied beforehand. Parameters and inputs are large and hardly ever written to, so they are
+copied only when an operation is about to write to their storage (`StateGuard.about_to_write`).
+"""
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from cnnprobe.recorder.inventory import named_modules
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+def storage_key(tensor: Tensor) -> int | None:
+    """The identity of the memory behind a tensor; None where it has none of the ordinary kind."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except Exception:  # sparse, fake, functional and wrapper tensors have no storage to speak of
+        return None
+
+
+class StateGuard:
+    """Copies, on the first write, of the storages that must be as they were."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._guarded: dict[int, list[Tensor]] = {}
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
+        for tensor in tensors:
+            key = storage_key(tensor)
+            if key is not None:
+                self._guarded.setdefault(key, []).append(tensor)
+        self._versions = {id(t): _version(t) for group in self._guarded.values() for t in group}
+
+    def about_to_write(self, tensor: Tensor) -> None:
+        """Keep a copy of what `tensor` shares with a guarded one, before it is written to."""
+        key = storage_key(tensor)
+        if key in self._guarded and key not in self._copies:
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                whole = _whole_storage(tensor)
+                self._copies[key] = (whole, whole.clone())
+
+    def restore(self) -> list[Tensor]:
+        """Put every written storage back; returns the tensors that changed although no write to them was seen."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for whole, copy in self._copies.values():
+                whole.copy_(copy)
+        lost = []
+        for key, group in self._guarded.items():
+            for tensor in group:
+                version = self._versions[id(tensor)]
+                if version is not None and _version(tensor) != version:
+                    if key not in self._copies:
+                        lost.append(tensor)
+                    _set_version(tensor, version)
+        self._copies.clear()
+        return lost
+
+
+def _whole_storage(tensor: Tensor) -> Tensor:
+    """All bytes of the storage behind a tensor, as a tensor of its own version counter."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _version(tensor: Tensor) -> int | None:
+    try:
+        return tensor._version
+    except RuntimeError:  # inference tensors have no version
+        return None
+
+
+def _set_version(tensor: Tensor, version: int) -> None:
+    # A graph that the user holds compares versions: a value put back must look untouched to it.
+    setter = getattr(torch._C._autograd, "_unsafe_set_version_counter", None)
+    if setter is not None:
+        try:
+            setter((tensor,), (version,))
+        except TypeError:  # torch < 2.7 takes a single tensor
+            setter(tensor, version)
+
+
+class ModuleState:
+    """Attributes, registries, buffers and gradients of every module of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(module, _copy_attributes(module)) for _, module, first in named_modules(model) if first]
+        self._classes = [type(module) for module, _ in self._modules]
+        buffers = {id(b): b for module, _ in self._modules for b in module._buffers.values() if b is not None and not is_lazy(b)}
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            self._buffers = [(b, b.detach().clone(), _version(b)) for b in buffers.values()]
+        self.parameters = list({id(p): p for module, _ in self._modules for p in module._parameters.values() if p is not None}.values())
+        self._flags = [(p, p.requires_grad, p.grad) for p in self.parameters]
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The gradients that were there."""
+        return [grad for _, _, grad in self._flags if grad is not None]
+
+    def restore(self) -> None:
+        """Put everything back; what is still the same object is not touched."""
+        for (module, attributes), kind in zip(self._modules, self._classes, strict=True):
+            if type(module) is not kind:
+                module.__class__ = kind
+            _restore_attributes(module, attributes)
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for buffer, copy, version in self._buffers:
+                buffer.copy_(copy)
+                if version is not None:
+                    _set_version(buffer, version)
+        for parameter, requires_grad, grad in self._flags:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+
+
+def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Each attribute with a copy of its content where it is a plain container, one level deep."""
+    return {name: (value, value.copy() if isinstance(value, dict | list | set) else None) for name, value in module.__dict__.items()}
+
+
+def _restore_attributes(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
+    current = module.__dict__
+    for name in [name for name in current if name not in attributes]:
+        del current[name]
+    for name, (value, content) in attributes.items():
+        if current.get(name, attributes) is not value:
+            current[name] = value
+        if content is not None and not _same_items(value, content):
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
+
+
+def _same_items(value: Any, content: Any) -> bool:
+    if len(value) != len(content):
+        return False
+    if isinstance(value, dict):
+        return all(a is b and x is y for (a, x), (b, y) in zip(value.items(), content.items(), strict=True))
+    if isinstance(value, list):
+        return all(a is b for a, b in zip(value, content, strict=True))
+    return bool({id(item) for item in value} == {id(item) for item in content})
+
+
+@contextlib.contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Random generators (torch on every device, Python, NumPy if loaded) are afterwards as they were before."""
+    cpu = torch.get_rng_state()
+    devices = [module for module in _device_modules() if module.is_initialized()]
+    states = [module.get_rng_state_all() for module in devices]
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    numpy = sys.modules.get("numpy")
+    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        for module, state in zip(devices, states, strict=True):
+            module.set_rng_state_all(state)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
+def _device_modules() -> list[Any]:
+    return [torch.cuda] + ([torch.xpu] if hasattr(torch, "xpu") and hasattr(torch.xpu, "is_initialized") else [])

@@ -1,0 +1,64 @@
+"""Which line of the user's made a call: the nearest frame outside torch and cnnprobe."""
+
+import functools
+import pathlib
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from cnnprobe.recorder.watching import Row
+
+thread_id = threading.get_ident
+
+_TORCH = str(pathlib.Path(torch.__file__).parent)
+_MODULE = nn.Module._call_impl.__code__.co_filename
+_OURS = str(pathlib.Path(__file__).parent.parent)
+_MOST_FRAMES = 24  # between a function's call and the mode that sees it; more are the user's recursion
+
+
+@functools.lru_cache(maxsize=65_536)
+def _location(filename: str, line: int) -> str:
+    return f"{filename}:{line}"
+
+
+def is_users(filename: str) -> bool:
+    """Whether a file is neither torch's nor ours."""
+    return not filename.startswith((_TORCH, _OURS, "<frozen"))
+
+
+def of_module_call(frame: FrameType | None, parent: "Row | None") -> str:
+    """The line that called a module; a call made by torch's own containers is that of the container."""
+    # hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller; fewer where torch's own differs
+    while frame is not None and frame.f_code.co_filename == _MODULE:
+        frame = frame.f_back
+    while frame is not None and parent is None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    if frame.f_code.co_filename.startswith(_TORCH):
+        return parent.source if parent is not None else _nearest(frame)
+    return _location(frame.f_code.co_filename, frame.f_lineno)
+
+
+def of_function_call(frame: FrameType | None, parent: "Row | None") -> str:
+    """The line that called a torch function."""
+    return _nearest(frame) or (parent.source if parent is not None else "")
+
+
+def _nearest(frame: FrameType | None) -> str:
+    for _ in range(_MOST_FRAMES):
+        if frame is None:
+            return ""
+        if is_users(frame.f_code.co_filename):
+            return _location(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back
+    return ""
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a file belongs to cnnprobe itself."""
+    return filename.startswith(_OURS)

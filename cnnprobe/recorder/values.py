@@ -1,0 +1,150 @@
+"""What a value is, as plain data: tensors into TensorInfo, everything else into plain values or its type name."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.recorder import twins
+from cnnprobe.trace import Source, TensorInfo
+
+MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
+PLAIN = (bool, int, float, str, type(None))
+
+_dtype_names: dict[torch.dtype, str] = {}
+_device_names: dict[torch.device, str] = {}
+_EXACT = (Tensor, torch.nn.Parameter)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The short name, as in float32."""
+    name = _dtype_names.get(dtype)
+    if name is None:
+        name = _dtype_names[dtype] = str(dtype).removeprefix("torch.")
+    return name
+
+
+def device_name(device: torch.device) -> str:
+    """The name with its index, as in cuda:0."""
+    name = _device_names.get(device)
+    if name is None:
+        name = _device_names[device] = str(device)
+    return name
+
+
+def describe_tensor(tensor: Tensor, path: str, source: Source, stats: Mapping[str, float | int] | None = None) -> TensorInfo:
+    """The TensorInfo of a tensor as it is now; works for any layout and subclass, and reads no values."""
+    if type(tensor) in _EXACT:
+        try:
+            return twins.TensorInfo(
+                shape=tuple(tensor.shape),
+                dtype=dtype_name(tensor.dtype),
+                device=device_name(tensor.device),
+                nbytes=tensor.nbytes,
+                requires_grad=tensor.requires_grad,
+                strides=tensor.stride(),
+                path=path,
+                source=source,
+                stats=stats,
+            )
+        except (RuntimeError, NotImplementedError, AttributeError):  # sparse and nested tensors have no strides, or no single shape
+            pass
+    # A subclass may refuse any function, so it is read with its own overrides switched off.
+    with torch._C.DisableTorchFunctionSubclass():
+        return twins.TensorInfo(
+            shape=_attempt(lambda: tuple(int(n) for n in tensor.shape), ()),
+            dtype=dtype_name(tensor.dtype),
+            device=device_name(tensor.device),
+            nbytes=_attempt(lambda: _nbytes(tensor), 0),
+            requires_grad=tensor.requires_grad,
+            strides=_attempt(lambda: tuple(int(n) for n in tensor.stride()), None),
+            path=path,
+            source=source,
+            stats=stats,
+        )
+
+
+def _nbytes(tensor: Tensor) -> int:
+    if tensor.layout is torch.sparse_coo:
+        return int(tensor._indices().nbytes + tensor._values().nbytes)
+    if tensor.layout in (torch.sparse_csr, torch.sparse_csc):
+        return int(tensor.values().nbytes + 2 * tensor.values().numel() * 8)
+    return int(tensor.numel() * tensor.element_size())
+
+
+def _attempt(read: Any, otherwise: Any) -> Any:
+    try:
+        return read()
+    except Exception:  # any subclass may refuse any question, and a refusal is an answer too
+        return otherwise
+
+
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of a nested value with their paths, in order, without recursion and without consuming iterators.
+
+    Goes into tuples, lists, mappings and dataclasses; a value that contains itself is entered once.
+
+    >>> list(leaves({"a": [1, None], "b": 2.0}))
+    [("['a'][0]", 1), ("['a'][1]", None), ("['b']", 2.0)]
+    """
+    stack = [(path, value)]
+    entered: set[int] = set()
+    count = 0
+    while stack and count < MOST_LEAVES:
+        path, value = stack.pop()
+        children = None if isinstance(value, Tensor) else _children(value, path)
+        if children is None:
+            count += 1
+            yield path, value
+        elif id(value) not in entered:
+            entered.add(id(value))
+            stack.extend(reversed(children))
+
+
+def _children(value: object, path: str) -> list[tuple[str, object]] | None:
+    if isinstance(value, tuple | list):
+        names = getattr(value, "_fields", None)
+        if names and len(names) == len(value):
+            return [(f"{path}.{name}", item) for name, item in zip(names, value, strict=True)]
+        return [(f"{path}[{i}]", item) for i, item in enumerate(value[:MOST_LEAVES])]
+    if isinstance(value, Mapping):
+        return [(f"{path}[{key!r}]", item) for key, item in list(value.items())[:MOST_LEAVES]]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f"{path}.{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+    return None
+
+
+def argument_leaves(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The leaves of a call's arguments: "" for a sole positional one, else "[0]", and keywords by their names."""
+    if len(args) == 1 and not kwargs:
+        yield from leaves(args[0])
+        return
+    for i, value in enumerate(args):
+        yield from leaves(value, f"[{i}]")
+    for name, value in kwargs.items():
+        yield from leaves(value, name)
+
+
+def plain(value: object) -> object:
+    """A value as it can stand in a report: itself if plain, "torch.float32"-like names, else its type in angle brackets."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
+        return str(value)
+    if isinstance(value, tuple | list | torch.Size):
+        return tuple(plain(item) for item in value[:64]) if _is_shallow(value) else f"<{type(value).__name__}>"
+    if isinstance(value, int | float | str):  # IntEnum, numpy scalars and the like
+        return str(value)
+    if value is Ellipsis or isinstance(value, slice):
+        return repr(value) if _is_plain_slice(value) else "<slice>"
+    return f"<{type(value).__name__}>"
+
+
+def _is_plain_slice(value: object) -> bool:
+    return value is Ellipsis or all(type(part) in PLAIN for part in (value.start, value.stop, value.step))  # type: ignore[attr-defined]
+
+
+def _is_shallow(value: object) -> bool:
+    return all(not isinstance(item, tuple | list) or (len(item) < 9 and all(type(x) in PLAIN for x in item)) for item in value)  # type: ignore[attr-defined]
