@@ -1,6 +1,7 @@
 """Chooses how a tensor is measured; whatever goes wrong there, the user's run goes on and the row says "not available"."""
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -131,6 +132,19 @@ def _write_on_device(tensor: Tensor, table: Table, row: int) -> bool:
         return False
 
 
+class _Scratch(threading.local):
+    """A table of one row for each thread and choice, as making one costs more than measuring a small tensor."""
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple[bool, bool], Table] = {}
+
+    def table(self, *, histogram: bool, channels: bool) -> Table:
+        if (histogram, channels) not in self.tables:
+            self.tables[histogram, channels] = Table(1, histogram=histogram, channels=channels)
+        return self.tables[histogram, channels]
+
+
+_scratch = _Scratch()
 _broken = False  # Triton failed once: it is not tried again for each tensor
 
 
@@ -150,7 +164,8 @@ def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False
     >>> summarise(torch.empty(3, device="meta")) is None
     True
     """
-    table = Table(1, histogram=histogram, channels=channels)
+    table = _scratch.table(histogram=histogram, channels=channels)
+    table.last = None  # what NumPy or another library wrote into the tensor since would go unnoticed
     write(tensor, table, 0)
     try:
         return table.read(0)
