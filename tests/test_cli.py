@@ -413,5 +413,7 @@ def test_a_full_disk_behind_stdout_is_told_in_one_message(folder):
 
 def test_every_option_stands_in_the_reference_page():
     page = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
-    options = {option for command in main.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts) if option[0] == "-"}
+    options = {
+        option for command in main.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts) if option[0] == "-"
+    }
     assert [] == sorted(option for option in options if f"`{option}" not in page)

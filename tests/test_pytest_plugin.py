@@ -198,7 +198,7 @@ def test_traces_compared_by_a_test_show_the_rows_that_differ(run):
             def test_equal(probe):
                 x = torch.zeros(2, 3, 8, 8)
                 assert probe(Net(4), x).trace == probe(Net(5), x).trace
-        """
+        """,
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*the traces differ*", "*-conv  Conv2d  (2, 3, 8, 8) -> (2, 5, 6, 6)*"])
