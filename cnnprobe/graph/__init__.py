@@ -1,0 +1,40 @@
+"""A graph of operations or module calls as plain data, and what can be done with one: fold, compare, lay out. No torch."""
+
+from cnnprobe.graph.data import (
+    BLOCKS,
+    CHECKPOINT,
+    CUSTOM,
+    FUNCTION,
+    INPUT,
+    MODULE,
+    MORE,
+    OPERATION,
+    PARAMETER,
+    Call,
+    Edge,
+    Graph,
+    Node,
+    Saved,
+)
+from cnnprobe.graph.difference import Change, GraphDifference
+from cnnprobe.graph.modules import module_graph
+
+__all__ = [
+    "BLOCKS",
+    "CHECKPOINT",
+    "CUSTOM",
+    "FUNCTION",
+    "INPUT",
+    "MODULE",
+    "MORE",
+    "OPERATION",
+    "PARAMETER",
+    "Call",
+    "Change",
+    "Edge",
+    "Graph",
+    "GraphDifference",
+    "Node",
+    "Saved",
+    "module_graph",
+]
