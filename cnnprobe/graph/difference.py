@@ -101,8 +101,8 @@ def _is_inside(fqn: str, other: str) -> bool:
 
 
 def _calls_of_both(before: Graph, after: Graph) -> set[tuple[str | None, int]]:
-    old: set[tuple[str | None, int]] = {(call.fqn, call.call) for call in before.calls}
-    both = {(call.fqn, call.call) for call in after.calls} & old
+    old = {(call.fqn, call.call) for call in before.calls}
+    both: set[tuple[str | None, int]] = {(call.fqn, call.call) for call in after.calls if (call.fqn, call.call) in old}
     return both | {(None, 0)} if before.calls or after.calls else both
 
 
