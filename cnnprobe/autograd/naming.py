@@ -62,13 +62,13 @@ class Namer:
     def _remember(self, row: int) -> Maker:
         call = self.trace.calls[row]
         owner = self.calls[self._position[row]] if row in self._position else None
-        inplace = call.kind.endswith(("_", ".__setitem__")) or call.kind in _INPLACE
+        inplace = (call.kind.endswith("_") and not call.kind.endswith("__")) or call.kind in _INPLACE
         maker = Maker(module=owner.fqn if owner else None, call=owner.call if owner else 0, source=call.source, inplace=inplace)
         self._makers[row] = maker
         return maker
 
 
-_INPLACE = frozenset(
+_INPLACE = frozenset({"torch.Tensor.__setitem__"}) | frozenset(
     f"torch.Tensor.__i{name}__"
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
 )

@@ -107,7 +107,7 @@ class Graph:
         Raises:
             UnknownNameError: there is no such format.
         """
-        return _room("cnnprobe.render.graphs").render_graph(self, format)  # type: ignore[no-any-return]
+        return _room("cnnprobe.layout.drawing").render_graph(self, format)  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> Path:
         """Write the graph in the format that the name's ending tells; ".png" and ".pdf" need Graphviz.
@@ -115,7 +115,7 @@ class Graph:
         Raises:
             UsageError: no format has this ending, or its engine is not there.
         """
-        return Path(_room("cnnprobe.render.graphs").save_graph(self, path))
+        return Path(_room("cnnprobe.layout.drawing").save_graph(self, path))
 
     def __str__(self) -> str:
         return self.to("text")
