@@ -76,6 +76,17 @@ def _walk(output: Any, model: nn.Module | None, trace: Trace | None, inputs: Ite
     )
 
 
+def made_by(traces: Sequence[Trace], output: Any) -> Trace | None:
+    """Of several recorded forward passes the one that made `output`: the last that began before its newest node was made."""
+    numbers = [node._sequence_nr() for node in map(_gradient_node, _tensors(output)) if hasattr(node, "_sequence_nr")]
+    newest = max((number for number in numbers if number < _UNNUMBERED), default=-1)
+    for trace in reversed(traces):
+        made = trace.calls[0].sequence if trace.calls else None
+        if made is not None and made[0] < made[1] and made[0] <= newest:
+            return trace
+    return None
+
+
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     """A hundred thousand new objects make the collector look at all that there are, again and again: half of the time of a walk."""

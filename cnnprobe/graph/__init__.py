@@ -18,6 +18,7 @@ from cnnprobe.graph.data import (
 )
 from cnnprobe.graph.difference import Change, GraphDifference
 from cnnprobe.graph.modules import module_graph
+from cnnprobe.graph.reachability import Cut, unreached
 
 __all__ = [
     "BLOCKS",
@@ -31,10 +32,12 @@ __all__ = [
     "PARAMETER",
     "Call",
     "Change",
+    "Cut",
     "Edge",
     "Graph",
     "GraphDifference",
     "Node",
     "Saved",
     "module_graph",
+    "unreached",
 ]

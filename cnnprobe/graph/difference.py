@@ -56,7 +56,7 @@ def difference(before: Graph, after: Graph) -> GraphDifference:
     changed = {change.module for change in calls}
     old, new = dict(zip(keys(before), before.nodes, strict=True)), dict(zip(keys(after), after.nodes, strict=True))
     whole = _calls_of_both(before, after)
-    operations = tuple(_operations(old, new, whole))
+    operations = tuple(change for change in _operations(old, new, whole) if not _is_told(change.module, changed))
     common = [(old[key], new[key]) for key in old if key in new and key[0] not in changed]
     reshaped = tuple((a, b) for a, b in common if (a.shape, a.dtype) != (b.shape, b.dtype))
     return GraphDifference(changes=(*calls, *operations), reshaped=reshaped)
@@ -94,6 +94,10 @@ def _calls(before: Graph, after: Graph) -> Iterator[Change]:
         more = after if new[fqn] > old[fqn] else before
         lines = [call.source for call in more.calls if call.fqn == fqn and call.call >= min(old[fqn], new[fqn]) and call.source]
         yield Change(module=fqn, name=kinds[fqn], before=old[fqn], after=new[fqn], sources=tuple(dict.fromkeys(lines)))
+
+
+def _is_told(module: str | None, changed: set[str | None]) -> bool:
+    return module is not None and any(other is not None and (module == other or _is_inside(module, other)) for other in changed)
 
 
 def _is_inside(fqn: str, other: str) -> bool:

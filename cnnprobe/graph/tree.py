@@ -112,4 +112,5 @@ def _told(tree: Tree, nodes: list[int], at: int, place: dict[int, tuple[int, int
             if item == at:
                 yield k - base
             else:
-                yield given.shape, given.parameter is not None, None if item is None else at - item
+                back = 1 if item is None else at - item  # the first of a row takes from outside what the others take from their neighbour
+                yield given.shape, given.parameter is not None, back

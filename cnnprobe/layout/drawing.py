@@ -9,6 +9,7 @@ from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.graph.folding import BOXES
 from cnnprobe.render import (
+    Block,
     Column,
     Document,
     Facts,
