@@ -96,8 +96,12 @@ def _like(tree: Tree, first: Sequence[Item], rest: Sequence[Item], count: int) -
     titles = [tree.title(item) for item in first]
     names = [tree.calls[call].fqn for call, _ in rest if call is not None]
     shown = next((tree.calls[call].fqn for call, _ in first if call is not None), None)
+    nodes = tuple(sorted(node for item in rest for node in tree.nodes_of(item)))
+    if len(rest) == 1 and rest[0][0] is not None:
+        made = tree.calls[rest[0][0]]
+        return Box(nodes=nodes, kind=MODULE, name=titles[0], module=made.fqn, call=made.call, source=made.source, marks=(f"like {shown}",))
     return Box(
-        nodes=tuple(sorted(node for item in rest for node in tree.nodes_of(item))),
+        nodes=nodes,
         kind=BLOCKS,
         name=(titles[0] if len(titles) == 1 else f"({', '.join(titles)})") + f" × {count}",
         module=names[0] if names else None,
