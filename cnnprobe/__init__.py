@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import last_report, probe, record
+    from cnnprobe.api import autograd_graph, last_report, probe, record
     from cnnprobe.errors import ProbeError
+    from cnnprobe.graph import Graph
     from cnnprobe.notebook import probed
     from cnnprobe.report import Report, load
     from cnnprobe.trace import Trace
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Graph",
     "ProbeError",
     "Report",
     "Trace",
     "__version__",
+    "autograd_graph",
     "last_report",
     "load",
     "probe",
@@ -25,9 +28,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Graph": "graph",
     "ProbeError": "errors",
     "Report": "report",
     "Trace": "trace",
+    "autograd_graph": "api",
     "last_report": "api",
     "load": "report",
     "probe": "api",

@@ -7,6 +7,7 @@ its own in a file of its own, takes its options from `options`, and is added to 
 import click
 
 from cnnprobe import __version__
+from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
 
@@ -27,3 +28,4 @@ def main() -> None:
 
 
 main.add_command(probe_command)
+main.add_command(graph_command)
