@@ -16,6 +16,8 @@ _is_tracking = getattr(_functorch, "is_gradtrackingtensor", lambda _: False)
 _unwrap = getattr(_functorch, "get_unwrapped", lambda x: x)
 _is_functional = getattr(torch, "_is_functional_tensor", lambda _: False)
 _tracing_state = getattr(torch._C, "_get_tracing_state", lambda: None)
+_function_modes = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _Unobserved = getattr(torch._C, "DisableTorchFunction", torch._C.DisableTorchFunctionSubclass)
 
 _BLOCKED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -35,6 +37,11 @@ def unobserved() -> Iterator[None]:
     """No gradient, no torch function and no dispatch mode of the user's sees what is done inside."""
     with torch.no_grad(), _Unobserved(), _python_dispatch._disable_current_modes():
         yield
+
+
+def is_observed() -> bool:
+    """Whether a torch function mode or a dispatch mode would see what we do."""
+    return bool(_function_modes() or _dispatch_modes())
 
 
 def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
@@ -60,6 +67,8 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     if tensor.is_complex():
         tensor = tensor.abs()
     tensor = tensor.resolve_neg()
+    if not _is_allocated(tensor):
+        return None
     return _without_repeats(tensor, keep=1 if channels else None)
 
 
@@ -68,6 +77,14 @@ def _is_readable(tensor: Tensor) -> bool:
         return False
     fake = sys.modules.get("torch._subclasses.fake_tensor")
     return fake is None or not isinstance(tensor, fake.FakeTensor)
+
+
+def _is_allocated(tensor: Tensor) -> bool:
+    """False for a tensor whose storage was freed under it, as sharding frameworks do; torch reads on regardless."""
+    if tensor.numel() == 0:
+        return True
+    last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().nbytes() >= (last + 1) * tensor.itemsize
 
 
 def _local(tensor: Tensor) -> Tensor:
