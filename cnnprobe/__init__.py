@@ -4,19 +4,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import last_report, probe, record
+    from cnnprobe.api import compare, last_report, probe, record
     from cnnprobe.errors import ProbeError
     from cnnprobe.notebook import probed
+    from cnnprobe.proofs import Comparison
     from cnnprobe.report import Report, load
     from cnnprobe.trace import Trace
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "ProbeError",
     "Report",
     "Trace",
     "__version__",
+    "compare",
     "last_report",
     "load",
     "probe",
@@ -25,9 +28,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "proofs",
     "ProbeError": "errors",
     "Report": "report",
     "Trace": "trace",
+    "compare": "api",
     "last_report": "api",
     "load": "report",
     "probe": "api",

@@ -11,17 +11,28 @@ from torch import nn
 
 from cnnprobe.comparison.mapping import NameMapping, map_names
 from cnnprobe.comparison.numbers import Tolerance
-from cnnprobe.comparison.passes import Agreement, Subject, aligned_of, fitted, rounds_apart, run_both, run_plainly, structure_of
+from cnnprobe.comparison.passes import (
+    Agreement,
+    Subject,
+    aligned_of,
+    difference_of,
+    fitted,
+    in_mode,
+    rounds_apart,
+    run_both,
+    run_plainly,
+    structure_of,
+)
 from cnnprobe.comparison.sketch import sketches_apart
 from cnnprobe.comparison.structure import Aligned, structural_differences, total_parameters
 from cnnprobe.comparison.values import Backward, differentiate, graph_difference, strayed_values, tensors_of, values_apart
 from cnnprobe.differences import LEVELS, Difference, Discrepancy, Outcome, describe_discrepancy, place
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
-from cnnprobe.recorder import is_compiled
+from cnnprobe.recorder import is_compiled, observe
 from cnnprobe.recorder.inventory import class_of, is_lazy
 from cnnprobe.trace import Trace
 
-__all__ = ["Tolerance", "compare_models", "compare_traces", "tensors_of"]
+__all__ = ["Tolerance", "compare_models", "compare_traces", "observe_as", "tensors_of"]
 
 _STRUCTURE = LEVELS[:4]
 
@@ -116,6 +127,14 @@ def compare_traces(actual: Trace, expected: Trace, *, rtol: float | None = None,
     return _outcome(draft, (actual.model, expected.model), (*_STRUCTURE, "numbers"))
 
 
+def observe_as(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, like: Trace | None) -> Trace:
+    """A forward pass with statistics, in the mode in which the recording `like` was made."""
+    _check(model, "other")
+    training = any(module.fqn == "" and module.training for module in like.modules) if like is not None else model.training
+    with in_mode(model, training=training):
+        return observe(model, args, kwargs).trace
+
+
 # -- preparing -------------------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +212,11 @@ def _state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) -> None:
     for reason in draft.names.unmapped:
         draft.add("state_dict", draft.end, reason)
     draft.levels["state_dict"] = not apart and not draft.names.unmapped
+    if names and len(apart) > len(names) // 2 and not draft.names.unmapped and not strayed:
+        draft.notes.append(
+            "the weights are others: to compare what both compute from the same ones, "
+            "call actual.load_state_dict(comparison.transfer()) and compare again"
+        )
 
 
 def _numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
@@ -294,8 +318,6 @@ def _backward(draft: _Draft, subjects: Sequence[Subject], tolerance: Tolerance, 
 
 
 def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: Tolerance) -> None:
-    from cnnprobe.comparison.passes import difference_of
-
     at = _positions(draft)
     depth = 2 * len(draft.aligned.expected)  # forwards and backwards
     names = {**draft.names.names, **{name: name for name in actual.gradients if name.startswith("input ")}}

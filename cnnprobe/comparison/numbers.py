@@ -85,7 +85,7 @@ def _measure(actual: Tensor, expected: Tensor, bounds: tuple[float, float]) -> D
         elements=close.numel(),
         greatest_absolute=float(apart.flatten()[where]) if apart.numel() else 0.0,
         index=index,
-        greatest_relative=float(relative.nan_to_num(nan=math.inf).max()),
+        greatest_relative=float(relative.nan_to_num(nan=math.inf, posinf=math.inf).max()),
         allowed_absolute=atol,
         allowed_relative=rtol,
     )
