@@ -343,7 +343,6 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
 
 
 def _outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Outcome:
-    order = {level: k for k, level in enumerate(LEVELS)}
     aligned = draft.aligned
     return Outcome(
         actual=models[0],
@@ -352,12 +351,18 @@ def _outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Out
         expected_operations=aligned.expected,
         pairs=aligned.alignment.pairs,
         levels={level: draft.levels.get(level) if level in wanted else None for level in LEVELS},
-        differences=tuple(sorted(draft.differences, key=lambda difference: (difference.position, order[difference.level]))),
+        differences=tuple(sorted(draft.differences, key=_when)),
         mapping=dict(_with_aliases(aligned.traces[0], draft.names.names)),
         unmapped=draft.names.unmapped,
         parameters=(total_parameters(aligned.traces[0]), total_parameters(aligned.traces[1])),
         notes=tuple(dict.fromkeys(draft.notes)),
     )
+
+
+def _when(difference: Difference) -> tuple[bool, int, int]:
+    """When it is met: along the forward pass, then backwards, where gradients come to the last operation first."""
+    backwards = difference.level in ("gradients", "autograd")
+    return backwards, -difference.position if backwards else difference.position, LEVELS.index(difference.level)
 
 
 def _with_aliases(trace: Trace, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
