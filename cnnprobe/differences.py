@@ -113,3 +113,14 @@ def describe_discrepancy(found: Discrepancy) -> str:
         f"greatest relative {found.greatest_relative:.3g} (up to {found.allowed_relative:.3g} allowed), "
         f"{found.mismatched:,} / {found.elements:,} elements differ"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A pattern of operations that repeats in a row: its class, the pattern in one line, and what varies from one instance to the next."""
+
+    name: str
+    pattern: str  # "[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 3->32->64->128"
+    repeats: int
+    varying: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    operations: tuple[int, ...] = ()  # positions of all operations that it covers

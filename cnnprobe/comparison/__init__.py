@@ -32,7 +32,7 @@ from cnnprobe.recorder import is_compiled, observe
 from cnnprobe.recorder.inventory import class_of, is_lazy
 from cnnprobe.trace import Trace
 
-__all__ = ["Tolerance", "compare_models", "compare_traces", "observe_as", "tensors_of"]
+__all__ = ["Tolerance", "compare_models", "compare_traces", "observe_as", "structure_of", "tensors_of"]
 
 _STRUCTURE = LEVELS[:4]
 
