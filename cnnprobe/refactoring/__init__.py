@@ -46,7 +46,9 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         TargetError: `model` is no model, or its forward raises on these inputs.
     """
     if not isinstance(model, nn.Module):
-        raise TargetError(f"{type(model).__name__} is not a torch.nn.Module", where="the model to refactor", fix="pass an instance of a model")
+        raise TargetError(
+            f"{type(model).__name__} is not a torch.nn.Module", where="the model to refactor", fix="pass an instance of a model"
+        )
     name = class_of(model).__name__
     trace = structure_of(Subject(model=model, args=args, kwargs=kwargs), training=False)
     if trace.failure is not None:
@@ -85,7 +87,9 @@ def _proven(model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]],
         proof = compare_models(new, model, inputs, tolerance=Tolerance())
     except (RuntimeError, TypeError, ValueError, NameError, AttributeError, SyntaxError, ProbeError) as error:
         return Folded(
-            model=draft.model, blocks=draft.blocks, notes=(f"the source that was written is not shown: it could not be proven, {type(error).__name__}: {error}",)
+            model=draft.model,
+            blocks=draft.blocks,
+            notes=(f"the source that was written is not shown: it could not be proven, {type(error).__name__}: {error}",),
         )
     failed = [level for level, holds in proof.levels.items() if holds is False]
     if failed:
@@ -94,10 +98,21 @@ def _proven(model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]],
             model=draft.model,
             blocks=draft.blocks,
             proof=proof,
-            notes=(f"the source that was written is not shown: {', '.join(failed)} differ, first at {first.expected or first.actual}: {first.message}",),
+            notes=(
+                f"the source that was written is not shown: {', '.join(failed)} differ, first at {first.expected or first.actual}: {first.message}",
+            ),
         )
+    notes = tuple(
+        note for note in proof.notes if "(Identity) of the actual model does nothing" not in note
+    )  # an empty shortcut is written so
     return Folded(
-        model=draft.model, blocks=draft.blocks, source=draft.source, class_name=draft.class_name, mapping=dict(proof.mapping), proof=proof, notes=proof.notes
+        model=draft.model,
+        blocks=draft.blocks,
+        source=draft.source,
+        class_name=draft.class_name,
+        mapping=dict(proof.mapping),
+        proof=proof,
+        notes=notes,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from cnnprobe.differences import Block
-from cnnprobe.refactoring.flow import Item, Parallel
+from cnnprobe.refactoring.flow import Item, Parallel, covered_by
 from cnnprobe.refactoring.folding import Run, split
 from cnnprobe.refactoring.layers import Layer
 from cnnprobe.refactoring.templates import Template
@@ -23,8 +23,6 @@ def describe(run: Run, template: Template) -> Block:
 
 
 def _operations(run: Run) -> list[int]:
-    from cnnprobe.refactoring.flow import covered_by
-
     return [index for instance in run.instances for item in instance for index in covered_by(item)]
 
 
@@ -45,10 +43,12 @@ def _item(item: Item, template: Template) -> str:
     if isinstance(item, Parallel):
         main, shortcut = split(item)
         if shortcut is None:
-            return " {} ".format(item.join).join(f"({_items(branch, template)})" for branch in item.branches)
+            return f" {item.join} ".join(f"({_items(branch, template)})" for branch in item.branches)
         presence = template.presence.get(id(item))
         share = f"({_items(shortcut, template)})" if shortcut else "x"
         some = "" if presence is None or all(presence) else f" in {sum(presence)} of {len(presence)}, else x"
+        joining = template.joining.get(id(item))
+        some += "" if joining is None else f" in {sum(joining)} of {len(joining)}, else the chain alone"
         return f"({_items(main, template)}) + {share}{some}"
     return item.text.format(x="x")
 

@@ -26,6 +26,7 @@ class Parallel:
     join: str  # "+", "*" or "cat"
     dim: int  # of cat
     operation: int
+    joins: bool = True  # False: a chain like the main branch of a residual block, without its shortcut and sum
 
 
 Item = Layer | Statement | Parallel
@@ -44,7 +45,9 @@ def items_of(operations: Sequence[Operation]) -> tuple[Item, ...]:
     ends = [k for k, operation in enumerate(operations) if k not in read and operation.name != "identity"]
     if len(ends) != 1:
         raise NotWritableError(
-            f"{len(ends)} operations end in nothing or in an output of their own", where="the model's forward", fix="refactor a part with one output"
+            f"{len(ends)} operations end in nothing or in an output of their own",
+            where="the model's forward",
+            fix="refactor a part with one output",
         )
     items = _chain(operations, sources, dominators, (_INPUT, ends[0]))
     covered = sorted(index for item in items for index in covered_by(item))
@@ -134,7 +137,8 @@ def _single(operation: Operation, index: int) -> Item:
 
 def covered_by(item: Item) -> Iterator[int]:
     """The operations that an item stands for."""
-    yield item.operation
+    if not isinstance(item, Parallel) or item.joins:
+        yield item.operation
     if isinstance(item, Parallel):
         for branch in item.branches:
             for inner in branch:

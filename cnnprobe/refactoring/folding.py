@@ -21,7 +21,11 @@ Piece = Item | Run
 
 
 def fold(items: Sequence[Item]) -> tuple[Piece, ...]:
-    """The items with every repeated pattern as a Run, the largest first; iterative over what is left beside each."""
+    """The items with every repeated pattern as a Run, the largest first."""
+    return _fold(_with_chains_as_blocks(items))
+
+
+def _fold(items: Sequence[Item]) -> tuple[Piece, ...]:
     signs = [sign_of(item) for item in items]
     best = _best(items, signs)
     if best is None:
@@ -29,7 +33,26 @@ def fold(items: Sequence[Item]) -> tuple[Piece, ...]:
     start, period, count = best
     instances = tuple(tuple(items[start + k * period : start + (k + 1) * period]) for k in range(count))
     run = Run(sign=" ".join(signs[start : start + period]), instances=instances)
-    return (*fold(items[:start]), run, *fold(items[start + count * period :]))
+    return (*_fold(items[:start]), run, *_fold(items[start + count * period :]))
+
+
+def _with_chains_as_blocks(items: Sequence[Item]) -> list[Item]:
+    """Chains that are the main branch of a residual block without its sum, as in MobileNetV2 where the width changes, count as that block."""
+    mains: dict[str, Parallel] = {}
+    for item in items:
+        if isinstance(item, Parallel) and split(item)[1] == ():
+            mains.setdefault(" ".join(map(strict_sign_of, split(item)[0])), item)
+    found = list(items)
+    for sign, model in mains.items():
+        width = len(split(model)[0])
+        k = 0
+        while k + width <= len(found):
+            chain = tuple(found[k : k + width])
+            if " ".join(map(strict_sign_of, chain)) == sign:
+                branches = tuple(chain if branch else () for branch in model.branches)
+                found[k : k + width] = [Parallel(branches=branches, join="+", dim=0, operation=-1, joins=False)]
+            k += 1
+    return found
 
 
 def _best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, int] | None:
@@ -42,12 +65,24 @@ def _best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, int] |
             for shift in range((stop - start) % period + 1):
                 first = start + shift
                 weight = sum(sizes[first : first + period])
-                if weight < _LEAST:
+                if weight < _LEAST or _is_unlike(items, first, (period, longest)):
                     continue
                 rank = (weight * (longest - 1), -period, _has_weights(items[first]), first)
                 if found is None or rank > found[0]:
                     found = rank, (first, period, longest)
     return None if found is None else found[1]
+
+
+def _is_unlike(items: Sequence[Item], first: int, size: tuple[int, int]) -> bool:
+    """Whether a pattern repeats in itself, or is of several convolutions whose kernels vary: no block that a person would see there."""
+    period, count = size
+    inner = [sign_of(item) for item in items[first : first + period] if isinstance(item, Parallel)]
+    if len(set(inner)) < len(inner):
+        return True
+    convolutions = [k for k in range(period) if isinstance(item := items[first + k], Layer) and item.kind.startswith("Conv")]
+    several = convolutions if len(convolutions) > 1 else []
+    parallels = [k for k in range(period) if isinstance(items[first + k], Parallel)]
+    return any(len({strict_sign_of(items[first + n * period + k]) for n in range(count)}) > 1 for k in (*several, *parallels))
 
 
 def _stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
@@ -61,17 +96,23 @@ def _stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
         start = k + 1
 
 
-def sign_of(item: Item) -> str:
+def strict_sign_of(item: Item) -> str:
+    """As `sign_of`, with the sizes of kernels."""
+    return sign_of(item, varying=VARYING - {"kernel_size", "padding"})
+
+
+def sign_of(item: Item, *, varying: frozenset[str] = VARYING) -> str:
     """What makes two items the same but for what may vary."""
     if isinstance(item, Layer):
-        fixed = {name: value for name, value in item.arguments.items() if name not in VARYING}
+        fixed = {name: value for name, value in item.arguments.items() if name not in varying}
         kind = "Depthwise" + item.kind if _is_depthwise(item) else item.kind
         return f"{kind}{sorted(fixed.items(), key=str)}"
     if isinstance(item, Parallel):
         main, shortcut = split(item)
         if shortcut is not None:
-            return f"<{' '.join(map(sign_of, main))} {item.join} shortcut {item.branches.index(main) if main in item.branches else 0}>"
-        return f"<{f' {item.join}{item.dim} '.join(' '.join(map(sign_of, branch)) for branch in item.branches)}>"
+            inner = " ".join(sign_of(layer, varying=varying) for layer in main)
+            return f"<{inner} {item.join} shortcut {item.branches.index(main)}>"
+        return f"<{f' {item.join}{item.dim} '.join(' '.join(sign_of(x, varying=varying) for x in branch) for branch in item.branches)}>"
     return item.text
 
 
@@ -96,4 +137,6 @@ def _is_depthwise(layer: Layer) -> bool:
 
 
 def _has_weights(item: Item) -> bool:
-    return isinstance(item, Parallel) or (isinstance(item, Layer) and item.kind.startswith(("Conv", "Linear", "BatchNorm", "GroupNorm", "LayerNorm")))
+    return isinstance(item, Parallel) or (
+        isinstance(item, Layer) and item.kind.startswith(("Conv", "Linear", "BatchNorm", "GroupNorm", "LayerNorm"))
+    )

@@ -21,19 +21,52 @@ class Layer:
 
 
 # Arguments that may vary within a repeated block; any other one that differs makes it another block.
-VARYING = frozenset({"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "kernel_size", "stride", "padding", "groups"})
+VARYING = frozenset(
+    {
+        "in_channels",
+        "out_channels",
+        "in_features",
+        "out_features",
+        "num_features",
+        "num_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "groups",
+    }
+)
 DEFAULTS: Mapping[str, object] = {
     "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "padding_mode": "zeros", "eps": 1e-5, "momentum": 0.1, "affine": True,
     "track_running_stats": True, "output_padding": 0, "ceil_mode": False, "return_indices": False, "count_include_pad": True,
     "divisor_override": None, "approximate": "none", "start_dim": 1, "end_dim": -1, "mode": "nearest", "align_corners": None,
     "negative_slope": 0.01, "alpha": 1.0, "min_val": -1.0, "max_val": 1.0, "num_parameters": 1, "elementwise_affine": True,
 }  # fmt: skip
-POSITIONAL = frozenset({"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_groups", "num_channels", "p", "output_size", "normalized_shape"})
+POSITIONAL = frozenset(
+    {
+        "in_channels",
+        "out_channels",
+        "in_features",
+        "out_features",
+        "num_features",
+        "num_groups",
+        "num_channels",
+        "p",
+        "output_size",
+        "normalized_shape",
+    }
+)
 _PLAIN = {
     "relu": "ReLU", "relu6": "ReLU6", "sigmoid": "Sigmoid", "tanh": "Tanh", "silu": "SiLU", "mish": "Mish", "selu": "SELU", "hardswish": "Hardswish",
     "hardsigmoid": "Hardsigmoid", "softsign": "Softsign", "logsigmoid": "LogSigmoid", "tanhshrink": "Tanhshrink",
 }  # fmt: skip
-_CONFIGURED = {"leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU", "hardtanh": "Hardtanh", "softmax": "Softmax", "log_softmax": "LogSoftmax"}
+_CONFIGURED = {
+    "leaky_relu": "LeakyReLU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "hardtanh": "Hardtanh",
+    "softmax": "Softmax",
+    "log_softmax": "LogSoftmax",
+}
 
 
 def layer_of(operation: Operation, index: int) -> Layer:

@@ -24,7 +24,7 @@ class Variable:
 
     @property
     def default(self) -> object:
-        """torch's own default, where an instance has it."""
+        """Torch's own default, where an instance has it."""
         value = DEFAULTS.get(self.family)
         return value if value is not None and value in self.values else None
 
@@ -41,6 +41,13 @@ class Term:
         """As it is written."""
         return self.variable.name + self.suffix if self.variable is not None else repr(self.literal)
 
+    def values(self, count: int) -> Values:
+        """What it is in each of `count` instances."""
+        if self.variable is None:
+            return (self.literal,) * count
+        factor = int(self.suffix.removeprefix(" * ")) if self.suffix.startswith(" * ") else 1
+        return tuple(value * factor if isinstance(value, int) else value for value in self.variable.values)
+
 
 Terms = Mapping[int, Mapping[str, Term]]  # id of a layer of the pattern -> its arguments
 
@@ -54,7 +61,12 @@ class Template:
     pattern: tuple[Item, ...] = ()
     terms: dict[int, dict[str, Term]] = field(default_factory=dict)
     variables: list[Variable] = field(default_factory=list)
-    presence: dict[int, tuple[bool, ...]] = field(default_factory=dict)  # id of a Parallel of the pattern -> which instances have a shortcut
+    presence: dict[int, tuple[bool, ...]] = field(
+        default_factory=dict
+    )  # id of a Parallel of the pattern -> which instances have a shortcut
+    joining: dict[int, tuple[bool, ...]] = field(
+        default_factory=dict
+    )  # id of a Parallel of the pattern -> which instances add it up at all
     name: str = ""
 
 
@@ -80,6 +92,9 @@ def _merged(items: Sequence[Item], template: Template) -> Item:
         raise NotWritableError("the shortcuts of the repeated block are of several kinds", where="the repeated block")
     presence = tuple(bool(shortcut) for shortcut in shortcuts)
     chosen = items[presence.index(True)] if any(presence) else first
+    joining = tuple(isinstance(item, Parallel) and item.joins for item in items)
+    if not all(joining):
+        template.joining[id(chosen)] = joining
     if any(presence):
         template.presence[id(chosen)] = presence
     return chosen
@@ -156,7 +171,9 @@ def _equal(values: Values, others: Values) -> bool:
 
 def _name(template: Template) -> None:
     """in_channels for what goes into the first layer, out_channels for what comes out of the last one, hidden_channels between."""
-    widths = [template.terms[id(layer)] for layer in _main_layers(template.pattern) if {"in_channels", "in_features"} & set(layer.arguments)]
+    widths = [
+        template.terms[id(layer)] for layer in _main_layers(template.pattern) if {"in_channels", "in_features"} & set(layer.arguments)
+    ]
     taken: set[str] = set()
     noun = "features" if widths and "in_features" in widths[0] else "channels"
     first = widths[0].get(f"in_{noun}") if widths else None
@@ -165,8 +182,8 @@ def _name(template: Template) -> None:
         if variable.family not in _CHANNELS:
             name = variable.family
         elif first is not None and variable is first.variable:
-            name = noun if last is not None and variable is last.variable else f"in_{noun}"
-        elif last is not None and variable is last.variable:
+            name = noun if last is not None and variable is last.variable and not last.suffix else f"in_{noun}"
+        elif last is not None and variable is last.variable and not last.suffix:
             name = f"out_{noun}"
         else:
             name = f"hidden_{noun}"
@@ -195,17 +212,35 @@ def condition_of(template: Template, parallel: Parallel) -> str:
     presence = template.presence.get(id(parallel))
     if presence is None or all(presence):
         return ""
+    return _condition(template, parallel, presence, ("!=", " or ", "downsample"))
+
+
+def joining_of(template: Template, parallel: Parallel) -> str:
+    """When the block adds its input at all, in terms of its arguments; "" for always. May add an argument of its own."""
+    joining = template.joining.get(id(parallel))
+    return "" if joining is None else _condition(template, parallel, joining, ("==", " and ", "residual"))
+
+
+def _condition(template: Template, parallel: Parallel, wanted: tuple[bool, ...], words: tuple[str, str, str]) -> str:
+    """Stride and widths say it, or an argument of its own does."""
+    sign, word, name = words
     named = {variable.name: variable for variable in template.variables}
+    if name in named:
+        return name
+    holds = sign == "=="
     tests: dict[str, tuple[bool, ...]] = {}
     if "stride" in named:
-        tests["stride != 1"] = tuple(value != 1 for value in named["stride"].values)
-    if {"in_channels", "out_channels"} <= named.keys():
-        pairs = zip(named["in_channels"].values, named["out_channels"].values, strict=True)
-        tests["in_channels != out_channels"] = tuple(a != b for a, b in pairs)
+        tests[f"stride {sign} 1"] = tuple((value == 1) is holds for value in named["stride"].values)
+    widths = [(layer, template.terms[id(layer)]) for layer in _main_layers((parallel,)) if layer.kind.startswith("Conv")]
+    if widths:
+        first, last = widths[0][1]["in_channels"], widths[-1][1]["out_channels"]
+        pairs = zip(first.values(len(wanted)), last.values(len(wanted)), strict=True)
+        tests[f"{first.text()} {sign} {last.text()}"] = tuple((a == b) is holds for a, b in pairs)
     if len(tests) > 1:
-        tests[" or ".join(tests)] = tuple(any(row) for row in zip(*tests.values(), strict=True))
+        rows = zip(*tests.values(), strict=True)
+        tests[word.join(tests)] = tuple(all(row) if holds else any(row) for row in rows)
     for text in reversed(tests):
-        if tests[text] == presence:
+        if tests[text] == wanted:
             return text
-    template.variables.append(Variable(presence, "downsample", name="downsample"))
-    return "downsample"
+    template.variables.append(Variable(wanted, name, name=name))
+    return name

@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 from cnnprobe.refactoring.flow import Item, Parallel, Statement
 from cnnprobe.refactoring.folding import Piece, Run, split
 from cnnprobe.refactoring.layers import DEFAULTS, POSITIONAL, Layer
-from cnnprobe.refactoring.templates import Template, Term, condition_of
+from cnnprobe.refactoring.templates import Template, Term, condition_of, joining_of
 
 _WIDTH = 88
-_ATTRIBUTES = {"Conv": "conv", "Linear": "fc", "BatchNorm": "norm", "GroupNorm": "norm", "LayerNorm": "norm", "Dropout": "dropout", "Flatten": "flatten"}
+_SWITCHES = ("downsample", "residual")
+_ATTRIBUTES = {
+    "Conv": "conv",
+    "Linear": "fc",
+    "BatchNorm": "norm",
+    "GroupNorm": "norm",
+    "LayerNorm": "norm",
+    "Dropout": "dropout",
+    "Flatten": "flatten",
+}
 
 
 @dataclass(slots=True)
@@ -40,8 +49,22 @@ def write_source(model: str, pieces: Sequence[Piece], templates: Mapping[str, Te
     name = class_name(model)
     classes = [_block_class(template, templates) for template in used] + [_model_class(name, model, pieces, templates)]
     body = "\n\n\n".join(classes)
-    imports = ("import torch\n" if "torch.cat(" in body or "torch.flatten(" in body or "torch.Tensor" in body else "") + "from torch import nn\n"
-    return f'"""{_clean(model)} in blocks."""\n\n{imports}\n\n{body}\n', name
+    imports = (
+        "import torch\n" if "torch.cat(" in body or "torch.flatten(" in body or "torch.Tensor" in body else ""
+    ) + "from torch import nn\n"
+    text = f'"""{_clean(model)} in blocks."""\n\n{imports}\n\n{body}\n'
+    return "\n".join(_broken(line) for line in text.split("\n")), name
+
+
+def _broken(line: str) -> str:
+    """A call that is too long for its line, one argument a line."""
+    match = re.match(r"^( +)([\w. =]+)\((.*)\)(,?)$", line)
+    if len(line) <= _WIDTH or match is None:
+        return line
+    indent, function, arguments, comma = match.groups()
+    parts = re.split(r", (?![^()]*\))", arguments)
+    inner = "\n".join(f"{indent}    {part}," for part in parts)
+    return f"{indent}{function}(\n{inner}\n{indent}){comma}"
 
 
 def class_name(model: str) -> str:
@@ -127,16 +150,22 @@ def _sentence(pattern: Sequence[Item]) -> str:
         else:
             parts.append(item.text.format(x="x"))
     text = ", ".join(parts)
-    return text if len(text) < _WIDTH - 12 else text[: _WIDTH - 16] + " ..."
+    return text if len(text) < _WIDTH - 12 else text[: text.rindex(",", 0, _WIDTH - 16)] + ", ..."
 
 
 def _signature(template: Template) -> str:
     for item in template.pattern:
         if isinstance(item, Parallel):
-            condition_of(template, item)  # may need an argument of its own
+            condition_of(template, item), joining_of(template, item)  # may need an argument of their own
     seen: dict[str, str] = {}
     for variable in sorted(template.variables, key=lambda v: v.default is not None):
-        kind = "bool" if variable.family == "downsample" else "int" if all(isinstance(v, int) for v in variable.values) else "int | tuple[int, ...]"
+        kind = (
+            "bool"
+            if variable.family in _SWITCHES
+            else "int"
+            if all(isinstance(v, int) for v in variable.values)
+            else "int | tuple[int, ...]"
+        )
         seen.setdefault(variable.name, f"{variable.name}: {kind}" + (f" = {variable.default!r}" if variable.default is not None else ""))
     line = f"    def __init__(self, {', '.join(seen.values())}) -> None:" if seen else "    def __init__(self) -> None:"
     if len(line) <= _WIDTH:
@@ -208,6 +237,16 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
         body.statements.append(f"        {value} = {piece.text.format(x=value)}")
     else:
         results = [_branch(piece, b, body, value, positions) for b in range(len(piece.branches))]
+        condition = joining_of(body.template, piece) if body.template is not None else ""
+        if condition:
+            attribute = body.name("residual")
+            body.attributes.append(f"        self.{attribute} = {condition}")
+            inner = next(result for result, branch in zip(results, piece.branches, strict=True) if branch)
+            body.statements += [
+                f"        y = {inner}",
+                f"        {value} = {' + '.join('y' if result == inner else result for result in results)} if self.{attribute} else y",
+            ]
+            return
         joined = f"torch.cat(({', '.join(results)}), {piece.dim})" if piece.join == "cat" else f" {piece.join} ".join(results)
         body.statements.append(f"        {value} = {joined}")
 
@@ -289,6 +328,6 @@ def _instance(template: Template, k: int) -> str:
         if variable.default is not None and value == variable.default:
             skipped = True
             continue
-        by_name = skipped or variable.default is not None or variable.family == "downsample"
+        by_name = skipped or variable.default is not None or variable.family in _SWITCHES
         written.append(f"{variable.name}={value!r}" if by_name else repr(value))
     return f"{template.name}({', '.join(written)})"
