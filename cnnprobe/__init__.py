@@ -4,10 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import compare, last_report, probe, record
+    from cnnprobe.api import compare, last_report, probe, record, refactor
     from cnnprobe.errors import ProbeError
     from cnnprobe.notebook import probed
-    from cnnprobe.proofs import Comparison
+    from cnnprobe.proofs import Comparison, Refactoring
     from cnnprobe.report import Report, load
     from cnnprobe.trace import Trace
 
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "ProbeError",
+    "Refactoring",
     "Report",
     "Trace",
     "__version__",
@@ -25,11 +26,13 @@ __all__ = [
     "probe",
     "probed",
     "record",
+    "refactor",
 ]
 
 _HOMES = {
     "Comparison": "proofs",
     "ProbeError": "errors",
+    "Refactoring": "proofs",
     "Report": "report",
     "Trace": "trace",
     "compare": "api",
@@ -38,6 +41,7 @@ _HOMES = {
     "probe": "api",
     "probed": "notebook",
     "record": "api",
+    "refactor": "api",
 }
 
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.proofs import Comparison
+from cnnprobe.proofs import Comparison, Refactoring
 from cnnprobe.recorder import Observation, Recording, observe
+from cnnprobe.refactoring import refactor_model
 from cnnprobe.report import Report, load
 from cnnprobe.trace import Trace
 
@@ -108,6 +109,31 @@ def compare(
         return Comparison(compare_traces(traces[0], traces[1], rtol=rtol, atol=atol))
     outcome = compare_models(sides[0], sides[1], (args, kwargs), tolerance=Tolerance(rtol=rtol, atol=atol), level=level)
     return Comparison(outcome, sides[0], sides[1])
+
+
+def refactor(model: nn.Module, *args: Any, **kwargs: Any) -> Refactoring:
+    """What repeats in a model that was written out, as blocks: their source, the mapping of names, and the proof that it is the same model.
+
+    The source is shown only when the model that it defines, with the weights carried over, has agreed at every level of `compare`.
+
+    Args:
+        model: any model with one input and one output of tensors.
+        *args: the forward's positional arguments.
+        **kwargs: the forward's keyword arguments.
+
+    Raises:
+        TargetError: `model` is no model, or its forward raises on these inputs.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()]
+    >>> refactoring = refactor(nn.Sequential(*layers), torch.ones(1, 3, 8, 8))
+    >>> refactoring.blocks[0].pattern
+    '[Conv2d 3x3, ReLU] x 3, channels 3->8->16->32'
+    >>> refactoring.comparison.equivalent
+    True
+    """
+    return Refactoring(refactor_model(model, args, kwargs))
 
 
 def _recorded(side: Any) -> Any:

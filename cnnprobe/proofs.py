@@ -1,4 +1,4 @@
-"""The verdict on two models as a user holds it: in any format, with the weights of one in the names of the other. Keeps no model alive."""
+"""The verdict on two models, and a proven refactoring, as a user holds them: in any format, with weights carried over. Keeps no model alive."""
 
 import weakref
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from cnnprobe import schema
 from cnnprobe.comparison import tensors_of
-from cnnprobe.differences import Difference, Outcome
+from cnnprobe.differences import Block, Difference, Outcome
 from cnnprobe.errors import ProbeError
-from cnnprobe.layout.comparisons import lay_out_comparison, verdict
+from cnnprobe.layout.comparisons import lay_out_comparison, lay_out_refactoring, verdict
+from cnnprobe.refactoring import Folded
 from cnnprobe.render import render
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "Refactoring"]
 
 _SHOWN = 3  # names in a message; of the others only how many
 
@@ -132,6 +133,69 @@ class Comparison:
 
     def __repr__(self) -> str:
         return f"<Comparison of {self.outcome.actual} against {self.outcome.expected}: {verdict(self.outcome)}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
+        """The forms in which a notebook shows it."""
+        return {"text/plain": str(self), "text/html": self.to("html")}
+
+
+class Refactoring:
+    """What `refactor` found, wrote and proved: `source` is "" where nothing folds or the proof failed, and `notes` say why."""
+
+    def __init__(self, folded: Folded) -> None:
+        self._folded = folded
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What repeats, in the order of the forward pass."""
+        return self._folded.blocks
+
+    @property
+    def source(self) -> str:
+        """Python source of the block classes and of the model that uses them, proven equivalent; "" where there is none."""
+        return self._folded.source
+
+    @property
+    def class_name(self) -> str:
+        """The name of the model's class in `source`."""
+        return self._folded.class_name
+
+    @property
+    def mapping(self) -> Mapping[str, str]:
+        """Name in the new model's state_dict -> name in the given model's."""
+        return self._folded.mapping or {}
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The proof: the new model, with the weights of the given one, against that one; None where nothing was written."""
+        return None if self._folded.proof is None else Comparison(self._folded.proof)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why there is no source, and what else is to be known."""
+        return self._folded.notes
+
+    def to(self, format: str, *, width: int | None = None) -> str:  # noqa: A002 - the word users type
+        """The refactoring as "text", "markdown", "html", "json", or "python" (the source alone).
+
+        Raises:
+            UnknownNameError: there is no such format.
+            ProbeError: there is no source, and "python" was asked for.
+        """
+        if format == "python":
+            if not self.source:
+                raise ProbeError("; ".join(self.notes), where=f"refactor({self._folded.model})", fix="to('text') shows what was found")
+            return self.source
+        if format == "json":
+            return schema.to_text("Refactoring", schema.to_plain(self._folded))
+        return render(lay_out_refactoring(self._folded), format, width=width)
+
+    def __str__(self) -> str:
+        return self.to("text").rstrip("\n")
+
+    def __repr__(self) -> str:
+        state = "proven equivalent" if self.source else "; ".join(self.notes)
+        return f"<Refactoring of {self._folded.model}: {len(self.blocks)} repeated blocks, {state}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""

@@ -1,5 +1,7 @@
 """What a report shows of a trace: rows, sums, folds, notes."""
 
+from dataclasses import replace
+
 import pytest
 
 from cnnprobe.errors import UnknownNameError, UsageError
@@ -112,17 +114,11 @@ def test_folding_can_be_left_out():
 def test_a_block_with_nan_is_not_folded_with_its_healthy_neighbours():
     trace = traces.blocks(3)
     healthy, sick = {"count": 8, "mean": 0.5, "nan": 0, "inf": 0}, {"count": 8, "mean": 0.5, "nan": 2, "inf": 0}
-    calls = [change(c, outputs=(tensor(2, 4, stats=sick if c.fqn == "1.fc" else healthy),)) for c in trace.calls]
-    trace = change(trace, calls=tuple(calls))
+    calls = [replace(c, outputs=(tensor(2, 4, stats=sick if c.fqn == "1.fc" else healthy),)) for c in trace.calls]
+    trace = replace(trace, calls=tuple(calls))
     assert ["Net", "0", "fc", "relu", "1", "fc", "relu", "2", "fc", "relu"] == column(table(trace), "name")
     assert 2 == column(table(trace), "NaN")[5]
     assert "NaN or Inf in the output of 1 call; the first is '1.fc' (Linear)" in notices(trace)
-
-
-def change(data, **fields):
-    from dataclasses import replace
-
-    return replace(data, **fields)
 
 
 def test_two_single_layers_are_shown_and_three_folded():
@@ -284,8 +280,8 @@ def test_what_a_stock_layer_uses_inside_itself_belongs_to_it():
 
 def test_calls_made_again_by_checkpointing_are_in_no_sum():
     trace = traces.tiny()
-    again = change(trace.calls[1], recomputed=True, parent=None)
-    doubled = change(trace, calls=(*trace.calls, again))
+    again = replace(trace.calls[1], recomputed=True, parent=None)
+    doubled = replace(trace, calls=(*trace.calls, again))
     assert (total(trace), len(table(trace).rows)) == (total(doubled), len(table(doubled).rows))
     assert any("1 call made again" in text for text in notices(doubled))
 
@@ -293,9 +289,9 @@ def test_calls_made_again_by_checkpointing_are_in_no_sum():
 def test_an_output_that_was_passed_on_is_not_counted_as_new_memory():
     row = tensor(2, 4)
     calls = (call("", "Net", row, row, parent=None, depth=0), call("id", "Identity", row, tensor(2, 4, source="x")))
-    kept = change(calls[1], outputs=(tensor(2, 4, source=0),))
+    kept = replace(calls[1], outputs=(tensor(2, 4, source=0),))
     assert (32, 0) == (
-        total(Trace(model="Net", calls=(calls[0], change(calls[1], outputs=(tensor(2, 4, source=1),))))).activation_bytes,
+        total(Trace(model="Net", calls=(calls[0], replace(calls[1], outputs=(tensor(2, 4, source=1),))))).activation_bytes,
         total(Trace(model="Net", calls=(calls[0], kept))).activation_bytes,
     )
 
@@ -312,7 +308,7 @@ def test_frozen_parameters_and_buffers_are_told_apart():
 def test_statistics_are_columns_and_the_fraction_of_zeros_is_computed():
     stats = {"count": 20, "mean": 0.25, "std": 1.0, "zeros": 5, "nan": 0, "inf": 0, "kurtosis": 3.0}
     trace = traces.tiny()
-    trace = change(trace, calls=(*trace.calls[:-1], change(trace.calls[-1], outputs=(tensor(2, 10, stats=stats),))))
+    trace = replace(trace, calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, stats=stats),))))
     found = table(trace)
     assert ["mean", "std", "zeros", "kurtosis"] == [c.name for c in found.columns[7:]]
     assert (0.25, 1.0, 0.25, 3.0) == found.rows[-1].cells[7:]
@@ -321,29 +317,29 @@ def test_statistics_are_columns_and_the_fraction_of_zeros_is_computed():
 
 def test_dtypes_are_a_column_only_where_they_differ():
     trace = traces.tiny()
-    mixed = change(trace, calls=(*trace.calls[:-1], change(trace.calls[-1], outputs=(tensor(2, 10, dtype="float16"),))))
+    mixed = replace(trace, calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, dtype="float16"),))))
     assert "dtype" not in [c.name for c in table(trace).columns]
     assert "float16" == column(table(mixed), "dtype")[-1]
 
 
 def test_several_outputs_are_shown_by_the_first_shapes_and_how_many_more():
     trace = traces.tiny()
-    last = change(trace.calls[-1], outputs=(tensor(2, 10), tensor(3), tensor()))
-    assert "(2, 10), (3,) +1" == column(table(change(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
+    last = replace(trace.calls[-1], outputs=(tensor(2, 10), tensor(3), tensor()))
+    assert "(2, 10), (3,) +1" == column(table(replace(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
 
 
 def test_what_is_no_tensor_is_shown_by_its_type():
     trace = traces.tiny()
-    last = change(trace.calls[-1], outputs=(), returned="Boxes")
-    assert "Boxes" == column(table(change(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
+    last = replace(trace.calls[-1], outputs=(), returned="Boxes")
+    assert "Boxes" == column(table(replace(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
 
 
 def test_notes_of_the_trace_are_said():
-    assert ["compiled: eager was probed"] == notices(change(traces.tiny(), notes=("compiled: eager was probed",)))
+    assert ["compiled: eager was probed"] == notices(replace(traces.tiny(), notes=("compiled: eager was probed",)))
 
 
 def test_named_parameters_are_a_table_with_shapes_and_a_total():
-    trace = change(traces.tiny(), parameters=(weight("a.w", 2, 3, aliases=("b.w",)), weight("a.n", kind="buffer", dtype="int64")))
+    trace = replace(traces.tiny(), parameters=(weight("a.w", 2, 3, aliases=("b.w",)), weight("a.n", kind="buffer", dtype="int64")))
     parameters, buffers = lay_out_parameters(trace).blocks[1:]
     assert ("a.w", "(2, 3)", 6, 24, "float32", "trainable") == parameters.rows[0].cells
     assert "also b.w" == parameters.rows[0].note
@@ -370,5 +366,5 @@ def test_two_thousand_levels_of_nesting_are_laid_out():
 
 def test_rows_in_a_foreign_order_do_not_break_the_layout():
     trace = traces.blocks(2)
-    backwards = change(trace, modules=tuple(reversed(trace.modules)))
+    backwards = replace(trace, modules=tuple(reversed(trace.modules)))
     assert 32 == entries(backwards)[0].parameters

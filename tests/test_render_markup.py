@@ -98,8 +98,21 @@ def test_a_long_table_shows_the_upper_levels_and_the_rest_behind_a_click():
     page = Page(fragment)
     assert (1, 2) == (page.elements.count("details"), page.elements.count("table"))
     assert fragment.index("block2") < fragment.index("<details>") < fragment.index("leaf0")
-    assert "block0: 100 rows" in fragment
+    assert "<details><summary>block0: 100 rows</summary>" in fragment
     assert 1 + 3 + 100 == sum(("scope", "row") == pair for pair in page.attributes)
+
+
+def test_what_went_wrong_is_not_hidden_behind_a_click():
+    rows = [Row(cells=("top",)), Row(cells=("block",), depth=1), *(Row(cells=(f"leaf{i}",), depth=2) for i in range(100))]
+    rows[50] = Row(cells=("broken",), depth=2, emphasis="error")
+    assert "<details open>" in html(Table(title="", columns=(Column(name="name"),), rows=tuple(rows)))
+
+
+def test_what_is_behind_a_click_is_named_by_its_path():
+    rows = [Row(cells=("Net", "")), *(Row(cells=(f"layer{i}", "Sequential"), depth=1) for i in range(2))]
+    rows += [Row(cells=("0", "Block"), depth=2), *(Row(cells=(f"leaf{i}", "ReLU"), depth=3) for i in range(100))]
+    columns = (Column(name="name"), Column(name="kind"))
+    assert "<summary>layer1 / 0 Block: 100 rows</summary>" in html(Table(title="", columns=columns, rows=tuple(rows)))
 
 
 def test_a_short_table_is_shown_as_a_whole():

@@ -136,6 +136,13 @@ def test_a_number_is_never_cut():
         assert "1,234,567" in text(wide_table(), width=width)
 
 
+def test_a_text_that_may_be_cut_gives_way_before_a_column_that_matters():
+    columns = (Column(name="name"), Column(name="kind", priority=1, least=8), Column(name="n", align="right", priority=2, unit="count"))
+    table = Table(title="", columns=columns, rows=(Row(cells=("a" * 10, "k" * 12, 1_000_000)),))
+    assert "1,000,000" in text(table, width=32) and "kkkkk…kk" not in text(table, width=36)
+    assert "1,000,000" not in text(table, width=30)
+
+
 def test_numbers_keep_their_room_where_only_texts_can_give_way():
     columns = (Column(name="name"), Column(name="shape"), Column(name="elements", align="right", unit="count"))
     shown = text(Table(title="", columns=columns, rows=(Row(cells=("n" * 50, "s" * 50, 25_557_032)),)), width=20)

@@ -1,9 +1,16 @@
-"""A comparison of two models as people read it: the verdict, the first divergence, each level, what differs, and both models side by side."""
+"""A comparison of two models as people read it: the verdict, the first divergence, each level, what differs, both models side by side.
+
+And a refactoring: what repeats, the source, and the proof.
+"""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from cnnprobe.differences import Difference, Outcome, place
-from cnnprobe.render.document import Block, Column, Document, Facts, Heading, Notice, Row, Table, Text
+from cnnprobe.render.document import Block, Code, Column, Document, Facts, Heading, Notice, Row, Table, Text
+
+if TYPE_CHECKING:
+    from cnnprobe.refactoring import Folded
 
 _MOST_ROWS = 60  # differences that are shown; JSON has them all
 _NAMES = {
@@ -120,3 +127,18 @@ def _count(shapes: object) -> int:
                 size *= n
             total += size
     return total
+
+
+def lay_out_refactoring(folded: "Folded") -> Document:
+    """What repeats, the source if it was proven, and what the proof says."""
+    title = f"{folded.model}, refactored" if folded.source else folded.model
+    blocks: list[Block] = [Heading(text=title, level=1)]
+    if folded.blocks:
+        blocks.append(Facts(title="What repeats", pairs=tuple((block.name, block.pattern) for block in folded.blocks)))
+    if folded.source:
+        blocks.append(Code(text=folded.source.rstrip("\n"), language="python", title="Source"))
+    if folded.proof is not None:
+        blocks.append(Text(text=f"Proof: the new model with the weights of {folded.model} against it is {verdict(folded.proof)}."))
+        blocks.append(_levels(folded.proof))
+    blocks += [Notice(severity="info" if folded.source else "warning", text=note) for note in folded.notes]
+    return Document(title=title, blocks=tuple(blocks))

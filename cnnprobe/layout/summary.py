@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from cnnprobe.layout.entries import short_name
 from cnnprobe.layout.tables import is_odd, shape, shapes
 from cnnprobe.render.document import Facts, Notice
 from cnnprobe.render.units import count, percent, si, size
@@ -101,7 +102,7 @@ def _uncounted(totals: Totals) -> Iterator[tuple[str, str]]:
     share = totals.counted / totals.operations if totals.operations else 1.0
     counted = f"{count(totals.counted)} of {_plural(totals.operations, 'operation')} have a formula ({percent(share)})"
     if totals.uncounted:
-        kinds = [f"{kind} ({count(n)})" for kind, n in totals.uncounted.items()]
+        kinds = [f"{short_name(kind)} ({count(n)})" for kind, n in totals.uncounted.items()]
         yield "", f"{counted}; not counted: {listed(kinds)}"
 
 

@@ -75,7 +75,7 @@ def _shape_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Re
 
     columns = [
         (Column(name="name"), lambda row: row.name),
-        (Column(name="kind", priority=1), lambda row: row.kind if row.copies == 1 else f"{row.kind} x{row.copies}"),
+        (Column(name="kind", priority=1, least=14), lambda row: row.kind if row.copies == 1 else f"{row.kind} x{row.copies}"),
         (Column(name="input", priority=6), given),
         (Column(name="output"), made),
     ]
@@ -106,7 +106,7 @@ def _parameters(row: Entry) -> Cell:
 def _bytes(row: Entry) -> Cell:
     if row.call is None:
         return ""
-    return None if row.state == "raised here" else row.nbytes
+    return None if row.state and not row.nbytes else row.nbytes
 
 
 def _statistics_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Read]]:

@@ -254,7 +254,7 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
 def _branch(parallel: Parallel, b: int, body: _Body, value: str, positions: Mapping[int, int]) -> str:
     """The expression of one branch."""
     branch = parallel.branches[b]
-    main, shortcut = split(parallel)
+    _, shortcut = split(parallel)
     is_shortcut = shortcut is not None and branch is shortcut
     if not branch:
         return value

@@ -98,9 +98,9 @@ def _tables(table: Table) -> Iterator[str]:
         yield _table(table, table.title, table.rows, notes=True)
         return
     yield _table(table, table.title, [row for row in table.rows if row.depth <= level], notes=True)
-    for head, rows in _subtrees(table.rows, level):
-        title = " ".join(part for part in (written(cell, "") for cell in head.cells[:2]) if part)
-        yield f"<details><summary>{_safe(title)}: {len(rows)} rows</summary>\n{_table(table, title, rows, notes=False)}\n</details>"
+    for title, rows in _subtrees(table.rows, level):
+        opened = " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""  # what went wrong is never hidden
+        yield f"<details{opened}><summary>{_safe(title)}: {len(rows)} rows</summary>\n{_table(table, title, rows, notes=False)}\n</details>"
 
 
 def _open_level(rows: Sequence[Row]) -> int | None:
@@ -116,18 +116,23 @@ def _open_level(rows: Sequence[Row]) -> int | None:
     return max(level, 1) if any(depth > max(level, 1) for depth in counts) else None
 
 
-def _subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[Row, list[Row]]]:
-    """Each row of `level` with the rows below it, where there are any."""
-    head, below = None, list[Row]()
+def _subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]]:
+    """Each row of `level` that has rows below it: its path (without the top row) with its kind, and those rows."""
+    below: list[Row] = []
+    path: list[str] = []
+    title = ""
     for row in rows:
-        if row.depth <= level:
-            if head is not None and below:
-                yield head, below
-            head, below = row, []
-        else:
+        if row.depth > level:
             below.append(row)
-    if head is not None and below:
-        yield head, below
+            continue
+        if below:
+            yield title, below
+        below = []
+        names = [written(cell, "") for cell in row.cells[:2]]
+        path = [*path[: row.depth], names[0]]
+        title = " ".join((" / ".join(path[1:] or path), *(name for name in names[1:] if name)))
+    if below:
+        yield title, below
 
 
 def _table(table: Table, title: str, rows: Sequence[Row], *, notes: bool) -> str:
@@ -156,7 +161,7 @@ def _numeric(align: str) -> str:
 
 
 def _indent(depth: int) -> str:
-    return "&nbsp;&nbsp;" * depth if depth <= _DEEPEST else "&nbsp;&nbsp;" * _DEEPEST + f"{depth}: "
+    return "&emsp;" * depth if depth <= _DEEPEST else "&emsp;" * _DEEPEST + f"{depth}: "
 
 
 def _safe(text: str) -> str:

@@ -12,6 +12,7 @@ _GAP = 2
 _NAME_SHARE = 0.45  # of the width that the first column may take at most
 _TEXT_SHARE = 0.35  # of the width that any other text column may take at most
 _INDENT = 2
+_WORTH_A_CUT = 2  # columns up to this priority stay if cutting a text makes room for them
 _NARROWEST = 3  # columns of a text: one letter, the mark of the cut, one letter
 
 
@@ -32,7 +33,10 @@ def fit(table: Table, width: int) -> Sheet:
     wanted = [max(cell_len(table.columns[i].name), *map(_length, cells), 0) for i, cells in enumerate(grid)]
     limits = [_limit(column, i, width) for i, column in enumerate(table.columns)]
     sizes = [min(want, limit) for want, limit in zip(wanted, limits, strict=True)]
-    kept = _kept(table.columns, sizes, width)
+    kept = _kept(table.columns, sizes, width, down_to=_WORTH_A_CUT)
+    if _total([sizes[i] for i in kept]) > width:
+        sizes = [min(size, column.least or size) for size, column in zip(sizes, table.columns, strict=True)]
+        kept = _kept(table.columns, sizes, width, down_to=0, among=kept)
     texts = [table.columns[i].align == "left" for i in kept]
     widths = _widened(_narrowed([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width)
     shown = [[_shortened(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)]
@@ -66,11 +70,16 @@ def _limit(column: Column, i: int, width: int) -> int:
     return max(8, int(width * (_TEXT_SHARE if i else _NAME_SHARE)))
 
 
-def _kept(columns: Sequence[Column], sizes: Sequence[int], width: int) -> list[int]:
-    kept = list(range(len(columns)))
-    while sum(sizes[i] for i in kept) + _GAP * (len(kept) - 1) > width:
+def _total(sizes: Sequence[int]) -> int:
+    return sum(sizes) + _GAP * (len(sizes) - 1)
+
+
+def _kept(columns: Sequence[Column], sizes: Sequence[int], width: int, *, down_to: int, among: Sequence[int] | None = None) -> list[int]:
+    """The columns that fit when those of a priority above `down_to` may go."""
+    kept = list(range(len(columns)) if among is None else among)
+    while _total([sizes[i] for i in kept]) > width:
         least = max(kept, key=lambda i: (columns[i].priority, i))
-        if columns[least].priority == 0:
+        if columns[least].priority <= down_to:
             break
         kept.remove(least)
     return kept
@@ -79,7 +88,7 @@ def _kept(columns: Sequence[Column], sizes: Sequence[int], width: int) -> list[i
 def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[int]:
     """Where even the columns that stay are too wide, takes from the widest text each time: numbers keep their room."""
     narrowed = list(sizes)
-    over = sum(sizes) + _GAP * (len(sizes) - 1) - width
+    over = _total(sizes) - width
     for _ in range(over):
         widest = max((i for i, text in enumerate(texts) if text), key=lambda i: narrowed[i], default=None)
         if widest is None or narrowed[widest] <= _NARROWEST:
@@ -90,7 +99,7 @@ def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[i
 
 def _widened(sizes: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
     """Gives the room that is left to the columns that were limited, the first ones first."""
-    left = width - sum(sizes) - _GAP * (len(sizes) - 1)
+    left = width - _total(sizes)
     widths = []
     for size, want in zip(sizes, wanted, strict=True):
         more = max(0, min(left, want - size))

@@ -40,12 +40,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a table. Where the width does not suffice, the column of highest `priority` goes first; one of priority 0 stays."""
+    """A column of a table. Where the width does not suffice, the column of highest `priority` goes first; one of priority 0 stays.
+
+    A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2 goes.
+    """
 
     name: str
     align: Literal["left", "right"] = "left"
     priority: int = 0
     unit: Unit = ""
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

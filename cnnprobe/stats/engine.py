@@ -35,14 +35,19 @@ def write(tensor: Tensor, table: Table, row: int) -> None:
 
 
 def _write(tensor: Tensor, table: Table, row: int) -> bool:
-    return (type(tensor) in _ORDINARY and _write_dense(tensor, table, row)) or _write_any(tensor, table, row)
+    try:
+        if type(tensor) in _ORDINARY and _write_dense(tensor, table, row):
+            return True
+    except RuntimeError:  # no storage: torch.func wraps ordinary tensors without a class of their own
+        pass
+    return _write_any(tensor, table, row)
 
 
 def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
     """The short way for what nearly all activations are: dense floats on the CPU."""
     if tensor.dtype not in native.CODES or not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_nested:
         return False
-    if not tensor.is_contiguous() and not _is_dense(tensor):
+    if not (tensor.is_contiguous() or _is_dense(tensor)):
         return False
     pointer = tensor.data_ptr()
     if pointer == 0:  # a freed storage, or no element
@@ -92,11 +97,10 @@ def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
         found = content(tensor, channels=with_channels)
         if found is None:
             return False
-        values = found.values
-        if found.repeats == 1 and found.implied_zeros == 0 and values.is_cpu and values.dtype in native.CODES and values.numel():
-            kernel = native.kernel()
-            if kernel is not None and kernel.write(values.contiguous(), table, row):
-                return True
+        # A wrapper's values are what its operations say, so only plain torch may read it.
+        is_whole = type(found.values) is Tensor and found.repeats == 1 and found.implied_zeros == 0
+        if is_whole and found.values.dtype in native.CODES and _write_dense(found.values.contiguous(), table, row):
+            return True
         table.hold(row, plain.measure(found, histogram=table.histograms is not None, channels=with_channels))
     return True
 

@@ -609,6 +609,8 @@ static int shares_of(int64_t bytes, int threads) {
 
 /* The statistics of `count` values at `x` into row[0..9], and their histogram where asked for. */
 EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row, int64_t *histogram, int threads) {
+    if (!x && count)
+        return UNSUPPORTED;
     Share shares[MAX_THREADS];
     int k = shares_of(count * SIZES[dtype], threads);
     int64_t *counts = histogram ? calloc((size_t)k * SLOTS, sizeof *counts) : 0;
@@ -652,7 +654,7 @@ EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row
  * sizes = {outer, channels, inner}; inner 1 says that the channels lie innermost. */
 EXPORT int cnnprobe_channels(const void *x, int dtype, const int64_t sizes[3], double *row, double *by_channel, int64_t *histogram) {
     int64_t channels = sizes[1], count = sizes[0] * channels * sizes[2];
-    if ((dtype == FLOAT64 && sizes[2] == 1) || count >= (int64_t)1 << 32) /* counts of 32 bits */
+    if (!x || (dtype == FLOAT64 && sizes[2] == 1) || count >= (int64_t)1 << 32) /* counts of 32 bits */
         return UNSUPPORTED;
     Moments *moments = malloc((size_t)(channels ? channels : 1) * sizeof *moments), whole = NOTHING;
     Buckets *buckets = histogram ? calloc(1, sizeof *buckets) : 0;
