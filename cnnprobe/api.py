@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
 from cnnprobe.errors import UnknownNameError
+from cnnprobe.graph import Graph
 from cnnprobe.proofs import Comparison, Refactoring
 from cnnprobe.recorder import Observation, Recording, observe
 from cnnprobe.refactoring import refactor_model
@@ -18,6 +20,7 @@ Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
 """What can be compared: a model, a recording of one, or the path of a saved report."""
 
 _last: "weakref.WeakKeyDictionary[nn.Module, Report]" = weakref.WeakKeyDictionary()
+_recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = weakref.WeakKeyDictionary()
 
 
 def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
@@ -62,7 +65,35 @@ def record(model: nn.Module, *, statistics: bool = True) -> Recording:
     >>> [call.kind for call in recording.trace.calls]
     ['Sequential', 'Linear', 'ReLU']
     """
-    return Recording(model, statistics=statistics)
+    recording = Recording(model, statistics=statistics)
+    _recordings[model] = weakref.ref(recording)
+    return recording
+
+
+def autograd_graph(output: Any, model: nn.Module | None = None, *, trace: Trace | None = None, saved: bool = True) -> Graph:
+    """The dynamic graph that autograd has built behind a tensor or a nested output: what made what, and what it keeps.
+
+    It is exact, it is walked without recursion, and it keeps no tensor alive. If the forward pass was recorded, every node is
+    named by the module call that made it and the user's line; else modules are told by the parameters they own.
+
+    Args:
+        output: a tensor (a loss, say), or any nest of tensors.
+        model: names the parameters; the forward pass of a `record(model)` that you still hold is found by itself.
+        trace: the recorded forward pass that made the output, if it shall not be looked for.
+        saved: tell what is kept for backward; False is faster.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(4, 2)
+    >>> with record(model) as recording:
+    ...     loss = model(torch.ones(3, 4)).sum()
+    >>> graph = autograd_graph(loss, model)
+    >>> [(node.name, node.module) for node in graph.nodes if node.kind == "operation"]
+    [('TBackward0', ''), ('AddmmBackward0', ''), ('SumBackward0', None)]
+    """
+    if trace is None and model is not None and model in _recordings:
+        recording = _recordings[model]()
+        trace = made_by(recording.traces, output) if recording is not None else None
+    return walk(output, model=model, trace=trace, saved=saved)
 
 
 def compare(
