@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pairs import REORDERED, SAME, WRONG, Net, conv, give_weights, plain, small
 from torch import nn
 from twins import CNNModel, CNNModelAsWritten, SimpleCNN, pictures
+from written_out import resnet18_by_functions
 
 import cnnprobe
 from cnnprobe import compare, schema
@@ -370,6 +371,13 @@ def test_both_forwards_raising_is_a_failure_of_both():
     ]
 
 
+def test_train_mode_that_both_refuse_is_not_compared_and_said():
+    model = plain(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))  # torch refuses one value a channel in train mode
+    found = compare(model, copy.deepcopy(model), noise(1, 3, 8, 8))
+    assert found.levels["train_numbers"] is None and found.levels["numbers"]
+    assert any("both models raise" in note for note in found.outcome.notes)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_text_fits_the_width(width):
     text = compare(CNNModelAsWritten(), SimpleCNN(), pictures()).to("text", width=width)
@@ -381,3 +389,36 @@ def test_json_holds_all_of_it_and_reads_back():
     data = json.loads(found.to("json"))
     assert data["levels"]["parameters"] is True and data["equivalent"] is False
     assert found.outcome == schema.from_plain(Outcome, schema.to_plain(found.outcome))
+
+
+@pytest.mark.slow
+def test_torchvision_resnet18_and_its_functional_rewrite_are_the_same():
+    torchvision = pytest.importorskip("torchvision")
+    expected = torchvision.models.resnet18(num_classes=10)
+    actual = resnet18_by_functions(copy.deepcopy(expected))
+    found = compare(actual, expected, noise(2, 3, 64, 64))
+    assert not [level for level, holds in found.levels.items() if holds is False], str(found)
+    assert 69 == sum(1 for pair in found.outcome.pairs if None not in (pair.actual, pair.expected))
+    assert "fc.weight" in set(found.mapping.values())
+
+
+@pytest.mark.slow
+def test_torchvision_resnet18_with_two_blocks_swapped_is_told_apart():
+    torchvision = pytest.importorskip("torchvision")
+    expected = torchvision.models.resnet18(num_classes=10)
+    actual = copy.deepcopy(expected)
+    actual.layer1[0], actual.layer1[1] = actual.layer1[1], actual.layer1[0]
+    found = compare(actual, expected, noise(2, 3, 64, 64))
+    assert found.levels["operations"] and found.levels["shapes"] and found.levels["parameters"] and found.levels["autograd"]
+    assert not found.levels["state_dict"] and not found.levels["numbers"]
+    first = found.differences[0]
+    assert "'layer1.0.conv1' (Conv2d)" == first.actual and "'layer1.1.conv1.weight'" in first.message
+    numbers = next(d for d in found.differences if d.level == "numbers")
+    assert ("'layer1.0.conv1' (Conv2d)", True) == (numbers.actual, numbers.inputs_equal)
+
+
+@pytest.mark.slow
+def test_bfloat16_resnet18_agrees_within_its_rounding():
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    assert compare(copy.deepcopy(model).bfloat16(), model, noise(2, 3, 64, 64), level="numbers").levels["numbers"]
