@@ -1,6 +1,8 @@
 """A preallocated table of statistics: engines write rows of numbers into it, and only reading makes objects of them."""
 
+import weakref
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,17 @@ class Measured:
         self.channels = channels
 
 
+class Written(NamedTuple):
+    """The tensor that was measured last, and where: its alias need not be read again."""
+
+    tensor: weakref.ref[Tensor]  # alive: what lies at `pointer` is still what was measured, not something newly allocated there
+    pointer: int
+    version: int
+    numel: int
+    dtype: torch.dtype
+    row: int
+
+
 class Table:
     """Rows of statistics, `values[row]` = count, mean, std, min, max, zeros, nan, inf, l2, 1 if written; 16 doubles a row.
 
@@ -39,6 +52,28 @@ class Table:
         self.histograms: NDArray[np.int64] | None = np.zeros((rows, SIGNED), dtype=np.int64) if histogram else None
         self.channels: list[NDArray[np.float64] | None] | None = [None] * rows if channels else None
         self.pending: dict[int, Measured] = {}
+        self.last: Written | None = None
+        self.rows = rows
+        self._address = self.values.ctypes.data
+        self._histogram_address = None if self.histograms is None else self.histograms.ctypes.data
+
+    def address(self, row: int) -> int:
+        """Where in memory the row begins."""
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} of a table of {self.rows}")
+        return self._address + row * WIDTH * 8
+
+    def histogram_address(self, row: int) -> int | None:
+        """Where in memory the row's histogram begins; None for a table without."""
+        return None if self._histogram_address is None else self._histogram_address + row * SIGNED * 8
+
+    def copy(self, source: int, row: int) -> None:
+        """Give `row` what is in the row `source`."""
+        self.values[row] = self.values[source]
+        if self.histograms is not None:
+            self.histograms[row] = self.histograms[source]
+        if self.channels is not None:
+            self.channels[row] = self.channels[source]
 
     def clear(self, row: int) -> None:
         """Say that nothing is known of this row."""
