@@ -1,6 +1,7 @@
 """One crash with everything known about it, and the questions that the reasoning asks of it."""
 
 import contextlib
+import itertools
 import linecache
 import math
 from collections.abc import Iterator, Mapping
@@ -149,7 +150,7 @@ class Case:
         while path and (parent := self.trace.calls[path[-1]].parent) is not None:
             path.append(parent)
         best = fqn
-        for child, parent in zip(path, path[1:], strict=False):
+        for child, parent in itertools.pairwise(path):
             call = self.trace.calls[parent]
             container = self.modules.get(call.fqn or "")
             if parent == 0 or child != parent + 1 or not isinstance(container, nn.Sequential):

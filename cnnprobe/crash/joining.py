@@ -58,7 +58,7 @@ def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         return
     candidates: list[Candidate] = []
     if not differing:
-        candidates += _same_rank(case, call, dim)
+        candidates += _same_rank(case, call)
     else:
         candidates += _other_dim(case, call, shapes, dim)
         candidates += _resized_parts(case, call, shapes, differing)
@@ -85,7 +85,7 @@ def _parts(call: ModuleCall, case: Case, title: str, code: str, change: Callable
     return Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten)
 
 
-def _same_rank(case: Case, call: ModuleCall, dim: int) -> Iterator[Candidate]:
+def _same_rank(case: Case, call: ModuleCall) -> Iterator[Candidate]:
     least = min(len(t.shape) for t in call.inputs)
 
     def flattened(parts: list[Tensor]) -> list[Tensor]:
@@ -146,9 +146,9 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
     shortcut, branch = sorted(pair, key=lambda t: t.source if isinstance(t.source, int) else -1)
     candidates: list[Candidate] = []
     if residual:
-        candidates += _padded_branch(case, call, shortcut, branch)
+        candidates += _padded_branch(case, shortcut, branch)
         candidates += _projections(case, call, shortcut, branch)
-        candidates += _branch_channels(case, call, shortcut, branch)
+        candidates += _branch_channels(case, shortcut, branch)
     elif len(a.shape) != len(b.shape):
         candidates += _more_axes(case, call, a, b)
     yield Suspicion(
@@ -204,7 +204,8 @@ class Project(Edit):
         layers["new"] = owner._modules["projection"] = self.layer()
         entry = (self.kind, self.source, rewritten)
         shadow.rewrites.append(entry)
-        shadow.undo.append(lambda: (shadow.rewrites.remove(entry), owner._modules.pop("projection", None)) and None)
+        shadow.undo.append(lambda: shadow.rewrites.remove(entry))
+        shadow.undo.append(lambda: owner._modules.pop("projection") and None)
 
 
 def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
@@ -236,7 +237,7 @@ def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: Ten
     )
 
 
-def _padded_branch(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
+def _padded_branch(case: Case, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
     """One convolution between the two whose padding would keep the size."""
     if len(shortcut.shape) < 3 or shortcut.shape[1] != branch.shape[1]:
         return
@@ -251,7 +252,7 @@ def _padded_branch(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: T
                 yield candidate(configured(case, step.call.fqn, **settings), weight=STRONG)
 
 
-def _branch_channels(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
+def _branch_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
     if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
         return
     for _, row in case.lineage(branch):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter, is_lazy
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnprobe.recorder import observe, sources
 from cnnprobe.recorder.functions import operation_of
@@ -50,6 +50,8 @@ class Shadow:
         self.meta = meta
         self.grad = grad
         self.model: nn.Module = copy.deepcopy(model, twins)
+        if meta:
+            _lighten(self.model)
         self.args = tuple(_copied(value, meta=meta) for value in args)
         self.kwargs = {name: _copied(value, meta=meta) for name, value in kwargs.items()}
         self.rewrites: list[tuple[str, str, Rewriting]] = []
@@ -94,6 +96,16 @@ class Shadow:
             output=seen.output,
             error=seen.error,
         )
+
+    def backward(self) -> bool:
+        """Whether a forward and a backward from everything that it gives pass."""
+        with _quiet(), torch.enable_grad(), contextlib.ExitStack() as stack:
+            if self.rewrites:
+                stack.enter_context(_Rewriter(self.rewrites))
+            output = self.model(*self.args, **self.kwargs)
+            ends = [t.float().sum() for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+            torch.autograd.backward(ends)
+        return bool(ends)
 
     def _is_honest(self, trace: Trace) -> bool:
         """Whether no layer was given what only the meta device lets pass: another dtype, or other channels of a transposed convolution."""
@@ -192,6 +204,22 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 def _copied(value: Any, *, meta: bool) -> Any:
     return tree_map(lambda item: _twin(item, meta=meta) if isinstance(item, Tensor) else item, value)
+
+
+def _lighten(model: nn.Module) -> None:
+    """BatchNorm computes statistics even on meta, in Python and slowly; its shape rules are all that matters there."""
+    for _, module, first in named_modules(model):
+        if first and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            module.__dict__["forward"] = types.MethodType(_shape_of_batch_norm, module)
+
+
+def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    self._check_input_dim(input)
+    if input.shape[1] != self.num_features:
+        raise RuntimeError("the number of features differs from that of the channels")
+    if self.training and input.numel() == input.shape[1]:
+        raise ValueError("more than one value per channel is needed")
+    return torch.empty_like(input)
 
 
 def make_shadow(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool, grad: bool = True) -> Shadow | None:
