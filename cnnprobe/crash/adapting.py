@@ -22,8 +22,13 @@ def before_call(case: Case, function: Callable[[Any], Any], code: str, *, positi
         title = f"pass {code.format(x='x')} to {quoted(place)}"
         return Adapt(title=title, code=code, module=place, function=function)
     kind, source = (call.kind, call.source) if call is not None else ("", "")
+    given = [t for t in case.inputs if t.path in (f"[{position}]", "" if position == 0 else f"[{position}]")]
+    shape = given[0].shape if given else None
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        here = tuple(getattr(args[position], "shape", ())) if len(args) > position else ()
+        if shape is not None and here != shape:  # another call of it on the same line
+            return func(*args, **kwargs)
         return func(*(function(a) if i == position else a for i, a in enumerate(args)), **kwargs)
 
     title = f"use {code.format(x='x')} in {kind} at {short(source)}"
@@ -80,7 +85,7 @@ def is_root_input(case: Case, info: TensorInfo) -> bool:
     if case.is_input(info):
         return True
     lineage = list(case.lineage(info))
-    if not lineage:
+    if not lineage or not any(case.is_input(t) for t in lineage[-1][1].inputs):
         return False
     return all(not _has_weights(case, call.fqn) and call.kind not in ("torch.cat", "torch.stack") for _, call in lineage)
 

@@ -335,7 +335,7 @@ def _backward_passes(training: Training, case: Case, edit: Edit) -> bool | None:
     if shadow is None:
         return None
     try:
-        edit.apply(shadow)
+        shadow.apply([edit])
         return shadow.backward()
     except Exception:  # the edit does not fit
         return None

@@ -38,8 +38,7 @@ class Bench:
             return None
         self.left -= 1
         try:
-            for edit in edits:
-                edit.apply(shadow)
+            shadow.apply(edits)
             return shadow.run()
         except Exception:  # an edit that does not fit this model is no repair
             return None

@@ -113,6 +113,8 @@ def rebuilt(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
         names = [name for name in names if name != "self"]
     settings = {name: changes.get(name, getattr(module, name, None)) for name in names}
     settings |= {name: value for name, value in changes.items() if name not in settings}
+    if isinstance(module, nn.MultiheadAttention):  # they follow embed_dim unless they were given
+        settings |= {name: None for name in ("kdim", "vdim") if getattr(module, name) == module.embed_dim}
     accepted = inspect.signature(kind.__init__).parameters
     if not isinstance(module, nn.RNNBase) and "bias" in accepted:
         settings["bias"] = getattr(module, "bias", None) is not None or getattr(module, "in_proj_bias", None) is not None

@@ -143,7 +143,7 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
         yield _parameter_mismatch(case, call, owned, a if owned is b else b)
         return
     residual = len(a.shape) == len(b.shape) >= 2 and name in _SUMS
-    shortcut, branch = sorted(pair, key=lambda t: t.source if isinstance(t.source, int) else -1)
+    shortcut, branch = sorted(pair, key=lambda t: _layers_inside(case, t))
     candidates: list[Candidate] = []
     if residual:
         candidates += _padded_branch(case, shortcut, branch)
@@ -159,6 +159,15 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
         candidates=tuple(candidates),
         weight=STRONG if residual else USUAL,
     )
+
+
+def _layers_inside(case: Case, info: TensorInfo) -> tuple[int, int]:
+    """How many layers with weights a tensor has passed since the module was entered that joins it: the shortcut has passed fewer."""
+    call = case.call
+    start = call.parent if call is not None and call.parent is not None else -1
+    rows = [(i, c) for i, c in case.lineage(info) if i > start]
+    weighted = [i for i, c in rows if c.fqn is not None and (m := case.modules.get(c.fqn)) is not None and m._parameters]
+    return len(weighted), info.source if isinstance(info.source, int) else -1
 
 
 def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
@@ -306,6 +315,8 @@ def _product(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
 
 def _transposed(case: Case, call: ModuleCall, position: int, name: str) -> Rewrite:
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args[0].shape[-1] == args[1].shape[-2]:  # another product on the same line
+            return func(*args, **kwargs)
         return func(*(x.transpose(-2, -1) if i == position else x for i, x in enumerate(args)), **kwargs)
 
     return Rewrite(

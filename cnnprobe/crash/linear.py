@@ -33,8 +33,10 @@ class Product:
 
 
 def suspect(case: Case) -> Iterator[Suspicion]:
-    """What may be wrong where a Linear was given the wrong number of features."""
+    """What may be wrong where a Linear was given the wrong number of features, or anything lost its batch axis on the way."""
     found = product_of(case)
+    if found is None:
+        yield from _squeezed(case)
     if found is None or not found.x.shape or found.x.shape[-1] == found.wanted:
         return
     yield from _reshaped_wrongly(case, found)
@@ -109,6 +111,25 @@ def _reshaped_wrongly(case: Case, found: Product) -> Iterator[Suspicion]:
         module=owner,
         message=f"{place} merges the batch axis with the others: {before} became {after}, while {before[0]} samples went in",
         arithmetic=f"{quoted(found.module)} wants {found.wanted} features; a sample has {product(before[1:])}",
+        candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _squeezed(case: Case) -> Iterator[Suspicion]:
+    """squeeze() took the batch of one sample away, and what came next was no Linear."""
+    call = _last_reshaping(case, case.inputs[0]) if case.inputs else None
+    if call is None or operation(call) != "squeeze" or not call.inputs or case.batch != 1 or len(call.inputs[0].shape) < 2:
+        return
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    if before[0] != 1 or len(after) != sum(n != 1 for n in before):
+        return
+    owner = case.module_above(call.parent)
+    yield Suspicion(
+        diagnosis="squeeze-batch",
+        module=owner,
+        message=f"squeeze() dropped the batch axis too, because there is one sample: {before} became {after}",
+        arithmetic=f"{case.name_of(case.call) if case.call is not None else 'the next call'} was given {after}",
         candidates=(candidate(_flattening(call, owner), weight=STRONG),),
         weight=STRONG,
     )

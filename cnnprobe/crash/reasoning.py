@@ -83,9 +83,8 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
         return []
     best = min(further, key=lambda a: (-a.suspicion.weight - a.candidate.weight, -a.outcome.reached))
     shadow = bench.shadow
-    for edit in best.candidate.edits:
-        edit.apply(shadow)
     try:
+        shadow.apply(best.candidate.edits)
         error = best.outcome.error or case.error
         later = Case(error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs)
         pairs = [(s, c) for s in suspicions(later, bench) for c in s.candidates]

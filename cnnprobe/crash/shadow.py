@@ -6,9 +6,9 @@ import io
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,13 @@ class Outcome:
     reached: int  # rows that were completed
     output: Any = None
     error: BaseException | None = None
+
+
+class Editing(Protocol):
+    """A change that can be made in a shadow."""
+
+    def apply(self, shadow: "Shadow") -> None:
+        """Make it; what takes it back goes onto `shadow.undo`."""
 
 
 class Shadow:
@@ -72,6 +79,13 @@ class Shadow:
                 if child is old and parent is not module:
                     parent._modules[name] = module
                     self.undo.append(_put_back(parent._modules, name, old))
+
+    def apply(self, edits: Iterable["Editing"]) -> None:
+        """Make changes, with new layers on the device that the shadow is on."""
+        first = next(iter(self.model.parameters()), None)
+        with torch.device("meta" if self.meta else first.device if first is not None else "cpu"):
+            for edit in edits:
+                edit.apply(self)
 
     def reset(self) -> None:
         """Take every edit back."""
