@@ -32,7 +32,15 @@ def before_call(case: Case, function: Callable[[Any], Any], code: str, *, positi
         return func(*(function(a) if i == position else a for i, a in enumerate(args)), **kwargs)
 
     title = f"use {code.format(x='x')} in {kind} at {short(source)}"
-    return Rewrite(title=title, code=code, module=case.owner, kind=kind, source=source, function=rewritten)
+    return Rewrite(title=title, code=code, module=case.owner, kind=kind, source=source, function=rewritten, respell=_respelt(case, code))
+
+
+def _respelt(case: Case, code: str) -> str:
+    """The same call with its first tensor passed through the code."""
+    name = case.call.kind.rpartition(".")[2] if case.call is not None else ""
+    if name in ("linear", "conv1d", "conv2d", "conv3d", "embedding"):
+        return f"F.{name}({code}, {{rest}})"
+    return ""
 
 
 def in_sequential(case: Case, fqn: str) -> bool:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.case import Case, operation, quoted, short
+from cnnprobe.crash.case import Case, line_of, operation, quoted, short
 from cnnprobe.crash.edits import Edit, Reconfigure, Rewrite
+from cnnprobe.crash.patch import diff
 from cnnprobe.crash.shadow import make_shadow
 from cnnprobe.crash.training import Training, Verdict, differentiated
 from cnnprobe.crash.users_code import frame_locals
@@ -285,7 +286,8 @@ def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[
         tried = _backward_passes(training, case, edit)
         if tried is not False:
             said = "tried on a copy of the model: forward and backward pass" if tried else ""
-            yield Repair(title=edit.title, code=edit.code, module=edit.module, works=bool(tried), plausible=bool(tried), tried=said)
+            worked, patch = bool(tried), diff(case, [edit])
+            yield Repair(title=edit.title, code=edit.code, module=edit.module, works=worked, plausible=worked, tried=said, patch=patch)
     if operation(call) in ("__setitem__", "copy_", "zero_", "fill_"):
         yield Repair(title=f"clone the tensor before writing to it at {short(call.source)}: x = x.clone()", code="x = x.clone()")
 
@@ -296,9 +298,9 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
         return
     name = operation(call)
     owner = case.module_above(call.parent)
-    if name.startswith("__i"):
-        symbol = {"__iadd__": "+", "__isub__": "-", "__imul__": "*", "__itruediv__": "/"}.get(name, name)
-        plain = "__" + name[3:]
+    symbol = {"add_": "+", "sub_": "-", "mul_": "*", "div_": "/"}.get(name.replace("__itruediv__", "div_").replace("__i", "").replace("__", "_"))
+    if symbol is not None and f"{symbol}=" in line_of(call.source):
+        plain = {"+": "__add__", "-": "__sub__", "*": "__mul__", "/": "__truediv__"}[symbol]
         yield Rewrite(
             title=f"write x = x {symbol} y instead of x {symbol}= y at {short(call.source)}",
             code=f"x = x {symbol} y",
@@ -306,6 +308,7 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
             kind=call.kind,
             source=call.source,
             function=lambda _func, args, kwargs: getattr(args[0], plain)(*args[1:], **kwargs),
+            respell="{x} = {x} + {rest}",
         )
     elif name.endswith("_") and not name.endswith("__"):
         yield Rewrite(

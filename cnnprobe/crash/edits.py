@@ -132,6 +132,7 @@ class Rewrite(Edit):
     kind: str
     source: str
     function: Rewriting
+    respell: str = ""  # how the call is to be written, with {x} for its tensor and {rest} for its other arguments; "": not known
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""

@@ -362,7 +362,7 @@ def _view(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
         yield _map_view(case, call, x, sizes)
 
 
-def _reshaping(case: Case, call: ModuleCall, function: Callable[[Tensor, tuple[Any, ...]], Any], code: str) -> Rewrite:
+def _reshaping(case: Case, call: ModuleCall, function: Callable[[Tensor, tuple[Any, ...]], Any], code: str, respell: str = "") -> Rewrite:
     return Rewrite(
         title=f"use {code.format(x='x')} instead of {operation(call)} at {short(call.source)}",
         code=code,
@@ -370,13 +370,14 @@ def _reshaping(case: Case, call: ModuleCall, function: Callable[[Tensor, tuple[A
         kind=call.kind,
         source=call.source,
         function=lambda _func, args, _kwargs: function(args[0], args[1:]),
+        respell=respell,
     )
 
 
 def _not_contiguous(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
     shown = ", ".join(map(str, sizes))
-    reshape = _reshaping(case, call, lambda t, rest: t.reshape(*rest), f"{{x}}.reshape({shown})")
-    contiguous = _reshaping(case, call, lambda t, rest: t.contiguous().view(*rest), f"{{x}}.contiguous().view({shown})")
+    reshape = _reshaping(case, call, lambda t, rest: t.reshape(*rest), f"{{x}}.reshape({shown})", "{x}.reshape({rest})")
+    contiguous = _reshaping(case, call, lambda t, rest: t.contiguous().view(*rest), f"{{x}}.contiguous().view({shown})", "{x}.contiguous().view({rest})")
     return Suspicion(
         diagnosis="noncontiguous-view",
         module=case.owner,
@@ -391,7 +392,7 @@ def _not_contiguous(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[in
 def _batch_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
     sample = size(x.shape[1:])
     asked = ", ".join(map(str, sizes))
-    flat = _reshaping(case, call, lambda t, _rest: torch.flatten(t, 1), "torch.flatten({x}, 1)")
+    flat = _reshaping(case, call, lambda t, _rest: torch.flatten(t, 1), "torch.flatten({x}, 1)", "torch.flatten({x}, 1)")
     features = sizes[1]
     layers = [fqn for fqn, m in case.modules.items() if isinstance(m, nn.Linear) and m.in_features == features]
     candidates = [candidate(flat, weight=STRONG)]

@@ -144,6 +144,7 @@ def _flattening(call: ModuleCall, owner: str) -> Rewrite:
         kind=call.kind if call.fqn is None else "torch.Tensor.flatten",
         source=call.source,
         function=lambda _func, args, _kwargs: torch.flatten(args[0], 1),
+        respell="torch.flatten({x}, 1)",
     )
 
 

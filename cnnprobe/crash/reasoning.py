@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from cnnprobe.crash import convolution, joining, linear, normalising, placing, structure
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
+from cnnprobe.crash.patch import diff
 from cnnprobe.crash.shadow import Outcome
 from cnnprobe.crash.suspicion import LAST, POSSIBLE, Candidate, Suspicion
 from cnnprobe.explanation import Explanation, Repair
@@ -141,8 +142,6 @@ def _repair(case: Case, attempt: Attempt, bench: Bench, parameters: int) -> Repa
 
 def patch_of(case: Case, one: Candidate) -> str:
     """The repair as a diff of the user's file, where the line is known."""
-    from cnnprobe.crash.patch import diff
-
     return diff(case, one.edits)
 
 
