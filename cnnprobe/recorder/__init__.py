@@ -92,6 +92,11 @@ class Recording:
             raise TargetError("nothing was recorded", where=f"record({type(self._model).__name__})", fix=fix)
         return self._traces[-1]
 
+    @property
+    def given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the latest call, while the block lasts."""
+        return self._watcher.given
+
     def __enter__(self) -> Self:
         with no_collection():
             self._watcher.attach()
@@ -106,6 +111,7 @@ class Recording:
             self._watcher.__exit__(kind, error, trace)
         sys.setrecursionlimit(self._limit)
         self._watcher.detach()
+        self._watcher.given = ((), {})
         if self._watcher.rows:  # an interrupt: the hooks that end a call were not called
             self._watcher.error = error
             self._finish(self._watcher)

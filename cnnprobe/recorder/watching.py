@@ -219,6 +219,8 @@ class Watcher(TorchFunctionMode):
             self.other_threads += 1
             return
         suspended = self._suspend()
+        if self.current is None:
+            self.given = (args, kwargs)
         row = Row(watch.fqn, self.current, len(self.rows))
         row.watch = watch
         row.module = watch.module

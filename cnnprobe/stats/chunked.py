@@ -42,7 +42,7 @@ def _small(flat: Tensor) -> list[float]:
         return _careful(flat)
     mean = np.add.reduce(x) / n
     deviations = x - mean
-    m2, zeros = deviations.dot(deviations), n - np.count_nonzero(x)
+    m2, zeros = deviations.dot(deviations), n - int(np.count_nonzero(x))
     return [n, float(mean), float(m2), float(np.minimum.reduce(x)), float(np.maximum.reduce(x)), zeros, 0, 0, 0]
 
 
