@@ -24,6 +24,8 @@ from cnnprobe.trace import ModuleCall
 MOST_NODES = 40_000  # of a graph that are looked at: a longer walk from Python is a danger to torch itself
 _CUTTING = frozenset({"detach", "detach_", "data", "argmax", "argmin", "round", "sign", "long", "int", "bool", "floor", "ceil", "__get__"})
 
+_VIEWS = frozenset({"__getitem__", "view", "narrow", "select", "unsqueeze", "t", "transpose", "squeeze", "chunk", "split"})
+
 
 def explain_backward(training: Training) -> Verdict:
     """Why the backward raised."""
@@ -48,7 +50,9 @@ def explain_backward(training: Training) -> Verdict:
             repairs=(Repair(title=f"pass targets.to({parameters[0].dtype})", code=f".to({parameters[0].dtype})"),),
             tensors=(loss,),
         )
-    return Verdict(diagnosis="unknown", message="the cause is not known; its graph has neither freed nor overwritten tensors", tensors=(loss,))
+    return Verdict(
+        diagnosis="unknown", message="the cause is not known; its graph has neither freed nor overwritten tensors", tensors=(loss,)
+    )
 
 
 def _has_gradient(training: Training) -> bool:
@@ -100,7 +104,11 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
     if parameters and not any(p.requires_grad for p in parameters):
         return "", "no parameter of the model requires a gradient: all are frozen", "set requires_grad_(True) on what is to be trained"
     if not loss.is_floating_point() and not loss.is_complex():
-        return None, f"the loss is {loss.dtype}: no gradient passes through whole numbers", "compute the loss from the logits, not from argmax"
+        return (
+            None,
+            f"the loss is {loss.dtype}: no gradient passes through whole numbers",
+            "compute the loss from the logits, not from argmax",
+        )
     case = training.case()
     calls = case.trace.calls if case is not None else ()
     if case is None or not calls:
@@ -110,7 +118,11 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
         return None, where, "do not wrap the loss in torch.tensor(...), nor use .item(), .detach(), argmax or numpy on the way to it"
     made = [call for call in calls if any(t.requires_grad for t in call.outputs)]
     if not made and not any(call.fqn is None and operation(call) in _CUTTING for call in calls):
-        return None, "the forward ran without recording a graph, although parameters require gradients", "take torch.no_grad() off the forward"
+        return (
+            None,
+            "the forward ran without recording a graph, although parameters require gradients",
+            "take torch.no_grad() off the forward",
+        )
     return _cut_inside(case, calls)
 
 
@@ -118,8 +130,10 @@ def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, 
     for call in reversed(calls):
         if call.outputs and not any(t.requires_grad for t in call.outputs) and any(t.requires_grad for t in call.inputs):
             owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
-            return owner, f"{case.name_of(call)} cuts the graph: its input requires a gradient, its output does not", (
-                f"take {operation(call) or quoted(call.fqn or '')} out"
+            return (
+                owner,
+                f"{case.name_of(call)} cuts the graph: its input requires a gradient, its output does not",
+                (f"take {operation(call) or quoted(call.fqn or '')} out"),
             )
     for call in reversed(calls):
         strangers = [t for t in call.inputs if t.source is None and not case.is_input(t) and not t.requires_grad]
@@ -211,7 +225,9 @@ def _overwritten(training: Training, saved: Saved) -> Verdict:
             module=owner,
             message=f"the parameter '{parameter}' was changed in place between the forward and the backward that needs it",
             arithmetic=f"{keeper} saved it for its backward ({saved.node.name()})",
-            repairs=(Repair(title="call optimizer.step() after the last backward(), or run the forward again after the step", module=owner),),
+            repairs=(
+                Repair(title="call optimizer.step() after the last backward(), or run the forward again after the step", module=owner),
+            ),
         )
     writer = _writer(case, maker) if case is not None else None
     if case is None or writer is None:
@@ -238,7 +254,12 @@ def _changed_parameter(training: Training, saved: Saved) -> str | None:
     """The parameter that a node keeps, where it is the parameter itself that was written to."""
     if not saved.name.endswith(("weight", "mat2", "mat1", "other", "self")):
         return None
-    names = {id(p): f"{fqn}.{name}" if fqn else name for fqn, m in training.modules().items() for name, p in m._parameters.items() if p is not None}
+    names = {
+        id(p): f"{fqn}.{name}" if fqn else name
+        for fqn, m in training.modules().items()
+        for name, p in m._parameters.items()
+        if p is not None
+    }
     for child, _ in saved.node.next_functions:
         for node in (child, *(below for below, _ in getattr(child, "next_functions", ()))):
             variable = getattr(node, "variable", None)
@@ -267,9 +288,8 @@ def _writer(case: Case, maker: tuple[int, ModuleCall] | None) -> tuple[int, Modu
     writers = [(i, c) for i, c in enumerate(case.trace.calls) if i > start and _writes(case, c)]
     views = set(kept)
     for i, call in enumerate(case.trace.calls):  # a slice of what was saved is written to as well
-        if i > start and operation(call) in ("__getitem__", "view", "narrow", "select", "unsqueeze", "t", "transpose", "squeeze", "chunk", "split"):
-            if any(t.source in views for t in call.inputs):
-                views.add(i)
+        if i > start and operation(call) in _VIEWS and any(t.source in views for t in call.inputs):
+            views.add(i)
     exact = [pair for pair in writers if pair[1].inputs and pair[1].inputs[0].source in views and pair[1].inputs[0].source is not None]
     inputs = [pair for pair in writers if pair[1].inputs and pair[1].inputs[0].source is None and None in kept]
     return next(iter(exact or inputs or writers), None)
@@ -285,7 +305,7 @@ def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[
     for edit in _edits(case, call):
         tried = _backward_passes(training, case, edit)
         if tried is not False:
-            said = "tried on a copy of the model: forward and backward pass" if tried else ""
+            said = "tried: forward and backward pass on a copy of the model" if tried else ""
             worked, patch = bool(tried), diff(case, [edit])
             yield Repair(title=edit.title, code=edit.code, module=edit.module, works=worked, plausible=worked, tried=said, patch=patch)
     if operation(call) in ("__setitem__", "copy_", "zero_", "fill_"):
@@ -294,11 +314,15 @@ def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[
 
 def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
     if call.fqn is not None:
-        yield Reconfigure(title=f"set inplace=False in {quoted(call.fqn)}", code="inplace=False", module=call.fqn, changes={"inplace": False})
+        yield Reconfigure(
+            title=f"set inplace=False in {quoted(call.fqn)}", code="inplace=False", module=call.fqn, changes={"inplace": False}
+        )
         return
     name = operation(call)
     owner = case.module_above(call.parent)
-    symbol = {"add_": "+", "sub_": "-", "mul_": "*", "div_": "/"}.get(name.replace("__itruediv__", "div_").replace("__i", "").replace("__", "_"))
+    symbol = {"add_": "+", "sub_": "-", "mul_": "*", "div_": "/"}.get(
+        name.replace("__itruediv__", "div_").replace("__i", "").replace("__", "_")
+    )
     if symbol is not None and f"{symbol}=" in line_of(call.source):
         plain = {"+": "__add__", "-": "__sub__", "*": "__mul__", "/": "__truediv__"}[symbol]
         yield Rewrite(
@@ -370,7 +394,9 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
         message=f"backward() ran a second time: {why}",
         arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
         repairs=(
-            Repair(title="detach() what is carried over from the earlier step" if earlier else "run the forward again before each backward()"),
+            Repair(
+                title="detach() what is carried over from the earlier step" if earlier else "run the forward again before each backward()"
+            ),
             Repair(title="add the losses and call backward() once, or pass retain_graph=True to the first call", code="retain_graph=True"),
         ),
     )

@@ -288,9 +288,7 @@ def _geometry(case: Case, found: Product) -> Iterator[Suspicion]:
                 yield _wrong_window(case, found, step, settings, like=changed in others, sizes=after)
 
 
-def _wrong_window(
-    case: Case, found: Product, step: Step, settings: dict[str, object], *, like: bool, sizes: tuple[int, ...]
-) -> Suspicion:
+def _wrong_window(case: Case, found: Product, step: Step, settings: dict[str, object], *, like: bool, sizes: tuple[int, ...]) -> Suspicion:
     fqn = step.call.fqn or ""
     texts = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     weight = STRONG if like else POSSIBLE
@@ -304,5 +302,3 @@ def _wrong_window(
         candidates=(candidate(configured(case, fqn, **settings), weight=weight),),
         weight=weight,
     )
-
-

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.case import quoted
 from cnnprobe.crash.training import Loss, Training, Verdict, loss_from, range_of
-from cnnprobe.crash.users_code import innermost_locals, one_tuples
+from cnnprobe.crash.users_code import forward_of, innermost_locals, one_tuples
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of
 
@@ -66,7 +66,7 @@ def repaired(found: Loss, name: str, title: str, change: Change, *, code: str = 
 
 def _call(found: Loss, name: str, x: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
-        if found.module is not None and _BY_CLASS.get(type(found.module).__name__) == name and name not in ("gaussian_nll_loss",):
+        if found.module is not None and _BY_CLASS.get(type(found.module).__name__) == name and name != "gaussian_nll_loss":
             return found.module(x, target)  # type: ignore[no-any-return]
         function = getattr(F, name)
         options = {k: found.arguments[k] for k in ("weight", "ignore_index", "label_smoothing", "var") if k in found.arguments}
@@ -89,7 +89,7 @@ def _no_tensor(training: Training, found: Loss) -> Verdict:
     comma = None
     for fqn, module in training.modules().items():
         if not class_of(module).__module__.startswith("torch."):
-            node = next(one_tuples(class_of(module).forward), None)
+            node = next(one_tuples(forward_of(module)), None)
             if node is not None:
                 comma = (fqn, node.lineno)
                 break
@@ -130,7 +130,9 @@ def _target_no_tensor(found: Loss) -> Verdict:
         made = torch.as_tensor(found.target)
         arguments = Loss(name=found.name, module=found.module, arguments={**found.arguments, "target": made})
         name = _BY_CLASS.get(found.name, found.name)
-        repairs.append(repaired(arguments, name, "pass torch.as_tensor(targets)", lambda x, t: (x, t.to(x.device)), code="torch.as_tensor({x})"))
+        repairs.append(
+            repaired(arguments, name, "pass torch.as_tensor(targets)", lambda x, t: (x, t.to(x.device)), code="torch.as_tensor({x})")
+        )
     except (TypeError, ValueError, RuntimeError):
         pass
     return Verdict(diagnosis="not-a-tensor", message=f"the targets of {found.shown} are a {kind}, not a tensor", repairs=_keep(*repairs))
@@ -268,7 +270,9 @@ def _same_shape(_training: Training, found: Loss, name: str) -> Verdict | None:
     repairs = []
     if x.numel() == target.numel():
         reshape = lambda a, b: (a, b.reshape(a.shape).to(a.dtype))  # noqa: E731
-        how = "unsqueeze(1)" if x.dim() == target.dim() + 1 else "squeeze(1)" if x.dim() == target.dim() - 1 else f"reshape({tuple(x.shape)})"
+        how = (
+            "unsqueeze(1)" if x.dim() == target.dim() + 1 else "squeeze(1)" if x.dim() == target.dim() - 1 else f"reshape({tuple(x.shape)})"
+        )
         extra = "" if target.is_floating_point() else ".float()"
         repairs.append(repaired(found, name, f"pass targets.{how}{extra}", reshape, code=f"{{x}}.{how}{extra}"))
     if x.dim() == 2 and target.dim() == 1 and not target.is_floating_point() and target.shape[0] == x.shape[0]:
@@ -307,7 +311,12 @@ def _binary_range(training: Training, found: Loss, name: str) -> Verdict | None:
         last = training.last_layer()
         repairs = (
             repaired(
-                found, name, "use nn.BCEWithLogitsLoss", lambda a, b: (a, b), code="nn.BCEWithLogitsLoss()", other="binary_cross_entropy_with_logits"
+                found,
+                name,
+                "use nn.BCEWithLogitsLoss",
+                lambda a, b: (a, b),
+                code="nn.BCEWithLogitsLoss()",
+                other="binary_cross_entropy_with_logits",
             ),
             repaired(found, name, "pass torch.sigmoid(output)", lambda a, b: (torch.sigmoid(a), b), code="torch.sigmoid({x})"),
         )
@@ -336,6 +345,8 @@ def _output_range(_training: Training, found: Loss, name: str) -> Verdict | None
     var = found.arguments.get("var")
     bounds = range_of(var)
     if name != "gaussian_nll_loss" or bounds is None or bounds[0] >= 0:
+        return None
+    if not isinstance(var, Tensor):
         return None
     positive = {**found.arguments, "var": F.softplus(var.detach())}
     changed = Loss(name=found.name, module=found.module, arguments=positive)

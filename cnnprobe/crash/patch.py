@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from cnnprobe.crash.case import Case, operation
 from cnnprobe.crash.edits import Adapt, Bind, Edit, Exchange, Insert, Reconfigure, Rewrite, SetAttribute
 from cnnprobe.crash.users_code import parsed
@@ -180,7 +179,7 @@ def _reconfigured(case: Case, edit: Reconfigure) -> list[Change]:
     fqn = edit.module or ""
     file, call = _constructor(case, fqn)
     kind = next(base for base in class_of(case.modules[fqn]).__mro__ if base.__module__.startswith("torch.nn."))
-    names = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    names = list(inspect.signature(kind).parameters)
     if names[:1] == ["args"]:  # recurrent layers
         names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
     if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
@@ -279,7 +278,9 @@ def _rewritten(case: Case, edit: Rewrite) -> Change:
     if not found and name.rstrip("_") in _OPERATORS:
         return _augmented(file, line, edit)
     call = _only(found)
-    is_function = isinstance(call.func, ast.Name) or (isinstance(call.func, ast.Attribute) and file.source(call.func.value) in ("torch", "F"))
+    is_function = isinstance(call.func, ast.Name) or (
+        isinstance(call.func, ast.Attribute) and file.source(call.func.value) in ("torch", "F")
+    )
     receiver = call.args[0] if is_function else call.func.value  # type: ignore[attr-defined]
     others = call.args[1:] if is_function else call.args
     rest = ", ".join([file.source(a) for a in others] + [f"{k.arg}={file.source(k.value)}" for k in call.keywords])
@@ -291,7 +292,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _augmented(file: File, line: int, edit: Rewrite) -> Change:
-    """x += y"""
+    """`x += y`, which is a statement of its own."""
     for node in ast.walk(file.tree):
         if isinstance(node, ast.AugAssign) and node.lineno == line and edit.respell == "{x} = {x} + {rest}":
             symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
@@ -334,5 +335,3 @@ def _bound(case: Case, edit: Bind) -> list[Change]:
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1
     ]
     return [file.replace(value, file.source(value.elts[0])) for value in found]
-
-

@@ -143,7 +143,9 @@ def _layer_dtype(case: Case, call: ModuleCall, x: TensorInfo, wanted: str) -> It
     fqn = call.fqn or ""
     usual = _majority([p.dtype for p in case.trace.parameters if is_floating(p.dtype) and not p.fqn.startswith(fqn + ".")], [wanted])
     if wanted != usual and is_floating(x.dtype):
-        edit = Move(title=f"bring {quoted(fqn)} to {usual}: .to(torch.{usual})", code=f".to(torch.{usual})", module=fqn, dtype=getattr(torch, usual))
+        edit = Move(
+            title=f"bring {quoted(fqn)} to {usual}: .to(torch.{usual})", code=f".to(torch.{usual})", module=fqn, dtype=getattr(torch, usual)
+        )
         cast = before_call(case, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})")
         yield Suspicion(
             diagnosis="dtype-mismatch",
