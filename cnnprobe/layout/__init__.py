@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.layout.entries import Entry, entries
-from cnnprobe.layout.explanations import explanation_blocks, lay_out_explanation
+from cnnprobe.layout.explanations import explanation_blocks, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
 from cnnprobe.layout.shapes import lay_out_shapes
 from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
@@ -18,8 +18,8 @@ from cnnprobe.trace import Trace
 
 __all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "modules", "totals", "notes", "parameters")
-_USUAL = SECTIONS[:-1]
+SECTIONS = ("failure", "patch", "modules", "totals", "notes", "parameters")
+_USUAL = ("failure", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
@@ -47,7 +47,7 @@ def lay_out_trace(
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default all but "parameters".
+        sections: which parts, of `SECTIONS`; default all but "patch" and "parameters".
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
         explanation: why it raised; stands in place of the bare failure.
@@ -82,6 +82,10 @@ def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
 
 def _failure(trace: Trace, view: _View) -> Iterable[Block]:
     return failure_notice(trace) if view.explanation is None else explanation_blocks(view.explanation)
+
+
+def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else patch_blocks(view.explanation)
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:
@@ -126,6 +130,7 @@ def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
 
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
+    "patch": _patch,
     "modules": _modules,
     "totals": _totals,
     "notes": _notes,

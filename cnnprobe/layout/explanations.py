@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cnnprobe.explanation import Explanation, Repair
-from cnnprobe.render.document import Block, Code, Column, Document, Facts, Folded, Notice, Row, Table
+from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Notice
 from cnnprobe.trace import TensorInfo
 
 _MOST_TENSORS = 4
@@ -23,10 +23,15 @@ def explanation_blocks(explanation: Explanation) -> Iterator[Block]:
     if pairs:
         yield Facts(pairs=pairs)
     if explanation.repairs:
-        yield _repairs(explanation)
-    patches = [Code(text=repair.patch, language="diff", title=repair.title) for repair in explanation.repairs if repair.patch]
-    if patches:
-        yield Folded(title="The repair as a patch", blocks=tuple(patches[:1]))
+        yield Facts(title="Repairs", pairs=tuple(_repair(i, repair) for i, repair in enumerate(explanation.repairs, start=1)))
+
+
+def patch_blocks(explanation: Explanation) -> Iterator[Block]:
+    """The best repair whose line is known, as a diff of the user's file."""
+    for repair in explanation.repairs:
+        if repair.patch:
+            yield Folded(title="The repair as a patch", blocks=(Code(text=repair.patch, language="diff", title=repair.title),))
+            return
 
 
 def _where(explanation: Explanation) -> str:
@@ -67,13 +72,6 @@ def _is_contiguous(info: TensorInfo) -> bool:
     return True
 
 
-def _repairs(explanation: Explanation) -> Table:
-    columns = (Column(name="#", align="right", unit="count"), Column(name="Repair"), Column(name="Tried"))
-    rows = tuple(Row(cells=(i, repair.title, _tried(repair))) for i, repair in enumerate(explanation.repairs, start=1))
-    return Table(title="Repairs", columns=columns, rows=rows)
-
-
-def _tried(repair: Repair) -> str:
-    if not repair.tried:
-        return "not tried"
-    return repair.tried.removeprefix("tried: ").removeprefix("tried ") + ("" if repair.plausible else " (hardly what is meant)")
+def _repair(number: int, repair: Repair) -> tuple[str, str]:
+    odd = "" if repair.plausible or not repair.works else " (hardly what is meant)"
+    return str(number), f"{repair.title}\n{repair.tried or 'not tried'}{odd}"

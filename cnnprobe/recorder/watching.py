@@ -158,6 +158,7 @@ class Watcher(TorchFunctionMode):
         self.names: dict[int, str] = {}
         self.notes: dict[str, None] = {}
         self.other_threads = 0
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # to the latest root call, until the recording ends
         self.error: BaseException | None = None
         self.thread = sources.thread_id()
 

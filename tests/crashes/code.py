@@ -59,7 +59,7 @@ class Comma(nn.Module):
         self.fc = nn.Linear(4 * 36, 2)
 
     def forward(self, x):
-        x = (torch.relu(self.conv(x)),)
+        x = torch.relu(self.conv(x)),  # fmt: skip  # noqa: COM818
         return self.fc(torch.flatten(x, 1))
 
 
@@ -80,7 +80,7 @@ class CommaBlock(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
-        return (torch.relu(self.conv(x)),)
+        return torch.relu(self.conv(x)),  # fmt: skip  # noqa: COM818
 
 
 class PlainBlock(CommaBlock):

@@ -136,7 +136,7 @@ class TupleOut(nn.Module):
         self.fc = nn.Linear(6, 4)
 
     def forward(self, x):
-        return (self.fc(x),)
+        return self.fc(x),  # fmt: skip  # noqa: COM818
 
 
 class TensorOut(TupleOut):
