@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.case import Case, quoted, short
-from cnnprobe.crash.edits import Adapt, ChangeInput, Edit, Insert, Reconfigure, Rewrite
+from cnnprobe.crash.edits import Adapt, ChangeInput, Edit, Insert, Reconfigure, Rewrite, SetAttribute
 from cnnprobe.trace import TensorInfo
 
 
@@ -66,6 +66,23 @@ def configured(case: Case, fqn: str, **changes: Any) -> Reconfigure:
     old = {name: getattr(module, name, None) for name in changes}
     was = ", ".join(str(value) for value in old.values() if not isinstance(value, Tensor))
     return Reconfigure(title=f"set {texts} in {quoted(fqn)}" + (f" (now {was})" if was else ""), code=texts, module=fqn, changes=changes)
+
+
+def reshaped_parameter(case: Case, fqn: object, shape: tuple[int, ...]) -> Edit | None:
+    """Give a parameter of the user's own another shape."""
+    owner, _, name = str(fqn).rpartition(".")
+    module = case.modules.get(owner)
+    if not isinstance(fqn, str) or module is None or name not in module._parameters:
+        return None
+    like = module._parameters[name]
+    dtype = like.dtype if like is not None else torch.float32
+    return SetAttribute(
+        title=f"give the parameter '{fqn}' the shape {shape}",
+        code=f"nn.Parameter(torch.empty{shape})",
+        module=owner,
+        name=name,
+        value=lambda _module: nn.Parameter(torch.zeros(shape, dtype=dtype)),
+    )
 
 
 def with_input(function: Callable[[Any], Any], code: str, *, title: str = "", every: bool = False) -> Edit:

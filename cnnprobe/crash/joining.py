@@ -1,6 +1,7 @@
 """Tensors that do not fit each other: at a concatenation, at an addition, at a matrix product, at a view."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import configured, resized
+from cnnprobe.crash import linear
+from cnnprobe.crash.adapting import configured, reshaped_parameter, resized
 from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size
-from cnnprobe.crash.edits import Edit, Rewrite, SetAttribute
+from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.crash.geometry import steps_to, through, variants, window_of
 from cnnprobe.crash.shadow import Shadow
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
@@ -23,7 +25,7 @@ _BROADCASTING = frozenset({
     *_SUMS, "mul", "div", "__mul__", "__truediv__", "__imul__", "__rmul__", "mul_", "div_", "true_divide", "multiply", "maximum", "minimum", "pow",
     "where", "lerp", "masked_fill", "masked_fill_", "addcmul", "__itruediv__", "__rtruediv__", "eq", "gt", "lt", "ge", "le", "atan2",
 })  # fmt: skip
-_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "baddbmm", "einsum", "scaled_dot_product_attention"})
+_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "baddbmm"})
 _MULTIPLE = 32  # U-Nets halve a map up to five times
 
 
@@ -59,7 +61,9 @@ def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     if not differing:
         candidates += _same_rank(case, call)
-    else:
+    elif min(differing) >= 2:
+        candidates += _padded_parts(case, call)
+    if differing:
         candidates += _other_dim(case, call, shapes, dim)
         candidates += _resized_parts(case, call, shapes, differing)
     yield Suspicion(
@@ -101,6 +105,19 @@ def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim:
     if len(uneven) == 1 and uneven[0] != dim:
         axis = uneven[0]
         yield candidate(_parts(call, case, f"concatenate along dim={axis}", f"dim={axis}", list, dim=axis), weight=STRONG)
+
+
+def _padded_parts(case: Case, call: ModuleCall) -> Iterator[Candidate]:
+    """A convolution of one branch that does not keep the size, while those of the others do."""
+    usual = Counter(t.shape[2:] for t in call.inputs).most_common(1)[0][0]
+    for info in call.inputs:
+        steps = steps_to(case, info)
+        last = steps[-1] if steps else None
+        if info.shape[2:] == usual or last is None or last.window is None or last.call.fqn is None:
+            continue
+        for changed, settings in variants(last.window, []):
+            if changed.output(last.before) == usual:
+                yield candidate(configured(case, last.call.fqn, **settings), weight=STRONG)
 
 
 def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]) -> Iterator[Candidate]:
@@ -176,28 +193,16 @@ def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 def _parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Suspicion:
     owner = case.owner_of_parameter(str(owned.source))
-    name = str(owned.source).rpartition(".")[2]
     wanted = _fitting(owned.shape, x.shape)
-    edit = SetAttribute(
-        title=f"give the parameter '{owned.source}' the shape {wanted}",
-        code=f"nn.Parameter(torch.zeros{wanted})",
-        module=owner,
-        name=name,
-        value=lambda _module: nn.Parameter(torch.zeros(wanted)),
-    )
+    edit = reshaped_parameter(case, owned.source, wanted)
     return Suspicion(
         diagnosis="shape-mismatch",
         module=owner,
         message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
         arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
-        candidates=(candidate(edit),) if _is_parameter(case, owner, name) else (),
+        candidates=(candidate(edit),) if edit is not None else (),
         weight=STRONG,
     )
-
-
-def _is_parameter(case: Case, owner: str, name: str) -> bool:
-    module = case.modules.get(owner)
-    return module is not None and name in module._parameters
 
 
 def _fitting(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
@@ -375,6 +380,7 @@ def _view(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
     sample = size(x.shape[1:])
     if len(sizes) == 2:
         yield _batch_view(case, call, x, sizes)
+        yield from _wrong_map(case, x, sizes[1])
     wanted = math.prod(n for n in sizes[1:] if n != -1)
     if len(sizes) > 2 and wanted != sample:
         yield _map_view(case, call, x, sizes)
@@ -418,6 +424,7 @@ def _batch_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, .
     candidates = [candidate(flat, weight=STRONG)]
     if features not in (-1, sample) and layers:
         candidates = [candidate(flat, configured(case, layers[0], in_features=sample), weight=STRONG)]
+        candidates += linear.resizings(case, features, x)
     fixed = sizes[0] not in (-1, x.shape[0])
     why = (
         f"it has the batch size {sizes[0]} hard-wired, and {x.shape[0]} arrive"
@@ -432,6 +439,14 @@ def _batch_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, .
         candidates=tuple(candidates),
         weight=STRONG if fixed else USUAL,
     )
+
+
+def _wrong_map(case: Case, x: TensorInfo, features: int) -> Iterator[Suspicion]:
+    """The map itself has another size than the view and the Linear after it were written for."""
+    layers = [fqn for fqn, m in case.modules.items() if isinstance(m, nn.Linear) and m.in_features == features]
+    if layers and len(x.shape) >= 3:
+        found = linear.Product(x=x, wanted=features, module=layers[0], is_layer=True)
+        yield from linear.other_windows(case, found, x)
 
 
 def _map_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
