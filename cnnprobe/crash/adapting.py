@@ -95,14 +95,14 @@ def flatten(x: Tensor) -> Tensor:
     return torch.flatten(x, 1)
 
 
-def resized(sizes: tuple[int, ...]) -> Edit:
-    """An input of another height and width."""
+def resized(sizes: tuple[int, ...], *, exact: bool = False) -> Edit:
+    """An input of another height and width: of at least, or of exactly these sizes."""
 
     def resize(x: Tensor) -> Tensor:
         keep = tuple(x.shape[: x.dim() - len(sizes)])
         return torch.zeros((*keep, *sizes), dtype=x.dtype, device=x.device)
 
-    return with_input(resize, "{x}", title=f"give the model an input of at least {' x '.join(map(str, sizes))}")
+    return with_input(resize, "{x}", title=f"give the model an input of {'' if exact else 'at least '}{' x '.join(map(str, sizes))}")
 
 
 def is_root_input(case: Case, info: TensorInfo) -> bool:

@@ -307,7 +307,7 @@ def resizings(case: Case, wanted: int, info: TensorInfo | None) -> list[Candidat
         return []
     for pixels in _USUAL_SIZES:
         if info.shape[1] * size(through([s.window for s in steps], (pixels,) * n)) == wanted:
-            return [candidate(resized((pixels,) * n), weight=POSSIBLE)]
+            return [candidate(resized((pixels,) * n, exact=True), weight=POSSIBLE)]
     return []
 
 
@@ -341,7 +341,7 @@ def _wrong_window(case: Case, found: Product, step: Step, settings: dict[str, ob
         module=fqn,
         message=f"{named(case, fqn)} makes another size than {named(case, found.module)} was written for: with {texts}, {alike}it fits",
         arithmetic=f"{quoted(found.module)} wants {found.wanted}; with {texts} the map is {sizes}, so that "
-        f"{found.wanted // max(size(sizes), 1)} x {product(sizes)} = {found.wanted}; arrived {found.x.shape}",
+        f"{product((found.wanted // max(size(sizes), 1), *sizes))}; arrived {found.x.shape}",
         candidates=(candidate(configured(case, fqn, **settings), weight=weight),),
         weight=weight,
     )

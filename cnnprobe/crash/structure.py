@@ -114,7 +114,8 @@ def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
         diagnosis="not-a-tensor",
         module=first.fqn if first is not None and first.fqn is not None else case.owner,
         message=f"the model was given a {kind}, and {case.name_of(first) if first is not None else 'it'} needs a tensor",
-        arithmetic=f"type {type(given).__module__}.{kind}" + (f", shape {tuple(given.shape)}" if hasattr(given, "shape") else ""),
+        arithmetic=f"type {type(given).__module__}.{kind}"
+        + (f", shape {tuple(shape)}" if (shape := getattr(given, "shape", None)) is not None else ""),
         candidates=tuple(candidate(edit, weight=weight) for edit, weight in edits),
         weight=STRONG,
         evidence=("load the file first, and turn the image into a tensor",) if isinstance(given, str | bytes) else (),
