@@ -7,6 +7,8 @@ its own in a file of its own, takes its options from `options`, and is added to 
 import click
 
 from cnnprobe import __version__
+from cnnprobe.cli.comparing import compare_command, refactor_command
+from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
 
@@ -23,7 +25,10 @@ def main() -> None:
                 3 the model could not be built or run.
     Completion: eval "$(_CNNPROBE_COMPLETE=bash_source cnnprobe)"
                 (or zsh_source; fish: ... fish_source cnnprobe | source)
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
 
 
+main.add_command(compare_command)
 main.add_command(probe_command)
+main.add_command(graph_command)
+main.add_command(refactor_command)

@@ -51,7 +51,7 @@ def probe_command(
       model.pt2                a program saved by torch.export
 
     Naming Python code runs it. Reading weights never runs code.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
     if parameters and explain_shapes:
         raise UsageError("--parameters and --explain-shapes are two results", where="cnnprobe probe", fix="ask for one of them")
     check_file(wished)
