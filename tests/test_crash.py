@@ -124,6 +124,15 @@ def test_lost_flatten_is_repaired_in_the_classifier_and_in_features_ranks_last()
     assert "in_features=4" in repairs[-1].title
 
 
+def test_reference_model_that_lost_its_flatten_is_explained():
+    from reference_models.models import CNNModelAsWritten
+
+    explanation = explain(CNNModelAsWritten(), (torch.randn(2, 3, 32, 32),))
+    assert ("missing-flatten", "classifier") == (explanation.diagnosis, explanation.module)
+    assert "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged" == explanation.repairs[0].tried
+    assert "+            nn.Flatten()," in explanation.repairs[0].patch
+
+
 def test_repair_put_into_the_real_model_makes_it_run():
     model = layers.AsWritten()
     model.classifier.insert(0, nn.Flatten())

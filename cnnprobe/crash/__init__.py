@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.backward import explain_backward, explain_step
+from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.case import Case
 from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
+from cnnprobe.crash.optimizing import explain_step
 from cnnprobe.crash.reasoning import explain_forward
 from cnnprobe.crash.smallest import least_input
 from cnnprobe.crash.training import Training, failure_of, stage_of, told

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.case import Case, quoted, short
-from cnnprobe.crash.edits import Adapt, ChangeInput, Edit, Insert, Reconfigure, Rewrite
+from cnnprobe.crash.edits import Adapt, ChangeInput, Edit, Insert, Reconfigure, Rewrite, SetAttribute
 from cnnprobe.trace import TensorInfo
 
 
@@ -68,6 +68,23 @@ def configured(case: Case, fqn: str, **changes: Any) -> Reconfigure:
     return Reconfigure(title=f"set {texts} in {quoted(fqn)}" + (f" (now {was})" if was else ""), code=texts, module=fqn, changes=changes)
 
 
+def reshaped_parameter(case: Case, fqn: object, shape: tuple[int, ...]) -> Edit | None:
+    """Give a parameter of the user's own another shape."""
+    owner, _, name = str(fqn).rpartition(".")
+    module = case.modules.get(owner)
+    if not isinstance(fqn, str) or module is None or name not in module._parameters:
+        return None
+    like = module._parameters[name]
+    dtype = like.dtype if like is not None else torch.float32
+    return SetAttribute(
+        title=f"give the parameter '{fqn}' the shape {shape}",
+        code=f"nn.Parameter(torch.empty{shape})",
+        module=owner,
+        name=name,
+        value=lambda _module: nn.Parameter(torch.zeros(shape, dtype=dtype)),
+    )
+
+
 def with_input(function: Callable[[Any], Any], code: str, *, title: str = "", every: bool = False) -> Edit:
     """Pass the model's first input (or every one) through a function."""
     return ChangeInput(title=title or f"pass {code.format(x='x')} to the model", code=code, function=function, only_first=not every)
@@ -78,14 +95,14 @@ def flatten(x: Tensor) -> Tensor:
     return torch.flatten(x, 1)
 
 
-def resized(sizes: tuple[int, ...]) -> Edit:
-    """An input of another height and width."""
+def resized(sizes: tuple[int, ...], *, exact: bool = False) -> Edit:
+    """An input of another height and width: of at least, or of exactly these sizes."""
 
     def resize(x: Tensor) -> Tensor:
         keep = tuple(x.shape[: x.dim() - len(sizes)])
         return torch.zeros((*keep, *sizes), dtype=x.dtype, device=x.device)
 
-    return with_input(resize, "{x}", title=f"give the model an input of at least {' x '.join(map(str, sizes))}")
+    return with_input(resize, "{x}", title=f"give the model an input of {'' if exact else 'at least '}{' x '.join(map(str, sizes))}")
 
 
 def is_root_input(case: Case, info: TensorInfo) -> bool:

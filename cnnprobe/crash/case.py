@@ -1,7 +1,6 @@
 """One crash with everything known about it, and the questions that the reasoning asks of it."""
 
 import contextlib
-import itertools
 import linecache
 import math
 from collections.abc import Iterator, Mapping
@@ -145,18 +144,26 @@ class Case:
         return fqn.rpartition(".")[0]
 
     def outermost_starting_with(self, fqn: str) -> str:
-        """The outermost container (below the root) whose first call leads to `fqn`: the part that was handed the wrong thing."""
-        path = [self.index] if self.index is not None else []
-        while path and (parent := self.trace.calls[path[-1]].parent) is not None:
-            path.append(parent)
-        best = fqn
-        for child, parent in itertools.pairwise(path):
-            call = self.trace.calls[parent]
-            container = self.modules.get(call.fqn or "")
-            if parent == 0 or child != parent + 1 or not isinstance(container, nn.Sequential):
+        """The outermost of torch's own containers (below the root) that was handed what arrived at `fqn`: the part that got the wrong thing."""
+        call = self.call
+        if call is None or call.fqn != fqn or not call.inputs:
+            return fqn
+        best, above = fqn, call.parent
+        while above is not None and above != 0:
+            parent = self.trace.calls[above]
+            container = self.modules.get(parent.fqn or "")
+            if container is None or not class_of(container).__module__.startswith("torch.nn.") or not self._handed_on(above):
                 break
-            best = call.fqn or ""
+            best, above = parent.fqn or "", parent.parent
         return best
+
+    def _handed_on(self, above: int) -> bool:
+        """Whether nothing between the entry of a container and the failing call has changed the shape of what it was given."""
+        shape = self.inputs[0].shape
+        given = self.trace.calls[above].inputs
+        between = self.trace.calls[above + 1 : self.index]
+        weighted = any(c.fqn is not None and (m := self.modules.get(c.fqn)) is not None and m._parameters for c in between)
+        return bool(given) and given[0].shape == shape and not weighted
 
 
 def quoted(fqn: str) -> str:

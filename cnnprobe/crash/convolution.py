@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import before_call, configured, is_root_input, resized, with_input
+from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_input
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
-from cnnprobe.crash.edits import Remove
+from cnnprobe.crash.edits import Edit, Remove
 from cnnprobe.crash.geometry import Window, axes_of, steps_to, through, window_of_call
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
@@ -145,11 +145,13 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
     candidates = [*_input_channels(found, got, axis)] if found.is_first else []
     if found.is_layer:
         candidates.append(candidate(configured(case, found.module, **_with_channels(case, found, got)), weight=USUAL))
+    elif (edit := _other_weight(case, found, got)) is not None:
+        candidates.append(candidate(edit, weight=USUAL))
     moved = [i for i, n in enumerate(shape) if n == found.wanted and i not in (axis, len(shape) - 1)]
     if moved:
         at = moved[0]
-        edit = before_call(case, lambda x: x.transpose(at, axis), f"{{x}}.transpose({at}, {axis})")
-        candidates.append(candidate(edit, weight=POSSIBLE))
+        turned = before_call(case, lambda x: x.transpose(at, axis), f"{{x}}.transpose({at}, {axis})")
+        candidates.append(candidate(turned, weight=POSSIBLE))
     candidates += _producer_channels(case, found, got)
     yield Suspicion(
         diagnosis="channel-mismatch",
@@ -159,6 +161,14 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
         candidates=tuple(candidates),
         weight=USUAL,
     )
+
+
+def _other_weight(case: Case, found: Kernel, got: int) -> Edit | None:
+    """F.conv2d(x, self.weight): the parameter of another shape."""
+    weight = tensor(case.call, 1, "weight") if case.call is not None else None
+    if weight is None or found.wanted != weight.shape[1]:
+        return None
+    return reshaped_parameter(case, weight.source, (weight.shape[0], got, *weight.shape[2:]))
 
 
 def _with_channels(case: Case, found: Kernel, got: int) -> dict[str, int]:

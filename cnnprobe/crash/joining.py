@@ -1,17 +1,18 @@
 """Tensors that do not fit each other: at a concatenation, at an addition, at a matrix product, at a view."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import configured, resized
-from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size
-from cnnprobe.crash.edits import Edit, Rewrite, SetAttribute
+from cnnprobe.crash import viewing
+from cnnprobe.crash.adapting import configured, reshaped_parameter, resized
+from cnnprobe.crash.case import Case, named, operation, quoted, short
+from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.crash.geometry import steps_to, through, variants, window_of
 from cnnprobe.crash.shadow import Shadow
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
@@ -23,7 +24,7 @@ _BROADCASTING = frozenset({
     *_SUMS, "mul", "div", "__mul__", "__truediv__", "__imul__", "__rmul__", "mul_", "div_", "true_divide", "multiply", "maximum", "minimum", "pow",
     "where", "lerp", "masked_fill", "masked_fill_", "addcmul", "__itruediv__", "__rtruediv__", "eq", "gt", "lt", "ge", "le", "atan2",
 })  # fmt: skip
-_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "baddbmm", "einsum", "scaled_dot_product_attention"})
+_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "baddbmm"})
 _MULTIPLE = 32  # U-Nets halve a map up to five times
 
 
@@ -40,7 +41,7 @@ def suspect(case: Case) -> Iterator[Suspicion]:
     elif name in _PRODUCTS:
         yield from _product(case, call)
     elif name in ("view", "reshape", "view_as", "reshape_as", "unflatten"):
-        yield from _view(case, call, name)
+        yield from viewing.suspect_view(case, call, name)
 
 
 # -- concatenation -----------------------------------------------------------------------------------------------------------
@@ -59,7 +60,9 @@ def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     if not differing:
         candidates += _same_rank(case, call)
-    else:
+    elif min(differing) >= 2:
+        candidates += _padded_parts(case, call)
+    if differing:
         candidates += _other_dim(case, call, shapes, dim)
         candidates += _resized_parts(case, call, shapes, differing)
     yield Suspicion(
@@ -101,6 +104,19 @@ def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim:
     if len(uneven) == 1 and uneven[0] != dim:
         axis = uneven[0]
         yield candidate(_parts(call, case, f"concatenate along dim={axis}", f"dim={axis}", list, dim=axis), weight=STRONG)
+
+
+def _padded_parts(case: Case, call: ModuleCall) -> Iterator[Candidate]:
+    """A convolution of one branch that does not keep the size, while those of the others do."""
+    usual = Counter(t.shape[2:] for t in call.inputs).most_common(1)[0][0]
+    for info in call.inputs:
+        steps = steps_to(case, info)
+        last = steps[-1] if steps else None
+        if info.shape[2:] == usual or last is None or last.window is None or last.call.fqn is None:
+            continue
+        for changed, settings in variants(last.window, []):
+            if changed.output(last.before) == usual:
+                yield candidate(configured(case, last.call.fqn, **settings), weight=STRONG)
 
 
 def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]) -> Iterator[Candidate]:
@@ -176,28 +192,16 @@ def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 def _parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Suspicion:
     owner = case.owner_of_parameter(str(owned.source))
-    name = str(owned.source).rpartition(".")[2]
     wanted = _fitting(owned.shape, x.shape)
-    edit = SetAttribute(
-        title=f"give the parameter '{owned.source}' the shape {wanted}",
-        code=f"nn.Parameter(torch.zeros{wanted})",
-        module=owner,
-        name=name,
-        value=lambda _module: nn.Parameter(torch.zeros(wanted)),
-    )
+    edit = reshaped_parameter(case, owned.source, wanted)
     return Suspicion(
         diagnosis="shape-mismatch",
         module=owner,
         message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
         arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
-        candidates=(candidate(edit),) if _is_parameter(case, owner, name) else (),
+        candidates=(candidate(edit),) if edit is not None else (),
         weight=STRONG,
     )
-
-
-def _is_parameter(case: Case, owner: str, name: str) -> bool:
-    module = case.modules.get(owner)
-    return module is not None and name in module._parameters
 
 
 def _fitting(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
@@ -344,113 +348,4 @@ def _transposed(case: Case, call: ModuleCall, position: int, name: str) -> Rewri
         kind=call.kind,
         source=call.source,
         function=rewritten,
-    )
-
-
-# -- views -------------------------------------------------------------------------------------------------------------------
-
-
-def _sizes(call: ModuleCall) -> tuple[int, ...]:
-    """The sizes that a view was asked for."""
-    found: list[int] = []
-    for path, value in call.arguments.items():
-        if path != "[0]" and isinstance(value, int) and not isinstance(value, bool):
-            found.append(value)
-        elif isinstance(value, tuple) and all(isinstance(v, int) for v in value):
-            found.extend(value)
-    return tuple(found)
-
-
-def _view(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
-    if not call.inputs or name not in ("view", "reshape"):
-        return
-    x, sizes = call.inputs[0], _sizes(call)
-    known = math.prod(n for n in sizes if n != -1)
-    if not sizes or not x.shape:
-        return
-    if known and (size(x.shape) == known if -1 not in sizes else size(x.shape) % known == 0):
-        if name == "view":
-            yield _not_contiguous(case, call, x, sizes)
-        return
-    sample = size(x.shape[1:])
-    if len(sizes) == 2:
-        yield _batch_view(case, call, x, sizes)
-    wanted = math.prod(n for n in sizes[1:] if n != -1)
-    if len(sizes) > 2 and wanted != sample:
-        yield _map_view(case, call, x, sizes)
-
-
-def _reshaping(case: Case, call: ModuleCall, function: Callable[[Tensor, tuple[Any, ...]], Any], code: str, respell: str = "") -> Rewrite:
-    return Rewrite(
-        title=f"use {code.format(x='x')} instead of {operation(call)} at {short(call.source)}",
-        code=code,
-        module=case.owner,
-        kind=call.kind,
-        source=call.source,
-        function=lambda _func, args, _kwargs: function(args[0], args[1:]),
-        respell=respell,
-    )
-
-
-def _not_contiguous(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
-    shown = ", ".join(map(str, sizes))
-    reshape = _reshaping(case, call, lambda t, rest: t.reshape(*rest), f"{{x}}.reshape({shown})", "{x}.reshape({rest})")
-    contiguous = _reshaping(
-        case, call, lambda t, rest: t.contiguous().view(*rest), f"{{x}}.contiguous().view({shown})", "{x}.contiguous().view({rest})"
-    )
-    return Suspicion(
-        diagnosis="noncontiguous-view",
-        module=case.owner,
-        message=f"view in {named(case, case.owner)} needs the elements of {x.shape} one after the other in memory, "
-        f"and {case.origin(x)} has left them in another order",
-        arithmetic=f"shape {x.shape}, strides {x.strides}; the sizes asked for are {sizes}",
-        candidates=(candidate(reshape, weight=STRONG), candidate(contiguous, weight=USUAL)),
-        weight=STRONG,
-    )
-
-
-def _batch_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
-    sample = size(x.shape[1:])
-    asked = ", ".join(map(str, sizes))
-    flat = _reshaping(case, call, lambda t, _rest: torch.flatten(t, 1), "torch.flatten({x}, 1)", "torch.flatten({x}, 1)")
-    features = sizes[1]
-    layers = [fqn for fqn, m in case.modules.items() if isinstance(m, nn.Linear) and m.in_features == features]
-    candidates = [candidate(flat, weight=STRONG)]
-    if features not in (-1, sample) and layers:
-        candidates = [candidate(flat, configured(case, layers[0], in_features=sample), weight=STRONG)]
-    fixed = sizes[0] not in (-1, x.shape[0])
-    why = (
-        f"it has the batch size {sizes[0]} hard-wired, and {x.shape[0]} arrive"
-        if fixed
-        else f"a sample has {sample} elements, not {features}"
-    )
-    return Suspicion(
-        diagnosis="batch-merge-view",
-        module=case.owner,
-        message=f"{operation(call)}({asked}) in {named(case, case.owner)} does not keep one row for each sample: {why}",
-        arithmetic=f"{x.shape} from {case.origin(x)}: {product(x.shape[1:])} elements a sample; {size(x.shape)} in all",
-        candidates=tuple(candidates),
-        weight=STRONG if fixed else USUAL,
-    )
-
-
-def _map_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
-    wanted = math.prod(n for n in sizes[1:] if n != -1)
-    candidates: list[Candidate] = []
-    for _, row in case.lineage(x):
-        if row.fqn is not None and isinstance(case.modules.get(row.fqn), nn.Linear):
-            candidates.append(candidate(configured(case, row.fqn, out_features=wanted)))
-            break
-    fixed = sizes[0] not in (-1, x.shape[0]) and wanted == size(x.shape[1:])
-    if sizes[0] != -1:
-        rest = sizes[1:]
-        edit = _reshaping(case, call, lambda t, _rest: t.reshape(-1, *rest), "{x}.view(-1, " + ", ".join(map(str, rest)) + ")")
-        candidates.append(candidate(edit, weight=STRONG if fixed else POSSIBLE))
-    return Suspicion(
-        diagnosis="batch-merge-view" if fixed else "shape-mismatch",
-        module=case.owner,
-        message=f"{operation(call)}{sizes} in {named(case, case.owner)} asks for {wanted} elements a sample, and {x.shape} has {size(x.shape[1:])}",
-        arithmetic=f"{product(sizes[1:])}, arrived {x.shape} from {case.origin(x)}",
-        candidates=tuple(candidates),
-        weight=USUAL,
     )

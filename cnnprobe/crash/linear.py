@@ -1,12 +1,13 @@
 """A Linear (or a product with a weight) that was given another number of features than it has weights for."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from cnnprobe.crash.adapting import before_call, configured, flatten, inserted, resized
+from cnnprobe.crash.adapting import before_call, configured, flatten, inserted, reshaped_parameter, resized
 from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size, tensor
 from cnnprobe.crash.edits import Rewrite
 from cnnprobe.crash.geometry import Step, steps_to, through, variants
@@ -25,11 +26,8 @@ class Product:
     wanted: int
     module: str
     is_layer: bool  # an nn.Linear, whose in_features can be changed
-
-    @property
-    def name(self) -> str:
-        """What the number of wanted features is called."""
-        return "in_features" if self.is_layer else "the weight's size"
+    parameter: str = ""  # where it is no layer: the weight's name
+    shape: tuple[int, ...] = ()  # the shape with which that weight would fit
 
 
 def suspect(case: Case) -> Iterator[Suspicion]:
@@ -63,15 +61,24 @@ def product_of(case: Case) -> Product | None:
     owner = None if weight is None else _owner(case, weight)
     if x is None or weight is None or owner is None or len(weight.shape) != 2:
         return None
-    return Product(x=x, wanted=weight.shape[axis], module=owner, is_layer=False)
+    source, turned = _named_weight(case, weight)
+    other = (weight.shape[0], x.shape[-1]) if axis == -1 else (x.shape[-1], weight.shape[1])
+    return Product(x=x, wanted=weight.shape[axis], module=owner, is_layer=False, parameter=source, shape=other[::-1] if turned else other)
 
 
 def _owner(case: Case, weight: TensorInfo) -> str | None:
     """The module that a weight (or a transposed one) belongs to."""
+    name, _ = _named_weight(case, weight)
+    return case.owner_of_parameter(name) if name else None
+
+
+def _named_weight(case: Case, weight: TensorInfo) -> tuple[str, bool]:
+    """The name of a weight, and whether it was transposed first."""
     call = case.producer(weight)
-    if call is not None and operation(call) in ("t", "T", "transpose", "permute", "mT", "__get__") and call.inputs:
+    turned = call is not None and operation(call) in ("t", "T", "transpose", "permute", "mT", "__get__") and bool(call.inputs)
+    if call is not None and turned:
         weight = call.inputs[0]
-    return case.owner_of_parameter(weight.source) if isinstance(weight.source, str) else None
+    return (weight.source if isinstance(weight.source, str) else ""), turned
 
 
 def _last_reshaping(case: Case, info: TensorInfo) -> ModuleCall | None:
@@ -101,7 +108,7 @@ def _reshaped_wrongly(case: Case, found: Product) -> Iterator[Suspicion]:
             diagnosis="squeeze-batch",
             module=owner,
             message=f"squeeze() dropped the batch axis too, because there is one sample: {before} became {after}",
-            arithmetic=f"{found.name} is {found.wanted}; {product(before[1:])}",
+            arithmetic=f"{found.wanted} features are wanted; {product(before[1:])}",
             candidates=(candidate(_flattening(call, owner), weight=STRONG),),
             weight=STRONG,
         )
@@ -118,8 +125,9 @@ def _reshaped_wrongly(case: Case, found: Product) -> Iterator[Suspicion]:
 
 def _squeezed(case: Case) -> Iterator[Suspicion]:
     """squeeze() took the batch of one sample away, and what came next was no Linear."""
-    call = _last_reshaping(case, case.inputs[0]) if case.inputs else None
-    if call is None or operation(call) != "squeeze" or not call.inputs or case.batch != 1 or len(call.inputs[0].shape) < 2:
+    path = case.lineage(case.inputs[0]) if case.inputs else ()
+    call = next((c for _, c in path if operation(c) == "squeeze" and c.inputs and c.outputs), None)
+    if call is None or case.batch != 1 or len(call.inputs[0].shape) < 2:
         return
     before, after = call.inputs[0].shape, call.outputs[0].shape
     if before[0] != 1 or len(after) != sum(n != 1 for n in before):
@@ -222,18 +230,51 @@ def _features(case: Case, found: Product) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     if found.is_layer:
         candidates.append(candidate(configured(case, found.module, in_features=got), weight=weight))
+    elif (edit := reshaped_parameter(case, found.parameter, found.shape)) is not None:
+        candidates.append(candidate(edit, weight=weight))
     previous = next((call for _, call in case.lineage(found.x) if call.fqn is not None and _is_linear(case, call.fqn)), None)
     if previous is not None and previous.fqn is not None and previous.outputs[0].shape[-1] == got:
         candidates.append(candidate(configured(case, previous.fqn, out_features=found.wanted), weight=POSSIBLE))
-    candidates += _resizings(case, found)
+    flat = _flattened_map(case, found)
+    candidates += [*resizings(case, found.wanted, flat), *_pooled_first(case, found, flat)]
+    should = f"{named(case, found.module)} should have in_features "
+    if not found.is_layer:
+        should = f"the weight '{found.parameter}' should be for as many features as arrive: "
     yield Suspicion(
         diagnosis="linear-in-features",
         module=found.module,
-        message=f"{named(case, found.module)} should have {found.name} {got}, not {found.wanted}: {_makes_it_so(case, found)}",
+        message=f"{should}{got}, not {found.wanted}: {_makes_it_so(case, found)}",
         arithmetic=f"wanted {found.wanted}, arrived {found.x.shape}",
         candidates=tuple(candidates),
         weight=weight,
     )
+
+
+def _pooled_first(case: Case, found: Product, info: TensorInfo | None) -> Iterator[Candidate]:
+    """The Linear takes one value a channel: the map was to be pooled before it was flattened; or to another size."""
+    call = _last_reshaping(case, found.x)
+    if info is None or call is None or len(info.shape) != 4:
+        return
+    steps = steps_to(case, info)
+    last = steps[-1] if steps else None
+    if last is not None and last.window is not None and last.window.adaptive and last.call.fqn is not None:
+        side = math.isqrt(found.wanted // info.shape[1])
+        if side and side * side * info.shape[1] == found.wanted:
+            yield candidate(configured(case, last.call.fqn, output_size=side), weight=POSSIBLE)
+    elif info.shape[1] == found.wanted:
+        edit = inserted(case, call.fqn, lambda: nn.AdaptiveAvgPool2d(1), "nn.AdaptiveAvgPool2d(1)") if call.fqn is not None else None
+        if edit is None and call.fqn is None:
+            edit = Rewrite(
+                title=f"pool the map instead of flattening it at {short(call.source)}: x.mean((2, 3))",
+                code="x.mean((2, 3))",
+                module=case.module_above(call.parent),
+                kind=call.kind,
+                source=call.source,
+                function=lambda _func, args, _kwargs: args[0].mean((2, 3)),
+                respell="{x}.mean((2, 3))",
+            )
+        if edit is not None:
+            yield candidate(edit, weight=STRONG)
 
 
 def _is_linear(case: Case, fqn: str) -> bool:
@@ -256,9 +297,8 @@ def _flattened_map(case: Case, found: Product) -> TensorInfo | None:
     return info if len(info.shape) >= 3 else None
 
 
-def _resizings(case: Case, found: Product) -> list[Candidate]:
-    """Input sizes that would make the wanted number of features."""
-    info = _flattened_map(case, found)
+def resizings(case: Case, wanted: int, info: TensorInfo | None) -> list[Candidate]:
+    """Input sizes that would make the wanted number of features of the map `info`."""
     steps = steps_to(case, info) if info is not None else []
     if info is None or not steps or not case.root_inputs or any(s.window is not None and s.window.adaptive for s in steps):
         return []
@@ -266,16 +306,19 @@ def _resizings(case: Case, found: Product) -> list[Candidate]:
     if case.root_inputs[0].shape[-n:] != steps[0].before:
         return []
     for pixels in _USUAL_SIZES:
-        if info.shape[1] * size(through([s.window for s in steps], (pixels,) * n)) == found.wanted:
-            return [candidate(resized((pixels,) * n), weight=POSSIBLE)]
+        if info.shape[1] * size(through([s.window for s in steps], (pixels,) * n)) == wanted:
+            return [candidate(resized((pixels,) * n, exact=True), weight=POSSIBLE)]
     return []
 
 
 def _geometry(case: Case, found: Product) -> Iterator[Suspicion]:
-    """A convolution or pooling before it whose change would make exactly the wanted number of features."""
     info = _flattened_map(case, found)
-    if info is None or len(found.x.shape) != 2:
-        return
+    if info is not None and len(found.x.shape) == 2:
+        yield from other_windows(case, found, info)
+
+
+def other_windows(case: Case, found: Product, info: TensorInfo) -> Iterator[Suspicion]:
+    """A convolution or pooling before it whose change would make exactly the wanted number of features of the map `info`."""
     steps = [step for step in steps_to(case, info) if step.window is not None]
     windows = [step.window for step in steps]
     for i, step in enumerate(steps):
@@ -298,7 +341,7 @@ def _wrong_window(case: Case, found: Product, step: Step, settings: dict[str, ob
         module=fqn,
         message=f"{named(case, fqn)} makes another size than {named(case, found.module)} was written for: with {texts}, {alike}it fits",
         arithmetic=f"{quoted(found.module)} wants {found.wanted}; with {texts} the map is {sizes}, so that "
-        f"{found.wanted // max(size(sizes), 1)} x {product(sizes)} = {found.wanted}; arrived {found.x.shape}",
+        f"{product((found.wanted // max(size(sizes), 1), *sizes))}; arrived {found.x.shape}",
         candidates=(candidate(configured(case, fqn, **settings), weight=weight),),
         weight=weight,
     )

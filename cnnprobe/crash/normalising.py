@@ -37,6 +37,8 @@ def suspect(case: Case) -> Iterator[Suspicion]:
         yield from _prelu(case, layer, x)
     elif isinstance(layer, nn.Embedding | nn.EmbeddingBag) or operation(call) == "embedding":
         yield from _embedding(case)
+    elif isinstance(layer, nn.PixelShuffle):
+        yield from _pixel_shuffle(case, layer, x)
     elif operation(call) in ("batch_norm", "instance_norm"):
         yield from _functional_norm(case, x)
 
@@ -226,12 +228,16 @@ def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Itera
     candidates = []
     if x.shape and x.shape[-1] % layer.num_heads == 0:
         candidates.append(candidate(configured(case, fqn, embed_dim=x.shape[-1])))
+    place = case.outermost_starting_with(fqn)
     if len(x.shape) == 3 and x.shape[1] == layer.embed_dim:
-        title = f"pass x.transpose(1, 2) to {quoted(fqn)}"
-        candidates.insert(0, candidate(_transposed_attention(fqn, title), weight=STRONG))
+        title = f"pass x.transpose(1, 2) to {quoted(place)}"
+        turned = (
+            before_call(case, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)") if place != fqn else _transposed_attention(fqn, title)
+        )
+        candidates.insert(0, candidate(turned, weight=STRONG))
     yield Suspicion(
         diagnosis="shape-mismatch",
-        module=fqn,
+        module=place,
         message=f"{named(case, fqn)} has embed_dim {layer.embed_dim}, and {x.shape} arrives from {case.origin(x)}",
         arithmetic=f"embed_dim {layer.embed_dim}, last axis {x.shape[-1] if x.shape else 'none'}",
         candidates=tuple(candidates),
@@ -263,6 +269,26 @@ def _prelu(case: Case, layer: nn.PReLU, x: TensorInfo) -> Iterator[Suspicion]:
             candidates=(candidate(configured(case, fqn, num_parameters=got)),),
             weight=STRONG,
         )
+
+
+def _pixel_shuffle(case: Case, layer: nn.PixelShuffle, x: TensorInfo) -> Iterator[Suspicion]:
+    fqn = case.call.fqn or "" if case.call is not None else ""
+    unit = layer.upscale_factor**2
+    got = x.shape[-3] if len(x.shape) > 2 else -1
+    if got < 0 or got % unit == 0:
+        return
+    producer = case.producer(x)
+    candidates = []
+    if producer is not None and isinstance(case.modules.get(producer.fqn or ""), nn.Conv2d):
+        candidates = [candidate(configured(case, producer.fqn or "", out_channels=-(-got // unit) * unit))]
+    yield Suspicion(
+        diagnosis="channel-mismatch",
+        module=fqn,
+        message=f"{named(case, fqn)} wants a multiple of {layer.upscale_factor} x {layer.upscale_factor} = {unit} channels, and {got} arrive",
+        arithmetic=f"{got} = {got // unit} x {unit} + {got % unit}",
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
 
 
 def _embedding(case: Case) -> Iterator[Suspicion]:

@@ -313,6 +313,8 @@ def _attribute(case: Case, edit: SetAttribute) -> Change:
         if not isinstance(value, ast.Tuple):
             raise UnknownPlaceError
         return file.replace(value, file.source(value.elts[0]))
+    if not edit.code.isidentifier():
+        raise UnknownPlaceError
     failure = case.trace.failure
     file, line = _line(failure.source if failure is not None else "")
     found = [n for n in ast.walk(file.tree) if isinstance(n, ast.Attribute) and n.attr == edit.name and n.lineno == line]

@@ -214,6 +214,8 @@ def _unbatched(case: Case) -> Iterator[Suspicion]:
         return
     shape = case.root_inputs[0].shape
     first = next((c for c in case.trace.calls if c.fqn is not None and c.inputs and _axes(case, c)), None)
+    if first is None and case.leaf is None and case.call is not None and case.call.fqn is not None:
+        yield from _unbatched_before_the_layers(case, shape)
     if first is None or first.fqn is None or len(first.inputs[0].shape) != _axes(case, first) + 1 or len(shape) != _axes(case, first) + 1:
         return
     layer = case.modules[first.fqn]
@@ -226,6 +228,20 @@ def _unbatched(case: Case) -> Iterator[Suspicion]:
         arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
         candidates=(candidate(with_input(lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG),),
         weight=STRONG,
+    )
+
+
+def _unbatched_before_the_layers(case: Case, shape: tuple[int, ...]) -> Iterator[Suspicion]:
+    """The user's own code wanted a batch axis, before the first convolution was called."""
+    layer = next((m for m in case.modules.values() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    if layer is None or len(shape) != axes_of(layer) + 1 or shape[0] != layer.in_channels:
+        return
+    yield Suspicion(
+        diagnosis="missing-batch",
+        module=case.owner,
+        message=f"the input {shape} is one sample without a batch axis",
+        arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
+        candidates=(candidate(with_input(lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG),),
     )
 
 

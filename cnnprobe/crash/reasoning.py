@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnnprobe.crash import convolution, joining, linear, normalising, placing, structure
+from cnnprobe.crash import axes, convolution, joining, linear, normalising, placing, structure
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
 from cnnprobe.crash.patch import diff
 from cnnprobe.crash.shadow import Outcome
 from cnnprobe.crash.suspicion import LAST, POSSIBLE, Candidate, Suspicion
 from cnnprobe.explanation import Explanation, Repair
+from cnnprobe.trace import ModuleCall
 
 MOST_SHOWN = 5  # repairs in an explanation
 _MOST_STEPS = 3  # faults behind one another that are looked for
@@ -45,6 +46,7 @@ def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     found += convolution.suspect(case, bench)
     found += normalising.suspect(case)
     found += joining.suspect(case)
+    found += axes.suspect(case)
     return sorted(found, key=lambda one: -one.weight)
 
 
@@ -78,8 +80,7 @@ def _tried(case: Case, bench: Bench, found: list[Suspicion]) -> Iterator[Attempt
 
 def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int = 2) -> list[Attempt]:
     """Where a candidate got further but not to the end, the next failure is reasoned about as well, and mended together with it."""
-    reached = bench.baseline.reached if bench.baseline is not None else 0
-    further = [a for a in attempts if not a.outcome.works and a.outcome.reached > reached and a.candidate.weight > POSSIBLE]
+    further = [a for a in attempts if not a.outcome.works and a.candidate.weight > POSSIBLE and _got_further(bench, a.outcome)]
     if not further or step > _MOST_STEPS or bench.shadow is None:
         return []
     best = min(further, key=lambda a: (-a.suspicion.weight - a.candidate.weight, -a.outcome.reached))
@@ -101,6 +102,21 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
     if not any(a.outcome.works for a in tried):
         tried += _second_fault(case, bench, tried, step + 1)
     return tried
+
+
+def _got_further(bench: Bench, outcome: Outcome) -> bool:
+    """Whether a later call failed, or the same one on something else: then it is another fault."""
+    if bench.baseline is None:
+        return False
+    before, after = _failing(bench.baseline), _failing(outcome)
+    if outcome.reached == bench.baseline.reached and before is not None and after is not None:
+        return [(t.shape, t.dtype) for t in before.inputs] != [(t.shape, t.dtype) for t in after.inputs]
+    return outcome.reached > bench.baseline.reached
+
+
+def _failing(outcome: Outcome) -> ModuleCall | None:
+    failure = outcome.trace.failure
+    return outcome.trace.calls[failure.call] if failure is not None and failure.call is not None else None
 
 
 def _chosen(found: list[Suspicion], attempts: list[Attempt]) -> Suspicion | None:

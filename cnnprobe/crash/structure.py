@@ -92,7 +92,7 @@ def _is_torchs(kind: type) -> bool:
 
 def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
     given = case.args[0] if case.args else next(iter(case.kwargs.values()), None)
-    if given is None or isinstance(given, (Tensor, *_NUMBERS)):
+    if isinstance(given, (Tensor, *_NUMBERS)) or (given is None and (not case.args or case.leaf is None or case.inputs)):
         return
     kind = type(given).__name__
     edits: list[tuple[Edit, int]] = []
@@ -107,14 +107,15 @@ def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
         edits += _from_array(given)
     if not edits and any(isinstance(v, Tensor) for v in tree_leaves(given)):
         return  # the model may well be made for it
-    if not edits and not isinstance(given, str | bytes) and case.trace.calls and len(case.trace.calls) > 2:
+    if not edits and not isinstance(given, str | bytes | None) and case.trace.calls and len(case.trace.calls) > 2:
         return
     first = case.call
     yield Suspicion(
         diagnosis="not-a-tensor",
         module=first.fqn if first is not None and first.fqn is not None else case.owner,
         message=f"the model was given a {kind}, and {case.name_of(first) if first is not None else 'it'} needs a tensor",
-        arithmetic=f"type {type(given).__module__}.{kind}" + (f", shape {tuple(given.shape)}" if hasattr(given, "shape") else ""),
+        arithmetic=f"type {type(given).__module__}.{kind}"
+        + (f", shape {tuple(shape)}" if (shape := getattr(given, "shape", None)) is not None else ""),
         candidates=tuple(candidate(edit, weight=weight) for edit, weight in edits),
         weight=STRONG,
         evidence=("load the file first, and turn the image into a tensor",) if isinstance(given, str | bytes) else (),
@@ -180,9 +181,9 @@ def _tuple_instead(case: Case) -> Iterator[Suspicion]:
     if call is None:
         return
     wrapped, what = _what_arrived(case, call)
-    if not wrapped:
-        return
-    maker = _maker(case)
+    maker = _maker(case) if wrapped else None
+    if not wrapped or (maker is None and not case.inputs and any(a is None or isinstance(a, str) for a in case.args)):
+        return  # what the model itself was given, which was said already
     blamed = maker.fqn if maker is not None and maker.fqn is not None else case.owner
     module = case.modules.get(blamed)
     comma = _comma_in(module)

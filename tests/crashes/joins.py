@@ -242,3 +242,34 @@ class Decoder(nn.Module):
 @crashes("shape-mismatch", "", repair="out_features=392")
 def decoder_view_of_another_size(fixed):
     return Decoder(8 * 7 * 7 if fixed else 8 * 6 * 6), (torch.randn(3, 10),)
+
+
+class Inception(nn.Module):
+    def __init__(self, padding):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 1)
+        self.three = nn.Conv2d(3, 8, 3, padding=1)
+        self.five = nn.Conv2d(3, 8, 5, padding=padding)
+
+    def forward(self, x):
+        return torch.cat([self.one(x), self.three(x), self.five(x)], 1)
+
+
+@crashes("cat-mismatch", "", repair="padding=2")
+def branch_of_another_size(fixed):
+    return Inception(2 if fixed else 1), (torch.randn(2, 3, 16, 16),)
+
+
+class Products(nn.Module):
+    def __init__(self, rows):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 3, 3, 3))
+        self.weight = nn.Parameter(torch.randn(rows, 10))
+
+    def forward(self, x):
+        return F.conv2d(x, self.kernel).mean((2, 3)) @ self.weight
+
+
+@crashes("linear-in-features", "", repair="the shape (8, 10)")
+def weight_without_a_layer(fixed):
+    return Products(8 if fixed else 100), (torch.randn(2, 3, 16, 16),)

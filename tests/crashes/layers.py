@@ -341,3 +341,73 @@ def one_image_without_a_batch(fixed):
 def flatten_before_the_convolution(fixed):
     layers = [nn.Conv2d(3, 4, 3), nn.Flatten()] if fixed else [nn.Flatten(), nn.Conv2d(3, 4, 3)]
     return nn.Sequential(*layers), (images(),)
+
+
+@crashes("linear-in-features", "3", repair="nn.AdaptiveAvgPool2d(1)")
+def global_pooling_is_missing(fixed):
+    pool = [nn.AdaptiveAvgPool2d(1)] if fixed else []
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), *pool, nn.Flatten(), nn.Linear(64, 10)), (images(size=8),)
+
+
+class Tokens(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.patches = nn.Conv2d(3, 32, 8, 8)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2)
+        if self.fixed:
+            x = x.transpose(1, 2)
+        return self.head(self.encoder(x)[:, 0])
+
+
+@crashes("shape-mismatch", "encoder", repair="transpose(1, 2)")
+def tokens_without_transpose(fixed):
+    return Tokens(fixed), (images(),)
+
+
+@crashes("shape-mismatch", "1", repair="dim=-1")
+def softmax_over_an_axis_that_is_not_there(fixed):
+    return nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1 if fixed else 2)), (torch.randn(2, 3),)
+
+
+@crashes("channel-mismatch", "1", repair="out_channels=12")
+def pixel_shuffle_of_an_odd_number_of_channels(fixed):
+    return nn.Sequential(nn.Conv2d(3, 12 if fixed else 10, 3), nn.PixelShuffle(2)), (images(n=1, size=8),)
+
+
+class Lenient(nn.Module):
+    def __init__(self, kernel):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, kernel)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.fc1 = nn.Linear(16 * 5 * 5, 10)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        return self.fc1(x.view(-1, 16 * 5 * 5))
+
+
+@crashes("linear-in-features", "conv2", repair="kernel_size=5")
+def wrong_kernel_before_a_view(fixed):
+    return Lenient(5 if fixed else 3), (images(n=4),)
+
+
+@crashes("missing-batch", "", repair="unsqueeze(0)")
+def one_image_where_the_code_unpacks_four_sizes(fixed):
+    class Unpacking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            n, c, h, w = x.shape
+            return self.conv(x)
+
+    x = torch.randn(3, 8, 8)
+    return Unpacking(), (x[None] if fixed else x,)
