@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
+from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.render import Document, render, suffixes
@@ -16,11 +17,11 @@ from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
 _SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace, "graph": Graph | None}
+_PARTS: Mapping[str, Any] = {"trace": Trace, "explanation": Explanation | None, "graph": Graph | None}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
-_PAGE = ("failure", "modules", "totals", "notes", "parameters")
+_PAGE = ("failure", "patch", "modules", "totals", "notes", "parameters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -29,7 +30,7 @@ class Report:
 
     trace: Trace
     findings: tuple[Any, ...] = ()  # of Finding
-    explanation: Any = None  # an Explanation where the forward raised
+    explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
     graph: Any = None  # a Graph where one was asked for
     output: object = field(default=None, compare=False)  # what the model itself returned
     error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
@@ -112,7 +113,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, *, rows: int | None = None) -> Document:
-    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows)
+    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows, explanation=report.explanation)
 
 
 def _write(target: Path, text: str) -> None:

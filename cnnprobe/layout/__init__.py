@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.explanation import Explanation
 from cnnprobe.layout.entries import Entry, entries
+from cnnprobe.layout.explanations import explanation_blocks, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
 from cnnprobe.layout.shapes import lay_out_shapes
 from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
@@ -14,10 +16,10 @@ from cnnprobe.render.document import Block, Document, Folded, Heading, Table, Te
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
+__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "modules", "totals", "notes", "parameters")
-_USUAL = SECTIONS[:-1]
+SECTIONS = ("failure", "patch", "modules", "totals", "notes", "parameters")
+_USUAL = ("failure", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
@@ -28,6 +30,7 @@ class _View:
     depth: int | None
     folded: bool
     most_rows: int | None
+    explanation: Explanation | None = None
 
 
 def lay_out_trace(
@@ -37,15 +40,17 @@ def lay_out_trace(
     sections: Sequence[str] | None = None,
     folded: bool = True,
     most_rows: int | None = None,
+    explanation: Explanation | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default all but "parameters".
+        sections: which parts, of `SECTIONS`; default all but "patch" and "parameters".
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
+        explanation: why it raised; stands in place of the bare failure.
 
     Raises:
         UsageError: `depth` is negative.
@@ -53,7 +58,7 @@ def lay_out_trace(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
-    view = _View(depth, folded, most_rows)
+    view = _View(depth, folded, most_rows, explanation)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
@@ -75,8 +80,12 @@ def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
             yield parameter_table(found, title=title)
 
 
-def _failure(trace: Trace, _view: _View) -> Iterable[Block]:
-    return failure_notice(trace)
+def _failure(trace: Trace, view: _View) -> Iterable[Block]:
+    return failure_notice(trace) if view.explanation is None else explanation_blocks(view.explanation)
+
+
+def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else patch_blocks(view.explanation)
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:
@@ -121,6 +130,7 @@ def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
 
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
+    "patch": _patch,
     "modules": _modules,
     "totals": _totals,
     "notes": _notes,
