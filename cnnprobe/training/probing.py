@@ -75,6 +75,10 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
+def _all_tensors(value: Any) -> list[Tensor]:
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
 def batch_size(inputs: Any, targets: Any) -> int | None:
     """The common size of dimension 0 of inputs and targets; None where dimension 0 cannot be said to be the batch."""
     sizes = {leaf.shape[0] for _, leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0}
@@ -281,5 +285,7 @@ def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes)
     late = forward(model, fresh(inputs), training=False)
     if late.error is not None or any(not bool(t.isfinite().all()) for t in tensors_of(late.output)):
         return probes
-    after = spread(late.output, batch_size(inputs, targets))
+    n = batch_size(inputs, targets)
+    differ = any(t.dim() > 0 and t.shape[0] > 1 and bool((t[1:] != t[:1]).any()) for t in _all_tensors(inputs))
+    after = spread(late.output, n) if differ else None
     return replace(probes, spread_after=after, ignored=find_ignored(model, inputs, late.output))

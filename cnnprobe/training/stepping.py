@@ -70,7 +70,8 @@ class Stepper:
         self.names = names  # id of parameter or hidden tensor -> fqn
         self.parameters = {name: p for name, p in _parameters(model)}
         self.canaries: list[weakref.ref[_Canary]] = []
-        self.stepped = False
+        self.stepped: set[str] = set()  # parameters whose gradient an optimizer has used and nobody has cleared since
+        self.pending: set[str] = set()  # of these, the ones that a further backward has added to
         self.error: BaseException | None = None
 
     def run(self, step: Callable[[], Any], *, statistics: bool) -> Step:
@@ -147,9 +148,8 @@ class _Draft:
             return
         if not self.losses:
             self.training = self.stepper.model.training
-        if self.stepper.stepped:
-            self.stale = tuple(n for n, p in self.stepper.parameters.items() if p.grad is not None and bool((p.grad.detach() != 0).any()))
-            self.stepper.stepped = False
+        self._forget_cleared()
+        self.stepper.pending |= self.stepper.stepped
         reached, foreign, nodes, complete = walk(losses, self.stepper.names)
         loss = losses[0].detach()
         made = self.recording._watcher.made.get(id(losses[0])) if self.recording is not None else None
@@ -172,6 +172,17 @@ class _Draft:
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
         self.gradients = self.stepper.gradients()
+
+    def _forget_cleared(self) -> None:
+        """Gradients that are gone or zero are no longer what an optimizer has used."""
+        for name in list(self.stepper.stepped):
+            grad = self.stepper.parameters[name].grad
+            if grad is None or not bool((grad.detach() != 0).any()):
+                self.stepper.stepped.discard(name)
+                self.stepper.pending.discard(name)
+
+    def _zero_grad_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self._forget_cleared()
 
     def _zero_grad(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="zero_grad", subject=self._name(scope.get("self"))))
@@ -198,6 +209,9 @@ class _Draft:
     def _step(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args, kwargs = scope.get("args") or (), scope.get("kwargs") or {}
         has_closure = len(args) > 1 or kwargs.get("closure") is not None
+        self._forget_cleared()
+        held = self._held_by(args[0] if args else None)
+        self.stale = tuple(dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending))))
         row = self.recording._watcher.current if self.recording is not None else None
         if row is not None and not has_closure and not row.suspended:
             row.suspended = self.suspended = True  # what the optimizer computes is no part of the data flow
@@ -205,10 +219,17 @@ class _Draft:
     def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args = scope.get("args") or (None,)
         self.events.append(Event(kind="step", subject=self._name(args[0])))
-        self.stepper.stepped = True
+        held = self._held_by(args[0])
+        self.stepper.stepped.update(held)
+        self.stepper.pending.difference_update(held)
         row = self.recording._watcher.current if self.recording is not None else None
         if row is not None and self.suspended:
             row.suspended = self.suspended = False
+
+    def _held_by(self, optimizer: Any) -> list[str]:
+        groups = getattr(optimizer, "param_groups", ())
+        ids = {id(p) for group in groups for p in group["params"]}
+        return [name for name, p in self.stepper.parameters.items() if id(p) in ids]
 
     def _name(self, subject: object) -> str:
         around = self.stepper.surroundings
