@@ -80,6 +80,7 @@ class _Observation:
         request = self.request
         values = values_of(self.model)
         evaluation, probes = run_probes(self.model, request.inputs, request.targets, self.names)
+        evaluated = self.loss_of(evaluation.output) if evaluation.error is None else None
         restore(self.states)
         steps = self.steps(request.steps) if self.trains() else ()
         if not steps:
@@ -89,6 +90,8 @@ class _Observation:
         collapse = self.collapse(steps)
         if self.error is None and evaluation.error is None:
             probes = run_late_probes(self.model, request.inputs, request.targets, probes)
+        training = steps[0].value if steps and steps[0].training and len(steps[0].losses) == 1 else None
+        probes = replace(probes, evaluation_loss=evaluated, training_loss=training)
         backward = self.find_backward(steps)
         replays = self.replays(steps)
         restore(self.states)
@@ -147,6 +150,19 @@ class _Observation:
                 optimizer.step()
         elif isinstance(loss, Tensor):
             loss.backward()  # raises what torch says of a loss without a graph
+
+    def loss_of(self, output: Any) -> float | None:
+        """The loss of an output, where the loss function is known and takes it."""
+        request = self.request
+        if request.loss_fn is None:
+            return None
+        try:
+            with torch.no_grad():
+                given = _fitting(output, request.loss_fn)
+                loss = request.loss_fn(given) if request.targets is None else request.loss_fn(given, request.targets)
+        except Exception:  # eval mode may give another kind of output
+            return None
+        return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
 
     def steps(self, count: int) -> tuple[Step, ...]:
         """The observed steps; a model that cannot be optimised is looked at once."""
