@@ -146,7 +146,9 @@ def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str,
     notes: list[str] = []
     for each in rules:
         try:
-            found.extend(dataclasses.replace(f, rule=each.name, code=each.code, severity=f.severity or each.severity) for f in each.check(evidence))
+            found.extend(
+                dataclasses.replace(f, rule=each.name, code=each.code, severity=f.severity or each.severity) for f in each.check(evidence)
+            )
         except Exception as error:  # one rule's mistake must not hide what the others found
             notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
     kept = [f for f in found if _reason(f, ignore) is None]
@@ -170,9 +172,7 @@ def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Findin
     causes = {f.rule: tuple(sorted(c for c in present if f.rule in explains.get(c, ()) and c != f.rule)) for f in findings}
     linked = [dataclasses.replace(f, follows_from=tuple(dict.fromkeys((*f.follows_from, *causes[f.rule])))) for f in findings]
     position = {r.name: i for i, r in enumerate(rules)}
-    return tuple(
-        sorted(linked, key=lambda f: (bool(f.follows_from), -(f.severity or Severity.INFO).rank, position.get(f.rule, 0)))
-    )
+    return tuple(sorted(linked, key=lambda f: (bool(f.follows_from), -(f.severity or Severity.INFO).rank, position.get(f.rule, 0))))
 
 
 def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding, ...], int]:

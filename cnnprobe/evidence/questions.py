@@ -93,7 +93,11 @@ def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
     if found.stats is not None:
         return found
     first = loss.flow.outer(loss.target)
-    same = [info for info in (*evidence.targets, *evidence.inputs) if math.prod(info.shape) == math.prod(loss.target.shape) and info.dtype == first.dtype]
+    same = [
+        info
+        for info in (*evidence.targets, *evidence.inputs)
+        if math.prod(info.shape) == math.prod(loss.target.shape) and info.dtype == first.dtype
+    ]
     return same[0] if same and first.source is None else None
 
 
@@ -161,7 +165,10 @@ def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
         below = {o for o in owners if o == module or module == "" or o.startswith(module + ".")}
         if len(below) > 1 and below <= chosen | {module} and below & chosen and all(o in chosen for o in below):
             chosen.add(module)
-    return sorted((f for f in chosen if not any(f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f))), key=_order(trace))
+    return sorted(
+        (f for f in chosen if not any(f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f))),
+        key=_order(trace),
+    )
 
 
 def _parents(fqn: str) -> list[str]:

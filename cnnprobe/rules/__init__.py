@@ -45,7 +45,9 @@ def load_rules(paths: Iterable[str | pathlib.Path]) -> tuple[Rule, ...]:
         for file in files:
             spec = importlib.util.spec_from_file_location(f"cnnprobe_rules_{file.stem}", file)
             if spec is None or spec.loader is None or not file.exists():
-                raise UsageError(f"no rules in {str(file)!r}", where="--rules", fix="name a Python file that holds a rule, or a folder of them")
+                raise UsageError(
+                    f"no rules in {str(file)!r}", where="--rules", fix="name a Python file that holds a rule, or a folder of them"
+                )
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             found.extend(_rules_in(module))

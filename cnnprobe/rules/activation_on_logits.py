@@ -8,7 +8,26 @@ from cnnprobe.evidence import FORWARDING, Evidence, describe, operation
 from cnnprobe.evidence.questions import loss_calls, spoken, stat
 from cnnprobe.rules.material import layers, classifying, perceptron
 
-BENDING = frozenset({"relu", "relu6", "tanh", "sigmoid", "hardtanh", "hardsigmoid", "softsign", "gelu", "silu", "elu", "selu", "celu", "mish", "hardswish", "softplus", "threshold"})
+BENDING = frozenset(
+    {
+        "relu",
+        "relu6",
+        "tanh",
+        "sigmoid",
+        "hardtanh",
+        "hardsigmoid",
+        "softsign",
+        "gelu",
+        "silu",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "hardswish",
+        "softplus",
+        "threshold",
+    }
+)
 
 
 def sick() -> Mapping[str, Any]:
@@ -22,10 +41,20 @@ def healthy() -> Mapping[str, Any]:
     """SqueezeNet's head: the activation is averaged before it becomes the logits."""
     from torch import nn
 
-    return classifying(layers(lambda: nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(16, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return classifying(
+        layers(
+            lambda: nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(16, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+    )
 
 
-@rule(code="CP404", name="activation-on-logits", severity=Severity.ERROR, examples=(sick, healthy), explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "zero-grad"))
+@rule(
+    code="CP404",
+    name="activation-on-logits",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "zero-grad"),
+)
 def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
     """The logits pass through an activation before the loss.
 

@@ -8,10 +8,19 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import spoken, called, zero, modules_of
 from cnnprobe.rules.material import layers, classifying
 
+
 def _net(momentum: float) -> Mapping[str, Any]:
     from torch import nn
 
-    return classifying(layers(lambda: nn.Conv2d(1, 4, 3, padding=1), lambda: nn.BatchNorm2d(4, momentum=momentum), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4)))
+    return classifying(
+        layers(
+            lambda: nn.Conv2d(1, 4, 3, padding=1),
+            lambda: nn.BatchNorm2d(4, momentum=momentum),
+            nn.ReLU(),
+            nn.Flatten(),
+            lambda: nn.Linear(256, 4),
+        )
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -34,7 +43,12 @@ def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.nn.BatchNorm2d, "running = (1 - momentum) * running + momentum * observed".
     """
     for module in modules_of(evidence, "batch_norm"):
-        if module.config.get("momentum") == 0 and module.config.get("track_running_stats") and module.training and module.fqn in called(evidence):
+        if (
+            module.config.get("momentum") == 0
+            and module.config.get("track_running_stats")
+            and module.training
+            and module.fqn in called(evidence)
+        ):
             yield Finding(
                 module=module.fqn,
                 message=f"{spoken(evidence, module.fqn)} has momentum 0 (must be more than 0): its running statistics never change",

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, Flow
 from cnnprobe.evidence.questions import spoken
 from cnnprobe.rules.material import layers, classifying
 
+
 def _net(reused: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn

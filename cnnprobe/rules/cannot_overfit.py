@@ -44,7 +44,11 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
     if len(losses) < LEAST or losses[0] is None or losses[-1] is None or any(len(step.losses) != 1 for step in evidence.steps):
         return
     kinds = {loss.operation for loss in loss_calls(evidence)}
-    if kinds & {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"} and losses[-1] > SHARE * losses[0] and losses[0] > 0.1:
+    if (
+        kinds & {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+        and losses[-1] > SHARE * losses[0]
+        and losses[0] > 0.1
+    ):
         yield Finding(
             module=None,
             message=f"after {len(losses)} steps on one batch the loss is {losses[-1]:.3g}, {losses[-1] / losses[0]:.0%} of the first (more than {SHARE:.0%})",

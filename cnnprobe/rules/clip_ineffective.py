@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
 from cnnprobe.rules.material import perceptron, stepping
 
+
 def _loop(late: bool) -> Mapping[str, Any]:
     import torch
 
@@ -32,7 +33,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(late=False)
 
 
-@rule(code="CP503", name="clip-ineffective", severity=Severity.WARNING, examples=(sick, healthy), explains=("exploding-gradient", "divergence"))
+@rule(
+    code="CP503",
+    name="clip-ineffective",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("exploding-gradient", "divergence"),
+)
 def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
     """The gradients are clipped where no step uses them: after the step, or before the backward.
 
@@ -45,7 +52,11 @@ def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
     clips = [i for i, e in enumerate(events) if e.kind == "clip"]
     useless = [i for i in clips if not events[i].effective or _next(events, i) == "zero_grad" or _last(events, i) == "step"]
     if clips and len(useless) == len(clips):
-        place = "after the optimizer's step" if _last(events, useless[0]) == "step" and events[useless[0]].effective else "before the backward pass"
+        place = (
+            "after the optimizer's step"
+            if _last(events, useless[0]) == "step" and events[useless[0]].effective
+            else "before the backward pass"
+        )
         yield Finding(
             module=None,
             message=f"the gradients are clipped {place}: 0 of {len(clips)} calls came between backward and step",

@@ -43,7 +43,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(kept=True)
 
 
-@rule(code="CP313", name="dead-output", severity=Severity.ERROR, examples=(sick, healthy), explains=("missing-nonlinearity", "no-grad-params", "cannot-overfit", "redundant-bias"))
+@rule(
+    code="CP313",
+    name="dead-output",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("missing-nonlinearity", "no-grad-params", "cannot-overfit", "redundant-bias"),
+)
 def dead_output(evidence: Evidence) -> Iterator[Finding]:
     """The forward computes an activation or a layer and drops the result.
 
@@ -64,7 +70,9 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
         inside = flow.owner(i) is not None and not (call.fqn is not None and call.parent == 0)
         if not inside or i in returned or flow.readers.get(i) or not call.outputs or is_inplace(trace, call):
             continue
-        if losses and (call.sequence is None or not all(loss.complete for loss in losses) or any(n in nodes for n in range(*call.sequence))):
+        if losses and (
+            call.sequence is None or not all(loss.complete for loss in losses) or any(n in nodes for n in range(*call.sequence))
+        ):
             continue
         place = flow.owner(i)
         yield Finding(

@@ -28,7 +28,13 @@ def healthy() -> Mapping[str, Any]:
     return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
 
 
-@rule(code="CP509", name="divergence", severity=Severity.ERROR, examples=(sick, healthy), explains=("constant-output", "ignored-input", "exploding-gradient"))
+@rule(
+    code="CP509",
+    name="divergence",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("constant-output", "ignored-input", "exploding-gradient"),
+)
 def divergence(evidence: Evidence) -> Iterator[Finding]:
     """The loss of one batch grows to ten times what it was, or stops being a number, while it is trained on.
 

@@ -26,7 +26,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(0.7)
 
 
-@rule(code="CP317", name="dropout-rate", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit", "loss-not-decreasing", "train-eval-gap"))
+@rule(
+    code="CP317",
+    name="dropout-rate",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit", "loss-not-decreasing", "train-eval-gap"),
+)
 def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
     """A dropout drops 80% or more.
 

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, operation_of_module
 from cnnprobe.evidence.questions import spoken, variable
 from cnnprobe.rules.material import layers, stepping
 
+
 def _loop(mode: bool) -> Mapping[str, Any]:
     from torch import nn
 

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, operation_of_module
 from cnnprobe.evidence.questions import spoken, variable
 from cnnprobe.rules.material import layers, classifying
 
+
 def _net(evaluated: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import variable, owner, topmost
 from cnnprobe.rules.material import classifying, perceptron
 
+
 def _training(everything: bool) -> Mapping[str, Any]:
     import torch
 

@@ -9,6 +9,7 @@ from cnnprobe.evidence import PROJECTIONS, Evidence, Flow
 from cnnprobe.evidence.questions import spoken, variable, trainable, owner
 from cnnprobe.rules.material import layers, classifying, perceptron
 
+
 def _training(frozen: tuple[int, ...]) -> Mapping[str, Any]:
     model = perceptron()
     for i in frozen:
@@ -26,7 +27,13 @@ def healthy() -> Mapping[str, Any]:
     return _training((1,))
 
 
-@rule(code="CP306", name="frozen-params", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit", "frozen-in-optimizer", "loss-not-decreasing"))
+@rule(
+    code="CP306",
+    name="frozen-params",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit", "frozen-in-optimizer", "loss-not-decreasing"),
+)
 def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     """A layer is frozen at its random initialisation although layers before it are trained, or nothing is trainable at all.
 

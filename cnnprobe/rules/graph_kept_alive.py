@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
 from cnnprobe.rules.material import perceptron, stepping
 
+
 def _loop(kept: bool) -> Mapping[str, Any]:
     history: list[Any] = []
 

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, Flow, describe
 from cnnprobe.evidence.questions import spoken
 from cnnprobe.rules.material import layers, classifying
 
+
 def _net(inplace: bool) -> Mapping[str, Any]:
     from torch import nn
 
@@ -40,7 +41,8 @@ def input_mutated(evidence: Evidence) -> Iterator[Finding]:
         place = flow.owner(row) if flow is not None and row is not None else ""
         yield Finding(
             module=place,
-            message=f"the forward writes to its input {path or 'tensor'}" + (f": {describe(call)} does, in place" if call is not None else ""),
+            message=f"the forward writes to its input {path or 'tensor'}"
+            + (f": {describe(call)} does, in place" if call is not None else ""),
             fix=f"use the out-of-place form in {spoken(evidence, place)}, or x = x.clone() first",
             source=call.source if call is not None else "",
         )

@@ -32,7 +32,13 @@ def healthy() -> Mapping[str, Any]:
     return {**sick(), "targets": images().flatten(1).sigmoid()}
 
 
-@rule(code="CP406", name="loss-activation-mismatch", severity=Severity.ERROR, examples=(sick, healthy), explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "loss-at-init", "constant-output", "zero-grad", "negative-loss"))
+@rule(
+    code="CP406",
+    name="loss-activation-mismatch",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "loss-at-init", "constant-output", "zero-grad", "negative-loss"),
+)
 def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     """The last activation cannot give what the loss or the targets need.
 
@@ -54,13 +60,28 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
     kind, shape = loss.origin_operation, loss.prediction.shape
     high = stat(given, "max")
     if loss.operation == "cross_entropy" and len(shape) > 1 and shape[1] == 1:
-        return f"cross entropy over a single class, of shape {shape}, is always 0", "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are classes"
-    if kind == "softmax" and loss.origin is not None and loss.flow.calls[loss.origin].outputs and loss.flow.calls[loss.origin].outputs[0].shape[-1] == 1 and stat(given, "min") == high == 1.0:
+        return (
+            f"cross entropy over a single class, of shape {shape}, is always 0",
+            "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are classes",
+        )
+    if (
+        kind == "softmax"
+        and loss.origin is not None
+        and loss.flow.calls[loss.origin].outputs
+        and loss.flow.calls[loss.origin].outputs[0].shape[-1] == 1
+        and stat(given, "min") == high == 1.0
+    ):
         return f"a softmax over a single value, of shape {shape}, is always 1", "use a sigmoid for one output"
     if loss.operation == "nll_loss" and kind not in ("softmax", "sigmoid") and high > 1e-4 and not are_probabilities(given):
-        return f"nll_loss takes log-probabilities, which are at most 0, but gets values up to {high:.3g}", "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss"
+        return (
+            f"nll_loss takes log-probabilities, which are at most 0, but gets values up to {high:.3g}",
+            "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss",
+        )
     if loss.operation == "kl_div" and high > 1e-4 and kind not in ("log_softmax", "logsigmoid"):
-        return f"kl_div takes log-probabilities as its input, which are at most 0, but gets values up to {high:.3g}", "apply log_softmax(x, dim=1) to its first argument"
+        return (
+            f"kl_div takes log-probabilities as its input, which are at most 0, but gets values up to {high:.3g}",
+            "apply log_softmax(x, dim=1) to its first argument",
+        )
     if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
         return _out_of_reach(evidence, loss, kind)
     return None

@@ -42,7 +42,11 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "verify loss @ init".
     """
     for loss in loss_calls(evidence):
-        if loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits") or not loss.call.outputs or len(loss.prediction.shape) < 1:
+        if (
+            loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits")
+            or not loss.call.outputs
+            or len(loss.prediction.shape) < 1
+        ):
             continue
         reduction = option(evidence.trace, loss.call, "reduction", 99, "mean")
         if reduction != "mean" or len(loss.call.inputs) > 2:

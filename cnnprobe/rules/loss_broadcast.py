@@ -15,7 +15,9 @@ ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", 
 def _regression(targets: Any) -> Mapping[str, Any]:
     from torch import nn
 
-    return classifying(layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1)), targets=targets, loss_fn=nn.MSELoss())
+    return classifying(
+        layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1)), targets=targets, loss_fn=nn.MSELoss()
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -28,7 +30,13 @@ def healthy() -> Mapping[str, Any]:
     return _regression(labels().float().unsqueeze(1))
 
 
-@rule(code="CP407", name="loss-broadcast", severity=Severity.ERROR, examples=(sick, healthy), explains=("loss-not-decreasing", "cannot-overfit", "constant-output"))
+@rule(
+    code="CP407",
+    name="loss-broadcast",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "constant-output"),
+)
 def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
     """The loss compares every prediction with every target.
 

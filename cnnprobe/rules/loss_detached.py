@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, Flow, describe
 from cnnprobe.evidence.questions import trainable
 from cnnprobe.rules.material import perceptron, stepping
 
+
 def _loop(cut: bool) -> Mapping[str, Any]:
     import torch
 
@@ -32,7 +33,21 @@ def healthy() -> Mapping[str, Any]:
     return _loop(False)
 
 
-@rule(code="CP410", name="loss-detached", severity=Severity.ERROR, examples=(sick, healthy), explains=("no-grad-params", "no-grad-path", "unchanged-weights", "loss-not-decreasing", "cannot-overfit", "unoptimized-params", "zero-grad"))
+@rule(
+    code="CP410",
+    name="loss-detached",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "no-grad-params",
+        "no-grad-path",
+        "unchanged-weights",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "unoptimized-params",
+        "zero-grad",
+    ),
+)
 def loss_detached(evidence: Evidence) -> Iterator[Finding]:
     """The graph behind the loss ends before it reaches any parameter.
 
@@ -42,7 +57,12 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.tensor, "copies data and creates a leaf tensor".
     """
     losses = [loss for step in evidence.steps for loss in step.losses]
-    if not losses or not trainable(evidence) or any(loss.reached or not loss.complete for loss in losses) or len(losses) > len(evidence.steps):
+    if (
+        not losses
+        or not trainable(evidence)
+        or any(loss.reached or not loss.complete for loss in losses)
+        or len(losses) > len(evidence.steps)
+    ):
         return
     flow = Flow(evidence.steps[0].trace)
     last = losses[0].call

@@ -31,7 +31,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(0.1)
 
 
-@rule(code="CP408", name="loss-sign", severity=Severity.ERROR, examples=(sick, healthy), explains=("negative-loss", "divergence", "loss-not-decreasing", "cannot-overfit", "lr-too-high", "exploding-gradient"))
+@rule(
+    code="CP408",
+    name="loss-sign",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("negative-loss", "divergence", "loss-not-decreasing", "cannot-overfit", "lr-too-high", "exploding-gradient"),
+)
 def loss_sign(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer makes the error larger.
 
@@ -44,7 +50,11 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
     for optimizer in evidence.optimizers:
         standard = any(_chain(flow, loss.call)[0] for step in evidence.steps[:1] for loss in step.losses)
         if optimizer.maximize and optimizer.parameters and standard:
-            yield Finding(module=None, message=f"{optimizer.name} has maximize=True, and the loss is an error", fix=f"build {optimizer.name} without maximize=True")
+            yield Finding(
+                module=None,
+                message=f"{optimizer.name} has maximize=True, and the loss is an error",
+                fix=f"build {optimizer.name} without maximize=True",
+            )
             return
     for loss in evidence.steps[0].losses if evidence.steps else ():
         is_error, flips, place = _chain(flow, loss.call)

@@ -37,7 +37,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(0.6)
 
 
-@rule(code="CP505", name="lr-collapsed", severity=Severity.WARNING, examples=(sick, healthy), explains=("unchanged-weights", "lr-too-low", "cannot-overfit"))
+@rule(
+    code="CP505",
+    name="lr-collapsed",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("unchanged-weights", "lr-too-low", "cannot-overfit"),
+)
 def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     """The scheduler steps with every batch and makes the learning rate vanish within a hundred of them.
 

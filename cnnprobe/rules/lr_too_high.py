@@ -29,7 +29,25 @@ def healthy() -> Mapping[str, Any]:
     return _training(0.5)
 
 
-@rule(code="CP506", name="lr-too-high", severity=Severity.ERROR, examples=(sick, healthy), explains=("divergence", "loss-not-decreasing", "dead-relu", "exploding-gradient", "update-ratio", "nan-backward", "exploding-activation", "saturated-activation", "constant-output", "ignored-input", "zero-grad"))
+@rule(
+    code="CP506",
+    name="lr-too-high",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "divergence",
+        "loss-not-decreasing",
+        "dead-relu",
+        "exploding-gradient",
+        "update-ratio",
+        "nan-backward",
+        "exploding-activation",
+        "saturated-activation",
+        "constant-output",
+        "ignored-input",
+        "zero-grad",
+    ),
+)
 def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
     """The loss of one and the same batch rises under the optimizer, and falls with a hundredth of the learning rate.
 

@@ -45,7 +45,13 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         following, normalised = found
         first, second = projection(evidence.trace, flow.calls[i]), projection(evidence.trace, flow.calls[following])
         kinds = (operation(flow.calls[i]), operation(flow.calls[following]))
-        if first is None or second is None or not _collapse(kinds, first, second, normalised) or flow.owner(i) in blamed and flow.calls[i].fqn is not None:
+        if (
+            first is None
+            or second is None
+            or not _collapse(kinds, first, second, normalised)
+            or flow.owner(i) in blamed
+            and flow.calls[i].fqn is not None
+        ):
             continue
         blamed.add(flow.owner(i))
         between = "only a normalisation" if normalised else "no activation"

@@ -15,7 +15,9 @@ def _masks(scale: float) -> Mapping[str, Any]:
     from torch import nn
 
     masks = (images() > 0).float() * scale
-    return classifying(layers(lambda: nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(4, 1, 1)), targets=masks, loss_fn=nn.BCEWithLogitsLoss())
+    return classifying(
+        layers(lambda: nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(4, 1, 1)), targets=masks, loss_fn=nn.BCEWithLogitsLoss()
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -28,7 +30,13 @@ def healthy() -> Mapping[str, Any]:
     return _masks(1.0)
 
 
-@rule(code="CP409", name="negative-loss", severity=Severity.ERROR, examples=(sick, healthy), explains=("divergence", "loss-not-decreasing", "cannot-overfit", "exploding-gradient", "lr-too-high"))
+@rule(
+    code="CP409",
+    name="negative-loss",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("divergence", "loss-not-decreasing", "cannot-overfit", "exploding-gradient", "lr-too-high"),
+)
 def negative_loss(evidence: Evidence) -> Iterator[Finding]:
     """A loss that should be at least 0 is negative, or can fall without end.
 
@@ -48,7 +56,10 @@ def negative_loss(evidence: Evidence) -> Iterator[Finding]:
                 fix="divide the targets by 255" if high == 255 else "bring the targets into [0, 1]",
                 source=loss.call.source,
             )
-        elif loss.operation in ("cross_entropy", "nll_loss", "mse_loss") and stat(loss.call.outputs[0] if loss.call.outputs else None, "max") < 0:
+        elif (
+            loss.operation in ("cross_entropy", "nll_loss", "mse_loss")
+            and stat(loss.call.outputs[0] if loss.call.outputs else None, "max") < 0
+        ):
             yield Finding(
                 module=None,
                 message=f"{loss.operation} is {stat(loss.call.outputs[0], 'mean'):.3g} (less than 0)",

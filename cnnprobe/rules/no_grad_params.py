@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, Flow, sources_read
 from cnnprobe.evidence.questions import spoken, trainable, reached, optimised, owner, traces, called, topmost, complete
 from cnnprobe.rules.material import classifying
 
+
 def _net(cut: bool) -> Mapping[str, Any]:
     from torch import nn
 
@@ -49,7 +50,9 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
     if not idle:
         return
     flow = Flow(evidence.trace)
-    returned = {flow.origin(info) for root in flow.roots() for info in flow.calls[root].outputs} | {info.source for root in flow.roots() for info in flow.calls[root].outputs}
+    returned = {flow.origin(info) for root in flow.roots() for info in flow.calls[root].outputs} | {
+        info.source for root in flow.roots() for info in flow.calls[root].outputs
+    }
     losses = {loss.call for loss in evidence.steps[0].losses}
     toward = set().union(*(flow.before(i) for i in losses if i is not None)) if losses else set()
     for module in topmost({owner(p) for p in idle}, evidence.trace):
@@ -61,7 +64,9 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
             module=module,
             severity=Severity.INFO if aside else None,
             message=f"{count} trainable parameters of {spoken(evidence, module)} are used, but get no gradient in {len(evidence.steps)} steps",
-            fix="the loss leaves this output alone: use it, or freeze what makes it" if aside else "remove the detach(), no_grad() or .data between them and the loss",
+            fix="the loss leaves this output alone: use it, or freeze what makes it"
+            if aside
+            else "remove the detach(), no_grad() or .data between them and the loss",
         )
 
 

@@ -9,6 +9,7 @@ from cnnprobe.evidence.questions import spoken, trainable, owner
 from cnnprobe.rules.no_grad_params import unreached
 from cnnprobe.rules.material import classifying
 
+
 def sick() -> Mapping[str, Any]:
     """The first layer runs under no_grad."""
     return _net(cut=True)
@@ -37,7 +38,13 @@ def _net(cut: bool) -> Mapping[str, Any]:
     return classifying(Net())
 
 
-@rule(code="CP211", name="no-grad-path", severity=Severity.ERROR, examples=(sick, healthy), explains=("no-grad-params", "unchanged-weights", "cannot-overfit"))
+@rule(
+    code="CP211",
+    name="no-grad-path",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("no-grad-params", "unchanged-weights", "cannot-overfit"),
+)
 def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     """The path from parameters to the loss is cut: by detach, .data, no_grad, or a conversion.
 
@@ -55,7 +62,12 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     toward = set().union(*(flow.before(i) for i in ends)) if ends else set(range(len(flow.calls)))
     for i in flow.primitives():
         call = flow.calls[i]
-        if i not in toward or not call.outputs or any(o.requires_grad for o in call.outputs) or not call.outputs[0].dtype.startswith(("float", "bfloat")):
+        if (
+            i not in toward
+            or not call.outputs
+            or any(o.requires_grad for o in call.outputs)
+            or not call.outputs[0].dtype.startswith(("float", "bfloat"))
+        ):
             continue
         carries = any(t.requires_grad for t in call.inputs)
         own = call.fqn in modules or any(isinstance(t.source, str) and t.source in idle for t in call.inputs)

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import variable, zero
 from cnnprobe.rules.material import perceptron, stepping
 
+
 def _loop(cleared: bool) -> Mapping[str, Any]:
     def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
         if cleared:
@@ -28,7 +29,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(cleared=True)
 
 
-@rule(code="CP501", name="no-zero-grad", severity=Severity.ERROR, examples=(sick, healthy), explains=("divergence", "lr-too-high", "exploding-gradient", "loss-not-decreasing", "cannot-overfit", "update-ratio"))
+@rule(
+    code="CP501",
+    name="no-zero-grad",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("divergence", "lr-too-high", "exploding-gradient", "loss-not-decreasing", "cannot-overfit", "update-ratio"),
+)
 def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer steps with gradients to which those of earlier steps were added.
 

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import loss_calls, spoken, variable, stat, input_stats, are_probabilities
 from cnnprobe.rules.material import classifying, perceptron
 
+
 def sick() -> Mapping[str, Any]:
     """A softmax where a log_softmax was meant."""
     from torch import nn
@@ -22,7 +23,13 @@ def healthy() -> Mapping[str, Any]:
     return classifying(perceptron(end=(nn.LogSoftmax(dim=1),)), loss_fn=nn.NLLLoss())
 
 
-@rule(code="CP403", name="probs-into-nll", severity=Severity.ERROR, examples=(sick, healthy), explains=("negative-loss", "loss-not-decreasing", "cannot-overfit", "loss-at-init"))
+@rule(
+    code="CP403",
+    name="probs-into-nll",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("negative-loss", "loss-not-decreasing", "cannot-overfit", "loss-at-init"),
+)
 def probs_into_nll(evidence: Evidence) -> Iterator[Finding]:
     """nll_loss gets probabilities instead of log-probabilities.
 

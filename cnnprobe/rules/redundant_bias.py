@@ -8,10 +8,15 @@ from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation
 from cnnprobe.evidence.questions import spoken
 from cnnprobe.rules.material import layers, classifying
 
+
 def _net(bias: bool) -> Mapping[str, Any]:
     from torch import nn
 
-    return classifying(layers(lambda: nn.Conv2d(1, 4, 3, padding=1, bias=bias), lambda: nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4)))
+    return classifying(
+        layers(
+            lambda: nn.Conv2d(1, 4, 3, padding=1, bias=bias), lambda: nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4)
+        )
+    )
 
 
 def sick() -> Mapping[str, Any]:

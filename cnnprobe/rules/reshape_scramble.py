@@ -9,6 +9,7 @@ from cnnprobe.evidence import Evidence, Flow, describe
 from cnnprobe.evidence.questions import spoken
 from cnnprobe.rules.material import classifying
 
+
 def _net(permuted: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn

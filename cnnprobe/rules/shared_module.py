@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow
+from cnnprobe.evidence import Evidence, Flow, operation_of_module
 from cnnprobe.evidence.questions import owner, called
 from cnnprobe.rules.material import classifying
+
 
 def _net(copies: bool) -> Mapping[str, Any]:
     import torch
@@ -28,7 +29,7 @@ def healthy() -> Mapping[str, Any]:
     return _net(copies=True)
 
 
-@rule(code="CP310", name="shared-module", severity=Severity.WARNING, examples=(sick, healthy), explains=("tied-weights", "bn-reused"))
+@rule(code="CP310", name="shared-module", severity=Severity.WARNING, examples=(sick, healthy), explains=("tied-weights",))
 def shared_module(evidence: Evidence) -> Iterator[Finding]:
     """One layer stands at several places of a chain under several names.
 
@@ -40,7 +41,11 @@ def shared_module(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     owners = {owner(p.fqn) for p in evidence.trace.parameters if p.kind == "parameter"}
     for module in evidence.trace.modules:
-        if not module.aliases or not any(o == module.fqn or o.startswith(module.fqn + ".") for o in owners):
+        if (
+            not module.aliases
+            or operation_of_module(module) == "batch_norm"
+            or not any(o == module.fqn or o.startswith(module.fqn + ".") for o in owners)
+        ):
             continue
         if any(module.fqn.startswith(m.fqn + ".") for m in evidence.trace.modules if m.aliases and m.fqn):
             continue

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, describe
 from cnnprobe.evidence.questions import loss_calls, spoken, variable
 from cnnprobe.rules.material import layers, classifying
 
+
 def _binary(model: Any, **others: Any) -> Mapping[str, Any]:
     import torch
     from torch import nn
@@ -30,7 +31,13 @@ def healthy() -> Mapping[str, Any]:
     return _binary(layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1), nn.Sigmoid()), loss_fn=nn.BCELoss())
 
 
-@rule(code="CP402", name="sigmoid-before-bcewl", severity=Severity.ERROR, examples=(sick, healthy), explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient"))
+@rule(
+    code="CP402",
+    name="sigmoid-before-bcewl",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient"),
+)
 def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
     """binary_cross_entropy_with_logits gets the output of a sigmoid or softmax.
 

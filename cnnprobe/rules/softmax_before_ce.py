@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, describe
 from cnnprobe.evidence.questions import loss_calls, spoken, variable, stat, input_stats, are_probabilities
 from cnnprobe.rules.material import layers, classifying, perceptron
 
+
 def sick() -> Mapping[str, Any]:
     """A softmax as the model's last layer."""
     from torch import nn
@@ -22,7 +23,13 @@ def healthy() -> Mapping[str, Any]:
     return classifying(layers(nn.Flatten(), lambda: nn.Linear(64, 16), lambda: nn.Softmax(dim=1), lambda: nn.Linear(16, 4)))
 
 
-@rule(code="CP401", name="softmax-before-ce", severity=Severity.ERROR, examples=(sick, healthy), explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient", "lr-too-low"))
+@rule(
+    code="CP401",
+    name="softmax-before-ce",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient", "lr-too-low"),
+)
 def softmax_before_ce(evidence: Evidence) -> Iterator[Finding]:
     """Cross entropy gets the output of a softmax, and applies a second one.
 

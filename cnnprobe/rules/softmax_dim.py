@@ -9,6 +9,7 @@ from cnnprobe.evidence.questions import loss_calls, spoken, batch_size
 from cnnprobe.rules.material import classifying, perceptron
 from cnnprobe.trace import ModuleCall
 
+
 def sick() -> Mapping[str, Any]:
     """Over the batch."""
     from torch import nn
@@ -23,7 +24,21 @@ def healthy() -> Mapping[str, Any]:
     return classifying(perceptron(end=(nn.LogSoftmax(dim=-1),)), loss_fn=nn.NLLLoss())
 
 
-@rule(code="CP405", name="softmax-dim", severity=Severity.ERROR, examples=(sick, healthy), explains=("batch-leak", "loss-not-decreasing", "cannot-overfit", "loss-at-init", "softmax-before-ce", "probs-into-nll", "constant-output"))
+@rule(
+    code="CP405",
+    name="softmax-dim",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "batch-leak",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "loss-at-init",
+        "softmax-before-ce",
+        "probs-into-nll",
+        "constant-output",
+    ),
+)
 def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
     """A softmax runs over the batch, or over another axis than that of the classes.
 
@@ -45,7 +60,13 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
         axis = _axis(evidence, call, len(shape))
         if axis is None or len(shape) < 2:
             continue
-        over_batch = axis == 0 and n is not None and n > 1 and shape[0] == n and (i in heads or (evidence.probes.leak is not None and leaking == flow.owner(i)))
+        over_batch = (
+            axis == 0
+            and n is not None
+            and n > 1
+            and shape[0] == n
+            and (i in heads or (evidence.probes.leak is not None and leaking == flow.owner(i)))
+        )
         wrong_class = heads.get(i) == "nll_loss" and axis != 1
         if over_batch or wrong_class:
             yield Finding(

@@ -9,6 +9,7 @@ from cnnprobe.evidence.questions import spoken, owner, topmost
 from cnnprobe.rules.unoptimized_params import missing
 from cnnprobe.rules.material import classifying, perceptron
 
+
 def _training(late: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn
@@ -29,7 +30,13 @@ def healthy() -> Mapping[str, Any]:
     return _training(late=True)
 
 
-@rule(code="CP305", name="stale-optimizer", severity=Severity.ERROR, examples=(sick, healthy), explains=("unoptimized-params", "unchanged-weights", "loss-not-decreasing", "cannot-overfit", "zero-grad"))
+@rule(
+    code="CP305",
+    name="stale-optimizer",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("unoptimized-params", "unchanged-weights", "loss-not-decreasing", "cannot-overfit", "zero-grad"),
+)
 def stale_optimizer(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer was built before a layer was replaced: it holds the old one's parameters.
 

@@ -31,7 +31,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(steps=True)
 
 
-@rule(code="CP504", name="step-missing", severity=Severity.ERROR, examples=(sick, healthy), explains=("unchanged-weights", "loss-not-decreasing", "cannot-overfit", "no-zero-grad", "lr-too-low"))
+@rule(
+    code="CP504",
+    name="step-missing",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("unchanged-weights", "loss-not-decreasing", "cannot-overfit", "no-zero-grad", "lr-too-low"),
+)
 def step_missing(evidence: Evidence) -> Iterator[Finding]:
     """Gradients are computed, and no optimizer uses them.
 

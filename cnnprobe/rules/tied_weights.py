@@ -8,6 +8,7 @@ from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation_of_module
 from cnnprobe.evidence.questions import spoken, owner
 from cnnprobe.rules.material import layers, classifying
 
+
 def _net(tied: bool) -> Mapping[str, Any]:
     model = layers(*_parts())
     if tied:

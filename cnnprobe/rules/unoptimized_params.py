@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import spoken, variable, trainable, reached, optimised, owner, topmost
 from cnnprobe.rules.material import classifying, perceptron
 
+
 def _training(parts: int) -> Mapping[str, Any]:
     import torch
 

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, Hidden
 from cnnprobe.evidence.questions import spoken, trainable
 from cnnprobe.rules.material import classifying
 
+
 def _net(registered: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn
@@ -39,7 +40,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(registered=True)
 
 
-@rule(code="CP301", name="unregistered-module", severity=Severity.ERROR, examples=(sick, healthy), explains=("unregistered-parameter", "unoptimized-params", "cannot-overfit"))
+@rule(
+    code="CP301",
+    name="unregistered-module",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("unregistered-parameter", "unoptimized-params", "cannot-overfit"),
+)
 def unregistered_module(evidence: Evidence) -> Iterator[Finding]:
     """The forward uses a layer that the model does not know: it sits in a list, tuple or dict.
 

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import spoken
 from cnnprobe.rules.material import classifying
 
+
 def _net(registered: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn

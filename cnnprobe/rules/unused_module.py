@@ -9,6 +9,7 @@ from cnnprobe.evidence.questions import spoken, reached, owner, traces, called, 
 from cnnprobe.rules.material import classifying
 from cnnprobe.trace import ModuleInfo
 
+
 def _net(used: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn
@@ -37,7 +38,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(used=True)
 
 
-@rule(code="CP309", name="unused-module", severity=Severity.WARNING, examples=(sick, healthy), explains=("unused-params", "missing-nonlinearity"))
+@rule(
+    code="CP309",
+    name="unused-module",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("unused-params", "missing-nonlinearity"),
+)
 def unused_module(evidence: Evidence) -> Iterator[Finding]:
     """A module is registered, but no pass calls it or uses its weights.
 
@@ -56,7 +63,12 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
     for module in evidence.trace.modules:
         below = [m for m in by_name if m == module.fqn or m.startswith(module.fqn + ".")] if module.fqn else list(by_name)
         names = {*module.aliases, module.fqn}
-        if names & used or module.is_container or any(m in used or m in used_owners for m in below) or any(_is_inside(module.fqn, i) for i in idle):
+        if (
+            names & used
+            or module.is_container
+            or any(m in used or m in used_owners for m in below)
+            or any(_is_inside(module.fqn, i) for i in idle)
+        ):
             continue
         if "parametrizations" in module.fqn or _belongs_to_stock(module.fqn, by_name):
             continue

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, sources_read
 from cnnprobe.evidence.questions import spoken, trainable, reached, owner, traces, called, complete
 from cnnprobe.rules.material import classifying
 
+
 def _net(used: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn

@@ -128,7 +128,13 @@ def values_of(model: nn.Module) -> dict[str, Values]:
             continue
         for registry in (module._parameters, module._buffers):
             for name, tensor in registry.items():
-                if tensor is not None and not is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta" and tensor.layout is torch.strided:
+                if (
+                    tensor is not None
+                    and not is_lazy(tensor)
+                    and tensor.numel()
+                    and tensor.device.type != "meta"
+                    and tensor.layout is torch.strided
+                ):
                     found[f"{fqn}.{name}" if fqn else name] = _values(tensor.detach())
     return found
 

@@ -23,7 +23,10 @@ class TensorState:
         unique = {id(t): t for t in tensors}
         gradients = {id(t.grad): t.grad for t in unique.values() if t.is_leaf and t.grad is not None}
         with torch.no_grad():
-            self._copies = [(t, t.detach().clone(), _version(t), t.data_ptr() if t.layout is torch.strided else 0) for t in (unique | gradients).values()]
+            self._copies = [
+                (t, t.detach().clone(), _version(t), t.data_ptr() if t.layout is torch.strided else 0)
+                for t in (unique | gradients).values()
+            ]
 
     def restore(self) -> None:
         """Write the values back where they may have changed, with the version counters that they had."""
@@ -59,7 +62,9 @@ class OptimizerState:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._groups = [(group, {k: _copied(v) for k, v in group.items() if k != "params"}, list(group["params"])) for group in optimizer.param_groups]
+        self._groups = [
+            (group, {k: _copied(v) for k, v in group.items() if k != "params"}, list(group["params"])) for group in optimizer.param_groups
+        ]
         self._list = list(optimizer.param_groups)
         self._state = [(p, entry, dict(entry) if isinstance(entry, dict) else None) for p, entry in optimizer.state.items()]
         self._attributes = AttributeState(optimizer, skip=("state", "param_groups"))
@@ -139,7 +144,11 @@ class ContainerState:
 def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list[Any]]:
     """Everything in the surroundings, the tensors and the random generators are afterwards as they were; gives what restores them meanwhile."""
     states: list[Any] = [TensorState(tensors)]
-    variables = [(write, value, value.detach().clone() if isinstance(value, Tensor) else None) for _, read, write in surroundings.variables for value in [read()]]
+    variables = [
+        (write, value, value.detach().clone() if isinstance(value, Tensor) else None)
+        for _, read, write in surroundings.variables
+        for value in [read()]
+    ]
     states.extend(ContainerState(value) for _, value, _ in variables if ContainerState.fits(value))
     states.extend(TensorState([value]) for _, value, content in variables if content is not None)
     states.extend(ModelState(model) for _, model in surroundings.models.values())

@@ -1,6 +1,7 @@
 """From a model, a batch and a loop to the Evidence: which passes are made, in which order, from which state."""
 
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
-from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Step, sources_read
+from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Step, Values, sources_read
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
@@ -23,10 +24,12 @@ from cnnprobe.training.surroundings import Surroundings, arguments_of, look_arou
 
 REPLAYED = 3  # steps of a replay
 SLOWER = 0.01  # factor of the learning rate when the loss rose
-FASTER = 1_000.0  # factor when it did not move
+BRISK = 1e-2  # update norm over weight norm that a replay aims at where it did not; 1e-3 is usual (Karpathy, CS231n)
 UNMOVED = 1e-4  # relative change of the loss that counts as none
 SCHEDULED = 100  # batches that an epoch has at least, for most data sets
-_WITH_AN_END = frozenset({"OneCycleLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "PolynomialLR", "LinearLR", "ReduceLROnPlateau"})
+_WITH_AN_END = frozenset(
+    {"OneCycleLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "PolynomialLR", "LinearLR", "ReduceLROnPlateau"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ class _Observation:
         training = steps[0].value if steps and steps[0].training and len(steps[0].losses) == 1 else None
         probes = replace(probes, evaluation_loss=evaluated, training_loss=training)
         backward = self.find_backward(steps)
-        replays = self.replays(steps)
+        replays = self.replays(steps, values)
         restore(self.states)
         if not any(step.training for step in steps) and not self.model.training and trace.never_called and self.error is None:
             probes = replace(probes, called_in_train=self.called_in_train())
@@ -215,7 +218,7 @@ class _Observation:
             return float(optimizer.param_groups[0]["lr"]) / float(rates[0])
         return None
 
-    def replays(self, steps: tuple[Step, ...]) -> tuple[Replay, ...]:
+    def replays(self, steps: tuple[Step, ...], values: Mapping[str, Values]) -> tuple[Replay, ...]:
         """The first steps again with another rate, where the loss rose or did not move."""
         losses = [step.value for step in steps]
         if len(steps) < 3 or losses[0] is None or not math.isfinite(losses[0]) or self.error is not None or not self.around.optimizers:
@@ -225,7 +228,8 @@ class _Observation:
         if highest > losses[0] + UNMOVED * abs(losses[0]):
             return (self.replay(SLOWER),)
         if moved <= UNMOVED * abs(losses[0]):
-            return (self.replay(FASTER),)
+            ratios = [c / values[n].norm for step in steps for n, c in step.changes.items() if n in values and len(values[n].shape) > 1 and c > 0 and values[n].norm > 0]  # fmt: skip
+            return (self.replay(min(1e9, max(10.0, BRISK / statistics.median(ratios)))),) if ratios else ()
         return ()
 
     def replay(self, factor: float) -> Replay:

@@ -45,7 +45,13 @@ def fresh(value: Any) -> Any:
 
 
 def forward(
-    model: nn.Module, inputs: Any, *, training: bool, seed: int = 0, summarise: Callable[[Tensor], Any] | None = None, names: Mapping[int, str] | None = None
+    model: nn.Module,
+    inputs: Any,
+    *,
+    training: bool,
+    seed: int = 0,
+    summarise: Callable[[Tensor], Any] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> Pass:
     """One recorded forward pass under no_grad in the given mode."""
     modes = [(module, module.training) for module in model.modules()]

@@ -189,7 +189,13 @@ class _Draft:
 
     def _clip(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         given = scope.get("parameters")
-        listed = [given] if isinstance(given, Tensor) else list(given) if isinstance(given, list | tuple) else list(self.stepper.parameters.values())
+        listed = (
+            [given]
+            if isinstance(given, Tensor)
+            else list(given)
+            if isinstance(given, list | tuple)
+            else list(self.stepper.parameters.values())
+        )
         self.events.append(Event(kind="clip", effective=any(p.grad is not None for p in listed if isinstance(p, Tensor))))
 
     def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002

@@ -85,7 +85,11 @@ def _places(subject: Any) -> Iterator[Place]:
 
 def _is_users(value: Any) -> bool:
     module = type(value).__module__ or ""
-    return hasattr(value, "__dict__") and not isinstance(value, type | types.ModuleType) and not module.startswith(("torch", "builtins", "numpy", "cnnprobe"))
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, type | types.ModuleType)
+        and not module.startswith(("torch", "builtins", "numpy", "cnnprobe"))
+    )
 
 
 def _of_function(function: types.FunctionType) -> Iterator[Place]:
