@@ -80,6 +80,11 @@ def _recorded(call: Callable[..., Any]) -> Callable[..., Any]:
     return recorded_call
 
 
+def _blank(kind: type[nn.Module]) -> nn.Module:
+    """An instance that is still to get its state; module-level, so that a pickle can name it."""
+    return kind.__new__(kind)
+
+
 _probed_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 
 
@@ -92,7 +97,7 @@ def _probed_class(kind: type[nn.Module]) -> type[nn.Module]:
 
     def reduce_to_original(self: nn.Module, protocol: Any) -> Any:
         reduced: tuple[Any, ...] = kind.__reduce_ex__(self, protocol)  # type: ignore[assignment]
-        return (reduced[0], tuple(kind if part is type(self) else part for part in reduced[1]), *reduced[2:])
+        return (_blank, (kind,), *reduced[2:])
 
     members = {
         "__call__": _recorded(kind.__call__),

@@ -48,7 +48,14 @@ def test_call_inside_a_container_has_the_line_of_the_container():
 def test_functions_of_the_users_forward_are_rows_with_their_public_names():
     trace = trace_of(Functional(), images())
     kinds = [call.kind for call in trace.calls[1:]]
-    assert ["torch.nn.functional.relu", "torch.nn.functional.max_pool2d", "torch.Tensor.view", "torch.Tensor.t", "torch.Tensor.matmul", "torch.Tensor.mul"] == kinds
+    assert [
+        "torch.nn.functional.relu",
+        "torch.nn.functional.max_pool2d",
+        "torch.Tensor.view",
+        "torch.Tensor.t",
+        "torch.Tensor.matmul",
+        "torch.Tensor.mul",
+    ] == kinds
 
 
 def test_functions_inside_a_stock_layer_are_no_rows():
@@ -149,7 +156,7 @@ def test_exponentially_many_paths_through_shared_modules_are_not_walked():
 
 def test_never_called_modules_are_named_and_containers_are_not():
     model = nn.ModuleDict({"used": nn.ReLU(), "unused": nn.Linear(2, 2), "list": nn.ModuleList([nn.ReLU()])})
-    model.forward = lambda x: model["used"](x)
+    model.forward = lambda x: model["used"](x)  # noqa: PLW0108 - a module as attribute would be registered
     assert ("unused", "list.0") == trace_of(model, images()).never_called
 
 
@@ -170,7 +177,7 @@ def test_statistics_equal_torchs_own():
     stats = trace_of(model, x)[""].outputs[0].stats
     y = model(x).detach().double()
     assert y.numel() == stats["count"]
-    assert pytest.approx(y.mean().item(), rel=1e-5) == stats["mean"]
+    assert pytest.approx(y.mean().item(), rel=1e-5, abs=1e-7) == stats["mean"]
     assert pytest.approx(y.std(correction=0).item(), rel=1e-5) == stats["std"]
     assert (y.min().item(), y.max().item()) == (stats["min"], stats["max"])
 
@@ -240,7 +247,9 @@ def test_scripted_module_is_said_to_be_opaque():
 def test_failing_forward_has_all_rows_up_to_the_failing_one():
     observation = observe(Broken(), (images(),), {})
     trace = observation.trace
-    assert [("", False), ("block", False), ("block.0", True), ("block.1", True), ("block.2", False)] == [(c.fqn, c.completed) for c in trace.calls]
+    assert [("", False), ("block", False), ("block.0", True), ("block.1", True), ("block.2", False)] == [
+        (c.fqn, c.completed) for c in trace.calls
+    ]
     assert (2, 4, 6, 6) == trace["block.2"].inputs[0].shape
     assert isinstance(observation.error, RuntimeError)
 
@@ -309,7 +318,7 @@ def test_record_without_a_call_says_so():
     with Recording(Small()) as recording:
         pass
     with pytest.raises(TargetError, match="nothing was recorded"):
-        recording.trace  # noqa: B018
+        recording.trace
 
 
 def test_record_of_a_class_says_to_make_an_instance():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cnnprobe import cost
-from cnnprobe.recorder import sources
+from cnnprobe.recorder import sources, twins
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
 from cnnprobe.trace import Failure, ModuleCall, Trace
 
@@ -50,7 +50,7 @@ def no_collection() -> Iterator[None]:
 
 
 def _call(row: "Row") -> ModuleCall:
-    return ModuleCall(
+    return twins.ModuleCall(
         fqn=row.name,
         kind=row.kind if row.module is None else class_of(row.module).__name__,
         index=row.index,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as is_uninitialised
 
+from cnnprobe.recorder import twins
 from cnnprobe.recorder.values import PLAIN, device_name, dtype_name, plain
 from cnnprobe.trace import ModuleInfo, ParameterInfo
 
@@ -105,7 +106,7 @@ def take_inventory(tree: Iterable[tuple[str, nn.Module, bool]]) -> tuple[tuple[M
             }
         else:
             drafts[id(module)]["aliases"] += (fqn,)
-    return tuple(ModuleInfo(**draft) for draft in drafts.values()), tuple(ParameterInfo(**draft) for draft in tensors.values())
+    return tuple(twins.ModuleInfo(**draft) for draft in drafts.values()), tuple(twins.ParameterInfo(**draft) for draft in tensors.values())
 
 
 def _overrides_forward(module: nn.Module) -> bool:

@@ -3,10 +3,11 @@
 import functools
 import pathlib
 import threading
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from cnnprobe.recorder.watching import Row
@@ -14,18 +15,14 @@ if TYPE_CHECKING:
 thread_id = threading.get_ident
 
 _TORCH = str(pathlib.Path(torch.__file__).parent)
+_MODULE = nn.Module._call_impl.__code__.co_filename
 _OURS = str(pathlib.Path(__file__).parent.parent)
 _MOST_FRAMES = 24  # between a function's call and the mode that sees it; more are the user's recursion
 
 
 @functools.lru_cache(maxsize=65_536)
-def _is_internal(code: CodeType) -> bool:
-    return code.co_filename.startswith((_TORCH, _OURS)) or code.co_filename.startswith("<frozen")
-
-
-@functools.lru_cache(maxsize=65_536)
-def _location(code: CodeType, line: int) -> str:
-    return f"{code.co_filename}:{line}"
+def _location(filename: str, line: int) -> str:
+    return f"{filename}:{line}"
 
 
 def is_users(filename: str) -> bool:
@@ -36,15 +33,15 @@ def is_users(filename: str) -> bool:
 def of_module_call(frame: FrameType | None, parent: "Row | None") -> str:
     """The line that called a module; a call made by torch's own containers is that of the container."""
     # hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller; fewer where torch's own differs
-    while frame is not None and frame.f_code.co_filename.endswith("module.py") and _is_internal(frame.f_code):
+    while frame is not None and frame.f_code.co_filename == _MODULE:
         frame = frame.f_back
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS) and parent is None:
+    while frame is not None and parent is None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     if frame is None:
         return ""
-    if _is_internal(frame.f_code):
+    if frame.f_code.co_filename.startswith(_TORCH):
         return parent.source if parent is not None else _nearest(frame)
-    return _location(frame.f_code, frame.f_lineno)
+    return _location(frame.f_code.co_filename, frame.f_lineno)
 
 
 def of_function_call(frame: FrameType | None, parent: "Row | None") -> str:
@@ -56,8 +53,8 @@ def _nearest(frame: FrameType | None) -> str:
     for _ in range(_MOST_FRAMES):
         if frame is None:
             return ""
-        if not _is_internal(frame.f_code):
-            return _location(frame.f_code, frame.f_lineno)
+        if is_users(frame.f_code.co_filename):
+            return _location(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return ""
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnprobe.recorder import twins
 from cnnprobe.trace import Source, TensorInfo
 
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
@@ -37,7 +38,7 @@ def describe_tensor(tensor: Tensor, path: str, source: Source, stats: Mapping[st
     """The TensorInfo of a tensor as it is now; works for any layout and subclass, and reads no values."""
     if type(tensor) in _EXACT:
         try:
-            return TensorInfo(
+            return twins.TensorInfo(
                 shape=tuple(tensor.shape),
                 dtype=dtype_name(tensor.dtype),
                 device=device_name(tensor.device),
@@ -52,7 +53,7 @@ def describe_tensor(tensor: Tensor, path: str, source: Source, stats: Mapping[st
             pass
     # A subclass may refuse any function, so it is read with its own overrides switched off.
     with torch._C.DisableTorchFunctionSubclass():
-        return TensorInfo(
+        return twins.TensorInfo(
             shape=_attempt(lambda: tuple(int(n) for n in tensor.shape), ()),
             dtype=dtype_name(tensor.dtype),
             device=device_name(tensor.device),

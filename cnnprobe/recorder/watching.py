@@ -35,36 +35,32 @@ Summary = Callable[[Tensor], "dict[str, float | int] | None"]
 
 
 class Row:
-    """A call while it is being recorded."""
+    """A call while it is being recorded. Defaults stand in the class: setting them for each of thousands of calls would cost more than the hook."""
 
-    __slots__ = (
-        "arguments", "caught", "completed", "depth", "failed", "index", "inputs", "kind", "macs", "module", "name", "outputs",
-        "parent", "pending", "position", "recomputed", "returned", "seconds", "sequence_end", "sequence_start", "source", "suspended", "watch",
-    )  # fmt: skip
+    inputs: tuple[TensorInfo, ...] = ()
+    outputs: tuple[TensorInfo, ...] = ()
+    arguments: Mapping[str, object] = NOTHING
+    returned = ""
+    macs: int | None = 0
+    pending: list[tuple[cost.Pending, str]] | None = None  # function calls inside a stock layer that are still to be counted
+    completed = False
+    failed = False
+    suspended = False  # the function mode was taken off the stack for the time of this call
+    module: nn.Module | None = None
+    watch: "Watch | None" = None
+    index = 0
+    kind = ""
+    source = ""
+    seconds = 0.0
+    sequence_start = sequence_end = 0
+    recomputed = False
+    caught: BaseException | None = None  # an exception that was being handled already when the call began
 
-    def __init__(self, name: str | None, kind: str, parent: "Row | None", position: int) -> None:
+    def __init__(self, name: str | None, parent: "Row | None", position: int) -> None:
         self.name = name
-        self.kind = kind
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.position = position
-        self.inputs: tuple[TensorInfo, ...] = ()
-        self.outputs: tuple[TensorInfo, ...] = ()
-        self.arguments: Mapping[str, object] = NOTHING
-        self.returned = ""
-        self.macs: int | None = 0
-        self.pending: list[tuple[cost.Pending, str]] | None = None
-        self.completed = False
-        self.failed = False
-        self.suspended = False
-        self.module: nn.Module | None = None
-        self.watch: Watch | None = None
-        self.index = 0
-        self.source = ""
-        self.seconds = 0.0
-        self.sequence_start = self.sequence_end = 0
-        self.recomputed = False
-        self.caught: BaseException | None = None
 
 
 class Watch:
@@ -223,7 +219,7 @@ class Watcher(TorchFunctionMode):
             self.other_threads += 1
             return
         suspended = self._suspend()
-        row = Row(watch.fqn, "", self.current, len(self.rows))
+        row = Row(watch.fqn, self.current, len(self.rows))
         row.watch = watch
         row.module = watch.module
         row.index = watch.calls
@@ -310,7 +306,8 @@ class Watcher(TorchFunctionMode):
             return func(*args, **kwargs)
         if parent.watch is None or parent.watch.leaf:
             return self._inside_leaf(parent, operation, args, kwargs)
-        row = Row(None, operation.kind, parent, len(self.rows))
+        row = Row(None, parent, len(self.rows))
+        row.kind = operation.kind
         self._read_inputs(row, args, kwargs)
         row.recomputed = parent.recomputed
         row.sequence_start = _sequence()

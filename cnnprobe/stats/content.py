@@ -3,11 +3,12 @@
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _python_dispatch
 
 _functorch = getattr(torch._C, "_functorch", None)
@@ -16,6 +17,9 @@ _is_tracking = getattr(_functorch, "is_gradtrackingtensor", lambda _: False)
 _unwrap = getattr(_functorch, "get_unwrapped", lambda x: x)
 _is_functional = getattr(torch, "_is_functional_tensor", lambda _: False)
 _tracing_state = getattr(torch._C, "_get_tracing_state", lambda: None)
+_function_modes = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_untransformed = getattr(sys.modules.get("torch._functorch.pyfunctorch"), "temporarily_clear_interpreter_stack", nullcontext)
 _Unobserved = getattr(torch._C, "DisableTorchFunction", torch._C.DisableTorchFunctionSubclass)
 
 _BLOCKED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -33,8 +37,13 @@ class Content:
 @contextmanager
 def unobserved() -> Iterator[None]:
     """No gradient, no torch function and no dispatch mode of the user's sees what is done inside."""
-    with torch.no_grad(), _Unobserved(), _python_dispatch._disable_current_modes():
+    with _Unobserved(), _untransformed(), torch.no_grad(), _python_dispatch._disable_current_modes():
         yield
+
+
+def is_observed() -> bool:
+    """Whether a torch function mode or a dispatch mode would see what we do."""
+    return bool(_function_modes() or _dispatch_modes())
 
 
 def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
@@ -43,11 +52,13 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     To be called under `unobserved`. A DTensor gives the shard of this rank: its whole would be a collective, at which ranks that do not call it hang.
     With `channels` dimension 1 is kept as it is. May raise what torch raises for tensors that refuse to be read.
     """
-    tensor = tensor.detach()
-    while _is_tracking(tensor) and not _is_batched(tensor):
+    if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+        return None
+    while _is_tracking(tensor):
         tensor = _unwrap(tensor)
     if not _is_readable(tensor):
         return None
+    tensor = tensor.detach()
     tensor = _local(tensor)
     if tensor.is_quantized:
         tensor = tensor.dequantize()
@@ -60,6 +71,8 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     if tensor.is_complex():
         tensor = tensor.abs()
     tensor = tensor.resolve_neg()
+    if not _is_allocated(tensor):
+        return None
     return _without_repeats(tensor, keep=1 if channels else None)
 
 
@@ -68,6 +81,14 @@ def _is_readable(tensor: Tensor) -> bool:
         return False
     fake = sys.modules.get("torch._subclasses.fake_tensor")
     return fake is None or not isinstance(tensor, fake.FakeTensor)
+
+
+def _is_allocated(tensor: Tensor) -> bool:
+    """False for a tensor whose storage was freed under it, as sharding frameworks do; torch reads on regardless."""
+    if tensor.numel() == 0:
+        return True
+    last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().nbytes() >= (last + 1) * tensor.itemsize
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -1,33 +1,151 @@
 """Chooses how a tensor is measured; whatever goes wrong there, the user's run goes on and the row says "not available"."""
 
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from cnnprobe.stats import plain
-from cnnprobe.stats.content import content, unobserved
+from cnnprobe.stats import chunked, native, plain
+from cnnprobe.stats.content import content, is_observed, unobserved
 from cnnprobe.stats.statistics import Statistics
-from cnnprobe.stats.table import Table
+from cnnprobe.stats.table import Table, Written
+
+_ORDINARY = (Tensor, torch.nn.Parameter)  # exact classes: subclasses may answer otherwise
 
 
 def write(tensor: Tensor, table: Table, row: int) -> None:
-    """Put the statistics of `tensor` into `row`; never raises, never changes the tensor, never waits for a device."""
+    """Put the statistics of `tensor` into `row`; never raises for a tensor, never changes it, never waits for a device.
+
+    Raises:
+        IndexError: the table has no such row.
+    """
+    table.address(row)
     try:
-        written = _measure(tensor, table, row)
+        if torch.compiler.is_compiling():
+            written = False
+        elif is_observed():
+            with unobserved():
+                written = _write(tensor, table, row)
+        else:
+            written = _write(tensor, table, row)
     except Exception:  # tensors that refuse: a subclass, a dtype without operations, a freed storage
         written = False
     if not written:
         table.clear(row)
 
 
-def _measure(tensor: Tensor, table: Table, row: int) -> bool:
-    if torch.compiler.is_compiling():
+def _write(tensor: Tensor, table: Table, row: int) -> bool:
+    try:
+        if type(tensor) in _ORDINARY and _write_dense(tensor, table, row):
+            return True
+    except RuntimeError:  # no storage: torch.func wraps ordinary tensors without a class of their own
+        pass
+    return _write_any(tensor, table, row)
+
+
+def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
+    """The short way for what nearly all activations are: dense floats on the CPU."""
+    if tensor.dtype not in native.CODES or not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_nested:
         return False
+    if not (tensor.is_contiguous() or _is_dense(tensor)):
+        return False
+    pointer = tensor.data_ptr()
+    if pointer == 0:  # a freed storage, or no element
+        return False
+    if table.pending:
+        table.pending.pop(row, None)
+    if _copy_alias(tensor, pointer, table, row):
+        return True
+    kernel = native.kernel()
+    if not (chunked.write(tensor, table, row) if kernel is None else kernel.write(tensor, table, row)):
+        return False
+    table.last = None
+    if not tensor.is_inference():  # those keep no count of their changes
+        table.last = Written(weakref.ref(tensor), pointer, tensor._version, tensor.numel(), tensor.dtype, row)
+    return True
+
+
+def _copy_alias(tensor: Tensor, pointer: int, table: Table, row: int) -> bool:
+    """Copy the last row where `tensor` is only another view of what was measured last, unchanged: Flatten, Identity, Dropout in eval."""
+    last = table.last
+    if last is None or last.pointer != pointer or last.numel != tensor.numel() or last.dtype is not tensor.dtype:
+        return False
+    known = last.tensor()
+    if known is None or known.data_ptr() != pointer or tensor.is_inference() or tensor._version != last.version:
+        return False
+    if table.channels is not None and (known.shape != tensor.shape or known.stride() != tensor.stride()):
+        return False
+    table.copy(last.row, row)
+    return True
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each once, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
+    with_channels = table.channels is not None
     with unobserved():
-        found = content(tensor, channels=table.channels is not None)
+        found = content(tensor, channels=with_channels)
         if found is None:
             return False
-        table.hold(row, plain.measure(found, histogram=table.histograms is not None, channels=table.channels is not None))
+        # A wrapper's values are what its operations say, so only plain torch may read it.
+        is_whole = type(found.values) is Tensor and found.repeats == 1 and found.implied_zeros == 0
+        if is_whole and found.values.is_cuda and _write_on_device(found.values, table, row):
+            return True
+        if is_whole and found.values.dtype in native.CODES and _write_dense(found.values.contiguous(), table, row):
+            return True
+        table.hold(row, plain.measure(found, histogram=table.histograms is not None, channels=with_channels))
     return True
+
+
+@functools.cache
+def _accelerated() -> Callable[[Tensor, Table, int], bool] | None:
+    """The engine for CUDA; None without Triton. Imported late, as that takes a second."""
+    try:
+        from cnnprobe.stats import accelerated
+    except Exception:  # no Triton, or one that does not go with this torch
+        return None
+    return accelerated.write
+
+
+def _write_on_device(tensor: Tensor, table: Table, row: int) -> bool:
+    global _broken  # noqa: PLW0603
+    engine = _accelerated()
+    if engine is None or _broken or not (tensor.is_contiguous() or _is_dense(tensor)):
+        return False
+    try:
+        return engine(tensor, table, row)
+    except Exception:  # Triton needs a compiler on the machine, and a device that it knows
+        _broken = True
+        return False
+
+
+class _Scratch(threading.local):
+    """A table of one row for each thread and choice, as making one costs more than measuring a small tensor."""
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple[bool, bool], Table] = {}
+
+    def table(self, *, histogram: bool, channels: bool) -> Table:
+        if (histogram, channels) not in self.tables:
+            self.tables[histogram, channels] = Table(1, histogram=histogram, channels=channels)
+        return self.tables[histogram, channels]
+
+
+_scratch = _Scratch()
+_broken = False  # Triton failed once: it is not tried again for each tensor
 
 
 def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False) -> Statistics | None:
@@ -46,7 +164,8 @@ def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False
     >>> summarise(torch.empty(3, device="meta")) is None
     True
     """
-    table = Table(1, histogram=histogram, channels=channels)
+    table = _scratch.table(histogram=histogram, channels=channels)
+    table.last = None  # what NumPy or another library wrote into the tensor since would go unnoticed
     write(tensor, table, 0)
     try:
         return table.read(0)

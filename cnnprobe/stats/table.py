@@ -1,12 +1,15 @@
 """A preallocated table of statistics: engines write rows of numbers into it, and only reading makes objects of them."""
 
+import weakref
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnprobe.stats import moments
 from cnnprobe.stats.statistics import BUCKETS, Channels, Histogram, Statistics, fold
 
 COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
@@ -17,7 +20,10 @@ PER_CHANNEL = ("count", "mean", "std", "zeros", "nonfinite")
 
 
 class Measured:
-    """What an engine measured of one tensor, still on its device: `row` (WRITTEN,), `histogram` (512,), `channels` (5, C)."""
+    """What an engine measured of one tensor, still on its device: `row` (9,), `histogram` (512,), `channels` (5, C).
+
+    Instead of a row there may be the moments of parts, (parts, 9), to be merged when they are fetched.
+    """
 
     __slots__ = ("channels", "histogram", "row")
 
@@ -25,6 +31,17 @@ class Measured:
         self.row = row
         self.histogram = histogram
         self.channels = channels
+
+
+class Written(NamedTuple):
+    """The tensor that was measured last, and where: its alias need not be read again."""
+
+    tensor: weakref.ref[Tensor]  # alive: what lies at `pointer` is still what was measured, not something newly allocated there
+    pointer: int
+    version: int
+    numel: int
+    dtype: torch.dtype
+    row: int
 
 
 class Table:
@@ -39,6 +56,29 @@ class Table:
         self.histograms: NDArray[np.int64] | None = np.zeros((rows, SIGNED), dtype=np.int64) if histogram else None
         self.channels: list[NDArray[np.float64] | None] | None = [None] * rows if channels else None
         self.pending: dict[int, Measured] = {}
+        self.last: Written | None = None
+        self.rows = rows
+        self._parts: dict[tuple[torch.device, int], Tensor] = {}
+        self._address = self.values.ctypes.data
+        self._histogram_address = None if self.histograms is None else self.histograms.ctypes.data
+
+    def address(self, row: int) -> int:
+        """Where in memory the row begins."""
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} of a table of {self.rows}")
+        return self._address + row * WIDTH * 8
+
+    def histogram_address(self, row: int) -> int | None:
+        """Where in memory the row's histogram begins; None for a table without."""
+        return None if self._histogram_address is None else self._histogram_address + row * SIGNED * 8
+
+    def copy(self, source: int, row: int) -> None:
+        """Give `row` what is in the row `source`."""
+        self.values[row] = self.values[source]
+        if self.histograms is not None:
+            self.histograms[row] = self.histograms[source]
+        if self.channels is not None:
+            self.channels[row] = self.channels[source]
 
     def clear(self, row: int) -> None:
         """Say that nothing is known of this row."""
@@ -48,6 +88,17 @@ class Table:
             self.histograms[row] = 0
         if self.channels is not None:
             self.channels[row] = None
+
+    def parts(self, device: torch.device, programs: int) -> Tensor:
+        """Memory on `device` for the moments of parts: shape (rows, programs, 9), kept as long as the table."""
+        key = (device, programs)
+        if key not in self._parts:
+            self._parts[key] = torch.zeros(self.rows, programs, len(moments.COLUMNS), dtype=torch.float64, device=device)
+        return self._parts[key]
+
+    def hold_parts(self, row: int, measured: Measured) -> None:
+        """Keep the moments of parts until they are fetched, on whatever device they are."""
+        self.pending[row] = measured
 
     def hold(self, row: int, measured: Measured) -> None:
         """Keep what was measured in `row`: at once if it is on the CPU, else until it is fetched."""
@@ -61,8 +112,8 @@ class Table:
         while self.pending:
             device = next(iter(self.pending.values())).row.device
             rows = [row for row, measured in self.pending.items() if measured.row.device == device]
-            parts = [self.pending.pop(row) for row in rows]
-            for row, measured in zip(rows, _transfer(parts), strict=True):
+            measured_there = _merge_parts([self.pending.pop(row) for row in rows])
+            for row, measured in zip(rows, _transfer(measured_there), strict=True):
                 self._store(row, measured)
 
     def read(self, row: int) -> Statistics | None:
@@ -112,6 +163,18 @@ class Table:
             zeros=tuple(map(int, zeros)),
             nonfinite=tuple(map(int, nonfinite)),
         )
+
+
+def _merge_parts(measured: list[Measured]) -> list[Measured]:
+    """All rows that are still in parts, made rows by one set of operations."""
+    in_parts = [m for m in measured if m.row.dim() == 2]
+    if not in_parts:
+        return measured
+    if in_parts[0].row.device.type == "cuda":
+        torch.cuda.synchronize(in_parts[0].row.device)  # they may have been written on other streams than the one that reads them
+    stacked = torch.stack([m.row for m in in_parts])  # (rows, parts, 9)
+    rows = iter(moments.row_of(moments.merged(stacked.movedim(1, 0).unbind(-1))))
+    return [Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured]
 
 
 def _transfer(parts: Sequence[Measured]) -> list[Measured]:

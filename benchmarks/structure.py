@@ -1,0 +1,107 @@
+"""Shapes and parameters: cnnprobe against a bare forward and torchinfo, interleaved in one process.
+
+    python -m benchmarks.structure [--rounds 5] [--only simplecnn,deep:1000]
+
+Prints medians of the per-round ratios to the bare forward (CPU time of the process, one thread). Trust the ratios only.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import cnnprobe
+
+try:
+    import torchinfo
+except ImportError:
+    torchinfo = None
+
+
+def deep(layers: int) -> nn.Module:
+    """A flat Sequential of many small layers."""
+    return nn.Sequential(*[layer for _ in range(layers // 2) for layer in (nn.Linear(8, 8), nn.ReLU())])
+
+
+def nested(depth: int) -> nn.Module:
+    """One small layer inside `depth` Sequentials."""
+    model: nn.Module = nn.Linear(8, 8)
+    for _ in range(depth):
+        model = nn.Sequential(model)
+    return model
+
+
+def cases() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
+    from torchvision import models
+
+    from reference_models import SimpleCNN
+
+    def zoo(name: str) -> Callable[[], tuple[nn.Module, torch.Tensor]]:
+        return lambda: (models.get_model(name, weights=None), torch.randn(8, 3, 224, 224))
+
+    names = ("resnet18", "resnet50", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "vit_b_16")
+    found: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {"simplecnn": lambda: (SimpleCNN(10), torch.randn(64, 3, 32, 32))}
+    found |= {name: zoo(name) for name in names}
+    found |= {f"deep:{n}": (lambda n=n: (deep(n), torch.randn(4, 8))) for n in (1_000, 10_000, 40_000)}
+    found |= {f"nest:{n}": (lambda n=n: (nested(n), torch.randn(4, 8))) for n in (12, 18, 24)}
+    return found
+
+
+def recorded(model: nn.Module, x: torch.Tensor) -> None:
+    with cnnprobe.record(model, statistics=False) as recording:
+        model(x)
+    assert recording.trace.calls
+
+
+def probed(model: nn.Module, x: torch.Tensor) -> None:
+    cnnprobe.probe(model, x)
+
+
+def summarised(model: nn.Module, x: torch.Tensor) -> None:
+    torchinfo.summary(model, input_data=x, verbose=0, depth=100, mode="same", col_names=("input_size", "output_size", "num_params"))
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def measure(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: int) -> str:
+    model, x = make()
+    model.eval()
+    rivals: dict[str, Callable[[nn.Module, torch.Tensor], None]] = {"record": recorded, "probe": probed}
+    exponential = name.startswith("nest:") and int(name[5:]) > 20  # torchinfo's time doubles with each level
+    if torchinfo is not None and not exponential and name != "deep:40000":
+        rivals["torchinfo"] = summarised
+    with torch.no_grad():
+        model(x)
+        ratios: dict[str, list[float]] = {rival: [] for rival in rivals}
+        bare = []
+        for _ in range(rounds):
+            bare.append(seconds(lambda: model(x)))
+            for rival, run in rivals.items():
+                ratios[rival].append(seconds(lambda run=run: run(model, x)) / bare[-1])
+    cells = [f"{statistics.median(ratios[r]):.2f}x" if r in ratios else "-" for r in ("record", "probe", "torchinfo")]
+    return f"| {name} | {statistics.median(bare) * 1e3:.1f} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    print("| model | bare ms | record, no statistics | probe, with statistics | torchinfo |\n|---|--:|--:|--:|--:|")
+    for name, make in cases().items():
+        if not options.only or name in options.only.split(","):
+            print(measure(name, make, options.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a report shows: data into a Document. No torch, no escaping, nothing printed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.layout.entries import Entry, entries
+from cnnprobe.layout.folding import fold
+from cnnprobe.layout.shapes import lay_out_shapes
+from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
+from cnnprobe.layout.tables import module_table, parameter_table
+from cnnprobe.render.document import Block, Document, Folded, Heading, Table, Text
+from cnnprobe.totals import total
+from cnnprobe.trace import Trace
+
+__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
+
+SECTIONS = ("failure", "modules", "totals", "notes", "parameters")
+_USUAL = SECTIONS[:-1]
+_NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """How much of the tree is shown."""
+
+    depth: int | None
+    folded: bool
+    most_rows: int | None
+
+
+def lay_out_trace(
+    trace: Trace,
+    *,
+    depth: int | None = None,
+    sections: Sequence[str] | None = None,
+    folded: bool = True,
+    most_rows: int | None = None,
+) -> Document:
+    """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
+
+    Args:
+        trace: what happened.
+        depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
+        sections: which parts, of `SECTIONS`; default all but "parameters".
+        folded: whether identical neighbours are shown as one row.
+        most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
+
+    Raises:
+        UsageError: `depth` is negative.
+        UnknownNameError: there is no such section.
+    """
+    if depth is not None and depth < 0:
+        raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
+    view = _View(depth, folded, most_rows)
+    blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
+    for section in _USUAL if sections is None else sections:
+        if section not in _MAKERS:
+            raise UnknownNameError(f"no section named {section!r}", where="layout", fix=suggest(section, SECTIONS))
+        blocks += _MAKERS[section](trace, view)
+    return Document(title=trace.model, blocks=tuple(blocks))
+
+
+def lay_out_parameters(trace: Trace) -> Document:
+    """`named_parameters()`, then `named_buffers()`, each with its shape; tied ones once."""
+    tables = tuple(_tables_of_parameters(trace)) or (Text(text="no parameters and no buffers"),)
+    return Document(title=trace.model, blocks=(Heading(text=trace.model, level=1), *tables))
+
+
+def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
+    for kind, title in (("parameter", "Parameters"), ("buffer", "Buffers")):
+        found = [parameter for parameter in trace.parameters if parameter.kind == kind]
+        if found:
+            yield parameter_table(found, title=title)
+
+
+def _failure(trace: Trace, _view: _View) -> Iterable[Block]:
+    return failure_notice(trace)
+
+
+def _modules(trace: Trace, view: _View) -> Iterable[Block]:
+    rows = entries(trace)
+    if not rows:
+        return [Text(text="no module was called")]
+    rows = fold(trace, rows) if view.folded else rows
+    shown = [row for row in rows if view.depth is None or row.depth <= view.depth]
+    if view.most_rows is None or len(shown) <= view.most_rows:
+        return [module_table(trace, shown)]
+    table = module_table(trace, _first_levels(shown, view.most_rows))
+    return [replace(table, notes=(_NOT_SHOWN.format(len(shown) - len(table.rows)), *table.notes))]
+
+
+def _first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
+    """The rows of as many whole levels as fit, at least two; of those the first."""
+    at = Counter(row.depth for row in rows)
+    deepest, shown = 0, at[0]
+    while shown + at[deepest + 1] <= most:
+        deepest += 1
+        shown += at[deepest]
+    return [row for row in rows if row.depth <= max(deepest, 1)][:most]
+
+
+def _totals(trace: Trace, _view: _View) -> Iterable[Block]:
+    return [total_facts(trace, total(trace))]
+
+
+def _notes(trace: Trace, _view: _View) -> Iterable[Block]:
+    return observations(trace)
+
+
+def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
+    for table in _tables_of_parameters(trace):
+        *rows, total_row = table.rows
+        if view.most_rows is not None and len(rows) > view.most_rows:
+            note = _NOT_SHOWN.format(len(rows) - view.most_rows)
+            yield Folded(title=table.title, blocks=(replace(table, rows=(*rows[: view.most_rows], total_row), notes=(note,)),))
+        else:
+            yield Folded(title=table.title, blocks=(table,))
+
+
+_MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
+    "failure": _failure,
+    "modules": _modules,
+    "totals": _totals,
+    "notes": _notes,
+    "parameters": _parameters,
+}

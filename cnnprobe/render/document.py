@@ -1,0 +1,120 @@
+"""What a report shows, as data: a few kinds of blocks that every format can render, and nothing of how it looks.
+
+All text is plain text as it came from the model; escaping is the renderers' work. Numbers stand in the cells as numbers,
+and the column's unit says how they are written, so that a format that can sort or compute still has them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Cell = str | int | float | None
+"""A cell: text as it is, a number to be written in the column's unit, or None for what was not observed ("-")."""
+
+Unit = Literal["", "count", "si", "bytes", "value", "percent", "seconds"]
+Severity = Literal["error", "warning", "info"]
+Emphasis = Literal["", "error", "warning", "muted", "total"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heading:
+    """A title. Level 1 names the document, 2 its parts."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A paragraph; a newline in it is a line break."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Names and what is to be said of them, one below the other: totals, the parts of an explanation."""
+
+    pairs: tuple[tuple[str, str], ...]
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table. Where the width does not suffice, the column of highest `priority` goes first; one of priority 0 stays.
+
+    A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2 goes.
+    """
+
+    name: str
+    align: Literal["left", "right"] = "left"
+    priority: int = 0
+    unit: Unit = ""
+    least: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row: one cell a column, the nesting depth of its first cell, and a note that stands below it across the table."""
+
+    cells: tuple[Cell, ...]
+    depth: int = 0
+    emphasis: Emphasis = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows under columns; `notes` explain below it what its signs mean."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A drawing as SVG (made and escaped by this package, it goes into a page as it is), and the same in words."""
+
+    svg: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something to be noticed: what, where and what to do about it."""
+
+    severity: Severity
+    text: str
+    where: str = ""
+    fix: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """Source text, a traceback, a diff: kept line by line."""
+
+    text: str
+    language: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """Blocks behind a title: closed at first in formats that can open and close, written out in the others."""
+
+    title: str
+    blocks: "tuple[Heading | Text | Facts | Table | Picture | Notice | Code, ...]"
+
+
+Block = Heading | Text | Facts | Table | Picture | Notice | Code | Folded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What is shown, in reading order."""
+
+    blocks: tuple[Block, ...] = ()
+    title: str = ""

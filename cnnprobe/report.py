@@ -1,0 +1,135 @@
+"""A report: what was found, held as data, shown in any format, saved and loaded. Reading a saved one never imports torch."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnprobe import schema
+from cnnprobe.errors import ProbeError, UnknownNameError, suggest
+from cnnprobe.graph import Graph
+from cnnprobe.layout import lay_out_trace
+from cnnprobe.render import Document, render, suffixes
+from cnnprobe.totals import total
+from cnnprobe.trace import Trace
+
+_SAVED = ("trace", "findings", "explanation", "graph")
+_PARTS: Mapping[str, Any] = {"trace": Trace, "graph": Graph | None}
+"""What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
+
+_SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
+_PAGE = ("failure", "modules", "totals", "notes", "parameters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Report:
+    """What cnnprobe found out about a model. Holds no model; `output` and `error` live in memory only."""
+
+    trace: Trace
+    findings: tuple[Any, ...] = ()  # of Finding
+    explanation: Any = None  # an Explanation where the forward raised
+    graph: Any = None  # a Graph where one was asked for
+    output: object = field(default=None, compare=False)  # what the model itself returned
+    error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model ran to its end and no finding is an error."""
+        return self.trace.failure is None and not any(finding.severity == "error" for finding in self.findings)
+
+    def to(self, format: str, *, width: int | None = None, depth: int | None = None, colour: bool = False) -> str:  # noqa: A002 - the word users type
+        """The report as "text", "markdown", "html" or "json" (which `load` reads back, always whole).
+
+        Args:
+            format: a name of `cnnprobe.render.formats()`.
+            width: columns of the terminal, for text; None asks the terminal.
+            depth: deepest level of modules that is shown: 1 is `named_children`, None all.
+            colour: whether text has the escape codes of a terminal's colours.
+
+        Raises:
+            UnknownNameError: there is no such format.
+        """
+        if format == "json":
+            return schema.to_text(Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED})
+        return render(_laid_out(self, depth, _PAGE if format == "html" else None), format, width=width, colour=colour)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report in the format that the suffix of `path` names; the file is there as a whole or not at all.
+
+        Raises:
+            UnknownNameError: no format has this suffix.
+            ProbeError: the file cannot be written.
+        """
+        target = Path(path)
+        known = suffixes()
+        if target.suffix.lower() not in known:
+            what = f"no format has the suffix {target.suffix!r}"
+            raise UnknownNameError(what, where=str(target), fix=suggest(target.suffix, known))
+        _write(target, self.to(known[target.suffix.lower()]))
+
+    def __str__(self) -> str:
+        return self.to("text").rstrip("\n")
+
+    def __repr__(self) -> str:
+        failure = self.trace.failure
+        state = "ok" if self.ok else f"raised {failure.kind}" if failure else f"{len(self.findings)} findings"
+        return f"<Report of {self.trace.model}: {len(self.trace.calls)} calls, {total(self.trace).parameters:,} parameters, {state}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
+        """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
+        document = _laid_out(self, None, _PAGE, rows=_SHOWN_IN_NOTEBOOK)
+        return {"text/plain": str(self), "text/html": render(document, "html")}
+
+
+def load(path: str | os.PathLike[str]) -> Report:
+    """The report that `Report.save` has written to a `.json` file, equal to the one that was saved.
+
+    Raises:
+        ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
+    """
+    where = str(Path(path))
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ProbeError(f"the report cannot be read: {error.strerror or error}", where=where, fix="check the path") from error
+    except UnicodeDecodeError as error:
+        raise ProbeError("this is no JSON text", where=where, fix='give a file that report.save("name.json") has written') from error
+    data = schema.parse(text, expected=Report.__name__, where=where)
+    try:
+        return Report(**_parts(data))
+    except ProbeError as error:
+        raise ProbeError(f"the report is damaged: {error.what}", where=f"{where}, at {error.where}", fix=error.fix) from error
+
+
+def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
+    unreadable = [name for name, part in data.items() if part and name not in _PARTS]
+    if unreadable or "trace" not in data:
+        what = f"it holds {unreadable[0]!r}, which this version does not know" if unreadable else "its trace is missing"
+        raise ProbeError(what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it")
+    return {name: schema.from_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data}
+
+
+def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, *, rows: int | None = None) -> Document:
+    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows)
+
+
+def _write(target: Path, text: str) -> None:
+    """Beside the target first, then in its place: whoever reads meanwhile sees the old file or the new one."""
+    data = text.encode("utf-8", errors="backslashreplace")
+    try:
+        target = target.resolve()
+        if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced, a folder says so itself
+            target.write_bytes(data)
+            return
+        draft = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+        try:
+            draft.write_bytes(data)
+            draft.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+    except OSError as error:
+        fix = "choose a folder that exists and that you may write to"
+        raise ProbeError(f"the report cannot be written: {error.strerror or error}", where=str(target), fix=fix) from error

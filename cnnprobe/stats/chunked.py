@@ -1,0 +1,111 @@
+"""Statistics on the CPU without a compiler: torch and NumPy over pieces that stay in the cache, around a shift near the mean."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnprobe.stats import plain
+from cnnprobe.stats.content import Content
+from cnnprobe.stats.table import WRITTEN, Table
+
+PIECE = 2**19  # values: 2 MB of float32 stay in a cache, and few enough calls are made
+SMALL = 2**14  # values up to which the calls cost more than the numbers: NumPy's are the cheaper ones
+FAR = 1.0  # squared standard deviations between a piece's mean and its shift, from which digits are lost
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def write(tensor: Tensor, table: Table, row: int) -> bool:
+    """Measure a dense CPU tensor of one of DTYPES; False where plain torch is better: with histogram or channels, or few values."""
+    if table.histograms is not None or table.channels is not None or tensor.dtype not in DTYPES:
+        return False
+    flat = _flat(tensor)
+    if flat.numel() == 0:
+        return False
+    total = _small(flat) if flat.numel() <= SMALL else _large(flat)
+    n = total[0] - total[6] - total[7]
+    constant = total[3] == total[4]
+    squares = (0.0 if constant else total[2]) + (n * total[1] ** 2 if n else 0.0)
+    total[2] = math.nan if n == 0 else 0.0 if constant else math.sqrt(total[2] / n)
+    total[8] = math.sqrt(squares)
+    table.values[row, :WRITTEN] = total
+    table.values[row, WRITTEN] = 1.0
+    return True
+
+
+def _small(flat: Tensor) -> list[float]:
+    """The same as `_piece` in double precision."""
+    x = flat.double().numpy()
+    n = x.size
+    with np.errstate(invalid="ignore"):
+        mean = x.sum().item() / n
+    if not math.isfinite(mean):
+        return _careful(flat)
+    deviations = x - mean
+    return [n, mean, deviations.dot(deviations).item(), x.min().item(), x.max().item(), n - np.count_nonzero(x), 0, 0, 0]
+
+
+def _large(flat: Tensor) -> list[float]:
+    total = [0.0] * WRITTEN
+    buffers = torch.empty(2, min(PIECE, flat.numel()))
+    shift = _shift(flat)
+    for start in range(0, flat.numel(), PIECE):
+        piece = flat[start : start + PIECE]
+        part = _piece(piece, buffers[:, : piece.numel()], shift)
+        total = part if total[0] == 0 else _merge(total, part)
+        shift = total[1] if math.isfinite(total[1]) else 0.0
+    return total
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A view of the values in the order of memory, which is no matter here."""
+    return tensor if tensor.dim() == 1 else tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _shift(flat: Tensor) -> float:
+    first = flat[:64].double().mean().item()
+    return first if math.isfinite(first) else 0.0
+
+
+def _piece(piece: Tensor, buffers: Tensor, shift: float) -> list[float]:
+    """Count, mean, sum of squared deviations, min, max, zeros, NaN, Inf of one piece, and an unused place."""
+    wide = piece if piece.dtype == torch.float32 else buffers[0].copy_(piece)
+    n = wide.numel()
+    for _ in range(2):
+        shift = float(np.float32(shift))
+        deviations = torch.sub(wide, shift, out=buffers[1])
+        offset = deviations.sum().item() / n
+        # Not torch.dot, which keeps so few sums side by side in float32 that the std is off by 1e-6.
+        squares = torch.mul(deviations, deviations, out=deviations).sum().item()
+        if not math.isfinite(squares) or 0 < squares < 1e-30:
+            return _careful(wide)
+        if offset**2 <= FAR * (squares / n - offset**2):
+            break
+        shift += offset
+    low, high = wide.amin().item(), wide.amax().item()
+    if squares == 0 and low != high:
+        return _careful(wide)
+    zeros = int(np.count_nonzero(wide.numpy() == 0))  # torch's own count takes ten times as long
+    return [n, shift + offset, max(0.0, squares - n * offset**2), low, high, zeros, 0, 0, 0]
+
+
+def _careful(wide: Tensor) -> list[float]:
+    """The same in double precision, with NaN and Inf counted."""
+    row: list[float] = plain.measure(Content(values=wide)).row.tolist()
+    n = row[0] - row[6] - row[7]
+    row[2] = row[2] ** 2 * n if n else 0.0
+    return row
+
+
+def _merge(a: list[float], b: list[float]) -> list[float]:
+    n, m = (x[0] - x[6] - x[7] for x in (a, b))
+    if n == 0 or m == 0:
+        one = b if n == 0 else a
+        mean, m2, low, high = one[1:5]
+    else:
+        difference = b[1] - a[1]
+        mean = a[1] + difference * m / (n + m)
+        m2 = a[2] + b[2] + difference**2 * n * m / (n + m)
+        low, high = min(a[3], b[3]), max(a[4], b[4])
+    return [a[0] + b[0], mean, m2, low, high, a[5] + b[5], a[6] + b[6], a[7] + b[7], 0]

@@ -1,0 +1,82 @@
+"""The C kernel through ctypes, which lets go of the interpreter's lock: one read of a tensor on the CPU, no Python object per number."""
+
+import ctypes
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnprobe.stats import build
+from cnnprobe.stats.table import Table
+
+CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+LARGE = 4 * 2**20  # bytes from which more than one thread is worth starting
+
+_Address = ctypes.c_void_p
+
+
+class Kernel:
+    """The loaded library."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._measure = library.cnnprobe_measure
+        self._measure.argtypes = [_Address, ctypes.c_int, ctypes.c_int64, _Address, _Address, ctypes.c_int]
+        self._by_channel = library.cnnprobe_channels
+        self._by_channel.argtypes = [_Address, ctypes.c_int, ctypes.c_int64 * 3, _Address, _Address, _Address]
+
+    def write(self, tensor: Tensor, table: Table, row: int) -> bool:
+        """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles near the ends of their range."""
+        if table.channels is not None and tensor.dim() > 1:
+            return self._write_channels(tensor, table, row)
+        if table.channels is not None:
+            table.channels[row] = None
+        count = tensor.numel()
+        threads = torch.get_num_threads() if count * tensor.itemsize > LARGE else 1
+        histogram = table.histogram_address(row)
+        status: int = self._measure(tensor.data_ptr(), CODES[tensor.dtype], count, table.address(row), histogram, threads)
+        return status == 0
+
+    def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:
+        sizes = _sizes(tensor)
+        if sizes is None or table.channels is None:
+            return False
+        values = np.empty((5, sizes[1]))
+        arguments = (tensor.data_ptr(), CODES[tensor.dtype], (ctypes.c_int64 * 3)(*sizes))
+        if self._by_channel(*arguments, table.address(row), values.ctypes.data, table.histogram_address(row)) != 0:
+            return False
+        table.channels[row] = values
+        return True
+
+
+def _sizes(tensor: Tensor) -> tuple[int, int, int] | None:
+    """Elements before, along and behind the channel dimension as they lie in memory; None for other orders than (N, C, ...) and channels last."""
+    channels, count = tensor.shape[1], tensor.numel()
+    if count == 0:
+        return None
+    samples = tensor.shape[0]
+    if tensor.is_contiguous():
+        inner = count // (samples * channels)
+        return samples, channels, inner
+    order = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
+    if tensor.dim() in {4, 5} and tensor.is_contiguous(memory_format=order):
+        return count // channels, channels, 1
+    return None
+
+
+@functools.cache
+def kernel() -> Kernel | None:
+    """The kernel that came with the package, else the one built for this user; None where there is neither."""
+    for path in (build.PACKAGED, None):
+        found = path or build.built()
+        try:
+            if found is None or not found.is_file():
+                continue
+            library = ctypes.CDLL(str(found))
+            library.cnnprobe_version.restype = ctypes.c_char_p
+            version = library.cnnprobe_version().decode()
+            if version == build.fingerprint() or not build.fingerprint():
+                return Kernel(library)
+        except (OSError, AttributeError, UnicodeError):  # built for another system, or damaged
+            continue
+    return None

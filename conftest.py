@@ -1,0 +1,89 @@
+"""Runs every code block of README and docs: a document is one program, in an empty folder of its own.
+
+Python blocks are executed (with their doctests). In a console block each `$ command` is run by bash, and must print what the block shows
+below it; a line of three dots stands for any lines. `$ echo $?` shows an exit code.
+"""
+
+import doctest
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.integration.pytest import SybilItem
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+ROOT = pathlib.Path(__file__).parent
+SECONDS = 300  # for one block; training for an epoch is the longest
+
+
+def run_console(example: Example) -> str | None:
+    """The difference between what a block shows and what its commands print, or None."""
+    steps = split_commands(example.parsed)
+    script = "".join(f"{command}\n__status=$?; printf '\\0'; (exit $__status)\n" for command, _ in steps)
+    paths = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": str(ROOT), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+    outputs = done.stdout.split("\0")
+    for (command, expected), actual in zip(steps, outputs, strict=False):
+        if expected.strip() and not doctest.OutputChecker().check_output(normal(expected), normal(actual), doctest.ELLIPSIS):
+            return f"$ {command}\nexpected:\n{expected}\nprinted:\n{actual}\nand on stderr:\n{done.stderr}"
+    if len(outputs) <= len(steps) or (done.returncode != 0 and not steps[-1][1].strip()):
+        return f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return None
+
+
+def split_commands(text: str) -> list[tuple[str, str]]:
+    """Each command of a console block with the output that it should have."""
+    steps: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            steps.append((line[2:], ""))
+        elif steps and steps[-1][0].endswith("\\"):
+            steps[-1] = (f"{steps[-1][0]}\n{line}", "")
+        elif steps:
+            steps[-1] = (steps[-1][0], f"{steps[-1][1]}{line}\n")
+    return steps
+
+
+def normal(text: str) -> str:
+    """Without the blanks at the ends of lines and around the whole."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
+
+
+def enter_folder(namespace: dict[str, Any]) -> None:
+    """Each document starts in an empty folder."""
+    namespace["_folder"] = tempfile.TemporaryDirectory()
+    namespace["_before"] = pathlib.Path.cwd()
+    os.chdir(namespace["_folder"].name)
+
+
+def leave_folder(namespace: dict[str, Any]) -> None:
+    """Back to where the tests run."""
+    os.chdir(namespace["_before"])
+    namespace["_folder"].cleanup()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The blocks of a document stay together and in their order, whatever has shuffled the tests: each document has its folder."""
+    documents: dict[pathlib.Path, list[SybilItem]] = {}
+    for item in items:
+        if isinstance(item, SybilItem):
+            documents.setdefault(item.path, []).append(item)
+    items[:] = [item for item in items if not isinstance(item, SybilItem)]
+    for blocks in documents.values():
+        items.extend(sorted(blocks, key=lambda item: item.example.line))
+
+
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS), CodeBlockParser("console", run_console), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    excludes=["**/.venv/**"],
+    setup=enter_folder,
+    teardown=leave_folder,
+).pytest()

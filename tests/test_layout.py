@@ -1,0 +1,370 @@
+"""What a report shows of a trace: rows, sums, folds, notes."""
+
+from dataclasses import replace
+
+import pytest
+
+from cnnprobe.errors import UnknownNameError, UsageError
+from cnnprobe.layout import entries, fold, lay_out_parameters, lay_out_trace
+from cnnprobe.layout.folding import span
+from cnnprobe.render import Facts, Notice, Table
+from cnnprobe.totals import total
+from cnnprobe.trace import Trace
+from tests import traces
+from tests.traces import call, module, tensor, weight
+
+
+def table(trace, **options):
+    (found,) = [block for block in lay_out_trace(trace, **options).blocks if isinstance(block, Table)]
+    return found
+
+
+def column(found, name):
+    position = [c.name for c in found.columns].index(name)
+    return [row.cells[position] for row in found.rows]
+
+
+def facts(trace):
+    (found,) = [block for block in lay_out_trace(trace).blocks if isinstance(block, Facts)]
+    return dict(found.pairs)
+
+
+def notices(trace):
+    return [block.text for block in lay_out_trace(trace).blocks if isinstance(block, Notice)]
+
+
+def assert_adds_up(trace, rows):
+    """Each row equals what stands directly below it, and the top rows equal the totals."""
+    sums = total(trace)
+    assert sums.parameters == sum(row.parameters for row in rows if row.depth == 0)
+    assert sums.macs == sum(row.macs or 0 for row in rows if row.depth == 0)
+    assert sums.activation_bytes == sum(row.nbytes for row in rows if row.depth == 0)
+    for i, row in enumerate(rows):
+        below = []
+        for other in rows[i + 1 :]:
+            if other.depth <= row.depth:
+                break
+            if other.depth == row.depth + 1:
+                below.append(other)
+        if below:
+            found = (sum(r.parameters for r in below), sum(r.macs or 0 for r in below), sum(r.nbytes for r in below))
+            assert (row.parameters, row.macs or 0, row.nbytes) == found
+
+
+def test_totals_equal_the_sums_on_paper():
+    sums = total(traces.tiny())
+    assert (5354, 5354, 0) == (sums.parameters, sums.trainable, sums.buffers)
+    assert (37_888, 4, 3, {"ReLU": 1}) == (sums.macs, sums.operations, sums.counted, dict(sums.uncounted))
+    assert {"float32": 5354 * 4} == dict(sums.parameter_bytes)
+    assert 4 * (1024 + 1024 + 1024 + 20) == sums.activation_bytes
+
+
+def test_rows_come_in_the_order_of_the_forward_pass():
+    found = table(traces.tiny())
+    assert ["Tiny", "conv", "relu", "torch.flatten", "fc"] == column(found, "name")
+    assert ["", "Conv2d", "ReLU", "function", "Linear"] == column(found, "kind")
+    assert [0, 1, 1, 1, 1] == [row.depth for row in found.rows]
+
+
+def test_a_row_shows_shapes_parameters_and_macs():
+    found = table(traces.tiny())
+    conv = found.rows[1].cells
+    assert ("conv", "Conv2d", "(2, 3, 8, 8)", "(2, 8, 8, 8)", 224, 27_648, 4096) == conv
+
+
+def test_a_row_without_a_formula_shows_no_number_of_macs():
+    found = table(traces.tiny())
+    assert [37_888, 27_648, None, 0, 10_240] == column(found, "MACs")
+    assert any("no formula" in note for note in found.notes)
+    assert "3 of 4 operations have a formula (75.0%); not counted: ReLU (1)" == facts(traces.tiny())[""]
+
+
+def test_totals_without_any_formula_say_so_instead_of_zero():
+    row = tensor(2, 4)
+    trace = Trace(model="ReLU", modules=(module("", "ReLU"),), calls=(call("", "ReLU", row, row, parent=None, depth=0, macs=None),))
+    assert "- (no operation has a formula)" == facts(trace)["MACs"]
+
+
+@pytest.mark.parametrize(
+    "trace", [traces.tiny(), traces.failing(), traces.blocks(4), traces.nested(5), traces.hostile()], ids=lambda trace: trace.model[:8]
+)
+def test_rows_add_up_to_the_totals_folded_or_not(trace):
+    assert_adds_up(trace, entries(trace))
+    assert_adds_up(trace, fold(trace, entries(trace)))
+
+
+def test_identical_blocks_fold_into_one_with_the_sums_of_all():
+    found = table(traces.blocks(3))
+    assert ["Net", "0..2", "fc", "relu"] == column(found, "name")
+    assert ["", "Block x3", "Linear x3", "ReLU x3"] == column(found, "kind")
+    assert [48, 48, 48, 0] == column(found, "parameters")
+    assert [96, 96, 96, None] == column(found, "MACs")
+    assert [192, 192, 96, 96] == column(found, "bytes")
+
+
+def test_a_block_with_another_configuration_stays_out_of_the_fold():
+    found = table(traces.blocks(3, config={"in_features": 4, "padding": 1}))
+    assert ["Net", "0..1", "fc", "relu", "2", "fc", "relu"] == column(found, "name")
+
+
+def test_folding_can_be_left_out():
+    assert 10 == len(table(traces.blocks(3), folded=False).rows)
+
+
+def test_a_block_with_nan_is_not_folded_with_its_healthy_neighbours():
+    trace = traces.blocks(3)
+    healthy, sick = {"count": 8, "mean": 0.5, "nan": 0, "inf": 0}, {"count": 8, "mean": 0.5, "nan": 2, "inf": 0}
+    calls = [replace(c, outputs=(tensor(2, 4, stats=sick if c.fqn == "1.fc" else healthy),)) for c in trace.calls]
+    trace = replace(trace, calls=tuple(calls))
+    assert ["Net", "0", "fc", "relu", "1", "fc", "relu", "2", "fc", "relu"] == column(table(trace), "name")
+    assert 2 == column(table(trace), "NaN")[5]
+    assert "NaN or Inf in the output of 1 call; the first is '1.fc' (Linear)" in notices(trace)
+
+
+def test_two_single_layers_are_shown_and_three_folded():
+    row = tensor(2, 4)
+
+    def trace(n):
+        calls = (call("", "Net", row, row, parent=None, depth=0), *(call(f"{i}", "ReLU", row, row, macs=None) for i in range(n)))
+        return Trace(model="Net", modules=(module("", "Net"), *(module(f"{i}", "ReLU") for i in range(n))), calls=calls)
+
+    assert ["Net", "0", "1"] == column(table(trace(2)), "name")
+    assert ["Net", "0..2"] == column(table(trace(3)), "name")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "name"), [("b9", "b10", "b9..10"), ("10", "19", "10..19"), ("left", "right", "left..right"), ("a.0", "a.3", "a.0..3")]
+)
+def test_a_fold_is_named_by_its_first_and_last_row(first, last, name):
+    assert name == span(first, last)
+
+
+def test_depth_one_shows_the_children_with_all_that_is_below_them():
+    found = table(traces.blocks(2), depth=1, folded=False)
+    assert (["Net", "0", "1"], [32, 16, 16], [64, 32, 32]) == (column(found, "name"), column(found, "parameters"), column(found, "MACs"))
+
+
+def test_a_negative_depth_and_an_unknown_section_are_refused():
+    with pytest.raises(UsageError, match="negative"):
+        lay_out_trace(traces.tiny(), depth=-1)
+    with pytest.raises(UnknownNameError, match="did you mean 'totals'"):
+        lay_out_trace(traces.tiny(), sections=("total",))
+
+
+def test_the_failing_row_shows_its_input_and_what_was_raised_but_no_output():
+    found = table(traces.failing())
+    (row,) = [row for row in found.rows if row.emphasis == "error"]
+    assert ("fc", "Linear", "(2, 8, 8, 8)", "raised here") == row.cells[:4]
+    assert "raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)" == row.note
+    assert (None, None) == row.cells[5:7]
+
+
+def test_what_a_failing_pass_did_not_reach_is_shown_with_its_parameters():
+    found = table(traces.failing())
+    assert ("last", "Linear", "", "not reached", 50, "", "") == found.rows[-1].cells
+    assert 5354 + 50 == column(found, "parameters")[0]
+
+
+def test_the_failure_is_said_first_with_its_place():
+    document = lay_out_trace(traces.failing())
+    (notice,) = [block for block in document.blocks if isinstance(block, Notice)]
+    assert "the forward pass raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)" == notice.text
+    expected = "module 'fc' (Linear), given (2, 8, 8, 8), at net.py:12; after 2 completed operations, the last was 'relu' (ReLU)"
+    assert expected == notice.where
+
+
+def test_a_module_called_twice_counts_its_parameters_once():
+    row = tensor(2, 4)
+    trace = Trace(
+        model="Net",
+        modules=(module("", "Net", stock=False), module("fc", "Linear", parameters=("fc.weight",))),
+        calls=(
+            call("", "Net", row, row, parent=None, depth=0),
+            call("fc", "Linear", row, row, macs=32),
+            call("fc", "Linear", row, row, macs=32, index=1),
+        ),
+        parameters=(weight("fc.weight", 4, 4),),
+    )
+    found = table(trace)
+    assert (["Net", "fc #1", "fc #2"], [16, 16, "shared"], [64, 32, 32]) == (
+        column(found, "name"),
+        column(found, "parameters"),
+        column(found, "MACs"),
+    )
+
+
+def test_a_tied_parameter_stands_at_one_row_and_is_named():
+    row = tensor(2, 4)
+    trace = Trace(
+        model="Net",
+        modules=(
+            module("", "Net", stock=False),
+            module("a", "Linear", parameters=("a.weight",)),
+            module("b", "Linear", parameters=("a.weight",)),
+        ),
+        calls=(
+            call("", "Net", row, row, parent=None, depth=0),
+            call("a", "Linear", row, row, macs=32),
+            call("b", "Linear", row, row, macs=32),
+        ),
+        parameters=(weight("a.weight", 4, 4, aliases=("b.weight",)),),
+    )
+    assert [16, 16, "shared"] == column(table(trace), "parameters")
+    assert ["tied parameters, counted once: a.weight = b.weight"] == notices(trace)
+
+
+def test_a_shared_module_is_named_with_its_other_names():
+    row = tensor(2, 4)
+    modules = (module("", "Net", stock=False), module("a", "ReLU", aliases=("b",)))
+    trace = Trace(model="Net", modules=modules, calls=(call("", "Net", row, row, parent=None, depth=0), call("a", "ReLU", row, row)))
+    assert ["the same module under several names: a = b"] == notices(trace)
+
+
+def never_called(**fields):
+    row = tensor(2, 4)
+    return Trace(
+        model="Net",
+        modules=(
+            module("", "Net", stock=False),
+            module("heads", "ModuleList", container=True),
+            module("heads.0", "Linear", parameters=("heads.0.weight",)),
+            module("heads.1", "Linear", parameters=("heads.1.weight",)),
+        ),
+        calls=(
+            call("", "Net", row, row, parent=None, depth=0),
+            call("heads.0", "Linear", row, row, macs=32),
+            call(None, "torch.nn.functional.linear", tensor(2, 4, **fields), row, macs=32),
+        ),
+        parameters=(weight("heads.0.weight", 4, 4), weight("heads.1.weight", 4, 4)),
+    )
+
+
+def test_a_module_that_no_call_reached_is_shown_and_counted():
+    found = table(never_called())
+    assert ["Net", "heads.0", "F.linear", "heads.1"] == column(found, "name")
+    assert (["never called", 16], 32) == ([column(found, "output")[3], column(found, "parameters")[3]], column(found, "parameters")[0])
+
+
+def test_a_module_whose_weight_a_function_used_is_not_called_dead():
+    assert "only its parameters are used" == column(table(never_called(source="heads.1.weight")), "output")[3]
+
+
+def test_a_containers_own_parameter_is_a_row_so_that_rows_add_up():
+    row = tensor(2, 4)
+    trace = Trace(
+        model="Net",
+        modules=(module("", "Net", stock=False, parameters=("scale",)), module("fc", "Linear", parameters=("fc.weight",))),
+        calls=(call("", "Net", row, row, parent=None, depth=0), call("fc", "Linear", row, row, macs=32)),
+        parameters=(weight("scale", 4), weight("fc.weight", 4, 4)),
+    )
+    found = table(trace)
+    assert ("scale", "own parameter", "", "(4,)", 4) == found.rows[1].cells[:5]
+    assert_adds_up(trace, entries(trace))
+
+
+def test_what_a_stock_layer_uses_inside_itself_belongs_to_it():
+    row = tensor(2, 4)
+    trace = Trace(
+        model="Net",
+        modules=(
+            module("", "Net", stock=False),
+            module("mha", "MultiheadAttention", parameters=("mha.in_proj_weight",)),
+            module("mha.out_proj", "NonDynamicallyQuantizableLinear", parameters=("mha.out_proj.weight",)),
+        ),
+        calls=(call("", "Net", row, row, parent=None, depth=0), call("mha", "MultiheadAttention", row, row, macs=100)),
+        parameters=(weight("mha.in_proj_weight", 12, 4), weight("mha.out_proj.weight", 4, 4)),
+    )
+    found = table(trace)
+    assert (["Net", "mha"], [64, 64]) == (column(found, "name"), column(found, "parameters"))
+
+
+def test_calls_made_again_by_checkpointing_are_in_no_sum():
+    trace = traces.tiny()
+    again = replace(trace.calls[1], recomputed=True, parent=None)
+    doubled = replace(trace, calls=(*trace.calls, again))
+    assert (total(trace), len(table(trace).rows)) == (total(doubled), len(table(doubled).rows))
+    assert any("1 call made again" in text for text in notices(doubled))
+
+
+def test_an_output_that_was_passed_on_is_not_counted_as_new_memory():
+    row = tensor(2, 4)
+    calls = (call("", "Net", row, row, parent=None, depth=0), call("id", "Identity", row, tensor(2, 4, source="x")))
+    kept = replace(calls[1], outputs=(tensor(2, 4, source=0),))
+    assert (32, 0) == (
+        total(Trace(model="Net", calls=(calls[0], replace(calls[1], outputs=(tensor(2, 4, source=1),))))).activation_bytes,
+        total(Trace(model="Net", calls=(calls[0], kept))).activation_bytes,
+    )
+
+
+def test_frozen_parameters_and_buffers_are_told_apart():
+    parameters = (weight("a", 3), weight("b", 2, trainable=False), weight("c", 7, kind="buffer"), weight("n", kind="buffer", dtype="int64"))
+    said = facts(Trace(model="Net", parameters=parameters))
+    assert {
+        "parameters": "5 (3 trainable, 2 frozen), 20 B of float32",
+        "buffers": "8 elements, 28 B of float32, 8 B of int64",
+    } == said
+
+
+def test_statistics_are_columns_and_the_fraction_of_zeros_is_computed():
+    stats = {"count": 20, "mean": 0.25, "std": 1.0, "zeros": 5, "nan": 0, "inf": 0, "kurtosis": 3.0}
+    trace = traces.tiny()
+    trace = replace(trace, calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, stats=stats),))))
+    found = table(trace)
+    assert ["mean", "std", "zeros", "kurtosis"] == [c.name for c in found.columns[7:]]
+    assert (0.25, 1.0, 0.25, 3.0) == found.rows[-1].cells[7:]
+    assert (None, None, None, None) == found.rows[1].cells[7:]
+
+
+def test_dtypes_are_a_column_only_where_they_differ():
+    trace = traces.tiny()
+    mixed = replace(trace, calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, dtype="float16"),))))
+    assert "dtype" not in [c.name for c in table(trace).columns]
+    assert "float16" == column(table(mixed), "dtype")[-1]
+
+
+def test_several_outputs_are_shown_by_the_first_shapes_and_how_many_more():
+    trace = traces.tiny()
+    last = replace(trace.calls[-1], outputs=(tensor(2, 10), tensor(3), tensor()))
+    assert "(2, 10), (3,) +1" == column(table(replace(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
+
+
+def test_what_is_no_tensor_is_shown_by_its_type():
+    trace = traces.tiny()
+    last = replace(trace.calls[-1], outputs=(), returned="Boxes")
+    assert "Boxes" == column(table(replace(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
+
+
+def test_notes_of_the_trace_are_said():
+    assert ["compiled: eager was probed"] == notices(replace(traces.tiny(), notes=("compiled: eager was probed",)))
+
+
+def test_named_parameters_are_a_table_with_shapes_and_a_total():
+    trace = replace(traces.tiny(), parameters=(weight("a.w", 2, 3, aliases=("b.w",)), weight("a.n", kind="buffer", dtype="int64")))
+    parameters, buffers = lay_out_parameters(trace).blocks[1:]
+    assert ("a.w", "(2, 3)", 6, 24, "float32", "trainable") == parameters.rows[0].cells
+    assert "also b.w" == parameters.rows[0].note
+    assert ("total", "", 6, 24) == parameters.rows[-1].cells[:4]
+    assert ("a.n", "()", 1, 8, "int64", "buffer") == buffers.rows[0].cells
+
+
+def test_a_trace_of_nothing_can_be_laid_out():
+    assert "none" == facts(Trace(model="Empty"))["parameters"]
+    assert "no parameters and no buffers" == lay_out_parameters(Trace(model="Empty")).blocks[1].text
+
+
+def test_a_limit_of_rows_shows_whole_levels_and_says_what_is_missing():
+    found = table(traces.blocks(10), folded=False, most_rows=15)
+    assert (11, "20 more rows are not shown here; report.save() writes them all") == (len(found.rows), found.notes[0])
+    assert 4 == len(table(traces.blocks(10), folded=False, most_rows=4).rows)
+
+
+def test_two_thousand_levels_of_nesting_are_laid_out():
+    trace = traces.nested(2000)
+    rows = fold(trace, entries(trace))
+    assert (2001, 16, 32) == (len(rows), rows[0].parameters, rows[0].macs)
+
+
+def test_rows_in_a_foreign_order_do_not_break_the_layout():
+    trace = traces.blocks(2)
+    backwards = replace(trace, modules=tuple(reversed(trace.modules)))
+    assert 32 == entries(backwards)[0].parameters

@@ -1,0 +1,228 @@
+"""The model, its inputs and the generators are bit for bit as they were, however the forward ended."""
+
+import gc
+import random
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from models import Broken, Small, images
+from torch import nn
+
+from cnnprobe.recorder import Recording, observe
+
+
+def state_of(model):
+    """Everything that an observer could disturb, as comparable data."""
+    return {
+        name: {
+            "class": type(module),
+            "attributes": {k: v for k, v in module.__dict__.items() if not isinstance(v, dict)},
+            "hooks": {k: tuple(v.items()) for k, v in module.__dict__.items() if isinstance(v, dict) and "hook" in k},
+            "tensors": {
+                k: (
+                    id(t),
+                    t.detach().clone().reshape(-1).view(torch.uint8).tolist() if t.numel() and not t.is_meta else None,
+                    t.requires_grad,
+                    id(t.grad),
+                    t._version,
+                )
+                for registry in (module._parameters, module._buffers)
+                for k, t in registry.items()
+                if t is not None
+            },
+        }
+        for name, module in model.named_modules()
+    }
+
+
+def generators():
+    return torch.get_rng_state().tolist(), random.getstate(), tuple(np.random.get_state()[1])
+
+
+class Interrupted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        self.bn(x)
+        raise KeyboardInterrupt
+
+
+class Rude(nn.Module):
+    """Writes to its own parameters, buffers, attributes, flags and gradients as it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.other = nn.Parameter(torch.ones(3))
+        self.register_buffer("seen", torch.zeros(3))
+        self.history = []
+        self.calls = 0
+        self.other.grad = torch.ones(3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.mul_(2)
+            self.weight.data[0] = 7
+            self.other.detach().numpy()[1] = 5
+        self.seen += 1
+        self.history.append(x)
+        self.calls += 1
+        self.new = x
+        self.train(not self.training)
+        self.other.requires_grad_(False)
+        self.weight.sum().backward()
+        random.random()
+        np.random.rand()
+        return x * torch.rand(1)
+
+
+def frozen_norm():
+    model = Small().train()
+    model.bn.eval()
+    return model
+
+
+def spectral():
+    return nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.Dropout(0.5)).train()
+
+
+def renormed():
+    return nn.Sequential(nn.Embedding(10, 4, max_norm=0.1), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: Small().train(), images()),
+        (lambda: Small().eval(), images()),
+        (frozen_norm, images()),
+        (Broken, images()),
+        (Rude, images()),
+        (spectral, images()),
+        (renormed, torch.tensor([[1, 2]])),
+        (lambda: nn.utils.weight_norm(nn.Linear(8, 2)), images()),
+        (lambda: nn.LSTM(8, 4), images()[0]),
+    ],
+    ids=["train", "eval", "mixed", "raising", "rude", "spectral norm", "embedding renorm", "weight norm", "lstm"],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_probing_leaves_model_input_and_generators_bit_equal(make, x):
+    model = make()
+    model.register_forward_hook(lambda *_: None)
+    before, rng, x_before = state_of(model), generators(), x.clone()
+    observe(model, (x,), {})
+    assert before == state_of(model)
+    assert rng == generators()
+    assert torch.equal(x_before, x)
+
+
+def test_interrupt_goes_on_to_the_user_and_everything_is_restored():
+    model = Interrupted().train()
+    before, rng, depth = state_of(model), generators(), torch._C._len_torch_function_stack()
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        observe(model, (images(),), {})
+    assert before == state_of(model)
+    assert (rng, depth) == (generators(), torch._C._len_torch_function_stack())
+    assert ["", "bn"] == [call.fqn for call in interrupt.value.observation.trace.calls]
+
+
+def test_input_that_the_model_overwrites_is_put_back():
+    model, x = nn.Sequential(nn.ReLU(inplace=True)), images()
+    before = x.clone()
+    observe(model, (x,), {})
+    assert torch.equal(before, x)
+
+
+def test_graph_of_an_earlier_forward_can_still_go_backward_after_a_probe():
+    model = Small().train()
+    loss = model(images()).sum()
+    observe(model, (images(),), {})
+    observe(Rude(), (images(),), {})
+    loss.backward()
+    assert model.conv.weight.grad is not None
+
+
+def test_record_changes_nothing_that_the_bare_run_would_not():
+    def run(watch):
+        torch.manual_seed(0)
+        model, numbers = Small().train(), []
+        optimizer = torch.optim.Adam(model.parameters())
+        for _ in range(3):
+            if watch:
+                with Recording(model):
+                    loss = F.cross_entropy(model(images()), torch.tensor([0, 1]))
+                    loss.backward()
+            else:
+                loss = F.cross_entropy(model(images()), torch.tensor([0, 1]))
+                loss.backward()
+            optimizer.step()
+            numbers.append(loss.item())
+        return numbers, [t.tolist() for t in model.state_dict().values()], torch.get_rng_state().tolist()
+
+    assert run(watch=True) == run(watch=False)
+
+
+def test_hooks_are_gone_and_the_users_own_still_there_after_an_exception():
+    model, seen = Broken(), []
+    model.block[0].register_forward_hook(lambda *_: seen.append("mine"))
+    for _ in range(2):
+        with pytest.raises(RuntimeError), Recording(model):
+            model(images())
+    assert ["mine", "mine"] == seen
+    assert [1, 0] == [len(m._forward_hooks) for m in (model.block[0], model.block[1])]
+
+
+def test_a_model_and_its_activations_are_not_kept_alive():
+    model = Small()
+    activations = []
+    model.conv.register_forward_hook(lambda m, a, out: activations.append(weakref.ref(out)))
+    observation = observe(model, (images(),), {})
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert observation.output.shape == (2, 5)
+    assert (None, None) == (alive(), activations[0]())
+
+
+def test_torch_itself_is_not_patched():
+    before = (nn.Module.__call__, torch.add, torch.Tensor.add, nn.functional.relu, torch._C._len_torch_function_stack())
+    observe(Small(), (images(),), {})
+    assert before == (nn.Module.__call__, torch.add, torch.Tensor.add, nn.functional.relu, torch._C._len_torch_function_stack())
+
+
+def test_users_own_function_mode_keeps_its_place_and_sees_the_same_calls():
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    class WithMode(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            with Counting() as self.inner:
+                return torch.relu(self.conv(x))
+
+    with Counting() as outer:
+        trace = observe(WithMode(), (images(),), {}).trace
+    assert "torch.relu" == trace.calls[-1].kind
+    assert "conv2d" in outer.names
+
+
+def test_recursion_limit_is_put_back():
+    import sys
+
+    limit = sys.getrecursionlimit()
+    observe(Small(), (images(),), {})
+    assert limit == sys.getrecursionlimit()
