@@ -12,6 +12,7 @@ from typing import Any
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.evidence import Evidence
+from cnnprobe.trace import Failure
 
 SHOWN = 5  # findings that a report shows before it folds the rest
 
@@ -154,6 +155,32 @@ def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str,
     kept = [f for f in found if _reason(f, ignore) is None]
     suppressed = tuple((f, reason) for f in found if (reason := _reason(f, ignore)) is not None)
     return Diagnosis(findings=in_order(kept, rules), suppressed=suppressed, notes=tuple(notes))
+
+
+def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
+    """A crash as a finding: the one place where what is known of an exception joins what the rules found.
+
+    Args:
+        failure: where and what was raised.
+        explanation: the crash's Explanation where there is one: its diagnosis becomes the rule's name, its first repair the fix.
+    """
+    if explanation is None or explanation.diagnosis == "unknown":
+        fix = "the trace shows what every layer before it was given"
+        message = f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}"
+        return Finding(
+            rule="crash", code="CP000", severity=Severity.ERROR, module=failure.module, message=message, fix=fix, source=failure.source
+        )
+    best = explanation.repairs[0] if explanation.repairs else None
+    tried = f" (tried: {best.tried})" if best is not None and best.tried else ""
+    return Finding(
+        rule=explanation.diagnosis,
+        code="CP000",
+        severity=Severity.ERROR,
+        module=explanation.module,
+        message=explanation.message + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),
+        fix=f"{best.title}{tried}" if best is not None else "no repair was found that works",
+        source=explanation.source or failure.source,
+    )
 
 
 def _reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:

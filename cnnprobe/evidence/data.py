@@ -48,7 +48,7 @@ class Step:
     losses: tuple[Loss, ...] = ()
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
     stale: tuple[str, ...] = ()  # parameters that came into the first backward with a gradient from before the last step
-    changes: Mapping[str, float] = field(default_factory=dict)  # L2 norm of what was added to each parameter
+    changes: Mapping[str, float] = field(default_factory=dict)  # L2 norm of what was added to each parameter; empty where not measured
     training: bool = True  # the mode of the root at the first backward
     alive: int = 0  # graphs of earlier steps that somebody still holds
 
@@ -139,7 +139,6 @@ class Evidence:
     evaluation: Trace | None = None  # one forward pass in eval mode
     steps: tuple[Step, ...] = ()
     values: Mapping[str, Values] = field(default_factory=dict)  # of parameters and buffers
-    after: Mapping[str, Values] = field(default_factory=dict)  # the same after the steps
     hidden: tuple[Hidden, ...] = ()
     optimizers: tuple[OptimizerInfo, ...] = ()
     probes: Probes = field(default_factory=Probes)

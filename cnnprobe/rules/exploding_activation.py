@@ -21,7 +21,7 @@ def _net(gain: float) -> Mapping[str, Any]:
         for layer in model:
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(gain)
-    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-12))
+    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-6))
 
 
 def sick() -> Mapping[str, Any]:

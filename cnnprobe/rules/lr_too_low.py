@@ -60,7 +60,8 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
         change / evidence.values[name].norm
         for step in evidence.steps
         for name, change in step.changes.items()
-        if name in evidence.values
+        if change > 0
+        and name in evidence.values
         and len(evidence.values[name].shape) > 1
         and evidence.values[name].norm > 0
         and name in optimised(evidence)

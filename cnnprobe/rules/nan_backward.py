@@ -7,7 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, Flow, describe
 from cnnprobe.evidence.questions import owner
-from cnnprobe.rules.material import classifying
+from cnnprobe.rules.material import images, classifying
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:
@@ -17,18 +17,20 @@ def _net(guarded: bool) -> Mapping[str, Any]:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.head = nn.Linear(64, 32), nn.Linear(32, 4)
+            self.body, self.head = nn.Linear(64, 32, bias=False), nn.Linear(32, 4)
 
         def forward(self, x: Any) -> Any:
-            x = self.body(x.flatten(1)).relu()
+            x = self.body(x.flatten(1)) ** 2
             return self.head(torch.sqrt(x + 1e-6 if guarded else x))
 
     torch.manual_seed(0)
-    return classifying(Net())
+    inputs = images()
+    inputs[0] = 0.0
+    return classifying(Net(), inputs=inputs)
 
 
 def sick() -> Mapping[str, Any]:
-    """The square root of zeros: its value is fine, its derivative is infinite."""
+    """The square root of zeros, of an empty image: its value is fine, its derivative is infinite."""
     return _net(guarded=False)
 
 

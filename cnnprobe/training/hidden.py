@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cnnprobe.evidence import Hidden, Values
+from cnnprobe.stats import summarise
 from cnnprobe.recorder.inventory import is_leaf, named_modules
 
 _OWN = frozenset(nn.Module().__dict__)
@@ -140,18 +141,20 @@ def values_of(model: nn.Module) -> dict[str, Values]:
 
 
 def _values(tensor: Tensor) -> Values:
-    wide = tensor.abs().double() if tensor.is_complex() else tensor.dequantize().double() if tensor.is_quantized else tensor.double()
-    finite = wide[wide.isfinite()]
-    some = finite.numel() > 0
+    found = summarise(tensor)
+    if found is None or found.count == found.nan + found.inf:
+        return Values(
+            shape=tuple(tensor.shape), norm=0.0, mean=0.0, std=0.0, low=0.0, high=0.0, nonfinite=0 if found is None else found.count
+        )
     return Values(
         shape=tuple(tensor.shape),
-        norm=float(finite.norm()),
-        mean=float(finite.mean()) if some else 0.0,
-        std=float(finite.std(correction=0)) if some else 0.0,
-        low=float(finite.min()) if some else 0.0,
-        high=float(finite.max()) if some else 0.0,
-        nonfinite=wide.numel() - finite.numel(),
-        distinct_rows=_distinct_rows(wide) if tensor.dim() > 1 and tensor.is_floating_point() else None,
+        norm=found.l2,
+        mean=found.mean,
+        std=found.std,
+        low=found.min,
+        high=found.max,
+        nonfinite=found.nan + found.inf,
+        distinct_rows=_distinct_rows(tensor) if tensor.dim() > 1 and tensor.is_floating_point() else None,
     )
 
 
@@ -159,5 +162,5 @@ def _distinct_rows(tensor: Tensor) -> int:
     """Two random projections tell rows apart at the price of reading them once."""
     flat = tensor.reshape(tensor.shape[0], -1)
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(flat.shape[1], 1, generator=generator, dtype=torch.float64).to(flat.device)
-    return len({float(v) for v in (flat @ direction)[:, 0]})
+    direction = torch.randn(1, flat.shape[1], generator=generator).to(flat)
+    return len(set((flat * direction).sum(1).tolist()))  # not by matmul, which may sum equal rows in different orders

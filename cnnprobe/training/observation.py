@@ -89,7 +89,6 @@ class _Observation:
         if not steps:
             first = self.plain_forward()
         trace = steps[0].trace if steps else first
-        after = values_of(self.model) if len(steps) > 1 else {}
         collapse = self.collapse(steps)
         if self.error is None and evaluation.error is None:
             probes = run_late_probes(self.model, request.inputs, request.targets, probes)
@@ -106,7 +105,6 @@ class _Observation:
             evaluation=evaluation.trace if evaluation.error is None else None,
             steps=steps,
             values=values,
-            after=after,
             hidden=describe_hidden(self.hidden, used, self.before),
             optimizers=self.optimizers(),
             probes=probes,
@@ -175,7 +173,7 @@ class _Observation:
             count = 1
         made: list[Step] = []
         for i in range(max(1, count)):
-            made.append(stepper.run(step, statistics=i in (0, count - 1)))
+            made.append(stepper.run(step, statistics=i in (0, count - 1), measured=i in (0, 1, count - 1)))
             if stepper.error is not None:
                 self.error = stepper.error
                 break
@@ -245,7 +243,7 @@ class _Observation:
         step = self.one_step()
         losses = []
         for _ in range(REPLAYED):
-            losses.append(stepper.run(step, statistics=False).value)
+            losses.append(stepper.run(step, statistics=False, measured=False).value)
             if stepper.error is not None:
                 break
         return Replay(factor=factor, losses=tuple(losses))
@@ -261,7 +259,7 @@ class _Observation:
         stepper = Stepper(self.model, self.around, self.names)
         run = self.one_step()
         for _ in range(i):
-            stepper.run(run, statistics=False)
+            stepper.run(run, statistics=False, measured=False)
         return Backward(call=_first_bad_derivative(self.model, run, self.names), step=i)
 
     def called_in_train(self) -> frozenset[str]:

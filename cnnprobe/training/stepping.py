@@ -74,10 +74,13 @@ class Stepper:
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
         self.error: BaseException | None = None
 
-    def run(self, step: Callable[[], Any], *, statistics: bool) -> Step:
-        """One step. An exception of the step's is kept in `error`, and what was seen until then returned."""
+    def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
+        """One step. An exception of the step's is kept in `error`, and what was seen until then returned.
+
+        Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
+        """
         draft = _Draft(self)
-        before = {name: p.detach().clone() for name, p in self.parameters.items()} if self.surroundings.optimizers else {}
+        before = {name: p.detach().clone() for name, p in self.parameters.items()} if self.surroundings.optimizers and measured else {}
         trace = _record(self.model, step, self, draft, statistics=statistics)
         changes = {name: _norm(self.parameters[name].detach() - old) for name, old in before.items()}
         gc.collect()
@@ -102,8 +105,8 @@ class Stepper:
             grad = parameter.grad
             if grad is not None:
                 dense = grad.detach().coalesce().values() if grad.layout is torch.sparse_coo else grad.detach()
-                bad = int((~dense.isfinite()).sum())
-                found[name] = Gradient(norm=_norm(dense), nonfinite=bad)
+                norm = _norm(dense)  # not finite as soon as one value is not
+                found[name] = Gradient(norm=norm, nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()))
         return found
 
 
@@ -118,7 +121,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _norm(tensor: Tensor) -> float:
-    return float(tensor.double().norm()) if tensor.numel() else 0.0
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) if tensor.numel() else 0.0
 
 
 class _Draft:
