@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import autograd_graph, compare, last_report, probe, record, refactor
+    from cnnprobe.api import autograd_graph, compare, diagnose, last_report, probe, record, refactor, rules
+    from cnnprobe.diagnosis import Finding
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
     from cnnprobe.notebook import probed
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Finding",
     "Graph",
     "ProbeError",
     "Refactoring",
@@ -24,15 +26,18 @@ __all__ = [
     "__version__",
     "autograd_graph",
     "compare",
+    "diagnose",
     "last_report",
     "load",
     "probe",
     "probed",
     "record",
     "refactor",
+    "rules",
 ]
 
 _HOMES = {
+    "Finding": "diagnosis",
     "Graph": "graph",
     "Comparison": "proofs",
     "ProbeError": "errors",
@@ -41,12 +46,14 @@ _HOMES = {
     "Trace": "trace",
     "autograd_graph": "api",
     "compare": "api",
+    "diagnose": "api",
     "last_report": "api",
     "load": "report",
     "probe": "api",
     "probed": "notebook",
     "record": "api",
     "refactor": "api",
+    "rules": "api",
 }
 
 

@@ -1,7 +1,11 @@
 """The verbs: each takes the user's model and gives a Report. The only room that knows the whole path."""
 
 import os
+import sys
+import types
 import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +14,7 @@ from torch import nn
 from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
 from cnnprobe.crash import Crash, add_note, explain
+from cnnprobe.diagnosis import Rule, finding_of_failure, run_rules
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
@@ -17,7 +22,9 @@ from cnnprobe.proofs import Comparison, Refactoring
 from cnnprobe.recorder import Observation, Recording, observe
 from cnnprobe.refactoring import refactor_model
 from cnnprobe.report import Report, load
+from cnnprobe.rules import all_rules, load_rules
 from cnnprobe.trace import Trace
+from cnnprobe.training import Request, observe_training
 
 Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
 """What can be compared: a model, a recording of one, or the path of a saved report."""
@@ -200,6 +207,85 @@ def _recorded(side: Any) -> Any:
     if isinstance(side, str | os.PathLike):
         side = load(side)
     return side.trace if isinstance(side, Report | Recording) else side
+
+
+def diagnose(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    loss_fn: Callable[..., Any] | None = None,
+    optimizer: Any = None,
+    train_step: Callable[..., Any] | None = None,
+    scheduler: Any = None,
+    steps: int = 6,
+    rules: Iterable[Rule | str | os.PathLike[str]] = (),
+    ignore: Mapping[str, str] | None = None,
+) -> Report:
+    """Why the model does not learn: findings of the rules, the root cause first; none where nothing is wrong.
+
+    Without a loss the forward pass alone is judged; with one, its gradients too; with an optimizer or a train_step, `steps` steps on
+    this one batch. Afterwards model, optimizer, scheduler, gradients, random generators and the variables of the train_step are as before.
+
+    Args:
+        model: the model, in the mode in which it is to be judged.
+        inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its keyword arguments.
+        targets: what `loss_fn` takes as its second argument.
+        loss_fn: called as `loss_fn(output, targets)`, or `loss_fn(output)` without targets.
+        optimizer: as the loop uses it.
+        train_step: one step of the user's own loop; gets what its parameters are named after (model, inputs or x, targets or y, batch,
+            optimizer, loss_fn or criterion, scheduler), else (inputs, targets) for two parameters, (model, inputs, targets) for three.
+        scheduler: of the learning rate.
+        steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit are judged from 50 on.
+        rules: further rules, or files that hold them.
+        ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed.
+
+    Raises:
+        TargetError: `model` is not an nn.Module, or is lazy.
+        UsageError: a suppression has no reason.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(dim=1))
+    >>> report = diagnose(net, torch.randn(8, 4), torch.arange(8) % 3, loss_fn=nn.CrossEntropyLoss())
+    >>> [(finding.rule, finding.module) for finding in report.findings]
+    [('softmax-before-ce', '3')]
+    """
+    caller = sys._getframe(1)
+    roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}
+    names = {role: name for role, value in roles.items() if value is not None and (name := _variable(caller, value))}
+    given = Request(
+        model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
+        steps=steps, names=names,
+    )  # fmt: skip
+    evidence, error = observe_training(given)
+    own = [each for each in rules if isinstance(each, Rule)]
+    known = load_rules([each for each in rules if not isinstance(each, Rule)])
+    outcome = run_rules(evidence, (*known, *own), ignore=ignore)
+    trace = next((step.trace for step in evidence.steps if step.trace.failure is not None), evidence.trace)
+    crashed = (finding_of_failure(trace.failure),) if trace.failure is not None else ()
+    notes = (*trace.notes, *outcome.notes, *(f"{f.rule} in {f.module!r} is ignored: {reason}" for f, reason in outcome.suppressed))
+    report = Report(trace=replace(trace, notes=notes), findings=(*crashed, *outcome.findings), error=error)
+    _last[model] = report
+    return report
+
+
+def rules() -> tuple[Rule, ...]:
+    """Every rule that `diagnose` runs, by code: `name`, `code`, `severity`, `sentence`, `page`.
+
+    >>> rules()[0].name
+    'dead-relu'
+    """
+    return all_rules()
+
+
+def _variable(frame: types.FrameType, value: Any) -> str | None:
+    """The name under which the caller knows a value; loops and temporaries of one letter are no better than none."""
+    for scope in (frame.f_locals, frame.f_globals):
+        for name, held in scope.items():
+            if held is value and not name.startswith("_"):
+                return name
+    return None
 
 
 def keep_report(model: nn.Module, report: Report) -> None:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe import schema
+from cnnprobe.diagnosis import Finding
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.layout import lay_out_trace
+from cnnprobe.layout.findings import with_findings
 from cnnprobe.render import Document, render, suffixes
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
 _SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace, "explanation": Explanation | None, "graph": Graph | None}
+_PARTS: Mapping[str, Any] = {"trace": Trace, "findings": tuple[Finding, ...], "explanation": Explanation | None, "graph": Graph | None}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
@@ -29,7 +31,7 @@ class Report:
     """What cnnprobe found out about a model. Holds no model; `output` and `error` live in memory only."""
 
     trace: Trace
-    findings: tuple[Any, ...] = ()  # of Finding
+    findings: tuple[Finding, ...] = ()  # root causes first
     explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
     graph: Any = None  # a Graph where one was asked for
     output: object = field(default=None, compare=False)  # what the model itself returned
@@ -113,7 +115,8 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, *, rows: int | None = None) -> Document:
-    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows, explanation=report.explanation)
+    document = lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows, explanation=report.explanation)
+    return with_findings(document, report.findings) if report.findings else document
 
 
 def _write(target: Path, text: str) -> None:

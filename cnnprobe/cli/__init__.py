@@ -8,6 +8,7 @@ import click
 
 from cnnprobe import __version__
 from cnnprobe.cli.comparing import compare_command, refactor_command
+from cnnprobe.cli.diagnosing import diagnose_command, explain_command, rules_command
 from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
@@ -29,6 +30,9 @@ def main() -> None:
 
 
 main.add_command(compare_command)
+main.add_command(diagnose_command)
+main.add_command(explain_command)
 main.add_command(probe_command)
 main.add_command(graph_command)
 main.add_command(refactor_command)
+main.add_command(rules_command)

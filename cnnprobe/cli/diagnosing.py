@@ -1,0 +1,192 @@
+"""`cnnprobe diagnose`, `rules` and `explain`: why a model does not learn, and the pages of what is looked for."""
+
+import functools
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, chosen_format, input_options, model_options, output_options
+from cnnprobe.cli.output import check_file, is_coloured, write
+from cnnprobe.cli.program import tell
+from cnnprobe.cli.progress import progress
+from cnnprobe.errors import CheckError, TargetError, UnknownNameError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from cnnprobe.diagnosis import Rule
+    from cnnprobe.report import Report
+
+_LOSSES = (
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "kl_div",
+)  # fmt: skip
+_OF_CLASSES = ("cross_entropy", "nll_loss")
+_rules_option = click.option(
+    "--rules", "files", multiple=True, metavar="FILE", help="A Python file, or a folder, with further rules; it is run."
+)
+
+
+@click.command("diagnose", short_help="Say why a model does not learn.")
+@model_options
+@input_options
+@click.option("--targets", metavar="SHAPE|FILE", help="What the loss compares with.  [default: random, as the loss needs]")
+@click.option("--loss", type=click.Choice(_LOSSES), help="Without one the forward pass alone is judged.")
+@click.option("--optimizer", metavar="NAME[:K=V,...]", help="adam:lr=1e-3, sgd:lr=0.1,momentum=0.9, any of torch.optim.")
+@click.option("--steps", type=click.IntRange(1), default=6, show_default=True, metavar="N", help="Training steps that are observed.")
+@click.option("--fail-on", multiple=True, metavar="RULE|SEVERITY", help="Exit with 1 where that is found.  [default: warning]")
+@_rules_option
+@output_options
+def diagnose_command(model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any) -> None:
+    r"""Run the model SPEC and, with --loss and --optimizer, a few training steps, and say what is wrong.
+
+    \b
+    pyproject.toml may suppress findings, each with its reason:
+      [tool.cnnprobe.ignore]
+      redundant-bias = "as published"
+      "dead-relu:head.relu" = "a sparse code"
+    """
+    check_file(wished)
+    thresholds = options["fail_on"] or ("warning",)
+    _check_thresholds(thresholds, options["files"])
+    with prints_on_stderr():
+        report = _diagnosed(load(model, given), given, options)
+    form = chosen_format(wished)
+    write(_shown(report, form, wished), wished)
+    if report.trace.failure is not None:
+        click.get_current_context().exit(TargetError.exit_code)
+    _end(report, thresholds, wished)
+
+
+def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "Report":
+    import torch
+
+    from cnnprobe.api import diagnose
+
+    inputs: Any = loaded.args if not loaded.kwargs else loaded.kwargs
+    loss = getattr(torch.nn.functional, options["loss"]) if options["loss"] else None
+    targets = _targets(loaded, given, options) if loss is not None else None
+    optimizer = _optimizer(loaded.model, options["optimizer"]) if options["optimizer"] else None
+    if optimizer is not None and loss is None:
+        raise UsageError("an optimizer without a loss", where="--optimizer", fix="add --loss cross_entropy, or what you train with")
+    with progress("diagnosing"):
+        return diagnose(
+            loaded.model,
+            inputs,
+            targets,
+            loss_fn=loss,
+            optimizer=optimizer,
+            steps=options["steps"],
+            rules=options["files"],
+            ignore=_ignored(),
+        )
+
+
+def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> Any:
+    """The given ones, or random ones that the loss takes, from the shape of what the model gives."""
+    import torch
+
+    from cnnprobe import targets
+    from cnnprobe.recorder import observe
+
+    with torch.no_grad():
+        output = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False).output
+    generator = torch.Generator().manual_seed(given.seed)
+    of_classes = options["loss"] in _OF_CLASSES
+    if options["targets"] and Path(options["targets"]).suffix:
+        (found,), _ = targets.load_inputs((options["targets"],), dtype=None, device=targets.device_of(given.device), seed=given.seed)
+        return found
+    if not isinstance(output, torch.Tensor):
+        return None
+    shape = tuple(map(int, options["targets"].replace("x", ",").split(","))) if options["targets"] else None
+    if of_classes:
+        return torch.randint(0, max(1, output.shape[1]), shape or (output.shape[0], *output.shape[2:]), generator=generator).to(
+            output.device
+        )
+    return torch.rand(shape or tuple(output.shape), generator=generator).to(output.device)
+
+
+def _optimizer(model: Any, text: str) -> Any:
+    import ast
+
+    import torch
+
+    name, _, settings = text.partition(":")
+    kinds = {kind.lower(): kind for kind in torch.optim.__all__ if isinstance(getattr(torch.optim, kind), type)}
+    if name.lower() not in kinds:
+        raise UnknownNameError(f"no optimizer called {name!r}", where=f"--optimizer {text}", fix=suggest(name.lower(), kinds))
+    try:
+        pairs = (item.partition("=") for item in settings.split(",") if item)
+        values = {key.strip(): ast.literal_eval(value) for key, _, value in pairs}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return getattr(torch.optim, kinds[name.lower()])(trained or list(model.parameters()), **values)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise UsageError(f"the optimizer cannot be built: {error}", where=f"--optimizer {text}", fix="write it as adam:lr=1e-3") from error
+
+
+def _ignored() -> dict[str, str]:
+    path = Path("pyproject.toml")
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("cnnprobe", {}).get("ignore", {})
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise UsageError(f"pyproject.toml cannot be read: {error}", where="[tool.cnnprobe.ignore]", fix="mend the file") from error
+    return {str(key): str(reason) for key, reason in table.items()}
+
+
+def _shown(report: "Report", form: str, wished: OutputRequest) -> str:
+    if form == "json" or report.trace.failure is not None:
+        return report.to(form, width=wished.width, colour=is_coloured(wished))
+    from cnnprobe.layout.findings import lay_out_findings
+    from cnnprobe.render import render
+
+    return render(lay_out_findings(report.trace.model, report.findings), form, width=wished.width, colour=is_coloured(wished))
+
+
+def _check_thresholds(thresholds: tuple[str, ...], files: tuple[str, ...]) -> None:
+    from cnnprobe.diagnosis import Severity
+
+    names = {s.value for s in Severity} | {n for rule in _known(files) for n in (rule.name, rule.code)}
+    for threshold in thresholds:
+        if threshold not in names:
+            raise UnknownNameError(
+                f"neither a severity nor a rule: {threshold!r}", where="--fail-on", fix=suggest(threshold, sorted(names))
+            )
+
+
+def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -> None:
+    from cnnprobe.diagnosis import at_least
+
+    found = {f"{f.rule} in {f.module!r}" if f.module else f.rule for t in thresholds for f in at_least(report.findings, t)}
+    if found:
+        if wished.file is not None:
+            tell(f"found: {', '.join(sorted(found))}")
+        click.get_current_context().exit(CheckError.exit_code)
+
+
+@functools.cache
+def _known(files: tuple[str, ...]) -> "tuple[Rule, ...]":
+    from cnnprobe.rules import load_rules
+
+    return load_rules(files)
+
+
+@click.command("rules", short_help="List what is looked for.")
+@_rules_option
+def rules_command(files: tuple[str, ...]) -> None:
+    """List the rules: code, severity, name, and what each finds."""
+    for rule in _known(files):
+        click.echo(f"{rule.code}  {rule.severity.value:<7}  {rule.name:<24}  {rule.sentence}")
+
+
+@click.command("explain", short_help="Print the page of a rule.")
+@click.argument("name")
+@_rules_option
+def explain_command(name: str, files: tuple[str, ...]) -> None:
+    """Print the page of the rule NAME: its name, dead-relu, or its code, CP101."""
+    from cnnprobe.diagnosis import find_rule
+
+    rule = find_rule(name, _known(files))
+    click.echo(f"{rule.name} ({rule.code}, {rule.severity.value})\n\n{rule.page}")

@@ -1,0 +1,216 @@
+"""Rules over evidence: what a Rule and a Finding are, how rules are run, and which finding comes first.
+
+No torch here, no model: a rule is a pure function of an `Evidence`.
+"""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.evidence import Evidence
+from cnnprobe.trace import Failure
+
+SHOWN = 5  # findings that a report shows before it folds the rest
+
+
+class Severity(enum.StrEnum):
+    """How bad it is: an error cannot learn or run as written, a warning is probably not what was meant, info is worth knowing.
+
+    >>> Severity.ERROR > Severity.WARNING > Severity.INFO
+    True
+    """
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def rank(self) -> int:
+        """0 for info, 1 for warning, 2 for error."""
+        return list(Severity).index(self)
+
+    def __gt__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank > other.rank
+
+    def __ge__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank >= other.rank
+
+    def __lt__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank < other.rank
+
+    def __le__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank <= other.rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fault: which rule, where, what was measured, what to do.
+
+    `module` is the fqn of the module to blame, "" for the root, None where it is the loop, the loss or the data.
+    `follows_from` names the rules whose findings explain this one. A rule leaves `rule` and `code` empty: they are filled in from it.
+    """
+
+    message: str  # number, unit and bound: "99.8% of the outputs are zero (more than 99%)"
+    fix: str  # in the user's own names
+    module: str | None = None
+    severity: Severity | None = None  # None: that of its rule
+    rule: str = ""
+    code: str = ""
+    follows_from: tuple[str, ...] = ()
+    source: str = ""  # the user's line, "file.py:12"
+
+
+Check = Callable[[Evidence], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A check with its name, its page (the docstring) and its examples, `sick` and `healthy`, which are its tests."""
+
+    code: str  # CP1xx activations, 2xx gradients, 3xx structure, 4xx loss, 5xx loop, 6xx normalisation, 7xx data
+    name: str  # states the fault
+    severity: Severity
+    check: Check
+    sick: Callable[[], Mapping[str, Any]] | None = None  # keyword arguments of `diagnose`
+    healthy: Callable[[], Mapping[str, Any]] | None = None
+    explains: tuple[str, ...] = ()  # rules whose findings are but symptoms of this one
+
+    @property
+    def page(self) -> str:
+        """The rule's page: the docstring of its check."""
+        lines = (self.check.__doc__ or "").strip().splitlines()
+        return "\n".join([lines[0], *(line.removeprefix("    ") for line in lines[1:])]) if lines else ""
+
+    @property
+    def sentence(self) -> str:
+        """The first line of the page."""
+        return self.page.partition("\n")[0]
+
+
+def rule(
+    *,
+    code: str,
+    name: str,
+    severity: Severity = Severity.WARNING,
+    examples: tuple[Callable[[], Mapping[str, Any]], Callable[[], Mapping[str, Any]]] | None = None,
+    explains: tuple[str, ...] = (),
+) -> Callable[[Check], Rule]:
+    """Make a Rule of a check. `examples` are a sick and a healthy one, functions that give the keyword arguments of `diagnose`."""
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise UsageError(f"a rule cannot be called {name!r}", where=f"rule {code}", fix="use kebab-case that states the fault: dead-relu")
+    sick, healthy = examples if examples is not None else (None, None)
+
+    def decorate(check: Check) -> Rule:
+        return Rule(code=code, name=name, severity=severity, check=check, sick=sick, healthy=healthy, explains=explains)
+
+    return decorate
+
+
+def find_rule(name: str, rules: Sequence[Rule]) -> Rule:
+    """The rule of that name or code."""
+    for candidate in rules:
+        if name in (candidate.name, candidate.code):
+            return candidate
+    raise UnknownNameError(f"no rule called {name!r}", where="the rules", fix=suggest(name, [r.name for r in rules]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What the rules found, the root causes first, and what was suppressed and why."""
+
+    findings: tuple[Finding, ...] = ()
+    suppressed: tuple[tuple[Finding, str], ...] = ()  # with the reason
+    notes: tuple[str, ...] = field(default=())  # rules that could not judge, in sentences
+
+
+def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str, str] | None = None) -> Diagnosis:
+    """Run every rule over the evidence.
+
+    Args:
+        evidence: what was recorded.
+        rules: the rules to run; a rule that raises is noted and the others go on.
+        ignore: rule name or code, or "name:module fqn", to the reason why its findings are suppressed.
+
+    Raises:
+        UsageError: a suppression without a reason.
+    """
+    ignore = ignore or {}
+    for key, reason in ignore.items():
+        if not reason.strip():
+            raise UsageError(f"{key!r} is ignored without a reason", where="ignore=", fix="say why, for the reader after you")
+    rules = tuple(rules)
+    found: list[Finding] = []
+    notes: list[str] = []
+    for each in rules:
+        try:
+            found.extend(
+                dataclasses.replace(f, rule=each.name, code=each.code, severity=f.severity or each.severity) for f in each.check(evidence)
+            )
+        except Exception as error:  # one rule's mistake must not hide what the others found
+            notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
+    kept = [f for f in found if _reason(f, ignore) is None]
+    suppressed = tuple((f, reason) for f in found if (reason := _reason(f, ignore)) is not None)
+    return Diagnosis(findings=in_order(kept, rules), suppressed=suppressed, notes=tuple(notes))
+
+
+def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
+    """A crash as a finding: the one place where what is known of an exception joins what the rules found.
+
+    Args:
+        failure: where and what was raised.
+        explanation: the crash's Explanation where there is one: its diagnosis becomes the rule's name, its first repair the fix.
+    """
+    if explanation is None or explanation.diagnosis == "unknown":
+        fix = "the trace shows what every layer before it was given"
+        message = f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}"
+        return Finding(
+            rule="crash", code="CP000", severity=Severity.ERROR, module=failure.module, message=message, fix=fix, source=failure.source
+        )
+    best = explanation.repairs[0] if explanation.repairs else None
+    tried = f" (tried: {best.tried})" if best is not None and best.tried else ""
+    return Finding(
+        rule=explanation.diagnosis,
+        code="CP000",
+        severity=Severity.ERROR,
+        module=explanation.module,
+        message=explanation.message + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),
+        fix=f"{best.title}{tried}" if best is not None else "no repair was found that works",
+        source=explanation.source or failure.source,
+    )
+
+
+def _reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
+    for name in (finding.rule, finding.code):
+        for key in (name, f"{name}:{finding.module}"):
+            if key in ignore:
+                return ignore[key]
+    return None
+
+
+def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Finding, ...]:
+    """Root causes first, then the graver, then the order of the rules; symptoms get the names of the causes that were found too."""
+    findings = list(findings)
+    explains = {r.name: r.explains for r in rules}
+    present = {f.rule for f in findings if f.severity is not None and f.severity > Severity.INFO}
+    causes = {f.rule: tuple(sorted(c for c in present if f.rule in explains.get(c, ()) and c != f.rule)) for f in findings}
+    linked = [dataclasses.replace(f, follows_from=tuple(dict.fromkeys((*f.follows_from, *causes[f.rule])))) for f in findings]
+    position = {r.name: i for i, r in enumerate(rules)}
+    return tuple(sorted(linked, key=lambda f: (bool(f.follows_from), -(f.severity or Severity.INFO).rank, position.get(f.rule, 0))))
+
+
+def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding, ...], int]:
+    """The first findings to show and how many are folded away."""
+    return tuple(findings[:shown]), max(0, len(findings) - shown)
+
+
+def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:
+    """The findings that `--fail-on` means: those of a severity or graver, or of a rule by name or code."""
+    names = {severity.value for severity in Severity}
+    for finding in findings:
+        severity = finding.severity or Severity.INFO
+        if (threshold in names and severity >= Severity(threshold)) or threshold in (finding.rule, finding.code):
+            yield finding

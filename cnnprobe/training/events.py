@@ -1,0 +1,79 @@
+"""Sees what a training loop does, in order, through Python's own profile hook: nothing of torch is patched.
+
+The hook is set for this thread while the step runs and put back afterwards; it looks at calls of a handful of known functions only.
+"""
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel  # noqa: F401  (its parameters are no part of any rule; imported so that its code is torch's)
+
+Handler = Callable[[dict[str, Any], types.FrameType], None]
+
+
+def _step_code() -> types.CodeType | None:
+    """The function that torch puts around every optimizer's step."""
+    holder = Optimizer.profile_hook_step
+    for constant in holder.__code__.co_consts:
+        if isinstance(constant, types.CodeType) and constant.co_name == "wrapper":
+            return constant
+    return None
+
+
+class LoopWatch:
+    """Calls `on(kind, locals)` when a known function is entered, and `on(kind + " done", locals)` when it is left."""
+
+    def __init__(self, on: Callable[[str, dict[str, Any], types.FrameType], None]) -> None:
+        self._on = on
+        self._codes: dict[types.CodeType, str] = {}
+        self._previous: Any = None
+        for kind, function in (
+            ("backward", torch.autograd.backward),
+            ("clip", torch.nn.utils.clip_grad_norm_),
+            ("clip", torch.nn.utils.clip_grad_value_),
+            ("zero_grad", Optimizer.zero_grad),
+            ("zero_grad", nn.Module.zero_grad),
+            ("mode", nn.Module.train),
+            ("schedule", LRScheduler.step),
+        ):
+            self._add(kind, function)
+        for scheduler in vars(torch.optim.lr_scheduler).values():
+            if isinstance(scheduler, type) and "step" in vars(scheduler):
+                self._add("schedule", vars(scheduler)["step"])
+        code = _step_code()
+        if code is not None:
+            self._codes[code] = "step"
+
+    def _add(self, kind: str, function: Any) -> None:
+        while function is not None:  # the decorated function and what it wraps
+            code = getattr(function, "__code__", None)
+            inner = getattr(function, "__wrapped__", None)
+            if isinstance(code, types.CodeType) and inner is None:
+                self._codes[code] = kind
+            function = inner
+
+    def __enter__(self) -> "LoopWatch":
+        self._previous = sys.getprofile()
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.setprofile(self._previous)
+
+    def _profile(self, frame: types.FrameType, event: str, argument: object) -> None:  # noqa: ARG002
+        kind = self._codes.get(frame.f_code)
+        if kind is None or event not in ("call", "return"):
+            return
+        if kind == "mode" and frame.f_back is not None and self._codes.get(frame.f_back.f_code) == "mode":
+            return  # train() calls itself for the children
+        sys.setprofile(None)
+        try:
+            self._on(kind if event == "call" else kind + " done", frame.f_locals, frame)
+        finally:
+            sys.setprofile(self._profile)

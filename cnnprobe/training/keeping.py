@@ -1,0 +1,179 @@
+"""Puts back what training steps change: parameters, gradients, buffers, optimizers, schedulers, variables, inputs."""
+
+import collections
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cnnprobe.recorder.preservation import ModuleState, _set_version, _version, preserved_generators
+from cnnprobe.training.surroundings import Surroundings
+
+_PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+class TensorState:
+    """The values of tensors, and of the gradients that they had."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        unique = {id(t): t for t in tensors}
+        gradients = {id(t.grad): t.grad for t in unique.values() if t.is_leaf and t.grad is not None}
+        with torch.no_grad():
+            self._copies = [
+                (t, t.detach().clone(), _version(t), t.data_ptr() if t.layout is torch.strided else 0)
+                for t in (unique | gradients).values()
+            ]
+
+    def restore(self) -> None:
+        """Write the values back where they may have changed, with the version counters that they had."""
+        with torch.no_grad():
+            for tensor, saved, version, pointer in self._copies:
+                if tensor.layout is torch.strided and tensor.data_ptr() != pointer:
+                    tensor.data = saved
+                elif tensor.is_inference() or _version(tensor) != version or not _equal(tensor, saved):
+                    tensor.detach().copy_(saved)
+                if version is not None and _version(tensor) != version:
+                    _set_version(tensor, version)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.equal(a.detach(), b))
+
+
+class ModelState:
+    """A model with its parameters' values, requires_grad, gradients, buffers, modes and attributes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = ModuleState(model)
+        self._tensors = TensorState([*self._modules.parameters])
+
+    def restore(self) -> None:
+        """Put everything back."""
+        self._modules.restore()
+        self._tensors.restore()
+
+
+class OptimizerState:
+    """An optimizer's groups and state, down to the tensors in it."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._groups = [
+            (group, {k: _copied(v) for k, v in group.items() if k != "params"}, list(group["params"])) for group in optimizer.param_groups
+        ]
+        self._list = list(optimizer.param_groups)
+        self._state = [(p, entry, dict(entry) if isinstance(entry, dict) else None) for p, entry in optimizer.state.items()]
+        self._attributes = AttributeState(optimizer, skip=("state", "param_groups"))
+        held = [v for _, entry, _ in self._state if isinstance(entry, dict) for v in entry.values() if isinstance(v, Tensor)]
+        rates = [v for group in optimizer.param_groups for v in group.values() if isinstance(v, Tensor)]
+        self._tensors = TensorState([*held, *rates, *(p for group in optimizer.param_groups for p in group["params"])])
+        self._flags = [(p, p.requires_grad, p.grad) for group in optimizer.param_groups for p in group["params"]]
+        self._others = [(entry, k, copy.deepcopy(v)) for _, entry, _ in self._state if isinstance(entry, dict) for k, v in entry.items() if not isinstance(v, Tensor | nn.Module) and not callable(v)]  # fmt: skip
+
+    def restore(self) -> None:
+        """Put groups, state and attributes back."""
+        self._optimizer.param_groups[:] = self._list
+        for group, settings, parameters in self._groups:
+            for name in [n for n in group if n != "params" and n not in settings]:
+                del group[name]
+            group.update(settings)
+            group["params"][:] = parameters
+        self._optimizer.state.clear()
+        for parameter, entry, content in self._state:
+            self._optimizer.state[parameter] = entry
+            if content is not None:
+                entry.clear()
+                entry.update(content)
+        for entry, key, value in self._others:
+            entry[key] = value
+        self._attributes.restore()
+        for parameter, requires_grad, grad in self._flags:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+        self._tensors.restore()
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else dict(value) if isinstance(value, dict) else value
+
+
+class AttributeState:
+    """An object's attributes, and what plain containers among them hold."""
+
+    def __init__(self, subject: Any, skip: tuple[str, ...] = ()) -> None:
+        self._dict = subject.__dict__
+        self._skip = skip
+        self._values = {k: v for k, v in self._dict.items() if k not in skip}
+        self._contents = [ContainerState(v) for v in self._values.values() if ContainerState.fits(v)]
+
+    def restore(self) -> None:
+        """Put them back, and take away what is new."""
+        for name in [n for n in self._dict if n not in self._values and n not in self._skip]:
+            del self._dict[name]
+        self._dict.update(self._values)
+        for content in self._contents:
+            content.restore()
+
+
+class ContainerState:
+    """What a list, dict, set or deque holds, one level deep."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self._items = copy.copy(container)
+
+    @staticmethod
+    def fits(value: Any) -> bool:
+        """Whether it is a container of a kind that can be refilled."""
+        return type(value) in (list, dict, set, collections.deque, collections.defaultdict, collections.Counter, collections.OrderedDict)
+
+    def restore(self) -> None:
+        """Refill it."""
+        self._container.clear()
+        if isinstance(self._container, list | collections.deque):
+            self._container.extend(self._items)
+        else:
+            self._container.update(self._items)
+
+
+@contextlib.contextmanager
+def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list[Any]]:
+    """Everything in the surroundings, the tensors and the random generators are afterwards as they were; gives what restores them meanwhile."""
+    states: list[Any] = [TensorState(tensors)]
+    variables = [
+        (write, value, value.detach().clone() if isinstance(value, Tensor) else None)
+        for _, read, write in surroundings.variables
+        for value in [read()]
+    ]
+    states.extend(ContainerState(value) for _, value, _ in variables if ContainerState.fits(value))
+    states.extend(TensorState([value]) for _, value, content in variables if content is not None)
+    states.extend(ModelState(model) for _, model in surroundings.models.values())
+    states.extend(OptimizerState(optimizer) for _, optimizer in surroundings.optimizers.values())
+    states.extend(AttributeState(scheduler) for _, scheduler in surroundings.schedulers.values())
+    states.append(_Variables(variables))
+    with preserved_generators():
+        try:
+            yield states
+        finally:
+            restore(states)
+
+
+class _Variables:
+    def __init__(self, variables: list[Any]) -> None:
+        self._variables = variables
+
+    def restore(self) -> None:
+        """Assign the variables what they had."""
+        for write, value, _ in self._variables:
+            with contextlib.suppress(Exception):  # a read-only attribute was not written to by the step either
+                write(value)
+
+
+def restore(states: Iterable[Any]) -> None:
+    """Put everything back, later ones last."""
+    for state in states:
+        state.restore()

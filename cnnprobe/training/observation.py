@@ -1,0 +1,357 @@
+"""From a model, a batch and a loop to the Evidence: which passes are made, in which order, from which state."""
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.errors import TargetError
+from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Step, Values, sources_read
+from cnnprobe.recorder import Recording
+from cnnprobe.recorder.inventory import is_lazy, named_modules
+from cnnprobe.recorder.values import describe_tensor, leaves
+from cnnprobe.trace import TensorInfo, Trace
+from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
+from cnnprobe.training.keeping import kept, restore
+from cnnprobe.training.probing import call, forward, fresh, run_late_probes, run_probes
+from cnnprobe.training.stepping import Stepper, TrainingStep, finite, seeded, summary, unwrapped
+from cnnprobe.training.surroundings import Surroundings, arguments_of, look_around
+
+REPLAYED = 3  # steps of a replay
+SLOWER = 0.01  # factor of the learning rate when the loss rose
+BRISK = 1e-2  # update norm over weight norm that a replay aims at where it did not; 1e-3 is usual (Karpathy, CS231n)
+UNMOVED = 1e-4  # relative change of the loss that counts as none
+SCHEDULED = 100  # batches that an epoch has at least, for most data sets
+_WITH_AN_END = frozenset(
+    {"OneCycleLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "PolynomialLR", "LinearLR", "ReduceLROnPlateau"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `diagnose` was given. `names` are the caller's variables for the roles "model", "optimizer", "scheduler", "loss_fn"."""
+
+    model: nn.Module
+    inputs: Any
+    targets: Any = None
+    loss_fn: Callable[..., Any] | None = None
+    optimizer: Any = None
+    train_step: Callable[..., Any] | None = None
+    scheduler: Any = None
+    steps: int = 6
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
+    """The evidence, and the exception that the forward, the loss, the backward or the step raised, if any."""
+    model = request.model
+    if not isinstance(model, nn.Module):
+        raise TargetError(
+            f"{type(model).__name__} is not a torch.nn.Module", where="the model to diagnose", fix="pass an instance of an nn.Module"
+        )
+    if is_lazy(model):
+        raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
+    given = {request.names.get(role, role): getattr(request, role) for role in ("model", "optimizer", "scheduler", "loss_fn")}
+    around = look_around(request.train_step, given)
+    around.add("loss_fn", request.loss_fn)
+    tensors = [leaf for _, leaf in leaves((request.inputs, request.targets)) if isinstance(leaf, Tensor)]
+    with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        return _Observation(request, around, states).run()
+
+
+class _Observation:
+    """One observation in progress: the same model, surroundings and saved states for all of its passes."""
+
+    def __init__(self, request: Request, around: Surroundings, states: list[Any]) -> None:
+        self.request = request
+        self.model = request.model
+        self.around = around
+        self.states = states
+        self.seed = int(torch.initial_seed() % 2**31)
+        self.hidden = find_hidden(self.model)
+        self.before = {thing.fqn: id(thing.holder) for thing in self.hidden}
+        self.names = names_of(self.model, self.hidden)
+        self.error: BaseException | None = None
+
+    def run(self) -> tuple[Evidence, BaseException | None]:
+        request = self.request
+        values = values_of(self.model)
+        evaluation, probes = run_probes(self.model, request.inputs, request.targets, self.names)
+        evaluated = self.loss_of(evaluation.output) if evaluation.error is None else None
+        restore(self.states)
+        steps = self.steps(request.steps) if self.trains() else ()
+        if not steps:
+            first = self.plain_forward()
+        trace = steps[0].trace if steps else first
+        collapse = self.collapse(steps)
+        if self.error is None and evaluation.error is None:
+            probes = run_late_probes(self.model, request.inputs, request.targets, probes)
+        training = steps[0].value if steps and steps[0].training and len(steps[0].losses) == 1 else None
+        probes = replace(probes, evaluation_loss=evaluated, training_loss=training)
+        backward = self.find_backward(steps)
+        replays = self.replays(steps, values)
+        restore(self.states)
+        if not any(step.training for step in steps) and not self.model.training and trace.never_called and self.error is None:
+            probes = replace(probes, called_in_train=self.called_in_train())
+        used = self.used([trace, evaluation.trace, *(step.trace for step in steps)], steps)
+        evidence = Evidence(
+            trace=trace,
+            evaluation=evaluation.trace if evaluation.error is None else None,
+            steps=steps,
+            values=values,
+            hidden=describe_hidden(self.hidden, used, self.before),
+            optimizers=self.optimizers(),
+            probes=probes,
+            inputs=_described(request.inputs),
+            targets=_described(request.targets),
+            replays=replays,
+            collapse=collapse,
+            backward=backward,
+            names=dict(request.names),
+            own_loop=request.train_step is not None,
+        )
+        return evidence, self.error
+
+    def trains(self) -> bool:
+        return self.request.train_step is not None or (self.request.loss_fn is not None)
+
+    # -- steps -------------------------------------------------------------------------------------------------------------
+
+    def one_step(self) -> Callable[[], Any]:
+        request = self.request
+        if request.train_step is None:
+            return seeded(self.default_step, self.seed)
+        batch = (request.inputs, request.targets)
+        available = {
+            "model": self.model, "inputs": request.inputs, "targets": request.targets, "batch": batch, "optimizer": request.optimizer,
+            "loss_fn": request.loss_fn, "scheduler": request.scheduler,
+        }  # fmt: skip
+        args, kwargs = arguments_of(request.train_step, available)
+        step = request.train_step
+        return seeded(lambda: step(*args, **kwargs), self.seed)
+
+    def default_step(self) -> None:
+        """The textbook's step, where the user gave none."""
+        request = self.request
+        for _, optimizer in self.around.optimizers.values():
+            optimizer.zero_grad()
+        output = call(self.model, request.inputs)
+        loss_fn = request.loss_fn
+        assert loss_fn is not None  # noqa: S101  (trains() said so)
+        loss = loss_fn(_fitting(output, loss_fn)) if request.targets is None else loss_fn(_fitting(output, loss_fn), request.targets)
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            loss.backward()
+            for _, optimizer in self.around.optimizers.values():
+                optimizer.step()
+        elif isinstance(loss, Tensor):
+            loss.backward()  # raises what torch says of a loss without a graph
+
+    def loss_of(self, output: Any) -> float | None:
+        """The loss of an output, where the loss function is known and takes it."""
+        request = self.request
+        if request.loss_fn is None:
+            return None
+        try:
+            with torch.no_grad():
+                given = _fitting(output, request.loss_fn)
+                loss = request.loss_fn(given) if request.targets is None else request.loss_fn(given, request.targets)
+        except Exception:  # eval mode may give another kind of output
+            return None
+        return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
+
+    def steps(self, count: int) -> tuple[Step, ...]:
+        """The observed steps; a model that cannot be optimised is looked at once."""
+        stepper = Stepper(self.model, self.around, self.names)
+        step = self.one_step()
+        if not self.around.optimizers and self.request.train_step is None:
+            count = 1
+        made: list[Step] = []
+        for i in range(max(1, count)):
+            made.append(stepper.run(step, statistics=i in (0, count - 1), measured=i in (0, 1, count - 1)))
+            if stepper.error is not None:
+                self.error = stepper.error
+                break
+        if not self.request.train_step and not self.around.optimizers:
+            for parameter in self.model.parameters():
+                parameter.grad = None
+        return tuple(made)
+
+    def plain_forward(self) -> Trace:
+        """One forward pass in the mode that the model is in, where there is no loss to train with."""
+        wrapper = TrainingStep(self.model, lambda: call(self.model, fresh(self.request.inputs)))
+        recording = Recording(wrapper)
+        recording._watcher.summarise = summary
+        with recording:
+            for key, name in self.names.items():
+                recording._watcher.names.setdefault(key, f"model.{name}")
+            try:
+                wrapper()
+            except Exception as error:  # the forward's own
+                self.error = error
+        return unwrapped(recording.trace, type(self.model).__name__)
+
+    # -- after the steps ---------------------------------------------------------------------------------------------------
+
+    def collapse(self, steps: tuple[Step, ...]) -> float | None:
+        """Rate after a hundred batches over the first one, if each batch steps a scheduler that only ever decays."""
+        if len(steps) < 2 or not all(any(e.kind == "schedule" for e in step.events) for step in steps):
+            return None
+        for _, scheduler in self.around.schedulers.values():
+            kinds = {type(s).__name__ for s in (scheduler, *getattr(scheduler, "_schedulers", ()))}
+            optimizer = getattr(scheduler, "optimizer", None)
+            rates = getattr(scheduler, "base_lrs", None)
+            if kinds & _WITH_AN_END or optimizer is None or not rates or not rates[0]:
+                continue
+            try:
+                for _ in range(SCHEDULED):
+                    scheduler.step()
+            except Exception:  # one with a total number of steps of its own
+                continue
+            return float(optimizer.param_groups[0]["lr"]) / float(rates[0])
+        return None
+
+    def replays(self, steps: tuple[Step, ...], values: Mapping[str, Values]) -> tuple[Replay, ...]:
+        """The first steps again with another rate, where the loss rose or did not move."""
+        losses = [step.value for step in steps]
+        if len(steps) < 3 or losses[0] is None or not math.isfinite(losses[0]) or self.error is not None or not self.around.optimizers:
+            return ()
+        highest = max((v if finite(v) else math.inf) for v in losses if v is not None)
+        moved = abs(highest - losses[0]) + abs(min(v for v in losses if v is not None) - losses[0])
+        if highest > losses[0] + UNMOVED * abs(losses[0]):
+            return (self.replay(SLOWER),)
+        if moved <= UNMOVED * abs(losses[0]):
+            ratios = [c / values[n].norm for step in steps for n, c in step.changes.items() if n in values and len(values[n].shape) > 1 and c > 0 and values[n].norm > 0]  # fmt: skip
+            return (self.replay(min(1e9, max(10.0, BRISK / statistics.median(ratios)))),) if ratios else ()
+        return ()
+
+    def replay(self, factor: float) -> Replay:
+        """The same steps from the same start with every rate times `factor`."""
+        restore(self.states)
+        for _, optimizer in self.around.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * factor
+        for _, scheduler in self.around.schedulers.values():
+            if hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+        stepper = Stepper(self.model, self.around, self.names)
+        step = self.one_step()
+        losses = []
+        for _ in range(REPLAYED):
+            losses.append(stepper.run(step, statistics=False, measured=False).value)
+            if stepper.error is not None:
+                break
+        return Replay(factor=factor, losses=tuple(losses))
+
+    def find_backward(self, steps: tuple[Step, ...]) -> Backward | None:
+        """Where the backward pass of a finite loss first made a non-finite gradient."""
+        for i, step in enumerate(steps):
+            if finite(step.value) and any(g.nonfinite for g in step.gradients.values()):
+                break
+        else:
+            return None
+        restore(self.states)
+        stepper = Stepper(self.model, self.around, self.names)
+        run = self.one_step()
+        for _ in range(i):
+            stepper.run(run, statistics=False, measured=False)
+        return Backward(call=_first_bad_derivative(self.model, run, self.names), step=i)
+
+    def called_in_train(self) -> frozenset[str]:
+        """The modules that a forward in train mode calls."""
+        made = forward(self.model, fresh(self.request.inputs), training=True)
+        restore(self.states)
+        return frozenset(c.fqn for c in made.trace.calls if c.fqn is not None)
+
+    # -- data --------------------------------------------------------------------------------------------------------------
+
+    def used(self, traces: list[Trace], steps: tuple[Step, ...]) -> set[str]:
+        """Names of parameters and hidden tensors that any row read or any graph reached."""
+        found: set[str] = set()
+        for trace in traces:
+            found |= sources_read(trace)
+        for step in steps:
+            for loss in step.losses:
+                found |= loss.reached
+        return found
+
+    def optimizers(self) -> tuple[OptimizerInfo, ...]:
+        """Every known optimizer against what the known models register."""
+        known = {id(p) for _, model in self.around.models.values() for p in model.parameters()}
+        known |= {id(t) for thing in self.hidden for _, t in thing.tensors()}
+        described = []
+        for name, optimizer in self.around.optimizers.values():
+            listed = [p for group in optimizer.param_groups for p in group["params"]]
+            described.append(
+                OptimizerInfo(
+                    name=name,
+                    kind=type(optimizer).__name__,
+                    rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
+                    parameters=frozenset(self.names[id(p)] for p in listed if id(p) in self.names),
+                    foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
+                    maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
+                    weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
+                )
+            )
+        return tuple(described)
+
+
+def _described(value: Any) -> tuple[TensorInfo, ...]:
+    return tuple(describe_tensor(leaf, path, None, summary(leaf)) for path, leaf in leaves(value) if isinstance(leaf, Tensor))
+
+
+def _fitting(output: Any, loss_fn: Any) -> Any:
+    """What a stock loss can take of a nested output: its logits, or its first tensor."""
+    if isinstance(output, Tensor) or (not getattr(type(loss_fn), "__module__", "").startswith("torch.") and not getattr(loss_fn, "__module__", "").startswith("torch.")):  # fmt: skip
+        return output
+    for name in ("logits", "out"):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    return next((leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor)), output)
+
+
+def _first_bad_derivative(model: nn.Module, run: Callable[[], Any], names: Mapping[int, str]) -> int | None:
+    """Runs one step with a hook on what every row made; the row that turned a finite gradient into a non-finite one."""
+    fired: list[tuple[int, bool]] = []
+    count = 0
+
+    def watch(tensor: Tensor) -> dict[str, float | int] | None:
+        nonlocal count
+        if not tensor.requires_grad:
+            return None
+        count += 1
+        slot = count
+        tensor.register_hook(lambda grad: fired.append((slot, bool(grad.isfinite().all()))))
+        return {"slot": slot}
+
+    recording = Recording(TrainingStep(model, run))
+    recording._watcher.summarise = watch
+    with recording:
+        for key, name in names.items():
+            recording._watcher.names.setdefault(key, f"model.{name}")
+        try:
+            recording._model()
+        except Exception:  # it ran before; what was seen until now is enough
+            return None
+    trace = unwrapped(recording.trace, "")
+    rows = {int(info.stats["slot"]): i for i, c in enumerate(trace.calls) for info in c.outputs if info.stats}
+    flow = Flow(trace)
+    state = {rows[slot]: good for slot, good in fired if slot in rows}
+    for slot, good in fired:
+        if not good and slot in rows:
+            readers = [r for r in flow.readers.get(rows[slot], ()) if state.get(r, True)]
+            return readers[0] if readers else rows[slot]
+    bad = {name for p in model.parameters() if p.grad is not None and not bool(p.grad.isfinite().all()) for name in [names.get(id(p), "")]}
+    owners = {name.rpartition(".")[0] for name in bad}
+    return next((i for i, c in reversed(list(enumerate(trace.calls))) if c.fqn in owners and flow.is_primitive[i]), None)
+
+
+def module_names(model: nn.Module) -> list[str]:
+    """The fqns of a model."""
+    return [fqn for fqn, _, _ in named_modules(model)]

@@ -1,0 +1,297 @@
+"""Runs the model again, in eval mode and without gradients, to see what depends on what. Everything it changes is put back by its caller."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cnnprobe.evidence import Flow, Probes, is_inplace, operation
+from cnnprobe.recorder import Recording
+from cnnprobe.recorder.functions import operation_of
+from cnnprobe.recorder.sources import _nearest
+from cnnprobe.recorder.values import leaves
+from cnnprobe.trace import Trace
+from cnnprobe.training.stepping import TrainingStep, summary, unwrapped
+
+SMALLEST_LEAK = 1e-4  # of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
+_MOST_FLIPS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One forward pass: its trace, what it gave, and the exception if it raised."""
+
+    trace: Trace
+    output: Any = None
+    error: BaseException | None = None
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The model called on inputs: a tuple or list are its arguments, a dict its keywords, anything else its only argument."""
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(inputs)
+
+
+def fresh(value: Any) -> Any:
+    """The same nested value with copies of its tensors."""
+    return torch.utils._pytree.tree_map(lambda v: v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, Tensor) else v, value)
+
+
+def forward(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    training: bool,
+    seed: int = 0,
+    summarise: Callable[[Tensor], Any] | None = None,
+    names: Mapping[int, str] | None = None,
+) -> Pass:
+    """One recorded forward pass under no_grad in the given mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    wrapper = TrainingStep(model, lambda: call(model, inputs))
+    recording = Recording(wrapper, statistics=summarise is not None)
+    if summarise is not None:
+        recording._watcher.summarise = summarise
+    output, error = None, None
+    torch.manual_seed(seed)
+    try:
+        model.train(training)
+        with torch.no_grad(), recording:
+            for key, name in (names or {}).items():
+                recording._watcher.names.setdefault(key, f"model.{name}")
+            try:
+                output = wrapper()
+            except Exception as raised:  # the model's own
+                error = raised
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return Pass(trace=unwrapped(recording.trace, type(model).__name__), output=output, error=error)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The floating tensors in a nested value."""
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _all_tensors(value: Any) -> list[Tensor]:
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+
+
+def batch_size(inputs: Any, targets: Any) -> int | None:
+    """The common size of dimension 0 of inputs and targets; None where dimension 0 cannot be said to be the batch."""
+    sizes = {leaf.shape[0] for _, leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0}
+    labels = [leaf for _, leaf in leaves(targets) if isinstance(leaf, Tensor)]
+    if labels and any(label.dim() == 0 for label in labels):
+        return None
+    sizes |= {label.shape[0] for label in labels}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def difference(a: Any, b: Any, select: Callable[[Tensor], Tensor] = lambda t: t) -> float | None:
+    """The greatest difference of two outputs over the magnitude of the first; None where they cannot be compared."""
+    left, right = tensors_of(a), tensors_of(b)
+    if not left or len(left) != len(right) or any(x.shape != y.shape for x, y in zip(left, right, strict=True)):
+        return None
+    worst = 0.0
+    for x, y in zip(left, right, strict=True):
+        x, y = select(x.detach().double()), select(y.detach().double())  # noqa: PLW2901
+        if x.numel() == 0:
+            continue
+        same = (x == y) | (x.isnan() & y.isnan())
+        if bool(same.all()):
+            continue
+        gap = torch.where(same, 0.0, x - y).abs()
+        scale = x[x.isfinite()].abs().max() if bool(x.isfinite().any()) else torch.ones(())
+        worst = max(worst, float(gap.nan_to_num(nan=float("inf")).max() / scale.clamp(min=1e-30)))
+    return worst
+
+
+def spread(output: Any, n: int | None) -> float | None:
+    """The greatest difference between samples over the output's magnitude; 0 where all samples get the same."""
+    worst = None
+    for x in tensors_of(output):
+        if n is None or n < 2 or x.dim() == 0 or x.shape[0] != n or not bool(x.isfinite().all()):
+            return None
+        gap = (x.double() - x[:1].double()).abs().max() if x.numel() else torch.zeros(())
+        worst = max(worst or 0.0, float(gap / x.abs().max().double().clamp(min=1e-30)))
+    return worst
+
+
+# -- batch leak --------------------------------------------------------------------------------------------------------------
+
+
+def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
+    """A checksum of all samples but the first."""
+
+    def summarise(tensor: Tensor) -> dict[str, float] | None:
+        if tensor.dim() == 0 or tensor.shape[0] != n or not tensor.is_floating_point() or tensor.device.type == "meta":
+            return None
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            rest = tensor.detach()[1:].double()
+            ramp = torch.linspace(1.0, 2.0, max(1, rest.numel()), dtype=torch.float64, device=rest.device)
+            return {"others": float((rest.reshape(-1) * ramp[: rest.numel()]).sum()), "size": float(rest.abs().sum())}
+
+    return summarise
+
+
+def other_first_sample(inputs: Any) -> Any:
+    """The inputs with another sample 0; the rest is the same."""
+    generator = torch.Generator().manual_seed(1)
+
+    def change(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] < 2:
+            return value
+        changed = value.detach().clone()
+        if value.is_floating_point():
+            noise = torch.randn(value[0].shape, generator=generator).to(value)
+            changed[0] = 3.0 * noise * value.std().clamp(min=1e-3) + value.mean()
+        else:
+            changed[0] = value[1]
+        return changed
+
+    return torch.utils._pytree.tree_map(change, inputs)
+
+
+def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float] | None:
+    """Where, in eval mode, another first sample changes the others first; None where it does not."""
+    base = forward(model, fresh(inputs), training=False, summarise=_others(n))
+    other = forward(model, other_first_sample(inputs), training=False, summarise=_others(n))
+    if base.error is not None or other.error is not None or any(t.dim() == 0 or t.shape[0] != n for t in tensors_of(base.output)):
+        return None
+    gap = difference(base.output, other.output, lambda t: t[1:])
+    if gap is None or gap < SMALLEST_LEAK:
+        return None
+    if all(t.dim() == 2 and t.shape[1] == n for t in tensors_of(base.output)):
+        columns = difference(base.output, other.output, lambda t: t[1:, 1:])
+        if columns is not None and columns < SMALLEST_LEAK:
+            return None  # a matrix of similarities between the samples: its column 0 is about sample 0
+    flow = Flow(base.trace)
+    for i in flow.primitives():
+        if i < len(other.trace.calls) and other.trace.calls[i].kind == base.trace.calls[i].kind:
+            for a, b in zip(base.trace.calls[i].outputs, other.trace.calls[i].outputs, strict=False):
+                if a.stats and b.stats and abs(a.stats["others"] - b.stats["others"]) > 1e-7 * max(a.stats["size"], 1e-30):
+                    return flow.owner(i), gap
+    return "", gap
+
+
+# -- further probes ----------------------------------------------------------------------------------------------------------
+
+
+def find_ignored(model: nn.Module, inputs: Any, base: Any) -> tuple[str, ...]:
+    """Paths of the tensor inputs that can be anything without changing what comes out."""
+    found = []
+    paths = [(path, leaf) for path, leaf in leaves(inputs) if isinstance(leaf, Tensor)]
+    for path, leaf in paths[:8]:
+        if leaf.numel() < 2 or not leaf.is_floating_point() or leaf.dim() == 0:
+            continue
+        generator = torch.Generator().manual_seed(2)
+        noise = (torch.randn(leaf.shape, generator=generator) * max(float(leaf.std()), 1e-3) + float(leaf.mean())).to(leaf)
+        changed = torch.utils._pytree.tree_map(lambda v, leaf=leaf, noise=noise: noise if v is leaf else v, inputs)
+        again = forward(model, changed, training=False)
+        if again.error is None and difference(base, again.output) == 0.0:
+            found.append(path)
+    return tuple(found)
+
+
+class _OutOfPlace(TorchFunctionMode):
+    """Makes chosen in-place calls give a new tensor instead; `chosen` are (kind, source line)."""
+
+    def __init__(self, chosen: set[tuple[str, str]]) -> None:
+        super().__init__()
+        self.chosen = chosen
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        kind = operation_of(func).kind
+        import sys
+
+        if any(kind == k for k, _ in self.chosen) and (kind, _nearest(sys._getframe(1))) in self.chosen:
+            if kwargs.get("inplace") is True:
+                kwargs["inplace"] = False
+            name = kind.rsplit(".", maxsplit=1)[-1]
+            if name.startswith("__i"):
+                return getattr(Tensor, "__" + name[3:])(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _flipped(model: nn.Module, trace: Trace, rows: list[int]) -> Iterator[None]:
+    modules = dict(model.named_modules())
+    flipped = [modules[fqn] for i in rows if (fqn := trace.calls[i].fqn) is not None and fqn in modules]
+    for module in flipped:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        with _OutOfPlace({(trace.calls[i].kind, trace.calls[i].source) for i in rows if trace.calls[i].fqn is None}):
+            yield
+    finally:
+        for module in flipped:
+            module.inplace = True  # type: ignore[assignment]
+
+
+def find_overwritten(model: nn.Module, inputs: Any, base: Pass) -> tuple[int, ...]:
+    """In-place rows without which the model gives something else: a later row reads what they have overwritten."""
+    flow = Flow(base.trace)
+    rows = [i for i in flow.primitives() if is_inplace(base.trace, base.trace.calls[i]) and operation(base.trace.calls[i]) != "setitem" and len(flow.readers.get(i, ())) > 1]  # fmt: skip
+    rows = [i for i in rows if not base.trace.calls[i].kind.endswith("_") or base.trace.calls[i].kind.endswith("__")]
+
+    def changes(chosen: list[int]) -> bool:
+        with _flipped(model, base.trace, chosen):
+            again = forward(model, fresh(inputs), training=False)
+        gap = None if again.error is not None else difference(base.output, again.output)
+        return gap is not None and gap > SMALLEST_LEAK
+
+    if not rows or not changes(rows):
+        return ()
+    if len(rows) == 1:
+        return tuple(rows)
+    return tuple(i for i in rows[:_MOST_FLIPS] if changes([i]))[:1] or (rows[0],)
+
+
+def find_mutated(inputs: Any, run: Callable[[Any], Pass]) -> tuple[Pass, tuple[tuple[str, int | None], ...]]:
+    """A pass on copies of the inputs, and the inputs that it wrote to with the row that did."""
+    copies = fresh(inputs)
+    before = [(path, leaf, leaf._version) for path, leaf in leaves(copies) if isinstance(leaf, Tensor)]
+    made = run(copies)
+    calls = made.trace.calls
+    writer = next(
+        (i for i, c in enumerate(calls) if c.inputs and c.inputs[0].source is None and c.depth > 1 and is_inplace(made.trace, c)), None
+    )
+    return made, tuple((path, writer) for path, leaf, version in before if leaf._version != version)
+
+
+def run_probes(model: nn.Module, inputs: Any, targets: Any, names: Mapping[int, str]) -> tuple[Pass, Probes]:
+    """Everything that is probed before the first step; the evaluation pass too."""
+    base, mutated = find_mutated(inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names))
+    if base.error is not None:
+        return base, Probes()
+    again = forward(model, fresh(inputs), training=False, seed=1)
+    repeat = None if again.error is not None else difference(base.output, again.output)
+    n = batch_size(inputs, targets)
+    steady = repeat is not None and repeat < SMALLEST_LEAK
+    probes = Probes(
+        mutated=mutated,
+        repeat=repeat,
+        spread=spread(base.output, n),
+        leak=find_leak(model, inputs, n) if steady and n is not None and n > 1 else None,
+        overwritten=find_overwritten(model, inputs, base) if steady else (),
+    )
+    return base, probes
+
+
+def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes) -> Probes:
+    """What is better probed on weights that have been trained for a few steps: a head may start at zero."""
+    late = forward(model, fresh(inputs), training=False)
+    if late.error is not None or any(not bool(t.isfinite().all()) for t in tensors_of(late.output)):
+        return probes
+    n = batch_size(inputs, targets)
+    differ = any(t.dim() > 0 and t.shape[0] > 1 and bool((t[1:] != t[:1]).any()) for t in _all_tensors(inputs))
+    after = spread(late.output, n) if differ else None
+    return replace(probes, spread_after=after, ignored=find_ignored(model, inputs, late.output))

@@ -1,0 +1,322 @@
+"""Runs training steps and writes down their rows, events, losses, gradients and changes of the parameters."""
+
+import contextlib
+import gc
+import math
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.evidence import Event, Gradient, Loss, Step
+from cnnprobe.recorder import Recording
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.stats import summarise
+from cnnprobe.trace import ModuleCall, TensorInfo, Trace
+from cnnprobe.training.events import LoopWatch
+from cnnprobe.training.graph_walk import walk
+from cnnprobe.training.surroundings import Surroundings
+
+_PREFIX = "model"
+SATURATED = 0.98  # |tanh| beyond it leaves less than 4 % of the gradient: 1 - 0.98**2
+SATURATED_LOW = 0.01  # a sigmoid below it, or above 0.99, leaves less than 1 %
+
+
+class _Canary:
+    """A hook that sits in a graph's node and lives exactly as long as it."""
+
+    def __call__(self, *_: object) -> None:
+        """Change nothing."""
+
+
+class TrainingStep(nn.Module):
+    """The step as a module around the model, so that the loss and the loop are recorded as the model's calls are."""
+
+    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+        super().__init__()
+        object.__setattr__(self, "run", run)
+        self.training = model.training
+        self._modules[_PREFIX] = model
+
+    def forward(self) -> Any:
+        """What the step returns."""
+        return self.run()
+
+
+def summary(tensor: Tensor) -> dict[str, float | int] | None:
+    """The statistics of a tensor, and the share of values at the ends of a sigmoid's and a tanh's range."""
+    statistics = summarise(tensor)
+    if statistics is None:
+        return None
+    result = dict(statistics.as_mapping())
+    if statistics.min >= -1.0 and statistics.max <= 1.0 and tensor.is_floating_point() and tensor.numel():
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            values = tensor.detach()
+            result["at_sigmoid_ends"] = float(((values < SATURATED_LOW) | (values > 1 - SATURATED_LOW)).float().mean())
+            result["at_tanh_ends"] = float((values.abs() > SATURATED).float().mean())
+    return result
+
+
+class Stepper:
+    """Observes steps of one model; keeps between them what must be compared from step to step."""
+
+    def __init__(self, model: nn.Module, surroundings: Surroundings, names: Mapping[int, str]) -> None:
+        self.model = model
+        self.surroundings = surroundings
+        self.names = names  # id of parameter or hidden tensor -> fqn
+        self.parameters = {name: p for name, p in _parameters(model)}
+        self.canaries: list[weakref.ref[_Canary]] = []
+        self.stepped: set[str] = set()  # parameters whose gradient an optimizer has used and nobody has cleared since
+        self.pending: set[str] = set()  # of these, the ones that a further backward has added to
+        self.error: BaseException | None = None
+
+    def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
+        """One step. An exception of the step's is kept in `error`, and what was seen until then returned.
+
+        Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
+        """
+        draft = _Draft(self)
+        before = {name: p.detach().clone() for name, p in self.parameters.items()} if self.surroundings.optimizers and measured else {}
+        trace = _record(self.model, step, self, draft, statistics=statistics)
+        changes = {name: _norm(self.parameters[name].detach() - old) for name, old in before.items()}
+        gc.collect()
+        alive = sum(1 for canary in self.canaries if canary() is not None)
+        self.canaries.extend(draft.canaries)
+        gradients = draft.gradients or self.gradients()
+        return Step(
+            trace=trace,
+            events=tuple(draft.events),
+            losses=tuple(draft.losses),
+            gradients=gradients if draft.losses else {},
+            stale=draft.stale,
+            changes=changes,
+            training=draft.training,
+            alive=alive,
+        )
+
+    def gradients(self) -> dict[str, Gradient]:
+        """The gradient of every parameter that has one."""
+        found = {}
+        for name, parameter in self.parameters.items():
+            grad = parameter.grad
+            if grad is not None:
+                dense = grad.detach().coalesce().values() if grad.layout is torch.sparse_coo else grad.detach()
+                norm = _norm(dense)  # not finite as soon as one value is not
+                found[name] = Gradient(norm=norm, nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()))
+        return found
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    seen: set[int] = set()
+    for fqn, module, first in named_modules(model):
+        if first:
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{fqn}.{name}" if fqn else name), parameter
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) if tensor.numel() else 0.0
+
+
+class _Draft:
+    """A step while it is being observed."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self.stepper = stepper
+        self.events: list[Event] = []
+        self.losses: list[Loss] = []
+        self.gradients: dict[str, Gradient] = {}
+        self.stale: tuple[str, ...] = ()
+        self.canaries: list[weakref.ref[_Canary]] = []
+        self.training = stepper.model.training
+        self.recording: Recording | None = None
+        self.suspended = False
+
+    def on(self, kind: str, scope: Mapping[str, Any], frame: types.FrameType) -> None:
+        """One of the watched functions was entered or left."""
+        handler = getattr(self, "_" + kind.replace(" ", "_"), None)
+        if handler is not None:
+            handler(scope, frame)
+
+    def _backward(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        tensors = scope.get("tensors")
+        losses = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors or () if isinstance(t, Tensor)]
+        if not losses:
+            return
+        if not self.losses:
+            self.training = self.stepper.model.training
+        self._forget_cleared()
+        self.stepper.pending |= self.stepper.stepped
+        reached, foreign, nodes, complete = walk(losses, self.stepper.names)
+        loss = losses[0].detach()
+        made = self.recording._watcher.made.get(id(losses[0])) if self.recording is not None else None
+        self.losses.append(
+            Loss(
+                value=float(loss) if loss.numel() == 1 else None,
+                shape=tuple(loss.shape),
+                call=made[1] if made is not None and made[0]() is losses[0] else None,
+                reached=reached,
+                foreign=foreign,
+                nodes=nodes,
+                complete=complete,
+            )
+        )
+        if losses[0].grad_fn is not None:
+            canary = _Canary()
+            losses[0].grad_fn.register_hook(canary)
+            self.canaries.append(weakref.ref(canary))
+
+    def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self.events.append(Event(kind="backward"))
+        self.gradients = self.stepper.gradients()
+
+    def _forget_cleared(self) -> None:
+        """Gradients that are gone or zero are no longer what an optimizer has used."""
+        for name in list(self.stepper.stepped):
+            grad = self.stepper.parameters[name].grad
+            if grad is None or not bool((grad.detach() != 0).any()):
+                self.stepper.stepped.discard(name)
+                self.stepper.pending.discard(name)
+
+    def _zero_grad_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self._forget_cleared()
+
+    def _zero_grad(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self.events.append(Event(kind="zero_grad", subject=self._name(scope.get("self"))))
+
+    def _clip(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        given = scope.get("parameters")
+        listed = (
+            [given]
+            if isinstance(given, Tensor)
+            else list(given)
+            if isinstance(given, list | tuple)
+            else list(self.stepper.parameters.values())
+        )
+        self.events.append(Event(kind="clip", effective=any(p.grad is not None for p in listed if isinstance(p, Tensor))))
+
+    def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        module = scope.get("self")
+        kind = "train" if scope.get("mode") else "eval"
+        self.events.append(Event(kind=kind, subject=self._name(module), effective=module is self.stepper.model))
+
+    def _schedule(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:
+        """The outermost call only: a scheduler's step may call another's."""
+
+    def _schedule_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        scheduler = scope.get("self")
+        optimizer = getattr(scheduler, "optimizer", None)
+        rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else None
+        self.events.append(Event(kind="schedule", subject=self._name(scheduler), rate=rate))
+
+    def _step(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        args, kwargs = scope.get("args") or (), scope.get("kwargs") or {}
+        has_closure = len(args) > 1 or kwargs.get("closure") is not None
+        self._forget_cleared()
+        held = self._held_by(args[0] if args else None)
+        self.stale = tuple(dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending))))
+        row = self.recording._watcher.current if self.recording is not None else None
+        if row is not None and not has_closure and not row.suspended:
+            row.suspended = self.suspended = True  # what the optimizer computes is no part of the data flow
+
+    def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        args = scope.get("args") or (None,)
+        self.events.append(Event(kind="step", subject=self._name(args[0])))
+        held = self._held_by(args[0])
+        self.stepper.stepped.update(held)
+        self.stepper.pending.difference_update(held)
+        row = self.recording._watcher.current if self.recording is not None else None
+        if row is not None and self.suspended:
+            row.suspended = self.suspended = False
+
+    def _held_by(self, optimizer: Any) -> list[str]:
+        groups = getattr(optimizer, "param_groups", ())
+        ids = {id(p) for group in groups for p in group["params"]}
+        return [name for name, p in self.stepper.parameters.items() if id(p) in ids]
+
+    def _name(self, subject: object) -> str:
+        around = self.stepper.surroundings
+        for group in (around.optimizers, around.schedulers, around.models):
+            if id(subject) in group:
+                return group[id(subject)][0]  # type: ignore[index]
+        return type(subject).__name__
+
+
+def _record(model: nn.Module, step: Callable[[], Any], stepper: Stepper, draft: _Draft, *, statistics: bool) -> Trace:
+    wrapper = TrainingStep(model, step)
+    recording = Recording(wrapper, statistics=statistics)
+    if statistics:
+        recording._watcher.summarise = summary
+    draft.recording = recording
+    with recording:
+        for key, name in stepper.names.items():
+            recording._watcher.names.setdefault(key, f"{_PREFIX}.{name}")
+        with LoopWatch(draft.on), contextlib.ExitStack():
+            try:
+                wrapper()
+            except Exception as error:  # the step's own: it is what the diagnosis is about
+                stepper.error = error
+    return unwrapped(recording.trace, type(model).__name__)
+
+
+def unwrapped(trace: Trace, model: str) -> Trace:
+    """The trace of a TrainingStep with the model as root again; the step itself is a row without fqn."""
+    return replace(
+        trace,
+        model=model,
+        modules=tuple(
+            replace(m, fqn=_short(m.fqn), aliases=tuple(map(_short, m.aliases)), parameters=tuple(map(_short, m.parameters)))
+            for m in trace.modules
+            if m.fqn
+        ),
+        calls=tuple(_shortened(call) for call in trace.calls),
+        parameters=tuple(replace(p, fqn=_short(p.fqn), aliases=tuple(map(_short, p.aliases))) for p in trace.parameters),
+        failure=None if trace.failure is None else replace(trace.failure, module=_short(trace.failure.module)),
+    )
+
+
+def _short(fqn: str) -> str:
+    return "" if fqn == _PREFIX else fqn.removeprefix(_PREFIX + ".")
+
+
+def _shortened(call: ModuleCall) -> ModuleCall:
+    if call.parent is None and call.fqn == "":
+        return replace(call, fqn=None, kind="train_step", outputs=tuple(map(_renamed, call.outputs)))
+    return replace(
+        call,
+        fqn=None if call.fqn is None else _short(call.fqn),
+        inputs=tuple(map(_renamed, call.inputs)),
+        outputs=tuple(map(_renamed, call.outputs)),
+    )
+
+
+def _renamed(info: TensorInfo) -> TensorInfo:
+    return replace(info, source=_short(info.source)) if isinstance(info.source, str) else info
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What every run of steps starts with: the seed that makes dropout masks and augmentation equal from step to step."""
+
+    seed: int = 0
+
+
+def seeded(step: Callable[[], Any], seed: int) -> Callable[[], Any]:
+    """The step with torch's generators at `seed`: with equal masks, a sane step on the same batch lowers its loss."""
+
+    def run() -> Any:
+        torch.manual_seed(seed)
+        return step()
+
+    return run
+
+
+def finite(value: float | None) -> bool:
+    """Whether it is a finite number."""
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,178 @@
+"""What a user's train_step works with: the models, optimizers, schedulers and variables that it reaches, with their names."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+_DEEPEST = 4  # functions calling functions, trainers holding trainers
+Place = tuple[str, Callable[[], Any], Callable[[Any], None]]  # the variable's name, how to read and how to write it
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """Models, optimizers and schedulers by the user's names, each once, and the variables to be put back afterwards."""
+
+    models: dict[int, tuple[str, nn.Module]] = field(default_factory=dict)
+    optimizers: dict[int, tuple[str, Optimizer]] = field(default_factory=dict)
+    schedulers: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    variables: list[Place] = field(default_factory=list)
+
+    def add(self, name: str, value: Any) -> bool:
+        """Take in a model, an optimizer or a scheduler; False if it is none of them."""
+        if isinstance(value, nn.Module):
+            self.models.setdefault(id(value), (name, value))
+        elif isinstance(value, Optimizer):
+            self.optimizers.setdefault(id(value), (name, value))
+        elif isinstance(value, LRScheduler) or type(value).__name__ == "ReduceLROnPlateau":
+            self.schedulers.setdefault(id(value), (name, value))
+            inner = getattr(value, "optimizer", None)
+            if isinstance(inner, Optimizer):
+                self.optimizers.setdefault(id(inner), ("optimizer", inner))
+        else:
+            return False
+        return True
+
+
+def look_around(train_step: Callable[..., Any] | None, given: dict[str, Any]) -> Surroundings:
+    """What the train_step reaches by closure, globals, defaults, partial arguments or its object; `given` are known by their names."""
+    found = Surroundings()
+    for name, value in given.items():
+        found.add(name, value)
+    seen: set[int] = set()
+    stack: list[tuple[Any, int]] = [(train_step, 0)]
+    while stack:
+        subject, depth = stack.pop()
+        if subject is None or id(subject) in seen or depth > _DEEPEST:
+            continue
+        seen.add(id(subject))
+        for name, read, write in _places(subject):
+            value = read()
+            if isinstance(value, types.ModuleType | type):
+                continue
+            if found.add(name, value):
+                continue
+            found.variables.append((name, read, write))
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+            for i, item in enumerate(list(items)[:64]):
+                found.add(f"{name}[{i}]", item)
+            if callable(value) or _is_users(value):
+                stack.append((value, depth + 1))
+    return found
+
+
+def _places(subject: Any) -> Iterator[Place]:
+    if isinstance(subject, functools.partial):
+        for i, value in enumerate((*subject.args, *subject.keywords.values(), subject.func)):
+            yield f"argument {i}", _constant(value), _ignore
+    elif isinstance(subject, types.MethodType):
+        yield from _attributes(subject.__self__)
+        yield "function", _constant(subject.__func__), _ignore
+    elif isinstance(subject, types.FunctionType):
+        yield from _of_function(subject)
+    elif _is_users(subject):
+        yield from _attributes(subject)
+        call = getattr(type(subject), "__call__", None)
+        if isinstance(call, types.FunctionType):
+            yield "call", _constant(call), _ignore
+
+
+def _is_users(value: Any) -> bool:
+    module = type(value).__module__ or ""
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, type | types.ModuleType)
+        and not module.startswith(("torch", "builtins", "numpy", "cnnprobe"))
+    )
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Place]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        if _is_filled(cell):
+            yield name, functools.partial(getattr, cell, "cell_contents"), functools.partial(setattr, cell, "cell_contents")
+    if (function.__module__ or "").startswith(("torch.", "cnnprobe.")):
+        return
+    space = function.__globals__
+    for name in sorted(_names(function.__code__)):
+        if name in space:
+            yield name, functools.partial(space.get, name), functools.partial(space.__setitem__, name)
+    for i, value in enumerate(function.__defaults__ or ()):
+        yield f"default {i}", _constant(value), _ignore
+
+
+def _names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _attributes(instance: Any) -> Iterator[Place]:
+    attributes = getattr(instance, "__dict__", None)
+    for name in list(attributes or ()):
+        yield f"self.{name}", functools.partial(getattr, instance, name, None), functools.partial(attributes.__setitem__, name)  # type: ignore[union-attr]
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _ignore(value: Any) -> None:
+    """A place that cannot be assigned to."""
+
+
+_ROLES = {
+    "model": ("model", "net", "network", "module", "m"),
+    "inputs": ("inputs", "input", "x", "xb", "images", "image", "imgs", "img", "data", "features", "batch_x", "x_batch", "xs"),
+    "targets": ("targets", "target", "y", "yb", "labels", "label", "batch_y", "y_batch", "ys", "t"),
+    "batch": ("batch", "sample", "minibatch"),
+    "optimizer": ("optimizer", "optim", "opt", "optimiser"),
+    "loss_fn": ("loss_fn", "criterion", "loss", "loss_func", "loss_function", "crit"),
+    "scheduler": ("scheduler", "sched", "lr_scheduler"),
+}
+_ORDER = {1: ("batch",), 2: ("inputs", "targets"), 3: ("model", "inputs", "targets"), 4: ("model", "inputs", "targets", "optimizer")}
+
+
+def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments that a train_step wants, by the names of its parameters, else by their number.
+
+    `available` has "model", "inputs", "targets", "batch", "optimizer", "loss_fn", "scheduler".
+    """
+    try:
+        parameters = list(inspect.signature(train_step).parameters.values())
+    except (TypeError, ValueError):
+        return [available["inputs"], available["targets"]], {}
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and not [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]:
+        return [available["inputs"], available["targets"]], {}
+    wanted = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    roles = [next((role for role, names in _ROLES.items() if p.name.lower() in names), None) for p in wanted]
+    required = [i for i, p in enumerate(wanted) if p.default is p.empty]
+    if any(roles[i] is None for i in required):
+        order = _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
+        for i, role in zip(required, order, strict=False):
+            roles[i] = role
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for parameter, role, i in zip(wanted, roles, range(len(wanted)), strict=True):
+        if role is None or (i not in required and available.get(role) is None):
+            continue
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            args.append(available.get(role))
+        else:
+            kwargs[parameter.name] = available.get(role)
+    return args, kwargs
