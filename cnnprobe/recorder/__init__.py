@@ -22,7 +22,7 @@ from cnnprobe.recorder.inventory import WHOLE, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Tree, Watcher
-from cnnprobe.stats import summarise
+from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
 KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
@@ -46,7 +46,7 @@ class Recording:
     `trace` is that of the latest call, `traces` those of the latest thousand, `forwards` counts all.
     """
 
-    def __init__(self, model: nn.Module, *, statistics: bool = True, guard: StateGuard | None = None) -> None:
+    def __init__(self, model: nn.Module, *, statistics: bool = True, histograms: bool = False, guard: StateGuard | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"{type(model).__name__} is not a torch.nn.Module",
@@ -56,7 +56,8 @@ class Recording:
         self._model = model
         self._tree = list(named_modules(model))
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        self._watcher = Watcher(model, self._tree, summarise=_summary if statistics else None, guard=guard, on_root=self._finish)
+        summary = (_with_histogram if histograms else summarise) if statistics else None
+        self._watcher = Watcher(model, self._tree, summarise=summary, guard=guard, on_root=self._finish)
         self._limit = 0
         self.forwards = 0
 
@@ -97,9 +98,8 @@ class Recording:
         self._traces.append(assemble(self._model, rows, error=error, notes=[*watcher.notes, *_limits(self._tree, watcher)]))
 
 
-def _summary(tensor: torch.Tensor) -> dict[str, float | int] | None:
-    statistics = summarise(tensor)
-    return None if statistics is None else statistics.as_mapping()
+def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
+    return summarise(tensor, histogram=True)
 
 
 def _limits(tree: Tree, watcher: Watcher) -> Iterator[str]:
@@ -126,7 +126,7 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     """
     if isinstance(model, nn.Module) and is_lazy(model):
         model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
-    recording = Recording(model, statistics=statistics)
+    recording = Recording(model, statistics=statistics, histograms=statistics)  # one pass can afford them, a training loop not
     output, error = None, None
     with preserved_generators(), _preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
         recording._watcher.guard = guard
