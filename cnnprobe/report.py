@@ -38,20 +38,21 @@ class Report:
         """Whether the model ran to its end and no finding is an error."""
         return self.trace.failure is None and not any(finding.severity == "error" for finding in self.findings)
 
-    def to(self, format: str, *, width: int | None = None, depth: int | None = None) -> str:  # noqa: A002 - the word users type
+    def to(self, format: str, *, width: int | None = None, depth: int | None = None, colour: bool = False) -> str:  # noqa: A002 - the word users type
         """The report as "text", "markdown", "html" or "json" (which `load` reads back, always whole).
 
         Args:
             format: a name of `cnnprobe.render.formats()`.
             width: columns of the terminal, for text; None asks the terminal.
             depth: deepest level of modules that is shown: 1 is `named_children`, None all.
+            colour: whether text has the escape codes of a terminal's colours.
 
         Raises:
             UnknownNameError: there is no such format.
         """
         if format == "json":
             return schema.to_text(Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED})
-        return render(_laid_out(self, depth, _PAGE if format == "html" else None), format, width=width)
+        return render(_laid_out(self, depth, _PAGE if format == "html" else None), format, width=width, colour=colour)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report in the format that the suffix of `path` names; the file is there as a whole or not at all.

@@ -128,7 +128,7 @@ def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
         model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
     recording = Recording(model, statistics=statistics, histograms=statistics)  # one pass can afford them, a training loop not
     output, error = None, None
-    with preserved_generators(), _preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
+    with preserved_generators(), preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
         recording._watcher.guard = guard
         try:
             with recording:
@@ -149,7 +149,8 @@ def _observation(recording: Recording, model: nn.Module, output: Any, error: Bas
 
 
 @contextlib.contextmanager
-def _preserved(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[StateGuard, list[str]]]:
+def preserved(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[StateGuard, list[str]]]:
+    """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where the guard is told of each write."""
     state = ModuleState(model)
     inputs = [value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)]
     guard = StateGuard([*state.parameters, *state.gradients, *inputs])

@@ -1,0 +1,28 @@
+"""The command: `cnnprobe probe SPEC ...`. The result goes to stdout, everything else to stderr.
+
+Nothing here imports torch before a command runs, so that help and completion answer at once. A further command is a function of
+its own in a file of its own, takes its options from `options`, and is added to `main` below.
+"""
+
+import click
+
+from cnnprobe.cli.probing import probe_command
+from cnnprobe.cli.program import Program
+
+__all__ = ["main"]
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cnnprobe", message="%(prog)s %(version)s")
+def main() -> None:
+    r"""Show what every layer of a PyTorch network really did.
+
+    \b
+    Exit codes: 0 fine, 1 a check failed, 2 usage,
+                3 the model could not be built or run.
+    Completion: eval "$(_CNNPROBE_COMPLETE=bash_source cnnprobe)"
+                (or zsh_source; fish: ... fish_source cnnprobe | source)
+    """
+
+
+main.add_command(probe_command)

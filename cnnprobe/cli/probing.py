@@ -1,0 +1,127 @@
+"""`cnnprobe probe`: one forward pass, and what every layer did in it."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cnnprobe.cli.checks import CHECKS, run_checks
+from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, chosen_format, input_options, model_options, output_options
+from cnnprobe.cli.output import check_file, is_coloured, write
+from cnnprobe.cli.program import DEBUG, tell
+from cnnprobe.cli.progress import progress
+from cnnprobe.errors import ProbeError, TargetError, UsageError
+
+if TYPE_CHECKING:
+    from cnnprobe.render import Document
+    from cnnprobe.report import Report
+
+
+@click.command("probe", short_help="Run one forward pass and show what every layer did.")
+@model_options
+@input_options
+@click.option("--depth", type=click.IntRange(0), metavar="N", help="Deepest level shown: 1 the model's children.  [default: all]")
+@click.option("--parameters", is_flag=True, help="Show every parameter and buffer with its shape, not the layers.")
+@click.option("--explain-shapes", is_flag=True, help="Show the arithmetic behind every shape, and the receptive field.")
+@click.option("--second-opinion", is_flag=True, help="Hold the totals against torchinfo's, and say who is right.")
+@click.option("--fail-on", multiple=True, type=click.Choice(list(CHECKS)), help="Exit with 1 where that is found; repeatable.")
+@output_options
+def probe_command(
+    model: ModelRequest,
+    given: InputRequest,
+    wished: OutputRequest,
+    *,
+    depth: int | None,
+    parameters: bool,
+    explain_shapes: bool,
+    second_opinion: bool,
+    fail_on: tuple[str, ...],
+) -> None:
+    r"""Run the model SPEC once and show what every layer did.
+
+    \b
+    SPEC is one of
+      pkg.mod:attr             an instance, a class or a function
+      path/to/file.py:Class    the same, from a file
+      torchvision:resnet18     a model with random weights; also timm:NAME
+      model.pt2                a program saved by torch.export
+
+    Naming Python code runs it. Reading weights never runs code.
+    """
+    if parameters and explain_shapes:
+        raise UsageError("--parameters and --explain-shapes are two results", where="cnnprobe probe", fix="ask for one of them")
+    check_file(wished)
+    with prints_on_stderr():
+        loaded = load(model, given)
+        report = _probed(loaded, model)
+    view = "parameters" if parameters else "shapes" if explain_shapes else "layers"
+    write(_shown(report, wished, view, depth), wished)
+    if second_opinion and report.trace.failure is None:
+        with prints_on_stderr():
+            opinion = _second_opinion(loaded, report)
+        _show_opinion(opinion, wished)
+    _end(report, wished, fail_on)
+
+
+def _probed(loaded: Loaded, model: ModelRequest) -> "Report":
+    import torch
+
+    from cnnprobe.api import probe
+
+    with torch.set_grad_enabled(model.training), progress(f"running {model.spec}"):
+        try:
+            return probe(loaded.model, *loaded.args, **loaded.kwargs)
+        except SystemExit as error:
+            raise TargetError(
+                f"the model ended the program (sys.exit({error.code!r}))",
+                where=f"forward of {model.spec}",
+                fix="take the exit out of its forward",
+            ) from error
+
+
+def _second_opinion(loaded: Loaded, report: "Report") -> "Document":
+    from cnnprobe.second_opinion import lay_out_opinion, second_opinion
+
+    with progress("asking torchinfo"):
+        return lay_out_opinion(second_opinion(loaded.model, loaded.args, loaded.kwargs, trace=report.trace))
+
+
+def _shown(report: "Report", wished: OutputRequest, view: str, depth: int | None) -> str:
+    form = chosen_format(wished)
+    if view == "layers" or form == "json":  # JSON is always the whole report, which `load` reads back
+        return report.to(form, width=wished.width, depth=depth, colour=is_coloured(wished))
+    from cnnprobe.layout import lay_out_parameters, lay_out_shapes
+    from cnnprobe.render import render
+
+    document = lay_out_parameters(report.trace) if view == "parameters" else lay_out_shapes(report.trace)
+    return render(document, form, width=wished.width, colour=is_coloured(wished))
+
+
+def _show_opinion(opinion: "Document", wished: OutputRequest) -> None:
+    """After the table where people read it; on stderr where the result is a file or is read by a machine."""
+    from cnnprobe.render import render
+
+    form = chosen_format(wished)
+    if wished.file is None and form in ("text", "markdown"):
+        write("\n" + render(opinion, form, width=wished.width), wished)
+    else:
+        tell(render(opinion, "text", width=wished.width).rstrip())
+
+
+def _end(report: "Report", wished: OutputRequest, fail_on: tuple[str, ...]) -> None:
+    """Leave by the exit code that the report deserves."""
+    failure = report.trace.failure
+    if failure is not None:
+        ctx = click.get_current_context()
+        if ctx.meta.get(DEBUG):
+            tell(failure.traceback)
+        where = f"module {failure.module!r}" if failure.module else "the model itself"
+        said = ProbeError(
+            f"the forward pass raised {failure.kind}: {failure.message.strip()}",
+            where=", ".join(part for part in (where, failure.source) if part),
+            fix="the report shows what every layer before it was given",
+        )
+        if wished.file is not None or chosen_format(wished) not in ("text", "markdown"):
+            tell(f"error: {said}")
+        ctx.exit(said.exit_code)
+    run_checks(report.trace, fail_on)

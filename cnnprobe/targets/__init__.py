@@ -1,0 +1,13 @@
+"""What a command line names, made into objects: a SPEC into a model, a checkpoint into its weights, a shape or a file into inputs.
+
+A SPEC of Python code runs that code by design. A file of weights or of inputs never runs code, unless `trust_pickle` says so.
+"""
+
+from cnnprobe.targets.arguments import parse_arguments
+from cnnprobe.targets.checkpoints import load_weights
+from cnnprobe.targets.defaults import default_inputs
+from cnnprobe.targets.errors import TargetWarning
+from cnnprobe.targets.inputs import device_of, dtype_of, load_inputs
+from cnnprobe.targets.models import load_model
+
+__all__ = ["TargetWarning", "default_inputs", "device_of", "dtype_of", "load_inputs", "load_model", "load_weights", "parse_arguments"]

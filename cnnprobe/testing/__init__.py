@@ -1,0 +1,39 @@
+"""Assertions for any test runner. Each raises AssertionError with what, where and fix, lists every difference, and leaves the model as it was."""
+
+from cnnprobe.testing.architecture import (
+    architecture_text,
+    assert_macs,
+    assert_memory,
+    assert_parameters,
+    assert_same_architecture,
+    assert_shapes,
+)
+from cnnprobe.testing.behaviour import (
+    assert_batch_independent,
+    assert_deterministic,
+    assert_eval_is_stable,
+    assert_finite,
+    assert_gradients_reach,
+    assert_no_graph_leak,
+    assert_overfits_batch,
+    assert_parameters_change,
+    assert_same_graph,
+)
+
+__all__ = [
+    "architecture_text",
+    "assert_batch_independent",
+    "assert_deterministic",
+    "assert_eval_is_stable",
+    "assert_finite",
+    "assert_gradients_reach",
+    "assert_macs",
+    "assert_memory",
+    "assert_no_graph_leak",
+    "assert_overfits_batch",
+    "assert_parameters",
+    "assert_parameters_change",
+    "assert_same_architecture",
+    "assert_same_graph",
+    "assert_shapes",
+]

@@ -1,0 +1,372 @@
+"""Assertions about what a model does: numbers, gradients, batches, modes. Each runs the model, and leaves it as it was."""
+
+import contextlib
+import copy
+import gc
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.recorder import preserved
+from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.preservation import preserved_generators
+from cnnprobe.recorder.values import leaves
+from cnnprobe.testing.failures import Inputs, arguments_of, fail, matching, observed, place_of
+
+Loss = Callable[..., Tensor]
+
+
+def assert_finite(model: nn.Module, inputs: Inputs, targets: Any = None, *, loss_fn: Loss | None = None, backward: bool = True) -> None:
+    """Fail if any operation of the forward pass puts out NaN or Inf, or any gradient of the backward pass is not finite.
+
+    Args:
+        model: the model.
+        inputs: what it is called with.
+        targets: what the loss compares with; only with `loss_fn`.
+        loss_fn: the loss; by default a fixed random weighting of all outputs.
+        backward: whether to look at gradients too.
+    """
+    __tracebackhide__ = True
+    trace = observed(model, inputs, statistics=True).trace
+    odd = [i for i, call in enumerate(trace.calls) if any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.outputs)]
+    parents = {call.parent for call in trace.calls}
+    first = [i for i in odd if i not in parents]
+    if first:
+        call = trace.calls[first[0]]
+        counts = next(t.stats for t in call.outputs if t.stats and (t.stats["nan"] or t.stats["inf"]))
+        given = [t for t in call.inputs if t.stats and (t.stats["nan"] or t.stats["inf"])]
+        came = "its inputs were not finite either" if given else "what it was given was finite, or came from outside"
+        fail(
+            f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {place_of(trace, first[0])}",
+            where=f"the first of {len(first)} operations with such values; {came}",
+            fix="look at what this operation computes of its inputs: a division, a logarithm, an overflow in half precision",
+        )
+    if backward:
+        with _gradients(model, inputs, targets, loss_fn) as gradients:
+            bad = [
+                f"'{name}': {int((~g.isfinite()).sum()):,} of {g.numel():,} values"
+                for name, g in gradients.items()
+                if g is not None and not bool(g.isfinite().all())
+            ]
+        if bad:
+            fail(
+                f"{len(bad)} gradients are not finite",
+                details=bad,
+                where=class_of(model).__name__,
+                fix="look at the last of them first: the backward pass runs from the end",
+            )
+
+
+def assert_gradients_reach(
+    model: nn.Module, inputs: Inputs, targets: Any = None, *, loss_fn: Loss | None = None, ignore: Sequence[str] = ()
+) -> None:
+    """Fail unless every trainable parameter gets a gradient that is not zero everywhere.
+
+    Args:
+        model: the model; it is run forward and backward once.
+        inputs: what it is called with.
+        targets: what the loss compares with; only with `loss_fn`.
+        loss_fn: the loss; by default a fixed random weighting of all outputs, so that nothing cancels.
+        ignore: glob patterns of parameters that need none.
+    """
+    __tracebackhide__ = True
+    with _gradients(model, inputs, targets, loss_fn) as gradients:
+        left_out = matching(gradients, ignore, what="trainable parameter") if ignore else set()
+        missing = [
+            f"'{name}': {'no gradient' if gradient is None else 'zero everywhere'}"
+            for name, gradient in gradients.items()
+            if name not in left_out and (gradient is None or not bool(gradient.any()))
+        ]
+    if not gradients:
+        fail("no parameter is trainable", where=class_of(model).__name__, fix="set requires_grad_(True) on what should learn")
+    if missing:
+        fail(
+            f"{len(missing)} of {len(gradients)} trainable parameters get no gradient",
+            details=missing,
+            where=class_of(model).__name__,
+            fix="look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; name parameters that need none in ignore=",
+        )
+
+
+@contextlib.contextmanager
+def _gradients(model: nn.Module, inputs: Inputs, targets: Any, loss_fn: Loss | None) -> Iterator[dict[str, Tensor | None]]:
+    """The gradient of each trainable parameter after one forward and backward pass; the model is as before afterwards."""
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with _kept(model, args, kwargs) as (args, kwargs), torch.enable_grad():
+        for parameter in parameters.values():
+            parameter.grad = None
+        loss = _loss(model(*args, **kwargs), targets, loss_fn)
+        if not loss.requires_grad:
+            yield dict.fromkeys(parameters)
+            return
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        yield dict(zip(parameters, found, strict=True))
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Copies of the arguments to run on; model and generators are as before afterwards, whatever the forward writes to."""
+    copies = {id(p): (p, p.detach().clone()) for p in model.parameters()}
+    given = torch.utils._pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
+    with preserved_generators(), preserved(model, (), {}):
+        try:
+            yield given
+        finally:
+            with torch.no_grad():
+                for parameter, copied in copies.values():
+                    if not torch.equal(parameter, copied):
+                        parameter.copy_(copied)
+
+
+def _loss(output: Any, targets: Any, loss_fn: Loss | None) -> Tensor:
+    if loss_fn is not None:
+        return loss_fn(output) if targets is None else loss_fn(output, targets)
+    # Weighted at random, or a softmax and its kin would sum to a constant, whose gradient is zero.
+    generator = torch.Generator().manual_seed(0)
+    tensors = [t for _, t in leaves(output) if isinstance(t, Tensor) and t.dtype.is_floating_point]
+    weighted = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in tensors]
+    return torch.stack([w.float() for w in weighted]).sum() if weighted else torch.zeros(())
+
+
+def assert_parameters_change(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any = None,
+    *,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: Loss | None = None,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Fail unless one step of the optimizer changes every trainable parameter. Model and optimizer are as before afterwards."""
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    left_out = matching(parameters, ignore, what="trainable parameter") if ignore else set()
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    state = copy.deepcopy(optimizer.state_dict())
+    try:
+        with _kept(model, args, kwargs) as (args, kwargs), torch.enable_grad():
+            optimizer.zero_grad()
+            _loss(model(*args, **kwargs), targets, loss_fn).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            same = [name for name, p in parameters.items() if name not in left_out and torch.equal(p, before[name])]
+    finally:
+        optimizer.load_state_dict(state)
+    if same:
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        details = [f"'{name}': {'got no change' if id(parameters[name]) in known else 'is not in the optimizer'}" for name in same]
+        fail(
+            f"{len(same)} of {len(parameters)} trainable parameters did not change in a step",
+            details=details,
+            where=class_of(model).__name__,
+            fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
+        )
+
+
+def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
+    """Fail if one sample of the batch has an influence on the output of another, in eval mode.
+
+    The first axis of every tensor in `inputs` is the batch. Each of up to four samples is replaced in turn by other numbers.
+    """
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    batch = next((t.shape[0] for _, t in leaves((args, dict(kwargs))) if isinstance(t, Tensor) and t.dim()), 0)
+    if batch < 2:
+        fail(f"a batch of {batch} cannot show it", where="inputs", fix="give at least two samples")
+    with _in_eval(model, args, kwargs):
+        expected = _first_tensor(model(*args, **kwargs))
+        if expected.dim() == 0 or expected.shape[0] != batch:
+            fail(
+                f"the output has shape {tuple(expected.shape)}, which has no batch axis of {batch}",
+                where=class_of(model).__name__,
+                fix="keep the batch axis: no squeeze(), view(-1) or mean over axis 0",
+            )
+        for sample in range(min(batch, 4)):
+            changed = torch.utils._pytree.tree_map(lambda t, k=sample: _replaced(t, k, batch), (args, dict(kwargs)))
+            actual = _first_tensor(model(*changed[0], **changed[1]))
+            others = [i for i in range(batch) if i != sample]
+            moved = [i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)]
+            if moved:
+                apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
+                fail(
+                    f"changing sample {sample} changes the output of sample {moved[0]} by up to {apart:.3g}",
+                    details=[f"{len(moved)} of {len(others)} other samples move"],
+                    where=class_of(model).__name__,
+                    fix="look for a view or reshape that mixes the batch axis, softmax or a mean over axis 0, or statistics of the batch in eval",
+                )
+
+
+def _replaced(value: Any, sample: int, batch: int) -> Any:
+    if not isinstance(value, Tensor) or not value.dim() or value.shape[0] != batch:
+        return value
+    other = value.clone()
+    other[sample] = other[(sample + 1) % batch].flip(-1) if not value.dtype.is_floating_point else torch.randn_like(other[sample]) * 3 + 1
+    return other
+
+
+@contextlib.contextmanager
+def _in_eval(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Iterator[None]:
+    with _kept(model, args, kwargs), torch.no_grad():
+        model.eval()
+        yield
+
+
+def _first_tensor(output: Any) -> Tensor:
+    __tracebackhide__ = True
+    for _, value in leaves(output):
+        if isinstance(value, Tensor):
+            return value
+    return fail(f"the output is no tensor but {type(output).__name__}", where="the model", fix="return a tensor, or a container with one")
+
+
+def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
+    """Fail unless two forward passes from equal random states give bit-equal outputs, in the mode that the model is in."""
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    runs = []
+    for _ in range(2):
+        with _kept(model, args, kwargs) as (args, kwargs), torch.no_grad():
+            runs.append([t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)])
+    _compare_runs(
+        model,
+        runs,
+        "two runs from the same random state differ",
+        "look for state that a forward pass changes, or for a generator of its own",
+    )
+
+
+def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
+    """Fail unless in eval mode two forward passes give equal outputs, from different random states, and change no buffer."""
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    with _in_eval(model, args, kwargs):
+        buffers = {name: b.clone() for name, b in model.named_buffers()}
+        runs = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            runs.append([t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)])
+        changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
+    if changed:
+        fail(
+            f"{len(changed)} buffers change in eval mode",
+            details=[f"'{name}'" for name in changed],
+            where=class_of(model).__name__,
+            fix="update statistics only while self.training",
+        )
+    _compare_runs(
+        model, runs, "two runs in eval mode differ", "look for F.dropout without training=self.training, or for random numbers in forward"
+    )
+
+
+def _compare_runs(model: nn.Module, runs: Sequence[Sequence[Tensor]], what: str, fix: str) -> None:
+    __tracebackhide__ = True
+    details = []
+    for i, (first, second) in enumerate(zip(*runs, strict=True)):
+        if first.shape != second.shape:
+            details.append(f"output {i}: shapes {tuple(first.shape)} and {tuple(second.shape)}")
+        elif not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            apart = (first.double() - second.double()).abs()
+            details.append(f"output {i}: {int((apart > 0).sum()):,} of {apart.numel():,} values, by up to {float(apart.max()):.3g}")
+    if details:
+        fail(what, details=details, where=class_of(model).__name__, fix=fix)
+
+
+def assert_overfits_batch(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any,
+    *,
+    loss_fn: Loss,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    steps: int = 100,
+    to: float = 0.1,
+) -> None:
+    """Fail unless a copy of the model can learn one batch by heart: its loss falls to the fraction `to` of what it was within `steps`.
+
+    Args:
+        model: the model; a copy is trained.
+        inputs: one batch.
+        targets: what the loss compares with.
+        loss_fn: the loss, a minimum of 0 assumed.
+        optimizer: makes an optimizer of parameters; default Adam(lr=0.003).
+        steps: at most so many.
+        to: fraction of the first loss.
+    """
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    with preserved_generators(), torch.enable_grad():
+        twin = copy.deepcopy(model).train()
+        make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=0.003))
+        stepper = make([p for p in twin.parameters() if p.requires_grad])
+        first = last = float("nan")
+        for step in range(steps):
+            stepper.zero_grad()
+            loss = _loss(twin(*args, **kwargs), targets, loss_fn)
+            last = float(loss.detach())
+            first = last if step == 0 else first
+            if last <= to * first:
+                return
+            loss.backward()  # type: ignore[no-untyped-call]
+            stepper.step()
+    fail(
+        f"after {steps} steps on one batch the loss is {last:.4g}, still {last / first:.0%} of {first:.4g} (at most {to:.0%} allowed)",
+        where=class_of(model).__name__,
+        fix="check that the gradient reaches all layers, the loss fits the output, and the learning rate",
+    )
+
+
+def assert_no_graph_leak(step: Callable[[], object], *, times: int = 4) -> None:
+    """Fail if the autograd graph that is alive grows with every call of `step`, as `total += loss` makes it grow.
+
+    Args:
+        step: one training step; it is called `times` times and changes what it changes.
+        times: at least 3.
+    """
+    __tracebackhide__ = True
+    sizes = []
+    for _ in range(max(times, 3)):
+        step()
+        sizes.append(_living_nodes())
+    growth = [b - a for a, b in itertools.pairwise(sizes[1:])]
+    if all(n > 0 for n in growth):
+        fail(
+            f"the living autograd graph grows by {growth[-1]:,} nodes a step",
+            details=[f"nodes after each step: {', '.join(f'{n:,}' for n in sizes)}"],
+            where="what the step keeps",
+            fix="keep numbers, not tensors: total += loss.item(), outputs.append(y.detach())",
+        )
+
+
+def _living_nodes() -> int:
+    """Distinct autograd nodes that any living tensor holds."""
+    gc.collect()
+    stack = [t.grad_fn for t in gc.get_objects() if type(t) is Tensor and t.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        fresh = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= fresh
+        stack.extend(fresh)
+    return len(seen)
+
+
+def assert_same_graph(model: nn.Module, first: Inputs, second: Inputs) -> None:
+    """Fail unless the model takes the same way for both inputs: the same calls in the same order."""
+    __tracebackhide__ = True
+    traces = [observed(model, inputs).trace for inputs in (first, second)]
+    ways = [[(call.fqn, call.kind, call.depth) for call in trace.calls] for trace in traces]
+    if ways[0] == ways[1]:
+        return
+    k = next((i for i, (a, b) in enumerate(zip(*ways, strict=False)) if a != b), min(map(len, ways)))
+    taken = [place_of(trace, k) if k < len(trace.calls) else "the end" for trace in traces]
+    fail(
+        f"the two inputs take different ways: {len(ways[0])} calls and {len(ways[1])}",
+        details=[f"first: {taken[0]}", f"second: {taken[1]}"],
+        where=f"call {k} of {traces[0].model}",
+        fix="look for a branch or a loop in forward that depends on values or sizes",
+    )

@@ -1,0 +1,84 @@
+"""How an assertion fails: what, where, fix, and every difference, in one AssertionError."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from torch import nn
+
+from cnnprobe.errors import UsageError
+from cnnprobe.recorder import Observation, observe
+from cnnprobe.trace import Trace
+
+MOST_LINES = 40  # of differences in one message; beyond that a terminal no longer helps
+
+Inputs = Any
+"""A tensor, a tuple of positional arguments, or a dict of keyword arguments."""
+
+
+def fail(what: str, *, where: str = "", fix: str = "", details: Sequence[str] = ()) -> NoReturn:
+    """Raise AssertionError with the whole message."""
+    __tracebackhide__ = True
+    lines = [what, *(f"  {line}" for line in details[:MOST_LINES])]
+    if len(details) > MOST_LINES:
+        lines.append(f"  ... and {len(details) - MOST_LINES} more")
+    if where:
+        lines.append(f"  where: {where}")
+    if fix:
+        lines.append(f"  fix:   {fix}")
+    raise AssertionError("\n".join(lines))
+
+
+def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Positional and keyword arguments that `inputs` stands for."""
+    if isinstance(inputs, tuple):
+        return inputs, {}
+    if isinstance(inputs, dict) and all(isinstance(name, str) for name in inputs):
+        return (), inputs
+    return (inputs,), {}
+
+
+def observed(model: nn.Module, inputs: Inputs, *, statistics: bool = False) -> Observation:
+    """One neutral forward pass that must succeed."""
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    observation = observe(model, args, kwargs, statistics=statistics)
+    failure = observation.trace.failure
+    if failure is not None:
+        place = f"module '{failure.module}'" if failure.module else "the model's own forward"
+        try:
+            fail(
+                f"the forward pass raised {failure.kind}: {failure.message}",
+                where=f"{place} ({failure.operation}), {failure.source}",
+                fix="make the model run first",
+            )
+        except AssertionError as error:
+            raise error from observation.error
+    return observation
+
+
+def matching(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set[str]:
+    """The names that any of the glob patterns matches; a pattern that matches nothing is an error."""
+    names = list(names)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+        if not hits:
+            raise UsageError(
+                f"the pattern {pattern!r} matches no {what}",
+                where=", ".join(names[:8]) or "there are none",
+                fix="correct the pattern, or remove it",
+            )
+        found |= hits
+    return found
+
+
+def place_of(trace: Trace, index: int) -> str:
+    """A call in words: "module 'fc1' (Linear)", "torch.flatten in module 'head'"."""
+    call = trace.calls[index]
+    if call.fqn is not None:
+        return f"module '{call.fqn}' ({call.kind})" if call.fqn else f"the model itself ({call.kind})"
+    parent = trace.calls[call.parent].fqn if call.parent is not None else ""
+    return f"{call.kind} in {f'module {parent!r}' if parent else 'the forward of ' + trace.model}" + (
+        f", {call.source}" if call.source else ""
+    )
