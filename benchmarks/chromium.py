@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
-from typing import Any
+from typing import Any, Self
 
 BINARY = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 _FLAGS = (
@@ -52,7 +52,7 @@ class Browser:
         self._id = 0
         self.events: list[dict[str, Any]] = []
 
-    def __enter__(self) -> "Browser":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -158,7 +158,8 @@
       let waiting = 0;
       search.addEventListener("input", () => {
         clearTimeout(waiting);
-        waiting = setTimeout(() => this.search(search.value), this.rows.length > 500 ? 120 : 0);
+        if (this.rows.length > 500) waiting = setTimeout(() => this.search(search.value), 120);
+        else this.search(search.value);
       });
       this.count = make("output", { "aria-live": "polite" });
       const bar = make("div", { class: "tools", role: "search" }, search);
