@@ -12,7 +12,9 @@ import sys
 import tempfile
 from typing import Any
 
+import pytest
 from sybil import Example, Sybil
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = pathlib.Path(__file__).parent
@@ -64,6 +66,18 @@ def leave_folder(namespace: dict[str, Any]) -> None:
     """Back to where the tests run."""
     os.chdir(namespace["_before"])
     namespace["_folder"].cleanup()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The blocks of a document stay together and in their order, whatever has shuffled the tests: each document has its folder."""
+    documents: dict[pathlib.Path, list[SybilItem]] = {}
+    for item in items:
+        if isinstance(item, SybilItem):
+            documents.setdefault(item.path, []).append(item)
+    items[:] = [item for item in items if not isinstance(item, SybilItem)]
+    for blocks in documents.values():
+        items.extend(sorted(blocks, key=lambda item: item.example.line))
 
 
 pytest_collect_file = Sybil(

@@ -4,35 +4,49 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import last_report, probe, record
+    from cnnprobe.api import autograd_graph, compare, last_report, probe, record, refactor
     from cnnprobe.errors import ProbeError
+    from cnnprobe.graph import Graph
     from cnnprobe.notebook import probed
+    from cnnprobe.proofs import Comparison, Refactoring
     from cnnprobe.report import Report, load
     from cnnprobe.trace import Trace
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
+    "Graph",
     "ProbeError",
+    "Refactoring",
     "Report",
     "Trace",
     "__version__",
+    "autograd_graph",
+    "compare",
     "last_report",
     "load",
     "probe",
     "probed",
     "record",
+    "refactor",
 ]
 
 _HOMES = {
+    "Graph": "graph",
+    "Comparison": "proofs",
     "ProbeError": "errors",
+    "Refactoring": "proofs",
     "Report": "report",
     "Trace": "trace",
+    "autograd_graph": "api",
+    "compare": "api",
     "last_report": "api",
     "load": "report",
     "probe": "api",
     "probed": "notebook",
     "record": "api",
+    "refactor": "api",
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from cnnprobe.trace import TensorInfo
 
@@ -113,8 +114,6 @@ def linear(given: tuple[int, ...], made: tuple[int, ...]) -> int:
 
 
 def _flops(operation: Any, *shapes: Any, **keywords: Any) -> int:
-    from torch.utils.flop_counter import flop_registry
-
     return int(flop_registry[operation](*shapes, **keywords))
 
 
@@ -159,8 +158,6 @@ def _expanded(value: Any) -> Any:
 
 def settle(call: Pending, kind: str) -> int | None:
     """MACs of a pending call, by replaying it on the meta device; None where nothing in it has a formula or it cannot run there."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     key = f"{kind}{call.arguments}{call.keywords}"
     if key not in _counts:
         try:

@@ -9,13 +9,14 @@ from typing import Any
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
+from cnnprobe.graph import Graph
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.render import Document, render, suffixes
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
 _SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace}
+_PARTS: Mapping[str, Any] = {"trace": Trace, "graph": Graph | None}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB

@@ -114,6 +114,8 @@ def _plain(value: Any, level: int) -> Any:
         return _writer(type(value))(value)
     if level >= _DEEPEST:
         return _shown(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple is an object too
+        return {name: _plain(item, level + 1) for name, item in zip(value._fields, value, strict=True)}
     if isinstance(value, list | tuple):
         return [_plain(item, level + 1) for item in value]
     if isinstance(value, Mapping):
@@ -179,6 +181,8 @@ def _dataclasses_in(hint: Any) -> list[type]:
 @functools.cache
 def _fields(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
+    if not dataclasses.is_dataclass(kind):  # a named tuple
+        return hints
     return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
@@ -188,6 +192,8 @@ def _fields(kind: type) -> dict[str, Any]:
 @functools.cache
 def _reader(hint: Any) -> Read:
     if dataclasses.is_dataclass(hint):
+        return _read_dataclass(hint)
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
         return _read_dataclass(hint)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return functools.partial(_read_member, hint)
@@ -207,11 +213,7 @@ def _reader(hint: Any) -> Read:
 
 def _read_dataclass(kind: Any) -> Read:
     readers: dict[str, Read] = {}  # filled on first use, so that a dataclass may hold itself
-    needed = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
+    needed = _needed(kind)
 
     def read(data: Any) -> Any:
         if not isinstance(data, dict):
@@ -233,6 +235,16 @@ def _read_dataclass(kind: Any) -> Read:
         return kind(**values)
 
     return read
+
+
+def _needed(kind: Any) -> list[str]:
+    if not dataclasses.is_dataclass(kind):
+        return [name for name in _fields(kind) if name not in kind._field_defaults]
+    return [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
 
 
 def _read_tuple(arguments: tuple[Any, ...]) -> Read:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import cnnprobe
 from cnnprobe.cli import main
+from cnnprobe.render import formats
 
 ROOT = Path(__file__).parent.parent
 MODELS = """
@@ -325,12 +326,22 @@ def test_second_opinion_of_a_transposed_convolution():
 
 def test_help_lists_the_commands_and_the_exit_codes():
     out = run("--help").stdout
-    assert "probe" in out and "Exit codes" in out and "_CNNPROBE_COMPLETE" in out
+    assert "probe" in out and "_CNNPROBE_COMPLETE" in out
+    assert "  Exit codes: 0 fine, 1 a check failed, 2 usage,\n              3 the model" in out
+
+
+def test_no_command_shows_the_help_as_a_usage_failure():
+    result = run(code=2)
+    assert ("", True) == (result.stdout, result.stderr.startswith("Usage: ") and "  probe  Run one forward pass" in result.stderr)
+
+
+def test_version_is_that_of_the_package():
+    assert cnnprobe.__version__ in run("--version").stdout
 
 
 def test_help_of_probe_lists_the_forms_of_a_spec_and_the_formats():
     out = run("probe", "--help").stdout
-    for part in ("pkg.mod:attr", "path/to/file.py:Class", "torchvision:", "timm:", ".pt2", *cnnprobe.render.formats()):
+    for part in ("pkg.mod:attr", "path/to/file.py:Class", "torchvision:", "timm:", ".pt2", *formats()):
         assert part in out
     assert all(len(line) <= 100 for line in out.splitlines())
 
@@ -338,7 +349,7 @@ def test_help_of_probe_lists_the_forms_of_a_spec_and_the_formats():
 def test_formats_of_the_option_are_those_of_the_renderers():
     from cnnprobe.cli.options import known_formats
 
-    assert sorted(cnnprobe.render.formats()) == sorted(known_formats())
+    assert sorted(formats()) == sorted(known_formats())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["probe", "--help"], ["probe"]])
@@ -398,3 +409,11 @@ def test_a_full_disk_behind_stdout_is_told_in_one_message(folder):
         process = start("probe", "cli_models.py:Net", "--input", "1,3,8,8", stdout=full)
         _, error = process.communicate(timeout=120)
     assert (2, 1, False) == (process.returncode, error.count("error: "), "Traceback" in error or "Exception" in error)
+
+
+def test_every_option_stands_in_the_reference_page():
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    options = {
+        option for command in main.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts) if option[0] == "-"
+    }
+    assert [] == sorted(option for option in options if f"`{option}" not in page)

@@ -244,3 +244,12 @@ def test_new_tensor_in_the_memory_of_the_last_is_read_again():
         write(x, table, row)
         del x
     assert (0.0, 1.0) == (table.read(0).mean, table.read(1).mean)
+
+
+def test_row_written_again_keeps_nothing_of_what_it_held():
+    table = Table(1, histogram=True, channels=True)
+    write(torch.ones(2, 3), table, 0)
+    write(torch.zeros(5), table, 0)
+    assert (None, ()) == (table.read(0).channels, table.read(0).histogram.positive)
+    write(torch.empty(2, device="meta"), table, 0)
+    assert table.read(0) is None

@@ -6,6 +6,9 @@ its own in a file of its own, takes its options from `options`, and is added to 
 
 import click
 
+from cnnprobe import __version__
+from cnnprobe.cli.comparing import compare_command, refactor_command
+from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
 
@@ -13,16 +16,19 @@ __all__ = ["main"]
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="cnnprobe", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    r"""Show what every layer of a PyTorch network really did.
+    """Show what every layer of a PyTorch network really did.
 
     \b
     Exit codes: 0 fine, 1 a check failed, 2 usage,
                 3 the model could not be built or run.
     Completion: eval "$(_CNNPROBE_COMPLETE=bash_source cnnprobe)"
                 (or zsh_source; fish: ... fish_source cnnprobe | source)
-    """
+    """  # noqa: D301 - click's mark for lines that stay as they are
 
 
+main.add_command(compare_command)
 main.add_command(probe_command)
+main.add_command(graph_command)
+main.add_command(refactor_command)

@@ -37,7 +37,7 @@ def probe_command(
     second_opinion: bool,
     fail_on: tuple[str, ...],
 ) -> None:
-    r"""Run the model SPEC once and show what every layer did.
+    """Run the model SPEC once and show what every layer did.
 
     \b
     SPEC is one of
@@ -47,7 +47,7 @@ def probe_command(
       model.pt2                a program saved by torch.export
 
     Naming Python code runs it. Reading weights never runs code.
-    """
+    """  # noqa: D301 - click's mark for lines that stay as they are
     if parameters and explain_shapes:
         raise UsageError("--parameters and --explain-shapes are two results", where="cnnprobe probe", fix="ask for one of them")
     check_file(wished)

@@ -89,6 +89,8 @@ def _tell_failure(ctx: click.Context, message: str) -> None:
 
 
 def _usage_message(error: click.ClickException) -> str:
+    if type(error).__name__ == "NoArgsIsHelpError":  # not before click 8.2; the message is the help
+        return error.format_message()
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "cnnprobe"
     return f"error: {error.format_message()}\n  where: {command}\n  fix:   {command} --help lists what it takes"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
@@ -21,14 +21,24 @@ from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.inventory import WHOLE, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.values import argument_leaves
-from cnnprobe.recorder.watching import Tree, Watcher
+from cnnprobe.recorder.watching import Summary, Tree, Watcher
 from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
 KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
 _FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
 
-__all__ = ["Observation", "Recording", "observe"]
+__all__ = ["Observation", "Recording", "Witness", "is_compiled", "observe", "preserved"]
+
+
+class Witness(Protocol):
+    """Sees every tensor that a recorded call puts out, in order, in place of its statistics."""
+
+    def see(self, tensor: torch.Tensor) -> dict[str, float | int] | None:
+        """Called as soon as `tensor` is there; what comes back stands as its statistics in the trace."""
+
+    def about_to_write(self, tensor: torch.Tensor) -> None:
+        """Called before an operation writes to the memory of `tensor`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +56,7 @@ class Recording:
     `trace` is that of the latest call, `traces` those of the latest thousand, `forwards` counts all.
     """
 
-    def __init__(self, model: nn.Module, *, statistics: bool = True, histograms: bool = False, guard: StateGuard | None = None) -> None:
+    def __init__(self, model: nn.Module, *, statistics: bool | Summary = True, guard: StateGuard | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"{type(model).__name__} is not a torch.nn.Module",
@@ -56,8 +66,8 @@ class Recording:
         self._model = model
         self._tree = list(named_modules(model))
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        summary = (_with_histogram if histograms else summarise) if statistics else None
-        self._watcher = Watcher(model, self._tree, summarise=summary, guard=guard, on_root=self._finish)
+        summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
+        self._watcher = Watcher(model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish)
         self._limit = 0
         self.forwards = 0
 
@@ -119,16 +129,21 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
-def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, statistics: bool = True) -> Observation:
+def observe(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, statistics: bool = True, witness: Witness | None = None
+) -> Observation:
     """One forward pass, neutrally observed: model, inputs and random generators are bit for bit as they were.
 
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with `observation` as its attribute.
     """
     if isinstance(model, nn.Module) and is_lazy(model):
         model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
-    recording = Recording(model, statistics=statistics, histograms=statistics)  # one pass can afford them, a training loop not
+    # One pass can afford histograms, a training loop could not.
+    asked = witness.see if witness is not None else _with_histogram if statistics else False
+    recording = Recording(model, statistics=asked)
     output, error = None, None
     with preserved_generators(), preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
+        guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
         try:
             with recording:

@@ -7,7 +7,7 @@ copied only when an operation is about to write to their storage (`StateGuard.ab
 import contextlib
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class StateGuard:
     """Copies, on the first write, of the storages that must be as they were."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.on_write: Callable[[Tensor], None] | None = None  # told of each write before it happens
         self._guarded: dict[int, list[Tensor]] = {}
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         for tensor in tensors:
@@ -41,6 +42,8 @@ class StateGuard:
 
     def about_to_write(self, tensor: Tensor) -> None:
         """Keep a copy of what `tensor` shares with a guarded one, before it is written to."""
+        if self.on_write is not None:
+            self.on_write(tensor)
         key = storage_key(tensor)
         if key in self._guarded and key not in self._copies:
             with torch._C.DisableTorchFunction(), torch.no_grad():

@@ -32,7 +32,7 @@ _backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 NOTHING: Mapping[str, object] = {}
 Tree = list[tuple[str, nn.Module, bool]]
-Summary = Callable[[Tensor], Statistics | None]
+Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
 
 
 class Row:
@@ -424,7 +424,7 @@ class Watcher(TorchFunctionMode):
         if row.watch is not None and not row.watch.leaf and known is not None and known[0]() is tensor:
             return describe_tensor(tensor, path, known[1], known[2].stats, known[2].histogram)
         found = self.summarise(tensor) if self.summarise is not None else None
-        stats, histogram = (None, None) if found is None else (found.as_mapping(), found.histogram)
+        stats, histogram = (found.as_mapping(), found.histogram) if isinstance(found, Statistics) else (found, None)
         info = describe_tensor(tensor, path, row.position, stats, histogram)
         self.made[id(tensor)] = (weakref.ref(tensor), row.position, info)
         return info

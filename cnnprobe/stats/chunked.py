@@ -10,8 +10,8 @@ from cnnprobe.stats import plain
 from cnnprobe.stats.content import Content
 from cnnprobe.stats.table import WRITTEN, Table
 
-PIECE = 2**16  # values: 256 KB of float32, the second-level cache
-DOT = 2**13  # values in one sum of squares: the library that does it keeps but a few sums side by side, in float32
+PIECE = 2**19  # values: 2 MB of float32 stay in a cache, and few enough calls are made
+SMALL = 2**14  # values up to which the calls cost more than the numbers: NumPy's are the cheaper ones
 FAR = 1.0  # squared standard deviations between a piece's mean and its shift, from which digits are lost
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -23,13 +23,7 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     flat = _flat(tensor)
     if flat.numel() == 0:
         return False
-    total = [0.0] * WRITTEN
-    buffers = torch.empty(2, min(PIECE, flat.numel()))
-    shift = _shift(flat)
-    for piece in torch.split(flat, PIECE):
-        part = _piece(piece, buffers[:, : piece.numel()], shift)
-        total = part if total[0] == 0 else _merge(total, part)
-        shift = total[1] if math.isfinite(total[1]) else 0.0
+    total = _small(flat) if flat.numel() <= SMALL else _large(flat)
     n = total[0] - total[6] - total[7]
     constant = total[3] == total[4]
     squares = (0.0 if constant else total[2]) + (n * total[1] ** 2 if n else 0.0)
@@ -38,6 +32,30 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     table.values[row, :WRITTEN] = total
     table.values[row, WRITTEN] = 1.0
     return True
+
+
+def _small(flat: Tensor) -> list[float]:
+    """The same as `_piece` in double precision."""
+    x = flat.double().numpy()
+    n = x.size
+    with np.errstate(invalid="ignore"):
+        mean = x.sum().item() / n
+    if not math.isfinite(mean):
+        return _careful(flat)
+    deviations = x - mean
+    return [n, mean, deviations.dot(deviations).item(), x.min().item(), x.max().item(), n - np.count_nonzero(x), 0, 0, 0]
+
+
+def _large(flat: Tensor) -> list[float]:
+    total = [0.0] * WRITTEN
+    buffers = torch.empty(2, min(PIECE, flat.numel()))
+    shift = _shift(flat)
+    for start in range(0, flat.numel(), PIECE):
+        piece = flat[start : start + PIECE]
+        part = _piece(piece, buffers[:, : piece.numel()], shift)
+        total = part if total[0] == 0 else _merge(total, part)
+        shift = total[1] if math.isfinite(total[1]) else 0.0
+    return total
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -58,7 +76,8 @@ def _piece(piece: Tensor, buffers: Tensor, shift: float) -> list[float]:
         shift = float(np.float32(shift))
         deviations = torch.sub(wide, shift, out=buffers[1])
         offset = deviations.sum().item() / n
-        squares = sum(torch.dot(part, part).item() for part in torch.split(deviations, DOT))
+        # Not torch.dot, which keeps so few sums side by side in float32 that the std is off by 1e-6.
+        squares = torch.mul(deviations, deviations, out=deviations).sum().item()
         if not math.isfinite(squares) or 0 < squares < 1e-30:
             return _careful(wide)
         if offset**2 <= FAR * (squares / n - offset**2):

@@ -1,6 +1,9 @@
 """Chooses how a tensor is measured; whatever goes wrong there, the user's run goes on and the row says "not available"."""
 
+import functools
+import threading
 import weakref
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -99,10 +102,50 @@ def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
             return False
         # A wrapper's values are what its operations say, so only plain torch may read it.
         is_whole = type(found.values) is Tensor and found.repeats == 1 and found.implied_zeros == 0
+        if is_whole and found.values.is_cuda and _write_on_device(found.values, table, row):
+            return True
         if is_whole and found.values.dtype in native.CODES and _write_dense(found.values.contiguous(), table, row):
             return True
         table.hold(row, plain.measure(found, histogram=table.histograms is not None, channels=with_channels))
     return True
+
+
+@functools.cache
+def _accelerated() -> Callable[[Tensor, Table, int], bool] | None:
+    """The engine for CUDA; None without Triton. Imported late, as that takes a second."""
+    try:
+        from cnnprobe.stats import accelerated
+    except Exception:  # no Triton, or one that does not go with this torch
+        return None
+    return accelerated.write
+
+
+def _write_on_device(tensor: Tensor, table: Table, row: int) -> bool:
+    global _broken  # noqa: PLW0603
+    engine = _accelerated()
+    if engine is None or _broken or not (tensor.is_contiguous() or _is_dense(tensor)):
+        return False
+    try:
+        return engine(tensor, table, row)
+    except Exception:  # Triton needs a compiler on the machine, and a device that it knows
+        _broken = True
+        return False
+
+
+class _Scratch(threading.local):
+    """A table of one row for each thread and choice, as making one costs more than measuring a small tensor."""
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple[bool, bool], Table] = {}
+
+    def table(self, *, histogram: bool, channels: bool) -> Table:
+        if (histogram, channels) not in self.tables:
+            self.tables[histogram, channels] = Table(1, histogram=histogram, channels=channels)
+        return self.tables[histogram, channels]
+
+
+_scratch = _Scratch()
+_broken = False  # Triton failed once: it is not tried again for each tensor
 
 
 def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False) -> Statistics | None:
@@ -121,7 +164,8 @@ def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False
     >>> summarise(torch.empty(3, device="meta")) is None
     True
     """
-    table = Table(1, histogram=histogram, channels=channels)
+    table = _scratch.table(histogram=histogram, channels=channels)
+    table.last = None  # what NumPy or another library wrote into the tensor since would go unnoticed
     write(tensor, table, 0)
     try:
         return table.read(0)

@@ -29,6 +29,8 @@ class Kernel:
         """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles near the ends of their range."""
         if table.channels is not None and tensor.dim() > 1:
             return self._write_channels(tensor, table, row)
+        if table.channels is not None:
+            table.channels[row] = None
         count = tensor.numel()
         threads = torch.get_num_threads() if count * tensor.itemsize > LARGE else 1
         histogram = table.histogram_address(row)

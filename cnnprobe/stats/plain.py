@@ -1,16 +1,13 @@
 """Statistics by torch's own operations, for every kind of tensor and device; no value is asked for, so nothing waits for a device."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from cnnprobe.stats.content import Content
+from cnnprobe.stats.moments import INF, NAN, mean_and_std, merged, row_of
 from cnnprobe.stats.table import SIGNED, WRITTEN, Measured
 
 CHUNK = 2**21  # elements at a time: 16 MB of temporaries in double precision
-INF = float("inf")
-NAN = float("nan")
 
 
 def measure(content: Content, *, histogram: bool = False, channels: bool = False) -> Measured:
@@ -21,7 +18,7 @@ def measure(content: Content, *, histogram: bool = False, channels: bool = False
     row = _repeat(_with_zeros(row, content.implied_zeros), content.repeats)
     counts = _histogram(x.reshape(-1)) * content.repeats if histogram else None
     by_channel = _channels(x, scale) if channels and x.dim() > 1 and not content.implied_zeros else None
-    if by_channel is not None:
+    if by_channel is not None and content.repeats > 1:
         by_channel[[0, 3, 4]] *= content.repeats
     return Measured(row, counts, by_channel)
 
@@ -38,23 +35,8 @@ def _scale(x: Tensor) -> Tensor | None:
     return torch.exp2(torch.frexp(greatest).exponent.clamp(-1000, 1000).double())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """Moments of parts of a tensor, each of shape (k,) or (k, C)."""
-
-    count: Tensor
-    finite: Tensor
-    mean: Tensor
-    m2: Tensor
-    squares: Tensor
-    low: Tensor
-    high: Tensor
-    zeros: Tensor
-    nan: Tensor
-
-
 def _part(x: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
-    """Moments of `x` over its last dimension."""
+    """Moments of `x` over its last dimension, in the order of `moments.COLUMNS`."""
     wide = x.to(_wide(x))
     finite, nan = wide.isfinite(), wide.isnan()
     scaled = wide if scale is None else wide / scale
@@ -75,44 +57,14 @@ def _part(x: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
     )
 
 
-def _merged(parts: list[tuple[Tensor, ...]]) -> _Parts:
-    """Chan's formula over the parts."""
-    count, finite, mean, m2, squares, low, high, zeros, nan = (torch.stack(column) for column in zip(*parts, strict=True))
-    n = finite.sum(0)
-    whole = (finite * mean).sum(0) / n.clamp(min=1)
-    return _Parts(
-        count=count.sum(0),
-        finite=n,
-        mean=whole,
-        m2=m2.sum(0) + (finite * (mean - whole).square()).sum(0),
-        squares=squares.sum(0),
-        low=low.amin(0),
-        high=high.amax(0),
-        zeros=zeros.sum(0),
-        nan=nan.sum(0),
-    )
-
-
-def _mean_and_std(parts: _Parts, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    factor = torch.ones((), dtype=parts.mean.dtype, device=parts.mean.device) if scale is None else scale
-    constant = parts.low == parts.high
-    mean = torch.where(constant, parts.low, parts.mean * factor)
-    # Population std: a single element gives 0; the unbiased one divides by zero and gives NaN.
-    std = torch.where(constant, 0.0, (parts.m2 / parts.finite.clamp(min=1)).sqrt() * factor)
-    some = parts.finite > 0
-    return torch.where(some, mean, NAN), torch.where(some, std, NAN)
-
-
 def _row(flat: Tensor, scale: Tensor | None) -> Tensor:
     if flat.numel() == 0:
         return torch.tensor([0, NAN, NAN, NAN, NAN, 0, 0, 0, 0], dtype=_wide(flat), device=flat.device)
-    parts = _merged([_part(chunk, scale) for chunk in torch.split(flat, CHUNK)])
-    mean, std = _mean_and_std(parts, scale)
-    some = parts.finite > 0
-    l2 = parts.squares.sqrt() if scale is None else parts.squares.sqrt() * scale
-    low, high = (torch.where(some, bound, NAN) for bound in (parts.low, parts.high))
-    inf = parts.count - parts.finite - parts.nan
-    return torch.stack([parts.count, mean, std, low, high, parts.zeros, parts.nan, inf, l2])
+    return row_of(merged(_columns([_part(chunk, scale) for chunk in torch.split(flat, CHUNK)])), scale)
+
+
+def _columns(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.stack(column) for column in zip(*parts, strict=True)]
 
 
 def _with_zeros(row: Tensor, zeros: int) -> Tensor:
@@ -158,6 +110,6 @@ def _channels(x: Tensor, scale: Tensor | None) -> Tensor:
         return empty
     samples = max(1, CHUNK // (x.numel() // x.shape[0]))
     pieces = [piece.movedim(1, 0).reshape(channels, -1) for piece in torch.split(x, samples)]
-    parts = _merged([_part(piece, scale) for piece in pieces])
-    mean, std = _mean_and_std(parts, scale)
+    parts = merged(_columns([_part(piece, scale) for piece in pieces]))
+    mean, std = mean_and_std(parts, scale)
     return torch.stack([parts.count, mean, std, parts.zeros, parts.count - parts.finite])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnprobe.stats import moments
 from cnnprobe.stats.statistics import BUCKETS, Channels, Statistics, fold
 from cnnprobe.trace import Histogram
 
@@ -20,7 +21,10 @@ PER_CHANNEL = ("count", "mean", "std", "zeros", "nonfinite")
 
 
 class Measured:
-    """What an engine measured of one tensor, still on its device: `row` (WRITTEN,), `histogram` (512,), `channels` (5, C)."""
+    """What an engine measured of one tensor, still on its device: `row` (9,), `histogram` (512,), `channels` (5, C).
+
+    Instead of a row there may be the moments of parts, (parts, 9), to be merged when they are fetched.
+    """
 
     __slots__ = ("channels", "histogram", "row")
 
@@ -55,6 +59,7 @@ class Table:
         self.pending: dict[int, Measured] = {}
         self.last: Written | None = None
         self.rows = rows
+        self._parts: dict[tuple[torch.device, int], Tensor] = {}
         self._address = self.values.ctypes.data
         self._histogram_address = None if self.histograms is None else self.histograms.ctypes.data
 
@@ -85,6 +90,17 @@ class Table:
         if self.channels is not None:
             self.channels[row] = None
 
+    def parts(self, device: torch.device, programs: int) -> Tensor:
+        """Memory on `device` for the moments of parts: shape (rows, programs, 9), kept as long as the table."""
+        key = (device, programs)
+        if key not in self._parts:
+            self._parts[key] = torch.zeros(self.rows, programs, len(moments.COLUMNS), dtype=torch.float64, device=device)
+        return self._parts[key]
+
+    def hold_parts(self, row: int, measured: Measured) -> None:
+        """Keep the moments of parts until they are fetched, on whatever device they are."""
+        self.pending[row] = measured
+
     def hold(self, row: int, measured: Measured) -> None:
         """Keep what was measured in `row`: at once if it is on the CPU, else until it is fetched."""
         if measured.row.device.type == "cpu":
@@ -97,8 +113,8 @@ class Table:
         while self.pending:
             device = next(iter(self.pending.values())).row.device
             rows = [row for row, measured in self.pending.items() if measured.row.device == device]
-            parts = [self.pending.pop(row) for row in rows]
-            for row, measured in zip(rows, _transfer(parts), strict=True):
+            measured_there = _merge_parts([self.pending.pop(row) for row in rows])
+            for row, measured in zip(rows, _transfer(measured_there), strict=True):
                 self._store(row, measured)
 
     def read(self, row: int) -> Statistics | None:
@@ -148,6 +164,18 @@ class Table:
             zeros=tuple(map(int, zeros)),
             nonfinite=tuple(map(int, nonfinite)),
         )
+
+
+def _merge_parts(measured: list[Measured]) -> list[Measured]:
+    """All rows that are still in parts, made rows by one set of operations."""
+    in_parts = [m for m in measured if m.row.dim() == 2]
+    if not in_parts:
+        return measured
+    if in_parts[0].row.device.type == "cuda":
+        torch.cuda.synchronize(in_parts[0].row.device)  # they may have been written on other streams than the one that reads them
+    stacked = torch.stack([m.row for m in in_parts])  # (rows, parts, 9)
+    rows = iter(moments.row_of(moments.merged(stacked.movedim(1, 0).unbind(-1))))
+    return [Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured]
 
 
 def _transfer(parts: Sequence[Measured]) -> list[Measured]:

@@ -19,11 +19,13 @@ from cnnprobe.testing.behaviour import (
     assert_parameters_change,
     assert_same_graph,
 )
+from cnnprobe.testing.equivalence import assert_equivalent
 
 __all__ = [
     "architecture_text",
     "assert_batch_independent",
     "assert_deterministic",
+    "assert_equivalent",
     "assert_eval_is_stable",
     "assert_finite",
     "assert_gradients_reach",

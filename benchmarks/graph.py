@@ -1,0 +1,161 @@
+"""Graphs against torchviz (autograd) and torchview (modules): interleaved in one process, medians of ratios.
+
+    python benchmarks/graph.py [--quick]
+
+torchvision models are measured where torchvision is installed; torchviz and torchview come with the `bench` group.
+"""
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+import warnings
+
+import torch
+from torch import nn
+
+import cnnprobe
+from cnnprobe.graph import module_graph
+from cnnprobe.render import as_dot, as_svg
+
+
+def seconds(run):
+    gc.collect()
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def interleaved(runs, rounds):
+    """Median time of each, and the median of each one's ratio to the first of the same round."""
+    times = [[seconds(run) for run in runs] for _ in range(rounds)]
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    ratios = [statistics.median(row[i] / row[0] for row in times) for i in range(len(runs))]
+    return medians, ratios
+
+
+def comb(nodes, teeth=500):
+    """Many chains of `teeth` operations: torchviz recurses, so that no path may be longer than 981."""
+    x = torch.ones(4, requires_grad=True)
+    ends = []
+    for _ in range(nodes // teeth):
+        y = x
+        for _ in range(teeth):
+            y = y * 2
+        ends.append(y)
+    return torch.stack(ends).sum()
+
+
+def chain(nodes):
+    y = torch.ones(4, requires_grad=True)
+    for _ in range(nodes):
+        y = y + 1
+    return y
+
+
+def bare_walk(output):
+    """Nodes alone: the floor under every walker in Python."""
+    seen, stack = {output.grad_fn}, [output.grad_fn]
+    while stack:
+        for below, _ in stack.pop().next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return len(seen)
+
+
+def autograd_to_dot(nodes, rounds):
+    from torchviz import make_dot
+
+    print(f"\nautograd graph to DOT, comb of {nodes:,} nodes, thousand nodes a second (median of {rounds})")
+    outputs = [comb(nodes) for _ in range(4)]
+    runs = {
+        "torchviz": lambda: make_dot(outputs[0]).source,
+        "cnnprobe, shapes and module names": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[1], saved=False)),
+        "cnnprobe, and what is kept for backward": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[2])),
+        "bare walk, no text": lambda: bare_walk(outputs[3]),
+    }
+    medians, ratios = interleaved(list(runs.values()), rounds)
+    for name, median, ratio in zip(runs, medians, ratios, strict=True):
+        print(f"  {name:42}{nodes / median / 1e3:10.0f}{1 / ratio:8.1f}x torchviz")
+
+
+def depth(nodes):
+    from torchviz import make_dot
+
+    print("\nhow deep")
+    try:
+        make_dot(chain(2_000))
+        print("  torchviz draws a chain of 2,000")
+    except RecursionError:
+        print("  torchviz raises RecursionError on a chain of 2,000")
+    output = chain(nodes)
+    took = seconds(lambda: as_dot.render_graph(cnnprobe.autograd_graph(output, saved=False)))
+    print(f"  cnnprobe walks, writes and releases a chain of {nodes:,} in {took:.2f} s")
+
+
+def models():
+    try:
+        import torchvision
+    except ImportError:
+        return
+    for name in ("resnet18", "resnet50", "densenet121", "mobilenet_v3_large", "googlenet", "vit_b_16"):
+        options = {"init_weights": False} if name == "googlenet" else {}
+        yield name, torchvision.models.get_model(name, **options), torch.rand(2, 3, 224, 224)
+
+
+def deep(layers):
+    return nn.Sequential(*[layer for _ in range(layers // 2) for layer in (nn.Linear(8, 8), nn.ReLU())])
+
+
+def svg():
+    print("\nSVG without Graphviz, seconds: the folded picture, every module call and function, every node of autograd")
+    for name, model, x in models():
+        with cnnprobe.record(model, statistics=False) as recording:
+            output = model(x)
+        modules, autograd = module_graph(recording.trace), cnnprobe.autograd_graph(output, model, trace=recording.trace)
+        times = [seconds(lambda g=g: as_svg.render_graph(g())) for g in (modules.collapse, lambda m=modules: m, lambda a=autograd: a)]
+        print(f"  {name:22}{times[0]:8.3f}{times[1]:8.3f} ({len(modules.nodes):4}){times[2]:8.3f} ({len(autograd.nodes):5})")
+
+
+def modules(rounds):
+    from torchview import draw_graph
+
+    def watched(model, x):
+        with cnnprobe.record(model, statistics=False) as recording:
+            model(x)
+        return module_graph(recording.trace)
+
+    print(f"\nmodule graph, ratio to the bare forward in eval under no_grad (median of {rounds}), and microseconds a row above it")
+    cases = [*models(), ("flat, 1,000 layers", deep(1_000), torch.rand(1, 8))]
+    for name, model, x in cases:
+        model.eval()
+        with torch.no_grad():
+            rows = len(watched(model, x).nodes)
+            runs = [
+                lambda m=model, x=x: m(x),
+                lambda m=model, x=x: watched(m, x),
+                lambda m=model, x=x: draw_graph(m, input_data=x, mode="eval"),
+            ]
+            medians, ratios = interleaved(runs, rounds)
+        extra = [(median - medians[0]) / rows * 1e6 for median in medians]
+        print(f"  {name:22}cnnprobe {ratios[1]:6.2f}x {extra[1]:7.1f} us   torchview {ratios[2]:7.2f}x {extra[2]:7.1f} us   ({rows} rows)")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="small graphs, few rounds")
+    quick = parser.parse_args().quick
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time of the process")
+    autograd_to_dot(10_000 if quick else 100_000, 3 if quick else 7)
+    depth(50_000 if quick else 200_000)
+    svg()
+    modules(3 if quick else 7)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Statistics of every activation: what they add to a forward pass and to a training step, interleaved in one process.
+
+    python -m benchmarks.statistics [--rounds 7] [--only simplecnn,resnet18] [--step] [--kernels]
+
+A forward hook on every leaf module computes them. Printed are the medians of the per-round overheads over the bare pass (CPU time of the
+process, one thread) and, for the kernels alone, the ratio to `x.sum()`. The limit is one plain sum of each activation. Trust the ratios only.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.structure import cases
+from cnnprobe.stats import Table, chunked, native, plain, write
+from cnnprobe.stats.content import Content
+
+try:
+    from lovely_tensors.repr_str import lovely
+except ImportError:
+    lovely = None
+
+Observe = Callable[[Tensor, int], object]
+DEEP = "deep:1000"
+
+
+def by_hand(x: Tensor, _: int) -> None:
+    if x.numel():
+        x.mean().item(), x.std().item(), x.min().item(), x.max().item(), (x == 0).float().mean().item(), x.isnan().any().item()
+
+
+def lovely_string(x: Tensor, _: int) -> None:
+    str(lovely(x))
+
+
+def one_sum(x: Tensor, _: int) -> None:
+    x.sum()
+
+
+def into(table: Table) -> Observe:
+    return lambda x, row: write(x, table, row)
+
+
+def one_in_ten(table: Table) -> Observe:
+    """Each pass but every tenth goes by a flag; counted by the first row."""
+    passes = 0
+
+    def observe(x: Tensor, row: int) -> None:
+        nonlocal passes
+        passes += row == 0
+        if passes % 10 == 0:
+            write(x, table, row)
+
+    return observe
+
+
+def without_compiler(table: Table) -> Observe:
+    def observe(x: Tensor, row: int) -> None:
+        kernel, native.kernel = native.kernel, lambda: None  # what a machine without a compiler and without a wheel of ours sees
+        try:
+            write(x, table, row)
+        finally:
+            native.kernel = kernel
+
+    return observe
+
+
+def rivals(rows: int) -> dict[str, Observe]:
+    found: dict[str, Observe] = {
+        "limit: one sum": one_sum,
+        "cnnprobe": into(Table(rows)),
+        "histogram": into(Table(rows, histogram=True)),
+        "per channel": into(Table(rows, channels=True)),
+        "1 in 10": one_in_ten(Table(rows)),
+        "no compiler": without_compiler(Table(rows)),
+        "by hand": by_hand,
+    }
+    return found | ({"lovely": lovely_string} if lovely is not None else {})
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def leaves(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if not any(m.children())]
+
+
+def hooked(model: nn.Module, observe: Observe, action: Callable[[], object]) -> float:
+    handles = []
+    for row, module in enumerate(leaves(model)):
+
+        def hook(_module: nn.Module, _inputs: object, output: object, row: int = row) -> None:
+            if isinstance(output, Tensor):
+                observe(output.detach() if observe is not one_sum else output, row)
+
+        handles.append(module.register_forward_hook(hook))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return seconds(action)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def overheads(name: str, rounds: int, *, step: bool) -> str:
+    model, x = cases()[name]()
+    model.train(step)
+    observers = rivals(len(leaves(model)))
+    if step or name not in {"simplecnn", "resnet18"}:
+        observers.pop("lovely", None)  # seconds a pass
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(x)
+
+    def training_step() -> None:
+        output = model(x)
+        output.square().mean().backward()
+        model.zero_grad()
+
+    action = training_step if step else forward
+    action()
+    ratios: dict[str, list[float]] = {rival: [] for rival in observers}
+    bare = []
+    for _ in range(rounds):
+        bare.append(seconds(action))
+        for rival, observe in observers.items():
+            times = 10 if rival == "1 in 10" and name in {"simplecnn", DEEP} else 1
+            taken = sum(hooked(model, observe, action) for _ in range(times)) / times
+            before_and_after = (bare[-1] + seconds(action)) / 2
+            ratios[rival].append(taken / before_and_after - 1)
+    cells = [f"{statistics.median(ratios[r]) * 100:.1f} %" if r in ratios else "-" for r in (*rivals(1),)]
+    return f"| {name} | {statistics.median(bare) * 1e3:.1f} | " + " | ".join(cells) + " |"
+
+
+def kernels(rounds: int) -> None:
+    """Each engine alone, on data that come from memory and on data that are in the cache, as a ratio to `x.sum()`."""
+    print(
+        "| values | x.sum() us | kernel | with histogram | per channel | per channel, channels last | no compiler | plain torch | by hand |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for shape in ((8, 64, 112, 112), (8, 64, 28, 28), (8, 512, 7, 7), (8, 64)):
+        for dtype in (torch.float32, torch.bfloat16):
+            print(one_kernel(shape, dtype, rounds), flush=True)
+
+
+def one_kernel(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> str:
+    tensors = [torch.randn(shape).relu().to(dtype) for _ in range(4)]
+    last = [x.contiguous(memory_format=torch.channels_last) for x in tensors] if len(shape) == 4 else tensors
+    whole, histogram, channels = Table(1), Table(1, histogram=True), Table(1, channels=True)
+
+    def fresh(x: Tensor, table: Table) -> None:
+        table.last = None  # or the same tensor would not be read twice
+        write(x, table, 0)
+
+    actions: dict[str, Callable[[int], object]] = {
+        "sum": lambda i: tensors[i].sum(),
+        "kernel": lambda i: fresh(tensors[i], whole),
+        "histogram": lambda i: fresh(tensors[i], histogram),
+        "channels": lambda i: fresh(tensors[i], channels),
+        "last": lambda i: fresh(last[i], channels),
+        "no compiler": lambda i: chunked.write(tensors[i], whole, 0),
+        "plain": lambda i: plain.measure(Content(values=tensors[i])),
+        "by hand": lambda i: by_hand(tensors[i], 0),
+    }
+    repeats = max(1, 2_000_000 // tensors[0].numel())
+    ratios: dict[str, list[float]] = {name: [] for name in actions}
+    sums = []
+    for _ in range(rounds):
+        for name, action in actions.items():
+            some = range(max(4, repeats // 20 if name in {"plain", "by hand"} else repeats))
+            taken = seconds(lambda action=action, some=some: [action(i % 4) for i in some]) / len(some)
+            if name == "sum":
+                sums.append(taken)
+            ratios[name].append(taken / sums[-1])
+    cells = " | ".join(f"{statistics.median(values):.2f}" for name, values in ratios.items() if name != "sum")
+    return f"| {str(dtype)[6:]} {shape} | {statistics.median(sums) * 1e6:.0f} | {cells} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--step", action="store_true", help="training steps instead of forward passes")
+    parser.add_argument("--kernels", action="store_true", help="the engines alone")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"engine: {'C kernel' if native.kernel() else 'torch and NumPy'}\n")
+    if options.kernels:
+        kernels(options.rounds)
+        return
+    names = options.only.split(",") if options.only else [n for n in cases() if n == DEEP or ":" not in n]
+    print(f"| model | bare ms | {' | '.join(rivals(1))} |\n|---|--:|{'--:|' * len(rivals(1))}")
+    for name in names:
+        print(overheads(name, options.rounds, step=options.step), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`cnnprobe compare` and `cnnprobe refactor`: whether two models are the same, and a model in blocks that is proven to be."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, chosen_format, input_options, model_options, output_options
+from cnnprobe.cli.output import check_file, write
+from cnnprobe.cli.program import tell
+from cnnprobe.cli.progress import progress
+from cnnprobe.differences import LEVELS
+from cnnprobe.errors import CheckError
+
+if TYPE_CHECKING:
+    from cnnprobe.proofs import Comparison
+
+
+@click.command("compare", short_help="Say whether two models are the same, and where they part.")
+@model_options
+@click.argument("expected")
+@input_options
+@click.option("--level", type=click.Choice(LEVELS), help="Compare and judge only that.  [default: all]")
+@click.option(
+    "--transfer", is_flag=True, help="First give the first model the weights of the second, by the names that stand for each other."
+)
+@click.option("--expected-arg", "expected_arguments", multiple=True, metavar="NAME=VALUE", help="As --arg, for the second model.")
+@click.option("--expected-weights", metavar="FILE", help="As --weights, for the second model.")
+@click.option("--rtol", type=click.FloatRange(0), metavar="X", help="Relative tolerance.  [default: torch.testing's, by dtype]")
+@click.option("--atol", type=click.FloatRange(0), metavar="X", help="Absolute tolerance.  [default: torch.testing's, by dtype]")
+@output_options
+def compare_command(
+    model: ModelRequest,
+    expected: str,
+    given: InputRequest,
+    wished: OutputRequest,
+    *,
+    level: str | None,
+    transfer: bool,
+    expected_arguments: tuple[str, ...],
+    expected_weights: str | None,
+    rtol: float | None,
+    atol: float | None,
+) -> None:
+    r"""Compare the model SPEC with the model EXPECTED, on the same inputs.
+
+    \b
+    EXPECTED is a SPEC too, or a report that `cnnprobe probe -o report.json` has saved:
+    then statistics of each activation are compared in place of its values.
+
+    Exit code 1: they differ (with --level: at that level).
+    """
+    check_file(wished)
+    with prints_on_stderr():
+        first = load(model, given)
+        second = replace(model, spec=expected, arguments=expected_arguments, weights=expected_weights)
+        other: Any = expected if expected.endswith(".json") else load(second, given).model
+        comparison = _compared(first, other, transfer=transfer, options={"rtol": rtol, "atol": atol, "level": level})
+    write(comparison.to(chosen_format(wished), width=wished.width), wished)
+    holds = comparison.equivalent if level is None else comparison.levels[level]
+    if not holds:
+        if wished.file is not None:
+            tell(f"they differ: {comparison!r}")
+        click.get_current_context().exit(CheckError.exit_code)
+
+
+def _compared(first: Loaded, other: Any, *, transfer: bool, options: dict[str, Any]) -> "Comparison":
+    from cnnprobe.api import compare
+
+    with progress("comparing"):
+        if transfer:
+            carried = compare(first.model, other, *first.args, **{**options, "level": "operations"}, **first.kwargs).transfer()
+            first.model.load_state_dict(carried)
+        return compare(first.model, other, *first.args, **options, **first.kwargs)
+
+
+@click.command("refactor", short_help="Write a model as blocks, and prove that it is the same.")
+@model_options
+@input_options
+@output_options
+def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputRequest) -> None:
+    r"""Find what repeats in the model SPEC, write it as block classes, and prove the result equivalent.
+
+    \b
+    -o blocks.py writes the source alone. Exit code 1: nothing folds, or the proof failed.
+    """
+    is_source = wished.file is not None and wished.file.endswith(".py") and wished.format is None
+    if not is_source:
+        check_file(wished)
+    with prints_on_stderr():
+        loaded = load(model, given)
+        from cnnprobe.api import refactor
+
+        with progress("refactoring"):
+            refactoring = refactor(loaded.model, *loaded.args, **loaded.kwargs)
+    if is_source and refactoring.source:
+        write(refactoring.source, wished)
+        tell("\n".join(block.pattern for block in refactoring.blocks))
+        tell(f"proven: {refactoring.comparison!r}")
+    elif not is_source:
+        write(refactoring.to(chosen_format(wished), width=wished.width), wished)
+    if not refactoring.source:
+        raise CheckError("; ".join(refactoring.notes), where=f"refactor {model.spec}", fix="write it by hand, or refactor a part of it")

@@ -1,0 +1,125 @@
+"""`cnnprobe graph`: what autograd built, or how the modules are connected; and how one run differs from the next."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, input_options, model_options
+from cnnprobe.cli.output import check_file, write
+from cnnprobe.cli.program import tell
+from cnnprobe.cli.progress import progress
+from cnnprobe.errors import TargetError, UnknownNameError, suggest
+
+if TYPE_CHECKING:
+    from cnnprobe.graph import Graph
+    from cnnprobe.trace import Trace
+
+_FORMATS = ("text", "svg", "dot", "mermaid", "markdown", "json", "html")
+_ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".png", ".pdf")
+
+
+@click.command("graph", short_help="Draw the graph of modules, or of autograd; tell how two runs differ.")
+@model_options
+@input_options
+@click.option(
+    "--view", type=click.Choice(["modules", "autograd"]), default="modules", show_default=True, help="Module calls, or autograd's nodes."
+)
+@click.option("--depth", type=click.IntRange(1), metavar="N", help="Open modules N levels deep.  [default: as far as 80 boxes allow]")
+@click.option("--around", metavar="FQN", help="Only this module and what is next to it.")
+@click.option(
+    "--runs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Run N times, and tell how the graphs differ."
+)
+@click.option("--unreached", "missing", is_flag=True, help="List the parameters that no gradient can reach, and why.")
+@click.option("--engine", type=click.Choice(["own", "dot"]), default="own", show_default=True, help="Who lays out SVG; dot has 10 seconds.")
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="Form of the result.  [default: by the suffix of -o, else text]")
+@click.option("-o", "--output", "file", metavar="FILE", help="Write the graph there: " + " ".join(_ENDINGS))
+def graph_command(
+    model: ModelRequest,
+    given: InputRequest,
+    *,
+    view: str,
+    depth: int | None,
+    around: str | None,
+    runs: int,
+    missing: bool,
+    engine: str,
+    form: str | None,
+    file: str | None,
+) -> None:
+    r"""Run the model SPEC and draw its graph.
+
+    \b
+      cnnprobe graph torchvision:resnet18 -o graph.svg
+      cnnprobe graph net.py:Net --input 1,3,32,32 --view autograd
+      cnnprobe graph net.py:Net --input 1,3,32,32 --runs 2
+    """
+    wished = OutputRequest(format="text", file=file, width=None)
+    check_file(wished)
+    if file is not None and form is None and Path(file).suffix.lower() not in _ENDINGS:
+        raise UnknownNameError(
+            f"no graph format has the suffix {Path(file).suffix!r}", where=f"-o {file}", fix=suggest(Path(file).suffix, _ENDINGS)
+        )
+    with prints_on_stderr():
+        loaded = load(model, given)
+        with progress(f"running {model.spec}"):
+            passes = [_pass(loaded, model) for _ in range(runs)]
+    graphs = [_graph(autograd, trace, view) for autograd, trace in passes]
+    shown = graphs[-1] if view == "autograd" and depth is None and around is None else graphs[-1].collapse(depth, around=around)
+    lines = []
+    if missing:
+        lines += _unreached(*passes[-1])
+    if runs > 1:
+        lines += _differences(graphs)
+    if lines:
+        click.echo("\n".join(lines))
+    if file is not None or not lines:
+        _put(shown, form, file, engine)
+
+
+def _pass(loaded: Loaded, model: ModelRequest) -> "tuple[Graph, Trace]":
+    """One forward pass with autograd on: its graph, and its recording."""
+    import torch
+
+    from cnnprobe.api import autograd_graph, record
+
+    with torch.enable_grad(), record(loaded.model, statistics=False) as recording:
+        try:
+            output = loaded.model(*loaded.args, **loaded.kwargs)
+        except Exception as error:
+            what = f"the forward pass raised {type(error).__name__}: {str(error).strip()}"
+            raise TargetError(what, where=model.spec, fix="see `cnnprobe probe` with the same arguments") from error
+    return autograd_graph(output, loaded.model, trace=recording.trace), recording.trace
+
+
+def _graph(autograd: "Graph", trace: "Trace", view: str) -> "Graph":
+    from cnnprobe.graph import module_graph
+
+    return autograd if view == "autograd" else module_graph(trace)
+
+
+def _differences(graphs: "list[Graph]") -> list[str]:
+    found = []
+    for number, (before, after) in enumerate(pairwise(graphs), start=2):
+        difference = before.diff(after)
+        found += [f"run {number} against run {number - 1}:", *(f"  {line}" for line in str(difference).splitlines())]
+    return found
+
+
+def _unreached(autograd: "Graph", trace: "Trace") -> list[str]:
+    from cnnprobe.graph import unreached
+
+    cuts = [str(cut) for cut in unreached(autograd, trace)]
+    return cuts or ["a gradient can reach every parameter"]
+
+
+def _put(graph: "Graph", form: str | None, file: str | None, engine: str) -> None:
+    from cnnprobe.layout.drawing import save_graph
+
+    if file is None or form is not None:
+        write(graph.to(form or "text"), OutputRequest(format=None, file=file, width=None))
+        return
+    save_graph(graph, file, engine=engine)
+    tell(f"wrote {file}")

@@ -1,0 +1,91 @@
+"""How far two tensors are apart, and how far they may be: torch.testing's tolerances, or the rounding that different kernels and dtypes make."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cnnprobe.differences import Discrepancy
+
+_ROUNDING = 4.0
+"""Roundings of a random walk that are allowed for. After L operations the relative error is about eps * sqrt(L) (Higham and Mary 2019, "A New
+Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, theorem 2.4: with high probability a small multiple of it); the
+greatest of 10**6 normally distributed errors is 5 standard deviations, each rounding has one of eps / sqrt(12) * 2, which gives about 3."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """The user's own rtol and atol, or None; `rounding` where both sides do not round alike: other dtypes, devices, compiled code."""
+
+    rtol: float | None = None
+    atol: float | None = None
+    rounding: bool = False
+    equal_nan: bool = True  # a NaN in the same place is the same result
+
+    def bounds(self, actual: Tensor, expected: Tensor, depth: int) -> tuple[float, float]:
+        """Rtol and atol for two tensors that `depth` operations have made."""
+        rtol, atol = _defaults(actual.dtype, expected.dtype)
+        if self.rounding:
+            unit = max((torch.finfo(t.dtype).eps for t in (actual, expected) if t.is_floating_point()), default=0.0)
+            grown = _ROUNDING * unit * math.sqrt(max(depth, 1))
+            rtol, atol = max(rtol, grown), max(atol, grown * _root_mean_square(expected))
+        return (rtol if self.rtol is None else self.rtol), (atol if self.atol is None else self.atol)
+
+
+def _defaults(*dtypes: torch.dtype) -> tuple[float, float]:
+    """Those of torch.testing.assert_close: of two dtypes the looser ones."""
+    from torch.testing._comparison import default_tolerances
+
+    rtol, atol = default_tolerances(*dtypes)
+    return float(rtol), float(atol)
+
+
+def _root_mean_square(tensor: Tensor) -> float:
+    values = tensor.detach().double() if tensor.numel() < 1_000 else tensor.detach().float()
+    values = values[values.isfinite()] if not bool(values.isfinite().all()) else values
+    return float(values.square().mean().sqrt()) if values.numel() else 0.0
+
+
+def measure(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int) -> Discrepancy | None:
+    """The discrepancy of two tensors of one shape; None where they agree."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        actual, expected = _comparable(actual), _comparable(expected)
+        if actual.dtype == expected.dtype and actual.device == expected.device and torch.equal(actual, expected):
+            return None
+        rtol, atol = tolerance.bounds(actual, expected, depth)
+        common = torch.promote_types(actual.dtype, expected.dtype)
+        if common in (torch.float16, torch.bfloat16):
+            common = torch.float32
+        return _measure(actual.to(expected.device, common), expected.to(common), (rtol, atol))
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor.to_dense() if tensor.layout != torch.strided else tensor.resolve_conj().resolve_neg()
+
+
+def _measure(actual: Tensor, expected: Tensor, bounds: tuple[float, float]) -> Discrepancy | None:
+    rtol, atol = bounds
+    if actual.dtype == torch.bool:
+        actual, expected = actual.to(torch.int8), expected.to(torch.int8)
+    close = torch.isclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
+    mismatched = close.numel() - int(close.sum())
+    if not mismatched:
+        return None
+    apart = (actual - expected).abs().masked_fill_(close, 0)
+    apart = torch.where(apart.isnan(), torch.inf, apart) if apart.is_floating_point() else apart
+    where = int(apart.argmax())
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(where), actual.shape)) if actual.dim() else ()
+    relative = torch.where(apart > 0, apart.double() / expected.abs().double(), 0.0)
+    return Discrepancy(
+        mismatched=mismatched,
+        elements=close.numel(),
+        greatest_absolute=float(apart.flatten()[where]) if apart.numel() else 0.0,
+        index=index,
+        greatest_relative=float(relative.nan_to_num(nan=math.inf, posinf=math.inf).max()),
+        allowed_absolute=atol,
+        allowed_relative=rtol,
+    )

@@ -1,0 +1,289 @@
+"""Runs both models and compares every activation. Runs forward passes of its own, and leaves models, inputs and generators as they were.
+
+The activations of one model at most are held: the actual one runs first and keeps its outputs, the other one streams against them, and
+each is let go as soon as it was compared. What stands for what is known beforehand, from a pass on the meta device that computes nothing.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.comparison.alignment import align
+from cnnprobe.comparison.numbers import Tolerance, measure
+from cnnprobe.comparison.operations import operations_of
+from cnnprobe.comparison.structure import Aligned
+from cnnprobe.differences import Discrepancy, Operation
+from cnnprobe.recorder import Observation, is_compiled, observe
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.preservation import ModuleState, preserved_generators, storage_key
+from cnnprobe.recorder.values import leaves
+from cnnprobe.trace import Trace
+
+_KEPT = "kept"  # stands among a tensor's statistics: the number under which a witness saw it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model with the inputs that it is given."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What a pass of both models found: positions in the pairs -> discrepancy (None: equal), and the same for the outputs, by path."""
+
+    aligned: Aligned
+    activations: Mapping[int, Discrepancy | str | None] = field(default_factory=dict)
+    outputs: Mapping[str, Discrepancy | str | None] = field(default_factory=dict)
+    ran: bool = True  # both forward passes came to their end
+
+
+# -- witnesses -------------------------------------------------------------------------------------------------------------------
+
+
+class Counter:
+    """Numbers the tensors that it sees, and keeps none."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def see(self, tensor: Tensor) -> dict[str, float | int] | None:  # noqa: ARG002 - the protocol's
+        """The number of this tensor."""
+        self.count += 1
+        return {_KEPT: self.count - 1}
+
+    def about_to_write(self, tensor: Tensor) -> None:
+        """Nothing is kept that could change."""
+
+
+class Keeper(Counter):
+    """Keeps every tensor as it was when it was made; copies one only when its memory is about to be overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor | None] = []
+        self._sharing: dict[int, list[int]] = {}
+
+    def see(self, tensor: Tensor) -> dict[str, float | int] | None:
+        """Keep the tensor under its number."""
+        key = storage_key(tensor)
+        if key is not None:
+            self._sharing.setdefault(key, []).append(len(self.tensors))
+        self.tensors.append(tensor.detach())
+        return super().see(tensor)
+
+    def about_to_write(self, tensor: Tensor) -> None:
+        """Copy what shares the memory of `tensor`."""
+        for number in self._sharing.pop(storage_key(tensor) or 0, ()):
+            kept = self.tensors[number]
+            if kept is not None:
+                self.tensors[number] = kept.clone()
+
+
+class Streamer(Counter):
+    """Compares each tensor as it is made with the one that another model's pass has kept, and lets that one go."""
+
+    def __init__(self, kept: list[Tensor | None], plan: Mapping[int, tuple[int, int]], tolerance: Tolerance) -> None:
+        super().__init__()
+        self.found: dict[int, Discrepancy | str | None] = {}
+        self._kept, self._plan, self._tolerance = kept, plan, tolerance
+
+    def see(self, tensor: Tensor) -> dict[str, float | int] | None:
+        """Compare the tensor with its counterpart."""
+        number, depth = self._plan.get(self.count, (-1, 0))
+        other = self._kept[number] if number >= 0 else None
+        if other is not None:
+            self.found[self.count] = difference_of(other, tensor, self._tolerance, depth)
+            self._kept[number] = None
+        return super().see(tensor)
+
+
+def difference_of(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int) -> Discrepancy | str | None:
+    """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot be compared."""
+    if actual.shape != expected.shape:
+        return f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    try:
+        return measure(actual, expected, tolerance, depth)
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # tensors without readable values
+        return f"values cannot be read: {error}"
+
+
+# -- passes ----------------------------------------------------------------------------------------------------------------------
+
+
+def run_both(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement:
+    """One forward pass of each model in the given mode, from the same state of the random generators, with every activation compared."""
+    expected_trace = structure_of(expected, training=training)
+    for attempt in (1, 2):
+        keeper = Keeper()
+        first = observed(actual, keeper, training=training)
+        aligned = aligned_of(first.trace, expected_trace)
+        plan, positions = _plan(aligned)
+        _let_go(keeper, plan)
+        streamer = Streamer(keeper.tensors, plan, tolerance)
+        second = observed(expected, streamer, training=training)
+        operations = operations_of(second.trace)
+        if attempt == 2 or _run_alike(operations, aligned.expected):
+            break
+        expected_trace = second.trace  # control flow that depends on values: align anew with what really ran
+    aligned = Aligned(traces=(first.trace, second.trace), actual=aligned.actual, expected=operations, alignment=aligned.alignment)
+    found = {positions[number]: difference for number, difference in reversed(streamer.found.items())}
+    ran = first.error is None and second.error is None
+    return Agreement(
+        aligned=aligned,
+        activations=dict(sorted(found.items())),
+        outputs=compared_outputs(first.output, second.output, tolerance, len(operations)) if ran else {},
+        ran=ran,
+    )
+
+
+def run_plainly(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> dict[str, Discrepancy | str | None]:
+    """The outputs alone, of both models as they run when nobody looks: what compiled code allows."""
+    outputs = []
+    for subject in (actual, expected):
+        with preserved_generators(), in_mode(subject.model, training=training), torch.no_grad():
+            outputs.append(subject.model(*copies(subject.args), **copies(subject.kwargs)))
+    return compared_outputs(outputs[0], outputs[1], tolerance, sum(1 for _ in named_modules(expected.model)))
+
+
+def aligned_of(actual: Trace, expected: Trace) -> Aligned:
+    """The operations of two traces, and which stands for which."""
+    ours, theirs = operations_of(actual), operations_of(expected)
+    return Aligned(traces=(actual, expected), actual=ours, expected=theirs, alignment=align(ours, theirs))
+
+
+def observed(subject: Subject, witness: Counter, *, training: bool) -> Observation:
+    """One forward pass without gradients, seen by `witness`."""
+    with in_mode(subject.model, training=training), torch.no_grad():
+        return observe(subject.model, subject.args, subject.kwargs, witness=witness)
+
+
+def structure_of(subject: Subject, *, training: bool) -> Trace:
+    """The trace of a forward pass that computes nothing; where the meta device cannot follow, that of a real one."""
+    try:
+        with in_mode(subject.model, training=training), _on_meta(subject.model), torch.no_grad():
+            observation = observe(subject.model, _moved(subject.args), _moved(subject.kwargs), witness=Counter())
+        if observation.error is None:
+            return observation.trace
+    except (RuntimeError, NotImplementedError, TypeError):  # a parameter or input that has no twin without values
+        pass
+    return observed(subject, Counter(), training=training).trace
+
+
+def compared_outputs(actual: Any, expected: Any, tolerance: Tolerance, depth: int) -> dict[str, Discrepancy | str | None]:
+    """What the models gave back, leaf by leaf: path -> discrepancy, None where equal."""
+    ours, theirs = dict(leaves(actual)), dict(leaves(expected))
+    found: dict[str, Discrepancy | str | None] = {}
+    for path in (*theirs, *(path for path in ours if path not in theirs)):
+        if path not in ours or path not in theirs:
+            found[path] = "only the {} model gives it back".format("expected" if path in theirs else "actual")
+            continue
+        a, b = ours[path], theirs[path]
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            found[path] = difference_of(a, b, tolerance, depth)
+        elif isinstance(a, Tensor) != isinstance(b, Tensor):
+            found[path] = f"a {type(a).__name__} instead of a {type(b).__name__}"
+        elif isinstance(a, bool | int | float | str) and a != b:
+            found[path] = f"{a!r} instead of {b!r}"
+    return found
+
+
+def _plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
+    """Tensor of the expected pass -> (kept tensor of the actual one, depth), and -> position in the pairs."""
+    plan: dict[int, tuple[int, int]] = {}
+    positions: dict[int, int] = {}
+    for k, a, b in aligned.both():
+        ours, theirs = _numbers(aligned.traces[0], a), _numbers(aligned.traces[1], b)
+        for mine, other in zip(ours, theirs, strict=False):
+            plan[other] = (mine, (aligned.alignment.pairs[k].expected or 0) + 1)
+            positions[other] = k
+    return plan, positions
+
+
+def _numbers(trace: Trace, operation: Operation) -> list[int]:
+    return [int(out.stats[_KEPT]) for out in trace.calls[operation.call].outputs if out.stats is not None and _KEPT in out.stats]
+
+
+def _let_go(keeper: Keeper, plan: Mapping[int, tuple[int, int]]) -> None:
+    wanted = {number for number, _ in plan.values()}
+    for number in range(len(keeper.tensors)):
+        if number not in wanted:
+            keeper.tensors[number] = None
+
+
+def _run_alike(a: tuple[Operation, ...], b: tuple[Operation, ...]) -> bool:
+    return [(op.name, op.module, op.made) for op in a] == [(op.name, op.module, op.made) for op in b]
+
+
+# -- modes and devices -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """The model in train or eval mode by its own `train()`, and afterwards as it was, buffers and attributes too."""
+    state = ModuleState(model)
+    try:
+        model.train(training)
+        yield
+    finally:
+        state.restore()
+
+
+@contextlib.contextmanager
+def _on_meta(model: nn.Module) -> Iterator[None]:
+    """Every parameter and buffer stands in its place without its values meanwhile."""
+    twins: dict[int, Tensor] = {}
+    places: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
+        for _, module, first in named_modules(model):
+            registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for registry in registries if first else ():
+                for name, tensor in list(registry.items()):
+                    if tensor is not None:
+                        places.append((registry, name, tensor))
+                        registry[name] = twins.setdefault(id(tensor), _twin(tensor))
+        yield
+    finally:
+        for registry, name, tensor in places:
+            registry[name] = tensor
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _moved(value: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda leaf: leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf, value)
+
+
+def copies(value: Any) -> Any:
+    """The inputs with tensors of their own, for a pass that nobody guards."""
+    return torch.utils._pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)
+
+
+def fitted(value: Any, model: nn.Module) -> Any:
+    """The inputs on the device and in the floating dtype of the model's parameters."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return value
+
+    def fit(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
+
+    return torch.utils._pytree.tree_map(fit, value)
+
+
+def rounds_apart(actual: nn.Module, expected: nn.Module) -> bool:
+    """Whether the two do not round alike: another dtype or device, or compiled code."""
+    likes = [next(((p.dtype, p.device.type) for p in model.parameters() if p.is_floating_point()), None) for model in (actual, expected)]
+    return (None not in likes and likes[0] != likes[1]) or is_compiled(actual) != is_compiled(expected)

@@ -1,0 +1,43 @@
+"""A graph of operations or module calls as plain data, and what can be done with one: fold, compare, lay out. No torch."""
+
+from cnnprobe.graph.data import (
+    BLOCKS,
+    CHECKPOINT,
+    CUSTOM,
+    FUNCTION,
+    INPUT,
+    MODULE,
+    MORE,
+    OPERATION,
+    PARAMETER,
+    Call,
+    Edge,
+    Graph,
+    Node,
+    Saved,
+)
+from cnnprobe.graph.difference import Change, GraphDifference
+from cnnprobe.graph.modules import module_graph
+from cnnprobe.graph.reachability import Cut, unreached
+
+__all__ = [
+    "BLOCKS",
+    "CHECKPOINT",
+    "CUSTOM",
+    "FUNCTION",
+    "INPUT",
+    "MODULE",
+    "MORE",
+    "OPERATION",
+    "PARAMETER",
+    "Call",
+    "Change",
+    "Cut",
+    "Edge",
+    "Graph",
+    "GraphDifference",
+    "Node",
+    "Saved",
+    "module_graph",
+    "unreached",
+]

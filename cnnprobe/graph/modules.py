@@ -1,0 +1,99 @@
+"""The module view: module calls and torch functions of a recorded forward pass, and the tensors that pass between them.
+
+It comes from the recording and so stands also where autograd has built nothing: in eval, under no_grad, for integers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from cnnprobe.graph.data import FUNCTION, INPUT, MODULE, Call, Edge, Graph, Node
+from cnnprobe.trace import ModuleCall, TensorInfo, Trace
+
+
+def calls_of(trace: Trace) -> tuple[tuple[Call, ...], dict[int, int]]:
+    """The module calls of a trace, and for each of its rows the position of the innermost of them."""
+    calls: list[Call] = []
+    position: dict[int, int] = {}
+    for row, call in enumerate(trace.calls):
+        parent = position.get(call.parent) if call.parent is not None else None
+        if call.fqn is None:
+            if parent is not None:
+                position[row] = parent
+            continue
+        position[row] = len(calls)
+        calls.append(Call(call.fqn, call.index, call.kind, parent, call.source))
+    return tuple(calls), position
+
+
+def module_graph(trace: Trace) -> Graph:
+    """Every row of the trace that has none below it as a node, the model's inputs as nodes before them.
+
+    What a checkpointed segment ran again during backward is left out. A tensor from outside that is no input of the model
+    (a constant, a tensor that was taken through NumPy) has no node: its user then has no edge at that input.
+    """
+    calls, position = calls_of(trace)
+    shown = _rows_shown(trace)
+    inputs = _root_inputs(trace)
+    ids = {row: len(inputs) + i for i, row in enumerate(shown)}
+    nodes = [_input_node(i, info) for i, info in enumerate(inputs)]
+    nodes += [_node(ids[row], trace.calls[row], calls[position[row]] if row in position else None) for row in shown]
+    edges = [edge for row in shown for edge in _edges(ids, row, trace.calls[row].inputs, inputs)]
+    return Graph(
+        nodes=tuple(nodes),
+        edges=tuple(edges),
+        calls=calls,
+        outputs=_outputs(trace, ids),
+        title=trace.model,
+        view="modules",
+        notes=trace.notes,
+    )
+
+
+def _rows_shown(trace: Trace) -> list[int]:
+    parents = {call.parent for call in trace.calls if not call.recomputed}
+    return [row for row, call in enumerate(trace.calls) if row not in parents and not call.recomputed]
+
+
+def _root_inputs(trace: Trace) -> tuple[TensorInfo, ...]:
+    return tuple(info for info in trace.calls[0].inputs if not isinstance(info.source, str)) if trace.calls else ()
+
+
+def _input_node(i: int, info: TensorInfo) -> Node:
+    return Node(i, f"input {info.path}".rstrip(), INPUT, shape=info.shape, dtype=info.dtype)
+
+
+def _node(i: int, call: ModuleCall, owner: Call | None) -> Node:
+    output = call.outputs[0] if call.outputs else None
+    marks = ("failed",) if not call.completed else ()
+    if len(call.outputs) > 1:
+        marks = (*marks, f"{len(call.outputs)} outputs")
+    return Node(
+        i,
+        call.kind,
+        MODULE if call.fqn is not None else FUNCTION,
+        owner.fqn if owner else None,
+        owner.call if owner else 0,
+        call.source,
+        output.shape if output else None,
+        output.dtype if output else "",
+        marks=marks,
+    )
+
+
+def _edges(ids: dict[int, int], row: int, inputs: Sequence[TensorInfo], fed: Sequence[TensorInfo]) -> Iterator[Edge]:
+    for i, info in enumerate(inputs):
+        start = ids.get(info.source) if isinstance(info.source, int) else _fed(info, fed) if info.source is None else None
+        if start is not None and start < ids[row]:
+            yield Edge(start, ids[row], i)
+
+
+def _fed(info: TensorInfo, fed: Sequence[TensorInfo]) -> int | None:
+    """Which input of the model this is: told by shape and dtype, since no tensor is kept that could be asked."""
+    for i, given in enumerate(fed):
+        if (given.shape, given.dtype) == (info.shape, info.dtype):
+            return i
+    return None
+
+
+def _outputs(trace: Trace, ids: dict[int, int]) -> tuple[int, ...]:
+    made = [info.source for info in trace.calls[0].outputs] if trace.calls else []
+    return tuple(dict.fromkeys(ids[source] for source in made if isinstance(source, int) and source in ids))

@@ -1,0 +1,104 @@
+"""What is written in a box of a graph, for all formats: plain text, to be escaped by each."""
+
+import unicodedata
+from collections.abc import Mapping
+
+from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MODULE, MORE, PARAMETER, Node
+from cnnprobe.render.units import inert, size
+
+LONGEST = 44  # characters of a line in a box; more is cut in the middle, the tooltip has all
+_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "convolution": ("conv", "unfold", "fold"),
+    "normalisation": ("norm",),
+    "attention": ("attention", "lstm", "gru", "rnn", "transformer", "softmax"),
+    "pooling": ("pool", "upsample", "interpolate", "mean"),
+    "linear": ("linear", "addmm", "matmul", "mm", "bilinear", "embedding"),
+    "joining": ("add", "cat", "stack", "mul", "sub", "div"),
+    "activation": ("relu", "gelu", "silu", "sigmoid", "tanh", "swish", "elu", "mish", "threshold", "hardtanh"),
+    "shape": ("flatten", "view", "reshape", "permute", "transpose", "slice", "select", "chunk", "split", "identity", "dropout"),
+}
+
+
+def title(node: Node) -> str:
+    """The first line: what a reader looks for.
+
+    >>> title(Node(0, "Conv2d", "module", "layer1.0.conv1", call=1)), title(Node(0, "torch.flatten", "function", ""))
+    ('layer1.0.conv1 (2nd call)', 'flatten')
+    """
+    if node.kind == MODULE:
+        return f"{node.module or node.name}{_repeat(node.call)}"
+    if node.kind == FUNCTION:
+        return node.name.rpartition(".")[2]
+    if node.kind == PARAMETER:
+        return node.parameter or "parameter"
+    if node.kind == INPUT and node.name == "AccumulateGrad":
+        return "input"
+    return node.name
+
+
+def details(node: Node) -> list[str]:
+    """The lines below: class, shape, what is kept for backward, and what is special."""
+    lines = []
+    if node.kind == MODULE and node.module:
+        lines.append(node.name)
+    elif node.kind == BLOCKS:
+        lines.append(" ".join(part for part in (node.module, *node.marks[:1]) if part and not part.startswith("like ")))
+        lines += [mark for mark in node.marks if mark.startswith("like ")]
+    elif node.kind not in (MODULE, FUNCTION, PARAMETER, INPUT, MORE) and node.module is not None:
+        lines.append(f"in {node.module or 'the model itself'}{_repeat(node.call)}")
+    if node.shape is not None and node.kind != MORE:
+        lines.append(form(node))
+    if node.saved_bytes:
+        lines.append(f"keeps {size(node.saved_bytes)}")
+    marks = [mark for mark in node.marks if node.kind != BLOCKS or not mark.startswith(("to ", "like "))]
+    if marks:
+        lines.append(", ".join(marks))
+    return [line for line in lines if line]
+
+
+def form(node: Node) -> str:
+    """Shape, and the dtype where it is not the usual one.
+
+    >>> form(Node(0, "x", "module", shape=(1, 8), dtype="float32")), form(Node(0, "x", "module", shape=(1,), dtype="int64"))
+    ('(1, 8)', '(1,) int64')
+    """
+    return f"{node.shape}" + (f" {node.dtype}" if node.dtype not in ("float32", "") else "")
+
+
+def tooltip(node: Node) -> str:
+    """All that is known of a node, one line each."""
+    where = f"in {node.module!r}{_repeat(node.call)}" if node.module else ""
+    made_of = f"{node.members} operations" if node.members > 1 else ""
+    lines = [title(node), node.name if node.name != title(node) else "", where, *details(node), made_of, node.source]
+    return "\n".join(dict.fromkeys(inert(line) for line in lines if line))
+
+
+def family(node: Node) -> str:
+    """What sort of operation it is, for the colour; "other" where the name does not tell.
+
+    >>> family(Node(0, "ConvolutionBackward0", "operation")), family(Node(0, "torch.Tensor.add_", "function"))
+    ('convolution', 'joining')
+    """
+    if node.kind in (PARAMETER, INPUT, MORE):
+        return node.kind
+    name = node.name.rpartition(".")[2].lower()
+    return next((family for family, words in _FAMILIES.items() if any(word in name for word in words)), "other")
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """A line that fits: inert, and cut in the middle."""
+    text = inert(text)
+    return text if len(text) <= longest else f"{text[: longest - longest // 2 - 1]}…{text[-(longest // 2) :]}"
+
+
+def columns(text: str) -> int:
+    """Width of a text in characters of a fixed width; CJK characters take two."""
+    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _repeat(call: int) -> str:
+    if call == 0:
+        return ""
+    number = call + 1
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f" ({number}{ending} call)"

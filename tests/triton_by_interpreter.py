@@ -1,0 +1,31 @@
+"""Runs the Triton kernel's arithmetic on the CPU, by Triton's own interpreter; started by test_stats_cuda with TRITON_INTERPRET=1."""
+
+import sys
+
+import torch
+from test_stats_engines import DATA, as_dict, assert_agrees, oracle, oracle_histogram
+
+from cnnprobe.stats import Table, accelerated
+
+
+def main() -> None:
+    measured = 0
+    for name, x in DATA.items():
+        table = Table(2, histogram=True)
+        if not accelerated.write(x, table, 1):
+            continue
+        stats = table.read(1)
+        assert_agrees(stats.as_mapping(), oracle(x))
+        assert oracle_histogram(x) == as_dict(stats.histogram), name
+        assert table.read(0) is None
+        measured += 1
+    table = Table(len(DATA))  # all in one transfer, without histograms
+    written = {row: x for row, x in enumerate(DATA.values()) if accelerated.write(x, table, row)}
+    for row, x in written.items():
+        assert_agrees(table.read(row).as_mapping(), oracle(x))
+    sys.stdout.write(f"{measured} data sets measured\n")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
