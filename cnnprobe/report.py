@@ -21,7 +21,7 @@ _PARTS: Mapping[str, Any] = {"trace": Trace, "graph": Graph | None}
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
 _FRAGMENT = ("failure", "modules", "totals", "notes", "parameters")
-_PAGE = ("failure", "totals", "shares", "modules", "notes", "parameters", "traceback")
+_PAGE = ("failure", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -125,7 +125,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 def _laid_out(
     report: Report, depth: int | None, sections: Sequence[str] | None, *, rows: int | None = None, folded: bool = True, drawn: bool = False
 ) -> Document:
-    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows, folded=folded, drawn=drawn)
+    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows, folded=folded, drawn=drawn, graph=report.graph)
 
 
 def _write(target: Path, text: str) -> None:

@@ -335,3 +335,22 @@ def test_screen_readers_and_weak_eyes_have_nothing_serious_to_complain_of(show, 
         "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html, v.nodes[0].failureSummary]))"
     )
     assert [] == found, json.dumps(found, indent=1)
+
+
+@needs_browser
+def test_box_of_the_models_graph_and_row_of_the_table_find_each_other(show):
+    page = show(Report(trace=traces.tiny()))
+    page.click("#c3")
+    assert "flatten" in page.run("document.querySelector('svg g.marked').textContent")
+    page.click("svg [data-key=c4] rect")
+    assert "c4" == page.run("document.querySelector('tr.marked').id")
+
+
+@needs_browser
+def test_one_of_several_pictures_is_seen_and_another_can_be_chosen(show):
+    page = show(Report(trace=traces.blocks(6)))
+    seen = "[...document.querySelectorAll('figure.picture')].filter(f => f.offsetHeight).map(f => f.querySelectorAll('g.node').length)"
+    first = page.run(seen)
+    page.run("(s => { s.value = s.options.length - 1; s.dispatchEvent(new Event('change')) })(document.querySelector('.pictures select'))")
+    assert (1, [13]) == (len(first), page.run(seen))
+    assert first != [13]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnnprobe import schema
@@ -77,6 +77,7 @@ every_trace = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # making a trace is slow on a busy machine, and says nothing of what is tested
 @given(every_trace)
 def test_any_trace_is_read_back_from_strict_json_as_it_was(trace):
     text = json.dumps(schema.to_plain(trace), allow_nan=False)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.graph import Graph
+from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
 from cnnprobe.layout.folding import fold
 from cnnprobe.layout.parts import shares
@@ -17,7 +19,7 @@ from cnnprobe.trace import Trace
 
 __all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "modules", "totals", "notes", "parameters", "shares", "traceback")
+SECTIONS = ("failure", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
 _USUAL = ("failure", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
@@ -30,6 +32,7 @@ class _View:
     folded: bool
     most_rows: int | None
     drawn: bool
+    graph: Graph | None = None
 
 
 def lay_out_trace(
@@ -40,6 +43,7 @@ def lay_out_trace(
     folded: bool = True,
     most_rows: int | None = None,
     drawn: bool = False,
+    graph: Graph | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
@@ -50,6 +54,7 @@ def lay_out_trace(
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
         drawn: whether the table has a column of drawings of how the values lie.
+        graph: autograd's, shown in the section "graph" after the pictures of the modules.
 
     Raises:
         UsageError: `depth` is negative.
@@ -57,7 +62,7 @@ def lay_out_trace(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
-    view = _View(depth, folded, most_rows, drawn)
+    view = _View(depth, folded, most_rows, drawn, graph)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
@@ -127,6 +132,10 @@ def _shares(trace: Trace, _view: _View) -> Iterable[Block]:
     return shares(entries(trace))
 
 
+def _graph(trace: Trace, view: _View) -> Iterable[Block]:
+    return graph_pictures(trace, view.graph)
+
+
 def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
     if trace.failure is not None and trace.failure.traceback:
         yield Folded(title="Traceback", blocks=(Code(text=trace.failure.traceback.rstrip(), language="python"),))
@@ -139,5 +148,6 @@ _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "notes": _notes,
     "parameters": _parameters,
     "shares": _shares,
+    "graph": _graph,
     "traceback": _traceback,
 }

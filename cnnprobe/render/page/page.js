@@ -287,10 +287,19 @@
       const boxes = up.tr.id ? all(`svg [data-key~="${CSS.escape(up.tr.id)}"]`) : [];
       for (const box of boxes) box.classList.add("marked");
       if (boxes.length) {
-        if (scroll) boxes[0].scrollIntoView({ block: "nearest", inline: "nearest" });
-        return;
+        const shown = boxes.find((box) => box.getClientRects().length);
+        if (scroll && shown) center(shown);
+        if (shown) return;
       }
     }
+  }
+
+  // Scrolls the pane of a box, and never the page.
+  function center(box) {
+    const pane = box.closest(".scroll");
+    const [at, frame] = [box.getBoundingClientRect(), pane.getBoundingClientRect()];
+    if (at.top >= frame.top && at.bottom <= frame.bottom && at.left >= frame.left && at.right <= frame.right) return;
+    pane.scrollBy(at.left + at.width / 2 - frame.left - frame.width / 2, at.top + at.height / 2 - frame.top - frame.height / 2);
   }
 
   const shape = (tensor) => `(${tensor.shape.join(", ")}${tensor.shape.length === 1 ? "," : ""}) ${tensor.dtype}`;
@@ -341,7 +350,7 @@
   function picture(figure) {
     const svg = find("svg", figure);
     const pane = find(".scroll", figure);
-    if (!svg || !svg.viewBox.baseVal || !svg.viewBox.baseVal.width) return;
+    if (!svg || !svg.viewBox.baseVal || !svg.viewBox.baseVal.width) return null;
     const wide = svg.viewBox.baseVal.width;
     const high = svg.viewBox.baseVal.height;
     let scale = 1;
@@ -353,7 +362,7 @@
       svg.setAttribute("height", high * scale);
       pane.scrollTo(left * scale - x, top * scale - y);
     };
-    const fit = () => zoom(Math.min((pane.clientWidth - 2) / wide, 1.2));
+    const fit = () => (zoom(Math.min((pane.clientWidth - 2) / wide, 1)), pane.scrollTo(0, 0));
     const whole = () => zoom(Math.min((pane.clientWidth - 2) / wide, (pane.clientHeight - 2) / high, 1.2));
     const button = (text, label, act) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
     figure.prepend(make("div", { class: "tools" },
@@ -380,6 +389,22 @@
       if (key && !drag?.moved) mark(key, true);
     });
     fit();
+    return fit;
+  }
+
+  // Of several pictures beside a table one is seen at a time.
+  function choose(side) {
+    const figures = all("figure.picture", side);
+    const fits = figures.map(picture);
+    if (figures.length < 2) return;
+    const select = make("select", { "aria-label": "Picture" }, ...figures.map((figure, i) => make("option", { value: i }, find("figcaption", figure).textContent)));
+    const show = () => figures.forEach((figure, i) => {
+      figure.hidden = i !== Number(select.value);
+      find(".tools", figure)?.prepend(...(figure.hidden ? [] : [select]));
+      if (!figure.hidden) fits[i]?.();
+    });
+    select.addEventListener("change", () => (show(), select.focus()));
+    show();
   }
 
   // ---------------------------------------------------------------- code to copy
@@ -401,7 +426,8 @@
   for (const box of all(".table")) {
     if (box.classList.contains("tree") || find("tbody", box).rows.length > 15) trees.push(new Tree(box));
   }
-  for (const figure of all("figure.picture")) picture(figure);
+  for (const side of all(".pictures")) choose(side);
+  for (const figure of all("figure.picture")) if (!figure.closest(".pictures")) picture(figure);
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[href^='#']");
     if (!link) return;

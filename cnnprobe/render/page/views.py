@@ -16,10 +16,10 @@ _LEAST_PERCENT = 0.5  # a narrower bar is not seen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """A table with a picture of the same things beside it."""
+    """A table with pictures of the same things beside it."""
 
     table: Table
-    picture: Picture
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +64,18 @@ class Bar:
 
 
 def arranged(blocks: Iterable[Block]) -> Iterator[Block | Beside]:
-    """The blocks, with a picture that follows a tree right beside it."""
-    waiting: Table | None = None
-    for block in blocks:
-        if waiting is not None and isinstance(block, Picture):
-            yield Beside(table=waiting, picture=block)
-            waiting = None
+    """The blocks, with pictures that follow a tree right beside it."""
+    tree: Table | None = None
+    pictures: list[Picture] = []
+    for block in (*blocks, None):
+        if tree is not None and isinstance(block, Picture):
+            pictures.append(block)
             continue
-        if waiting is not None:
-            yield waiting
-            waiting = None
-        if isinstance(block, Table) and _is_tree(block):
-            waiting = block
-        else:
+        if tree is not None:
+            yield Beside(table=tree, pictures=tuple(pictures)) if pictures else tree
+        tree, pictures = (block if isinstance(block, Table) and _is_tree(block) else None), []
+        if block is not None and tree is None:
             yield block
-    if waiting is not None:
-        yield waiting
 
 
 def _is_tree(table: Table) -> bool:
