@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError
-from cnnprobe.trace import Failure, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
+from cnnprobe.trace import Failure, Histogram, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 from tests import traces
 
 numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
@@ -35,6 +35,7 @@ tensors = st.builds(
     path=texts,
     source=st.none() | st.integers() | texts,
     stats=st.none() | st.dictionaries(texts, numbers, max_size=3),
+    histogram=st.none() | st.just(Histogram(lowest=-3, negative=(0, 2), positive=(1, 5))),
 )
 calls = st.builds(
     ModuleCall,
