@@ -94,13 +94,24 @@ class Browser:
         first, _, self._buffer = self._buffer.partition(b"\0")
         return dict(json.loads(first))
 
-    def open(self, path: pathlib.Path | str, *, width: int = 1440, height: int = 900, dark: bool = False, hash: str = "") -> "Page":  # noqa: A002
-        """The file as a page that has loaded."""
+    def open(
+        self,
+        path: pathlib.Path | str,
+        *,
+        width: int = 1440,
+        height: int = 900,
+        dark: bool = False,
+        hash: str = "",  # noqa: A002
+        measured: bool = False,
+    ) -> "Page":
+        """The file as a page that has loaded; if it is `measured`, `Performance.getMetrics` tells the processor time of its main thread."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session, target)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.send(f"{domain}.enable")
+        if measured:
+            page.send("Performance.enable", timeDomain="threadTicks")
         page.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         page.prefer(dark=dark)
         page.send("Page.navigate", url=pathlib.Path(path).resolve().as_uri() + hash)

@@ -131,7 +131,7 @@ def test_histogram_bars_stand_at_their_powers_of_two_and_add_up():
     spread = Spread(minimum=-3.0, mean=0.0, std=1.0, maximum=3.0, histogram=histogram)
     page = render(Document(blocks=(Table(title="", columns=(Column(name="values"),), rows=(Row(cells=(spread,)),)),)), "html")
     # from left: -4..-2 holds 4 of at most 8, -2..-1 none, zero, 1..2 holds 8, 2..4 holds 2: heights 8 0 0 16 4 of 16
-    assert 'd="M0 16v-8h1v8h1h1v-16h1v12h1V16z"' in page
+    assert 'd="M0 16v-8h1v8h2v-16h1v12h1V16z"' in page
 
 
 # ---------------------------------------------------------------- in the browser

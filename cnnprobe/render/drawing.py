@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 from cnnprobe.render.document import Spread, Table
 from cnnprobe.render.units import percent, value
 from cnnprobe.trace import Histogram
 
 _HEIGHT = 16
-_WIDTH = 120  # of the drawing in a table, in CSS pixels
+_WIDTH = 100  # of the drawing in a table, in CSS pixels
 _WIDEST = 40  # powers of two on each side; what is smaller or larger is drawn at the edge
 _SEEN = 1e-3  # a bucket with a smaller share of its row has no say in how wide the axis is
 
@@ -84,10 +85,9 @@ def _bars(histogram: Histogram, axis: Axis) -> str:
     most = max(*left, *right, 1)
     heights = [round(n / most * _HEIGHT) or (1 if n else 0) for n in [*reversed(left), 0, *right]]
     path, level = [f"M0 {_HEIGHT}"], 0
-    for height in heights:
-        if height != level:
-            path.append(f"v{level - height}")
-        path.append("h1")
+    for height, run in groupby(heights):
+        step = f"v{level - height}" if height != level else ""
+        path.append(f"{step}h{sum(1 for _ in run)}")
         level = height
     return f'<path d="{"".join(path)}V{_HEIGHT}z"/>'
 

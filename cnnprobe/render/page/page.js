@@ -132,14 +132,14 @@
     dress() {
       this.table.setAttribute("role", this.isTree ? "treegrid" : "grid");
       this.table.setAttribute("aria-label", find("caption", this.table)?.textContent || "modules");
+      const places = new Map([this.tops, ...this.rows.map((row) => row.below)].flatMap((below) => below.map((row, i) => [row, [i + 1, below.length]])));
       for (const row of this.rows) {
         row.tr.tabIndex = -1;
         if (!this.isTree) continue;
-        const siblings = row.parent ? row.parent.below : this.tops;
         row.tr.setAttribute("role", "row");
         row.tr.setAttribute("aria-level", row.depth + 1);
-        row.tr.setAttribute("aria-posinset", siblings.indexOf(row) + 1);
-        row.tr.setAttribute("aria-setsize", siblings.length);
+        row.tr.setAttribute("aria-posinset", places.get(row)[0]);
+        row.tr.setAttribute("aria-setsize", places.get(row)[1]);
         row.twist = make("span", { class: "twist", "aria-hidden": "true" }, "");
         row.tr.cells[0].prepend(row.twist);
         if (row.parent) row.tr.cells[0].title = row.path;
@@ -367,7 +367,7 @@
     const button = (text, label, act) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
     figure.prepend(make("div", { class: "tools" },
       button("+", "Zoom in", () => zoom(scale * 1.3)), button("\u2212", "Zoom out", () => zoom(scale / 1.3)),
-      button("Width", "Fit the width", fit), button("All", "Show all of it", whole)));
+      button("Fit", "Fit the width", fit), button("Whole", "Show all of it", whole)));
     pane.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return;
       event.preventDefault();

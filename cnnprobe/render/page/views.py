@@ -1,16 +1,19 @@
 """What the page's template needs to know of a table or a bar, worked out beforehand: texts, numbers to sort by, shares, drawings."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from markupsafe import Markup
 
 from cnnprobe.render.document import Block, Cell, Column, Picture, Row, Shares, Spread, Table
-from cnnprobe.render.drawing import Axis, axis_of, draw_spread, in_words
-from cnnprobe.render.units import inert, percent, written
+from cnnprobe.render.drawing import Axis, axis_of, draw_spread
+from cnnprobe.render.units import inert, inert_lines, percent, written
 
 _OPEN_ROWS = 60  # rows that are open at first: as many levels as fit
 _RARE = 8  # columns of this priority and above are shown on demand
+_WIDE = 6  # columns of this priority are shown where there is room
 _LEAST_PERCENT = 0.5  # a narrower bar is not seen
 
 
@@ -23,31 +26,12 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellView:
-    """A cell: its text or drawing, the number it is sorted by, its share of the whole in percent, its classes."""
-
-    text: str
-    attributes: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowView:
-    """A row with what stands on its `<tr>`."""
-
-    attributes: Mapping[str, str]
-    cells: tuple[CellView, ...]
-    note: str
-    depth: int
-    emphasis: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
-    """A table; `open_depth` is the deepest level that is open at first."""
+    """A table; `head` and `rows` are HTML, `open_depth` is the deepest level that is open at first."""
 
     title: str
-    columns: tuple[tuple[str, str], ...]  # name and classes
-    rows: tuple[RowView, ...]
+    head: Markup
+    rows: tuple[Markup, ...]
     notes: tuple[str, ...]
     is_tree: bool
     open_depth: int
@@ -87,50 +71,57 @@ def table_view(table: Table) -> TableView:
     axis = axis_of(table)
     wholes = [_whole(table, i) if column.is_share else 0.0 for i, column in enumerate(table.columns)]
     is_tree = _is_tree(table)
+    head = "".join(_element("th", inert(column.name), {"scope": "col", "class": _classes(column)}) for column in table.columns)
     return TableView(
         title=inert(table.title),
-        columns=tuple((inert(column.name), _classes(column)) for column in table.columns),
-        rows=tuple(_row(table, row, axis, wholes) for row in table.rows),
+        head=Markup(head),  # noqa: S704 - every part of it was escaped in _element
+        rows=tuple(Markup("".join(_row(table, row, axis, wholes))) for row in table.rows),  # noqa: S704
         notes=(*map(inert, table.notes), *_legend(table, axis)),
         is_tree=is_tree,
         open_depth=_open_depth(table) if is_tree else 0,
     )
 
 
+def _element(tag: str, inside: str, attributes: Mapping[str, str]) -> str:
+    """An element of HTML; what is inside is escaped unless it is Markup, and attributes always. A template would take ten times as long."""
+    given = "".join([f' {name}="{escape(said)}"' for name, said in attributes.items() if said])
+    return f"<{tag}{given}>{inside if isinstance(inside, Markup) else escape(inside)}</{tag}>"
+
+
 def _whole(table: Table, column: int) -> float:
     return max((n for row in table.rows if isinstance(n := row.cells[column], int | float)), default=0.0)
 
 
+@functools.cache
 def _classes(column: Column) -> str:
-    return " ".join(name for name, on in (("n", column.align == "right"), ("rare", column.priority >= _RARE)) if on)
+    names = {"n": column.align == "right", "rare": column.priority >= _RARE, "wide": column.priority == _WIDE, "v": column.name == "values"}
+    return " ".join(name for name, on in names.items() if on)
 
 
-def _row(table: Table, row: Row, axis: Axis, wholes: list[float]) -> RowView:
-    attributes = {"id": row.key, "class": row.emphasis, "data-d": str(row.depth or ""), "style": f"--d:{row.depth}" if row.depth else ""}
-    cells = tuple(_cell(cell, column, axis, whole) for cell, column, whole in zip(row.cells, table.columns, wholes, strict=True))
-    return RowView(attributes=_given(attributes), cells=cells, note=row.note, depth=row.depth, emphasis=row.emphasis)
+def _row(table: Table, row: Row, axis: Axis, wholes: Sequence[float]) -> Iterator[str]:
+    depth = f"--d:{row.depth}" if row.depth else ""
+    cells = [_cell(cell, column, axis, whole) for cell, column, whole in zip(row.cells, table.columns, wholes, strict=True)]
+    inside = [_element("td" if i else "th", text, given if i else {"scope": "row", **given}) for i, (text, given) in enumerate(cells)]
+    attributes = {"id": row.key, "class": row.emphasis, "data-d": str(row.depth or ""), "style": depth}
+    yield _element("tr", Markup("".join(inside)), attributes)  # noqa: S704 - made of elements
+    if row.note:
+        said = Markup("<br>").join(inert_lines(row.note))
+        note = _element("td", Markup(_element("span", said, {})), {"colspan": str(len(table.columns))})  # noqa: S704
+        yield _element("tr", Markup(note), {"class": f"note {row.emphasis}".strip(), "style": depth})  # noqa: S704
 
 
-def _cell(cell: Cell, column: Column, axis: Axis, whole: float) -> CellView:
-    attributes = {"class": _classes(column)}
+def _cell(cell: Cell, column: Column, axis: Axis, whole: float) -> tuple[str, Mapping[str, str]]:
+    """The text or drawing, and the attributes: the number to sort by where the text does not say it exactly, the share of the whole."""
+    classes = _classes(column)
     if isinstance(cell, Spread):
-        attributes |= {"data-v": f"{cell.std:.6g}", "title": in_words(cell)}
-        text: str = Markup(draw_spread(cell, axis))  # noqa: S704 - made of numbers
-        if column.name == "values":
-            attributes["class"] += " v"
-    else:
-        text = inert(written(cell, column.unit))
-        if isinstance(cell, int | float) and text != f"{cell}":
-            attributes["data-v"] = f"{cell:.10g}"
-        if whole and isinstance(cell, int | float) and cell:
-            share = 100 * cell / whole
-            attributes |= {"style": f"--s:{max(share, _LEAST_PERCENT):.3g}%", "title": f"{percent(cell / whole)} of all {column.name}"}
-            attributes["class"] += " s"
-    return CellView(text=text, attributes=_given(attributes))
-
-
-def _given(attributes: Mapping[str, str]) -> dict[str, str]:
-    return {name: said.strip() for name, said in attributes.items() if said.strip()}
+        return Markup(draw_spread(cell, axis)), {"class": classes, "data-v": f"{cell.std:.6g}"}  # noqa: S704 - made of numbers
+    text = inert(written(cell, column.unit))
+    attributes = {"class": classes}
+    if isinstance(cell, int | float) and text.replace(",", "") != f"{cell}":
+        attributes["data-v"] = f"{cell}" if isinstance(cell, int) else f"{cell:.7g}"
+    if whole and isinstance(cell, int | float) and cell:
+        attributes |= {"class": f"{classes} s", "style": f"--s:{max(100 * cell / whole, _LEAST_PERCENT):.3g}%"}
+    return text, attributes
 
 
 def _legend(table: Table, axis: Axis) -> Iterator[str]:
