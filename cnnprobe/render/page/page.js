@@ -367,7 +367,7 @@
     const button = (text, label, act) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
     figure.prepend(make("div", { class: "tools" },
       button("+", "Zoom in", () => zoom(scale * 1.3)), button("\u2212", "Zoom out", () => zoom(scale / 1.3)),
-      button("Fit", "Fit the width", fit), button("Whole", "Show all of it", whole)));
+      button("Fit", "Fit the width", fit), button("Whole", "Whole picture", whole)));
     pane.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
