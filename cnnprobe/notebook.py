@@ -74,7 +74,7 @@ def _recorded(call: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _being_recorded.discard(self)
             if recording.traces:
-                keep_report(self, Report(trace=recording.trace, error=error))
+                keep_report(self, Report(trace=recording.trace, explanation=recording.explanation, error=error))
 
     recorded_call.is_probed = True  # type: ignore[attr-defined]
     return recorded_call

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
+from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.render import Document, render, suffixes
@@ -16,12 +17,12 @@ from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
 _SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace, "graph": Graph | None}
+_PARTS: Mapping[str, Any] = {"trace": Trace, "explanation": Explanation | None, "graph": Graph | None}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
-_FRAGMENT = ("failure", "modules", "totals", "notes", "parameters")
-_PAGE = ("failure", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
+_FRAGMENT = ("failure", "patch", "modules", "totals", "notes", "parameters")
+_PAGE = ("failure", "patch", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -30,7 +31,7 @@ class Report:
 
     trace: Trace
     findings: tuple[Any, ...] = ()  # of Finding
-    explanation: Any = None  # an Explanation where the forward raised
+    explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
     graph: Any = None  # a Graph where one was asked for
     output: object = field(default=None, compare=False)  # what the model itself returned
     error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
@@ -90,7 +91,7 @@ class Report:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
-        document = _laid_out(self, None, _FRAGMENT, rows=_SHOWN_IN_NOTEBOOK, drawn=True)
+        document = _laid_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
         return {"text/plain": str(self), "text/html": render(document, "fragment")}
 
 
@@ -122,10 +123,8 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: schema.from_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data}
 
 
-def _laid_out(
-    report: Report, depth: int | None, sections: Sequence[str] | None, *, rows: int | None = None, folded: bool = True, drawn: bool = False
-) -> Document:
-    return lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows, folded=folded, drawn=drawn, graph=report.graph)
+def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
+    return lay_out_trace(report.trace, depth=depth, sections=sections, explanation=report.explanation, graph=report.graph, **view)
 
 
 def _write(target: Path, text: str) -> None:

@@ -204,7 +204,7 @@ def test_probe_puts_no_colours_into_a_pipe(folder):
 
 def test_probe_of_a_crash_shows_the_rows_until_then_and_exits_3(folder):
     result = probe("Crashes", "--input", "1,3,8,8", code=3)
-    assert "raised RuntimeError" in result.stdout and "conv" in result.stdout
+    assert "missing-flatten" in result.stdout and "raised here" in result.stdout and "conv" in result.stdout
     assert "Traceback" not in result.output
 
 

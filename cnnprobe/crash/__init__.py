@@ -15,6 +15,7 @@ from cnnprobe.crash.reasoning import explain_forward
 from cnnprobe.crash.smallest import least_input
 from cnnprobe.crash.training import Training, failure_of, stage_of, told
 from cnnprobe.explanation import Explanation
+from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.trace import Failure, Trace
 
 __all__ = ["Crash", "add_note", "brief", "explain", "failure_of", "least_input", "stage_of"]
@@ -57,6 +58,11 @@ def explain(crash: Crash) -> Explanation | None:
 
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
+    with preserved_generators():  # layers that are made for a trial draw their weights
+        return _explained(crash)
+
+
+def _explained(crash: Crash) -> Explanation:
     stage = stage_of(crash.error, crash.trace)
     if stage == "forward" and crash.model is not None and crash.trace is not None:
         return explain_forward(Case(error=crash.error, trace=crash.trace, model=crash.model, args=crash.args, kwargs=crash.kwargs))

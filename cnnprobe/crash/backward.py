@@ -24,6 +24,8 @@ from cnnprobe.trace import ModuleCall
 MOST_NODES = 40_000  # of a graph that are looked at: a longer walk from Python is a danger to torch itself
 _CUTTING = frozenset({"detach", "detach_", "data", "argmax", "argmin", "round", "sign", "long", "int", "bool", "floor", "ceil", "__get__"})
 
+_VIEWS = frozenset({"__getitem__", "view", "narrow", "select", "unsqueeze", "t", "transpose", "squeeze", "chunk", "split"})
+
 
 def explain_backward(training: Training) -> Verdict:
     """Why the backward raised."""
@@ -286,20 +288,8 @@ def _writer(case: Case, maker: tuple[int, ModuleCall] | None) -> tuple[int, Modu
     writers = [(i, c) for i, c in enumerate(case.trace.calls) if i > start and _writes(case, c)]
     views = set(kept)
     for i, call in enumerate(case.trace.calls):  # a slice of what was saved is written to as well
-        if i > start and operation(call) in (
-            "__getitem__",
-            "view",
-            "narrow",
-            "select",
-            "unsqueeze",
-            "t",
-            "transpose",
-            "squeeze",
-            "chunk",
-            "split",
-        ):
-            if any(t.source in views for t in call.inputs):
-                views.add(i)
+        if i > start and operation(call) in _VIEWS and any(t.source in views for t in call.inputs):
+            views.add(i)
     exact = [pair for pair in writers if pair[1].inputs and pair[1].inputs[0].source in views and pair[1].inputs[0].source is not None]
     inputs = [pair for pair in writers if pair[1].inputs and pair[1].inputs[0].source is None and None in kept]
     return next(iter(exact or inputs or writers), None)
@@ -315,7 +305,7 @@ def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[
     for edit in _edits(case, call):
         tried = _backward_passes(training, case, edit)
         if tried is not False:
-            said = "tried on a copy of the model: forward and backward pass" if tried else ""
+            said = "tried: forward and backward pass on a copy of the model" if tried else ""
             worked, patch = bool(tried), diff(case, [edit])
             yield Repair(title=edit.title, code=edit.code, module=edit.module, works=worked, plausible=worked, tried=said, patch=patch)
     if operation(call) in ("__setitem__", "copy_", "zero_", "fill_"):

@@ -81,8 +81,8 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
         edit = Remove(title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}", module=flattening.fqn)
         candidates.append(candidate(edit))
     if len(shape) == found.batched + 1:
-        edit = before_call(case, lambda x: x.flatten(0, 1), "{x}.flatten(0, 1)")
-        candidates.append(candidate(edit, weight=POSSIBLE))
+        merge = before_call(case, lambda x: x.flatten(0, 1), "{x}.flatten(0, 1)")
+        candidates.append(candidate(merge, weight=POSSIBLE))
         if shape[1] == 1 or shape[0] == 1:
             axis = 0 if shape[0] == 1 else 1
             candidates.insert(0, candidate(before_call(case, lambda x: x.squeeze(axis), f"{{x}}.squeeze({axis})")))

@@ -109,13 +109,12 @@ def rebuilt(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
     if isinstance(module, nn.RNNBase):
         names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
     else:
-        names = [name for name in inspect.signature(kind.__init__).parameters if name in module.__dict__ or name in changes]
-        names = [name for name in names if name != "self"]
+        names = [name for name in inspect.signature(kind).parameters if name in module.__dict__ or name in changes]
     settings = {name: changes.get(name, getattr(module, name, None)) for name in names}
     settings |= {name: value for name, value in changes.items() if name not in settings}
     if isinstance(module, nn.MultiheadAttention):  # they follow embed_dim unless they were given
         settings |= {name: None for name in ("kdim", "vdim") if getattr(module, name) == module.embed_dim}
-    accepted = inspect.signature(kind.__init__).parameters
+    accepted = inspect.signature(kind).parameters
     if not isinstance(module, nn.RNNBase) and "bias" in accepted:
         settings["bias"] = getattr(module, "bias", None) is not None or getattr(module, "in_proj_bias", None) is not None
     like = next(iter(module.parameters()), None)
@@ -191,7 +190,8 @@ class Move(Edit):
         module = shadow.module(self.module or "")
         seen: set[int] = set()
         for part in module.modules():
-            for registry in (part._parameters, part._buffers):
+            registries: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for registry in registries:
                 for name, value in list(registry.items()):
                     if value is not None and id(value) not in seen:
                         seen.add(id(value))
@@ -227,12 +227,13 @@ class SetAttribute(Edit):
         registries = {name: dict(attributes[name]) for name in ("_modules", "_parameters", "_buffers")}
         value = self.value(module)
         module.__dict__.pop(self.name, None)
+        module._parameters.pop(self.name, None)
         setattr(module, self.name, value)
 
         def put_back() -> None:
             _refill(module.__dict__, attributes)
-            for name, content in registries.items():
-                _refill(module.__dict__[name], content)
+            for registry, content in registries.items():
+                _refill(module.__dict__[registry], content)
 
         shadow.undo.append(put_back)
 
@@ -248,7 +249,12 @@ class SetMode(Edit):
         module = shadow.module(self.module or "")
         modes = [(part, part.training) for part in module.modules()]
         module.train(self.training)
-        shadow.undo.append(lambda: [setattr(part, "training", mode) for part, mode in modes] and None)
+
+        def put_back() -> None:
+            for part, mode in modes:
+                part.training = mode
+
+        shadow.undo.append(put_back)
 
 
 @dataclass(frozen=True, kw_only=True)

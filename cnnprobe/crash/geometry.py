@@ -91,7 +91,8 @@ def window_of(module: nn.Module) -> Window | None:
             extra=per_axis(module.output_padding, n),
         )
     if isinstance(module, _POOLS):
-        return _pool(n, module.kernel_size, module.stride, getattr(module, "padding", 0), getattr(module, "dilation", 1), module.ceil_mode)
+        padding, dilation = module.__dict__.get("padding", 0), module.__dict__.get("dilation", 1)
+        return _pool(n, module.kernel_size, module.stride, padding, dilation=dilation, ceil=module.ceil_mode)
     if isinstance(module, _ADAPTIVE):
         size = module.output_size
         wanted = size if isinstance(size, tuple | list) else (size,) * n
@@ -99,7 +100,7 @@ def window_of(module: nn.Module) -> Window | None:
     return None
 
 
-def _pool(n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: Any) -> Window:
+def _pool(n: int, kernel: Any, stride: Any, padding: Any, *, dilation: Any, ceil: Any) -> Window:
     kernel = per_axis(kernel, n)
     return Window(
         kernel=kernel,
@@ -126,7 +127,7 @@ def window_of_call(case: Case, call: ModuleCall) -> Window | None:
         ceil = values(call, 5 if name.startswith("max") else 4, "ceil_mode")
         if kernel is None:
             return None
-        return _pool(n, kernel, values(call, 2, "stride"), values(call, 3, "padding"), dilation, ceil)
+        return _pool(n, kernel, values(call, 2, "stride"), values(call, 3, "padding"), dilation=dilation, ceil=ceil)
     if name.startswith("conv") and not name.startswith("conv_t"):
         weight = tensor(call, 1, "weight")
         if weight is None or len(weight.shape) != n + 2:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.adapting import configured, resized
 from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size
-from cnnprobe.crash.edits import Edit, Rewrite
+from cnnprobe.crash.edits import Edit, Rewrite, SetAttribute
 from cnnprobe.crash.geometry import steps_to, through, variants, window_of
 from cnnprobe.crash.shadow import Shadow
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
@@ -176,13 +176,28 @@ def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 def _parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Suspicion:
     owner = case.owner_of_parameter(str(owned.source))
+    name = str(owned.source).rpartition(".")[2]
+    wanted = _fitting(owned.shape, x.shape)
+    edit = SetAttribute(
+        title=f"give the parameter '{owned.source}' the shape {wanted}",
+        code=f"nn.Parameter(torch.zeros{wanted})",
+        module=owner,
+        name=name,
+        value=lambda _module: nn.Parameter(torch.zeros(wanted)),
+    )
     return Suspicion(
         diagnosis="shape-mismatch",
         module=owner,
         message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
-        arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {_fitting(owned.shape, x.shape)}",
+        arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
+        candidates=(candidate(edit),) if _is_parameter(case, owner, name) else (),
         weight=STRONG,
     )
+
+
+def _is_parameter(case: Case, owner: str, name: str) -> bool:
+    module = case.modules.get(owner)
+    return module is not None and name in module._parameters
 
 
 def _fitting(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
@@ -217,7 +232,7 @@ class Project(Edit):
         entry = (self.kind, self.source, rewritten)
         shadow.rewrites.append(entry)
         shadow.undo.append(lambda: shadow.rewrites.remove(entry))
-        shadow.undo.append(lambda: owner._modules.pop("projection") and None)
+        shadow.undo.append(lambda: owner._modules.__delitem__("projection"))
 
 
 def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:

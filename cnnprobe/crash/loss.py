@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.case import quoted
 from cnnprobe.crash.training import Loss, Training, Verdict, loss_from, range_of
-from cnnprobe.crash.users_code import innermost_locals, one_tuples
+from cnnprobe.crash.users_code import forward_of, innermost_locals, one_tuples
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of
 
@@ -66,7 +66,7 @@ def repaired(found: Loss, name: str, title: str, change: Change, *, code: str = 
 
 def _call(found: Loss, name: str, x: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
-        if found.module is not None and _BY_CLASS.get(type(found.module).__name__) == name and name not in ("gaussian_nll_loss",):
+        if found.module is not None and _BY_CLASS.get(type(found.module).__name__) == name and name != "gaussian_nll_loss":
             return found.module(x, target)  # type: ignore[no-any-return]
         function = getattr(F, name)
         options = {k: found.arguments[k] for k in ("weight", "ignore_index", "label_smoothing", "var") if k in found.arguments}
@@ -89,7 +89,7 @@ def _no_tensor(training: Training, found: Loss) -> Verdict:
     comma = None
     for fqn, module in training.modules().items():
         if not class_of(module).__module__.startswith("torch."):
-            node = next(one_tuples(class_of(module).forward), None)
+            node = next(one_tuples(forward_of(module)), None)
             if node is not None:
                 comma = (fqn, node.lineno)
                 break
@@ -345,6 +345,8 @@ def _output_range(_training: Training, found: Loss, name: str) -> Verdict | None
     var = found.arguments.get("var")
     bounds = range_of(var)
     if name != "gaussian_nll_loss" or bounds is None or bounds[0] >= 0:
+        return None
+    if not isinstance(var, Tensor):
         return None
     positive = {**found.arguments, "var": F.softplus(var.detach())}
     changed = Loss(name=found.name, module=found.module, arguments=positive)

@@ -18,8 +18,8 @@ def brief(explanation: Explanation) -> str:
         lines.append(f"  {explanation.arithmetic}")
     if explanation.source:
         lines.append(f"  at {short(explanation.source)}" + (f": {explanation.line}" if explanation.line else ""))
-    for repair in explanation.repairs[:_MOST_REPAIRS]:
-        lines.append(f"  fix: {repair.title}" + (f" ({repair.tried})" if repair.tried else ""))
+    repairs = explanation.repairs[:_MOST_REPAIRS]
+    lines += [f"  fix: {repair.title}" + (f" ({repair.tried})" if repair.tried else "") for repair in repairs]
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from cnnprobe.crash.case import Case, operation
 from cnnprobe.crash.edits import Adapt, Bind, Edit, Exchange, Insert, Reconfigure, Rewrite, SetAttribute
 from cnnprobe.crash.users_code import parsed
@@ -180,7 +179,7 @@ def _reconfigured(case: Case, edit: Reconfigure) -> list[Change]:
     fqn = edit.module or ""
     file, call = _constructor(case, fqn)
     kind = next(base for base in class_of(case.modules[fqn]).__mro__ if base.__module__.startswith("torch.nn."))
-    names = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    names = list(inspect.signature(kind).parameters)
     if names[:1] == ["args"]:  # recurrent layers
         names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
     if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
@@ -293,7 +292,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _augmented(file: File, line: int, edit: Rewrite) -> Change:
-    """x += y"""
+    """`x += y`, which is a statement of its own."""
     for node in ast.walk(file.tree):
         if isinstance(node, ast.AugAssign) and node.lineno == line and edit.respell == "{x} = {x} + {rest}":
             symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))

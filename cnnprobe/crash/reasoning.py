@@ -126,14 +126,14 @@ def _repair(case: Case, attempt: Attempt, bench: Bench, parameters: int) -> Repa
     gives = ", ".join(map(str, outcome.shapes[:3])) + (", ..." if len(outcome.shapes) > 3 else "")
     after = outcome.parameters
     kept = f"{after:,} parameters unchanged" if after == parameters else f"{after:,} parameters instead of {parameters:,}"
-    where = "" if bench.meta else " on a copy of the model"
+    where = "; on meta, by shapes alone" if bench.meta and case.trace.mode != "meta" else ""
     return Repair(
         title=attempt.candidate.title,
         code="; ".join(edit.code.replace("{x}", "x") for edit in edits if edit.code),
         module=edits[0].module,
         works=True,
         plausible=attempt.plausible,
-        tried=f"tried{where}: the forward passes and gives {gives or 'no tensor'}; {kept}",
+        tried=f"tried: the forward passes and gives {gives or 'no tensor'}; {kept}{where}",
         outputs=outcome.shapes,
         parameters=after,
         patch=patch_of(case, attempt.candidate),

@@ -111,6 +111,17 @@ class Shadow:
             error=seen.error,
         )
 
+    def passes(self) -> bool:
+        """Whether a forward passes, without looking at it."""
+        with _quiet(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
+            if self.meta:
+                stack.enter_context(torch.device("meta"))
+            try:
+                self.model(*self.args, **self.kwargs)
+            except Exception:  # whatever it is: it does not pass
+                return False
+        return True
+
     def backward(self) -> bool:
         """Whether a forward and a backward from everything that it gives pass."""
         with _quiet(), torch.enable_grad(), contextlib.ExitStack() as stack:
@@ -201,7 +212,8 @@ def _twin(tensor: Tensor, *, meta: bool) -> Tensor:
     """The shadow of a tensor: same shape, strides and dtype."""
     if is_lazy(tensor):
         if isinstance(tensor, UninitializedParameter):
-            return UninitializedParameter(requires_grad=tensor.requires_grad, device="meta" if meta else tensor.device, dtype=tensor.dtype)
+            make: Any = UninitializedParameter  # its stub lacks device and dtype
+            return make(requires_grad=tensor.requires_grad, device="meta" if meta else tensor.device, dtype=tensor.dtype)  # type: ignore[no-any-return]
         return copy.deepcopy(tensor)
     with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
         data = _on_meta(tensor) if meta else tensor.detach().clone()
@@ -228,7 +240,7 @@ def _lighten(model: nn.Module) -> None:
 
 
 def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-    self._check_input_dim(input)
+    self._check_input_dim(input)  # type: ignore[no-untyped-call]
     if input.shape[1] != self.num_features:
         raise RuntimeError("the number of features differs from that of the channels")
     if self.training and input.numel() == input.shape[1]:

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,15 @@ from cnnprobe.crash.adapting import with_input
 from cnnprobe.crash.case import Case, named, quoted, short
 from cnnprobe.crash.edits import AdaptOutput, Bind, ChangeArguments, Edit, Exchange, SetAttribute
 from cnnprobe.crash.suspicion import STRONG, USUAL, Suspicion, candidate
-from cnnprobe.crash.users_code import compiled_again, innermost_locals, names_on_the_line, one_tuples, without_one_tuples
+from cnnprobe.crash.users_code import (
+    compiled_again,
+    forward_of,
+    frame_locals,
+    innermost_locals,
+    names_on_the_line,
+    one_tuples,
+    without_one_tuples,
+)
 from cnnprobe.recorder.inventory import class_of, is_leaf
 from cnnprobe.trace import ModuleCall
 
@@ -27,7 +35,7 @@ def suspect(case: Case) -> Iterator[Suspicion]:
     if call is None:
         return
     if module is not None and not is_leaf(module) and type(module).forward is nn.Module.forward and "forward" not in module.__dict__:
-        yield from _no_forward(case, call.fqn or "", module)
+        yield from _no_forward(call.fqn or "", module)
         return
     yield from _wrapped_attributes(case)
     yield from _tuple_instead(case)
@@ -39,7 +47,7 @@ def suspect(case: Case) -> Iterator[Suspicion]:
 # -- no forward --------------------------------------------------------------------------------------------------------------
 
 
-def _no_forward(case: Case, fqn: str, module: nn.Module) -> Iterator[Suspicion]:
+def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         kind = type(module).__name__
         children = list(module._modules)
@@ -84,7 +92,7 @@ def _is_torchs(kind: type) -> bool:
 
 def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
     given = case.args[0] if case.args else next(iter(case.kwargs.values()), None)
-    if given is None or isinstance(given, Tensor) or isinstance(given, _NUMBERS):
+    if given is None or isinstance(given, (Tensor, *_NUMBERS)):
         return
     kind = type(given).__name__
     edits: list[tuple[Edit, int]] = []
@@ -124,9 +132,9 @@ def _from_mapping(given: dict[Any, Any]) -> Iterator[tuple[Edit, int]]:
 
 def _from_array(given: Any) -> Iterator[tuple[Edit, int]]:
     def as_tensor(value: Any) -> Tensor:
-        import numpy
+        import numpy as np
 
-        return torch.as_tensor(numpy.asarray(value).copy()).float()
+        return torch.as_tensor(np.asarray(value).copy()).float()
 
     is_image = hasattr(given, "mode") and hasattr(given, "size") and not hasattr(given, "shape")
     if is_image:
@@ -142,7 +150,7 @@ def _from_array(given: Any) -> Iterator[tuple[Edit, int]]:
 
 
 def _wrapped_attributes(case: Case) -> Iterator[Suspicion]:
-    """self.fc = nn.Linear(8, 2),"""
+    """A layer that a trailing comma has wrapped: `self.fc = nn.Linear(8, 2),`."""
     owner = case.modules.get(case.owner)
     if owner is None or case.leaf is not None or (case.call is not None and case.call.fqn is None):
         return
@@ -180,7 +188,7 @@ def _tuple_instead(case: Case) -> Iterator[Suspicion]:
     comma = _comma_in(module)
     candidates = []
     if comma is not None and module is not None:
-        again = compiled_again(class_of(module).forward, without_one_tuples)
+        again = compiled_again(forward_of(module), without_one_tuples)
         if again is not None:
             edit: Edit = Bind(
                 title=f"drop the trailing comma in the forward of {named(case, blamed)}, line {comma}",
@@ -248,7 +256,7 @@ def _maker(case: Case) -> ModuleCall | None:
 def _comma_in(module: nn.Module | None) -> int | None:
     if module is None or _is_torchs(class_of(module)):
         return None
-    found = next(one_tuples(class_of(module).forward), None)
+    found = next(one_tuples(forward_of(module)), None)
     return None if found is None else found.lineno
 
 
@@ -325,7 +333,7 @@ def _missing_attribute(case: Case) -> Iterator[Suspicion]:
     error = case.error
     subject, name = getattr(error, "obj", None), getattr(error, "name", None)
     if not isinstance(error, AttributeError) or not isinstance(name, str):
-        name, subject = _asked_of_module(case, error) if isinstance(error, AttributeError) else (None, None)
+        name, subject = _asked_of_module(error) if isinstance(error, AttributeError) else (None, None)
     if not isinstance(subject, nn.Module) or not isinstance(name, str):
         return
     known = [n for registry in ("_modules", "_parameters", "_buffers") for n in subject.__dict__[registry]]
@@ -350,10 +358,8 @@ def _missing_attribute(case: Case) -> Iterator[Suspicion]:
     )
 
 
-def _asked_of_module(case: Case, error: AttributeError) -> tuple[str | None, nn.Module | None]:
+def _asked_of_module(error: AttributeError) -> tuple[str | None, nn.Module | None]:
     """nn.Module raises without saying of whom what was asked; its frame has both."""
-    from cnnprobe.crash.users_code import frame_locals
-
     found = frame_locals(error, "torch/nn/modules/module.py", "__getattr__")
     if found is None:
         return None, None

@@ -9,7 +9,10 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch import nn
+
 from cnnprobe.recorder import sources
+from cnnprobe.recorder.inventory import class_of
 
 
 def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
@@ -68,6 +71,11 @@ def parsed(function: Callable[..., Any]) -> ast.FunctionDef | None:
     ast.increment_lineno(tree, first - 1)
     node = tree.body[0] if tree.body else None
     return node if isinstance(node, ast.FunctionDef) else None
+
+
+def forward_of(module: nn.Module) -> Callable[..., Any]:
+    """The forward as its class has it."""
+    return getattr(class_of(module), "forward")  # type: ignore[no-any-return]  # noqa: B009 - `type` has none
 
 
 def one_tuples(function: Callable[..., Any]) -> Iterator[ast.Tuple]:

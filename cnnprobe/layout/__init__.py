@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
+from cnnprobe.layout.explanations import explanation_blocks, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
 from cnnprobe.layout.parts import shares
 from cnnprobe.layout.shapes import lay_out_shapes
@@ -17,9 +19,9 @@ from cnnprobe.render.document import Block, Code, Document, Folded, Heading, Tab
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
+__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
+SECTIONS = ("failure", "patch", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
 _USUAL = ("failure", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
@@ -31,8 +33,9 @@ class _View:
     depth: int | None
     folded: bool
     most_rows: int | None
-    drawn: bool
+    drawn: bool = False
     graph: Graph | None = None
+    explanation: Explanation | None = None
 
 
 def lay_out_trace(
@@ -44,6 +47,7 @@ def lay_out_trace(
     most_rows: int | None = None,
     drawn: bool = False,
     graph: Graph | None = None,
+    explanation: Explanation | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
@@ -55,6 +59,7 @@ def lay_out_trace(
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
         drawn: whether the table has a column of drawings of how the values lie.
         graph: autograd's, shown in the section "graph" after the pictures of the modules.
+        explanation: why it raised; stands in place of the bare failure.
 
     Raises:
         UsageError: `depth` is negative.
@@ -62,7 +67,7 @@ def lay_out_trace(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
-    view = _View(depth, folded, most_rows, drawn, graph)
+    view = _View(depth, folded, most_rows, drawn, graph, explanation)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
@@ -84,8 +89,12 @@ def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
             yield parameter_table(found, title=title)
 
 
-def _failure(trace: Trace, _view: _View) -> Iterable[Block]:
-    return failure_notice(trace)
+def _failure(trace: Trace, view: _View) -> Iterable[Block]:
+    return failure_notice(trace) if view.explanation is None else explanation_blocks(view.explanation)
+
+
+def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else patch_blocks(view.explanation)
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:
@@ -143,6 +152,7 @@ def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
 
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
+    "patch": _patch,
     "modules": _modules,
     "totals": _totals,
     "notes": _notes,

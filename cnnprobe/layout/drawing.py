@@ -82,7 +82,12 @@ def _table(graph: Graph) -> Table:
         Column(name="from"),
         Column(name="marks", priority=4),
     )
-    return Table(title="Boxes in the order of the forward pass", columns=columns, rows=tuple(rows))
+    told = [i for i in range(len(columns)) if i < 2 or any(row.cells[i] is not None for row in rows)]
+    return Table(
+        title="Boxes in the order of the forward pass",
+        columns=tuple(columns[i] for i in told),
+        rows=tuple(Row(cells=tuple(row.cells[i] for i in told)) for row in rows),
+    )
 
 
 # ---------------------------------------------------------------- formats

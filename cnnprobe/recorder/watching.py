@@ -159,6 +159,7 @@ class Watcher(TorchFunctionMode):
         self.names: dict[int, str] = {}
         self.notes: dict[str, None] = {}
         self.other_threads = 0
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # to the latest root call, until the recording ends
         self.error: BaseException | None = None
         self.thread = sources.thread_id()
 
@@ -220,6 +221,8 @@ class Watcher(TorchFunctionMode):
             self.other_threads += 1
             return
         suspended = self._suspend()
+        if self.current is None:
+            self.given = (args, kwargs)
         row = Row(watch.fqn, self.current, len(self.rows))
         row.watch = watch
         row.module = watch.module

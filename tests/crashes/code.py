@@ -1,8 +1,9 @@
 """Mistakes in the code of the model rather than in its numbers."""
 
 import torch
-from crashes.table import crashes
 from torch import nn
+
+from crashes.table import crashes
 
 
 class Misspelt(nn.Module):
@@ -58,7 +59,7 @@ class Comma(nn.Module):
         self.fc = nn.Linear(4 * 36, 2)
 
     def forward(self, x):
-        x = (torch.relu(self.conv(x)),)
+        x = torch.relu(self.conv(x)),  # fmt: skip  # noqa: COM818
         return self.fc(torch.flatten(x, 1))
 
 
@@ -79,7 +80,7 @@ class CommaBlock(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
-        return (torch.relu(self.conv(x)),)
+        return torch.relu(self.conv(x)),  # fmt: skip  # noqa: COM818
 
 
 class PlainBlock(CommaBlock):

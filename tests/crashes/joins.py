@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from crashes.table import crashes
 from torch import nn
+
+from crashes.table import crashes
 
 
 class UNet(nn.Module):
@@ -133,7 +134,7 @@ class Positioned(nn.Module):
         return self.head((x + self.position).mean(1))
 
 
-@crashes("shape-mismatch", "", repair="")
+@crashes("shape-mismatch", "", repair="the shape (1, 17, 8)")
 def position_table_of_another_length(fixed):
     return Positioned(17 if fixed else 16), (torch.randn(2, 17, 8),)
 

@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from crashes.table import crashes
 from torch import nn
+
+from crashes.table import crashes
 
 
 def images(n=2, c=3, size=32):

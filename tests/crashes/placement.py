@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from crashes.table import crashes
 from torch import nn
+
+from crashes.table import crashes
 
 
 def small():

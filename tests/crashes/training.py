@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from crashes.table import Sick
 from torch import nn
+
+from crashes.table import Sick
 
 STEPS: list[Sick] = []
 
@@ -135,7 +136,7 @@ class TupleOut(nn.Module):
         self.fc = nn.Linear(6, 4)
 
     def forward(self, x):
-        return (self.fc(x),)
+        return self.fc(x),  # fmt: skip  # noqa: COM818
 
 
 class TensorOut(TupleOut):
