@@ -6,19 +6,22 @@ from dataclasses import dataclass, replace
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.explanation import Explanation
+from cnnprobe.graph import Graph
+from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
 from cnnprobe.layout.explanations import explanation_blocks, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
+from cnnprobe.layout.parts import shares
 from cnnprobe.layout.shapes import lay_out_shapes
 from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
 from cnnprobe.layout.tables import module_table, parameter_table
-from cnnprobe.render.document import Block, Document, Folded, Heading, Table, Text
+from cnnprobe.render.document import Block, Code, Document, Folded, Heading, Table, Text
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
 __all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "patch", "modules", "totals", "notes", "parameters")
+SECTIONS = ("failure", "patch", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
 _USUAL = ("failure", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
@@ -30,6 +33,8 @@ class _View:
     depth: int | None
     folded: bool
     most_rows: int | None
+    drawn: bool = False
+    graph: Graph | None = None
     explanation: Explanation | None = None
 
 
@@ -40,6 +45,8 @@ def lay_out_trace(
     sections: Sequence[str] | None = None,
     folded: bool = True,
     most_rows: int | None = None,
+    drawn: bool = False,
+    graph: Graph | None = None,
     explanation: Explanation | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
@@ -47,9 +54,11 @@ def lay_out_trace(
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default all but "patch" and "parameters".
+        sections: which parts, of `SECTIONS`; default failure, modules, totals, notes.
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
+        drawn: whether the table has a column of drawings of how the values lie.
+        graph: autograd's, shown in the section "graph" after the pictures of the modules.
         explanation: why it raised; stands in place of the bare failure.
 
     Raises:
@@ -58,7 +67,7 @@ def lay_out_trace(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
-    view = _View(depth, folded, most_rows, explanation)
+    view = _View(depth, folded, most_rows, drawn, graph, explanation)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
@@ -95,8 +104,8 @@ def _modules(trace: Trace, view: _View) -> Iterable[Block]:
     rows = fold(trace, rows) if view.folded else rows
     shown = [row for row in rows if view.depth is None or row.depth <= view.depth]
     if view.most_rows is None or len(shown) <= view.most_rows:
-        return [module_table(trace, shown)]
-    table = module_table(trace, _first_levels(shown, view.most_rows))
+        return [module_table(trace, shown, drawn=view.drawn)]
+    table = module_table(trace, _first_levels(shown, view.most_rows), drawn=view.drawn)
     return [replace(table, notes=(_NOT_SHOWN.format(len(shown) - len(table.rows)), *table.notes))]
 
 
@@ -128,6 +137,19 @@ def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
             yield Folded(title=table.title, blocks=(table,))
 
 
+def _shares(trace: Trace, _view: _View) -> Iterable[Block]:
+    return shares(entries(trace))
+
+
+def _graph(trace: Trace, view: _View) -> Iterable[Block]:
+    return graph_pictures(trace, view.graph)
+
+
+def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
+    if trace.failure is not None and trace.failure.traceback:
+        yield Folded(title="Traceback", blocks=(Code(text=trace.failure.traceback.rstrip(), language="python"),))
+
+
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
     "patch": _patch,
@@ -135,4 +157,7 @@ _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "totals": _totals,
     "notes": _notes,
     "parameters": _parameters,
+    "shares": _shares,
+    "graph": _graph,
+    "traceback": _traceback,
 }

@@ -22,7 +22,7 @@ from cnnprobe.recorder.inventory import WHOLE, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Summary, Tree, Watcher
-from cnnprobe.stats import summarise
+from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
 KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
@@ -68,7 +68,7 @@ class Recording:
         self._model = model
         self._tree = list(named_modules(model))
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        summarise_by = (_summary if statistics else None) if isinstance(statistics, bool) else statistics
+        summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
         self._sealed = [] if through_compiled else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
         visible = [entry for entry in self._tree if not _is_sealed(entry[0], entry[1], self._sealed)]
         self._watcher = Watcher(model, visible, summarise=summarise_by, guard=guard, on_root=self._finish)
@@ -125,9 +125,8 @@ class Recording:
         )
 
 
-def _summary(tensor: torch.Tensor) -> dict[str, float | int] | None:
-    statistics = summarise(tensor)
-    return None if statistics is None else statistics.as_mapping()
+def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
+    return summarise(tensor, histogram=True)
 
 
 def _has_compiled_code(module: nn.Module) -> bool:
@@ -172,7 +171,9 @@ def observe(
     """
     if isinstance(model, nn.Module) and is_lazy(model):
         model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
-    recording = Recording(model, statistics=statistics if witness is None else witness.see, through_compiled=True)
+    # One pass can afford histograms, a training loop could not.
+    asked = witness.see if witness is not None else _with_histogram if statistics else False
+    recording = Recording(model, statistics=asked, through_compiled=True)
     output, error = None, None
     with preserved_generators(), preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
         guard.on_write = None if witness is None else witness.about_to_write

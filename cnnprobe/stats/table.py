@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnprobe.stats import moments
-from cnnprobe.stats.statistics import BUCKETS, Channels, Histogram, Statistics, fold
+from cnnprobe.stats.statistics import BUCKETS, Channels, Statistics, fold
+from cnnprobe.trace import Histogram
 
 COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
 WRITTEN = len(COLUMNS)  # the column that is 1 where the row holds statistics, 0 where none were available
