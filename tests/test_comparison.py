@@ -3,6 +3,8 @@
 import copy
 import gc
 import json
+import sys
+import threading
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from written_out import resnet18_by_functions
 
 import cnnprobe
 from cnnprobe import compare, schema
-from cnnprobe.comparison import numbers
+from cnnprobe.comparison import Tolerance, numbers, passes
 from cnnprobe.differences import LEVELS, Outcome
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError
 from cnnprobe.testing import assert_equivalent
@@ -443,3 +445,42 @@ def test_values_that_are_not_finite_are_told_apart_by_place():
     first = next(d for d in compare(model(actual), model(expected), torch.zeros(1), level="numbers").differences if d.level == "numbers")
     assert (1, (70_001,), float("inf")) == (first.discrepancy.mismatched, first.discrepancy.index, first.discrepancy.greatest_absolute)
     assert compare(model(actual), model(actual.clone()), torch.zeros(1), level="numbers").levels["numbers"]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["relu after pooling", "AvgPool for MaxPool", "no bias", "other dropout", "padding 0"])
+def test_taking_turns_finds_what_keeping_one_models_activations_finds(name, training):
+    actual, expected, x = WRONG[name][0](), SimpleCNN(), pictures()
+    subjects = [passes.Subject(model=model, args=(x,), kwargs={}) for model in (actual, expected)]
+    together = passes._side_by_side(*subjects, Tolerance(), training=training)
+    apart = passes._one_after_the_other(*subjects, Tolerance(), training=training)
+    assert apart.activations == together.activations and apart.outputs == together.outputs
+    assert len(apart.activations) >= 13
+
+
+def test_interrupt_in_either_forward_goes_on_and_leaves_nothing_behind():
+    def interrupted(m, x):
+        if m.armed and x.device.type != "meta":
+            raise KeyboardInterrupt
+        return m.a(x)
+
+    for armed in ((True, False), (False, True)):
+        models = [Net(interrupted, a=nn.BatchNorm1d(4)).train() for _ in armed]
+        for model, arm in zip(models, armed, strict=True):
+            model.armed = arm
+        before, limit, generator = [state_of(model)[0] for model in models], sys.getrecursionlimit(), torch.get_rng_state()
+        with pytest.raises(KeyboardInterrupt):
+            compare(*models, noise(3, 4))
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("cnnprobe")]
+        assert limit == sys.getrecursionlimit() and torch.equal(generator, torch.get_rng_state())
+        for model, old in zip(models, before, strict=True):
+            assert model.training and not model._forward_hooks and not model.a._forward_hooks
+            assert all(torch.equal(value, model.state_dict()[key]) for key, value in old.items())
+
+
+def test_model_is_equivalent_to_itself_and_to_one_that_shares_its_layers():
+    model = small().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert compare(model, model, noise(4, 3, 8, 8)).equivalent
+    assert compare(plain(*model), model, noise(4, 3, 8, 8)).equivalent
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
