@@ -15,6 +15,8 @@ from benchmarks.chromium import Browser
 from cnnprobe.report import Report
 from reference_models import CNNModelAsWritten, SimpleCNN
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 
 def simplecnn() -> Report:
     """The small network of the tutorial."""
@@ -23,7 +25,7 @@ def simplecnn() -> Report:
 
 def crash() -> Report:
     """The network that lost its flatten."""
-    return cnnprobe.probe(CNNModelAsWritten().eval(), torch.randn(2, 3, 64, 64))
+    return cnnprobe.probe(CNNModelAsWritten().eval(), torch.randn(2, 3, 32, 32))
 
 
 def resnet50() -> Report:
@@ -53,7 +55,7 @@ def main() -> None:
         for name in chosen:
             make, mark = PAGES[name]
             path = pathlib.Path(folder) / f"{name}.html"
-            make().save(path)
+            path.write_text(make().to("html").replace(f"{ROOT}/", ""), encoding="utf-8")  # the same picture wherever it is made
             for dark in (False, True):
                 page = browser.open(path, width=1280, height=800, dark=dark, hash=mark)
                 page.screenshot(options.to / f"{name}-{'dark' if dark else 'light'}.png")

@@ -23,8 +23,8 @@ _PARTS: Mapping[str, Any] = {"trace": Trace, "findings": tuple[Finding, ...], "e
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
-_FRAGMENT = ("failure", "patch", "modules", "totals", "notes", "parameters")
-_PAGE = ("failure", "patch", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
+_FRAGMENT = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters")
+_PAGE = ("failure", "patch", "evidence", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -9,7 +9,7 @@ from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
-from cnnprobe.layout.explanations import explanation_blocks, lay_out_explanation, patch_blocks
+from cnnprobe.layout.explanations import evidence_blocks, explanation_notice, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
 from cnnprobe.layout.parts import shares
 from cnnprobe.layout.shapes import lay_out_shapes
@@ -21,8 +21,8 @@ from cnnprobe.trace import Trace
 
 __all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "patch", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
-_USUAL = ("failure", "modules", "totals", "notes")
+SECTIONS = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
+_USUAL = ("failure", "evidence", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
@@ -54,7 +54,7 @@ def lay_out_trace(
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default failure, modules, totals, notes.
+        sections: which parts, of `SECTIONS`; default failure, evidence, modules, totals, notes.
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
         drawn: whether the table has a column of drawings of how the values lie.
@@ -90,7 +90,13 @@ def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
 
 
 def _failure(trace: Trace, view: _View) -> Iterable[Block]:
-    return failure_notice(trace) if view.explanation is None else explanation_blocks(view.explanation)
+    if view.explanation is None or trace.failure is None:
+        return failure_notice(trace)
+    return [explanation_notice(view.explanation, key="" if trace.failure.call is None else f"c{trace.failure.call}")]
+
+
+def _evidence(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else evidence_blocks(view.explanation)
 
 
 def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
@@ -153,6 +159,7 @@ def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
     "patch": _patch,
+    "evidence": _evidence,
     "modules": _modules,
     "totals": _totals,
     "notes": _notes,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cnnprobe.explanation import Explanation, Repair
-from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Notice
+from cnnprobe.render.document import Block, Code, Document, Facts, Notice
 from cnnprobe.trace import TensorInfo
 
 _MOST_TENSORS = 4
@@ -16,9 +16,19 @@ def lay_out_explanation(explanation: Explanation) -> Document:
 
 
 def explanation_blocks(explanation: Explanation) -> Iterator[Block]:
-    """The notice, the evidence and the repairs, to stand in a report."""
+    """The notice, the evidence and the repairs."""
+    yield explanation_notice(explanation)
+    yield from evidence_blocks(explanation)
+
+
+def explanation_notice(explanation: Explanation, *, key: str = "") -> Notice:
+    """The fault, the module to blame and the best repair; `key` is that of the row where torch raised."""
     fix = explanation.repairs[0].title if explanation.repairs else ""
-    yield Notice(severity="error", text=f"{explanation.diagnosis}: {explanation.message}", where=_where(explanation), fix=fix)
+    return Notice(severity="error", text=f"{explanation.diagnosis}: {explanation.message}", where=_where(explanation), fix=fix, key=key)
+
+
+def evidence_blocks(explanation: Explanation) -> Iterator[Block]:
+    """What shows that it is so, and the repairs, each with what came of trying it."""
     pairs = tuple((name, text) for name, text in _facts(explanation) if text)
     if pairs:
         yield Facts(pairs=pairs)
@@ -30,7 +40,7 @@ def patch_blocks(explanation: Explanation) -> Iterator[Block]:
     """The best repair whose line is known, as a diff of the user's file."""
     for repair in explanation.repairs:
         if repair.patch:
-            yield Folded(title="The repair as a patch", blocks=(Code(text=repair.patch, language="diff", title=repair.title),))
+            yield Code(text=repair.patch, language="diff", title=f"The repair as a patch: {repair.title}")
             return
 
 
