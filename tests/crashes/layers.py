@@ -406,7 +406,7 @@ def one_image_where_the_code_unpacks_four_sizes(fixed):
             self.conv = nn.Conv2d(3, 4, 3)
 
         def forward(self, x):
-            n, c, h, w = x.shape
+            _n, _c, _h, _w = x.shape
             return self.conv(x)
 
     x = torch.randn(3, 8, 8)
