@@ -1,6 +1,7 @@
 """The verbs: each takes the user's model and gives a Report. The only room that knows the whole path."""
 
 import os
+import pathlib
 import sys
 import types
 import weakref
@@ -260,7 +261,7 @@ def diagnose(
     )  # fmt: skip
     evidence, error = observe_training(given)
     own = [each for each in rules if isinstance(each, Rule)]
-    known = load_rules([each for each in rules if not isinstance(each, Rule)])
+    known = load_rules([pathlib.Path(each) for each in rules if not isinstance(each, Rule)])
     outcome = run_rules(evidence, (*known, *own), ignore=ignore)
     trace = next((step.trace for step in evidence.steps if step.trace.failure is not None), evidence.trace)
     crashed = (finding_of_failure(trace.failure),) if trace.failure is not None else ()

@@ -134,4 +134,4 @@ def is_inplace(trace: Trace, call: ModuleCall) -> bool:
     name = call.kind.rsplit(".", maxsplit=1)[-1]
     if name.endswith("_") and not name.endswith("__"):
         return True
-    return name in ("__setitem__",) or name.startswith("__i") or call.arguments.get("inplace") is True
+    return name == "__setitem__" or name.startswith("__i") or call.arguments.get("inplace") is True

@@ -60,7 +60,7 @@ def constant_init(evidence: Evidence) -> Iterator[Finding]:
     """
     steps = [s for s in evidence.steps if s.gradients]
     used = called(evidence)
-    for name, parameter in trainable(evidence).items():
+    for name in trainable(evidence):
         value = evidence.values.get(name)
         if (
             value is None

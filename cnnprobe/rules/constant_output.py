@@ -59,7 +59,7 @@ def constant_output(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _zero_head(evidence: Evidence) -> bool:
-    rows = [i for i in Flow(evidence.trace).primitives(PROJECTIONS)]
+    rows = list(Flow(evidence.trace).primitives(PROJECTIONS))
     last = evidence.trace.calls[rows[-1]].fqn if rows else None
     weight = evidence.values.get(f"{last}.weight")
     return weight is not None and weight.norm == 0

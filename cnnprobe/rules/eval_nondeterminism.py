@@ -81,10 +81,10 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     learned = False
     if place is not None:
         for reader in flow.passes_on(place):
-            others = [t for t in flow.calls[reader].inputs if t.source != place and isinstance(t.source, int)]
+            others = [t.source for t in flow.calls[reader].inputs if t.source != place and isinstance(t.source, int)]
             learned = learned or (
                 operation(flow.calls[reader]) in ("mul", "addcmul")
-                and any(operation(flow.calls[j]) in PROJECTIONS for t in others for j in {*flow.before(t.source), t.source})
+                and any(operation(flow.calls[j]) in PROJECTIONS for made in others for j in {*flow.before(made), made})
             )
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(

@@ -58,7 +58,7 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
             return
     for loss in evidence.steps[0].losses if evidence.steps else ():
         is_error, flips, place = _chain(flow, loss.call)
-        if is_error and flips % 2:
+        if is_error and flips % 2 and place is not None:
             yield Finding(
                 module=None,
                 message=f"backward starts at minus {describe(flow.calls[place])}: the optimizer makes this error larger (loss {loss.value:.3g})",

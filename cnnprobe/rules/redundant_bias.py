@@ -43,9 +43,10 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
     for i in flow.primitives({"batch_norm"}):
         source = flow.producer(flow.data(i))
         fqn = flow.calls[source].fqn if source is not None else None
-        if source is not None and fqn is not None and operation(flow.calls[source]) in PROJECTIONS and flow.readers.get(source) == [i]:
-            if evidence.trace.module(fqn).config.get("bias") is True:
-                found.setdefault(fqn, flow.calls[i].fqn or "")
+        if source is None or fqn is None or operation(flow.calls[source]) not in PROJECTIONS or flow.readers.get(source) != [i]:
+            continue
+        if evidence.trace.module(fqn).config.get("bias") is True:
+            found.setdefault(fqn, flow.calls[i].fqn or "")
     if found:
         first = next(iter(found))
         yield Finding(

@@ -27,7 +27,7 @@ def _net(momentum: float) -> Mapping[str, Any]:
     inputs, optimizer = 5 + 0.3 * images(), torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), labels()).backward()
+        nn.functional.cross_entropy(model(inputs), labels()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return classifying(model, inputs=inputs, optimizer=optimizer)
 

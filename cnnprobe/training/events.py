@@ -6,7 +6,7 @@ The hook is set for this thread while the step runs and put back afterwards; it 
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ class LoopWatch:
                 self._codes[code] = kind
             function = inner
 
-    def __enter__(self) -> "LoopWatch":
+    def __enter__(self) -> Self:
         self._previous = sys.getprofile()
         sys.setprofile(self._profile)
         return self

@@ -227,13 +227,13 @@ def _flipped(model: nn.Module, trace: Trace, rows: list[int]) -> Iterator[None]:
     modules = dict(model.named_modules())
     flipped = [modules[fqn] for i in rows if (fqn := trace.calls[i].fqn) is not None and fqn in modules]
     for module in flipped:
-        module.inplace = False  # type: ignore[assignment]
+        module.inplace = False
     try:
         with _OutOfPlace({(trace.calls[i].kind, trace.calls[i].source) for i in rows if trace.calls[i].fqn is None}):
             yield
     finally:
         for module in flipped:
-            module.inplace = True  # type: ignore[assignment]
+            module.inplace = True
 
 
 def find_overwritten(model: nn.Module, inputs: Any, base: Pass) -> tuple[int, ...]:

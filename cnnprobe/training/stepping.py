@@ -44,7 +44,7 @@ class TrainingStep(nn.Module):
 
     def forward(self) -> Any:
         """What the step returns."""
-        return self.run()
+        return self.run()  # type: ignore[operator]
 
 
 def summary(tensor: Tensor) -> dict[str, float | int] | None:
@@ -68,7 +68,7 @@ class Stepper:
         self.model = model
         self.surroundings = surroundings
         self.names = names  # id of parameter or hidden tensor -> fqn
-        self.parameters = {name: p for name, p in _parameters(model)}
+        self.parameters = dict(_parameters(model))
         self.canaries: list[weakref.ref[_Canary]] = []
         self.stepped: set[str] = set()  # parameters whose gradient an optimizer has used and nobody has cleared since
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
@@ -244,7 +244,7 @@ class _Draft:
         around = self.stepper.surroundings
         for group in (around.optimizers, around.schedulers, around.models):
             if id(subject) in group:
-                return group[id(subject)][0]  # type: ignore[index]
+                return group[id(subject)][0]
         return type(subject).__name__
 
 

@@ -78,7 +78,7 @@ def _places(subject: Any) -> Iterator[Place]:
         yield from _of_function(subject)
     elif _is_users(subject):
         yield from _attributes(subject)
-        call = getattr(type(subject), "__call__", None)
+        call = type(subject).__dict__.get("__call__")
         if isinstance(call, types.FunctionType):
             yield "call", _constant(call), _ignore
 
@@ -115,9 +115,9 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _attributes(instance: Any) -> Iterator[Place]:
-    attributes = getattr(instance, "__dict__", None)
-    for name in list(attributes or ()):
-        yield f"self.{name}", functools.partial(getattr, instance, name, None), functools.partial(attributes.__setitem__, name)  # type: ignore[union-attr]
+    attributes: dict[str, Any] = getattr(instance, "__dict__", None) or {}
+    for name in list(attributes):
+        yield f"self.{name}", functools.partial(getattr, instance, name, None), functools.partial(attributes.__setitem__, name)
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -164,8 +164,8 @@ def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> t
     required = [i for i, p in enumerate(wanted) if p.default is p.empty]
     if any(roles[i] is None for i in required):
         order = _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
-        for i, role in zip(required, order, strict=False):
-            roles[i] = role
+        for i, usual in zip(required, order, strict=False):
+            roles[i] = usual
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for parameter, role, i in zip(wanted, roles, range(len(wanted)), strict=True):
