@@ -16,6 +16,8 @@ from cnnprobe.render.document import Document
 from cnnprobe.render.page.views import Beside, arranged, bars, table_view
 from cnnprobe.render.units import inert, inert_lines
 
+_PARTS = ("ground.js", "trees.js", "marks.js", "pictures.js")
+
 
 def render_page(document: Document, *, data: str = "") -> str:
     """The page as text.
@@ -24,7 +26,7 @@ def render_page(document: Document, *, data: str = "") -> str:
         document: what is shown.
         data: the JSON of a report whose rows the document shows; the page carries it, and tells of a marked row what it says.
     """
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = _asset("page.css"), _script()
     return (
         _environment()
         .get_template("page.html")
@@ -60,6 +62,12 @@ def _kind(block: object) -> str:
 @functools.cache
 def _asset(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _script() -> str:
+    """The parts of the script in one scope: none of their names can be seen, or overwritten, from outside."""
+    return "(() => {\n" + "\n".join(map(_asset, _PARTS)) + "})();\n"
 
 
 def _hash(script: str) -> str:
