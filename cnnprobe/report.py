@@ -127,7 +127,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
     document = lay_out_trace(report.trace, depth=depth, sections=sections, explanation=report.explanation, graph=report.graph, **view)
-    return with_findings(document, report.findings) if report.findings else document
+    return with_findings(document, report.findings, report.trace) if report.findings else document
 
 
 def _write(target: Path, text: str) -> None:

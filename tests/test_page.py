@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from benchmarks.chromium import BINARY, Browser
+from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.render import Code, Column, Document, Facts, Folded, Heading, Notice, Picture, Row, Share, Shares, Spread, Table, Text, render
 from cnnprobe.report import Report, load
 from cnnprobe.trace import Histogram
@@ -354,3 +355,14 @@ def test_one_of_several_pictures_is_seen_and_another_can_be_chosen(show):
     page.run("(s => { s.value = s.options.length - 1; s.dispatchEvent(new Event('change')) })(document.querySelector('.pictures select'))")
     assert (1, [13]) == (len(first), page.run(seen))
     assert first != [13]
+
+
+@needs_browser
+def test_finding_stands_on_top_and_leads_to_its_module(show):
+    finding = Finding(
+        rule="dead-relu", code="CP101", severity=Severity.WARNING, module="relu", message="99.8% of the outputs are zero", fix="lower lr"
+    )
+    page = show(Report(trace=traces.tiny(), findings=(finding,)))
+    assert page.run("document.querySelector('.notice.warning').getBoundingClientRect().bottom") < 400
+    page.click(".notice.warning a")
+    assert "c2" == page.run("document.querySelector('tr.marked').id")
