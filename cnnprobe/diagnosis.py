@@ -139,8 +139,8 @@ def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str,
         UsageError: a suppression without a reason.
     """
     ignore = ignore or {}
-    for key, reason in ignore.items():
-        if not reason.strip():
+    for key, why in ignore.items():
+        if not why.strip():
             raise UsageError(f"{key!r} is ignored without a reason", where="ignore=", fix="say why, for the reader after you")
     rules = tuple(rules)
     found: list[Finding] = []

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe import schema
-from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.diagnosis import Finding
+from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.layout.findings import with_findings

@@ -1,11 +1,33 @@
 """The data that rules read, and the questions they ask of it: frozen, plain, without torch."""
 
 from cnnprobe.evidence.data import (
-    Backward, Event, Evidence, Gradient, Hidden, Loss, OptimizerInfo, Probes, Replay, Step, Values,
+    Backward,
+    Event,
+    Evidence,
+    Gradient,
+    Hidden,
+    Loss,
+    OptimizerInfo,
+    Probes,
+    Replay,
+    Step,
+    Values,
 )  # fmt: skip
 from cnnprobe.evidence.flow import Flow, describe, sources_read
 from cnnprobe.evidence.operations import (
-    ARRANGING, FORWARDING, LOSSES, NONLINEAR, NORMALISING, PROJECTIONS, RECTIFIERS, SQUASHING, argument, is_inplace, operation, operation_of_module, option,
+    ARRANGING,
+    FORWARDING,
+    LOSSES,
+    NONLINEAR,
+    NORMALISING,
+    PROJECTIONS,
+    RECTIFIERS,
+    SQUASHING,
+    argument,
+    is_inplace,
+    operation,
+    operation_of_module,
+    option,
 )  # fmt: skip
 
 __all__ = [

@@ -40,14 +40,45 @@ _FUNCTIONS = {
 
 # Values go through as they are; only their arrangement, dtype, place or number changes.
 ARRANGING = frozenset(
-    "flatten unflatten view reshape squeeze unsqueeze contiguous identity permute transpose to float double half bfloat16 clone view_as reshape_as "
-    "getitem type_as alias cpu cuda expand narrow select unbind chunk split requires_grad_ index_select".split()
+    [
+        "flatten",
+        "unflatten",
+        "view",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "identity",
+        "permute",
+        "transpose",
+        "to",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "clone",
+        "view_as",
+        "reshape_as",
+        "getitem",
+        "type_as",
+        "alias",
+        "cpu",
+        "cuda",
+        "expand",
+        "narrow",
+        "select",
+        "unbind",
+        "chunk",
+        "split",
+        "requires_grad_",
+        "index_select",
+    ]
 )
 FORWARDING = ARRANGING | {"dropout"}
 RECTIFIERS = frozenset({"relu", "relu6", "threshold"})
 SQUASHING = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh", "softsign"})
 NONLINEAR = RECTIFIERS | SQUASHING | frozenset(
-    "leaky_relu prelu elu selu celu gelu silu mish softplus tanhshrink hardswish glu rrelu softmax log_softmax logsigmoid max_pool".split()
+    ["leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "tanhshrink", "hardswish", "glu", "rrelu", "softmax", "log_softmax", "logsigmoid", "max_pool"]
 )  # fmt: skip
 PROJECTIONS = frozenset({"linear", "conv", "conv_transpose"})
 NORMALISING = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm", "normalize"})
@@ -103,4 +134,4 @@ def is_inplace(trace: Trace, call: ModuleCall) -> bool:
     name = call.kind.rsplit(".", maxsplit=1)[-1]
     if name.endswith("_") and not name.endswith("__"):
         return True
-    return name in ("__setitem__",) or name.startswith("__i") or call.arguments.get("inplace") is True
+    return name == "__setitem__" or name.startswith("__i") or call.arguments.get("inplace") is True

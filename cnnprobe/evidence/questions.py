@@ -1,7 +1,7 @@
 """Questions that several rules ask of the evidence: where the loss is, which parameters are whose, how a module is spoken of."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from cnnprobe.evidence.data import Evidence, Gradient, Step
@@ -162,7 +162,7 @@ def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
     chosen = set(fqns)
     owners = {owner(p.fqn) for p in trace.parameters if p.kind == "parameter"}
     for module in sorted((m.fqn for m in trace.modules), key=lambda f: -f.count(".")):
-        below = {o for o in owners if o == module or module == "" or o.startswith(module + ".")}
+        below = {o for o in owners if module in (o, "") or o.startswith(module + ".")}
         if len(below) > 1 and below <= chosen | {module} and below & chosen and all(o in chosen for o in below):
             chosen.add(module)
     return sorted(
@@ -176,7 +176,7 @@ def _parents(fqn: str) -> list[str]:
     return ["", *(".".join(parts[:i]) for i in range(1, len(parts)))] if fqn else []
 
 
-def _order(trace: Trace) -> "object":
+def _order(trace: Trace) -> Callable[[str], int]:
     position = {m.fqn: i for i, m in enumerate(trace.modules)}
     return lambda fqn: position.get(fqn, 0)
 

@@ -6,13 +6,12 @@ The hook is set for this thread while the step runs and put back afterwards; it 
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel  # noqa: F401  (its parameters are no part of any rule; imported so that its code is torch's)
 
 Handler = Callable[[dict[str, Any], types.FrameType], None]
 
@@ -58,7 +57,7 @@ class LoopWatch:
                 self._codes[code] = kind
             function = inner
 
-    def __enter__(self) -> "LoopWatch":
+    def __enter__(self) -> Self:
         self._previous = sys.getprofile()
         sys.setprofile(self._profile)
         return self

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cnnprobe.evidence import Hidden, Values
-from cnnprobe.stats import summarise
 from cnnprobe.recorder.inventory import is_leaf, named_modules
+from cnnprobe.stats import summarise
 
 _OWN = frozenset(nn.Module().__dict__)
 _DEEPEST = 3

@@ -146,11 +146,11 @@ class _Observation:
         assert loss_fn is not None  # noqa: S101  (trains() said so)
         loss = loss_fn(_fitting(output, loss_fn)) if request.targets is None else loss_fn(_fitting(output, loss_fn), request.targets)
         if isinstance(loss, Tensor) and loss.requires_grad:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for _, optimizer in self.around.optimizers.values():
                 optimizer.step()
         elif isinstance(loss, Tensor):
-            loss.backward()  # raises what torch says of a loss without a graph
+            loss.backward()  # type: ignore[no-untyped-call] # raises what torch says of a loss without a graph
 
     def loss_of(self, output: Any) -> float | None:
         """The loss of an output, where the loss function is known and takes it."""
@@ -211,7 +211,7 @@ class _Observation:
             try:
                 for _ in range(SCHEDULED):
                     scheduler.step()
-            except Exception:  # one with a total number of steps of its own
+            except Exception:  # noqa: S112 - one with a total number of steps of its own
                 continue
             return float(optimizer.param_groups[0]["lr"]) / float(rates[0])
         return None
@@ -250,17 +250,15 @@ class _Observation:
 
     def find_backward(self, steps: tuple[Step, ...]) -> Backward | None:
         """Where the backward pass of a finite loss first made a non-finite gradient."""
-        for i, step in enumerate(steps):
-            if finite(step.value) and any(g.nonfinite for g in step.gradients.values()):
-                break
-        else:
+        bad = [i for i, step in enumerate(steps) if finite(step.value) and any(g.nonfinite for g in step.gradients.values())]
+        if not bad:
             return None
         restore(self.states)
         stepper = Stepper(self.model, self.around, self.names)
         run = self.one_step()
-        for _ in range(i):
+        for _ in range(bad[0]):
             stepper.run(run, statistics=False, measured=False)
-        return Backward(call=_first_bad_derivative(self.model, run, self.names), step=i)
+        return Backward(call=_first_bad_derivative(self.model, run, self.names), step=bad[0])
 
     def called_in_train(self) -> frozenset[str]:
         """The modules that a forward in train mode calls."""
@@ -307,7 +305,7 @@ def _described(value: Any) -> tuple[TensorInfo, ...]:
 
 def _fitting(output: Any, loss_fn: Any) -> Any:
     """What a stock loss can take of a nested output: its logits, or its first tensor."""
-    if isinstance(output, Tensor) or not getattr(type(loss_fn), "__module__", "").startswith("torch.") and not getattr(loss_fn, "__module__", "").startswith("torch."):  # fmt: skip
+    if isinstance(output, Tensor) or (not getattr(type(loss_fn), "__module__", "").startswith("torch.") and not getattr(loss_fn, "__module__", "").startswith("torch.")):  # fmt: skip
         return output
     for name in ("logits", "out"):
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
@@ -327,7 +325,7 @@ def _first_bad_derivative(model: nn.Module, run: Callable[[], Any], names: Mappi
             return None
         count += 1
         slot = count
-        tensor.register_hook(lambda grad: fired.append((slot, bool(grad.isfinite().all()))))
+        tensor.register_hook(lambda grad: fired.append((slot, bool(grad.isfinite().all()))))  # type: ignore[no-untyped-call]
         return {"slot": slot}
 
     recording = Recording(TrainingStep(model, run))

@@ -44,7 +44,7 @@ class TrainingStep(nn.Module):
 
     def forward(self) -> Any:
         """What the step returns."""
-        return self.run()
+        return self.__dict__["run"]()
 
 
 def summary(tensor: Tensor) -> dict[str, float | int] | None:
@@ -53,7 +53,7 @@ def summary(tensor: Tensor) -> dict[str, float | int] | None:
     if statistics is None:
         return None
     result = dict(statistics.as_mapping())
-    if -1.0 <= statistics.min and statistics.max <= 1.0 and tensor.is_floating_point() and tensor.numel():
+    if statistics.min >= -1.0 and statistics.max <= 1.0 and tensor.is_floating_point() and tensor.numel():
         with torch.no_grad(), torch._C.DisableTorchFunction():
             values = tensor.detach()
             result["at_sigmoid_ends"] = float(((values < SATURATED_LOW) | (values > 1 - SATURATED_LOW)).float().mean())
@@ -68,7 +68,7 @@ class Stepper:
         self.model = model
         self.surroundings = surroundings
         self.names = names  # id of parameter or hidden tensor -> fqn
-        self.parameters = {name: p for name, p in _parameters(model)}
+        self.parameters = dict(_parameters(model))
         self.canaries: list[weakref.ref[_Canary]] = []
         self.stepped: set[str] = set()  # parameters whose gradient an optimizer has used and nobody has cleared since
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
@@ -244,7 +244,7 @@ class _Draft:
         around = self.stepper.surroundings
         for group in (around.optimizers, around.schedulers, around.models):
             if id(subject) in group:
-                return group[id(subject)][0]  # type: ignore[index]
+                return group[id(subject)][0]
         return type(subject).__name__
 
 

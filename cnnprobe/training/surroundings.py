@@ -78,7 +78,7 @@ def _places(subject: Any) -> Iterator[Place]:
         yield from _of_function(subject)
     elif _is_users(subject):
         yield from _attributes(subject)
-        call = getattr(type(subject), "__call__", None)
+        call = getattr(type(subject), "__call__", None)  # noqa: B004 - the function itself is wanted
         if isinstance(call, types.FunctionType):
             yield "call", _constant(call), _ignore
 
@@ -115,9 +115,9 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _attributes(instance: Any) -> Iterator[Place]:
-    attributes = getattr(instance, "__dict__", None)
-    for name in list(attributes or ()):
-        yield f"self.{name}", functools.partial(getattr, instance, name, None), functools.partial(attributes.__setitem__, name)  # type: ignore[union-attr]
+    attributes: dict[str, Any] = getattr(instance, "__dict__", None) or {}
+    for name in list(attributes):
+        yield f"self.{name}", functools.partial(getattr, instance, name, None), functools.partial(attributes.__setitem__, name)
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -145,7 +145,7 @@ _ROLES = {
     "loss_fn": ("loss_fn", "criterion", "loss", "loss_func", "loss_function", "crit"),
     "scheduler": ("scheduler", "sched", "lr_scheduler"),
 }
-_ORDER = {1: ("batch",), 2: ("inputs", "targets"), 3: ("model", "inputs", "targets"), 4: ("model", "inputs", "targets", "optimizer")}
+_ORDER = {2: ("inputs", "targets"), 3: ("model", "inputs", "targets"), 4: ("model", "inputs", "targets", "optimizer")}
 
 
 def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -163,9 +163,12 @@ def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> t
     roles = [next((role for role, names in _ROLES.items() if p.name.lower() in names), None) for p in wanted]
     required = [i for i, p in enumerate(wanted) if p.default is p.empty]
     if any(roles[i] is None for i in required):
-        order = _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
-        for i, role in zip(required, order, strict=False):
-            roles[i] = role
+        single = ("inputs",) if available.get("targets") is None else ("batch",)
+        order = (
+            single if len(required) == 1 else _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
+        )
+        for i, meant in zip(required, order, strict=False):
+            roles[i] = meant
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for parameter, role, i in zip(wanted, roles, range(len(wanted)), strict=True):
