@@ -23,7 +23,7 @@ from cnnprobe.proofs import Comparison, Refactoring
 from cnnprobe.recorder import Observation, Recording, observe
 from cnnprobe.refactoring import refactor_model
 from cnnprobe.report import Report, load
-from cnnprobe.rules import all_rules, load_rules
+from cnnprobe.rulebook import all_rules, load_rules
 from cnnprobe.trace import Trace
 from cnnprobe.training import Request, observe_training
 

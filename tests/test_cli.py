@@ -1,8 +1,8 @@
 """The command: what it prints where, and how it exits."""
 
-import re
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -333,7 +333,10 @@ def test_help_lists_the_commands_and_the_exit_codes():
 
 def test_no_command_shows_the_help_as_a_usage_failure():
     result = run(code=2)
-    assert ("", True) == (result.stdout, result.stderr.startswith("Usage: ") and re.search(r"\n  probe +Run one forward pass", result.stderr) is not None)
+    assert ("", True) == (
+        result.stdout,
+        result.stderr.startswith("Usage: ") and re.search(r"\n  probe +Run one forward pass", result.stderr) is not None,
+    )
 
 
 def test_version_is_that_of_the_package():

@@ -168,7 +168,7 @@ def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -
 
 @functools.cache
 def _known(files: tuple[str, ...]) -> "tuple[Rule, ...]":
-    from cnnprobe.rules import load_rules
+    from cnnprobe.rulebook import load_rules
 
     return load_rules(files)
 

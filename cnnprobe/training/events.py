@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel  # noqa: F401  (its parameters are no part of any rule; imported so that its code is torch's)
 
 Handler = Callable[[dict[str, Any], types.FrameType], None]
 

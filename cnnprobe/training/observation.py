@@ -150,7 +150,7 @@ class _Observation:
             for _, optimizer in self.around.optimizers.values():
                 optimizer.step()
         elif isinstance(loss, Tensor):
-            loss.backward()  # type: ignore[no-untyped-call]  # raises what torch says of a loss without a graph
+            loss.backward()  # type: ignore[no-untyped-call] # raises what torch says of a loss without a graph
 
     def loss_of(self, output: Any) -> float | None:
         """The loss of an output, where the loss function is known and takes it."""
@@ -250,17 +250,15 @@ class _Observation:
 
     def find_backward(self, steps: tuple[Step, ...]) -> Backward | None:
         """Where the backward pass of a finite loss first made a non-finite gradient."""
-        for i, step in enumerate(steps):  # noqa: B007 - where it broke off is used below
-            if finite(step.value) and any(g.nonfinite for g in step.gradients.values()):
-                break
-        else:
+        bad = [i for i, step in enumerate(steps) if finite(step.value) and any(g.nonfinite for g in step.gradients.values())]
+        if not bad:
             return None
         restore(self.states)
         stepper = Stepper(self.model, self.around, self.names)
         run = self.one_step()
-        for _ in range(i):
+        for _ in range(bad[0]):
             stepper.run(run, statistics=False, measured=False)
-        return Backward(call=_first_bad_derivative(self.model, run, self.names), step=i)
+        return Backward(call=_first_bad_derivative(self.model, run, self.names), step=bad[0])
 
     def called_in_train(self) -> frozenset[str]:
         """The modules that a forward in train mode calls."""

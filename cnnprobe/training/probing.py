@@ -125,6 +125,20 @@ def spread(output: Any, n: int | None) -> float | None:
     return worst
 
 
+def _normalises(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def spread_in_both_modes(model: nn.Module, inputs: Any, output: Any, n: int | None) -> float | None:
+    """The spread of an eval output; where it vanishes and BatchNorm may not have settled, that in train mode if it is larger."""
+    found = spread(output, n)
+    if found is None or found > SMALLEST_LEAK or not _normalises(model):
+        return found
+    trained = forward(model, fresh(inputs), training=True)
+    other = None if trained.error is not None else spread(trained.output, n)
+    return found if other is None else max(found, other)
+
+
 # -- batch leak --------------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +199,7 @@ def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float]
 # -- further probes ----------------------------------------------------------------------------------------------------------
 
 
-def find_ignored(model: nn.Module, inputs: Any, base: Any) -> tuple[str, ...]:
+def find_ignored(model: nn.Module, inputs: Any, base: Any, *, training: bool = False) -> tuple[str, ...]:
     """Paths of the tensor inputs that can be anything without changing what comes out."""
     found = []
     paths = [(path, leaf) for path, leaf in leaves(inputs) if isinstance(leaf, Tensor)]
@@ -195,7 +209,7 @@ def find_ignored(model: nn.Module, inputs: Any, base: Any) -> tuple[str, ...]:
         generator = torch.Generator().manual_seed(2)
         noise = (torch.randn(leaf.shape, generator=generator) * max(float(leaf.std()), 1e-3) + float(leaf.mean())).to(leaf)
         changed = torch.utils._pytree.tree_map(lambda v, leaf=leaf, noise=noise: noise if v is leaf else v, inputs)
-        again = forward(model, changed, training=False)
+        again = forward(model, changed, training=training)
         if again.error is None and difference(base, again.output) == 0.0:
             found.append(path)
     return tuple(found)
@@ -279,7 +293,7 @@ def run_probes(model: nn.Module, inputs: Any, targets: Any, names: Mapping[int, 
     probes = Probes(
         mutated=mutated,
         repeat=repeat,
-        spread=spread(base.output, n),
+        spread=spread_in_both_modes(model, inputs, base.output, n),
         leak=find_leak(model, inputs, n) if steady and n is not None and n > 1 else None,
         overwritten=find_overwritten(model, inputs, base) if steady else (),
     )
@@ -293,5 +307,9 @@ def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes)
         return probes
     n = batch_size(inputs, targets)
     differ = any(t.dim() > 0 and t.shape[0] > 1 and bool((t[1:] != t[:1]).any()) for t in _all_tensors(inputs))
-    after = spread(late.output, n) if differ else None
-    return replace(probes, spread_after=after, ignored=find_ignored(model, inputs, late.output))
+    after = spread_in_both_modes(model, inputs, late.output, n) if differ else None
+    ignored = find_ignored(model, inputs, late.output)
+    if ignored and _normalises(model):
+        trained = forward(model, fresh(inputs), training=True)
+        ignored = tuple(path for path in find_ignored(model, inputs, trained.output, training=True) if path in ignored)
+    return replace(probes, spread_after=after, ignored=ignored)

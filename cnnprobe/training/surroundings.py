@@ -78,7 +78,7 @@ def _places(subject: Any) -> Iterator[Place]:
         yield from _of_function(subject)
     elif _is_users(subject):
         yield from _attributes(subject)
-        call = type(subject).__dict__.get("__call__")
+        call = getattr(type(subject), "__call__", None)  # noqa: B004 - the function itself is wanted
         if isinstance(call, types.FunctionType):
             yield "call", _constant(call), _ignore
 
@@ -145,7 +145,7 @@ _ROLES = {
     "loss_fn": ("loss_fn", "criterion", "loss", "loss_func", "loss_function", "crit"),
     "scheduler": ("scheduler", "sched", "lr_scheduler"),
 }
-_ORDER = {1: ("batch",), 2: ("inputs", "targets"), 3: ("model", "inputs", "targets"), 4: ("model", "inputs", "targets", "optimizer")}
+_ORDER = {2: ("inputs", "targets"), 3: ("model", "inputs", "targets"), 4: ("model", "inputs", "targets", "optimizer")}
 
 
 def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -163,9 +163,12 @@ def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> t
     roles = [next((role for role, names in _ROLES.items() if p.name.lower() in names), None) for p in wanted]
     required = [i for i, p in enumerate(wanted) if p.default is p.empty]
     if any(roles[i] is None for i in required):
-        order = _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
-        for i, usual in zip(required, order, strict=False):
-            roles[i] = usual
+        single = ("inputs",) if available.get("targets") is None else ("batch",)
+        order = (
+            single if len(required) == 1 else _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
+        )
+        for i, meant in zip(required, order, strict=False):
+            roles[i] = meant
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for parameter, role, i in zip(wanted, roles, range(len(wanted)), strict=True):

@@ -1,0 +1,84 @@
+"""An activation between the last layer and a loss of logits."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import FORWARDING, Evidence, describe, operation
+from cnnprobe.evidence.questions import loss_calls, spoken, stat
+from cnnprobe.rulebook.material import classifying, layers, perceptron
+
+BENDING = frozenset(
+    {
+        "relu",
+        "relu6",
+        "tanh",
+        "sigmoid",
+        "hardtanh",
+        "hardsigmoid",
+        "softsign",
+        "gelu",
+        "silu",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "hardswish",
+        "softplus",
+        "threshold",
+    }
+)
+
+
+def sick() -> Mapping[str, Any]:
+    """A ReLU after the last layer."""
+    from torch import nn
+
+    return classifying(perceptron(end=(nn.ReLU(),)))
+
+
+def healthy() -> Mapping[str, Any]:
+    """SqueezeNet's head: the activation is averaged before it becomes the logits."""
+    from torch import nn
+
+    return classifying(
+        layers(
+            lambda: nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(16, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+    )
+
+
+@rule(
+    code="CP404",
+    name="activation-on-logits",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "zero-grad"),
+)
+def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
+    """The logits pass through an activation before the loss.
+
+    Why it matters: a ReLU cannot say "unlikely" and stops the gradient of every negative logit; tanh and sigmoid bound how sure the model can be.
+    What to do: remove the activation after the last layer.
+    Known exceptions: an activation that is pooled or scaled afterwards (SqueezeNet, NiN, 10 * tanh) is a design and is not reported.
+    Source: the logits of a softmax are unbounded: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.3.
+    """
+    for loss in loss_calls(evidence):
+        flow, origin = loss.flow, loss.origin
+        if loss.operation == "nll_loss" and loss.origin_operation == "log_softmax" and origin is not None:
+            before = flow.data(origin)
+            origin = flow.origin(before, FORWARDING) if before is not None else None
+        elif loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits"):
+            continue
+        if origin is None:
+            continue
+        kind = operation(flow.calls[origin])
+        if kind not in BENDING or (loss.operation == "binary_cross_entropy_with_logits" and kind in ("sigmoid", "hardsigmoid")):
+            continue
+        made = flow.calls[origin].outputs[0] if flow.calls[origin].outputs else None
+        yield Finding(
+            module=flow.owner(origin),
+            message=f"the logits are the output of {describe(flow.calls[origin])}: values from {stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, where a loss of logits needs all numbers",
+            fix=f"remove the {kind} after the last layer of {spoken(evidence, flow.owner(origin))}",
+            source=flow.line(origin),
+        )

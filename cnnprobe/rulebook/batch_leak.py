@@ -1,0 +1,64 @@
+"""Samples that influence each other."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, operation_of_module
+from cnnprobe.evidence.questions import spoken
+from cnnprobe.rulebook.material import classifying
+
+
+def _net(leaking: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(64, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = self.body(x.flatten(1)).relu()
+            x = x - x.mean(dim=0 if leaking else 1, keepdim=True)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """The mean over dimension 0."""
+    return _net(leaking=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """The mean over the features."""
+    return _net(leaking=False)
+
+
+@rule(code="CP701", name="batch-leak", severity=Severity.ERROR, examples=(sick, healthy))
+def batch_leak(evidence: Evidence) -> Iterator[Finding]:
+    """In eval mode, another first sample changes what the other samples get.
+
+    Why it matters: a prediction depends on its neighbours in the batch; a single sample gets another one.
+    What to do: check the axis of means, softmaxes and attention, views that merge the batch, and batch_first=True of recurrent layers.
+    Known exceptions: matrices of similarities between samples; BatchNorm without running statistics, which uses the batch by design.
+    Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks", "use backprop to chart dependencies".
+    """
+    if evidence.probes.leak is None:
+        return
+    module, gap = evidence.probes.leak
+    info = next((m for m in evidence.trace.modules if m.fqn == module), None)
+    if info is not None and operation_of_module(info) == "batch_norm":
+        return
+    recurrent = info is not None and operation_of_module(info) in ("rnn", "attention") and info.config.get("batch_first") is False
+    if recurrent and any(len(t.shape) > 1 for t in evidence.targets):
+        return  # the first dimension may be time, of inputs and targets alike
+    yield Finding(
+        module=module,
+        message=f"another first sample changes the others' outputs by {gap:.1e} of their size (more than 1e-4), first in {spoken(evidence, module)}",
+        fix=f"batch_first=True in {spoken(evidence, module)}"
+        if recurrent
+        else f"look for an operation over dimension 0 in {spoken(evidence, module)}",
+    )

@@ -1,0 +1,83 @@
+"""A result that is computed and dropped."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import NONLINEAR, NORMALISING, PROJECTIONS, Evidence, Flow, describe, is_inplace
+from cnnprobe.evidence.questions import complete
+from cnnprobe.rulebook.material import classifying
+
+KINDS = (NONLINEAR | PROJECTIONS | NORMALISING | {"dropout", "avg_pool", "add", "cat", "clamp", "flatten", "mul"}) - {"softmax"}
+
+
+def _net(kept: bool) -> Mapping[str, Any]:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(64, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = self.fc1(x.flatten(1))
+            if kept:
+                x = F.relu(x)
+            else:
+                F.relu(x)
+            return self.fc2(x)
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """`F.relu(x)` without `x =`."""
+    return _net(kept=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """`x = F.relu(x)`."""
+    return _net(kept=True)
+
+
+@rule(
+    code="CP313",
+    name="dead-output",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("missing-nonlinearity", "no-grad-params", "cannot-overfit", "redundant-bias"),
+)
+def dead_output(evidence: Evidence) -> Iterator[Finding]:
+    """The forward computes an activation or a layer and drops the result.
+
+    Why it matters: `F.relu(x)` gives a new tensor; without `x =` the network goes on with the old one.
+    What to do: assign the result, or remove the call.
+    Known exceptions: in-place calls; results that the model returns; statistics that are only looked at.
+    Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
+    """
+    trace = evidence.trace
+    if not complete(evidence):
+        return
+    flow = Flow(trace)
+    returned = {info.source for i, call in enumerate(trace.calls) if not flow.is_primitive[i] for info in call.outputs}
+    losses = evidence.steps[0].losses if evidence.steps else ()
+    nodes = frozenset().union(*(loss.nodes for loss in losses))
+    for i in flow.primitives(KINDS):
+        call = flow.calls[i]
+        inside = flow.owner(i) is not None and not (call.fqn is not None and call.parent == 0)
+        if not inside or i in returned or flow.readers.get(i) or not call.outputs or is_inplace(trace, call):
+            continue
+        if losses and (
+            call.sequence is None or not all(loss.complete for loss in losses) or any(n in nodes for n in range(*call.sequence))
+        ):
+            continue
+        place = flow.owner(i)
+        yield Finding(
+            module=place,
+            message=f"the result of {describe(call)}, of shape {call.outputs[0].shape}, is read 0 times and not returned",
+            fix=f"assign it: x = {call.kind.rpartition('.')[2] if call.fqn is None else 'self.' + call.fqn.rpartition('.')[2]}(x), or remove the call",
+            source=call.source,
+        )

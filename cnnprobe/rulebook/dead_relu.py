@@ -1,0 +1,78 @@
+"""A ReLU that gives nothing but zeros."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import RECTIFIERS, Evidence, Flow, describe
+from cnnprobe.evidence.questions import spoken, stat, traces
+from cnnprobe.rulebook.material import classifying, perceptron
+from cnnprobe.trace import ModuleCall
+
+DEAD = 0.99  # fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
+
+
+def _net(bias: float) -> Mapping[str, Any]:
+    import torch
+
+    model = perceptron(hidden=100)
+    with torch.no_grad():
+        model[1].bias.fill_(bias)
+    return classifying(model)
+
+
+def sick() -> Mapping[str, Any]:
+    """A bias of -10."""
+    return _net(-10.0)
+
+
+def healthy() -> Mapping[str, Any]:
+    """A bias of -1: some 90% are zero."""
+    return _net(-1.0)
+
+
+@rule(
+    code="CP101",
+    name="dead-relu",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("vanishing-gradient", "zero-grad", "constant-output", "ignored-input", "cannot-overfit", "loss-not-decreasing"),
+)
+def dead_relu(evidence: Evidence) -> Iterator[Finding]:
+    """A ReLU whose output is all but entirely zero.
+
+    Why it matters: no gradient passes through a zero output, so the layers before it stop learning.
+    What to do: lower the learning rate, check the bias initialisation, or use LeakyReLU.
+    Known exceptions: a ReLU inside a loss (a hinge) is zero where the loss is; it is not judged.
+    Source: Lu et al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733.
+    """
+    observed = [t for t in traces(evidence)[:-1] or traces(evidence) if any(o.stats for c in t.calls for o in c.outputs)]
+    dead: list[dict[int, float]] = []
+    for trace in observed:
+        flow = Flow(trace)
+        dead.append(
+            {
+                i: share
+                for i in flow.primitives(RECTIFIERS)
+                if flow.owner(i) is not None and (share := _zeros(flow.calls[i])) is not None and share >= DEAD
+            }
+        )
+    if not dead:
+        return
+    flow = Flow(observed[-1])
+    for i, share in dead[-1].items():
+        before = flow.origin(flow.calls[i].inputs[0]) if flow.calls[i].inputs else None
+        first = "" if i in dead[0] else f" after {len(evidence.steps)} steps"
+        yield Finding(
+            module=flow.owner(i),
+            message=f"{share:.1%} of the outputs of {describe(flow.calls[i])} are zero{first} (more than {DEAD:.0%})",
+            fix=f"check weight and bias of {spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))}, lower the learning rate, or use LeakyReLU",
+            source=flow.line(i),
+        )
+        return
+
+
+def _zeros(call: ModuleCall) -> float | None:
+    info = call.outputs[0] if call.outputs else None
+    count = stat(info, "count")
+    return stat(info, "zeros") / count if count > 0 else None

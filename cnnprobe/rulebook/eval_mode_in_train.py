@@ -1,0 +1,60 @@
+"""Training in eval mode."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, operation_of_module
+from cnnprobe.evidence.questions import spoken, variable
+from cnnprobe.rulebook.material import layers, stepping
+
+
+def _loop(mode: bool) -> Mapping[str, Any]:
+    from torch import nn
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        model.train(mode)
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+
+    return stepping(layers(nn.Flatten(), lambda: nn.Linear(64, 32), nn.ReLU(), lambda: nn.Dropout(0.5), lambda: nn.Linear(32, 4)), loop)
+
+
+def sick() -> Mapping[str, Any]:
+    """model.eval() was never undone."""
+    return _loop(mode=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """model.train() before the step."""
+    return _loop(mode=True)
+
+
+@rule(code="CP502", name="eval-mode-in-train", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
+def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
+    """The user's training step runs with the model in eval mode.
+
+    Why it matters: dropout does nothing and BatchNorm uses and keeps its old statistics.
+    What to do: model.train() at the beginning of each epoch, and after each evaluation.
+    Known exceptions: a frozen part in eval mode inside a model in train mode; models without dropout and BatchNorm.
+    Source: torch.nn.Module.eval.
+    """
+    if not evidence.own_loop:
+        return
+    stepped = [s for s in evidence.steps if s.losses and any(e.kind == "step" for e in s.events)]
+    if not stepped or any(s.training for s in stepped):
+        return
+    affected = [
+        m for m in stepped[0].trace.modules
+        if (operation_of_module(m) == "dropout" and m.config.get("p")) or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
+    ]  # fmt: skip
+    used = {c.fqn for c in stepped[0].trace.calls}
+    affected = [m for m in affected if m.fqn in used]
+    if affected and not any(m.training for m in affected):
+        name = variable(evidence, "model")
+        yield Finding(
+            module=None,
+            message=f"{name} is in eval mode in {len(stepped)} of {len(stepped)} training steps: {len(affected)} dropout and BatchNorm layers (the first is {spoken(evidence, affected[0].fqn)}) do not train",
+            fix=f"call {name}.train() before the training step",
+        )

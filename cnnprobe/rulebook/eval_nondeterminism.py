@@ -1,0 +1,96 @@
+"""A model that gives something else each time."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.rulebook.material import classifying
+
+DIFFERENT = 1e-4  # greatest difference of two runs over the output's magnitude
+RANDOM = frozenset(
+    {
+        "randn",
+        "rand",
+        "randn_like",
+        "rand_like",
+        "normal",
+        "bernoulli",
+        "randint",
+        "randperm",
+        "multinomial",
+        "uniform",
+        "rrelu",
+        "random",
+        "exponential",
+        "poisson",
+    }
+)
+
+
+def _net(guarded: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(64, 4)
+
+        def forward(self, x: Any) -> Any:
+            if self.training or not guarded:
+                x = x + 0.3 * torch.randn_like(x)
+            return self.body(x.flatten(1))
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """Noise that is also added in eval mode."""
+    return _net(guarded=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Noise in train mode alone."""
+    return _net(guarded=True)
+
+
+@rule(code="CP704", name="eval-nondeterminism", severity=Severity.WARNING, examples=(sick, healthy))
+def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
+    """Two passes of the same batch in eval mode differ.
+
+    Why it matters: a prediction is not reproducible, and is not the one that validation measured.
+    What to do: make noise and sampling depend on self.training.
+    Known exceptions: sampling by a learned scale, as in a variational auto-encoder, is info.
+    Source: two forward passes in eval mode with different seeds.
+    """
+    gap = evidence.probes.repeat
+    trace = evidence.evaluation
+    if gap is None or gap < DIFFERENT or trace is None:
+        return
+    flow = Flow(trace)
+    place = next(
+        (
+            i
+            for i in flow.primitives()
+            if operation(flow.calls[i]) in RANDOM or (operation(flow.calls[i]) == "dropout" and flow.calls[i].fqn is None)
+        ),
+        None,
+    )
+    learned = False
+    if place is not None:
+        for reader in flow.passes_on(place):
+            others = [t.source for t in flow.calls[reader].inputs if t.source != place and isinstance(t.source, int)]
+            learned = learned or (
+                operation(flow.calls[reader]) in ("mul", "addcmul")
+                and any(operation(flow.calls[j]) in PROJECTIONS for source in others for j in {*flow.before(source), source})
+            )
+    what = f": {describe(flow.calls[place])} is random" if place is not None else ""
+    yield Finding(
+        module=flow.owner(place) if place is not None else "",
+        severity=Severity.INFO if learned else None,
+        message=f"two passes in eval mode differ by {gap:.1e} of the output's size (more than {DIFFERENT:g}){what}",
+        fix="do it only `if self.training:`",
+        source=flow.line(place),
+    )

@@ -1,0 +1,58 @@
+"""Gradients that grow on their way to the first layers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence
+from cnnprobe.evidence.questions import weights_in_order
+from cnnprobe.rulebook.material import classifying, layers
+
+GROWN = 1e4  # gradient over weight: of an early layer relative to that of the last ones, or absolute
+
+
+def _net(gain: float) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    model = layers(nn.Flatten(), *[part for _ in range(8) for part in ((lambda: nn.Linear(64, 64)), nn.ReLU())], lambda: nn.Linear(64, 4))
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(gain)
+    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-4))
+
+
+def sick() -> Mapping[str, Any]:
+    """Eight layers that each enlarge sevenfold."""
+    return _net(12.0)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Weights 2 times larger."""
+    return _net(2.0)
+
+
+@rule(code="CP202", name="exploding-gradient", severity=Severity.WARNING, examples=(sick, healthy), explains=("divergence", "lr-too-high"))
+def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
+    """A gradient is ten thousand times its weight, or that many times larger in the first layers than in the last.
+
+    Why it matters: a single step throws the weights far away.
+    What to do: initialise by fan-in, normalise inputs and targets, clip the gradients.
+    Known exceptions: gradients that the loop clips before its step.
+    Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063.
+    """
+    step = next((s for s in evidence.steps if s.gradients), None)
+    if step is None or any(e.kind == "clip" and e.effective for e in step.events):
+        return
+    weights = [w for w in weights_in_order(evidence, step) if w.relative > 0]
+    if not weights:
+        return
+    worst = max(weights, key=lambda w: w.relative)
+    last = max(w.relative for w in weights[-2:])
+    if worst.relative > GROWN or (worst.relative > GROWN * last and worst.relative > 1.0):
+        yield Finding(
+            module=worst.module,
+            message=f"the gradient of {worst.name} is {worst.relative:.1e} times its weight (more than {GROWN:g} times, or than {GROWN:g} times the {last:.1e} of the last layers)",
+            fix="clip the gradients between backward and step, and initialise by fan-in; normalise inputs and targets",
+        )

@@ -1,0 +1,72 @@
+"""A frozen BatchNorm whose statistics move."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, operation_of_module
+from cnnprobe.evidence.questions import spoken, variable
+from cnnprobe.rulebook.material import classifying, layers
+
+
+def _net(evaluated: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    model = layers(lambda: nn.Conv2d(1, 4, 3, padding=1), lambda: nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4))
+    for layer in list(model)[:2]:
+        layer.requires_grad_(False)
+    with torch.no_grad():
+        model[1].running_mean.add_(0.5)
+        model[1].num_batches_tracked.add_(1000)
+    if evaluated:
+        model[1].eval()
+    return classifying(model)
+
+
+def sick() -> Mapping[str, Any]:
+    """A trained backbone, frozen, in train mode."""
+    return _net(evaluated=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Its BatchNorm is in eval mode."""
+    return _net(evaluated=True)
+
+
+@rule(code="CP602", name="frozen-bn-drift", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
+def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
+    """A BatchNorm is frozen, but in train mode: its running statistics still move.
+
+    Why it matters: requires_grad_(False) stops the weights, not the statistics; the backbone does not stay what it was.
+    What to do: put the frozen part into eval mode after each model.train().
+    Known exceptions: statistics that were never trained (all 0 and 1) have nothing to lose: info.
+    Source: torch.nn.BatchNorm2d updates running_mean in train mode, whatever requires_grad is.
+    """
+    step = next((s for s in evidence.steps if s.losses), None)
+    if step is None:
+        return
+    trainable_names = {p.fqn for p in step.trace.parameters if p.trainable}
+    if not trainable_names:
+        return
+    used = {c.fqn for c in step.trace.calls}
+    drifting = [
+        m for m in step.trace.modules
+        if operation_of_module(m) == "batch_norm" and m.training and m.fqn in used and m.config.get("track_running_stats") and m.config.get("affine")
+        and m.config.get("momentum") != 0 and not any(f"{m.fqn}.{p}" in trainable_names for p in ("weight", "bias"))
+    ]  # fmt: skip
+    if not drifting:
+        return
+    learnt = [m for m in drifting if _has_learnt(evidence, m.fqn)]
+    first = (learnt or drifting)[0]
+    yield Finding(
+        module=first.fqn,
+        severity=Severity.WARNING if learnt else Severity.INFO,
+        message=f"{len(drifting)} frozen BatchNorm layers are in train mode (the first is {spoken(evidence, first.fqn)}): their running statistics change with every batch",
+        fix=f"{spoken(evidence, first.fqn)}.eval() after {variable(evidence, 'model')}.train(), and the others alike",
+    )
+
+
+def _has_learnt(evidence: Evidence, fqn: str) -> bool:
+    mean, var = evidence.values.get(f"{fqn}.running_mean"), evidence.values.get(f"{fqn}.running_var")
+    return (mean is not None and (mean.low != 0 or mean.high != 0)) or (var is not None and (var.low != 1 or var.high != 1))

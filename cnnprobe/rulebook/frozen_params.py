@@ -1,0 +1,81 @@
+"""Parameters that are frozen where something before them is trained."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow
+from cnnprobe.evidence.questions import owner, spoken, variable
+from cnnprobe.rulebook.material import classifying, perceptron
+
+
+def _training(frozen: tuple[int, ...]) -> Mapping[str, Any]:
+    model = perceptron()
+    for i in frozen:
+        model[i].requires_grad_(False)
+    return classifying(model)
+
+
+def sick() -> Mapping[str, Any]:
+    """The head is frozen at its random initialisation, the backbone is trained."""
+    return _training((3,))
+
+
+def healthy() -> Mapping[str, Any]:
+    """The backbone is frozen, the head is trained."""
+    return _training((1,))
+
+
+@rule(
+    code="CP306",
+    name="frozen-params",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit", "frozen-in-optimizer", "loss-not-decreasing"),
+)
+def frozen_params(evidence: Evidence) -> Iterator[Finding]:
+    """A layer is frozen at its random initialisation although layers before it are trained, or nothing is trainable at all.
+
+    Why it matters: the layers before it have to work around random weights that never change.
+    What to do: requires_grad_(True) for it, or freeze what comes before instead.
+    Known exceptions: a frozen backbone; frozen weights that are not those of torch's initialisation (trained, or fixed filters); adapters beside a frozen layer.
+    Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    """
+    own = [p for p in evidence.trace.parameters if p.kind == "parameter"]
+    if own and not any(p.trainable for p in own) and (evidence.optimizers or evidence.steps):
+        yield Finding(
+            module="",
+            severity=Severity.ERROR,
+            message=f"0 of the model's {len(own)} parameters are trainable",
+            fix=f"{variable(evidence, 'model')}.requires_grad_(True), at least for its head",
+        )
+        return
+    flow = Flow(evidence.trace)
+    trained = {owner(p.fqn) for p in own if p.trainable and len(p.shape) > 1}
+    frozen = {owner(p.fqn) for p in own} - {owner(p.fqn) for p in own if p.trainable}
+    if len(frozen) >= len(trained) + 2:
+        return  # most is frozen: a design
+    for i in flow.primitives(PROJECTIONS):
+        module = flow.calls[i].fqn
+        if module is None or module not in frozen or not _is_fresh(evidence, module):
+            continue
+        before = {flow.calls[j].fqn for j in flow.before(i)}
+        source = flow.calls[i].inputs[0].source if flow.calls[i].inputs else None
+        beside = {flow.calls[j].fqn for j in flow.readers.get(source, ())} if isinstance(source, int) else set()
+        if before & trained and not beside & trained:
+            yield Finding(
+                module=module,
+                message=f"{spoken(evidence, module)} is frozen at its random initialisation, while {len(before & trained)} layers before it are trained",
+                fix=f"{spoken(evidence, module)}.requires_grad_(True)",
+            )
+
+
+def _is_fresh(evidence: Evidence, module: str) -> bool:
+    """Whether the weight looks as torch initialises it: uniform within 1 / sqrt(fan_in)."""
+    weight = evidence.values.get(f"{module}.weight")
+    if weight is None or len(weight.shape) < 2 or math.prod(weight.shape) < 16:
+        return False
+    bound = 1 / math.sqrt(math.prod(weight.shape[1:]))
+    highest = max(-weight.low, weight.high)
+    return 0.8 * bound < highest <= 1.0001 * bound and abs(weight.std - bound / math.sqrt(3)) < 0.15 * bound

@@ -1,0 +1,73 @@
+"""A dropout that is on in eval mode."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, argument, describe, operation
+from cnnprobe.rulebook.material import classifying
+
+
+def _net(guarded: bool) -> Mapping[str, Any]:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(64, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = self.body(x.flatten(1)).relu()
+            x = F.dropout(x, 0.5, training=self.training) if guarded else F.dropout(x, 0.5)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """`F.dropout(x, 0.5)`."""
+    return _net(guarded=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """`F.dropout(x, 0.5, training=self.training)`."""
+    return _net(guarded=True)
+
+
+@rule(
+    code="CP703",
+    name="functional-dropout",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("eval-nondeterminism", "train-eval-gap"),
+)
+def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
+    """F.dropout, or the dropout of scaled_dot_product_attention, drops values in eval mode.
+
+    Why it matters: F.dropout does not know the module's mode; its `training` is True unless it is told otherwise.
+    What to do: F.dropout(x, p, training=self.training), or nn.Dropout.
+    Known exceptions: Monte Carlo dropout is on purpose: suppress it with that reason.
+    Source: torch.nn.functional.dropout(input, p=0.5, training=True, inplace=False).
+    """
+    trace = evidence.evaluation
+    if trace is None:
+        return
+    flow = Flow(trace)
+    for i in flow.primitives():
+        call = flow.calls[i]
+        if call.fqn is not None:
+            continue
+        attention = call.kind.endswith("scaled_dot_product_attention")
+        rate = argument(call, "dropout_p", 4, 0.0) if attention else argument(call, "p", 1, 0.5) if operation(call) == "dropout" else 0.0
+        on = attention or argument(call, "training", 2, True) is True
+        if on and isinstance(rate, int | float) and rate > 0:
+            fix = "dropout_p=p if self.training else 0.0" if attention else f"{describe(call)}(x, {rate:g}, training=self.training)"
+            yield Finding(
+                module=flow.owner(i),
+                message=f"{describe(call)} drops {rate:.0%} of the values in eval mode (must be 0)",
+                fix=fix,
+                source=call.source,
+            )

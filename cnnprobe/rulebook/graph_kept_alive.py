@@ -1,0 +1,49 @@
+"""Graphs of earlier steps that somebody holds."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence
+from cnnprobe.rulebook.material import perceptron, stepping
+
+
+def _loop(kept: bool) -> Mapping[str, Any]:
+    history: list[Any] = []
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        optimizer.zero_grad()
+        loss = loss_fn(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        history.append(loss if kept else loss.item())
+
+    return stepping(perceptron(), loop)
+
+
+def sick() -> Mapping[str, Any]:
+    """A list of losses."""
+    return _loop(kept=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """A list of numbers."""
+    return _loop(kept=False)
+
+
+@rule(code="CP508", name="graph-kept-alive", severity=Severity.WARNING, examples=(sick, healthy))
+def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
+    """The autograd graphs of earlier steps stay in memory: a loss is summed up or kept with its graph.
+
+    Why it matters: memory grows with every batch until it runs out.
+    What to do: total += loss.item(), or loss.detach().
+    Known exceptions: one graph, that of the last step, may be held by a variable.
+    Source: PyTorch FAQ, "Don't accumulate history across your training loop".
+    """
+    alive = [step.alive for step in evidence.steps]
+    if len(alive) > 2 and alive[-1] >= 2 and alive[-1] > alive[1]:
+        yield Finding(
+            module=None,
+            message=f"after {len(alive)} steps the graphs of {alive[-1]} earlier ones are still held (at most 1 is usual)",
+            fix="keep numbers instead of tensors: total += loss.item(), losses.append(loss.item())",
+        )

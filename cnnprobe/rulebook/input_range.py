@@ -1,0 +1,77 @@
+"""Inputs that are not normalised."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe
+from cnnprobe.evidence.questions import input_stats, rms, stat, variable
+from cnnprobe.rulebook.material import classifying, images, perceptron
+
+LARGE = 20.0  # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0, 255] about 130
+SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002
+
+
+def _training(factor: float) -> Mapping[str, Any]:
+    import torch
+
+    model = perceptron()
+    return classifying(model, inputs=images().sigmoid() * factor, optimizer=torch.optim.SGD(model.parameters(), lr=1e-5))
+
+
+def sick() -> Mapping[str, Any]:
+    """Pixels in [0, 255]."""
+    return _training(255.0)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Pixels in [0, 1]."""
+    return _training(1.0)
+
+
+@rule(
+    code="CP705",
+    name="input-range",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=(
+        "loss-at-init",
+        "exploding-activation",
+        "exploding-gradient",
+        "lr-too-high",
+        "divergence",
+        "saturated-activation",
+        "dead-relu",
+        "update-ratio",
+        "vanishing-gradient",
+        "lr-too-low",
+    ),
+)
+def input_range(evidence: Evidence) -> Iterator[Finding]:
+    """What reaches the first weights is far from unit size: raw pixels, or pixels divided by 255 twice.
+
+    Why it matters: torch's initialisations assume inputs of about unit variance.
+    What to do: x / 255, then subtract mean and divide by std.
+    Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the first weights; token indices.
+    Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
+    """
+    flow = Flow(evidence.trace)
+    first = next(flow.primitives(PROJECTIONS | {"rnn"}), None)
+    if first is None or not flow.calls[first].inputs:
+        return
+    info = input_stats(flow, flow.calls[first].inputs[0])
+    given = flow.outer(flow.calls[first].inputs[0])
+    if info.stats is None and given.source is None:
+        same = [i for i in evidence.inputs if i.shape == given.shape or math.prod(i.shape) == math.prod(given.shape)]
+        info = same[0] if len(same) == 1 and same[0].dtype.startswith(("float", "bfloat")) else info
+    size, spread = rms(info), stat(info, "std")
+    if math.isfinite(size) and (size > LARGE or (0 < size < SMALL and spread > 0)):
+        bound = f"more than {LARGE:g}" if size > LARGE else f"less than {SMALL:g}"
+        yield Finding(
+            module=None,
+            message=f"what reaches {describe(flow.calls[first])} has a root mean square of {size:.3g} ({bound}): values from {stat(info, 'min'):.3g} to {stat(info, 'max'):.3g}, mean {stat(info, 'mean'):.3g}, std {spread:.3g}",
+            fix=f"normalise {variable(evidence, 'inputs')}: (x - mean) / std"
+            if size <= 255 and size < LARGE
+            else "divide by 255 and standardise: (x / 255 - mean) / std",
+        )

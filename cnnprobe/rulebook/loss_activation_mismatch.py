@@ -1,0 +1,99 @@
+"""A head whose values cannot be what the loss needs."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence
+from cnnprobe.evidence.questions import LossCall, are_probabilities, given_values, input_stats, loss_calls, stat
+from cnnprobe.rulebook.material import classifying, images, layers
+from cnnprobe.trace import TensorInfo
+
+MARGIN = 0.05  # of the range: rounding and augmentation may leave a bounded target a little outside
+RANGES = {
+    "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "softsign": (-1.0, 1.0),
+    "relu": (0.0, math.inf), "softplus": (0.0, math.inf), "relu6": (0.0, 6.0), "log_softmax": (-math.inf, 0.0),
+}  # fmt: skip
+REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+def sick() -> Mapping[str, Any]:
+    """A sigmoid that has to reproduce standardised pixels."""
+    import torch
+    from torch import nn
+
+    model = layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 64), nn.Sigmoid())
+    return classifying(model, targets=images().flatten(1), loss_fn=nn.MSELoss(), optimizer=torch.optim.Adam(model.parameters()))
+
+
+def healthy() -> Mapping[str, Any]:
+    """The same with pixels in [0, 1]."""
+    return {**sick(), "targets": images().flatten(1).sigmoid()}
+
+
+@rule(
+    code="CP406",
+    name="loss-activation-mismatch",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "loss-at-init", "constant-output", "zero-grad", "negative-loss"),
+)
+def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
+    """The last activation cannot give what the loss or the targets need.
+
+    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1; a softmax over a single value is always 1; nll_loss of raw scores has no lower bound.
+    What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for nll_loss and kl_div.
+    Known exceptions: targets that leave the range by less than 5%.
+    Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.
+    """
+    for loss in loss_calls(evidence):
+        given = input_stats(loss.flow, loss.prediction)
+        problem = _problem(evidence, loss, given)
+        if problem is not None:
+            what, fix = problem
+            place = loss.origin if loss.origin is not None else loss.flow.producer(loss.prediction)
+            yield Finding(module=loss.flow.owner(place), message=what, fix=fix, source=loss.flow.line(place))
+
+
+def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
+    kind, shape = loss.origin_operation, loss.prediction.shape
+    high = stat(given, "max")
+    if loss.operation == "cross_entropy" and len(shape) > 1 and shape[1] == 1:
+        return (
+            f"cross entropy over a single class, of shape {shape}, is always 0",
+            "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are classes",
+        )
+    if (
+        kind == "softmax"
+        and loss.origin is not None
+        and loss.flow.calls[loss.origin].outputs
+        and loss.flow.calls[loss.origin].outputs[0].shape[-1] == 1
+        and stat(given, "min") == high == 1.0
+    ):
+        return f"a softmax over a single value, of shape {shape}, is always 1", "use a sigmoid for one output"
+    if loss.operation == "nll_loss" and kind not in ("softmax", "sigmoid") and high > 1e-4 and not are_probabilities(given):
+        return (
+            f"nll_loss takes log-probabilities, which are at most 0, but gets values up to {high:.3g}",
+            "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss",
+        )
+    if loss.operation == "kl_div" and high > 1e-4 and kind not in ("log_softmax", "logsigmoid"):
+        return (
+            f"kl_div takes log-probabilities as its input, which are at most 0, but gets values up to {high:.3g}",
+            "apply log_softmax(x, dim=1) to its first argument",
+        )
+    if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
+        return _out_of_reach(evidence, loss, kind)
+    return None
+
+
+def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> tuple[str, str] | None:
+    low, high = RANGES[kind]
+    target = given_values(evidence, loss)
+    least, greatest = stat(target, "min"), stat(target, "max")
+    if least < low - MARGIN or greatest > high + MARGIN:
+        return (
+            f"a {kind} gives values from {low:g} to {high:g}, but the targets run from {least:.3g} to {greatest:.3g}",
+            f"remove the {kind} after the last layer, or scale the targets to its range",
+        )
+    return None

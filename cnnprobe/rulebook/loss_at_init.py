@@ -1,0 +1,67 @@
+"""A first loss far from that of guessing."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, option
+from cnnprobe.evidence.questions import given_values, input_stats, loss_calls, stat, variable
+from cnnprobe.rulebook.material import classifying, perceptron
+
+TIMES = 2.0  # times the loss of guessing ln C ...
+MORE = 2.0  # ... plus this many nats: logits of unit variance add but 0.5
+
+
+def _scaled(factor: float) -> Mapping[str, Any]:
+    import torch
+
+    model = perceptron()
+    with torch.no_grad():
+        model[3].weight.mul_(factor)
+    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-5))
+
+
+def sick() -> Mapping[str, Any]:
+    """A last layer 100 times too large."""
+    return _scaled(100.0)
+
+
+def healthy() -> Mapping[str, Any]:
+    """One that is 5 times larger than usual."""
+    return _scaled(5.0)
+
+
+@rule(code="CP411", name="loss-at-init", severity=Severity.WARNING, examples=(sick, healthy))
+def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
+    """The first cross entropy is far above that of guessing, ln C for C classes.
+
+    Why it matters: the model starts out sure and wrong, and spends its first steps on shrinking the last layer.
+    What to do: initialise the last layer smaller, normalise the inputs, or check that the labels belong to these classes.
+    Known exceptions: class weights and summed losses are not judged.
+    Source: Karpathy 2019, "A Recipe for Training Neural Networks", "verify loss @ init".
+    """
+    for loss in loss_calls(evidence):
+        if (
+            loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits")
+            or not loss.call.outputs
+            or len(loss.prediction.shape) < 1
+        ):
+            continue
+        reduction = option(evidence.trace, loss.call, "reduction", 99, "mean")
+        if reduction != "mean" or len(loss.call.inputs) > 2:
+            continue
+        classes = 2 if loss.operation != "cross_entropy" else loss.prediction.shape[1 if len(loss.prediction.shape) > 1 else 0]
+        value, guess = stat(loss.call.outputs[0], "mean"), math.log(max(classes, 2))
+        if value > TIMES * guess + MORE:
+            spread = stat(input_stats(loss.flow, loss.prediction), "std")
+            target = given_values(evidence, loss)
+            if loss.operation != "cross_entropy" and not (stat(target, "min") >= 0 and stat(target, "max") <= 1):
+                continue
+            yield Finding(
+                module=loss.flow.owner(loss.origin),
+                message=f"the first loss is {value:.3g} (guessing among {classes} classes gives {guess:.3g}, the bound is {TIMES * guess + MORE:.3g}); the logits have a standard deviation of {spread:.3g}",
+                fix=f"initialise the last layer of {variable(evidence, 'model')} smaller, normalise the inputs, and check the labels",
+                source=loss.call.source,
+            )
+            return

@@ -1,0 +1,82 @@
+"""Prediction and target of different shapes, made to fit by broadcasting."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow
+from cnnprobe.evidence.questions import loss_calls, variable
+from cnnprobe.rulebook.material import classifying, labels, layers
+
+ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "binary_cross_entropy_with_logits")
+
+
+def _regression(targets: Any) -> Mapping[str, Any]:
+    from torch import nn
+
+    return classifying(
+        layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1)), targets=targets, loss_fn=nn.MSELoss()
+    )
+
+
+def sick() -> Mapping[str, Any]:
+    """(8, 1) against (8,): 64 differences instead of 8."""
+    return _regression(labels().float())
+
+
+def healthy() -> Mapping[str, Any]:
+    """The target has the same axis of one."""
+    return _regression(labels().float().unsqueeze(1))
+
+
+@rule(
+    code="CP407",
+    name="loss-broadcast",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "constant-output"),
+)
+def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
+    """The loss compares every prediction with every target.
+
+    Why it matters: (N, 1) against (N,) is broadcast to (N, N); the best that the model can then do is to predict the mean of all targets.
+    What to do: give both the same shape: target.unsqueeze(1), or prediction.squeeze(1).
+    Known exceptions: pairwise losses that expand both sides on purpose are not reported.
+    Source: torch.nn.functional.mse_loss warns "Using a target size that is different to the input size".
+    """
+    for loss in loss_calls(evidence):
+        if loss.operation in ELEMENTWISE and loss.target is not None and loss.target.shape != loss.prediction.shape:
+            yield _finding(evidence, loss.prediction.shape, loss.target.shape, loss.call.source)
+    yield from _by_hand(evidence)
+
+
+def _by_hand(evidence: Evidence) -> Iterator[Finding]:
+    """A subtraction in the loss between the model's output and a target as it came, with more results than either has values."""
+    flow = Flow(evidence.trace)
+    targets = {info.shape for info in evidence.targets}
+    for i in flow.primitives({"sub", "rsub"}):
+        call = flow.calls[i]
+        if flow.owner(i) is not None or len(call.inputs) != 2 or not call.outputs:
+            continue
+        for target, prediction in (call.inputs, call.inputs[::-1]):
+            first = flow.outer(target)
+            outside = first.source is None and first.shape in targets and not target.requires_grad and prediction.requires_grad
+            size = max(math.prod(target.shape), math.prod(prediction.shape))
+            if outside and target.shape != prediction.shape and math.prod(target.shape) > 1 and math.prod(call.outputs[0].shape) > size:
+                yield _finding(evidence, prediction.shape, target.shape, call.source)
+                break
+
+
+def _finding(evidence: Evidence, prediction: tuple[int, ...], target: tuple[int, ...], source: str) -> Finding:
+    rank = max(len(prediction), len(target))
+    pairs = zip((1,) * (rank - len(prediction)) + prediction, (1,) * (rank - len(target)) + target, strict=True)
+    together = tuple(max(a, b) for a, b in pairs)
+    name = variable(evidence, "targets")
+    fix = f"{name}.unsqueeze(1)" if len(prediction) == len(target) + 1 else f"{name}.view_as(output)"
+    return Finding(
+        module=None,
+        message=f"the loss compares a prediction of shape {prediction} with a target of shape {target}: {math.prod(together)} pairs, broadcast to {together}, instead of {max(math.prod(prediction), math.prod(target))}",
+        fix=f"give both the same shape: {fix}",
+        source=source,
+    )

@@ -1,0 +1,75 @@
+"""A loss that is cut off from the model."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, describe
+from cnnprobe.evidence.questions import trainable
+from cnnprobe.rulebook.material import perceptron, stepping
+
+
+def _loop(cut: bool) -> Mapping[str, Any]:
+    import torch
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        optimizer.zero_grad()
+        loss = loss_fn(model(inputs), targets)
+        if cut:
+            loss = torch.tensor(loss.item(), requires_grad=True)
+        loss.backward()
+        optimizer.step()
+
+    return stepping(perceptron(), loop)
+
+
+def sick() -> Mapping[str, Any]:
+    """Re-wrapped in a new tensor."""
+    return _loop(True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """As it came."""
+    return _loop(False)
+
+
+@rule(
+    code="CP410",
+    name="loss-detached",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "no-grad-params",
+        "no-grad-path",
+        "unchanged-weights",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "unoptimized-params",
+        "zero-grad",
+    ),
+)
+def loss_detached(evidence: Evidence) -> Iterator[Finding]:
+    """The graph behind the loss ends before it reaches any parameter.
+
+    Why it matters: backward runs without an error and gives no parameter a gradient.
+    What to do: do not re-wrap the loss (torch.tensor(loss)), convert it to numpy, or detach what it is made of.
+    Known exceptions: none; a loss of another model's only is not reported, as long as the loop also has one of this model's.
+    Source: torch.tensor, "copies data and creates a leaf tensor".
+    """
+    losses = [loss for step in evidence.steps for loss in step.losses]
+    if (
+        not losses
+        or not trainable(evidence)
+        or any(loss.reached or not loss.complete for loss in losses)
+        or len(losses) > len(evidence.steps)
+    ):
+        return
+    flow = Flow(evidence.steps[0].trace)
+    last = losses[0].call
+    made = f" by {describe(flow.calls[last])}" if last is not None else ""
+    yield Finding(
+        module=None,
+        message=f"the graph behind the loss, made{made}, reaches 0 of the model's {len(trainable(evidence))} trainable parameters",
+        fix="call backward on the loss as the loss function gave it, without torch.tensor(), .item(), .numpy(), .data or .detach() on the way",
+        source=flow.line(last),
+    )

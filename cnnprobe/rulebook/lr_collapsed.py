@@ -1,0 +1,62 @@
+"""A scheduler that counts batches as epochs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence
+from cnnprobe.rulebook.material import perceptron, stepping
+
+COLLAPSED = 1.1e-3  # of the first rate, after 100 batches: an epoch of most data sets is longer
+
+
+def _loop(gamma: float) -> Mapping[str, Any]:
+    import torch
+
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=gamma)
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+
+    return stepping(model, loop, optimizer=optimizer, scheduler=scheduler)
+
+
+def sick() -> Mapping[str, Any]:
+    """A tenth every ten batches."""
+    return _loop(0.1)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Sixty percent every ten batches."""
+    return _loop(0.6)
+
+
+@rule(
+    code="CP505",
+    name="lr-collapsed",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("unchanged-weights", "lr-too-low", "cannot-overfit"),
+)
+def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
+    """The scheduler steps with every batch and makes the learning rate vanish within a hundred of them.
+
+    Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training ends in the first epoch.
+    What to do: call scheduler.step() once an epoch, outside the loop over the batches.
+    Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are given in batches.
+    Source: torch.optim, "How to adjust learning rate".
+    """
+    rates = [e.rate for step in evidence.steps for e in step.events if e.kind == "schedule" and e.rate is not None]
+    if evidence.collapse is None or evidence.collapse > COLLAPSED or not rates:
+        return
+    name = next(e.subject for step in evidence.steps for e in step.events if e.kind == "schedule")
+    yield Finding(
+        module=None,
+        message=f"{name}.step() is called with every batch: after 100 more the learning rate is {evidence.collapse:.1e} of the first one (less than 1e-3)",
+        fix=f"call {name}.step() once an epoch, after the loop over the batches",
+    )

@@ -1,0 +1,76 @@
+"""Steps that do not move anything."""
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence
+from cnnprobe.evidence.questions import optimised
+from cnnprobe.rulebook.material import classifying, perceptron
+
+SMALLEST = 1e-6  # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
+FALL = 1e-3  # relative fall of the loss within three steps at the higher rate, ten times what counts as no movement
+
+
+def _training(rate: float) -> Mapping[str, Any]:
+    import torch
+
+    model = perceptron()
+    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=rate))
+
+
+def sick() -> Mapping[str, Any]:
+    """A rate of 1e-7."""
+    return _training(1e-7)
+
+
+def healthy() -> Mapping[str, Any]:
+    """A rate of 1e-3."""
+    return _training(1e-3)
+
+
+@rule(
+    code="CP507",
+    name="lr-too-low",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "unchanged-weights"),
+)
+def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
+    """The loss does not move under the optimizer, and falls with a higher learning rate.
+
+    Why it matters: training would take thousands of times as long.
+    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls.
+    Known exceptions: a warm-up that raises the rate.
+    Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
+    """
+    faster = next((r for r in evidence.replays if r.factor > 1), None)
+    losses = [step.value for step in evidence.steps]
+    rates = [r for o in evidence.optimizers for r in o.rates]
+    if (
+        faster is None
+        or not faster.losses
+        or losses[0] is None
+        or not any(rates)
+        or any(e.kind == "schedule" for s in evidence.steps for e in s.events)
+    ):
+        return
+    ratios = [
+        change / evidence.values[name].norm
+        for step in evidence.steps
+        for name, change in step.changes.items()
+        if change > 0
+        and name in evidence.values
+        and len(evidence.values[name].shape) > 1
+        and evidence.values[name].norm > 0
+        and name in optimised(evidence)
+    ]
+    end = faster.losses[-1]
+    if ratios and statistics.median(ratios) < SMALLEST and end is not None and end < losses[0] - FALL * abs(losses[0]):
+        rate = max(rates)
+        yield Finding(
+            module=None,
+            message=f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to {end:.4g}",
+            fix=f"raise lr of {evidence.optimizers[0].name}, {rate * min(100.0, faster.factor):.1g} to begin with",
+        )

@@ -1,0 +1,105 @@
+"""Two linear layers with nothing between them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.evidence.questions import Projection, projection, spoken
+from cnnprobe.rulebook.material import classifying, images, layers
+
+HANDING_ON = frozenset(
+    {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "identity", "dropout", "to", "float", "double", "half", "clone"}
+)
+
+
+def sick() -> Mapping[str, Any]:
+    """Two linear layers in a row."""
+    from torch import nn
+
+    return classifying(layers(nn.Flatten(), lambda: nn.Linear(64, 32), lambda: nn.Linear(32, 4)))
+
+
+def healthy() -> Mapping[str, Any]:
+    """A bottleneck of rank 3 between 64 inputs and 64 outputs is a design."""
+    import torch
+    from torch import nn
+
+    model = layers(nn.Flatten(), lambda: nn.Linear(64, 3), lambda: nn.Linear(3, 64))
+    return classifying(model, targets=images().flatten(1), loss_fn=nn.MSELoss(), optimizer=torch.optim.Adam(model.parameters()))
+
+
+@rule(code="CP312", name="missing-nonlinearity", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit",))
+def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
+    """A linear layer or convolution feeds straight into the next one.
+
+    Why it matters: two linear maps in a row are one linear map; the second layer adds no power.
+    What to do: put an activation between them, or merge them.
+    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too.
+    Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
+    """
+    flow = Flow(evidence.trace)
+    blamed: set[str | None] = set()
+    for i in flow.primitives({"linear", "conv"}):
+        found = _successor(flow, i)
+        if found is None or flow.owner(i) is None:
+            continue
+        following, normalised = found
+        first, second = projection(evidence.trace, flow.calls[i]), projection(evidence.trace, flow.calls[following])
+        kinds = (operation(flow.calls[i]), operation(flow.calls[following]))
+        if (
+            first is None
+            or second is None
+            or not _collapse(kinds, first, second, normalised)
+            or (flow.owner(i) in blamed and flow.calls[i].fqn is not None)
+        ):
+            continue
+        if _is_adapter(flow, i, following):
+            continue
+        blamed.add(flow.owner(i))
+        between = "only a normalisation" if normalised else "no activation"
+        yield Finding(
+            module=flow.owner(i),
+            message=f"{describe(flow.calls[i])} feeds {describe(flow.calls[following])} with {between} between them: {first.inputs} to {first.outputs} to {second.outputs} is one linear map",
+            fix=f"put an activation such as ReLU after {spoken(evidence, flow.owner(i))}",
+            source=flow.line(i),
+        )
+
+
+def _successor(flow: Flow, index: int) -> tuple[int, bool] | None:
+    """The linear layer or convolution that is the only reader of a row, and whether a BatchNorm lies between."""
+    normalised = False
+    while True:
+        readers = flow.readers.get(index, [])
+        if len(readers) != 1:
+            return None
+        index = readers[0]
+        kind = operation(flow.calls[index])
+        if kind in ("linear", "conv"):
+            data = flow.calls[index].inputs[0]
+            return (index, normalised) if flow.producer(data) is not None else None
+        if kind == "batch_norm" and not normalised:
+            normalised = True
+        elif kind not in HANDING_ON:
+            return None
+
+
+def _is_adapter(flow: Flow, first: int, second: int) -> bool:
+    """Whether the pair is added to what another layer makes of the same input (LoRA)."""
+    source = flow.producer(flow.data(first))
+    beside = (
+        [r for r in flow.readers.get(source, ()) if r != first and operation(flow.calls[r]) in PROJECTIONS] if source is not None else []
+    )
+    return bool(beside) and any(operation(flow.calls[r]) == "add" for r in flow.passes_on(second))
+
+
+def _collapse(kinds: tuple[str, str], first: Projection, second: Projection, normalised: bool) -> bool:
+    if kinds == ("linear", "conv") or first.groups > 1 or second.groups > 1:
+        return False
+    if kinds == ("conv", "conv"):
+        square = all(len(set(p.kernel)) == 1 for p in (first, second))
+        pointwise = set(first.kernel) == {1} or set(second.kernel) == {1}
+        if pointwise:
+            return not normalised and square and first.outputs >= min(first.inputs, second.outputs)
+        return square
+    return not normalised and first.outputs >= min(first.inputs, second.outputs)

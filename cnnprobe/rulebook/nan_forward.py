@@ -1,0 +1,146 @@
+"""The first operation that gives something that is not a number."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, describe, operation
+from cnnprobe.evidence.questions import owner, spoken, stat
+from cnnprobe.rulebook.material import classifying
+from cnnprobe.trace import Trace
+
+MASKING = frozenset(
+    {
+        "masked_fill",
+        "full",
+        "full_like",
+        "where",
+        "triu",
+        "tril",
+        "fill",
+        "new_full",
+        "setitem",
+        "add",
+        "to",
+        "expand",
+        "unsqueeze",
+        "view",
+        "getitem",
+        "repeat",
+        "clone",
+        "zero",
+        "index_fill",
+        "tensor",
+    }
+)
+
+
+def _net(guarded: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = x.flatten(1)
+            return self.fc(torch.log(x.relu() + 1e-6 if guarded else x.relu()) / 10)
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """The logarithm of zeros."""
+    return _net(guarded=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """A little is added first."""
+    return _net(guarded=True)
+
+
+@rule(
+    code="CP104",
+    name="nan-forward",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "nan-backward",
+        "divergence",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "constant-output",
+        "lr-too-high",
+        "loss-at-init",
+        "eval-nondeterminism",
+    ),
+)
+def nan_forward(evidence: Evidence) -> Iterator[Finding]:
+    """An operation gives NaN or Inf although what goes into it is finite.
+
+    Why it matters: NaN spreads to everything behind it; Inf becomes NaN at the next subtraction or division.
+    What to do: keep the argument of log, sqrt, exp and divisions away from where they have no value.
+    Known exceptions: -inf in attention masks, where nothing behind becomes NaN.
+    Source: IEEE 754; the first non-finite value in the order of execution.
+    """
+    for role, infos in (("inputs", evidence.inputs), ("targets", evidence.targets)):
+        for info in infos:
+            if stat(info, "nan") > 0 or stat(info, "inf") > 0:
+                yield Finding(
+                    module=None,
+                    message=f"{stat(info, 'nan') + stat(info, 'inf'):.0f} of the {stat(info, 'count'):.0f} values of the {role} are not finite (must be 0)",
+                    fix="clean the data before it reaches the model",
+                )
+                return
+    bad = next((name for name, value in evidence.values.items() if value.nonfinite), None)
+    if bad is not None:
+        yield Finding(
+            module=owner(bad),
+            message=f"{evidence.values[bad].nonfinite} values of {spoken(evidence, owner(bad))}.{bad.rpartition('.')[2]} are not finite before the first step",
+            fix="initialise it, or load a checkpoint from before it diverged",
+        )
+        return
+    for trace in (evidence.trace, evidence.evaluation):
+        place = _first(trace) if trace is not None else None
+        if trace is not None and place is not None:
+            flow, call = Flow(trace), trace.calls[place]
+            made = call.outputs[0]
+            low, high = [stat(call.inputs[0] if call.inputs else None, s) for s in ("min", "max")]
+            given = f", given values from {low:.3g} to {high:.3g}" if math.isfinite(low) else ""
+            yield Finding(
+                module=flow.owner(place),
+                message=f"{describe(call)} is the first to give values that are not finite: {stat(made, 'nan'):.0f} NaN and {stat(made, 'inf'):.0f} Inf of {stat(made, 'count'):.0f}{given}",
+                fix=f"keep its input in the range where it has a value: {_hint(operation(call))}",
+                source=call.source,
+            )
+            return
+
+
+def _first(trace: Trace) -> int | None:
+    """The first row that made NaN, or the Inf that the NaN came from; Inf alone counts only where it reaches the end."""
+    flow = Flow(trace)
+    rows = [i for i in flow.primitives() if flow.calls[i].outputs]
+    nan = next((i for i in rows if any(stat(o, "nan") > 0 for o in flow.calls[i].outputs)), None)
+    infinite = [i for i in rows if any(stat(o, "inf") > 0 for o in flow.calls[i].outputs)]
+    if nan is not None:
+        before = [i for i in infinite if i in flow.before(nan) and operation(flow.calls[i]) not in MASKING]
+        return before[0] if before else nan
+    ends = [i for i in infinite if i == rows[-1] or flow.owner(i) is None]
+    ends += [o.source for r in flow.roots() for o in flow.calls[r].outputs if o.source in infinite and isinstance(o.source, int)]
+    for end in ends:
+        before = [i for i in infinite if (i in flow.before(end) or i == end) and operation(flow.calls[i]) not in MASKING]
+        if before:
+            return before[0]
+    return None
+
+
+def _hint(kind: str) -> str:
+    hints = {
+        "log": "torch.log(x.clamp(min=1e-8))", "sqrt": "torch.sqrt(x.clamp(min=0) + 1e-8)", "div": "x / (y + 1e-8)", "exp": "torch.exp(x.clamp(max=80))",
+        "pow": "a base that is not negative", "rsqrt": "torch.rsqrt(x + 1e-8)", "softmax": "no row that is masked entirely", "norm": "x.norm() + 1e-8",
+    }  # fmt: skip
+    return hints.get(kind, "see what goes into it")

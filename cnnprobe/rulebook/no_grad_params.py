@@ -1,0 +1,88 @@
+"""Parameters that are used and get no gradient."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, sources_read
+from cnnprobe.evidence.questions import complete, optimised, owner, reached, spoken, topmost, trainable
+from cnnprobe.rulebook.material import classifying
+
+
+def _net(cut: bool) -> Mapping[str, Any]:
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(64, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = self.body(x.flatten(1)).relu()
+            return self.head(x.detach() if cut else x)
+
+    import torch
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """A detach between body and head."""
+    return _net(cut=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """No detach."""
+    return _net(cut=False)
+
+
+@rule(code="CP210", name="no-grad-params", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit",))
+def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
+    """Trainable parameters take part in the forward pass, but no loss reaches them.
+
+    Why it matters: they stay as they were initialised.
+    What to do: see where the path to the loss is cut (no-grad-path), or use the output that they make.
+    Known exceptions: parameters of outputs that the model returns and the loss leaves alone are info; those that no optimizer holds are not reported.
+    Source: the autograd graph behind the loss against the registry.
+    """
+    idle = unreached(evidence)
+    if not idle:
+        return
+    flow = Flow(evidence.trace)
+    returned = {flow.origin(info) for root in flow.roots() for info in flow.calls[root].outputs} | {
+        info.source for root in flow.roots() for info in flow.calls[root].outputs
+    }
+    losses = {loss.call for loss in evidence.steps[0].losses}
+    toward = set().union(*(flow.before(i) for i in losses if i is not None)) if losses else set()
+    for module in topmost({owner(p) for p in idle}, evidence.trace):
+        rows = {i for i in flow.primitives() if (flow.owner(i) or "") == module or (flow.owner(i) or "").startswith(module + ".")}
+        onward = set(rows).union(*(flow.after(i) for i in rows)) if rows else set()
+        aside = bool(onward & returned) and not onward & toward
+        count = sum(1 for p in idle if owner(p) == module or p.startswith(module + ".") or module == "")
+        yield Finding(
+            module=module,
+            severity=Severity.INFO if aside else None,
+            message=f"{count} trainable parameters of {spoken(evidence, module)} are used, but get no gradient in {len(evidence.steps)} steps",
+            fix="the loss leaves this output alone: use it, or freeze what makes it"
+            if aside
+            else "remove the detach(), no_grad() or .data between them and the loss",
+        )
+
+
+def unreached(evidence: Evidence) -> list[str]:
+    """Trainable, used parameters that an optimizer holds (where one is known) and that no graph reaches, while it reaches others."""
+    arrived = reached(evidence)
+    if not arrived or not complete(evidence):
+        return []
+    read = set().union(*(sources_read(step.trace) for step in evidence.steps))
+    used = {c.fqn for step in evidence.steps for c in step.trace.calls}
+    kinds = {m.fqn: m for m in evidence.trace.modules}
+    held = optimised(evidence)
+    return [
+        name
+        for name in trainable(evidence)
+        if name not in arrived
+        and (not evidence.optimizers or name in held)
+        and (name in read or (owner(name) in used and owner(name) in kinds and kinds[owner(name)].is_stock))
+    ]

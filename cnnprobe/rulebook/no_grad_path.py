@@ -1,0 +1,82 @@
+"""A cut between parameters and the loss."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, describe
+from cnnprobe.evidence.questions import owner, spoken
+from cnnprobe.rulebook.material import classifying
+from cnnprobe.rulebook.no_grad_params import unreached
+
+
+def sick() -> Mapping[str, Any]:
+    """The first layer runs under no_grad."""
+    return _net(cut=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """A detach beside the path: of a statistic that is only looked at."""
+    return _net(cut=False)
+
+
+def _net(cut: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(64, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Any) -> Any:
+            with torch.set_grad_enabled(not cut):
+                hidden = self.body(x.flatten(1)).relu()
+            return self.head(hidden / hidden.detach().norm(dim=1, keepdim=True))
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+@rule(
+    code="CP211",
+    name="no-grad-path",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("no-grad-params", "unchanged-weights", "cannot-overfit"),
+)
+def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
+    """The path from parameters to the loss is cut: by detach, .data, no_grad, or a conversion.
+
+    Why it matters: everything before the cut is never trained.
+    What to do: remove it; keep no_grad for evaluation and for parts that are frozen.
+    Known exceptions: a stop-gradient beside another path that reaches the same parameters (SimSiam, a GAN's discriminator step).
+    Source: torch.Tensor.detach, "Returns a new Tensor, detached from the current graph. The result will never require gradient".
+    """
+    idle = set(unreached(evidence))
+    if not idle:
+        return
+    flow = Flow(evidence.trace)
+    modules = {owner(p) for p in idle}
+    ends = [loss.call for loss in evidence.steps[0].losses if loss.call is not None]
+    toward = set().union(*(flow.before(i) for i in ends)) if ends else set(range(len(flow.calls)))
+    for i in flow.primitives():
+        call = flow.calls[i]
+        if (
+            i not in toward
+            or not call.outputs
+            or any(o.requires_grad for o in call.outputs)
+            or not call.outputs[0].dtype.startswith(("float", "bfloat"))
+        ):
+            continue
+        carries = any(t.requires_grad for t in call.inputs)
+        own = call.fqn in modules or any(isinstance(t.source, str) and t.source in idle for t in call.inputs)
+        upstream = {flow.owner(j) for j in flow.before(i)} | {flow.owner(i)}
+        if (carries and upstream & modules) or own:
+            yield Finding(
+                module=flow.owner(i),
+                message=f"the output of {describe(call)} does not require grad although what goes into it does: {len(idle)} trainable parameters before it get no gradient",
+                fix=f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, flow.owner(call.parent) if own else flow.owner(i))}",
+                source=call.source,
+            )
+            return

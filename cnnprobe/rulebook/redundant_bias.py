@@ -1,0 +1,56 @@
+"""A bias that BatchNorm takes away again."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation
+from cnnprobe.evidence.questions import spoken
+from cnnprobe.rulebook.material import classifying, layers
+
+
+def _net(bias: bool) -> Mapping[str, Any]:
+    from torch import nn
+
+    return classifying(
+        layers(
+            lambda: nn.Conv2d(1, 4, 3, padding=1, bias=bias), lambda: nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4)
+        )
+    )
+
+
+def sick() -> Mapping[str, Any]:
+    """A convolution with a bias before BatchNorm."""
+    return _net(bias=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Without."""
+    return _net(bias=False)
+
+
+@rule(code="CP604", name="redundant-bias", severity=Severity.INFO, examples=(sick, healthy))
+def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
+    """A layer with a bias feeds straight into a BatchNorm.
+
+    Why it matters: BatchNorm subtracts the mean, and the bias with it; harmless, but memory and time for nothing.
+    What to do: bias=False in the layer before a BatchNorm.
+    Known exceptions: torchvision's vgg_bn does it too.
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.2.
+    """
+    flow = Flow(evidence.trace)
+    found: dict[str, str] = {}
+    for i in flow.primitives({"batch_norm"}):
+        source = flow.producer(flow.data(i))
+        fqn = flow.calls[source].fqn if source is not None else None
+        if source is None or fqn is None or operation(flow.calls[source]) not in PROJECTIONS or flow.readers.get(source) != [i]:
+            continue
+        if evidence.trace.module(fqn).config.get("bias") is True:
+            found.setdefault(fqn, flow.calls[i].fqn or "")
+    if found:
+        first = next(iter(found))
+        yield Finding(
+            module=first,
+            message=f"{len(found)} layers have a bias that the BatchNorm behind them takes away again (the first is {spoken(evidence, first)})",
+            fix="bias=False there",
+        )

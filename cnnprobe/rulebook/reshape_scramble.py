@@ -1,0 +1,111 @@
+"""A view where a permute was meant."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, describe
+from cnnprobe.evidence.questions import spoken
+from cnnprobe.rulebook.material import classifying
+
+
+def _net(permuted: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 4)
+
+        def forward(self, x: Any) -> Any:
+            x = self.conv(x).relu()
+            n, c, h, w = x.shape
+            tokens = x.flatten(2).transpose(1, 2) if permuted else x.view(n, h * w, c)
+            return self.fc(tokens).mean(dim=1)
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """`x.view(n, h * w, c)` of (n, c, h, w)."""
+    return _net(permuted=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """`x.flatten(2).transpose(1, 2)`."""
+    return _net(permuted=True)
+
+
+@rule(code="CP316", name="reshape-scramble", severity=Severity.ERROR, examples=(sick, healthy), explains=("batch-leak", "cannot-overfit"))
+def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
+    """A view or reshape exchanges axes, which only a permute can do.
+
+    Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels and positions.
+    What to do: permute or transpose first.
+    Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot be told apart.
+    Source: torch.Tensor.view, "The returned tensor shares the same data".
+    """
+    flow = Flow(evidence.trace)
+    for i in flow.primitives({"view", "reshape"}):
+        call = flow.calls[i]
+        if flow.owner(i) is None or not call.inputs or not call.outputs:
+            continue
+        before, after = call.inputs[0].shape, call.outputs[0].shape
+        if is_exchange(before, after):
+            yield Finding(
+                module=flow.owner(i),
+                message=f"{describe(call)} turns {before} into {after}: the axes change places, but the values stay in their order",
+                fix=f"permute or transpose first, then reshape, in {spoken(evidence, flow.owner(i))}",
+                source=call.source,
+            )
+
+
+def is_exchange(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether a reshape's result has the sizes of the input's axes, or of products of them, in another order.
+
+    >>> is_exchange((8, 6, 64), (8, 64, 6)), is_exchange((8, 6, 8, 8), (8, 64, 6)), is_exchange((8, 6, 8, 8), (8, 6, 64)), is_exchange((8, 12), (8, 3, 4))
+    (True, True, False, False)
+    """
+    for left, right in _blocks([n for n in before if n != 1], [n for n in after if n != 1]):
+        if len(left) > 1 and len(right) > 1 and _is_permutation(left, right):
+            return True
+    return False
+
+
+def _blocks(left: list[int], right: list[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Runs of axes on both sides with equal products, as short as possible."""
+    a: list[int] = []
+    b: list[int] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        a.append(left[i])
+        b.append(right[j])
+        i, j = i + 1, j + 1
+        while math.prod(a) != math.prod(b):
+            if math.prod(a) < math.prod(b):
+                if i >= len(left):
+                    return
+                a.append(left[i])
+                i += 1
+            else:
+                if j >= len(right):
+                    return
+                b.append(right[j])
+                j += 1
+        yield a, b
+        a, b = [], []
+
+
+def _is_permutation(left: list[int], right: list[int]) -> bool:
+    """Whether each axis on the right is a product of axes on the left, each of which is used once."""
+    if not right:
+        return not left
+    size = right[0]
+    for mask in range(1, 2 ** len(left)):
+        chosen = [n for k, n in enumerate(left) if mask >> k & 1]
+        if math.prod(chosen) == size and _is_permutation([n for k, n in enumerate(left) if not mask >> k & 1], right[1:]):
+            return True
+    return False

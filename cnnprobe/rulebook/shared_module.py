@@ -1,0 +1,62 @@
+"""One layer where copies were meant."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Flow, operation_of_module
+from cnnprobe.evidence.questions import owner
+from cnnprobe.rulebook.material import classifying
+
+
+def _net(copies: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
+    blocks = [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(3)] if copies else [block] * 3
+    return classifying(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), *blocks, nn.Linear(32, 4)))
+
+
+def sick() -> Mapping[str, Any]:
+    """`[block] * 3`."""
+    return _net(copies=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """`[make_block() for _ in range(3)]`."""
+    return _net(copies=True)
+
+
+@rule(code="CP310", name="shared-module", severity=Severity.WARNING, examples=(sick, healthy), explains=("tied-weights",))
+def shared_module(evidence: Evidence) -> Iterator[Finding]:
+    """One layer stands at several places of a chain under several names.
+
+    Why it matters: `[layer] * 3` makes three references to one layer; the network has a third of the weights that it seems to have.
+    What to do: make a new layer for each place: [Layer() for _ in range(3)], or copy.deepcopy.
+    Known exceptions: layers without parameters; an encoder that is called on several inputs (siamese); a loop that calls one name again and again.
+    Source: Python, "list * n" repeats references.
+    """
+    flow = Flow(evidence.trace)
+    owners = {owner(p.fqn) for p in evidence.trace.parameters if p.kind == "parameter"}
+    for module in evidence.trace.modules:
+        if (
+            not module.aliases
+            or operation_of_module(module) == "batch_norm"
+            or not any(o == module.fqn or o.startswith(module.fqn + ".") for o in owners)
+        ):
+            continue
+        if any(module.fqn.startswith(m.fqn + ".") for m in evidence.trace.modules if m.aliases and m.fqn):
+            continue
+        rows = [i for i, c in enumerate(flow.calls) if c.fqn == module.fqn and not c.recomputed]
+        made = [{t.source for t in flow.calls[i].outputs if isinstance(t.source, int)} for i in rows]
+        chained = any(made[0] & (flow.before(i) | {i}) - {i} for i in rows[1:]) if made else False
+        siblings = {name.rpartition(".")[0] for name in (module.fqn, *module.aliases)}
+        if chained and len(siblings) == 1:
+            names = ", ".join((module.fqn, *module.aliases))
+            yield Finding(
+                module=module.fqn,
+                message=f"{names} are one {module.kind}, called {len(rows)} times in a row with the same weights",
+                fix="make a new one for each place, or copy.deepcopy it",
+            )

@@ -1,0 +1,86 @@
+"""A softmax over the wrong axis."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import FORWARDING, Evidence, Flow, describe, option
+from cnnprobe.evidence.questions import batch_size, loss_calls, spoken
+from cnnprobe.rulebook.material import classifying, perceptron
+from cnnprobe.trace import ModuleCall
+
+
+def sick() -> Mapping[str, Any]:
+    """Over the batch."""
+    from torch import nn
+
+    return classifying(perceptron(end=(nn.LogSoftmax(dim=0),)), loss_fn=nn.NLLLoss())
+
+
+def healthy() -> Mapping[str, Any]:
+    """Over the classes, counted from the end."""
+    from torch import nn
+
+    return classifying(perceptron(end=(nn.LogSoftmax(dim=-1),)), loss_fn=nn.NLLLoss())
+
+
+@rule(
+    code="CP405",
+    name="softmax-dim",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "batch-leak",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "loss-at-init",
+        "softmax-before-ce",
+        "probs-into-nll",
+        "constant-output",
+    ),
+)
+def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
+    """A softmax runs over the batch, or over another axis than that of the classes.
+
+    Why it matters: the samples of a batch compete with each other; a sample's prediction depends on which others it came with.
+    What to do: set dim=1, or dim=-1 for (N, C).
+    Known exceptions: attention over a sequence in dimension 0 is right where the batch is elsewhere; it is reported only where samples were seen to influence each other.
+    Source: torch.nn.Softmax, "dim: a dimension along which Softmax will be computed (so every slice along dim will sum to 1)".
+    """
+    flow = Flow(evidence.trace)
+    heads = {loss.origin: loss.operation for loss in loss_calls(evidence)}
+    for root in flow.roots():
+        for info in flow.calls[root].outputs:
+            heads.setdefault(flow.origin(info, FORWARDING), "")
+    n = batch_size(evidence)
+    leaking = evidence.probes.leak[0] if evidence.probes.leak is not None else None
+    for i in flow.primitives({"softmax", "log_softmax"}):
+        call = flow.calls[i]
+        shape = call.inputs[0].shape if call.inputs else ()
+        axis = _axis(evidence, call, len(shape))
+        if axis is None or len(shape) < 2:
+            continue
+        over_batch = (
+            axis == 0
+            and n is not None
+            and n > 1
+            and shape[0] == n
+            and (i in heads or (evidence.probes.leak is not None and leaking == flow.owner(i)))
+        )
+        wrong_class = heads.get(i) == "nll_loss" and axis != 1
+        if over_batch or wrong_class:
+            yield Finding(
+                module=flow.owner(i),
+                message=f"{describe(call)} runs over dimension {axis} of {shape}, which is {'the batch' if axis == 0 else 'not that of the classes, 1'}",
+                fix=f"set dim=1 in {spoken(evidence, flow.owner(i))}",
+                source=call.source,
+            )
+
+
+def _axis(evidence: Evidence, call: ModuleCall, rank: int) -> int | None:
+    if call.kind == "Softmax2d":
+        return rank - 3
+    given = option(evidence.trace, call, "dim", 1)
+    if given is None:
+        return 0 if rank in (0, 1, 3) else 1  # torch's own choice, deprecated
+    return given % rank if isinstance(given, int) and rank else None

@@ -1,0 +1,60 @@
+"""A loop that never steps."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence
+from cnnprobe.evidence.questions import variable
+from cnnprobe.rulebook.material import perceptron, stepping
+
+PATIENCE = 5  # training steps without an optimizer step; who accumulates longer clears its gradients less often
+
+
+def _loop(steps: bool) -> Mapping[str, Any]:
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        if steps:
+            optimizer.step()
+
+    return stepping(perceptron(), loop)
+
+
+def sick() -> Mapping[str, Any]:
+    """Zero, backward, and no step."""
+    return _loop(steps=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """With a step."""
+    return _loop(steps=True)
+
+
+@rule(
+    code="CP504",
+    name="step-missing",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("unchanged-weights", "loss-not-decreasing", "cannot-overfit", "no-zero-grad", "lr-too-low"),
+)
+def step_missing(evidence: Evidence) -> Iterator[Finding]:
+    """Gradients are computed, and no optimizer uses them.
+
+    Why it matters: no parameter ever changes.
+    What to do: optimizer.step() after loss.backward().
+    Known exceptions: accumulation over a few batches; updates by hand.
+    Source: torch.optim, "Taking an optimization step".
+    """
+    events = [e.kind for step in evidence.steps for e in step.events]
+    if not evidence.own_loop or "backward" not in events or "step" in events or len(evidence.steps) < 2:
+        return
+    if any(change > 0 for step in evidence.steps for change in step.changes.values()):
+        return
+    backwards = events.count("backward")
+    if "zero_grad" in events[events.index("backward") :] or len(evidence.steps) >= PATIENCE:
+        yield Finding(
+            module=None,
+            message=f"{backwards} backward passes were followed by 0 optimizer steps: no parameter changed",
+            fix=f"call {variable(evidence, 'optimizer')}.step() after loss.backward()",
+        )

@@ -1,0 +1,76 @@
+"""Weights that the steps do not change."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.evidence import Evidence, Step
+from cnnprobe.evidence.questions import optimised, owner, spoken, topmost, trainable
+from cnnprobe.rulebook.material import classifying, perceptron
+
+
+def _training(rate: float) -> Mapping[str, Any]:
+    import torch
+
+    model = perceptron()
+    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=rate))
+
+
+def sick() -> Mapping[str, Any]:
+    """A learning rate of 0."""
+    return _training(0.0)
+
+
+def healthy() -> Mapping[str, Any]:
+    """One of 1e-3."""
+    return _training(1e-3)
+
+
+@rule(
+    code="CP205",
+    name="unchanged-weights",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-not-decreasing", "cannot-overfit", "lr-too-low"),
+)
+def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
+    """Parameters have a gradient and an optimizer that steps, and are bit for bit the same afterwards.
+
+    Why it matters: nothing is learned.
+    What to do: check the learning rate of their group, and whether the step is smaller than the precision of the weights (float16).
+    Known exceptions: a scheduler that warms up from 0.
+    Source: the parameters before and after the observed steps.
+    """
+    steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
+    rates = [e.rate for s in evidence.steps for e in s.events if e.kind == "schedule" and e.rate]
+    if len(steps) < 2 or rates:
+        return
+    still = [
+        name for name in trainable(evidence)
+        if name in optimised(evidence) and steps and len(trainable(evidence)[name].shape) > 1 and all(s.changes.get(name) == 0 for s in steps)
+        and all(g is not None and g.norm > 0 and not g.nonfinite for s in steps for g in [s.gradients.get(name)])
+    ]  # fmt: skip
+    moving = any(change > 0 for s in steps for change in s.changes.values())
+    still = [name for name in still if _should_move(evidence, steps[0], name, moving=moving)]
+    if not still or (evidence.names.get("scheduler") and all(r == 0 for o in evidence.optimizers for r in o.rates)):
+        return
+    rate = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
+    for module in topmost({owner(n) for n in still}, evidence.trace)[:3]:
+        yield Finding(
+            module=module,
+            message=f"the weights of {spoken(evidence, module)} have gradients, but did not change in {len(steps)} optimizer steps (learning rates: {rate})",
+            fix=f"set lr of {evidence.optimizers[0].name} to more than 0, or train in float32",
+        )
+
+
+EPSILON = 2.0**-24  # half of float32's precision: a smaller relative change is rounded away
+
+
+def _should_move(evidence: Evidence, step: Step, name: str, *, moving: bool) -> bool:
+    """Whether a step of plain gradient descent would be larger than the rounding of the weight; with a rate of 0 any would."""
+    rates = [r for o in evidence.optimizers if name in o.parameters for r in o.rates]
+    if not any(rates):
+        return True
+    value = evidence.values.get(name)
+    relative = max(rates) * step.gradients[name].norm / value.norm if value is not None and value.norm else 0.0
+    return relative > EPSILON or (not moving and max(rates) > 1e-6)

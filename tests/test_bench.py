@@ -1,0 +1,62 @@
+"""The bench of silent faults, their twins, and healthy designs: all found, all located, nothing wrongly."""
+
+import pytest
+import torch
+from bench.cases import CASES
+from bench.designs import DESIGNS
+from bench.score import score
+
+import cnnprobe
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fault_is_found_and_located_and_its_twin_is_silent(name):
+    result = score(name)
+    assert (True, True, ()) == (result.found, result.located, result.loud)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_healthy_design_gives_no_warning(name):
+    report = cnnprobe.diagnose(**DESIGNS[name]())
+    assert report.error is None
+    assert [] == [(f.rule, f.module, f.message) for f in report.findings if f.severity != "info"]
+
+
+ZOO = (
+    "alexnet", "vgg11", "resnet18", "densenet121", "mobilenet_v3_small", "efficientnet_b0", "googlenet", "convnext_tiny", "swin_t", "vit_b_16",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ZOO)
+def test_torchvision_model_at_its_initialisation_gives_no_warning(name, training):
+    import torchvision
+
+    options = {"init_weights": False} if name == "googlenet" else {}
+    options |= {"image_size": 64} if name == "vit_b_16" else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=10, **options).train(training)
+    inputs, targets = torch.randn(4, 3, 64, 64), torch.tensor([1, 7, 3, 0])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    report = cnnprobe.diagnose(model, inputs, targets, loss_fn=torch.nn.CrossEntropyLoss(), optimizer=optimizer, steps=3)
+    assert report.error is None
+    assert [] == [(f.rule, f.module, f.message) for f in report.findings if f.severity != "info"]
+
+
+def test_diagnosis_of_resnet18_takes_at_most_fifteen_forward_and_backward_passes():
+    import torchvision
+
+    forwards, backwards = [], []
+
+    class Counting(torchvision.models.ResNet):
+        def forward(self, x):
+            forwards.append(1)
+            y = super().forward(x)
+            if y.requires_grad:
+                y.register_hook(lambda _: backwards.append(1))
+            return y
+
+    model = Counting(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=10)
+    optimizer = torch.optim.Adam(model.parameters())
+    cnnprobe.diagnose(model, torch.randn(8, 3, 64, 64), torch.arange(8), loss_fn=torch.nn.CrossEntropyLoss(), optimizer=optimizer)
+    assert 0 < len(backwards) <= len(forwards) <= 15

@@ -1,0 +1,258 @@
+"""What `diagnose` promises: everything as before, root causes first, suppression with a reason, and the command."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bench.designs import Classifier, classifier, images, labels
+from click.testing import CliRunner
+from torch import nn
+
+import cnnprobe
+from cnnprobe.cli import main
+from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, fold, in_order, rule
+from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.evidence import Evidence
+from cnnprobe.rulebook import load_rules
+
+
+def trained(optimizer_class, **options):
+    model = Classifier()
+    optimizer = optimizer_class(model.parameters(), **options)
+    F.cross_entropy(model(images()), labels()).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def frozen_copy(value):
+    return copy.deepcopy(value)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_diagnose_leaves_model_optimizer_and_gradients_as_they_were(kind):
+    model, optimizer = trained(kind, lr=0.01)
+    state, optimizer_state = frozen_copy(model.state_dict()), frozen_copy(optimizer.state_dict())
+    grads = [(p.grad, p.grad.clone()) for p in model.parameters()]
+    cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer)
+    assert same(state, model.state_dict())
+    assert same(optimizer_state, optimizer.state_dict())
+    assert all(p.grad is grad and torch.equal(grad, kept) for p, (grad, kept) in zip(model.parameters(), grads))
+
+
+def test_diagnose_leaves_random_generators_modes_and_hooks_as_they_were():
+    model = Classifier().train()
+    model.backbone.eval()
+    before, modes = torch.get_rng_state(), [m.training for m in model.modules()]
+    cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert modes == [m.training for m in model.modules()]
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+    assert sys.getprofile() is None
+
+
+def test_diagnose_leaves_the_variables_of_a_train_step_as_they_were():
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    history, count = [], 0
+
+    def train_step(x, y):
+        nonlocal count
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        history.append(loss.item())
+        count += 1
+
+    before = scheduler.state_dict()
+    cnnprobe.diagnose(model, images(), labels(), train_step=train_step, optimizer=optimizer)
+    assert ([], 0) == (history, count)
+    assert before == scheduler.state_dict()
+    assert 0.1 == optimizer.param_groups[0]["lr"]
+
+
+def test_diagnose_restores_everything_when_the_step_raises():
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = frozen_copy(model.state_dict())
+
+    def train_step(x, y):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        raise ValueError("enough")
+
+    report = cnnprobe.diagnose(model, images(), labels(), train_step=train_step, optimizer=optimizer)
+    assert isinstance(report.error, ValueError)
+    assert same(state, model.state_dict())
+
+
+def test_crash_of_the_forward_is_a_finding():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(99, 4))
+    report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    assert ("1", "error") == (report.findings[0].module, report.findings[0].severity)
+    assert not report.ok
+
+
+def test_train_step_of_a_class_is_observed():
+    class Trainer:
+        def __init__(self):
+            self.net = Classifier()
+            self.opt = torch.optim.SGD(self.net.parameters(), lr=0.05)
+
+        def step(self, x, y):
+            F.cross_entropy(self.net(x), y).backward()
+            self.opt.step()
+
+    trainer = Trainer()
+    report = cnnprobe.diagnose(trainer.net, images(), labels(), train_step=trainer.step)
+    assert ["no-zero-grad"] == [f.rule for f in report.findings]
+    assert "self.opt.zero_grad()" in report.findings[0].fix
+
+
+def test_fix_is_in_the_users_own_names():
+    my_net = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 4), nn.Softmax(1))
+    finding = cnnprobe.diagnose(my_net, images(), labels(), loss_fn=nn.CrossEntropyLoss()).findings[0]
+    assert "my_net[4]" in finding.fix
+
+
+def test_findings_survive_saving_and_loading(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.Softmax(1))
+    report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    report.save(tmp_path / "report.json")
+    assert report.findings == cnnprobe.load(tmp_path / "report.json").findings != ()
+
+
+def test_lazy_model_is_refused():
+    with pytest.raises(TargetError, match="lazy"):
+        cnnprobe.diagnose(nn.LazyLinear(3), torch.ones(2, 4))
+
+
+def test_a_rule_that_raises_is_noted_and_hides_nothing():
+    @rule(code="XX001", name="broken-rule")
+    def broken(evidence):
+        raise KeyError("oops")
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.Softmax(1))
+    report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), rules=[broken])
+    assert ["softmax-before-ce"] == [f.rule for f in report.findings]
+    assert any("broken-rule could not judge" in note for note in report.trace.notes)
+
+
+def test_suppression_needs_a_reason_and_is_noted():
+    given = classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.Softmax(1)))
+    with pytest.raises(UsageError, match="without a reason"):
+        cnnprobe.diagnose(**given, ignore={"softmax-before-ce": " "})
+    report = cnnprobe.diagnose(**given, ignore={"softmax-before-ce:2": "as in the paper"})
+    assert () == report.findings
+    assert any("as in the paper" in note for note in report.trace.notes)
+
+
+def finding(name, severity=Severity.WARNING):
+    return Finding(rule=name, message="", fix="", severity=severity)
+
+
+def quiet(evidence: Evidence):
+    return []
+
+
+def test_root_cause_comes_before_what_follows_from_it():
+    cause = Rule(code="B", name="cause", severity=Severity.WARNING, check=quiet, explains=("symptom",))
+    symptom = Rule(code="A", name="symptom", severity=Severity.ERROR, check=quiet)
+    ordered = in_order([finding("symptom", Severity.ERROR), finding("cause")], [symptom, cause])
+    assert [("cause", ()), ("symptom", ("cause",))] == [(f.rule, f.follows_from) for f in ordered]
+
+
+def test_graver_findings_come_first_and_five_are_shown():
+    found = in_order([finding("a", Severity.INFO), finding("b", Severity.ERROR), *(finding(c) for c in "cdefg")], [])
+    assert "b" == found[0].rule
+    assert "a" == found[-1].rule
+    assert (5, 2) == (len(fold(found)[0]), fold(found)[1])
+
+
+def test_fail_on_takes_severities_and_rules():
+    found = [finding("a", Severity.INFO), finding("b", Severity.ERROR)]
+    assert ["b"] == [f.rule for f in at_least(found, "warning")]
+    assert ["a"] == [f.rule for f in at_least(found, "a")]
+
+
+RULE_FILE = '''"""A rule of one's own."""
+
+from cnnprobe.diagnosis import Finding, rule
+
+
+@rule(code="MY001", name="too-small")
+def too_small(evidence):
+    """The model has fewer than a million parameters."""
+    count = sum(p.numel for p in evidence.trace.parameters)
+    if count < 1_000_000:
+        yield Finding(module="", message=f"{count} parameters (less than 1,000,000)", fix="more")
+'''
+
+
+def test_rule_of_a_file_is_run(tmp_path):
+    (tmp_path / "mine.py").write_text(RULE_FILE)
+    assert "too-small" in [r.name for r in load_rules([tmp_path / "mine.py"])]
+    report = cnnprobe.diagnose(Classifier(), images(), rules=[tmp_path / "mine.py"])
+    assert ["too-small"] == [f.rule for f in report.findings]
+
+
+NET = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, soft=True):
+        super().__init__(nn.Flatten(), nn.Linear(48, 4), *([nn.Softmax(1)] if soft else []))
+"""
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_command_diagnoses_and_exits_with_one_where_something_is_found(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    spec, options = (
+        f"{tmp_path / 'net.py'}:Net",
+        ["--input", "8,3,4,4", "--loss", "cross_entropy", "--optimizer", "adam:lr=1e-3", "--train"],
+    )
+    sick = run("diagnose", spec, *options)
+    assert 1 == sick.exit_code
+    assert "softmax-before-ce" in sick.output and "CP401" in sick.output
+    assert 0 == run("diagnose", spec, *options, "--arg", "soft=False").exit_code
+    assert 0 == run("diagnose", spec, *options, "--fail-on", "dead-relu").exit_code
+    assert 2 == run("diagnose", spec, *options, "--fail-on", "dead-rellu").exit_code
+
+
+def test_command_reads_suppressions_of_pyproject(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "pyproject.toml").write_text('[tool.cnnprobe.ignore]\nsoftmax-before-ce = "as published"\n')
+    monkeypatch.chdir(tmp_path)
+    result = run("diagnose", "net.py:Net", "--input", "8,3,4,4", "--loss", "cross_entropy")
+    assert 0 == result.exit_code
+
+
+def test_explain_takes_name_and_code_and_suggests():
+    assert run("explain", "dead-relu").output == run("explain", "CP101").output
+    assert "What to do:" in run("explain", "dead-relu").output
+    assert "did you mean 'dead-relu'?" in run("explain", "dead-rely").output
+
+
+def test_rules_are_listed_without_torch():
+    code = "import sys; from cnnprobe.cli import main; main(['rules'], standalone_mode=False); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert len(cnnprobe.rules()) == len(done.stdout.splitlines())

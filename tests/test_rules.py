@@ -1,0 +1,40 @@
+"""Every rule by its own examples: it finds its sick one, and nothing is found in its healthy one."""
+
+import re
+
+import pytest
+
+import cnnprobe
+from cnnprobe.diagnosis import Rule
+
+RULES = {rule.name: rule for rule in cnnprobe.rules()}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_finds_its_sick_example(name):
+    report = cnnprobe.diagnose(**RULES[name].sick())
+    assert name in [finding.rule for finding in report.findings]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_healthy_example_gives_no_warning(name):
+    report = cnnprobe.diagnose(**RULES[name].healthy())
+    assert [] == [(f.rule, f.message) for f in report.findings if f.severity != "info"]
+    assert [] == [note for note in report.trace.notes if "could not judge" in note]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_page_says_why_what_and_from_where(name):
+    rule: Rule = RULES[name]
+    headings = re.findall(r"^(Why it matters|What to do|Known exceptions|Source):", rule.page, flags=re.MULTILINE)
+    assert ["Why it matters", "What to do", "Known exceptions", "Source"] == headings
+    assert rule.sentence.endswith(".")
+
+
+def test_what_a_rule_explains_is_the_name_of_a_rule():
+    assert [] == [(rule.name, other) for rule in RULES.values() for other in rule.explains if other not in RULES]
+
+
+def test_no_two_rules_explain_each_other():
+    pairs = {(rule.name, other) for rule in RULES.values() for other in rule.explains}
+    assert [] == sorted(pair for pair in pairs if pair[::-1] in pairs)
