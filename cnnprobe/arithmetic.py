@@ -103,7 +103,7 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
     >>> def tensor(*shape): return TensorInfo(shape=shape, dtype="float32", device="cpu", nbytes=0, requires_grad=False)
     >>> call = ModuleCall(fqn="c", kind="Conv2d", index=0, parent=0, depth=1, inputs=(tensor(8, 3, 32, 32),), outputs=(tensor(8, 32, 32, 32),))
     >>> config = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "out_channels": 32}
-    >>> print(*explain_shape(call, config), sep="\\n")
+    >>> print(*explain_shape(call, config), sep="\n")
     H: floor((32 + 2*1 - 1*(3-1) - 1)/1 + 1) = 32
     W: floor((32 + 2*1 - 1*(3-1) - 1)/1 + 1) = 32
     """

@@ -117,6 +117,38 @@ def _flops(operation: Any, *shapes: Any, **keywords: Any) -> int:
     return int(flop_registry[operation](*shapes, **keywords))
 
 
+# One call without a product (of empty tensors, say) tells nothing of the next.
+_PRODUCTS = frozenset(
+    [
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "addbmm",
+        "mv",
+        "dot",
+        "inner",
+        "einsum",
+        "tensordot",
+        "bilinear",
+        "multi_dot",
+        "chain_matmul",
+        "scaled_dot_product_attention",
+        "multi_head_attention_forward",
+        "lstm",
+        "gru",
+        "rnn_tanh",
+        "rnn_relu",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "linear",
+    ]
+)
 _without_product: set[str] = set()
 _counts: dict[str, int | None] = {}
 
@@ -166,6 +198,7 @@ def settle(call: Pending, kind: str) -> int | None:
             _counts[key] = counter.get_total_flops() // _FLOPS_A_MAC or None
         except Exception:  # an operation without a meta kernel cannot be counted, and is named as uncounted
             _counts[key] = None
-        if _counts[key] is None and "einsum" not in kind and "tensordot" not in kind:
-            _without_product.add(kind)
+        else:
+            if _counts[key] is None and kind.rsplit(".", maxsplit=1)[-1] not in _PRODUCTS:
+                _without_product.add(kind)
     return _counts[key]

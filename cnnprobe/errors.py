@@ -73,7 +73,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """A fix that names the known names nearest to `name`, or all of a few.
 
     >>> suggest("conv_1", ["conv1", "conv2", "fc"])
-    "did you mean 'conv1'?"
+    "did you mean 'conv1' or 'conv2'?"
     """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

@@ -39,7 +39,7 @@ _rules_option = click.option(
 @_rules_option
 @output_options
 def diagnose_command(model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any) -> None:
-    r"""Run the model SPEC and, with --loss and --optimizer, a few training steps, and say what is wrong.
+    """Run the model SPEC and, with --loss and --optimizer, a few training steps, and say what is wrong.
 
     \b
     pyproject.toml may suppress findings, each with its reason:
