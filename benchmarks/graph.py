@@ -1,6 +1,6 @@
 """Graphs against torchviz (autograd) and torchview (modules): interleaved in one process, medians of ratios.
 
-    python benchmarks/graph.py [--quick]
+    python -m benchmarks.graph [--quick]
 
 torchvision models are measured where torchvision is installed; torchviz and torchview come with the `bench` group.
 """

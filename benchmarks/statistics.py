@@ -98,7 +98,7 @@ def hooked(model: nn.Module, observe: Observe, action: Callable[[], object]) -> 
 
         def hook(_module: nn.Module, _inputs: object, output: object, row: int = row) -> None:
             if isinstance(output, Tensor):
-                observe(output.detach() if observe is not one_sum else output, row)
+                observe(output, row)
 
         handles.append(module.register_forward_hook(hook))
     try:

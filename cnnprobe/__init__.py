@@ -66,5 +66,10 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Called by `%load_ext cnnprobe`: adds `%probe model(x)` and `%%probe model`."""
+    importlib.import_module("cnnprobe.magics").load_ipython_extension(shell)
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)

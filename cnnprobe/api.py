@@ -1,19 +1,23 @@
 """The verbs: each takes the user's model and gives a Report. The only room that knows the whole path."""
 
 import os
+import pathlib
 import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 from torch import nn
 
 from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
+from cnnprobe.crash import Crash, add_note, explain
 from cnnprobe.diagnosis import Rule, finding_of_failure, run_rules
 from cnnprobe.errors import UnknownNameError
+from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.proofs import Comparison, Refactoring
 from cnnprobe.recorder import Observation, Recording, observe
@@ -35,7 +39,8 @@ def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
 
     The model is afterwards bit for bit as it was: parameters, buffers, flags, gradients, attributes, hooks, random generators.
     It runs in the mode it is in (train or eval) and under the caller's grad mode. When the forward raises, the report says
-    so (`report.ok` is False, `report.error` is the exception) instead of raising; an interrupt goes on to the caller.
+    why instead of raising (`report.ok` is False, `report.explanation` names the module to blame, the cause, and repairs that were
+    tried on a shadow of the model, `report.error` is the exception); an interrupt goes on to the caller.
 
     Args:
         model: any nn.Module, also lazy, compiled or on the meta device.
@@ -57,13 +62,37 @@ def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
         if isinstance(seen, Observation):
             _last[model] = Report(trace=seen.trace, error=interrupt)
         raise
-    report = Report(trace=observation.trace, output=observation.output, error=observation.error)
+    explanation = None
+    if observation.error is not None:
+        explanation = explain(Crash(error=observation.error, model=model, trace=observation.trace, args=args, kwargs=kwargs))
+    report = Report(trace=observation.trace, explanation=explanation, output=observation.output, error=observation.error)
     _last[model] = report
     return report
 
 
-def record(model: nn.Module, *, statistics: bool = True) -> Recording:
+class ExplainedRecording(Recording):
+    """A recording that explains the exception which leaves its block: as notes on it (PEP 678), and as `explanation`."""
+
+    def __init__(self, model: nn.Module, *, statistics: bool = True) -> None:
+        super().__init__(model, statistics=statistics)
+        self._explained = model
+        self.explanation: Explanation | None = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        args, kwargs = self.given
+        super().__exit__(kind, error, trace)
+        if not isinstance(error, Exception):
+            return
+        latest = self.traces[-1] if self.traces else None
+        self.explanation = explain(Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs))
+        if self.explanation is not None and self.explanation.diagnosis != "unknown":
+            add_note(error, self.explanation)
+
+
+def record(model: nn.Module, *, statistics: bool = True) -> ExplainedRecording:
     """A context manager around the user's own forward (and backward) passes: no extra pass, the same numbers.
+
+    An exception keeps its type, message and traceback, and gains the explanation as notes; explaining it runs shadows of the model.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
@@ -72,7 +101,7 @@ def record(model: nn.Module, *, statistics: bool = True) -> Recording:
     >>> [call.kind for call in recording.trace.calls]
     ['Sequential', 'Linear', 'ReLU']
     """
-    recording = Recording(model, statistics=statistics)
+    recording = ExplainedRecording(model, statistics=statistics)
     _recordings[model] = weakref.ref(recording)
     return recording
 
@@ -232,7 +261,7 @@ def diagnose(
     )  # fmt: skip
     evidence, error = observe_training(given)
     own = [each for each in rules if isinstance(each, Rule)]
-    known = load_rules([each for each in rules if not isinstance(each, Rule)])
+    known = load_rules([pathlib.Path(each) for each in rules if not isinstance(each, Rule)])
     outcome = run_rules(evidence, (*known, *own), ignore=ignore)
     trace = next((step.trace for step in evidence.steps if step.trace.failure is not None), evidence.trace)
     crashed = (finding_of_failure(trace.failure),) if trace.failure is not None else ()

@@ -136,7 +136,7 @@ class Comparison:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""
-        return {"text/plain": str(self), "text/html": self.to("html")}
+        return {"text/plain": str(self), "text/html": self.to("fragment")}
 
 
 class Refactoring:
@@ -199,7 +199,7 @@ class Refactoring:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""
-        return {"text/plain": str(self), "text/html": self.to("html")}
+        return {"text/plain": str(self), "text/html": self.to("fragment")}
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from cnnprobe import schema
 from cnnprobe.diagnosis import Finding
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
+from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.layout.findings import with_findings
@@ -18,11 +19,12 @@ from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
 _SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace, "findings": tuple[Finding, ...], "graph": Graph | None}
+_PARTS: Mapping[str, Any] = {"trace": Trace, "findings": tuple[Finding, ...], "explanation": Explanation | None, "graph": Graph | None}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
-_PAGE = ("failure", "modules", "totals", "notes", "parameters")
+_FRAGMENT = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters")
+_PAGE = ("failure", "patch", "evidence", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -31,7 +33,7 @@ class Report:
 
     trace: Trace
     findings: tuple[Finding, ...] = ()  # root causes first
-    explanation: Any = None  # an Explanation where the forward raised
+    explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
     graph: Any = None  # a Graph where one was asked for
     output: object = field(default=None, compare=False)  # what the model itself returned
     error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
@@ -42,7 +44,7 @@ class Report:
         return self.trace.failure is None and not any(finding.severity == "error" for finding in self.findings)
 
     def to(self, format: str, *, width: int | None = None, depth: int | None = None, colour: bool = False) -> str:  # noqa: A002 - the word users type
-        """The report as "text", "markdown", "html" or "json" (which `load` reads back, always whole).
+        """The report as "text", "markdown", "html" (a whole page), "fragment" (of HTML, for notebooks) or "json" (which `load` reads back, always whole).
 
         Args:
             format: a name of `cnnprobe.render.formats()`.
@@ -55,7 +57,17 @@ class Report:
         """
         if format == "json":
             return schema.to_text(Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED})
-        return render(_laid_out(self, depth, _PAGE if format == "html" else None), format, width=width, colour=colour)
+        if format == "html":
+            return self._page(depth)
+        if format == "fragment":
+            return render(_laid_out(self, depth, _FRAGMENT, drawn=True), format)
+        return render(_laid_out(self, depth, None), format, width=width, colour=colour)
+
+    def _page(self, depth: int | None) -> str:
+        """The page, which carries the whole report as JSON: for programs, and for what it tells of a row that is marked."""
+        from cnnprobe.render.page import render_page  # jinja2 is for those who want a page
+
+        return render_page(_laid_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report in the format that the suffix of `path` names; the file is there as a whole or not at all.
@@ -81,8 +93,8 @@ class Report:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
-        document = _laid_out(self, None, _PAGE, rows=_SHOWN_IN_NOTEBOOK)
-        return {"text/plain": str(self), "text/html": render(document, "html")}
+        document = _laid_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
+        return {"text/plain": str(self), "text/html": render(document, "fragment")}
 
 
 def load(path: str | os.PathLike[str]) -> Report:
@@ -113,9 +125,9 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: schema.from_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data}
 
 
-def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, *, rows: int | None = None) -> Document:
-    document = lay_out_trace(report.trace, depth=depth, sections=sections, most_rows=rows)
-    return with_findings(document, report.findings) if report.findings else document
+def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
+    document = lay_out_trace(report.trace, depth=depth, sections=sections, explanation=report.explanation, graph=report.graph, **view)
+    return with_findings(document, report.findings, report.trace) if report.findings else document
 
 
 def _write(target: Path, text: str) -> None:

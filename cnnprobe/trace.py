@@ -13,6 +13,20 @@ Source = int | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How many values there are of each magnitude and sign; zeros, NaN and Inf are in no bucket.
+
+    Bucket `k` holds the values with `2**(lowest + k) <= abs(x) < 2**(lowest + k + 1)`. Nothing needs to be known of the range beforehand, so
+    that histograms of different tensors, steps and ranks add up bucket by bucket. Exponent -127 holds all that is nonzero and below 2**-126,
+    exponent 127 all from 2**127 up. Empty buckets at both ends are left out.
+    """
+
+    lowest: int = 0
+    negative: tuple[int, ...] = ()
+    positive: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
     """A tensor as it was when it passed: sizes in elements, `nbytes` in bytes (of its own elements, not its storage)."""
 
@@ -25,6 +39,7 @@ class TensorInfo:
     path: str = ""  # where in a nested value: "", "[0]", "['logits']", ".hidden"; for inputs "0", "x", "0[1]"
     source: Source = None  # index of the call that made it, fqn of the parameter or buffer, None: from outside
     stats: Mapping[str, float | int] | None = None  # None: not asked for, or not available for this kind of tensor
+    histogram: Histogram | None = None  # None: not asked for, or not available
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,7 +148,7 @@ def image_transform(*, resize: bool = False) -> v2.Compose:
 
 
 def photos(root: str | Path) -> Splits:
-    """The offline photo crops as two ImageFolders: 8 classes of 200 + 48 images; needs scikit-image on the first call."""
+    """The offline photo crops as two ImageFolders: 8 classes of 192 + 48 images; needs scikit-image on the first call."""
     return _folders(offline_photos(root), name="photos")
 
 
@@ -235,6 +235,8 @@ class _Folder(ImageFolder):
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names = sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if not names:
+            raise FileNotFoundError("no folder for a class")
         return names, {name: label for label, name in enumerate(names)}
 
 

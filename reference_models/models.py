@@ -117,9 +117,9 @@ class CNNModelAsWritten(nn.Module):
 
     Source: `SimpleCNN`, refactored as in `CNNModel`; `nn.Flatten` was left behind because it has no parameters.
 
-    >>> CNNModelAsWritten()(torch.zeros(2, 3, 32, 32))
+    >>> CNNModelAsWritten()(torch.zeros(2, 3, 32, 32))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    RuntimeError: mat1 and mat2 shapes cannot be multiplied (1024x4 and 2048x512)
+    RuntimeError: ...mat1 and mat2 shapes cannot be multiplied (1024x4 and 2048x512)
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -22,18 +22,19 @@ PHOTOS = {
     "rocket": "rocket",
     "tissue": "immunohistochemistry",
 }
-FOLDER = "photos-32px-v1"  # count up with any change below, so that an old folder is never taken for a new one
+FOLDER = "photos-32px-v2"  # count up with any change below, so that an old folder is never taken for a new one
 SHORT_SIDE = 320  # pixels of a photo's shorter side before it is cut, so that a crop shows a part and not one texture
 CELL = 40  # pixels; a photo is cut into cells of this size, and each cell belongs to one split as a whole
 CROP = 32  # pixels
 OFFSETS = (0, CELL - CROP)  # four crops of each cell, at its corners
-PER_CLASS = {"train": 200, "val": 48}
+PER_CLASS = {"train": 192, "val": 48}
+CONTRAST = 8  # of 255 in any channel; the corners of retina are plain black, the same crop in both splits
 
 
 def offline_photos(root: str | Path) -> Path:
     """Folder with `train/` and `val/`, one folder a photo in each, of 32x32 PNG crops; made on the first call.
 
-    8 classes of 200 + 48 images. The validation crops are of cells that no training crop touches.
+    8 classes of 192 + 48 images. The validation crops are of cells that no training crop touches.
     The folder appears complete or not at all, also when several processes make it at once.
 
     Args:
@@ -85,7 +86,9 @@ def _photo(name: str) -> Image.Image:
 def _write_crops(photo: Image.Image, folder: Path, name: str) -> None:
     boxes: dict[str, list[tuple[int, int]]] = {"train": [], "val": []}
     for split, left, top in _boxes(photo.width // CELL, photo.height // CELL):
-        boxes[split].append((left, top))
+        crop = photo.crop((left, top, left + CROP, top + CROP))
+        if max(high - low for low, high in crop.getextrema()) >= CONTRAST:
+            boxes[split].append((left, top))
     order = np.random.default_rng(0)
     for split, count in PER_CLASS.items():
         into = folder / split / name

@@ -189,12 +189,16 @@ def describe(epoch: Epoch) -> str:
         f"epoch {epoch.number:3d}  {len(epoch.per_class):3d} classes  loss {epoch.loss:.4f}  "
         f"training {epoch.accuracy:6.1%}  validation {epoch.validation:6.1%}"
     )
-    # A non-breaking space keeps a name and its number on one line.
-    each = "  ".join(f"{name}\u00a0{share:.0%}" for name, share in epoch.per_class.items())
+    # Non-breaking spaces keep a name and its number on one line.
+    each = "  ".join(f"{_plain(name)} {share:.0%}".replace(" ", "\u00a0") for name, share in epoch.per_class.items())
     body = textwrap.fill(
         each, width=80, initial_indent=" " * 11, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False
     )
     return f"{head}\n{body}".replace("\u00a0", " ")
+
+
+def _plain(name: str) -> str:
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -314,6 +318,8 @@ def _run(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     if options.save is not None and not options.save.absolute().parent.is_dir():
         raise UsageError("no such folder to save into", where=str(options.save), fix="make the folder first")
+    if options.save is not None and options.save.is_dir():
+        raise UsageError("--save needs a file, and this is a folder", where=str(options.save), fix="name a file in it")
     device = _device(options.device)
     splits = _splits(options)
     plan = _plan(options, splits)

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from cnnprobe.errors import UnknownNameError, UsageError
+from cnnprobe.graph import BLOCKS, module_graph
 from cnnprobe.layout import entries, fold, lay_out_parameters, lay_out_trace
+from cnnprobe.layout.boxes import keys_of_boxes
 from cnnprobe.layout.folding import span
-from cnnprobe.render import Facts, Notice, Table
+from cnnprobe.render import Facts, Notice, Shares, Table
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 from tests import traces
@@ -368,3 +370,31 @@ def test_rows_in_a_foreign_order_do_not_break_the_layout():
     trace = traces.blocks(2)
     backwards = replace(trace, modules=tuple(reversed(trace.modules)))
     assert 32 == entries(backwards)[0].parameters
+
+
+def test_each_box_of_the_whole_graph_has_the_key_of_its_own_row():
+    trace = traces.tiny()
+    keys = keys_of_boxes(trace, module_graph(trace))
+    boxes = {node.name: keys.get(node.id) for node in module_graph(trace).nodes}
+    assert {"input": None, "Conv2d": "c1", "ReLU": "c2", "torch.flatten": "c3", "Linear": "c4"} == boxes
+
+
+def test_box_of_repeated_blocks_has_the_keys_of_all_their_rows():
+    trace = traces.blocks(4)
+    graph = module_graph(trace).collapse(1)
+    keys = keys_of_boxes(trace, graph)
+    folded = next(node for node in graph.nodes if node.kind == BLOCKS)
+    rows = [int(key[1:]) for key in keys[folded.id].split()]
+    assert ["1", "2", "3"] == [trace.calls[row].fqn for row in rows]
+
+
+def test_page_shows_where_the_parameters_and_the_work_are():
+    (parameters, macs, activations) = (b for b in lay_out_trace(traces.tiny(), sections=("shares",)).blocks if isinstance(b, Shares))
+    assert [("conv", 224, "c1"), ("fc", 5130, "c4")] == [(part.name, part.number, part.key) for part in parameters.parts]
+    assert {"conv": 27_648, "fc": 10_240} == {part.name: part.number for part in macs.parts}
+    assert {"conv": 4096, "relu": 4096, "torch.flatten": 4096, "fc": 80} == {part.name: part.number for part in activations.parts}
+
+
+def test_a_part_that_is_nearly_all_is_shown_by_its_own_parts():
+    (parameters, *_) = (b for b in lay_out_trace(traces.blocks(1), sections=("shares",)).blocks if isinstance(b, Shares))
+    assert [("0.fc", 16)] == [(part.name, part.number) for part in parameters.parts]

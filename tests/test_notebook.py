@@ -1,8 +1,10 @@
 """The decorator: records the user's own calls, and a decorated model is otherwise as it would be without."""
 
+import contextlib
 import copy
 import io
 import pickle
+import random
 
 import pytest
 import torch
@@ -126,3 +128,86 @@ def test_report_shows_itself_in_a_notebook():
     assert {"text/plain", "text/html"} == set(bundle)
     assert "<table" in bundle["text/html"]
     assert "<script" not in bundle["text/html"]
+
+
+def test_every_third_call_is_recorded():
+    model = cnnprobe.probed(Small().eval(), every=3)
+    seen = []
+    for n in range(1, 8):
+        model(images(n))
+        seen.append(cnnprobe.last_report(model).trace[""].inputs[0].shape[0])
+    assert [1, 1, 1, 4, 4, 4, 7] == seen
+
+
+def test_sample_records_about_that_fraction_and_leaves_the_random_numbers_alone():
+    @cnnprobe.probed(sample=0.5)
+    class Sampled(nn.Identity):
+        pass
+
+    model = Sampled()
+    random.seed(0)
+    expected = random.random()
+    random.seed(0)
+    recorded = 0
+    for n in range(1, 201):
+        model(torch.ones(n, 1))
+        with contextlib.suppress(cnnprobe.ProbeError):
+            recorded += n == cnnprobe.last_report(model).trace[""].inputs[0].shape[0]
+    assert expected == random.random()
+    assert 60 < recorded < 140  # of 200 fair coins; beyond is 5.6 standard deviations away
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"sample": 0.0}, {"sample": 1.5}])
+def test_options_that_would_record_nothing_are_refused(options):
+    with pytest.raises(cnnprobe.ProbeError, match="record no call"):
+        cnnprobe.probed(Small(), **options)
+
+
+@pytest.fixture(scope="module")
+def interactive_shell():
+    pytest.importorskip("IPython", reason="NOT TESTED: the magics need IPython")
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.run_line_magic("load_ext", "cnnprobe")
+    return shell
+
+
+@pytest.fixture
+def shell(interactive_shell):
+    interactive_shell.user_ns.update(model=Small().eval(), broken=Broken(), x=images(), torch=torch)
+    return interactive_shell
+
+
+def test_line_magic_probes_the_call_that_it_is_given(shell):
+    report = shell.run_line_magic("probe", "model(torch.cat([x, x]))")
+    assert 4 == report.trace[""].inputs[0].shape[0]
+
+
+def test_line_magic_explains_a_crash_instead_of_raising(shell):
+    assert "block.2" == shell.run_line_magic("probe", "broken(x=x)").trace.failure.module
+
+
+def test_cell_magic_runs_the_cell_once_and_reports_the_last_call_in_it(shell):
+    report = shell.run_cell_magic("probe", "model", "y = model(x)\nz = model(x[:1])\ncount = 1 + globals().get('count', 0)\n")
+    assert (1, 1, (1, 5)) == (report.trace[""].inputs[0].shape[0], shell.user_ns["count"], tuple(shell.user_ns["z"].shape))
+    assert report is cnnprobe.last_report(shell.user_ns["model"])
+
+
+def test_cell_magic_shows_the_explanation_and_lets_the_exception_go_on(shell, capsys):
+    with pytest.raises(RuntimeError, match="to have 5 channels"):
+        shell.run_cell_magic("probe", "broken", "broken(x)")
+    assert "block.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "cell", "what"),
+    [
+        ("model", None, "no call of a model"), ("model(", None, "no expression"), ("print(1)", None, "no model"),
+        ("", "1", "no model is named"), ("model", "1", "did not call model"),
+    ],
+)  # fmt: skip
+def test_magic_that_cannot_work_says_what_to_write(shell, line, cell, what):
+    with pytest.raises(cnnprobe.ProbeError, match=what):
+        shell.run_line_magic("probe", line) if cell is None else shell.run_cell_magic("probe", line, cell)

@@ -13,6 +13,7 @@ from torch import nn
 
 from cnnprobe.errors import TargetError, UnknownNameError
 from cnnprobe.recorder import Recording, observe
+from cnnprobe.trace import Histogram
 
 
 def trace_of(model, *args, **kwargs):
@@ -400,3 +401,32 @@ def test_inference_mode_and_half_precision_are_recorded():
         trace = trace_of(Small().to(torch.bfloat16).eval(), images().to(torch.bfloat16))
     assert "bfloat16" == trace["fc"].outputs[0].dtype
     assert 2 * 5 * 2 == trace["fc"].outputs[0].nbytes
+
+
+def test_probe_counts_values_by_magnitude_and_a_recording_does_not():
+    model = nn.Identity()
+    values = torch.tensor([[-3.0, 0.0, 0.5, 3.0]])
+    with Recording(model) as recording:
+        model(values)
+    histogram = trace_of(model, values)[""].outputs[0].histogram
+    assert Histogram(lowest=-1, negative=(0, 0, 1), positive=(1, 0, 1)) == histogram
+    assert recording.trace[""].outputs[0].histogram is None
+
+
+def test_compiled_model_under_record_keeps_its_compiled_code_and_is_seen_from_outside():
+    model = torch.compile(Small().eval(), backend="eager")
+    with torch.no_grad():
+        expected = model(images())
+        with Recording(model) as recording:
+            actual = model(images())
+        assert torch.equal(expected, actual)
+    assert [(2, 5)] == [t.shape for t in recording.trace[""].outputs]
+    assert any("from outside only" in note for note in recording.trace.notes)
+
+
+def test_part_that_is_compiled_in_place_leaves_the_rest_visible():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    model[1].compile(backend="eager")
+    with torch.no_grad(), Recording(model) as recording:
+        model(images())
+    assert ["", "0"] == [call.fqn for call in recording.trace.calls]

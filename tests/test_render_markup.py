@@ -13,7 +13,7 @@ from tests.test_render_text import every_document
 
 
 def html(*blocks):
-    return render(Document(blocks=blocks), "html")
+    return render(Document(blocks=blocks), "fragment")
 
 
 def markdown(*blocks):
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 def test_no_name_becomes_an_element_or_an_attribute():
-    page = Page(render(every_document(), "html"))
+    page = Page(render(every_document(), "fragment"))
     ours = {
         "div",
         "h2",
@@ -74,13 +74,13 @@ def test_no_name_becomes_an_element_or_an_attribute():
 
 
 def test_hostile_text_is_still_there_to_be_read():
-    text = "".join(Page(render(every_document(), "html")).texts)
+    text = "".join(Page(render(every_document(), "fragment")).texts)
     for literal in ("<script>alert(1)</script>", '"];', "\\x1b[31mred", "\\u202egnp"):
         assert literal in text
 
 
 def test_a_fragment_has_no_script_and_its_style_stands_last():
-    fragment = render(lay_out_trace(traces.tiny()), "html")
+    fragment = render(lay_out_trace(traces.tiny()), "fragment")
     assert "<script" not in fragment and "http" not in fragment
     assert fragment.endswith("</style>\n</div>\n") and 1 == fragment.count("<style>")
 
@@ -116,7 +116,7 @@ def test_what_is_behind_a_click_is_named_by_its_path():
 
 
 def test_a_short_table_is_shown_as_a_whole():
-    assert "<details>" not in render(lay_out_trace(traces.tiny()), "html")
+    assert "<details>" not in render(lay_out_trace(traces.tiny()), "fragment")
 
 
 def test_folded_blocks_can_be_opened_without_a_script():

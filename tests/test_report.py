@@ -65,7 +65,7 @@ def test_str_is_the_text_and_depth_is_passed_on():
     assert "fc" in report.to("text", width=80) and "fc" not in report.to("text", width=80, depth=1)
 
 
-@pytest.mark.parametrize(("name", "begins"), [("r.md", "# Tiny"), ("r.txt", "Tiny\n"), ("r.HTML", '<div class="cnnprobe">')])
+@pytest.mark.parametrize(("name", "begins"), [("r.md", "# Tiny"), ("r.txt", "Tiny\n"), ("r.HTML", "<!doctype html>")])
 def test_the_suffix_names_the_format(tmp_path, name, begins):
     Report(trace=traces.tiny()).save(tmp_path / name)
     assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
@@ -165,7 +165,7 @@ def test_rendering_a_saved_report_never_imports_torch(tmp_path):
     Report(trace=traces.tiny()).save(tmp_path / "r.json")
     program = (
         "import sys; from cnnprobe.report import load; r = load(sys.argv[1]); "
-        "[r.to(f) for f in ('text', 'markdown', 'html', 'json')]; r._repr_mimebundle_(); "
+        "[r.to(f) for f in ('text', 'markdown', 'html', 'fragment', 'json')]; r._repr_mimebundle_(); "
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "r.json")], check=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError
-from cnnprobe.trace import Failure, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
+from cnnprobe.trace import Failure, Histogram, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 from tests import traces
 
 numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
@@ -35,6 +35,7 @@ tensors = st.builds(
     path=texts,
     source=st.none() | st.integers() | texts,
     stats=st.none() | st.dictionaries(texts, numbers, max_size=3),
+    histogram=st.none() | st.just(Histogram(lowest=-3, negative=(0, 2), positive=(1, 5))),
 )
 calls = st.builds(
     ModuleCall,
@@ -77,6 +78,7 @@ every_trace = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # making a trace is slow on a busy machine, and says nothing of what is tested
 @given(every_trace)
 def test_any_trace_is_read_back_from_strict_json_as_it_was(trace):
     text = json.dumps(schema.to_plain(trace), allow_nan=False)

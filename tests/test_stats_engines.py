@@ -55,7 +55,7 @@ DATA = {
 def _kernel(tensor, table):
     if native.kernel() is None:
         pytest.skip("no compiler on this machine and no kernel in the package")
-    return native.kernel().write(tensor, table, 0)
+    return native.kernel().write(tensor, tensor.data_ptr(), tensor.numel(), table, 0)
 
 
 def _plain(tensor, table):

@@ -2,8 +2,7 @@
 
 import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnnprobe.graph.modules import calls_of
 from cnnprobe.trace import ModuleCall, Trace
@@ -15,8 +14,7 @@ VIEWS = frozenset((
 _INFERRED = "modules were told by the parameters they own; record the forward pass to name every operation and its line"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maker:
+class Maker(NamedTuple):
     """The module call that made a node, and what its row of the trace says."""
 
     module: str | None = None

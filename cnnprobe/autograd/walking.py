@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import starmap
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnnprobe.autograd.naming import NOBODY, Maker, Namer, infer, inferred_note, is_view
-from cnnprobe.autograd.release import secure
+from cnnprobe.autograd.release import STEP, secure
 from cnnprobe.autograd.saved import READABLE, Ledger, storages
 from cnnprobe.graph import CHECKPOINT, CUSTOM, INPUT, OPERATION, PARAMETER, Edge, Graph, Node
 from cnnprobe.graph.order import by_dependence
@@ -53,23 +52,18 @@ def walk(
 def _walk(output: Any, model: nn.Module | None, trace: Trace | None, inputs: Iterable[Any], *, saved: bool) -> Graph:
     tensors = list(_tensors(output))
     roots = [node for node in map(_gradient_node, tensors) if node is not None]
-    functions, links = _collect(roots)
-    order, numbers = _forward_order(functions, links)
-    functions = [functions[i] for i in order]
-    position = [0] * len(order)
-    for new, old in enumerate(order):
-        position[old] = new
-    below = [[(position[node], i, o) for node, i, o in links[old]] for old in order]
-    _secure(functions, below)
+    functions, links, numbers = _secured(roots)
+    below = [[start for start, _, _ in found] for found in links]
     books = _Books(model, inputs, functions)
-    makers, calls, notes = _makers(functions, below, [numbers[i] for i in order], books, trace)
+    makers, calls, notes = _makers(functions, below, numbers, books, trace)
     nodes = _nodes(functions, books, makers, _Marks(tensors), saved=saved and READABLE)
-    known = {function: i for i, function in enumerate(functions)}
+    known = set(roots)
+    new = tuple.__new__
     return Graph(
         nodes=tuple(nodes),
-        edges=tuple(starmap(Edge, ((start, end, i, o) for end, sources in enumerate(below) for start, i, o in sources))),
+        edges=tuple([new(Edge, (start, end, i, o)) for end, found in enumerate(links) for start, i, o in found]),
         calls=calls,
-        outputs=tuple(dict.fromkeys(known[root] for root in roots)),
+        outputs=tuple(i for i, function in enumerate(functions) if function in known) if roots else (),
         saved=tuple(books.ledger.entries),
         title=type(model).__name__ if model is not None else trace.model if trace is not None else "",
         notes=(*notes, *_notes(tensors, books.ledger, saved=saved)),
@@ -140,12 +134,15 @@ def _collect(roots: Sequence[Any]) -> tuple[list[Any], list[list[Link]]]:
     functions = list(dict.fromkeys(roots))
     position = {function: i for i, function in enumerate(functions)}
     links: list[list[Link]] = []
+    known = position.get
     for function in functions:  # grows while it is walked
         found = []
-        for i, (below, output) in enumerate(function.next_functions):
+        i = -1  # counted by hand, as all of this loop is written for speed: it runs once an edge
+        for below, output in function.next_functions:
+            i += 1
             if below is None:
                 continue
-            at = position.get(below)
+            at = known(below)
             if at is None:
                 at = position[below] = len(functions)
                 functions.append(below)
@@ -154,27 +151,45 @@ def _collect(roots: Sequence[Any]) -> tuple[list[Any], list[list[Link]]]:
     return functions, links
 
 
-def _forward_order(functions: Sequence[Any], links: Sequence[Sequence[Link]]) -> tuple[list[int], list[int]]:
-    """The order in which the nodes were made, a leaf just before the first that uses it; and every node's sequence number."""
-    numbers = [function._sequence_nr() if hasattr(function, "_sequence_nr") else -1 for function in functions]
-    keys: list[float] = list(numbers)
-    for node, found in enumerate(links):
-        key = keys[node]
-        for below, _, _ in found:
-            if numbers[below] > _UNNUMBERED and key - 0.5 < keys[below]:
-                keys[below] = key - 0.5
-    order = sorted(range(len(functions)), key=keys.__getitem__)
+def _secured(roots: Sequence[Any]) -> tuple[list[Any], list[list[Link]], list[int]]:
+    """All nodes in the order of the forward pass, safe to drop; what lies below each, and their sequence numbers."""
+    functions, links = _collect(roots)
+    order, numbers = _forward_order(functions, links)
     position = [0] * len(order)
     for new, old in enumerate(order):
         position[old] = new
-    if any(position[below] >= position[node] for node, found in enumerate(links) for below, _, _ in found):
-        order = by_dependence(keys, [[below for below, _, _ in found] for found in links])  # numbers of several threads, or none
-    return order, numbers
+    functions = [functions[old] for old in order]
+    links = [[(position[node], i, o) for node, i, o in links[old]] for old in order]
+    secure(functions, [[node for node, _, _ in found] for found in links] if len(functions) > STEP else [])
+    return functions, links, [numbers[old] for old in order]
 
 
-def _secure(functions: Sequence[Any], below: Sequence[Sequence[Link]]) -> None:
-    last = len(functions) - 1
-    secure(functions[::-1], [[last - node for node, _, _ in found] for found in reversed(below)])
+def nodes_behind(tensor: Tensor) -> list[Any]:
+    """The grad_fn objects of the graph behind a tensor, in the order of the forward pass; they may be let go of as they are."""
+    with _no_collection():
+        root = _gradient_node(tensor)
+        return _secured([root])[0] if root is not None else []
+
+
+def _forward_order(functions: Sequence[Any], links: Sequence[Sequence[Link]]) -> tuple[list[int], list[int]]:
+    """The order in which the nodes were made, a leaf just before the first that uses it; and every node's sequence number."""
+    try:
+        numbers = [function._sequence_nr() for function in functions]
+    except AttributeError:  # not every class of nodes of every version of torch tells
+        numbers = [function._sequence_nr() if hasattr(function, "_sequence_nr") else -1 for function in functions]
+    keys: list[float] = list(numbers)
+    ordered = True
+    for node, found in enumerate(links):
+        key = keys[node]
+        for below, _, _ in found:
+            if keys[below] >= key:
+                if numbers[below] > _UNNUMBERED:
+                    keys[below] = min(keys[below], key - 0.5)
+                else:
+                    ordered = False
+    if not ordered:  # numbers of several threads, or none
+        return by_dependence(keys, [[below for below, _, _ in found] for found in links]), numbers
+    return sorted(range(len(functions)), key=keys.__getitem__), numbers
 
 
 # ---------------------------------------------------------------- naming
@@ -211,11 +226,12 @@ def _is_lazy(tensor: Tensor) -> bool:
 
 
 def _makers(
-    functions: Sequence[Any], below: Sequence[Sequence[Link]], numbers: Sequence[int], books: _Books, trace: Trace | None
+    functions: Sequence[Any], below: Sequence[Sequence[int]], numbers: Sequence[int], books: _Books, trace: Trace | None
 ) -> tuple[list[Maker], tuple[Any, ...], tuple[str, ...]]:
     if trace is None:
-        names = [type(function).__name__ for function in functions]
-        inferred = infer(names, [[node for node, _, _ in found] for found in below], books.parameters) if books.parameters else {}
+        if not books.parameters:
+            return [NOBODY] * len(functions), (), ()
+        inferred = infer([type(function).__name__ for function in functions], below, books.parameters)
         return [inferred.get(i, NOBODY) for i in range(len(functions))], (), inferred_note(inferred)
     namer = Namer(trace)
     maker = namer.maker
@@ -224,64 +240,55 @@ def _makers(
 
 
 class _Marks:
-    """What is to be said of a node besides its name; sets of marks are made once for each kind of node."""
+    """What is to be said of a node besides its shape, told once for each class of nodes."""
 
     def __init__(self, outputs: Sequence[Tensor]) -> None:
-        self._of_kind: dict[type, tuple[str, str, tuple[str, ...], bool]] = {}
+        self.of_kinds: dict[type, tuple[str, str, tuple[str, ...], bool]] = {}
         self.hooked = {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None and tensor._backward_hooks}
 
     def of_kind(self, function: Any) -> tuple[str, str, tuple[str, ...], bool]:
-        """(name, kind, marks, has metadata) of the class of nodes that this one is of."""
-        found = self._of_kind.get(type(function))
-        if found is not None and found[0]:
-            return found
+        """(name, kind, marks, has metadata) of a node; remembered, unless its Python class stands for many kinds of C++ nodes."""
         name = function.name().rpartition("::")[2]
         kind = OPERATION
         if isinstance(function, torch.autograd.function.FunctionCtx):
             kind = CHECKPOINT if name == "CheckpointFunctionBackward" else CUSTOM
         marks = ("view",) if is_view(name) else ("in-place", "view") if name == "CopySlices" else _NO_MARKS
         found = (name, kind, marks, hasattr(function, "_input_metadata"))
-        is_shared = type(function).__name__ != name  # one Python class for many kinds of C++ nodes
-        self._of_kind[type(function)] = ("", *found[1:]) if is_shared else found
+        if type(function).__name__ == name:
+            self.of_kinds[type(function)] = found
         return found
 
 
 def _nodes(functions: Sequence[Any], books: _Books, makers: Sequence[Maker], marking: _Marks, *, saved: bool) -> Iterator[Node]:
+    """The nodes as data. It runs once a node, and most of the time of a walk goes by here: hence no calls that can be spared."""
     dtypes: dict[torch.dtype, str] = {}
-    book = books.ledger.book
-    leaves = books.leaves
-    of_kind = marking.of_kind
     new = tuple.__new__
-    for i, function in enumerate(functions):
-        if i in leaves:
-            yield _leaf(i, leaves[i], books.parameters.get(i))
+    for i, (function, maker) in enumerate(zip(functions, makers, strict=True)):
+        if i in books.leaves:
+            yield _leaf(i, books.leaves[i], books.parameters.get(i))
             continue
-        name, kind, marks, has_metadata = of_kind(function)
-        shape, dtype = None, ""
-        if has_metadata:
-            metadata = function._input_metadata
-            if metadata:
-                shape, dtype = _shape(metadata[0]), dtypes.get(metadata[0].dtype) or _dtype(metadata[0].dtype, dtypes)
-                if len(metadata) > 1:
-                    marks = (*marks, f"{len(metadata)} outputs")
-        size = 0
+        found = marking.of_kinds.get(type(function))
+        name, kind, marks, has_metadata = found if found is not None else marking.of_kind(function)
+        shape: tuple[int, ...] | None = None
+        dtype, size = "", 0
+        if has_metadata and (metadata := function._input_metadata):
+            first = metadata[0]
+            dtype = dtypes.get(first.dtype) or _dtype(first.dtype, dtypes)
+            try:
+                shape = tuple(first.shape)
+            except RuntimeError:  # nested tensors have none
+                shape = None
+            if len(metadata) > 1:
+                marks = (*marks, f"{len(metadata)} outputs")
         if saved:
-            size, more = book(i, function)
-            if more:
-                marks = (*marks, *more)
-        maker = makers[i]
-        if maker.inplace and "in-place" not in marks:
+            size, more = books.ledger.book(i, function)
+            marks = (*marks, *more) if more else marks
+        module, call, source, inplace = maker
+        if inplace and "in-place" not in marks:
             marks = (*marks, "in-place")
-        if function in marking.hooked:
+        if marking.hooked and function in marking.hooked:
             marks = (*marks, "hook")
-        yield new(Node, (i, name, kind, maker.module, maker.call, maker.source, shape, dtype, None, size, marks, 1))
-
-
-def _shape(metadata: Any) -> tuple[int, ...] | None:
-    try:
-        return tuple(metadata.shape)
-    except RuntimeError:  # nested tensors have none
-        return None
+        yield new(Node, (i, name, kind, module, call, source, shape, dtype, None, size, marks, 1))
 
 
 def _dtype(dtype: torch.dtype, known: dict[torch.dtype, str]) -> str:

@@ -26,7 +26,7 @@ def main() -> None:
                 3 the model could not be built or run.
     Completion: eval "$(_CNNPROBE_COMPLETE=bash_source cnnprobe)"
                 (or zsh_source; fish: ... fish_source cnnprobe | source)
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
 
 
 main.add_command(compare_command)

@@ -43,7 +43,7 @@ def compare_command(
     rtol: float | None,
     atol: float | None,
 ) -> None:
-    r"""Compare the model SPEC with the model EXPECTED, on the same inputs.
+    """Compare the model SPEC with the model EXPECTED, on the same inputs.
 
     \b
     EXPECTED is a SPEC too, or a report that `cnnprobe probe -o report.json` has saved:
@@ -80,7 +80,7 @@ def _compared(first: Loaded, other: Any, *, transfer: bool, options: dict[str, A
 @input_options
 @output_options
 def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputRequest) -> None:
-    r"""Find what repeats in the model SPEC, write it as block classes, and prove the result equivalent.
+    """Find what repeats in the model SPEC, write it as block classes, and prove the result equivalent.
 
     \b
     -o blocks.py writes the source alone. Exit code 1: nothing folds, or the proof failed.

@@ -49,7 +49,7 @@ def graph_command(
     form: str | None,
     file: str | None,
 ) -> None:
-    r"""Run the model SPEC and draw its graph.
+    """Run the model SPEC and draw its graph.
 
     \b
       cnnprobe graph torchvision:resnet18 -o graph.svg

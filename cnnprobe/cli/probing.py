@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--parameters", is_flag=True, help="Show every parameter and buffer with its shape, not the layers.")
 @click.option("--explain-shapes", is_flag=True, help="Show the arithmetic behind every shape, and the receptive field.")
 @click.option("--second-opinion", is_flag=True, help="Hold the totals against torchinfo's, and say who is right.")
+@click.option("--patch", is_flag=True, help="Where it crashes: print the repair as a diff, for `patch -p1`.")
+@click.option("--min-input", is_flag=True, help="Print the least height and width that the model takes, found by trial.")
 @click.option("--fail-on", multiple=True, type=click.Choice(list(CHECKS)), help="Exit with 1 where that is found; repeatable.")
 @output_options
 def probe_command(
@@ -35,6 +37,8 @@ def probe_command(
     parameters: bool,
     explain_shapes: bool,
     second_opinion: bool,
+    patch: bool,
+    min_input: bool,
     fail_on: tuple[str, ...],
 ) -> None:
     """Run the model SPEC once and show what every layer did.
@@ -47,13 +51,23 @@ def probe_command(
       model.pt2                a program saved by torch.export
 
     Naming Python code runs it. Reading weights never runs code.
-    """  # noqa: D301 - click's mark for lines that stay as they are
+    """
     if parameters and explain_shapes:
         raise UsageError("--parameters and --explain-shapes are two results", where="cnnprobe probe", fix="ask for one of them")
     check_file(wished)
     with prints_on_stderr():
         loaded = load(model, given)
-        report = _probed(loaded, model)
+        if min_input:
+            least = _least_input(loaded)
+        else:
+            report = _probed(loaded, model)
+    if min_input:
+        write(" x ".join(map(str, least)), wished)
+        return
+    if patch:
+        write(_patch(report), wished)
+        _end(report, wished, fail_on)
+        return
     view = "parameters" if parameters else "shapes" if explain_shapes else "layers"
     write(_shown(report, wished, view, depth), wished)
     if second_opinion and report.trace.failure is None:
@@ -77,6 +91,35 @@ def _probed(loaded: Loaded, model: ModelRequest) -> "Report":
                 where=f"forward of {model.spec}",
                 fix="take the exit out of its forward",
             ) from error
+
+
+def _least_input(loaded: Loaded) -> tuple[int, ...]:
+    from cnnprobe.crash import least_input
+
+    with progress("looking for the least input"):
+        found = least_input(loaded.model, *loaded.args, kwargs=loaded.kwargs)
+    if found is None:
+        raise TargetError(
+            "the model takes no square input of up to 2048", where="--min-input", fix="give channels that it takes: --input 1,3,32,32"
+        )
+    return found
+
+
+def _patch(report: "Report") -> str:
+    """The diff of the best repair whose line is known."""
+    explanation = report.explanation
+    patches = [repair.patch for repair in explanation.repairs if repair.patch] if explanation is not None else []
+    if patches:
+        return patches[0]
+    if report.trace.failure is None:
+        raise TargetError(
+            "there is nothing to repair: the forward passes", where="--patch", fix="leave --patch out to see what every layer did"
+        )
+    raise TargetError(
+        "no repair is known as a change of a line" + (f" ({explanation.diagnosis})" if explanation is not None else ""),
+        where="--patch",
+        fix="leave --patch out: the report shows what is known",
+    )
 
 
 def _second_opinion(loaded: Loaded, report: "Report") -> "Document":
@@ -119,7 +162,9 @@ def _end(report: "Report", wished: OutputRequest, fail_on: tuple[str, ...]) -> N
         said = ProbeError(
             f"the forward pass raised {failure.kind}: {failure.message.strip()}",
             where=", ".join(part for part in (where, failure.source) if part),
-            fix="the report shows what every layer before it was given",
+            fix=report.explanation.repairs[0].title
+            if report.explanation is not None and report.explanation.repairs
+            else "the report shows what every layer before it was given",
         )
         if wished.file is not None or chosen_format(wished) not in ("text", "markdown"):
             tell(f"error: {said}")

@@ -250,6 +250,11 @@ def _mode(level: str) -> str:
 
 def _train_numbers(draft: _Draft, agreement: Agreement) -> None:
     """As `_numbers`; positions are those of the pass in train mode, put to the pairs of the pass in eval mode."""
+    failures = [trace.failure for trace in agreement.aligned.traces]
+    if all(failure is not None for failure in failures) and not any(trace.failure for trace in draft.aligned.traces):
+        what = failures[1].message.split("\n", maxsplit=1)[0] if failures[1] is not None else ""
+        draft.notes.append(f"train mode was not compared: there both models raise on these inputs ({what})")
+        return
     eval_positions = {pair.expected: k for k, pair in enumerate(draft.aligned.alignment.pairs) if pair.expected is not None}
     if len(agreement.aligned.expected) != len(draft.aligned.expected):
         draft.notes.append("in train mode the expected model runs other operations than in eval mode")

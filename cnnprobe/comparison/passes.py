@@ -1,7 +1,8 @@
 """Runs both models and compares every activation. Runs forward passes of its own, and leaves models, inputs and generators as they were.
 
-The activations of one model at most are held: the actual one runs first and keeps its outputs, the other one streams against them, and
-each is let go as soon as it was compared. What stands for what is known beforehand, from a pass on the meta device that computes nothing.
+Where they can, both passes take turns and no activation is kept. Else those of one model at most are: the actual one runs first and keeps its
+outputs, the other one streams against them, and each is let go as soon as it was compared. What stands for what is known beforehand, from
+a pass on the meta device that computes nothing.
 """
 
 import contextlib
@@ -13,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.comparison.alignment import align
+from cnnprobe.comparison.lockstep import KEPT, can_run_side_by_side, run_side_by_side
 from cnnprobe.comparison.numbers import Tolerance, measure
 from cnnprobe.comparison.operations import operations_of
 from cnnprobe.comparison.structure import Aligned
 from cnnprobe.differences import Discrepancy, Operation
-from cnnprobe.recorder import Observation, is_compiled, observe
+from cnnprobe.recorder import Observation, Witness, is_compiled, observe
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.recorder.preservation import ModuleState, preserved_generators, storage_key
 from cnnprobe.recorder.values import leaves
 from cnnprobe.trace import Trace
-
-_KEPT = "kept"  # stands among a tensor's statistics: the number under which a witness saw it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Counter:
     def see(self, tensor: Tensor) -> dict[str, float | int] | None:  # noqa: ARG002 - the protocol's
         """The number of this tensor."""
         self.count += 1
-        return {_KEPT: self.count - 1}
+        return {KEPT: self.count - 1}
 
     def about_to_write(self, tensor: Tensor) -> None:
         """Nothing is kept that could change."""
@@ -120,26 +120,72 @@ def difference_of(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth:
 
 def run_both(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement:
     """One forward pass of each model in the given mode, from the same state of the random generators, with every activation compared."""
-    expected_trace = structure_of(expected, training=training)
+    if can_run_side_by_side(actual.model, expected.model):
+        found = _side_by_side(actual, expected, tolerance, training=training)
+        if found is not None:
+            return found
+    return _one_after_the_other(actual, expected, tolerance, training=training)
+
+
+def _side_by_side(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement | None:
+    """Both passes in turns; None where they did not run as was expected, or in an order in which they cannot take turns."""
+    plan = None
+    if not _is_built_alike(actual.model, expected.model):
+        plan, _ = _plan(aligned_of(structure_of(actual, training=training), structure_of(expected, training=training)))
+        if [number for number, _ in plan.values()] != sorted(number for number, _ in plan.values()) or list(plan) != sorted(plan):
+            return None
+    found: dict[int, Discrepancy | str | None] = {}
+
+    def compare(mine: Tensor, other: Tensor, number: int) -> None:
+        depth = number + 1 if plan is None else plan[number][1]
+        found[number] = difference_of(mine, other, tolerance, depth)
+
+    first, second = run_side_by_side(
+        lambda witness: observed(actual, witness, training=training),
+        lambda witness: observed(expected, witness, training=training),
+        (lambda number: number) if plan is None else (lambda number: plan.get(number, (-1, 0))[0]),
+        compare,
+    )
+    aligned = aligned_of(first.trace, second.trace)
+    real, positions = _plan(aligned)
+    if (
+        any(number not in found for number in real)
+        or (plan is not None and real != plan)
+        or (plan is None and any(k != n for k, (n, _) in real.items()))
+    ):
+        return None
+    return _agreement(first, second, aligned, {positions[k]: found[k] for k in reversed(found) if k in positions}, tolerance)
+
+
+def _one_after_the_other(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement:
+    """The actual model's activations are kept, and the expected one streams against them."""
+    expected_trace = None
     for attempt in (1, 2):
         keeper = Keeper()
         first = observed(actual, keeper, training=training)
+        if expected_trace is None:
+            expected_trace = first.trace if _is_built_alike(actual.model, expected.model) else structure_of(expected, training=training)
         aligned = aligned_of(first.trace, expected_trace)
         plan, positions = _plan(aligned)
         _let_go(keeper, plan)
         streamer = Streamer(keeper.tensors, plan, tolerance)
         second = observed(expected, streamer, training=training)
-        operations = operations_of(second.trace)
-        if attempt == 2 or _run_alike(operations, aligned.expected):
+        aligned = aligned_of(first.trace, second.trace)
+        if attempt == 2 or _plan(aligned) == (plan, positions):
             break
-        expected_trace = second.trace  # control flow that depends on values: align anew with what really ran
-    aligned = Aligned(traces=(first.trace, second.trace), actual=aligned.actual, expected=operations, alignment=aligned.alignment)
+        expected_trace = second.trace  # it did not run as it was expected to (values decide its flow): align with what really ran
     found = {positions[number]: difference for number, difference in reversed(streamer.found.items())}
+    return _agreement(first, second, aligned, found, tolerance)
+
+
+def _agreement(
+    first: Observation, second: Observation, aligned: Aligned, found: Mapping[int, Discrepancy | str | None], tolerance: Tolerance
+) -> Agreement:
     ran = first.error is None and second.error is None
     return Agreement(
         aligned=aligned,
         activations=dict(sorted(found.items())),
-        outputs=compared_outputs(first.output, second.output, tolerance, len(operations)) if ran else {},
+        outputs=compared_outputs(first.output, second.output, tolerance, len(aligned.expected)) if ran else {},
         ran=ran,
     )
 
@@ -159,7 +205,7 @@ def aligned_of(actual: Trace, expected: Trace) -> Aligned:
     return Aligned(traces=(actual, expected), actual=ours, expected=theirs, alignment=align(ours, theirs))
 
 
-def observed(subject: Subject, witness: Counter, *, training: bool) -> Observation:
+def observed(subject: Subject, witness: Witness, *, training: bool) -> Observation:
     """One forward pass without gradients, seen by `witness`."""
     with in_mode(subject.model, training=training), torch.no_grad():
         return observe(subject.model, subject.args, subject.kwargs, witness=witness)
@@ -207,8 +253,14 @@ def _plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]
     return plan, positions
 
 
+def _is_built_alike(actual: nn.Module, expected: nn.Module) -> bool:
+    """Whether two models are of the same classes and names throughout: then they will run alike, and if not, it is seen and run again."""
+    ours, theirs = ([(fqn, type(module)) for fqn, module, _ in named_modules(model)] for model in (actual, expected))
+    return ours == theirs
+
+
 def _numbers(trace: Trace, operation: Operation) -> list[int]:
-    return [int(out.stats[_KEPT]) for out in trace.calls[operation.call].outputs if out.stats is not None and _KEPT in out.stats]
+    return [int(out.stats[KEPT]) for out in trace.calls[operation.call].outputs if out.stats is not None and KEPT in out.stats]
 
 
 def _let_go(keeper: Keeper, plan: Mapping[int, tuple[int, int]]) -> None:
@@ -216,10 +268,6 @@ def _let_go(keeper: Keeper, plan: Mapping[int, tuple[int, int]]) -> None:
     for number in range(len(keeper.tensors)):
         if number not in wanted:
             keeper.tensors[number] = None
-
-
-def _run_alike(a: tuple[Operation, ...], b: tuple[Operation, ...]) -> bool:
-    return [(op.name, op.module, op.made) for op in a] == [(op.name, op.module, op.made) for op in b]
 
 
 # -- modes and devices -------------------------------------------------------------------------------------------------------------

@@ -165,10 +165,9 @@ def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
         below = {o for o in owners if module in (o, "") or o.startswith(module + ".")}
         if len(below) > 1 and below <= chosen | {module} and below & chosen and all(o in chosen for o in below):
             chosen.add(module)
-    return sorted(
-        (f for f in chosen if not any(f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f))),
-        key=_order(trace),
-    )
+    roots = [f for f in chosen if not any(f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f))]
+    roots.sort(key=_order(trace))
+    return roots
 
 
 def _parents(fqn: str) -> list[str]:

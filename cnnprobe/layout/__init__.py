@@ -5,19 +5,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.explanation import Explanation
+from cnnprobe.graph import Graph
+from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
+from cnnprobe.layout.explanations import evidence_blocks, explanation_notice, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
+from cnnprobe.layout.parts import shares
 from cnnprobe.layout.shapes import lay_out_shapes
 from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
 from cnnprobe.layout.tables import module_table, parameter_table
-from cnnprobe.render.document import Block, Document, Folded, Heading, Table, Text
+from cnnprobe.render.document import Block, Code, Document, Folded, Heading, Table, Text
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
+__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
 
-SECTIONS = ("failure", "modules", "totals", "notes", "parameters")
-_USUAL = SECTIONS[:-1]
+SECTIONS = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
+_USUAL = ("failure", "evidence", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
@@ -28,6 +33,9 @@ class _View:
     depth: int | None
     folded: bool
     most_rows: int | None
+    drawn: bool = False
+    graph: Graph | None = None
+    explanation: Explanation | None = None
 
 
 def lay_out_trace(
@@ -37,15 +45,21 @@ def lay_out_trace(
     sections: Sequence[str] | None = None,
     folded: bool = True,
     most_rows: int | None = None,
+    drawn: bool = False,
+    graph: Graph | None = None,
+    explanation: Explanation | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default all but "parameters".
+        sections: which parts, of `SECTIONS`; default failure, evidence, modules, totals, notes.
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
+        drawn: whether the table has a column of drawings of how the values lie.
+        graph: autograd's, shown in the section "graph" after the pictures of the modules.
+        explanation: why it raised; stands in place of the bare failure.
 
     Raises:
         UsageError: `depth` is negative.
@@ -53,7 +67,7 @@ def lay_out_trace(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
-    view = _View(depth, folded, most_rows)
+    view = _View(depth, folded, most_rows, drawn, graph, explanation)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
@@ -75,8 +89,18 @@ def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
             yield parameter_table(found, title=title)
 
 
-def _failure(trace: Trace, _view: _View) -> Iterable[Block]:
-    return failure_notice(trace)
+def _failure(trace: Trace, view: _View) -> Iterable[Block]:
+    if view.explanation is None or trace.failure is None:
+        return failure_notice(trace)
+    return [explanation_notice(view.explanation, key="" if trace.failure.call is None else f"c{trace.failure.call}")]
+
+
+def _evidence(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else evidence_blocks(view.explanation)
+
+
+def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else patch_blocks(view.explanation)
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:
@@ -86,8 +110,8 @@ def _modules(trace: Trace, view: _View) -> Iterable[Block]:
     rows = fold(trace, rows) if view.folded else rows
     shown = [row for row in rows if view.depth is None or row.depth <= view.depth]
     if view.most_rows is None or len(shown) <= view.most_rows:
-        return [module_table(trace, shown)]
-    table = module_table(trace, _first_levels(shown, view.most_rows))
+        return [module_table(trace, shown, drawn=view.drawn)]
+    table = module_table(trace, _first_levels(shown, view.most_rows), drawn=view.drawn)
     return [replace(table, notes=(_NOT_SHOWN.format(len(shown) - len(table.rows)), *table.notes))]
 
 
@@ -119,10 +143,28 @@ def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
             yield Folded(title=table.title, blocks=(table,))
 
 
+def _shares(trace: Trace, _view: _View) -> Iterable[Block]:
+    return shares(entries(trace))
+
+
+def _graph(trace: Trace, view: _View) -> Iterable[Block]:
+    return graph_pictures(trace, view.graph)
+
+
+def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
+    if trace.failure is not None and trace.failure.traceback:
+        yield Folded(title="Traceback", blocks=(Code(text=trace.failure.traceback.rstrip(), language="python"),))
+
+
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
+    "patch": _patch,
+    "evidence": _evidence,
     "modules": _modules,
     "totals": _totals,
     "notes": _notes,
     "parameters": _parameters,
+    "shares": _shares,
+    "graph": _graph,
+    "traceback": _traceback,
 }

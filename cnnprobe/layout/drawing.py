@@ -27,7 +27,7 @@ from cnnprobe.render import (
 )
 from cnnprobe.render.units import size
 
-_OPERATIONS_DRAWN = 500  # of autograd's own view; beyond it a picture is folded to modules
+OPERATIONS_DRAWN = 500  # of autograd's own view; beyond it a picture is folded to modules
 _SUFFIXES = {
     ".svg": "svg", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid", ".md": "markdown", ".txt": "text", ".json": "json", ".html": "html",
     ".png": "png", ".pdf": "pdf",
@@ -82,7 +82,12 @@ def _table(graph: Graph) -> Table:
         Column(name="from"),
         Column(name="marks", priority=4),
     )
-    return Table(title="Boxes in the order of the forward pass", columns=columns, rows=tuple(rows))
+    told = [i for i in range(len(columns)) if i < 2 or any(row.cells[i] is not None for row in rows)]
+    return Table(
+        title="Boxes in the order of the forward pass",
+        columns=tuple(columns[i] for i in told),
+        rows=tuple(Row(cells=tuple(row.cells[i] for i in told)) for row in rows),
+    )
 
 
 # ---------------------------------------------------------------- formats
@@ -90,7 +95,7 @@ def _table(graph: Graph) -> Table:
 
 def _folded(graph: Graph) -> Graph:
     """A graph that a person can follow: what is larger is folded, and says so."""
-    if len(graph.nodes) <= (_OPERATIONS_DRAWN if graph.view == "autograd" else BOXES):
+    if len(graph.nodes) <= (OPERATIONS_DRAWN if graph.view == "autograd" else BOXES):
         return graph
     folded = graph.collapse()
     note = f"{len(graph.nodes)} nodes are shown as {len(folded.nodes)} boxes; graph.collapse(depth) opens more, DOT and JSON have all"

@@ -37,7 +37,7 @@ def failure_notice(trace: Trace) -> Iterator[Notice]:
     if failure is None:
         return
     what = f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.kind}: {failure.message.strip()}"
-    yield Notice(severity="error", text=what, where="; ".join(_whereabouts(trace)))
+    yield Notice(severity="error", text=what, where="; ".join(_whereabouts(trace)), key="" if failure.call is None else f"c{failure.call}")
 
 
 def _whereabouts(trace: Trace) -> Iterator[str]:

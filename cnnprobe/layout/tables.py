@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from cnnprobe.layout.entries import Entry
-from cnnprobe.render.document import Cell, Column, Emphasis, Row, Table
+from cnnprobe.render.document import Cell, Column, Emphasis, Row, Spread, Table
 from cnnprobe.trace import Failure, ModuleCall, ParameterInfo, TensorInfo, Trace
 
 _SHOWN_TENSORS = 2  # shapes in a cell; of further tensors only how many
@@ -15,9 +15,11 @@ _OTHER_PRIORITY = 9
 Read = Callable[[Entry], Cell]
 
 
-def module_table(trace: Trace, rows: Sequence[Entry]) -> Table:
-    """What every call took, gave and cost, in the order of the forward pass."""
-    columns = [*_shape_columns(trace, rows), *_cost_columns(), *_statistics_columns(trace, rows)]
+def module_table(trace: Trace, rows: Sequence[Entry], *, drawn: bool = False) -> Table:
+    """What every call took, gave and cost, in the order of the forward pass; where it is `drawn`, also how the values lie."""
+    values = _statistics_columns(trace, rows)
+    spreads = [_spread_column(trace)] if drawn and values else []
+    columns = [*_shape_columns(trace, rows), *_cost_columns(), *spreads, *values]
     return Table(
         title="",
         columns=tuple(column for column, _ in columns),
@@ -30,7 +32,14 @@ def _row(trace: Trace, row: Entry, reads: Iterable[Read]) -> Row:
     raised = row.state == "raised here"
     failure = trace.failure
     note = _failure_note(failure, _call(trace, row)) if raised and failure is not None else ""
-    return Row(cells=tuple(read(row) for read in reads), depth=row.depth, emphasis=_emphasis(trace, row), note=note)
+    return Row(cells=tuple(read(row) for read in reads), depth=row.depth, emphasis=_emphasis(trace, row), note=note, key=key(row))
+
+
+def key(row: Entry) -> str:
+    """What a row is about, by its index in the trace: "c3" a call, "m5" a module that was not called, "p2" a parameter."""
+    if row.call is not None:
+        return f"c{row.call}"
+    return f"p{row.parameter}" if row.parameter is not None else f"m{row.module}"
 
 
 def _failure_note(failure: Failure, call: ModuleCall | None) -> str:
@@ -91,9 +100,9 @@ def _data(tensors: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
 
 def _cost_columns() -> list[tuple[Column, Read]]:
     return [
-        (Column(name="parameters", align="right", priority=1, unit="count"), _parameters),
-        (Column(name="MACs", align="right", priority=2, unit="si"), lambda row: row.macs if row.call is not None else ""),
-        (Column(name="bytes", align="right", priority=7, unit="bytes"), _bytes),
+        (Column(name="parameters", align="right", priority=1, unit="count", is_share=True), _parameters),
+        (Column(name="MACs", align="right", priority=2, unit="si", is_share=True), lambda row: row.macs if row.call is not None else ""),
+        (Column(name="bytes", align="right", priority=7, unit="bytes", is_share=True), _bytes),
     ]
 
 
@@ -114,6 +123,21 @@ def _statistics_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Colum
     names = dict.fromkeys(name for stats in seen for name in stats if name not in _HIDDEN_STATISTICS)
     shown = [name for name in names if name not in _ONLY_IF_ANY or any(stats.get(name) for stats in seen)]
     return [(_statistic_column(name), _statistic(trace, name)) for name in shown]
+
+
+def _spread_column(trace: Trace) -> tuple[Column, Read]:
+    def spread(row: Entry) -> Cell:
+        call = _call(trace, row)
+        first = next((tensor for tensor in call.outputs if tensor.stats), None) if call is not None and row.copies == 1 else None
+        if first is None or first.stats is None or not {"min", "mean", "std", "max"} <= first.stats.keys():
+            return ""
+        stats, count = first.stats, first.stats.get("count", 0)
+        return Spread(
+            minimum=stats["min"], mean=stats["mean"], std=stats["std"], maximum=stats["max"],
+            zeros=stats.get("zeros", 0) / count if count else 0.0, histogram=first.histogram,
+        )  # fmt: skip
+
+    return Column(name="values", priority=_PRIORITIES["zeros"]), spread
 
 
 def _statistic_column(name: str) -> Column:

@@ -22,7 +22,7 @@ from cnnprobe.recorder.inventory import WHOLE, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Summary, Tree, Watcher
-from cnnprobe.stats import summarise
+from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
 KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
@@ -56,7 +56,9 @@ class Recording:
     `trace` is that of the latest call, `traces` those of the latest thousand, `forwards` counts all.
     """
 
-    def __init__(self, model: nn.Module, *, statistics: bool | Summary = True, guard: StateGuard | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, statistics: bool | Summary = True, guard: StateGuard | None = None, through_compiled: bool = False
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"{type(model).__name__} is not a torch.nn.Module",
@@ -66,8 +68,10 @@ class Recording:
         self._model = model
         self._tree = list(named_modules(model))
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        summarise_by = (_summary if statistics else None) if isinstance(statistics, bool) else statistics
-        self._watcher = Watcher(model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish)
+        summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
+        self._sealed = [] if through_compiled else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
+        visible = [entry for entry in self._tree if not _is_sealed(entry[0], entry[1], self._sealed)]
+        self._watcher = Watcher(model, visible, summarise=summarise_by, guard=guard, on_root=self._finish)
         self._limit = 0
         self.forwards = 0
 
@@ -80,23 +84,34 @@ class Recording:
     def trace(self) -> Trace:
         """The trace of the latest call."""
         if not self._traces:
-            raise TargetError(
-                "nothing was recorded", where=f"record({type(self._model).__name__})", fix="call the model inside the with block"
+            fix = (
+                "call the model inside the with block"
+                if not self._sealed
+                else "the model is compiled: cnnprobe.probe() runs its eager code"
             )
+            raise TargetError("nothing was recorded", where=f"record({type(self._model).__name__})", fix=fix)
         return self._traces[-1]
+
+    @property
+    def given(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the latest call, while the block lasts."""
+        return self._watcher.given
 
     def __enter__(self) -> Self:
         with no_collection():
             self._watcher.attach()
         self._limit = sys.getrecursionlimit()
         sys.setrecursionlimit(self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn, _, _ in self._tree)))
-        self._watcher.__enter__()  # type: ignore[no-untyped-call]
+        if not self._sealed:  # a compiler would trace through our function mode
+            self._watcher.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._watcher.__exit__(kind, error, trace)
+        if not self._sealed:
+            self._watcher.__exit__(kind, error, trace)
         sys.setrecursionlimit(self._limit)
         self._watcher.detach()
+        self._watcher.given = ((), {})
         if self._watcher.rows:  # an interrupt: the hooks that end a call were not called
             self._watcher.error = error
             self._finish(self._watcher)
@@ -105,12 +120,29 @@ class Recording:
         self.forwards += 1
         rows = watcher.rows
         error = watcher.error if rows and not rows[0].completed else None
-        self._traces.append(assemble(self._model, rows, error=error, notes=[*watcher.notes, *_limits(self._tree, watcher)]))
+        self._traces.append(
+            assemble(self._model, rows, error=error, notes=[*watcher.notes, *_limits(self._tree, watcher), *_seals(self._sealed)])
+        )
 
 
-def _summary(tensor: torch.Tensor) -> dict[str, float | int] | None:
-    statistics = summarise(tensor)
-    return None if statistics is None else statistics.as_mapping()
+def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
+    return summarise(tensor, histogram=True)
+
+
+def _has_compiled_code(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+
+
+def _is_sealed(fqn: str, module: nn.Module, sealed: list[str]) -> bool:
+    """Whether hooks on a module would be traced by the compiler, or passed by: it is compiled in place, or lies inside compiled code."""
+    inside = any(fqn.startswith(f"{outer}.") if outer else fqn != "" for outer in sealed)
+    return inside or module.__dict__.get("_compiled_call_impl") is not None
+
+
+def _seals(sealed: list[str]) -> Iterator[str]:
+    if sealed:
+        names = ", ".join(f"'{fqn}'" if fqn else "the model" for fqn in sealed)
+        yield f"compiled code was observed from outside only ({names}); cnnprobe.probe() runs the eager code and sees every layer"
 
 
 def _limits(tree: Tree, watcher: Watcher) -> Iterator[str]:
@@ -139,7 +171,9 @@ def observe(
     """
     if isinstance(model, nn.Module) and is_lazy(model):
         model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
-    recording = Recording(model, statistics=statistics if witness is None else witness.see)
+    # One pass can afford histograms, a training loop could not.
+    asked = witness.see if witness is not None else _with_histogram if statistics else False
+    recording = Recording(model, statistics=asked, through_compiled=True)
     output, error = None, None
     with preserved_generators(), preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
         guard.on_write = None if witness is None else witness.about_to_write

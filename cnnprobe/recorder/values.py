@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.recorder import twins
-from cnnprobe.trace import Source, TensorInfo
+from cnnprobe.trace import Histogram, Source, TensorInfo
 
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))
@@ -34,7 +34,9 @@ def device_name(device: torch.device) -> str:
     return name
 
 
-def describe_tensor(tensor: Tensor, path: str, source: Source, stats: Mapping[str, float | int] | None = None) -> TensorInfo:
+def describe_tensor(
+    tensor: Tensor, path: str, source: Source, stats: Mapping[str, float | int] | None = None, histogram: Histogram | None = None
+) -> TensorInfo:
     """The TensorInfo of a tensor as it is now; works for any layout and subclass, and reads no values."""
     if type(tensor) in _EXACT:
         try:
@@ -48,6 +50,7 @@ def describe_tensor(tensor: Tensor, path: str, source: Source, stats: Mapping[st
                 path=path,
                 source=source,
                 stats=stats,
+                histogram=histogram,
             )
         except (RuntimeError, NotImplementedError, AttributeError):  # sparse and nested tensors have no strides, or no single shape
             pass
@@ -63,6 +66,7 @@ def describe_tensor(tensor: Tensor, path: str, source: Source, stats: Mapping[st
             path=path,
             source=source,
             stats=stats,
+            histogram=histogram,
         )
 
 

@@ -21,6 +21,7 @@ from cnnprobe.recorder.functions import Operation, operation_of
 from cnnprobe.recorder.inventory import is_leaf
 from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.values import PLAIN, argument_leaves, describe_tensor, leaves, plain
+from cnnprobe.stats import Statistics
 from cnnprobe.trace import Source, TensorInfo
 
 _push = torch._C._push_on_torch_function_stack
@@ -31,7 +32,7 @@ _backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 NOTHING: Mapping[str, object] = {}
 Tree = list[tuple[str, nn.Module, bool]]
-Summary = Callable[[Tensor], "dict[str, float | int] | None"]
+Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
 
 
 class Row:
@@ -158,6 +159,7 @@ class Watcher(TorchFunctionMode):
         self.names: dict[int, str] = {}
         self.notes: dict[str, None] = {}
         self.other_threads = 0
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # to the latest root call, until the recording ends
         self.error: BaseException | None = None
         self.thread = sources.thread_id()
 
@@ -219,6 +221,8 @@ class Watcher(TorchFunctionMode):
             self.other_threads += 1
             return
         suspended = self._suspend()
+        if self.current is None:
+            self.given = (args, kwargs)
         row = Row(watch.fqn, self.current, len(self.rows))
         row.watch = watch
         row.module = watch.module
@@ -402,7 +406,7 @@ class Watcher(TorchFunctionMode):
             info = known[2]
             if info.path == path and info.shape == tuple(tensor.shape):
                 return info
-            return describe_tensor(tensor, path, known[1], info.stats)
+            return describe_tensor(tensor, path, known[1], info.stats, info.histogram)
         return describe_tensor(tensor, path, self._origin(tensor))
 
     def _origin(self, tensor: Tensor) -> Source:
@@ -419,10 +423,11 @@ class Watcher(TorchFunctionMode):
         known = self.made.get(id(tensor))
         if known is not None and known[0]() is tensor and known[1] > row.position and row.watch is not None:
             info = known[2]  # a container hands on what a row below it has made
-            return info if info.path == path else describe_tensor(tensor, path, known[1], info.stats)
+            return info if info.path == path else describe_tensor(tensor, path, known[1], info.stats, info.histogram)
         if row.watch is not None and not row.watch.leaf and known is not None and known[0]() is tensor:
-            return describe_tensor(tensor, path, known[1], known[2].stats)
-        stats = self.summarise(tensor) if self.summarise is not None else None
-        info = describe_tensor(tensor, path, row.position, stats)
+            return describe_tensor(tensor, path, known[1], known[2].stats, known[2].histogram)
+        found = self.summarise(tensor) if self.summarise is not None else None
+        stats, histogram = (found.as_mapping(), found.histogram) if isinstance(found, Statistics) else (found, None)
+        info = describe_tensor(tensor, path, row.position, stats, histogram)
         self.made[id(tensor)] = (weakref.ref(tensor), row.position, info)
         return info

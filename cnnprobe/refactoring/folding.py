@@ -22,7 +22,13 @@ Piece = Item | Run
 
 def fold(items: Sequence[Item]) -> tuple[Piece, ...]:
     """The items with every repeated pattern as a Run, the largest first."""
-    return _fold(_with_chains_as_blocks(items))
+    pieces: list[Piece] = []
+    for piece in _fold(_with_chains_as_blocks(items)):
+        if isinstance(piece, Parallel) and not piece.joins:  # it found no run to belong to
+            pieces += next(branch for branch in piece.branches if branch)
+        else:
+            pieces.append(piece)
+    return tuple(pieces)
 
 
 def _fold(items: Sequence[Item]) -> tuple[Piece, ...]:
@@ -43,7 +49,7 @@ def _with_chains_as_blocks(items: Sequence[Item]) -> list[Item]:
         if isinstance(item, Parallel) and split(item)[1] == ():
             mains.setdefault(" ".join(map(strict_sign_of, split(item)[0])), item)
     found = list(items)
-    for sign, model in mains.items():
+    for sign, model in sorted(mains.items(), key=lambda entry: -len(split(entry[1])[0])):  # a shorter one may be the end of a longer one
         width = len(split(model)[0])
         k = 0
         while k + width <= len(found):

@@ -1,4 +1,4 @@
-"""From a Document to text, Markdown, HTML or JSON. A format is one file `as_<name>.py` in this folder, and needs no other change.
+"""From a Document to text, Markdown, an HTML page or fragment, or JSON. A format is one file `as_<name>.py` in this folder, and needs no other change.
 
 Such a file has `SUFFIXES` (the file name endings that mean it) and `render_document(document, *, width, colour) -> str`.
 """
@@ -23,6 +23,9 @@ from cnnprobe.render.document import (
     Picture,
     Row,
     Severity,
+    Share,
+    Shares,
+    Spread,
     Table,
     Text,
     Unit,
@@ -42,6 +45,9 @@ __all__ = [
     "Picture",
     "Row",
     "Severity",
+    "Share",
+    "Shares",
+    "Spread",
     "Table",
     "Text",
     "Unit",
@@ -65,7 +71,7 @@ def render(document: Document, format: str, *, width: int | None = None, colour:
     Raises:
         UnknownNameError: there is no such format.
 
-    >>> render(Document(blocks=(Text(text="a < b"),)), "html").startswith('<div class="cnnprobe">')
+    >>> render(Document(blocks=(Text(text="a < b"),)), "fragment").startswith('<div class="cnnprobe">')
     True
     """
     modules = _modules()
@@ -78,7 +84,7 @@ def formats() -> tuple[str, ...]:
     """The names of the formats in which a document can be had, in alphabetical order.
 
     >>> formats()
-    ('html', 'json', 'markdown', 'text')
+    ('fragment', 'html', 'json', 'markdown', 'text')
     """
     return tuple(_modules())
 

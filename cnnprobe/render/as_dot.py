@@ -5,11 +5,11 @@ writes the frame; the lines of boxes are written here, since its quoting takes t
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import graphviz
 
-from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MORE, OPERATION, PARAMETER, Graph, Node
-from cnnprobe.graph.difference import keys
+from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MODULE, MORE, OPERATION, PARAMETER, Graph, Node
 from cnnprobe.render import labels
 from cnnprobe.render.units import inert
 
@@ -58,30 +58,34 @@ def quoted(text: str) -> str:
 
 
 def _names(graph: Graph) -> list[str]:
-    """Names of the boxes: fqn and call of a module, and the operation's name where it is not the call itself."""
-    calls = {(call.fqn, call.call) for call in graph.calls}
+    """Names of the boxes: fqn and call of a module, and the operation's name where it is not the call itself (see `difference.keys`)."""
+    has_calls = bool(graph.calls)
+    known: dict[tuple[str | None, int, str], list[Any]] = {}  # what a name begins with, and how many have it
     found: list[str] = []
-    stems: dict[tuple[str | None, int], str] = {}
-    whole = {node.id for node in graph.nodes if node.kind == "module"}
-    for (module, call, name, which), node in zip(keys(graph), graph.nodes, strict=True):
-        stem = stems.get((module, call))
-        if stem is None:
-            stem = stems[module, call] = "" if module is None and not calls else f"{module or ''}#{call}"
-        if node.id in whole and which == 0 and module:
-            found.append(quoted(stem))
-        else:
-            text = f"{stem}/{name}.{which}"
-            found.append(f'"{text}"' if text.isascii() and '"' not in text and "\\" not in text and text.isprintable() else quoted(text))
+    for node in graph.nodes:
+        stem = (node.module, node.call, node.parameter or node.name)
+        begun = known.get(stem)
+        if begun is None:
+            begun = known[stem] = [_beginning(*stem, has_calls=has_calls), -1]
+        begun[1] += 1
+        found.append(
+            quoted(f"{node.module}#{node.call}") if node.kind == MODULE and node.module and not begun[1] else f'"{begun[0]}.{begun[1]}"'
+        )
     return found
 
 
+def _beginning(module: str | None, call: int, name: str, *, has_calls: bool) -> str:
+    stem = "" if module is None and not has_calls else f"{module or ''}#{call}"
+    return quoted(f"{stem}/{name}")[1:-1]
+
+
 def _boxes(graph: Graph, names: list[str]) -> Iterator[str]:
-    plain: dict[tuple[str, str | None, int, object, str], str] = {}  # operations alike: a graph has few kinds of lines
+    plain: dict[tuple[object, ...], str] = {}  # operations alike: a graph has few kinds of lines
     for node, name in zip(graph.nodes, names, strict=True):
-        if node.kind != OPERATION or node.saved_bytes or node.marks:
+        if node.kind != OPERATION:
             yield f"\t{name} {_attributes(node)}\n"
             continue
-        key = (node.name, node.module, node.call, node.shape, node.dtype)
+        key = node[1:]
         text = plain.get(key)
         if text is None:
             text = plain[key] = _attributes(node)

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Table, Text
-from cnnprobe.render.units import inert, inert_lines, written
+from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Shares, Table, Text
+from cnnprobe.render.units import in_words, inert, inert_lines, written
 
 SUFFIXES = (".md", ".markdown")
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#!])")
@@ -27,6 +27,8 @@ def _block(block: Block) -> Iterable[str]:
             return _titled(block.title) + [f"- **{_escaped(name)}**: {_escaped(said)}" for name, said in block.pairs]
         case Table():
             return _table(block)
+        case Shares():
+            return list(_block(in_words(block)))
         case Picture():
             return [_escaped(text) for text in (block.caption, block.alt) if text]
         case Notice():

@@ -4,7 +4,7 @@ Colours are tints over whatever lies below, lines and text take the page's own c
 and its words too, never by colour alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
@@ -29,8 +29,13 @@ _STYLE = (
 )
 
 
-def render_graph(graph: Graph) -> str:
-    """The graph as one SVG element that can stand in a file or in a page."""
+def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
+    """The graph as one SVG element that can stand in a file or in a page.
+
+    Args:
+        graph: what is drawn.
+        keys: node id to the keys of the rows of a table that the box stands for: they become its `data-key`.
+    """
     lines = [_lines(node) for node in graph.nodes]
     sizes = [_size(line) for line in lines]
     placement = place(sizes, [(edge.start, edge.end) for edge in graph.edges])
@@ -46,7 +51,10 @@ def render_graph(graph: Graph) -> str:
         f"<style>{_STYLE}</style>",
         f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f})">',
         *_edges(placement),
-        *(_node(node, line, size, at) for node, line, size, at in zip(graph.nodes, lines, sizes, placement.middles, strict=True)),
+        *(
+            _node(node, line, size, at, (keys or {}).get(node.id, ""))
+            for node, line, size, at in zip(graph.nodes, lines, sizes, placement.middles, strict=True)
+        ),
         "</g></svg>\n",
     ]
     return "\n".join(parts)
@@ -83,7 +91,7 @@ def _edges(placement: Placement) -> Iterator[str]:
         yield f'<path class="arrow" fill-opacity="0.75" d="{"".join(heads)}"/>'
 
 
-def _node(node: Node, lines: Sequence[str], size: Point, at: Point) -> str:
+def _node(node: Node, lines: Sequence[str], size: Point, at: Point, key: str) -> str:
     family = labels.family(node)
     left, top = at[0] - size[0] / 2, at[1] - size[1] / 2
     tint = _TINTS[family]
@@ -97,7 +105,8 @@ def _node(node: Node, lines: Sequence[str], size: Point, at: Point) -> str:
         right, bottom = left + size[0], top + size[1]
         box += f'<path d="M{left + 5:.1f} {bottom:.1f}v5H{right + 5:.1f}V{top + 5:.1f}h-5" fill="none" stroke="{tint}" stroke-width="1.3"/>'
     text = "".join(_text(line, at[0], top + _PAD + 8 + i * _LINE, is_title=i == 0) for i, line in enumerate(lines))
-    return f'<g class="node {node.kind} {family}"><title>{escape(labels.tooltip(node))}</title>{box}{text}</g>'
+    joined = f' data-key="{escape(key)}"' if key else ""
+    return f'<g class="node {node.kind} {family}"{joined}><title>{escape(labels.tooltip(node))}</title>{box}{text}</g>'
 
 
 def _text(line: str, x: float, y: float, *, is_title: bool) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from cnnprobe.render.columns import Sheet, fit
-from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Table, Text
-from cnnprobe.render.units import inert, inert_lines
+from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Shares, Table, Text
+from cnnprobe.render.units import in_words, inert, inert_lines
 
 SUFFIXES = (".txt",)
 _NARROWEST = 20  # columns; nothing can be laid out in fewer
@@ -39,6 +39,8 @@ def _block(block: Block, width: int) -> Lines:
             return _facts(block, width)
         case Table():
             return _table(block, width)
+        case Shares():
+            return _facts(in_words(block), width)
         case Picture():
             return [(line, "") for text in (block.caption, block.alt) if text for line in _wrapped(text, width)]
         case Notice():

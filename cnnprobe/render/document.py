@@ -7,8 +7,23 @@ and the column's unit says how they are written, so that a format that can sort 
 from dataclasses import dataclass
 from typing import Literal
 
-Cell = str | int | float | None
-"""A cell: text as it is, a number to be written in the column's unit, or None for what was not observed ("-")."""
+from cnnprobe.trace import Histogram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How the values of a tensor lie: drawn where a format can draw, in words elsewhere."""
+
+    minimum: float
+    mean: float
+    std: float
+    maximum: float
+    zeros: float = 0.0  # fraction
+    histogram: Histogram | None = None
+
+
+Cell = str | int | float | Spread | None
+"""A cell: text as it is, a number to be written in the column's unit, a Spread, or None for what was not observed ("-")."""
 
 Unit = Literal["", "count", "si", "bytes", "value", "percent", "seconds"]
 Severity = Literal["error", "warning", "info"]
@@ -42,7 +57,8 @@ class Facts:
 class Column:
     """A column of a table. Where the width does not suffice, the column of highest `priority` goes first; one of priority 0 stays.
 
-    A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2 goes.
+    A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2 goes. Of a column that `is_share` each
+    number is a part of the largest one, the whole, which a format that can draw shows as a bar.
     """
 
     name: str
@@ -50,16 +66,21 @@ class Column:
     priority: int = 0
     unit: Unit = ""
     least: int = 0
+    is_share: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row: one cell a column, the nesting depth of its first cell, and a note that stands below it across the table."""
+    """A row: one cell a column, the nesting depth of its first cell, and a note that stands below it across the table.
+
+    Its `key` is letters and digits, unique in the document: where the same thing is drawn or spoken of, `key` says so too.
+    """
 
     cells: tuple[Cell, ...]
     depth: int = 0
     emphasis: Emphasis = ""
     note: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +91,24 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A part of a whole; `key` is that of the row where it stands."""
+
+    name: str
+    number: float
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """What a whole is made of, in the order of the model: a bar where a format can draw, the largest parts in words elsewhere."""
+
+    title: str
+    unit: Unit
+    parts: tuple[Share, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +129,7 @@ class Notice:
     where: str = ""
     fix: str = ""
     code: str = ""
+    key: str = ""  # of the row that it is about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +146,10 @@ class Folded:
     """Blocks behind a title: closed at first in formats that can open and close, written out in the others."""
 
     title: str
-    blocks: "tuple[Heading | Text | Facts | Table | Picture | Notice | Code, ...]"
+    blocks: "tuple[Heading | Text | Facts | Table | Shares | Picture | Notice | Code, ...]"
 
 
-Block = Heading | Text | Facts | Table | Picture | Notice | Code | Folded
+Block = Heading | Text | Facts | Table | Shares | Picture | Notice | Code | Folded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from cnnprobe.render.document import Cell, Unit
+from cnnprobe.render.document import Cell, Facts, Shares, Spread, Unit
 
 NOT_OBSERVED = "-"
+_NAMED_PARTS = 4  # parts of a whole that are told in words
 _SI = ("", " k", " M", " G", " T", " P", " E")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _INERT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # control, format (bidi marks, zero width), surrogate, line separators
@@ -105,7 +106,23 @@ def written(cell: Cell, unit: Unit) -> str:
     """A cell as text, not yet escaped: None is "-", text stays."""
     if cell is None:
         return NOT_OBSERVED
+    if isinstance(cell, Spread):
+        return f"{value(cell.minimum)} to {value(cell.maximum)}"
     return cell if isinstance(cell, str) else _FORMATS[unit](cell)
+
+
+def in_words(shares: Shares) -> Facts:
+    """The largest parts of a whole, for formats that cannot draw it.
+
+    >>> from cnnprobe.render.document import Share
+    >>> in_words(Shares(title="MACs", unit="si", parts=(Share(name="conv", number=1), Share(name="fc", number=3)))).pairs
+    (('MACs', 'fc 75.0% (3), conv 25.0% (1)'),)
+    """
+    whole = sum(part.number for part in shares.parts)
+    largest = sorted((part for part in shares.parts if part.number), key=lambda part: -part.number)
+    said = [f"{part.name} {percent(part.number / whole)} ({written(part.number, shares.unit)})" for part in largest[:_NAMED_PARTS]]
+    more = len(largest) - len(said)
+    return Facts(pairs=((shares.title, ", ".join(said) + (f" and {more} smaller" if more else "") or "none"),))
 
 
 def inert(text: str) -> str:

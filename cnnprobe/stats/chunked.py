@@ -35,15 +35,15 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
 
 
 def _small(flat: Tensor) -> list[float]:
-    """The same as `_piece` in double precision."""
+    """The same as `_piece` in double precision; by `ufunc.reduce`, as the methods of arrays take twice as long to get going."""
     x = flat.double().numpy()
     n = x.size
-    with np.errstate(invalid="ignore"):
-        mean = x.sum().item() / n
-    if not math.isfinite(mean):
+    if not math.isfinite(x.dot(x)):  # the one way to ask that does not warn of NaN
         return _careful(flat)
+    mean = np.add.reduce(x) / n
     deviations = x - mean
-    return [n, mean, deviations.dot(deviations).item(), x.min().item(), x.max().item(), n - np.count_nonzero(x), 0, 0, 0]
+    m2, zeros = deviations.dot(deviations), n - int(np.count_nonzero(x))
+    return [n, float(mean), float(m2), float(np.minimum.reduce(x)), float(np.maximum.reduce(x)), zeros, 0, 0, 0]
 
 
 def _large(flat: Tensor) -> list[float]:
@@ -60,7 +60,7 @@ def _large(flat: Tensor) -> list[float]:
 
 def _flat(tensor: Tensor) -> Tensor:
     """A view of the values in the order of memory, which is no matter here."""
-    return tensor if tensor.dim() == 1 else tensor.as_strided((tensor.numel(),), (1,))
+    return tensor.view(-1) if tensor.is_contiguous() else tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _shift(flat: Tensor) -> float:

@@ -11,7 +11,7 @@ from cnnprobe.stats import build
 from cnnprobe.stats.table import Table
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-LARGE = 4 * 2**20  # bytes from which more than one thread is worth starting
+LARGE = 2**20  # elements from which more than one thread is worth starting
 
 _Address = ctypes.c_void_p
 
@@ -25,16 +25,14 @@ class Kernel:
         self._by_channel = library.cnnprobe_channels
         self._by_channel.argtypes = [_Address, ctypes.c_int, ctypes.c_int64 * 3, _Address, _Address, _Address]
 
-    def write(self, tensor: Tensor, table: Table, row: int) -> bool:
+    def write(self, tensor: Tensor, address: int, count: int, table: Table, row: int) -> bool:
         """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles near the ends of their range."""
-        if table.channels is not None and tensor.dim() > 1:
-            return self._write_channels(tensor, table, row)
         if table.channels is not None:
+            if tensor.dim() > 1:
+                return self._write_channels(tensor, table, row)
             table.channels[row] = None
-        count = tensor.numel()
-        threads = torch.get_num_threads() if count * tensor.itemsize > LARGE else 1
-        histogram = table.histogram_address(row)
-        status: int = self._measure(tensor.data_ptr(), CODES[tensor.dtype], count, table.address(row), histogram, threads)
+        threads = torch.get_num_threads() if count > LARGE else 1
+        status: int = self._measure(address, CODES[tensor.dtype], count, table.address(row), table.histogram_address(row), threads)
         return status == 0
 
     def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:

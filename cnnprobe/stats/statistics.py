@@ -4,22 +4,10 @@ import math
 from dataclasses import dataclass
 from operator import add
 
+from cnnprobe.trace import Histogram
+
 LOWEST = -127  # exponent of the bucket of everything below 2**-126, the smallest normal float32
 BUCKETS = 255  # a bucket for each exponent of float32: -127 to 127
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Histogram:
-    """How many values there are of each magnitude and sign; zeros, NaN and Inf are in no bucket.
-
-    Bucket `k` holds the values with `2**(lowest + k) <= abs(x) < 2**(lowest + k + 1)`. Nothing needs to be known of the range beforehand, so
-    that histograms of different tensors, steps and ranks add up bucket by bucket. Exponent -127 holds all that is nonzero and below 2**-126,
-    exponent 127 all from 2**127 up. Empty buckets at both ends are left out.
-    """
-
-    lowest: int = 0
-    negative: tuple[int, ...] = ()
-    positive: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnprobe.stats import moments
-from cnnprobe.stats.statistics import BUCKETS, Channels, Histogram, Statistics, fold
+from cnnprobe.stats.statistics import BUCKETS, Channels, Statistics, fold
+from cnnprobe.trace import Histogram
 
 COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
 WRITTEN = len(COLUMNS)  # the column that is 1 where the row holds statistics, 0 where none were available
@@ -33,15 +33,8 @@ class Measured:
         self.channels = channels
 
 
-class Written(NamedTuple):
-    """The tensor that was measured last, and where: its alias need not be read again."""
-
-    tensor: weakref.ref[Tensor]  # alive: what lies at `pointer` is still what was measured, not something newly allocated there
-    pointer: int
-    version: int
-    numel: int
-    dtype: torch.dtype
-    row: int
+# Of the tensor that was measured last: address, version, number of elements, dtype, itself, and its row. A bare tuple, as one is made for each tensor.
+Written = tuple[int, int, int, torch.dtype, weakref.ref[Tensor], int]
 
 
 class Table:
@@ -64,8 +57,6 @@ class Table:
 
     def address(self, row: int) -> int:
         """Where in memory the row begins."""
-        if not 0 <= row < self.rows:
-            raise IndexError(f"row {row} of a table of {self.rows}")
         return self._address + row * WIDTH * 8
 
     def histogram_address(self, row: int) -> int | None:

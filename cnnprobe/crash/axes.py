@@ -1,0 +1,88 @@
+"""An axis or an index that a tensor does not have."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cnnprobe.crash.adapting import configured
+from cnnprobe.crash.case import Case, named, operation, short, values
+from cnnprobe.crash.edits import Rewrite
+from cnnprobe.crash.suspicion import STRONG, USUAL, Suspicion, candidate
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+# Functions whose second argument is an axis.
+_BY_AXIS = frozenset({
+    "softmax", "log_softmax", "mean", "sum", "max", "min", "argmax", "argmin", "squeeze", "unsqueeze", "select", "cumsum", "std", "var", "norm",
+    "chunk", "split", "unbind", "softmin", "logsumexp", "amax", "amin", "prod", "flatten", "glu", "normalize",
+})  # fmt: skip
+
+
+def suspect(case: Case) -> Iterator[Suspicion]:
+    """What may be wrong where an axis or an index is out of range."""
+    call = case.call
+    if call is None or not call.inputs:
+        return
+    if operation(call) == "__getitem__":
+        yield from _index(case, call)
+    else:
+        yield from _axis(case, call)
+
+
+def _axis(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    x = call.inputs[0]
+    dim = getattr(case.leaf, "dim", None) if case.leaf is not None else _given_axis(call)
+    room = len(x.shape) + (operation(call) == "unsqueeze")
+    if not isinstance(dim, int) or isinstance(dim, bool) or -room <= dim < room:
+        return
+    blamed = call.fqn if call.fqn is not None else case.owner
+    edit = configured(case, call.fqn, dim=-1) if call.fqn is not None else _last_axis(case, call)
+    yield Suspicion(
+        diagnosis="shape-mismatch",
+        module=blamed,
+        message=f"{case.name_of(call)} works on axis {dim}, which {x.shape} does not have",
+        arithmetic=f"{x.shape} from {case.origin(x)} has the axes 0 to {len(x.shape) - 1}",
+        candidates=(candidate(edit, weight=USUAL),),
+        weight=USUAL,
+    )
+
+
+def _given_axis(call: ModuleCall) -> object:
+    if "dim" in call.arguments:
+        return call.arguments["dim"]
+    return values(call, 1, "dim") if operation(call) in _BY_AXIS else None
+
+
+def _last_axis(case: Case, call: ModuleCall) -> Rewrite:
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "dim" in kwargs:
+            return func(*args, **{**kwargs, "dim": -1})
+        return func(args[0], -1, *args[2:], **kwargs)
+
+    title = f"use the last axis at {short(call.source)}: dim=-1"
+    return Rewrite(title=title, code="dim=-1", module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+
+
+def _index(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    x = call.inputs[0]
+    for axis, index in _indices(call):
+        if axis < len(x.shape) and not -x.shape[axis] <= index < x.shape[axis]:
+            yield _out_of_range(case, call, x, axis=axis, index=index)
+            return
+
+
+def _indices(call: ModuleCall) -> Iterator[tuple[int, int]]:
+    """The plain whole numbers of an index, with their axes; nothing where `...`, None or a tensor shifts the axes."""
+    value = values(call, 1, "index")
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield 0, value
+    elif isinstance(value, tuple) and len(call.inputs) == 1 and not any(part is None or part == "Ellipsis" for part in value):
+        yield from ((axis, part) for axis, part in enumerate(value) if isinstance(part, int) and not isinstance(part, bool))
+
+
+def _out_of_range(case: Case, call: ModuleCall, x: TensorInfo, *, axis: int, index: int) -> Suspicion:
+    return Suspicion(
+        diagnosis="index-range",
+        module=case.owner,
+        message=f"index {index} on axis {axis} of {x.shape} in {named(case, case.owner)}: it has {x.shape[axis]}, so that 0 to {x.shape[axis] - 1} are legal",
+        arithmetic=f"{x.shape} from {case.origin(x)}, at {short(call.source)}",
+        weight=STRONG,
+    )

@@ -1,0 +1,180 @@
+"""A backward that raised: the op that overwrote a saved tensor, a graph that is gone, a loss that is cut off or no scalar."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from cnnprobe.crash.case import Case, operation, quoted
+from cnnprobe.crash.graphs import Saved, number_of, saved_tensors
+from cnnprobe.crash.overwriting import explain_overwritten
+from cnnprobe.crash.training import Training, Verdict, differentiated
+from cnnprobe.crash.users_code import frame_locals
+from cnnprobe.explanation import Repair
+from cnnprobe.trace import ModuleCall
+
+_CUTTING = frozenset({"detach", "detach_", "data", "argmax", "argmin", "round", "sign", "long", "int", "bool", "floor", "ceil", "__get__"})
+
+
+def explain_backward(training: Training) -> Verdict:
+    """Why the backward raised."""
+    loss = differentiated(training)
+    if loss is None:
+        return Verdict(diagnosis="unknown", message="the cause is not known: the tensor that was differentiated could not be found")
+    if not loss.requires_grad:
+        return _detached(training, loss)
+    if loss.numel() != 1 and not _has_gradient(training):
+        return _non_scalar(training, loss)
+    modified, freed = saved_tensors(loss)
+    if modified:
+        return explain_overwritten(training, modified[0])
+    if freed:
+        return _freed(training, freed)
+    parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
+    if parameters and loss.dtype != parameters[0].dtype:
+        return Verdict(
+            diagnosis="target-dtype",
+            message=f"the loss is {loss.dtype}, the parameters are {parameters[0].dtype}: targets of another dtype have drawn it there",
+            arithmetic=f"loss {loss.dtype}, parameters {parameters[0].dtype}",
+            repairs=(Repair(title=f"pass targets.to({parameters[0].dtype})", code=f".to({parameters[0].dtype})"),),
+            tensors=(loss,),
+        )
+    return Verdict(
+        diagnosis="unknown", message="the cause is not known; its graph has neither freed nor overwritten tensors", tensors=(loss,)
+    )
+
+
+def _has_gradient(training: Training) -> bool:
+    found = frame_locals(training.error, "torch/_tensor.py", "backward")
+    return bool(found) and found is not None and found.get("gradient") is not None
+
+
+def _non_scalar(training: Training, loss: Tensor) -> Verdict:
+    shape = tuple(loss.shape)
+    return Verdict(
+        diagnosis="non-scalar-loss",
+        message=f"the loss has the shape {shape}, and backward() starts from one number",
+        arithmetic=f"{loss.numel()} elements",
+        repairs=tuple(_reduced(training, loss)),
+        tensors=(loss,),
+        evidence=("a loss made with reduction='none' is to be reduced by yourself",) if loss.dim() else (),
+    )
+
+
+def _reduced(training: Training, loss: Tensor) -> Iterator[Repair]:
+    parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None and p.requires_grad]
+    for name in ("mean", "sum"):
+        tried = ""
+        with contextlib.suppress(RuntimeError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.autograd.grad(getattr(loss, name)(), parameters, retain_graph=True, allow_unused=True) if parameters else ()
+            reached = sum(g is not None for g in found)
+            tried = f"tried: the backward passes, and gradients reach {reached} of {len(parameters)} parameters" if parameters else ""
+        yield Repair(title=f"call loss.{name}().backward()", code=f"loss.{name}()", works=bool(tried), plausible=bool(tried), tried=tried)
+
+
+# -- a loss that is cut off --------------------------------------------------------------------------------------------------
+
+
+def _detached(training: Training, loss: Tensor) -> Verdict:
+    module, message, fix = _cut(training, loss)
+    return Verdict(
+        diagnosis="detached-graph",
+        module=module,
+        message=message,
+        arithmetic=f"loss.requires_grad is {loss.requires_grad}, loss.grad_fn is {type(loss.grad_fn).__name__ if loss.grad_fn else None}",
+        repairs=(Repair(title=fix, module=module),),
+        tensors=(loss,),
+    )
+
+
+def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
+    parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
+    if parameters and not any(p.requires_grad for p in parameters):
+        return "", "no parameter of the model requires a gradient: all are frozen", "set requires_grad_(True) on what is to be trained"
+    if not loss.is_floating_point() and not loss.is_complex():
+        return (
+            None,
+            f"the loss is {loss.dtype}: no gradient passes through whole numbers",
+            "compute the loss from the logits, not from argmax",
+        )
+    case = training.case()
+    calls = case.trace.calls if case is not None else ()
+    if case is None or not calls:
+        return None, "nothing that the loss was made from requires a gradient", "do not use .detach(), .item() or torch.no_grad() before it"
+    if any(t.requires_grad for t in calls[0].outputs):
+        where = "the model's output requires a gradient, the loss does not: it was cut off after the model"
+        return None, where, "do not wrap the loss in torch.tensor(...), nor use .item(), .detach(), argmax or numpy on the way to it"
+    made = [call for call in calls if any(t.requires_grad for t in call.outputs)]
+    if not made and not any(call.fqn is None and operation(call) in _CUTTING for call in calls):
+        return (
+            None,
+            "the forward ran without recording a graph, although parameters require gradients",
+            "take torch.no_grad() off the forward",
+        )
+    return _cut_inside(case, calls)
+
+
+def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, str, str]:
+    for call in reversed(calls):
+        if call.outputs and not any(t.requires_grad for t in call.outputs) and any(t.requires_grad for t in call.inputs):
+            owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+            return (
+                owner,
+                f"{case.name_of(call)} cuts the graph: its input requires a gradient, its output does not",
+                (f"take {operation(call) or quoted(call.fqn or '')} out"),
+            )
+    for call in reversed(calls):
+        strangers = [t for t in call.inputs if t.source is None and not case.is_input(t) and not t.requires_grad]
+        if strangers and call.parent is not None:
+            owner = case.module_above(call.parent)
+            what = f"{case.name_of(call)} was given a tensor that no recorded call made: the graph ends there (numpy, torch.tensor, .data)"
+            return owner, what, "stay with torch's own functions on the way"
+    return "", "the graph ends inside the model", "look for torch.no_grad(), .detach() or .data in its forward"
+
+
+# -- a graph that is gone ----------------------------------------------------------------------------------------------------
+
+
+def _freed(training: Training, freed: list[Saved]) -> Verdict:
+    keepers = list(_keepers(training))
+    if keepers:
+        fqn, name = keepers[0]
+        return Verdict(
+            diagnosis="backward-twice",
+            module=fqn,
+            message=f"the attribute '{name}' of {quoted(fqn)} keeps the graph of an earlier step, whose tensors are freed",
+            arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
+            repairs=(Repair(title=f"detach it when it is kept: self.{name} = self.{name}.detach()", code=".detach()", module=fqn),),
+        )
+    start = training.trace.calls[0].sequence if training.trace is not None and training.trace.calls else None
+    earlier = start is not None and any((number_of(one.node) or start[0]) < start[0] for one in freed)
+    why = (
+        "a part of its graph belongs to an earlier forward, and was freed by an earlier backward"
+        if earlier
+        else "its graph was freed by an earlier backward over the same forward"
+    )
+    return Verdict(
+        diagnosis="backward-twice",
+        message=f"backward() ran a second time: {why}",
+        arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
+        repairs=(
+            Repair(
+                title="detach() what is carried over from the earlier step" if earlier else "run the forward again before each backward()"
+            ),
+            Repair(title="add the losses and call backward() once, or pass retain_graph=True to the first call", code="retain_graph=True"),
+        ),
+    )
+
+
+def _keepers(training: Training) -> Iterator[tuple[str, str]]:
+    """The modules whose attributes hold tensors with a graph."""
+    for fqn, module in training.modules().items():
+        for name, value in [*module.__dict__.items(), *module._buffers.items()]:
+            if name.startswith("__") or isinstance(value, nn.Module) or name in ("_parameters", "_modules", "_buffers"):
+                continue
+            if any(isinstance(t, Tensor) and t.grad_fn is not None for t in tree_leaves(value)):
+                yield fqn, name

@@ -1,0 +1,78 @@
+"""The graph behind a loss: which saved tensors were overwritten, which are gone, and which call made a node."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from cnnprobe.crash.case import Case
+from cnnprobe.trace import ModuleCall
+
+MOST_NODES = 40_000  # of a graph that are looked at: a longer walk from Python is a danger to torch itself
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A tensor that a node of the graph has kept for its backward."""
+
+    node: Any
+    name: str
+
+
+def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved]]:
+    """The saved tensors that were overwritten, and those that are gone, in the order of the backward.
+
+    Reading one raises in both cases; only one that is still there lets hooks be registered.
+    """
+    modified: list[Saved] = []
+    freed: list[Saved] = []
+    seen: set[Any] = set()
+    level = [loss.grad_fn]
+    while level and len(seen) < MOST_NODES:
+        below = []
+        for node in level:
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            for name in dir(node):
+                if name.startswith("_saved_"):
+                    state = _state(node, name)
+                    if state is not None:
+                        (modified if state == "modified" else freed).append(Saved(node, name))
+            below += [child for child, _ in node.next_functions]
+        level = below
+    return modified, freed
+
+
+def _state(node: Any, name: str) -> str | None:
+    try:
+        getattr(node, name)
+    except RuntimeError:
+        raw = getattr(node, "_raw" + name, None)
+        if raw is None or isinstance(raw, list | tuple):
+            return None
+        try:
+            raw.register_hooks(lambda t: t, lambda t: t)
+        except RuntimeError:
+            return "freed"
+        return "modified"
+    except Exception:  # a node that does not show what it keeps
+        return None
+    return None
+
+
+def number_of(node: Any) -> int | None:
+    """Autograd's sequence number of a node: the order in which nodes were made."""
+    with contextlib.suppress(AttributeError, RuntimeError):
+        return int(node._sequence_nr())
+    return None
+
+
+def maker_of(case: Case | None, node: Any) -> tuple[int, ModuleCall] | None:
+    """The innermost recorded call that made a node of the graph."""
+    number = number_of(node)
+    if case is None or number is None:
+        return None
+    found = [(i, c) for i, c in enumerate(case.trace.calls) if c.sequence is not None and c.sequence[0] <= number < c.sequence[1]]
+    return max(found, key=lambda pair: pair[1].depth, default=None)

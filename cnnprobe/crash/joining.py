@@ -1,0 +1,351 @@
+"""Tensors that do not fit each other: at a concatenation, at an addition, at a matrix product, at a view."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnprobe.crash import viewing
+from cnnprobe.crash.adapting import configured, reshaped_parameter, resized
+from cnnprobe.crash.case import Case, named, operation, quoted, short
+from cnnprobe.crash.edits import Edit, Rewrite
+from cnnprobe.crash.geometry import steps_to, through, variants, window_of
+from cnnprobe.crash.shadow import Shadow
+from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+_CATS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
+_SUMS = frozenset({"add", "sub", "__add__", "__sub__", "__radd__", "__rsub__", "__iadd__", "__isub__", "add_", "sub_", "rsub", "subtract"})
+_BROADCASTING = frozenset({
+    *_SUMS, "mul", "div", "__mul__", "__truediv__", "__imul__", "__rmul__", "mul_", "div_", "true_divide", "multiply", "maximum", "minimum", "pow",
+    "where", "lerp", "masked_fill", "masked_fill_", "addcmul", "__itruediv__", "__rtruediv__", "eq", "gt", "lt", "ge", "le", "atan2",
+})  # fmt: skip
+_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "baddbmm"})
+_MULTIPLE = 32  # U-Nets halve a map up to five times
+
+
+def suspect(case: Case) -> Iterator[Suspicion]:
+    """What may be wrong where tensors are joined."""
+    call = case.call
+    if call is None or call.fqn is not None:
+        return
+    name = operation(call)
+    if name in _CATS:
+        yield from _concatenation(case, call)
+    elif name in _BROADCASTING:
+        yield from _broadcast(case, call, name)
+    elif name in _PRODUCTS:
+        yield from _product(case, call)
+    elif name in ("view", "reshape", "view_as", "reshape_as", "unflatten"):
+        yield from viewing.suspect_view(case, call, name)
+
+
+# -- concatenation -----------------------------------------------------------------------------------------------------------
+
+
+def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    shapes = [t.shape for t in call.inputs]
+    if len(shapes) < 2:
+        return
+    given = call.arguments.get("dim", call.arguments.get("[1]", call.arguments.get("axis", 0)))
+    axes = len(shapes[0])
+    dim = int(given) % axes if isinstance(given, int) and axes else 0
+    differing = [] if len(set(map(len, shapes))) > 1 else [i for i in range(axes) if i != dim and len({s[i] for s in shapes}) > 1]
+    if len(set(map(len, shapes))) == 1 and not differing:
+        return
+    candidates: list[Candidate] = []
+    if not differing:
+        candidates += _same_rank(case, call)
+    elif min(differing) >= 2:
+        candidates += _padded_parts(case, call)
+    if differing:
+        candidates += _other_dim(case, call, shapes, dim)
+        candidates += _resized_parts(case, call, shapes, differing)
+    yield Suspicion(
+        diagnosis="cat-mismatch",
+        module=case.owner,
+        message=f"{call.kind} along axis {dim} in {named(case, case.owner)}: "
+        + (f"the sizes differ on axis {' and '.join(map(str, differing))}" if differing else "the numbers of axes differ"),
+        arithmetic="; ".join(f"{t.shape} from {case.origin(t)}" for t in call.inputs[:6]),
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _parts(call: ModuleCall, case: Case, title: str, code: str, change: Callable[[list[Tensor]], list[Tensor]], **options: Any) -> Rewrite:
+    """The concatenation with its tensors changed first."""
+
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not args:
+            return func(**{**kwargs, "tensors": change(list(kwargs["tensors"])), **options})
+        rest = args[1:] if "dim" not in options else ()
+        return func(change(list(args[0])), *rest, **{**kwargs, **options})
+
+    return Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+
+
+def _same_rank(case: Case, call: ModuleCall) -> Iterator[Candidate]:
+    least = min(len(t.shape) for t in call.inputs)
+
+    def flattened(parts: list[Tensor]) -> list[Tensor]:
+        return [part.flatten(least - 1) for part in parts]
+
+    odd = next(t for t in call.inputs if len(t.shape) > least)
+    code = f"torch.flatten({{x}}, {least - 1})"
+    yield candidate(_parts(call, case, f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}", code, flattened))
+
+
+def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int) -> Iterator[Candidate]:
+    uneven = [i for i in range(len(shapes[0])) if len({s[i] for s in shapes}) > 1]
+    if len(uneven) == 1 and uneven[0] != dim:
+        axis = uneven[0]
+        yield candidate(_parts(call, case, f"concatenate along dim={axis}", f"dim={axis}", list, dim=axis), weight=STRONG)
+
+
+def _padded_parts(case: Case, call: ModuleCall) -> Iterator[Candidate]:
+    """A convolution of one branch that does not keep the size, while those of the others do."""
+    usual = Counter(t.shape[2:] for t in call.inputs).most_common(1)[0][0]
+    for info in call.inputs:
+        steps = steps_to(case, info)
+        last = steps[-1] if steps else None
+        if info.shape[2:] == usual or last is None or last.window is None or last.call.fqn is None:
+            continue
+        for changed, settings in variants(last.window, []):
+            if changed.output(last.before) == usual:
+                yield candidate(configured(case, last.call.fqn, **settings), weight=STRONG)
+
+
+def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]) -> Iterator[Candidate]:
+    if len(shapes[0]) < 3 or min(differing) < 2:
+        return
+    sizes = [s[2:] for s in shapes]
+    largest = tuple(max(s[i] for s in sizes) for i in range(len(sizes[0])))
+    least = tuple(min(s[i] for s in sizes) for i in range(len(sizes[0])))
+    small = next(t for t in call.inputs if t.shape[2:] != largest)
+    large = next(t for t in call.inputs if t.shape[2:] == largest)
+    pixels = case.root_inputs[0].shape[2:] if case.root_inputs else ()
+    if len(pixels) == len(largest) and any(n % _MULTIPLE for n in pixels):
+        for multiple in (8, 16, 32):
+            fitting = tuple(math.ceil(n / multiple) * multiple for n in pixels)
+            if fitting != pixels:
+                yield candidate(resized(fitting), weight=POSSIBLE)
+                break
+    code = f"F.interpolate({{x}}, size={largest})"
+    title = f"bring what comes from {case.origin(small)} to {largest}: {code.format(x='x')}"
+    yield candidate(_parts(call, case, title, code, lambda parts: [F.interpolate(p.float(), size=largest).to(p.dtype) for p in parts]))
+
+    def cropped(parts: list[Tensor]) -> list[Tensor]:
+        for axis, n in enumerate(least):
+            parts = [part.narrow(axis + 2, (part.shape[axis + 2] - n) // 2, n) for part in parts]
+        return parts
+
+    yield candidate(_parts(call, case, f"crop what comes from {case.origin(large)} to {least}", "", cropped), weight=USUAL)
+
+
+# -- addition and other broadcasting ---------------------------------------------------------------------------------------------
+
+
+def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
+    pair = [t for t in call.inputs if t.shape][:2]
+    if len(pair) < 2 or _fits(pair[0].shape, pair[1].shape):
+        return
+    a, b = pair
+    owned = next((t for t in pair if isinstance(t.source, str)), None)
+    if owned is not None:
+        yield _parameter_mismatch(case, call, owned, a if owned is b else b)
+        return
+    residual = len(a.shape) == len(b.shape) >= 2 and name in _SUMS
+    shortcut, branch = sorted(pair, key=lambda t: _layers_inside(case, t))
+    candidates: list[Candidate] = []
+    if residual:
+        candidates += _padded_branch(case, shortcut, branch)
+        candidates += _projections(case, call, shortcut, branch)
+        candidates += _branch_channels(case, shortcut, branch)
+    elif len(a.shape) != len(b.shape):
+        candidates += _more_axes(case, call, a, b)
+    yield Suspicion(
+        diagnosis="residual-mismatch" if residual else "shape-mismatch",
+        module=case.owner,
+        message=f"{call.kind.rpartition('.')[2]} in {named(case, case.owner)}: {shortcut.shape} and {branch.shape} do not fit each other",
+        arithmetic=f"{shortcut.shape} from {case.origin(shortcut)}; {branch.shape} from {case.origin(branch)}",
+        candidates=tuple(candidates),
+        weight=STRONG if residual else USUAL,
+    )
+
+
+def _layers_inside(case: Case, info: TensorInfo) -> tuple[int, int]:
+    """How many layers with weights a tensor has passed since the module was entered that joins it: the shortcut has passed fewer."""
+    call = case.call
+    start = call.parent if call is not None and call.parent is not None else -1
+    rows = [(i, c) for i, c in case.lineage(info) if i > start]
+    weighted = [i for i, c in rows if c.fqn is not None and (m := case.modules.get(c.fqn)) is not None and m._parameters]
+    return len(weighted), info.source if isinstance(info.source, int) else -1
+
+
+def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(m == n or 1 in (m, n) for m, n in zip(a[::-1], b[::-1], strict=False))
+
+
+def _parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Suspicion:
+    owner = case.owner_of_parameter(str(owned.source))
+    wanted = _fitting(owned.shape, x.shape)
+    edit = reshaped_parameter(case, owned.source, wanted)
+    return Suspicion(
+        diagnosis="shape-mismatch",
+        module=owner,
+        message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
+        arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
+        candidates=(candidate(edit),) if edit is not None else (),
+        weight=STRONG,
+    )
+
+
+def _fitting(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
+    aligned = x[-len(shape) :] if len(shape) <= len(x) else (*shape[: len(shape) - len(x)], *x)
+    return tuple(1 if n == 1 else m for n, m in zip(shape, aligned, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project(Edit):
+    """Pass the shortcut through a convolution (or Linear) of its own, which becomes a layer of the module."""
+
+    kind: str
+    source: str
+    layer: Callable[[], nn.Module]
+    shortcut: tuple[int, ...]
+    branch: tuple[int, ...]
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        owner = shadow.module(self.module or "")
+        layers: dict[str, nn.Module] = {}
+
+        def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if [tuple(a.shape) for a in args[:2] if isinstance(a, Tensor)] not in (
+                [self.shortcut, self.branch],
+                [self.branch, self.shortcut],
+            ):
+                return func(*args, **kwargs)
+            return func(*(layers["new"](a) if isinstance(a, Tensor) and tuple(a.shape) == self.shortcut else a for a in args), **kwargs)
+
+        layers["new"] = owner._modules["projection"] = self.layer()
+        entry = (self.kind, self.source, rewritten)
+        shadow.rewrites.append(entry)
+        shadow.undo.append(lambda: shadow.rewrites.remove(entry))
+        shadow.undo.append(lambda: owner._modules.__delitem__("projection"))
+
+
+def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
+    a, b = shortcut.shape, branch.shape
+    if a[0] != b[0]:
+        return
+    if len(a) == 2:
+        code, layer = f"nn.Linear({a[1]}, {b[1]})", lambda: nn.Linear(a[1], b[1])
+    elif len(a) in (3, 4, 5) and all(m >= n > 0 for m, n in zip(a[2:], b[2:], strict=True)):
+        kind: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(a)]
+        strides = tuple(math.ceil(m / n) for m, n in zip(a[2:], b[2:], strict=True))
+        stride = strides[0] if len(set(strides)) == 1 else strides
+        code = f"nn.{kind.__name__}({a[1]}, {b[1]}, kernel_size=1" + (f", stride={stride})" if stride != 1 else ")")
+        layer = lambda: kind(a[1], b[1], 1, stride=stride)  # noqa: E731
+    else:
+        return
+    yield candidate(
+        Project(
+            title=f"pass the shortcut through a downsample layer of its own in {quoted(case.owner)}: {code}",
+            code=code,
+            module=case.owner,
+            kind=call.kind,
+            source=call.source,
+            layer=layer,
+            shortcut=a,
+            branch=b,
+        ),
+        weight=USUAL,
+    )
+
+
+def _padded_branch(case: Case, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
+    """One convolution between the two whose padding would keep the size."""
+    if len(shortcut.shape) < 3 or shortcut.shape[1] != branch.shape[1]:
+        return
+    first = shortcut.source if isinstance(shortcut.source, int) else -1
+    inner = [s for s in steps_to(case, branch) if s.window is not None and case.trace.calls.index(s.call) > first]
+    windows = [s.window for s in inner]
+    for i, step in enumerate(inner):
+        if step.window is None or step.window.is_same or step.call.fqn is None:
+            continue
+        for changed, settings in variants(step.window, [w for j, w in enumerate(windows) if j != i and w is not None]):
+            if inner and through([*windows[:i], changed, *windows[i + 1 :]], inner[0].before) == shortcut.shape[2:]:
+                yield candidate(configured(case, step.call.fqn, **settings), weight=STRONG)
+
+
+def _branch_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
+    if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
+        return
+    for _, row in case.lineage(branch):
+        layer = case.modules.get(row.fqn) if row.fqn is not None else None
+        if isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None:
+            yield candidate(configured(case, row.fqn or "", out_channels=shortcut.shape[1]), weight=POSSIBLE)
+            return
+        if isinstance(layer, nn.Linear):
+            yield candidate(configured(case, row.fqn or "", out_features=shortcut.shape[1]), weight=POSSIBLE)
+            return
+
+
+def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:
+    """(N, C) against (N, C, H, W): the missing axes belong at the end."""
+    large, small = (a, b) if len(a.shape) > len(b.shape) else (b, a)
+    missing = len(large.shape) - len(small.shape)
+    if large.shape[: len(small.shape)] != small.shape and not _fits(large.shape[: len(small.shape)], small.shape):
+        return
+    code = "{x}[..., " + ", ".join(["None"] * missing) + "]"
+
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        widened = (x[(..., *[None] * missing)] if isinstance(x, Tensor) and x.dim() == len(small.shape) else x for x in args)
+        return func(*widened, **kwargs)
+
+    title = f"give what comes from {case.origin(small)} its missing axes: {code.format(x='x')}"
+    yield candidate(Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten))
+
+
+# -- products ----------------------------------------------------------------------------------------------------------------
+
+
+def _product(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    if len(call.inputs) < 2:
+        return
+    a, b = call.inputs[0].shape, call.inputs[1].shape
+    if len(a) < 2 or len(b) < 2 or a[-1] == b[-2] or isinstance(call.inputs[1].source, str):
+        return
+    candidates: list[Candidate] = []
+    for position, fits, name in ((1, b[-1] == a[-1], "second"), (0, a[-2] == b[-2], "first")):
+        if fits:
+            candidates.append(candidate(_transposed(case, call, position, name)))
+    yield Suspicion(
+        diagnosis="shape-mismatch",
+        module=case.owner,
+        message=f"{call.kind} in {named(case, case.owner)}: the last axis of {a} and the last but one of {b} differ",
+        arithmetic=f"{a[-1]} against {b[-2]}; from {case.origin(call.inputs[0])} and {case.origin(call.inputs[1])}",
+        candidates=tuple(candidates),
+        weight=USUAL,
+    )
+
+
+def _transposed(case: Case, call: ModuleCall, position: int, name: str) -> Rewrite:
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args[0].shape[-1] == args[1].shape[-2]:  # another product on the same line
+            return func(*args, **kwargs)
+        return func(*(x.transpose(-2, -1) if i == position else x for i, x in enumerate(args)), **kwargs)
+
+    return Rewrite(
+        title=f"transpose the {name} factor at {short(call.source)}: x.transpose(-2, -1)",
+        code="{x}.transpose(-2, -1)",
+        module=case.owner,
+        kind=call.kind,
+        source=call.source,
+        function=rewritten,
+    )

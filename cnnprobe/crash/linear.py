@@ -1,0 +1,347 @@
+"""A Linear (or a product with a weight) that was given another number of features than it has weights for."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cnnprobe.crash.adapting import before_call, configured, flatten, inserted, reshaped_parameter, resized
+from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size, tensor
+from cnnprobe.crash.edits import Rewrite
+from cnnprobe.crash.geometry import Step, steps_to, through, variants
+from cnnprobe.crash.suspicion import LAST, POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+_USUAL_SIZES = (16, 24, 28, 32, 48, 64, 84, 96, 112, 128, 160, 192, 224, 227, 256, 299, 320, 384, 416, 448, 512)
+_RESHAPING = frozenset({"view", "reshape", "flatten", "squeeze", "unsqueeze", "view_as", "ravel", "unflatten"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """x @ weight: what arrived, how many features the weight is for, and whose weight it is."""
+
+    x: TensorInfo
+    wanted: int
+    module: str
+    is_layer: bool  # an nn.Linear, whose in_features can be changed
+    parameter: str = ""  # where it is no layer: the weight's name
+    shape: tuple[int, ...] = ()  # the shape with which that weight would fit
+
+
+def suspect(case: Case) -> Iterator[Suspicion]:
+    """What may be wrong where a Linear was given the wrong number of features, or anything lost its batch axis on the way."""
+    found = product_of(case)
+    if found is None:
+        yield from _squeezed(case)
+    if found is None or not found.x.shape or found.x.shape[-1] == found.wanted:
+        return
+    yield from _reshaped_wrongly(case, found)
+    yield from _not_flattened(case, found)
+    yield from _turned(case, found)
+    yield from _geometry(case, found)
+    yield from _features(case, found)
+
+
+def product_of(case: Case) -> Product | None:
+    """The failing call as a product with a weight, if it is one."""
+    call = case.call
+    if call is None or not call.inputs:
+        return None
+    if isinstance(case.leaf, nn.Linear):
+        return Product(x=call.inputs[0], wanted=case.leaf.in_features, module=call.fqn or "", is_layer=True)
+    name = operation(call)
+    if name == "linear":
+        x, weight, axis = tensor(call, 0, "input"), tensor(call, 1, "weight"), -1
+    elif name in ("matmul", "__matmul__", "mm", "__rmatmul__"):
+        x, weight, axis = tensor(call, 0, "input"), tensor(call, 1, "other") or tensor(call, 1, "mat2"), 0
+    else:
+        return None
+    owner = None if weight is None else _owner(case, weight)
+    if x is None or weight is None or owner is None or len(weight.shape) != 2:
+        return None
+    source, turned = _named_weight(case, weight)
+    other = (weight.shape[0], x.shape[-1]) if axis == -1 else (x.shape[-1], weight.shape[1])
+    return Product(x=x, wanted=weight.shape[axis], module=owner, is_layer=False, parameter=source, shape=other[::-1] if turned else other)
+
+
+def _owner(case: Case, weight: TensorInfo) -> str | None:
+    """The module that a weight (or a transposed one) belongs to."""
+    name, _ = _named_weight(case, weight)
+    return case.owner_of_parameter(name) if name else None
+
+
+def _named_weight(case: Case, weight: TensorInfo) -> tuple[str, bool]:
+    """The name of a weight, and whether it was transposed first."""
+    call = case.producer(weight)
+    turned = call is not None and operation(call) in ("t", "T", "transpose", "permute", "mT", "__get__") and bool(call.inputs)
+    if call is not None and turned:
+        weight = call.inputs[0]
+    return (weight.source if isinstance(weight.source, str) else ""), turned
+
+
+def _last_reshaping(case: Case, info: TensorInfo) -> ModuleCall | None:
+    """The latest call on the way that gave the tensor its shape, if no layer with weights came after it."""
+    for _, call in case.lineage(info):
+        if operation(call) in _RESHAPING or call.kind in ("Flatten", "Unflatten"):
+            return call
+        module = case.modules.get(call.fqn) if call.fqn is not None else None
+        if module is not None and module._parameters:
+            return None
+    return None
+
+
+def _reshaped_wrongly(case: Case, found: Product) -> Iterator[Suspicion]:
+    call = _last_reshaping(case, found.x)
+    if call is None or not call.inputs or not call.outputs:
+        return
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    if before == after or len(before) < 2 or (after and after[0] == before[0]):
+        return
+    if size(before[1:]) != found.wanted and size(before) != found.wanted:
+        return
+    place = case.name_of(call)
+    owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+    if operation(call) == "squeeze" and before[0] == 1:
+        yield Suspicion(
+            diagnosis="squeeze-batch",
+            module=owner,
+            message=f"squeeze() dropped the batch axis too, because there is one sample: {before} became {after}",
+            arithmetic=f"{found.wanted} features are wanted; {product(before[1:])}",
+            candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+            weight=STRONG,
+        )
+        return
+    yield Suspicion(
+        diagnosis="batch-merge-view",
+        module=owner,
+        message=f"{place} merges the batch axis with the others: {before} became {after}, while {before[0]} samples went in",
+        arithmetic=f"{quoted(found.module)} wants {found.wanted} features; a sample has {product(before[1:])}",
+        candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _squeezed(case: Case) -> Iterator[Suspicion]:
+    """squeeze() took the batch of one sample away, and what came next was no Linear."""
+    path = case.lineage(case.inputs[0]) if case.inputs else ()
+    call = next((c for _, c in path if operation(c) == "squeeze" and c.inputs and c.outputs), None)
+    if call is None or case.batch != 1 or len(call.inputs[0].shape) < 2:
+        return
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    if before[0] != 1 or len(after) != sum(n != 1 for n in before):
+        return
+    owner = case.module_above(call.parent)
+    yield Suspicion(
+        diagnosis="squeeze-batch",
+        module=owner,
+        message=f"squeeze() dropped the batch axis too, because there is one sample: {before} became {after}",
+        arithmetic=f"{case.name_of(case.call) if case.call is not None else 'the next call'} was given {after}",
+        candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _flattening(call: ModuleCall, owner: str) -> Rewrite:
+    """torch.flatten(x, 1) in the place of a reshaping call."""
+    return Rewrite(
+        title=f"use torch.flatten(x, 1) instead of {call.kind.rpartition('.')[2]} at {short(call.source)}",
+        code="torch.flatten({x}, 1)",
+        module=owner,
+        kind=call.kind if call.fqn is None else "torch.Tensor.flatten",
+        source=call.source,
+        function=lambda _func, args, _kwargs: torch.flatten(args[0], 1),
+        respell="torch.flatten({x}, 1)",
+    )
+
+
+def _not_flattened(case: Case, found: Product) -> Iterator[Suspicion]:
+    shape = found.x.shape
+    if len(shape) < 3:
+        return
+    place = case.outermost_starting_with(found.module) if found.is_layer else found.module
+    exact = size(shape[1:]) == found.wanted
+    pooled = not exact and len(shape) == 4 and shape[1] == found.wanted
+    if len(shape) == 3 and not exact:
+        return
+    arrives = f"{quoted(found.module)} wants {found.wanted} features; "
+    made_by = case.origin(found.x)
+    if exact:
+        candidates = _flattenings(case, found)
+        message = f"the flatten between {made_by} and {named(case, found.module)} is missing: {shape} arrives unflattened"
+        arithmetic = arrives + f"{product(shape[1:])} arrives as {shape}"
+    elif pooled:
+        candidates = _poolings(case, found)
+        message = f"{shape} arrives at {named(case, found.module)} unpooled and unflattened"
+        arithmetic = arrives + f"the map has {shape[1]} channels of {shape[2]} x {shape[3]}"
+    else:
+        count = size(shape[1:])
+        candidates = ()
+        if found.is_layer:
+            candidates = tuple(
+                Candidate(edits=(*one.edits, configured(case, found.module, in_features=count))) for one in _flattenings(case, found)
+            )
+        message = f"{shape} arrives at {named(case, found.module)} unflattened, and flattened it would have {count} features"
+        arithmetic = arrives + product(shape[1:])
+    yield Suspicion(
+        diagnosis="missing-flatten",
+        module=place,
+        message=message,
+        arithmetic=arithmetic,
+        candidates=candidates,
+        weight=STRONG if exact else USUAL,
+    )
+
+
+def _flattenings(case: Case, found: Product) -> tuple[Candidate, ...]:
+    edits = [inserted(case, found.module, nn.Flatten, "nn.Flatten()") if found.is_layer else None]
+    edits.append(before_call(case, flatten, "torch.flatten({x}, 1)"))
+    return tuple(candidate(edit, weight=STRONG) for edit in edits if edit is not None)
+
+
+def _poolings(case: Case, found: Product) -> tuple[Candidate, ...]:
+    code = "nn.AdaptiveAvgPool2d(1), nn.Flatten()"
+    edits = [inserted(case, found.module, lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), code) if found.is_layer else None]
+    edits.append(before_call(case, lambda x: x.mean((-2, -1)), "{x}.mean((-2, -1))"))
+    last = candidate(before_call(case, lambda x: x.permute(0, 2, 3, 1), "{x}.permute(0, 2, 3, 1)"), weight=POSSIBLE)
+    return (*(candidate(edit) for edit in edits if edit is not None), last)
+
+
+def _turned(case: Case, found: Product) -> Iterator[Suspicion]:
+    """The features are there, but on another axis."""
+    shape = found.x.shape
+    if len(shape) not in (2, 3) or found.wanted not in shape[:-1] or shape.count(found.wanted) > 1:
+        return
+    axis = shape.index(found.wanted)
+    yield Suspicion(
+        diagnosis="shape-mismatch",
+        module=found.module,
+        message=f"{named(case, found.module)} wants its {found.wanted} features on the last axis; in {shape} they are on axis {axis}",
+        arithmetic=f"{shape[axis]} on axis {axis}, {shape[-1]} on the last",
+        candidates=(candidate(before_call(case, lambda x: x.transpose(axis, -1), f"{{x}}.transpose({axis}, -1)"), weight=USUAL),),
+        weight=USUAL if len(shape) == 3 else POSSIBLE,
+    )
+
+
+def _features(case: Case, found: Product) -> Iterator[Suspicion]:
+    got = found.x.shape[-1]
+    weight = USUAL if len(found.x.shape) <= 3 else LAST
+    candidates: list[Candidate] = []
+    if found.is_layer:
+        candidates.append(candidate(configured(case, found.module, in_features=got), weight=weight))
+    elif (edit := reshaped_parameter(case, found.parameter, found.shape)) is not None:
+        candidates.append(candidate(edit, weight=weight))
+    previous = next((call for _, call in case.lineage(found.x) if call.fqn is not None and _is_linear(case, call.fqn)), None)
+    if previous is not None and previous.fqn is not None and previous.outputs[0].shape[-1] == got:
+        candidates.append(candidate(configured(case, previous.fqn, out_features=found.wanted), weight=POSSIBLE))
+    flat = _flattened_map(case, found)
+    candidates += [*resizings(case, found.wanted, flat), *_pooled_first(case, found, flat)]
+    should = f"{named(case, found.module)} should have in_features "
+    if not found.is_layer:
+        should = f"the weight '{found.parameter}' should be for as many features as arrive: "
+    yield Suspicion(
+        diagnosis="linear-in-features",
+        module=found.module,
+        message=f"{should}{got}, not {found.wanted}: {_makes_it_so(case, found)}",
+        arithmetic=f"wanted {found.wanted}, arrived {found.x.shape}",
+        candidates=tuple(candidates),
+        weight=weight,
+    )
+
+
+def _pooled_first(case: Case, found: Product, info: TensorInfo | None) -> Iterator[Candidate]:
+    """The Linear takes one value a channel: the map was to be pooled before it was flattened; or to another size."""
+    call = _last_reshaping(case, found.x)
+    if info is None or call is None or len(info.shape) != 4:
+        return
+    steps = steps_to(case, info)
+    last = steps[-1] if steps else None
+    if last is not None and last.window is not None and last.window.adaptive and last.call.fqn is not None:
+        side = math.isqrt(found.wanted // info.shape[1])
+        if side and side * side * info.shape[1] == found.wanted:
+            yield candidate(configured(case, last.call.fqn, output_size=side), weight=POSSIBLE)
+    elif info.shape[1] == found.wanted:
+        edit = inserted(case, call.fqn, lambda: nn.AdaptiveAvgPool2d(1), "nn.AdaptiveAvgPool2d(1)") if call.fqn is not None else None
+        if edit is None and call.fqn is None:
+            edit = Rewrite(
+                title=f"pool the map instead of flattening it at {short(call.source)}: x.mean((2, 3))",
+                code="x.mean((2, 3))",
+                module=case.module_above(call.parent),
+                kind=call.kind,
+                source=call.source,
+                function=lambda _func, args, _kwargs: args[0].mean((2, 3)),
+                respell="{x}.mean((2, 3))",
+            )
+        if edit is not None:
+            yield candidate(edit, weight=STRONG)
+
+
+def _is_linear(case: Case, fqn: str) -> bool:
+    return isinstance(case.modules.get(fqn), nn.Linear)
+
+
+def _makes_it_so(case: Case, found: Product) -> str:
+    """Which call's output makes the number of features, with the product that gives it."""
+    call = _last_reshaping(case, found.x)
+    if call is not None and call.inputs and size(call.inputs[0].shape[1:]) == found.x.shape[-1]:
+        shape = call.inputs[0].shape
+        return f"{case.origin(call.inputs[0])} gives {shape}, and {product(shape[1:])}"
+    return f"{case.origin(found.x)} gives {found.x.shape}"
+
+
+def _flattened_map(case: Case, found: Product) -> TensorInfo | None:
+    """The feature map that was flattened for the Linear."""
+    call = _last_reshaping(case, found.x)
+    info = call.inputs[0] if call is not None and call.inputs else found.x
+    return info if len(info.shape) >= 3 else None
+
+
+def resizings(case: Case, wanted: int, info: TensorInfo | None) -> list[Candidate]:
+    """Input sizes that would make the wanted number of features of the map `info`."""
+    steps = steps_to(case, info) if info is not None else []
+    if info is None or not steps or not case.root_inputs or any(s.window is not None and s.window.adaptive for s in steps):
+        return []
+    n = len(steps[0].before)
+    if case.root_inputs[0].shape[-n:] != steps[0].before:
+        return []
+    for pixels in _USUAL_SIZES:
+        if info.shape[1] * size(through([s.window for s in steps], (pixels,) * n)) == wanted:
+            return [candidate(resized((pixels,) * n, exact=True), weight=POSSIBLE)]
+    return []
+
+
+def _geometry(case: Case, found: Product) -> Iterator[Suspicion]:
+    info = _flattened_map(case, found)
+    if info is not None and len(found.x.shape) == 2:
+        yield from other_windows(case, found, info)
+
+
+def other_windows(case: Case, found: Product, info: TensorInfo) -> Iterator[Suspicion]:
+    """A convolution or pooling before it whose change would make exactly the wanted number of features of the map `info`."""
+    steps = [step for step in steps_to(case, info) if step.window is not None]
+    windows = [step.window for step in steps]
+    for i, step in enumerate(steps):
+        if step.call.fqn is None or step.window is None or step.window.adaptive:
+            continue
+        others = [w for j, w in enumerate(windows) if j != i and w is not None and w.is_pool == step.window.is_pool]
+        for changed, settings in variants(step.window, others):
+            after = through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before)
+            if info.shape[1] * size(after) == found.wanted:
+                yield _wrong_window(case, found, step, settings, like=changed in others, sizes=after)
+
+
+def _wrong_window(case: Case, found: Product, step: Step, settings: dict[str, object], *, like: bool, sizes: tuple[int, ...]) -> Suspicion:
+    fqn = step.call.fqn or ""
+    texts = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    weight = STRONG if like else POSSIBLE
+    alike = "as the others have it, " if like else ""
+    return Suspicion(
+        diagnosis="linear-in-features",
+        module=fqn,
+        message=f"{named(case, fqn)} makes another size than {named(case, found.module)} was written for: with {texts}, {alike}it fits",
+        arithmetic=f"{quoted(found.module)} wants {found.wanted}; with {texts} the map is {sizes}, so that "
+        f"{product((found.wanted // max(size(sizes), 1), *sizes))}; arrived {found.x.shape}",
+        candidates=(candidate(configured(case, fqn, **settings), weight=weight),),
+        weight=weight,
+    )

@@ -1,0 +1,339 @@
+"""Edits as a unified diff of the user's file: only where the line to change is known and changing it does what was tried."""
+
+import ast
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnprobe.crash.case import Case, operation
+from cnnprobe.crash.edits import Adapt, Bind, Edit, Exchange, Insert, Reconfigure, Rewrite, SetAttribute
+from cnnprobe.crash.users_code import parsed
+from cnnprobe.recorder.inventory import class_of
+
+_OPERATORS = {"add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div}
+
+
+@dataclass(frozen=True)
+class Change:
+    """New text in the place of some characters of a file."""
+
+    path: str
+    start: int
+    end: int
+    text: str
+
+
+class UnknownPlaceError(Exception):
+    """The line to change is not known."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A source file with its syntax tree."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    def offset(self, line: int, column: int) -> int:
+        """Where a position of the syntax tree (columns in UTF-8 bytes) is in the text."""
+        lines = self.text.splitlines(keepends=True)
+        return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
+
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        """First and last character of a node."""
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
+
+    def source(self, node: ast.expr) -> str:
+        """The text of a node."""
+        start, end = self.span(node)
+        return self.text[start:end]
+
+    def replace(self, node: ast.expr | ast.stmt, text: str) -> Change:
+        """Another text in the place of a node."""
+        return Change(self.path, *self.span(node), text)
+
+
+def diff(case: Case, edits: Iterable[Edit]) -> str:
+    """The unified diff that makes the edits; "" where one of them has no known line."""
+    try:
+        changes = [change for edit in edits for change in _changes(case, edit)]
+    except (UnknownPlaceError, SyntaxError, OSError, TypeError, UnicodeDecodeError, IndexError):
+        return ""
+    paths = {change.path for change in changes}
+    return "".join(_unified(path, [c for c in changes if c.path == path]) for path in sorted(paths))
+
+
+def _unified(path: str, changes: list[Change]) -> str:
+    old = Path(path).read_text(encoding="utf-8")
+    new = old
+    for change in sorted(changes, key=lambda c: -c.start):
+        new = new[: change.start] + change.text + new[change.end :]
+    shown = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{shown}", f"b/{shown}")
+    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
+
+
+def _changes(case: Case, edit: Edit) -> list[Change]:
+    if isinstance(edit, Reconfigure):
+        return _reconfigured(case, edit)
+    if isinstance(edit, Insert):
+        return [_inserted(case, edit)]
+    if isinstance(edit, Adapt):
+        return [_adapted(case, edit)]
+    if isinstance(edit, Rewrite):
+        return [_rewritten(case, edit)]
+    if isinstance(edit, SetAttribute):
+        return [_attribute(case, edit)]
+    if isinstance(edit, Bind):
+        return _bound(case, edit)
+    if isinstance(edit, Exchange) and edit.code.startswith("nn.") and "*" not in edit.code:
+        file, call = _constructor(case, edit.module or "")
+        return [file.replace(call, _prefix(file, call) + edit.code.removeprefix("nn."))]
+    raise UnknownPlaceError
+
+
+def _open(path: str) -> File:
+    if not Path(path).is_file():
+        raise UnknownPlaceError
+    text = Path(path).read_text(encoding="utf-8")
+    return File(path, text, ast.parse(text))
+
+
+# -- where a layer is made ---------------------------------------------------------------------------------------------------
+
+
+def _users_class(case: Case, fqn: str) -> tuple[str, list[str]]:
+    """The innermost module of the user's own class above a module, and the path from there to it."""
+    path: list[str] = []
+    while fqn:
+        fqn, _, name = fqn.rpartition(".")
+        path.insert(0, name)
+        if not class_of(case.modules[fqn]).__module__.startswith("torch."):
+            break
+    module = case.modules[fqn]
+    if not path or class_of(module).__module__.startswith("torch."):
+        raise UnknownPlaceError
+    if len({id(m) for m in case.modules.values() if type(m) is type(module)}) > 1:
+        raise UnknownPlaceError  # a change of the class would change its other instances too
+    return fqn, path
+
+
+def _method(kind: type, name: str) -> tuple[File, ast.FunctionDef]:
+    function = getattr(kind, name)
+    tree = parsed(function)
+    path = inspect.getsourcefile(function)
+    if tree is None or path is None:
+        raise UnknownPlaceError
+    file = _open(path)
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name and node.lineno == tree.lineno:
+            return file, node
+    raise UnknownPlaceError
+
+
+def _assigned(function: ast.FunctionDef, name: str) -> ast.expr:
+    """The value of the only assignment `self.name = ...`."""
+    found = [
+        node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and target.attr == name and isinstance(target.value, ast.Name)
+    ]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return found[0]
+
+
+def _constructor(case: Case, fqn: str) -> tuple[File, ast.Call]:
+    """The call in the user's file that makes a layer."""
+    owner, path = _users_class(case, fqn)
+    file, function = _method(class_of(case.modules[owner]), "__init__")
+    value = _assigned(function, path[0])
+    at = f"{owner}.{path[0]}" if owner else path[0]
+    for name in path[1:]:
+        value = _members(value)[list(case.modules[at]._modules).index(name)]
+        at += f".{name}"
+    if not isinstance(value, ast.Call):
+        raise UnknownPlaceError
+    return file, value
+
+
+def _members(value: ast.expr) -> list[ast.expr]:
+    """The layers that are written out in a Sequential or ModuleList."""
+    if isinstance(value, ast.Call) and not value.keywords:
+        members = value.args
+        if len(members) == 1 and isinstance(members[0], ast.List):
+            members = members[0].elts
+        if members and not any(isinstance(m, ast.Starred | ast.Dict) for m in members):
+            return members
+    raise UnknownPlaceError
+
+
+def _reconfigured(case: Case, edit: Reconfigure) -> list[Change]:
+    fqn = edit.module or ""
+    file, call = _constructor(case, fqn)
+    kind = next(base for base in class_of(case.modules[fqn]).__mro__ if base.__module__.startswith("torch.nn."))
+    names = list(inspect.signature(kind).parameters)
+    if names[:1] == ["args"]:  # recurrent layers
+        names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
+        raise UnknownPlaceError
+    return [_argument(file, call, names, name, value) for name, value in edit.changes.items()]
+
+
+def _argument(file: File, call: ast.Call, names: list[str], name: str, value: object) -> Change:
+    given = next((k.value for k in call.keywords if k.arg == name), None)
+    if given is None and name in names and names.index(name) < len(call.args):
+        given = call.args[names.index(name)]
+    if given is not None:
+        return file.replace(given, repr(value))
+    end = file.span(call)[1] - 1
+    before = file.text[:end].rstrip()
+    separator = "" if before.endswith("(") else " " if before.endswith(",") else ", "
+    return Change(file.path, len(before), len(before), f"{separator}{name}={value!r}")
+
+
+def _prefix(file: File, call: ast.Call) -> str:
+    """What stands before the class name in the user's spelling: "nn.", "torch.nn."."""
+    name = file.source(call.func)
+    if "." not in name:
+        raise UnknownPlaceError  # imported one by one: the other name may not be
+    return name.rpartition(".")[0] + "."
+
+
+def _inserted(case: Case, edit: Insert) -> Change:
+    fqn = edit.module or ""
+    parent, _, name = fqn.rpartition(".")
+    file, call = _constructor(case, parent)
+    member = _members(call)[list(case.modules[parent]._modules).index(name)]
+    prefix = _prefix(file, call)
+    code = edit.code.replace("nn.", prefix)
+    start = file.span(member)[0]
+    line = file.text[:start].rpartition("\n")[2]
+    between = ",\n" + line if not line.strip() else ", "
+    return Change(file.path, start, start, code + between)
+
+
+# -- where a call is made ----------------------------------------------------------------------------------------------------
+
+
+def _line(source: str) -> tuple[File, int]:
+    path, _, number = source.rpartition(":")
+    if not number.isdigit():
+        raise UnknownPlaceError
+    return _open(path), int(number)
+
+
+def _calls_on(file: File, line: int) -> Iterator[ast.Call]:
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Call) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            yield node
+
+
+def _only(found: list[ast.Call]) -> ast.Call:
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return found[0]
+
+
+def _adapted(case: Case, edit: Adapt) -> Change:
+    fqn = edit.module or ""
+    owner, path = _users_class(case, fqn)
+    source = next((c.source for c in case.trace.calls if c.fqn == fqn), "")
+    file, line = _line(source)
+    if len(path) != 1:
+        raise UnknownPlaceError
+    call = _only([c for c in _calls_on(file, line) if isinstance(c.func, ast.Attribute) and c.func.attr == path[0] and c.args])
+    _check_names(case, owner, edit.code)
+    return file.replace(call.args[0], edit.code.format(x=_operand(file, call.args[0], edit.code)))
+
+
+def _check_names(case: Case, owner: str, code: str) -> None:
+    """Code that says torch. or F. is no patch for a file that has not imported them."""
+    names = vars(sys.modules.get(class_of(case.modules[owner]).__module__, object()))
+    for word in ("torch", "F", "nn"):
+        if f"{word}." in code.replace("{x}", "") and code.startswith(word) and word not in names:
+            raise UnknownPlaceError
+
+
+def _operand(file: File, node: ast.expr, code: str) -> str:
+    text = file.source(node)
+    simple = isinstance(node, ast.Name | ast.Call | ast.Attribute | ast.Subscript)
+    return text if simple or not code.startswith("{x}") else f"({text})"
+
+
+def _rewritten(case: Case, edit: Rewrite) -> Change:
+    file, line = _line(edit.source)
+    name = operation(next(c for c in case.trace.calls if c.kind == edit.kind and c.source == edit.source))
+    if not edit.respell:
+        raise UnknownPlaceError
+    _check_names(case, edit.module or "", edit.respell)
+    found = [c for c in _calls_on(file, line) if _called(c) == name]
+    if not found and name.rstrip("_") in _OPERATORS:
+        return _augmented(file, line, edit)
+    call = _only(found)
+    is_function = isinstance(call.func, ast.Name) or (
+        isinstance(call.func, ast.Attribute) and file.source(call.func.value) in ("torch", "F")
+    )
+    receiver = call.args[0] if is_function else call.func.value  # type: ignore[attr-defined]
+    others = call.args[1:] if is_function else call.args
+    rest = ", ".join([file.source(a) for a in others] + [f"{k.arg}={file.source(k.value)}" for k in call.keywords])
+    return file.replace(call, edit.respell.format(x=_operand(file, receiver, edit.respell), rest=rest))
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def _augmented(file: File, line: int, edit: Rewrite) -> Change:
+    """`x += y`, which is a statement of its own."""
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.AugAssign) and node.lineno == line and edit.respell == "{x} = {x} + {rest}":
+            symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
+            if symbol is not None:
+                target = file.source(node.target)
+                return file.replace(node, f"{target} = {target} {symbol} {file.source(node.value)}")
+    raise UnknownPlaceError
+
+
+# -- methods and attributes --------------------------------------------------------------------------------------------------
+
+
+def _attribute(case: Case, edit: SetAttribute) -> Change:
+    owner = case.modules[edit.module or ""]
+    if edit.name in owner.__dict__:
+        file, function = _method(class_of(owner), "__init__")
+        value = _assigned(function, edit.name)
+        if not isinstance(value, ast.Tuple):
+            raise UnknownPlaceError
+        return file.replace(value, file.source(value.elts[0]))
+    if not edit.code.isidentifier():
+        raise UnknownPlaceError
+    failure = case.trace.failure
+    file, line = _line(failure.source if failure is not None else "")
+    found = [n for n in ast.walk(file.tree) if isinstance(n, ast.Attribute) and n.attr == edit.name and n.lineno == line]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return file.replace(found[0], f"{file.source(found[0].value)}.{edit.code}")
+
+
+def _bound(case: Case, edit: Bind) -> list[Change]:
+    kind = class_of(case.modules[edit.module or ""])
+    if edit.code == "def forward":
+        file, function = _method(kind, edit.function.__name__)
+        start, end = file.span(function)
+        at = file.text.index(f"def {function.name}", start, end)
+        return [Change(file.path, at, at + len(f"def {function.name}"), edit.code)]
+    file, function = _method(kind, "forward")
+    found = [
+        node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1
+    ]
+    return [file.replace(value, file.source(value.elts[0])) for value in found]

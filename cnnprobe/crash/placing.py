@@ -1,0 +1,269 @@
+"""Tensors and layers of different dtypes or on different devices, and inputs that are not what a model takes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.crash.adapting import before_call, is_root_input, with_input
+from cnnprobe.crash.case import Case, is_floating, named, operation, quoted
+from cnnprobe.crash.edits import Move
+from cnnprobe.crash.geometry import axes_of
+from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+_MIXING = frozenset({
+    "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "conv1d", "conv2d", "conv3d", "addmm", "baddbmm", "einsum", "layer_norm",
+    "batch_norm", "group_norm", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "scaled_dot_product_attention", "lerp", "dot", "mv",
+})  # fmt: skip
+_BY_INDEX = (nn.Embedding, nn.EmbeddingBag)
+
+
+def suspect(case: Case) -> Iterator[Suspicion]:
+    """What may be wrong with dtypes, devices and the input as a whole."""
+    call = case.call
+    if call is not None and call.inputs:
+        yield from _devices(case, call)
+        yield from _dtypes(case, call)
+    yield from _unbatched(case)
+    yield from _integers(case)
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------------
+
+
+def _own(case: Case, call: ModuleCall) -> dict[str, Tensor]:
+    """The parameters and buffers that the failing call works with, by name."""
+    layer = case.leaf
+    if layer is None or call.fqn is None:
+        return {}
+    return {f"{call.fqn}.{name}": t for registry in (layer._parameters, layer._buffers) for name, t in registry.items() if t is not None}
+
+
+def _devices(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    own = {name: str(t.device) for name, t in _own(case, call).items()}
+    arrived = {t.device for t in call.inputs if t.shape}
+    if len(arrived | set(own.values())) < 2:
+        return
+    usual = _majority([p.device for p in case.trace.parameters], [str(p) for p in arrived])
+    strangers = [name for name, device in own.items() if device != usual]
+    if strangers:
+        fqn = call.fqn or ""
+        yield _stranger(case, fqn, own[strangers[0]], usual)
+        return
+    yield from _foreign_tensors(case, call, usual)
+
+
+def _majority(first: list[str], otherwise: list[str]) -> str:
+    found = Counter(first or otherwise).most_common(1)
+    return found[0][0] if found else "cpu"
+
+
+def _stranger(case: Case, fqn: str, device: str, usual: str) -> Suspicion:
+    move = Move(title=f"move {quoted(fqn)} to {usual}: model.to({usual!r})", code=f".to({usual!r})", module=fqn, device=usual)
+    return Suspicion(
+        diagnosis="device-mismatch",
+        module=fqn,
+        message=f"{named(case, fqn)} is on {device}, the rest of the model on {usual}",
+        arithmetic=f"{quoted(fqn)}: {device}; the input: {', '.join(t.device for t in case.root_inputs)}",
+        candidates=(candidate(move, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspicion]:
+    for position, info in enumerate(call.inputs):
+        if info.device == usual or not info.shape:
+            continue
+        attribute = _attribute_like(case, info)
+        if isinstance(info.source, str):
+            yield _stranger(case, case.owner_of_parameter(info.source), info.device, usual)
+            return
+        if case.is_input(info) or (is_root_input(case, info) and attribute is None):
+            blamed = call.fqn if call.fqn is not None else case.owner
+            what = f"the input is on {info.device}, {named(case, blamed)} on {usual}"
+            code = f"{{x}}.to({usual!r})"
+            edit = with_input(lambda t: _moved(t, usual), code, every=True, title=f"move the input: x = x.to({usual!r})")
+        elif attribute is not None:
+            blamed, name = attribute
+            what = f"the tensor '{name}' of {named(case, blamed)} is no buffer, so that .to() left it on {info.device}"
+            edit = before_call(case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position)
+            edit = replace(edit, title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model")
+        else:
+            blamed = case.owner
+            what = f"a tensor from {case.origin(info)} is on {info.device}, the model on {usual}"
+            edit = before_call(case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position)
+            edit = replace(edit, title=f"make it where the input is: device=x.device, or .to({usual!r})")
+        yield Suspicion(
+            diagnosis="device-mismatch",
+            module=blamed,
+            message=what,
+            arithmetic="; ".join(f"{t.shape} on {t.device} from {case.origin(t)}" for t in call.inputs[:4]),
+            candidates=(candidate(edit, weight=STRONG),),
+            weight=STRONG,
+        )
+        return
+
+
+def _moved(value: object, device: str) -> object:
+    if not isinstance(value, Tensor):
+        return value
+    if value.device.type == "meta" and device != "meta":
+        return torch.zeros(value.shape, dtype=value.dtype, device=device)
+    return value.to(device)
+
+
+def _attribute_like(case: Case, info: TensorInfo) -> tuple[str, str] | None:
+    """The plain attribute of a module that a tensor was, as far as shape, dtype and device tell."""
+    if info.source is not None:
+        return None
+    for fqn, module in case.modules.items():
+        for name, value in module.__dict__.items():
+            if isinstance(value, Tensor) and (tuple(value.shape), str(value.device)) == (info.shape, info.device):
+                return fqn, name
+    return None
+
+
+# -- dtypes ------------------------------------------------------------------------------------------------------------------
+
+
+def _dtypes(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    own = [str(t.dtype).removeprefix("torch.") for t in _own(case, call).values() if t.is_floating_point()]
+    if own and not isinstance(case.leaf, _BY_INDEX):
+        x = call.inputs[0]
+        if x.dtype != own[0]:
+            yield from _layer_dtype(case, call, x, own[0])
+    elif operation(call) in _MIXING and len({t.dtype for t in call.inputs}) > 1:
+        yield from _function_dtype(case, call)
+
+
+def _layer_dtype(case: Case, call: ModuleCall, x: TensorInfo, wanted: str) -> Iterator[Suspicion]:
+    fqn = call.fqn or ""
+    usual = _majority([p.dtype for p in case.trace.parameters if is_floating(p.dtype) and not p.fqn.startswith(fqn + ".")], [wanted])
+    if wanted != usual and is_floating(x.dtype):
+        edit = Move(
+            title=f"bring {quoted(fqn)} to {usual}: .to(torch.{usual})", code=f".to(torch.{usual})", module=fqn, dtype=getattr(torch, usual)
+        )
+        cast = before_call(case, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})")
+        yield Suspicion(
+            diagnosis="dtype-mismatch",
+            module=fqn,
+            message=f"{named(case, fqn)} has {wanted} weights, the rest of the model {usual}",
+            arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
+            candidates=(candidate(edit, weight=STRONG), candidate(cast, weight=USUAL)),
+            weight=STRONG,
+        )
+        return
+    yield _cast_before(case, x, fqn, wanted)
+
+
+def _function_dtype(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    usual = _majority([p.dtype for p in case.trace.parameters if is_floating(p.dtype)], ["float32"])
+    odd = next((t for t in call.inputs if t.dtype != usual), None)
+    if odd is None:
+        return
+    if isinstance(odd.source, str):
+        owner = case.owner_of_parameter(odd.source)
+        edit = Move(title=f"bring {quoted(owner)} to {usual}", code=f".to(torch.{usual})", module=owner, dtype=getattr(torch, usual))
+        yield Suspicion(
+            diagnosis="dtype-mismatch",
+            module=owner,
+            message=f"the parameter '{odd.source}' is {odd.dtype}, the rest of the model {usual}",
+            arithmetic=", ".join(t.dtype for t in call.inputs),
+            candidates=(candidate(edit, weight=STRONG),),
+            weight=STRONG,
+        )
+        return
+    yield _cast_before(case, odd, case.owner, usual, position=call.inputs.index(odd))
+
+
+def _cast_before(case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0) -> Suspicion:
+    """The tensor is the odd one: the input's own dtype, or a cast on the way."""
+    dtype = getattr(torch, wanted)
+    code = "{x}.float()" if wanted == "float32" else f"{{x}}.to(torch.{wanted})"
+    from_input = is_root_input(case, x) and any(t.dtype == x.dtype for t in case.root_inputs)
+    caster = next((c for _, c in case.lineage(x) if c.outputs and c.inputs and c.outputs[0].dtype != c.inputs[0].dtype), None)
+    if from_input:
+        edit = with_input(lambda t: t.to(dtype), code)
+        message = f"the input is {x.dtype}, and {named(case, fqn)} computes in {wanted}"
+        if x.dtype == "uint8":
+            message += "; bytes of an image are to be scaled too, by / 255"
+    else:
+        edit = before_call(case, lambda t: t.to(dtype), code, position=position)
+        message = f"{x.dtype} from {case.origin(x)} arrives at {named(case, fqn)}, which computes in {wanted}"
+        if caster is not None:
+            message += f"; {case.name_of(caster)} made it {x.dtype}"
+    return Suspicion(
+        diagnosis="input-dtype" if from_input else "dtype-mismatch",
+        module=fqn,
+        message=message,
+        arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
+        candidates=(candidate(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+# -- the input as a whole ----------------------------------------------------------------------------------------------------
+
+
+def _unbatched(case: Case) -> Iterator[Suspicion]:
+    """One sample without its batch axis: convolutions take it, what comes after them does not."""
+    if not case.root_inputs:
+        return
+    shape = case.root_inputs[0].shape
+    first = next((c for c in case.trace.calls if c.fqn is not None and c.inputs and _axes(case, c)), None)
+    if first is None and case.leaf is None and case.call is not None and case.call.fqn is not None:
+        yield from _unbatched_before_the_layers(case, shape)
+    if first is None or first.fqn is None or len(first.inputs[0].shape) != _axes(case, first) + 1 or len(shape) != _axes(case, first) + 1:
+        return
+    layer = case.modules[first.fqn]
+    if isinstance(layer, nn.modules.conv._ConvNd) and layer.in_channels != shape[0] and shape[-1] != layer.in_channels:
+        return
+    yield Suspicion(
+        diagnosis="missing-batch",
+        module=case.call.fqn if case.call is not None and case.call.fqn is not None else case.owner,
+        message=f"the input {shape} is one sample without a batch axis",
+        arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
+        candidates=(candidate(with_input(lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _unbatched_before_the_layers(case: Case, shape: tuple[int, ...]) -> Iterator[Suspicion]:
+    """The user's own code wanted a batch axis, before the first convolution was called."""
+    layer = next((m for m in case.modules.values() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    if layer is None or len(shape) != axes_of(layer) + 1 or shape[0] != layer.in_channels:
+        return
+    yield Suspicion(
+        diagnosis="missing-batch",
+        module=case.owner,
+        message=f"the input {shape} is one sample without a batch axis",
+        arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
+        candidates=(candidate(with_input(lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG),),
+    )
+
+
+def _axes(case: Case, call: ModuleCall) -> int:
+    module = case.modules.get(call.fqn or "")
+    return axes_of(module) if isinstance(module, nn.modules.conv._ConvNd | nn.BatchNorm2d | nn.BatchNorm3d) else 0
+
+
+def _integers(case: Case) -> Iterator[Suspicion]:
+    """An input of integers where no layer looks anything up."""
+    x = case.root_inputs[0] if case.root_inputs else None
+    call = case.call
+    if x is None or call is None or is_floating(x.dtype) or x.dtype.startswith("complex") or isinstance(case.leaf, _BY_INDEX):
+        return
+    if not call.inputs or is_floating(call.inputs[0].dtype) or _own(case, call):
+        return
+    candidates: tuple[Candidate, ...] = (candidate(with_input(lambda t: t.float(), "{x}.float()"), weight=USUAL),)
+    yield Suspicion(
+        diagnosis="input-dtype",
+        module=call.fqn if call.fqn is not None else case.owner,
+        message=f"the input is {x.dtype}, and {case.name_of(call)} is for floating-point numbers",
+        arithmetic=f"arrived {x.dtype} {x.shape}",
+        candidates=candidates,
+        weight=USUAL,
+    )

@@ -1,0 +1,271 @@
+"""A shadow of a model on which repairs are tried: on the meta device, or a small real copy. Runs the model again, never the user's own."""
+
+import contextlib
+import copy
+import io
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from cnnprobe.recorder import observe, sources
+from cnnprobe.recorder.functions import operation_of
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.trace import Trace
+
+LARGEST_COPY = 200_000_000  # elements of parameters and inputs that are really copied for a trial; 800 MB in float32
+_DEEPEST = 4  # levels of plain lists and dicts in which modules and tensors are looked for
+
+Rewriting = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one forward of the shadow."""
+
+    trace: Trace
+    works: bool
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: int
+    reached: int  # rows that were completed
+    output: Any = None
+    error: BaseException | None = None
+
+
+class Editing(Protocol):
+    """A change that can be made in a shadow."""
+
+    def apply(self, shadow: "Shadow") -> None:
+        """Make it; what takes it back goes onto `shadow.undo`."""
+
+
+class Shadow:
+    """A copy of the model with its arguments, edits that can be taken back, and a forward that is watched."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool, grad: bool = True) -> None:
+        twins: dict[int, Any] = {}
+        for value in _tensors_of(model):
+            twins[id(value)] = _twin(value, meta=meta)
+        self.meta = meta
+        self.grad = grad
+        self.model: nn.Module = copy.deepcopy(model, twins)
+        if meta:
+            _lighten(self.model)
+        self.args = tuple(_copied(value, meta=meta) for value in args)
+        self.kwargs = {name: _copied(value, meta=meta) for name, value in kwargs.items()}
+        self.rewrites: list[tuple[str, str, Rewriting]] = []
+        self.undo: list[Callable[[], None]] = []
+
+    def module(self, fqn: str) -> nn.Module:
+        """The shadow's module of a name."""
+        return next(module for name, module, _ in named_modules(self.model) if name == fqn)
+
+    def set_module(self, fqn: str, module: nn.Module) -> None:
+        """Put another module in the place of `fqn`, under all of its names."""
+        old = self.module(fqn)
+        if old is self.model:
+            self.model = module
+            self.undo.append(lambda: setattr(self, "model", old))
+        for _, parent, _ in list(named_modules(self.model)):
+            for name, child in list(parent._modules.items()):
+                if child is old and parent is not module:
+                    parent._modules[name] = module
+                    self.undo.append(_put_back(parent._modules, name, old))
+
+    def apply(self, edits: Iterable["Editing"]) -> None:
+        """Make changes, with new layers on the device that the shadow is on."""
+        first = next(iter(self.model.parameters()), None)
+        with torch.device("meta" if self.meta else first.device if first is not None else "cpu"):
+            for edit in edits:
+                edit.apply(self)
+
+    def reset(self) -> None:
+        """Take every edit back."""
+        while self.undo:
+            self.undo.pop()()
+
+    def run(self) -> Outcome:
+        """One forward pass, neutrally observed."""
+        with _quiet(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
+            if self.meta:
+                stack.enter_context(torch.device("meta"))
+            if self.rewrites:
+                stack.enter_context(_Rewriter(self.rewrites))
+            seen = observe(self.model, self.args, self.kwargs, statistics=False)
+        trace = seen.trace
+        return Outcome(
+            trace=trace,
+            works=seen.error is None and self._is_honest(trace),
+            shapes=tuple(info.shape for info in trace.calls[0].outputs) if trace.calls else (),
+            parameters=sum(p.numel for p in trace.parameters if p.kind == "parameter"),
+            reached=len(trace.calls) if seen.error is None else trace.failure.call or 0 if trace.failure is not None else 0,
+            output=seen.output,
+            error=seen.error,
+        )
+
+    def passes(self) -> bool:
+        """Whether a forward passes, without looking at it."""
+        with _quiet(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
+            if self.meta:
+                stack.enter_context(torch.device("meta"))
+            try:
+                self.model(*self.args, **self.kwargs)
+            except Exception:  # whatever it is: it does not pass
+                return False
+        return True
+
+    def backward(self) -> bool:
+        """Whether a forward and a backward from everything that it gives pass."""
+        with _quiet(), torch.enable_grad(), contextlib.ExitStack() as stack:
+            if self.rewrites:
+                stack.enter_context(_Rewriter(self.rewrites))
+            output = self.model(*self.args, **self.kwargs)
+            ends = [t.float().sum() for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+            torch.autograd.backward(ends)
+        return bool(ends)
+
+    def _is_honest(self, trace: Trace) -> bool:
+        """Whether no layer was given what only the meta device lets pass: another dtype, or other channels of a transposed convolution."""
+        if not self.meta:
+            return True
+        modules = {fqn: module for fqn, module, _ in named_modules(self.model)}
+        for call in trace.calls:
+            module = modules.get(call.fqn) if call.fqn is not None else None
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and call.inputs and not is_lazy(module.weight):
+                if call.inputs[0].dtype != str(module.weight.dtype).removeprefix("torch."):
+                    return False
+                if isinstance(module, nn.modules.conv._ConvTransposeNd) and _channels(call.inputs[0].shape, module) != module.in_channels:
+                    return False
+        return True
+
+
+def _channels(shape: tuple[int, ...], module: nn.modules.conv._ConvNd) -> int:
+    axis = len(shape) - len(module.kernel_size) - 1
+    return shape[axis] if 0 <= axis < len(shape) else -1
+
+
+def _put_back(registry: dict[str, Any], name: str, value: Any) -> Callable[[], None]:
+    return lambda: registry.__setitem__(name, value)
+
+
+class _Rewriter(TorchFunctionMode):
+    """Hands the calls of one function on one line of the user's to what is to stand there instead."""
+
+    def __init__(self, rewrites: list[tuple[str, str, Rewriting]]) -> None:
+        super().__init__()
+        self.rewrites = rewrites
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run the call, or what is to stand in its place."""
+        kwargs = kwargs or {}
+        kind = operation_of(func).kind
+        wanted = [(source, rewrite) for name, source, rewrite in self.rewrites if name == kind]
+        if wanted:
+            here = sources.of_function_call(sys._getframe(1), None)
+            for source, rewrite in wanted:
+                if source in ("", here):
+                    return rewrite(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the user's forward prints and warns of was said once already."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _tensors_of(model: nn.Module) -> list[Tensor]:
+    """Every tensor that a model holds, also in plain attributes and in modules that are hidden in plain lists."""
+    found: dict[int, Tensor] = {}
+    entered: set[int] = set()
+    stack: list[tuple[Any, int]] = [(module, 0) for _, module, first in named_modules(model) if first]
+    while stack:
+        value, level = stack.pop()
+        if isinstance(value, Tensor):
+            found[id(value)] = value
+            if value.grad_fn is None and value.grad is not None:
+                found[id(value.grad)] = value.grad
+            continue
+        if id(value) in entered or level > _DEEPEST:
+            continue
+        entered.add(id(value))
+        if isinstance(value, nn.Module):
+            stack.extend((item, 0) for item in value.__dict__.values())
+        elif isinstance(value, dict):
+            stack.extend((item, level + 1) for item in value.values())
+        elif isinstance(value, list | tuple):
+            stack.extend((item, level + 1) for item in value)
+    return list(found.values())
+
+
+def _twin(tensor: Tensor, *, meta: bool) -> Tensor:
+    """The shadow of a tensor: same shape, strides and dtype."""
+    if is_lazy(tensor):
+        if isinstance(tensor, UninitializedParameter):
+            make: Any = UninitializedParameter  # its stub lacks device and dtype
+            return make(requires_grad=tensor.requires_grad, device="meta" if meta else tensor.device, dtype=tensor.dtype)  # type: ignore[no-any-return]
+        return copy.deepcopy(tensor)
+    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        data = _on_meta(tensor) if meta else tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data.requires_grad_(tensor.requires_grad)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    if tensor.layout is not torch.strided:
+        return tensor.detach().to("meta")
+    return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _copied(value: Any, *, meta: bool) -> Any:
+    return tree_map(lambda item: _twin(item, meta=meta) if isinstance(item, Tensor) else item, value)
+
+
+def _lighten(model: nn.Module) -> None:
+    """BatchNorm computes statistics even on meta, in Python and slowly; its shape rules are all that matters there."""
+    for _, module, first in named_modules(model):
+        if first and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            module.__dict__["forward"] = types.MethodType(_shape_of_batch_norm, module)
+
+
+def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    self._check_input_dim(input)  # type: ignore[no-untyped-call]
+    if input.shape[1] != self.num_features:
+        raise RuntimeError("the number of features differs from that of the channels")
+    if self.training and input.numel() == input.shape[1]:
+        raise ValueError("more than one value per channel is needed")
+    return torch.empty_like(input)
+
+
+def make_shadow(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool, grad: bool = True) -> Shadow | None:
+    """A shadow, or None where the model cannot be copied or a real copy would be too large."""
+    if not meta and sum(t.numel() for t in _tensors_of(model) if not is_lazy(t)) > LARGEST_COPY:
+        return None
+    try:
+        return Shadow(model, args, kwargs, meta=meta, grad=grad)
+    except Exception:  # a lock, a generator, a foreign object: whatever cannot be copied
+        return None
+
+
+def bind(module: nn.Module, name: str, function: Callable[..., Any], undo: list[Callable[[], None]]) -> None:
+    """Give a shadow's module a method of its own."""
+    before = module.__dict__.get(name)
+
+    def put_back() -> None:
+        module.__dict__.pop(name, None)
+        if before is not None:
+            module.__dict__[name] = before
+
+    module.__dict__[name] = types.MethodType(function, module)
+    undo.append(put_back)

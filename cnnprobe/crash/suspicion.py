@@ -1,0 +1,38 @@
+"""What the reasoning suspects: a named fault with the candidates against it. Nothing is claimed before it was tried."""
+
+from dataclasses import dataclass
+
+from cnnprobe.crash.edits import Edit
+
+STRONG, USUAL, POSSIBLE, LAST = 3, 2, 1, 0  # how well the evidence singles a candidate out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One or more edits that may mend the crash together."""
+
+    edits: tuple[Edit, ...]
+    weight: int = USUAL
+
+    @property
+    def title(self) -> str:
+        """What to change, in words."""
+        return ", and ".join(edit.title for edit in self.edits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspicion:
+    """A fault that the recorded facts point to, and what may mend it."""
+
+    diagnosis: str
+    module: str | None
+    message: str
+    arithmetic: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    weight: int = USUAL
+    evidence: tuple[str, ...] = ()
+
+
+def candidate(*edits: Edit, weight: int = USUAL) -> Candidate:
+    """A candidate of some edits."""
+    return Candidate(edits=edits, weight=weight)

@@ -1,0 +1,123 @@
+"""The user's own source and frames: which values stood on the failing line, and a function compiled again with a change in it."""
+
+import ast
+import inspect
+import linecache
+import textwrap
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.recorder import sources
+from cnnprobe.recorder.inventory import class_of
+
+
+def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The user's frames of a traceback, outermost first."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if sources.is_users(frame.filename)]
+
+
+def innermost_locals(error: BaseException) -> dict[str, Any]:
+    """The local variables of the user's innermost frame."""
+    found: dict[str, Any] = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if sources.is_users(frame.f_code.co_filename):
+            found = frame.f_locals
+    return dict(found)
+
+
+def frame_locals(error: BaseException, filename_end: str, function: str) -> dict[str, Any] | None:
+    """The local variables of the outermost frame of a function of torch's, by the end of its file's name."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == function and frame.f_code.co_filename.replace("\\", "/").endswith(filename_end):
+            return dict(frame.f_locals)
+    return None
+
+
+def names_on_the_line(error: BaseException) -> list[str]:
+    """The names that are read in the failing expression, in order."""
+    frames = users_frames(error)
+    if not frames:
+        return []
+    try:
+        tree = ast.parse(textwrap.dedent(_statement(frames[-1])).strip())
+    except (SyntaxError, ValueError):
+        return []
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+
+
+def _statement(frame: traceback.FrameSummary) -> str:
+    first, last = frame.lineno or 0, frame.end_lineno or frame.lineno or 0
+    lines = [linecache.getline(frame.filename, n) for n in range(first, last + 1)]
+    if frame.colno is None or frame.end_colno is None or not lines:
+        return "".join(lines)
+    if len(lines) == 1:
+        return lines[0].encode()[frame.colno : frame.end_colno].decode()
+    lines[0] = lines[0].encode()[frame.colno :].decode()
+    lines[-1] = lines[-1].encode()[: frame.end_colno].decode()
+    return "(" + "".join(lines) + ")"
+
+
+def parsed(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    """The syntax tree of a function, with the line numbers of its file."""
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return None
+    ast.increment_lineno(tree, first - 1)
+    node = tree.body[0] if tree.body else None
+    return node if isinstance(node, ast.FunctionDef) else None
+
+
+def forward_of(module: nn.Module) -> Callable[..., Any]:
+    """The forward as its class has it."""
+    return getattr(class_of(module), "forward")  # type: ignore[no-any-return]  # noqa: B009 - `type` has none
+
+
+def one_tuples(function: Callable[..., Any]) -> Iterator[ast.Tuple]:
+    """The tuples of one element that a function assigns or returns: what a trailing comma makes."""
+    tree = parsed(function)
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
+            yield node.value
+
+
+def compiled_again(function: Callable[..., Any], transform: Callable[[ast.FunctionDef], None]) -> Callable[..., Any] | None:
+    """A function like the user's with a change in its syntax tree; same globals, defaults and closure."""
+    tree = parsed(function)
+    if tree is None or not isinstance(function, types.FunctionType):
+        return None
+    transform(tree)
+    tree.decorator_list = []
+    outer = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}):\n    return None")
+    outer.body[0].body.insert(0, tree)  # type: ignore[attr-defined]
+    code = compile(ast.fix_missing_locations(outer), function.__code__.co_filename, "exec")
+    inner = next((c for c in _constants(code) if c.co_name == function.__name__), None)
+    if inner is None:
+        return None
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    if not set(inner.co_freevars) <= set(cells):
+        return None
+    made = types.FunctionType(
+        inner, function.__globals__, function.__name__, function.__defaults__, tuple(cells[name] for name in inner.co_freevars)
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _constants(code: types.CodeType) -> Iterator[types.CodeType]:
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield value
+            yield from _constants(value)
+
+
+def without_one_tuples(tree: ast.FunctionDef) -> None:
+    """Drop the trailing commas of assignments and returns."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
+            node.value = node.value.elts[0]

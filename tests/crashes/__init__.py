@@ -1,0 +1,1 @@
+"""Models that crash, each with its corrected twin: what is said of them is held against what repairs them."""

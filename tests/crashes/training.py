@@ -1,0 +1,335 @@
+"""Crashes of the loss, the backward and the optimizer: `build(fixed)` gives the model and a function that runs one step."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crashes.table import Sick
+
+STEPS: list[Sick] = []
+
+
+def crashes(diagnosis, *blames, repair):
+    def register(build):
+        STEPS.append(Sick(build.__name__, build, diagnosis, blames, repair, False))
+        return build
+
+    return register
+
+
+def classifier(classes=4):
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, classes))
+
+
+def _with_loss(model, loss_fn, target, *, x=None):
+    x = torch.randn(5, 6) if x is None else x
+
+    def step():
+        loss_fn(model(x), target).backward()
+
+    return model, step
+
+
+@crashes("label-range", "2", repair="out_features=5")
+def label_beyond_the_last_class(fixed):
+    return _with_loss(classifier(5 if fixed else 4), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 4]))
+
+
+@crashes("label-range", None, repair="targets - 1")
+def labels_that_start_at_one(fixed):
+    target = torch.tensor([1, 2, 3, 4, 1])
+    return _with_loss(classifier(), nn.CrossEntropyLoss(), target - 1 if fixed else target)
+
+
+@crashes("label-range", None, repair="ignore_index=-1")
+def labels_of_minus_one(fixed):
+    target = torch.tensor([0, 2, -1, 3, 1])
+    return _with_loss(classifier(), nn.CrossEntropyLoss(ignore_index=-1 if fixed else -100), target)
+
+
+@crashes("target-dtype", None, repair="targets.long()")
+def class_indices_as_floats(fixed):
+    target = torch.tensor([0.0, 1.0, 2.0, 3.0, 1.0])
+    return _with_loss(classifier(), F.cross_entropy, target.long() if fixed else target)
+
+
+@crashes("target-dtype", None, repair="targets.long()")
+def class_indices_as_int32(fixed):
+    target = torch.tensor([0, 1, 2, 3, 1], dtype=torch.int32)
+    return _with_loss(classifier(), nn.NLLLoss(), target.long() if fixed else target)
+
+
+@crashes("target-dtype", None, repair="targets.float()")
+def binary_labels_as_integers(fixed):
+    target = torch.tensor([[0], [1], [1], [0], [1]])
+    return _with_loss(nn.Sequential(classifier(1), nn.Sigmoid()), nn.BCELoss(), target.float() if fixed else target)
+
+
+@crashes("target-shape", None, repair="squeeze(1)")
+def class_indices_with_an_extra_axis(fixed):
+    target = torch.tensor([[0], [1], [2], [3], [1]])
+    return _with_loss(classifier(), nn.CrossEntropyLoss(), target.squeeze(1) if fixed else target)
+
+
+@crashes("target-shape", None, repair="argmax(1)")
+def one_hot_integers(fixed):
+    target = F.one_hot(torch.tensor([0, 1, 2, 3, 1]), 4)
+    return _with_loss(classifier(), nn.CrossEntropyLoss(), target.float() if fixed else target)
+
+
+@crashes("target-shape", None, repair="unsqueeze(1)")
+def binary_targets_without_the_last_axis(fixed):
+    target = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+    return _with_loss(classifier(1), nn.BCEWithLogitsLoss(), target.unsqueeze(1) if fixed else target)
+
+
+@crashes("target-shape", None, repair="squeeze(1)")
+def mask_with_a_channel_axis(fixed):
+    target = torch.randint(0, 3, (2, 1, 8, 8))
+    return _with_loss(nn.Conv2d(3, 3, 1), nn.CrossEntropyLoss(), target.squeeze(1) if fixed else target, x=torch.randn(2, 3, 8, 8))
+
+
+@crashes("target-shape", "0", repair="torch.flatten(output, 1)")
+def map_of_logits(fixed):
+    head = [nn.AdaptiveAvgPool2d(1), *([nn.Flatten()] if fixed else [])]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *head)
+    return _with_loss(model, nn.CrossEntropyLoss(), torch.tensor([0, 1]), x=torch.randn(2, 3, 8, 8))
+
+
+@crashes("bce-range", None, repair="nn.BCEWithLogitsLoss")
+def binary_cross_entropy_of_logits(fixed):
+    loss = nn.BCEWithLogitsLoss() if fixed else nn.BCELoss()
+    return _with_loss(classifier(1), loss, torch.tensor([[0.0], [1.0], [1.0], [0.0], [1.0]]))
+
+
+@crashes("output-range", None, repair="softplus")
+def negative_variance(fixed):
+    model = nn.Linear(6, 1)
+
+    def loss(output, target):
+        var = output - 10
+        return F.gaussian_nll_loss(output, target, F.softplus(var) if fixed else var)
+
+    return _with_loss(model, loss, torch.randn(5, 1))
+
+
+class Flat(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(72, 2)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc(x.flatten(1)[:, :72] if self.fixed else x.view(-1, 72))
+
+
+@crashes("batch-merge-view", "", repair="torch.flatten(x, 1)")
+def view_that_multiplies_the_batch(fixed):
+    return _with_loss(Flat(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1]), x=torch.randn(2, 3, 8, 8))
+
+
+class TupleOut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.fc(x),  # fmt: skip  # noqa: COM818
+
+
+class TensorOut(TupleOut):
+    def forward(self, x):
+        return self.fc(x)
+
+
+@crashes("not-a-tensor", "", repair="trailing comma")
+def model_that_returns_a_tuple(fixed):
+    return _with_loss(TensorOut() if fixed else TupleOut(), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+
+
+class Overwriting(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.fc1 = nn.Linear(6, 8)
+        self.fc2 = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.fc1(x))
+        if self.fixed:
+            x = x + 1
+        else:
+            x += 1
+        return self.fc2(x)
+
+
+@crashes("inplace-autograd", "", repair="x = x + y")
+def addition_in_place_to_a_sigmoid(fixed):
+    return _with_loss(Overwriting(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+
+
+@crashes("inplace-autograd", "2", repair="inplace=False")
+def relu_in_place_after_a_softmax(fixed):
+    model = nn.Sequential(nn.Linear(6, 8), nn.Softmax(1), nn.ReLU(inplace=not fixed), nn.Linear(8, 4))
+    return _with_loss(model, nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+
+
+class Assigning(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.fc1 = nn.Linear(6, 8)
+
+    def forward(self, x):
+        y = torch.exp(self.fc1(x))
+        z = y.clone() if self.fixed else y
+        z[:, 0] = 0
+        return z
+
+
+@crashes("inplace-autograd", "", repair="clone")
+def assignment_into_a_saved_tensor(fixed):
+    return _with_loss(Assigning(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+
+
+@crashes("inplace-autograd", "2", "0", repair="optimizer.step()")
+def step_before_the_second_backward(fixed):
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(5, 6)
+
+    def step():
+        output = model(x)
+        first, second = output.pow(2).mean(), output.abs().mean()
+        first.backward(retain_graph=True)
+        if not fixed:
+            optimizer.step()
+        second.backward()
+        optimizer.step()
+
+    return model, step
+
+
+@crashes("backward-twice", None, repair="retain_graph=True")
+def backward_twice_over_one_forward(fixed):
+    model = classifier()
+    x = torch.randn(5, 6)
+
+    def step():
+        output = model(x)
+        output.pow(2).mean().backward(retain_graph=fixed)
+        output.pow(2).mean().backward()
+
+    return model, step
+
+
+class Remembering(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.cell = nn.RNNCell(6, 4)
+        self.state = torch.zeros(5, 4)
+
+    def forward(self, x):
+        self.state = self.cell(x, self.state.detach() if self.fixed else self.state)
+        return self.state
+
+
+@crashes("backward-twice", "", repair="detach")
+def state_kept_from_step_to_step(fixed):
+    model = Remembering(fixed)
+    x = torch.randn(5, 6)
+
+    def step():
+        for _ in range(2):
+            model(x).pow(2).mean().backward()
+
+    return model, step
+
+
+class Cut(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed = fixed
+        self.fc1 = nn.Linear(6, 8)
+
+    def forward(self, x):
+        y = self.fc1(x)
+        return y if self.fixed else y.detach()
+
+
+@crashes("detached-graph", "", repair="detach")
+def output_that_is_detached(fixed):
+    return _with_loss(Cut(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+
+
+@crashes("detached-graph", "", repair="requires_grad_(True)")
+def model_whose_parameters_are_all_frozen(fixed):
+    return _with_loss(classifier().requires_grad_(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+
+
+@crashes("detached-graph", None, repair="torch.tensor")
+def loss_wrapped_again(fixed):
+    model, x, target = classifier(), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 1])
+
+    def step():
+        loss = F.cross_entropy(model(x), target)
+        (loss if fixed else torch.tensor(loss.item())).backward()
+
+    return model, step
+
+
+@crashes("detached-graph", None, repair="no_grad")
+def forward_without_a_graph(fixed):
+    model, x, target = classifier(), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 1])
+
+    def step():
+        with torch.set_grad_enabled(fixed):
+            output = model(x)
+        F.cross_entropy(output, target).backward()
+
+    return model, step
+
+
+@crashes("non-scalar-loss", None, repair="loss.mean()")
+def loss_that_is_not_reduced(fixed):
+    loss = nn.CrossEntropyLoss(reduction="mean" if fixed else "none")
+    return _with_loss(classifier(), loss, torch.tensor([0, 1, 2, 3, 1]))
+
+
+class Listed(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        layers = [nn.Linear(6, 8), nn.Linear(8, 4)]
+        self.layers = nn.ModuleList(layers) if fixed else layers
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@crashes("empty-parameters", "", repair="nn.ModuleList")
+def layers_in_a_plain_list(fixed):
+    model = Listed(fixed)
+    return model, lambda: torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@crashes("empty-parameters", "", repair="model.parameters()")
+def parameters_read_before(fixed):
+    model = classifier()
+
+    def step():
+        parameters = model.parameters()
+        total = sum(p.numel() for p in (model.parameters() if fixed else parameters))
+        assert total == 92
+        torch.optim.Adam(parameters)
+
+    return model, step
+
+
+@crashes("target-shape", None, repair="")
+def regression_targets_of_another_length(fixed):
+    return _with_loss(classifier(), nn.L1Loss(), torch.randn(5, 4 if fixed else 3))

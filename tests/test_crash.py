@@ -1,0 +1,289 @@
+"""What is said of a crash: the fault and the module are right, the repair mends it, the corrected twin crashes no more."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from crashes import code, joins, layers, placement, training
+from crashes.table import TABLE
+from torch import nn
+
+import cnnprobe
+from cnnprobe.crash import Crash, explained
+from cnnprobe.crash.shadow import Shadow
+from cnnprobe.errors import TargetError
+from cnnprobe.recorder import Recording, observe
+
+ROOMS = (code, joins, layers, placement, training)
+CASES = [pytest.param(sick, id=sick.name) for sick in TABLE]
+META = [pytest.param(sick, id=sick.name) for sick in TABLE if sick.on_meta]
+STEPS = [pytest.param(sick, id=sick.name) for sick in training.STEPS]
+
+
+def explain(model, args):
+    seen = observe(model, args, {})
+    assert seen.error is not None
+    return explained(Crash(error=seen.error, model=model, trace=seen.trace, args=args))
+
+
+def text_of(explanation):
+    return " ".join([explanation.message, explanation.arithmetic, *(repair.title for repair in explanation.repairs)])
+
+
+def explain_step(sick):
+    model, step = sick.build(False)
+    recording = Recording(model)
+    try:
+        with recording:
+            step()
+    except Exception as error:
+        given = recording.given
+        return explained(Crash(error=error, model=model, trace=recording.traces[-1] if recording.traces else None, args=given[0]))
+    raise AssertionError(f"{sick.name} does not crash")
+
+
+@pytest.mark.parametrize("sick", CASES)
+def test_fault_and_module_of_a_crash_are_named(sick):
+    explanation = explain(*sick.build(False))
+    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), explanation.message
+    assert sick.repair in text_of(explanation)
+
+
+@pytest.mark.parametrize("sick", META)
+def test_fault_and_module_of_a_crash_on_meta_are_named(sick):
+    model, args = sick.build(False)
+    explanation = explain(model.to("meta"), tuple(x.to("meta") for x in args))
+    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), explanation.message
+
+
+@pytest.mark.parametrize("sick", CASES)
+def test_corrected_twin_gives_no_explanation(sick):
+    model, args = sick.build(True)
+    report = cnnprobe.probe(model, *args)
+    assert (True, None, None) == (report.ok, report.explanation, report.error)
+
+
+def patched_module(patch, name, folder):
+    path = re.match(r"--- a/(\S+)", patch).group(1)
+    target = folder / path.rpartition("/")[2]
+    target.write_text(pathlib.Path(path).read_text())
+    subprocess.run(["patch", "-s", str(target)], input=patch, text=True, check=True)
+    module = types.ModuleType(f"patched_{name}")
+    module.__file__ = str(target)
+    sys.modules[module.__name__] = module
+    exec(compile(target.read_text().replace("TABLE.append", "str"), str(target), "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("sick", CASES)
+def test_patch_makes_the_users_file_run_with_the_output_that_was_promised(sick, tmp_path, monkeypatch):
+    monkeypatch.setattr("crashes.table.TABLE", list(TABLE))
+    explanation = explain(*sick.build(False))
+    for i, repair in enumerate(repair for repair in explanation.repairs if repair.patch):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        model, args = getattr(patched_module(repair.patch, sick.name, folder), sick.name)(False)
+        seen = observe(model, args, {})
+        assert (None, repair.outputs) == (seen.error, tuple(t.shape for t in seen.trace[""].outputs))
+
+
+def test_most_repairs_of_layers_have_a_patch():
+    models = [sick for sick in TABLE if not isinstance(sick.build(False)[0], nn.Sequential)]
+    patched = [sick.name for sick in models if any(repair.patch for repair in explain(*sick.build(False)).repairs)]
+    assert len(patched) >= 0.5 * len(models)
+
+
+@pytest.mark.parametrize("sick", STEPS)
+def test_fault_of_a_loss_a_backward_or_an_optimizer_is_named(sick):
+    explanation = explain_step(sick)
+    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), explanation.message
+    assert sick.repair in text_of(explanation)
+
+
+@pytest.mark.parametrize("sick", STEPS)
+def test_corrected_step_passes_under_record(sick):
+    model, step = sick.build(True)
+    with cnnprobe.record(model) as recording:
+        step()
+    assert recording.explanation is None
+
+
+# -- the model that lost its flatten -----------------------------------------------------------------------------------------
+
+
+def test_lost_flatten_is_repaired_in_the_classifier_and_in_features_ranks_last():
+    repairs = explain(layers.AsWritten(), (torch.randn(2, 3, 32, 32),)).repairs
+    assert "put nn.Flatten() first in 'classifier'" == repairs[0].title
+    assert "pass torch.flatten(x, 1) to 'classifier'" == repairs[1].title
+    assert "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged" == repairs[0].tried == repairs[1].tried
+    assert (((2, 128, 4, 10),), False) == (repairs[-1].outputs, repairs[-1].plausible)
+    assert "in_features=4" in repairs[-1].title
+
+
+def test_reference_model_that_lost_its_flatten_is_explained():
+    from reference_models.models import CNNModelAsWritten
+
+    explanation = explain(CNNModelAsWritten(), (torch.randn(2, 3, 32, 32),))
+    assert ("missing-flatten", "classifier") == (explanation.diagnosis, explanation.module)
+    assert "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged" == explanation.repairs[0].tried
+    assert "+            nn.Flatten()," in explanation.repairs[0].patch
+
+
+def test_repair_put_into_the_real_model_makes_it_run():
+    model = layers.AsWritten()
+    model.classifier.insert(0, nn.Flatten())
+    assert (2, 10) == model(torch.randn(2, 3, 32, 32)).shape
+    assert 1_147_466 == sum(p.numel() for p in model.parameters())
+
+
+# -- promises ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sick", CASES)
+def test_model_is_bit_for_bit_as_it_was_after_a_crash_was_explained(sick):
+    model, args = sick.build(False)
+    before = {name: value.clone() for name, value in model.state_dict().items() if not value.is_meta}
+    modes = [(name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()]
+    attributes = {name: set(module.__dict__) for name, module in model.named_modules()}
+    generator = torch.get_rng_state()
+    cnnprobe.probe(model, *args)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    assert modes == [
+        (name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()
+    ]
+    assert attributes == {name: set(module.__dict__) for name, module in model.named_modules()}
+    assert torch.equal(generator, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("sick", CASES)
+def test_explaining_costs_at_most_twenty_forwards(sick, monkeypatch):
+    count = []
+    run = Shadow.run
+    monkeypatch.setattr(Shadow, "run", lambda self: count.append(1) or run(self))
+    explain(*sick.build(False))
+    assert len(count) <= 20
+
+
+def test_explanation_survives_saving_and_loading(tmp_path):
+    report = cnnprobe.probe(layers.AsWritten(), torch.randn(2, 3, 32, 32))
+    report.save(tmp_path / "report.json")
+    assert report.explanation == cnnprobe.load(tmp_path / "report.json").explanation
+    assert report.explanation.diagnosis == "missing-flatten"
+
+
+def test_saved_explanation_is_shown_without_torch(tmp_path):
+    cnnprobe.probe(layers.AsWritten(), torch.randn(2, 3, 32, 32)).save(tmp_path / "report.json")
+    script = f"import sys, cnnprobe; print(cnnprobe.load({str(tmp_path / 'report.json')!r})); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "missing-flatten" in shown
+    assert "tried: the forward passes and gives (2, 10)" in shown
+
+
+def test_report_shows_the_explanation_above_the_rows():
+    text = str(cnnprobe.probe(layers.AsWritten(), torch.randn(2, 3, 32, 32)))
+    assert 0 < text.index("missing-flatten") < text.index("put nn.Flatten()") < text.index("raised here")
+
+
+def test_cause_that_is_not_known_is_said_so_with_the_evidence():
+    class Odd(nn.Module):
+        def forward(self, x):
+            raise ValueError("no")
+
+    explanation = cnnprobe.probe(Odd(), torch.ones(2)).explanation
+    assert ("unknown", ()) == (explanation.diagnosis, explanation.repairs)
+    assert "not known" in explanation.message
+    assert explanation.line == 'raise ValueError("no")'
+
+
+def test_model_that_cannot_be_copied_is_explained_without_trial():
+    class Locked(layers.NoFlatten):
+        def __init__(self):
+            super().__init__(False)
+            self.lines = (line for line in ())
+
+    explanation = cnnprobe.probe(Locked(), torch.randn(2, 3, 32, 32)).explanation
+    assert "missing-flatten" == explanation.diagnosis
+    assert all(repair.tried == "" and not repair.works for repair in explanation.repairs)
+    assert any("no repair was tried" in sentence for sentence in explanation.evidence)
+
+
+# -- notes on the user's own exception ---------------------------------------------------------------------------------------
+
+
+def notes_of(error):
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
+def test_exception_inside_record_keeps_its_type_and_gains_a_short_note():
+    model = layers.AsWritten()
+    with pytest.raises(RuntimeError) as caught, cnnprobe.record(model):
+        model(torch.randn(2, 3, 32, 32))
+    note = notes_of(caught.value)
+    assert RuntimeError is type(caught.value)
+    assert note.startswith("cnnprobe: missing-flatten in 'classifier'")
+    assert "nn.Flatten()" in note
+    assert len(note.splitlines()) <= 8
+
+
+def test_exception_of_the_loss_inside_record_gains_a_note():
+    model, step = training.class_indices_with_an_extra_axis(False)
+    with pytest.raises(RuntimeError) as caught, cnnprobe.record(model) as recording:
+        step()
+    assert "target-shape" in notes_of(caught.value)
+    assert ("target-shape", "loss") == (recording.explanation.diagnosis, recording.explanation.stage)
+
+
+def test_exception_of_a_probed_model_gains_a_note():
+    model = cnnprobe.probed(layers.AsWritten())
+    with pytest.raises(RuntimeError) as caught:
+        model(torch.randn(2, 3, 32, 32))
+    assert "missing-flatten" in notes_of(caught.value)
+    assert "missing-flatten" == cnnprobe.last_report(model).explanation.diagnosis
+
+
+def test_exception_that_has_nothing_to_do_with_the_model_gains_no_note():
+    model = nn.Linear(2, 2)
+    with pytest.raises(KeyError) as caught, cnnprobe.record(model):
+        model(torch.ones(1, 2))
+        {}["missing"]
+    assert "" == notes_of(caught.value)
+
+
+def test_interrupt_gains_no_note():
+    with pytest.raises(KeyboardInterrupt) as caught, cnnprobe.record(nn.Linear(2, 2)):
+        raise KeyboardInterrupt
+    assert "" == notes_of(caught.value)
+
+
+def test_overwritten_tensor_is_repaired_by_a_trial_of_the_backward():
+    model, step = training.addition_in_place_to_a_sigmoid(False)
+    with pytest.raises(RuntimeError), cnnprobe.record(model) as recording:
+        step()
+    best = recording.explanation.repairs[0]
+    assert (True, "tried: forward and backward pass on a copy of the model") == (best.works, best.tried)
+    assert "+            x = x + 1" in best.patch
+
+
+# -- the least legal input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "squeezenet1_0", "squeezenet1_1", "resnet18"])
+def test_least_input_is_the_one_that_torchvision_publishes(name):
+    models = pytest.importorskip("torchvision").models
+    published = models.get_model_weights(name).DEFAULT.meta["min_size"]
+    with torch.device("meta"):
+        model = models.get_model(name, weights=None)
+    from cnnprobe.crash import least_input
+
+    assert published == least_input(model.eval(), torch.empty(1, 3, 224, 224, device="meta"))
+
+
+def test_least_input_of_no_image_is_refused():
+    from cnnprobe.crash import least_input
+
+    with pytest.raises(TargetError, match="no height and width"):
+        least_input(nn.Linear(2, 2), torch.ones(2, 2))
