@@ -33,7 +33,10 @@ def healthy() -> Mapping[str, Any]:
     name="divergence",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("constant-output", "ignored-input", "exploding-gradient"),
+    explains=(
+        "constant-output",
+        "ignored-input",
+    ),
 )
 def divergence(evidence: Evidence) -> Iterator[Finding]:
     """The loss of one batch grows to ten times what it was, or stops being a number, while it is trained on.

@@ -44,7 +44,7 @@ def healthy() -> Mapping[str, Any]:
     name="nan-backward",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("divergence", "loss-not-decreasing", "cannot-overfit", "lr-too-high", "constant-output"),
+    explains=("divergence", "loss-not-decreasing", "cannot-overfit", "constant-output"),
 )
 def nan_backward(evidence: Evidence) -> Iterator[Finding]:
     """The loss is finite, but a gradient is NaN or Inf.

@@ -35,6 +35,8 @@ MASKING = frozenset(
     }
 )
 
+UNINITIALISED = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # whatever the memory held
+
 
 def _net(guarded: bool) -> Mapping[str, Any]:
     import torch
@@ -84,7 +86,7 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: NaN spreads to everything behind it; Inf becomes NaN at the next subtraction or division.
     What to do: keep the argument of log, sqrt, exp and divisions away from where they have no value.
-    Known exceptions: -inf in attention masks, where nothing behind becomes NaN.
+    Known exceptions: what never reaches the output or the loss: -inf in attention masks, branches that torch.where leaves out (but see nan-backward).
     Source: IEEE 754; the first non-finite value in the order of execution.
     """
     for role, infos in (("inputs", evidence.inputs), ("targets", evidence.targets)):
@@ -121,21 +123,19 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _first(trace: Trace) -> int | None:
-    """The first row that made NaN, or the Inf that the NaN came from; Inf alone counts only where it reaches the end."""
+    """The row that made the first NaN, or the Inf that it came from, if what is not finite reaches the model's output or the loss."""
     flow = Flow(trace)
-    rows = [i for i in flow.primitives() if flow.calls[i].outputs]
-    nan = next((i for i in rows if any(stat(o, "nan") > 0 for o in flow.calls[i].outputs)), None)
-    infinite = [i for i in rows if any(stat(o, "inf") > 0 for o in flow.calls[i].outputs)]
-    if nan is not None:
-        before = [i for i in infinite if i in flow.before(nan) and operation(flow.calls[i]) not in MASKING]
-        return before[0] if before else nan
-    ends = [i for i in infinite if i == rows[-1] or flow.owner(i) is None]
-    ends += [o.source for r in flow.roots() for o in flow.calls[r].outputs if o.source in infinite and isinstance(o.source, int)]
-    for end in ends:
-        before = [i for i in infinite if (i in flow.before(end) or i == end) and operation(flow.calls[i]) not in MASKING]
-        if before:
-            return before[0]
-    return None
+    rows = [i for i in flow.primitives() if flow.calls[i].outputs and operation(flow.calls[i]) not in UNINITIALISED]
+    bad = {i for i in rows if any(stat(o, "nan") > 0 or stat(o, "inf") > 0 for o in flow.calls[i].outputs)}
+    ends = {o.source for r in flow.roots() for o in flow.calls[r].outputs} | {i for i in rows if flow.owner(i) is None}
+    reached = [end for end in ends if isinstance(end, int) and end in bad]
+    if not reached:
+        return None
+    toward = set().union(*(flow.before(end) | {end} for end in reached)) & bad
+    nan = next((i for i in rows if i in toward and any(stat(o, "nan") > 0 for o in flow.calls[i].outputs)), None)
+    before = toward if nan is None else toward & flow.before(nan)
+    infinite = [i for i in rows if i in before and operation(flow.calls[i]) not in MASKING]
+    return infinite[0] if infinite else nan
 
 
 def _hint(kind: str) -> str:

@@ -31,7 +31,10 @@ def healthy() -> Mapping[str, Any]:
     name="unchanged-weights",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("loss-not-decreasing", "cannot-overfit", "lr-too-low"),
+    explains=(
+        "loss-not-decreasing",
+        "cannot-overfit",
+    ),
 )
 def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     """Parameters have a gradient and an optimizer that steps, and are bit for bit the same afterwards.
