@@ -32,7 +32,7 @@ def healthy() -> Mapping[str, Any]:
 @rule(
     code="CP506",
     name="lr-too-high",
-    severity=Severity.ERROR,
+    severity=Severity.INFO,
     examples=(sick, healthy),
     explains=(
         "divergence",
