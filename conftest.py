@@ -9,7 +9,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = pathlib.Path(__file__).parent
+LASTING = (str(ROOT), *{sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 SECONDS = 300  # for one block; training for an epoch is the longest
 
 
@@ -55,10 +58,28 @@ def normal(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
 
+def forget_modules() -> None:
+    """Modules from folders that a test made for itself are no longer imported: the next test may have another `net.py`."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and pathlib.Path(file).is_absolute() and not file.startswith(LASTING):
+            del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _leave_imports_as_they_were() -> Iterator[None]:
+    """What a test puts on the path, or imports from its own folder, is gone after it."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+    forget_modules()
+
+
 def enter_folder(namespace: dict[str, Any]) -> None:
     """Each document starts in an empty folder."""
     namespace["_folder"] = tempfile.TemporaryDirectory()
     namespace["_before"] = pathlib.Path.cwd()
+    namespace["_path"] = list(sys.path)
     os.chdir(namespace["_folder"].name)
 
 
@@ -66,6 +87,8 @@ def leave_folder(namespace: dict[str, Any]) -> None:
     """Back to where the tests run."""
     os.chdir(namespace["_before"])
     namespace["_folder"].cleanup()
+    sys.path[:] = namespace["_path"]
+    forget_modules()
 
 
 @pytest.hookimpl(trylast=True)
