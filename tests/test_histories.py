@@ -86,9 +86,9 @@ def test_a_run_that_observed_nothing_says_so():
     assert "3 training steps, none of them observed" in render(document, "text", width=80)
 
 
-@pytest.mark.parametrize("format", ["text", "markdown", "html", "fragment"])
-def test_a_report_shows_the_history_in_every_format(format):
-    shown = Report(trace=traces.tiny(), history=histories.training()).to(format)
+@pytest.mark.parametrize("form", ["text", "markdown", "html", "fragment"])
+def test_a_report_shows_the_history_in_every_format(form):
+    shown = Report(trace=traces.tiny(), history=histories.training()).to(form)
     assert "5 training steps, of which 3 were observed" in shown
     assert "step 4: the gradient is not finite" in shown
 
