@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.autograd.walking import nodes_behind, walk
+from cnnprobe.autograd.finding import nodes_behind
+from cnnprobe.autograd.walking import walk
 
 _KEY = "cnnprobe.watched"
 
