@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_input
+from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_tensor
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
 from cnnprobe.crash.edits import Edit, Remove
@@ -73,9 +73,9 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     if len(shape) == found.axes and found.is_first:
         if found.wanted == 1:
-            candidates.append(candidate(with_input(lambda x: x[None, None], "{x}[None, None]"), weight=STRONG))
+            candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None, None], "{x}[None, None]"), weight=STRONG))
         elif found.axes == 1:
-            candidates.append(candidate(with_input(lambda x: x[None], "{x}[None]")))
+            candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None], "{x}[None]")))
     flattening = next((c for _, c in case.lineage(found.x) if c.kind in ("Flatten", "torch.flatten")), None)
     if flattening is not None and flattening.fqn is not None:
         edit = Remove(title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}", module=flattening.fqn)
@@ -109,7 +109,7 @@ def _last(case: Case, found: Kernel) -> Iterator[Suspicion]:
     def permuted(x: Tensor) -> Tensor:
         return x.permute(order) if batched else x.permute(order)[None]
 
-    edit = with_input(permuted, code) if case.is_input(found.x) else before_call(case, permuted, code)
+    edit = with_tensor(case, found.x, permuted, code) if case.is_input(found.x) else before_call(case, permuted, code)
     yield Suspicion(
         diagnosis="nhwc-input",
         module=found.module,
@@ -125,7 +125,7 @@ def _unbatched(case: Case, found: Kernel) -> Iterator[Suspicion]:
     shape = found.x.shape
     if len(shape) != found.batched - 1 or found.wanted != 1:
         return
-    edit = with_input(lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
+    edit = with_tensor(case, found.x, lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
     if not case.is_input(found.x):
         edit = before_call(case, lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
     yield Suspicion(
@@ -142,7 +142,7 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
     shape = found.x.shape
     axis = len(shape) - found.axes - 1
     got = shape[axis]
-    candidates = [*_input_channels(found, got, axis)] if found.is_first else []
+    candidates = [*_input_channels(case, found, got, axis)] if found.is_first else []
     if found.is_layer:
         candidates.append(candidate(configured(case, found.module, **_with_channels(case, found, got)), weight=USUAL))
     elif (edit := _other_weight(case, found, got)) is not None:
@@ -180,18 +180,18 @@ def _with_channels(case: Case, found: Kernel, got: int) -> dict[str, int]:
     return {"in_channels": got}
 
 
-def _input_channels(found: Kernel, got: int, axis: int) -> Iterator[Candidate]:
+def _input_channels(case: Case, found: Kernel, got: int, axis: int) -> Iterator[Candidate]:
     """Grey into colour, colour into grey, an alpha channel too many."""
     if got == 1:
         sizes = [-1] * (axis + found.axes + 1)
         sizes[axis] = found.wanted
         code = "{x}.expand(" + ", ".join(map(str, sizes)) + ")"
-        yield candidate(with_input(lambda x: x.expand(sizes), code), weight=USUAL)
+        yield candidate(with_tensor(case, found.x, lambda x: x.expand(sizes), code), weight=USUAL)
     elif found.wanted == 1:
-        yield candidate(with_input(lambda x: x.mean(axis, keepdim=True), f"{{x}}.mean({axis}, keepdim=True)"), weight=USUAL)
+        yield candidate(with_tensor(case, found.x, lambda x: x.mean(axis, keepdim=True), f"{{x}}.mean({axis}, keepdim=True)"), weight=USUAL)
     elif got == found.wanted + 1:
         code = "{x}[:, :" + str(found.wanted) + "]" if axis == 1 else "{x}[:" + str(found.wanted) + "]"
-        yield candidate(with_input(lambda x: x.narrow(axis, 0, found.wanted), code), weight=USUAL)
+        yield candidate(with_tensor(case, found.x, lambda x: x.narrow(axis, 0, found.wanted), code), weight=USUAL)
 
 
 def _producer_channels(case: Case, found: Kernel, got: int) -> list[Candidate]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from cnnprobe.crash.adapting import before_call, configured, with_input
+from cnnprobe.crash.adapting import before_call, configured, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, product, quoted, size, tensor
 from cnnprobe.crash.edits import Exchange, SetMode
 from cnnprobe.crash.geometry import axes_of
@@ -95,7 +95,11 @@ def _channels(case: Case, x: TensorInfo, wanted: int, name: str) -> Iterator[Sus
     if len(x.shape) >= 3 and x.shape[-1] == wanted:
         order = (0, len(x.shape) - 1, *range(1, len(x.shape) - 1))
         code = "{x}.permute(" + ", ".join(map(str, order)) + ")"
-        edit = with_input(lambda t: t.permute(order), code) if case.is_input(x) else before_call(case, lambda t: t.permute(order), code)
+        edit = (
+            with_tensor(case, x, lambda t: t.permute(order), code)
+            if case.is_input(x)
+            else before_call(case, lambda t: t.permute(order), code)
+        )
         yield Suspicion(
             diagnosis="nhwc-input",
             module=fqn,
@@ -300,7 +304,7 @@ def _embedding(case: Case) -> Iterator[Suspicion]:
     if is_floating(x.dtype):
         edit = before_call(case, lambda t: t.long(), "{x}.long()")
         if case.is_input(x):
-            edit = with_input(lambda t: t.long(), "{x}.long()")
+            edit = with_tensor(case, x, lambda t: t.long(), "{x}.long()")
         yield Suspicion(
             diagnosis="input-dtype",
             module=blamed,

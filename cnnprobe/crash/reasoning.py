@@ -1,9 +1,9 @@
 """From suspicions to an explanation: the candidates are tried, what worked is ranked, the best one names the fault. Runs shadows of the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cnnprobe.crash import axes, convolution, joining, linear, normalising, placing, structure
+from cnnprobe.crash import axes, convolution, joining, linear, normalising, placing, strangers, structure
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
 from cnnprobe.crash.patch import diff
@@ -39,15 +39,22 @@ class Attempt:
 
 def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
-    found: list[Suspicion] = []
-    found += structure.suspect(case)
-    found += placing.suspect(case)
-    found += linear.suspect(case)
-    found += convolution.suspect(case, bench)
-    found += normalising.suspect(case)
-    found += joining.suspect(case)
-    found += axes.suspect(case)
+    rooms: list[Callable[[], Iterator[Suspicion]]] = [
+        lambda room=room: room.suspect(case)  # type: ignore[misc]
+        for room in (structure, strangers, placing, linear, normalising, joining, axes)
+    ]
+    rooms.insert(4, lambda: convolution.suspect(case, bench))
+    found = [one for room in rooms for one in _suspected(case, room)]
     return sorted(found, key=lambda one: -one.weight)
+
+
+def _suspected(case: Case, room: Callable[[], Iterator[Suspicion]]) -> list[Suspicion]:
+    try:
+        return list(room())
+    except Exception:
+        if not case.lenient:
+            raise
+        return []
 
 
 def explain_forward(case: Case) -> Explanation:
@@ -64,7 +71,10 @@ def explain_forward(case: Case) -> Explanation:
     repairs = [_repair(case, a, bench, parameters) for a in working]
     if bench.shadow is None and chosen is not None:
         repairs = [Repair(title=c.title, code=c.edits[0].code, module=c.edits[0].module) for c in chosen.candidates if c.weight > LAST]
-    return _told(case, chosen, tuple(repairs[:MOST_SHOWN]), tuple(bench.notes))
+    repairs = repairs[:MOST_SHOWN]
+    if chosen is not None and not any(r.plausible for r in repairs):
+        repairs += [Repair(title=advice, module=chosen.module) for advice in chosen.advice]
+    return _told(case, chosen, tuple(repairs), tuple(bench.notes))
 
 
 def _tried(case: Case, bench: Bench, found: list[Suspicion]) -> Iterator[Attempt]:
@@ -88,7 +98,9 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
     try:
         shadow.apply(best.candidate.edits)
         error = best.outcome.error or case.error
-        later = Case(error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs)
+        later = Case(
+            error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs, lenient=case.lenient
+        )
         pairs = [(s, c) for s in suspicions(later, bench) for c in s.candidates]
     finally:
         shadow.reset()

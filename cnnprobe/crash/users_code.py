@@ -121,3 +121,25 @@ def without_one_tuples(tree: ast.FunctionDef) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
             node.value = node.value.elts[0]
+
+
+def returning(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, str]:
+    """A function like the user's that returns what its last statement computes, and that in his words; None where there is no such thing."""
+    tree = parsed(function)
+    last = tree.body[-1] if tree is not None and tree.body else None
+    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
+        shown = ast.unparse(last.value)
+
+        def returned(node: ast.FunctionDef) -> None:
+            node.body[-1] = ast.Return(value=node.body[-1].value)  # type: ignore[attr-defined]
+    elif isinstance(last, ast.Assign | ast.AugAssign | ast.AnnAssign):
+        target = last.targets[-1] if isinstance(last, ast.Assign) else last.target
+        if not isinstance(target, ast.Name):
+            return None, ""
+        shown = target.id
+
+        def returned(node: ast.FunctionDef) -> None:
+            node.body.append(ast.Return(value=ast.Name(id=shown, ctx=ast.Load())))
+    else:
+        return None, ""
+    return compiled_again(function, returned), shown
