@@ -167,7 +167,7 @@ class ChangeTensor(Edit):
     """Pass the tensor that stands at a path of the model's arguments through a function: "[1]", "image", "['mask']"."""
 
     path: str
-    function: Callable[[Tensor], Any]
+    function: Callable[[Any], Any]
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""

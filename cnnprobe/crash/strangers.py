@@ -21,6 +21,7 @@ from cnnprobe.crash.users_code import (
     names_on_the_line,
     one_tuples,
     returning,
+    returns_nothing,
     without_one_tuples,
 )
 from cnnprobe.recorder.inventory import class_of
@@ -172,7 +173,9 @@ def _none(case: Case, call: ModuleCall, what: str, *, receiver: int, maker: Modu
     candidates = []
     if maker is not None:
         blamed = maker.fqn or ""
-        why = f"{named(case, blamed)} returns None: its forward has no return"
+        why = f"{named(case, blamed)} returns None"
+        if returns_nothing(forward_of(case.modules[blamed])):
+            why += ": its forward has no return"
         advice = f"end the forward of {named(case, blamed)} with a return"
         again, last = returning(forward_of(case.modules[blamed]))
         if again is not None:

@@ -10,7 +10,7 @@ from torch import nn
 from cnnprobe.crash.case import Case, named, quoted
 from cnnprobe.crash.edits import Bind, ChangeArguments, Edit, Exchange, SetAttribute
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
-from cnnprobe.crash.users_code import frame_locals
+from cnnprobe.crash.users_code import called_on_the_line, frame_locals, users_frames
 from cnnprobe.recorder.inventory import class_of, is_leaf
 from cnnprobe.trace import ModuleCall
 
@@ -23,8 +23,9 @@ def suspect(case: Case) -> Iterator[Suspicion]:
     if module is not None and has_no_forward(case):
         yield from _no_forward(call.fqn or "", module)
         return
-    if module is not None and not is_leaf(module):
+    if module is not None:
         yield from _signature(case, call, module)
+        yield from _called_none(case, call, module)
     yield from _missing_attribute(case)
 
 
@@ -148,6 +149,33 @@ def _other_arguments(case: Case, fqn: str, unknown: list[str], missing: list[str
     elif surplus > 0:
         count = len(case.args) - surplus
         yield ChangeArguments(title=f"give it {count} argument{'s' * (count != 1)}", code="", function=lambda a, k: (a[:count], k))
+
+
+def _called_none(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Suspicion]:
+    """A layer that is None, as an option of the constructor left it, and is called all the same."""
+    if not isinstance(case.error, TypeError) or any(frame.name != "forward" for frame in users_frames(case.error)[-1:]):
+        return
+    called = called_on_the_line(case.error) if not isinstance(module, nn.Sequential) else list(module._modules)
+    name = next((n for n in called if module._modules.get(n, module) is None or module.__dict__.get(n, module) is None), None)
+    if name is None:
+        return
+    fqn = f"{call.fqn}.{name}" if call.fqn else name
+    skip = SetAttribute(
+        title=f"make {quoted(fqn)} an nn.Identity() where there is nothing to do",
+        code="nn.Identity()",
+        module=call.fqn or "",
+        name=name,
+        value=lambda _module: nn.Identity(),
+    )
+    yield Suspicion(
+        diagnosis="missing-attribute",
+        module=call.fqn or "",
+        message=f"{named(case, call.fqn or '')} calls its layer {name!r}, which is None",
+        arithmetic=f"self.{name} is None",
+        candidates=(candidate(skip, weight=STRONG),),
+        weight=STRONG,
+        advice=(f"build {quoted(fqn)} in __init__, or call it only where it is not None",),
+    )
 
 
 def _missing_attribute(case: Case) -> Iterator[Suspicion]:
