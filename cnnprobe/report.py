@@ -12,19 +12,26 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
+from cnnprobe.history import History
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.layout.findings import with_findings
 from cnnprobe.render import Document, render, suffixes
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-_SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace, "findings": tuple[Finding, ...], "explanation": Explanation | None, "graph": Graph | None}
+_SAVED = ("trace", "findings", "explanation", "graph", "history")
+_PARTS: Mapping[str, Any] = {
+    "trace": Trace,
+    "findings": tuple[Finding, ...],
+    "explanation": Explanation | None,
+    "graph": Graph | None,
+    "history": History | None,
+}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
-_FRAGMENT = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters")
-_PAGE = ("failure", "patch", "evidence", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
+_FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
+_PAGE = ("failure", "patch", "evidence", "history", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -35,6 +42,7 @@ class Report:
     findings: tuple[Finding, ...] = ()  # root causes first
     explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
     graph: Any = None  # a Graph where one was asked for
+    history: History | None = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
     error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
 
@@ -126,7 +134,8 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
-    document = lay_out_trace(report.trace, depth=depth, sections=sections, explanation=report.explanation, graph=report.graph, **view)
+    parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
+    document = lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
     return with_findings(document, report.findings, report.trace) if report.findings else document
 
 
