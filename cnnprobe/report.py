@@ -106,7 +106,7 @@ class Report:
 
 
 def load(path: str | os.PathLike[str]) -> Report:
-    """The report that `Report.save` has written to a `.json` file, equal to the one that was saved.
+    """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one that was saved.
 
     Raises:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
@@ -118,11 +118,27 @@ def load(path: str | os.PathLike[str]) -> Report:
         raise ProbeError(f"the report cannot be read: {error.strerror or error}", where=where, fix="check the path") from error
     except UnicodeDecodeError as error:
         raise ProbeError("this is no JSON text", where=where, fix='give a file that report.save("name.json") has written') from error
-    data = schema.parse(text, expected=Report.__name__, where=where)
+    data = schema.parse(_json_of(text, where), expected=Report.__name__, where=where)
     try:
         return Report(**_parts(data))
     except ProbeError as error:
         raise ProbeError(f"the report is damaged: {error.what}", where=f"{where}, at {error.where}", fix=error.fix) from error
+
+
+def _json_of(text: str, where: str) -> str:
+    """The text itself, or what a page carries."""
+    if not text.lstrip().lower().startswith("<!doctype html"):
+        return text
+    from cnnprobe.render.page.packing import carried
+
+    fix = 'give a page or a JSON file that report.save("name.html") or report.save("name.json") has written'
+    try:
+        data = carried(text)
+    except ValueError as error:
+        raise ProbeError(f"the report in this page is damaged: {error}", where=where, fix=fix) from error
+    if data is None:
+        raise ProbeError("this page carries no report", where=where, fix=fix)
+    return data
 
 
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
