@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnnprobe.api import autograd_graph, compare, diagnose, last_report, probe, record, refactor, rules
     from cnnprobe.diagnosis import Finding
+    from cnnprobe.displays import live
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
     from cnnprobe.notebook import probed
@@ -28,6 +29,7 @@ __all__ = [
     "compare",
     "diagnose",
     "last_report",
+    "live",
     "load",
     "probe",
     "probed",
@@ -48,6 +50,7 @@ _HOMES = {
     "compare": "api",
     "diagnose": "api",
     "last_report": "api",
+    "live": "displays",
     "load": "report",
     "probe": "api",
     "probed": "notebook",

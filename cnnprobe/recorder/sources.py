@@ -17,6 +17,7 @@ thread_id = threading.get_ident
 _TORCH = str(pathlib.Path(torch.__file__).parent)
 _MODULE = nn.Module._call_impl.__code__.co_filename
 _OURS = str(pathlib.Path(__file__).parent.parent)
+_COMMAND = str(pathlib.Path(_OURS) / "cli")
 _MOST_FRAMES = 24  # between a function's call and the mode that sees it; more are the user's recursion
 
 
@@ -36,6 +37,8 @@ def of_module_call(frame: FrameType | None, parent: "Row | None") -> str:
     while frame is not None and frame.f_code.co_filename == _MODULE:
         frame = frame.f_back
     while frame is not None and parent is None and frame.f_code.co_filename.startswith(_OURS):
+        if frame.f_code.co_filename.startswith(_COMMAND):
+            return ""  # the model was called by the command: there is no line of the user's
         frame = frame.f_back
     if frame is None:
         return ""
