@@ -245,7 +245,7 @@ class _Reading:
 
     ledger: Ledger
     trace: Trace
-    findings: Any = ()
+    findings: Any = field(default_factory=list)
     ended: bool = False
 
     def take(self, said: Mapping[str, Any]) -> None:

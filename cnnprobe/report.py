@@ -13,6 +13,7 @@ from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.history import History
+from cnnprobe.journal import read_journal
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.layout.findings import with_findings
 from cnnprobe.render import Document, render, suffixes
@@ -113,6 +114,9 @@ def load(path: str | os.PathLike[str]) -> Report:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
+    if Path(path).suffix.lower() == ".jsonl":
+        trace, history, findings = read_journal(path)
+        return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
