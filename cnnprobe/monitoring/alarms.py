@@ -63,13 +63,12 @@ def refuse_gradients(watch: "Watch") -> None:
     sheet = watch.wiring.sheet
     values = sheet.table.values[: sheet.next]
     codes = watch.ledger.codes()[values[:, SLOT].astype(np.int64)]
-    odd = np.flatnonzero(
-        (values[:, WRITTEN] == 1) & (values[:, 6:8] > 0).any(1) & ((codes == drafts.GRADIENT) | (codes == drafts.PARAMETERS_GRADIENT))
-    )
-    if not len(odd):
-        return
-    slot = watch.ledger.slots[int(values[odd[0], SLOT])]
-    row = np.append(values[odd[0], :WRITTEN], np.nan)
+    odd = (values[:, WRITTEN] == 1) & (values[:, 6:8] > 0).any(1)
+    if not (odd & (codes == drafts.PARAMETERS_GRADIENT)).any():
+        return  # what a ReLU has stopped harms nobody
+    first = np.flatnonzero(odd & ((codes == drafts.GRADIENT) | (codes == drafts.PARAMETERS_GRADIENT)))[0]
+    slot = watch.ledger.slots[int(values[first, SLOT])]
+    row = np.append(values[first, :WRITTEN], np.nan)
     found = drafts.event(watch.step, slot, row, watch.before)
     watch.ledger.nonfinite = watch.ledger.nonfinite or found
     raise NonFiniteError(

@@ -143,8 +143,8 @@ def _first_odd(draft: Draft, ledger: Ledger, measured: _Measured, loss: float | 
     if loss is not None and not math.isfinite(loss):
         return _of_loss(draft, ledger, loss)
     found = np.flatnonzero(odd & ((codes == GRADIENT) | (codes == PARAMETERS_GRADIENT)))
-    if not len(found) or draft.skipped:  # an overflow that the GradScaler has dealt with
-        return None
+    if draft.skipped or not (odd & (codes == PARAMETERS_GRADIENT)).any():
+        return None  # an overflow that the GradScaler has dealt with, or one that ended at a ReLU
     return event(draft.step, ledger.slots[slots[found[0]]], rows[found[0]], _before(ledger))
 
 

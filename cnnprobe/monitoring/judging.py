@@ -59,10 +59,9 @@ def _evidence(watch: "Watch") -> Evidence:
     last = _with_statistics(first, watch, cube)
     steps = tuple(_steps(watch, cube, first, last))
     event = ledger.nonfinite
-    late = event is not None and event.what == "activation" and event.step > 0
     return Evidence(
         trace=first,
-        evaluation=_of_event(first, event) if late and event is not None else last,
+        evaluation=_of_event(first, event) if event is not None and event.what == "activation" and event.step > 0 else first,
         steps=steps,
         values=_values(watch, cube, event),
         optimizers=tuple(_optimizers(watch)),

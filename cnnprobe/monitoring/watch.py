@@ -162,8 +162,15 @@ class Watch(Events):
                 self._graphs.add(leaf, str(self.step))
                 break
 
+    def _keep_first(self) -> None:
+        """Take the recorder's hooks off; never while the root calls its hooks, as it has listed them already."""
+        if self.first.over and self._trace is None:
+            self._trace = self.first.trace
+            self.first.detach()
+
     def begin_backward(self) -> None:
         """The first gradient arrives: by now `.grad` should have been cleared."""
+        self._keep_first()
         names = {id(each.tensor): each.name for each in self.parameters.watched}
         stale = tuple(names[id(parameter)] for parameter in self.loop.stale() if id(parameter) in names)
         if stale:
@@ -203,10 +210,11 @@ class Watch(Events):
         self._told, self.seen, self._scale, self._scaled = False, None, None, (0, 0)
         self.step = step + 1
         self.settle(waiting=self.settings.raise_on_nan or len(self._waiting) > _LATE)
+        if self.settings.raise_on_nan:
+            alarms.refuse_late(self)
         self.pace.took(step, seconds, observed=observed)
-        if self.first.over and self._trace is None:
-            self._trace = self.first.trace
-            self.first.detach()
+        if self.optimizers and not skipped:
+            self._keep_first()
         return self.pace.is_due(self.step)
 
     def _curves(self, seconds: float) -> dict[str, float]:
