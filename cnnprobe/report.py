@@ -13,7 +13,6 @@ from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.history import History
-from cnnprobe.journal import read_journal
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.layout.findings import with_findings
 from cnnprobe.render import Document, render, suffixes
@@ -115,6 +114,8 @@ def load(path: str | os.PathLike[str]) -> Report:
     """
     where = str(Path(path))
     if Path(path).suffix.lower() == ".jsonl":
+        from cnnprobe.journal import read_journal  # numpy is for those who read one
+
         trace, history, findings = read_journal(path)
         return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
     try:
