@@ -201,7 +201,7 @@ def test_decorated_model_can_be_compiled(make, how):
 @pytest.mark.parametrize(
     "transform",
     [
-        lambda m: torch.fx.symbolic_trace(m),
+        torch.fx.symbolic_trace,
         lambda m: torch.export.export(m, (images(),)).module(),
         lambda m: lambda x: torch.func.functional_call(m, dict(m.named_parameters()) | dict(m.named_buffers()), x),
         lambda m: torch.func.vmap(lambda x: m(x[None])[0]),
