@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import autograd_graph, compare, diagnose, last_report, probe, record, refactor, rules
+    from cnnprobe.api import autograd_graph, compare, diagnose, last_report, monitor, probe, record, refactor, rules
     from cnnprobe.diagnosis import Finding
     from cnnprobe.displays import live
     from cnnprobe.errors import ProbeError
@@ -31,6 +31,7 @@ __all__ = [
     "last_report",
     "live",
     "load",
+    "monitor",
     "probe",
     "probed",
     "record",
@@ -52,6 +53,7 @@ _HOMES = {
     "last_report": "api",
     "live": "displays",
     "load": "report",
+    "monitor": "api",
     "probe": "api",
     "probed": "notebook",
     "record": "api",

@@ -113,6 +113,11 @@ def load(path: str | os.PathLike[str]) -> Report:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
+    if Path(path).suffix.lower() == ".jsonl":
+        from cnnprobe.journal import read_journal  # numpy is for those who read one
+
+        trace, history, findings = read_journal(path)
+        return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
