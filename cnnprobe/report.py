@@ -29,7 +29,7 @@ _PARTS: Mapping[str, Any] = {
 }
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
-_SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
+_SHOWN_IN_NOTEBOOK = 200  # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
 _FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
 _PAGE = ("failure", "patch", "evidence", "history", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
@@ -102,7 +102,8 @@ class Report:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
         document = _laid_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
-        return {"text/plain": str(self), "text/html": render(document, "fragment")}
+        text = render(_laid_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
+        return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
 def load(path: str | os.PathLike[str]) -> Report:
@@ -112,6 +113,11 @@ def load(path: str | os.PathLike[str]) -> Report:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
+    if Path(path).suffix.lower() == ".jsonl":
+        from cnnprobe.journal import read_journal  # numpy is for those who read one
+
+        trace, history, findings = read_journal(path)
+        return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from cnnprobe.crash.shadow import Rewriting, Shadow, bind
-from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.inventory import class_of, named_modules
+from cnnprobe.recorder.values import argument_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +162,22 @@ class ChangeInput(Edit):
             shadow.kwargs = {**kwargs, first: self.function(kwargs[first])}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChangeTensor(Edit):
+    """Pass the tensor that stands at a path of the model's arguments through a function: "[1]", "image", "['mask']"."""
+
+    path: str
+    function: Callable[[Any], Any]
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        args, kwargs = shadow.args, shadow.kwargs
+        meant = next(value for path, value in argument_leaves(args, kwargs) if path == self.path)
+        change = lambda value: self.function(value) if value is meant else value  # noqa: E731
+        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
+        shadow.args, shadow.kwargs = tree_map(change, args), tree_map(change, kwargs)
+
+
 def _set_arguments(shadow: Shadow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     shadow.args, shadow.kwargs = args, kwargs
 
@@ -259,13 +276,16 @@ class SetMode(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class Bind(Edit):
-    """Give the module `module` another forward."""
+    """Give the class of the module `module` another forward."""
 
     function: Callable[..., Any]
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
-        bind(shadow.module(self.module or ""), "forward", self.function, shadow.undo)
+        kind = type(shadow.module(self.module or ""))
+        for _, module, first in named_modules(shadow.model):
+            if first and type(module) is kind:
+                bind(module, "forward", self.function, shadow.undo)
 
 
 @dataclass(frozen=True, kw_only=True)

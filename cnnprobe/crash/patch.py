@@ -331,9 +331,20 @@ def _bound(case: Case, edit: Bind) -> list[Change]:
         at = file.text.index(f"def {function.name}", start, end)
         return [Change(file.path, at, at + len(f"def {function.name}"), edit.code)]
     file, function = _method(kind, "forward")
+    if edit.code.startswith("return "):
+        return [_returned(file, function.body[-1], edit.code)]
     found = [
         node.value
         for node in ast.walk(function)
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1
     ]
     return [file.replace(value, file.source(value.elts[0])) for value in found]
+
+
+def _returned(file: File, last: ast.stmt, code: str) -> Change:
+    """The last statement as a return, or a return after it."""
+    start, end = file.span(last)
+    if isinstance(last, ast.Expr):
+        return Change(file.path, start, start, "return ")
+    indent = file.text[:start].rpartition("\n")[2]
+    return Change(file.path, end, end, f"\n{indent if not indent.strip() else ' ' * last.col_offset}{code}")

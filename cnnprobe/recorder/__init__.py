@@ -28,7 +28,7 @@ from cnnprobe.trace import Trace
 KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
 _FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
 
-__all__ = ["Observation", "Recording", "Witness", "is_compiled", "observe", "preserved"]
+__all__ = ["Observation", "Recording", "Witness", "is_compiled", "observable", "observe", "preserved"]
 
 
 class Witness(Protocol):
@@ -69,8 +69,7 @@ class Recording:
         self._tree = list(named_modules(model))
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
-        self._sealed = [] if through_compiled else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
-        visible = [entry for entry in self._tree if not _is_sealed(entry[0], entry[1], self._sealed)]
+        visible, self._sealed = (self._tree, []) if through_compiled else observable(self._tree)
         self._watcher = Watcher(model, visible, summarise=summarise_by, guard=guard, on_root=self._finish)
         self._limit = 0
         self.forwards = 0
@@ -131,6 +130,12 @@ def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
 
 def _has_compiled_code(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+
+
+def observable(tree: Tree) -> tuple[Tree, list[str]]:
+    """The modules whose hooks run as they stand in a model, and the fqns of compiled ones, whose inside they do not."""
+    sealed = [fqn for fqn, module, _ in tree if _has_compiled_code(module)]
+    return [entry for entry in tree if not _is_sealed(entry[0], entry[1], sealed)], sealed
 
 
 def _is_sealed(fqn: str, module: nn.Module, sealed: list[str]) -> bool:

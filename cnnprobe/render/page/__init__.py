@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from cnnprobe.render.document import Document
 from cnnprobe.render.page.packing import pack
-from cnnprobe.render.page.views import Beside, arranged, bars, column_styles, table_view
+from cnnprobe.render.page.views import arranged, bars, column_styles, table_view
 from cnnprobe.render.units import inert, inert_lines
 
 _PARTS = ("ground.js", "trees.js", "marks.js", "pictures.js")
@@ -62,7 +62,7 @@ def _environment() -> Environment:
 
 
 def _kind(block: object) -> str:
-    return "Beside" if isinstance(block, Beside) else type(block).__name__
+    return type(block).__name__
 
 
 @functools.cache

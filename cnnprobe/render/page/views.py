@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 from markupsafe import Markup
 
-from cnnprobe.render.document import Block, Cell, Column, Picture, Row, Shares, Spread, Table
+from cnnprobe.render.document import Block, Cell, Column, Picture, Row, Shares, Spread, Table, Trend
 from cnnprobe.render.drawing import Axis, axis_of, draw_spread
+from cnnprobe.render.trends import draw_trend
 from cnnprobe.render.units import inert, inert_lines, percent, written
 
 _OPEN_ROWS = 60  # rows that are open at first: as many levels as fit
@@ -28,6 +30,13 @@ class Beside:
 
     table: Table
     pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charts:
+    """Charts that are seen together."""
+
+    charts: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +62,20 @@ class Bar:
     told: str
 
 
-def arranged(blocks: Iterable[Block]) -> Iterator[Block | Beside]:
-    """The blocks, with pictures that follow a tree right beside it."""
+def arranged(blocks: Iterable[Block]) -> Iterator[Block | Beside | Charts]:
+    """The blocks, with pictures that follow a tree right beside it, and charts in a row together."""
+    for kind, found in groupby(_attached(blocks), lambda block: isinstance(block, Picture) and block.is_chart):
+        if kind:
+            yield Charts(charts=tuple(block for block in found if isinstance(block, Picture)))
+        else:
+            yield from found
+
+
+def _attached(blocks: Iterable[Block]) -> Iterator[Block | Beside]:
     tree: Table | None = None
     pictures: list[Picture] = []
     for block in (*blocks, None):
-        if tree is not None and isinstance(block, Picture):
+        if tree is not None and isinstance(block, Picture) and not block.is_chart:
             pictures.append(block)
             continue
         if tree is not None:
@@ -97,7 +114,7 @@ def column_styles(page: str) -> str:
 
 _STYLES = {
     "n": "{}{{text-align:right}}",
-    "v": "tbody {}{{color:var(--accent);padding-top:1px;padding-bottom:1px}}",
+    "v": "{}{{padding-top:1px;padding-bottom:1px}}",
     "r": ".tree:not(.all) {}{{display:none}}",
     "w": "@container (max-width:980px){{.tree:not(.all) {}{{display:none}}}}",
 }
@@ -136,6 +153,8 @@ def _row(table: Table, row: Row, axis: Axis, wholes: Sequence[float]) -> Iterato
 
 def _cell(cell: Cell, column: Column, axis: Axis, whole: float) -> tuple[str, Mapping[str, str]]:
     """The text or drawing, and the attributes: of a drawing the number to sort by, of a number its share of the whole."""
+    if isinstance(cell, Trend):
+        return Markup(draw_trend(cell.values)), {}  # noqa: S704 - made of numbers
     if isinstance(cell, Spread):
         return Markup(draw_spread(cell, axis, framed=False)), {"data-v": f"{cell.std:.4g}"}  # noqa: S704 - made of numbers
     text = inert(written(cell, column.unit))
