@@ -90,7 +90,7 @@ def probe(request: pytest.FixtureRequest) -> "Callable[..., Report]":
 
 @pytest.fixture
 def cnnprobe_monitor(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Monitor]]":
-    """A monitor, begun at once and ended with the test: `watched = cnnprobe_monitor(model, optimizer)`, then train.
+    """A function as `cnnprobe.monitor`, whose monitor is begun at once and ended with the test.
 
     Its history and findings are on the page of a failing test, where reports are asked for.
     """
@@ -100,8 +100,9 @@ def cnnprobe_monitor(request: pytest.FixtureRequest) -> "Iterator[Callable[..., 
     with contextlib.ExitStack() as running:
 
         def watch(model: Any, optimizer: Any = None, **options: Any) -> "Monitor":
-            reports.append(running.enter_context(cnnprobe.monitor(model, optimizer, **options)))
-            return reports[-1]
+            monitor = running.enter_context(cnnprobe.monitor(model, optimizer, **options))
+            reports.append(monitor)
+            return monitor
 
         yield watch
 
@@ -148,7 +149,7 @@ def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | N
     if item.config.getini("cnnprobe_explain") and (text := failures.explained(error, crashed)):
         report.sections.append(("cnnprobe", text))
     if folder is not None:
-        kept = [getattr(each, "report", each) for each in item.stash.get(REPORTS, [])]
+        kept: list[Any] = [getattr(each, "report", each) for each in item.stash.get(REPORTS, [])]
         found = [*kept, *(each for each in (crashed, getattr(error, "report", None)) if each is not None)]
         for path in failures.write_pages(found or failures.reports_of_called(item), folder, item):
             report.sections.append(("cnnprobe report", path))
