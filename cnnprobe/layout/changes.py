@@ -7,13 +7,12 @@ from cnnprobe.render.document import Block, Column, Row, Table
 from cnnprobe.render.units import count, size
 
 _NAMED = 8  # layers in a line; of others only how many
-_STRUCTURE = ("operations", "shapes", "parameters", "hyperparameters")
 
 
 def lay_out_changes(outcome: Outcome) -> Iterator[Block]:
-    """The totals of both models and the layers that are not the same in both; nothing where the structure is the same."""
-    totals = {"parameters": outcome.parameters, **outcome.costs}
-    if all(outcome.levels.get(level) is not False for level in _STRUCTURE) and all(a == b for a, b in totals.values()):
+    """The totals of both models, and the layers that are not the same in both; nothing where no total changed and no layer came or went."""
+    totals = (outcome.parameters, *outcome.costs.values())
+    if all(a == b for a, b in totals) and all(pair.actual is not None and pair.expected is not None for pair in outcome.pairs):
         return
     yield Table(
         title="What changed",
