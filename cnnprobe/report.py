@@ -12,19 +12,26 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
+from cnnprobe.history import History
 from cnnprobe.layout import lay_out_trace
 from cnnprobe.layout.findings import with_findings
 from cnnprobe.render import Document, render, suffixes
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-_SAVED = ("trace", "findings", "explanation", "graph")
-_PARTS: Mapping[str, Any] = {"trace": Trace, "findings": tuple[Finding, ...], "explanation": Explanation | None, "graph": Graph | None}
+_SAVED = ("trace", "findings", "explanation", "graph", "history")
+_PARTS: Mapping[str, Any] = {
+    "trace": Trace,
+    "findings": tuple[Finding, ...],
+    "explanation": Explanation | None,
+    "graph": Graph | None,
+    "history": History | None,
+}
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
-_SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
-_FRAGMENT = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters")
-_PAGE = ("failure", "patch", "evidence", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
+_SHOWN_IN_NOTEBOOK = 200  # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
+_FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
+_PAGE = ("failure", "patch", "evidence", "history", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -35,6 +42,7 @@ class Report:
     findings: tuple[Finding, ...] = ()  # root causes first
     explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
     graph: Any = None  # a Graph where one was asked for
+    history: History | None = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
     error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
 
@@ -94,27 +102,49 @@ class Report:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
         document = _laid_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
-        return {"text/plain": str(self), "text/html": render(document, "fragment")}
+        text = render(_laid_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
+        return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
 def load(path: str | os.PathLike[str]) -> Report:
-    """The report that `Report.save` has written to a `.json` file, equal to the one that was saved.
+    """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one that was saved.
 
     Raises:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
+    if Path(path).suffix.lower() == ".jsonl":
+        from cnnprobe.journal import read_journal  # numpy is for those who read one
+
+        trace, history, findings = read_journal(path)
+        return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ProbeError(f"the report cannot be read: {error.strerror or error}", where=where, fix="check the path") from error
     except UnicodeDecodeError as error:
         raise ProbeError("this is no JSON text", where=where, fix='give a file that report.save("name.json") has written') from error
-    data = schema.parse(text, expected=Report.__name__, where=where)
+    data = schema.parse(_json_of(text, where), expected=Report.__name__, where=where)
     try:
         return Report(**_parts(data))
     except ProbeError as error:
         raise ProbeError(f"the report is damaged: {error.what}", where=f"{where}, at {error.where}", fix=error.fix) from error
+
+
+def _json_of(text: str, where: str) -> str:
+    """The text itself, or what a page carries."""
+    if not text.lstrip().lower().startswith("<!doctype html"):
+        return text
+    from cnnprobe.render.page.packing import carried
+
+    fix = 'give a page or a JSON file that report.save("name.html") or report.save("name.json") has written'
+    try:
+        data = carried(text)
+    except ValueError as error:
+        raise ProbeError(f"the report in this page is damaged: {error}", where=where, fix=fix) from error
+    if data is None:
+        raise ProbeError("this page carries no report", where=where, fix=fix)
+    return data
 
 
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +156,8 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
-    document = lay_out_trace(report.trace, depth=depth, sections=sections, explanation=report.explanation, graph=report.graph, **view)
+    parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
+    document = lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
     return with_findings(document, report.findings, report.trace) if report.findings else document
 
 

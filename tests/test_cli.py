@@ -209,6 +209,12 @@ def test_probe_of_a_crash_shows_the_rows_until_then_and_exits_3(folder):
     assert "Traceback" not in result.output
 
 
+def test_probe_of_a_crash_names_no_line_of_the_command_itself():
+    result = run("probe", "torchvision:resnet18", "--input", "1,1,64,64", code=3)
+    assert "where: module 'conv1' (Conv2d)\n" in result.stdout
+    assert "click" not in result.stdout
+
+
 def test_probe_of_a_crash_tells_it_on_stderr_where_a_machine_reads_the_result(folder):
     result = probe("Crashes", "--input", "1,3,8,8", "--format", "json", code=3)
     assert "RuntimeError" == json.loads(result.stdout)["trace"]["failure"]["kind"]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
+from cnnprobe.history import History
 from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
 from cnnprobe.layout.explanations import evidence_blocks, explanation_notice, lay_out_explanation, patch_blocks
 from cnnprobe.layout.folding import fold
+from cnnprobe.layout.histories import history_blocks, lay_out_history
 from cnnprobe.layout.parts import shares
 from cnnprobe.layout.shapes import lay_out_shapes
 from cnnprobe.layout.summary import failure_notice, introduction, observations, total_facts
@@ -19,10 +21,12 @@ from cnnprobe.render.document import Block, Code, Document, Folded, Heading, Tab
 from cnnprobe.totals import total
 from cnnprobe.trace import Trace
 
-__all__ = ["SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_parameters", "lay_out_shapes", "lay_out_trace"]
+__all__ = [
+    "SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace",
+]  # fmt: skip
 
-SECTIONS = ("failure", "patch", "evidence", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
-_USUAL = ("failure", "evidence", "modules", "totals", "notes")
+SECTIONS = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
+_USUAL = ("failure", "evidence", "history", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
@@ -36,6 +40,7 @@ class _View:
     drawn: bool = False
     graph: Graph | None = None
     explanation: Explanation | None = None
+    history: History | None = None
 
 
 def lay_out_trace(
@@ -48,18 +53,20 @@ def lay_out_trace(
     drawn: bool = False,
     graph: Graph | None = None,
     explanation: Explanation | None = None,
+    history: History | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default failure, evidence, modules, totals, notes.
+        sections: which parts, of `SECTIONS`; default failure, evidence, history, modules, totals, notes.
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
         drawn: whether the table has a column of drawings of how the values lie.
         graph: autograd's, shown in the section "graph" after the pictures of the modules.
         explanation: why it raised; stands in place of the bare failure.
+        history: the training steps that were watched, shown before the modules.
 
     Raises:
         UsageError: `depth` is negative.
@@ -67,7 +74,7 @@ def lay_out_trace(
     """
     if depth is not None and depth < 0:
         raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
-    view = _View(depth, folded, most_rows, drawn, graph, explanation)
+    view = _View(depth, folded, most_rows, drawn, graph, explanation, history)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
@@ -101,6 +108,10 @@ def _evidence(_trace: Trace, view: _View) -> Iterable[Block]:
 
 def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
     return () if view.explanation is None else patch_blocks(view.explanation)
+
+
+def _history(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.history is None else (Heading(text="Training"), *history_blocks(view.history, drawn=view.drawn))
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:
@@ -160,6 +171,7 @@ _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _failure,
     "patch": _patch,
     "evidence": _evidence,
+    "history": _history,
     "modules": _modules,
     "totals": _totals,
     "notes": _notes,

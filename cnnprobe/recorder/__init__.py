@@ -7,7 +7,7 @@ import contextlib
 import copy
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from types import TracebackType
@@ -29,7 +29,7 @@ from cnnprobe.trace import Trace
 KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
 _FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
 
-__all__ = ["Observation", "Recording", "Witness", "is_compiled", "observe", "preserved"]
+__all__ = ["Observation", "Recording", "Witness", "is_compiled", "observable", "observe", "preserved"]
 
 
 class Witness(Protocol):
@@ -71,9 +71,8 @@ class Recording:
             self._tree = Tree(model)
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
-        compiled = [place for place, module in enumerate(self._tree.modules) if _has_compiled_code(module)]
-        self._sealed = [] if through_compiled else [self._tree.fqns[place] for place in compiled]
-        if compiled:
+        self._sealed = [] if through_compiled else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
+        if self._sealed:
             self._tree.left_out = frozenset(k for k, (fqn, module, _) in enumerate(self._tree) if _is_sealed(fqn, module, self._sealed))
         self._watcher = Watcher(model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish)
         self._limit = 0
@@ -134,6 +133,12 @@ def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
 
 def _has_compiled_code(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+
+
+def observable(tree: Sequence[tuple[str, nn.Module, bool]]) -> tuple[list[tuple[str, nn.Module, bool]], list[str]]:
+    """The modules whose hooks run as they stand in a model, and the fqns of compiled ones, whose inside they do not."""
+    sealed = [fqn for fqn, module, _ in tree if _has_compiled_code(module)]
+    return [entry for entry in tree if not _is_sealed(entry[0], entry[1], sealed)], sealed
 
 
 def _is_sealed(fqn: str, module: nn.Module, sealed: list[str]) -> bool:

@@ -108,6 +108,11 @@ def class_of(module: nn.Module) -> type:
     return kind
 
 
+def is_stock(module: nn.Module) -> bool:
+    """Whether the class is torch's own."""
+    return _is_torchs(class_of(module))
+
+
 @functools.lru_cache(maxsize=4096)
 def _is_torchs(kind: type) -> bool:
     return kind.__module__.startswith(("torch.nn.", "torch.ao."))
@@ -115,11 +120,12 @@ def _is_torchs(kind: type) -> bool:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether it is a stock layer whose inside is torch's business: its functions are no rows."""
-    return _is_torchs(class_of(module)) and (not module._modules or isinstance(module, WHOLE)) and type(module) not in CONTAINERS
+    return is_stock(module) and (not module._modules or isinstance(module, WHOLE)) and type(module) not in CONTAINERS
 
 
-def configuration(module: nn.Module, kind: "Kind") -> dict[str, object]:
+def configuration(module: nn.Module, kind: "Kind | None" = None) -> dict[str, object]:
     """The constructor-like attributes: public, plain, own. `bias` is whether there is one."""
+    kind = kind or Kind(module)
     config: dict[str, object] = {}
     attributes = module.__dict__
     for name in kind.public_names(module):

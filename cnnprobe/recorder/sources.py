@@ -20,6 +20,7 @@ _MODULE = nn.Module._call_impl.__code__.co_filename
 _WRAPPED = getattr(nn.Module, "_wrapped_call_impl", nn.Module._call_impl).__code__
 _TO_WRAPPED = 4  # of_module_call <- hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller
 _OURS = str(pathlib.Path(__file__).parent.parent)
+_COMMAND = str(pathlib.Path(_OURS) / "cli")
 _MOST_FRAMES = 24  # between a function's call and the mode that sees it; more are the user's recursion
 
 
@@ -47,6 +48,8 @@ def of_module_call(parent: "ModuleRow | None") -> str:
     while frame is not None and frame.f_code.co_filename == _MODULE:
         frame = frame.f_back
     while frame is not None and parent is None and frame.f_code.co_filename.startswith(_OURS):
+        if frame.f_code.co_filename.startswith(_COMMAND):
+            return ""  # the model was called by the command: there is no line of the user's
         frame = frame.f_back
     if frame is None:
         return ""
