@@ -20,6 +20,7 @@ _FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 _SECONDS = 60.0
+_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class BrowserError(Exception):
@@ -136,6 +137,11 @@ class Page:
             raise BrowserError(answer["exceptionDetails"].get("exception", {}).get("description") or str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
+    def busy(self) -> float:
+        """Milliseconds of processor time that the main thread of a page that is `measured` has worked so far."""
+        metrics = self.send("Performance.getMetrics")["metrics"]
+        return 1000 * next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
+
     def prefer(self, *, dark: bool) -> None:
         """What the system's setting says of light and dark."""
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
@@ -152,7 +158,8 @@ class Page:
     def press(self, key: str) -> None:
         """A real key: "ArrowDown", "Enter", or a character."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        number = {"windowsVirtualKeyCode": _KEYS[key]} if key in _KEYS else {}  # what the browser itself does with a key goes by it
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text, **number)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
     def type(self, text: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import cnnprobe
-from benchmarks.chromium import Browser, Page
+from benchmarks.chromium import Browser
 
 _SEARCH = (
     "(() => { const i = document.querySelector('input[type=search]'); i.value = 'conv 7'; i.dispatchEvent(new Event('input'));"
@@ -48,12 +48,6 @@ def timed(act: Callable[[], Any]) -> tuple[Any, float]:
     return act(), time.process_time() - start
 
 
-def busy(page: Page) -> float:
-    """Milliseconds that the page's main thread has worked so far."""
-    metrics = page.send("Performance.getMetrics")["metrics"]
-    return 1000 * next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
-
-
 def main() -> None:
     """Print one line for each size."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -70,10 +64,10 @@ def main() -> None:
                 path.write_text(text, encoding="utf-8")
                 written.append(seconds)
                 page = browser.open(path, measured=True)
-                at = [busy(page)]
+                at = [page.busy()]
                 for script in (_SEARCH, _SORT):
                     page.run(script)
-                    at.append(busy(page))
+                    at.append(page.busy())
                 page.close()
                 for times, took in zip((opened, searched, ordered), (at[0], at[1] - at[0], at[2] - at[1]), strict=True):
                     times.append(took)

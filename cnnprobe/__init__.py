@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import autograd_graph, compare, diagnose, last_report, probe, record, refactor, rules
+    from cnnprobe.api import autograd_graph, compare, diagnose, last_report, monitor, probe, record, refactor, rules
     from cnnprobe.diagnosis import Finding
+    from cnnprobe.displays import live
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
     from cnnprobe.notebook import probed
@@ -28,7 +29,9 @@ __all__ = [
     "compare",
     "diagnose",
     "last_report",
+    "live",
     "load",
+    "monitor",
     "probe",
     "probed",
     "record",
@@ -48,7 +51,9 @@ _HOMES = {
     "compare": "api",
     "diagnose": "api",
     "last_report": "api",
+    "live": "displays",
     "load": "report",
+    "monitor": "api",
     "probe": "api",
     "probed": "notebook",
     "record": "api",

@@ -171,7 +171,7 @@ def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
             rule="crash", code="CP000", severity=Severity.ERROR, module=failure.module, message=message, fix=fix, source=failure.source
         )
     best = explanation.repairs[0] if explanation.repairs else None
-    tried = f" (tried: {best.tried})" if best is not None and best.tried else ""
+    tried = f" ({best.tried})" if best is not None and best.tried else ""
     return Finding(
         rule=explanation.diagnosis,
         code="CP000",

@@ -6,6 +6,7 @@ ProbeError                  anything that cnnprobe reports by itself (exit code 
 ├── TargetError             the model, its weights or its inputs could not be had (exit code 3)
 ├── ShapeError              a tensor has not the shape that is needed; also a ValueError
 └── CheckError              a check failed (exit code 1)
+    └── NonFiniteError      a NaN or Inf was met where a monitor was told to stop at the first
 """
 
 import difflib
@@ -67,6 +68,10 @@ class CheckError(ProbeError):
     """A check that was asked for failed."""
 
     exit_code = 1
+
+
+class NonFiniteError(CheckError):
+    """A NaN or Inf was met in a training run that is to stop at the first one."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ _PARTS: Mapping[str, Any] = {
 }
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
-_SHOWN_IN_NOTEBOOK = 400  # rows; a notebook keeps every output, and at 700 bytes a row this is 300 kB
+_SHOWN_IN_NOTEBOOK = 200  # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
 _FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
 _PAGE = ("failure", "patch", "evidence", "history", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
 
@@ -102,27 +102,49 @@ class Report:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
         document = _laid_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
-        return {"text/plain": str(self), "text/html": render(document, "fragment")}
+        text = render(_laid_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
+        return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
 def load(path: str | os.PathLike[str]) -> Report:
-    """The report that `Report.save` has written to a `.json` file, equal to the one that was saved.
+    """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one that was saved.
 
     Raises:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
+    if Path(path).suffix.lower() == ".jsonl":
+        from cnnprobe.journal import read_journal  # numpy is for those who read one
+
+        trace, history, findings = read_journal(path)
+        return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ProbeError(f"the report cannot be read: {error.strerror or error}", where=where, fix="check the path") from error
     except UnicodeDecodeError as error:
         raise ProbeError("this is no JSON text", where=where, fix='give a file that report.save("name.json") has written') from error
-    data = schema.parse(text, expected=Report.__name__, where=where)
+    data = schema.parse(_json_of(text, where), expected=Report.__name__, where=where)
     try:
         return Report(**_parts(data))
     except ProbeError as error:
         raise ProbeError(f"the report is damaged: {error.what}", where=f"{where}, at {error.where}", fix=error.fix) from error
+
+
+def _json_of(text: str, where: str) -> str:
+    """The text itself, or what a page carries."""
+    if not text.lstrip().lower().startswith("<!doctype html"):
+        return text
+    from cnnprobe.render.page.packing import carried
+
+    fix = 'give a page or a JSON file that report.save("name.html") or report.save("name.json") has written'
+    try:
+        data = carried(text)
+    except ValueError as error:
+        raise ProbeError(f"the report in this page is damaged: {error}", where=where, fix=fix) from error
+    if data is None:
+        raise ProbeError("this page carries no report", where=where, fix=fix)
+    return data
 
 
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.history import History, numbers
 from cnnprobe.layout import lay_out_history
-from cnnprobe.layout.histories import sparkline
 from cnnprobe.render import Notice, Table, render
+from cnnprobe.render.trends import sparkline
 from cnnprobe.report import Report, load
 from tests import histories, traces
 

@@ -31,15 +31,15 @@ NET = """
             self.fc = nn.Linear(width * 36, 2)
 
         def forward(self, x):
-            return self.fc(torch.flatten(self.conv(x), 1))
+            return self.fc(torch.flatten(torch.relu(self.conv(x)), 1))
 
     class Crash(Net):
         def forward(self, x):
             return self.fc(self.conv(x))
 
-    class Odd(Net):
+    class Linear(Net):
         def forward(self, x):
-            return self.fc(torch.flatten(self.conv(x) * float("inf") * 0, 1))
+            return self.fc(torch.flatten(self.conv(x), 1))
 """
 
 
@@ -88,19 +88,68 @@ def test_changed_architecture_reads_as_a_difference(run, pytester):
     result.stdout.fnmatch_lines(["*the architecture differs from its snapshot in 4 lines*", "*-conv  Conv2d(3, 4*", "*+conv  Conv2d(3, 5*"])
 
 
-def test_snapshot_that_no_test_uses_is_reported(run, pytester):
+def test_snapshots_that_no_test_uses_are_reported(run, pytester):
     run("--cnnprobe-update", test_net=SNAPSHOT_TEST % "")
-    old = pytester.path / "__cnnprobe__" / "test_net" / "test_removed.txt"
-    old.write_text("")
+    folder = pytester.path / "__cnnprobe__"
+    (folder / "test_gone").mkdir()
+    for old in ("test_net/test_removed.txt", "test_gone/test_it.txt"):
+        (folder / old).write_text("")
     result = run()
-    result.stdout.fnmatch_lines(["*architecture snapshots not used by any test*", f"*{old.name}"])
+    result.stdout.fnmatch_lines(["*snapshots not used by any test*", "__cnnprobe__/test_gone/test_it.txt", "*test_net/test_removed.txt"])
+    run("test_net.py::test_net").stdout.no_fnmatch_line("*not used by any test*")
 
 
-def test_snapshots_are_written_and_reported_under_xdist(run, pytester):
-    result = run("-n", "2", "--cnnprobe-update", test_net=SNAPSHOT_TEST % "")
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*architecture snapshots written*"])
-    assert not list(pytester.path.rglob("*.part"))
+SEVERAL = """
+    import unittest
+    import pytest, torch
+    from net import Net
+
+    class TestWide:
+        @pytest.mark.parametrize("width", [5, 6])
+        def test_width(self, width, architecture_snapshot):
+            architecture_snapshot(Net(width))
+
+    class TestNarrow:
+        def test_width(self, architecture_snapshot):
+            architecture_snapshot(Net(2))
+            architecture_snapshot(Net(3))
+            architecture_snapshot(Net(4), name="wider")
+
+    @pytest.mark.parametrize("case", ["a/b", "a:b"])
+    def test_odd(case, architecture_snapshot):
+        architecture_snapshot(Net(len(case) if "/" in case else 9))
+
+    @pytest.fixture(scope="class")
+    def shared():
+        return Net()
+
+    @pytest.mark.usefixtures("shared")
+    class TestShared:
+        def test_one(self, shared, architecture_snapshot):
+            architecture_snapshot(shared)
+
+    class Case(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def take(self, architecture_snapshot):
+            self.snapshot = architecture_snapshot
+
+        @pytest.mark.cnnprobe
+        def test_it(self):
+            self.snapshot(Net(), torch.zeros(2, 3, 8, 8))
+"""
+
+
+def test_snapshots_of_classes_parameters_unittest_and_several_models_keep_apart_under_xdist(run, pytester):
+    result = run("-n", "2", "--cnnprobe-update", test_net=SEVERAL)
+    result.assert_outcomes(passed=7)
+    result.stdout.fnmatch_lines(["*architecture snapshots written*", "__cnnprobe__/test_net/Case.test_it.txt"])
+    found = {path.name for path in (pytester.path / "__cnnprobe__" / "test_net").iterdir()}
+    wide, narrow = {"TestWide.test_width-5.txt", "TestWide.test_width-6.txt"}, {"TestNarrow.test_width.txt", "TestNarrow.test_width.2.txt"}
+    assert found > wide | narrow | {"TestNarrow.test_width.wider.txt", "TestShared.test_one.txt", "Case.test_it.txt"}
+    assert 9 == len(found) and 2 == sum(name.startswith("test_odd-a_b-") for name in found)
+    result = run()
+    result.assert_outcomes(passed=7)
+    result.stdout.no_fnmatch_line("*architecture snapshots*")
 
 
 def test_folder_of_snapshots_can_be_set(run, pytester):
@@ -109,35 +158,113 @@ def test_folder_of_snapshots_can_be_set(run, pytester):
     assert (pytester.path / "shapes" / "test_net" / "test_net.txt").exists()
 
 
-def test_probe_fixture_gives_a_report_and_saves_it_when_the_test_fails(run, pytester):
+def test_pages_are_written_of_the_models_that_failing_tests_used(run, pytester):
     result = run(
         "--cnnprobe-report=pages",
         test_net="""
-            import torch
-            from net import Net
+            import pytest, torch
+            from net import Crash, Linear, Net
+            from cnnprobe.testing import assert_healthy, assert_shapes
 
-            def test_shapes(probe):
+            def test_probed(probe):
                 report = probe(Net(), torch.zeros(2, 3, 8, 8))
                 assert report.trace["conv"].outputs[0].shape == (2, 4, 9, 9)
+
+            def test_called():
+                assert Net()(torch.zeros(2, 3, 8, 8)) is None
+
+            def test_asserted():
+                assert_shapes(Net(), torch.zeros(2, 3, 8, 8), {"conv": "N 5 H W"})
+
+            def test_sick():
+                assert_healthy(Linear(), torch.randn(2, 3, 8, 8))
+
+            @pytest.fixture
+            def features():
+                return Crash()(torch.zeros(2, 3, 8, 8))
+
+            def test_set_up(features):
+                pass
+
+            def test_passes(probe):
+                probe(Net(), torch.zeros(2, 3, 8, 8))
+
+            def test_without_model():
+                assert 1 == 2
         """,
     )
-    result.assert_outcomes(failed=1)
-    (page,) = (pytester.path / "pages").glob("*.html")
-    assert "Conv2d" in page.read_text()
+    result.assert_outcomes(failed=5, errors=1, passed=1)
+    pages = {path.stem.removeprefix("test_net.py_"): path.read_text() for path in (pytester.path / "pages").iterdir()}
+    assert {"test_probed", "test_called", "test_asserted", "test_sick", "test_set_up"} == set(pages)
+    assert all("Conv2d" in page for page in pages.values())
+    assert "missing-nonlinearity" in pages["test_sick"]
+    result.stdout.fnmatch_lines(["*- cnnprobe report -*", "pages/test_net.py_test_set_up.html"])
 
 
-def test_crash_in_any_test_gains_its_explanation(run):
-    result = run(
-        test_net="""
-            import torch
-            from net import Crash
+TRAINING = """
+    import torch
+    from torch import nn
+    from net import Net
 
-            def test_crash():
-                Crash()(torch.zeros(2, 3, 8, 8))
-        """
+    def train(model, watch):
+        loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.1)
+        watched = watch(model, optimizer, loss_fn=loss_fn)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_fn(model(torch.ones(2, 3, 8, 8)), torch.tensor([0, 1])).backward()
+            optimizer.step()
+        return watched
+
+    def test_steps(cnnprobe_monitor):
+        model = Net()
+        test_steps.watched = train(model, cnnprobe_monitor), model
+        assert 3 == len(test_steps.watched[0].history.curve("loss").values)
+
+    def test_is_over_with_the_test():
+        watched, model = test_steps.watched
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert (0, 1, 2) == watched.history.steps
+
+    def test_fails(cnnprobe_monitor):
+        assert train(Net(), cnnprobe_monitor) is None
+"""
+
+
+def test_monitor_fixture_watches_a_training_until_the_test_ends(run, pytester):
+    run("--cnnprobe-report=pages", test_net=TRAINING).assert_outcomes(passed=2, failed=1)
+    (page,) = (pytester.path / "pages").iterdir()
+    assert "test_fails" in page.name and "loss" in page.read_text()
+
+
+CRASHES = """
+    import torch, torch.nn.functional as F
+    from torch import nn
+    from net import Crash, Net
+
+    def test_forward():
+        Crash()(torch.zeros(2, 3, 8, 8))
+
+    def test_loss():
+        nn.CrossEntropyLoss()(Net()(torch.zeros(2, 3, 8, 8)), torch.tensor([0, 2]))
+
+    def test_backward():
+        Net()(torch.zeros(2, 3, 8, 8)).backward()
+"""
+
+
+def test_crash_in_any_test_gains_its_explanation_unless_switched_off(run):
+    result = run(test_net=CRASHES)
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*- cnnprobe -*",
+            "cnnprobe: missing-flatten in *",
+            "  fix: *flatten*tried: the forward passes and gives (2, 2)*",
+            "cnnprobe: label-range*",
+            "cnnprobe: non-scalar-loss*",
+        ]
     )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*- cnnprobe -*", "*'fc'*"])
+    run("-o", "cnnprobe_explain=false").stdout.no_fnmatch_line("*- cnnprobe -*")
 
 
 def test_failure_without_a_model_gains_nothing(run):
@@ -150,7 +277,7 @@ def test_marked_test_fails_at_the_first_module_that_is_not_finite(run):
     result = run(
         test_net="""
             import pytest, torch
-            from net import Net, Odd
+            from net import Net
 
             @pytest.mark.cnnprobe(finite=True)
             def test_sound():
@@ -170,16 +297,48 @@ def test_marked_test_fails_at_the_first_module_that_is_not_finite(run):
     result.stdout.fnmatch_lines(["*NaN or Inf in the output of module 'conv' (Conv2d)*"])
 
 
-def test_unknown_check_in_the_marker_is_an_error(run):
-    result = run(test_net="import pytest\n\n@pytest.mark.cnnprobe(tidy=True)\ndef test_it():\n    pass")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*no check named 'tidy'*"])
+HEALTH = """
+    import pytest, torch
+    from net import Linear, Net
+
+    @pytest.mark.cnnprobe(healthy=True)
+    def test_sound():
+        torch.nn.CrossEntropyLoss()(Net()(x=torch.randn(2, 3, 8, 8)), torch.tensor([0, 1]))
+
+    @pytest.mark.cnnprobe(healthy=True)
+    def test_sick():
+        Linear()(torch.randn(2, 3, 8, 8))
+
+    @pytest.mark.cnnprobe(tidy=True)
+    def test_unknown():
+        pass
+
+    def test_unmarked():
+        net = Linear()
+        torch.nn.init.ones_(net.conv.weight)
+        net(torch.full((2, 3, 8, 8), 3e38))
+"""
+
+
+def test_marked_test_is_held_to_every_rule(run):
+    result = run(test_net=HEALTH)
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(
+        ["E*AssertionError: 1 finding", "E*warning missing-nonlinearity (CP312) in 'conv'*", "E*no check named 'tidy'*"]
+    )
+
+
+def test_every_test_is_held_to_what_the_ini_file_asks_for(run, pytester):
+    pytester.makeini("[pytest]\ncnnprobe_checks = finite")
+    result = run("-k", "unmarked", test_net=HEALTH)
+    result.assert_outcomes(failed=1, deselected=3)
+    result.stdout.fnmatch_lines(["E*NaN or Inf in the output of module 'conv' (Conv2d)"])
 
 
 def test_model_is_tested_without_a_test_file(run):
-    result = run("--cnnprobe", "net.py:Net", "--cnnprobe-input", "2,3,8,8", "-v")
-    result.assert_outcomes(passed=6)
-    result.stdout.fnmatch_lines(["*batch-independent PASSED*"])
+    result = run("--cnnprobe", "net.py:Net", "--cnnprobe-arg", "width=3", "--cnnprobe-input", "1,3,8,8", "-v")
+    result.assert_outcomes(passed=7)
+    result.stdout.fnmatch_lines(["*collected 7 items*", "net.py:Net::batch-independent PASSED*"])
 
 
 def test_model_that_does_not_run_fails_each_check_with_the_module(run):
@@ -202,35 +361,20 @@ def test_traces_compared_by_a_test_show_the_rows_that_differ(run):
         """,
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the traces differ*", "*-conv  Conv2d  (2, 3, 8, 8) -> (2, 5, 6, 6)*"])
-
-
-def test_fixtures_work_in_classes_and_with_parametrisation_and_unittest(run):
-    result = run(
-        "--cnnprobe-update",
-        test_net="""
-            import unittest
-            import pytest, torch
-            from net import Net
-
-            class TestNet:
-                @pytest.mark.parametrize("width", [2, 3])
-                def test_width(self, width, architecture_snapshot):
-                    architecture_snapshot(Net(width))
-
-            class Case(unittest.TestCase):
-                @pytest.mark.cnnprobe(finite=True)
-                def test_it(self):
-                    Net()(torch.zeros(2, 3, 8, 8))
-        """,
-    )
-    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*Trace of Net == Trace of Net*", "*-conv  Conv2d  (2, 3, 8, 8) -> (2, 5, 6, 6)*"])
 
 
 def test_options_stand_in_the_help(run):
     result = run("--help")
     result.stdout.fnmatch_lines(
-        ["*--cnnprobe-update*", "*--cnnprobe-report=DIR*", "*--cnnprobe=SPEC*", "*--cnnprobe-input=SHAPE*", "*cnnprobe_snapshot_dir*"]
+        [
+            "*--cnnprobe-update*",
+            "*--cnnprobe-report=DIR*",
+            "*--cnnprobe=SPEC*",
+            "*--cnnprobe-input=SHAPE*",
+            "*--cnnprobe-arg=*",
+            "*cnnprobe_snapshot_dir*",
+        ]
     )
 
 

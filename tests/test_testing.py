@@ -61,6 +61,42 @@ def test_shapes_bind_symbols_across_rows():
     testing.assert_shapes(Small(), images(), {"conv": ("N", "D", "H", "W"), "pool": "N D H/2 W/2", "": ("N", 5)})
 
 
+@pytest.mark.parametrize(
+    "shape",
+    ["B 4 H W", "N, 4, H, W", "N ... W", "*batch 4 H W", "N channels=4 _ _", ("N", None, "...")],
+    ids=["words", "commas", "dots", "rest", "comment", "tuple"],
+)
+def test_shape_is_read_as_jaxtyping_writes_it(shape):
+    testing.assert_shapes(Small(), images(), {"conv": shape})
+
+
+@pytest.mark.parametrize("shape", ["N 4 H/", "N f(H)", "* 4", "N ... *rest", "N H**2"])
+def test_shape_that_cannot_be_read_is_an_error(shape):
+    with pytest.raises(UsageError, match=r"is no dimension|more than one place open"):
+        testing.assert_shapes(Small(), images(), {"conv": shape})
+
+
+def test_names_of_several_dimensions_are_held_to():
+    assert "*rest = (4, 8, 8), not (4, 4, 4)" in message_of(
+        testing.assert_shapes, Small(), images(), {"conv": "N *rest", "pool": "N *rest"}
+    )
+    assert "4 dimensions, not 5 or more" in message_of(testing.assert_shapes, Small(), images(), {"conv": "N C a b c ..."})
+
+
+def test_every_output_and_every_call_has_its_shape():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(x), self.act(x.flatten(1))
+
+    testing.assert_shapes(Twice(), images(), {"": [("N", "C", "H", "W"), "N C*H*W"]})
+    assert "'act' (ReLU) gives (2, 192)" in message_of(testing.assert_shapes, Twice(), images(), {"act": "N C H W"})
+    assert "2 outputs, not 3" in message_of(testing.assert_shapes, Twice(), images(), {"": [("N",), ("N",), ("N",)]})
+
+
 def test_wrong_shapes_are_all_listed():
     text = message_of(testing.assert_shapes, Small(), images(), {"conv": ("N", 4, "H/2", "W"), "fc": ("N", 7)})
     assert "2 shapes differ" in text
@@ -95,7 +131,7 @@ def test_finite_finds_gradients_that_are_not():
 def test_gradients_that_do_not_reach_are_named():
     testing.assert_gradients_reach(Small(), images())
     text = message_of(testing.assert_gradients_reach, Altered(lambda y: y.detach()), images())
-    assert "6 of 6 trainable parameters get no gradient" in text
+    assert "6 of 6 trainable parameters without a gradient" in text
     assert "'conv.weight': no gradient" in text
 
 
@@ -198,12 +234,84 @@ def test_same_architecture_sees_through_wrappers_and_renaming():
 def test_same_architecture_sees_sharing():
     shared = nn.Linear(2, 2)
     text = message_of(testing.assert_same_architecture, nn.Sequential(shared, shared), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
-    assert "+1  shared" in text
+    assert "+1  the same module as 0" in text
+
+
+class Own(nn.Module):
+    """A module with parameters of its own, which no constructor tells."""
+
+    def __init__(self, rows=2, columns=6, heads=2):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, columns))
+        self.register_buffer("mask", torch.ones(rows))
+        self.attention = nn.MultiheadAttention(4, heads)
+        self.slope = 0.1
+
+
+def test_architecture_tells_parameters_that_no_constructor_tells():
+    lines = testing.architecture_text(Own()).splitlines()
+    assert "(model)  Own(slope=0.1)  12 weight (2, 6) buffer mask (2,)" == lines[0]
+    assert "num_heads=2" in lines[1]
+
+
+@pytest.mark.parametrize("other", [Own(3, 4), Own(heads=1)], ids=["shape", "heads"])
+def test_same_architecture_sees_what_parameter_counts_do_not(other):
+    assert "the architectures differ in 2 lines" in message_of(testing.assert_same_architecture, nn.Sequential(other), nn.Sequential(Own()))
+
+
+def test_architecture_tells_frozen_halved_and_tied_parameters():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).half(), nn.Linear(2, 2))
+    model[0].requires_grad_(requires_grad=False)
+    model[1].bias.requires_grad_(requires_grad=False)
+    model[3].weight = model[1].weight
+    ends = [line.rpartition(")  ")[2] for line in testing.architecture_text(model).replace("(2 frozen)", "2 frozen").splitlines()]
+    assert ["0", "6 frozen", "6 2 frozen", "6 float16", "2 weight = 1.weight"] == ends
+
+
+def test_wrappers_inside_a_model_and_a_child_called_module_are_told_apart():
+    model = nn.Sequential(torch.compile(nn.ReLU(), backend="eager"))
+    assert testing.architecture_text(model) == testing.architecture_text(nn.Sequential(nn.ReLU()))
+    named = nn.ModuleDict({"module": nn.ReLU(), "conv": nn.ReLU()})
+    assert ["(model)", "module", "conv"] == [line.split("  ")[0] for line in testing.architecture_text(named).splitlines()]
+
+
+def test_renaming_of_what_is_not_there_is_an_error():
+    with pytest.raises(UsageError, match="no module named 'convolution' to be renamed"):
+        testing.assert_same_architecture(Small(), Small(), rename={"convolution": "conv"})
+
+
+def softmax_twice():
+    return Altered(lambda y: y.softmax(1))
+
+
+def test_health_is_every_rule_there_is():
+    testing.assert_healthy(Small(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy)
+    text = message_of(testing.assert_healthy, softmax_twice(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy)
+    assert "error softmax-before-ce (CP401)" in text
+    ignored = {"softmax-before-ce": "on purpose"}
+    testing.assert_healthy(softmax_twice(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy, ignore=ignored)
+
+
+def test_health_of_training_is_judged_with_an_optimizer():
+    model = Small()
+    frozen = torch.optim.SGD(model.fc.parameters(), lr=0.1)
+    text = message_of(testing.assert_healthy, model, images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy, optimizer=frozen)
+    assert "unoptimized-params (CP304)" in text
+
+
+def test_health_passes_over_what_is_milder_than_asked():
+    model = Small()
+    model.conv.bias.data.fill_(0.1)  # a bias before BatchNorm is redundant: worth knowing, no fault
+    testing.assert_healthy(model, images(8))
+    assert "info redundant-bias" in message_of(testing.assert_healthy, model, images(8), at_least="info")
+    with pytest.raises(UsageError, match="no severity 'warn'"):
+        testing.assert_healthy(model, images(), at_least="warn")
 
 
 @pytest.mark.parametrize(
     "check",
     [
+        lambda m: testing.assert_healthy(m, images(), TARGETS, loss_fn=lambda y, t: y.square().mean()),
         lambda m: testing.assert_finite(m, images()),
         lambda m: testing.assert_gradients_reach(m, images()),
         lambda m: testing.assert_batch_independent(m, images()),
@@ -212,7 +320,7 @@ def test_same_architecture_sees_sharing():
         lambda m: testing.assert_parameters_change(m, images(), optimizer=torch.optim.Adam(m.parameters())),
         lambda m: testing.assert_overfits_batch(m, images(), TARGETS, loss_fn=lambda y, t: y.square().mean(), steps=2),
     ],
-    ids=["finite", "gradients", "batch", "deterministic", "eval", "change", "overfit"],
+    ids=["healthy", "finite", "gradients", "batch", "deterministic", "eval", "change", "overfit"],
 )
 @pytest.mark.parametrize("make", [Small, Rude], ids=["usual", "rude"])
 def test_assertion_leaves_model_and_generators_as_they_were(check, make):

@@ -63,6 +63,11 @@ class GraphWatch:
         metadata.setdefault(_KEY, []).append(token)
         self._tokens.append(weakref.ref(token))
 
+    def alive(self) -> tuple[str, ...]:
+        """The labels of the graphs that are still there, oldest first; those that are gone are forgotten. Costs next to nothing."""
+        self._tokens = [reference for reference in self._tokens if reference() is not None]
+        return tuple(token.label for token in (reference() for reference in self._tokens) if token is not None)
+
     def kept(self) -> tuple[KeptGraph, ...]:
         """The graphs that are still there, oldest first, and what keeps each.
 

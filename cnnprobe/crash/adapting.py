@@ -1,5 +1,7 @@
 """The edits that most suspicions share: something before the failing call, something with the input, a layer of another size."""
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.case import Case, quoted, short
-from cnnprobe.crash.edits import Adapt, ChangeInput, Edit, Insert, Reconfigure, Rewrite, SetAttribute
+from cnnprobe.crash.edits import Adapt, ChangeInput, ChangeTensor, Edit, Insert, Reconfigure, Rewrite, SetAttribute
 from cnnprobe.trace import TensorInfo
 
 
@@ -88,6 +90,30 @@ def reshaped_parameter(case: Case, fqn: object, shape: tuple[int, ...]) -> Edit 
 def with_input(function: Callable[[Any], Any], code: str, *, title: str = "", every: bool = False) -> Edit:
     """Pass the model's first input (or every one) through a function."""
     return ChangeInput(title=title or f"pass {code.format(x='x')} to the model", code=code, function=function, only_first=not every)
+
+
+def with_tensor(case: Case, info: TensorInfo, function: Callable[[Any], Any], code: str, *, title: str = "") -> Edit:
+    """Pass the one of the model's inputs that a tensor came from through a function."""
+    root = case.root_of(info)
+    if root is None or not root.path:
+        return with_input(function, code, title=title)
+    return ChangeTensor(
+        title=title or f"pass {code.format(x=spelt(case, root.path))} to the model", code=code, path=root.path, function=function
+    )
+
+
+def spelt(case: Case, path: str) -> str:
+    """An input as the user writes it: by the name of the forward's parameter."""
+    try:
+        names = list(inspect.signature(case.model.forward).parameters)
+    except (TypeError, ValueError):
+        return "x"
+    found = re.match(r"\[(\d+)\](.*)", path)
+    if len(case.args) == 1 and not case.kwargs and names:
+        return names[0] + path
+    if found is not None and int(found[1]) < len(names):
+        return names[int(found[1])] + found[2]
+    return path
 
 
 def flatten(x: Tensor) -> Tensor:

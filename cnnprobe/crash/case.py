@@ -25,6 +25,7 @@ class Case:
     model: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    lenient: bool = False  # a room of the reasoning that stumbles over this model is passed over
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -116,7 +117,31 @@ class Case:
         """Whether a tensor came as an argument of the model, as far as shapes, types and strides tell."""
         if info.source is not None or not self.trace.calls:
             return False
-        return any((t.shape, t.dtype, t.strides, t.device) == (info.shape, info.dtype, info.strides, info.device) for t in self.root_inputs)
+        return any(_alike(t, info) for t in self.root_inputs)
+
+    def root_of(self, info: TensorInfo) -> TensorInfo | None:
+        """The tensor that the model was given from which another came: itself, or the first on its main path."""
+        if info.source is None:
+            return next((t for t in self.root_inputs if _alike(t, info)), None)
+        first = next(iter(self.lineage_to_input(info)), None)
+        found = (self.root_of(t) for t in first[1].inputs if t.source is None) if first is not None else ()
+        return next((t for t in found if t is not None), None)
+
+    def attribute_of(self, info: TensorInfo) -> tuple[str, str] | None:
+        """The plain attribute of a module that a tensor was or was cut from, as far as shape, dtype and device tell: fqn and name."""
+        if info.source is not None:
+            first = next(iter(self.lineage_to_input(info)), None)
+            root = next((t for t in first[1].inputs if t.source is None), None) if first is not None else None
+            return None if root is None else self.attribute_of(root)
+        for fqn, module in self.modules.items():
+            for name, value in module.__dict__.items():
+                if isinstance(value, torch.Tensor) and (tuple(value.shape), str(value.device), str(value.dtype).removeprefix("torch.")) == (
+                    info.shape,
+                    info.device,
+                    info.dtype,
+                ):
+                    return fqn, name
+        return None
 
     def bounds(self, info: TensorInfo) -> tuple[float, float] | None:
         """Least and greatest value of a tensor: as recorded, or read from the argument that it was."""
@@ -164,6 +189,10 @@ class Case:
         between = self.trace.calls[above + 1 : self.index]
         weighted = any(c.fqn is not None and (m := self.modules.get(c.fqn)) is not None and m._parameters for c in between)
         return bool(given) and given[0].shape == shape and not weighted
+
+
+def _alike(a: TensorInfo, b: TensorInfo) -> bool:
+    return (a.shape, a.dtype, a.strides, a.device) == (b.shape, b.dtype, b.strides, b.device)
 
 
 def quoted(fqn: str) -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_input
+from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_tensor
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
-from cnnprobe.crash.edits import Edit, Remove
+from cnnprobe.crash.edits import AdaptOutput, Edit, Remove
 from cnnprobe.crash.geometry import Window, axes_of, steps_to, through, window_of_call
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
@@ -63,6 +63,7 @@ def suspect(case: Case, bench: Bench) -> Iterator[Suspicion]:
             yield from _axes(case, found)
         elif found.x.shape[dimensions - found.axes - 1] != found.wanted:
             yield from _last(case, found)
+            yield from _elsewhere(case, found)
             yield from _unbatched(case, found)
             yield from _channels(case, found)
     yield from _collapsed(case, bench)
@@ -73,9 +74,10 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     if len(shape) == found.axes and found.is_first:
         if found.wanted == 1:
-            candidates.append(candidate(with_input(lambda x: x[None, None], "{x}[None, None]"), weight=STRONG))
+            candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None, None], "{x}[None, None]"), weight=STRONG))
         elif found.axes == 1:
-            candidates.append(candidate(with_input(lambda x: x[None], "{x}[None]")))
+            candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None], "{x}[None]")))
+    candidates += _unflattened(case, found)
     flattening = next((c for _, c in case.lineage(found.x) if c.kind in ("Flatten", "torch.flatten")), None)
     if flattening is not None and flattening.fqn is not None:
         edit = Remove(title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}", module=flattening.fqn)
@@ -97,6 +99,19 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
     )
 
 
+def _unflattened(case: Case, found: Kernel) -> Iterator[Candidate]:
+    """Rows of pixels that are to be maps again: (N, 784) into (N, 1, 28, 28)."""
+    shape = found.x.shape
+    if len(shape) != 2 or not is_root_input(case, found.x) or shape[1] % found.wanted:
+        return
+    side = round((shape[1] // found.wanted) ** (1 / found.axes))
+    if side**found.axes * found.wanted != shape[1]:
+        return
+    sizes = (-1, found.wanted, *(side,) * found.axes)
+    code = "{x}.view(" + ", ".join(map(str, sizes)) + ")"
+    yield candidate(with_tensor(case, found.x, lambda x: x.reshape(sizes), code), weight=STRONG)
+
+
 def _last(case: Case, found: Kernel) -> Iterator[Suspicion]:
     """The channel axis is last, or elsewhere."""
     shape = found.x.shape
@@ -109,13 +124,36 @@ def _last(case: Case, found: Kernel) -> Iterator[Suspicion]:
     def permuted(x: Tensor) -> Tensor:
         return x.permute(order) if batched else x.permute(order)[None]
 
-    edit = with_input(permuted, code) if case.is_input(found.x) else before_call(case, permuted, code)
+    edit = with_tensor(case, found.x, permuted, code) if case.is_input(found.x) else before_call(case, permuted, code)
+    candidates = [candidate(edit, weight=STRONG)]
+    producer = case.producer(found.x)
+    if producer is not None and producer.fqn is not None:
+        title = f"use {code.format(x=quoted(producer.fqn) + '(...)')}"
+        candidates.append(candidate(AdaptOutput(title=title, code=code, module=producer.fqn, function=permuted), weight=STRONG))
     yield Suspicion(
         diagnosis="nhwc-input",
         module=found.module,
         message=f"the channel axis is last: {named(case, found.module)} wants {found.wanted} channels on axis 1, and {shape} has them on the last",
         arithmetic=f"wanted (N, {found.wanted}, {', '.join('HWD'[: found.axes]) if found.axes > 1 else 'L'}), arrived {shape}",
-        candidates=(candidate(edit, weight=STRONG),),
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _elsewhere(case: Case, found: Kernel) -> Iterator[Suspicion]:
+    """The channels stand on another axis of the model's own input: (N, T, C, H, W) where (N, C, T, H, W) is wanted."""
+    shape = found.x.shape
+    at = [i for i in range(2, len(shape) - 1) if shape[i] == found.wanted]
+    if len(shape) != found.batched or len(at) != 1 or not case.is_input(found.x):
+        return
+    order = (0, at[0], *(i for i in range(1, len(shape)) if i != at[0]))
+    code = "{x}.permute(" + ", ".join(map(str, order)) + ")"
+    yield Suspicion(
+        diagnosis="nhwc-input",
+        module=found.module,
+        message=f"the channel axis is axis {at[0]}: {named(case, found.module)} wants {found.wanted} channels on axis 1 of {shape}",
+        arithmetic=f"wanted (N, {found.wanted}, ...), arrived {shape}",
+        candidates=(candidate(with_tensor(case, found.x, lambda x: x.permute(order), code), weight=STRONG),),
         weight=STRONG,
     )
 
@@ -125,7 +163,7 @@ def _unbatched(case: Case, found: Kernel) -> Iterator[Suspicion]:
     shape = found.x.shape
     if len(shape) != found.batched - 1 or found.wanted != 1:
         return
-    edit = with_input(lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
+    edit = with_tensor(case, found.x, lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
     if not case.is_input(found.x):
         edit = before_call(case, lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
     yield Suspicion(
@@ -142,11 +180,15 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
     shape = found.x.shape
     axis = len(shape) - found.axes - 1
     got = shape[axis]
-    candidates = [*_input_channels(found, got, axis)] if found.is_first else []
+    candidates = [*_input_channels(case, found, got, axis)] if found.is_first else []
     if found.is_layer:
         candidates.append(candidate(configured(case, found.module, **_with_channels(case, found, got)), weight=USUAL))
     elif (edit := _other_weight(case, found, got)) is not None:
         candidates.append(candidate(edit, weight=USUAL))
+    unread = f"; {shape} is taken for one sample without a batch axis" if len(shape) < found.batched else ""
+    if unread and shape[1] == found.wanted and found.axes > 1:
+        wide = before_call(case, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
+        candidates.insert(0, candidate(wide, weight=STRONG))
     moved = [i for i, n in enumerate(shape) if n == found.wanted and i not in (axis, len(shape) - 1)]
     if moved:
         at = moved[0]
@@ -156,7 +198,7 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
     yield Suspicion(
         diagnosis="channel-mismatch",
         module=found.module,
-        message=f"{named(case, found.module)} has weights for {found.wanted} channels, and {got} arrive from {case.origin(found.x)}",
+        message=f"{named(case, found.module)} has weights for {found.wanted} channels, and {got} arrive from {case.origin(found.x)}{unread}",
         arithmetic=_counted(case, found, got),
         candidates=tuple(candidates),
         weight=USUAL,
@@ -180,18 +222,18 @@ def _with_channels(case: Case, found: Kernel, got: int) -> dict[str, int]:
     return {"in_channels": got}
 
 
-def _input_channels(found: Kernel, got: int, axis: int) -> Iterator[Candidate]:
+def _input_channels(case: Case, found: Kernel, got: int, axis: int) -> Iterator[Candidate]:
     """Grey into colour, colour into grey, an alpha channel too many."""
     if got == 1:
         sizes = [-1] * (axis + found.axes + 1)
         sizes[axis] = found.wanted
         code = "{x}.expand(" + ", ".join(map(str, sizes)) + ")"
-        yield candidate(with_input(lambda x: x.expand(sizes), code), weight=USUAL)
+        yield candidate(with_tensor(case, found.x, lambda x: x.expand(sizes), code), weight=USUAL)
     elif found.wanted == 1:
-        yield candidate(with_input(lambda x: x.mean(axis, keepdim=True), f"{{x}}.mean({axis}, keepdim=True)"), weight=USUAL)
+        yield candidate(with_tensor(case, found.x, lambda x: x.mean(axis, keepdim=True), f"{{x}}.mean({axis}, keepdim=True)"), weight=USUAL)
     elif got == found.wanted + 1:
         code = "{x}[:, :" + str(found.wanted) + "]" if axis == 1 else "{x}[:" + str(found.wanted) + "]"
-        yield candidate(with_input(lambda x: x.narrow(axis, 0, found.wanted), code), weight=USUAL)
+        yield candidate(with_tensor(case, found.x, lambda x: x.narrow(axis, 0, found.wanted), code), weight=USUAL)
 
 
 def _producer_channels(case: Case, found: Kernel, got: int) -> list[Candidate]:

@@ -1,5 +1,6 @@
 """Changes of a model or of its input that can be tried on a shadow, and say in the user's words what they are."""
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from cnnprobe.crash.shadow import Rewriting, Shadow, bind
-from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.inventory import class_of, named_modules
+from cnnprobe.recorder.values import argument_leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,8 @@ class Rewrite(Edit):
     source: str
     function: Rewriting
     respell: str = ""  # how the call is to be written, with {x} for its tensor and {rest} for its other arguments; "": not known
+    element: int | None = None  # it is this element of the sequence it is given that is to be written so
+    keyword: tuple[str, Any, int] | None = None  # the argument that is to have another value: name, value, position
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
@@ -159,6 +163,22 @@ class ChangeInput(Edit):
         elif kwargs:
             first = next(iter(kwargs))
             shadow.kwargs = {**kwargs, first: self.function(kwargs[first])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeTensor(Edit):
+    """Pass the tensor that stands at a path of the model's arguments through a function: "[1]", "image", "['mask']"."""
+
+    path: str
+    function: Callable[[Any], Any]
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        args, kwargs = shadow.args, shadow.kwargs
+        meant = next(value for path, value in argument_leaves(args, kwargs) if path == self.path)
+        change = lambda value: self.function(value) if value is meant else value  # noqa: E731
+        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
+        shadow.args, shadow.kwargs = tree_map(change, args), tree_map(change, kwargs)
 
 
 def _set_arguments(shadow: Shadow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -239,6 +259,28 @@ class SetAttribute(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegisterLayers(Edit):
+    """Make the plain list or dict of layers at an attribute one that .to() and parameters() see, on a device."""
+
+    name: str
+    device: str
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        hidden = module.__dict__[self.name]
+        layers = nn.ModuleDict(hidden) if isinstance(hidden, dict) else nn.ModuleList(hidden)
+        del module.__dict__[self.name]
+        module._modules[self.name] = copy.deepcopy(layers).to_empty(device=self.device)
+
+        def put_back() -> None:
+            del module._modules[self.name]
+            module.__dict__[self.name] = hidden
+
+        shadow.undo.append(put_back)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetMode(Edit):
     """Put a module into train or eval mode."""
 
@@ -259,13 +301,16 @@ class SetMode(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class Bind(Edit):
-    """Give the module `module` another forward."""
+    """Give the class of the module `module` another forward."""
 
     function: Callable[..., Any]
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
-        bind(shadow.module(self.module or ""), "forward", self.function, shadow.undo)
+        kind = type(shadow.module(self.module or ""))
+        for _, module, first in named_modules(shadow.model):
+            if first and type(module) is kind:
+                bind(module, "forward", self.function, shadow.undo)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,17 @@
 """Tensors that do not fit each other: at a concatenation, at an addition, at a matrix product, at a view."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash import viewing
-from cnnprobe.crash.adapting import configured, reshaped_parameter, resized
+from cnnprobe.crash import branches, hardwiring, viewing
+from cnnprobe.crash.adapting import reshaped_parameter, resized, spelt, with_tensor
 from cnnprobe.crash.case import Case, named, operation, quoted, short
 from cnnprobe.crash.edits import Edit, Rewrite
-from cnnprobe.crash.geometry import steps_to, through, variants, window_of
 from cnnprobe.crash.shadow import Shadow
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
@@ -57,93 +55,131 @@ def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     differing = [] if len(set(map(len, shapes))) > 1 else [i for i in range(axes) if i != dim and len({s[i] for s in shapes}) > 1]
     if len(set(map(len, shapes))) == 1 and not differing:
         return
-    candidates: list[Candidate] = []
-    if not differing:
-        candidates += _same_rank(case, call)
-    elif min(differing) >= 2:
-        candidates += _padded_parts(case, call)
-    if differing:
-        candidates += _other_dim(case, call, shapes, dim)
-        candidates += _resized_parts(case, call, shapes, differing)
-    yield Suspicion(
-        diagnosis="cat-mismatch",
-        module=case.owner,
-        message=f"{call.kind} along axis {dim} in {named(case, case.owner)}: "
-        + (f"the sizes differ on axis {' and '.join(map(str, differing))}" if differing else "the numbers of axes differ"),
-        arithmetic="; ".join(f"{t.shape} from {case.origin(t)}" for t in call.inputs[:6]),
-        candidates=tuple(candidates),
-        weight=STRONG,
+    message = f"{call.kind} along axis {dim} in {named(case, case.owner)}: " + (
+        f"the sizes differ on axis {' and '.join(map(str, differing))}" if differing else "the numbers of axes differ"
     )
+    arithmetic = "; ".join(f"{t.shape} from {case.origin(t)}" for t in call.inputs[:6])
+    mould = Suspicion(diagnosis="cat-mismatch", module=case.owner, message=message, arithmetic=arithmetic, weight=STRONG)
+    if not differing:
+        yield replace(mould, candidates=tuple(_same_rank(case, call)))
+        return
+    if min(differing) >= 2:
+        yield from branches.odd_windows(case, call.inputs, mould)
+    candidates = [*other_input_sizes(case, call.inputs), *_other_batch(case, call, differing)]
+    candidates += [*_other_dim(case, call, shapes, dim), *_resized_parts(case, call, shapes, differing)]
+    yield replace(mould, candidates=tuple(candidates))
 
 
-def _parts(call: ModuleCall, case: Case, title: str, code: str, change: Callable[[list[Tensor]], list[Tensor]], **options: Any) -> Rewrite:
-    """The concatenation with its tensors changed first."""
+def _other_batch(case: Case, call: ModuleCall, differing: list[int]) -> Iterator[Candidate]:
+    """A part that was made for a batch of another size."""
+    wrong = [t for t in call.inputs if t.shape[0] != case.batch]
+    if 0 not in differing or case.batch is None or not wrong:
+        return
+    edits = hardwiring.corrected(case, wrong, wrong[0].shape[0], case.batch)
+    if edits:
+        yield candidate(*edits, weight=STRONG)
+
+
+def _on_part(case: Case, call: ModuleCall, part: TensorInfo, change: Callable[[Tensor], Tensor], *, title: str, code: str) -> Rewrite:
+    """The concatenation with one of its tensors changed first; `title` is what is to be done with it."""
+    at = call.inputs.index(part)
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not args:
-            return func(**{**kwargs, "tensors": change(list(kwargs["tensors"])), **options})
-        rest = args[1:] if "dim" not in options else ()
-        return func(change(list(args[0])), *rest, **{**kwargs, **options})
+        name = None if args else "tensors"
+        parts = [change(t) if i == at else t for i, t in enumerate(args[0] if name is None else kwargs[name])]
+        return func(parts, *args[1:], **kwargs) if name is None else func(**{**kwargs, name: parts})
 
-    return Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+    return Rewrite(
+        title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten, respell=code, element=at
+    )
 
 
 def _same_rank(case: Case, call: ModuleCall) -> Iterator[Candidate]:
     least = min(len(t.shape) for t in call.inputs)
-
-    def flattened(parts: list[Tensor]) -> list[Tensor]:
-        return [part.flatten(least - 1) for part in parts]
-
-    odd = next(t for t in call.inputs if len(t.shape) > least)
-    code = f"torch.flatten({{x}}, {least - 1})"
-    yield candidate(_parts(call, case, f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}", code, flattened))
+    edits = []
+    for odd in (t for t in call.inputs if len(t.shape) > least):
+        code = f"torch.flatten({{x}}, {least - 1})"
+        title = f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}"
+        edits.append(_on_part(case, call, odd, lambda t: t.flatten(least - 1), title=title, code=code))
+    yield candidate(*edits)
 
 
 def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int) -> Iterator[Candidate]:
     uneven = [i for i in range(len(shapes[0])) if len({s[i] for s in shapes}) > 1]
-    if len(uneven) == 1 and uneven[0] != dim:
-        axis = uneven[0]
-        yield candidate(_parts(call, case, f"concatenate along dim={axis}", f"dim={axis}", list, dim=axis), weight=STRONG)
+    if len(uneven) != 1 or uneven[0] == dim:
+        return
+    axis = uneven[0]
 
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args[:1], **{**kwargs, "dim": axis})
 
-def _padded_parts(case: Case, call: ModuleCall) -> Iterator[Candidate]:
-    """A convolution of one branch that does not keep the size, while those of the others do."""
-    usual = Counter(t.shape[2:] for t in call.inputs).most_common(1)[0][0]
-    for info in call.inputs:
-        steps = steps_to(case, info)
-        last = steps[-1] if steps else None
-        if info.shape[2:] == usual or last is None or last.window is None or last.call.fqn is None:
-            continue
-        for changed, settings in variants(last.window, []):
-            if changed.output(last.before) == usual:
-                yield candidate(configured(case, last.call.fqn, **settings), weight=STRONG)
+    edit = Rewrite(
+        title=f"concatenate along dim={axis}",
+        code=f"dim={axis}",
+        module=case.owner,
+        kind=call.kind,
+        source=call.source,
+        function=rewritten,
+        keyword=("dim", axis, 1),
+    )
+    yield candidate(edit, weight=STRONG)
 
 
 def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]) -> Iterator[Candidate]:
+    """Every other part in the size of the one that was made first: in a U-Net the skip, which has lost the least."""
     if len(shapes[0]) < 3 or min(differing) < 2:
         return
-    sizes = [s[2:] for s in shapes]
-    largest = tuple(max(s[i] for s in sizes) for i in range(len(sizes[0])))
-    least = tuple(min(s[i] for s in sizes) for i in range(len(sizes[0])))
-    small = next(t for t in call.inputs if t.shape[2:] != largest)
-    large = next(t for t in call.inputs if t.shape[2:] == largest)
     pixels = case.root_inputs[0].shape[2:] if case.root_inputs else ()
-    if len(pixels) == len(largest) and any(n % _MULTIPLE for n in pixels):
+    if len(pixels) == len(shapes[0]) - 2 and any(n % _MULTIPLE for n in pixels):
         for multiple in (8, 16, 32):
             fitting = tuple(math.ceil(n / multiple) * multiple for n in pixels)
             if fitting != pixels:
                 yield candidate(resized(fitting), weight=POSSIBLE)
                 break
-    code = f"F.interpolate({{x}}, size={largest})"
-    title = f"bring what comes from {case.origin(small)} to {largest}: {code.format(x='x')}"
-    yield candidate(_parts(call, case, title, code, lambda parts: [F.interpolate(p.float(), size=largest).to(p.dtype) for p in parts]))
+    first = min(call.inputs, key=lambda t: t.source if isinstance(t.source, int) else -1)
+    target = first.shape[2:]
+    odd = [t for t in call.inputs if t.shape[2:] != target]
+    yield candidate(*(_interpolated(case, call, t, target) for t in odd))
+    if all(m >= n for t in odd for m, n in zip(t.shape[2:], target, strict=True)):
+        yield candidate(*(_cropped(case, call, t, target) for t in odd))
+    elif len(odd) == 1:
+        least = tuple(min(s[i] for s in (t.shape[2:] for t in call.inputs)) for i in range(len(target)))
+        larger = [t for t in call.inputs if t.shape[2:] != least]
+        yield candidate(*(_cropped(case, call, t, least) for t in larger), weight=POSSIBLE)
 
-    def cropped(parts: list[Tensor]) -> list[Tensor]:
-        for axis, n in enumerate(least):
-            parts = [part.narrow(axis + 2, (part.shape[axis + 2] - n) // 2, n) for part in parts]
-        return parts
 
-    yield candidate(_parts(call, case, f"crop what comes from {case.origin(large)} to {least}", "", cropped), weight=USUAL)
+def _interpolated(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+    code = f"F.interpolate({{x}}, size={sizes})"
+    title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    return _on_part(case, call, part, lambda t: F.interpolate(t.float(), size=sizes).to(t.dtype), title=title, code=code)
+
+
+def _cropped(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+    code = "{x}[..., " + ", ".join(f":{n}" for n in sizes) + "]"
+    title = f"crop what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    return _on_part(case, call, part, lambda t: _first(t, sizes), title=title, code=code)
+
+
+def _first(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The first elements of the last axes."""
+    for axis, n in enumerate(sizes):
+        x = x.narrow(axis - len(sizes), 0, n)
+    return x
+
+
+def other_input_sizes(case: Case, parts: Sequence[TensorInfo]) -> Iterator[Candidate]:
+    """Parts that come from different inputs of the model through the same layers: the inputs differ in size, and one is to be as the other."""
+    roots = [root for t in parts if (root := case.root_of(t)) is not None and len(root.shape) > 1]
+    first = roots[0] if roots else None
+    for root in roots[1:]:
+        if first is None or root.path == first.path or len(root.shape) != len(first.shape) or root.shape == first.shape:
+            continue
+        for one, like in ((root, first), (first, root)):
+            shape = like.shape
+            title = f"give {spelt(case, one.path)!r} the size of {spelt(case, like.path)!r}: {shape} instead of {one.shape}"
+            edit = with_tensor(case, one, lambda x, shape=shape: x.new_zeros(shape), "{x}", title=title)  # type: ignore[misc]
+            yield candidate(edit, weight=STRONG if one is root else USUAL)
+        return
 
 
 # -- addition and other broadcasting ---------------------------------------------------------------------------------------------
@@ -160,18 +196,21 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
         return
     residual = len(a.shape) == len(b.shape) >= 2 and name in _SUMS
     shortcut, branch = sorted(pair, key=lambda t: _layers_inside(case, t))
-    candidates: list[Candidate] = []
+    message = f"{call.kind.rpartition('.')[2]} in {named(case, case.owner)}: {shortcut.shape} and {branch.shape} do not fit each other"
+    arithmetic = f"{shortcut.shape} from {case.origin(shortcut)}; {branch.shape} from {case.origin(branch)}"
+    candidates: list[Candidate] = list(other_input_sizes(case, (a, b)))
     if residual:
-        candidates += _padded_branch(case, shortcut, branch)
+        mould = Suspicion(diagnosis="residual-mismatch", module="", message=message, arithmetic=arithmetic)
+        yield from branches.odd_windows(case, (shortcut, branch), mould)
+        yield from branches.odd_channels(case, shortcut, branch, mould)
         candidates += _projections(case, call, shortcut, branch)
-        candidates += _branch_channels(case, shortcut, branch)
     elif len(a.shape) != len(b.shape):
         candidates += _more_axes(case, call, a, b)
     yield Suspicion(
         diagnosis="residual-mismatch" if residual else "shape-mismatch",
         module=case.owner,
-        message=f"{call.kind.rpartition('.')[2]} in {named(case, case.owner)}: {shortcut.shape} and {branch.shape} do not fit each other",
-        arithmetic=f"{shortcut.shape} from {case.origin(shortcut)}; {branch.shape} from {case.origin(branch)}",
+        message=message,
+        arithmetic=arithmetic,
         candidates=tuple(candidates),
         weight=STRONG if residual else USUAL,
     )
@@ -266,34 +305,6 @@ def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: Ten
         ),
         weight=USUAL,
     )
-
-
-def _padded_branch(case: Case, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
-    """One convolution between the two whose padding would keep the size."""
-    if len(shortcut.shape) < 3 or shortcut.shape[1] != branch.shape[1]:
-        return
-    first = shortcut.source if isinstance(shortcut.source, int) else -1
-    inner = [s for s in steps_to(case, branch) if s.window is not None and case.trace.calls.index(s.call) > first]
-    windows = [s.window for s in inner]
-    for i, step in enumerate(inner):
-        if step.window is None or step.window.is_same or step.call.fqn is None:
-            continue
-        for changed, settings in variants(step.window, [w for j, w in enumerate(windows) if j != i and w is not None]):
-            if inner and through([*windows[:i], changed, *windows[i + 1 :]], inner[0].before) == shortcut.shape[2:]:
-                yield candidate(configured(case, step.call.fqn, **settings), weight=STRONG)
-
-
-def _branch_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
-    if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
-        return
-    for _, row in case.lineage(branch):
-        layer = case.modules.get(row.fqn) if row.fqn is not None else None
-        if isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None:
-            yield candidate(configured(case, row.fqn or "", out_channels=shortcut.shape[1]), weight=POSSIBLE)
-            return
-        if isinstance(layer, nn.Linear):
-            yield candidate(configured(case, row.fqn or "", out_features=shortcut.shape[1]), weight=POSSIBLE)
-            return
 
 
 def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:

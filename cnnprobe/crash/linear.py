@@ -109,7 +109,7 @@ def _reshaped_wrongly(case: Case, found: Product) -> Iterator[Suspicion]:
             module=owner,
             message=f"squeeze() dropped the batch axis too, because there is one sample: {before} became {after}",
             arithmetic=f"{found.wanted} features are wanted; {product(before[1:])}",
-            candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+            candidates=(candidate(flattening(call, owner), weight=STRONG),),
             weight=STRONG,
         )
         return
@@ -118,7 +118,7 @@ def _reshaped_wrongly(case: Case, found: Product) -> Iterator[Suspicion]:
         module=owner,
         message=f"{place} merges the batch axis with the others: {before} became {after}, while {before[0]} samples went in",
         arithmetic=f"{quoted(found.module)} wants {found.wanted} features; a sample has {product(before[1:])}",
-        candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+        candidates=(candidate(flattening(call, owner), weight=STRONG),),
         weight=STRONG,
     )
 
@@ -138,12 +138,12 @@ def _squeezed(case: Case) -> Iterator[Suspicion]:
         module=owner,
         message=f"squeeze() dropped the batch axis too, because there is one sample: {before} became {after}",
         arithmetic=f"{case.name_of(case.call) if case.call is not None else 'the next call'} was given {after}",
-        candidates=(candidate(_flattening(call, owner), weight=STRONG),),
+        candidates=(candidate(flattening(call, owner), weight=STRONG),),
         weight=STRONG,
     )
 
 
-def _flattening(call: ModuleCall, owner: str) -> Rewrite:
+def flattening(call: ModuleCall, owner: str) -> Rewrite:
     """torch.flatten(x, 1) in the place of a reshaping call."""
     return Rewrite(
         title=f"use torch.flatten(x, 1) instead of {call.kind.rpartition('.')[2]} at {short(call.source)}",
@@ -287,6 +287,15 @@ def _makes_it_so(case: Case, found: Product) -> str:
     if call is not None and call.inputs and size(call.inputs[0].shape[1:]) == found.x.shape[-1]:
         shape = call.inputs[0].shape
         return f"{case.origin(call.inputs[0])} gives {shape}, and {product(shape[1:])}"
+    for _, row in case.lineage(found.x):
+        if row.fqn is None or not row.outputs or row.outputs[0].shape[-1:] != found.x.shape[-1:]:
+            if row.fqn is None and row.inputs and row.inputs[0].shape[-1:] == found.x.shape[-1:]:
+                continue  # a slice or a mean over time: the features were there before
+            break
+        layer = case.modules.get(row.fqn)
+        both = isinstance(layer, nn.RNNBase) and layer.bidirectional
+        each = f", both directions together: 2 x {found.x.shape[-1] // 2} = {found.x.shape[-1]}" if both else ""
+        return f"{case.name_of(row)} gives {row.outputs[0].shape}{each}"
     return f"{case.origin(found.x)} gives {found.x.shape}"
 
 

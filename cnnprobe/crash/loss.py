@@ -1,5 +1,6 @@
 """A loss that raised: labels outside of their range, targets of another dtype or shape, outputs outside of what the loss takes."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,11 +10,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.case import quoted
-from cnnprobe.crash.loss_trials import BY_CLASS, repaired, working
+from cnnprobe.crash.head_trials import flattened_instead, resized_by_layers
+from cnnprobe.crash.loss_trials import BY_CLASS, Change, repaired, working
 from cnnprobe.crash.targets import class_dtype, class_shape, class_weights, label_range, swapped
 from cnnprobe.crash.training import Loss, Training, Verdict, loss_from, range_of
-from cnnprobe.crash.users_code import forward_of, innermost_locals, one_tuples
-from cnnprobe.explanation import Repair
+from cnnprobe.crash.users_code import forward_of, innermost_locals, one_tuples, returns_nothing
 from cnnprobe.recorder.inventory import class_of
 
 _CLASSES = ("cross_entropy", "nll_loss", "nll_loss2d", "multi_margin_loss")
@@ -67,7 +68,7 @@ def _no_tensor(training: Training, found: Loss) -> Verdict:
         title = f"drop the trailing comma at line {comma[1]}" if comma is not None else f"pass output{path} to the loss"
         repairs.append(repaired(arguments, name, title, lambda x, t: (x, t), code=f"output{path}"))
     why = f": the trailing comma at line {comma[1]} of the forward of {quoted(comma[0])} makes a tuple" if comma is not None else ""
-    if value is None:
+    if value is None and training.model is not None and returns_nothing(forward_of(training.model)):
         why = ": its forward has no return"
     return Verdict(
         diagnosis="not-a-tensor",
@@ -106,18 +107,12 @@ def _target_no_tensor(found: Loss) -> Verdict:
 # -- outputs and targets of one shape ----------------------------------------------------------------------------------------
 
 
-def _same_shape(_training: Training, found: Loss, name: str) -> Verdict | None:
+def _same_shape(training: Training, found: Loss, name: str) -> Verdict | None:
     x, target = found.input, found.target
     if x.shape == target.shape:
         return None
-    repairs = []
-    if x.numel() == target.numel():
-        reshape = lambda a, b: (a, b.reshape(a.shape).to(a.dtype))  # noqa: E731
-        how = (
-            "unsqueeze(1)" if x.dim() == target.dim() + 1 else "squeeze(1)" if x.dim() == target.dim() - 1 else f"reshape({tuple(x.shape)})"
-        )
-        extra = "" if target.is_floating_point() else ".float()"
-        repairs.append(repaired(found, name, f"pass targets.{how}{extra}", reshape, code=f"{{x}}.{how}{extra}"))
+    repairs = [repaired(found, name, title, change, code=code) for title, code, change in _same_elements(x, target)]
+    repairs += resized_by_layers(training, found)
     if x.dim() == 2 and target.dim() == 1 and not target.is_floating_point() and target.shape[0] == x.shape[0]:
         one_hot = lambda a, b: (a, F.one_hot(b, a.shape[1]).to(a.dtype))  # noqa: E731
         repairs.append(repaired(found, name, f"pass F.one_hot(targets, {x.shape[1]}).float()", one_hot))
@@ -130,6 +125,34 @@ def _same_shape(_training: Training, found: Loss, name: str) -> Verdict | None:
         tensors=(x, target),
         raised_in=found.shown,
     )
+
+
+def _same_elements(x: Tensor, target: Tensor) -> Iterator[tuple[str, str, Change]]:
+    """Targets with the same elements in another shape: an axis of 1 more or less, axes in another order; never a reshape that mixes them."""
+    extra = "" if target.is_floating_point() else ".float()"
+    ones = [n for n in x.shape if n != 1] == [n for n in target.shape if n != 1]
+    if x.numel() != target.numel():
+        return
+    if ones:
+        difference = x.dim() - target.dim()
+        how = {1: "unsqueeze(1)", -1: "squeeze(1)"}.get(difference, f"reshape({tuple(x.shape)})")
+        yield f"pass targets.{how}{extra}", f"{{x}}.{how}{extra}", lambda a, b: (a, b.reshape(a.shape).to(a.dtype))
+    elif x.dim() == target.dim() and sorted(x.shape) == sorted(target.shape) and x.shape[0] == target.shape[0]:
+        orders = [o for o in itertools.permutations(range(1, x.dim())) if tuple(target.shape[i] for i in o) == tuple(x.shape[1:])]
+        order = (0, *orders[0])
+        how = f"permute({', '.join(map(str, order))})"
+        yield (
+            f"pass targets.{how}{extra}: the axes of the output are in another order",
+            f"{{x}}.{how}{extra}",
+            lambda a, b: (
+                a,
+                b.permute(order).to(a.dtype),
+            ),
+        )
+    elif x.shape[0] == target.shape[0] and target.dim() == 2:
+        yield "pass torch.flatten(output, 1)", "torch.flatten({x}, 1)", lambda a, b: (a.flatten(1), b.to(a.dtype))
+    elif x.shape[0] == target.shape[0] and x.dim() == 2:
+        yield f"pass torch.flatten(targets, 1){extra}", f"torch.flatten({{x}}, 1){extra}", lambda a, b: (a, b.flatten(1).to(a.dtype))
 
 
 def _float_target(_training: Training, found: Loss, name: str) -> Verdict | None:
@@ -239,13 +262,12 @@ def _merged_batch(training: Training, found: Loss, _name: str) -> Verdict | None
         if before[:1] == (case.batch,) and after[:1] != (case.batch,):
             squeezed = name == "squeeze"
             owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
-            fix = "torch.flatten(x, 1), or squeeze with the axis that is meant" if squeezed else "torch.flatten(x, 1)"
             return Verdict(
                 diagnosis="squeeze-batch" if squeezed else "batch-merge-view",
                 module=owner,
                 message=f"{case.name_of(call)} does not keep one row for each sample: {before} became {after}",
                 arithmetic=f"{case.batch} samples went in, the output is {tuple(x.shape)}, the targets {tuple(target.shape)}",
-                repairs=(Repair(title=f"use {fix} there", code="torch.flatten(x, 1)", module=owner),),
+                repairs=flattened_instead(training, case, call, found),
                 tensors=(x, target),
                 raised_in=found.shown,
             )

@@ -21,6 +21,7 @@ BY_CLASS = {
 
 def repaired(found: Loss, name: str, title: str, change: Change, *, code: str = "", other: str = "") -> Repair:
     """A repair of the loss's arguments (or another loss), tried on copies of them."""
+    code = code.replace("{x}", "output" if "output" in title else "targets")
     given = {key: value for key, value in found.arguments.items() if isinstance(value, Tensor)}
     first = next((key for key in ("input", "x1") if key in given), None)
     try:

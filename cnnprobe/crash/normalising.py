@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from cnnprobe.crash.adapting import before_call, configured, with_input
+from cnnprobe.crash import hardwiring
+from cnnprobe.crash.adapting import before_call, configured, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, product, quoted, size, tensor
-from cnnprobe.crash.edits import Exchange, SetMode
+from cnnprobe.crash.edits import Adapt, AdaptOutput, Exchange, SetMode
 from cnnprobe.crash.geometry import axes_of
-from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
+from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
 
 _BATCH = nn.modules.batchnorm._NormBase
@@ -92,10 +93,17 @@ def _channels(case: Case, x: TensorInfo, wanted: int, name: str) -> Iterator[Sus
     got = _channel_count(x)
     if got == wanted:
         return
-    if len(x.shape) >= 3 and x.shape[-1] == wanted:
+    candidates = [candidate(configured(case, fqn, **_settings(case, fqn, name, got)), weight=STRONG)]
+    if len(x.shape) == 3 and x.shape[-1] == wanted and not case.is_input(x):
+        candidates = [*_there_and_back(fqn), candidate(candidates[0].edits[0], weight=POSSIBLE)]
+    elif len(x.shape) >= 3 and x.shape[-1] == wanted:
         order = (0, len(x.shape) - 1, *range(1, len(x.shape) - 1))
         code = "{x}.permute(" + ", ".join(map(str, order)) + ")"
-        edit = with_input(lambda t: t.permute(order), code) if case.is_input(x) else before_call(case, lambda t: t.permute(order), code)
+        edit = (
+            with_tensor(case, x, lambda t: t.permute(order), code)
+            if case.is_input(x)
+            else before_call(case, lambda t: t.permute(order), code)
+        )
         yield Suspicion(
             diagnosis="nhwc-input",
             module=fqn,
@@ -108,9 +116,21 @@ def _channels(case: Case, x: TensorInfo, wanted: int, name: str) -> Iterator[Sus
         module=fqn,
         message=f"{named(case, fqn)} has {name} {wanted}, and {got} channels arrive from {case.origin(x)}",
         arithmetic=f"{name} {wanted}, arrived {x.shape}",
-        candidates=(candidate(configured(case, fqn, **_settings(case, fqn, name, got)), weight=STRONG),),
+        candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _there_and_back(fqn: str) -> Iterator[Candidate]:
+    """(N, L, C) for a layer that wants (N, C, L): turned before it, and turned back after it."""
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+    before = Adapt(title=f"pass x.transpose(1, 2) to {quoted(fqn)}", code="{x}.transpose(1, 2)", module=fqn, function=turned)
+    after = AdaptOutput(title="transpose back what it gives", code="{x}.transpose(1, 2)", module=fqn, function=turned)
+    yield candidate(before, after, weight=STRONG)
+    yield candidate(before, weight=USUAL)
 
 
 def _settings(case: Case, fqn: str, name: str, got: int) -> dict[str, int]:
@@ -196,14 +216,18 @@ def _hidden_state(case: Case, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> Sus
     batch = x.shape[0] if layer.batch_first else x.shape[1]
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     wanted = (rows, batch, layer.proj_size or layer.hidden_size)
-    other = configured(case, fqn, batch_first=not layer.batch_first)
+    candidates = [candidate(configured(case, fqn, batch_first=not layer.batch_first), weight=USUAL)]
+    if len(hidden.shape) == 3 and hidden.shape[1] != batch:
+        states = [t for t in case.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
+        edits = hardwiring.corrected(case, states, hidden.shape[1], batch)
+        candidates += [candidate(*edits, weight=STRONG)] if edits else []
     return Suspicion(
         diagnosis="shape-mismatch",
         module=fqn,
         message=f"the hidden state {hidden.shape} does not fit the input {x.shape}: {named(case, fqn)} with "
         f"batch_first={layer.batch_first} wants {wanted}",
         arithmetic=f"(layers x directions, batch, hidden) = {wanted}, arrived {hidden.shape} from {case.origin(hidden)}",
-        candidates=(candidate(other, weight=USUAL),),
+        candidates=tuple(candidates),
         weight=STRONG,
     )
 
@@ -300,7 +324,7 @@ def _embedding(case: Case) -> Iterator[Suspicion]:
     if is_floating(x.dtype):
         edit = before_call(case, lambda t: t.long(), "{x}.long()")
         if case.is_input(x):
-            edit = with_input(lambda t: t.long(), "{x}.long()")
+            edit = with_tensor(case, x, lambda t: t.long(), "{x}.long()")
         yield Suspicion(
             diagnosis="input-dtype",
             module=blamed,

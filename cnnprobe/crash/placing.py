@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.adapting import before_call, is_root_input, with_input
+from cnnprobe.crash.adapting import before_call, is_root_input, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, quoted
-from cnnprobe.crash.edits import Move
+from cnnprobe.crash.edits import Edit, Move, RegisterLayers, SetAttribute
 from cnnprobe.crash.geometry import axes_of
 from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
@@ -77,20 +78,27 @@ def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspi
     for position, info in enumerate(call.inputs):
         if info.device == usual or not info.shape:
             continue
-        attribute = _attribute_like(case, info)
+        attribute = case.attribute_of(info)
         if isinstance(info.source, str):
             yield _stranger(case, case.owner_of_parameter(info.source), info.device, usual)
             return
-        if case.is_input(info) or (is_root_input(case, info) and attribute is None):
+        if attribute is None and (case.is_input(info) or is_root_input(case, info)):
             blamed = call.fqn if call.fqn is not None else case.owner
             what = f"the input is on {info.device}, {named(case, blamed)} on {usual}"
             code = f"{{x}}.to({usual!r})"
-            edit = with_input(lambda t: _moved(t, usual), code, every=True, title=f"move the input: x = x.to({usual!r})")
+            edit: Edit = with_input(lambda t: _moved(t, usual), code, every=True, title=f"move the input: x = x.to({usual!r})")
         elif attribute is not None:
             blamed, name = attribute
             what = f"the tensor '{name}' of {named(case, blamed)} is no buffer, so that .to() left it on {info.device}"
             edit = before_call(case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position)
             edit = replace(edit, title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model")
+        elif (hidden := hidden_layers(case, info)) is not None:
+            blamed, name = hidden
+            what = (
+                f"the layers in '{name}' of {named(case, blamed)} stand in a plain list or dict, so that .to() left them on {info.device}"
+            )
+            title = f"make it an nn.ModuleList (or nn.ModuleDict): self.{name} = nn.ModuleList(...)"
+            edit = RegisterLayers(title=title, code="nn.ModuleList", module=blamed, name=name, device=usual)
         else:
             blamed = case.owner
             what = f"a tensor from {case.origin(info)} is on {info.device}, the model on {usual}"
@@ -107,23 +115,26 @@ def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspi
         return
 
 
+def hidden_layers(case: Case, info: TensorInfo) -> tuple[str, str] | None:
+    """The plain attribute in whose list or dict a layer stands that has such a tensor: fqn of the module and name."""
+    for fqn, module in case.modules.items():
+        for name, value in module.__dict__.items():
+            layers = (
+                [m for m in tree_leaves(value) if isinstance(m, nn.Module)]
+                if isinstance(value, list | tuple | dict) and name != "_modules"
+                else ()
+            )
+            if any(tuple(p.shape) == info.shape and str(p.device) == info.device for layer in layers for p in layer.parameters()):
+                return fqn, name
+    return None
+
+
 def _moved(value: object, device: str) -> object:
     if not isinstance(value, Tensor):
         return value
     if value.device.type == "meta" and device != "meta":
         return torch.zeros(value.shape, dtype=value.dtype, device=device)
     return value.to(device)
-
-
-def _attribute_like(case: Case, info: TensorInfo) -> tuple[str, str] | None:
-    """The plain attribute of a module that a tensor was, as far as shape, dtype and device tell."""
-    if info.source is not None:
-        return None
-    for fqn, module in case.modules.items():
-        for name, value in module.__dict__.items():
-            if isinstance(value, Tensor) and (tuple(value.shape), str(value.device)) == (info.shape, info.device):
-                return fqn, name
-    return None
 
 
 # -- dtypes ------------------------------------------------------------------------------------------------------------------
@@ -156,7 +167,7 @@ def _layer_dtype(case: Case, call: ModuleCall, x: TensorInfo, wanted: str) -> It
             weight=STRONG,
         )
         return
-    yield _cast_before(case, x, fqn, wanted)
+    yield from _cast_before(case, x, fqn, wanted)
 
 
 def _function_dtype(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
@@ -176,33 +187,75 @@ def _function_dtype(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
             weight=STRONG,
         )
         return
-    yield _cast_before(case, odd, case.owner, usual, position=call.inputs.index(odd))
+    yield from _cast_before(case, odd, case.owner, usual, position=call.inputs.index(odd))
 
 
-def _cast_before(case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0) -> Suspicion:
-    """The tensor is the odd one: the input's own dtype, or a cast on the way."""
+def _cast_before(case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0) -> Iterator[Suspicion]:
+    """The tensor is the odd one: the input's own dtype, a tensor of another dtype that was mixed in, or a cast on the way."""
     dtype = getattr(torch, wanted)
     code = "{x}.float()" if wanted == "float32" else f"{{x}}.to(torch.{wanted})"
-    from_input = is_root_input(case, x) and any(t.dtype == x.dtype for t in case.root_inputs)
-    caster = next((c for _, c in case.lineage(x) if c.outputs and c.inputs and c.outputs[0].dtype != c.inputs[0].dtype), None)
-    if from_input:
-        edit = with_input(lambda t: t.to(dtype), code)
+    if is_root_input(case, x) and (root := case.root_of(x)) is not None and root.dtype == x.dtype:
         message = f"the input is {x.dtype}, and {named(case, fqn)} computes in {wanted}"
         if x.dtype == "uint8":
             message += "; bytes of an image are to be scaled too, by / 255"
-    else:
-        edit = before_call(case, lambda t: t.to(dtype), code, position=position)
-        message = f"{x.dtype} from {case.origin(x)} arrives at {named(case, fqn)}, which computes in {wanted}"
-        if caster is not None:
-            message += f"; {case.name_of(caster)} made it {x.dtype}"
-    return Suspicion(
-        diagnosis="input-dtype" if from_input else "dtype-mismatch",
+        yield Suspicion(
+            diagnosis="input-dtype",
+            module=fqn,
+            message=message,
+            arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
+            candidates=(candidate(with_tensor(case, x, lambda t: t.to(dtype), code), weight=STRONG),),
+            weight=STRONG,
+        )
+        if case.is_input(x):
+            return
+    mixed = _mixed_in(case, x, dtype)
+    if mixed is not None:
+        yield mixed
+    caster = next((c for _, c in case.lineage(x) if c.outputs and c.inputs and c.outputs[0].dtype != c.inputs[0].dtype), None)
+    made = f"; {case.name_of(caster)} made it {x.dtype}" if caster is not None else ""
+    yield Suspicion(
+        diagnosis="dtype-mismatch",
         module=fqn,
-        message=message,
+        message=f"{x.dtype} from {case.origin(x)} arrives at {named(case, fqn)}, which computes in {wanted}{made}",
         arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
-        candidates=(candidate(edit, weight=STRONG),),
-        weight=STRONG,
+        candidates=(candidate(before_call(case, lambda t: t.to(dtype), code, position=position), weight=STRONG if caster else USUAL),),
+        weight=STRONG if caster is not None else USUAL,
     )
+
+
+def _mixed_in(case: Case, x: TensorInfo, dtype: torch.dtype) -> Suspicion | None:
+    """The parameter, buffer or plain attribute of another dtype that has drawn what the model computed to it."""
+    caster = next((c for _, c in case.lineage(x) if c.outputs and any(t.dtype != x.dtype for t in c.inputs)), None)
+    odd = next((t for t in caster.inputs if t.dtype == x.dtype), None) if caster is not None else None
+    if caster is None or odd is None:
+        return None
+    if isinstance(odd.source, str):
+        owner, _, name = odd.source.rpartition(".")
+    elif (found := case.attribute_of(odd)) is not None:
+        owner, name = found
+    else:
+        return None
+    short_type = str(dtype).removeprefix("torch.")
+    edit = SetAttribute(
+        title=f"make 'self.{name}' of {named(case, owner)} {short_type}: .to(torch.{short_type})",
+        code=f".to(torch.{short_type})",
+        module=owner,
+        name=name,
+        value=lambda module: _cast(getattr(module, name), dtype),
+    )
+    return Suspicion(
+        diagnosis="dtype-mismatch",
+        module=owner,
+        message=f"'self.{name}' of {named(case, owner)} is {odd.dtype}, so that {case.name_of(caster)} gives {x.dtype}",
+        arithmetic=f"'self.{name}' {odd.shape} {odd.dtype}; {case.name_of(case.call) if case.call is not None else ''} computes in {short_type}",
+        candidates=(candidate(edit, weight=STRONG),),
+        weight=STRONG + 1,
+    )
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = value.detach().to(dtype)
+    return nn.Parameter(cast, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else cast
 
 
 # -- the input as a whole ----------------------------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """From suspicions to an explanation: the candidates are tried, what worked is ranked, the best one names the fault. Runs shadows of the model."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from cnnprobe.crash import axes, convolution, joining, linear, normalising, placing, structure
+import torch
+
+from cnnprobe.crash import axes, convolution, joining, linear, normalising, operations, placing, strangers, structure
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
 from cnnprobe.crash.patch import diff
 from cnnprobe.crash.shadow import Outcome
 from cnnprobe.crash.suspicion import LAST, POSSIBLE, Candidate, Suspicion
+from cnnprobe.crash.users_code import innermost_locals, names_on_the_line
 from cnnprobe.explanation import Explanation, Repair
 from cnnprobe.trace import ModuleCall
 
@@ -39,15 +42,22 @@ class Attempt:
 
 def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
-    found: list[Suspicion] = []
-    found += structure.suspect(case)
-    found += placing.suspect(case)
-    found += linear.suspect(case)
-    found += convolution.suspect(case, bench)
-    found += normalising.suspect(case)
-    found += joining.suspect(case)
-    found += axes.suspect(case)
+    rooms: list[Callable[[], Iterator[Suspicion]]] = [
+        lambda room=room: room.suspect(case)  # type: ignore[misc]
+        for room in (structure, strangers, placing, linear, normalising, joining, operations, axes)
+    ]
+    rooms.insert(4, lambda: convolution.suspect(case, bench))
+    found = [one for room in rooms for one in _suspected(case, room)]
     return sorted(found, key=lambda one: -one.weight)
+
+
+def _suspected(case: Case, room: Callable[[], Iterator[Suspicion]]) -> list[Suspicion]:
+    try:
+        return list(room())
+    except Exception:
+        if not case.lenient:
+            raise
+        return []
 
 
 def explain_forward(case: Case) -> Explanation:
@@ -64,7 +74,10 @@ def explain_forward(case: Case) -> Explanation:
     repairs = [_repair(case, a, bench, parameters) for a in working]
     if bench.shadow is None and chosen is not None:
         repairs = [Repair(title=c.title, code=c.edits[0].code, module=c.edits[0].module) for c in chosen.candidates if c.weight > LAST]
-    return _told(case, chosen, tuple(repairs[:MOST_SHOWN]), tuple(bench.notes))
+    repairs = repairs[:MOST_SHOWN]
+    if chosen is not None and not any(r.plausible for r in repairs):
+        repairs += [Repair(title=advice, module=chosen.module) for advice in chosen.advice]
+    return _told(case, chosen, tuple(repairs), tuple(bench.notes))
 
 
 def _tried(case: Case, bench: Bench, found: list[Suspicion]) -> Iterator[Attempt]:
@@ -88,7 +101,9 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
     try:
         shadow.apply(best.candidate.edits)
         error = best.outcome.error or case.error
-        later = Case(error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs)
+        later = Case(
+            error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs, lenient=case.lenient
+        )
         pairs = [(s, c) for s in suspicions(later, bench) for c in s.candidates]
     finally:
         shadow.reset()
@@ -161,6 +176,17 @@ def patch_of(case: Case, one: Candidate) -> str:
     return diff(case, one.edits)
 
 
+def _at_hand(case: Case) -> Iterator[str]:
+    """What the names on the failing line stood for."""
+    values = innermost_locals(case.error)
+    for name in dict.fromkeys(names_on_the_line(case.error)):
+        value = values.get(name)
+        if isinstance(value, torch.Tensor):
+            yield f"{name} is {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+        elif isinstance(value, int | float | str | tuple | list | None) and name in values:
+            yield f"{name} is " + (f"a {type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else repr(value)[:60])
+
+
 def _told(case: Case, chosen: Suspicion | None, repairs: tuple[Repair, ...], notes: tuple[str, ...]) -> Explanation:
     failure, call = case.trace.failure, case.call
     arrived = case.inputs[:8]
@@ -174,6 +200,8 @@ def _told(case: Case, chosen: Suspicion | None, repairs: tuple[Repair, ...], not
             message=f"the cause is not known; {case.name_of(call) if call is not None else 'the model'} raised"
             + (f" when it was given {shapes}" if shapes else ""),
         )
+        if call is None or case.leaf is None:
+            chosen = replace(chosen, evidence=tuple(_at_hand(case)))
     module = chosen.module
     found = case.modules.get(module) if module is not None else None
     return Explanation(

@@ -1,47 +1,42 @@
-"""Crashes of Python rather than of arithmetic: no forward, a tuple where a tensor was meant, a missing argument or attribute."""
+"""Crashes of Python rather than of arithmetic: no forward, a missing argument or attribute."""
 
 import difflib
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-from cnnprobe.crash.adapting import with_input
-from cnnprobe.crash.case import Case, named, quoted, short
-from cnnprobe.crash.edits import AdaptOutput, Bind, ChangeArguments, Edit, Exchange, SetAttribute
-from cnnprobe.crash.suspicion import STRONG, USUAL, Suspicion, candidate
-from cnnprobe.crash.users_code import (
-    compiled_again,
-    forward_of,
-    frame_locals,
-    innermost_locals,
-    names_on_the_line,
-    one_tuples,
-    without_one_tuples,
-)
+from cnnprobe.crash.adapting import resized
+from cnnprobe.crash.case import Case, named, quoted
+from cnnprobe.crash.edits import Bind, ChangeArguments, Edit, Exchange, SetAttribute
+from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
+from cnnprobe.crash.users_code import called_on_the_line, frame_locals, users_frames
 from cnnprobe.recorder.inventory import class_of, is_leaf
 from cnnprobe.trace import ModuleCall
 
-_NUMBERS = (int, float, bool, complex)
+_SMALLEST_IMAGE = 16  # pixels: below, a size is that of a patch or a window
 
 
 def suspect(case: Case) -> Iterator[Suspicion]:
     """What may be wrong with the code rather than with the numbers."""
-    yield from _input_of_another_type(case)
     module, call = case.module, case.call
     if call is None:
         return
-    if module is not None and not is_leaf(module) and type(module).forward is nn.Module.forward and "forward" not in module.__dict__:
+    if module is not None and has_no_forward(case):
         yield from _no_forward(call.fqn or "", module)
         return
-    yield from _wrapped_attributes(case)
-    yield from _tuple_instead(case)
-    if module is not None and not is_leaf(module):
+    if module is not None:
         yield from _signature(case, call, module)
+        yield from _called_none(case, call, module)
     yield from _missing_attribute(case)
+    yield from _refused_size(case)
+
+
+def has_no_forward(case: Case) -> bool:
+    """Whether the failing module's class defines no forward."""
+    module = case.module
+    return module is not None and not is_leaf(module) and type(module).forward is nn.Module.forward and "forward" not in module.__dict__
 
 
 # -- no forward --------------------------------------------------------------------------------------------------------------
@@ -80,6 +75,9 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
         arithmetic="" if near else "a forward that is indented into __init__ is no method",
         candidates=tuple(candidates),
         weight=STRONG,
+        advice=()
+        if near
+        else (f"define forward(self, x) in {kind_name}, at the level of __init__: one indentation less, if it stands inside",),
     )
 
 
@@ -87,178 +85,26 @@ def _is_torchs(kind: type) -> bool:
     return kind.__module__.startswith("torch.") or kind is object
 
 
-# -- something that is no tensor ---------------------------------------------------------------------------------------------
+# -- a size that the model's own code refuses -------------------------------------------------------------------------------
 
 
-def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
-    given = case.args[0] if case.args else next(iter(case.kwargs.values()), None)
-    if isinstance(given, (Tensor, *_NUMBERS)) or (given is None and (not case.args or case.leaf is None or case.inputs)):
-        return
-    kind = type(given).__name__
-    edits: list[tuple[Edit, int]] = []
-    if isinstance(given, dict):
-        edits += _from_mapping(given)
-    elif isinstance(given, list | tuple) and given and all(isinstance(v, Tensor) for v in given):
-        if len({v.shape for v in given}) == 1:
-            edits.append((with_input(lambda v: torch.stack(list(v)), "torch.stack({x})"), STRONG))
-        edits.append((with_input(lambda v: v[0], "{x}[0]"), USUAL))
-        edits.append((ChangeArguments(title="call it as model(*x)", code="*x", function=lambda a, k: ((*a[0], *a[1:]), k)), USUAL))
-    elif hasattr(given, "__array_interface__") or isinstance(given, list | tuple):
-        edits += _from_array(given)
-    if not edits and any(isinstance(v, Tensor) for v in tree_leaves(given)):
-        return  # the model may well be made for it
-    if not edits and not isinstance(given, str | bytes | None) and case.trace.calls and len(case.trace.calls) > 2:
-        return
-    first = case.call
-    yield Suspicion(
-        diagnosis="not-a-tensor",
-        module=first.fqn if first is not None and first.fqn is not None else case.owner,
-        message=f"the model was given a {kind}, and {case.name_of(first) if first is not None else 'it'} needs a tensor",
-        arithmetic=f"type {type(given).__module__}.{kind}"
-        + (f", shape {tuple(shape)}" if (shape := getattr(given, "shape", None)) is not None else ""),
-        candidates=tuple(candidate(edit, weight=weight) for edit, weight in edits),
-        weight=STRONG,
-        evidence=("load the file first, and turn the image into a tensor",) if isinstance(given, str | bytes) else (),
-    )
-
-
-def _from_mapping(given: dict[Any, Any]) -> Iterator[tuple[Edit, int]]:
-    if all(isinstance(key, str) for key in given):
-        yield ChangeArguments(title="call it as model(**x)", code="**x", function=lambda a, k: (a[1:], {**a[0], **k})), USUAL
-    for key, value in given.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            yield with_input(lambda v, key=key: v[key], f"{{x}}[{key!r}]"), USUAL  # type: ignore[misc]
-            return
-
-
-def _from_array(given: Any) -> Iterator[tuple[Edit, int]]:
-    def as_tensor(value: Any) -> Tensor:
-        import numpy as np
-
-        return torch.as_tensor(np.asarray(value).copy()).float()
-
-    is_image = hasattr(given, "mode") and hasattr(given, "size") and not hasattr(given, "shape")
-    if is_image:
-        code = "torchvision.transforms.v2.functional.to_dtype(to_image({x}), scale=True)[None]"
-
-        def from_image(value: Any) -> Tensor:
-            x = as_tensor(value)
-            return (x[None] if x.dim() == 2 else x.permute(2, 0, 1))[None] / 255
-
-        yield with_input(from_image, code), STRONG
-    else:
-        yield with_input(as_tensor, "torch.as_tensor({x}).float()"), STRONG
-
-
-def _wrapped_attributes(case: Case) -> Iterator[Suspicion]:
-    """A layer that a trailing comma has wrapped: `self.fc = nn.Linear(8, 2),`."""
+def _refused_size(case: Case) -> Iterator[Suspicion]:
+    """An assertion or a ValueError of the model's own code about its input, where an attribute of it names another size."""
     owner = case.modules.get(case.owner)
-    if owner is None or case.leaf is not None or (case.call is not None and case.call.fqn is None):
+    if owner is None or not isinstance(case.error, AssertionError | ValueError) or not case.root_inputs or case.leaf is not None:
         return
-    for name, value in owner.__dict__.items():
-        if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], nn.Module):
-            edit = SetAttribute(
-                title=f"drop the comma at the end of 'self.{name} = ...'",
-                code=f"self.{name} = {value[0]}",
-                module=case.owner,
-                name=name,
-                value=lambda module, name=name: module.__dict__[name][0],  # type: ignore[misc]
-            )
-            child = f"{case.owner}.{name}" if case.owner else name
+    shape = case.root_inputs[0].shape
+    own = {name: value for name, value in owner.__dict__.items() if isinstance(value, int | tuple | list) and "size" in name and value}
+    for name, value in own.items():
+        sizes = tuple(value) if isinstance(value, tuple | list) else (value,) * 2
+        if len(shape) == 4 and len(sizes) == 2 and all(type(n) is int and n >= _SMALLEST_IMAGE for n in sizes) and sizes != shape[2:]:
             yield Suspicion(
-                diagnosis="not-a-tensor",
+                diagnosis="shape-mismatch",
                 module=case.owner,
-                message=f"'{child}' is a tuple of one {type(value[0]).__name__}, not the layer: a trailing comma made it",
-                arithmetic=f"self.{name} is {type(value).__name__} of length 1, so that its parameters are not registered either",
-                candidates=(candidate(edit, weight=STRONG),),
-                weight=STRONG,
+                message=f"{named(case, case.owner)} itself refuses {shape}; its {name} is {value}",
+                arithmetic=f"{name} {sizes[0]} x {sizes[1]}, arrived {shape[2]} x {shape[3]}",
+                candidates=(candidate(resized(sizes, exact=True), weight=STRONG),),
             )
-
-
-def _tuple_instead(case: Case) -> Iterator[Suspicion]:
-    """A module returned a tuple (or None), and the next thing wanted a tensor."""
-    call = case.call
-    if call is None:
-        return
-    wrapped, what = _what_arrived(case, call)
-    maker = _maker(case) if wrapped else None
-    if not wrapped or (maker is None and not case.inputs and any(a is None or isinstance(a, str) for a in case.args)):
-        return  # what the model itself was given, which was said already
-    blamed = maker.fqn if maker is not None and maker.fqn is not None else case.owner
-    module = case.modules.get(blamed)
-    comma = _comma_in(module)
-    candidates = []
-    if comma is not None and module is not None:
-        again = compiled_again(forward_of(module), without_one_tuples)
-        if again is not None:
-            edit: Edit = Bind(
-                title=f"drop the trailing comma in the forward of {named(case, blamed)}, line {comma}",
-                code="",
-                module=blamed,
-                function=again,
-            )
-            candidates.append(candidate(edit, weight=STRONG))
-    elif maker is not None and maker.returned in ("tuple", "list"):
-        title = f"take the first element of what {quoted(blamed)} returns: {quoted(blamed)}(...)[0]"
-        candidates.append(candidate(AdaptOutput(title=title, code="[0]", module=blamed, function=lambda out: out[0]), weight=STRONG))
-    why = f"a trailing comma at line {comma} of its forward makes it" if comma is not None else f"{named(case, blamed)} returns it"
-    if maker is not None and maker.returned == "NoneType":
-        why = f"{named(case, blamed)} returns None: its forward has no return"
-    yield Suspicion(
-        diagnosis="not-a-tensor",
-        module=blamed,
-        message=f"{what} where a tensor was meant: {why}",
-        arithmetic=f"{case.name_of(call)} was given it at {short(case.trace.failure.source if case.trace.failure else call.source)}",
-        candidates=tuple(candidates),
-        weight=STRONG,
-    )
-
-
-def _what_arrived(case: Case, call: ModuleCall) -> tuple[bool, str]:
-    """Whether the failing call got something that is no tensor, and what."""
-    if case.leaf is not None and not isinstance(case.leaf, nn.RNNBase | nn.MultiheadAttention):
-        if not call.inputs and call.arguments:
-            kind = next(iter(call.arguments.values()))
-            return True, f"{kind if kind is not None else 'None'} arrived at {case.name_of(call)}"
-        if call.inputs and call.inputs[0].path.startswith("[") and not call.arguments and len(call.inputs) <= 3:
-            return _takes_one(case.leaf), f"a tuple of {len(call.inputs)} arrived at {case.name_of(call)}"
-        return False, ""
-    if not isinstance(case.error, AttributeError | TypeError):
-        return False, ""
-    subject = getattr(case.error, "obj", None)
-    if isinstance(subject, tuple | list) and any(isinstance(v, Tensor) for v in subject):
-        return True, f"a {type(subject).__name__} of {len(subject)}"
-    values = innermost_locals(case.error)
-    for name in names_on_the_line(case.error):
-        value = values.get(name, values)
-        if value is None or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
-            kind = "None" if value is None else f"a tuple of {len(value)}"
-            return True, f"'{name}' is {kind}"
-    return False, ""
-
-
-def _takes_one(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear | nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.ReLU | nn.Flatten | nn.Dropout) or (
-        len(inspect.signature(type(layer).forward).parameters) == 2
-    )
-
-
-def _maker(case: Case) -> ModuleCall | None:
-    """The latest completed call of a module that returned no tensor."""
-    for call in reversed(case.trace.calls[: case.index]):
-        if call.fqn is not None and call.completed and call.returned in ("tuple", "list", "NoneType"):
-            return call
-        if call.fqn is not None and call.completed and call.returned == "Tensor" and call.depth <= (case.call.depth if case.call else 0):
-            return None
-    latest = [c for c in case.trace.calls if c.fqn is not None and c.completed and c.returned in ("tuple", "list", "NoneType")]
-    return latest[-1] if latest else None
-
-
-def _comma_in(module: nn.Module | None) -> int | None:
-    if module is None or _is_torchs(class_of(module)):
-        return None
-    found = next(one_tuples(forward_of(module)), None)
-    return None if found is None else found.lineno
 
 
 # -- arguments and attributes ------------------------------------------------------------------------------------------------
@@ -295,9 +141,10 @@ def _signature(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Susp
         diagnosis="call-signature",
         module=fqn,
         message=f"the forward of {named(case, fqn)} {' and '.join(said) or 'cannot take these arguments'}",
-        arithmetic=f"forward{signature}; given {args} by position" + (f" and {', '.join(names)}" if names else ""),
+        arithmetic=f"forward({', '.join(parameters)}); given {args} by position" + (f" and {', '.join(names)}" if names else ""),
         candidates=tuple(candidate(edit) for edit in _other_arguments(case, fqn, unknown, missing, surplus)),
         weight=STRONG,
+        advice=(f"call {quoted(fqn)} with {', '.join(missing)} as well",) if missing and not unknown else (),
     )
 
 
@@ -328,6 +175,33 @@ def _other_arguments(case: Case, fqn: str, unknown: list[str], missing: list[str
     elif surplus > 0:
         count = len(case.args) - surplus
         yield ChangeArguments(title=f"give it {count} argument{'s' * (count != 1)}", code="", function=lambda a, k: (a[:count], k))
+
+
+def _called_none(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Suspicion]:
+    """A layer that is None, as an option of the constructor left it, and is called all the same."""
+    if not isinstance(case.error, TypeError) or any(frame.name != "forward" for frame in users_frames(case.error)[-1:]):
+        return
+    called = called_on_the_line(case.error) if not isinstance(module, nn.Sequential) else list(module._modules)
+    name = next((n for n in called if module._modules.get(n, module) is None or module.__dict__.get(n, module) is None), None)
+    if name is None:
+        return
+    fqn = f"{call.fqn}.{name}" if call.fqn else name
+    skip = SetAttribute(
+        title=f"make {quoted(fqn)} an nn.Identity() where there is nothing to do",
+        code="nn.Identity()",
+        module=call.fqn or "",
+        name=name,
+        value=lambda _module: nn.Identity(),
+    )
+    yield Suspicion(
+        diagnosis="missing-attribute",
+        module=call.fqn or "",
+        message=f"{named(case, call.fqn or '')} calls its layer {name!r}, which is None",
+        arithmetic=f"self.{name} is None",
+        candidates=(candidate(skip, weight=STRONG),),
+        weight=STRONG,
+        advice=(f"build {quoted(fqn)} in __init__, or call it only where it is not None",),
+    )
 
 
 def _missing_attribute(case: Case) -> Iterator[Suspicion]:

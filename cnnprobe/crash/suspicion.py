@@ -31,6 +31,7 @@ class Suspicion:
     candidates: tuple[Candidate, ...] = ()
     weight: int = USUAL
     evidence: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()  # what mends it but cannot be tried here, as it is for the user to fill in
 
 
 def candidate(*edits: Edit, weight: int = USUAL) -> Candidate:

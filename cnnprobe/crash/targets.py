@@ -102,13 +102,27 @@ def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
         title = f"set {argument}={high + 1} in {quoted(last or '')} (now {classes})"
         widen = lambda a, b: (torch.cat([a, a.new_zeros((a.shape[0], high + 1 - classes, *a.shape[2:]))], 1), b)  # noqa: E731
         repairs.append(repaired(found, name, title, widen, code=f"{argument}={high + 1}"))
+    strange = counted[counted >= classes].unique()
+    present = counted.unique()
+    others = int((present < classes).sum())  # of the labels that are there, how many could be right as they are
+    if low >= 0 and present.numel() == classes > 1 >= others and not (low == 1 and high == classes):
+        values = ", ".join(map(str, present.tolist()[:8])) + (", ..." if classes > 8 else "")
+        title = f"number the labels {values} from 0 to {classes - 1}" + (f": targets // {high}" if classes == 2 and low == 0 else "")
+        repairs.insert(
+            0,
+            repaired(found, name, title, lambda a, b: (a, torch.searchsorted(present, b)), code=f"{{x}} // {high}" if classes == 2 else ""),
+        )
+    elif strange.numel() == 1 and low >= 0 and high > classes:
+        title = f"leave label {high} out, if it marks what is not to be counted: ignore_index={high}"
+        kept = lambda a, b: (a, b.masked_fill(b == high, int(ignored)))  # noqa: E731
+        repairs.insert(0, repaired(found, name, title, kept, code=f"ignore_index={high}"))
     if low < 0:
         title = f"leave these labels out: ignore_index={low}"
         repairs.append(repaired(found, name, title, lambda a, b: (a, b.masked_fill(b < 0, -100)), code=f"ignore_index={low}"))
     outside = int(((counted < 0) | (counted >= classes)).sum())
     return Verdict(
         diagnosis="label-range",
-        module=last if low == 0 else None,
+        module=last if low == 0 and not (strange.numel() == 1 and high > classes) else None,
         message=f"labels go from {low} to {high}, and the output has {classes} classes: legal are 0 to {classes - 1}",
         arithmetic=f"{outside} of {counted.numel()} labels are outside"
         + (f"; the classes come from {quoted(last)}" if last is not None else ""),

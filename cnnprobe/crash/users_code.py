@@ -39,14 +39,30 @@ def frame_locals(error: BaseException, filename_end: str, function: str) -> dict
 
 def names_on_the_line(error: BaseException) -> list[str]:
     """The names that are read in the failing expression, in order."""
+    return [node.id for node in _expression(error) if isinstance(node, ast.Name)]
+
+
+def called_on_the_line(error: BaseException) -> list[str]:
+    """The attributes of `self` that the failing expression calls."""
+    functions = [node.func for node in _expression(error) if isinstance(node, ast.Call)]
+    return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
+
+
+def _expression(error: BaseException) -> list[ast.AST]:
+    """The nodes of the failing expression, by level; none where its source is not at hand."""
     frames = users_frames(error)
     if not frames:
         return []
     try:
-        tree = ast.parse(textwrap.dedent(_statement(frames[-1])).strip())
+        return list(ast.walk(ast.parse(textwrap.dedent(_statement(frames[-1])).strip())))
     except (SyntaxError, ValueError):
         return []
-    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+
+
+def returns_nothing(function: Callable[..., Any]) -> bool:
+    """Whether a function is known to have no return with a value."""
+    tree = parsed(function)
+    return tree is not None and not any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree))
 
 
 def _statement(frame: traceback.FrameSummary) -> str:
@@ -121,3 +137,25 @@ def without_one_tuples(tree: ast.FunctionDef) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
             node.value = node.value.elts[0]
+
+
+def returning(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, str]:
+    """A function like the user's that returns what its last statement computes, and that in his words; None where there is no such thing."""
+    tree = parsed(function)
+    last = tree.body[-1] if tree is not None and tree.body else None
+    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
+        shown = ast.unparse(last.value)
+
+        def returned(node: ast.FunctionDef) -> None:
+            node.body[-1] = ast.Return(value=node.body[-1].value)  # type: ignore[attr-defined]
+    elif isinstance(last, ast.Assign | ast.AugAssign | ast.AnnAssign):
+        target = last.targets[-1] if isinstance(last, ast.Assign) else last.target
+        if not isinstance(target, ast.Name):
+            return None, ""
+        shown = target.id
+
+        def returned(node: ast.FunctionDef) -> None:
+            node.body.append(ast.Return(value=ast.Name(id=shown, ctx=ast.Load())))
+    else:
+        return None, ""
+    return compiled_again(function, returned), shown

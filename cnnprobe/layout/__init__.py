@@ -111,7 +111,7 @@ def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
 
 
 def _history(_trace: Trace, view: _View) -> Iterable[Block]:
-    return () if view.history is None else (Heading(text="Training"), *history_blocks(view.history))
+    return () if view.history is None else (Heading(text="Training"), *history_blocks(view.history, drawn=view.drawn))
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:

@@ -4,27 +4,27 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from cnnprobe.history import Curve, DeadChannels, History, LivingGraph, NonFinite, Series
+from cnnprobe.layout.charts import history_pictures
 from cnnprobe.layout.tables import shapes
-from cnnprobe.render.document import Block, Cell, Column, Document, Heading, Notice, Row, Table, Text
+from cnnprobe.render.document import Block, Cell, Column, Document, Heading, Notice, Row, Table, Text, Trend
 from cnnprobe.render.units import count, percent, seconds, size, value
 
-_BARS = "▁▂▃▄▅▆▇█"
-_GAP = " "  # a step at which nothing was seen
-_WIDTH = 16  # characters of a curve in a table
 _MOST = 60  # layers that are shown; JSON has them all
 _NAMED = 8  # channels in a sentence
 
 
-def lay_out_history(history: History) -> Document:
-    """The run alone, as a document of its own."""
-    return Document(title=history.model, blocks=(Heading(text=history.model, level=1), *history_blocks(history)))
+def lay_out_history(history: History, *, drawn: bool = False) -> Document:
+    """The run alone, as a document of its own; see `history_blocks`."""
+    return Document(title=history.model, blocks=(Heading(text=history.model, level=1), *history_blocks(history, drawn=drawn)))
 
 
-def history_blocks(history: History) -> Iterator[Block]:
-    """The run in reading order."""
+def history_blocks(history: History, *, drawn: bool = False) -> Iterator[Block]:
+    """The run in reading order; where it is `drawn`, with its curves as pictures."""
     yield Text(text=_introduction(history))
     if history.nonfinite is not None:
         yield _not_finite(history.nonfinite)
+    if drawn:
+        yield from history_pictures(history)
     yield from (_dead(dead) for dead in history.dead)
     yield from _kept(history.kept)
     if history.curves:
@@ -97,30 +97,7 @@ def _curve_row(curve: Curve) -> Row:
     finite = [number for number in curve.values if math.isfinite(number)]
     numbers = [*curve.values[:1], *curve.values[-1:], *([min(finite), max(finite)] if finite else [math.nan, math.nan])]
     write = seconds if curve.name == "seconds" else value
-    return Row(cells=(curve.name, sparkline(curve.values), *(write(n) if n == n else "NaN" for n in numbers)))  # noqa: PLR0124
-
-
-def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
-    """The values as a row of bars from their least to their greatest, neighbours put together where there are more than `width`.
-
-    >>> sparkline([0.0, 1.0, 2.0, float("nan"), 7.0])
-    '▁▂▃ █'
-    """
-    groups = (
-        [values[len(values) * k // width : len(values) * (k + 1) // width] for k in range(width)]
-        if len(values) > width
-        else [[v] for v in values]
-    )
-    means = [_mean(group) for group in groups]
-    finite = [mean for mean in means if math.isfinite(mean)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
-    scale = (len(_BARS) - 1) / (high - low) if high > low and math.isfinite(high - low) else 0.0
-    return "".join(_BARS[round((mean - low) * scale)] if math.isfinite(mean) else _GAP for mean in means)
-
-
-def _mean(group: Sequence[float]) -> float:
-    finite = [number for number in group if math.isfinite(number)]
-    return sum(number / len(finite) for number in finite) if finite else math.nan
+    return Row(cells=(curve.name, Trend(values=curve.values), *(write(n) if n == n else "NaN" for n in numbers)))  # noqa: PLR0124
 
 
 def _layers(history: History) -> Iterator[Table]:
@@ -148,8 +125,8 @@ def _activations(history: History, activations: Sequence[Series]) -> Table:
     for series in activations[:_MOST]:
         gradient = gradients.get((series.fqn, series.call, series.output))
         cells: tuple[Cell, ...] = (
-            _named(series), series.kind, _last(series, "mean"), _last(series, "std"), sparkline(series.numbers.get("std", ())), _zeros(series),
-            None if gradient is None else _last(gradient, "norm"), None if gradient is None else sparkline(gradient.numbers.get("norm", ())),
+            _named(series), series.kind, _last(series, "mean"), _last(series, "std"), Trend(values=series.numbers.get("std", ())), _zeros(series),
+            None if gradient is None else _last(gradient, "norm"), None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) or (gradient is not None and _is_odd(gradient)) else ""))
     return Table(title="Layers", columns=columns, rows=tuple(rows), notes=_notes(len(activations)))
@@ -170,8 +147,8 @@ def _parameters(history: History, parameters: Sequence[Series]) -> Table:
     for series in parameters[:_MOST]:
         update = updates.get(series.fqn)
         cells: tuple[Cell, ...] = (
-            series.fqn, _last(series, "mean"), _last(series, "std"), _last(series, "norm"), sparkline(series.numbers.get("norm", ())),
-            None if update is None else _last(update, "ratio", "{:.1e}".format), None if update is None else sparkline(update.numbers.get("ratio", ())),
+            series.fqn, _last(series, "mean"), _last(series, "std"), _last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
+            None if update is None else _last(update, "ratio", "{:.1e}".format), None if update is None else Trend(values=update.numbers.get("ratio", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) else ""))
     return Table(title="Parameters", columns=columns, rows=tuple(rows), notes=_notes(len(parameters)))

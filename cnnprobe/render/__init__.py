@@ -28,6 +28,7 @@ from cnnprobe.render.document import (
     Spread,
     Table,
     Text,
+    Trend,
     Unit,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "Spread",
     "Table",
     "Text",
+    "Trend",
     "Unit",
     "formats",
     "render",

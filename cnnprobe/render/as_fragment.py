@@ -1,14 +1,31 @@
 """A document as an HTML fragment for notebooks: no script, everything escaped, readable where styles are stripped.
 
 Real tables with captions and scopes, `<details>` for what is folded, colours of the host's theme in light and dark. The
-style element stands last, because some viewers show it as text.
+style element stands last, because some viewers show it as text; where it says !important, JupyterLab's own style for tables says otherwise.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Row, Shares, Spread, Table, Text
+from cnnprobe.render.document import (
+    Block,
+    Cell,
+    Code,
+    Document,
+    Facts,
+    Folded,
+    Heading,
+    Notice,
+    Picture,
+    Row,
+    Shares,
+    Spread,
+    Table,
+    Text,
+    Trend,
+)
 from cnnprobe.render.drawing import Axis, axis_of, draw_spread
+from cnnprobe.render.trends import draw_trend
 from cnnprobe.render.units import in_words, inert, inert_lines, written
 
 SUFFIXES = ()  # a piece for notebooks; a file is a whole page, see as_html
@@ -30,13 +47,17 @@ _STYLE = f"""
 {_DARK} {{ color-scheme: dark }}
 .cnnprobe table {{ border-collapse: collapse; margin: .5em 0; font-variant-numeric: tabular-nums }}
 .cnnprobe caption {{ text-align: left; font-weight: bold; padding: .3em 0 }}
-.cnnprobe th, .cnnprobe td {{ text-align: left; font-weight: normal; padding: 1px 10px 1px 0; white-space: nowrap }}
+.cnnprobe th, .cnnprobe td {{ text-align: left !important; font-weight: normal; padding: 1px 10px 1px 0 !important; white-space: nowrap; max-width: none !important }}
 .cnnprobe thead th {{ border-bottom: 1px solid; font-weight: bold }}
-.cnnprobe .number {{ text-align: right }}
+.cnnprobe [align=right] {{ text-align: right !important }}
+.cnnprobe .facts td, .cnnprobe td[colspan] {{ white-space: normal; overflow-wrap: anywhere }}
+.cnnprobe .facts th {{ vertical-align: top }}
+.cnnprobe svg {{ vertical-align: middle }}
 .cnnprobe .muted {{ opacity: .65 }}
 .cnnprobe .total th, .cnnprobe .total td, .cnnprobe .error th, .cnnprobe .error td {{ font-weight: bold }}
 .cnnprobe .error th, .cnnprobe .error td, .cnnprobe strong.error {{ color: light-dark(#b3001b, #ff8f8f) }}
 .cnnprobe .warning th, .cnnprobe .warning td, .cnnprobe strong.warning {{ color: light-dark(#7a4d00, #ffc46b) }}
+.cnnprobe figure {{ display: inline-block; margin: .4em 1em .4em 0; vertical-align: top }}
 .cnnprobe pre {{ white-space: pre-wrap }}
 """
 
@@ -74,12 +95,12 @@ def _block(block: Block) -> Iterable[str]:
 def _facts(facts: Facts) -> Iterator[str]:
     caption = f"<caption>{_safe(facts.title)}</caption>" if facts.title else ""
     rows = "\n".join(f'<tr><th scope="row">{_safe(name)}</th><td>{_lines(said)}</td></tr>' for name, said in facts.pairs)
-    yield f"<table>{caption}<tbody>\n{rows}\n</tbody></table>"
+    yield f'<table class="facts">{caption}<tbody>\n{rows}\n</tbody></table>'
 
 
 def _picture(picture: Picture) -> Iterator[str]:
     caption = f"<figcaption>{_safe(picture.caption)}</figcaption>" if picture.caption else ""
-    yield f'<figure role="img" aria-label="{_safe(picture.alt)}">{picture.svg}{caption}</figure>'
+    yield f'<figure role="img" aria-label="{_safe(picture.alt)}">{caption}{picture.svg}</figure>'
 
 
 def _notice(notice: Notice) -> Iterator[str]:
@@ -140,7 +161,7 @@ def _subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]
 
 def _table(table: Table, title: str, rows: Sequence[Row], *, notes: bool) -> str:
     names = "".join(f'<th scope="col"{_numeric(column.align)}>{_safe(column.name)}</th>' for column in table.columns)
-    parts = [f"<table><caption>{_safe(title)}</caption>", f"<thead><tr>{names}</tr></thead>", "<tbody>"]
+    parts = [f"<table><caption>{_safe(title)}</caption>" if title else "<table>", f"<thead><tr>{names}</tr></thead>", "<tbody>"]
     axis = axis_of(table)
     parts += [line for row in rows for line in _row(table, row, axis)]
     parts.append("</tbody></table>")
@@ -152,7 +173,7 @@ def _table(table: Table, title: str, rows: Sequence[Row], *, notes: bool) -> str
 def _row(table: Table, row: Row, axis: Axis) -> Iterator[str]:
     kind = f' class="{row.emphasis}"' if row.emphasis else ""
     first, *others = (
-        (draw_spread(cell, axis) if isinstance(cell, Spread) else _safe(written(cell, column.unit)), _numeric(column.align))
+        (_drawn(cell, axis) or _safe(written(cell, column.unit)), _numeric(column.align))
         for cell, column in zip(row.cells, table.columns, strict=True)
     )
     cells = "".join(f"<td{numeric}>{text}</td>" for text, numeric in others)
@@ -161,8 +182,14 @@ def _row(table: Table, row: Row, axis: Axis) -> Iterator[str]:
         yield f'<tr{kind}><td colspan="{len(table.columns)}">{_indent(row.depth + 1)}^ {_lines(row.note)}</td></tr>'
 
 
+def _drawn(cell: Cell, axis: Axis) -> str:
+    if isinstance(cell, Spread):
+        return draw_spread(cell, axis)
+    return draw_trend(cell.values) if isinstance(cell, Trend) else ""
+
+
 def _numeric(align: str) -> str:
-    return ' class="number" align="right"' if align == "right" else ""
+    return ' align="right"' if align == "right" else ""
 
 
 def _indent(depth: int) -> str:

@@ -22,8 +22,15 @@ class Spread:
     histogram: Histogram | None = None
 
 
-Cell = str | int | float | Spread | None
-"""A cell: text as it is, a number to be written in the column's unit, a Spread, or None for what was not observed ("-")."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trend:
+    """Numbers over time, NaN where there was none: a line where a format can draw, a row of bars elsewhere."""
+
+    values: tuple[float, ...]
+
+
+Cell = str | int | float | Spread | Trend | None
+"""A cell: text as it is, a number to be written in the column's unit, a Spread, a Trend, or None for what was not observed ("-")."""
 
 Unit = Literal["", "count", "si", "bytes", "value", "percent", "seconds"]
 Severity = Literal["error", "warning", "info"]
@@ -118,6 +125,7 @@ class Picture:
     svg: str
     alt: str
     caption: str = ""
+    is_chart: bool = False  # small, and seen together with its neighbours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

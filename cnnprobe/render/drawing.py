@@ -67,16 +67,22 @@ def in_words(spread: Spread) -> str:
     return f"{value(spread.minimum)} to {value(spread.maximum)}, mean {value(spread.mean)}, std {value(spread.std)}{zeros}"
 
 
-def draw_spread(spread: Spread, axis: Axis) -> str:
-    """The histogram, or without one the range with mean and standard deviation; at zero a bar for the share of exact zeros."""
+def draw_spread(spread: Spread, axis: Axis, *, framed: bool = True) -> str:
+    """The histogram, or without one the range with mean and standard deviation; at zero a bar for the share of exact zeros.
+
+    Args:
+        spread: what is drawn.
+        axis: the magnitudes from edge to edge.
+        framed: whether it says its size, its colour and its ground line itself. Where thousands stand below each other a style does it.
+    """
     wide = 2 * axis.steps + 1
     drawn = _line(spread, axis) if spread.histogram is None else _bars(spread.histogram, axis)
-    zeros = (
-        f'<path class="z" opacity=".45" d="M{axis.steps} {_HEIGHT}v{-spread.zeros * _HEIGHT:.4g}h1V{_HEIGHT}z"/>' if spread.zeros else ""
-    )
+    zeros = f'<path class="z" opacity=".45" d="M{axis.steps} {_HEIGHT}v{-spread.zeros * _HEIGHT:.4g}h1V{_HEIGHT}z"/>'
+    size = f' width="{_WIDTH}" height="{_HEIGHT}" fill="currentColor"' if framed else ""
+    ground = f'<path opacity=".3" d="M0 {_HEIGHT - 0.5}h{wide}v.5H0z"/>' if framed else ""
     return (
-        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {wide} {_HEIGHT}" preserveAspectRatio="none" fill="currentColor"'
-        f' role="img" aria-label="{escape(in_words(spread))}"><path opacity=".3" d="M0 {_HEIGHT - 0.5}h{wide}v.5H0z"/>{zeros}{drawn}</svg>'
+        f'<svg{size} viewBox="0 0 {wide} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(in_words(spread))}">'
+        f"{ground}{zeros if spread.zeros else ''}{drawn}</svg>"
     )
 
 

@@ -5,7 +5,8 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from cnnprobe.render.document import Cell, Facts, Shares, Spread, Unit
+from cnnprobe.render.document import Cell, Facts, Shares, Spread, Trend, Unit
+from cnnprobe.render.trends import sparkline
 
 NOT_OBSERVED = "-"
 _NAMED_PARTS = 4  # parts of a whole that are told in words
@@ -108,6 +109,8 @@ def written(cell: Cell, unit: Unit) -> str:
         return NOT_OBSERVED
     if isinstance(cell, Spread):
         return f"{value(cell.minimum)} to {value(cell.maximum)}"
+    if isinstance(cell, Trend):
+        return sparkline(cell.values)
     return cell if isinstance(cell, str) else _FORMATS[unit](cell)
 
 

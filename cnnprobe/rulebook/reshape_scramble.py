@@ -45,7 +45,8 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels and positions.
     What to do: permute or transpose first.
-    Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot be told apart.
+    Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot be told apart. Where the first axis takes
+    part, only a plain exchange of whole axes counts: what is merged with the batch and split again has these sizes by chance.
     Source: torch.Tensor.view, "The returned tensor shares the same data".
     """
     flow = Flow(evidence.trace)
@@ -68,9 +69,12 @@ def is_exchange(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
     >>> is_exchange((8, 6, 64), (8, 64, 6)), is_exchange((8, 6, 8, 8), (8, 64, 6)), is_exchange((8, 6, 8, 8), (8, 6, 64)), is_exchange((8, 12), (8, 3, 4))
     (True, True, False, False)
+    >>> is_exchange((5, 8, 6), (8, 5, 6)), is_exchange((4, 96, 16, 4), (1536, 4, 2, 2))
+    (True, False)
     """
-    for left, right in _blocks([n for n in before if n != 1], [n for n in after if n != 1]):
-        if len(left) > 1 and len(right) > 1 and _is_permutation(left, right):
+    for k, (left, right) in enumerate(_blocks([n for n in before if n != 1], [n for n in after if n != 1])):
+        has_batch = k == 0 and before[0] != 1
+        if len(left) > 1 and len(right) > 1 and _is_permutation(left, right) and (not has_batch or sorted(left) == sorted(right)):
             return True
     return False
 

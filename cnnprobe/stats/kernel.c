@@ -38,7 +38,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16 };
-enum { DONE = 0, OUT_OF_RANGE = 1, OUT_OF_MEMORY = 2, UNSUPPORTED = 3 };
+enum { DONE = 0, OUT_OF_RANGE = 1, OUT_OF_MEMORY = 2, UNSUPPORTED = 3, FULL = 4, NOT_FINITE = 5 };
 static const int SIZES[] = {4, 8, 2, 2};
 
 /* Moments of values: n finite ones, their sum and sum of squares around `shift`. */
@@ -687,4 +687,133 @@ EXPORT int cnnprobe_channels(const void *x, int dtype, const int64_t sizes[3], d
     free(buckets);
     write_row(&whole, row);
     return status;
+}
+
+/* ---- a sheet: row after row, as a training step fills them ------------------------------------------------------------------------------ */
+
+#define WIDTH 16 /* doubles in a row */
+#define SLOT 10  /* the column that says what a row is about */
+
+typedef struct {
+    double *rows;
+    int64_t *histograms; /* null, or SLOTS counts a row */
+    int64_t next, capacity;
+} Sheet;
+
+/* What is measured again and again: few arguments a call, as each costs as much as measuring a small tensor. */
+typedef struct {
+    Sheet *sheet;
+    int64_t slot, dtype, threads;
+} Cell;
+
+typedef struct {
+    int64_t sizes[3];
+    double *fired; /* nonzero values seen in each channel; added to */
+} Plan;
+
+typedef struct {
+    const void *x;
+    int64_t count;
+    const Cell *cell;
+    int64_t status;
+} Job;
+
+static double *take_row(const Cell *cell, int64_t **histogram) {
+    Sheet *sheet = cell->sheet;
+    if (sheet->next >= sheet->capacity)
+        return 0;
+    int64_t at = sheet->next++;
+    *histogram = sheet->histograms ? sheet->histograms + at * SLOTS : 0;
+    double *row = sheet->rows + at * WIDTH;
+    row[SLOT] = (double)cell->slot;
+    row[9] = 0; /* until it is written */
+    return row;
+}
+
+/* NOT_FINITE is no failure: the row is there, and worth a look at once. */
+static int finished(double *row, int status) {
+    row[9] = status == DONE;
+    return status == DONE && (row[6] > 0 || row[7] > 0) ? NOT_FINITE : status;
+}
+
+/* The statistics of `count` values at `x` into the next row of the cell's sheet. */
+EXPORT int cnnprobe_record(const void *x, int64_t count, const Cell *cell) {
+    int64_t *histogram;
+    double *row = take_row(cell, &histogram);
+    if (!row)
+        return FULL;
+    int status = cnnprobe_measure(x, (int)cell->dtype, count, row, histogram, (int)cell->threads);
+    return finished(row, status);
+}
+
+/* The same, and how many values of each channel are not zero. */
+EXPORT int cnnprobe_record_channels(const void *x, const Cell *cell, const Plan *plan) {
+    int64_t *histogram, channels = plan->sizes[1];
+    double *row = take_row(cell, &histogram), *by_channel = row ? malloc((size_t)(channels ? channels : 1) * 5 * sizeof *by_channel) : 0;
+    if (!row)
+        return FULL;
+    int status = by_channel ? cnnprobe_channels(x, (int)cell->dtype, plan->sizes, row, by_channel, histogram) : OUT_OF_MEMORY;
+    if (status == DONE)
+        for (int64_t c = 0; c < channels; c++)
+            plan->fired[c] += by_channel[c] - by_channel[3 * channels + c];
+    free(by_channel);
+    return finished(row, status);
+}
+
+/* The last row once more, for another cell. */
+EXPORT int cnnprobe_repeat(const Cell *cell) {
+    int64_t *histogram, source = cell->sheet->next - 1;
+    if (source < 0)
+        return UNSUPPORTED;
+    double *row = take_row(cell, &histogram);
+    if (!row)
+        return FULL;
+    memcpy(row, cell->sheet->rows + source * WIDTH, SLOT * sizeof *row);
+    if (histogram)
+        memcpy(histogram, cell->sheet->histograms + source * SLOTS, SLOTS * sizeof *histogram);
+    return DONE;
+}
+
+/* A row for each job; its status is left there. */
+EXPORT void cnnprobe_record_each(Job *jobs, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        jobs[i].status = cnnprobe_record(jobs[i].x, jobs[i].count, jobs[i].cell);
+}
+
+static int64_t bytes_of(const Job *job) { return (job->count * SIZES[job->cell->dtype] + 63) / 64 * 64; }
+
+/* A copy of every job's values, one after the other, each at a multiple of 64 bytes. */
+EXPORT void cnnprobe_keep(const Job *jobs, int64_t n, char *to) {
+    for (int64_t i = 0; i < n; to += bytes_of(&jobs[i++]))
+        memcpy(to, jobs[i].x, (size_t)(jobs[i].count * SIZES[jobs[i].cell->dtype]));
+}
+
+INLINE float from_brain(uint16_t h) { return from_bits((uint32_t)h << 16); }
+
+#define DEFINE_CHANGE(TYPE, NAME, VALUE)                                                                                                     \
+    static double NAME(const void *now, const void *before, int64_t count) {                                                                 \
+        const TYPE *x = now, *y = before;                                                                                                    \
+        double sums[8] = {0};                                                                                                                \
+        int64_t i = 0;                                                                                                                       \
+        for (; i + 8 <= count; i += 8)                                                                                                       \
+            for (int j = 0; j < 8; j++) {                                                                                                    \
+                double d = (double)VALUE(x[i + j]) - (double)VALUE(y[i + j]);                                                                \
+                sums[j] += d * d;                                                                                                            \
+            }                                                                                                                                \
+        for (; i < count; i++) {                                                                                                             \
+            double d = (double)VALUE(x[i]) - (double)VALUE(y[i]);                                                                            \
+            sums[0] += d * d;                                                                                                                \
+        }                                                                                                                                    \
+        return sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));                              \
+    }
+DEFINE_CHANGE(float, change_of_floats, )
+DEFINE_CHANGE(double, change_of_doubles, )
+DEFINE_CHANGE(uint16_t, change_of_halves, from_half)
+DEFINE_CHANGE(uint16_t, change_of_brains, from_brain)
+
+/* The L2 norm of what each job's values have changed by since they were kept. */
+EXPORT void cnnprobe_changes(const Job *jobs, int64_t n, const char *kept, double *norms) {
+    static double (*const of[])(const void *, const void *, int64_t) = {change_of_floats, change_of_doubles, change_of_halves, change_of_brains};
+    for (int64_t i = 0; i < n; kept += bytes_of(&jobs[i++]))
+        norms[i] = of[jobs[i].cell->dtype](jobs[i].x, kept, jobs[i].count);
 }

@@ -12,6 +12,7 @@ from cnnprobe.stats.table import Table
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 LARGE = 2**20  # elements from which more than one thread is worth starting
+NOT_FINITE = 5  # a row was written, and holds NaN or Inf
 
 _Address = ctypes.c_void_p
 
@@ -19,7 +20,8 @@ _Address = ctypes.c_void_p
 class Kernel:
     """The loaded library."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, holding: ctypes.PyDLL) -> None:
+        self.sheets = Sheets(library, holding)
         self._measure = library.cnnprobe_measure
         self._measure.argtypes = [_Address, ctypes.c_int, ctypes.c_int64, _Address, _Address, ctypes.c_int]
         self._by_channel = library.cnnprobe_channels
@@ -36,7 +38,7 @@ class Kernel:
         return status == 0
 
     def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:
-        sizes = _sizes(tensor)
+        sizes = sizes_of(tensor)
         if sizes is None or table.channels is None:
             return False
         values = np.empty((5, sizes[1]))
@@ -47,7 +49,29 @@ class Kernel:
         return True
 
 
-def _sizes(tensor: Tensor) -> tuple[int, int, int] | None:
+class Sheets:
+    """The kernel's functions that fill sheets, by address: (pointer, count, cell), (pointer, cell, plan), (cell)."""
+
+    def __init__(self, library: ctypes.CDLL, holding: ctypes.PyDLL) -> None:
+        self.record = holding.cnnprobe_record  # holds the interpreter's lock: for small tensors
+        self.record_freely = library.cnnprobe_record
+        self.record_channels = library.cnnprobe_record_channels
+        self.repeat = holding.cnnprobe_repeat
+        self.record_each = library.cnnprobe_record_each
+        self.keep = library.cnnprobe_keep
+        self.changes = library.cnnprobe_changes
+        for function in (self.record, self.record_freely):
+            function.argtypes = [_Address, ctypes.c_int64, _Address]
+        self.record_channels.argtypes = [_Address, _Address, _Address]
+        self.repeat.argtypes = [_Address]
+        self.record_each.argtypes = [_Address, ctypes.c_int64]
+        self.keep.argtypes = [_Address, ctypes.c_int64, _Address]
+        self.changes.argtypes = [_Address, ctypes.c_int64, _Address, _Address]
+        for function in (self.record_each, self.keep, self.changes):
+            function.restype = None
+
+
+def sizes_of(tensor: Tensor) -> tuple[int, int, int] | None:
     """Elements before, along and behind the channel dimension as they lie in memory; None for other orders than (N, C, ...) and channels last."""
     channels, count = tensor.shape[1], tensor.numel()
     if count == 0:
@@ -74,7 +98,7 @@ def kernel() -> Kernel | None:
             library.cnnprobe_version.restype = ctypes.c_char_p
             version = library.cnnprobe_version().decode()
             if version == build.fingerprint() or not build.fingerprint():
-                return Kernel(library)
+                return Kernel(library, ctypes.PyDLL(str(found)))
         except (OSError, AttributeError, UnicodeError):  # built for another system, or damaged
             continue
     return None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cnnprobe.stats import moments
 from cnnprobe.stats.statistics import BUCKETS, Channels, Statistics, fold
+from cnnprobe.stats.transfer import Sent
 from cnnprobe.trace import Histogram
 
 COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
@@ -31,6 +32,36 @@ class Measured:
         self.row = row
         self.histogram = histogram
         self.channels = channels
+
+
+class Transfer:
+    """Measured rows on their way to the CPU, all of one device in one tensor: counts are exact in a double up to 2**53."""
+
+    def __init__(self, rows: Sequence[int], parts: Sequence[Measured]) -> None:
+        self.rows = rows
+        self._parts = parts
+        self._tensors = [t for part in parts for t in (part.row, part.histogram, part.channels) if t is not None]
+        wide = torch.float32 if self._tensors[0].device.type == "mps" else torch.float64
+        self._sent = Sent(torch.cat([t.reshape(-1).to(wide) for t in self._tensors]))
+
+    def is_there(self) -> bool:
+        """Whether reading it would not wait."""
+        return self._sent.is_there()
+
+    def read(self) -> list[Measured]:
+        """The same parts on the CPU."""
+        host = self._sent.read().double()
+        moved = iter(
+            [piece.view(t.shape) for piece, t in zip(torch.split(host, [t.numel() for t in self._tensors]), self._tensors, strict=True)]
+        )
+        return [
+            Measured(
+                next(moved),
+                None if part.histogram is None else next(moved).long(),
+                None if part.channels is None else next(moved),
+            )
+            for part in self._parts
+        ]
 
 
 # Of the tensor that was measured last: address, version, number of elements, dtype, itself, and its row. A bare tuple, as one is made for each tensor.
@@ -100,12 +131,22 @@ class Table:
 
     def fetch(self) -> None:
         """Bring over what is still on other devices: one transfer, and one synchronisation, for each device."""
+        for transfer in self.send(settled=False):
+            for row, measured in zip(transfer.rows, transfer.read(), strict=True):
+                self._store(row, measured)
+
+    def send(self, *, settled: bool) -> list[Transfer]:
+        """Send what is on other devices on its way, one transfer a device; the table no longer knows of it.
+
+        Args:
+            settled: whether all of it was written on the streams that are current now, or ones that they wait for; else the devices are waited for.
+        """
+        transfers = []
         while self.pending:
             device = next(iter(self.pending.values())).row.device
             rows = [row for row, measured in self.pending.items() if measured.row.device == device]
-            measured_there = _merge_parts([self.pending.pop(row) for row in rows])
-            for row, measured in zip(rows, _transfer(measured_there), strict=True):
-                self._store(row, measured)
+            transfers.append(Transfer(rows, _merge_parts([self.pending.pop(row) for row in rows], settled=settled)))
+        return transfers
 
     def read(self, row: int) -> Statistics | None:
         """The statistics in `row`; None where it was not written or they were not available."""
@@ -156,29 +197,13 @@ class Table:
         )
 
 
-def _merge_parts(measured: list[Measured]) -> list[Measured]:
+def _merge_parts(measured: list[Measured], *, settled: bool) -> list[Measured]:
     """All rows that are still in parts, made rows by one set of operations."""
     in_parts = [m for m in measured if m.row.dim() == 2]
     if not in_parts:
         return measured
-    if in_parts[0].row.device.type == "cuda":
+    if in_parts[0].row.device.type == "cuda" and not settled:
         torch.cuda.synchronize(in_parts[0].row.device)  # they may have been written on other streams than the one that reads them
     stacked = torch.stack([m.row for m in in_parts])  # (rows, parts, 9)
     rows = iter(moments.row_of(moments.merged(stacked.movedim(1, 0).unbind(-1))))
     return [Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured]
-
-
-def _transfer(parts: Sequence[Measured]) -> list[Measured]:
-    """The same on the CPU, by way of one tensor: counts are exact in a double up to 2**53."""
-    tensors = [t for part in parts for t in (part.row, part.histogram, part.channels) if t is not None]
-    wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    host = torch.cat([t.reshape(-1).to(wide) for t in tensors]).cpu().double()
-    moved = iter([piece.view(t.shape) for piece, t in zip(torch.split(host, [t.numel() for t in tensors]), tensors, strict=True)])
-    return [
-        Measured(
-            next(moved),
-            None if part.histogram is None else next(moved).long(),
-            None if part.channels is None else next(moved),
-        )
-        for part in parts
-    ]

@@ -1,7 +1,6 @@
 """Assertions for any test runner. Each raises AssertionError with what, where and fix, lists every difference, and leaves the model as it was."""
 
 from cnnprobe.testing.architecture import (
-    architecture_text,
     assert_macs,
     assert_memory,
     assert_parameters,
@@ -20,6 +19,8 @@ from cnnprobe.testing.behaviour import (
     assert_same_graph,
 )
 from cnnprobe.testing.equivalence import assert_equivalent
+from cnnprobe.testing.health import assert_healthy
+from cnnprobe.testing.listing import architecture_text
 
 __all__ = [
     "architecture_text",
@@ -29,6 +30,7 @@ __all__ = [
     "assert_eval_is_stable",
     "assert_finite",
     "assert_gradients_reach",
+    "assert_healthy",
     "assert_macs",
     "assert_memory",
     "assert_no_graph_leak",

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from cnnprobe.errors import UsageError
+from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
-from cnnprobe.testing.failures import Inputs, fail, matching, observed
-from cnnprobe.testing.symbols import Dimension, Symbols
+from cnnprobe.testing.failures import Inputs, counted, fail, matching, observed
+from cnnprobe.testing.listing import ROOT, Layer, layers_of, unwrapped
+from cnnprobe.testing.symbols import Shape, Symbols, names_in, parse_shape, spell
 from cnnprobe.totals import total
 from cnnprobe.trace import ParameterInfo, Trace
 
-_WRAPPERS = ("_orig_mod.", "module.")  # torch.compile's, and that of DataParallel and DistributedDataParallel
+_AXES = {2: "N C", 3: "N C L", 4: "N C H W", 5: "N C D H W"}  # what the axes of an input are called, by their number
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -64,13 +65,16 @@ def assert_macs(model: nn.Module, inputs: Inputs, *, total: int | None = None, a
         raise UsageError("nothing to compare with", where="assert_macs(model, inputs)", fix="give total= or at_most=")
     trace = observed(model, inputs).trace
     macs = sum(call.macs or 0 for call in trace.calls)
-    wrong = (total is not None and macs != total) or (at_most is not None and macs > at_most)
-    if wrong:
+    problems = []
+    if total is not None and macs != total:
+        problems.append(f"expected {total:,} ({macs - total:+,})")
+    if at_most is not None and macs > at_most:
+        problems.append(f"at most {at_most:,} allowed")
+    if problems:
         ranked = sorted((call for call in trace.calls if call.macs), key=lambda call: -(call.macs or 0))[:3]
         most = ", ".join(f"'{call.fqn or call.kind}' {call.macs:,}" for call in ranked)
-        bound = f"expected {total:,} ({macs - total:+,})" if total is not None else f"at most {at_most:,} allowed"
         fail(
-            f"{trace.model} takes {macs:,} multiply-accumulates, {bound}",
+            f"{trace.model} takes {macs:,} multiply-accumulates, {'; '.join(problems)}",
             where=f"most are in {most or 'no layer'}",
             fix="compare channels, kernels and strides with what you meant",
         )
@@ -109,150 +113,110 @@ def _bytes(amount: int | str) -> int:
         ) from error
 
 
-def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Sequence[Dimension] | str]) -> None:
-    """Fail unless each named module puts out the shape that is expected of it.
+def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape]) -> None:
+    """Fail unless each named module puts out the shape that is expected of it, in each of its calls.
 
     Args:
         model: the model; it is run once, neutrally.
         inputs: what it is called with.
-        expected: from glob patterns of fqns ("" is the model itself) to shapes. A dimension is a number, a name that is bound at its
-            first use ("N"), arithmetic of such names ("H/4"), or None for any. A shape may be one string: "N 64 H/4 W/4".
+        expected: from glob patterns of fqns ("" is the model itself) to shapes. A dimension is a number, a name, arithmetic of names ("H/4",
+            rounded down), or None for any; "..." stands for any number of dimensions, "*rest" for so many under one name. N (or B), C, H, W
+            are the axes of the first input (N, C, L of three axes, N, C, D, H, W of five); any other name is bound where it is met first.
+            A shape may be one string, as jaxtyping writes it: "N 64 H/4 W/4". A list of shapes is for a module with several outputs.
 
     Raises:
         AssertionError: all shapes that differ, with what the names are bound to.
-        UsageError: a pattern matches no module that was called.
+        UsageError: a pattern matches no module that was called, or a dimension cannot be read.
 
     >>> import torch
-    >>> assert_shapes(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1)), torch.ones(2, 3, 8, 8), {"0": ("N", 8, "H/2", "H/2")})
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten())
+    >>> assert_shapes(net, torch.ones(2, 3, 8, 8), {"0": ("N", 8, "H/2", "W/2"), "": "N 8*(H/2)*(W/2)"})
     """
     __tracebackhide__ = True
     trace = observed(model, inputs).trace
+    shapes = {pattern: parse_shape(shape) for pattern, shape in expected.items()}
     symbols = Symbols()
-    _bind_inputs(trace, expected, symbols)
+    _bind_inputs(trace, names_in(shapes.values()), symbols)
     called = list(dict.fromkeys(call.fqn for call in trace.calls if call.fqn is not None))
     problems = []
-    for pattern, shape in expected.items():
-        wanted = tuple(shape.split()) if isinstance(shape, str) else tuple(shape)
-        for name in [fqn for fqn in called if fqn in matching(called, [pattern], what="called module")]:
+    for pattern, wanted in shapes.items():
+        hits = matching(called, [pattern], what="called module")
+        for name in (fqn for fqn in called if fqn in hits):
             for call in trace.calls_of(name):
-                actual = call.outputs[0].shape if call.outputs else ()
-                reason = symbols.mismatch(wanted, actual)
+                outputs = [out.shape for out in call.outputs]
+                reason = symbols.mismatches(wanted, outputs)
                 if reason:
-                    problems.append(f"'{name}' ({call.kind}) gives {actual}, expected {_spell(wanted)} by {pattern!r}: {reason}")
+                    given = ", ".join(map(str, outputs)) or f"no tensor but {call.returned}"
+                    place = f"'{name}'" if name else "the model"
+                    problems.append(f"{place} ({call.kind}) gives {given}, expected {spell(wanted)} by {pattern!r}: {reason}")
     if problems:
         fail(
-            f"{len(problems)} shape{'s differ' if len(problems) > 1 else ' differs'}",
+            f"{counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
             details=problems,
             where=f"{trace.model}, {symbols.bindings() or 'no names bound'}",
             fix="correct the first one first: later layers only follow",
         )
 
 
-def _bind_inputs(trace: Trace, expected: Mapping[str, Sequence[Dimension] | str], symbols: Symbols) -> None:
-    """N, C, H, W (or N, C, L; N, C, D, H, W) mean the input's axes, where the caller uses these names."""
-    names = {3: "N C L", 4: "N C H W", 5: "N C D H W"}
+def _bind_inputs(trace: Trace, used: set[str], symbols: Symbols) -> None:
+    """The axes of the first input, under the names that the caller uses for them."""
     shape = trace.calls[0].inputs[0].shape if trace.calls and trace.calls[0].inputs else ()
-    used = " ".join(str(d) for dims in expected.values() for d in (dims.split() if isinstance(dims, str) else dims))
-    for name, size in zip(names.get(len(shape), "N").split(), shape, strict=False):
-        if name in used:
-            symbols.bind(name, size)
-
-
-def _spell(shape: Sequence[Dimension]) -> str:
-    return "(" + ", ".join("any" if d is None else str(d) for d in shape) + ("," if len(shape) == 1 else "") + ")"
-
-
-def architecture_text(model: nn.Module, inputs: Inputs | None = None) -> str:
-    """One layer a line: name, kind and configuration, own parameters, and with `inputs` the shapes that it puts out.
-
-    Meant to be kept beside the tests: a change of it in review reads as a change of the architecture.
-
-    >>> print(architecture_text(nn.Sequential(nn.Linear(3, 2), nn.ReLU())), end="")
-    (model)  Sequential()  0
-    0  Linear(in_features=3, out_features=2, bias=True)  8
-    1  ReLU()  0
-    """
-    shapes: dict[str, str] = {}
-    if inputs is not None:
-        for call in observed(model, inputs).trace.calls:
-            if call.fqn is not None and call.index == 0:
-                shapes[call.fqn] = "  -> " + (", ".join(str(t.shape) for t in call.outputs) or call.returned)
-    own = {p.fqn: p for p in take_inventory(named_modules(model))[1]}
-    lines = []
-    for fqn, module, first in named_modules(model):
-        name = _stripped(fqn) or "(model)"
-        if not first:
-            lines.append(f"{name}  shared")
-            continue
-        prefix = fqn + "." if fqn else ""
-        count = sum(own[prefix + n].numel for n, t in module._parameters.items() if t is not None and prefix + n in own)
-        lines.append(
-            f"{name}  {class_of(module).__name__}({_configuration(module)})  {count}{'' if _is_free(module) else ' frozen'}{shapes.get(fqn, '')}"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _configuration(module: nn.Module) -> str:
-    """Torch's own description of a layer, on one line."""
-    try:
-        return " ".join(module.extra_repr().split())
-    except Exception:  # a user's extra_repr may fail before the first forward
-        return "?"
-
-
-def _is_free(module: nn.Module) -> bool:
-    parameters = [p for p in module._parameters.values() if p is not None]
-    return not parameters or any(p.requires_grad for p in parameters)
-
-
-def _stripped(fqn: str) -> str:
-    for wrapper in _WRAPPERS:
-        fqn = fqn.removeprefix(wrapper)
-    return "" if fqn in ("module", "_orig_mod") else fqn
+    for name, size in zip(_AXES.get(len(shape), "N").split(), shape, strict=False):
+        for spelling in (name, "B") if name == "N" else (name,):
+            if spelling in used:
+                symbols.bind(spelling, size)
 
 
 def assert_same_architecture(
     actual: nn.Module, expected: nn.Module, *, ignore: Sequence[str] = (), rename: Mapping[str, str] | None = None
 ) -> None:
-    """Fail unless both models have the same modules in the same order: names, kinds, configuration, parameters, sharing. Values may differ.
+    """Fail unless both models have the same layers in the same order: names, kinds, configuration, parameters, sharing. Values may differ.
+
+    The class of the model itself and its plain attributes may differ too. Wrappers of torch.compile and data parallelism are seen through.
 
     Args:
-        actual: a model; wrappers of torch.compile and data parallelism are seen through.
+        actual: a model.
         expected: the model that it should be like.
         ignore: glob patterns of fqns to leave out, in both.
-        rename: from prefixes of names in `actual` to those in `expected`.
+        rename: from names, or their first parts, in `actual` to those in `expected`.
+
+    Raises:
+        AssertionError: with every line that differs.
+        UsageError: a pattern or a name to be renamed is in no model.
+
+    >>> assert_same_architecture(nn.Sequential(nn.Linear(3, 2)), nn.ModuleDict({"fc": nn.Linear(3, 2)}), rename={"0": "fc"})
     """
     __tracebackhide__ = True
-    ours, theirs = _lines(actual, ignore, rename or {}), _lines(expected, ignore, {})
-    if ours == theirs:
+    names = rename or {}
+    ours, theirs = layers_of(actual, naming=lambda name: _renamed(name, names)), layers_of(expected)
+    _check_renaming(actual, names)
+    left_out = matching([layer.name for layer in (*ours, *theirs)], ignore, what="module") if ignore else set()
+    ours_text, theirs_text = ([_line(layer) for layer in layers if layer.name not in left_out] for layers in (ours, theirs))
+    details = [line for line in difflib.unified_diff(theirs_text, ours_text, n=1, lineterm="") if line[:3] not in ("---", "+++", "@@ ")]
+    if not details:
         return
-    details = [line for line in difflib.unified_diff(theirs, ours, "expected", "actual", n=1, lineterm="") if not line.startswith("@@")]
-    differing = sum(line[0] in "+-" and line[:3] not in ("+++", "---") for line in details)
+    differing = sum(line[0] in "+-" for line in details)
     fail(
-        f"the architectures differ in {differing} lines (- expected, + actual)",
+        f"the architectures differ in {counted(differing, 'line')} (- expected, + actual)",
         details=details,
-        where=f"{class_of(actual).__name__} against {class_of(expected).__name__}",
+        where=f"{class_of(unwrapped(actual)).__name__} against {class_of(unwrapped(expected)).__name__}",
         fix="correct the layer of the first difference, or name it in ignore= or rename=",
     )
 
 
-def _lines(model: nn.Module, ignore: Sequence[str], rename: Mapping[str, str]) -> list[str]:
-    lines = architecture_text(model).splitlines()
-    if lines and len(lines) > 1 and _is_wrapper(model):
-        lines = lines[1:]
-    lines[0] = "(model)  " + lines[0].split("  ", 1)[1]
-    names = [line.split("  ", 1)[0] for line in lines]
-    left_out = matching(names, ignore, what="module") if ignore else set()
-    renamed = [_renamed(line, rename) for line, name in zip(lines, names, strict=True) if name not in left_out]
-    return [line if not line.startswith("(model)") else "(model)" + line[line.rindex("  ") :] for line in renamed]
+def _line(layer: Layer) -> str:
+    return f"{ROOT}  {layer.weights}" if layer.name == ROOT else str(layer)
 
 
-def _is_wrapper(model: nn.Module) -> bool:
-    return list(model._modules) in (["_orig_mod"], ["module"])
-
-
-def _renamed(line: str, rename: Mapping[str, str]) -> str:
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
     for old, new in rename.items():
-        if line.startswith((f"{old}.", f"{old}  ")):
-            return new + line[len(old) :]
-    return line
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return name
+
+
+def _check_renaming(model: nn.Module, rename: Mapping[str, str]) -> None:
+    names = [layer.name for layer in layers_of(model)]
+    for old in rename:
+        if not any(_renamed(name, {old: ""}) != name for name in names):
+            raise UsageError(f"no module named {old!r} to be renamed", where=class_of(model).__name__, fix=suggest(old, names))

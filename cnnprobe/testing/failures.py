@@ -6,8 +6,11 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from cnnprobe.errors import UsageError
+from cnnprobe.crash import Crash, explain
+from cnnprobe.diagnosis import finding_of_failure
+from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
+from cnnprobe.report import Report
 from cnnprobe.trace import Trace
 
 MOST_LINES = 40  # of differences in one message; beyond that a terminal no longer helps
@@ -16,8 +19,8 @@ Inputs = Any
 """A tensor, a tuple of positional arguments, or a dict of keyword arguments."""
 
 
-def fail(what: str, *, where: str = "", fix: str = "", details: Sequence[str] = ()) -> NoReturn:
-    """Raise AssertionError with the whole message."""
+def fail(what: str, *, where: str = "", fix: str = "", details: Sequence[str] = (), report: Report | None = None) -> NoReturn:
+    """Raise AssertionError with the whole message; a report with more of it than the message goes along as its `report`."""
     __tracebackhide__ = True
     lines = [what, *(f"  {line}" for line in details[:MOST_LINES])]
     if len(details) > MOST_LINES:
@@ -26,7 +29,9 @@ def fail(what: str, *, where: str = "", fix: str = "", details: Sequence[str] = 
         lines.append(f"  where: {where}")
     if fix:
         lines.append(f"  fix:   {fix}")
-    raise AssertionError("\n".join(lines))
+    error = AssertionError("\n".join(lines))
+    error.__dict__["report"] = report
+    raise error
 
 
 def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -43,18 +48,29 @@ def observed(model: nn.Module, inputs: Inputs, *, statistics: bool = False) -> O
     __tracebackhide__ = True
     args, kwargs = arguments_of(inputs)
     observation = observe(model, args, kwargs, statistics=statistics)
-    failure = observation.trace.failure
-    if failure is not None:
-        place = f"module '{failure.module}'" if failure.module else "the model's own forward"
-        try:
-            fail(
-                f"the forward pass raised {failure.kind}: {failure.message}",
-                where=f"{place} ({failure.operation}), {failure.source}",
-                fix="make the model run first",
-            )
-        except AssertionError as error:
-            raise error from observation.error
+    if observation.error is not None:
+        raised(model, inputs, observation.trace, observation.error)
     return observation
+
+
+def raised(model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException) -> NoReturn:
+    """Fail because the model raised, with the exception as the cause, and with what is known of why."""
+    __tracebackhide__ = True
+    args, kwargs = arguments_of(inputs)
+    failure = trace.failure
+    if failure is None or not isinstance(error, Exception):
+        raise error
+    finding = finding_of_failure(failure, explain(Crash(error=error, model=model, trace=trace, args=args, kwargs=kwargs)))
+    place = f"module '{failure.module}'" if failure.module else "the model's own forward"
+    try:
+        fail(
+            f"the {failure.stage}{' pass' if failure.stage in ('forward', 'backward') else ''} raised {failure.kind}: {failure.message}",
+            details=[] if finding.rule == "crash" else [f"{finding.rule}: {finding.message}"],
+            where=f"{place} ({failure.operation})" + (f", {failure.source}" if failure.source else ""),
+            fix=finding.fix,
+        )
+    except AssertionError as failed:
+        raise failed from error
 
 
 def matching(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set[str]:
@@ -66,11 +82,20 @@ def matching(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set
         if not hits:
             raise UsageError(
                 f"the pattern {pattern!r} matches no {what}",
-                where=", ".join(names[:8]) or "there are none",
-                fix="correct the pattern, or remove it",
+                where=f"{counted(len(names), what)}",
+                fix=f"{suggest(pattern, names)} (patterns are fnmatch's: * and ?)",
             )
         found |= hits
     return found
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 gradient", "2,000 gradients".
+
+    >>> counted(1, "gradient"), counted(0, "gradient")
+    ('1 gradient', '0 gradients')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def place_of(trace: Trace, index: int) -> str:

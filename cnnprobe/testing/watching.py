@@ -1,25 +1,52 @@
 """Watches every model that a marked test calls, through torch's global hooks, for the time of the test only."""
 
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
-from cnnprobe.errors import UsageError
+from cnnprobe.errors import UnknownNameError, suggest
 from cnnprobe.recorder.values import leaves
 from cnnprobe.testing.failures import fail
+from cnnprobe.testing.health import assert_healthy
 
-CHECKS = ("finite",)
+CHECKS = ("finite", "healthy")
 
 
-class Watch:
-    """Fails at the first module that puts out NaN or Inf although what it got was finite."""
+@contextlib.contextmanager
+def watch(called: "CalledModels", **checks: bool) -> Iterator[None]:
+    """Keep the models that are called in the block, and hold them to the checks: `finite` at each call, `healthy` at its end."""
+    __tracebackhide__ = True
+    for name in checks:
+        if name not in CHECKS:
+            raise UnknownNameError(f"no check named {name!r}", where="@pytest.mark.cnnprobe", fix=suggest(name, CHECKS))
+    called.is_finite_wanted = bool(checks.get("finite"))
+    with called:
+        yield
+    if checks.get("healthy"):
+        called.assert_healthy()
 
-    def __init__(self, **checks: bool) -> None:
-        unknown = sorted(set(checks) - set(CHECKS))
-        if unknown:
-            raise UsageError(f"no check named {unknown[0]!r}", where="@pytest.mark.cnnprobe", fix=f"known are {', '.join(CHECKS)}")
-        self._checks = checks or {"finite": True}
+
+@dataclass(kw_only=True)
+class Called:
+    """An outermost model and what it was last called with."""
+
+    model: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class CalledModels:
+    """The models that were called while it was entered, each with copies of the inputs of its latest call; losses are no models."""
+
+    def __init__(self) -> None:
+        self.is_finite_wanted = False
+        self._latest: dict[int, Called] = {}
         self._handles: list[Any] = []
         self._open: list[nn.Module] = []
 
@@ -34,15 +61,40 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        self._open.clear()
 
-    def _enter(self, module: nn.Module, _args: Any) -> None:
+    def latest(self) -> tuple[Called, ...]:
+        """In the order of their first calls."""
+        return tuple(self._latest.values())
+
+    def assert_healthy(self) -> None:
+        """Fail with what the rules find in any of the models."""
+        __tracebackhide__ = True
+        messages = []
+        for seen in self.latest():
+            try:
+                assert_healthy(seen.model, _as_inputs(seen))
+            except AssertionError as error:
+                messages.append(error)
+        if len(messages) == 1:
+            raise messages[0]
+        if messages:
+            raise AssertionError("\n".join(map(str, messages)))
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        # A checkpointed block is called again by the backward pass, without its model around it.
+        is_recomputed = torch._C._current_graph_task_id() != -1
+        if not self._open and not isinstance(module, _Loss) and not is_recomputed:
+            self._latest.setdefault(id(module), Called(model=module)).args = _copied(tuple(args))
         self._open.append(module)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         __tracebackhide__ = True
         while self._open and self._open.pop() is not module:
             pass
-        if self._checks.get("finite") and _is_odd(output) and not _is_odd((args, kwargs)) and not any(True for _ in module.children()):
+        if not self._open and id(module) in self._latest:
+            self._latest[id(module)].kwargs = _copied(kwargs)
+        if self.is_finite_wanted and _is_odd(output) and not _is_odd((args, kwargs)) and not any(True for _ in module.children()):
             root = self._open[0] if self._open else module
             name = next((fqn for fqn, m in root.named_modules() if m is module), "")
             fail(
@@ -50,6 +102,27 @@ class Watch:
                 where=f"{type(root).__name__}, given {', '.join(str(tuple(t.shape)) for _, t in leaves(args) if isinstance(t, Tensor))}",
                 fix="what it was given is finite: look at its parameters, at a division, a logarithm, or an overflow in half precision",
             )
+
+
+def _copied(values: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
+
+
+def _as_inputs(seen: Called) -> Any:
+    """Both kinds of arguments in one: by name, where there are both."""
+    if not seen.kwargs:
+        return seen.args
+    if not seen.args:
+        return seen.kwargs
+    bound = inspect.signature(seen.model.forward).bind(*seen.args, **seen.kwargs)
+    kinds = {parameter.kind for name, parameter in bound.signature.parameters.items() if name in bound.arguments}
+    if kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
+        return dict(bound.arguments)
+    return fail(
+        f"the health of {type(seen.model).__name__} cannot be judged: its forward takes *args and was called with keywords too",
+        where="@pytest.mark.cnnprobe(healthy=True)",
+        fix="call cnnprobe.testing.assert_healthy on it with a dict of arguments",
+    )
 
 
 def _is_odd(value: Any) -> bool:

@@ -101,7 +101,7 @@ class Shrinking(nn.Module):
         return x + self.second(F.relu(self.first(x)))
 
 
-@crashes("residual-mismatch", "", repair="padding=1")
+@crashes("residual-mismatch", "second", repair="padding=1")
 def residual_branch_without_padding(fixed):
     return Shrinking(1 if fixed else 0), (torch.randn(2, 4, 12, 12),)
 
@@ -255,7 +255,7 @@ class Inception(nn.Module):
         return torch.cat([self.one(x), self.three(x), self.five(x)], 1)
 
 
-@crashes("cat-mismatch", "", repair="padding=2")
+@crashes("cat-mismatch", "five", repair="padding=2")
 def branch_of_another_size(fixed):
     return Inception(2 if fixed else 1), (torch.randn(2, 3, 16, 16),)
 

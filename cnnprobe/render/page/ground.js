@@ -1,6 +1,6 @@
 "use strict";
 // The page without this script is whole and can be read. Here its tables become searchable, sortable and foldable, and a row and its box mark
-// each other. Text of a model is only ever set as textContent, never as markup.
+// each other. Text of a model is only ever set as textContent, never as markup; a drawing was made and escaped when the page was written.
 
 const root = document.documentElement;
 const find = (selector, within = document) => within.querySelector(selector);

@@ -1,7 +1,12 @@
 // ---------------------------------------------------------------- marking
 
+// What the page carries packed: text, compressed, in letters.
+async function unpacked(element) {
+  const bytes = Uint8Array.from(atob(element.textContent), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
 let report;
-const data = () => (report ??= find("#data") ? JSON.parse(find("#data").textContent) : null);
+const data = () => (report ??= find("#data") && window.DecompressionStream ? unpacked(find("#data")).then(JSON.parse) : Promise.resolve(null));
 const detail = make("section", { id: "detail", role: "region", "aria-label": "The marked row", "aria-live": "polite", hidden: "" });
 document.body.append(detail);
 
@@ -14,13 +19,13 @@ function mark(key, reveal = false) {
   tr.classList.add("marked");
   tr.setAttribute("aria-selected", "true");
   if (reveal) {
-    const tree = trees.find((one) => one.rows.includes(row));
+    const tree = row.tree;
     if (tr.hidden && tree.words.length) {
       find("input[type=search]", tree.box).value = "";
       tree.words = [];
     }
     tree.reveal(row);
-    tree.arrange();
+    tree.reach(row);
     tree.focus(row, false);
     tr.scrollIntoView({ block: "center", inline: "nearest" });
   }
@@ -53,9 +58,11 @@ function center(box) {
 const shape = (tensor) => `(${tensor.shape.join(", ")}${tensor.shape.length === 1 ? "," : ""}) ${tensor.dtype}`;
 const number = (x) => (typeof x === "number" && !Number.isInteger(x) ? Number(x.toPrecision(5)) : typeof x === "number" ? x.toLocaleString("en-US") : x);
 
-function tell(row) {
-  const facts = row.tr.id ? told(row.tr.id) : [];
-  if (!facts.length) return;
+let telling = null;
+async function tell(row) {
+  telling = row;
+  const facts = row.tr.id ? told(row.tr.id, (await data())?.trace) : [];
+  if (!facts.length || telling !== row) return;
   const list = make("dl");
   for (const [said, value] of facts) list.append(make("dt", {}, inert(said)), make("dd", {}, inert(value)));
   const close = make("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => (detail.hidden = true) }, "\u00d7");
@@ -64,8 +71,7 @@ function tell(row) {
   detail.hidden = false;
 }
 
-function told(key) {
-  const trace = data()?.trace;
+function told(key, trace) {
   if (!trace) return [];
   const index = Number(key.slice(1));
   const call = key[0] === "c" ? trace.calls[index] : null;

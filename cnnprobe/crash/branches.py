@@ -1,0 +1,104 @@
+"""Branches that are joined and differ: which one convolution or pooling on their ways would have to be another for them to fit."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash.adapting import configured
+from cnnprobe.crash.case import Case, named
+from cnnprobe.crash.geometry import Window, steps_to, through, variants, window_of
+from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
+from cnnprobe.trace import TensorInfo
+
+_STRIDES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd:
+    """A layer whose change makes a branch fit, and how well that is founded."""
+
+    fqn: str
+    settings: dict[str, Any]
+    weight: int
+
+
+def odd_windows(case: Case, parts: Sequence[TensorInfo], mould: Suspicion) -> Iterator[Suspicion]:
+    """One suspicion for each layer that alone makes the sizes of the parts differ."""
+    since = _parting(case, parts)
+    sizes = [t.shape[2:] for t in parts]
+    counted = Counter(sizes).most_common(2)
+    usual = counted[0][0] if len(parts) > 2 and (len(counted) < 2 or counted[0][1] > counted[1][1]) else None
+    found: list[Odd] = []
+    for info in parts:
+        others = [s for s in dict.fromkeys(sizes) if s != info.shape[2:]] if usual is None else [usual]
+        for target in others:
+            if info.shape[2:] != target:
+                found += fitting(case, info, target, since=since)
+    for odd in sorted(found, key=lambda one: (-one.weight, len(one.settings))):
+        texts = ", ".join(f"{name}={value!r}" for name, value in odd.settings.items())
+        yield replace(
+            mould,
+            module=odd.fqn,
+            message=f"{mould.message}; with {texts} in {named(case, odd.fqn)} they would",
+            candidates=(candidate(configured(case, odd.fqn, **odd.settings), weight=odd.weight),),
+            weight=odd.weight,
+        )
+
+
+def _parting(case: Case, parts: Sequence[TensorInfo]) -> int:
+    """Index of the latest call that all the parts come from; -1 where there is none."""
+    ways = [{i for i, _ in case.lineage(t)} for t in parts]
+    return max(set.intersection(*ways), default=-1) if ways else -1
+
+
+def fitting(case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int = -1) -> Iterator[Odd]:
+    """The single changes of a layer after the parting that bring a branch to the target's size."""
+    rows = {id(call): i for i, call in enumerate(case.trace.calls)}
+    steps = [s for s in steps_to(case, info) if s.window is not None and rows.get(id(s.call), -1) > since]
+    windows = [s.window for s in steps]
+    if not steps or len(steps[0].before) != len(target):
+        return
+    for i, step in enumerate(steps):
+        window = step.window
+        if window is None or window.adaptive or step.call.fqn is None:
+            continue
+        siblings = [w for j, w in enumerate(windows) if j != i and w is not None]
+        for changed, settings, weight in _changes(window, siblings):
+            if through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target:
+                yield Odd(fqn=step.call.fqn, settings=settings, weight=weight)
+
+
+def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, dict[str, Any], int]]:
+    for changed, settings in variants(window, siblings):
+        yield changed, settings, USUAL if "stride" in settings else STRONG
+    if window.transposed:
+        for extra in range(1, max(window.stride)):
+            yield replace(window, extra=(extra,) * len(window.kernel)), {"output_padding": extra}, POSSIBLE
+        return
+    for stride in _STRIDES:
+        if (stride,) * len(window.kernel) != window.stride:
+            # A projection of 1x1 has no other way to change the size; a stride elsewhere is as likely to be meant.
+            weight = STRONG if all(k == 1 for k in window.kernel) else USUAL
+            yield replace(window, stride=(stride,) * len(window.kernel)), {"stride": stride}, weight
+
+
+def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion) -> Iterator[Suspicion]:
+    """The last layer of a branch that could give as many channels as the other has."""
+    if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
+        return
+    since = _parting(case, (shortcut, branch))
+    for info, wanted, weight in ((shortcut, branch.shape[1], STRONG), (branch, shortcut.shape[1], POSSIBLE)):
+        for index, row in case.lineage(info):
+            layer = case.modules.get(row.fqn) if row.fqn is not None else None
+            if index <= since or layer is None:
+                break
+            is_conv = isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None
+            if is_conv or isinstance(layer, nn.Linear):
+                edit = configured(case, row.fqn or "", **{"out_channels" if is_conv else "out_features": wanted})
+                yield replace(mould, module=row.fqn, candidates=(candidate(edit, weight=weight),), weight=weight)
+                break
+            if layer._modules or row.outputs[0].shape[1:2] != info.shape[1:2]:
+                break

@@ -1,0 +1,123 @@
+"""Changes of the model that a loss asks for, tried on a shadow: the output is to have the targets' size, or one row for each sample."""
+
+from collections.abc import Iterator, Sequence
+
+import torch.nn.functional as F
+from torch import nn
+
+from cnnprobe.crash.adapting import configured
+from cnnprobe.crash.branches import fitting
+from cnnprobe.crash.case import Case, short, size
+from cnnprobe.crash.edits import Edit, Rewrite
+from cnnprobe.crash.linear import flattening
+from cnnprobe.crash.loss_trials import BY_CLASS, repaired
+from cnnprobe.crash.patch import diff
+from cnnprobe.crash.shadow import Outcome, make_shadow
+from cnnprobe.crash.training import Loss, Training
+from cnnprobe.explanation import Repair
+from cnnprobe.trace import ModuleCall
+
+_MOST_TRIALS = 3
+
+
+def _outcome(training: Training, edits: Sequence[Edit]) -> Outcome | None:
+    """One forward of a shadow with these edits; None where that cannot be tried."""
+    if training.model is None or not (training.args or training.kwargs):
+        return None
+    shadow = make_shadow(training.model, training.args, training.kwargs, meta=True, grad=False)
+    if shadow is None:
+        return None
+    try:
+        shadow.apply(edits)
+        return shadow.run()
+    except Exception:  # the edits do not fit
+        return None
+
+
+def _said(outcome: Outcome) -> str:
+    return f"tried: the forward passes and gives {outcome.shapes[0]}; on meta, by shapes alone"
+
+
+def resized_by_layers(training: Training, found: Loss) -> Iterator[Repair]:
+    """Where only height and width differ: the layer that could be another for the output to have the targets' size, or an interpolation."""
+    x, target, case = found.input, found.target, training.case()
+    if x.dim() != target.dim() or x.dim() < 3 or x.shape[:2] != target.shape[:2] or x.shape == target.shape:
+        return
+    sizes = tuple(target.shape[2:])
+    if case is not None:
+        yield from _other_layers(training, case, tuple(x.shape), sizes)
+    resize = lambda a, b: (F.interpolate(a, size=sizes), b)  # noqa: E731
+    title = f"bring the output to the targets' size: F.interpolate(output, size={sizes})"
+    yield repaired(found, BY_CLASS.get(found.name, found.name), title, resize, code=f"F.interpolate({{x}}, size={sizes})")
+
+
+def _other_layers(training: Training, case: Case, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[Repair]:
+    ends = case.trace.calls[0].outputs if case.trace.calls else ()
+    if not ends or ends[0].shape != shape:
+        return
+    for odd in list(fitting(case, ends[0], sizes))[:_MOST_TRIALS]:
+        edit = configured(case, odd.fqn, **odd.settings)
+        outcome = _outcome(training, [edit])
+        if outcome is not None and outcome.works and outcome.shapes[:1] == ((*shape[:2], *sizes),):
+            yield Repair(
+                title=edit.title,
+                code=edit.code,
+                module=odd.fqn,
+                works=True,
+                plausible=True,
+                tried=_said(outcome),
+                outputs=outcome.shapes,
+                patch=diff(case, [edit]),
+            )
+
+
+def flattened_instead(training: Training, case: Case, call: ModuleCall, found: Loss) -> tuple[Repair, ...]:
+    """What keeps one row for each sample in the place of a view that does not, with a Linear after it that fits; the loss has to pass too."""
+    owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+    flat: list[Edit] = [flattening(call, owner)]
+    features = size(call.inputs[0].shape[1:])
+    at = case.trace.calls.index(call)
+    after = next((c for c in case.trace.calls[at:] if isinstance(case.modules.get(c.fqn or ""), nn.Linear) and c.fqn), None)
+    layer = case.modules.get(after.fqn or "") if after is not None else None
+    if isinstance(layer, nn.Linear) and after is not None and layer.in_features != features:
+        flat.append(configured(case, after.fqn or "", in_features=features))
+    tried = [_kept_rows(training, case, edits, found) for edits in (flat, _pooled(call, owner))]
+    working = [repair for repair in tried if repair.works]
+    return tuple(working) or (Repair(title="use torch.flatten(x, 1) there", code="torch.flatten(x, 1)", module=owner),)
+
+
+def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
+    """One value for each channel, or for each sample where there is one channel."""
+    one = call.inputs[0].shape[1:2] == (1,)
+    code = "{x}.flatten(1).mean(1)" if one else "{x}.flatten(2).mean(2)"
+    return [
+        Rewrite(
+            title=f"use {code.format(x='x')} instead of {call.kind.rpartition('.')[2]} at {short(call.source)}",
+            code=code,
+            module=owner,
+            kind=call.kind,
+            source=call.source,
+            function=lambda _func, args, _kwargs: args[0].flatten(1).mean(1) if one else args[0].flatten(2).mean(2),
+            respell=code,
+        )
+    ]
+
+
+def _kept_rows(training: Training, case: Case, edits: list[Edit], found: Loss) -> Repair:
+    outcome = _outcome(training, edits)
+    works = outcome is not None and outcome.works and outcome.shapes[0][:1] == (case.batch,)
+    said = ""
+    if works and outcome is not None:
+        given = found.input.detach().flatten()[:1].expand(outcome.shapes[0])
+        passed = repaired(found, BY_CLASS.get(found.name, found.name), "", lambda _a, b: (given, b))
+        works, said = passed.works, _said(outcome) + "; the loss takes it"
+    return Repair(
+        title=", and ".join(e.title for e in edits),
+        code="; ".join(e.code.replace("{x}", "x") for e in edits),
+        module=edits[0].module,
+        works=works,
+        plausible=works,
+        tried=said if works else "",
+        outputs=outcome.shapes if works and outcome is not None else (),
+        patch=diff(case, edits) if works else "",
+    )

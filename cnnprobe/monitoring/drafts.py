@@ -1,0 +1,164 @@
+"""A step between its end and its place in the ledger: what was measured of it may still be on a device."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnprobe.history import NonFinite
+from cnnprobe.journal import CODES, COLUMNS, Ledger, Slot
+from cnnprobe.monitoring.parameters import Changes
+from cnnprobe.stats.sheet import SLOT, Taken
+from cnnprobe.stats.statistics import BUCKETS, fold
+from cnnprobe.stats.table import WRITTEN
+from cnnprobe.stats.transfer import Sent
+from cnnprobe.trace import Histogram
+
+_COUNT, _MEAN, _STD, _MIN, _MAX, _ZEROS, _NAN, _INF, _NORM, _EXTRA = range(len(COLUMNS))
+_SCALED = [_MEAN, _STD, _MIN, _MAX, _NORM]
+_PARAMETER, _ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(4)  # indices into CODES: what makes the next one not finite comes first
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """One step. `taken` is None where it was not observed."""
+
+    step: int
+    curves: dict[str, float]
+    losses: Sequence[Sent] = ()
+    taken: Taken | None = None
+    changes: Changes | None = None
+    norms: Sent | None = None  # of the changes, where they are on a device
+    scale: Sent | None = None  # by which the loss, and so every gradient of an activation, was multiplied
+    scaled: tuple[int, int] = (0, 0)  # rows of parameters' gradients that are scaled too
+    skipped: bool = False  # no optimizer has used the gradients
+    dead: dict[int, int] = field(default_factory=dict)  # by slot, how many channels were zero throughout
+    seen: NonFinite | None = None  # what a hook saw at once
+
+    def is_there(self) -> bool:
+        """Whether writing it down would not wait."""
+        parts = [*self.losses, *(part for part in (self.norms, self.scale) if part is not None)]
+        return all(part.is_there() for part in parts) and (self.taken is None or self.taken.is_there())
+
+
+def enter(draft: Draft, ledger: Ledger) -> None:
+    """Write a step into the ledger; waits for what is not there yet."""
+    step = draft.step
+    loss = _mean([float(sent.read()) for sent in draft.losses])
+    if loss is not None:
+        ledger.put("loss", step, loss)
+    for name, value in draft.curves.items():
+        ledger.put(name, step, value)
+    scale = None if draft.scale is None else float(draft.scale.read())
+    if scale is not None:
+        ledger.put("loss scale", step, scale)
+    if draft.taken is None:
+        if loss is not None and not math.isfinite(loss) and ledger.nonfinite is None:
+            ledger.nonfinite = _of_loss(draft, ledger, loss)
+        return
+    values, counts = draft.taken.read()
+    rows = np.full((len(values), len(COLUMNS)), np.nan)
+    rows[:, :_EXTRA] = values[:, :WRITTEN]
+    slots = values[:, SLOT].astype(np.int64)
+    codes = ledger.codes()[slots]
+    if scale:
+        _unscale(rows, codes, scale, draft.scaled)
+    for slot, number in draft.dead.items():
+        rows[slots == slot, _EXTRA] = number
+    usable = values[:, WRITTEN] == 1
+    if ledger.nonfinite is None:
+        ledger.nonfinite = _first_odd(draft, ledger, (rows, slots, codes, usable), loss)
+    _put_norm(draft, ledger, rows[usable & (codes == PARAMETERS_GRADIENT)])
+    slots, kept = slots[usable], rows[usable]
+    if draft.changes is not None and len(draft.changes.slots):
+        more = _updates(draft.changes, rows, draft.norms)
+        ledger.put("update ratio", step, _total(more[:, _NORM]) / (_total(rows[draft.changes.rows, _NORM]) or math.nan))
+        slots, kept = np.concatenate([slots, draft.changes.slots]), np.concatenate([kept, more])
+    ledger.add(step, slots, kept, None if counts is None else _histograms(values[:, SLOT].astype(np.int64), counts))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _total(norms: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.square(norms).sum()))
+
+
+def _unscale(rows: NDArray[np.float64], codes: NDArray[np.int8], scale: float, also: tuple[int, int]) -> None:
+    """Gradients as they would be without the loss scale; those of parameters were unscaled by the GradScaler before the step."""
+    within = np.zeros(len(rows), dtype=bool)
+    within[also[0] : also[1]] = True
+    rows[np.ix_((codes == GRADIENT) | ((codes == PARAMETERS_GRADIENT) & within), _SCALED)] /= scale
+
+
+def _updates(changes: Changes, rows: NDArray[np.float64], norms: Sent | None) -> NDArray[np.float64]:
+    more = np.full((len(changes.slots), len(COLUMNS)), np.nan)
+    more[:, _NORM] = changes.norms if norms is None else norms.read().double().numpy()
+    before = rows[changes.rows, _NORM]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more[:, _EXTRA] = np.where(before > 0, more[:, _NORM] / before, np.nan)
+    return more
+
+
+def _put_norm(draft: Draft, ledger: Ledger, rows: NDArray[np.float64]) -> None:
+    if len(rows) and not draft.skipped:
+        ledger.put("gradient norm", draft.step, math.nan if rows[:, [_NAN, _INF]].any() else _total(rows[:, _NORM]))
+
+
+def _histograms(slots: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[int, Histogram]:
+    summed: dict[int, NDArray[np.int64]] = {}
+    for slot, row in zip(slots.tolist(), counts, strict=True):
+        summed[slot] = summed[slot] + row if slot in summed else row
+    return {slot: fold(row[256 : 256 + BUCKETS].tolist(), row[:BUCKETS].tolist()) for slot, row in summed.items() if row.any()}
+
+
+# -- the first value that is not finite -----------------------------------------------------------------------------------------
+
+
+def _before(ledger: Ledger) -> int | None:
+    return ledger.steps[-1] if ledger.steps else None
+
+
+def _of_loss(draft: Draft, ledger: Ledger, loss: float) -> NonFinite:
+    return NonFinite(
+        step=draft.step, what="loss", fqn="", nan=int(math.isnan(loss)), inf=int(math.isinf(loss)), count=1, seen_before=_before(ledger)
+    )
+
+
+_Measured = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8], NDArray[np.bool_]]
+
+
+def _first_odd(draft: Draft, ledger: Ledger, measured: _Measured, loss: float | None) -> NonFinite | None:
+    rows, slots, codes, usable = measured
+    odd = usable & (rows[:, [_NAN, _INF]] > 0).any(1)
+    for code in (_PARAMETER, _ACTIVATION):
+        found = np.flatnonzero(odd & (codes == code))
+        if len(found):
+            seen = draft.seen if code == _ACTIVATION else None
+            return seen or event(draft.step, ledger.slots[slots[found[0]]], rows[found[0]], _before(ledger))
+    if loss is not None and not math.isfinite(loss):
+        return _of_loss(draft, ledger, loss)
+    found = np.flatnonzero(odd & ((codes == GRADIENT) | (codes == PARAMETERS_GRADIENT)))
+    if draft.skipped or not (odd & (codes == PARAMETERS_GRADIENT)).any():
+        return None  # an overflow that the GradScaler has dealt with, or one that ended at a ReLU
+    return event(draft.step, ledger.slots[slots[found[0]]], rows[found[0]], _before(ledger))
+
+
+def event(step: int, slot: Slot, row: NDArray[np.float64], before: int | None) -> NonFinite:
+    """A row that is not finite as an event, without what the call was given."""
+    return NonFinite(
+        step=step, what=slot.what, fqn=slot.fqn, call=slot.call, kind=slot.kind,
+        nan=int(row[_NAN]), inf=int(row[_INF]), count=int(row[_COUNT]), seen_before=before,
+    )  # fmt: skip
+
+
+assert CODES[PARAMETERS_GRADIENT] == ("gradient", True)  # noqa: S101 - told by position
+
+
+def sent(tensors: Sequence[Tensor]) -> tuple[Sent, ...]:
+    """Each on its way to the CPU."""
+    return tuple(Sent(tensor) for tensor in tensors)

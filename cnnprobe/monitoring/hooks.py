@@ -1,0 +1,350 @@
+"""The hooks of a monitor: what runs at every call of a layer on an observed step, written for few instructions rather than for beauty.
+
+They return None, are per model, survive deepcopy and pickle as inert objects, and stand in a module's dictionary of hooks only while a step is observed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from cnnprobe.errors import NonFiniteError
+from cnnprobe.journal import Ledger, Slot
+from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.values import leaves
+from cnnprobe.stats.native import NOT_FINITE, sizes_of
+from cnnprobe.stats.sheet import SMALL, Cell, Plan, Sheet, is_plain
+
+backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+_KEY = "cnnprobe"  # in a tensor's dictionary of hooks, beside torch's own numbers
+
+Odd = Callable[["LayerHook", int, Any, Tensor], None]
+
+
+class Wiring:
+    """What all hooks of one monitor share. `active` is whether a root call of an observed step runs, on the thread `thread`."""
+
+    def __init__(self, ledger: Ledger, sheet: Sheet, *, gradients: bool, fraction: float) -> None:
+        self.ledger = ledger
+        self.gradients = gradients
+        self.fraction = fraction
+        self.use(sheet)
+        self.active = self.observing = False
+        self.thread = 0
+        self.recomputed: dict[str, int] = {}
+        self.strangers = 0  # calls on other threads, or of copies
+        self.odd: Odd | None = None  # told of values that are not finite, at once
+        self.odd_gradient: Callable[[Slot, Tensor], None] | None = None
+        self.stumbled: dict[str, None] = {}
+        self.release()
+
+    def use(self, sheet: Sheet) -> None:
+        """Write into this sheet from now on."""
+        self.sheet = sheet
+        kernel = sheet.kernel
+        self.kernel = kernel
+        self.record = None if kernel is None else kernel.record
+        self.record_freely = None if kernel is None else kernel.record_freely
+        self.repeat = None if kernel is None else kernel.repeat
+
+    def release(self) -> None:
+        """Hold no tensor any more."""
+        self.last: Tensor | None = None  # the latest output: while it is held its memory is not given to another
+        self.pointer = self.version = self.count = -1
+
+    def cell(self, slot: Slot) -> Cell:
+        """A new line of the ledger."""
+        self.ledger.slots.append(slot)
+        return Cell(len(self.ledger.slots) - 1)
+
+
+class LayerHook:
+    """The forward hook of one module."""
+
+    __slots__ = ("calls", "cells", "fqn", "gradients", "key", "module", "others", "recalls", "wiring")
+    __torch_unserializable__ = True
+
+    def __init__(self, wiring: Wiring | None = None, module: nn.Module | None = None, fqn: str = "") -> None:
+        self.wiring = wiring
+        self.module = module
+        self.fqn = fqn
+        self.calls = self.recalls = 0
+        self.cells: list[Cell] = []
+        self.gradients: list[GradientHook] = []
+        self.others: dict[tuple[int, str], tuple[Cell, GradientHook]] = {}  # of nested outputs
+        self.key = RemovableHandle.next_id
+        RemovableHandle.next_id += 1
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Measure what came out, and hook its gradient."""
+        wiring = self.wiring
+        if type(output) is not Tensor or wiring is None or not wiring.active or module is not self.module or get_ident() != wiring.thread:
+            self.unusual(module, args, output)
+            return
+        at = self.calls
+        self.calls = at + 1
+        if at >= len(self.cells):
+            self.extend(wiring, module)
+        cell = self.cells[at]
+        try:
+            if (
+                output.dtype is not cell.dtype
+                or not output.is_cpu
+                or not output.is_contiguous()
+                or output.is_neg()
+                or output.is_nested
+                or wiring.record is None
+            ):
+                status = self.prepare(wiring, cell, output)
+            else:
+                pointer, version, count = output.data_ptr(), output._version, output.numel()
+                if pointer == wiring.pointer and version == wiring.version and count == wiring.count:
+                    status = wiring.repeat(cell.address)  # type: ignore[misc] # another view of what was measured last
+                else:
+                    status = (wiring.record if count < SMALL else wiring.record_freely)(pointer, count, cell.address)  # type: ignore[misc]
+                    wiring.last, wiring.pointer, wiring.version, wiring.count = output, pointer, version, count
+            if wiring.gradients and output.requires_grad:
+                hook_gradient(output, self.gradients[at])
+        except Exception as error:  # the user's forward goes on, whatever we stumble over
+            wiring.stumbled[f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"] = None
+            return
+        if status:
+            self.settle(wiring, status, at, args, output)
+
+    def prepare(self, wiring: Wiring, cell: Cell, output: Tensor) -> int:
+        """Measure what the kernel cannot, or does not know yet; the status as the kernel gives it."""
+        wiring.release()
+        if wiring.record is not None and is_plain(output):
+            cell.prepare(output.dtype, wiring.sheet.address)
+            pointer, version, count = output.data_ptr(), output._version, output.numel()
+            status: int = wiring.record(pointer, self.share(wiring, output), cell.address)
+            wiring.last, wiring.pointer, wiring.version, wiring.count = output, pointer, version, count
+            return status
+        part = output
+        if wiring.fraction < 1 and output.dim() and output.shape[0] > 1:
+            with torch.no_grad():
+                part = output.detach()[: _part(output.shape[0], wiring.fraction)]
+        wiring.sheet.record(part, cell)
+        return self.glance(wiring)
+
+    @staticmethod
+    def glance(wiring: Wiring) -> int:
+        """NOT_FINITE where the latest row holds NaN or Inf; what is still on a device is not waited for."""
+        table, row = wiring.sheet.table, wiring.sheet.next - 1
+        return NOT_FINITE if row not in table.pending and table.values[row, 6:8].any() else 0
+
+    @staticmethod
+    def share(wiring: Wiring, output: Tensor) -> int:
+        """How many values are read: all, or those of a part of the batch."""
+        count = output.numel()
+        if wiring.fraction >= 1 or output.dim() == 0 or output.shape[0] < 2:
+            return count
+        return count // output.shape[0] * _part(output.shape[0], wiring.fraction)
+
+    def settle(self, wiring: Wiring, status: int, at: int, args: Any, output: Tensor) -> None:
+        """What the kernel could not do is done another way; what is not finite is told."""
+        if status != NOT_FINITE:
+            wiring.release()
+            wiring.sheet.record(output, self.cells[at])
+            status = self.glance(wiring)
+        if status == NOT_FINITE and wiring.odd is not None:
+            wiring.odd(self, at, args, output)
+
+    def extend(self, wiring: Wiring, module: nn.Module) -> None:
+        """The first time that the module is called so often in one pass."""
+        kind = class_of(module).__name__
+        at = len(self.cells)
+        self.cells.append(wiring.cell(Slot(fqn=self.fqn, what="activation", call=at, kind=kind)))
+        slot = Slot(fqn=self.fqn, what="gradient", call=at, kind=kind)
+        self.gradients.append(GradientHook(wiring, slot))
+
+    # -- what is not an ordinary call ----------------------------------------------------------------------------------------
+
+    def unusual(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Nested outputs, recomputed calls, calls outside of the root's, other threads, copies; or nothing is observed."""
+        wiring = self.wiring
+        if wiring is None or not wiring.observing or output is None:
+            return
+        if module is not self.module or get_ident() != wiring.thread:
+            wiring.strangers += 1
+            return
+        if backward_task() != -1:
+            self.again(wiring, output)
+        elif torch.is_grad_enabled() or wiring.active:
+            try:
+                self.nested(wiring, module, args, output)
+            except NonFiniteError:
+                raise
+            except Exception as error:  # see above
+                wiring.stumbled[f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"] = None
+
+    def nested(self, wiring: Wiring, module: nn.Module, args: Any, output: Any) -> None:
+        """Each tensor of a nested output; the first one, if it is the whole, goes by the ordinary cells."""
+        at = self.calls
+        self.calls = at + 1
+        kind = class_of(module).__name__
+        wiring.release()
+        for path, leaf in leaves(output):
+            if not isinstance(leaf, Tensor):
+                continue
+            if (at, path) not in self.others:
+                cell = wiring.cell(Slot(fqn=self.fqn, what="activation", call=at, output=path, kind=kind))
+                self.others[at, path] = cell, GradientHook(wiring, Slot(fqn=self.fqn, what="gradient", call=at, output=path, kind=kind))
+            cell, gradient = self.others[at, path]
+            status = self.prepare(wiring, cell, leaf)
+            if wiring.gradients and leaf.requires_grad:
+                hook_gradient(leaf, gradient)
+            if status == NOT_FINITE and wiring.odd is not None:
+                wiring.odd(self, at, args, leaf)
+
+    def again(self, wiring: Wiring, output: Any) -> None:
+        """A call that activation checkpointing makes again: measured already, but its gradient may pass here alone."""
+        at = self.recalls
+        self.recalls = at + 1
+        wiring.recomputed[self.fqn] = wiring.recomputed.get(self.fqn, 0) + 1
+        if wiring.gradients and type(output) is Tensor and output.requires_grad and at < len(self.gradients):
+            hook_gradient(output, self.gradients[at])
+
+    def attach(self) -> None:
+        """Stand in the module's hooks; as register_forward_hook does, without a handle for each of thousands."""
+        if self.module is not None:
+            self.module._forward_hooks[self.key] = self
+
+    def detach(self) -> None:
+        """Stand there no longer."""
+        if self.module is not None:
+            self.module._forward_hooks.pop(self.key, None)
+
+    def __deepcopy__(self, memo: object) -> "LayerHook":
+        return type(self)()  # a copy of the model is a stranger to us
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+def _part(samples: int, fraction: float) -> int:
+    return max(1, round(samples * fraction))
+
+
+class CompositeHook(LayerHook):
+    """That of a module whose output may be what a child of it has put out just before: it is not told twice."""
+
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Measure what came out, unless it is measured."""
+        wiring = self.wiring
+        if wiring is not None and type(output) is Tensor and output is wiring.last and wiring.active and output._version == wiring.version:
+            return
+        super().__call__(module, args, output)
+
+
+class PartHook(LayerHook):
+    """That of any module where only a part of the batch is read."""
+
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Measure a part of what came out."""
+        wiring = self.wiring
+        if wiring is not None:
+            for cell in self.cells:
+                cell.dtype = None  # always by way of `prepare`
+        super().__call__(module, args, output)
+
+
+class ChannelHook(LayerHook):
+    """That of a rectifier: it also counts the values of each channel that are not zero."""
+
+    __slots__ = ()
+
+    def prepare(self, wiring: Wiring, cell: Cell, output: Tensor) -> int:
+        """The same in the same time, with the channels."""
+        kernel = wiring.kernel
+        if kernel is None or output.dim() < 2 or not is_plain(output):
+            return super().prepare(wiring, cell, output)
+        if cell.shape != output.shape or cell.plan is None:
+            sizes = sizes_of(output)
+            if sizes is None:
+                return super().prepare(wiring, cell, output)
+            cell.plan = Plan(sizes, None if cell.plan is None else cell.plan.fired)
+            cell.shape = output.shape
+        cell.prepare(output.dtype, wiring.sheet.address)
+        cell.dtype = None  # by way of `prepare` the next time too
+        wiring.last, wiring.pointer, wiring.version, wiring.count = output, output.data_ptr(), output._version, output.numel()
+        status: int = kernel.record_channels(wiring.pointer, cell.address, cell.plan.address)
+        return status
+
+
+class GradientHook:
+    """The hook of one output's gradient."""
+
+    __slots__ = ("cell", "slot", "wiring")
+    __torch_unserializable__ = True
+
+    def __init__(self, wiring: Wiring | None = None, slot: Slot | None = None) -> None:
+        self.wiring = wiring
+        self.slot = slot
+        self.cell: Cell | None = None
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Measure the gradient as it passes."""
+        wiring = self.wiring
+        if wiring is None or not wiring.observing:
+            return
+        cell = self.cell
+        try:
+            if cell is None:
+                cell = self.cell = wiring.cell(self.slot)  # type: ignore[arg-type]
+            if (
+                type(gradient) is Tensor
+                and gradient.dtype is cell.dtype
+                and gradient.is_cpu
+                and gradient.is_contiguous()
+                and not gradient.is_neg()
+                and not gradient.is_nested
+            ):
+                count = gradient.numel()
+                record = wiring.record if count < SMALL else wiring.record_freely
+                status = record(gradient.data_ptr(), count, cell.address)  # type: ignore[misc]
+            else:
+                status = self.prepare(wiring, cell, gradient)
+            if status and status != NOT_FINITE:
+                wiring.sheet.record(gradient, cell)
+                status = LayerHook.glance(wiring)
+        except Exception as error:  # the user's backward goes on, whatever we stumble over
+            wiring.stumbled[f"a gradient was not observed ({type(error).__name__}: {error}); please report this"] = None
+            return
+        if status and wiring.odd_gradient is not None and self.slot is not None:
+            wiring.odd_gradient(self.slot, gradient)
+
+    @staticmethod
+    def prepare(wiring: Wiring, cell: Cell, gradient: Tensor) -> int:
+        """What the kernel cannot measure, or does not know yet."""
+        if wiring.record is not None and is_plain(gradient):
+            cell.prepare(gradient.dtype, wiring.sheet.address)
+            status: int = wiring.record(gradient.data_ptr(), gradient.numel(), cell.address)
+            return status
+        cell.dtype = None
+        wiring.sheet.record(gradient, cell)
+        return LayerHook.glance(wiring)
+
+    def __deepcopy__(self, memo: object) -> "GradientHook":
+        return type(self)()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
+def hook_gradient(output: Tensor, hook: GradientHook) -> None:
+    """What Tensor.register_hook does, in a fifth of its time: a handle for each of thousands is not needed."""
+    node = output.grad_fn
+    if node is None or output._backward_hooks is not None or not hasattr(node, "_register_hook_dict"):
+        output.register_hook(hook)  # type: ignore[no-untyped-call]
+        return
+    output._backward_hooks = OrderedDict(((_KEY, hook),))
+    node._register_hook_dict(output)

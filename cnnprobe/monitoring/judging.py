@@ -1,0 +1,233 @@
+"""From what a watch has written down to the evidence that the rules of `diagnose` read, as far as it suffices; the model is not run."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnprobe.diagnosis import Diagnosis, run_rules
+from cnnprobe.evidence import Backward, Event, Evidence, Flow, Gradient, Loss, OptimizerInfo, Step, Values
+from cnnprobe.history import NonFinite
+from cnnprobe.journal import COLUMNS, Rows
+from cnnprobe.rulebook import all_rules
+from cnnprobe.trace import ModuleCall, TensorInfo, Trace
+
+if TYPE_CHECKING:
+    from cnnprobe.monitoring.watch import Watch
+
+JUDGED = frozenset(
+    {
+        "nan-forward", "nan-backward", "dead-relu", "exploding-activation", "update-ratio", "vanishing-gradient", "exploding-gradient", "divergence",
+        "loss-not-decreasing", "graph-kept-alive", "no-zero-grad", "lr-collapsed", "eval-mode-in-train", "zero-grad", "unchanged-weights",
+        "stale-optimizer",
+    }
+)  # fmt: skip
+"""The rules for which a watched loop has all that they ask for; the others need passes of their own."""
+
+_MOST = 200  # steps that the rules look at, spread over the run
+_LONG = 100  # steps with a loss, of different batches, before it is said not to fall
+_PART = 5  # a fifth of the run is averaged: batches differ
+_SURE = 2.0  # standard errors
+_SCHEDULED = 100  # batches that an epoch has at least, for most data sets
+_SHORTEST = 10  # steps before a schedule can be told
+_NAMES = dict(zip(COLUMNS, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2"), strict=False))
+
+
+def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
+    """What the rules find in the run so far."""
+    watch.settle()
+    evidence = _evidence(watch)
+    long = len(watch.ledger.curves.get("loss", ((), ()))[0]) >= _LONG
+    rules = [rule for rule in all_rules() if rule.name in JUDGED and (long or rule.name != "loss-not-decreasing")]
+    outcome = run_rules(evidence, rules, ignore=ignore)
+    return replace(outcome, findings=tuple(_worded(finding, watch.ledger.nonfinite) for finding in outcome.findings))
+
+
+def _worded(finding: Any, event: NonFinite | None) -> Any:
+    """The rules speak of one batch, seen again and again; here each step has its own."""
+    message = finding.message.replace("the loss of the same batch went", "the loss, averaged over neighbouring steps, went")
+    if finding.rule in ("nan-forward", "nan-backward") and event is not None:
+        message = f"step {event.step}: {message}"
+    return replace(finding, message=message)
+
+
+def _evidence(watch: "Watch") -> Evidence:
+    ledger, first = watch.ledger, watch.trace
+    cube = ledger.cube()
+    last = _with_statistics(first, watch, cube)
+    steps = tuple(_steps(watch, cube, first, last))
+    event = ledger.nonfinite
+    return Evidence(
+        trace=first,
+        evaluation=_of_event(first, event) if event is not None and event.what == "activation" and event.step > 0 else first,
+        steps=steps,
+        values=_values(watch, cube, event),
+        optimizers=tuple(_optimizers(watch)),
+        inputs=watch.first.inputs,
+        collapse=_collapse(ledger.curves.get("learning rate", ([], []))[1]),
+        backward=_backward(first, event, steps),
+        names=watch.names,
+        own_loop=True,
+    )
+
+
+# -- traces ------------------------------------------------------------------------------------------------------------------
+
+
+def _with_statistics(trace: Trace, watch: "Watch", cube: Rows) -> Trace:
+    """The first pass with the statistics of the last observed step; rows of functions have none."""
+    if not watch.ledger.steps:
+        return trace
+    found: dict[tuple[str | None, int, str], dict[str, float | int]] = {}
+    for slot, rows in zip(watch.ledger.slots, cube, strict=True):
+        if slot.what == "activation" and rows[-1, 0] > 0:
+            found[slot.fqn, slot.call, slot.output] = {new: float(rows[-1, i]) for i, new in enumerate(_NAMES.values())}
+
+    def renewed(call: ModuleCall) -> ModuleCall:
+        stats = [found.get((call.fqn, call.index, out.path)) for out in call.outputs]
+        outputs = tuple(replace(out, stats=seen, histogram=None) for out, seen in zip(call.outputs, stats, strict=True))
+        return replace(call, outputs=outputs)
+
+    return replace(trace, calls=tuple(map(renewed, trace.calls)))
+
+
+def _of_event(trace: Trace, event: NonFinite) -> Trace:
+    """The one call that put out what is not finite, as a trace."""
+    low = TensorInfo(
+        shape=(), dtype="float32", device=trace.device, nbytes=0, requires_grad=False, source=1 if event.fqn else 0,
+        stats={"count": event.count, "nan": event.nan, "inf": event.inf},
+    )  # fmt: skip
+    inputs = () if not event.fqn else event.inputs
+    root = ModuleCall(fqn="", kind=trace.model, index=0, parent=None, depth=0, inputs=event.inputs, outputs=(low,))
+    row = ModuleCall(
+        fqn=event.fqn, kind=event.kind, index=event.call, parent=0, depth=1, inputs=inputs, outputs=(low,), source=_line(trace, event)
+    )
+    return replace(trace, calls=(root, row) if event.fqn else (root,))
+
+
+def _line(trace: Trace, event: NonFinite) -> str:
+    return next((call.source for call in trace.calls if (call.fqn, call.index) == (event.fqn, event.call)), "")
+
+
+def _backward(trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]) -> Backward | None:
+    """The call whose derivative made the first gradient that is not finite: one that reads what the module of that gradient has put out."""
+    if event is None or event.what != "gradient":
+        return None
+    row = next((i for i, call in enumerate(trace.calls) if (call.fqn, call.index) == (event.fqn, event.call)), None)
+    readers = Flow(trace).readers.get(row, []) if row is not None else []
+    return Backward(call=readers[0] if readers else row, step=max(len(steps) - 1, 0))
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------------
+
+
+def _steps(watch: "Watch", cube: Rows, first: Trace, last: Trace) -> Iterator[Step]:
+    ledger = watch.ledger
+    losses = _smooth(ledger.curves.get("loss", ([], [])))
+    position = {step: i for i, step in enumerate(ledger.steps)}
+    known = sorted(position.keys() | losses.keys())
+    chosen = _spread(known, {*ledger.steps[:2], *ledger.steps[-1:], *watch.stale, *([ledger.nonfinite.step] if ledger.nonfinite else [])})
+    bare = replace(first, calls=tuple(replace(call, outputs=()) for call in first.calls))
+    rates = dict(zip(*ledger.curves.get("learning rate", ([], [])), strict=True))
+    mode, alive = True, 0
+    for step in chosen:
+        at = position.get(step)
+        mode, alive = watch.modes.get(step, mode), watch.alive.get(step, alive)
+        value = losses.get(step)
+        yield Step(
+            trace=first if step == chosen[0] else last if step == chosen[-1] else bare,
+            events=tuple(_events(watch, rates, step)),
+            losses=(Loss(value=value),) if value is not None else (Loss(value=None),) if at is not None else (),
+            gradients=_gradients(watch, cube, at) if at is not None and step not in watch.skipped else {},
+            stale=watch.stale.get(step, ()),
+            changes=_changes(watch, cube, at) if at is not None else {},
+            training=mode,
+            alive=alive,
+        )
+
+
+def _spread(steps: list[int], needed: set[int]) -> list[int]:
+    if len(steps) <= _MOST:
+        return steps
+    some = {steps[len(steps) * k // _MOST] for k in range(_MOST)} | {steps[-1]} | (needed & set(steps))
+    return sorted(some)
+
+
+def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
+    """Losses averaged over a fifth of the run; the last one lower by what the batches' differences may account for."""
+    steps, values = curve
+    n = len(values)
+    half = max(0, n // _PART // 2)
+    smooth = {}
+    for i, (step, value) in enumerate(zip(steps, values, strict=True)):
+        around = np.array(values[max(0, i - half) : i + half + 1])
+        smooth[step] = float(around.mean()) if math.isfinite(value) and np.isfinite(around).all() else value
+    if n >= _LONG and all(map(math.isfinite, values)):
+        ends = [np.array(values[: half + 1]), np.array(values[-half - 1 :])]
+        error = math.sqrt(sum(float(end.var()) / len(end) for end in ends))
+        smooth[steps[-1]] -= _SURE * error
+    return smooth
+
+
+def _events(watch: "Watch", rates: Mapping[int, float], step: int) -> Iterator[Event]:
+    yield Event(kind="backward")
+    if watch.optimizers and step not in watch.skipped:
+        yield Event(kind="step", subject=watch.names.get("optimizer", "optimizer"))
+    if step in rates and step - 1 in rates and rates[step] != rates[step - 1]:
+        yield Event(kind="schedule", subject="scheduler", rate=rates[step])
+
+
+def _gradients(watch: "Watch", cube: Rows, at: int) -> dict[str, Gradient]:
+    found = {}
+    for slot, rows in zip(watch.ledger.slots, cube, strict=True):
+        if slot.is_parameters and rows[at, 0] > 0:
+            odd = int(rows[at, 6] + rows[at, 7])
+            found[slot.fqn] = Gradient(norm=math.nan if odd else float(rows[at, 8]), nonfinite=odd)
+    return found
+
+
+def _changes(watch: "Watch", cube: Rows, at: int) -> dict[str, float]:
+    slots = zip(watch.ledger.slots, cube, strict=True)
+    return {slot.fqn: float(rows[at, 8]) for slot, rows in slots if slot.what == "update" and not math.isnan(rows[at, 8])}
+
+
+def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Values]:
+    """The parameters before the first observed step; where one of them is the first that is not finite, that one as it was then."""
+    shapes = {p.fqn: p.shape for p in watch.trace.parameters}
+    found = {}
+    for slot, rows in zip(watch.ledger.slots, cube, strict=True):
+        if slot.what != "parameter" or not len(rows) or not rows[0, 0] > 0:
+            continue
+        _, mean, std, low, high, _, nan, inf, norm = (float(number) for number in rows[0, :9])
+        odd = int(nan + inf)
+        if event is not None and event.what == "parameter" and event.fqn == slot.fqn:
+            odd = event.nan + event.inf
+        found[slot.fqn] = Values(shape=shapes.get(slot.fqn, ()), norm=norm, mean=mean, std=std, low=low, high=high, nonfinite=odd)
+    return found
+
+
+def _collapse(rates: list[float]) -> float | None:
+    """The rate after a hundred batches over the first, where each step multiplies it by the same factor."""
+    if len(rates) < _SHORTEST or min(rates) <= 0:
+        return None
+    factors = np.array(rates[1:]) / np.array(rates[:-1])
+    if factors.max() >= 1 or factors.max() - factors.min() > 1e-3:
+        return None
+    return float(np.exp(np.log(factors).mean() * _SCHEDULED))
+
+
+def _optimizers(watch: "Watch") -> Iterator[OptimizerInfo]:
+    names = {id(each.tensor): each.name for each in watch.parameters.watched}
+    for optimizer in watch.optimizers:
+        listed = [p for group in optimizer.param_groups for p in group["params"]]
+        yield OptimizerInfo(
+            name=watch.names.get("optimizer", "optimizer"),
+            kind=type(optimizer).__name__,
+            rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
+            parameters=frozenset(names[id(p)] for p in listed if id(p) in names),
+            foreign=tuple(tuple(p.shape) for p in listed if id(p) not in names),
+            maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
+            weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
+        )

@@ -1,0 +1,361 @@
+"""Watches the training steps of one model in the user's own loop, and writes them down."""
+
+import contextlib
+import functools
+import gc
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cnnprobe.autograd.lifetime import GraphWatch
+from cnnprobe.history import DeadChannels, History, LivingGraph, NonFinite
+from cnnprobe.journal import Ledger
+from cnnprobe.monitoring import alarms, drafts
+from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, PartHook, Wiring
+from cnnprobe.monitoring.loop import Events, Loop
+from cnnprobe.monitoring.pace import Pace
+from cnnprobe.monitoring.parameters import Parameters
+from cnnprobe.monitoring.settings import Settings
+from cnnprobe.monitoring.structure import FirstPass
+from cnnprobe.recorder import observable
+from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
+from cnnprobe.recorder.values import leaves
+from cnnprobe.stats.sheet import Sheet
+from cnnprobe.stats.transfer import Sent
+from cnnprobe.trace import Trace
+
+_RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Threshold)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # behind F.relu, whose own output no hook sees
+_LATE = 64  # steps that may be on their way from a device
+
+
+class Listener(Protocol):
+    """Is told of every step that was written down."""
+
+    def wrote(self, watch: "Watch", step: int, *, observed: bool) -> None:
+        """The ledger has all of this step."""
+
+    def close(self, watch: "Watch") -> None:
+        """The block is left."""
+
+
+class Watch(Events):
+    """The watch over one model; a context manager around the loop. Step, history and trace are as of now."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        settings: Settings,
+        *,
+        losses: Sequence[nn.Module] = (),
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.model = model
+        self.names: dict[str, str] = {}  # the user's variables for "model" and "optimizer"
+        self.settings = settings
+        self.optimizers = optimizers
+        self.listeners = list(listeners)
+        self.step = 0
+        self.ledger = Ledger(model=class_of(model).__name__)
+        what = settings.what
+        self.wiring = Wiring(self.ledger, Sheet(histogram=settings.histograms), gradients="gradient" in what, fraction=settings.fraction)
+        self.wiring.odd = functools.partial(alarms.see, self)
+        self.parameters = Parameters(model, self.wiring, values="parameter" in what or "update" in what, updates="update" in what)
+        self.pace = Pace(every=settings.every, budget=settings.budget)
+        self.first = FirstPass(model)
+        self.loop = Loop(model, optimizers, self.wiring, self._hooks(), self)
+        self.loop.watches_root = settings.chosen("")
+        self.modes: dict[int, bool] = {}  # by observed step, whether the root was in train mode
+        self.stale: dict[int, tuple[str, ...]] = {}
+        self.alive: dict[int, int] = {}
+        self.skipped: list[int] = []
+        self._criteria = losses
+        self._graphs = GraphWatch()
+        self._losses: list[Tensor] = []
+        self._told = False  # a loss was given by `loss` in this step
+        self.seen: NonFinite | None = None  # in this step
+        self._scale: Tensor | float | None = None
+        self._scaled = (0, 0)
+        self._waiting: deque[drafts.Draft] = deque()
+        self._fired: dict[int, deque[NDArray[np.bool_]]] = {}
+        self._trace: Trace | None = None
+        self._exits = contextlib.ExitStack()
+
+    def _hooks(self) -> list[LayerHook]:
+        tree, sealed = observable(list(named_modules(self.model)))
+        for fqn in sealed:
+            named = f"'{fqn}'" if fqn else "the model"
+            self.note(f"{named} is compiled: its inside was not observed, only its output, gradients and parameters")
+        modules = [(fqn, module) for fqn, module, first in tree if first and fqn]
+        has_rectifiers = any(isinstance(module, _RECTIFIERS) for _, module in modules)
+        hooks: list[LayerHook] = [
+            CompositeHook(self.wiring, self.model, "") if self.settings.fraction == 1 else PartHook(self.wiring, self.model, "")
+        ]
+        for fqn, module in modules:
+            if isinstance(module, torch.jit.ScriptModule):
+                self.note(f"'{fqn}' is a scripted module: its inside runs without Python and was not observed")
+            elif self.settings.chosen(fqn) and type(module) not in CONTAINERS:
+                kind = PartHook if self.settings.fraction < 1 else ChannelHook if isinstance(module, _RECTIFIERS if has_rectifiers else _POOLS) else CompositeHook if module._modules else LayerHook  # fmt: skip
+                hooks.append(kind(self.wiring, module, fqn))
+        return hooks
+
+    # -- the block ---------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._exits.enter_context(self.loop)
+        self.first.attach()
+        self._exits.callback(self.first.detach)
+        for criterion in self._criteria:
+            self._exits.callback(criterion.register_forward_hook(_LossHook(self)).remove)
+        self.loop.observe(on=self.pace.is_due(0))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if self.loop.backward and not self.optimizers:
+                self.loop.finish()
+            self.settle()
+            self._look_for_graphs()
+        finally:
+            self._exits.close()
+            self.wiring.release()
+            self._graphs = GraphWatch()
+            self._notes()
+            for listener in self.listeners:
+                listener.close(self)
+
+    def loss(self, loss: Tensor) -> Tensor:
+        """Take in the loss of this step, or of a part of its batch: the mean of all of a step is told. Gives it back."""
+        if not self._told:
+            self._losses.clear()
+            self._told = True
+        self._take(loss)
+        return loss
+
+    def _take(self, loss: Tensor) -> None:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            return
+        if self.wiring.observing:
+            self._graphs.add(loss, str(self.step))
+        self._losses.append(loss.detach())
+        if self.settings.raise_on_nan and not loss.is_cuda:
+            alarms.refuse_loss(self, float(loss.detach()))
+
+    # -- events of the loop ------------------------------------------------------------------------------------------------
+
+    def begin_pass(self) -> None:
+        """The root is called."""
+        self.modes[self.step] = self.modes.get(self.step, False) or self.model.training
+        self.first.begin()
+
+    def end_pass(self, output: Any) -> None:
+        """The root has returned."""
+        for _, leaf in leaves(output) if output is not None else ():
+            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+                self._graphs.add(leaf, str(self.step))
+                break
+
+    def _keep_first(self) -> None:
+        """Take the recorder's hooks off; never while the root calls its hooks, as it has listed them already."""
+        if self.first.over and self._trace is None:
+            self._trace = self.first.trace
+            self.first.detach()
+
+    def begin_backward(self) -> None:
+        """The first gradient arrives: by now `.grad` should have been cleared."""
+        self._keep_first()
+        names = {id(each.tensor): each.name for each in self.parameters.watched}
+        stale = tuple(names[id(parameter)] for parameter in self.loop.stale() if id(parameter) in names)
+        if stale:
+            self.stale[self.step] = stale
+        self._scale = _scale_of(self.loop.scaler)
+
+    def before_update(self, optimizer: Any) -> None:
+        """The optimizer is about to step."""
+        if self._scale is None:
+            self._scale = _scale_of(self.loop.scaler)
+        first = self.wiring.sheet.next
+        self.parameters.before_step()
+        if getattr(optimizer, "grad_scale", None) is not None:  # a fused optimizer divides by it itself
+            self._scaled = (first, self.wiring.sheet.next)
+        if self.settings.raise_on_nan:
+            alarms.refuse_gradients(self)
+
+    def end_step(self, seconds: float, *, skipped: bool) -> bool:
+        """Write the step down as far as it is there, and choose whether the next one is observed."""
+        step, observed = self.step, self.wiring.observing
+        self.ledger.total = step + 1
+        draft = drafts.Draft(step=step, curves=self._curves(seconds), losses=drafts.sent(self._losses), skipped=skipped, seen=self.seen)
+        if observed:
+            draft.changes = self.parameters.after_step() if not skipped else None
+            if draft.changes is not None and isinstance(draft.changes.norms, Tensor):
+                draft.norms = Sent(draft.changes.norms)
+            if self._scale is not None:
+                draft.scale = Sent(torch.as_tensor(self._scale))
+                draft.scaled = self._scaled
+            draft.dead = self._count_dead()
+            draft.taken = self.wiring.sheet.take()
+            self._count_graphs(step)
+        if skipped:
+            self.skipped.append(step)
+        self._waiting.append(draft)
+        self._losses = []
+        self._told, self.seen, self._scale, self._scaled = False, None, None, (0, 0)
+        self.step = step + 1
+        self.settle(waiting=self.settings.raise_on_nan or len(self._waiting) > _LATE)
+        if self.settings.raise_on_nan:
+            alarms.refuse_late(self)
+        self.pace.took(step, seconds, observed=observed)
+        if self.optimizers and not skipped:
+            self._keep_first()
+        return self.pace.is_due(self.step)
+
+    def _curves(self, seconds: float) -> dict[str, float]:
+        curves = {"seconds": seconds} if seconds else {}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                rate = group.get("lr")
+                if isinstance(rate, int | float) or (isinstance(rate, Tensor) and not rate.is_cuda):
+                    number = sum(name.startswith("learning rate") for name in curves)
+                    curves[f"learning rate of group {number}" if number else "learning rate"] = float(rate)
+        return curves
+
+    # -- writing down ------------------------------------------------------------------------------------------------------
+
+    def settle(self, *, waiting: bool = True) -> None:
+        """Write down the steps that are there; all of them if `waiting`."""
+        while self._waiting and (waiting or self._waiting[0].is_there()):
+            draft = self._waiting.popleft()
+            drafts.enter(draft, self.ledger)
+            for listener in self.listeners:
+                listener.wrote(self, draft.step, observed=draft.taken is not None)
+
+    def note(self, text: str) -> None:
+        """Something that could not be observed, in a sentence."""
+        self.ledger.notes[text] = None
+
+    @property
+    def history(self) -> History:
+        """The run so far."""
+        self.settle()
+        self._notes()
+        self.ledger.dead = self._dead()
+        return self.ledger.history()
+
+    @property
+    def trace(self) -> Trace:
+        """The first training pass in full; the model's inventory alone as long as there was none."""
+        return self._trace or self.first.trace or self.first.inventory()
+
+    def _notes(self) -> None:
+        wiring = self.wiring
+        self.ledger.notes.update(wiring.stumbled)
+        notes = []
+        if wiring.recomputed:
+            calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
+            notes.append(f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted")  # fmt: skip
+        if wiring.strangers:
+            notes.append(f"{wiring.strangers} calls on other threads, or of copies of the model, were not observed")
+        if self.skipped:
+            notes.append(f"{len(self.skipped)} steps were skipped by the GradScaler after an overflow (the first is {self.skipped[0]})")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            notes.append(f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch")  # fmt: skip
+        for note in notes:  # counts change: the sentence of an earlier count goes
+            start = note.lstrip("0123456789")
+            for old in [old for old in self.ledger.notes if old.lstrip("0123456789") == start or _same(old, note)]:
+                del self.ledger.notes[old]
+            self.ledger.notes[note] = None
+
+    # -- channels ----------------------------------------------------------------------------------------------------------
+
+    def _count_dead(self) -> dict[int, int]:
+        dead: dict[int, int] = {}
+        for hook in self.loop.hooks:
+            for cell in hook.cells if isinstance(hook, ChannelHook) and hook.calls else ():
+                if cell.plan is not None:
+                    silent = cell.plan.fired == 0
+                    cell.plan.fired[:] = 0
+                    dead[cell.slot] = int(silent.sum())
+                    self._fired.setdefault(cell.slot, deque(maxlen=self.settings.window)).append(silent)
+        return dead
+
+    def _dead(self) -> tuple[DeadChannels, ...]:
+        found = []
+        for slot, masks in self._fired.items():
+            if len(masks) < self.settings.window or len({len(mask) for mask in masks}) > 1:
+                continue
+            silent = np.logical_and.reduce(list(masks))
+            if silent.any():
+                about, steps = self.ledger.slots[slot], self.ledger.steps[-len(masks) :]
+                channels = tuple(np.flatnonzero(silent).tolist())
+                found.append(DeadChannels(fqn=about.fqn, call=about.call, kind=about.kind, channels=channels, of=len(silent), first=steps[0], last=steps[-1]))  # fmt: skip
+        return tuple(found)
+
+    # -- graphs that live on -----------------------------------------------------------------------------------------------
+
+    def _count_graphs(self, step: int) -> None:
+        earlier = set(self._graphs.alive()) - {str(step)}
+        self.alive[step] = len(earlier)
+        if earlier:
+            self.ledger.put("living graphs", step, float(len(earlier)))
+
+    def _look_for_graphs(self) -> None:
+        """What keeps graphs, asked once: it looks at every object that there is. One graph, that of the last step, is usual."""
+        if len(set(self._graphs.alive())) < 2:
+            return
+        gc.collect()
+        if len(set(self._graphs.alive())) < 2:
+            self.alive[self.step - 1] = 0
+            return
+        kept: dict[str, LivingGraph] = {}
+        for graph in self._graphs.kept():
+            before = kept.get(graph.label)
+            keepers = (*(before.keepers if before else ()), *graph.keepers)
+            saved = max(graph.saved_bytes, before.saved_bytes if before else 0)
+            kept[graph.label] = LivingGraph(
+                step=int(graph.label), saved_bytes=saved, freed=graph.freed, keepers=tuple(dict.fromkeys(keepers))
+            )
+        self.ledger.kept = tuple(sorted(kept.values(), key=lambda graph: graph.step))
+
+    @property
+    def before(self) -> int | None:
+        """The last observed step."""
+        return self.ledger.steps[-1] if self.ledger.steps else None
+
+
+def _same(old: str, new: str) -> bool:
+    return old.startswith("rank ") and new.startswith("rank ")
+
+
+def _scale_of(scaler: Any) -> Tensor | float | None:
+    """By what a GradScaler multiplies now; a copy, as it writes over it."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    held = getattr(scaler, "_scale", None)
+    return held.detach().clone() if isinstance(held, Tensor) else float(scaler.get_scale())
+
+
+class _LossHook:
+    """The forward hook of a loss module: the loss is seen without being given."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+        """Take in the loss, unless the user gives it."""
+        watch = self.watch
+        if watch is not None and not watch._told and isinstance(output, Tensor) and output.requires_grad and output.numel() == 1:
+            watch._take(output)
+
+    def __deepcopy__(self, memo: object) -> "_LossHook":
+        return type(self)()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()

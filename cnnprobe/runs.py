@@ -1,0 +1,132 @@
+"""A training run under watch, as its user holds it: history, findings and report, as of now."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torch.optim import Optimizer
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.errors import TargetError
+from cnnprobe.monitoring import Listener, Settings, Watch
+from cnnprobe.monitoring.board import Board
+from cnnprobe.monitoring.book import Book
+from cnnprobe.monitoring.judging import judge
+from cnnprobe.monitoring.line import progress
+from cnnprobe.recorder.inventory import class_of
+from cnnprobe.report import Report
+
+_WHERE = "monitor"
+
+
+class Monitor(Watch):
+    """Watches a model's training steps while its block lasts; what it has seen stays.
+
+    >>> import cnnprobe, torch
+    >>> from torch import nn
+    >>> model, loss_fn = nn.Linear(4, 2), nn.CrossEntropyLoss()
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with cnnprobe.monitor(model, optimizer) as monitor:
+    ...     for step in range(3):
+    ...         optimizer.zero_grad()
+    ...         loss = loss_fn(model(torch.ones(3, 4)), torch.tensor([0, 1, 0]))
+    ...         loss.backward()
+    ...         optimizer.step()
+    >>> monitor.history.steps, len(monitor.history.curve("loss").values), monitor.findings
+    ((0, 1, 2), 3, ())
+    """
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the rules of `diagnose` find in the run so far, root causes first, as far as a watched loop has what they ask for."""
+        return judge(self).findings
+
+    @property
+    def report(self) -> Report:
+        """The first training pass, the findings and the history; holds no model."""
+        return Report(trace=self.trace, findings=self.findings, history=self.history)
+
+    def loss(self, loss: Tensor) -> Tensor:
+        """Take in the loss of this step and give it back: `monitor.loss(loss).backward()`. Of several in a step the mean is told."""
+        return super().loss(loss)
+
+    def next_step(self) -> None:
+        """Say that a training step is over, where no optimizer was given and no call of the model tells."""
+        self.loop.finish()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report in the format that the suffix names."""
+        self.report.save(path)
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        observed = len(self.ledger.steps)
+        return f"<Monitor of {self.ledger.model}: {self.step} steps, {observed} observed>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return self.report._repr_mimebundle_(include, exclude)
+
+
+def start(
+    model: nn.Module, optimizer: Any, settings: Settings, *, loss_fn: Any, outputs: Mapping[str, Any], around: Mapping[str, Any]
+) -> Monitor:
+    """A monitor that is not yet entered.
+
+    Args:
+        model: the one to watch.
+        optimizer: its optimizer, several of them, or None.
+        settings: what is observed.
+        loss_fn: a loss module whose calls give the loss; None looks for one in `around`.
+        outputs: "log" (a path), "tensorboard" (a folder or a SummaryWriter), "live" (a boolean).
+        around: the caller's variables by name.
+
+    Raises:
+        TargetError: model or optimizer are none.
+        UsageError: the settings make no sense.
+    """
+    settings.check()
+    given: Any = model
+    if not isinstance(given, nn.Module):
+        fix = f"pass an instance: {given.__name__}()" if isinstance(given, type) else "pass the model itself"
+        raise TargetError(f"{type(given).__name__} is not a torch.nn.Module", where=_WHERE, fix=fix)
+    optimizers = _optimizers(optimizer)
+    losses = [loss_fn] if isinstance(loss_fn, nn.Module) else _loss_modules(around.values()) if loss_fn is None else []
+    monitor = Monitor(model, optimizers, settings, losses=losses, listeners=_listeners(outputs, class_of(model).__name__))
+    roles = {"model": model, "optimizer": optimizer}
+    named = {role: [name for name, value in around.items() if value is subject] for role, subject in roles.items() if subject is not None}
+    monitor.names = {role: names[0] for role, names in named.items() if names}
+    if len(losses) > 1:
+        monitor.note(f"{len(losses)} loss functions were seen; what they give is averaged: tell the loss by monitor.loss(loss)")
+    return monitor
+
+
+def _optimizers(given: Any) -> Sequence[Optimizer]:
+    optimizers = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    for optimizer in optimizers:
+        if not hasattr(optimizer, "register_step_post_hook"):
+            fix = "pass the torch.optim.Optimizer itself, several in a list, or None"
+            raise TargetError(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", where=_WHERE, fix=fix)
+    return optimizers
+
+
+def _loss_modules(values: Iterable[Any]) -> list[nn.Module]:
+    found: dict[int, nn.Module] = {}
+    for value in list(values):
+        if isinstance(value, _Loss):
+            found[id(value)] = value
+    return list(found.values())
+
+
+def _listeners(outputs: Mapping[str, Any], model: str) -> list[Listener]:
+    listeners: list[Listener] = []
+    if outputs.get("tensorboard") is not None:
+        listeners.append(Board(outputs["tensorboard"]))
+    if outputs.get("log") is not None:
+        listeners.append(Book(outputs["log"], model))
+    if outputs.get("live"):
+        listeners.append(progress())
+    return listeners
