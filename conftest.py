@@ -7,6 +7,7 @@ below it; a line of three dots stands for any lines. `$ echo $?` shows an exit c
 import doctest
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sybil import Example, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
@@ -51,6 +52,24 @@ def split_commands(text: str) -> list[tuple[str, str]]:
         elif steps:
             steps[-1] = (steps[-1][0], f"{steps[-1][1]}{line}\n")
     return steps
+
+
+def run_shown(example: Example) -> str | None:
+    """Whether what the docs show in place of the block has a form that they can show."""
+    shown = eval(example.parsed, example.namespace)  # noqa: S307 - our own document
+    bundle = shown._repr_mimebundle_()
+    return None if {"text/html", "image/svg+xml"} & set(bundle) else f"{example.parsed} has neither HTML nor SVG to show, but {sorted(bundle)}"
+
+
+class ShownParser:
+    """Blocks that read ```{shown} expression: the docs show there what a notebook would show of it."""
+
+    _block = re.compile(r"^```\{shown\} (?P<expression>.+)\n```$", re.MULTILINE)
+
+    def __call__(self, document: Document) -> Iterator[Region]:
+        """One region a block."""
+        for found in self._block.finditer(document.text):
+            yield Region(found.start(), found.end(), found["expression"], run_shown)
 
 
 def normal(text: str) -> str:
@@ -104,7 +123,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS), CodeBlockParser("console", run_console), SkipParser()],
+    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS), CodeBlockParser("console", run_console), ShownParser(), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     excludes=["**/.venv/**"],
     setup=enter_folder,

@@ -83,6 +83,7 @@ class Outcome:
     mapping: Mapping[str, str] = field(default_factory=dict)  # name in the actual model's state_dict -> name in the expected one's
     unmapped: tuple[str, ...] = ()  # why a parameter or buffer has no counterpart, in sentences
     parameters: tuple[int, int] = (0, 0)  # totals of the actual and of the expected model
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of both: trainable, macs, counted, operations, activation_bytes
     notes: tuple[str, ...] = ()
 
 

@@ -1,19 +1,27 @@
 """Sphinx: `make docs` builds docs/_build/html, and a warning is an error."""
 
+import contextlib
+import doctest
 import pathlib
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
 project = "cnnprobe"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "changelog"]
 html_theme = "furo"
 html_title = "cnnprobe"
+html_css_files = ["shown.css"]
+html_static_path = ["_static"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -25,10 +33,10 @@ class Rules(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """One section a rule, in the order of the codes."""
-        from cnnprobe.rules import all_rules
+        from cnnprobe.api import rules
 
         found: list[nodes.Node] = []
-        for rule in sorted(all_rules(), key=lambda rule: rule.code):
+        for rule in sorted(rules(), key=lambda rule: rule.code):
             section = nodes.section(ids=[rule.name])
             section += nodes.title(text=f"{rule.code} {rule.name}")
             section += nodes.paragraph("", "", nodes.emphasis(text=rule.severity.value))
@@ -46,6 +54,36 @@ def _headed(paragraph: str) -> list[str]:
         else:
             parts[-1] += f" {line}"
     return parts
+
+
+class Shown(SphinxDirective):
+    """What a notebook would show of an expression, after the Python blocks that stand above it on the page have run."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """The HTML or the SVG of it."""
+        namespace = self.env.temp_data.setdefault("cnnprobe_namespace", {})
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(None):
+            for line, block in _python_blocks(pathlib.Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")):
+                if self.env.temp_data.get("cnnprobe_line", 0) < line < self.lineno:
+                    exec(compile(block, f"{self.env.docname}:{line}", "exec"), namespace)  # noqa: S102 - our own document
+            self.env.temp_data["cnnprobe_line"] = self.lineno
+            bundle = eval(self.arguments[0], namespace)._repr_mimebundle_()  # noqa: S307
+        shown = bundle.get("text/html") or bundle["image/svg+xml"]
+        return [nodes.raw("", f'<div class="shown">{shown.replace(str(ROOT) + "/", "")}</div>', format="html")]
+
+
+def _python_blocks(text: str) -> Iterator[tuple[int, str]]:
+    """The line and the code of each Python block; of sessions what was typed, those that raise left out."""
+    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, found.start()) + 1
+        if not found[1].startswith(">>>"):
+            yield line, found[1]
+            continue
+        typed = doctest.DocTestParser().get_examples(found[1])
+        yield line, "".join(example.source for example in typed if example.exc_msg is None)
 
 
 class Changes(SphinxDirective):
@@ -67,3 +105,4 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("rules", Rules)
     app.add_directive("changes", Changes)
+    app.add_directive("shown", Shown)

@@ -42,6 +42,19 @@ def test_compare_with_a_saved_report(capsys, tmp_path):
     assert 0 == code and json.loads(out)["levels"]["numbers"] is True
 
 
+def test_compare_of_two_saved_reports_needs_no_model(capsys, tmp_path):
+    for name, classes in (("base", 10), ("head", 20)):
+        arguments = ("--arg", f"classes={classes}")
+        run(capsys, "probe", f"{TWINS}:SimpleCNN", *arguments, *INPUT, "-o", tmp_path / f"{name}.json")
+    code, out, _ = run(capsys, "compare", tmp_path / "head.json", tmp_path / "base.json", "--format", "markdown")
+    assert 1 == code
+    assert f"| parameters | 1,147,466 | {1_147_466 + 10 * 513:,} | +0.4% |" in out  # 10 more rows of 512 weights and a bias
+    assert "changed: 'fc2' (Linear)" in out
+    assert 0 == run(capsys, "compare", tmp_path / "base.json", tmp_path / "base.json")[0]
+    code, _, err = run(capsys, "compare", tmp_path / "head.json", tmp_path / "base.json", "--transfer")
+    assert 2 == code and "a saved report has no weights to transfer" in err
+
+
 def test_refactor_writes_the_proven_source(capsys, tmp_path):
     code, out, err = run(capsys, "refactor", f"{TWINS}:SimpleCNN", *INPUT, "-o", tmp_path / "blocks.py")
     assert (0, "") == (code, out) and "x 3, channels 3->32->64->128" in err

@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+import inspect
 import io
 import pickle
 import random
+import typing
 
 import pytest
 import torch
@@ -94,23 +96,123 @@ def test_decorated_model_is_the_same_object_of_the_same_kind():
     assert "Small" == cnnprobe.last_report(decorated).trace.model
 
 
-@pytest.mark.parametrize("make", [Watched, lambda: cnnprobe.probed(Small())], ids=["class", "model"])
-def test_decorated_model_can_be_pickled_copied_and_saved(make):
-    model = make().eval()
-    expected = model(images())
+DECORATED = pytest.mark.parametrize("make", [Watched, lambda: cnnprobe.probed(Small())], ids=["class", "model"])
+
+
+def through_a_file(model):
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
-    twins = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model), torch.load(buffer, weights_only=False)]
-    assert all(torch.equal(expected, twin(images())) for twin in twins)
-    assert list(model.state_dict()) == list(twins[0].state_dict())
+    return torch.load(buffer, weights_only=False)
 
 
-def test_decorated_model_can_be_compiled():
-    model = Watched().eval()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+@DECORATED
+@pytest.mark.parametrize(
+    "twin",
+    [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy, copy.copy, through_a_file],
+    ids=["pickle", "deepcopy", "copy", "torch.save"],
+)
+def test_decorated_model_can_be_pickled_copied_and_saved(make, twin):
+    model = make().eval()
+    expected = model(images())
+    other = twin(model)
+    assert torch.equal(expected, other(images()))
+    assert list(model.state_dict()) == list(other.state_dict())
+
+
+@DECORATED
+def test_state_of_a_decorated_model_is_that_of_an_ordinary_one(make):
+    model, other = make(), make()
+    model(images())
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert list(vars(make())) == list(vars(model))  # a call leaves no attribute behind
+
+
+def test_pickle_of_a_decorated_model_is_read_without_the_decorator():
+    model = cnnprobe.probed(Small().eval())
+    assert Small is type(pickle.loads(pickle.dumps(model)))
+
+
+def test_decorated_class_keeps_its_name_signature_and_type_hints():
+    class Plain(nn.Module):
+        """What it says."""
+
+        def __init__(self, width: int = 4):
+            super().__init__()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    before = [
+        Plain.__name__,
+        Plain.__qualname__,
+        Plain.__module__,
+        Plain.__doc__,
+        inspect.signature(Plain),
+        inspect.signature(Plain.forward),
+    ]
+    decorated = cnnprobe.probed(Plain)
+    assert decorated is Plain
+    after = [
+        Plain.__name__,
+        Plain.__qualname__,
+        Plain.__module__,
+        Plain.__doc__,
+        inspect.signature(Plain),
+        inspect.signature(Plain.forward),
+    ]
+    assert before == after
+    assert {"x": torch.Tensor, "return": torch.Tensor} == typing.get_type_hints(Plain.forward)
+    assert inspect.signature(nn.Module.__call__) == inspect.signature(Plain.__call__)
+
+
+def test_heir_of_a_decorated_class_calls_its_super_and_is_recorded_once():
+    model = Heir()
+    assert isinstance(model, Watched)
+    model(images())
+    trace = cnnprobe.last_report(model).trace
+    assert ("Heir", ["Heir", "conv"]) == (trace.model, [call.fqn or call.kind for call in trace.calls if call.fqn is not None])
+
+
+def test_decorated_model_inside_an_undecorated_one_is_recorded_by_itself():
+    inner = Watched()
+    nn.Sequential(nn.Identity(), inner)(images())
+    assert "Watched" == cnnprobe.last_report(inner).trace.model
+
+
+@DECORATED
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own, which differ with what was compiled before in the process
+@pytest.mark.parametrize("how", ["torch.compile", "model.compile", "compiled, then decorated"])
+def test_decorated_model_can_be_compiled(make, how):
+    model = make().eval()
+    expected = model(images())
+    if how == "torch.compile":
+        model = torch.compile(model, backend="eager", fullgraph=True)
+    elif how == "model.compile":
+        model.compile(backend="eager")
+    else:
+        model = cnnprobe.probed(torch.compile(model, backend="eager"))
     with torch.no_grad():
-        assert torch.equal(model(images()), compiled(images()))
+        assert torch.equal(expected, model(images()))
+    torch._dynamo.reset()
+
+
+@DECORATED
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch.fx.symbolic_trace,
+        lambda m: torch.export.export(m, (images(),)).module(),
+        lambda m: lambda x: torch.func.functional_call(m, dict(m.named_parameters()) | dict(m.named_buffers()), x),
+        lambda m: torch.func.vmap(lambda x: m(x[None])[0]),
+    ],
+    ids=["fx", "export", "functional_call", "vmap"],
+)
+def test_decorated_model_goes_through_what_transforms_models(make, transform):
+    model = make().eval()
+    with torch.no_grad():
+        assert torch.allclose(model(images()), transform(model)(images()), rtol=1e-6, atol=1e-6)
 
 
 def test_decorating_what_is_no_model_says_so():
@@ -137,6 +239,15 @@ def test_every_third_call_is_recorded():
         model(images(n))
         seen.append(cnnprobe.last_report(model).trace[""].inputs[0].shape[0])
     assert [1, 1, 1, 4, 4, 4, 7] == seen
+
+
+def test_call_that_is_not_recorded_makes_no_recorder(monkeypatch):
+    made = []
+    monkeypatch.setattr("cnnprobe.notebook.record", lambda model: made.append(model) or cnnprobe.record(model))
+    model = cnnprobe.probed(Small().eval(), every=5)
+    for _ in range(10):
+        model(images())
+    assert 2 == len(made)
 
 
 def test_sample_records_about_that_fraction_and_leaves_the_random_numbers_alone():

@@ -201,6 +201,41 @@ def test_pages_are_written_of_the_models_that_failing_tests_used(run, pytester):
     result.stdout.fnmatch_lines(["*- cnnprobe report -*", "pages/test_net.py_test_set_up.html"])
 
 
+TRAINING = """
+    import torch
+    from torch import nn
+    from net import Net
+
+    def train(model, watch):
+        loss_fn, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.1)
+        watched = watch(model, optimizer, loss_fn=loss_fn)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_fn(model(torch.ones(2, 3, 8, 8)), torch.tensor([0, 1])).backward()
+            optimizer.step()
+        return watched
+
+    def test_steps(cnnprobe_monitor):
+        model = Net()
+        test_steps.watched = train(model, cnnprobe_monitor), model
+        assert 3 == len(test_steps.watched[0].history.curve("loss").values)
+
+    def test_is_over_with_the_test():
+        watched, model = test_steps.watched
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert (0, 1, 2) == watched.history.steps
+
+    def test_fails(cnnprobe_monitor):
+        assert train(Net(), cnnprobe_monitor) is None
+"""
+
+
+def test_monitor_fixture_watches_a_training_until_the_test_ends(run, pytester):
+    run("--cnnprobe-report=pages", test_net=TRAINING).assert_outcomes(passed=2, failed=1)
+    (page,) = (pytester.path / "pages").iterdir()
+    assert "test_fails" in page.name and "loss" in page.read_text()
+
+
 CRASHES = """
     import torch, torch.nn.functional as F
     from torch import nn

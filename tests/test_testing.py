@@ -131,7 +131,7 @@ def test_finite_finds_gradients_that_are_not():
 def test_gradients_that_do_not_reach_are_named():
     testing.assert_gradients_reach(Small(), images())
     text = message_of(testing.assert_gradients_reach, Altered(lambda y: y.detach()), images())
-    assert "6 of 6 trainable parameters get no gradient" in text
+    assert "6 of 6 trainable parameters without a gradient" in text
     assert "'conv.weight': no gradient" in text
 
 

@@ -11,7 +11,7 @@ from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
 from cnnprobe.differences import LEVELS
-from cnnprobe.errors import CheckError
+from cnnprobe.errors import CheckError, UsageError
 
 if TYPE_CHECKING:
     from cnnprobe.proofs import Comparison
@@ -46,16 +46,16 @@ def compare_command(
     """Compare the model SPEC with the model EXPECTED, on the same inputs.
 
     \b
-    EXPECTED is a SPEC too, or a report that `cnnprobe probe -o report.json` has saved:
+    Either may be a report that `cnnprobe probe -o report.json` has saved, both too:
     then statistics of each activation are compared in place of its values.
 
     Exit code 1: they differ (with --level: at that level).
     """
     check_file(wished)
     with prints_on_stderr():
-        first = load(model, given)
+        first: Any = model.spec if _is_saved(model.spec) else load(model, given)
         second = replace(model, spec=expected, arguments=expected_arguments, weights=expected_weights)
-        other: Any = expected if expected.endswith(".json") else load(second, given).model
+        other: Any = expected if _is_saved(expected) else load(second, given)
         comparison = _compared(first, other, transfer=transfer, options={"rtol": rtol, "atol": atol, "level": level})
     write(comparison.to(chosen_format(wished), width=wished.width), wished)
     holds = comparison.equivalent if level is None else comparison.levels[level]
@@ -65,14 +65,22 @@ def compare_command(
         click.get_current_context().exit(CheckError.exit_code)
 
 
-def _compared(first: Loaded, other: Any, *, transfer: bool, options: dict[str, Any]) -> "Comparison":
+def _is_saved(spec: str) -> bool:
+    return spec.endswith(".json")
+
+
+def _compared(first: Loaded | str, other: Loaded | str, *, transfer: bool, options: dict[str, Any]) -> "Comparison":
     from cnnprobe.api import compare
 
+    actual, expected = (side if isinstance(side, str) else side.model for side in (first, other))
+    given = next(((side.args, side.kwargs) for side in (first, other) if not isinstance(side, str)), ((), {}))
     with progress("comparing"):
         if transfer:
-            carried = compare(first.model, other, *first.args, **{**options, "level": "operations"}, **first.kwargs).transfer()
+            if isinstance(first, str) or isinstance(other, str):
+                raise UsageError("a saved report has no weights to transfer", where="--transfer", fix="name both models by their SPEC")
+            carried = compare(first.model, other.model, *first.args, **{**options, "level": "operations"}, **first.kwargs).transfer()
             first.model.load_state_dict(carried)
-        return compare(first.model, other, *first.args, **options, **first.kwargs)
+        return compare(actual, expected, *given[0], **options, **given[1])
 
 
 @click.command("refactor", short_help="Write a model as blocks, and prove that it is the same.")

@@ -30,6 +30,7 @@ from cnnprobe.differences import LEVELS, Difference, Discrepancy, Outcome, descr
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 from cnnprobe.recorder import is_compiled, observe
 from cnnprobe.recorder.inventory import class_of, is_lazy
+from cnnprobe.totals import Totals, total
 from cnnprobe.trace import Trace
 
 __all__ = ["Tolerance", "compare_models", "compare_traces", "observe_as", "structure_of", "tensors_of"]
@@ -360,8 +361,14 @@ def _outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Out
         mapping=dict(_with_aliases(aligned.traces[0], draft.names.names)),
         unmapped=draft.names.unmapped,
         parameters=(total_parameters(aligned.traces[0]), total_parameters(aligned.traces[1])),
+        costs=_costs(total(aligned.traces[0]), total(aligned.traces[1])),
         notes=tuple(dict.fromkeys(draft.notes)),
     )
+
+
+def _costs(actual: Totals, expected: Totals) -> dict[str, tuple[int, int]]:
+    names = ("trainable", "macs", "counted", "operations", "activation_bytes")
+    return {name: (getattr(actual, name), getattr(expected, name)) for name in names}
 
 
 def _when(difference: Difference) -> tuple[bool, int, int]:

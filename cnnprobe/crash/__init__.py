@@ -1,6 +1,7 @@
 """A crash into an Explanation: the cause, the module to blame, and repairs that were tried. Runs shadows of the model, never the user's own."""
 
 import contextlib
+import contextvars
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from torch import nn
 
 from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.case import Case
+from cnnprobe.crash.loading import explain_loading
 from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.optimizing import explain_step
@@ -20,6 +22,9 @@ from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.trace import Failure, Trace
 
 __all__ = ["Crash", "add_note", "brief", "explain", "failure_of", "least_input", "stage_of"]
+
+
+_explaining = contextvars.ContextVar("explaining", default=False)
 
 
 @dataclass(kw_only=True)
@@ -52,6 +57,16 @@ def explain(crash: Crash) -> Explanation | None:
     >>> explanation.diagnosis, explanation.module, explanation.repairs[0].title
     ('linear-in-features', '1', "set in_features=8 in '1' (now 9)")
     """
+    if _explaining.get():  # a shadow of a decorated model records itself as well; it is not to be explained again
+        return None
+    token = _explaining.set(True)
+    try:
+        return _guarded(crash)
+    finally:
+        _explaining.reset(token)
+
+
+def _guarded(crash: Crash) -> Explanation | None:
     for lenient in (False, True):  # whatever we stumble over, the user's own exception is what counts
         with contextlib.suppress(Exception):
             return explained(crash, lenient=lenient)
@@ -70,7 +85,7 @@ def _explained(crash: Crash, *, lenient: bool) -> Explanation:
         case = Case(error=crash.error, trace=crash.trace, model=crash.model, args=crash.args, kwargs=crash.kwargs, lenient=lenient)
         return explain_forward(case)
     training = Training(**{name: getattr(crash, name) for name in Training.__dataclass_fields__})
-    verdict = {"backward": explain_backward, "step": explain_step}.get(stage, explain_loss)(training)
+    verdict = explain_loading(training) or {"backward": explain_backward, "step": explain_step}.get(stage, explain_loss)(training)
     return told(training, stage, verdict)
 
 

@@ -58,7 +58,8 @@ def _last_axis(case: Case, call: ModuleCall) -> Rewrite:
         return func(args[0], -1, *args[2:], **kwargs)
 
     title = f"use the last axis at {short(call.source)}: dim=-1"
-    return Rewrite(title=title, code="dim=-1", module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    return Rewrite(title=title, code="dim=-1", function=rewritten, keyword=("dim", -1, 1), **where)
 
 
 def _index(case: Case, call: ModuleCall) -> Iterator[Suspicion]:

@@ -89,12 +89,13 @@ def is_plausible(case: Case, outcome: Outcome) -> bool:
         return False
     first, inputs = outcome.shapes[0], outcome.trace.calls[0].inputs
     images = bool(inputs) and len(inputs[0].shape) >= 4
-    if inputs and inputs[0].shape and first and first[0] != inputs[0].shape[0]:
+    sequence = len(first) == 3 and any(isinstance(m, nn.RNNBase | nn.MultiheadAttention) for m in case.modules.values())
+    if inputs and inputs[0].shape and first and inputs[0].shape[0] not in first[: 2 if sequence else 1]:
         return False
     last = _last_layer(case, outcome)
     if last is None or not first:
         return True
-    return first[-1] == last.out_features and (not images or len(first) == 2)
+    return first[-1] == last.out_features and (not images or len(first) == 2 or sequence)
 
 
 def _last_layer(case: Case, outcome: Outcome) -> nn.Linear | None:

@@ -1,5 +1,6 @@
 """Changes of a model or of its input that can be tried on a shadow, and say in the user's words what they are."""
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ class Rewrite(Edit):
     source: str
     function: Rewriting
     respell: str = ""  # how the call is to be written, with {x} for its tensor and {rest} for its other arguments; "": not known
+    element: int | None = None  # it is this element of the sequence it is given that is to be written so
+    keyword: tuple[str, Any, int] | None = None  # the argument that is to have another value: name, value, position
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
@@ -251,6 +254,28 @@ class SetAttribute(Edit):
             _refill(module.__dict__, attributes)
             for registry, content in registries.items():
                 _refill(module.__dict__[registry], content)
+
+        shadow.undo.append(put_back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterLayers(Edit):
+    """Make the plain list or dict of layers at an attribute one that .to() and parameters() see, on a device."""
+
+    name: str
+    device: str
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        hidden = module.__dict__[self.name]
+        layers = nn.ModuleDict(hidden) if isinstance(hidden, dict) else nn.ModuleList(hidden)
+        del module.__dict__[self.name]
+        module._modules[self.name] = copy.deepcopy(layers).to_empty(device=self.device)
+
+        def put_back() -> None:
+            del module._modules[self.name]
+            module.__dict__[self.name] = hidden
 
         shadow.undo.append(put_back)
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from cnnprobe.crash.adapting import configured
 from cnnprobe.crash.branches import fitting
-from cnnprobe.crash.case import Case, size
-from cnnprobe.crash.edits import Edit
+from cnnprobe.crash.case import Case, short, size
+from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.crash.linear import flattening
 from cnnprobe.crash.loss_trials import BY_CLASS, repaired
 from cnnprobe.crash.patch import diff
@@ -71,26 +71,53 @@ def _other_layers(training: Training, case: Case, shape: tuple[int, ...], sizes:
             )
 
 
-def flattened_instead(training: Training, case: Case, call: ModuleCall, owner: str) -> tuple[Repair, ...]:
-    """torch.flatten(x, 1) in the place of a view that loses the batch, with a Linear after it that fits."""
-    edits: list[Edit] = [flattening(call, owner)]
+def flattened_instead(training: Training, case: Case, call: ModuleCall, found: Loss) -> tuple[Repair, ...]:
+    """What keeps one row for each sample in the place of a view that does not, with a Linear after it that fits; the loss has to pass too."""
+    owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+    flat: list[Edit] = [flattening(call, owner)]
     features = size(call.inputs[0].shape[1:])
     at = case.trace.calls.index(call)
     after = next((c for c in case.trace.calls[at:] if isinstance(case.modules.get(c.fqn or ""), nn.Linear) and c.fqn), None)
     layer = case.modules.get(after.fqn or "") if after is not None else None
     if isinstance(layer, nn.Linear) and after is not None and layer.in_features != features:
-        edits.append(configured(case, after.fqn or "", in_features=features))
+        flat.append(configured(case, after.fqn or "", in_features=features))
+    tried = [_kept_rows(training, case, edits, found) for edits in (flat, _pooled(call, owner))]
+    working = [repair for repair in tried if repair.works]
+    return tuple(working) or (Repair(title="use torch.flatten(x, 1) there", code="torch.flatten(x, 1)", module=owner),)
+
+
+def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
+    """One value for each channel, or for each sample where there is one channel."""
+    one = call.inputs[0].shape[1:2] == (1,)
+    code = "{x}.flatten(1).mean(1)" if one else "{x}.flatten(2).mean(2)"
+    return [
+        Rewrite(
+            title=f"use {code.format(x='x')} instead of {call.kind.rpartition('.')[2]} at {short(call.source)}",
+            code=code,
+            module=owner,
+            kind=call.kind,
+            source=call.source,
+            function=lambda _func, args, _kwargs: args[0].flatten(1).mean(1) if one else args[0].flatten(2).mean(2),
+            respell=code,
+        )
+    ]
+
+
+def _kept_rows(training: Training, case: Case, edits: list[Edit], found: Loss) -> Repair:
     outcome = _outcome(training, edits)
     works = outcome is not None and outcome.works and outcome.shapes[0][:1] == (case.batch,)
-    return (
-        Repair(
-            title=", and ".join(e.title for e in edits),
-            code="; ".join(e.code.replace("{x}", "x") for e in edits),
-            module=owner,
-            works=works,
-            plausible=works,
-            tried=_said(outcome) if works and outcome is not None else "",
-            outputs=outcome.shapes if works and outcome is not None else (),
-            patch=diff(case, edits) if works else "",
-        ),
+    said = ""
+    if works and outcome is not None:
+        given = found.input.detach().flatten()[:1].expand(outcome.shapes[0])
+        passed = repaired(found, BY_CLASS.get(found.name, found.name), "", lambda _a, b: (given, b))
+        works, said = passed.works, _said(outcome) + "; the loss takes it"
+    return Repair(
+        title=", and ".join(e.title for e in edits),
+        code="; ".join(e.code.replace("{x}", "x") for e in edits),
+        module=edits[0].module,
+        works=works,
+        plausible=works,
+        tried=said if works else "",
+        outputs=outcome.shapes if works and outcome is not None else (),
+        patch=diff(case, edits) if works else "",
     )

@@ -80,61 +80,91 @@ def _other_batch(case: Case, call: ModuleCall, differing: list[int]) -> Iterator
         yield candidate(*edits, weight=STRONG)
 
 
-def _parts(call: ModuleCall, case: Case, title: str, code: str, change: Callable[[list[Tensor]], list[Tensor]], **options: Any) -> Rewrite:
-    """The concatenation with its tensors changed first."""
+def _on_part(case: Case, call: ModuleCall, part: TensorInfo, change: Callable[[Tensor], Tensor], *, title: str, code: str) -> Rewrite:
+    """The concatenation with one of its tensors changed first; `title` is what is to be done with it."""
+    at = call.inputs.index(part)
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not args:
-            return func(**{**kwargs, "tensors": change(list(kwargs["tensors"])), **options})
-        rest = args[1:] if "dim" not in options else ()
-        return func(change(list(args[0])), *rest, **{**kwargs, **options})
+        name = None if args else "tensors"
+        parts = [change(t) if i == at else t for i, t in enumerate(args[0] if name is None else kwargs[name])]
+        return func(parts, *args[1:], **kwargs) if name is None else func(**{**kwargs, name: parts})
 
-    return Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+    return Rewrite(
+        title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten, respell=code, element=at
+    )
 
 
 def _same_rank(case: Case, call: ModuleCall) -> Iterator[Candidate]:
     least = min(len(t.shape) for t in call.inputs)
-
-    def flattened(parts: list[Tensor]) -> list[Tensor]:
-        return [part.flatten(least - 1) for part in parts]
-
-    odd = next(t for t in call.inputs if len(t.shape) > least)
-    code = f"torch.flatten({{x}}, {least - 1})"
-    yield candidate(_parts(call, case, f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}", code, flattened))
+    edits = []
+    for odd in (t for t in call.inputs if len(t.shape) > least):
+        code = f"torch.flatten({{x}}, {least - 1})"
+        title = f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}"
+        edits.append(_on_part(case, call, odd, lambda t: t.flatten(least - 1), title=title, code=code))
+    yield candidate(*edits)
 
 
 def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int) -> Iterator[Candidate]:
     uneven = [i for i in range(len(shapes[0])) if len({s[i] for s in shapes}) > 1]
-    if len(uneven) == 1 and uneven[0] != dim:
-        axis = uneven[0]
-        yield candidate(_parts(call, case, f"concatenate along dim={axis}", f"dim={axis}", list, dim=axis), weight=STRONG)
+    if len(uneven) != 1 or uneven[0] == dim:
+        return
+    axis = uneven[0]
+
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args[:1], **{**kwargs, "dim": axis})
+
+    edit = Rewrite(
+        title=f"concatenate along dim={axis}",
+        code=f"dim={axis}",
+        module=case.owner,
+        kind=call.kind,
+        source=call.source,
+        function=rewritten,
+        keyword=("dim", axis, 1),
+    )
+    yield candidate(edit, weight=STRONG)
 
 
 def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]) -> Iterator[Candidate]:
+    """Every other part in the size of the one that was made first: in a U-Net the skip, which has lost the least."""
     if len(shapes[0]) < 3 or min(differing) < 2:
         return
-    sizes = [s[2:] for s in shapes]
-    largest = tuple(max(s[i] for s in sizes) for i in range(len(sizes[0])))
-    least = tuple(min(s[i] for s in sizes) for i in range(len(sizes[0])))
-    small = next(t for t in call.inputs if t.shape[2:] != largest)
-    large = next(t for t in call.inputs if t.shape[2:] == largest)
     pixels = case.root_inputs[0].shape[2:] if case.root_inputs else ()
-    if len(pixels) == len(largest) and any(n % _MULTIPLE for n in pixels):
+    if len(pixels) == len(shapes[0]) - 2 and any(n % _MULTIPLE for n in pixels):
         for multiple in (8, 16, 32):
             fitting = tuple(math.ceil(n / multiple) * multiple for n in pixels)
             if fitting != pixels:
                 yield candidate(resized(fitting), weight=POSSIBLE)
                 break
-    code = f"F.interpolate({{x}}, size={largest})"
-    title = f"bring what comes from {case.origin(small)} to {largest}: {code.format(x='x')}"
-    yield candidate(_parts(call, case, title, code, lambda parts: [F.interpolate(p.float(), size=largest).to(p.dtype) for p in parts]))
+    first = min(call.inputs, key=lambda t: t.source if isinstance(t.source, int) else -1)
+    target = first.shape[2:]
+    odd = [t for t in call.inputs if t.shape[2:] != target]
+    yield candidate(*(_interpolated(case, call, t, target) for t in odd))
+    if all(m >= n for t in odd for m, n in zip(t.shape[2:], target, strict=True)):
+        yield candidate(*(_cropped(case, call, t, target) for t in odd))
+    elif len(odd) == 1:
+        least = tuple(min(s[i] for s in (t.shape[2:] for t in call.inputs)) for i in range(len(target)))
+        larger = [t for t in call.inputs if t.shape[2:] != least]
+        yield candidate(*(_cropped(case, call, t, least) for t in larger), weight=POSSIBLE)
 
-    def cropped(parts: list[Tensor]) -> list[Tensor]:
-        for axis, n in enumerate(least):
-            parts = [part.narrow(axis + 2, (part.shape[axis + 2] - n) // 2, n) for part in parts]
-        return parts
 
-    yield candidate(_parts(call, case, f"crop what comes from {case.origin(large)} to {least}", "", cropped), weight=USUAL)
+def _interpolated(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+    code = f"F.interpolate({{x}}, size={sizes})"
+    title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    return _on_part(case, call, part, lambda t: F.interpolate(t.float(), size=sizes).to(t.dtype), title=title, code=code)
+
+
+def _cropped(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+    code = "{x}[..., " + ", ".join(f":{n}" for n in sizes) + "]"
+    title = f"crop what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    return _on_part(case, call, part, lambda t: _first(t, sizes), title=title, code=code)
+
+
+def _first(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """The first elements of the last axes."""
+    for axis, n in enumerate(sizes):
+        x = x.narrow(axis - len(sizes), 0, n)
+    return x
 
 
 def other_input_sizes(case: Case, parts: Sequence[TensorInfo]) -> Iterator[Candidate]:

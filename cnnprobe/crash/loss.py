@@ -267,7 +267,7 @@ def _merged_batch(training: Training, found: Loss, _name: str) -> Verdict | None
                 module=owner,
                 message=f"{case.name_of(call)} does not keep one row for each sample: {before} became {after}",
                 arithmetic=f"{case.batch} samples went in, the output is {tuple(x.shape)}, the targets {tuple(target.shape)}",
-                repairs=flattened_instead(training, case, call, owner),
+                repairs=flattened_instead(training, case, call, found),
                 tensors=(x, target),
                 raised_in=found.shown,
             )

@@ -208,7 +208,8 @@ def _other_mode(case: Case, call: ModuleCall, mode: str) -> Edit:
         return func(*args[:3], **named_mode, mode=mode)
 
     title = f"use mode='{mode}' at {short(call.source)}"
-    return Rewrite(title=title, code=f"mode='{mode}'", module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    return Rewrite(title=title, code=f"mode='{mode}'", function=rewritten, keyword=("mode", mode, 3), **where)
 
 
 # -- unflatten ---------------------------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def _written_leaf(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     def on_a_copy(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(args[0].clone() if isinstance(args[0], Tensor) else args[0], *args[1:], **kwargs)
 
-    where = {"module": case.owner, "kind": call.kind, "source": call.source}
+    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
     quiet = Rewrite(
         title=f"put 'with torch.no_grad():' around {short(call.source)}", code="with torch.no_grad():", function=without_graph, **where
     )

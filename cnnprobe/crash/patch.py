@@ -6,62 +6,22 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cnnprobe.crash.case import Case, operation
-from cnnprobe.crash.edits import Adapt, Bind, Edit, Exchange, Insert, Reconfigure, Rewrite, SetAttribute
+from cnnprobe.crash.edits import Adapt, AdaptOutput, Bind, Edit, Exchange, Insert, Reconfigure, Rewrite, SetAttribute
+from cnnprobe.crash.files import Change, File, UnknownPlaceError, open_file
 from cnnprobe.crash.users_code import parsed
 from cnnprobe.recorder.inventory import class_of
 
 _OPERATORS = {"add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div}
 
 
-@dataclass(frozen=True)
-class Change:
-    """New text in the place of some characters of a file."""
-
-    path: str
-    start: int
-    end: int
-    text: str
-
-
-class UnknownPlaceError(Exception):
-    """The line to change is not known."""
-
-
-@dataclass(frozen=True)
-class File:
-    """A source file with its syntax tree."""
-
-    path: str
-    text: str
-    tree: ast.Module
-
-    def offset(self, line: int, column: int) -> int:
-        """Where a position of the syntax tree (columns in UTF-8 bytes) is in the text."""
-        lines = self.text.splitlines(keepends=True)
-        return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
-
-    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        """First and last character of a node."""
-        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
-
-    def source(self, node: ast.expr) -> str:
-        """The text of a node."""
-        start, end = self.span(node)
-        return self.text[start:end]
-
-    def replace(self, node: ast.expr | ast.stmt, text: str) -> Change:
-        """Another text in the place of a node."""
-        return Change(self.path, *self.span(node), text)
-
-
 def diff(case: Case, edits: Iterable[Edit]) -> str:
     """The unified diff that makes the edits; "" where one of them has no known line."""
+    edits = tuple(edits)
     try:
-        changes = [change for edit in edits for change in _changes(case, edit)]
+        changes = _distinct(change for edit in edits for change in _changes(case, edit, edits))
     except (UnknownPlaceError, SyntaxError, OSError, TypeError, UnicodeDecodeError, IndexError):
         return ""
     paths = {change.path for change in changes}
@@ -78,9 +38,20 @@ def _unified(path: str, changes: list[Change]) -> str:
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
-def _changes(case: Case, edit: Edit) -> list[Change]:
+def _distinct(changes: Iterable[Change]) -> list[Change]:
+    """Each change once; two that overlap cannot both be made."""
+    found = list(dict.fromkeys(changes))
+    for i, a in enumerate(found):
+        if any(a.path == b.path and a.start < b.end and b.start < a.end for b in found[:i]):
+            raise UnknownPlaceError
+    return found
+
+
+def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
     if isinstance(edit, Reconfigure):
-        return _reconfigured(case, edit)
+        return _reconfigured(case, edit, edits)
+    if isinstance(edit, AdaptOutput):
+        return [_adapted_output(case, edit)]
     if isinstance(edit, Insert):
         return [_inserted(case, edit)]
     if isinstance(edit, Adapt):
@@ -97,18 +68,11 @@ def _changes(case: Case, edit: Edit) -> list[Change]:
     raise UnknownPlaceError
 
 
-def _open(path: str) -> File:
-    if not Path(path).is_file():
-        raise UnknownPlaceError
-    text = Path(path).read_text(encoding="utf-8")
-    return File(path, text, ast.parse(text))
-
-
 # -- where a layer is made ---------------------------------------------------------------------------------------------------
 
 
-def _users_class(case: Case, fqn: str) -> tuple[str, list[str]]:
-    """The innermost module of the user's own class above a module, and the path from there to it."""
+def _users_class(case: Case, fqn: str, alike: frozenset[str] = frozenset()) -> tuple[str, list[str]]:
+    """The innermost module of the user's own class above a module, and the path from there to it; `alike` are changed in the same way."""
     path: list[str] = []
     while fqn:
         fqn, _, name = fqn.rpartition(".")
@@ -118,7 +82,8 @@ def _users_class(case: Case, fqn: str) -> tuple[str, list[str]]:
     module = case.modules[fqn]
     if not path or class_of(module).__module__.startswith("torch."):
         raise UnknownPlaceError
-    if len({id(m) for m in case.modules.values() if type(m) is type(module)}) > 1:
+    others = [name for name, m in case.modules.items() if type(m) is type(module) and m is not module]
+    if not all(".".join(filter(None, [name, *path])) in alike for name in others):
         raise UnknownPlaceError  # a change of the class would change its other instances too
     return fqn, path
 
@@ -129,7 +94,7 @@ def _method(kind: type, name: str) -> tuple[File, ast.FunctionDef]:
     path = inspect.getsourcefile(function)
     if tree is None or path is None:
         raise UnknownPlaceError
-    file = _open(path)
+    file = open_file(path)
     for node in ast.walk(file.tree):
         if isinstance(node, ast.FunctionDef) and node.name == name and node.lineno == tree.lineno:
             return file, node
@@ -150,9 +115,9 @@ def _assigned(function: ast.FunctionDef, name: str) -> ast.expr:
     return found[0]
 
 
-def _constructor(case: Case, fqn: str) -> tuple[File, ast.Call]:
+def _constructor(case: Case, fqn: str, alike: frozenset[str] = frozenset()) -> tuple[File, ast.Call]:
     """The call in the user's file that makes a layer."""
-    owner, path = _users_class(case, fqn)
+    owner, path = _users_class(case, fqn, alike)
     file, function = _method(class_of(case.modules[owner]), "__init__")
     value = _assigned(function, path[0])
     at = f"{owner}.{path[0]}" if owner else path[0]
@@ -175,9 +140,10 @@ def _members(value: ast.expr) -> list[ast.expr]:
     raise UnknownPlaceError
 
 
-def _reconfigured(case: Case, edit: Reconfigure) -> list[Change]:
+def _reconfigured(case: Case, edit: Reconfigure, edits: tuple[Edit, ...]) -> list[Change]:
     fqn = edit.module or ""
-    file, call = _constructor(case, fqn)
+    alike = frozenset(e.module or "" for e in edits if isinstance(e, Reconfigure) and e.changes == edit.changes)
+    file, call = _constructor(case, fqn, alike)
     kind = next(base for base in class_of(case.modules[fqn]).__mro__ if base.__module__.startswith("torch.nn."))
     names = list(inspect.signature(kind).parameters)
     if names[:1] == ["args"]:  # recurrent layers
@@ -227,7 +193,7 @@ def _line(source: str) -> tuple[File, int]:
     path, _, number = source.rpartition(":")
     if not number.isdigit():
         raise UnknownPlaceError
-    return _open(path), int(number)
+    return open_file(path), int(number)
 
 
 def _calls_on(file: File, line: int) -> Iterator[ast.Call]:
@@ -242,14 +208,26 @@ def _only(found: list[ast.Call]) -> ast.Call:
     return found[0]
 
 
-def _adapted(case: Case, edit: Adapt) -> Change:
-    fqn = edit.module or ""
+def _call_of(case: Case, fqn: str) -> tuple[str, File, ast.Call]:
+    """The only call of a module in the forward that holds it: that module's fqn, the file, the call."""
     owner, path = _users_class(case, fqn)
     source = next((c.source for c in case.trace.calls if c.fqn == fqn), "")
     file, line = _line(source)
     if len(path) != 1:
         raise UnknownPlaceError
-    call = _only([c for c in _calls_on(file, line) if isinstance(c.func, ast.Attribute) and c.func.attr == path[0] and c.args])
+    return owner, file, _only([c for c in _calls_on(file, line) if isinstance(c.func, ast.Attribute) and c.func.attr == path[0] and c.args])
+
+
+def _adapted_output(case: Case, edit: AdaptOutput) -> Change:
+    _, file, call = _call_of(case, edit.module or "")
+    if not edit.code.startswith("{x}"):
+        raise UnknownPlaceError
+    end = file.span(call)[1]
+    return Change(file.path, end, end, edit.code.removeprefix("{x}"))
+
+
+def _adapted(case: Case, edit: Adapt) -> Change:
+    owner, file, call = _call_of(case, edit.module or "")
     _check_names(case, owner, edit.code)
     return file.replace(call.args[0], edit.code.format(x=_operand(file, call.args[0], edit.code)))
 
@@ -271,20 +249,49 @@ def _operand(file: File, node: ast.expr, code: str) -> str:
 def _rewritten(case: Case, edit: Rewrite) -> Change:
     file, line = _line(edit.source)
     name = operation(next(c for c in case.trace.calls if c.kind == edit.kind and c.source == edit.source))
+    found = [c for c in _calls_on(file, line) if _called(c) == name]
+    if edit.keyword is not None:
+        return _keyword(file, _only(found), edit.keyword)
     if not edit.respell:
         raise UnknownPlaceError
     _check_names(case, edit.module or "", edit.respell)
-    found = [c for c in _calls_on(file, line) if _called(c) == name]
+    if edit.element is not None:
+        return _element(file, _only(found), edit.element, edit.respell)
     if not found and name.rstrip("_") in _OPERATORS:
         return _augmented(file, line, edit)
     call = _only(found)
-    is_function = isinstance(call.func, ast.Name) or (
-        isinstance(call.func, ast.Attribute) and file.source(call.func.value) in ("torch", "F")
-    )
+    is_function = _is_function(file, call)
     receiver = call.args[0] if is_function else call.func.value  # type: ignore[attr-defined]
     others = call.args[1:] if is_function else call.args
     rest = ", ".join([file.source(a) for a in others] + [f"{k.arg}={file.source(k.value)}" for k in call.keywords])
     return file.replace(call, edit.respell.format(x=_operand(file, receiver, edit.respell), rest=rest))
+
+
+def _is_function(file: File, call: ast.Call) -> bool:
+    """torch.softmax(x) rather than x.softmax()."""
+    return not isinstance(call.func, ast.Attribute) or file.source(call.func.value) in (
+        "torch",
+        "F",
+        "nn.functional",
+        "torch.nn.functional",
+    )
+
+
+def _keyword(file: File, call: ast.Call, keyword: tuple[str, object, int]) -> Change:
+    """Another value for an argument, wherever it stands."""
+    name, value, position = keyword
+    position -= not _is_function(file, call)
+    if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
+        raise UnknownPlaceError
+    return _argument(file, call, [*[""] * position, name], name, value)
+
+
+def _element(file: File, call: ast.Call, element: int, code: str) -> Change:
+    """One element of the sequence that a function is given."""
+    parts = call.args[0] if call.args else None
+    if not isinstance(parts, ast.List | ast.Tuple) or any(isinstance(e, ast.Starred) for e in parts.elts):
+        raise UnknownPlaceError
+    return file.replace(parts.elts[element], code.format(x=_operand(file, parts.elts[element], code)))
 
 
 def _called(call: ast.Call) -> str:

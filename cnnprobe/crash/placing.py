@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.adapting import before_call, is_root_input, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, quoted
-from cnnprobe.crash.edits import Move, SetAttribute
+from cnnprobe.crash.edits import Edit, Move, RegisterLayers, SetAttribute
 from cnnprobe.crash.geometry import axes_of
 from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
@@ -85,12 +86,19 @@ def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspi
             blamed = call.fqn if call.fqn is not None else case.owner
             what = f"the input is on {info.device}, {named(case, blamed)} on {usual}"
             code = f"{{x}}.to({usual!r})"
-            edit = with_input(lambda t: _moved(t, usual), code, every=True, title=f"move the input: x = x.to({usual!r})")
+            edit: Edit = with_input(lambda t: _moved(t, usual), code, every=True, title=f"move the input: x = x.to({usual!r})")
         elif attribute is not None:
             blamed, name = attribute
             what = f"the tensor '{name}' of {named(case, blamed)} is no buffer, so that .to() left it on {info.device}"
             edit = before_call(case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position)
             edit = replace(edit, title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model")
+        elif (hidden := hidden_layers(case, info)) is not None:
+            blamed, name = hidden
+            what = (
+                f"the layers in '{name}' of {named(case, blamed)} stand in a plain list or dict, so that .to() left them on {info.device}"
+            )
+            title = f"make it an nn.ModuleList (or nn.ModuleDict): self.{name} = nn.ModuleList(...)"
+            edit = RegisterLayers(title=title, code="nn.ModuleList", module=blamed, name=name, device=usual)
         else:
             blamed = case.owner
             what = f"a tensor from {case.origin(info)} is on {info.device}, the model on {usual}"
@@ -105,6 +113,20 @@ def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspi
             weight=STRONG,
         )
         return
+
+
+def hidden_layers(case: Case, info: TensorInfo) -> tuple[str, str] | None:
+    """The plain attribute in whose list or dict a layer stands that has such a tensor: fqn of the module and name."""
+    for fqn, module in case.modules.items():
+        for name, value in module.__dict__.items():
+            layers = (
+                [m for m in tree_leaves(value) if isinstance(m, nn.Module)]
+                if isinstance(value, list | tuple | dict) and name != "_modules"
+                else ()
+            )
+            if any(tuple(p.shape) == info.shape and str(p.device) == info.device for layer in layers for p in layer.parameters()):
+                return fqn, name
+    return None
 
 
 def _moved(value: object, device: str) -> object:

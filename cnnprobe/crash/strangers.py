@@ -154,7 +154,7 @@ def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None)
             candidates.append(candidate(Bind(title=title, code="", module=blamed, function=again), weight=STRONG))
     elif maker is not None:
         title = f"take the first element of what {quoted(blamed)} returns: {quoted(blamed)}(...)[0]"
-        candidates.append(candidate(AdaptOutput(title=title, code="[0]", module=blamed, function=lambda out: out[0]), weight=STRONG))
+        candidates.append(candidate(AdaptOutput(title=title, code="{x}[0]", module=blamed, function=lambda out: out[0]), weight=STRONG))
     why = f"a trailing comma at line {comma} of its forward makes it" if comma is not None else f"{named(case, blamed)} returns it"
     if comma is None and maker is None:
         why = f"the forward of {named(case, blamed)} makes it"

@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from cnnprobe.crash.adapting import resized
 from cnnprobe.crash.case import Case, named, quoted
 from cnnprobe.crash.edits import Bind, ChangeArguments, Edit, Exchange, SetAttribute
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
 from cnnprobe.crash.users_code import called_on_the_line, frame_locals, users_frames
 from cnnprobe.recorder.inventory import class_of, is_leaf
 from cnnprobe.trace import ModuleCall
+
+_SMALLEST_IMAGE = 16  # pixels: below, a size is that of a patch or a window
 
 
 def suspect(case: Case) -> Iterator[Suspicion]:
@@ -27,6 +30,7 @@ def suspect(case: Case) -> Iterator[Suspicion]:
         yield from _signature(case, call, module)
         yield from _called_none(case, call, module)
     yield from _missing_attribute(case)
+    yield from _refused_size(case)
 
 
 def has_no_forward(case: Case) -> bool:
@@ -81,6 +85,28 @@ def _is_torchs(kind: type) -> bool:
     return kind.__module__.startswith("torch.") or kind is object
 
 
+# -- a size that the model's own code refuses -------------------------------------------------------------------------------
+
+
+def _refused_size(case: Case) -> Iterator[Suspicion]:
+    """An assertion or a ValueError of the model's own code about its input, where an attribute of it names another size."""
+    owner = case.modules.get(case.owner)
+    if owner is None or not isinstance(case.error, AssertionError | ValueError) or not case.root_inputs or case.leaf is not None:
+        return
+    shape = case.root_inputs[0].shape
+    own = {name: value for name, value in owner.__dict__.items() if isinstance(value, int | tuple | list) and "size" in name and value}
+    for name, value in own.items():
+        sizes = tuple(value) if isinstance(value, tuple | list) else (value,) * 2
+        if len(shape) == 4 and len(sizes) == 2 and all(type(n) is int and n >= _SMALLEST_IMAGE for n in sizes) and sizes != shape[2:]:
+            yield Suspicion(
+                diagnosis="shape-mismatch",
+                module=case.owner,
+                message=f"{named(case, case.owner)} itself refuses {shape}; its {name} is {value}",
+                arithmetic=f"{name} {sizes[0]} x {sizes[1]}, arrived {shape[2]} x {shape[3]}",
+                candidates=(candidate(resized(sizes, exact=True), weight=STRONG),),
+            )
+
+
 # -- arguments and attributes ------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +141,7 @@ def _signature(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Susp
         diagnosis="call-signature",
         module=fqn,
         message=f"the forward of {named(case, fqn)} {' and '.join(said) or 'cannot take these arguments'}",
-        arithmetic=f"forward{signature}; given {args} by position" + (f" and {', '.join(names)}" if names else ""),
+        arithmetic=f"forward({', '.join(parameters)}); given {args} by position" + (f" and {', '.join(names)}" if names else ""),
         candidates=tuple(candidate(edit) for edit in _other_arguments(case, fqn, unknown, missing, surplus)),
         weight=STRONG,
         advice=(f"call {quoted(fqn)} with {', '.join(missing)} as well",) if missing and not unknown else (),

@@ -103,7 +103,16 @@ def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
         widen = lambda a, b: (torch.cat([a, a.new_zeros((a.shape[0], high + 1 - classes, *a.shape[2:]))], 1), b)  # noqa: E731
         repairs.append(repaired(found, name, title, widen, code=f"{argument}={high + 1}"))
     strange = counted[counted >= classes].unique()
-    if strange.numel() == 1 and low >= 0 and high > classes:
+    present = counted.unique()
+    others = int((present < classes).sum())  # of the labels that are there, how many could be right as they are
+    if low >= 0 and present.numel() == classes > 1 >= others and not (low == 1 and high == classes):
+        values = ", ".join(map(str, present.tolist()[:8])) + (", ..." if classes > 8 else "")
+        title = f"number the labels {values} from 0 to {classes - 1}" + (f": targets // {high}" if classes == 2 and low == 0 else "")
+        repairs.insert(
+            0,
+            repaired(found, name, title, lambda a, b: (a, torch.searchsorted(present, b)), code=f"{{x}} // {high}" if classes == 2 else ""),
+        )
+    elif strange.numel() == 1 and low >= 0 and high > classes:
         title = f"leave label {high} out, if it marks what is not to be counted: ignore_index={high}"
         kept = lambda a, b: (a, b.masked_fill(b == high, int(ignored)))  # noqa: E731
         repairs.insert(0, repaired(found, name, title, kept, code=f"ignore_index={high}"))

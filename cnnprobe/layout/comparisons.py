@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cnnprobe.differences import Difference, Outcome, place
+from cnnprobe.layout.changes import lay_out_changes
 from cnnprobe.render.document import Block, Code, Column, Document, Facts, Heading, Notice, Row, Table, Text
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def lay_out_comparison(outcome: Outcome, *, most_rows: int | None = _MOST_ROWS) 
     """The outcome in reading order; of differences and operations at most `most_rows` each, None for all."""
     title = f"{outcome.actual} against {outcome.expected}"
     blocks: list[Block] = [Heading(text=title, level=1), Text(text=verdict(outcome))]
+    blocks += lay_out_changes(outcome)
     blocks += [_first(difference) for difference in outcome.differences[:1]]
     blocks.append(_levels(outcome))
     if outcome.differences:

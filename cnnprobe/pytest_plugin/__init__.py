@@ -1,7 +1,8 @@
 """The pytest plugin: fixtures, a marker, snapshots and explanations. Imports neither torch nor rich until a test asks for something."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, shown
 
 if TYPE_CHECKING:
     from cnnprobe.report import Report
+    from cnnprobe.runs import Monitor
 
 MARKER = (
     "cnnprobe(finite=True, healthy=False): fail the test at the first module of any model in it that puts out NaN or Inf; "
     "with healthy=True, also if any rule finds a fault in a model that it called"
 )
-REPORTS = pytest.StashKey["list[Report]"]()
+REPORTS = pytest.StashKey["list[Report | Monitor]"]()  # of a monitor the report as it is when the test fails
 SNAPSHOTS = pytest.StashKey[Snapshots]()
 
 
@@ -87,6 +89,25 @@ def probe(request: pytest.FixtureRequest) -> "Callable[..., Report]":
 
 
 @pytest.fixture
+def cnnprobe_monitor(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Monitor]]":
+    """A function as `cnnprobe.monitor`, whose monitor is begun at once and ended with the test.
+
+    Its history and findings are on the page of a failing test, where reports are asked for.
+    """
+    import cnnprobe
+
+    reports = request.node.stash.setdefault(REPORTS, [])
+    with contextlib.ExitStack() as running:
+
+        def watch(model: Any, optimizer: Any = None, **options: Any) -> "Monitor":
+            monitor = running.enter_context(cnnprobe.monitor(model, optimizer, **options))
+            reports.append(monitor)
+            return monitor
+
+        yield watch
+
+
+@pytest.fixture
 def architecture_snapshot(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`architecture_snapshot(model, inputs=None, name="")` fails unless the model's architecture is what the snapshot beside the test says.
 
@@ -128,7 +149,8 @@ def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | N
     if item.config.getini("cnnprobe_explain") and (text := failures.explained(error, crashed)):
         report.sections.append(("cnnprobe", text))
     if folder is not None:
-        found = [*item.stash.get(REPORTS, []), *(each for each in (crashed, getattr(error, "report", None)) if each is not None)]
+        kept: list[Any] = [getattr(each, "report", each) for each in item.stash.get(REPORTS, [])]
+        found = [*kept, *(each for each in (crashed, getattr(error, "report", None)) if each is not None)]
         for path in failures.write_pages(found or failures.reports_of_called(item), folder, item):
             report.sections.append(("cnnprobe report", path))
 

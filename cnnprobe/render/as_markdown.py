@@ -65,7 +65,7 @@ def _table(table: Table) -> list[str]:
     for row in table.rows:
         cells = [_escaped(written(cell, column.unit)) for cell, column in zip(row.cells, table.columns, strict=True)]
         cells[0] = _indent(row.depth) + cells[0]
-        if row.emphasis in ("error", "total"):
+        if row.emphasis in ("error", "total") and cells[0]:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
         if row.note:

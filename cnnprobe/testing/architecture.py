@@ -7,7 +7,7 @@ from torch import nn
 
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
-from cnnprobe.testing.failures import Inputs, fail, matching, observed
+from cnnprobe.testing.failures import Inputs, counted, fail, matching, observed
 from cnnprobe.testing.listing import ROOT, Layer, layers_of, unwrapped
 from cnnprobe.testing.symbols import Shape, Symbols, names_in, parse_shape, spell
 from cnnprobe.totals import total
@@ -65,13 +65,16 @@ def assert_macs(model: nn.Module, inputs: Inputs, *, total: int | None = None, a
         raise UsageError("nothing to compare with", where="assert_macs(model, inputs)", fix="give total= or at_most=")
     trace = observed(model, inputs).trace
     macs = sum(call.macs or 0 for call in trace.calls)
-    wrong = (total is not None and macs != total) or (at_most is not None and macs > at_most)
-    if wrong:
+    problems = []
+    if total is not None and macs != total:
+        problems.append(f"expected {total:,} ({macs - total:+,})")
+    if at_most is not None and macs > at_most:
+        problems.append(f"at most {at_most:,} allowed")
+    if problems:
         ranked = sorted((call for call in trace.calls if call.macs), key=lambda call: -(call.macs or 0))[:3]
         most = ", ".join(f"'{call.fqn or call.kind}' {call.macs:,}" for call in ranked)
-        bound = f"expected {total:,} ({macs - total:+,})" if total is not None else f"at most {at_most:,} allowed"
         fail(
-            f"{trace.model} takes {macs:,} multiply-accumulates, {bound}",
+            f"{trace.model} takes {macs:,} multiply-accumulates, {'; '.join(problems)}",
             where=f"most are in {most or 'no layer'}",
             fix="compare channels, kernels and strides with what you meant",
         )
@@ -148,7 +151,7 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
                     problems.append(f"{place} ({call.kind}) gives {given}, expected {spell(wanted)} by {pattern!r}: {reason}")
     if problems:
         fail(
-            f"{len(problems)} shape{'s differ' if len(problems) > 1 else ' differs'}",
+            f"{counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
             details=problems,
             where=f"{trace.model}, {symbols.bindings() or 'no names bound'}",
             fix="correct the first one first: later layers only follow",
@@ -194,7 +197,7 @@ def assert_same_architecture(
         return
     differing = sum(line[0] in "+-" for line in details)
     fail(
-        f"the architectures differ in {differing} line{'s' if differing > 1 else ''} (- expected, + actual)",
+        f"the architectures differ in {counted(differing, 'line')} (- expected, + actual)",
         details=details,
         where=f"{class_of(unwrapped(actual)).__name__} against {class_of(unwrapped(expected)).__name__}",
         fix="correct the layer of the first difference, or name it in ignore= or rename=",

@@ -14,7 +14,8 @@ from cnnprobe.recorder import preserved
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
-from cnnprobe.testing.failures import Inputs, arguments_of, fail, matching, observed, place_of
+from cnnprobe.testing.failures import Inputs, arguments_of, counted, fail, matching, observed, place_of
+from cnnprobe.trace import ModuleCall
 
 Loss = Callable[..., Tensor]
 
@@ -35,13 +36,11 @@ def assert_finite(model: nn.Module, inputs: Inputs, targets: Any = None, *, loss
     parents = {call.parent for call in trace.calls}
     first = [i for i in odd if i not in parents]
     if first:
-        call = trace.calls[first[0]]
-        counts = next(t.stats for t in call.outputs if t.stats and (t.stats["nan"] or t.stats["inf"]))
-        given = [t for t in call.inputs if t.stats and (t.stats["nan"] or t.stats["inf"])]
-        came = "its inputs were not finite either" if given else "what it was given was finite, or came from outside"
+        counts = next(t.stats for t in trace.calls[first[0]].outputs if t.stats and (t.stats["nan"] or t.stats["inf"]))
         fail(
             f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {place_of(trace, first[0])}",
-            where=f"the first of {len(first)} operations with such values; {came}",
+            where=f"{'the only operation' if len(first) == 1 else f'the first of {len(first):,} operations'} with such values; "
+            + _origin(model, trace.calls[first[0]]),
             fix="look at what this operation computes of its inputs: a division, a logarithm, an overflow in half precision",
         )
     if backward:
@@ -53,11 +52,21 @@ def assert_finite(model: nn.Module, inputs: Inputs, targets: Any = None, *, loss
             ]
         if bad:
             fail(
-                f"{len(bad)} gradients are not finite",
+                f"{counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not finite",
                 details=bad,
                 where=class_of(model).__name__,
                 fix="look at the last of them first: the backward pass runs from the end",
             )
+
+
+def _origin(model: nn.Module, call: ModuleCall) -> str:
+    """Where values that are not finite may have come from: parameters first, as they spoil every later run."""
+    module = dict(model.named_modules()).get(call.fqn) if call.fqn is not None else None
+    spoilt = [name for name, p in module.named_parameters(recurse=False) if not bool(p.isfinite().all())] if module is not None else []
+    if spoilt:
+        return f"its {' and '.join(spoilt)} {'are' if len(spoilt) > 1 else 'is'} not finite"
+    given = any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.inputs)
+    return "its inputs were not finite either" if given else "what it was given was finite"
 
 
 def assert_gradients_reach(
@@ -84,7 +93,7 @@ def assert_gradients_reach(
         fail("no parameter is trainable", where=class_of(model).__name__, fix="set requires_grad_(True) on what should learn")
     if missing:
         fail(
-            f"{len(missing)} of {len(gradients)} trainable parameters get no gradient",
+            f"{len(missing)} of {counted(len(gradients), 'trainable parameter')} without a gradient",
             details=missing,
             where=class_of(model).__name__,
             fix="look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; name parameters that need none in ignore=",
@@ -161,7 +170,7 @@ def assert_parameters_change(
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         details = [f"'{name}': {'got no change' if id(parameters[name]) in known else 'is not in the optimizer'}" for name in same]
         fail(
-            f"{len(same)} of {len(parameters)} trainable parameters did not change in a step",
+            f"{len(same)} of {counted(len(parameters), 'trainable parameter')} did not change in a step",
             details=details,
             where=class_of(model).__name__,
             fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
@@ -177,7 +186,7 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
     args, kwargs = arguments_of(inputs)
     batch = next((t.shape[0] for _, t in leaves((args, dict(kwargs))) if isinstance(t, Tensor) and t.dim()), 0)
     if batch < 2:
-        fail(f"a batch of {batch} cannot show it", where="inputs", fix="give at least two samples")
+        fail(f"a batch of {batch} cannot show whether samples are independent", where="inputs", fix="give at least two samples")
     with _in_eval(model, args, kwargs):
         expected = _first_tensor(model(*args, **kwargs))
         if expected.dim() == 0 or expected.shape[0] != batch:
@@ -195,7 +204,7 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
                 apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
                 fail(
                     f"changing sample {sample} changes the output of sample {moved[0]} by up to {apart:.3g}",
-                    details=[f"{len(moved)} of {len(others)} other samples move"],
+                    details=[f"{len(moved)} of {counted(len(others), 'other sample')} moved"],
                     where=class_of(model).__name__,
                     fix="look for a view or reshape that mixes the batch axis, softmax or a mean over axis 0, or statistics of the batch in eval",
                 )
@@ -225,7 +234,7 @@ def _first_tensor(output: Any) -> Tensor:
 
 
 def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
-    """Fail unless two forward passes from equal random states give bit-equal outputs, in the mode that the model is in."""
+    """Fail unless two forward passes from equal states of model and random generators give bit-equal outputs, in the mode it is in."""
     __tracebackhide__ = True
     args, kwargs = arguments_of(inputs)
     runs = []
@@ -236,7 +245,7 @@ def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
         model,
         runs,
         "two runs from the same random state differ",
-        "look for state that a forward pass changes, or for a generator of its own",
+        "look for a generator of its own, or ask torch.use_deterministic_algorithms(True) which operation it is",
     )
 
 
@@ -253,7 +262,7 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
         changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
     if changed:
         fail(
-            f"{len(changed)} buffers change in eval mode",
+            f"{counted(len(changed), 'buffer')} {'change' if len(changed) > 1 else 'changes'} in eval mode",
             details=[f"'{name}'" for name in changed],
             where=class_of(model).__name__,
             fix="update statistics only while self.training",

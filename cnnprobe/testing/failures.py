@@ -8,7 +8,7 @@ from torch import nn
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.diagnosis import finding_of_failure
-from cnnprobe.errors import UsageError
+from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
 from cnnprobe.report import Report
 from cnnprobe.trace import Trace
@@ -82,11 +82,20 @@ def matching(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set
         if not hits:
             raise UsageError(
                 f"the pattern {pattern!r} matches no {what}",
-                where=", ".join(names[:8]) or "there are none",
-                fix="correct the pattern, or remove it",
+                where=f"{counted(len(names), what)}",
+                fix=f"{suggest(pattern, names)} (patterns are fnmatch's: * and ?)",
             )
         found |= hits
     return found
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 gradient", "2,000 gradients".
+
+    >>> counted(1, "gradient"), counted(0, "gradient")
+    ('1 gradient', '0 gradients')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def place_of(trace: Trace, index: int) -> str:

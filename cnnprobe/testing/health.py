@@ -9,7 +9,7 @@ from cnnprobe.api import diagnose
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis import at_least as grave
 from cnnprobe.errors import UnknownNameError, suggest
-from cnnprobe.testing.failures import Inputs, fail, raised
+from cnnprobe.testing.failures import Inputs, counted, fail, raised
 
 
 def assert_healthy(
@@ -48,7 +48,7 @@ def assert_healthy(
     found = list(grave(report.findings, at_least))
     if found:
         fail(
-            f"{len(found)} finding{'s' if len(found) > 1 else ''}",
+            counted(len(found), "finding"),
             details=[line for finding in found for line in _lines(finding)],
             where=report.trace.model,
             fix="begin with the first, or say why it is meant so: " + f'ignore={{"{found[0].rule}": "the reason"}}',

@@ -1,0 +1,54 @@
+"""The user's source files with their syntax trees, and changes of their text."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Change:
+    """New text in the place of some characters of a file."""
+
+    path: str
+    start: int
+    end: int
+    text: str
+
+
+class UnknownPlaceError(Exception):
+    """The line to change is not known."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A source file with its syntax tree."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    def offset(self, line: int, column: int) -> int:
+        """Where a position of the syntax tree (columns in UTF-8 bytes) is in the text."""
+        lines = self.text.splitlines(keepends=True)
+        return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
+
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        """First and last character of a node."""
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
+
+    def source(self, node: ast.expr) -> str:
+        """The text of a node."""
+        start, end = self.span(node)
+        return self.text[start:end]
+
+    def replace(self, node: ast.expr | ast.stmt, text: str) -> Change:
+        """Another text in the place of a node."""
+        return Change(self.path, *self.span(node), text)
+
+
+def open_file(path: str) -> File:
+    """A file, parsed; it has to be one that is still there."""
+    if not Path(path).is_file():
+        raise UnknownPlaceError
+    text = Path(path).read_text(encoding="utf-8")
+    return File(path, text, ast.parse(text))

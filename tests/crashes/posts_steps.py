@@ -1,0 +1,195 @@
+"""Training steps of forum posts; `run` is the step."""
+
+from crashes.posts import post
+
+post(
+    "label_255",
+    "label-range",
+    None,
+    repair="ignore_index=255",
+    old="    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask).backward()",
+    new="    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask, ignore_index=255).backward()",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 5, 3, padding=1)
+    def forward(self, x): return self.head(x)
+def run(model):
+    mask = torch.randint(0, 5, (2, 8, 8)); mask[0, 0, 0] = 255
+    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask).backward()
+""",
+)
+
+post(
+    "label_segment",
+    "label-range",
+    None,
+    repair="targets // 255",
+    old="    mask = (torch.rand(2, 8, 8) > 0.5).long() * 255",
+    new="    mask = (torch.rand(2, 8, 8) > 0.5).long() * 1",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Conv2d(3, 2, 1)
+    def forward(self, x): return self.out(x)
+def run(model):
+    mask = (torch.rand(2, 8, 8) > 0.5).long() * 255
+    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask).backward()
+""",
+)
+
+post(
+    "l1_swapped_axes",
+    "target-shape",
+    None,
+    repair="targets.permute(0, 2, 1)",
+    old="    F.l1_loss(model(x), y).backward()",
+    new="    F.l1_loss(model(x).transpose(1, 2), y).backward()",
+    source="""
+class Net(nn.Module):
+    # forecasting: predicts (N, C, L) against (N, L, C)
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 3, 5, padding=2)
+    def forward(self, x): return self.conv(x)
+def run(model):
+    x, y = torch.randn(2, 3, 24), torch.randn(2, 24, 3)
+    F.l1_loss(model(x), y).backward()
+""",
+)
+
+post(
+    "mse_shapes",
+    "target-shape",
+    None,
+    repair="output_padding=1",
+    old="        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)",
+    new="        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1)",
+    source="""
+class AE(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enc = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)
+    def forward(self, x): return torch.sigmoid(self.dec(F.relu(self.enc(x))))
+Net = AE
+def run(model):
+    x = torch.rand(2, 1, 28, 28)
+    F.mse_loss(model(x), x).backward()
+""",
+)
+
+post(
+    "ce_batch_leak",
+    "batch-merge-view",
+    "",
+    repair="in_features=4096",
+    old="        self.fc1 = nn.Linear(16 * 8 * 8, 10)\n    def forward(self, x):\n        x = self.pool(F.relu(self.conv(x)))\n        x = x.view(-1, 16 * 8 * 8)",
+    new="        self.fc1 = nn.Linear(16 * 16 * 16, 10)\n    def forward(self, x):\n        x = self.pool(F.relu(self.conv(x)))\n        x = x.view(-1, 16 * 16 * 16)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(16 * 8 * 8, 10)
+    def forward(self, x):
+        x = self.pool(F.relu(self.conv(x)))
+        x = x.view(-1, 16 * 8 * 8)
+        return self.fc1(x)
+def run(model):
+    out = model(torch.randn(4, 3, 32, 32))
+    F.cross_entropy(out, torch.tensor([0, 1, 2, 3])).backward()
+""",
+)
+
+post(
+    "disc_view",
+    "batch-merge-view",
+    "",
+    repair="x.flatten(1).mean(1)",
+    old="            nn.Conv2d(ndf * 2, 1, 4, 1, 0), nn.Sigmoid())",
+    new="            nn.Conv2d(ndf * 2, 1, 8, 1, 0), nn.Sigmoid())",
+    source="""
+class Discriminator(nn.Module):
+    def __init__(self, ndf=8):
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(3, ndf, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(ndf, ndf * 2, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(ndf * 2, 1, 4, 1, 0), nn.Sigmoid())
+    def forward(self, img): return self.main(img).view(-1)
+def make(): return Discriminator()
+def run(model):
+    real = torch.randn(4, 3, 32, 32)
+    label = torch.ones(4)
+    nn.BCELoss()(model(real), label).backward()
+""",
+)
+
+post(
+    "load_state",
+    "state-mismatch",
+    "fc",
+    repair="fc.weight is (100, 8) there and (10, 8) here",
+    old="    other = Net(100)",
+    new="    other = Net(10)",
+    source="""
+class Net(nn.Module):
+    def __init__(self, c=10):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8, c)
+    def forward(self, x):
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+def run(model):
+    other = Net(100)
+    model.load_state_dict(other.state_dict())
+""",
+)
+
+post(
+    "seg_mask4d",
+    "target-shape",
+    None,
+    repair="targets.squeeze(1)",
+    old="    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask).backward()",
+    new="    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask.squeeze(1)).backward()",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 5, 3, padding=1)
+    def forward(self, x): return self.head(x)
+def run(model):
+    mask = torch.randint(0, 5, (2, 1, 8, 8))
+    F.cross_entropy(model(torch.randn(2, 3, 8, 8)), mask).backward()
+""",
+)
+
+post(
+    "freeze_inplace",
+    "inplace-autograd",
+    "",
+    repair="div instead of div_",
+    old="        h.div_(h.norm(dim=1, keepdim=True))",
+    new="        h = h / h.norm(dim=1, keepdim=True)",
+    source="""
+class Net(nn.Module):
+    # normalises in place what softplus saved
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 2)
+    def forward(self, x):
+        h = torch.tanh(self.stem(x))
+        skip = h
+        h.div_(h.norm(dim=1, keepdim=True))
+        return self.head(h + skip)
+def run(model):
+    F.cross_entropy(model(torch.randn(3, 6)), torch.tensor([0, 1, 1])).backward()
+""",
+)
