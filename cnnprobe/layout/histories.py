@@ -148,7 +148,7 @@ def _parameters(history: History, parameters: Sequence[Series]) -> Table:
         update = updates.get(series.fqn)
         cells: tuple[Cell, ...] = (
             series.fqn, _last(series, "mean"), _last(series, "std"), _last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
-            None if update is None else _last(update, "ratio", "{:.1e}".format), None if update is None else Trend(values=update.numbers.get("ratio", ())),
+            None if update is None else _last(update, "ratio", "{:.1e}".format, of=series), None if update is None else Trend(values=update.numbers.get("ratio", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) else ""))
     return Table(title="Parameters", columns=columns, rows=tuple(rows), notes=_notes(len(parameters)))
@@ -164,8 +164,12 @@ def _named(series: Series) -> str:
     return (series.fqn or "the model") + call + series.output
 
 
-def _last(series: Series, name: str, write: Callable[[float], str] = value) -> str | None:
-    """The latest number that there is."""
+def _last(series: Series, name: str, write: Callable[[float], str] = value, *, of: Series | None = None) -> str | None:
+    """The number of the last step that has seen the tensor (for an update, `of` its parameter); NaN where nothing in it was finite any more."""
+    counted, nan, inf = ((of or series).numbers.get(each, ()) for each in ("count", "nan", "inf"))
+    at = next((i for i in reversed(range(len(counted))) if counted[i] > 0), None)
+    if at is not None and at < min(len(nan), len(inf)) and nan[at] + inf[at] == counted[at]:
+        return "NaN"
     number = next((n for n in reversed(series.numbers.get(name, ())) if n == n), None)  # noqa: PLR0124
     return None if number is None else write(number)
 

@@ -44,7 +44,7 @@ def see(watch: "Watch", hook: LayerHook, at: int, args: Any, output: Tensor) -> 
         watch.ledger.nonfinite = first
         raise NonFiniteError(
             f"step {watch.step}: {nan} of the {count} values that {_named(hook.fqn, kind)} put out are NaN, in its call {at}",
-            where=f"given {_told(inputs)}{_overflow(first)}{_since(watch)}",
+            where=f"given {_told(inputs)}{_overflow(first)}{_since(watch.before)}",
             fix=_SMALLER if _is_overflow(first) else _advice(hook.module, inputs),
         )
 
@@ -58,7 +58,7 @@ def refuse_loss(watch: "Watch", value: float) -> None:
     watch.ledger.nonfinite = first or NonFinite(step=watch.step, what="loss", fqn="", nan=nan, inf=inf, count=1, seen_before=watch.before)
     raise NonFiniteError(
         f"step {watch.step}: the loss is {value}",
-        where=f"the loss of the training step{_overflow(first)}{_since(watch)}",
+        where=f"the loss of the training step{_overflow(first)}{_since(watch.before)}",
         fix=_SMALLER if _is_overflow(first) else "look at what the loss does with this batch: log or division of 0, a target out of range",
     )
 
@@ -78,7 +78,7 @@ def refuse_gradients(watch: "Watch") -> None:
     watch.ledger.nonfinite = watch.ledger.nonfinite or found
     raise NonFiniteError(
         f"step {watch.step}: the gradient of {_named(slot.fqn, slot.kind)} has {found.nan} NaN and {found.inf} Inf among {found.count} values, in call {slot.call}",
-        where=f"the backward pass{_since(watch)}; the optimizer has not stepped",
+        where=f"the backward pass{_since(watch.before)}; the optimizer has not stepped",
         fix="look at what follows it in the forward pass: sqrt, log, norm or a division at 0, also in branches that torch.where does not take",
     )
 
@@ -93,7 +93,7 @@ def refuse_late(watch: "Watch") -> None:
     call = f", in call {found.call}" if found.what in ("activation", "gradient") else ""
     raise NonFiniteError(
         f"step {found.step}: the {what} has {found.nan} NaN and {found.inf} Inf among {found.count} values{call}",
-        where=f"the training loop{_since(watch, found.seen_before)}; the optimizer has stepped",
+        where=f"the training loop{_since(found.seen_before)}; the optimizer has stepped",
         fix="go back to the weights from before, and run this step again on the CPU to see what the call was given",
     )
 
@@ -122,9 +122,8 @@ def _named(fqn: str, kind: str) -> str:
     return (f"'{fqn}'" if fqn else "the model") + (f" ({kind})" if kind else "")
 
 
-def _since(watch: "Watch", before: int | None = None) -> str:
-    step = watch.before if before is None else before
-    return f"; the last observed step before it, {step}, was finite" if step is not None else ""
+def _since(before: int | None) -> str:
+    return f"; the last observed step before it, {before}, was finite" if before is not None else ""
 
 
 def _described(path: str, value: Tensor, output: Tensor) -> TensorInfo:
