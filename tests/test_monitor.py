@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 import cnnprobe
 from cnnprobe import schema
 from cnnprobe.errors import NonFiniteError, ProbeError, TargetError, UnknownNameError, UsageError
+from cnnprobe.history import drift
 from cnnprobe.monitoring import hooks
 from cnnprobe.monitoring.line import TerminalLine, line
 from cnnprobe.monitoring.pace import Pace
@@ -151,6 +152,15 @@ def test_activations_gradients_parameters_and_updates_are_torchs_own(inplace, en
     assert change["norm"][0] / weight.norm().item() == pytest.approx(change["ratio"][0], rel=1e-5)
     total = math.sqrt(sum(p.grad.square().sum().item() for p in oracle.parameters()))
     assert [loss.item(), total, 0.1] == pytest.approx([history.curve(n).values[0] for n in ("loss", "gradient norm", "learning rate")])
+
+
+def test_drift_is_how_far_the_mean_has_moved_in_standard_deviations_of_the_first_step():
+    model, (x, _) = small(), batch()
+    outputs = [copy.deepcopy(model[0])(x)]
+    history = run(model, steps=3, lr=1.0, after=lambda _: outputs.append(copy.deepcopy(model[0])(x))).history
+    expected = [((output.mean() - outputs[0].mean()) / outputs[0].std(correction=0)).item() for output in outputs[:3]]
+    assert expected == pytest.approx(list(drift(history.of("0"))), rel=1e-4)
+    assert abs(expected[2]) > 0.01
 
 
 def test_batches_that_are_accumulated_add_up_to_one_step():
