@@ -62,7 +62,7 @@ def probed(model: nn.Module, x: torch.Tensor) -> None:
 
 
 def summarised(model: nn.Module, x: torch.Tensor) -> None:
-    torchinfo.summary(model, input_data=x, verbose=0, depth=100, mode="same", col_names=("input_size", "output_size", "num_params"))
+    torchinfo.summary(model, input_data=x, verbose=0, depth=100, mode="eval", col_names=("input_size", "output_size", "num_params"))
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -5,19 +5,15 @@ replayed once per signature on the meta device under `torch.utils.flop_counter`,
 None is "no formula": such operations (normalisation, activations, pooling, additions) are by convention not counted, and are named as such.
 """
 
+import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
-
-from cnnprobe.trace import TensorInfo
-
-if TYPE_CHECKING:
-    from cnnprobe.recorder.watching import Row
 
 _FLOPS_A_MAC = 2
 _modules = nn.modules
@@ -65,21 +61,19 @@ class Pending:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a stock layer's cost is known without looking into it."""
-    return isinstance(module, PLAIN_LAYERS) or _formula(module) is not None
+    return isinstance(module, PLAIN_LAYERS) or formula(module) is not None
 
 
-def _formula(module: nn.Module) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], int] | None:
+def formula(module: nn.Module) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], int] | None:
+    """What gives the MACs of one call of a stock layer from the shapes of its first input and output; None where there is none."""
     if isinstance(module, _modules.conv._ConvNd):
         return _convolution_layer
     return _linear_layer if isinstance(module, nn.Linear) else None
 
 
-def of_module(module: nn.Module, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> int | None:
-    """MACs of one call of a stock layer; None if it has no formula, 0 if it only moves values."""
-    formula = _formula(module)
-    if formula is not None and inputs and outputs:
-        return formula(module, inputs[0].shape, outputs[0].shape)
-    return 0 if isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten) else None
+def is_moving(module: nn.Module) -> bool:
+    """Whether a stock layer only moves values, and so computes nothing."""
+    return isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten)
 
 
 def _convolution_layer(module: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
@@ -153,20 +147,34 @@ _without_product: set[str] = set()
 _counts: dict[str, int | None] = {}
 
 
-def of_function(
-    function: Callable[..., Any], kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], row: "Row"
-) -> int | Pending | None:
-    """MACs of one call of a torch function, or a Pending that `settle` can count later, when the forward is over."""
-    name = kind.rsplit(".", maxsplit=1)[-1]
+class Counting(enum.Enum):
+    """How the multiply-accumulates of a function are found."""
+
+    MOVES = enum.auto()  # it moves values: zero
+    UNCOUNTED = enum.auto()  # it has no formula
+    SHAPES = enum.auto()  # from the shapes of what went in and came out
+    REPLAY = enum.auto()  # by a Pending that is settled when the forward is over
+
+
+def counting_of(name: str) -> Counting:
+    """How a function of this name ("matmul") is counted."""
     if name in MOVES:
-        return 0
-    if name in ARITHMETIC or kind in _without_product:
-        return None
-    if name == "linear" and row.inputs and row.outputs:
-        return linear(row.inputs[0].shape, row.outputs[0].shape)
-    if name in ("conv1d", "conv2d", "conv3d") and len(row.inputs) > 1 and row.outputs:
-        return convolution(row.inputs[0].shape, row.inputs[1].shape, row.outputs[0].shape, transposed=False)
-    return pending(function, args, kwargs)
+        return Counting.MOVES
+    if name in ARITHMETIC:
+        return Counting.UNCOUNTED
+    return Counting.SHAPES if name in ("linear", "conv1d", "conv2d", "conv3d") else Counting.REPLAY
+
+
+def is_without_product(kind: str) -> bool:
+    """Whether a function of this kind was looked into before and nothing in it has a formula."""
+    return kind in _without_product
+
+
+def of_function(name: str, given: Sequence[tuple[int, ...]], made: tuple[int, ...]) -> int | None:
+    """MACs of one call of a linear layer or a convolution as a function, from the shapes of its tensors and of its output."""
+    if name == "linear" and given:
+        return linear(given[0], made)
+    return convolution(given[0], given[1], made, transposed=False) if len(given) > 1 else None
 
 
 def pending(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pending:

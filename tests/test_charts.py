@@ -3,6 +3,7 @@
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -91,6 +92,13 @@ def test_hostile_name_is_text():
 def test_charts_of_a_run_are_the_loss_the_layers_and_the_rest():
     captions = [picture.caption for picture in history_pictures(histories.training())]
     assert ["loss", "gradient norm of each layer", "update / weight of each parameter", "learning rate", "seconds"] == captions
+
+
+def test_gradients_of_parameters_are_not_drawn_among_those_of_layers():
+    run = histories.training()
+    weight = replace(run.of("relu", "gradient"), fqn="conv.weight")
+    pictures = {picture.caption: picture.svg for picture in history_pictures(replace(run, series=(*run.series, weight)))}
+    assert "conv.weight" not in pictures["gradient norm of each layer"]
 
 
 def test_first_gradient_that_is_not_finite_is_marked_in_each_chart():

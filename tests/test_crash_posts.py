@@ -10,8 +10,11 @@ import pytest
 import torch
 from crashes import posts_code, posts_joins, posts_steps
 from crashes.posts import POSTS
+from torch import nn
 
 import cnnprobe
+from cnnprobe.crash import Crash, explained
+from cnnprobe.recorder import observe
 
 ROOMS = (posts_code, posts_joins, posts_steps)
 CASES = [pytest.param(post, id=post.name) for post in POSTS]
@@ -57,6 +60,36 @@ def test_fault_module_and_repair_of_a_posted_crash_are_named_and_its_patch_mends
     if best.patch:
         subprocess.run(["patch", "-s", str(path)], input=re.sub(r"(?m)^(---|\+\+\+) .*$", r"\1 net.py", best.patch), text=True, check=True)
         assert explain(opened(path)) is None
+
+
+class Unflattened(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4 * 36, 2)
+
+    def forward(self, x):
+        return self.fc(self.conv(x))
+
+
+def test_crash_of_a_decorated_class_is_explained_once_though_its_shadows_are_decorated_too():
+    kind = cnnprobe.probed(type("Decorated", (Unflattened,), {}))
+    with pytest.raises(RuntimeError) as caught:
+        kind()(torch.randn(2, 3, 8, 8))
+    assert 1 == len(caught.value.__notes__)
+    assert caught.value.__notes__[0].startswith("cnnprobe: missing-flatten in 'fc'")
+
+
+def test_shadow_of_a_distributed_model_does_not_talk_to_other_ranks(monkeypatch):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Unflattened())
+        seen = observe(model, (torch.randn(2, 3, 8, 8),), {})
+        monkeypatch.setattr(nn.parallel.DistributedDataParallel, "forward", None)
+        explanation = explained(Crash(error=seen.error, model=model, trace=seen.trace, args=(torch.randn(2, 3, 8, 8),)))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert ("missing-flatten", "module.fc", ((2, 2),)) == (explanation.diagnosis, explanation.module, explanation.repairs[0].outputs)
 
 
 @pytest.mark.parametrize("post", CASES)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import inspect
 import pickle
 
@@ -297,6 +298,50 @@ def test_call_inside_an_except_block_is_no_failure():
         trace = trace_of(Small(), images())
     assert trace.failure is None
     assert all(call.completed for call in trace.calls)
+
+
+def test_module_that_gives_back_nothing_inside_an_except_block_has_not_failed():
+    class Silent(nn.Module):
+        def forward(self, x):
+            x + 1
+
+    try:
+        raise ValueError("earlier")
+    except ValueError:
+        trace = trace_of(Silent(), images())
+    assert trace.failure is None
+    assert (True, "NoneType") == (trace[""].completed, trace[""].returned)
+
+
+def test_rows_of_a_finished_call_are_nothing_for_the_garbage_collector_to_search():
+    kept = []
+    recording = Recording(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), statistics=False)
+    recording._watcher.on_root = lambda _, rows: kept.extend(rows)
+    with recording:
+        recording._model(images())
+    for generation in (0, 1, 2):  # a tuple is let go of when those in it have been
+        gc.collect(generation)
+    assert 4 == len(kept)
+    assert not any(gc.is_tracked(row) for row in kept)
+
+
+def test_module_that_is_added_during_the_forward_is_in_the_inventory():
+    class Growing(nn.Module):
+        def forward(self, x):
+            if not hasattr(self, "late"):
+                self.late = nn.Linear(8, 4)
+            return self.late(x)
+
+    with Recording(model := Growing()) as recording:
+        model(images())
+    assert ["", "late"] == [module.fqn for module in recording.trace.modules]
+
+
+def test_attribute_that_a_user_added_to_a_stock_layer_is_in_its_configuration():
+    model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.ReLU())
+    model[1].note, model[2].other = "mine", 3
+    configs = [module.config for module in trace_of(model, images()).modules[1:]]
+    assert [{"inplace": False}, {"inplace": False, "note": "mine"}, {"inplace": False, "other": 3}] == configs
 
 
 def test_record_watches_the_users_own_calls_and_gives_one_trace_for_each():

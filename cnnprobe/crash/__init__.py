@@ -1,6 +1,7 @@
 """A crash into an Explanation: the cause, the module to blame, and repairs that were tried. Runs shadows of the model, never the user's own."""
 
 import contextlib
+import contextvars
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.trace import Failure, Trace
 
 __all__ = ["Crash", "add_note", "brief", "explain", "failure_of", "least_input", "stage_of"]
+
+
+_explaining = contextvars.ContextVar("explaining", default=False)
 
 
 @dataclass(kw_only=True)
@@ -53,6 +57,16 @@ def explain(crash: Crash) -> Explanation | None:
     >>> explanation.diagnosis, explanation.module, explanation.repairs[0].title
     ('linear-in-features', '1', "set in_features=8 in '1' (now 9)")
     """
+    if _explaining.get():  # a shadow of a decorated model records itself as well; it is not to be explained again
+        return None
+    token = _explaining.set(True)
+    try:
+        return _guarded(crash)
+    finally:
+        _explaining.reset(token)
+
+
+def _guarded(crash: Crash) -> Explanation | None:
     for lenient in (False, True):  # whatever we stumble over, the user's own exception is what counts
         with contextlib.suppress(Exception):
             return explained(crash, lenient=lenient)

@@ -42,7 +42,7 @@ class Window:
         if self.transposed:
             return (n - 1) * self.stride[i] - self.padding[i] + reach + self.extra[i] + 1
         free = n + self.padding[i] - reach - 1
-        if free < 0:
+        if free < 0 or self.stride[i] < 1:
             return 0
         out = (math.ceil(free / self.stride[i]) if self.ceil else free // self.stride[i]) + 1
         if self.ceil and (out - 1) * self.stride[i] >= n + self.padding[i] // 2:

@@ -59,6 +59,7 @@ class Shadow:
         self.model: nn.Module = copy.deepcopy(model, twins)
         if meta:
             _lighten(self.model)
+        _unwrap(self.model)
         self.args = tuple(_copied(value, meta=meta) for value in args)
         self.kwargs = {name: _copied(value, meta=meta) for name, value in kwargs.items()}
         self.rewrites: list[tuple[str, str, Rewriting]] = []
@@ -237,6 +238,17 @@ def _lighten(model: nn.Module) -> None:
     for _, module, first in named_modules(model):
         if first and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             module.__dict__["forward"] = types.MethodType(_shape_of_batch_norm, module)
+
+
+def _unwrap(model: nn.Module) -> None:
+    """A wrapper that talks to the other ranks would wait for them: they try no repairs."""
+    for _, module, first in named_modules(model):
+        if first and isinstance(module, nn.parallel.DistributedDataParallel):
+            module.__dict__["forward"] = types.MethodType(_forward_of_wrapped, module)
+
+
+def _forward_of_wrapped(self: nn.parallel.DistributedDataParallel, *args: Any, **kwargs: Any) -> Any:
+    return self.module(*args, **kwargs)
 
 
 def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:  # noqa: A002 - torch's name

@@ -36,12 +36,17 @@ def _mark(history: History) -> tuple[int | None, str]:
 
 
 def _layers(history: History, mark: int | None, note: str) -> Iterator[Picture]:
+    parameters = {series.fqn for series in history.series if series.what == "parameter"}  # whose own gradients are no layer's
     for title, what, numbers in (
         ("gradient norm of each layer", "gradient", lambda one: one.numbers.get("norm", ())),
         ("update / weight of each parameter", "update", lambda one: one.numbers.get("ratio", ())),
         ("share of zeros of each activation", "activation", _zeros),
     ):
-        found = [(series, numbers(series)) for series in history.series if series.what == what]
+        found = [
+            (series, numbers(series))
+            for series in history.series
+            if series.what == what and not (what == "gradient" and series.fqn in parameters)
+        ]
         lines = [
             Line(name=_name(series), steps=history.steps, values=values)
             for series, values in found

@@ -23,10 +23,10 @@ def history_blocks(history: History, *, drawn: bool = False) -> Iterator[Block]:
     yield Text(text=_introduction(history))
     if history.nonfinite is not None:
         yield _not_finite(history.nonfinite)
-    yield from (_dead(dead) for dead in history.dead)
-    yield from _kept(history.kept)
     if drawn:
         yield from history_pictures(history)
+    yield from (_dead(dead) for dead in history.dead)
+    yield from _kept(history.kept)
     if history.curves:
         yield _curves(history.curves)
     yield from _layers(history)

@@ -9,6 +9,7 @@ from torch import nn
 
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.assembly import assemble, no_collection
+from cnnprobe.recorder.inventory import Tree
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.trace import TensorInfo, Trace
 from cnnprobe.training.stepping import summary
@@ -40,7 +41,7 @@ class FirstPass:
             return
         self._watcher.thread = get_ident()
         self._limit = sys.getrecursionlimit()
-        deepest = 2 + max(fqn.count(".") for fqn, _, _ in self._recording._tree)
+        deepest = 2 + max(fqn.count(".") for fqn in self._recording._tree.fqns)
         sys.setrecursionlimit(self._limit + _FRAMES * deepest)
         if not self._recording._sealed:  # a compiler would trace through a function mode
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
@@ -75,7 +76,7 @@ class FirstPass:
 
     def inventory(self) -> Trace:
         """The modules and parameters alone, where no pass was seen."""
-        return assemble(self.model, ())
+        return assemble(Tree(self.model), ())
 
 
 class _End:

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from types import TracebackType
@@ -18,10 +18,11 @@ from torch import nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
-from cnnprobe.recorder.inventory import WHOLE, is_lazy, named_modules
+from cnnprobe.recorder.inventory import FUSED, Tree, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
+from cnnprobe.recorder.rows import Closed
 from cnnprobe.recorder.values import argument_leaves
-from cnnprobe.recorder.watching import Summary, Tree, Watcher
+from cnnprobe.recorder.watching import Summary, Watcher
 from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
@@ -66,11 +67,14 @@ class Recording:
                 fix=f"pass an instance: {model.__name__}()" if isinstance(model, type) else "pass the model itself",
             )
         self._model = model
-        self._tree = list(named_modules(model))
+        with no_collection():
+            self._tree = Tree(model)
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
-        visible, self._sealed = (self._tree, []) if through_compiled else observable(self._tree)
-        self._watcher = Watcher(model, visible, summarise=summarise_by, guard=guard, on_root=self._finish)
+        self._sealed = [] if through_compiled else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
+        if self._sealed:
+            self._tree.left_out = frozenset(k for k, (fqn, module, _) in enumerate(self._tree) if _is_sealed(fqn, module, self._sealed))
+        self._watcher = Watcher(model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish)
         self._limit = 0
         self.forwards = 0
 
@@ -100,7 +104,7 @@ class Recording:
         with no_collection():
             self._watcher.attach()
         self._limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn, _, _ in self._tree)))
+        sys.setrecursionlimit(self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn in self._tree.fqns)))
         if not self._sealed:  # a compiler would trace through our function mode
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -113,15 +117,14 @@ class Recording:
         self._watcher.given = ((), {})
         if self._watcher.rows:  # an interrupt: the hooks that end a call were not called
             self._watcher.error = error
-            self._finish(self._watcher)
+            self._watcher.finish_root()
 
-    def _finish(self, watcher: Watcher) -> None:
+    def _finish(self, watcher: Watcher, rows: list[Closed]) -> None:
         self.forwards += 1
-        rows = watcher.rows
-        error = watcher.error if rows and not rows[0].completed else None
-        self._traces.append(
-            assemble(self._model, rows, error=error, notes=[*watcher.notes, *_limits(self._tree, watcher), *_seals(self._sealed)])
-        )
+        is_over = not rows or rows[0][-1] is None or rows[0][-1].completed
+        error = None if is_over else watcher.error
+        told = [*watcher.notes, *_limits(self._tree, watcher), *_seals(self._sealed)]
+        self._traces.append(assemble(self._tree, rows, error=error, notes=told))
 
 
 def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
@@ -132,7 +135,7 @@ def _has_compiled_code(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
 
 
-def observable(tree: Tree) -> tuple[Tree, list[str]]:
+def observable(tree: Sequence[tuple[str, nn.Module, bool]]) -> tuple[list[tuple[str, nn.Module, bool]], list[str]]:
     """The modules whose hooks run as they stand in a model, and the fqns of compiled ones, whose inside they do not."""
     sealed = [fqn for fqn, module, _ in tree if _has_compiled_code(module)]
     return [entry for entry in tree if not _is_sealed(entry[0], entry[1], sealed)], sealed
@@ -154,8 +157,7 @@ def _limits(tree: Tree, watcher: Watcher) -> Iterator[str]:
     """What could not be observed as it otherwise runs, in sentences."""
     if watcher.other_threads:
         yield f"{watcher.other_threads} calls on other threads were not recorded"
-    fused = (nn.TransformerEncoder, nn.TransformerEncoderLayer, *WHOLE)
-    if not torch.is_grad_enabled() and any(isinstance(module, fused) and not module.training for _, module, _ in tree):
+    if watcher.has_fused and not torch.is_grad_enabled() and any(isinstance(m, FUSED) and not m.training for m in tree.modules):
         yield "hooks switch off the fused fast path of nn.TransformerEncoder and nn.MultiheadAttention: the ordinary path was observed"
 
 
@@ -195,7 +197,7 @@ def observe(
 
 
 def _observation(recording: Recording, model: nn.Module, output: Any, error: BaseException | None, notes: list[str]) -> Observation:
-    trace = recording.traces[-1] if recording.traces else assemble(model, (), error=error)
+    trace = recording.traces[-1] if recording.traces else assemble(Tree(model), (), error=error)
     if notes:
         trace = dataclass_replace(trace, notes=(*trace.notes, *notes))
     return Observation(trace=trace, output=_detached(output), error=error)

@@ -4,32 +4,32 @@ import contextlib
 import gc
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from torch import nn
 
 from cnnprobe import cost
 from cnnprobe.recorder import sources, twins
-from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
-from cnnprobe.trace import Failure, ModuleCall, Trace
+from cnnprobe.recorder.inventory import Kinds, Tree, class_of, named_modules, take_inventory
+from cnnprobe.recorder.rows import ORDINARY, Calls, Closed, More
+from cnnprobe.recorder.values import Sighting, tensor_info
+from cnnprobe.trace import Failure, ModuleCall, TensorInfo, Trace
 
-if TYPE_CHECKING:
-    from cnnprobe.recorder.watching import Row
 
-
-def assemble(model: nn.Module, rows: Sequence["Row"], *, error: BaseException | None = None, notes: Sequence[str] = ()) -> Trace:
-    """The Trace of one root call."""
+def assemble(tree: Tree, rows: Sequence[Closed], *, error: BaseException | None = None, notes: Sequence[str] = ()) -> Trace:
+    """The Trace of one root call, the rows of which tell modules by their places in `tree`."""
     with no_collection():
-        modules, parameters = take_inventory(named_modules(model))
-        calls = tuple(_call(row) for row in rows)
+        kinds = Kinds()
+        modules, parameters = take_inventory(tree if tree.is_current() else named_modules(tree.model), kinds)
+        assembler = _Assembler(tree, kinds)
+        calls = tuple([assembler.call(row) for row in rows])
     devices = {p.device for p in parameters} or {t.device for call in calls[:1] for t in call.inputs}
     return Trace(
-        model=class_of(model).__name__,
+        model=class_of(tree.model).__name__,
         modules=modules,
         calls=calls,
         parameters=parameters,
-        failure=None if error is None else _failure(error, rows, calls),
+        failure=None if error is None else _failure(error, calls),
         device=", ".join(sorted(devices)) or "cpu",
         mode="meta" if devices == {"meta"} else "eager",
         torch=torch.__version__,
@@ -49,38 +49,81 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _call(row: "Row") -> ModuleCall:
-    return twins.ModuleCall(
-        fqn=row.name,
-        kind=row.kind if row.module is None else class_of(row.module).__name__,
-        index=row.index,
-        parent=None if row.parent is None else row.parent.position,
-        depth=row.depth,
-        inputs=row.inputs,
-        outputs=row.outputs,
-        arguments=row.arguments,
-        returned=row.returned,
-        macs=_macs(row),
-        seconds=max(row.seconds, 0.0) if row.completed or row.failed else 0.0,
-        source=row.source,
-        completed=row.completed,
-        recomputed=row.recomputed,
-        sequence=(row.sequence_start, row.sequence_end) if row.completed else None,
-    )
+class _Assembler:
+    """Makes the calls of rows; what rows share is made once."""
+
+    def __init__(self, tree: Tree, kinds: Kinds) -> None:
+        self._tree = tree
+        self._kinds = kinds
+        self._infos: dict[int, tuple[TensorInfo, ...]] = {}  # by the id of the sighting
+        self._counts: dict[int, int] = {}
+        self._depths: list[int] = []
+
+    def call(self, row: Closed) -> ModuleCall:
+        """The call of one row; they come in order."""
+        draft = twins.ModuleCall()
+        of, parent, given, made, draft.source, draft.seconds, first, last, more = row
+        draft.parent = parent
+        draft.depth = depth = 0 if parent is None else self._depths[parent] + 1
+        self._depths.append(depth)
+        if more is None:
+            more = ORDINARY
+        draft.inputs = self._sole(given) if given is not None else self._all(more.inputs)
+        draft.outputs = self._sole(made) if made is not None else self._all(more.outputs)
+        draft.arguments, draft.completed, draft.recomputed = more.arguments, more.completed, more.recomputed
+        draft.returned = more.returned if more.completed else ""
+        draft.sequence = (first, last) if more.completed else None
+        if isinstance(of, int):
+            self._say_of_module(draft, of, more)
+        else:
+            draft.fqn, draft.kind, draft.index = None, of, 0
+            draft.macs = _macs_of_function(draft) if more.pending is None else _settled(more.pending)
+        draft.__class__ = ModuleCall
+        return draft  # type: ignore[no-any-return]
+
+    def _say_of_module(self, draft: Any, place: int, more: More) -> None:
+        module = self._tree.modules[place]
+        kind = self._kinds.of(module)
+        draft.fqn, draft.kind = self._tree.fqns[place], kind.name
+        draft.index = index = self._counts.get(place, 0)
+        self._counts[place] = index + 1
+        if more.pending is not None:
+            draft.macs = _settled(more.pending)
+        elif not more.completed:
+            draft.macs = 0
+        elif kind.formula is not None and draft.inputs and draft.outputs:
+            draft.macs = kind.formula(module, draft.inputs[0].shape, draft.outputs[0].shape)
+        else:
+            draft.macs = kind.macs
+
+    def _sole(self, sighting: Sighting) -> tuple[TensorInfo, ...]:
+        infos = self._infos.get(id(sighting))
+        if infos is None:
+            infos = self._infos[id(sighting)] = (tensor_info(sighting),)
+        return infos
+
+    def _all(self, sightings: tuple[Sighting, ...]) -> tuple[TensorInfo, ...]:
+        return tuple([self._sole(sighting)[0] for sighting in sightings])
 
 
-def _macs(row: "Row") -> int | None:
-    if row.pending is None:
-        if row.watch is not None and row.watch.leaf and row.completed:
-            return cost.of_module(row.watch.module, row.inputs, row.outputs)
-        return row.macs
-    counted = [macs for call, kind in row.pending if (macs := cost.settle(call, kind)) is not None]
+def _settled(pending: Calls) -> int | None:
+    counted = [macs for call, kind in pending if (macs := cost.settle(call, kind)) is not None]
     return sum(counted) if counted else None
 
 
-def _failure(error: BaseException, rows: Sequence["Row"], calls: Sequence[ModuleCall]) -> Failure:
+def _macs_of_function(call: Any) -> int | None:
+    name = call.kind.rsplit(".", maxsplit=1)[-1]
+    counting = cost.counting_of(name)
+    if counting is cost.Counting.MOVES or not call.completed or call.returned in ("NoneType", ""):
+        return 0
+    if counting is cost.Counting.SHAPES and call.outputs:
+        return cost.of_function(name, [info.shape for info in call.inputs], call.outputs[0].shape)
+    return None
+
+
+def _failure(error: BaseException, calls: Sequence[ModuleCall]) -> Failure:
     """Where the exception came from: the deepest row on the path of unfinished calls."""
-    index = _innermost(rows)
+    index = _innermost(calls)
     module = next((call for call in _upwards(calls, index) if call.fqn is not None), None)
     return Failure(
         kind=type(error).__name__,
@@ -93,14 +136,14 @@ def _failure(error: BaseException, rows: Sequence["Row"], calls: Sequence[Module
     )
 
 
-def _innermost(rows: Sequence["Row"]) -> int | None:
-    """The last row that did not complete and whose callers did not either."""
+def _innermost(calls: Sequence[ModuleCall]) -> int | None:
+    """The last call that did not complete and whose callers did not either."""
     index: int | None = None
     broken: set[int] = set()
-    for row in rows:
-        if not row.completed and (row.parent is None or row.parent.position in broken):
-            broken.add(row.position)
-            index = row.position
+    for position, call in enumerate(calls):
+        if not call.completed and (call.parent is None or call.parent in broken):
+            broken.add(position)
+            index = position
     return index
 
 

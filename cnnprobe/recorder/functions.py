@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from cnnprobe import cost
+
 # Questions, bookkeeping and conversions to Python: they make no tensor of the forward pass.
 NO_OPERATIONS = frozenset({
     "requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward", "grad", "set_", "record_stream",
@@ -70,7 +72,7 @@ def is_writing(name: str, kwargs: dict[str, Any]) -> bool:
 class Operation:
     """What must be known of a torch function at each call of it, found once."""
 
-    __slots__ = ("exposes", "function", "ignored", "kind", "name", "writes")
+    __slots__ = ("counting", "exposes", "function", "ignored", "kind", "name", "writes")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -81,6 +83,7 @@ class Operation:
         self.ignored = self.name in NO_OPERATIONS
         self.writes = is_writing(self.name, {}) or _has_mutable_schema(function)
         self.exposes = self.name in EXPOSING
+        self.counting = cost.counting_of(self.kind.rsplit(".", maxsplit=1)[-1])
 
 
 def _has_mutable_schema(function: Callable[..., Any]) -> bool:

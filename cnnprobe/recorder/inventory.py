@@ -1,20 +1,27 @@
 """What a model consists of, called or not: its modules and parameters as data. Reads attributes only, never properties."""
 
 import functools
+import operator
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as is_uninitialised
 
+from cnnprobe import cost
 from cnnprobe.recorder import twins
-from cnnprobe.recorder.values import PLAIN, device_name, dtype_name, plain
+from cnnprobe.recorder.values import EXACT, PLAIN, device_name, dtype_name, plain, shared
 from cnnprobe.trace import ModuleInfo, ParameterInfo
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # Their forward is a fused function; what they do inside is one operation to their user.
 WHOLE = (nn.MultiheadAttention,)
+# In eval without gradients their whole inside is one kernel, unless somebody has hooked it.
+FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, *WHOLE)
+_EXACTLY_PLAIN = frozenset(PLAIN)
+_BECOMING_PLAIN = frozenset({tuple, list, torch.dtype, torch.device})
+T = TypeVar("T")
 _INTERNAL = frozenset({"training", "call_super_init", "dump_patches"})
 
 
@@ -32,9 +39,60 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
         if not first:
             continue
         seen.add(id(module))
-        children = module.__dict__.get("_modules") or {}
-        prefix = fqn + "." if fqn else ""
-        stack.extend((prefix + name, child) for name, child in reversed(children.items()) if child is not None)
+        children = module.__dict__.get("_modules")
+        if children:
+            prefix = fqn + "." if fqn else ""
+            stack += [(prefix + name, child) for name, child in reversed(children.items()) if child is not None]
+
+
+class Tree:
+    """What `named_modules` gives, kept for one recording.
+
+    Lists side by side, as thousands of tuples that hold modules are thousands of objects for the garbage collector to search.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.fqns: list[str] = []
+        self.modules: list[nn.Module] = []
+        self.firsts: list[bool] = []
+        self.left_out: frozenset[int] = frozenset()  # places that are not to be watched
+        for fqn, module, first in named_modules(model):
+            self.fqns.append(fqn)
+            self.modules.append(module)
+            self.firsts.append(first)
+        self._families = [(module, list(module._modules), list(module._modules.values())) for module in self.modules if module._modules]
+        self._childless = [module for module in self.modules if not module._modules]
+
+    def __iter__(self) -> Iterator[tuple[str, nn.Module, bool]]:
+        return zip(self.fqns, self.modules, self.firsts, strict=True)
+
+    def watched(self) -> Iterator[tuple[int, nn.Module]]:
+        """Places and modules, each module once."""
+        for place, module in enumerate(self.modules):
+            if self.firsts[place] and place not in self.left_out:
+                yield place, module
+
+    def names_of_tensors(self) -> dict[int, str]:
+        """The parameters and buffers as they are now: id -> first name."""
+        names: dict[int, str] = {}
+        for fqn, module, first in self:
+            for registry in (module._parameters, module._buffers) if first else ():
+                for name, tensor in registry.items():
+                    if tensor is not None:
+                        names.setdefault(id(tensor), f"{fqn}.{name}" if fqn else name)
+        return names
+
+    def is_current(self) -> bool:
+        """Whether no module has come, gone or moved meanwhile: five times as fast as to look at all of them anew."""
+        for module in self._childless:
+            if module._modules:
+                return False
+        for module, names, children in self._families:
+            now = module._modules
+            if len(now) != len(names) or list(now) != names or not all(map(operator.is_, now.values(), children)):
+                return False
+        return True
 
 
 def class_of(module: nn.Module) -> type:
@@ -65,17 +123,19 @@ def is_leaf(module: nn.Module) -> bool:
     return is_stock(module) and (not module._modules or isinstance(module, WHOLE)) and type(module) not in CONTAINERS
 
 
-def configuration(module: nn.Module) -> dict[str, object]:
+def configuration(module: nn.Module, kind: "Kind | None" = None) -> dict[str, object]:
     """The constructor-like attributes: public, plain, own. `bias` is whether there is one."""
+    kind = kind or Kind(module)
     config: dict[str, object] = {}
-    for name, value in module.__dict__.items():
-        if name[0] != "_" and name not in _INTERNAL:
-            kind = type(value)
-            if kind in PLAIN:
-                config[name] = value
-            elif kind is tuple or kind is list or kind is torch.dtype or kind is torch.device:
-                config[name] = plain(value)
-    if ("bias" in module._parameters or "parametrizations" in module._modules) and is_stock(module):
+    attributes = module.__dict__
+    for name in kind.public_names(module):
+        value = attributes.get(name, Ellipsis)
+        of = type(value)
+        if of in _EXACTLY_PLAIN:
+            config[name] = value
+        elif of in _BECOMING_PLAIN:
+            config[name] = plain(value)
+    if kind.is_stock and ("bias" in module._parameters or "parametrizations" in module._modules):
         config["bias"] = _has_bias(module)
     return config
 
@@ -87,62 +147,127 @@ def _has_bias(module: nn.Module) -> bool:
     return isinstance(parametrizations, nn.ModuleDict) and "bias" in parametrizations
 
 
-def take_inventory(tree: Iterable[tuple[str, nn.Module, bool]]) -> tuple[tuple[ModuleInfo, ...], tuple[ParameterInfo, ...]]:
-    """All modules and all distinct parameters and buffers of `named_modules(model)`, each once, with aliases."""
-    drafts: dict[int, dict[str, Any]] = {}
-    tensors: dict[int, dict[str, Any]] = {}
-    for fqn, module, first in tree:
-        own = _own_tensors(module, fqn, tensors)
-        if first:
-            drafts[id(module)] = {
-                "fqn": fqn,
-                "kind": (kind := class_of(module)).__name__,
-                "aliases": (),
-                "config": configuration(module),
-                "training": module.training,
-                "parameters": own,
-                "is_stock": _is_torchs(kind),
-                "is_container": isinstance(module, CONTAINERS) and not _overrides_forward(module),
-            }
-        else:
-            drafts[id(module)]["aliases"] += (fqn,)
-    return tuple(twins.ModuleInfo(**draft) for draft in drafts.values()), tuple(twins.ParameterInfo(**draft) for draft in tensors.values())
+class Kind:
+    """What a module's class says of it."""
+
+    __slots__ = (
+        "formula",
+        "is_chain",
+        "is_container",
+        "is_fused",
+        "is_leaf",
+        "is_plain",
+        "is_scripted",
+        "is_stock",
+        "macs",
+        "name",
+        "public",
+    )
+
+    def __init__(self, module: nn.Module) -> None:
+        kind = class_of(module)
+        self.name = kind.__name__
+        self.is_stock = _is_torchs(kind)
+        self.is_container = isinstance(module, CONTAINERS) and not _overrides_forward(module)
+        self.is_leaf = is_leaf(module)
+        self.is_plain = self.is_leaf and cost.is_plain(module)  # its cost is known without looking into it
+        self.formula = cost.formula(module) if self.is_leaf else None
+        self.macs = 0 if not self.is_leaf or cost.is_moving(module) else None  # where there is no formula
+        self.is_chain = type(module) is nn.Sequential  # its forward calls its children and nothing else
+        self.is_scripted = isinstance(module, torch.jit.ScriptModule)
+        self.is_fused = isinstance(module, FUSED)
+        self.public: dict[tuple[int, str], tuple[str, ...]] = {}  # number of attributes and the last one -> the public ones
+
+    def public_names(self, module: nn.Module) -> tuple[str, ...]:
+        """The names of the attributes of `module` that may be configuration."""
+        attributes = module.__dict__
+        # The same constructor of torch's made as many, and what a user added comes last; a user's own constructor may do as it likes.
+        key = len(attributes), next(reversed(attributes))
+        names = self.public.get(key)
+        if names is None:
+            names = tuple([name for name in attributes if name[0] != "_" and name not in _INTERNAL])
+            if self.is_stock:
+                self.public[key] = names
+        return names
+
+
+class Kinds:
+    """The Kind of modules, found once a class; not for longer than one recording, as it keeps the classes alive."""
+
+    def __init__(self) -> None:
+        self._childless: dict[type, Kind] = {}
+        self._parents: dict[type, Kind] = {}
+
+    def of(self, module: nn.Module) -> Kind:
+        """The Kind of `module`."""
+        known = self._parents if module._modules else self._childless
+        kind = known.get(type(module))
+        if kind is None:
+            kind = known[type(module)] = Kind(module)
+        return kind
 
 
 def _overrides_forward(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is not nn.Sequential.forward
 
 
-def _own_tensors(module: nn.Module, fqn: str, tensors: dict[int, dict[str, Any]]) -> tuple[str, ...]:
+def take_inventory(
+    tree: Iterable[tuple[str, nn.Module, bool]], kinds: Kinds | None = None
+) -> tuple[tuple[ModuleInfo, ...], tuple[ParameterInfo, ...]]:
+    """All modules and all distinct parameters and buffers of `named_modules(model)`, each once, with aliases."""
+    modules: dict[int, Any] = {}
+    tensors: dict[int, Any] = {}
+    kinds = kinds or Kinds()
+    for fqn, module, first in tree:
+        own = _own_tensors(module, fqn, tensors) if module._parameters or module._buffers else ()
+        if not first:
+            modules[id(module)].aliases += (fqn,)
+            continue
+        draft = modules[id(module)] = twins.ModuleInfo()
+        kind = kinds.of(module)
+        draft.fqn, draft.kind, draft.aliases = fqn, kind.name, ()
+        draft.config = configuration(module, kind)
+        draft.training = module.training
+        draft.parameters = own
+        draft.is_stock, draft.is_container = kind.is_stock, kind.is_container
+    return _frozen(modules, ModuleInfo), _frozen(tensors, ParameterInfo)
+
+
+def _frozen(drafts: dict[int, Any], kind: type[T]) -> tuple[T, ...]:
+    for draft in drafts.values():
+        draft.__class__ = kind
+    return tuple(drafts.values())
+
+
+def _own_tensors(module: nn.Module, fqn: str, tensors: dict[int, Any]) -> tuple[str, ...]:
     prefix = fqn + "." if fqn else ""
     own: list[str] = []
     for kind, registry in (("parameter", module._parameters), ("buffer", module._buffers)):
-        for name, tensor in registry.items():
+        for name, tensor in registry.items() if registry else ():
             if tensor is None:
                 continue
             known = tensors.get(id(tensor))
             if known is None:
                 tensors[id(tensor)] = _draft(prefix + name, tensor, kind)
                 own.append(prefix + name)
-            elif known["fqn"] != prefix + name:
-                known["aliases"] += (prefix + name,)
-                own.append(known["fqn"])
+            elif known.fqn != prefix + name:
+                known.aliases += (prefix + name,)
+                own.append(known.fqn)
     return tuple(own)
 
 
-def _draft(fqn: str, tensor: Tensor, kind: str) -> dict[str, Any]:
-    uninitialised = is_uninitialised(tensor)
-    return {
-        "fqn": fqn,
-        "shape": () if uninitialised else tuple(tensor.shape),
-        "dtype": dtype_name(tensor.dtype),
-        "numel": 0 if uninitialised else tensor.numel(),
-        "nbytes": 0 if uninitialised else tensor.numel() * tensor.element_size(),
-        "trainable": kind == "parameter" and tensor.requires_grad,
-        "kind": kind,
-        "aliases": (),
-        "device": device_name(tensor.device),
-    }
+def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
+    draft = twins.ParameterInfo()
+    draft.fqn, draft.kind, draft.aliases = fqn, kind, ()
+    if type(tensor) in EXACT:
+        draft.shape, draft.numel, draft.nbytes = shared(tensor.shape), tensor.numel(), tensor.nbytes
+    elif is_uninitialised(tensor):
+        draft.shape, draft.numel, draft.nbytes = (), 0, 0
+    else:
+        draft.shape, draft.numel, draft.nbytes = tuple(tensor.shape), tensor.numel(), tensor.numel() * tensor.element_size()
+    draft.dtype, draft.device = dtype_name(tensor.dtype), device_name(tensor.device)
+    draft.trainable = kind == "parameter" and tensor.requires_grad
+    return draft
 
 
 def is_lazy(model: nn.Module) -> bool:

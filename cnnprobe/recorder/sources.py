@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -10,12 +11,14 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from cnnprobe.recorder.watching import Row
+    from cnnprobe.recorder.rows import ModuleRow
 
 thread_id = threading.get_ident
 
 _TORCH = str(pathlib.Path(torch.__file__).parent)
 _MODULE = nn.Module._call_impl.__code__.co_filename
+_WRAPPED = getattr(nn.Module, "_wrapped_call_impl", nn.Module._call_impl).__code__
+_TO_WRAPPED = 4  # of_module_call <- hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller
 _OURS = str(pathlib.Path(__file__).parent.parent)
 _COMMAND = str(pathlib.Path(_OURS) / "cli")
 _MOST_FRAMES = 24  # between a function's call and the mode that sees it; more are the user's recursion
@@ -26,14 +29,22 @@ def _location(filename: str, line: int) -> str:
     return f"{filename}:{line}"
 
 
+@functools.lru_cache(maxsize=4_096)
 def is_users(filename: str) -> bool:
     """Whether a file is neither torch's nor ours."""
     return not filename.startswith((_TORCH, _OURS, "<frozen"))
 
 
-def of_module_call(frame: FrameType | None, parent: "Row | None") -> str:
-    """The line that called a module; a call made by torch's own containers is that of the container."""
-    # hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller; fewer where torch's own differs
+@functools.lru_cache(maxsize=4_096)
+def _is_torchs(filename: str) -> bool:
+    return filename.startswith(_TORCH)
+
+
+def of_module_call(parent: "ModuleRow | None") -> str:
+    """The line that called a module, asked by its hook; a call made by torch's own containers is that of the container."""
+    frame: FrameType | None = sys._getframe(_TO_WRAPPED)
+    if frame is not None and frame.f_code is not _WRAPPED:
+        frame = sys._getframe(2)  # another torch, or a __call__ of the user's
     while frame is not None and frame.f_code.co_filename == _MODULE:
         frame = frame.f_back
     while frame is not None and parent is None and frame.f_code.co_filename.startswith(_OURS):
@@ -42,12 +53,13 @@ def of_module_call(frame: FrameType | None, parent: "Row | None") -> str:
         frame = frame.f_back
     if frame is None:
         return ""
-    if frame.f_code.co_filename.startswith(_TORCH):
+    filename = frame.f_code.co_filename
+    if _is_torchs(filename):
         return parent.source if parent is not None else _nearest(frame)
-    return _location(frame.f_code.co_filename, frame.f_lineno)
+    return _location(filename, frame.f_lineno)
 
 
-def of_function_call(frame: FrameType | None, parent: "Row | None") -> str:
+def of_function_call(frame: FrameType | None, parent: "ModuleRow | None") -> str:
     """The line that called a torch function."""
     return _nearest(frame) or (parent.source if parent is not None else "")
 
@@ -56,8 +68,9 @@ def _nearest(frame: FrameType | None) -> str:
     for _ in range(_MOST_FRAMES):
         if frame is None:
             return ""
-        if is_users(frame.f_code.co_filename):
-            return _location(frame.f_code.co_filename, frame.f_lineno)
+        filename = frame.f_code.co_filename
+        if is_users(filename):
+            return _location(filename, frame.f_lineno)
         frame = frame.f_back
     return ""
 

@@ -1,21 +1,34 @@
 """What a value is, as plain data: tensors into TensorInfo, everything else into plain values or its type name."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from cnnprobe.recorder import twins
-from cnnprobe.trace import Histogram, Source, TensorInfo
+from cnnprobe.stats import Statistics
+from cnnprobe.trace import Source, TensorInfo
 
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))
 
+Sighting = tuple[tuple[int, ...], torch.dtype, torch.device, int, bool, tuple[int, ...] | None, str, Source, object]
+"""A tensor as it passed: shape, dtype, device, nbytes, requires_grad, strides, path, source, and its statistics. A bare tuple, since one is
+made at every call, and the garbage collector need not search it."""
+SHAPE: Final = 0
+PATH: Final = 6
+SOURCE: Final = 7
+FOUND: Final = 8
+
 _dtype_names: dict[torch.dtype, str] = {}
 _device_names: dict[torch.device, str] = {}
-_EXACT = (Tensor, torch.nn.Parameter)
+EXACT = frozenset({Tensor, torch.nn.Parameter})  # subclasses may answer otherwise
+
+shared: Callable[..., tuple[int, ...]] = functools.lru_cache(maxsize=8_192)(tuple)
+"""The same tuple for equal shapes, or equal strides: a torch.Size is one that the garbage collector never stops to look at."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -34,40 +47,50 @@ def device_name(device: torch.device) -> str:
     return name
 
 
-def describe_tensor(
-    tensor: Tensor, path: str, source: Source, stats: Mapping[str, float | int] | None = None, histogram: Histogram | None = None
-) -> TensorInfo:
-    """The TensorInfo of a tensor as it is now; works for any layout and subclass, and reads no values."""
-    if type(tensor) in _EXACT:
+def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Sighting:
+    """A tensor as it is now, `found` being what was measured of it; works for any layout and subclass, and reads no values."""
+    if type(tensor) in EXACT:
         try:
-            return twins.TensorInfo(
-                shape=tuple(tensor.shape),
-                dtype=dtype_name(tensor.dtype),
-                device=device_name(tensor.device),
-                nbytes=tensor.nbytes,
-                requires_grad=tensor.requires_grad,
-                strides=tensor.stride(),
-                path=path,
-                source=source,
-                stats=stats,
-                histogram=histogram,
-            )
-        except (RuntimeError, NotImplementedError, AttributeError):  # sparse and nested tensors have no strides, or no single shape
+            return (
+                shared(tensor.shape), tensor.dtype, tensor.device, tensor.nbytes, tensor.requires_grad, shared(tensor.stride()), path, source,
+                found,
+            )  # fmt: skip
+        except (
+            RuntimeError,
+            NotImplementedError,
+            AttributeError,
+            TypeError,
+        ):  # sparse and nested tensors have no strides, or no single shape
             pass
     # A subclass may refuse any function, so it is read with its own overrides switched off.
     with torch._C.DisableTorchFunctionSubclass():
-        return twins.TensorInfo(
-            shape=_attempt(lambda: tuple(int(n) for n in tensor.shape), ()),
-            dtype=dtype_name(tensor.dtype),
-            device=device_name(tensor.device),
-            nbytes=_attempt(lambda: _nbytes(tensor), 0),
-            requires_grad=tensor.requires_grad,
-            strides=_attempt(lambda: tuple(int(n) for n in tensor.stride()), None),
-            path=path,
-            source=source,
-            stats=stats,
-            histogram=histogram,
+        return (
+            _attempt(lambda: tuple(int(n) for n in tensor.shape), ()),
+            tensor.dtype,
+            tensor.device,
+            _attempt(lambda: _nbytes(tensor), 0),
+            tensor.requires_grad,
+            _attempt(lambda: tuple(int(n) for n in tensor.stride()), None),
+            path,
+            source,
+            found,
         )
+
+
+def tensor_info(sighting: Sighting) -> TensorInfo:
+    """What was sighted, as data."""
+    info = twins.TensorInfo()
+    info.shape, dtype, device, info.nbytes, info.requires_grad, info.strides, info.path, info.source, found = sighting
+    info.dtype = _dtype_names.get(dtype) or dtype_name(dtype)
+    info.device = _device_names.get(device) or device_name(device)
+    info.stats, info.histogram = (found.as_mapping(), found.histogram) if isinstance(found, Statistics) else (found, None)
+    info.__class__ = TensorInfo
+    return info  # type: ignore[no-any-return]
+
+
+def describe_tensor(tensor: Tensor, path: str, source: Source, found: object = None) -> TensorInfo:
+    """The TensorInfo of a tensor as it is now."""
+    return tensor_info(sight(tensor, path, source, found))
 
 
 def _nbytes(tensor: Tensor) -> int:

@@ -155,12 +155,11 @@ class _Draft:
         self.stepper.pending |= self.stepper.stepped
         reached, foreign, nodes, complete = walk(losses, self.stepper.names)
         loss = losses[0].detach()
-        made = self.recording._watcher.made.get(id(losses[0])) if self.recording is not None else None
         self.losses.append(
             Loss(
                 value=float(loss) if loss.numel() == 1 else None,
                 shape=tuple(loss.shape),
-                call=made[1] if made is not None and made[0]() is losses[0] else None,
+                call=self.recording._watcher.maker_of(losses[0]) if self.recording is not None else None,
                 reached=reached,
                 foreign=foreign,
                 nodes=nodes,

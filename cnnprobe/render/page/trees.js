@@ -142,7 +142,7 @@ class Tree {
       if (words) th.replaceChildren(make("button", { type: "button", title: "Sort by " + words, onclick: () => this.sort(th) }, words));
     }
     this.tools();
-    this.more = make("button", { type: "button", class: "more", hidden: "", onclick: () => this.extend(this.limit + AT_ONCE) });
+    this.more = make("button", { type: "button", class: "rest", hidden: "", onclick: () => this.extend(this.limit + AT_ONCE) });
     this.pane.append(this.more);
     new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && this.extend(this.limit + AT_ONCE),
       { root: this.isTree ? this.pane : null, rootMargin: "200px" }).observe(this.more);
