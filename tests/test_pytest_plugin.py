@@ -12,10 +12,11 @@ import cnnprobe
 
 pytest_plugins = ["pytester"]
 
-# pytester forgets the modules that a run of its own imports first, and torch cannot be imported twice.
+# pytester forgets the modules that a run of its own imports first, and neither torch nor torch._dynamo can be imported twice.
 for module in pkgutil.walk_packages(cnnprobe.__path__, "cnnprobe."):
     if not module.name.endswith(("__main__", "_kernel")):  # the kernel is a plain library
         importlib.import_module(module.name)
+importlib.import_module("torch._dynamo")
 
 INSTALLED = any(entry.value == "cnnprobe.pytest_plugin" for entry in importlib.metadata.entry_points(group="pytest11"))
 PLUGIN = ["-p", "no:pytest_torch", "-p", "no:syrupy", *([] if INSTALLED else ["-p", "cnnprobe.pytest_plugin"])]
