@@ -1,23 +1,31 @@
-"""Statistics of every activation: what they add to a forward pass and to a training step, interleaved in one process.
+"""Statistics of every activation, and a whole monitor: what they add to a forward pass and to a training step, interleaved in one process.
 
     python -m benchmarks.statistics [--rounds 7] [--only simplecnn,resnet18] [--step] [--kernels]
 
-A forward hook on every leaf module computes them. Printed are the medians of the per-round overheads over the bare pass (CPU time of the
-process, one thread) and, for the kernels alone, the ratio to `x.sum()`. The limit is one plain sum of each activation. Trust the ratios only.
+A forward hook on every leaf module computes the statistics; the monitor's own hooks do so for cnnprobe. With --step the columns after them are whole
+monitors around steps with SGD: activations, gradients, parameters and updates, every step and one step in ten. Printed are the medians of the per-round overheads over the bare
+pass (CPU time of the process, one thread) and, for the kernels alone, the ratio to `x.sum()`. The limit is one plain sum of each activation. Trust the ratios only.
 """
 
 import argparse
+import functools
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+import cnnprobe
 from benchmarks.structure import cases
+from cnnprobe.journal import Ledger
+from cnnprobe.monitoring.hooks import ChannelHook, LayerHook, Wiring
 from cnnprobe.stats import Table, chunked, native, plain, write
 from cnnprobe.stats.content import Content
+from cnnprobe.stats.sheet import Sheet
 
 try:
     from lovely_tensors.repr_str import lovely
@@ -41,23 +49,6 @@ def one_sum(x: Tensor, _: int) -> None:
     x.sum()
 
 
-def into(table: Table) -> Observe:
-    return lambda x, row: write(x, table, row)
-
-
-def one_in_ten(table: Table) -> Observe:
-    """Each pass but every tenth goes by a flag; counted by the first row."""
-    passes = 0
-
-    def observe(x: Tensor, row: int) -> None:
-        nonlocal passes
-        passes += row == 0
-        if passes % 10 == 0:
-            write(x, table, row)
-
-    return observe
-
-
 def without_compiler(table: Table) -> Observe:
     def observe(x: Tensor, row: int) -> None:
         kernel, native.kernel = native.kernel, lambda: None  # what a machine without a compiler and without a wheel of ours sees
@@ -69,17 +60,60 @@ def without_compiler(table: Table) -> Observe:
     return observe
 
 
+RIVALS = ("limit: one sum", "cnnprobe", "histogram", "per channel", "1 in 10", "no compiler", "by hand", "lovely")
+MONITORS = ("monitor", "monitor, 1 in 10")
+SLOW, SLOW_ROUNDS = {"by hand", "lovely"}, 3  # their ratios are so large that three rounds tell them
+
+
 def rivals(rows: int) -> dict[str, Observe]:
-    found: dict[str, Observe] = {
-        "limit: one sum": one_sum,
-        "cnnprobe": into(Table(rows)),
-        "histogram": into(Table(rows, histogram=True)),
-        "per channel": into(Table(rows, channels=True)),
-        "1 in 10": one_in_ten(Table(rows)),
-        "no compiler": without_compiler(Table(rows)),
-        "by hand": by_hand,
-    }
+    found: dict[str, Observe] = {"limit: one sum": one_sum, "no compiler": without_compiler(Table(rows)), "by hand": by_hand}
     return found | ({"lovely": lovely_string} if lovely is not None else {})
+
+
+def ours(model: nn.Module) -> dict[str, Callable[[Callable[[], object]], float]]:
+    """The monitor's own hooks, put on for one pass."""
+    kinds = {"cnnprobe": (LayerHook, False), "histogram": (LayerHook, True), "per channel": (ChannelHook, False)}
+    found = {}
+    for name, (kind, histogram) in kinds.items():
+        wiring = Wiring(Ledger(model="net"), Sheet(4096, histogram=histogram), gradients=False, fraction=1.0)
+        wiring.observing, wiring.thread = True, get_ident()
+        hooks = [kind(wiring, module, "") for module in leaves(model)]
+        found[name] = by_hooks(wiring, hooks)
+    sparse = found["cnnprobe"]
+    found["1 in 10"] = lambda action: (sparse(action) + sum(seconds(action) for _ in range(9))) / 10
+    return found
+
+
+def by_hooks(wiring: Wiring, hooks: list[LayerHook]) -> Callable[[Callable[[], object]], float]:
+    def taken(action: Callable[[], object]) -> float:
+        def one() -> None:
+            for hook in hooks:
+                hook.attach()
+                hook.calls = 0
+            wiring.active = True
+            action()
+            wiring.active = False
+            wiring.release()
+            wiring.sheet.take()
+            for hook in hooks:
+                hook.detach()
+
+        return seconds(one)
+
+    return taken
+
+
+def monitored(model: nn.Module, optimizer: Optimizer, action: Callable[[], object], rounds: int, *, every: int) -> float:
+    """Seconds of a step under a monitor that has seen its first step already."""
+    with cnnprobe.monitor(model, optimizer, every=every) as monitor:
+        for _ in range(2):
+            action()
+        start = time.process_time()
+        for _ in range(rounds):
+            action()
+        taken = time.process_time() - start
+        assert monitor.step >= rounds
+    return taken / rounds
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -114,30 +148,35 @@ def overheads(name: str, rounds: int, *, step: bool) -> str:
     model, x = cases()[name]()
     model.train(step)
     observers = rivals(len(leaves(model)))
-    if step or name not in {"simplecnn", "resnet18"}:
-        observers.pop("lovely", None)  # seconds a pass
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
     def forward() -> None:
         with torch.no_grad():
             model(x)
 
     def training_step() -> None:
-        output = model(x)
-        output.square().mean().backward()
-        model.zero_grad()
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
 
     action = training_step if step else forward
     action()
-    ratios: dict[str, list[float]] = {rival: [] for rival in observers}
+    takers = ours(model) | {rival: functools.partial(hooked, model, observe) for rival, observe in observers.items()}
+    if step:
+        takers["monitor"] = lambda action: monitored(model, optimizer, action, 1, every=1)
+        takers["monitor, 1 in 10"] = lambda action: monitored(model, optimizer, action, 10, every=10)
+    ratios: dict[str, list[float]] = {rival: [] for rival in takers}
     bare = []
-    for _ in range(rounds):
+    for round_ in range(rounds):
         bare.append(seconds(action))
-        for rival, observe in observers.items():
-            times = 10 if rival == "1 in 10" and name in {"simplecnn", DEEP} else 1
-            taken = sum(hooked(model, observe, action) for _ in range(times)) / times
-            before_and_after = (bare[-1] + seconds(action)) / 2
-            ratios[rival].append(taken / before_and_after - 1)
-    cells = [f"{statistics.median(ratios[r]) * 100:.1f} %" if r in ratios else "-" for r in (*rivals(1),)]
+        for rival, taken_by in takers.items():
+            if rival in SLOW and round_ >= SLOW_ROUNDS:
+                continue
+            before = seconds(action)
+            taken = taken_by(action)
+            ratios[rival].append(2 * taken / (before + seconds(action)) - 1)
+    columns = (*RIVALS, *MONITORS) if step else RIVALS
+    cells = [f"{statistics.median(ratios[r]) * 100:.1f} %" if ratios.get(r) else "-" for r in columns]
     return f"| {name} | {statistics.median(bare) * 1e3:.1f} | " + " | ".join(cells) + " |"
 
 
@@ -198,7 +237,8 @@ def main() -> None:
         kernels(options.rounds)
         return
     names = options.only.split(",") if options.only else [n for n in cases() if n == DEEP or ":" not in n]
-    print(f"| model | bare ms | {' | '.join(rivals(1))} |\n|---|--:|{'--:|' * len(rivals(1))}")
+    columns = (*RIVALS, *MONITORS) if options.step else RIVALS
+    print(f"| model | bare ms | {' | '.join(columns)} |\n|---|--:|{'--:|' * len(columns)}")
     for name in names:
         print(overheads(name, options.rounds, step=options.step), flush=True)
 

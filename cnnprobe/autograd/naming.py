@@ -1,11 +1,13 @@
 """Names the nodes of an autograd graph by the module call that made them: by autograd's sequence numbers, or by the parameters they use."""
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cnnprobe.autograd.finding import UNNUMBERED
+from cnnprobe.graph import Edge
 from cnnprobe.graph.modules import calls_of
-from cnnprobe.trace import ModuleCall, Trace
+from cnnprobe.trace import Trace
 
 VIEWS = frozenset((
     "Alias", "AsStrided", "Diagonal", "Expand", "Imag", "Narrow", "Permute", "Real", "ReshapeAlias", "Select", "Slice", "Split",
@@ -39,31 +41,58 @@ class Namer:
     """Looks up the innermost row of a trace during which a sequence number was given."""
 
     def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+        self._rows = trace.calls
         self.calls, self._position = calls_of(trace)
-        rows = [row for row, call in enumerate(trace.calls) if call.sequence is not None and call.sequence[0] < call.sequence[1]]
-        rows.sort(key=lambda row: (_range(trace.calls[row])[0], row))  # a child that starts with its parent stands after it
-        self._rows = rows
-        self._starts = [_range(trace.calls[row])[0] for row in rows]
-        self._makers: dict[int, Maker] = {}
+        self._starts, self._innermost = _spans(trace)
+        self._known: dict[int, Maker] = {-1: NOBODY}
+        self._inplace: dict[str, bool] = {}
 
-    def maker(self, sequence: int) -> Maker:
-        """Who made the node with this number."""
-        at = bisect.bisect_right(self._starts, sequence) - 1
-        row: int | None = self._rows[at] if at >= 0 else None
-        while row is not None:
-            if sequence < _range(self.trace.calls[row])[1]:
-                return self._makers.get(row) or self._remember(row)
-            row = self.trace.calls[row].parent
-        return NOBODY
+    def makers(self, numbers: Iterable[int]) -> list[Maker]:
+        """Who made the nodes with these numbers."""
+        starts = [*self._starts, UNNUMBERED]
+        first, last, maker = 0, 0, NOBODY  # the numbers of one maker: most come one after the other
+        found = []
+        for number in numbers:
+            if number >= UNNUMBERED:
+                found.append(NOBODY)
+                continue
+            if not first <= number < last:
+                at = bisect.bisect_right(starts, number)
+                first, last, row = starts[at - 1], starts[at], self._innermost[at - 1]
+                maker = self._known.get(row) or self._remember(row)
+            found.append(maker)
+        return found
 
     def _remember(self, row: int) -> Maker:
-        call = self.trace.calls[row]
-        owner = self.calls[self._position[row]] if row in self._position else None
-        inplace = (call.kind.endswith("_") and not call.kind.endswith("__")) or call.kind in _INPLACE
-        maker = Maker(module=owner.fqn if owner else None, call=owner.call if owner else 0, source=call.source, inplace=inplace)
-        self._makers[row] = maker
+        call = self._rows[row]
+        kind = call.kind
+        inplace = self._inplace.get(kind)
+        if inplace is None:
+            inplace = self._inplace[kind] = (kind.endswith("_") and not kind.endswith("__")) or kind in _INPLACE
+        at = self._position[row]
+        owner = self.calls[at] if at >= 0 else None
+        module, index = (owner.fqn, owner.call) if owner is not None else (None, 0)
+        maker = self._known[row] = tuple.__new__(Maker, (module, index, call.source, inplace))
         return maker
+
+
+def _spans(trace: Trace) -> tuple[list[int], list[int]]:
+    """The numbers at which another row becomes the innermost, and which: -1 for none."""
+    spans = [(made[0], row, made[1]) for row, call in enumerate(trace.calls) if (made := call.sequence) is not None and made[0] < made[1]]
+    spans.sort()  # a child that starts with its parent stands after it
+    starts, rows = [-1], [-1]
+    running: list[tuple[int, int]] = []  # ends and rows, the innermost last
+    for start, row, end in (*spans, (UNNUMBERED, -1, UNNUMBERED)):
+        while running and running[-1][0] <= start:
+            ended, _ = running.pop()
+            while running and running[-1][0] <= ended:
+                running.pop()
+            starts.append(ended)
+            rows.append(running[-1][1] if running else -1)
+        running.append((end, row))
+        starts.append(start)
+        rows.append(row)
+    return starts, rows
 
 
 _INPLACE = frozenset({"torch.Tensor.__setitem__"}) | frozenset(
@@ -72,37 +101,31 @@ _INPLACE = frozenset({"torch.Tensor.__setitem__"}) | frozenset(
 )
 
 
-def _range(call: ModuleCall) -> tuple[int, int]:
-    return call.sequence or (0, 0)
-
-
-def infer(names: Sequence[str], below: Sequence[Sequence[int]], owners: Mapping[int, str]) -> dict[int, Maker]:
-    """Makers of the nodes that use a parameter, straight or through a view of it.
+def infer(functions: Sequence[Any], edges: Sequence[Edge], owners: Mapping[int, tuple[str, str]]) -> list[Maker]:
+    """Makers of the nodes that use a parameter, straight or through a view of it; nobody of the others.
 
     Args:
-        names: names of the nodes, those made first standing first.
-        below: for each the positions of the nodes whose values it uses.
-        owners: fqn of the parameter at each position that is a leaf.
+        functions: the nodes, those made first standing first.
+        edges: between their positions, by their ends.
+        owners: fqn of the parameter at each position that is one, and of its module.
     """
     used: dict[str, int] = {}
-    makers: dict[int, Maker] = {}
+    makers = [NOBODY] * len(functions)
     through: dict[int, Maker] = {}  # views of a parameter
-    for node, sources in enumerate(below):
-        maker: Maker | None = None
-        for source in sources:
-            if source in owners and maker is None:
-                fqn = owners[source]
-                used[fqn] = used.get(fqn, -1) + 1
-                maker = Maker(module=fqn.rpartition(".")[0], call=used[fqn])
-                if len(sources) == 1 and is_view(names[node]):
-                    through[node] = maker
-            elif source in through and maker is None:
-                maker = through[source]
-        if maker is not None:
-            makers[node] = maker
+    for start, end, _, _ in edges:
+        if makers[end] is not NOBODY:
+            continue
+        if start in owners:
+            fqn, module = owners[start]
+            used[fqn] = used.get(fqn, -1) + 1
+            maker = makers[end] = Maker(module, used[fqn])
+            if len(functions[end].next_functions) == 1 and is_view(functions[end].name()):
+                through[end] = maker
+        elif start in through:
+            makers[end] = through[start]
     return makers
 
 
-def inferred_note(makers: Mapping[int, Any]) -> tuple[str, ...]:
+def inferred_note(makers: Sequence[Maker]) -> tuple[str, ...]:
     """What to say of names that were told by parameters."""
-    return (_INFERRED,) if makers else ()
+    return (_INFERRED,) if any(maker is not NOBODY for maker in makers) else ()

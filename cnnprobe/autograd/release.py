@@ -11,6 +11,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from cnnprobe.graph import Edge
+
 STEP = 1_000  # nodes that are freed recursively at most, some 200 bytes of C stack each
 _KEY = "cnnprobe"
 
@@ -46,48 +48,48 @@ class _Below:
             draining.busy = False
 
 
-def secure(functions: Sequence[Any], below: Sequence[Sequence[int]]) -> None:
+def secure(functions: Sequence[Any], edges: Sequence[Edge]) -> None:
     """Make a walked graph safe to drop.
 
     Args:
         functions: the grad_fn objects in the order of the forward pass.
-        below: for each of them the positions of its `next_functions`, all smaller than its own.
+        edges: between their positions, in the order of their ends.
     """
     if len(functions) <= STEP:
         return
-    depth = _depths(below)
+    depth = _depths(len(functions), edges)
     if max(depth) <= STEP:
         return
-    for holder, held in _steps(depth, below).items():
+    for holder, held in _steps(depth, edges).items():
         functions[holder].metadata[_KEY] = _Below([functions[node] for node in sorted(held)])
 
 
-def _depths(below: Sequence[Sequence[int]]) -> list[int]:
+def _depths(count: int, edges: Sequence[Edge]) -> list[int]:
     """Length of the longest path from an output to each node."""
-    depth = [0] * len(below)
-    for node in range(len(below) - 1, -1, -1):
-        further = depth[node] + 1
-        for other in below[node]:
-            if depth[other] < further:  # noqa: PLR1730 - a call of max() takes three times as long
-                depth[other] = further
+    depth = [0] * count
+    for start, end, _, _ in reversed(edges):  # all that uses `end` stands behind it, and was met
+        further = depth[end] + 1
+        if depth[start] < further:  # noqa: PLR1730 - a call of max() takes three times as long
+            depth[start] = further
     return depth
 
 
-def _steps(depth: Sequence[int], below: Sequence[Sequence[int]]) -> dict[int, set[int]]:
+def _steps(depth: Sequence[int], edges: Sequence[Edge]) -> dict[int, set[int]]:
     """For each node at the start of a stretch of `STEP` nodes: the starts of the stretches that follow it."""
     stretch = [steps // STEP for steps in depth]
-    starts = {other for node, nexts in enumerate(below) for other in nexts if stretch[node] < stretch[other]}
-    nearest: list[frozenset[int] | None] = [None] * len(below)  # starts (or outputs) above, none in between; shared along chains
+    starts = {start for start, end, _, _ in edges if stretch[end] < stretch[start]}
+    nearest: list[frozenset[int] | None] = [None] * len(depth)  # starts (or outputs) above, none in between; shared along chains
     held: dict[int, set[int]] = {}
-    for node in range(len(below) - 1, -1, -1):
-        above = nearest[node]
-        if above is None or node in starts:
-            for start in above or ():
-                held.setdefault(start, set()).add(node)
-            above = frozenset((node,))
-        nearest[node] = None
-        for other in below[node]:
-            known = nearest[other]
-            if known is not above:
-                nearest[other] = above if known is None else known | above
+    last, above = -1, frozenset[int]()
+    for below, node, _, _ in reversed(edges):
+        if node != last:
+            last, found, nearest[node] = node, nearest[node], None
+            if found is None or node in starts:
+                for start in found or ():
+                    held.setdefault(start, set()).add(node)
+                found = frozenset((node,))
+            above = found
+        known = nearest[below]
+        if known is not above:
+            nearest[below] = above if known is None else known | above
     return held

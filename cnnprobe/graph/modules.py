@@ -9,18 +9,18 @@ from cnnprobe.graph.data import FUNCTION, INPUT, MODULE, Call, Edge, Graph, Node
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 
 
-def calls_of(trace: Trace) -> tuple[tuple[Call, ...], dict[int, int]]:
-    """The module calls of a trace, and for each of its rows the position of the innermost of them."""
+def calls_of(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
+    """The module calls of a trace, and for each of its rows the position of the innermost of them: -1 for none."""
     calls: list[Call] = []
-    position: dict[int, int] = {}
-    for row, call in enumerate(trace.calls):
-        parent = position.get(call.parent) if call.parent is not None else None
+    position: list[int] = []
+    new = tuple.__new__
+    for call in trace.calls:
+        around = -1 if call.parent is None else position[call.parent]
         if call.fqn is None:
-            if parent is not None:
-                position[row] = parent
+            position.append(around)
             continue
-        position[row] = len(calls)
-        calls.append(Call(call.fqn, call.index, call.kind, parent, call.source))
+        position.append(len(calls))
+        calls.append(new(Call, (call.fqn, call.index, call.kind, around if around >= 0 else None, call.source)))
     return tuple(calls), position
 
 
@@ -35,7 +35,7 @@ def module_graph(trace: Trace) -> Graph:
     inputs = _root_inputs(trace)
     ids = {row: len(inputs) + i for i, row in enumerate(shown)}
     nodes = [_input_node(i, info) for i, info in enumerate(inputs)]
-    nodes += [_node(ids[row], trace.calls[row], calls[position[row]] if row in position else None) for row in shown]
+    nodes += [_node(ids[row], trace.calls[row], calls[position[row]] if position[row] >= 0 else None) for row in shown]
     edges = [edge for row in shown for edge in _edges(ids, row, trace.calls[row].inputs, inputs)]
     return Graph(
         nodes=tuple(nodes),

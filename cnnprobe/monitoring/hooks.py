@@ -22,6 +22,9 @@ from cnnprobe.stats.sheet import SMALL, Cell, Plan, Sheet, is_plain
 backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 _KEY = "cnnprobe"  # in a tensor's dictionary of hooks, beside torch's own numbers
 
+_NOTHING = (None, -1, -1, -1)
+"""The latest output, its address, version and size: while it is held its memory is not given to another."""
+
 Odd = Callable[["LayerHook", int, Any, Tensor], None]
 
 
@@ -53,8 +56,7 @@ class Wiring:
 
     def release(self) -> None:
         """Hold no tensor any more."""
-        self.last: Tensor | None = None  # the latest output: while it is held its memory is not given to another
-        self.pointer = self.version = self.count = -1
+        self.last: tuple[Tensor | None, int, int, int] = _NOTHING
 
     def cell(self, slot: Slot) -> Cell:
         """A new line of the ledger."""
@@ -91,22 +93,17 @@ class LayerHook:
             self.extend(wiring, module)
         cell = self.cells[at]
         try:
-            if (
-                output.dtype is not cell.dtype
-                or not output.is_cpu
-                or not output.is_contiguous()
-                or output.is_neg()
-                or output.is_nested
-                or wiring.record is None
-            ):
+            # A negated or nested tensor is told in `prepare`: what a module gives does not change in that from call to call.
+            if output.dtype is not cell.dtype or not output.is_cpu or not output.is_contiguous():
                 status = self.prepare(wiring, cell, output)
             else:
                 pointer, version, count = output.data_ptr(), output._version, output.numel()
-                if pointer == wiring.pointer and version == wiring.version and count == wiring.count:
+                last = wiring.last
+                if last[1] == pointer and last[2] == version and last[3] == count:
                     status = wiring.repeat(cell.address)  # type: ignore[misc] # another view of what was measured last
                 else:
                     status = (wiring.record if count < SMALL else wiring.record_freely)(pointer, count, cell.address)  # type: ignore[misc]
-                    wiring.last, wiring.pointer, wiring.version, wiring.count = output, pointer, version, count
+                    wiring.last = output, pointer, version, count
             if wiring.gradients and output.requires_grad:
                 hook_gradient(output, self.gradients[at])
         except Exception as error:  # the user's forward goes on, whatever we stumble over
@@ -122,7 +119,7 @@ class LayerHook:
             cell.prepare(output.dtype, wiring.sheet.address)
             pointer, version, count = output.data_ptr(), output._version, output.numel()
             status: int = wiring.record(pointer, self.share(wiring, output), cell.address)
-            wiring.last, wiring.pointer, wiring.version, wiring.count = output, pointer, version, count
+            wiring.last = output, pointer, version, count
             return status
         part = output
         if wiring.fraction < 1 and output.dim() and output.shape[0] > 1:
@@ -238,7 +235,13 @@ class CompositeHook(LayerHook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Measure what came out, unless it is measured."""
         wiring = self.wiring
-        if wiring is not None and type(output) is Tensor and output is wiring.last and wiring.active and output._version == wiring.version:
+        if (
+            wiring is not None
+            and type(output) is Tensor
+            and output is wiring.last[0]
+            and wiring.active
+            and output._version == wiring.last[2]
+        ):
             return
         super().__call__(module, args, output)
 
@@ -275,8 +278,9 @@ class ChannelHook(LayerHook):
             cell.shape = output.shape
         cell.prepare(output.dtype, wiring.sheet.address)
         cell.dtype = None  # by way of `prepare` the next time too
-        wiring.last, wiring.pointer, wiring.version, wiring.count = output, output.data_ptr(), output._version, output.numel()
-        status: int = kernel.record_channels(wiring.pointer, cell.address, cell.plan.address)
+        pointer = output.data_ptr()
+        status: int = kernel.record_channels(pointer, cell.address, cell.plan.address)
+        wiring.last = output, pointer, output._version, output.numel()
         return status
 
 

@@ -4,8 +4,7 @@ Boxes are called by module, call and operation, never by a number of the process
 writes the frame; the lines of boxes are written here, since its quoting takes three quarters of the time on large graphs.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import graphviz
 
@@ -40,10 +39,10 @@ def render_graph(graph: Graph) -> str:
         node_attr={"fontname": "monospace", "fontsize": "11", "shape": "box", "style": "filled", "fillcolor": "#eceef2"},
         edge_attr={"arrowsize": "0.7"},
     )
-    names = _names(graph)
-    frame.body.extend(_boxes(graph, names))
-    frame.body.extend([f"\t{names[edge.start]} -> {names[edge.end]}\n" for edge in graph.edges])
-    return str(frame.source).expandtabs(4)
+    names, boxes = _boxes(graph)
+    frame.body.extend(boxes)
+    frame.body.extend([f"    {names[start]} -> {names[end]}\n" for start, end, _, _ in graph.edges])
+    return str(frame.source).replace("\n\t", "\n    ", 3)  # the three lines of the frame
 
 
 def quoted(text: str) -> str:
@@ -54,46 +53,65 @@ def quoted(text: str) -> str:
     """
     if not (text.isascii() and text.isprintable()):
         text = "\n".join(map(inert, text.split("\n")))
+    elif '"' not in text and "\\" not in text:
+        return f'"{text}"'
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def _names(graph: Graph) -> list[str]:
-    """Names of the boxes: fqn and call of a module, and the operation's name where it is not the call itself (see `difference.keys`)."""
-    has_calls = bool(graph.calls)
-    known: dict[tuple[str | None, int, str], list[Any]] = {}  # what a name begins with, and how many have it
-    found: list[str] = []
+class _Owner(NamedTuple):
+    """A module call, as the boxes of what was made in it need it: quoted."""
+
+    begin: str  # of their names, "layer1.0.conv1#0"
+    inside: str  # the second line of their labels
+    counts: dict[str, int]  # how many of each operation it has had so far
+
+
+def _boxes(graph: Graph) -> tuple[list[str], list[str]]:
+    """Names of the boxes, and their lines.
+
+    A box is called by fqn and call of its module, and the operation's name where it is not the call itself (see `difference.keys`).
+    Whatever many boxes have in common is quoted once: on large graphs most of the time goes by here.
+    """
+    owners: dict[tuple[str | None, int], _Owner] = {}
+    heads: dict[tuple[str, str], tuple[str, str]] = {}  # quoted name of the operation and ending of the line, by kind and name
+    facts: dict[tuple[object, ...], str] = {}
+    names, lines = [], []
     for node in graph.nodes:
-        stem = (node.module, node.call, node.parameter or node.name)
-        begun = known.get(stem)
-        if begun is None:
-            begun = known[stem] = [_beginning(*stem, has_calls=has_calls), -1]
-        begun[1] += 1
-        found.append(
-            quoted(f"{node.module}#{node.call}") if node.kind == MODULE and node.module and not begun[1] else f'"{begun[0]}.{begun[1]}"'
-        )
-    return found
+        _, operation, kind, module, call, _, shape, dtype, parameter, kept, marks, _ = node
+        owner = owners.get((module, call)) or _owner(owners, module, call, has_calls=bool(graph.calls))
+        called, ending = heads.get((kind, operation)) or _head(heads, node)
+        fact = facts.get((shape, dtype, kept, marks, kind))
+        if fact is None:
+            fact = facts[shape, dtype, kept, marks, kind] = "".join(map(_further, labels.facts(node)))
+        if parameter is not None:
+            called = quoted(parameter)[1:-1]
+        begin, inside, counts = owner
+        count = counts[called] = counts.get(called, -1) + 1
+        name = f'"{begin}/{called}.{count}"' if kind != MODULE or not module or count else f'"{begin}"'
+        names.append(name)
+        if parameter is not None:
+            inside = ""
+        elif kind != OPERATION:
+            called, inside = quoted(labels.title(node))[1:-1], "".join(map(_further, labels.place(node)))
+        lines.append(f'    {name} [label="{called}{inside}{fact}" {ending}]\n')
+    return names, lines
 
 
-def _beginning(module: str | None, call: int, name: str, *, has_calls: bool) -> str:
-    stem = "" if module is None and not has_calls else f"{module or ''}#{call}"
-    return quoted(f"{stem}/{name}")[1:-1]
+def _owner(owners: dict[tuple[str | None, int], _Owner], module: str | None, call: int, *, has_calls: bool) -> _Owner:
+    begin = "" if module is None and not has_calls else f"{module or ''}#{call}"
+    inside = "".join(map(_further, labels.inside(module, call)))
+    owner = owners[module, call] = tuple.__new__(_Owner, (quoted(begin)[1:-1], inside, {}))
+    return owner
 
 
-def _boxes(graph: Graph, names: list[str]) -> Iterator[str]:
-    plain: dict[tuple[object, ...], str] = {}  # operations alike: a graph has few kinds of lines
-    for node, name in zip(graph.nodes, names, strict=True):
-        if node.kind != OPERATION:
-            yield f"\t{name} {_attributes(node)}\n"
-            continue
-        key = node[1:]
-        text = plain.get(key)
-        if text is None:
-            text = plain[key] = _attributes(node)
-        yield f"\t{name} {text}\n"
-
-
-def _attributes(node: Node) -> str:
+def _head(heads: dict[tuple[str, str], tuple[str, str]], node: Node) -> tuple[str, str]:
     family = labels.family(node)
-    lines = "\n".join((labels.title(node), *labels.details(node)))
     ground = f' fillcolor="{_GROUNDS[family]}"' if family in _GROUNDS else ""
-    return f'[label={quoted(lines)} {_SHAPES.get(node.kind, "style=filled")}{ground} class="{node.kind} {family}"]'
+    ending = f'{_SHAPES.get(node.kind, "style=filled")}{ground} class="{node.kind} {family}"'
+    head = heads[node.kind, node.name] = (quoted(node.name)[1:-1], ending)
+    return head
+
+
+def _further(line: str) -> str:
+    """One more line of a label."""
+    return "\\n" + quoted(line)[1:-1]

@@ -38,22 +38,31 @@ def title(node: Node) -> str:
 
 def details(node: Node) -> list[str]:
     """The lines below: class, shape, what is kept for backward, and what is special."""
-    lines = []
+    return [*place(node), *facts(node)]
+
+
+def place(node: Node) -> list[str]:
+    """What it is, or where it was made: what the title does not say."""
     if node.kind == MODULE and node.module:
-        lines.append(node.name)
-    elif node.kind == BLOCKS:
-        lines.append(" ".join(part for part in (node.module, *node.marks[:1]) if part and not part.startswith("like ")))
-        lines += [mark for mark in node.marks if mark.startswith("like ")]
-    elif node.kind not in (MODULE, FUNCTION, PARAMETER, INPUT, MORE) and node.module is not None:
-        lines.append(f"in {node.module or 'the model itself'}{_repeat(node.call)}")
-    if node.shape is not None and node.kind != MORE:
-        lines.append(form(node))
+        return [node.name]
+    if node.kind == BLOCKS:
+        to = " ".join(part for part in (node.module, *node.marks[:1]) if part and not part.startswith("like "))
+        return [line for line in (to, *(mark for mark in node.marks if mark.startswith("like "))) if line]
+    return inside(node.module, node.call) if node.kind not in (MODULE, FUNCTION, PARAMETER, INPUT, MORE) else []
+
+
+def inside(module: str | None, call: int) -> list[str]:
+    """In which module call something was made."""
+    return [f"in {module or 'the model itself'}{_repeat(call)}"] if module is not None else []
+
+
+def facts(node: Node) -> list[str]:
+    """Shape, what is kept for backward, and what is special."""
+    lines = [form(node)] if node.shape is not None and node.kind != MORE else []
     if node.saved_bytes:
         lines.append(f"keeps {size(node.saved_bytes)}")
     marks = [mark for mark in node.marks if node.kind != BLOCKS or not mark.startswith(("to ", "like "))]
-    if marks:
-        lines.append(", ".join(marks))
-    return [line for line in lines if line]
+    return [*lines, ", ".join(marks)] if marks else lines
 
 
 def form(node: Node) -> str:
