@@ -2,9 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from cnnprobe import compare
 from cnnprobe.comparison.numbers import Tolerance, measure
 from cnnprobe.stats import native
 
@@ -120,3 +123,29 @@ def test_tensors_without_values_or_elements_are_no_matter_for_the_kernel(engine)
     assert told(torch.tensor(1.0), torch.tensor(1.5))[:4] == (1, 1, 0.5, ())
     assert told(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 4]))[:4] == (1, 3, 1, (2,))
     assert told(torch.tensor([True, False]), torch.tensor([True, True]))[:2] == (1, 2)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        x = self.first(x + float(np.random.standard_normal()))
+        return self.second(x * float(np.random.standard_normal()) + float(np.random.rand()))
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_models_that_draw_from_numpy_are_given_the_same_numbers_and_leave_its_generator_as_it_was(drawn):
+    before = np.random.get_state()
+    try:
+        np.random.seed(3)
+        for _ in range(drawn):  # NumPy makes normal numbers in pairs, and keeps the second one
+            np.random.standard_normal()
+        state = np.random.get_state()
+        found = compare(Noisy(), Noisy(), torch.randn(2, 5), level="numbers")
+        after = np.random.get_state()
+    finally:
+        np.random.set_state(before)
+    assert found.levels["numbers"]
+    assert np.array_equal(state[1], after[1]) and state[2:] == after[2:]
