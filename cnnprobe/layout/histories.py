@@ -69,7 +69,7 @@ def _dead(dead: DeadChannels) -> Notice:
     named = ", ".join(map(str, dead.channels[:_NAMED])) + (f" and {more} more" if more > 0 else "")
     text = f"{len(dead.channels)} of {dead.of} channels were zero at each observed step from {dead.first} to {dead.last}"
     kind = f" ({dead.kind})" if dead.kind else ""
-    return Notice(severity="warning", text=text, where=f"'{dead.fqn}'{kind}, channel{'s' if len(dead.channels) > 1 else ''} {named}")
+    return Notice(severity="info", text=text, where=f"'{dead.fqn}'{kind}, channel{'s' if len(dead.channels) > 1 else ''} {named}")
 
 
 def _kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
