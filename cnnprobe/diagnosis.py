@@ -192,14 +192,19 @@ def _reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
 
 
 def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Finding, ...]:
-    """Root causes first, then the graver, then the order of the rules; symptoms get the names of the causes that were found too."""
+    """Root causes first, then the graver, then the order of the rules, and info last; symptoms get the names of the causes that were found too."""
     findings = list(findings)
     explains = {r.name: r.explains for r in rules}
     present = {f.rule for f in findings if f.severity is not None and f.severity > Severity.INFO}
     causes = {f.rule: tuple(sorted(c for c in present if f.rule in explains.get(c, ()) and c != f.rule)) for f in findings}
     linked = [dataclasses.replace(f, follows_from=tuple(dict.fromkeys((*f.follows_from, *causes[f.rule])))) for f in findings]
     position = {r.name: i for i, r in enumerate(rules)}
-    return tuple(sorted(linked, key=lambda f: (bool(f.follows_from), -(f.severity or Severity.INFO).rank, position.get(f.rule, 0))))
+    return tuple(
+        sorted(
+            linked,
+            key=lambda f: (f.severity is Severity.INFO, bool(f.follows_from), -(f.severity or Severity.INFO).rank, position.get(f.rule, 0)),
+        )
+    )
 
 
 def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding, ...], int]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, operation_of_module
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation_of_module
 from cnnprobe.evidence.questions import called, owner, spoken, trainable, zero
 from cnnprobe.rulebook.material import classifying, perceptron
 
@@ -55,7 +55,7 @@ def constant_init(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: all units of the layer compute the same and get the same gradient; they stay one unit for ever.
     What to do: initialise at random, nn.init.kaiming_normal_.
-    Known exceptions: zeros that a step can leave (last layers, residual branches, LoRA); fixed filters; a single output.
+    Known exceptions: zeros that a step can leave (last layers, residual branches, LoRA), as long as they do not cut the only path from input to output before the last layer; fixed filters; a single output.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 8.4: the initial parameters need to "break symmetry".
     """
     steps = [s for s in evidence.steps if s.gradients]
@@ -75,10 +75,36 @@ def constant_init(evidence: Evidence) -> Iterator[Finding]:
         if operation_of_module(info) not in PROJECTIONS:
             continue
         stuck = len(steps) > 1 and all(zero(s.gradients.get(name)) for s in steps)
-        if value.low != 0 or stuck:
+        cuts = value.low == 0 and not stuck and _cuts(Flow(evidence.trace), owner(name))
+        if value.low != 0 or stuck or cuts:
             yield Finding(
                 module=owner(name),
                 message=f"all {math.prod(value.shape)} weights of {spoken(evidence, owner(name))} are {value.low:.4g}"
-                + (", and their gradient is 0" if stuck else ""),
+                + (
+                    ", and their gradient is 0"
+                    if stuck
+                    else ", and nothing passes beside it: the layers behind see no input"
+                    if cuts
+                    else ""
+                ),
                 fix=f"nn.init.kaiming_normal_({spoken(evidence, owner(name))}.weight)",
             )
+
+
+def _cuts(flow: Flow, module: str) -> bool:
+    """Whether every path from the input to the output goes through this layer, and a further projection comes behind it."""
+    rows = {i for i in flow.primitives() if flow.calls[i].fqn == module}
+    if not rows or not any(j in flow.after(i) for i in rows for j in flow.primitives(PROJECTIONS) if j not in rows):
+        return False
+    stack = [info.source for root in flow.roots() for info in flow.calls[root].outputs]
+    seen: set[object] = set()
+    while stack:
+        index = stack.pop()
+        if not isinstance(index, int) or index in seen or index in rows:
+            continue
+        seen.add(index)
+        inputs = flow.calls[index].inputs
+        if any(info.source is None for info in inputs):
+            return False  # something from outside gets past it
+        stack.extend(info.source for info in inputs)
+    return bool(flow.roots())

@@ -62,7 +62,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     if not complete(evidence):
         return
     flow = Flow(trace)
-    returned = {info.source for i, call in enumerate(trace.calls) if not flow.is_primitive[i] for info in call.outputs}
+    returned = _returned(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
     nodes = frozenset().union(*(loss.nodes for loss in losses))
     for i in flow.primitives(KINDS):
@@ -81,3 +81,16 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
             fix=f"assign it: x = {call.kind.rpartition('.')[2] if call.fqn is None else 'self.' + call.fqn.rpartition('.')[2]}(x), or remove the call",
             source=call.source,
         )
+
+
+def _returned(flow: Flow) -> set[object]:
+    """What rows with rows below them hand out, to the loop or beside something that is read; a block of which nothing is read hands out nothing."""
+    given: set[object] = set()
+    for i, call in enumerate(flow.calls):
+        if flow.is_primitive[i]:
+            continue
+        sources = {info.source for info in call.outputs}
+        outside = call.parent is None or flow.owner(call.parent) is None
+        if outside or any(isinstance(s, int) and flow.readers.get(s) for s in sources):
+            given |= sources
+    return given

@@ -43,18 +43,19 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.own_loop:
         return
     stepped = [s for s in evidence.steps if s.losses and any(e.kind == "step" for e in s.events)]
-    if not stepped or any(s.training for s in stepped):
+    idle = [s for s in stepped if not s.training]
+    if not idle or (len(idle) < len(stepped) and stepped[-1].training):
         return
     affected = [
-        m for m in stepped[0].trace.modules
+        m for m in idle[-1].trace.modules
         if (operation_of_module(m) == "dropout" and m.config.get("p")) or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
     ]  # fmt: skip
-    used = {c.fqn for c in stepped[0].trace.calls}
+    used = {c.fqn for c in idle[-1].trace.calls}
     affected = [m for m in affected if m.fqn in used]
-    if affected and not any(m.training for m in affected):
+    if affected and (len(idle) < len(stepped) or not any(m.training for m in affected)):
         name = variable(evidence, "model")
         yield Finding(
             module=None,
-            message=f"{name} is in eval mode in {len(stepped)} of {len(stepped)} training steps: {len(affected)} dropout and BatchNorm layers (the first is {spoken(evidence, affected[0].fqn)}) do not train",
+            message=f"{name} is in eval mode in {len(idle)} of {len(stepped)} training steps: {len(affected)} dropout and BatchNorm layers (the first is {spoken(evidence, affected[0].fqn)}) do not train",
             fix=f"call {name}.train() before the training step",
         )

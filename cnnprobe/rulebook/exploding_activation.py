@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import rms, spoken
+from cnnprobe.evidence.questions import rms, spoken, stat
 from cnnprobe.rulebook.material import classifying, layers
 
 LARGE = 1e4  # rms of a layer's output, absolute and relative to that of the model's input
@@ -61,6 +61,8 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
             or operation(call) in ("masked_fill", "full", "full_like")
         ):
             continue
+        if stat(call.outputs[0], "nan") > 0 or stat(call.outputs[0], "inf") > 0:
+            return  # what is not finite comes first, and has a finding of its own
         size = rms(call.outputs[0])
         if size > LARGE and size > LARGE * given and operation(call) in PROJECTIONS | {"add", "mul", "matmul", "relu", "batch_norm"}:
             yield Finding(

@@ -25,7 +25,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(inplace=False)
 
 
-@rule(code="CP315", name="input-mutated", severity=Severity.WARNING, examples=(sick, healthy))
+@rule(
+    code="CP315",
+    name="input-mutated",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("divergence", "lr-too-high", "loss-not-decreasing", "ignored-input", "constant-output"),
+)
 def input_mutated(evidence: Evidence) -> Iterator[Finding]:
     """The forward changes the tensor that it is given.
 

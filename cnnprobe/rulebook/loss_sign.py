@@ -65,6 +65,13 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
                 fix="remove the minus before the loss",
                 source=flow.line(place),
             )
+        elif place is not None and flips % 2 == 0 and _is_similarity(flow, place):
+            yield Finding(
+                module=None,
+                message=f"the loss is the similarity to the targets ({loss.value:.3g}), and the optimizer makes it smaller",
+                fix="minimise its distance from 1: loss = 1 - similarity",
+                source=flow.line(place),
+            )
         elif not is_error and place is not None and flips % 2 == 0 and loss.value is not None and loss.value < 0:
             yield Finding(
                 module=None,
@@ -97,12 +104,20 @@ def _chain(flow: Flow, index: int | None) -> tuple[bool, int, int | None]:
             return False, flips, index if _is_likelihood(flow, index) else None
         elif kind in ("pow", "abs"):
             return _is_error(flow, index), flips, index
-        elif kind in LIKELIHOODS:
+        elif kind == "cosine_similarity" or kind in LIKELIHOODS:
             return False, flips, index
         elif kind not in KEEPING:
             return False, flips, None
         index = flow.producer(flow.data(index))
     return False, flips, None
+
+
+def _is_similarity(flow: Flow, index: int) -> bool:
+    """Whether it is the cosine between the model's output and a given target, which nobody wants to be small."""
+    if operation(flow.calls[index]) != "cosine_similarity":
+        return False
+    ends = [flow.outer(info) for info in flow.calls[index].inputs]
+    return any(e.source is None and not e.requires_grad for e in ends) and any(isinstance(e.source, int) for e in ends)
 
 
 def _is_likelihood(flow: Flow, index: int) -> bool:

@@ -1,6 +1,7 @@
 """Steps that overshoot."""
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,9 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
 from cnnprobe.rulebook.material import classifying, perceptron
 
+DIVERGED = 10.0  # times the first loss, as for divergence
+WHOLE = 1.0  # first update over weight; 1e-3 is usual (Karpathy, CS231n)
+SAME = 1e-6  # greatest difference between samples over the output's magnitude: rounding of float32
 RISE = 1.5  # times the first loss
 FLOOR = 0.1  # absolute rise below which a loss has only moved
 
@@ -47,11 +51,11 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
-    """The loss of one and the same batch rises under the optimizer, and falls with a hundredth of the learning rate.
+    """The loss of one and the same batch rises under the optimizer, and falls with a thousandth of the learning rate.
 
     Why it matters: each step jumps over the valley; ReLUs die, losses become NaN.
     What to do: divide the learning rate by 10 until the loss of one batch falls.
-    Known exceptions: loops with several losses (GANs), and losses that rise and come back within the observed steps.
+    Known exceptions: loops with several losses (GANs). It is info unless the loss grew tenfold, the outputs became all the same, or the first step changed the weights by more than their size.
     Source: both runs were made from the same state; Smith 2017, arXiv:1506.01186, on finding the range.
     """
     losses = [step.value for step in evidence.steps]
@@ -59,15 +63,35 @@ def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
     first = losses[0] if losses else None
     if slower is None or first is None or first <= 0 or any(len(step.losses) > 1 for step in evidence.steps):
         return
-    last = losses[-1] if losses[-1] is not None else math.inf
+    values = [value if value is not None and math.isfinite(value) else math.inf for value in losses]
+    last, peak = values[-1], max(values)
     end = slower.losses[-1] if slower.losses else None
-    risen = not math.isfinite(last) or (last > RISE * first and last > first + FLOOR)
     falls = end is not None and math.isfinite(end) and end < first
+    ratio = first_update(evidence)
+    ruined = last > DIVERGED * first or _collapsed(evidence) or (ratio > WHOLE and peak > RISE * first)
+    risen = (last > RISE * first and last > first + FLOOR) or (ruined and peak > first + FLOOR)
     if risen and falls:
         rate = max((r for o in evidence.optimizers for r in o.rates), default=math.nan)
         name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
         yield Finding(
             module=None,
-            message=f"the loss of the same batch went from {first:.3g} to {last:.3g} in {len(losses)} steps (more than {RISE:g} times) at a learning rate of {rate:g}; at {rate * slower.factor:g} it falls to {end:.3g}",
+            severity=Severity.WARNING if ruined else None,
+            message=f"the loss of the same batch went from {first:.3g} up to {peak:.3g} in {len(losses)} steps (more than {RISE:g} times) at a learning rate of {rate:g}; at {rate * slower.factor:g} it falls from {first:.4g} to {end:.4g}",
             fix=f"lower lr of {name} to {rate / 10:g} or less",
         )
+
+
+def first_update(evidence: Evidence) -> float:
+    """The median over the weights of what the first step changed, relative to their size; 0 where it is not known."""
+    ratios = [
+        change / value.norm
+        for name, change in evidence.steps[0].changes.items()
+        if (value := evidence.values.get(name)) is not None and len(value.shape) > 1 and value.norm > 0
+    ]
+    return statistics.median(ratios) if ratios else 0.0
+
+
+def _collapsed(evidence: Evidence) -> bool:
+    """Whether the steps have made the outputs of different samples the same."""
+    before, after = evidence.probes.spread, evidence.probes.spread_after
+    return before is not None and after is not None and before > SAME >= after

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Step
+from cnnprobe.evidence import Event, Evidence, Step
 from cnnprobe.evidence.questions import optimised, owner, spoken, topmost, trainable
 from cnnprobe.rulebook.material import classifying, perceptron
 
@@ -37,13 +37,17 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
-    """Parameters have a gradient and an optimizer that steps, and are bit for bit the same afterwards.
+    """An optimizer steps, and parameters are bit for bit the same afterwards, or it has no gradients to step with.
 
     Why it matters: nothing is learned.
-    What to do: check the learning rate of their group, and whether the step is smaller than the precision of the weights (float16).
+    What to do: call backward before the step and zero_grad before the backward; check the learning rate of their group, and whether the step is smaller than the precision of the weights (float16).
     Known exceptions: a scheduler that warms up from 0.
     Source: the parameters before and after the observed steps.
     """
+    order = _order(evidence)
+    if order is not None:
+        yield order
+        return
     steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
     rates = [e.rate for s in evidence.steps for e in s.events if e.kind == "schedule" and e.rate]
     if len(steps) < 2 or rates:
@@ -64,6 +68,36 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
             message=f"the weights of {spoken(evidence, module)} have gradients, but did not change in {len(steps)} optimizer steps (learning rates: {rate})",
             fix=f"set lr of {evidence.optimizers[0].name} to more than 0, or train in float32",
         )
+
+
+def _order(evidence: Evidence) -> Finding | None:
+    """The optimizer's steps have nothing to use: no backward comes before them, or its gradients are cleared first."""
+    events = [e for step in evidence.steps for e in step.events if e.kind in ("zero_grad", "backward", "step")]
+    stepped = [i for i, e in enumerate(events) if e.kind == "step"]
+    if not evidence.own_loop or len(stepped) < 2:
+        return None
+    name = events[stepped[0]].subject
+    if not any(e.kind == "backward" for e in events):
+        if any(change > 0 for step in evidence.steps for change in step.changes.values()):
+            return None  # gradients may be made by hand
+        return Finding(
+            module=None,
+            message=f"{name} steps {len(stepped)} times after 0 backward passes: no parameter has a gradient",
+            fix=f"call loss.backward() before {name}.step()",
+        )
+    if all(_cleared_before(events, i) for i in stepped):
+        return Finding(
+            module=None,
+            message=f"{name}.zero_grad() comes between backward and step: 0 of {len(stepped)} steps have a gradient to use",
+            fix=f"move {name}.zero_grad() to before loss.backward()",
+        )
+    return None
+
+
+def _cleared_before(events: list[Event], step: int) -> bool:
+    """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward the one before it."""
+    before = [e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject]
+    return len(before) > 1 and before[-1].kind == "zero_grad" and before[-2].kind == "backward"
 
 
 EPSILON = 2.0**-24  # half of float32's precision: a smaller relative change is rounded away

@@ -23,7 +23,7 @@ from cnnprobe.training.stepping import Stepper, TrainingStep, finite, seeded, su
 from cnnprobe.training.surroundings import Surroundings, arguments_of, look_around
 
 REPLAYED = 3  # steps of a replay
-SLOWER = 0.01  # factor of the learning rate when the loss rose
+SLOWER = 0.001  # factor of the learning rate when the loss rose
 BRISK = 1e-2  # update norm over weight norm that a replay aims at where it did not; 1e-3 is usual (Karpathy, CS231n)
 UNMOVED = 1e-4  # relative change of the loss that counts as none
 SCHEDULED = 100  # batches that an epoch has at least, for most data sets

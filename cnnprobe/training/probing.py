@@ -1,18 +1,22 @@
 """Runs the model again, in eval mode and without gradients, to see what depends on what. Everything it changes is put back by its caller."""
 
 import contextlib
+import dis
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.evidence import Flow, Probes, is_inplace, operation
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.functions import operation_of
-from cnnprobe.recorder.sources import _nearest
+from cnnprobe.recorder.sources import _nearest, is_users
 from cnnprobe.recorder.values import leaves
 from cnnprobe.trace import Trace
 from cnnprobe.training.stepping import TrainingStep, summary, unwrapped
@@ -87,6 +91,8 @@ def _all_tensors(value: Any) -> list[Tensor]:
 
 def batch_size(inputs: Any, targets: Any) -> int | None:
     """The common size of dimension 0 of inputs and targets; None where dimension 0 cannot be said to be the batch."""
+    if any(isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.shape[0] == leaf.shape[1] for _, leaf in list(leaves(inputs))[1:]):
+        return None  # a square matrix beside the data relates samples to each other: the adjacency of a graph's nodes
     sizes = {leaf.shape[0] for _, leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0}
     labels = [leaf for _, leaf in leaves(targets) if isinstance(leaf, Tensor)]
     if labels and any(label.dim() == 0 for label in labels):
@@ -225,15 +231,30 @@ class _OutOfPlace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         kind = operation_of(func).kind
-        import sys
-
         if any(kind == k for k, _ in self.chosen) and (kind, _nearest(sys._getframe(1))) in self.chosen:
             if kwargs.get("inplace") is True:
                 kwargs["inplace"] = False
-            name = kind.rsplit(".", maxsplit=1)[-1]
+            holder, _, name = kind.rpartition(".")
             if name.startswith("__i"):
                 return getattr(Tensor, "__" + name[3:])(*args, **kwargs)
+            plain = getattr(Tensor if holder == "torch.Tensor" else F, name.rstrip("_"), None) or getattr(torch, name.rstrip("_"), None)
+            if _ends_in_underscore(name) and plain is not None and not _result_is_dropped(sys._getframe(1)):
+                return plain(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _ends_in_underscore(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _result_is_dropped(frame: types.FrameType | None) -> bool:
+    """Whether the user's call is a statement, `x.add_(y)`: then the write itself is what was meant."""
+    while frame is not None and not is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return True
+    following = (i.opname for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti)
+    return next(following, "POP_TOP") == "POP_TOP"
 
 
 @contextlib.contextmanager
@@ -254,7 +275,6 @@ def find_overwritten(model: nn.Module, inputs: Any, base: Pass) -> tuple[int, ..
     """In-place rows without which the model gives something else: a later row reads what they have overwritten."""
     flow = Flow(base.trace)
     rows = [i for i in flow.primitives() if is_inplace(base.trace, base.trace.calls[i]) and operation(base.trace.calls[i]) != "setitem" and len(flow.readers.get(i, ())) > 1]  # fmt: skip
-    rows = [i for i in rows if not base.trace.calls[i].kind.endswith("_") or base.trace.calls[i].kind.endswith("__")]
 
     def changes(chosen: list[int]) -> bool:
         with _flipped(model, base.trace, chosen):
