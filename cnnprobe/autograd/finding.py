@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,13 @@ from cnnprobe.graph.order import by_dependence
 
 UNNUMBERED = 1 << 62  # leaves are numbered 2**64 - 1: they belong to no moment
 
-Links = Sequence[tuple[Any, int]]  # `next_functions` of a node: what it uses, and which output of that
+
+class _Links(NamedTuple):
+    """What each node uses, in flat lists: those of node i stand from `bounds[i]` to `bounds[i + 1]`."""
+
+    bounds: list[int]
+    below: list[int]  # position of the node that is used; -1 for none
+    outputs: list[int]  # which output of it
 
 
 class Found(NamedTuple):
@@ -27,73 +34,77 @@ class Found(NamedTuple):
 
 def find(roots: Sequence[Any]) -> Found:
     """All nodes that the roots depend on; they may then be dropped however deep they are."""
-    functions, links, position = _collect(roots)
-    found = _in_order(functions, links, position) or _by_dependence(functions, links, position)
+    functions, links = _collect(roots)
+    numbers = numbers_of(functions)
+    found = _in_order(functions, links, numbers) or _by_dependence(functions, links, numbers)
     secure(found.functions, found.edges)
     return found
 
 
-def _collect(roots: Sequence[Any]) -> tuple[list[Any], list[Links], dict[Any, int]]:
-    """Every node that is reached from the roots, its links, and its position; that of None is -1."""
+def _collect(roots: Sequence[Any]) -> tuple[list[Any], _Links]:
+    """Every node that is reached from the roots, and its links."""
     functions = list(dict.fromkeys(roots))
     position = {function: i for i, function in enumerate(functions)}
     position[None] = -1
-    links: list[Links] = []
+    links = _Links([0], [], [])
+    bounds, belows, outputs = links
+    known, add, add_below, add_output = position.get, functions.append, belows.append, outputs.append
     for function in functions:  # grows while it is walked
-        found = function.next_functions
-        links.append(found)
-        for below, _ in found:
-            if below not in position:
-                position[below] = len(functions)
-                functions.append(below)
-    return functions, links, position
+        for below, output in function.next_functions:
+            at = known(below)
+            if at is None:
+                at = position[below] = len(functions)
+                add(below)
+            add_below(at)
+            add_output(output)
+        bounds.append(len(belows))
+    return functions, links
 
 
 def numbers_of(functions: Iterable[Any]) -> list[int]:
     """When each node was made, counted in each thread; -1 where its class does not tell, as in some versions of torch."""
+    functions = list(functions)
     try:
         return [function._sequence_nr() for function in functions]
     except AttributeError:
         return [function._sequence_nr() if hasattr(function, "_sequence_nr") else -1 for function in functions]
 
 
-def _in_order(functions: Sequence[Any], links: Sequence[Links], position: Mapping[Any, int]) -> Found | None:
+def _in_order(functions: Sequence[Any], links: _Links, numbers: Sequence[int]) -> Found | None:
     """By the numbers, a leaf just before the first that uses it; None where numbers of several threads, or none, tell no order."""
-    numbers = numbers_of(functions)
-    place = [-1] * len(functions)
+    bounds, belows, outputs = links
+    place = [-1] * len(functions) + [0]  # the last stands for none
     ordered: list[int] = []
     edges: list[Edge] = []
     new, add = tuple.__new__, edges.append
     for old in sorted(range(len(functions)), key=numbers.__getitem__):
-        if numbers[old] >= UNNUMBERED and place[old] >= 0:
-            continue
-        for below, _ in links[old]:
-            at = position[below]
-            if place[at] < 0 <= at:
-                if numbers[at] < UNNUMBERED or links[at]:
+        if place[old] >= 0:
+            continue  # a leaf
+        first = bounds[old]
+        found = belows[first : bounds[old + 1]]
+        for at in found:
+            if place[at] < 0:
+                if numbers[at] < UNNUMBERED or bounds[at] < bounds[at + 1]:
                     return None  # it was used before it was made
                 place[at] = len(ordered)
                 ordered.append(at)
         end = place[old] = len(ordered)
         ordered.append(old)
         which = -1  # counted by hand, as all of this is written for speed: it runs once an edge
-        for below, output in links[old]:
+        for at in found:
             which += 1
-            at = position[below]
             if at >= 0:
-                add(new(Edge, (place[at], end, which, output)))
+                add(new(Edge, (place[at], end, which, outputs[first + which])))
     return Found([functions[old] for old in ordered], edges)
 
 
-def _by_dependence(functions: Sequence[Any], links: Sequence[Links], position: Mapping[Any, int]) -> Found:
-    below = [[position[other] for other, _ in found if other is not None] for found in links]
-    order = by_dependence(numbers_of(functions), below)
+def _by_dependence(functions: Sequence[Any], links: _Links, numbers: Sequence[int]) -> Found:
+    bounds, belows, outputs = links
+    spans = [range(start, end) for start, end in pairwise(bounds)]
+    order = by_dependence(numbers, [[belows[at] for at in span if belows[at] >= 0] for span in spans])
     place = dict(zip(order, range(len(order)), strict=True))
     edges = [
-        Edge(place[position[other]], place[old], which, output)
-        for old in order
-        for which, (other, output) in enumerate(links[old])
-        if other is not None
+        Edge(place[belows[at]], place[old], which, outputs[at]) for old in order for which, at in enumerate(spans[old]) if belows[at] >= 0
     ]
     return Found([functions[old] for old in order], edges)
 

@@ -1,10 +1,8 @@
 """Names the nodes of an autograd graph by the module call that made them: by autograd's sequence numbers, or by the parameters they use."""
 
-import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cnnprobe.autograd.finding import UNNUMBERED
 from cnnprobe.graph import Edge
 from cnnprobe.graph.modules import calls_of
 from cnnprobe.trace import Trace
@@ -43,24 +41,22 @@ class Namer:
     def __init__(self, trace: Trace) -> None:
         self._rows = trace.calls
         self.calls, self._position = calls_of(trace)
-        self._starts, self._innermost = _spans(trace)
+        self._first, self._innermost = _innermost(trace)
         self._known: dict[int, Maker] = {-1: NOBODY}
         self._inplace: dict[str, bool] = {}
 
     def makers(self, numbers: Iterable[int]) -> list[Maker]:
         """Who made the nodes with these numbers."""
-        starts = [*self._starts, UNNUMBERED]
-        first, last, maker = 0, 0, NOBODY  # the numbers of one maker: most come one after the other
-        found = []
+        first, innermost, known, remember = self._first, self._innermost, self._known, self._remember
+        last = first + len(innermost)
+        found: list[Maker] = []
+        add = found.append
         for number in numbers:
-            if number >= UNNUMBERED:
-                found.append(NOBODY)
-                continue
-            if not first <= number < last:
-                at = bisect.bisect_right(starts, number)
-                first, last, row = starts[at - 1], starts[at], self._innermost[at - 1]
-                maker = self._known.get(row) or self._remember(row)
-            found.append(maker)
+            if first <= number < last:
+                row = innermost[number - first]
+                add(known[row] if row in known else remember(row))
+            else:
+                add(NOBODY)
         return found
 
     def _remember(self, row: int) -> Maker:
@@ -76,23 +72,19 @@ class Namer:
         return maker
 
 
-def _spans(trace: Trace) -> tuple[list[int], list[int]]:
-    """The numbers at which another row becomes the innermost, and which: -1 for none."""
-    spans = [(made[0], row, made[1]) for row, call in enumerate(trace.calls) if (made := call.sequence) is not None and made[0] < made[1]]
-    spans.sort()  # a child that starts with its parent stands after it
-    starts, rows = [-1], [-1]
-    running: list[tuple[int, int]] = []  # ends and rows, the innermost last
-    for start, row, end in (*spans, (UNNUMBERED, -1, UNNUMBERED)):
-        while running and running[-1][0] <= start:
-            ended, _ = running.pop()
-            while running and running[-1][0] <= ended:
-                running.pop()
-            starts.append(ended)
-            rows.append(running[-1][1] if running else -1)
-        running.append((end, row))
-        starts.append(start)
-        rows.append(row)
-    return starts, rows
+def _innermost(trace: Trace) -> tuple[int, list[int]]:
+    """The first number that was given during the trace, and for it and those after it the innermost row: -1 for none."""
+    spans = [(made[0], made[1], row) for row, call in enumerate(trace.calls) if (made := call.sequence) is not None and made[0] < made[1]]
+    if not spans:
+        return 0, []
+    first = min(spans)[0]
+    rows = [-1] * (max(end for _, end, _ in spans) - first)
+    for start, end, row in spans:  # a child stands after its parent, and is written over it
+        if end - start == 1:
+            rows[start - first] = row
+        else:
+            rows[start - first : end - first] = [row] * (end - start)
+    return first, rows
 
 
 _INPLACE = frozenset({"torch.Tensor.__setitem__"}) | frozenset(

@@ -40,8 +40,8 @@ def render_graph(graph: Graph) -> str:
         edge_attr={"arrowsize": "0.7"},
     )
     names, boxes = _boxes(graph)
-    frame.body.extend(boxes)
-    frame.body.extend([f"    {names[start]} -> {names[end]}\n" for start, end, _, _ in graph.edges])
+    lines = [f"    {names[start]} -> {names[end]}\n" for start, end, _, _ in graph.edges]
+    frame.body.append("".join(boxes + lines))
     return str(frame.source).replace("\n\t", "\n    ", 3)  # the three lines of the frame
 
 
@@ -73,27 +73,27 @@ def _boxes(graph: Graph) -> tuple[list[str], list[str]]:
     Whatever many boxes have in common is quoted once: on large graphs most of the time goes by here.
     """
     owners: dict[tuple[str | None, int], _Owner] = {}
-    heads: dict[tuple[str, str], tuple[str, str]] = {}  # quoted name of the operation and ending of the line, by kind and name
-    facts: dict[tuple[object, ...], str] = {}
-    names, lines = [], []
+    looks: dict[tuple[object, ...], tuple[str, str, str]] = {}
+    names: list[str] = []
+    lines: list[str] = []
+    add_name, add_line = names.append, lines.append
+    last: tuple[str | None, int] | None = None
     for node in graph.nodes:
         _, operation, kind, module, call, _, shape, dtype, parameter, kept, marks, _ = node
-        owner = owners.get((module, call)) or _owner(owners, module, call, has_calls=bool(graph.calls))
-        called, ending = heads.get((kind, operation)) or _head(heads, node)
-        fact = facts.get((shape, dtype, kept, marks, kind))
-        if fact is None:
-            fact = facts[shape, dtype, kept, marks, kind] = "".join(map(_further, labels.facts(node)))
+        if last is None or call != last[1] or module != last[0]:  # most are of the module of the one before
+            last = (module, call)
+            begin, inside, counts = owners.get(last) or _owner(owners, module, call, has_calls=bool(graph.calls))
+        key = (operation, kind, shape, dtype, kept, marks)
+        called, fact, ending = looks.get(key) or looks.setdefault(key, _look(node))
+        further = inside
         if parameter is not None:
-            called = quoted(parameter)[1:-1]
-        begin, inside, counts = owner
+            called, further = quoted(parameter)[1:-1], ""
         count = counts[called] = counts.get(called, -1) + 1
         name = f'"{begin}/{called}.{count}"' if kind != MODULE or not module or count else f'"{begin}"'
-        names.append(name)
-        if parameter is not None:
-            inside = ""
-        elif kind != OPERATION:
-            called, inside = quoted(labels.title(node))[1:-1], "".join(map(_further, labels.place(node)))
-        lines.append(f'    {name} [label="{called}{inside}{fact}" {ending}]\n')
+        add_name(name)
+        if kind != OPERATION and parameter is None:
+            called, further = quoted(labels.title(node))[1:-1], "".join(map(_further, labels.place(node)))
+        add_line(f'    {name} [label="{called}{further}{fact}" {ending}]\n')
     return names, lines
 
 
@@ -104,12 +104,12 @@ def _owner(owners: dict[tuple[str | None, int], _Owner], module: str | None, cal
     return owner
 
 
-def _head(heads: dict[tuple[str, str], tuple[str, str]], node: Node) -> tuple[str, str]:
+def _look(node: Node) -> tuple[str, str, str]:
+    """Of a box the quoted name of its operation, the last lines of its label, and the ending of its line."""
     family = labels.family(node)
     ground = f' fillcolor="{_GROUNDS[family]}"' if family in _GROUNDS else ""
     ending = f'{_SHAPES.get(node.kind, "style=filled")}{ground} class="{node.kind} {family}"'
-    head = heads[node.kind, node.name] = (quoted(node.name)[1:-1], ending)
-    return head
+    return quoted(node.name)[1:-1], "".join(map(_further, labels.facts(node))), ending
 
 
 def _further(line: str) -> str:

@@ -28,7 +28,8 @@ def title(node: Node) -> str:
     if node.kind == MODULE:
         return f"{node.module or node.name}{_repeat(node.call)}"
     if node.kind == FUNCTION:
-        return node.name.rpartition(".")[2]
+        name = node.name.rpartition(".")[2]
+        return name.strip("_") if name.startswith("__") else name
     if node.kind == PARAMETER:
         return node.parameter or "parameter"
     if node.kind == INPUT and node.name == "AccumulateGrad":
