@@ -12,6 +12,7 @@ from cnnprobe.evidence import Backward, Event, Evidence, Flow, Gradient, Loss, O
 from cnnprobe.history import NonFinite
 from cnnprobe.journal import COLUMNS, Rows
 from cnnprobe.rulebook import all_rules
+from cnnprobe.rulebook.divergence import EXPLODED
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
     """Losses averaged over a fifth of the run; the last one lower by what the batches' differences may account for."""
     steps, values = curve
     n = len(values)
+    if n and 0 < values[0] < max((v for v in values if math.isfinite(v)), default=0.0) / EXPLODED:
+        return dict(zip(steps, values, strict=True))  # a mean would spread the explosion over the steps before it
     half = max(0, n // _PART // 2)
     smooth = {}
     for i, (step, value) in enumerate(zip(steps, values, strict=True)):
