@@ -35,16 +35,30 @@ def interleaved(runs, rounds):
     return medians, ratios
 
 
-def comb(nodes, teeth=500):
-    """Many chains of `teeth` operations: torchviz recurses, so that no path may be longer than 981."""
-    x = torch.ones(4, requires_grad=True)
-    ends = []
-    for _ in range(nodes // teeth):
-        y = x
-        for _ in range(teeth):
+class Tooth(nn.Module):
+    def forward(self, y):
+        for _ in range(5):
             y = y * 2
-        ends.append(y)
-    return torch.stack(ends).sum()
+        return y
+
+
+class Comb(nn.Module):
+    """Many chains of 500 operations, five in each module: torchviz recurses, so that no path may be longer than 981."""
+
+    def __init__(self, nodes, teeth=100):
+        super().__init__()
+        self.start = nn.Parameter(torch.ones(4))
+        self.teeth = nn.ModuleList([Tooth() for _ in range(teeth)])
+        self.chains = nodes // (5 * teeth)
+
+    def forward(self):
+        ends = []
+        for _ in range(self.chains):
+            y = self.start
+            for tooth in self.teeth:
+                y = tooth(y)
+            ends.append(y)
+        return torch.stack(ends).sum()
 
 
 def chain(nodes):
@@ -69,12 +83,19 @@ def autograd_to_dot(nodes, rounds):
     from torchviz import make_dot
 
     print(f"\nautograd graph to DOT, comb of {nodes:,} nodes, thousand nodes a second (median of {rounds})")
-    outputs = [comb(nodes) for _ in range(4)]
+    model = Comb(nodes)
+    with cnnprobe.record(model, statistics=False) as recording:
+        outputs = [model() for _ in range(5)]
+    traces = recording.traces
+    names = dict(model.named_parameters())
     runs = {
-        "torchviz": lambda: make_dot(outputs[0]).source,
-        "cnnprobe, shapes and module names": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[1], saved=False)),
-        "cnnprobe, and what is kept for backward": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[2])),
-        "bare walk, no text": lambda: bare_walk(outputs[3]),
+        "torchviz": lambda: make_dot(outputs[0], params=names).source,
+        "cnnprobe, shapes": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[1], saved=False)),
+        "cnnprobe, shapes and module names": lambda: as_dot.render_graph(
+            cnnprobe.autograd_graph(outputs[2], model, trace=traces[2], saved=False)
+        ),
+        "cnnprobe, and what is kept for backward": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[3], model, trace=traces[3])),
+        "bare walk, no text": lambda: bare_walk(outputs[4]),
     }
     medians, ratios = interleaved(list(runs.values()), rounds)
     for name, median, ratio in zip(runs, medians, ratios, strict=True):

@@ -124,3 +124,14 @@ def numbers(values: Iterable[float]) -> tuple[float, ...]:
     True
     """
     return tuple(math.nan if value != value else float(value) for value in values)  # noqa: PLR0124 - NaN alone differs from itself
+
+
+def drift(series: Series) -> tuple[float, ...]:
+    """How far the mean has moved since the first step that has one, in standard deviations of that step; NaN where it was not seen.
+
+    >>> drift(Series(fqn="conv1", what="activation", numbers={"mean": (1.0, 1.5, 2.0), "std": (0.5, 0.75, 1.0)}))
+    (0.0, 1.0, 2.0)
+    """
+    pairs = zip(series.numbers.get("mean", ()), series.numbers.get("std", ()), strict=True)
+    start, spread = next(((mean, std) for mean, std in pairs if std > 0), (math.nan, math.nan))
+    return numbers((mean - start) / spread for mean in series.numbers.get("mean", ()))

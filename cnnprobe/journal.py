@@ -90,7 +90,10 @@ class Ledger:
     ) -> None:
         """The rows of an observed step, shape (rows, COLUMNS); several of one slot are put together as if they had been one tensor."""
         self.steps.append(step)
-        self.rows.append(together(np.asarray(slots, dtype=np.int64), rows, len(self.slots)))
+        whole = together(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
+        # A norm is that of the finite values; where there are none, 0 would look like a gradient that has vanished.
+        whole[(whole[:, _COUNT] > 0) & (whole[:, _NAN] + whole[:, _INF] >= whole[:, _COUNT]), _NORM] = math.nan
+        self.rows.append(whole)
         self.histograms.append(histograms or {})
 
     def history(self) -> History:

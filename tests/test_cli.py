@@ -209,6 +209,14 @@ def test_probe_of_a_crash_shows_the_rows_until_then_and_exits_3(folder):
     assert "Traceback" not in result.output
 
 
+def test_patch_says_which_repair_it_makes_and_leaves_installed_libraries_alone():
+    result = run("probe", "reference_models:CNNModelAsWritten", "--input", "2,3,32,32", "--patch", code=3)
+    assert "\n+            nn.Flatten(),\n" in result.stdout
+    assert result.stderr.startswith("put nn.Flatten() first in 'classifier'; tried: the forward passes and gives (2, 10)")
+    result = run("probe", "torchvision:resnet18", "--input", "1,1,64,64", "--patch", code=3)
+    assert ("", True) == (result.stdout, "no repair is known as a change of a line (channel-mismatch)" in result.stderr)
+
+
 def test_probe_of_a_crash_names_no_line_of_the_command_itself():
     result = run("probe", "torchvision:resnet18", "--input", "1,1,64,64", code=3)
     assert "where: module 'conv1' (Conv2d)\n" in result.stdout

@@ -23,6 +23,22 @@ class Net(nn.Module):
         x = torch.relu(self.first(x))
         return self.second(x) if self.runs % 2 == 0 else x
 
+class Stores(Net):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(self.first(x))
+        return torch.relu(self.seen[-1])
+
+class Carries(Net):
+    state = 0
+
+    def forward(self, x):
+        self.state = torch.tanh(self.first(x) + self.state)
+        return self.state
+
 class Crashes(Net):
     def forward(self, x):
         return self.first(x.reshape(-1, 2))
@@ -66,6 +82,22 @@ def test_graph_runs_twice_and_tells_the_branch_that_was_taken(spec):
 def test_graph_lists_the_parameters_without_a_gradient(spec):
     names = {line.partition(":")[0] for line in run(spec, "--unreached").stdout.splitlines()}
     assert {"second.weight", "second.bias", "spare.weight", "spare.bias"} == names
+
+
+def test_graph_says_that_nothing_keeps_the_graph_of_a_sound_model(spec):
+    assert "run 1: its graph is gone after backward\n" == run(spec, "--kept").stdout
+
+
+def test_graph_tells_the_list_that_keeps_what_each_run_has_put_out(spec):
+    lines = run("graphed_net.py:Stores", "--kept", "--runs", "2").stdout.splitlines()
+    life = "its graph is kept alive by an item of the list 'seen' of a Stores: 12 B of tensors"
+    assert [f"run 1: {life}", f"run 2: {life}"] == lines[-2:]
+
+
+def test_graph_tells_the_state_through_which_a_second_backward_fails(spec):
+    lines = run("graphed_net.py:Carries", "--kept", "--runs", "2").stdout.splitlines()
+    assert any("run 2: backward raised: Trying to backward through the graph a second time" in line for line in lines)
+    assert "run 1: its graph is kept alive by the graph behind 'state' of a Carries" == lines[-3]
 
 
 def test_graph_of_a_model_that_crashes_exits_with_3_and_says_where_to_look(spec):

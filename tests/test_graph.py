@@ -13,11 +13,10 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe import schema
-from cnnprobe.errors import UnknownNameError, UsageError
+from cnnprobe.autograd.saved import READABLE
+from cnnprobe.errors import UnknownNameError
 from cnnprobe.graph import Call, Edge, Graph, Node, module_graph, unreached
 from cnnprobe.graph.placement import place
-from cnnprobe.layout import drawing
-from cnnprobe.layout.drawing import save_graph
 from cnnprobe.render import engines
 
 
@@ -151,6 +150,7 @@ def test_collapse_around_an_unknown_module_says_which_there_are():
         module_graph(recorded(Net(1), image())).collapse(around="stm")
 
 
+@pytest.mark.skipif(not READABLE, reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does")
 def test_collapse_adds_up_what_is_kept_for_backward():
     model = Net()
     with cnnprobe.record(model, statistics=False) as recording:
@@ -337,7 +337,7 @@ def test_svg_takes_the_colours_of_text_and_lines_from_its_page():
 
 
 def test_dot_of_hostile_names_is_read_by_graphviz_as_two_boxes():
-    drawn = engines.draw(hostile().to("dot"), "plain")
+    drawn = engines.draw(hostile().to("dot"), "plain").picture
     if drawn is None:
         pytest.skip("no Graphviz on this machine")
     kinds = [line.split()[0] for line in drawn.decode().splitlines() if line]
@@ -406,42 +406,6 @@ def test_save_writes_the_format_of_the_suffix(tmp_path, suffix):
     path = graph.save(tmp_path / f"graph{suffix}")
     form = {".mmd": "mermaid", ".md": "markdown", ".txt": "text"}.get(suffix, suffix[1:])
     assert graph.to(form) == path.read_text(encoding="utf-8")
-
-
-# ---------------------------------------------------------------- Graphviz in a child process
-
-
-def fake_dot(folder, script):
-    dot = folder / "dot"
-    dot.write_text(f"#!/bin/sh\n{script}\n")
-    dot.chmod(0o755)
-    return str(folder)
-
-
-def test_engine_dot_that_takes_too_long_falls_back_to_our_own_layout(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", fake_dot(tmp_path, "exec sleep 60") + ":/bin:/usr/bin")
-    graph = module_graph(recorded(Net(1), image()))
-    path = save_graph(graph, tmp_path / "graph.svg", engine="dot", limit=0.2)
-    assert graph.to("svg") == path.read_text()
-
-
-def test_engine_dot_that_crashes_falls_back_to_our_own_layout(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", fake_dot(tmp_path, "kill -SEGV $$") + ":/bin:/usr/bin")
-    graph = module_graph(recorded(Net(1), image()))
-    assert graph.to("svg") == save_graph(graph, tmp_path / "graph.svg", engine="dot").read_text()
-
-
-def test_engine_dot_is_asked_where_it_is_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", fake_dot(tmp_path, "cat > /dev/null; echo '<svg drawn-by=\"dot\"/>'") + ":/bin:/usr/bin")
-    path = save_graph(hostile(), tmp_path / "graph.svg", engine="dot")
-    assert '<svg drawn-by="dot"/>\n' == path.read_text()
-
-
-def test_png_without_an_engine_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing.engines, "draw", lambda *_, **__: None)
-    with pytest.raises(UsageError, match="Graphviz made no png") as raised:
-        hostile().save(tmp_path / "graph.png")
-    assert "or write .svg" in raised.value.fix
 
 
 def test_drawing_imports_no_torch(tmp_path):

@@ -59,9 +59,9 @@ def test_the_first_value_that_is_not_finite_is_told_with_step_module_and_what_it
     assert "'relu' (ReLU); given (2, 8, 4, 4), all finite, from -3.000 to 3.500; the last finite step was 2" == where
 
 
-def test_dead_channels_and_living_graphs_are_warnings():
+def test_dead_channels_are_told_and_living_graphs_are_a_warning():
     assert [
-        ("warning", "2 of 8 channels were zero at each observed step from 0 to 4", "'relu' (ReLU), channels 1, 5"),
+        ("info", "2 of 8 channels were zero at each observed step from 0 to 4", "'relu' (ReLU), channels 1, 5"),
         (
             "warning",
             "the autograd graph of 2 steps, the first 0 is still alive, holding 2.00 KiB of activations",

@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 import cnnprobe
 from cnnprobe import schema
 from cnnprobe.errors import NonFiniteError, ProbeError, TargetError, UnknownNameError, UsageError
+from cnnprobe.history import drift
 from cnnprobe.monitoring import hooks
-from cnnprobe.monitoring.line import TerminalLine
+from cnnprobe.monitoring.line import TerminalLine, line
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.stats import native
 from reference_models.models import CNNModel, SimpleCNN
@@ -151,6 +152,15 @@ def test_activations_gradients_parameters_and_updates_are_torchs_own(inplace, en
     assert change["norm"][0] / weight.norm().item() == pytest.approx(change["ratio"][0], rel=1e-5)
     total = math.sqrt(sum(p.grad.square().sum().item() for p in oracle.parameters()))
     assert [loss.item(), total, 0.1] == pytest.approx([history.curve(n).values[0] for n in ("loss", "gradient norm", "learning rate")])
+
+
+def test_drift_is_how_far_the_mean_has_moved_in_standard_deviations_of_the_first_step():
+    model, (x, _) = small(), batch()
+    outputs = [copy.deepcopy(model[0])(x)]
+    history = run(model, steps=3, lr=1.0, after=lambda _: outputs.append(copy.deepcopy(model[0])(x))).history
+    expected = [((output.mean() - outputs[0].mean()) / outputs[0].std(correction=0)).item() for output in outputs[:3]]
+    assert expected == pytest.approx(list(drift(history.of("0"))), rel=1e-4)
+    assert abs(expected[2]) > 0.01
 
 
 def test_batches_that_are_accumulated_add_up_to_one_step():
@@ -300,6 +310,31 @@ def test_a_loop_on_another_thread_is_watched():
     assert (0, 1, 2) == found[0].history.steps
 
 
+def test_loops_on_two_threads_at_once_are_watched_apart():
+    found, ready = {}, threading.Barrier(2)
+
+    def train(name):
+        model, (x, y) = small(), batch()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with cnnprobe.monitor(model, optimizer) as monitor:
+            for _ in range(5):
+                ready.wait(timeout=30)
+                optimizer.zero_grad()
+                monitor.loss(cross_entropy(model(x), y)).backward()
+                optimizer.step()
+        found[name] = monitor.history
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = run(small(), steps=5).history
+    for history in found.values():
+        assert (alone.steps, alone.notes) == (history.steps, history.notes)
+        assert [alone.of(fqn, "gradient")["norm"] for fqn in "013"] == [history.of(fqn, "gradient")["norm"] for fqn in "013"]
+
+
 def test_a_compiled_model_is_observed_from_outside_and_said_to_be():
     model = torch.compile(small(), backend="eager")
     history = run(model).history
@@ -347,6 +382,15 @@ def test_the_first_nan_is_told_by_module_call_step_and_inputs():
     assert {"nan-forward"} <= rules(run(model, steps=2))
 
 
+def test_what_is_not_finite_any_more_has_no_norm_and_the_tables_say_so():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+    monitor = run(model, steps=3, lr=float("inf"))
+    assert [False, True, True] == np.isnan(monitor.history.of("1.weight", "parameter")["norm"]).tolist()
+    assert [False, True, True] == np.isnan(monitor.history.of("1", "gradient")["norm"]).tolist()
+    rows = [row.split() for row in str(monitor).splitlines() if row.startswith(("1.weight ", "1 "))]
+    assert all(row.count("NaN") >= 3 for row in rows[:2])
+
+
 def test_raise_on_nan_stops_in_the_call_that_made_it():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5))
@@ -387,6 +431,52 @@ def test_raise_on_nan_stops_at_the_loss():
     with pytest.raises(NonFiniteError, match="step 0: the loss is inf"), cnnprobe.monitor(model, raise_on_nan=True) as monitor:
         monitor.loss(model(x).sum() / torch.zeros(()))
     assert ("loss", 1) == (monitor.ledger.nonfinite.what, monitor.ledger.nonfinite.inf)
+
+
+def exploding(monitor, model, optimizer, steps, n=8):
+    """A plain loop on new random images at each step."""
+    generator = torch.Generator().manual_seed(1)
+    with monitor:
+        for _ in range(steps):
+            x, y = torch.randn(n, 3, 32, 32, generator=generator), torch.randint(0, 10, (n,), generator=generator)
+            optimizer.zero_grad()
+            monitor.loss(cross_entropy(model(x), y)).backward()
+            optimizer.step()
+    return monitor
+
+
+def test_raise_on_nan_names_the_layer_that_overflowed_before():
+    torch.manual_seed(0)
+    model = SimpleCNN(10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
+    monitor = cnnprobe.monitor(model, optimizer, raise_on_nan=True)
+    with pytest.raises(NonFiniteError, match=r"step \d: ") as raised:
+        exploding(monitor, model, optimizer, steps=20)
+    event = monitor.history.nonfinite
+    assert ("activation", 0) == (event.what, event.nan)
+    assert f"'{event.fqn}' ({event.kind}) had put out {event.inf} Inf in its call 0 of step {event.step}, given (8, " in raised.value.where
+    assert "lower the learning rate" in raised.value.fix
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_raise_on_nan_stops_after_the_step_where_the_numbers_come_from_a_device_too_late(overflows, monkeypatch):
+    class Hidden(nn.Module):
+        def forward(self, x):
+            return x * torch.inf if overflows else x.sqrt()
+
+    monkeypatch.setattr(hooks.LayerHook, "glance", staticmethod(lambda _: 0))  # what a hook knows of rows that are still on a GPU
+    monkeypatch.setattr(native, "kernel", lambda: None)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Hidden(), nn.Linear(8, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    told = r"step 0: the activation of '2' \(Hidden\) has \d+ NaN and \d+ Inf among 32 values, in call 0"
+    with pytest.raises(NonFiniteError, match=told) as raised, cnnprobe.monitor(model, optimizer, raise_on_nan=True):
+        model(batch()[0]).sum().backward()
+        for parameter in model.parameters():
+            parameter.grad.nan_to_num_(0, 0, 0)  # so that the gradients stop nothing earlier
+        optimizer.step()
+    assert "the training loop; the optimizer has stepped" == raised.value.where
+    assert "on the CPU" in raised.value.fix
 
 
 def test_channels_that_never_fire_are_told_after_a_window():
@@ -463,6 +553,48 @@ def test_a_loss_that_does_not_fall_or_diverges_is_found_and_a_noisy_one_that_fal
     assert set() == judged(2.3 * 0.99 ** np.arange(150) + noise)
 
 
+def test_a_run_that_explodes_is_told_from_the_loss_that_it_began_with():
+    torch.manual_seed(0)
+    model = SimpleCNN(10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
+    monitor = exploding(cnnprobe.monitor(model, optimizer), model, optimizer, steps=20)
+    finding = next(f for f in monitor.findings if f.rule == "divergence")
+    assert finding.message.startswith(f"the loss went from {monitor.history.curve('loss').values[0]:.3g} to nan in ")
+    assert finding.fix == "lower the learning rate of optimizer, and clip the gradients"
+
+
+@pytest.mark.parametrize("end", [2.3, 1.0])
+def test_a_loss_that_explodes_and_comes_down_to_no_better_has_diverged(end):
+    losses = [2.3, 23.0, 3e4, 1e24, *[end] * 296]
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with cnnprobe.monitor(model, optimizer, every=100) as monitor:
+        for value in losses:
+            optimizer.zero_grad()
+            out = model(torch.ones(1, 2)).sum()
+            monitor.loss(out * 0 + value)
+            out.backward()
+            optimizer.step()
+    told = [f.message for f in monitor.findings if f.rule == "divergence"]
+    assert (["2.3 to 1e+24 in 4 steps"] if end > 2 else []) == [message[message.index("2.3 to") :].partition(" (")[0] for message in told]
+
+
+@pytest.mark.parametrize("make", [lambda: SimpleCNN(10), lambda: CNNModel(num_of_output_classes=10)], ids=["SimpleCNN", "CNNModel"])
+def test_a_reference_model_that_learns_for_a_hundred_steps_is_not_complained_of(make):
+    torch.manual_seed(0)
+    model, loss_fn, colours = make(), nn.CrossEntropyLoss(), torch.randn(10, 3, 1, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with cnnprobe.monitor(model, optimizer) as monitor:
+        for _ in range(100):
+            y = torch.randint(0, 10, (8,))
+            optimizer.zero_grad()
+            loss_fn(model(colours[y] + torch.randn(8, 3, 32, 32) / 4), y).backward()
+            optimizer.step()
+    losses = monitor.history.curve("loss").values
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert () == monitor.findings
+
+
 # -- where it is written ----------------------------------------------------------------------------------------------------
 
 
@@ -529,6 +661,21 @@ def test_tensorboards_writer_gets_scalars_and_histograms():
     assert {("training/loss", 1), ("activation zeros/1", 0), ("update ratio/0.weight", 1), ("activation/0", 0), ("flush", 0)} <= set(got)
 
 
+def test_tensorboard_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: its files were NOT read back")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = run(small(), steps=3, histograms=True, tensorboard=tmp_path).history
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    points = [(each.step, each.value) for each in events.Scalars("training/loss")]
+    assert list(zip(history.steps, history.curve("loss").values, strict=True)) == [(step, pytest.approx(value)) for step, value in points]
+    spread = events.Histograms("activation/1")[-1].histogram_value
+    seen = history.of("1")
+    assert (seen["count"][-1], seen["max"][-1]) == (spread.num, pytest.approx(spread.max))
+    assert seen["count"][-1] == sum(spread.bucket)
+
+
 def test_without_tensorboard_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TargetError) as raised:
@@ -552,6 +699,15 @@ def test_a_line_of_progress_is_written_over_itself_in_a_terminal_and_nowhere_els
     assert terminal.getvalue().startswith("\rstep 2, loss ")
     assert terminal.getvalue().endswith("\n")
     assert all(len(part) <= 60 for part in terminal.getvalue().split("\r"))
+
+
+def test_the_line_says_what_is_wrong_first_and_leaves_whole_parts_out_where_there_is_no_room():
+    monitor = run(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5)), steps=2, every=2)
+    whole, short = line(monitor, 1), line(monitor, 1, 79)
+    assert whole.startswith("step 1, NOT FINITE since step 0: activation of '2', loss NaN, lr 0.1000, ")
+    assert whole.endswith(" steps/s, 1 in 2 observed")
+    assert len(short) <= 79
+    assert whole.startswith(f"{short}, ")
 
 
 def test_a_report_of_a_run_is_saved_loaded_and_shown(tmp_path):

@@ -127,6 +127,14 @@ def test_histogram_counts_what_numpy_counts(engine, name):
     assert oracle_histogram(DATA[name]) == as_dict(table.read(0).histogram)
 
 
+@pytest.mark.parametrize("size", [32, 2**15])
+def test_the_engine_without_a_compiler_takes_what_is_part_of_a_graph(size):
+    x = torch.randn(size, requires_grad=True) * 1
+    table = Table(1)
+    assert chunked.write(x, table, 0)
+    assert_agrees(table.read(0).as_mapping(), oracle(x.detach()))
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_summarise_is_right_whatever_engine_it_takes(name):
     stats = summarise(DATA[name], histogram=True)

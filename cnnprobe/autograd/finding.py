@@ -98,11 +98,10 @@ def _by_dependence(functions: Sequence[Any], links: Sequence[Links], position: M
     return Found([functions[old] for old in order], edges)
 
 
-def nodes_behind(tensor: Tensor) -> list[Any]:
-    """The grad_fn objects of the graph behind a tensor, in the order of the forward pass; they may be let go of as they are."""
+def nodes_behind(output: Any) -> list[Any]:
+    """The grad_fn objects behind a nested output, in the order of the forward pass; they may be let go of as they are."""
     with no_collection():
-        root = gradient_node(tensor)
-        return find([root]).functions if root is not None else []
+        return find([node for node in map(gradient_node, tensors_in(output)) if node is not None]).functions
 
 
 @contextlib.contextmanager

@@ -73,6 +73,17 @@ def made_by(traces: Sequence[Trace], output: Any) -> Trace | None:
     return None
 
 
+def saved_behind(functions: Sequence[Any]) -> tuple[int, bool]:
+    """Bytes of activations that these nodes and those below them keep for backward, and whether a backward pass has freed them all."""
+    if not READABLE:
+        return 0, False
+    with no_collection():
+        found = find(functions).functions
+        ledger = _Leaves(None, found).ledger(())
+        size = sum(ledger.book(i, function)[0] for i, function in enumerate(found))
+        return size, bool(ledger.slots and not ledger.found)
+
+
 # ---------------------------------------------------------------- leaves and makers
 
 

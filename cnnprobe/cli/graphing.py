@@ -1,5 +1,6 @@
 """`cnnprobe graph`: what autograd built, or how the modules are connected; and how one run differs from the next."""
 
+import gc
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from cnnprobe.cli.progress import progress
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
+    from cnnprobe.autograd import KeptGraph
     from cnnprobe.graph import Graph
     from cnnprobe.trace import Trace
 
@@ -33,7 +35,14 @@ _ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".pn
     "--runs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Run N times, and tell how the graphs differ."
 )
 @click.option("--unreached", "missing", is_flag=True, help="List the parameters that no gradient can reach, and why.")
-@click.option("--engine", type=click.Choice(["own", "dot"]), default="own", show_default=True, help="Who lays out SVG; dot has 10 seconds.")
+@click.option("--kept", is_flag=True, help="Run backward too, and tell what keeps the graph alive after it.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "own", "dot", "pygraphviz"]),
+    default="own",
+    show_default=True,
+    help="Who lays out SVG; auto asks dot, then pygraphviz, 10 seconds each.",
+)
 @click.option("--format", "form", type=click.Choice(_FORMATS), help="Form of the result.  [default: by the suffix of -o, else text]")
 @click.option("-o", "--output", "file", metavar="FILE", help="Write the graph there: " + " ".join(_ENDINGS))
 def graph_command(
@@ -45,6 +54,7 @@ def graph_command(
     around: str | None,
     runs: int,
     missing: bool,
+    kept: bool,
     engine: str,
     form: str | None,
     file: str | None,
@@ -54,7 +64,7 @@ def graph_command(
     \b
       cnnprobe graph torchvision:resnet18 -o graph.svg
       cnnprobe graph net.py:Net --input 1,3,32,32 --view autograd
-      cnnprobe graph net.py:Net --input 1,3,32,32 --runs 2
+      cnnprobe graph net.py:Net --input 1,3,32,32 --runs 2 --kept
     """
     wished = OutputRequest(format="text", file=file, width=None)
     check_file(wished)
@@ -66,6 +76,7 @@ def graph_command(
         loaded = load(model, given)
         with progress(f"running {model.spec}"):
             passes = [_pass(loaded, model) for _ in range(runs)]
+            lives = _lives(loaded, model, runs) if kept else []
     graphs = [_graph(autograd, trace, view) for autograd, trace in passes]
     shown = graphs[-1] if view == "autograd" and depth is None and around is None else graphs[-1].collapse(depth, around=around)
     lines = []
@@ -73,6 +84,7 @@ def graph_command(
         lines += _unreached(*passes[-1])
     if runs > 1:
         lines += _differences(graphs)
+    lines += lives
     if lines:
         click.echo("\n".join(lines))
     if file is not None or not lines:
@@ -86,12 +98,16 @@ def _pass(loaded: Loaded, model: ModelRequest) -> "tuple[Graph, Trace]":
     from cnnprobe.api import autograd_graph, record
 
     with torch.enable_grad(), record(loaded.model, statistics=False) as recording:
-        try:
-            output = loaded.model(*loaded.args, **loaded.kwargs)
-        except Exception as error:
-            what = f"the forward pass raised {type(error).__name__}: {str(error).strip()}"
-            raise TargetError(what, where=model.spec, fix="see `cnnprobe probe` with the same arguments") from error
+        output = _forward(loaded, model)
     return autograd_graph(output, loaded.model, trace=recording.trace), recording.trace
+
+
+def _forward(loaded: Loaded, model: ModelRequest) -> object:
+    try:
+        return loaded.model(*loaded.args, **loaded.kwargs)
+    except Exception as error:
+        what = f"the forward pass raised {type(error).__name__}: {str(error).strip()}"
+        raise TargetError(what, where=model.spec, fix="see `cnnprobe probe` with the same arguments") from error
 
 
 def _graph(autograd: "Graph", trace: "Trace", view: str) -> "Graph":
@@ -115,11 +131,58 @@ def _unreached(autograd: "Graph", trace: "Trace") -> list[str]:
     return cuts or ["a gradient can reach every parameter"]
 
 
+def _lives(loaded: Loaded, model: ModelRequest, runs: int) -> list[str]:
+    """What is left of each run's graph after a backward pass from the sum of the outputs, once the outputs are dropped."""
+    import torch
+
+    from cnnprobe.autograd import GraphWatch
+
+    watch = GraphWatch()
+    ends = {}
+    for number in range(1, runs + 1):
+        with torch.enable_grad():
+            output = _forward(loaded, model)
+            watch.add_whole(output, f"run {number}")
+            ends[f"run {number}"] = _backward(output, f"run {number}")
+        del output
+        loaded.model.zero_grad(set_to_none=True)
+    gc.collect()
+    left = {graph.label: graph for graph in watch.kept()}
+    return [line for label, end in ends.items() for line in (*end, _life(label, left.get(label)))]
+
+
+def _backward(output: object, label: str) -> list[str]:
+    """Run backward from the sum of all that can be differentiated; what it raised."""
+    import torch
+
+    from cnnprobe.autograd import tensors_in
+
+    ends = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+    try:
+        if ends:
+            torch.autograd.backward([tensor.abs().sum() for tensor in ends])
+    except RuntimeError as error:
+        return [f"{label}: backward raised: {str(error).strip().partition('. ')[0]}"]
+    return []
+
+
+def _life(label: str, graph: "KeptGraph | None") -> str:
+    """One sentence of a run's graph."""
+    from cnnprobe.render.units import size
+
+    if graph is None:
+        return f"{label}: its graph is gone after backward"
+    held = [f"{size(graph.saved_bytes)} for backward"] if graph.saved_bytes else []
+    held += [f"{size(graph.tensor_bytes)} of tensors"] if graph.tensor_bytes else []
+    keepers = ", ".join(graph.keepers) or "something that Python does not show"
+    return f"{label}: its graph is kept alive by {keepers}" + (f": {' and '.join(held)}" if held else "")
+
+
 def _put(graph: "Graph", form: str | None, file: str | None, engine: str) -> None:
     from cnnprobe.layout.drawing import save_graph
 
     if file is None or form is not None:
         write(graph.to(form or "text"), OutputRequest(format=None, file=file, width=None))
         return
-    save_graph(graph, file, engine=engine)
-    tell(f"wrote {file}")
+    failures = save_graph(graph, file, engine=engine)
+    tell(f"wrote {file}" + (f" ({'; '.join(failures)}: another engine took over)" if failures else ""))

@@ -106,11 +106,12 @@ def _least_input(loaded: Loaded) -> tuple[int, ...]:
 
 
 def _patch(report: "Report") -> str:
-    """The diff of the best repair whose line is known."""
+    """The diff of the best repair whose line is known; which one it is goes to stderr."""
     explanation = report.explanation
-    patches = [repair.patch for repair in explanation.repairs if repair.patch] if explanation is not None else []
-    if patches:
-        return patches[0]
+    repairs = [repair for repair in explanation.repairs if repair.patch and repair.plausible] if explanation is not None else []
+    if repairs:
+        click.echo(f"{repairs[0].title}; {repairs[0].tried}", err=True)
+        return repairs[0].patch
     if report.trace.failure is None:
         raise TargetError(
             "there is nothing to repair: the forward passes", where="--patch", fix="leave --patch out to see what every layer did"

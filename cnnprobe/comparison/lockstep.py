@@ -4,6 +4,7 @@ No activation is kept: the first pass waits on a thread of its own, with the ten
 its counterpart. One of the two runs at any time, each with the random generators in its own state.
 """
 
+import ctypes
 import random
 import sys
 import threading
@@ -17,6 +18,7 @@ from cnnprobe.recorder import Observation
 
 Run = Callable[["Leader | Follower"], Observation]
 Compare = Callable[[Tensor, Tensor, int], None]  # actual, expected, number of the expected one
+_MT19937 = 4 * 624 + 4  # bytes: its key, and the position in it
 KEPT = "kept"  # stands among a tensor's statistics: the number under which a witness saw it
 
 
@@ -37,7 +39,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._turn = {side: threading.Semaphore(0) for side in ("leader", "follower")}
-        self._waiting: dict[str, Any] = {side: _generators() for side in ("leader", "follower")}
+        self._waiting: dict[str, Any] = {side: (*_generators(), _numpy_state()) for side in ("leader", "follower")}
+        # While NumPy's generator is so, neither side has drawn from it; but the second of two normal numbers may be waiting elsewhere.
+        self._untouched = None if _has_second_normal(self._waiting["leader"][2]) else _numpy_memory()
         self.over = False  # the leader has ended, or is to run on without stopping
         self.is_done = False  # the leader has ended
 
@@ -48,8 +52,15 @@ class Turns:
 
     def pass_on(self, side: str, other: str) -> None:
         """Let `other` go on, and do not wait."""
-        self._waiting[side] = _generators()
-        _set_generators(self._waiting[other])
+        mine, theirs = _generators(), self._waiting[other]
+        numpys = self._waiting[side][2]
+        if self._untouched is None or _numpy_memory() != self._untouched:
+            self._untouched = None  # one of them draws: from now on each has a state of its own
+            numpys = _numpy_state()
+            _set_numpy_state(theirs[2])
+        self._waiting[side] = (*mine, numpys)
+        torch.set_rng_state(theirs[0])
+        random.setstate(theirs[1])
         self._turn[other].release()
 
     def wait(self, side: str) -> None:
@@ -138,12 +149,30 @@ def run_side_by_side(first: Run, second: Run, plan: Callable[[int], int], compar
 
 
 def _generators() -> tuple[Any, ...]:
+    return torch.get_rng_state(), random.getstate()
+
+
+def _numpy_state() -> Any:
     numpy = sys.modules.get("numpy")
-    return torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
+    return numpy.random.get_state() if numpy else None
 
 
-def _set_generators(state: tuple[Any, ...]) -> None:
-    torch.set_rng_state(state[0])
-    random.setstate(state[1])
-    if state[2] is not None:
-        sys.modules["numpy"].random.set_state(state[2])
+def _set_numpy_state(state: Any) -> None:
+    if state is not None:
+        sys.modules["numpy"].random.set_state(state)
+
+
+def _has_second_normal(state: Any) -> bool:
+    return isinstance(state, tuple) and bool(state[3])
+
+
+def _numpy_memory() -> bytes | None:
+    """What NumPy's generator holds, read where it lies: get_state() takes a hundred times as long, at every turn.
+
+    None for other generators than the usual one.
+    """
+    numpy = sys.modules.get("numpy")
+    generator: Any = getattr(numpy.random, "get_bit_generator", lambda: None)() if numpy else None
+    if type(generator).__name__ != "MT19937":
+        return None
+    return ctypes.string_at(generator.ctypes.state_address, _MT19937)

@@ -47,8 +47,8 @@ class File:
 
 
 def open_file(path: str) -> File:
-    """A file, parsed; it has to be one that is still there."""
-    if not Path(path).is_file():
+    """A file of the user's, parsed; it has to be one that is still there, and none of an installed library."""
+    if not Path(path).is_file() or {"site-packages", "dist-packages"} & set(Path(path).parts):
         raise UnknownPlaceError
     text = Path(path).read_text(encoding="utf-8")
     return File(path, text, ast.parse(text))

@@ -33,7 +33,7 @@ def _unified(path: str, changes: list[Change]) -> str:
     new = old
     for change in sorted(changes, key=lambda c: -c.start):
         new = new[: change.start] + change.text + new[change.end :]
-    shown = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+    shown = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path.lstrip("/")  # for `patch -p1 -d /`
     lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{shown}", f"b/{shown}")
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 

@@ -115,7 +115,8 @@ class Graph:
         Raises:
             UsageError: no format has this ending, or its engine is not there.
         """
-        return Path(_room("cnnprobe.layout.drawing").save_graph(self, path))
+        _room("cnnprobe.layout.drawing").save_graph(self, path)
+        return Path(path)
 
     def __str__(self) -> str:
         return self.to("text")

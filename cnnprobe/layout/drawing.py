@@ -33,6 +33,7 @@ _SUFFIXES = {
     ".png": "png", ".pdf": "pdf",
 }  # fmt: skip
 _BINARY = ("png", "pdf")
+_ENGINES: Mapping[str, tuple[str, ...]] = {"own": (), "auto": engines.ENGINES, **{engine: (engine,) for engine in engines.ENGINES}}
 
 
 def lay_out_graph(graph: Graph, *, picture: bool = True) -> Document:
@@ -134,17 +135,18 @@ def render_graph(graph: Graph, format: str) -> str:  # noqa: A002 - the word use
     return _FORMATS[format](graph)
 
 
-def save_graph(graph: Graph, path: str | Path, *, engine: str = "own", limit: float = engines.LIMIT) -> Path:
-    """Write the graph in the format that the name's ending tells.
+def save_graph(graph: Graph, path: str | Path, *, engine: str = "own", limit: float = engines.LIMIT) -> tuple[str, ...]:
+    """Write the graph in the format that the name's ending tells; what failed of what was asked for, if another took over.
 
     Args:
         graph: what is written.
         path: the file.
-        engine: "own" draws SVG by this package, the same on every machine; "dot" asks Graphviz first, for `limit` seconds.
-        limit: see `engine`.
+        engine: who lays out SVG. "own" is this package's, the same on every machine; "dot" and "pygraphviz" are asked first, and
+            "auto" asks one after the other; our own takes over from all of them. PNG and PDF are only made by Graphviz.
+        limit: seconds that each engine may take.
 
     Raises:
-        UnknownNameError: no format has this ending.
+        UnknownNameError: no format has this ending, or there is no such engine.
         UsageError: PNG or PDF was asked for, and Graphviz is not there or was not in time.
     """
     target = Path(path)
@@ -153,16 +155,15 @@ def save_graph(graph: Graph, path: str | Path, *, engine: str = "own", limit: fl
         raise UnknownNameError(
             f"no graph format has the suffix {target.suffix!r}", where=str(target), fix=suggest(target.suffix, _SUFFIXES)
         )
-    drawn = (
-        engines.draw(as_dot.render_graph(_folded(graph)), form, limit=limit)
-        if form in _BINARY or (form, engine) == ("svg", "dot")
-        else None
-    )
-    if drawn is not None:
-        target.write_bytes(drawn)
+    if engine not in _ENGINES:
+        raise UnknownNameError(f"no engine named {engine!r}", where="save_graph", fix=suggest(engine, _ENGINES))
+    asked = _ENGINES[engine] if form == "svg" else (_ENGINES[engine] or engines.ENGINES) if form in _BINARY else ()
+    drawn = engines.draw(as_dot.render_graph(_folded(graph)), form, engines=asked, limit=limit) if asked else engines.Drawn(None)
+    if drawn.picture is not None:
+        target.write_bytes(drawn.picture)
     elif form in _BINARY:
         fix = "install Graphviz or `pip install pygraphviz`, or write .svg, which needs neither"
-        raise UsageError(f"Graphviz made no {form} within {limit:.0f} s", where=str(target), fix=fix)
+        raise UsageError(f"no engine made a {form}: {'; '.join(drawn.failures)}", where=str(target), fix=fix)
     else:
         target.write_text(render_graph(graph, form), encoding="utf-8")
-    return target
+    return drawn.failures

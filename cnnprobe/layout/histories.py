@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from cnnprobe.history import Curve, DeadChannels, History, LivingGraph, NonFinite, Series
+from cnnprobe.history import Curve, DeadChannels, History, LivingGraph, NonFinite, Series, drift
 from cnnprobe.layout.charts import history_pictures
 from cnnprobe.layout.tables import shapes
 from cnnprobe.render.document import Block, Cell, Column, Document, Heading, Notice, Row, Table, Text, Trend
 from cnnprobe.render.units import count, percent, seconds, size, value
 
 _MOST = 60  # layers that are shown; JSON has them all
+_DRIFT = "drift: how far the mean has moved since the first step, in standard deviations of that step"
 _NAMED = 8  # channels in a sentence
 
 
@@ -68,7 +69,7 @@ def _dead(dead: DeadChannels) -> Notice:
     named = ", ".join(map(str, dead.channels[:_NAMED])) + (f" and {more} more" if more > 0 else "")
     text = f"{len(dead.channels)} of {dead.of} channels were zero at each observed step from {dead.first} to {dead.last}"
     kind = f" ({dead.kind})" if dead.kind else ""
-    return Notice(severity="warning", text=text, where=f"'{dead.fqn}'{kind}, channel{'s' if len(dead.channels) > 1 else ''} {named}")
+    return Notice(severity="info", text=text, where=f"'{dead.fqn}'{kind}, channel{'s' if len(dead.channels) > 1 else ''} {named}")
 
 
 def _kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
@@ -117,6 +118,7 @@ def _activations(history: History, activations: Sequence[Series]) -> Table:
         Column(name="mean", align="right"),
         Column(name="std", align="right"),
         Column(name="std over the steps", priority=4),
+        Column(name="drift", align="right", priority=2),
         Column(name="zeros", align="right"),
         Column(name="gradient norm", align="right", priority=1),
         Column(name="gradient over the steps", priority=4),
@@ -125,11 +127,11 @@ def _activations(history: History, activations: Sequence[Series]) -> Table:
     for series in activations[:_MOST]:
         gradient = gradients.get((series.fqn, series.call, series.output))
         cells: tuple[Cell, ...] = (
-            _named(series), series.kind, _last(series, "mean"), _last(series, "std"), Trend(values=series.numbers.get("std", ())), _zeros(series),
+            _named(series), series.kind, _last(series, "mean"), _last(series, "std"), Trend(values=series.numbers.get("std", ())), _drift(series), _zeros(series),
             None if gradient is None else _last(gradient, "norm"), None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) or (gradient is not None and _is_odd(gradient)) else ""))
-    return Table(title="Layers", columns=columns, rows=tuple(rows), notes=_notes(len(activations)))
+    return Table(title="Layers", columns=columns, rows=tuple(rows), notes=(_DRIFT, *_notes(len(activations))))
 
 
 def _parameters(history: History, parameters: Sequence[Series]) -> Table:
@@ -148,7 +150,7 @@ def _parameters(history: History, parameters: Sequence[Series]) -> Table:
         update = updates.get(series.fqn)
         cells: tuple[Cell, ...] = (
             series.fqn, _last(series, "mean"), _last(series, "std"), _last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
-            None if update is None else _last(update, "ratio", "{:.1e}".format), None if update is None else Trend(values=update.numbers.get("ratio", ())),
+            None if update is None else _last(update, "ratio", "{:.1e}".format, of=series), None if update is None else Trend(values=update.numbers.get("ratio", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) else ""))
     return Table(title="Parameters", columns=columns, rows=tuple(rows), notes=_notes(len(parameters)))
@@ -164,10 +166,19 @@ def _named(series: Series) -> str:
     return (series.fqn or "the model") + call + series.output
 
 
-def _last(series: Series, name: str, write: Callable[[float], str] = value) -> str | None:
-    """The latest number that there is."""
+def _last(series: Series, name: str, write: Callable[[float], str] = value, *, of: Series | None = None) -> str | None:
+    """The number of the last step that has seen the tensor (for an update, `of` its parameter); NaN where nothing in it was finite any more."""
+    counted, nan, inf = ((of or series).numbers.get(each, ()) for each in ("count", "nan", "inf"))
+    at = next((i for i in reversed(range(len(counted))) if counted[i] > 0), None)
+    if at is not None and at < min(len(nan), len(inf)) and nan[at] + inf[at] == counted[at]:
+        return "NaN"
     number = next((n for n in reversed(series.numbers.get(name, ())) if n == n), None)  # noqa: PLR0124
     return None if number is None else write(number)
+
+
+def _drift(series: Series) -> str | None:
+    number = next((n for n in reversed(drift(series)) if n == n), None)  # noqa: PLR0124
+    return None if number is None else f"{number:+.2f}"
 
 
 def _zeros(series: Series) -> str | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import NonFiniteError
 from cnnprobe.history import NonFinite
+from cnnprobe.journal import Ledger
 from cnnprobe.monitoring import drafts
 from cnnprobe.monitoring.hooks import LayerHook
 from cnnprobe.recorder.inventory import class_of
@@ -21,25 +22,30 @@ from cnnprobe.trace import TensorInfo
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
+_SMALLER = "lower the learning rate or clip the gradients: the numbers grew until they overflowed"
+
 
 def see(watch: "Watch", hook: LayerHook, at: int, args: Any, output: Tensor) -> None:
     """A layer has put out what is not finite; its inputs are still at hand."""
-    if watch.seen is not None or watch.ledger.nonfinite is not None:
-        return
     row = watch.wiring.sheet.table.values[watch.wiring.sheet.next - 1]
+    nan, inf, count = int(row[6]), int(row[7]), int(row[0])
+    first = watch.seen or watch.ledger.nonfinite
+    stops = watch.settings.raise_on_nan and nan > 0
+    if first is not None and not stops:
+        return
     inputs = tuple(_described(path, value, output) for path, value in argument_leaves(args, {}) if isinstance(value, Tensor))
     kind = class_of(hook.module).__name__ if hook.module is not None else ""
-    nan, inf, count = int(row[6]), int(row[7]), int(row[0])
-    watch.seen = NonFinite(
-        step=watch.step, what="activation", fqn=hook.fqn, call=at, kind=kind, nan=nan, inf=inf, count=count, inputs=inputs,
-        seen_before=watch.before,
-    )  # fmt: skip
-    if watch.settings.raise_on_nan and nan:
-        watch.ledger.nonfinite = watch.seen
+    if first is None:
+        first = watch.seen = NonFinite(
+            step=watch.step, what="activation", fqn=hook.fqn, call=at, kind=kind, nan=nan, inf=inf, count=count, inputs=inputs,
+            seen_before=watch.before,
+        )  # fmt: skip
+    if stops:
+        watch.ledger.nonfinite = first
         raise NonFiniteError(
             f"step {watch.step}: {nan} of the {count} values that {_named(hook.fqn, kind)} put out are NaN, in its call {at}",
-            where=f"given {_told(inputs)}{_since(watch)}",
-            fix=_advice(hook.module, inputs),
+            where=f"given {_told(inputs)}{_overflow(first)}{_since(watch.before)}",
+            fix=_SMALLER if _is_overflow(first) else _advice(hook.module, inputs),
         )
 
 
@@ -48,13 +54,12 @@ def refuse_loss(watch: "Watch", value: float) -> None:
     if math.isfinite(value):
         return
     nan, inf = int(math.isnan(value)), int(math.isinf(value))
-    watch.ledger.nonfinite = watch.ledger.nonfinite or NonFinite(
-        step=watch.step, what="loss", fqn="", nan=nan, inf=inf, count=1, seen_before=watch.before
-    )
+    first = watch.ledger.nonfinite or watch.seen
+    watch.ledger.nonfinite = first or NonFinite(step=watch.step, what="loss", fqn="", nan=nan, inf=inf, count=1, seen_before=watch.before)
     raise NonFiniteError(
         f"step {watch.step}: the loss is {value}",
-        where=f"the loss of the training step{_since(watch)}",
-        fix="look at what the loss does with this batch: log or division of 0, a target out of range",
+        where=f"the loss of the training step{_overflow(first)}{_since(watch.before)}",
+        fix=_SMALLER if _is_overflow(first) else "look at what the loss does with this batch: log or division of 0, a target out of range",
     )
 
 
@@ -73,28 +78,52 @@ def refuse_gradients(watch: "Watch") -> None:
     watch.ledger.nonfinite = watch.ledger.nonfinite or found
     raise NonFiniteError(
         f"step {watch.step}: the gradient of {_named(slot.fqn, slot.kind)} has {found.nan} NaN and {found.inf} Inf among {found.count} values, in call {slot.call}",
-        where=f"the backward pass{_since(watch)}; the optimizer has not stepped",
+        where=f"the backward pass{_since(watch.before)}; the optimizer has not stepped",
         fix="look at what follows it in the forward pass: sqrt, log, norm or a division at 0, also in branches that torch.where does not take",
     )
 
 
 def refuse_late(watch: "Watch") -> None:
     """Stop after the step, at what came from a device meanwhile."""
-    found = watch.ledger.nonfinite
-    if found is not None and found.nan:
-        raise NonFiniteError(
-            f"step {found.step}: the {found.what} of {_named(found.fqn, found.kind)} has {found.nan} NaN among {found.count} values, in call {found.call}",
-            where=f"the training loop{_since(watch)}",
-            fix="run this step again on the CPU to see what the call was given",
-        )
+    ledger = watch.ledger
+    found = ledger.nonfinite
+    if found is None or not (found.nan or _has_nan(ledger)):
+        return
+    what = "loss" if found.what == "loss" else f"{found.what} of {_named(found.fqn, found.kind)}"
+    call = f", in call {found.call}" if found.what in ("activation", "gradient") else ""
+    raise NonFiniteError(
+        f"step {found.step}: the {what} has {found.nan} NaN and {found.inf} Inf among {found.count} values{call}",
+        where=f"the training loop{_since(found.seen_before)}; the optimizer has stepped",
+        fix="go back to the weights from before, and run this step again on the CPU to see what the call was given",
+    )
+
+
+def _has_nan(ledger: Ledger) -> bool:
+    """Whether the latest observed step has a NaN in activations or parameters; of gradients a GradScaler may have taken care."""
+    if not ledger.rows:
+        return False
+    rows = ledger.rows[-1]
+    codes = ledger.codes()[: len(rows)]
+    return bool((rows[(codes == drafts.PARAMETER) | (codes == drafts.ACTIVATION), 6] > 0).any())
+
+
+def _is_overflow(first: NonFinite | None) -> bool:
+    return first is not None and first.what == "activation" and not first.nan
+
+
+def _overflow(first: NonFinite | None) -> str:
+    """Where the Inf came from that made the NaN."""
+    if first is None or not _is_overflow(first):
+        return ""
+    return f"; {_named(first.fqn, first.kind)} had put out {first.inf} Inf in its call {first.call} of step {first.step}, given {_told(first.inputs)}"
 
 
 def _named(fqn: str, kind: str) -> str:
     return (f"'{fqn}'" if fqn else "the model") + (f" ({kind})" if kind else "")
 
 
-def _since(watch: "Watch") -> str:
-    return f"; the last observed step before it, {watch.before}, was finite" if watch.before is not None else ""
+def _since(before: int | None) -> str:
+    return f"; the last observed step before it, {before}, was finite" if before is not None else ""
 
 
 def _described(path: str, value: Tensor, output: Tensor) -> TensorInfo:

@@ -19,7 +19,7 @@ from cnnprobe.trace import Histogram
 
 _COUNT, _MEAN, _STD, _MIN, _MAX, _ZEROS, _NAN, _INF, _NORM, _EXTRA = range(len(COLUMNS))
 _SCALED = [_MEAN, _STD, _MIN, _MAX, _NORM]
-_PARAMETER, _ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(4)  # indices into CODES: what makes the next one not finite comes first
+PARAMETER, ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(4)  # indices into CODES: what makes the next one not finite comes first
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,10 +135,10 @@ _Measured = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8], NDAr
 def _first_odd(draft: Draft, ledger: Ledger, measured: _Measured, loss: float | None) -> NonFinite | None:
     rows, slots, codes, usable = measured
     odd = usable & (rows[:, [_NAN, _INF]] > 0).any(1)
-    for code in (_PARAMETER, _ACTIVATION):
+    for code in (PARAMETER, ACTIVATION):
         found = np.flatnonzero(odd & (codes == code))
         if len(found):
-            seen = draft.seen if code == _ACTIVATION else None
+            seen = draft.seen if code == ACTIVATION else None
             return seen or event(draft.step, ledger.slots[slots[found[0]]], rows[found[0]], _before(ledger))
     if loss is not None and not math.isfinite(loss):
         return _of_loss(draft, ledger, loss)

@@ -1,18 +1,20 @@
 """From what a watch has written down to the evidence that the rules of `diagnose` read, as far as it suffices; the model is not run."""
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnprobe.diagnosis import Diagnosis, run_rules
+from cnnprobe.diagnosis import Check, Diagnosis, Finding, run_rules
 from cnnprobe.evidence import Backward, Event, Evidence, Flow, Gradient, Loss, OptimizerInfo, Step, Values
 from cnnprobe.history import NonFinite
 from cnnprobe.journal import COLUMNS, Rows
 from cnnprobe.rulebook import all_rules
-from cnnprobe.rulebook.divergence import EXPLODED
+from cnnprobe.rulebook.divergence import TIMES
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ _MOST = 200  # steps that the rules look at, spread over the run
 _LONG = 100  # steps with a loss, of different batches, before it is said not to fall
 _PART = 5  # a fifth of the run is averaged: batches differ
 _SURE = 2.0  # standard errors
+_BETTER = 0.9  # of the first loss: a run that ends below it has come back from wherever it was
 _SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _SHORTEST = 10  # steps before a schedule can be told
 _NAMES = dict(zip(COLUMNS, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2"), strict=False))
@@ -39,26 +42,42 @@ _NAMES = dict(zip(COLUMNS, ("count", "mean", "std", "min", "max", "zeros", "nan"
 def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
     """What the rules find in the run so far."""
     watch.settle()
-    evidence = _evidence(watch)
-    long = len(watch.ledger.curves.get("loss", ((), ()))[0]) >= _LONG
-    rules = [rule for rule in all_rules() if rule.name in JUDGED and (long or rule.name != "loss-not-decreasing")]
+    chosen = _chosen(watch)
+    evidence = _evidence(watch, chosen)
+    curve = watch.ledger.curves.get("loss", ([], []))
+    rules = [rule for rule in all_rules() if rule.name in JUDGED and (len(curve[0]) >= _LONG or rule.name != "loss-not-decreasing")]
+    lost = _lost([step.value for step in evidence.steps])
+    if lost is not None:
+        before = replace(evidence, steps=evidence.steps[: lost + 1])
+        rules = [replace(rule, check=partial(_on, rule.check, before)) if rule.name == "divergence" else rule for rule in rules]
     outcome = run_rules(evidence, rules, ignore=ignore)
-    return replace(outcome, findings=tuple(_worded(finding, watch.ledger.nonfinite) for finding in outcome.findings))
+    loss = "the loss, averaged over neighbouring steps, went" if _is_averaged(curve) else "the loss went"
+    return replace(outcome, findings=tuple(_worded(finding, watch.ledger.nonfinite, loss, chosen) for finding in outcome.findings))
 
 
-def _worded(finding: Any, event: NonFinite | None) -> Any:
-    """The rules speak of one batch, seen again and again; here each step has its own."""
-    message = finding.message.replace("the loss of the same batch went", "the loss, averaged over neighbouring steps, went")
+def _on(check: Check, evidence: Evidence, _: Evidence) -> Iterable[Finding]:
+    return check(evidence)
+
+
+def _worded(finding: Finding, event: NonFinite | None, loss: str, chosen: Sequence[int]) -> Finding:
+    """The rules speak of one batch, seen again and again, at each of the steps; here each step has its own, and some are passed over."""
+
+    def passed(found: re.Match[str]) -> str:
+        number = int(found[2])
+        return f"{found[1]} {chosen[number - 1] + 1 if 0 < number <= len(chosen) else number} step"
+
+    message = finding.message.replace("the loss of the same batch went", loss)
+    message = re.sub(r"\b(in|after) (\d+) step", passed, message)
     if finding.rule in ("nan-forward", "nan-backward") and event is not None:
         message = f"step {event.step}: {message}"
     return replace(finding, message=message)
 
 
-def _evidence(watch: "Watch") -> Evidence:
+def _evidence(watch: "Watch", chosen: Sequence[int]) -> Evidence:
     ledger, first = watch.ledger, watch.trace
     cube = ledger.cube()
     last = _with_statistics(first, watch, cube)
-    steps = tuple(_steps(watch, cube, first, last))
+    steps = tuple(_steps(watch, cube, (first, last), chosen))
     event = ledger.nonfinite
     return Evidence(
         trace=first,
@@ -124,12 +143,20 @@ def _backward(trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]) ->
 # -- steps -------------------------------------------------------------------------------------------------------------------
 
 
-def _steps(watch: "Watch", cube: Rows, first: Trace, last: Trace) -> Iterator[Step]:
+def _chosen(watch: "Watch") -> list[int]:
+    """The steps that the rules look at: those with a loss or observed ones, spread over the run where they are many."""
     ledger = watch.ledger
+    steps, losses = ledger.curves.get("loss", ([], []))
+    known = sorted({*ledger.steps, *steps})
+    highest = {steps[int(np.argmax(losses))]} if losses else set()
+    needed = {*ledger.steps[:2], *ledger.steps[-1:], *watch.stale, *([ledger.nonfinite.step] if ledger.nonfinite else [])}
+    return _spread(known, needed | highest)
+
+
+def _steps(watch: "Watch", cube: Rows, traces: tuple[Trace, Trace], chosen: Sequence[int]) -> Iterator[Step]:
+    ledger, (first, last) = watch.ledger, traces
     losses = _smooth(ledger.curves.get("loss", ([], [])))
     position = {step: i for i, step in enumerate(ledger.steps)}
-    known = sorted(position.keys() | losses.keys())
-    chosen = _spread(known, {*ledger.steps[:2], *ledger.steps[-1:], *watch.stale, *([ledger.nonfinite.step] if ledger.nonfinite else [])})
     bare = replace(first, calls=tuple(replace(call, outputs=()) for call in first.calls))
     rates = dict(zip(*ledger.curves.get("learning rate", ([], [])), strict=True))
     mode, alive = True, 0
@@ -160,18 +187,36 @@ def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
     """Losses averaged over a fifth of the run; the last one lower by what the batches' differences may account for."""
     steps, values = curve
     n = len(values)
-    if n and 0 < values[0] < max((v for v in values if math.isfinite(v)), default=0.0) / EXPLODED:
-        return dict(zip(steps, values, strict=True))  # a mean would spread the explosion over the steps before it
     half = max(0, n // _PART // 2)
     smooth = {}
     for i, (step, value) in enumerate(zip(steps, values, strict=True)):
-        around = np.array(values[max(0, i - half) : i + half + 1])
-        smooth[step] = float(around.mean()) if math.isfinite(value) and np.isfinite(around).all() else value
+        around = values[max(0, i - half) : i + half + 1]
+        smooth[step] = float(np.mean(around)) if _is_noise(around) else value
     if n >= _LONG and all(map(math.isfinite, values)):
-        ends = [np.array(values[: half + 1]), np.array(values[-half - 1 :])]
+        ends = [np.array(end) for end in (values[: half + 1], values[-half - 1 :]) if _is_noise(end)]
         error = math.sqrt(sum(float(end.var()) / len(end) for end in ends))
         smooth[steps[-1]] -= _SURE * error
     return smooth
+
+
+def _is_noise(values: list[float]) -> bool:
+    """Whether losses differ as those of batches do; a loss that explodes has no average that says where it began."""
+    return all(map(math.isfinite, values)) and max(values) - min(values) <= TIMES * max(1.0, abs(min(values)))
+
+
+def _is_averaged(curve: tuple[list[int], list[float]]) -> bool:
+    """Whether the first or the last loss that the rules see is an average."""
+    half = len(curve[1]) // _PART // 2
+    return half > 0 and (_is_noise(curve[1][: half + 1]) or _is_noise(curve[1][-half - 1 :]))
+
+
+def _lost(losses: Sequence[float | None]) -> int | None:
+    """Where a loss was highest that has diverged and came down again to no less than it began with, as where every ReLU has died."""
+    known = [(value, i) for i, value in enumerate(losses) if value is not None]
+    if len(known) < 2 or not all(math.isfinite(value) for value, _ in known):
+        return None
+    first, last, (highest, at) = known[0][0], known[-1][0], max(known)
+    return at if first > 0 and last >= _BETTER * first and highest > max(1.0, TIMES * first) else None
 
 
 def _events(watch: "Watch", rates: Mapping[int, float], step: int) -> Iterator[Event]:

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
 _PAUSE = 0.1  # seconds between two lines
-_SHOWN = (("loss", "loss"), ("learning rate", "lr"), ("gradient norm", "|gradient|"), ("update ratio", "update/weight"))
+_SHOWN = (("loss", "loss"), ("learning rate", "lr"), ("gradient norm", "gradient"), ("update ratio", "update"))
 
 
-def line(watch: "Watch", step: int) -> str:
-    """The latest of each curve, and what is wrong."""
+def line(watch: "Watch", step: int, width: int | None = None) -> str:
+    """What is wrong, and the latest of each curve; what `width` leaves no room for is left out as a whole, the last part first."""
     ledger = watch.ledger
     parts = [f"step {count(step)}"]
+    event = ledger.nonfinite
+    if event is not None:
+        what = "loss" if event.what == "loss" else f"{event.what} of {event.fqn or 'the model'!r}"
+        parts.append(f"NOT FINITE since step {event.step}: {what}")
     for name, short in _SHOWN:
         if name in ledger.curves:
             latest = ledger.curves[name][1][-1]
@@ -28,10 +32,10 @@ def line(watch: "Watch", step: int) -> str:
     if watch.pace.every > 1:
         cost = watch.pace.cost
         parts.append(f"1 in {watch.pace.every} observed" + (f" (+{percent(cost)})" if cost is not None else ""))
-    event = ledger.nonfinite
-    if event is not None:
-        parts.append(f"NOT FINITE since step {event.step}: {event.what} of {event.fqn or 'the model'!r}")
-    return ", ".join(parts)
+    while width is not None and len(", ".join(parts)) > width and len(parts) > 2:
+        parts.pop()
+    text = ", ".join(parts)
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
 
 class TerminalLine:
@@ -50,9 +54,7 @@ class TerminalLine:
 
     def _write(self, watch: "Watch", step: int) -> None:
         width = max(20, shutil.get_terminal_size().columns - 1)
-        text = line(watch, step)
-        text = text if len(text) <= width else text[: width - 1] + "…"
-        self._stream.write("\r" + text.ljust(width))
+        self._stream.write("\r" + line(watch, step, width).ljust(width))
         self._stream.flush()
         self._written = time.monotonic()
         self._shown = True

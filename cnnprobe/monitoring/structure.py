@@ -1,6 +1,7 @@
 """The first training pass in full: every call with its functions between the layers, as the recorder sees it."""
 
 import sys
+from collections.abc import Mapping
 from threading import get_ident
 from typing import Any
 
@@ -11,8 +12,8 @@ from cnnprobe.recorder import Recording
 from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.inventory import Tree
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
+from cnnprobe.stats import summarise
 from cnnprobe.trace import TensorInfo, Trace
-from cnnprobe.training.stepping import summary
 
 _FRAMES = 8  # Python frames that hooks and the function mode add to one level of nesting
 
@@ -22,7 +23,7 @@ class FirstPass:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._recording = Recording(model, statistics=summary)
+        self._recording = Recording(model)
         self._watcher = self._recording._watcher
         self._limit: int | None = None
         self._handle: Any = None
@@ -57,7 +58,7 @@ class FirstPass:
             self._watcher.thread = -1  # whatever is still called until the hooks are off
             args, kwargs = self._watcher.given
             tensors = [(path, value) for path, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)]
-            self.inputs = tuple(describe_tensor(value, path, None, summary(value)) for path, value in tensors)
+            self.inputs = tuple(describe_tensor(value, path, None, _statistics(value)) for path, value in tensors)
             self._watcher.given = ((), {})
 
     def detach(self) -> None:
@@ -77,6 +78,11 @@ class FirstPass:
     def inventory(self) -> Trace:
         """The modules and parameters alone, where no pass was seen."""
         return assemble(Tree(self.model), ())
+
+
+def _statistics(tensor: torch.Tensor) -> Mapping[str, float | int] | None:
+    statistics = summarise(tensor)
+    return None if statistics is None else statistics.as_mapping()
 
 
 class _End:

@@ -20,7 +20,7 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     """Measure a dense CPU tensor of one of DTYPES; False where plain torch is better: with histogram or channels, or few values."""
     if table.histograms is not None or table.channels is not None or tensor.dtype not in DTYPES:
         return False
-    flat = _flat(tensor)
+    flat = _flat(tensor.detach() if tensor.requires_grad else tensor)
     if flat.numel() == 0:
         return False
     total = _small(flat) if flat.numel() <= SMALL else _large(flat)

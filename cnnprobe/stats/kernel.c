@@ -1,4 +1,5 @@
 /* Statistics of an array in one pass: count, mean, std, min, max, zeros, NaN, Inf, L2 norm; a histogram of magnitudes; the same per channel.
+ * And how far two arrays are apart, in one pass too.
  *
  * A plain shared library: it knows nothing of Python or torch, so that one build serves every version of both.
  *
@@ -27,6 +28,7 @@
 #define WINDOW 16     /* powers of two below the greatest that are counted by vectors, OCTET at a time */
 #define OCTET 8
 #define FAR_BELOW 127
+#define PIECE 1024    /* values of two arrays that are compared at a time: with what is allowed for each they stay in the first-level cache */
 #define MAX_THREADS 32
 #define THREAD_BYTES (2 << 20) /* a thread is worth starting for so much */
 
@@ -533,10 +535,101 @@ INLINE void pixels(const void *x, int dtype, const int64_t sizes[3], Moments *mo
 
 /* ---- the same for each kind of processor --------------------------------------------------------------------------------------------- */
 
+/* ---- how far two arrays are apart ----------------------------------------------------------------------------------------------------- */
+
+/* Values beyond the tolerance: how many, the greatest difference and where it is first, the greatest relative one. */
+typedef struct {
+    int64_t beyond, at;
+    double greatest, relative;
+} Gap;
+
+typedef struct {
+    double rtol, atol;
+    int equal_nan;
+} Allowed;
+
+static const Gap NO_GAP = {0, -1, -1, 0};
+
+/* torch.isclose and torch.testing.assert_close, value by value: equal ones are close, also if infinite; others with a NaN or Inf are not.
+ * `bound` is |rtol * y|, rounded as torch rounds it: the sum with atol must not become one fused operation, so it comes from memory. */
+#define DEFINE_GAP(REAL, COUNT, NAME, ABSOLUTE, GREATEST)                                                                                    \
+    static void NAME##_careful(const REAL *x, const REAL *y, const REAL *bound, int n, REAL atol, int equal_nan, int64_t start, Gap *gap) {  \
+        for (int i = 0; i < n; i++) {                                                                                                        \
+            REAL d = ABSOLUTE(x[i] - y[i]);                                                                                                  \
+            if (x[i] == y[i] || (equal_nan && isnan(x[i]) && isnan(y[i])) || (d <= GREATEST && d <= atol + bound[i]))                        \
+                continue;                                                                                                                    \
+            d = isnan(d) ? (REAL)INFINITY : d;                                                                                               \
+            REAL relative = d / ABSOLUTE(y[i]);                                                                                              \
+            gap->beyond++;                                                                                                                   \
+            gap->relative = relative <= gap->relative ? gap->relative : isnan(relative) ? INFINITY : relative;                               \
+            if (d > gap->greatest) {                                                                                                         \
+                gap->greatest = d;                                                                                                           \
+                gap->at = start + i;                                                                                                         \
+            }                                                                                                                                \
+        }                                                                                                                                    \
+    }                                                                                                                                        \
+    INLINE void NAME(const REAL *x, const REAL *y, int n, const Allowed *allowed, int64_t start, Gap *gap) {                                 \
+        REAL bound[PIECE], greatest[LANES], ratio[LANES], rtol = (REAL)allowed->rtol, atol = (REAL)allowed->atol;                            \
+        COUNT beyond[LANES], strange[LANES];                                                                                                 \
+        for (int j = 0; j < LANES; j++) {                                                                                                    \
+            greatest[j] = ratio[j] = 0;                                                                                                      \
+            beyond[j] = strange[j] = 0;                                                                                                      \
+        }                                                                                                                                    \
+        for (int i = 0; i < n; i++)                                                                                                          \
+            bound[i] = ABSOLUTE(rtol * y[i]);                                                                                                \
+        int i = 0;                                                                                                                           \
+        for (; i + LANES <= n; i += LANES)                                                                                                   \
+            for (int j = 0; j < LANES; j++) {                                                                                                \
+                REAL v = y[i + j], d = ABSOLUTE(x[i + j] - v), most = atol + bound[i + j];                                                   \
+                REAL excess = d <= most ? 0 : d, relative = excess / ABSOLUTE(v); /* 0 / 0 is greater than nothing */                        \
+                beyond[j] += !(d <= most);                                                                                                   \
+                strange[j] += !(d <= GREATEST);                                                                                              \
+                greatest[j] = excess > greatest[j] ? excess : greatest[j];                                                                   \
+                ratio[j] = relative > ratio[j] ? relative : ratio[j];                                                                        \
+            }                                                                                                                                \
+        for (int j = 1; j < LANES; j++) {                                                                                                    \
+            beyond[0] += beyond[j];                                                                                                          \
+            strange[0] += strange[j];                                                                                                        \
+            greatest[0] = greatest[j] > greatest[0] ? greatest[j] : greatest[0];                                                             \
+            ratio[0] = ratio[j] > ratio[0] ? ratio[j] : ratio[0];                                                                            \
+        }                                                                                                                                    \
+        if (strange[0]) {                                                                                                                    \
+            i = 0;                                                                                                                           \
+        } else if (beyond[0]) {                                                                                                              \
+            gap->beyond += beyond[0];                                                                                                        \
+            gap->relative = ratio[0] > gap->relative ? ratio[0] : gap->relative;                                                             \
+            if (greatest[0] > gap->greatest) {                                                                                               \
+                int k = 0;                                                                                                                   \
+                while (ABSOLUTE(x[k] - y[k]) != greatest[0] || ABSOLUTE(x[k] - y[k]) <= atol + bound[k])                                     \
+                    k++;                                                                                                                     \
+                gap->greatest = greatest[0];                                                                                                 \
+                gap->at = start + k;                                                                                                         \
+            }                                                                                                                                \
+        }                                                                                                                                    \
+        NAME##_careful(x + i, y + i, bound + i, n - i, atol, allowed->equal_nan, start + i, gap);                                            \
+    }
+DEFINE_GAP(float, int32_t, gap_of_floats, fabsf, 3.40282346638528859812e38f)
+DEFINE_GAP(double, int64_t, gap_of_doubles, fabs, 1.79769313486231570815e308)
+
+INLINE void gap_between(const void *x, const void *y, int dtype, int64_t start, int64_t stop, const Allowed *allowed, Gap *gap, Widen *widen) {
+    float ours[PIECE], theirs[PIECE];
+    for (; start < stop; start += PIECE) {
+        int n = stop - start < PIECE ? (int)(stop - start) : PIECE;
+        int64_t offset = start * SIZES[dtype];
+        if (allowed->equal_nan && memcmp((const char *)x + offset, (const char *)y + offset, (size_t)n * (size_t)SIZES[dtype]) == 0)
+            continue;
+        if (dtype == FLOAT64)
+            gap_of_doubles((const double *)x + start, (const double *)y + start, n, allowed, start, gap);
+        else
+            gap_of_floats(as_floats(x, dtype, start, n, ours, widen), as_floats(y, dtype, start, n, theirs, widen), n, allowed, start, gap);
+    }
+}
+
 typedef struct {
     void (*stretch)(const void *, int, int64_t, int64_t, Moments *, Buckets *);
     void (*planes)(const void *, int, const int64_t[3], Moments *, Buckets *);
     void (*pixels)(const void *, int, const int64_t[3], Moments *, Buckets *);
+    void (*gap)(const void *, const void *, int, int64_t, int64_t, const Allowed *, Gap *);
 } Variant;
 
 #define DEFINE_VARIANT(NAME, TARGET, WIDEN)                                                                                                  \
@@ -549,7 +642,10 @@ typedef struct {
     TARGET static void NAME##_pixels(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets) {                 \
         pixels(x, dtype, sizes, moments, buckets, WIDEN);                                                                                    \
     }                                                                                                                                        \
-    static const Variant NAME = {NAME##_stretch, NAME##_planes, NAME##_pixels};
+    TARGET static void NAME##_gap(const void *x, const void *y, int dtype, int64_t start, int64_t stop, const Allowed *a, Gap *gap) {        \
+        gap_between(x, y, dtype, start, stop, a, gap, WIDEN);                                                                                \
+    }                                                                                                                                        \
+    static const Variant NAME = {NAME##_stretch, NAME##_planes, NAME##_pixels, NAME##_gap};
 
 DEFINE_VARIANT(basic, , widen_half)
 #if defined(__x86_64__)
@@ -607,6 +703,25 @@ static int shares_of(int64_t bytes, int threads) {
     return shares < 1 ? 1 : shares;
 }
 
+/* Every share by `work`, the first one here and the others each on a thread of its own. */
+static void work_on_each(void *(*work)(void *), char *shares, size_t size, int k) {
+#if !defined(_WIN32)
+    pthread_t started[MAX_THREADS];
+    int is_started[MAX_THREADS] = {0};
+    for (int i = 1; i < k; i++)
+        is_started[i] = pthread_create(&started[i], 0, work, shares + size * (size_t)i) == 0;
+    work(shares);
+    for (int i = 1; i < k; i++)
+        if (is_started[i])
+            pthread_join(started[i], 0);
+        else
+            work(shares + size * (size_t)i);
+#else
+    for (int i = 0; i < k; i++)
+        work(shares + size * (size_t)i);
+#endif
+}
+
 /* The statistics of `count` values at `x` into row[0..9], and their histogram where asked for. */
 EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row, int64_t *histogram, int threads) {
     if (!x && count)
@@ -621,21 +736,7 @@ EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row
         int64_t start = each * i < count ? each * i : count, stop = i == k - 1 || start + each > count ? count : start + each;
         shares[i] = (Share){x, dtype, start, stop, NOTHING, counts ? counts + i * SLOTS : 0};
     }
-#if !defined(_WIN32)
-    pthread_t started[MAX_THREADS];
-    int is_started[MAX_THREADS] = {0};
-    for (int i = 1; i < k; i++)
-        is_started[i] = pthread_create(&started[i], 0, work, &shares[i]) == 0;
-    work(&shares[0]);
-    for (int i = 1; i < k; i++)
-        if (is_started[i])
-            pthread_join(started[i], 0);
-        else
-            work(&shares[i]);
-#else
-    for (int i = 0; i < k; i++)
-        work(&shares[i]);
-#endif
+    work_on_each(work, (char *)shares, sizeof *shares, k);
     Moments whole = NOTHING;
     for (int i = 0; i < k; i++)
         add(&whole, shares[i].moments);
@@ -648,6 +749,47 @@ EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row
     }
     write_row(&whole, row);
     return is_out_of_range(dtype, &whole) ? OUT_OF_RANGE : DONE;
+}
+
+typedef struct {
+    const void *x, *y;
+    int dtype;
+    int64_t start, stop;
+    const Allowed *allowed;
+    Gap gap;
+} Stretch;
+
+static void *look_for_gap(void *argument) {
+    Stretch *s = argument;
+    s->gap = NO_GAP;
+    variant()->gap(s->x, s->y, s->dtype, s->start, s->stop, s->allowed, &s->gap);
+    return 0;
+}
+
+/* How far `count` values at `x` are from those at `y`: found = {how many are beyond, where the farthest is, its distance, the greatest relative one}. */
+EXPORT void cnnprobe_gap(const void *x, const void *y, int dtype, int64_t count, const Allowed *allowed, int threads, double *found) {
+    Stretch stretches[MAX_THREADS];
+    int k = shares_of(2 * count * SIZES[dtype], threads);
+    int64_t each = (count / k + PIECE - 1) / PIECE * PIECE;
+    for (int i = 0; i < k; i++) {
+        int64_t start = each * i < count ? each * i : count, stop = i == k - 1 || start + each > count ? count : start + each;
+        stretches[i] = (Stretch){x, y, dtype, start, stop, allowed, NO_GAP};
+    }
+    work_on_each(look_for_gap, (char *)stretches, sizeof *stretches, k);
+    Gap whole = NO_GAP;
+    for (int i = 0; i < k; i++) {
+        const Gap *part = &stretches[i].gap;
+        whole.beyond += part->beyond;
+        whole.relative = part->relative > whole.relative ? part->relative : whole.relative;
+        if (part->greatest > whole.greatest) {
+            whole.greatest = part->greatest;
+            whole.at = part->at;
+        }
+    }
+    found[0] = (double)whole.beyond;
+    found[1] = (double)whole.at;
+    found[2] = whole.greatest;
+    found[3] = whole.relative;
 }
 
 /* Statistics of the whole and of each channel: `by_channel` is count, mean, std, zeros, non-finite values, `channels` doubles each.

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,19 @@ NOT_FINITE = 5  # a row was written, and holds NaN or Inf
 _Address = ctypes.c_void_p
 
 
+class _Allowed(ctypes.Structure):
+    _fields_ = (("rtol", ctypes.c_double), ("atol", ctypes.c_double), ("equal_nan", ctypes.c_int))
+
+
+class Gap(NamedTuple):
+    """How far two arrays are apart: how many values are beyond the tolerance, and of those the greatest difference, absolute and relative."""
+
+    beyond: int
+    at: int  # where the greatest is first, in the order of memory
+    greatest: float
+    relative: float
+
+
 class Kernel:
     """The loaded library."""
 
@@ -26,6 +40,9 @@ class Kernel:
         self._measure.argtypes = [_Address, ctypes.c_int, ctypes.c_int64, _Address, _Address, ctypes.c_int]
         self._by_channel = library.cnnprobe_channels
         self._by_channel.argtypes = [_Address, ctypes.c_int, ctypes.c_int64 * 3, _Address, _Address, _Address]
+        self._gap = library.cnnprobe_gap
+        self._gap.argtypes = [_Address, _Address, ctypes.c_int, ctypes.c_int64, ctypes.POINTER(_Allowed), ctypes.c_int, ctypes.c_double * 4]
+        self._gap.restype = None
 
     def write(self, tensor: Tensor, address: int, count: int, table: Table, row: int) -> bool:
         """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles near the ends of their range."""
@@ -36,6 +53,16 @@ class Kernel:
         threads = torch.get_num_threads() if count > LARGE else 1
         status: int = self._measure(address, CODES[tensor.dtype], count, table.address(row), table.histogram_address(row), threads)
         return status == 0
+
+    def gap(self, actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool) -> Gap | None:
+        """How far two contiguous CPU tensors of one size and one of the CODES are apart; None where their memory cannot be read."""
+        pointers, count = (actual.data_ptr(), expected.data_ptr()), actual.numel()
+        if count and not all(pointers):
+            return None
+        threads = torch.get_num_threads() if count > LARGE else 1
+        found = (ctypes.c_double * 4)()
+        self._gap(*pointers, CODES[actual.dtype], count, _Allowed(*bounds, equal_nan), threads, found)
+        return Gap(int(found[0]), int(found[1]), found[2], found[3])
 
     def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:
         sizes = sizes_of(tensor)
