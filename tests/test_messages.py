@@ -2,6 +2,9 @@
 
 import itertools
 import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from torch import nn
 
 from cnnprobe import testing
 from cnnprobe.errors import UsageError
+from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, write_whole
+from cnnprobe.testing.watching import CalledModels, watch
 
 TARGETS = torch.tensor([0, 1])
 
@@ -89,6 +94,31 @@ def linear():
     return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
 
 
+class Loose(nn.Module):
+    """Takes whatever it is given."""
+
+    def forward(self, *args, **options):
+        return args[0]
+
+
+def watched(call, **checks):
+    with watch(CalledModels(), **checks):
+        call()
+
+
+def snapshot(text, kept):
+    """A test's snapshot, `kept` in a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        options = {"cnnprobe_snapshot_dir": FOLDER}
+        config = SimpleNamespace(rootpath=root, getini=options.get, getoption=lambda _: False)
+        item = SimpleNamespace(path=root / "test_net.py", nodeid="test_net.py::test_width[4]", config=config)
+        snapshots = Snapshots(config)
+        if kept is not None:
+            write_whole(snapshots.path_of(item, ""), kept)
+        snapshots.check(item, text, "")
+
+
 CASES = {
     "parameters": lambda: testing.assert_parameters(Small(), total=446, trainable=440, at_most=400),
     "macs": lambda: testing.assert_macs(Small(), images(), total=14_000, at_most=10_000),
@@ -121,6 +151,11 @@ CASES = {
     "renaming": lambda: testing.assert_same_architecture(Small(), Small(), rename={"con": "conv"}),
     "nothing to compare": lambda: testing.assert_parameters(Small()),
     "severity": lambda: testing.assert_healthy(Small(), images(), at_least="warn"),
+    "marked": lambda: watched(lambda: spoilt()(images()), finite=True),
+    "marked check": lambda: watched(images, finit=True),
+    "marked keywords": lambda: watched(lambda: Loose()(images(), scale=2), healthy=True),
+    "snapshot": lambda: snapshot("conv  (2, 4)\nfc  (2, 3)\n", "conv  (2, 4)\nfc  (2, 5)\n"),
+    "snapshot missing": lambda: snapshot("conv  (2, 4)\n", None),
 }
 MESSAGES = {
     "parameters": """\
@@ -274,6 +309,29 @@ nothing to compare with
 no severity 'warn'
   where: assert_healthy(at_least=...)
   fix:   did you mean 'warning'?""",
+    "marked": """\
+NaN or Inf in the output of module 'fc' (Linear)
+  where: Small, given (2, 64)
+  fix:   what it was given is finite: look at its parameters, at a division, a logarithm, or an overflow in half precision""",
+    "marked check": """\
+no check named 'finit'
+  where: @pytest.mark.cnnprobe
+  fix:   did you mean 'finite'?""",
+    "marked keywords": """\
+the health of Loose cannot be judged: its forward takes *args and was called with keywords too
+  where: @pytest.mark.cnnprobe(healthy=True)
+  fix:   call cnnprobe.testing.assert_healthy on a module that calls it and takes tensors only""",
+    "snapshot": """\
+the architecture differs from its snapshot in 2 lines (- snapshot, + now)
+   conv  (2, 4)
+  -fc  (2, 5)
+  +fc  (2, 3)
+  where: __cnnprobe__/test_net/test_width-4.txt
+  fix:   correct the model, or accept the change with pytest --cnnprobe-update""",
+    "snapshot missing": """\
+there is no snapshot of this architecture yet
+  where: __cnnprobe__/test_net/test_width-4.txt
+  fix:   run pytest --cnnprobe-update, read the file, and commit it""",
 }
 
 

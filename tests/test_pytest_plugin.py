@@ -12,13 +12,14 @@ import cnnprobe
 
 pytest_plugins = ["pytester"]
 
-# pytester forgets the modules that a run of its own imports first, and torch cannot be imported twice.
+# pytester forgets the modules that a run of its own imports first, and neither torch nor torch._dynamo can be imported twice.
 for module in pkgutil.walk_packages(cnnprobe.__path__, "cnnprobe."):
     if not module.name.endswith(("__main__", "_kernel")):  # the kernel is a plain library
         importlib.import_module(module.name)
+importlib.import_module("torch._dynamo")
 
 INSTALLED = any(entry.value == "cnnprobe.pytest_plugin" for entry in importlib.metadata.entry_points(group="pytest11"))
-PLUGIN = [] if INSTALLED else ["-p", "cnnprobe.pytest_plugin"]
+PLUGIN = ["-p", "no:pytest_torch", "-p", "no:syrupy", *([] if INSTALLED else ["-p", "cnnprobe.pytest_plugin"])]
 
 NET = """
     import torch
@@ -201,6 +202,13 @@ def test_pages_are_written_of_the_models_that_failing_tests_used(run, pytester):
     result.stdout.fnmatch_lines(["*- cnnprobe report -*", "pages/test_net.py_test_set_up.html"])
 
 
+def test_folder_of_pages_can_be_set_from_the_root_of_the_project(run, pytester):
+    pytester.makeini("[pytest]\ncnnprobe_report_dir = pages")
+    run(test_net="import torch, net\n\ndef test_called():\n    assert net.Net()(torch.zeros(2, 3, 8, 8)) is None").assert_outcomes(failed=1)
+    (page,) = (pytester.path / "pages").iterdir()
+    assert "test_called" in page.name and "Conv2d" in page.read_text()
+
+
 TRAINING = """
     import torch
     from torch import nn
@@ -323,9 +331,7 @@ HEALTH = """
 def test_marked_test_is_held_to_every_rule(run):
     result = run(test_net=HEALTH)
     result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines(
-        ["E*AssertionError: 1 finding", "E*warning missing-nonlinearity (CP312) in 'conv'*", "E*no check named 'tidy'*"]
-    )
+    result.stdout.fnmatch_lines(["E*AssertionError: 1 finding", "E*missing-nonlinearity (CP312) in 'conv'*", "E*no check named 'tidy'*"])
 
 
 def test_every_test_is_held_to_what_the_ini_file_asks_for(run, pytester):
@@ -373,7 +379,7 @@ def test_options_stand_in_the_help(run):
             "*--cnnprobe=SPEC*",
             "*--cnnprobe-input=SHAPE*",
             "*--cnnprobe-arg=*",
-            "*cnnprobe_snapshot_dir*",
+            *(f"*cnnprobe_{key}*" for key in ("snapshot_dir", "report_dir", "checks", "explain")),
         ]
     )
 

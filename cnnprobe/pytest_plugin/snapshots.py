@@ -1,8 +1,8 @@
 """Architecture snapshots: a text file a test, compared, written whole, and reported when no test uses it any more."""
 
-import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,13 +74,13 @@ class Snapshots:
 
 
 def file_name(item: pytest.Item) -> str:
-    """The test as a file name: "TestNet.test_width-2" for TestNet::test_width[2]; what a file name cannot hold becomes a digest."""
+    """The test as a file name: "TestNet.test_width-2" for TestNet::test_width[2]; what a file name cannot hold becomes a checksum."""
     name, bracket, parameters = item.nodeid.partition("::")[2].replace("::", ".").partition("[")
     parameters = parameters.removesuffix("]")
     clean = _clean(name) + (f"-{_clean(parameters)}" if bracket else "")
     if clean == name + (f"-{parameters}" if bracket else "") and len(clean) <= _LONGEST:
         return clean
-    return f"{clean[:_LONGEST]}-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:8]}"
+    return f"{clean[:_LONGEST]}-{zlib.crc32(item.nodeid.encode()):08x}"
 
 
 def _clean(name: str) -> str:

@@ -88,8 +88,10 @@ class CalledModels:
             self._latest.setdefault(id(module), Called(model=module)).args = _copied(tuple(args))
         self._open.append(module)
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> None:
         __tracebackhide__ = True
+        # Where the forward raised, torch calls a global hook that is always called without the keywords: nn/modules/module.py, _call_impl.
+        kwargs, output = kwargs_and_output if len(kwargs_and_output) == 2 else ({}, None)
         while self._open and self._open.pop() is not module:
             pass
         if not self._open and id(module) in self._latest:
@@ -121,7 +123,7 @@ def _as_inputs(seen: Called) -> Any:
     return fail(
         f"the health of {type(seen.model).__name__} cannot be judged: its forward takes *args and was called with keywords too",
         where="@pytest.mark.cnnprobe(healthy=True)",
-        fix="call cnnprobe.testing.assert_healthy on it with a dict of arguments",
+        fix="call cnnprobe.testing.assert_healthy on a module that calls it and takes tensors only",
     )
 
 
