@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnprobe.api import autograd_graph, compare, diagnose, last_report, monitor, probe, record, refactor, rules
-    from cnnprobe.diagnosis import Finding
+    from cnnprobe.diagnosis import Finding, ignore
     from cnnprobe.displays import live
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
@@ -28,6 +28,7 @@ __all__ = [
     "autograd_graph",
     "compare",
     "diagnose",
+    "ignore",
     "last_report",
     "live",
     "load",
@@ -50,6 +51,7 @@ _HOMES = {
     "autograd_graph": "api",
     "compare": "api",
     "diagnose": "api",
+    "ignore": "diagnosis",
     "last_report": "api",
     "live": "displays",
     "load": "report",

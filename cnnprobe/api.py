@@ -15,7 +15,8 @@ from torch import nn
 from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
 from cnnprobe.crash import Crash, add_note, explain
-from cnnprobe.diagnosis import Rule, finding_of_failure, run_rules
+from cnnprobe.crash.again import Loop, explain_again
+from cnnprobe.diagnosis import Rule, finding_of_failure, ignored_by_classes, run_rules
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
@@ -27,7 +28,7 @@ from cnnprobe.report import Report, load
 from cnnprobe.rulebook import all_rules, load_rules
 from cnnprobe.runs import Monitor, start
 from cnnprobe.trace import Trace
-from cnnprobe.training import Request, observe_training
+from cnnprobe.training import Request, arguments, observe_training
 
 Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
 """What can be compared: a model, a recording of one, or the path of a saved report."""
@@ -292,7 +293,7 @@ def diagnose(
     """Why the model does not learn: findings of the rules, the root cause first; none where nothing is wrong.
 
     Without a loss the forward pass alone is judged; with one, its gradients too; with an optimizer or a train_step, `steps` steps on
-    this one batch. Afterwards model, optimizer, scheduler, gradients, random generators and the variables of the train_step are as before.
+    this one batch. What raises is explained as `probe` does (`report.explanation`), and is the first finding. Afterwards model, optimizer, scheduler, gradients, random generators and the variables of the train_step are as before.
 
     Args:
         model: the model, in the mode in which it is to be judged.
@@ -305,7 +306,7 @@ def diagnose(
         scheduler: of the learning rate.
         steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit are judged from 50 on.
         rules: further rules, or files that hold them.
-        ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed.
+        ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed; as `@cnnprobe.ignore` does for a class.
 
     Raises:
         TargetError: `model` is not an nn.Module, or is lazy.
@@ -328,11 +329,17 @@ def diagnose(
     evidence, error = observe_training(given)
     own = [each for each in rules if isinstance(each, Rule)]
     known = load_rules([pathlib.Path(each) for each in rules if not isinstance(each, Rule)])
-    outcome = run_rules(evidence, (*known, *own), ignore=ignore)
-    trace = next((step.trace for step in evidence.steps if step.trace.failure is not None), evidence.trace)
-    crashed = (finding_of_failure(trace.failure),) if trace.failure is not None else ()
+    outcome = run_rules(evidence, (*known, *own), ignore={**ignored_by_classes(model.named_modules()), **(ignore or {})})
+    trace, explanation = evidence.trace, None
+    if error is not None:
+        args, kwargs = arguments(inputs)
+        loop = Loop(model=model, args=args, kwargs=kwargs, targets=targets, loss_fn=loss_fn, optimizer=optimizer)
+        trace, explanation = explain_again(error, loop)
+        if trace.failure is None:  # what the loop itself raised has no stage of its own
+            trace = next((step.trace for step in evidence.steps if step.trace.failure is not None), evidence.trace)
+    crashed = (finding_of_failure(trace.failure, explanation),) if trace.failure is not None else ()
     notes = (*trace.notes, *outcome.notes, *(f"{f.rule} in {f.module!r} is ignored: {reason}" for f, reason in outcome.suppressed))
-    report = Report(trace=replace(trace, notes=notes), findings=(*crashed, *outcome.findings), error=error)
+    report = Report(trace=replace(trace, notes=notes), findings=(*crashed, *outcome.findings), explanation=explanation, error=error)
     _last[model] = report
     return report
 

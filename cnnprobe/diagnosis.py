@@ -8,12 +8,13 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.evidence import Evidence
 from cnnprobe.trace import Failure
 
+CRASH = "CP000"  # code of the finding that is an exception
 SHOWN = 5  # findings that a report shows before it folds the rest
 
 
@@ -64,6 +65,8 @@ class Finding:
     source: str = ""  # the user's line, "file.py:12"
 
 
+_IGNORED = "__cnnprobe_ignore__"  # attribute of a decorated class: rule name or code to the reason
+_Class = TypeVar("_Class", bound=type)
 Check = Callable[[Evidence], Iterable[Finding]]
 
 
@@ -157,6 +160,46 @@ def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str,
     return Diagnosis(findings=in_order(kept, rules), suppressed=suppressed, notes=tuple(notes))
 
 
+def ignore(name: str, reason: str) -> Callable[[_Class], _Class]:
+    """A decorator of a class of modules: what the rule says of them, and of what is in them, is suppressed by `diagnose`.
+
+    Args:
+        name: of the rule, or its code.
+        reason: why, for the reader after you; it is noted in the report.
+
+    Raises:
+        UsageError: there is no reason.
+
+    >>> @ignore("dead-relu", "a sparse code")
+    ... class Code:
+    ...     pass
+    """
+    if not reason.strip():
+        raise UsageError(f"{name!r} is ignored without a reason", where="@ignore", fix="say why, for the reader after you")
+
+    def decorate(decorated: _Class) -> _Class:
+        setattr(decorated, _IGNORED, {**getattr(decorated, _IGNORED, {}), name: reason})
+        return decorated
+
+    return decorate
+
+
+def ignored_by_classes(modules: Iterable[tuple[str, object]]) -> dict[str, str]:
+    """What the decorated classes among modules (fqn and instance, parents before children) suppress, in the form of `ignore=` of `run_rules`."""
+    found: dict[str, str] = {}
+    above: list[tuple[str, Mapping[str, str]]] = []
+    for fqn, module in modules:
+        own = getattr(type(module), _IGNORED, {})
+        if own:
+            above.append((fqn, own))
+        for holder, reasons in above:
+            if not holder:
+                found |= reasons  # the whole model: also what is found in its loop
+            elif fqn == holder or fqn.startswith(holder + "."):
+                found |= {f"{name}:{fqn}": reason for name, reason in reasons.items()}
+    return found
+
+
 def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
     """A crash as a finding: the one place where what is known of an exception joins what the rules found.
 
@@ -168,13 +211,13 @@ def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
         fix = "the trace shows what every layer before it was given"
         message = f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}"
         return Finding(
-            rule="crash", code="CP000", severity=Severity.ERROR, module=failure.module, message=message, fix=fix, source=failure.source
+            rule="crash", code=CRASH, severity=Severity.ERROR, module=failure.module, message=message, fix=fix, source=failure.source
         )
     best = explanation.repairs[0] if explanation.repairs else None
     tried = f" ({best.tried})" if best is not None and best.tried else ""
     return Finding(
         rule=explanation.diagnosis,
-        code="CP000",
+        code=CRASH,
         severity=Severity.ERROR,
         module=explanation.module,
         message=explanation.message + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),

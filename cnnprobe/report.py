@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe import schema
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import CRASH, Finding
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
@@ -158,7 +158,9 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
 def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
     parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
     document = lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
-    return with_findings(document, report.findings, report.trace) if report.findings else document
+    crashed = report.explanation is not None and (sections is None or "failure" in sections)
+    others = [f for f in report.findings if not (crashed and f.code == CRASH)]  # what raised has its own place in the document
+    return with_findings(document, others, report.trace) if others else document
 
 
 def _write(target: Path, text: str) -> None:

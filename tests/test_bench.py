@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bench import missed  # noqa: F401  (adds its cases)
 from bench.cases import CASES
 from bench.designs import DESIGNS
 from bench.score import score

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import cnnprobe
+from cnnprobe import rulebook
 from cnnprobe.cli import main
 from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, fold, in_order, rule
 from cnnprobe.errors import TargetError, UsageError
@@ -256,3 +257,82 @@ def test_rules_are_listed_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (0, "") == (done.returncode, done.stderr)
     assert len(cnnprobe.rules()) == len(done.stdout.splitlines())
+
+
+def test_decorated_class_is_ignored_with_what_is_in_it_and_the_reason_is_noted():
+    @cnnprobe.ignore("softmax-before-ce", "as published")
+    class Head(nn.Sequential):
+        pass
+
+    def found(head, **more):
+        torch.manual_seed(0)
+        return cnnprobe.diagnose(nn.Sequential(nn.Flatten(), head), images(), labels(), loss_fn=nn.CrossEntropyLoss(), **more)
+
+    report = found(Head(nn.Linear(768, 4), nn.Softmax(1)))
+    assert () == report.findings
+    assert ("softmax-before-ce in '1.1' is ignored: as published",) == report.trace.notes[-1:]
+    assert ["softmax-before-ce"] == [f.rule for f in found(nn.Sequential(nn.Linear(768, 4), nn.Softmax(1))).findings]
+
+
+def test_decorator_without_a_reason_is_refused():
+    with pytest.raises(UsageError, match="without a reason"):
+        cnnprobe.ignore("dead-relu", " ")
+
+
+def test_rule_of_an_entry_point_is_run(monkeypatch):
+    class Point:
+        def load(self):
+            return rule(code="CP996", name="always", severity=Severity.WARNING)(lambda evidence: [Finding(message="m", fix="f", module="")])
+
+    real = rulebook.importlib.metadata.entry_points
+    monkeypatch.setattr(
+        rulebook.importlib.metadata, "entry_points", lambda **of: [Point()] if of == {"group": "cnnprobe.rules"} else real(**of)
+    )
+    rulebook.all_rules.cache_clear()
+    try:
+        assert ["always"] == [f.rule for f in cnnprobe.diagnose(Classifier(), images()).findings if f.severity != "info"]
+    finally:
+        rulebook.all_rules.cache_clear()
+
+
+def test_crash_of_the_forward_is_explained_with_repairs():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Linear(392, 4))
+    report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    assert ("missing-flatten", "forward") == (report.explanation.diagnosis, report.explanation.stage)
+    assert report.explanation.diagnosis == report.findings[0].rule
+    assert "tried: the forward passes" in report.explanation.repairs[0].tried
+    assert 1 == str(report).count("error: missing-flatten")
+
+
+def test_crash_in_a_train_step_that_prepares_its_inputs_is_explained_with_what_the_model_was_given():
+    def train_step(model, x, y):
+        F.cross_entropy(model(x.permute(0, 2, 3, 1)), y).backward()
+
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(392, 4))
+    report = cnnprobe.diagnose(model, images(), labels(), train_step=train_step)
+    assert "nhwc-input" == report.explanation.diagnosis
+
+
+def test_crash_of_the_loss_is_explained():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    assert ("label-range", "loss") == (report.explanation.diagnosis, report.trace.failure.stage)
+
+
+def test_command_explains_a_crash_and_exits_with_three(tmp_path):
+    (tmp_path / "net.py").write_text(NET.replace("nn.Flatten(), ", ""))
+    result = run("diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--loss", "cross_entropy")
+    assert 3 == result.exit_code
+    assert "error: missing-flatten" in result.output and "Repairs" in result.output and "tried: " in result.output
+
+
+def test_command_folds_all_but_five_findings_and_tells_how_many(tmp_path):
+    rules = "\n".join(
+        f'@rule(code="CP99{i}", name="mine-{i}", severity=Severity.WARNING)\ndef r{i}(evidence):\n    yield Finding(message="m", fix="f", module="")\n'
+        for i in range(7)
+    )
+    (tmp_path / "mine.py").write_text(f"from cnnprobe.diagnosis import Finding, Severity, rule\n{rules}")
+    (tmp_path / "net.py").write_text(NET)
+    output = run("diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--rules", tmp_path / "mine.py").output
+    assert "7 findings" in output and "2 more" in output
+    assert 5 == output.count("  fix:")

@@ -81,7 +81,10 @@ def _code(code: Code, width: int) -> Iterator[Line]:
 def _folded(folded: Folded, width: int) -> Iterator[Line]:
     yield inert(folded.title), "heading"
     for block in folded.blocks:
-        yield from _block(block, width)
+        if isinstance(block, Notice):  # a line each, cut where the terminal ends: what comes first is what is to be read
+            yield f"  {block.severity} {inert(block.code)}".rstrip() + f": {inert(block.text)}", block.severity
+        else:
+            yield from _block(block, width)
 
 
 def _table(table: Table, width: int) -> Iterator[Line]:

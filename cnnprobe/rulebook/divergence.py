@@ -36,6 +36,7 @@ def healthy() -> Mapping[str, Any]:
     explains=(
         "constant-output",
         "ignored-input",
+        "dead-relu",
     ),
 )
 def divergence(evidence: Evidence) -> Iterator[Finding]:

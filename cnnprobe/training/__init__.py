@@ -4,5 +4,6 @@ It runs the model again: `steps` forward and backward passes, about six forward 
 """
 
 from cnnprobe.training.observation import Request, observe_training
+from cnnprobe.training.probing import arguments
 
-__all__ = ["Request", "observe_training"]
+__all__ = ["Request", "arguments", "observe_training"]

@@ -35,12 +35,18 @@ class Pass:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """The model called on inputs: a tuple or list are its arguments, a dict its keywords, anything else its only argument."""
+    """The model called on inputs."""
+    args, kwargs = arguments(inputs)
+    return model(*args, **kwargs)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A tuple or list are the forward's arguments, a dict its keywords, anything else its only argument."""
     if isinstance(inputs, tuple | list):
-        return model(*inputs)
+        return tuple(inputs), {}
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(inputs)
+        return (), dict(inputs)
+    return (inputs,), {}
 
 
 def fresh(value: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 import cnnprobe
+from bench import missed  # noqa: F401  (adds its cases)
 from bench.cases import CASES
 
 
