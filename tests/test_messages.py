@@ -1,6 +1,7 @@
 """Every message of the assertions as a person reads it: what, where, fix, and all that differs."""
 
 import itertools
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -337,7 +338,8 @@ there is no snapshot of this architecture yet
 
 def read(failure):
     """The message without paths, and without numbers that depend on random weights or on what else is alive."""
-    text = re.sub(r"[^\s,]*/(\w+\.py):\d+", r"\1:LINE", str(failure))
+    text = str(failure).replace(f"{Path(__file__).parent.parent}{os.sep}", "")  # a path may have spaces
+    text = re.sub(r"[^\s,]*/(\w+\.py):\d+", r"\1:LINE", text)
     text = re.sub(r"(nodes after each step: )[\d, ]+", r"\1...", text)
     return re.sub(r"(changes the output of sample 1 by up to )\S+", r"\1SO MUCH", text)
 

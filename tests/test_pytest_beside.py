@@ -87,10 +87,11 @@ def run(tmp_path, others, *options):
     command = [sys.executable, "-m", "pytest", "-p", "cnnprobe.pytest_plugin", "-p", "no:cacheprovider", "-W", "error::UserWarning"]
     for other in others:
         command += OPTIONS[other]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of the run that it is in
     done = subprocess.run(
         [*command, *options],
         cwd=tmp_path,
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "120"},
+        env={**own, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "120"},
         capture_output=True,
         text=True,
         check=False,
