@@ -17,7 +17,6 @@ lint: .venv/installed
 	"$(BIN)/lint-imports" --no-cache
 
 docs: .venv/installed
-	"$(BIN)/python" -m pip install --quiet --group docs
 	"$(BIN)/python" -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 # Of the HTML page: how heavy it is and how fast it opens, and the pictures of it in the docs. Both need chromium.
