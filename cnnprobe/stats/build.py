@@ -11,10 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernel.c")
+FOLDER = Path(__file__).with_name("kernel")
+SOURCE = FOLDER / "kernel.c"  # includes the others
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-PACKAGED = SOURCE.with_name("_kernel" + SUFFIX)
+PACKAGED = FOLDER.with_name("_kernel" + SUFFIX)
 PATIENCE = 120  # seconds for a build that takes five
 
 
@@ -27,7 +28,8 @@ def fingerprint() -> str:
     """What a library must have been built from to be used: a hash of the source and the flags; "" without the source."""
     if not SOURCE.is_file():
         return ""
-    return hashlib.sha256(SOURCE.read_bytes() + " ".join(_flags()).encode()).hexdigest()[:16]
+    parts = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
+    return hashlib.sha256(b"".join(parts) + " ".join(_flags()).encode()).hexdigest()[:16]
 
 
 def compiler() -> list[str] | None:
