@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +16,6 @@ from cnnprobe.graph.order import by_dependence
 UNNUMBERED = 1 << 62  # leaves are numbered 2**64 - 1: they belong to no moment
 
 
-class _Links(NamedTuple):
-    """What each node uses, in flat lists: those of node i stand from `bounds[i]` to `bounds[i + 1]`."""
-
-    bounds: list[int]
-    below: list[int]  # position of the node that is used; -1 for none
-    outputs: list[int]  # which output of it
-
-
 class Found(NamedTuple):
     """The nodes behind an output, those made first standing first, and the edges between their positions, by their ends."""
 
@@ -34,31 +25,25 @@ class Found(NamedTuple):
 
 def find(roots: Sequence[Any]) -> Found:
     """All nodes that the roots depend on; they may then be dropped however deep they are."""
-    functions, links = _collect(roots)
-    numbers = numbers_of(functions)
-    found = _in_order(functions, links, numbers) or _by_dependence(functions, links, numbers)
+    functions = _reached(roots)
+    found = _in_order(functions) or _by_dependence(functions)
     secure(found.functions, found.edges)
     return found
 
 
-def _collect(roots: Sequence[Any]) -> tuple[list[Any], _Links]:
-    """Every node that is reached from the roots, and its links."""
+def _reached(roots: Sequence[Any]) -> list[Any]:
+    """Every node that is reached from the roots; chains in one piece, which are sorted in next to no time."""
     functions = list(dict.fromkeys(roots))
-    position = {function: i for i, function in enumerate(functions)}
-    position[None] = -1
-    links = _Links([0], [], [])
-    bounds, belows, outputs = links
-    known, add, add_below, add_output = position.get, functions.append, belows.append, outputs.append
-    for function in functions:  # grows while it is walked
-        for below, output in function.next_functions:
-            at = known(below)
-            if at is None:
-                at = position[below] = len(functions)
+    stack = functions.copy()
+    seen = {None, *functions}
+    know, add, push, pop = seen.add, functions.append, stack.append, stack.pop
+    while stack:
+        for below, _ in pop().next_functions:
+            if below not in seen:
+                know(below)
                 add(below)
-            add_below(at)
-            add_output(output)
-        bounds.append(len(belows))
-    return functions, links
+                push(below)
+    return functions
 
 
 def numbers_of(functions: Iterable[Any]) -> list[int]:
@@ -70,42 +55,51 @@ def numbers_of(functions: Iterable[Any]) -> list[int]:
         return [function._sequence_nr() if hasattr(function, "_sequence_nr") else -1 for function in functions]
 
 
-def _in_order(functions: Sequence[Any], links: _Links, numbers: Sequence[int]) -> Found | None:
-    """By the numbers, a leaf just before the first that uses it; None where numbers of several threads, or none, tell no order."""
-    bounds, belows, outputs = links
-    place = [-1] * len(functions) + [0]  # the last stands for none
-    ordered: list[int] = []
+def _in_order(functions: Sequence[Any]) -> Found | None:
+    """By the numbers, a leaf just before the first that uses it; None where numbers of several threads, or none, tell no order.
+
+    It runs once a node, and its inner loop once an edge: to ask for `next_functions` again is cheaper than to have kept them.
+    """
+    numbers = numbers_of(functions)
+    place: dict[Any, int] = {}
+    ordered: list[Any] = []
     edges: list[Edge] = []
-    new, add = tuple.__new__, edges.append
-    for old in sorted(range(len(functions)), key=numbers.__getitem__):
-        if place[old] >= 0:
+    new, add, known, add_node = tuple.__new__, edges.append, place.get, ordered.append
+    for at in sorted(range(len(functions)), key=numbers.__getitem__):
+        function = functions[at]
+        if numbers[at] >= UNNUMBERED and function in place:
             continue  # a leaf
-        first = bounds[old]
-        found = belows[first : bounds[old + 1]]
-        for at in found:
-            if place[at] < 0:
-                if numbers[at] < UNNUMBERED or bounds[at] < bounds[at + 1]:
+        end, begun = len(ordered), len(edges)
+        used = function.next_functions
+        for k, (below, output) in enumerate(used):
+            start = known(below)
+            if start is not None:
+                add(new(Edge, (start, end, k, output)))
+            elif below is not None:
+                break
+        else:
+            place[function] = end
+            add_node(function)
+            continue
+        del edges[begun:]  # a leaf comes in before it
+        for below, _ in used:
+            if below is not None and below not in place:
+                if numbers_of((below,))[0] < UNNUMBERED or below.next_functions:
                     return None  # it was used before it was made
-                place[at] = len(ordered)
-                ordered.append(at)
-        end = place[old] = len(ordered)
-        ordered.append(old)
-        which = -1  # counted by hand, as all of this is written for speed: it runs once an edge
-        for at in found:
-            which += 1
-            if at >= 0:
-                add(new(Edge, (place[at], end, which, outputs[first + which])))
-    return Found([functions[old] for old in ordered], edges)
+                place[below] = len(ordered)
+                add_node(below)
+        end = place[function] = len(ordered)
+        add_node(function)
+        edges += [Edge(place[below], end, k, output) for k, (below, output) in enumerate(used) if below is not None]
+    return Found(ordered, edges)
 
 
-def _by_dependence(functions: Sequence[Any], links: _Links, numbers: Sequence[int]) -> Found:
-    bounds, belows, outputs = links
-    spans = [range(start, end) for start, end in pairwise(bounds)]
-    order = by_dependence(numbers, [[belows[at] for at in span if belows[at] >= 0] for span in spans])
+def _by_dependence(functions: Sequence[Any]) -> Found:
+    position = {function: i for i, function in enumerate(functions)}
+    used = [[(k, position[below], output) for k, (below, output) in enumerate(f.next_functions) if below is not None] for f in functions]
+    order = by_dependence(numbers_of(functions), [[at for _, at, _ in uses] for uses in used])
     place = dict(zip(order, range(len(order)), strict=True))
-    edges = [
-        Edge(place[belows[at]], place[old], which, outputs[at]) for old in order for which, at in enumerate(spans[old]) if belows[at] >= 0
-    ]
+    edges = [Edge(place[at], place[old], k, output) for old in order for k, at, output in used[old]]
     return Found([functions[old] for old in order], edges)
 
 

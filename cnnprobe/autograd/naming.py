@@ -1,7 +1,7 @@
 """Names the nodes of an autograd graph by the module call that made them: by autograd's sequence numbers, or by the parameters they use."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cnnprobe.graph import Edge
 from cnnprobe.graph.modules import calls_of
@@ -14,16 +14,10 @@ VIEWS = frozenset((
 _INFERRED = "modules were told by the parameters they own; record the forward pass to name every operation and its line"
 
 
-class Maker(NamedTuple):
-    """The module call that made a node, and what its row of the trace says."""
+Maker = tuple[str | None, int, str, bool]
+"""The module call that made a node (fqn and call), the user's line, and whether the function wrote in place. A bare tuple: there is one a node."""
 
-    module: str | None = None
-    call: int = 0
-    source: str = ""
-    inplace: bool = False
-
-
-NOBODY = Maker()
+NOBODY: Maker = (None, 0, "", False)
 
 
 def is_view(name: str) -> bool:
@@ -42,48 +36,51 @@ class Namer:
         self._rows = trace.calls
         self.calls, self._position = calls_of(trace)
         self._first, self._innermost = _innermost(trace)
-        self._known: dict[int, Maker] = {-1: NOBODY}
-        self._inplace: dict[str, bool] = {}
 
     def makers(self, numbers: Iterable[int]) -> list[Maker]:
         """Who made the nodes with these numbers."""
-        first, innermost, known, remember = self._first, self._innermost, self._known, self._remember
+        first, innermost, rows, position = self._first, self._innermost, self._rows, self._position
         last = first + len(innermost)
+        owners: list[tuple[str | None, int]] = [
+            *[(call.fqn, call.call) for call in self.calls],
+            (None, 0),
+        ]  # the last: of rows in no module
+        inplace = _Inplace()
         found: list[Maker] = []
         add = found.append
         for number in numbers:
-            if first <= number < last:
-                row = innermost[number - first]
-                add(known[row] if row in known else remember(row))
+            if first <= number < last and (at := innermost[number - first]) >= 0:
+                row = rows[at]
+                module, call = owners[position[at]]
+                add((module, call, row.source, inplace[row.kind]))
             else:
                 add(NOBODY)
         return found
 
-    def _remember(self, row: int) -> Maker:
-        call = self._rows[row]
-        kind = call.kind
-        inplace = self._inplace.get(kind)
-        if inplace is None:
-            inplace = self._inplace[kind] = (kind.endswith("_") and not kind.endswith("__")) or kind in _INPLACE
-        at = self._position[row]
-        owner = self.calls[at] if at >= 0 else None
-        module, index = (owner.fqn, owner.call) if owner is not None else (None, 0)
-        maker = self._known[row] = tuple.__new__(Maker, (module, index, call.source, inplace))
-        return maker
+
+class _Inplace(dict[str, bool]):
+    """Whether a function writes in place, by its public name; each told once."""
+
+    def __missing__(self, kind: str) -> bool:
+        writes = self[kind] = (kind.endswith("_") and not kind.endswith("__")) or kind in _INPLACE
+        return writes
 
 
 def _innermost(trace: Trace) -> tuple[int, list[int]]:
     """The first number that was given during the trace, and for it and those after it the innermost row: -1 for none."""
-    spans = [(made[0], made[1], row) for row, call in enumerate(trace.calls) if (made := call.sequence) is not None and made[0] < made[1]]
-    if not spans:
+    made = [call.sequence for call in trace.calls]
+    known = [span for span in made if span is not None and span[0] < span[1]]
+    if not known:
         return 0, []
-    first = min(spans)[0]
-    rows = [-1] * (max(end for _, end, _ in spans) - first)
-    for start, end, row in spans:  # a child stands after its parent, and is written over it
-        if end - start == 1:
-            rows[start - first] = row
-        else:
-            rows[start - first : end - first] = [row] * (end - start)
+    first = min(known)[0]
+    rows = [-1] * (max([span[1] for span in known]) - first)
+    for row, span in enumerate(made):  # a child stands after its parent, and is written over it
+        if span is not None:
+            start, end = span
+            if end - start == 1:
+                rows[start - first] = row
+            elif start < end:
+                rows[start - first : end - first] = [row] * (end - start)
     return first, rows
 
 
@@ -110,7 +107,7 @@ def infer(functions: Sequence[Any], edges: Sequence[Edge], owners: Mapping[int, 
         if start in owners:
             fqn, module = owners[start]
             used[fqn] = used.get(fqn, -1) + 1
-            maker = makers[end] = Maker(module, used[fqn])
+            maker = makers[end] = (module, used[fqn], "", False)
             if len(functions[end].next_functions) == 1 and is_view(functions[end].name()):
                 through[end] = maker
         elif start in through:
