@@ -58,7 +58,9 @@ def run_shown(example: Example) -> str | None:
     """Whether what the docs show in place of the block has a form that they can show."""
     shown = eval(example.parsed, example.namespace)  # noqa: S307 - our own document
     bundle = shown._repr_mimebundle_()
-    return None if {"text/html", "image/svg+xml"} & set(bundle) else f"{example.parsed} has neither HTML nor SVG to show, but {sorted(bundle)}"
+    return (
+        None if {"text/html", "image/svg+xml"} & set(bundle) else f"{example.parsed} has neither HTML nor SVG to show, but {sorted(bundle)}"
+    )
 
 
 class ShownParser:
@@ -123,7 +125,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS), CodeBlockParser("console", run_console), ShownParser(), SkipParser()],
+    parsers=[
+        PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS),
+        CodeBlockParser("console", run_console),
+        ShownParser(),
+        SkipParser(),
+    ],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     excludes=["**/.venv/**"],
     setup=enter_folder,

@@ -1,13 +1,12 @@
 """A crash of an observed training step as a forward of its own: the trace that `probe` would give, and the explanation."""
 
-import inspect
-import traceback
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from cnnprobe.crash import Crash, failure_and_explanation
+from cnnprobe.crash.users_code import arguments_of
 from cnnprobe.explanation import Explanation
 from cnnprobe.recorder import observe
 from cnnprobe.trace import Trace
@@ -30,19 +29,10 @@ def explain_again(error: BaseException, loop: Loop) -> tuple[Trace, Explanation 
 
     The trace has the failure in it, of whichever stage.
     """
-    args, kwargs = _given(error, loop.model) or (loop.args, loop.kwargs)
+    args, kwargs = arguments_of(error, loop.model) or (loop.args, loop.kwargs)
     seen = observe(loop.model, args, kwargs)
     crash = Crash(error=seen.error or error, model=loop.model, trace=seen.trace, args=args, kwargs=kwargs)
     if seen.error is None:
         crash = replace(crash, output=seen.output, loss_fn=loop.loss_fn, targets=loop.targets, optimizer=loop.optimizer)
     failure, explanation = failure_and_explanation(crash)
     return (seen.trace if failure is None else replace(seen.trace, failure=failure)), explanation
-
-
-def _given(error: BaseException, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """The arguments of the model's call that raised, from torch's own frame of it."""
-    code = inspect.unwrap(nn.Module._call_impl).__code__
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code is code and frame.f_locals.get("self") is model:
-            return frame.f_locals.get("args", ()), frame.f_locals.get("kwargs", {})
-    return None

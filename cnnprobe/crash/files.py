@@ -32,7 +32,7 @@ class File:
         lines = self.text.splitlines(keepends=True)
         return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
 
-    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+    def span(self, node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
         """First and last character of a node."""
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
 

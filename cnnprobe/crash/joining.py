@@ -1,5 +1,6 @@
 """Tensors that do not fit each other: at a concatenation, at an addition, at a matrix product, at a view."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -271,11 +272,17 @@ class Project(Edit):
                 return func(*args, **kwargs)
             return func(*(layers["new"](a) if isinstance(a, Tensor) and tuple(a.shape) == self.shortcut else a for a in args), **kwargs)
 
-        layers["new"] = owner._modules["projection"] = self.layer()
+        name = next(name for name in _names("projection") if name not in owner._modules)  # a block may need two
+        layers["new"] = owner._modules[name] = self.layer()
         entry = (self.kind, self.source, rewritten)
         shadow.rewrites.append(entry)
         shadow.undo.append(lambda: shadow.rewrites.remove(entry))
-        shadow.undo.append(lambda: owner._modules.__delitem__("projection"))
+        shadow.undo.append(lambda: owner._modules.__delitem__(name))
+
+
+def _names(stem: str) -> Iterator[str]:
+    yield stem
+    yield from (f"{stem}{i}" for i in itertools.count(2))
 
 
 def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from cnnprobe.crash import axes, convolution, joining, linear, normalising, operations, placing, strangers, structure
+from cnnprobe.crash import axes, convolution, joining, linear, normalising, operations, placing, strangers, structure, wording
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
 from cnnprobe.crash.patch import diff
@@ -44,9 +44,9 @@ def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
     rooms: list[Callable[[], Iterator[Suspicion]]] = [
         lambda room=room: room.suspect(case)  # type: ignore[misc]
-        for room in (structure, strangers, placing, linear, normalising, joining, operations, axes)
+        for room in (wording, structure, strangers, placing, linear, normalising, joining, operations, axes)
     ]
-    rooms.insert(4, lambda: convolution.suspect(case, bench))
+    rooms.insert(5, lambda: convolution.suspect(case, bench))
     found = [one for room in rooms for one in _suspected(case, room)]
     return sorted(found, key=lambda one: -one.weight)
 

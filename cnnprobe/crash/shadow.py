@@ -171,10 +171,13 @@ class _Rewriter(TorchFunctionMode):
         wanted = [(source, rewrite) for name, source, rewrite in self.rewrites if name == kind]
         if wanted:
             here = sources.of_function_call(sys._getframe(1), None)
-            for source, rewrite in wanted:
-                if source in ("", here):
-                    return rewrite(func, args, kwargs)
+            for source, rewrite in reversed(wanted):  # one block's line serves every copy of it, so that all of them have their turn
+                func = _rewritten(rewrite, func) if source in ("", here) else func
         return func(*args, **kwargs)
+
+
+def _rewritten(rewrite: Rewriting, func: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: rewrite(func, args, kwargs)
 
 
 @contextlib.contextmanager

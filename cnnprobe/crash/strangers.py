@@ -11,15 +11,17 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash import structure
 from cnnprobe.crash.adapting import with_input
-from cnnprobe.crash.case import Case, named, quoted, short
-from cnnprobe.crash.edits import AdaptOutput, Bind, ChangeArguments, Edit, SetAttribute
+from cnnprobe.crash.case import Case, named, operation, quoted, short
+from cnnprobe.crash.edits import AdaptOutput, Bind, ChangeArguments, Edit, Rewrite, SetAttribute
 from cnnprobe.crash.suspicion import STRONG, USUAL, Suspicion, candidate
 from cnnprobe.crash.users_code import (
+    arguments_of,
     compiled_again,
     forward_of,
     innermost_locals,
     names_on_the_line,
     one_tuples,
+    operands_on_the_line,
     returning,
     returns_nothing,
     without_one_tuples,
@@ -152,10 +154,13 @@ def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None)
         if again is not None:
             title = f"drop the trailing comma in the forward of {named(case, blamed)}, line {comma}"
             candidates.append(candidate(Bind(title=title, code="", module=blamed, function=again), weight=STRONG))
+    elif maker is not None and maker.fqn is None:
+        candidates.append(candidate(_first_of(case, maker), weight=STRONG))
     elif maker is not None:
         title = f"take the first element of what {quoted(blamed)} returns: {quoted(blamed)}(...)[0]"
         candidates.append(candidate(AdaptOutput(title=title, code="{x}[0]", module=blamed, function=lambda out: out[0]), weight=STRONG))
-    why = f"a trailing comma at line {comma} of its forward makes it" if comma is not None else f"{named(case, blamed)} returns it"
+    maker_name = case.name_of(maker) if maker is not None else named(case, blamed)
+    why = f"a trailing comma at line {comma} of its forward makes it" if comma is not None else f"{maker_name} returns it"
     if comma is None and maker is None:
         why = f"the forward of {named(case, blamed)} makes it"
     return Suspicion(
@@ -165,6 +170,21 @@ def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None)
         arithmetic=_given_at(case, call),
         candidates=tuple(candidates),
         weight=STRONG,
+    )
+
+
+def _first_of(case: Case, maker: ModuleCall) -> Rewrite:
+    """The values of a function that returns them with their indices: torch.max(x, 1)."""
+    name = operation(maker)
+    respell = f"{{x}}.{name}({{rest}})[0]" if maker.kind.startswith("torch.Tensor.") else f"{maker.kind}({{x}}, {{rest}})[0]"
+    return Rewrite(
+        title=f"take the first of what {case.name_of(maker)} returns, the values: {name}(...)[0]",
+        code=f"{name}(...)[0]",
+        module=case.owner,
+        kind=maker.kind,
+        source=maker.source,
+        function=lambda func, args, kwargs: func(*args, **kwargs)[0],
+        respell=respell,
     )
 
 
@@ -201,7 +221,10 @@ def _none(case: Case, call: ModuleCall, what: str, *, receiver: int, maker: Modu
 
 def _given_at(case: Case, call: ModuleCall) -> str:
     source = short(case.trace.failure.source if case.trace.failure else call.source)
-    return f"{case.name_of(call)} was given it" + (f" at {source}" if source else "")
+    reader = (
+        f"{case.name_of(call)} was given it" if case.leaf is not None or call.fqn is None else f"in the forward of {case.name_of(call)}"
+    )
+    return reader + (f" at {source}" if source else "")
 
 
 def _defaulted(case: Case, fqn: str) -> str:
@@ -223,7 +246,9 @@ def _what_arrived(case: Case, call: ModuleCall) -> tuple[str, str]:
         if not call.inputs and call.arguments:
             given = next(iter(call.arguments.values()))
             return ("None" if given is None else "other"), f"{given} arrived at {case.name_of(call)}"
-        if call.inputs and call.inputs[0].path.startswith("[") and not call.arguments and len(call.inputs) <= 3:
+        given_to_it = arguments_of(case.error, case.leaf)
+        one = given_to_it is None or (len(given_to_it[0]) == 1 and isinstance(given_to_it[0][0], tuple | list))
+        if one and call.inputs and call.inputs[0].path.startswith("[") and not call.arguments and len(call.inputs) <= 3:
             return ("tuple" if _takes_one(case.leaf) else ""), f"a tuple of {_length(call)} arrived at {case.name_of(call)}"
         return "", ""
     if not isinstance(case.error, AttributeError | TypeError):
@@ -236,6 +261,10 @@ def _what_arrived(case: Case, call: ModuleCall) -> tuple[str, str]:
         value = values.get(name, values)
         if value is None or (isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)):
             return ("None", f"{name!r} is None") if value is None else ("tuple", f"{name!r} is a tuple of {len(value)}")
+    operands = operands_on_the_line(case.error)
+    made = [c for c in case.trace.calls if c.parent == case.index and (c.fqn or "").rpartition(".")[2] in operands]
+    if made and made[-1].returned in ("tuple", "list"):
+        return "tuple", f"a {made[-1].returned} stands"
     return "", ""
 
 
@@ -258,6 +287,9 @@ def _maker(case: Case, call: ModuleCall, kind: str) -> tuple[int, ModuleCall | N
         inner = [c for c in calls if c.parent == index and c.fqn is not None and c.completed and c.returned in returned]
         if inner:
             return index, inner[-1]
+    source = call.inputs[0].source if kind == "tuple" and call.inputs else None
+    if isinstance(source, int) and calls[source].fqn is None and calls[source].returned not in (*returned, "Tensor", ""):
+        return index, calls[source]
     while (above := calls[index].parent) is not None and _handed_on(calls[above], calls[index], kind):
         index = above
     beside = [c for c in calls[:index] if c.parent == calls[index].parent and c.fqn is not None and c.completed and c.returned in returned]

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from cnnprobe.crash.adapting import resized
 from cnnprobe.crash.case import Case, named, quoted
 from cnnprobe.crash.edits import Bind, ChangeArguments, Edit, Exchange, SetAttribute
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
-from cnnprobe.crash.users_code import called_on_the_line, frame_locals, users_frames
+from cnnprobe.crash.users_code import arguments_of, called_on_the_line, frame_locals, nested, users_frames
 from cnnprobe.recorder.inventory import class_of, is_leaf
 from cnnprobe.trace import ModuleCall
 
@@ -68,6 +69,12 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
         candidates.append(candidate(edit, weight=STRONG))
     kind_name = class_of(module).__name__
     has = f"; it has {near[0]!r}" if near else f"; its methods are {', '.join(methods) or 'none'}"
+    inside = _inside_init(module)
+    if inside is not None and not near:
+        line = inside.__code__.co_firstlineno
+        has = f": it is defined at line {line}, inside of __init__"
+        edit = Bind(title=f"indent the forward at line {line} as __init__ is", code="outdent", module=fqn, function=inside)
+        candidates.append(candidate(edit, weight=STRONG))
     yield Suspicion(
         diagnosis="missing-forward",
         module=fqn,
@@ -79,6 +86,15 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
         if near
         else (f"define forward(self, x) in {kind_name}, at the level of __init__: one indentation less, if it stands inside",),
     )
+
+
+def _inside_init(module: nn.Module) -> types.FunctionType | None:
+    """The forward that stands inside of __init__, by its indentation."""
+    try:
+        found = nested(getattr(class_of(module), "__init__"), "forward")  # noqa: B009 - `type` has another
+    except ValueError:  # defaults that only the running __init__ knows
+        return None
+    return found if isinstance(found, types.FunctionType) else None
 
 
 def _is_torchs(kind: type) -> bool:
@@ -150,8 +166,9 @@ def _signature(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Susp
 
 def _given(case: Case, call: ModuleCall) -> tuple[int, list[str]]:
     """How many arguments a module got by position, and the names of the others."""
-    if call.parent is None:
-        return len(case.args), list(case.kwargs)
+    found = (case.args, case.kwargs) if call.parent is None else arguments_of(case.error, case.module)
+    if found is not None:
+        return len(found[0]), sorted(found[1])
     paths = [t.path for t in call.inputs] + list(call.arguments)
     positions = {path.partition("]")[0] for path in paths if path.startswith("[")}
     names = {path.partition("[")[0] for path in paths if path and not path.startswith("[")}

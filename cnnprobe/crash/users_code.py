@@ -37,14 +37,47 @@ def frame_locals(error: BaseException, filename_end: str, function: str) -> dict
     return None
 
 
+def arguments_of(error: BaseException, module: nn.Module | None) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """What a module was called with when it raised, from torch's own frame of the call; the latest where it was called within itself."""
+    code = inspect.unwrap(nn.Module._call_impl).__code__
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is code and frame.f_locals.get("self") is module:
+            found = frame.f_locals.get("args", ()), frame.f_locals.get("kwargs", {})
+    return found
+
+
 def names_on_the_line(error: BaseException) -> list[str]:
     """The names that are read in the failing expression, in order."""
     return [node.id for node in _expression(error) if isinstance(node, ast.Name)]
 
 
+def calls_on_the_line(error: BaseException) -> list[ast.Call]:
+    """The calls in the failing expression, with the line numbers of their file."""
+    frames = users_frames(error)
+    calls = [node for node in _expression(error) if isinstance(node, ast.Call)]
+    for call in calls:
+        call.lineno += (frames[-1].lineno or 1) - 1
+    return calls
+
+
 def called_on_the_line(error: BaseException) -> list[str]:
     """The attributes of `self` that the failing expression calls."""
     functions = [node.func for node in _expression(error) if isinstance(node, ast.Call)]
+    return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
+
+
+def operands_on_the_line(error: BaseException) -> list[str]:
+    """The attributes of `self` whose results the failing expression computes with as they are: `x + self.attn(x)`."""
+    found: list[ast.expr] = []
+    for node in _expression(error):
+        if isinstance(node, ast.BinOp):
+            found += [node.left, node.right]
+        elif isinstance(node, ast.Call):
+            found += node.args
+        elif isinstance(node, ast.List | ast.Tuple):
+            found += node.elts
+    functions = [node.func for node in found if isinstance(node, ast.Call)]
     return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
 
 
@@ -137,6 +170,20 @@ def without_one_tuples(tree: ast.FunctionDef) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
             node.value = node.value.elts[0]
+
+
+def nested(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+    """The function of a name that is defined inside of another, as if it stood beside it."""
+    tree = parsed(function)
+    found = (
+        next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None) if tree is not None else None
+    )
+    if found is None or not isinstance(function, types.FunctionType):
+        return None
+    code = compile(ast.Module(body=[found], type_ignores=[]), function.__code__.co_filename, "exec")
+    inner = next(value for value in code.co_consts if isinstance(value, types.CodeType))
+    defaults = [ast.literal_eval(node) for node in found.args.defaults]
+    return types.FunctionType(inner, function.__globals__, name, tuple(defaults))
 
 
 def returning(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, str]:

@@ -1,0 +1,179 @@
+"""Slips of the pen in the user's own lines: tensors that are not in a list, a layer class called as a function, a forward without self."""
+
+import ast
+import copy
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.case import Case, named
+from cnnprobe.crash.edits import Bind, Reword
+from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
+from cnnprobe.crash.users_code import arguments_of, calls_on_the_line, compiled_again, forward_of, innermost_locals, parsed
+from cnnprobe.recorder.inventory import class_of
+from cnnprobe.trace import ModuleCall
+
+# Functions whose first argument is a sequence of tensors. Source: their pages in the documentation of torch.
+_OF_SEQUENCES = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
+
+
+def suspect(case: Case) -> Iterator[Suspicion]:
+    """What may be wrong with the wording of the failing line or of the forward."""
+    if case.call is None:
+        return
+    if isinstance(case.error, TypeError) and case.leaf is None:
+        yield from _without_self(case, case.call)
+        yield from _unlisted(case)
+    if isinstance(case.error, TypeError | AttributeError | RuntimeError):
+        yield from _class_called(case)
+
+
+# -- def forward(x) ------------------------------------------------------------------------------------------------------------
+
+
+def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    module = case.module
+    if module is None or class_of(module).__module__.startswith("torch."):
+        return
+    given, tree = arguments_of(case.error, module), parsed(forward_of(module))
+    if tree is None or given is None or len(tree.args.args) != len(given[0]) or any(a.arg == "self" for a in tree.args.args):
+        return
+    if not any(isinstance(node, ast.Name) and node.id == "self" for node in ast.walk(tree)):
+        return
+    again = compiled_again(forward_of(module), lambda one: one.args.args.insert(0, ast.arg("self")))
+    kind, fqn = class_of(module).__name__, call.fqn or ""
+    names = ", ".join(["self", *(a.arg for a in tree.args.args)])
+    edits = [] if again is None else [Bind(title=f"write def forward({names}) in {kind}", code="self", module=fqn, function=again)]
+    yield Suspicion(
+        diagnosis="call-signature",
+        module=fqn,
+        message=f"the forward of {named(case, fqn)} has no parameter self, so that the module itself takes the place of the first",
+        arithmetic=f"forward({', '.join(a.arg for a in tree.args.args)}), at line {tree.lineno}",
+        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        weight=STRONG + 1,
+    )
+
+
+# -- torch.cat(a, b) ---------------------------------------------------------------------------------------------------------
+
+
+def _unlisted(case: Case) -> Iterator[Suspicion]:
+    values = innermost_locals(case.error)
+    for call in calls_on_the_line(case.error):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        tensors = [a for a in call.args if _may_be_tensor(a, values)]
+        if name not in _OF_SEQUENCES or len(tensors) < 2 or tensors[0] is not call.args[0]:
+            continue
+        listed = copy.deepcopy(call)
+        others = [a for a in call.args if a not in tensors]
+        listed.args = [ast.List(elts=tensors, ctx=ast.Load()), *others]
+        yield _reworded(
+            case,
+            call,
+            ast.unparse(listed),
+            diagnosis="not-a-tensor",
+            message=f"{ast.unparse(call.func)} wants one list of tensors, and was given {len(tensors)} tensors one by one",
+            arithmetic=ast.unparse(call),
+        )
+
+
+def _may_be_tensor(node: ast.expr, values: dict[str, Any]) -> bool:
+    """Whether an argument is a tensor, by what its name stands for, or may be one that a call or an operator gives."""
+    if isinstance(node, ast.Name):
+        return isinstance(values.get(node.id), Tensor)
+    return isinstance(node, ast.Call | ast.BinOp | ast.Subscript)
+
+
+# -- nn.ReLU(x) ----------------------------------------------------------------------------------------------------------------
+
+
+def _class_called(case: Case) -> Iterator[Suspicion]:
+    """A layer that was made from a tensor, where a layer was to be applied to it: `x = nn.ReLU(x)`."""
+    owner = case.modules.get(case.owner)
+    if owner is None or class_of(owner).__module__.startswith("torch."):
+        return
+    tree, known = parsed(forward_of(owner)), forward_of(owner).__globals__
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree is not None else []
+    applied = {id(call.func) for call in calls}
+    for call in calls:
+        kind = _layer_class(call.func, known)
+        if tree is None or kind is None or id(call) in applied or len(call.args) != 1 or not _reads_data(call.args[0], tree):
+            continue
+        if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in inspect.signature(kind).parameters.values()):
+            continue
+        options = ", ".join(ast.unparse(k) for k in call.keywords)
+        name = ast.unparse(call.func)
+        yield _reworded(
+            case,
+            call,
+            f"{name}({options})({ast.unparse(call.args[0])})",
+            diagnosis="not-a-tensor",
+            message=f"{ast.unparse(call)} makes a layer and does not apply it: what it gives is a {kind.__name__}, not a tensor",
+            arithmetic=f"the first parentheses of {name} are for its settings, the second for the tensor",
+        )
+        return
+
+
+def _layer_class(function: ast.expr, known: dict[str, Any]) -> type[nn.Module] | None:
+    """The class of torch's layers that an expression names: nn.ReLU, torch.nn.ReLU, ReLU."""
+    path: list[str] = []
+    while isinstance(function, ast.Attribute):
+        path.insert(0, function.attr)
+        function = function.value
+    found: Any = known.get(function.id) if isinstance(function, ast.Name) else None
+    for name in path:
+        if found is not None and not isinstance(found, types.ModuleType):
+            return None
+        found = getattr(found, name, None)
+    is_layer = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.modules")
+    return found if is_layer else None
+
+
+def _reads_data(node: ast.expr, tree: ast.FunctionDef) -> bool:
+    """Whether an expression is made from what the forward computes, rather than a plain setting."""
+    assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    arguments = {a.arg for a in tree.args.args[1:]}
+    return any(isinstance(n, ast.Name) and n.id in assigned | arguments for n in ast.walk(node)) and not _is_size(node)
+
+
+def _is_size(node: ast.expr) -> bool:
+    """Whether an expression reads a size of a tensor: nn.LayerNorm(x.shape[1:])."""
+    return any(isinstance(n, ast.Attribute) and n.attr in ("shape", "size", "dim", "ndim", "numel") for n in ast.walk(node))
+
+
+def _reworded(case: Case, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str) -> Suspicion:
+    """A suspicion whose candidate is the same forward with an expression written otherwise."""
+    function = forward_of(case.modules[case.owner])
+    old = ast.unparse(call)
+    new = ast.parse(text, mode="eval").body
+
+    def changed(tree: ast.FunctionDef) -> None:
+        _Exchanged(old, call.lineno, new).visit(tree)
+
+    again = compiled_again(function, changed)
+    title = f"write {text} instead of {old}"
+    edits = [] if again is None else [Reword(title=title, code=text, module=case.owner, function=again, old=old, line=call.lineno)]
+    return Suspicion(
+        diagnosis=diagnosis,
+        module=case.owner,
+        message=message,
+        arithmetic=arithmetic,
+        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        weight=STRONG,
+    )
+
+
+class _Exchanged(ast.NodeTransformer):
+    """One expression in the place of another, which is told by its text and line."""
+
+    def __init__(self, old: str, line: int, new: ast.expr) -> None:
+        self.old, self.line, self.new = old, line, new
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Exchange it, or look into it."""
+        if node.lineno == self.line and ast.unparse(node) == self.old:
+            return ast.copy_location(self.new, node)
+        return self.generic_visit(node)
