@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import FORWARDING, Evidence, describe, operation
+from cnnprobe.evidence import FORWARDING, Evidence, Flow, describe, operation, option
 from cnnprobe.evidence.questions import loss_calls, spoken, stat
 from cnnprobe.rulebook.material import classifying, layers, perceptron
+from cnnprobe.trace import TensorInfo
 
 BENDING = frozenset(
     {
@@ -56,10 +57,10 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "zero-grad"),
 )
 def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
-    """The logits pass through an activation before the loss.
+    """The logits pass through an activation or a dropout before the loss.
 
-    Why it matters: a ReLU cannot say "unlikely" and stops the gradient of every negative logit; tanh and sigmoid bound how sure the model can be.
-    What to do: remove the activation after the last layer.
+    Why it matters: a dropout sets the score of a class to 0 at random; a ReLU cannot say "unlikely" and stops the gradient of every negative logit; tanh and sigmoid bound how sure the model can be.
+    What to do: remove the activation after the last layer; put a dropout before that layer.
     Known exceptions: an activation that is pooled or scaled afterwards (SqueezeNet, NiN, 10 * tanh) is a design and is not reported.
     Source: the logits of a softmax are unbounded: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.3.
     """
@@ -70,6 +71,9 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             origin = flow.origin(before, FORWARDING) if before is not None else None
         elif loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits"):
             continue
+        dropped = _dropout(evidence, flow, flow.data(loss.index if origin == loss.origin else loss.origin or loss.index))
+        if dropped is not None:
+            yield dropped
         if origin is None:
             continue
         kind = operation(flow.calls[origin])
@@ -82,3 +86,21 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             fix=f"remove the {kind} after the last layer of {spoken(evidence, flow.owner(origin))}",
             source=flow.line(origin),
         )
+
+
+def _dropout(evidence: Evidence, flow: Flow, logits: TensorInfo | None) -> Finding | None:
+    """An active dropout whose output the logits are."""
+    place = None if logits is None else flow.origin(logits)
+    if place is None or operation(flow.calls[place]) != "dropout":
+        return None
+    call = flow.calls[place]
+    rate = option(evidence.trace, call, "p", 1, 0.5)
+    active = option(evidence.trace, call, "training", 2, True) if call.fqn is None else evidence.trace.module(call.fqn).training
+    if not active or not rate:
+        return None
+    return Finding(
+        module=flow.owner(place),
+        message=f"the logits are the output of {describe(call)}: {float(str(rate)):.0%} of them are set to 0 at random before the loss",
+        fix="put the dropout before the last layer",
+        source=flow.line(place),
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, operation_of_module
-from cnnprobe.evidence.questions import spoken
+from cnnprobe.evidence.questions import batch_size, spoken
 from cnnprobe.rulebook.material import classifying
 
 
@@ -37,7 +37,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(leaking=False)
 
 
-@rule(code="CP701", name="batch-leak", severity=Severity.ERROR, examples=(sick, healthy))
+@rule(
+    code="CP701",
+    name="batch-leak",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("constant-output", "ignored-input"),
+)
 def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     """In eval mode, another first sample changes what the other samples get.
 
@@ -47,6 +53,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks", "use backprop to chart dependencies".
     """
     if evidence.probes.leak is None:
+        yield from _over_the_batch(evidence)
         return
     module, gap = evidence.probes.leak
     info = next((m for m in evidence.trace.modules if m.fqn == module), None)
@@ -62,3 +69,23 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
         if recurrent
         else f"look for an operation over dimension 0 in {spoken(evidence, module)}",
     )
+
+
+def _over_the_batch(evidence: Evidence) -> Iterator[Finding]:
+    """A layer of sequences that takes the batch for time, where all samples then get the same: no sample is left to influence another."""
+    n = batch_size(evidence)
+    if evidence.probes.spread != 0 or n is None:
+        return
+    for call in evidence.trace.calls:
+        info = next((m for m in evidence.trace.modules if m.fqn == call.fqn), None)
+        if info is None or operation_of_module(info) not in ("rnn", "attention") or info.config.get("batch_first") is not False:
+            continue
+        shape = call.inputs[0].shape if call.inputs else ()
+        if len(shape) == 3 and shape[0] == n and shape[1] != n:
+            yield Finding(
+                module=info.fqn,
+                message=f"{spoken(evidence, info.fqn)} takes dimension 0 of {shape} for time, which is the batch of {n}: all samples get the same output",
+                fix=f"batch_first=True in {spoken(evidence, info.fqn)}",
+                source=call.source,
+            )
+            return

@@ -42,8 +42,8 @@ def healthy() -> Mapping[str, Any]:
 def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     """The last activation cannot give what the loss or the targets need.
 
-    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1; a softmax over a single value is always 1; nll_loss of raw scores has no lower bound.
-    What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for nll_loss and kl_div.
+    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1; a softmax over a single value is always 1, and none reaches two labels at once; nll_loss of raw scores has no lower bound.
+    What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for nll_loss and kl_div, BCEWithLogitsLoss for several labels a sample.
     Known exceptions: targets that leave the range by less than 5%.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.
     """
@@ -82,9 +82,30 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
             f"kl_div takes log-probabilities as its input, which are at most 0, but gets values up to {high:.3g}",
             "apply log_softmax(x, dim=1) to its first argument",
         )
+    several = _several_labels(evidence, loss)
+    if several is not None:
+        return several
     if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
         return _out_of_reach(evidence, loss, kind)
     return None
+
+
+def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
+    """A softmax, whose values add up to 1, for targets that add up to more."""
+    shape = loss.prediction.shape
+    inside = loss.operation == "cross_entropy"
+    if loss.target is None or loss.target.shape != shape or len(shape) < 2 or not loss.target.dtype.startswith(("float", "bfloat")):
+        return None
+    if not inside and (loss.origin_operation != "softmax" or loss.operation not in (*REGRESSION, "binary_cross_entropy")):
+        return None
+    target = given_values(evidence, loss)
+    total = stat(target, "mean") * shape[1]
+    if not (stat(target, "min") >= 0 and total > 1 + MARGIN):
+        return None
+    return (
+        f"{'the softmax inside cross entropy' if inside else 'a softmax'} gives each sample values that add up to 1, but the targets of a sample add up to {total:.3g} on average",
+        "labels that do not exclude each other need BCEWithLogitsLoss" + ("" if inside else ", and no softmax"),
+    )
 
 
 def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> tuple[str, str] | None:

@@ -44,7 +44,7 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the samples of a batch compete with each other; a sample's prediction depends on which others it came with.
     What to do: set dim=1, or dim=-1 for (N, C).
-    Known exceptions: attention over a sequence in dimension 0 is right where the batch is elsewhere; it is reported only where samples were seen to influence each other.
+    Known exceptions: attention over a sequence in dimension 0 is right where the batch is elsewhere; it is reported only where samples were seen to influence each other. So are losses over a matrix of similarities.
     Source: torch.nn.Softmax, "dim: a dimension along which Softmax will be computed (so every slice along dim will sum to 1)".
     """
     flow = Flow(evidence.trace)
@@ -60,21 +60,37 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
         axis = _axis(evidence, call, len(shape))
         if axis is None or len(shape) < 2:
             continue
+        judged = i in heads or _in_loss(flow, i)
         over_batch = (
             axis == 0
             and n is not None
             and n > 1
             and shape[0] == n
-            and (i in heads or (evidence.probes.leak is not None and leaking == flow.owner(i)))
+            and (judged or (evidence.probes.leak is not None and leaking == flow.owner(i)))
         )
-        wrong_class = heads.get(i) == "nll_loss" and axis != 1
+        wrong_class = axis != 1 and (heads.get(i) == "nll_loss" or (judged and _is_map_of_classes(evidence, shape)))
         if over_batch or wrong_class:
+            place = "the loss" if flow.owner(i) is None else spoken(evidence, flow.owner(i))
             yield Finding(
                 module=flow.owner(i),
                 message=f"{describe(call)} runs over dimension {axis} of {shape}, which is {'the batch' if axis == 0 else 'not that of the classes, 1'}",
-                fix=f"set dim=1 in {spoken(evidence, flow.owner(i))}",
+                fix=f"set dim=1 in {place}",
                 source=call.source,
             )
+
+
+def _in_loss(flow: Flow, index: int) -> bool:
+    """Whether the loss itself takes this softmax of what the model gave; a square matrix may hold similarities, which go both ways."""
+    given = flow.data(index)
+    if flow.owner(index) is not None or given is None or (len(given.shape) == 2 and given.shape[0] == given.shape[1]):
+        return False
+    return flow.owner(flow.origin(given, FORWARDING | {"mul", "div"})) is not None
+
+
+def _is_map_of_classes(evidence: Evidence, shape: tuple[int, ...]) -> bool:
+    """Whether a target holds one class for each position: (N, H, W) beside (N, C, H, W)."""
+    wanted, last = (shape[0], *shape[2:]), shape[:-1]
+    return len(shape) > 2 and any(t.shape == wanted and t.shape != last and t.dtype.startswith(("int", "uint")) for t in evidence.targets)
 
 
 def _axis(evidence: Evidence, call: ModuleCall, rank: int) -> int | None:

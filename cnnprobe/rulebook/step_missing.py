@@ -42,8 +42,8 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
     """Gradients are computed, and no optimizer uses them.
 
     Why it matters: no parameter ever changes.
-    What to do: optimizer.step() after loss.backward().
-    Known exceptions: accumulation over a few batches; updates by hand.
+    What to do: optimizer.step() after loss.backward(); an update by hand has to write in place.
+    Known exceptions: accumulation over a few batches; updates by hand that change the parameters.
     Source: torch.optim, "Taking an optimization step".
     """
     events = [e.kind for step in evidence.steps for e in step.events]
@@ -56,5 +56,7 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             message=f"{backwards} backward passes were followed by 0 optimizer steps: no parameter changed",
-            fix=f"call {variable(evidence, 'optimizer')}.step() after loss.backward()",
+            fix=f"call {variable(evidence, 'optimizer')}.step() after loss.backward()"
+            if evidence.optimizers
+            else "use an optimizer, or write to the parameters in place: p -= lr * p.grad, as p = p - lr * p.grad only makes a new tensor",
         )

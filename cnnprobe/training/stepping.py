@@ -80,7 +80,9 @@ class Stepper:
         Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
         """
         draft = _Draft(self)
-        before = {name: p.detach().clone() for name, p in self.parameters.items()} if self.surroundings.optimizers and measured else {}
+        before = (
+            {name: p.detach().clone() for name, p in self.parameters.items()} if measured else {}
+        )  # a loop may update without an optimizer
         trace = _record(self.model, step, self, draft, statistics=statistics)
         changes = {name: _norm(self.parameters[name].detach() - old) for name, old in before.items()}
         gc.collect()
