@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bench import missed  # noqa: F401  (adds its cases)
+from bench import missed, silent  # noqa: F401  (they add their cases)
 from bench.cases import CASES
 from bench.designs import DESIGNS
 from bench.score import score

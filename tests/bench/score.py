@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 import cnnprobe
-from bench import missed  # noqa: F401  (adds its cases)
+from bench import missed, silent  # noqa: F401  (they add their cases)
 from bench.cases import CASES
 
 
