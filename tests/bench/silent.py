@@ -111,16 +111,15 @@ def class_token_that_sees_other_samples_only(sick):
 
 
 @case("step-missing", None)
-def update_by_hand_of_a_name(sick):
+def update_by_hand_of_a_copy(sick):
     def step(model, inputs, targets, optimizer):
         model.zero_grad()
         F.cross_entropy(model(inputs), targets).backward()
         with torch.no_grad():
             for p in model.parameters():
-                if sick:
-                    p = p - 0.05 * p.grad
-                else:
-                    p -= 0.05 * p.grad
+                moved = p - 0.05 * p.grad
+                if not sick:
+                    p.copy_(moved)
 
     given = looped(Classifier(), step)
     return given | {"optimizer": None}
