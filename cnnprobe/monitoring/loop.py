@@ -64,7 +64,11 @@ class Loop:
         self.scaler: Any = None
         self._started: float | None = None
         self._rows = 64  # that a pass has taken
-        self._marked: list[tuple[nn.Parameter, weakref.ref[Tensor], int]] = []
+        self.stale: list[nn.Parameter] = []  # used by this step with what the last one had left in their gradients
+        self._marked: list[_Mark] = []  # gradients that the last step has used
+        self._suspects: list[_Mark] = []  # those of them that a backward pass of this step has found uncleared
+        self._begun: list[tuple[_Mark, int]] = []  # without an optimizer: the gradients before the latest backward pass, and the weights' versions
+        self._task = -1  # the latest backward pass
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -148,15 +152,23 @@ class Loop:
 
     def begin_backward(self) -> None:
         """A gradient comes back to the root's output."""
+        task = backward_task()
         if not self.backward:
             self.backward = True
+            self._suspects = _untouched(self._marked, writes=0)
             if self.wiring.observing:
                 self.events.begin_backward()
+        elif task != self._task:  # the pass before has written to each once at most; what wrote more has cleared it, as the loop of a GAN does
+            self._suspects = _untouched(self._suspects, writes=1)
+        if task != self._task and not self.optimizers:
+            self._begun = [((p, weakref.ref(p.grad), p.grad._version), p._version) for p in self.model.parameters() if p.grad is not None]
+        self._task = task
 
     # -- the optimizer -----------------------------------------------------------------------------------------------------
 
     def before_update(self, optimizer: Any) -> None:
         """An optimizer's step begins."""
+        self._convict({id(p) for group in optimizer.param_groups for p in group["params"]} if self._suspects else set())
         if self.wiring.observing and not self.updating:
             self.updating = True
             if self.scaler is None:
@@ -166,6 +178,9 @@ class Loop:
     def finish(self, *, skipped: bool = False) -> None:
         """The step is over, the next one begins."""
         seconds = 0.0 if self._started is None else perf_counter() - self._started
+        if not self.optimizers or not self.stale:  # the closure of an optimizer calls backward within its step
+            held = [group["params"] for optimizer in self.optimizers[-1:] for group in optimizer.param_groups] or [self.model.parameters()]
+            self._convict({id(p) for group in held for p in group} if self._suspects else set())
         following = self.events.end_step(seconds, skipped=skipped)
         self.observe(on=following)
         self._mark(following=following)
@@ -173,21 +188,41 @@ class Loop:
         self.passes = 0
         self.training = None
         self.backward = self.updating = False
+        self.stale, self._suspects = [], []
 
     # -- gradients that were not cleared -----------------------------------------------------------------------------------
 
     def _mark(self, *, following: bool) -> None:
-        """Remember the gradients that the step has used, without holding them."""
+        """Remember the gradients that the step has used, without holding them; without an optimizer those of weights that have changed."""
         parameters = [p for p in self.model.parameters() if p.grad is not None] if following else []
         self._marked = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
+        if not self.optimizers:
+            used = {id(mark[0]) for mark, version in self._begun if mark[0]._version != version and _is_left(mark)}
+            self._marked = [mark for mark in self._marked if id(mark[0]) in used]
 
-    def stale(self) -> list[nn.Parameter]:
-        """Parameters whose gradient is the very one that the last step has used: the same tensor, never written to since."""
-        return [p for p, gradient, version in self._marked if p.grad is not None and p.grad is gradient() and p.grad._version == version]
+    def _convict(self, used: set[int]) -> None:
+        """A step uses these parameters: those that are still not cleared are stale."""
+        self.stale.extend(p for p, gradient, _ in self._suspects if id(p) in used and p.grad is not None and p.grad is gradient())
 
     def _is_cleared(self) -> bool:
         """Whether the gradients of a backward pass were cleared without a step, as a GradScaler's user does after an overflow."""
         return not self.updating and all(p.grad is None for p in self.model.parameters())
+
+
+_Mark = tuple[nn.Parameter, weakref.ref[Tensor], int]
+"""A parameter, its gradient, and how often that had been written to."""
+
+
+def _untouched(marks: Sequence[_Mark], *, writes: int) -> list[_Mark]:
+    """Those whose gradient is the very tensor that it was, written to no more often since; as of now."""
+    kept = [(p, gradient, version, p.grad) for p, gradient, version in marks if p.grad is not None and p.grad is gradient()]
+    return [(p, gradient, grad._version) for p, gradient, version, grad in kept if grad._version - version <= writes]
+
+
+def _is_left(mark: _Mark) -> bool:
+    """Whether a gradient still stands after its backward pass; what else has written to it may have cleared it, which a GPU is not asked."""
+    gradient = mark[0].grad
+    return bool(_untouched([mark], writes=1)) or (gradient is not None and gradient.device.type == "cpu" and bool(gradient.any()))
 
 
 def _find_scaler() -> Any:

@@ -169,12 +169,8 @@ class Watch(Events):
             self.first.detach()
 
     def begin_backward(self) -> None:
-        """The first gradient arrives: by now `.grad` should have been cleared."""
+        """The first gradient arrives."""
         self._keep_first()
-        names = {id(each.tensor): each.name for each in self.parameters.watched}
-        stale = tuple(names[id(parameter)] for parameter in self.loop.stale() if id(parameter) in names)
-        if stale:
-            self.stale[self.step] = stale
         self._scale = _scale_of(self.loop.scaler)
 
     def before_update(self, optimizer: Any) -> None:
@@ -194,6 +190,7 @@ class Watch(Events):
         self.ledger.total = step + 1
         draft = drafts.Draft(step=step, curves=self._curves(seconds), losses=drafts.sent(self._losses), skipped=skipped, seen=self.seen)
         if observed:
+            self._take_stale()
             draft.changes = self.parameters.after_step() if not skipped else None
             if draft.changes is not None and isinstance(draft.changes.norms, Tensor):
                 draft.norms = Sent(draft.changes.norms)
@@ -216,6 +213,12 @@ class Watch(Events):
         if self.optimizers and not skipped:
             self._keep_first()
         return self.pace.is_due(self.step)
+
+    def _take_stale(self) -> None:
+        """The gradients that were not cleared before this step."""
+        if self.loop.stale:
+            names = {id(each.tensor): each.name for each in self.parameters.watched}
+            self.stale[self.step] = tuple(names[id(parameter)] for parameter in self.loop.stale if id(parameter) in names)
 
     def _curves(self, seconds: float) -> dict[str, float]:
         curves = {"seconds": seconds} if seconds else {}
