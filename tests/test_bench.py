@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from bench import missed, silent  # noqa: F401  (they add their cases)
-from bench.cases import CASES
-from bench.designs import DESIGNS
+from bench.faults import CASES
+from bench.healthy import DESIGNS
 from bench.score import score
 
 import cnnprobe

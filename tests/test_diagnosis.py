@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from bench.designs import Classifier, classifier, images, labels
+from bench.parts import Classifier, classifier, images, labels
 from click.testing import CliRunner
 from torch import nn
 

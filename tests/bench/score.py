@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 import cnnprobe
-from bench import missed, silent  # noqa: F401  (they add their cases)
-from bench.cases import CASES
+from bench.faults import CASES
 
 
 @dataclass(frozen=True)

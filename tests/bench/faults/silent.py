@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.cases import case, looped, net
-from bench.designs import Classifier, classifier, images, labels
+from bench.case import case, looped, net
+from bench.parts import Classifier, classifier, images, labels
 
 
 def segmenter(**others):

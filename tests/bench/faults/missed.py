@@ -1,11 +1,11 @@
-"""Silent faults that were once missed, each with its corrected twin; they add to the cases of the bench."""
+"""Silent faults that were once missed, each with its corrected twin."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.cases import case, looped, net
-from bench.designs import Classifier, classifier, images
+from bench.case import case, looped, net
+from bench.parts import Classifier, classifier, images
 
 
 @case("loss-sign", None)

@@ -1,0 +1,143 @@
+"""Faults of the loss and the head."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import case, looped, net
+from bench.parts import Backbone, Classifier, classifier, images
+
+
+@case("softmax-before-ce", "")
+def functional_softmax_in_the_root(sick):
+    def forward(self, x):
+        x = self.fc(self.backbone(x))
+        return F.softmax(x, dim=1) if sick else x
+
+    return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4)))
+
+
+@case("softmax-before-ce", "")
+def softmax_by_hand(sick):
+    def forward(self, x):
+        x = self.fc(self.backbone(x))
+        e = torch.exp(x - x.max(dim=1, keepdim=True)[0])
+        return e / e.sum(dim=1, keepdim=True) if sick else x
+
+    return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4)))
+
+
+@case("softmax-before-ce", None, "head.1", "head")
+def softmax_in_the_loop(sick):
+    model = Classifier()
+
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        output = model(x)
+        probabilities = torch.softmax(output, 1) if sick else output
+        nn.CrossEntropyLoss()(probabilities, y).backward()
+        optimizer.step()
+
+    return looped(model, step)
+
+
+@case("sigmoid-before-bcewl", "")
+def segmentation_with_two_sigmoids(sick):
+    def forward(self, x):
+        x = self.out(F.relu(self.conv(x)))
+        return torch.sigmoid(x) if sick else x
+
+    model = net(forward, conv=nn.Conv2d(3, 8, 3, padding=1), out=nn.Conv2d(8, 1, 1))
+    return classifier(model, targets=(images()[:, :1] > 0).float(), loss_fn=F.binary_cross_entropy_with_logits)
+
+
+@case("probs-into-nll", "")
+def softmax_into_nll(sick):
+    def forward(self, x):
+        x = self.fc(self.backbone(x))
+        return F.softmax(x, 1) if sick else F.log_softmax(x, 1)
+
+    return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4)), loss_fn=F.nll_loss)
+
+
+@case("activation-on-logits", "")
+def relu_on_every_layer(sick):
+    def forward(self, x):
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = self.fc2(x)
+        return F.relu(x) if sick else x
+
+    return classifier(net(forward, fc1=nn.Linear(768, 32), fc2=nn.Linear(32, 4)))
+
+
+@case("softmax-dim", "")
+def softmax_over_the_batch(sick):
+    def forward(self, x):
+        return F.log_softmax(self.fc(self.backbone(x)), dim=0 if sick else 1)
+
+    return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4)), loss_fn=nn.NLLLoss())
+
+
+@case("loss-activation-mismatch", "")
+def relu_for_targets_of_both_signs(sick):
+    def forward(self, x):
+        x = self.fc2(F.relu(self.fc1(x.flatten(1)))).squeeze(1)
+        return F.relu(x) if sick else x
+
+    return classifier(net(forward, fc1=nn.Linear(768, 32), fc2=nn.Linear(32, 1)), targets=torch.linspace(-2, 2, 8), loss_fn=nn.MSELoss())
+
+
+@case("loss-activation-mismatch", "fc", "")
+def logits_into_nll(sick):
+    def forward(self, x):
+        x = self.fc(self.backbone(x))
+        return x if sick else F.log_softmax(x, 1)
+
+    return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4)), loss_fn=nn.NLLLoss())
+
+
+@case("loss-broadcast", None)
+def column_against_row(sick):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        output = model(x)
+        ((output if sick else output.squeeze(1)) - y).pow(2).mean().backward()
+        optimizer.step()
+
+    return looped(model, step, targets=torch.linspace(-1, 1, 8))
+
+
+@case("loss-sign", None)
+def negative_criterion(sick):
+    criterion = nn.CrossEntropyLoss()
+    return classifier(Classifier(), loss_fn=lambda output, y: -criterion(output, y) if sick else criterion(output, y))
+
+
+@case("loss-sign", None)
+def log_likelihood_without_minus(sick):
+    def loss_fn(output, y):
+        likelihood = F.log_softmax(output, dim=1)[torch.arange(8), y].mean()
+        return likelihood if sick else -likelihood
+
+    return classifier(Classifier(), loss_fn=loss_fn)
+
+
+@case("loss-detached", None)
+def loss_through_numpy(sick):
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        if sick:
+            loss = torch.tensor(loss.detach().numpy(), requires_grad=True)
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("negative-loss", None)
+def masks_of_255(sick):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    return classifier(model, targets=(images()[:, :1] > 0).float() * (255 if sick else 1), loss_fn=nn.BCEWithLogitsLoss())
