@@ -1,11 +1,14 @@
 """Sphinx: `make docs` builds docs/_build/html, and a warning is an error."""
 
 import contextlib
+import dataclasses
 import doctest
+import inspect
 import pathlib
 import re
 import sys
 import tempfile
+import typing
 from collections.abc import Iterator
 
 from docutils import nodes
@@ -16,6 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 project = "cnnprobe"
+myst_enable_extensions = ["deflist"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "changelog"]
 html_theme = "furo"
@@ -86,6 +90,48 @@ def _python_blocks(text: str) -> Iterator[tuple[int, str]]:
         yield line, "".join(example.source for example in typed if example.exc_msg is None)
 
 
+class Fields(SphinxDirective):
+    """Every dataclass of a saved report: what it is, and its fields as JSON names them, each with the comment that stands beside it."""
+
+    def run(self) -> list[nodes.Node]:
+        """One definition list a dataclass, in the order in which they are met."""
+        found: list[nodes.Node] = []
+        for kind in _saved_classes():
+            remarks = dict(re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", inspect.getsource(kind), re.MULTILINE))
+            section = nodes.section(ids=[f"saved-{kind.__name__.lower()}"])
+            section += [nodes.title(text=kind.__name__), nodes.paragraph(text=" ".join((kind.__doc__ or "").split()).replace("`", ""))]
+            lines = [
+                f"`{field.name}`\n: {_type_name(field.type)}{'; ' * (field.name in remarks)}{remarks.get(field.name, '')}\n"
+                for field in dataclasses.fields(kind)
+            ]
+            section += self.parse_text_to_nodes("\n".join(lines))
+            found.append(section)
+        return found
+
+
+def _saved_classes() -> list[type]:
+    """The dataclasses that a saved report is made of, each once: those of its parts first, then those that these hold."""
+    from cnnprobe.report import _PARTS
+
+    found: list[type] = []
+    waiting = list(_PARTS.values())
+    while waiting:
+        hint = waiting.pop(0)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint not in found:
+            found.append(hint)
+            hints = typing.get_type_hints(hint)
+            waiting += [hints[field.name] for field in dataclasses.fields(hint)]
+        waiting += typing.get_args(hint)
+    return found
+
+
+def _type_name(hint: object) -> str:
+    """A type as the source says it, without the rooms that it comes from."""
+    return re.sub(
+        r"\b(?:\w+\.)+", "", hint if isinstance(hint, str) else getattr(hint, "__name__", "") * (not typing.get_args(hint)) or str(hint)
+    )
+
+
 class Changes(SphinxDirective):
     """What has changed and is not released yet: the fragments of docs/changelog."""
 
@@ -105,4 +151,5 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("rules", Rules)
     app.add_directive("changes", Changes)
+    app.add_directive("fields", Fields)
     app.add_directive("shown", Shown)

@@ -1,9 +1,15 @@
 """The docs build without a warning: every page, with the reference that is made from docstrings and rules."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+import cnnprobe
+from cnnprobe import testing
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,3 +32,22 @@ def test_docs_build_without_a_warning(tmp_path):
     assert (0, "") == (done.returncode, done.stderr)
     rules = (tmp_path / "built" / "reference" / "rules.html").read_text(encoding="utf-8")
     assert "dead-relu" in rules and "softmax-before-ce" in rules
+    saved = (tmp_path / "built" / "reference" / "saved-reports.html").read_text(encoding="utf-8")
+    assert "ModuleCall" in saved and "own multiply-accumulates" in saved
+
+
+@pytest.mark.parametrize(("page", "names"), [("python", cnnprobe.__all__), ("testing", testing.__all__)])
+def test_reference_lists_each_public_name_once(page, names):
+    text = (ROOT / "docs" / "reference" / f"{page}.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", text, re.MULTILINE)
+    assert {*names} - {"__version__"} <= {name.rpartition(".")[2] for name in documented}
+    assert len(documented) == len(set(documented))
+
+
+def test_readme_says_how_many_rules_there_are_and_names_none_that_is_gone():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rules = {rule.name: rule.code for rule in cnnprobe.rules()}
+    assert f"[{len(rules)} rules](docs/reference/rules.md)" in text
+    rows = re.findall(r"^\| (CP\d) \|[^|]*\| (.*) \|$", text, re.MULTILINE)
+    assert {code[:3] for code in rules.values()} == {family for family, _ in rows}
+    assert all(rules[name].startswith(family) for family, names in rows for name in names.split(", "))

@@ -120,7 +120,7 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
         model: the model; it is run once, neutrally.
         inputs: what it is called with.
         expected: from glob patterns of fqns ("" is the model itself) to shapes. A dimension is a number, a name, arithmetic of names ("H/4",
-            rounded down), or None for any; "..." stands for any number of dimensions, "*rest" for so many under one name. N (or B), C, H, W
+            rounded down), or None for any; "..." stands for any number of dimensions, `"*rest"` for so many under one name. N (or B), C, H, W
             are the axes of the first input (N, C, L of three axes, N, C, D, H, W of five); any other name is bound where it is met first.
             A shape may be one string, as jaxtyping writes it: "N 64 H/4 W/4". A list of shapes is for a module with several outputs.
 
