@@ -8,7 +8,7 @@ import types
 
 import pytest
 import torch
-from crashes import posts_code, posts_joins, posts_lines, posts_steps
+from crashes import posts_code, posts_joins, posts_lines, posts_maps, posts_steps
 from crashes.posts import POSTS
 from torch import nn
 
@@ -16,7 +16,7 @@ import cnnprobe
 from cnnprobe.crash import Crash, explained
 from cnnprobe.recorder import observe
 
-ROOMS = (posts_code, posts_joins, posts_lines, posts_steps)
+ROOMS = (posts_code, posts_joins, posts_lines, posts_maps, posts_steps)
 CASES = [pytest.param(post, id=post.name) for post in POSTS]
 _NUMBERS = itertools.count()
 
@@ -106,3 +106,22 @@ def test_half_of_the_posted_crashes_have_a_patch(tmp_path, opened):
         path.write_text(post.source)
         found.append(any(repair.patch for repair in explain(opened(path)).repairs))
     assert sum(found) >= 0.5 * len(found)
+
+
+class Halting(torch.autograd.Function):
+    """Raises in its backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.view(-1, 3, 7)
+
+
+def test_backward_that_broke_off_is_not_taken_for_a_second_one():
+    model = nn.Linear(8, 4)
+    with pytest.raises(RuntimeError), cnnprobe.record(model) as recording:
+        Halting.apply(model(torch.randn(2, 8))).pow(2).sum().backward()
+    assert "unknown" == recording.explanation.diagnosis

@@ -3,14 +3,16 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.case import Case, operation, quoted
-from cnnprobe.crash.graphs import Saved, number_of, saved_tensors
+from cnnprobe.crash.graphs import Saved, broke_off, nodes_of, number_of, saved_tensors
 from cnnprobe.crash.overwriting import explain_overwritten
+from cnnprobe.crash.own_backward import explain_own_backward
 from cnnprobe.crash.training import Training, Verdict, differentiated
 from cnnprobe.crash.users_code import frame_locals
 from cnnprobe.explanation import Repair
@@ -28,10 +30,13 @@ def explain_backward(training: Training) -> Verdict:
         return _detached(training, loss)
     if loss.numel() != 1 and not _has_gradient(training):
         return _non_scalar(training, loss)
-    modified, freed = saved_tensors(loss)
+    own = explain_own_backward(training, loss)
+    if own is not None:
+        return own
+    modified, freed, kept = saved_tensors(loss)
     if modified:
         return explain_overwritten(training, modified[0])
-    if freed:
+    if freed and not broke_off(freed, kept):
         return _freed(training, freed)
     parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
     if parameters and loss.dtype != parameters[0].dtype:
@@ -43,7 +48,9 @@ def explain_backward(training: Training) -> Verdict:
             tensors=(loss,),
         )
     return Verdict(
-        diagnosis="unknown", message="the cause is not known; its graph has neither freed nor overwritten tensors", tensors=(loss,)
+        diagnosis="unknown",
+        message="the cause is not known; its graph has no tensors that were overwritten or freed by an earlier backward",
+        tensors=(loss,),
     )
 
 
@@ -151,23 +158,35 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
             repairs=(Repair(title=f"detach it when it is kept: self.{name} = self.{name}.detach()", code=".detach()", module=fqn),),
         )
     start = training.trace.calls[0].sequence if training.trace is not None and training.trace.calls else None
-    earlier = start is not None and any((number_of(one.node) or start[0]) < start[0] for one in freed)
+    old = [one.node for one in freed if start is not None and (number_of(one.node) or start[0]) < start[0]]
+    earlier, part = bool(old), _part_of(training, old)
     why = (
-        "a part of its graph belongs to an earlier forward, and was freed by an earlier backward"
+        f"{f'what {quoted(part)} gave' if part else 'a part of its graph'} belongs to an earlier forward, and was freed by an earlier backward"
         if earlier
         else "its graph was freed by an earlier backward over the same forward"
     )
+    detach = (
+        f"detach() what {quoted(part)} gives for the earlier backward" if part else "detach() what is carried over from the earlier step"
+    )
     return Verdict(
         diagnosis="backward-twice",
+        module=part or None,
         message=f"backward() ran a second time: {why}",
         arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
         repairs=(
-            Repair(
-                title="detach() what is carried over from the earlier step" if earlier else "run the forward again before each backward()"
-            ),
+            Repair(title=detach if earlier else "run the forward again before each backward()"),
             Repair(title="add the losses and call backward() once, or pass retain_graph=True to the first call", code="retain_graph=True"),
         ),
     )
+
+
+def _part_of(training: Training, nodes: list[Any]) -> str:
+    """The part of the model that made some nodes, by the parameters that they lead to; "" where it is not one part below the model."""
+    names = {id(p): fqn for fqn, m in training.modules().items() for p in m._parameters.values() if p is not None}
+    found = {names[id(v)] for node in nodes_of(*nodes) if (v := getattr(node, "variable", None)) is not None and id(v) in names}
+    paths = [fqn.split(".") for fqn in found]
+    shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
+    return ".".join(shared)
 
 
 def _keepers(training: Training) -> Iterator[tuple[str, str]]:

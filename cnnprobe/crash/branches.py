@@ -76,13 +76,25 @@ def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, d
         yield changed, settings, USUAL if "stride" in settings else STRONG
     if window.transposed:
         for extra in range(1, max(window.stride)):
-            yield replace(window, extra=(extra,) * len(window.kernel)), {"output_padding": extra}, POSSIBLE
+            added = (extra,) * len(window.kernel)
+            yield replace(window, extra=added), {"output_padding": extra}, STRONG if added == window.lacking else POSSIBLE
         return
     for stride in _STRIDES:
         if (stride,) * len(window.kernel) != window.stride:
             # A projection of 1x1 has no other way to change the size; a stride elsewhere is as likely to be meant.
             weight = STRONG if all(k == 1 for k in window.kernel) else USUAL
             yield replace(window, stride=(stride,) * len(window.kernel)), {"stride": stride}, weight
+
+
+def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> list[Odd]:
+    """The transposed convolutions on the way to a tensor that do not multiply their input exactly, where all of them together make the difference."""
+    steps = [s for s in steps_to(case, info) if s.window is not None]
+    windows = [s.window for s in steps if s.window is not None]
+    odd = [i for i, w in enumerate(windows) if w.lacking and len(set(w.lacking)) == 1 and steps[i].call.fqn is not None]
+    changed = [replace(w, extra=w.lacking) if i in odd else w for i, w in enumerate(windows)]
+    if not odd or len(steps[0].before) != len(target) or through(changed, steps[0].before) != target:
+        return []
+    return [Odd(fqn=steps[i].call.fqn or "", settings={"output_padding": windows[i].lacking[0]}, weight=STRONG) for i in odd]
 
 
 def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion) -> Iterator[Suspicion]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from cnnprobe.crash import folding
 from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_tensor
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
 from cnnprobe.crash.edits import AdaptOutput, Edit, Remove
-from cnnprobe.crash.geometry import Window, axes_of, steps_to, through, window_of_call
+from cnnprobe.crash.geometry import Window, axes_of, is_channels_first, steps_to, through, window_of_call
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
 
@@ -77,14 +78,13 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
             candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None, None], "{x}[None, None]"), weight=STRONG))
         elif found.axes == 1:
             candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None], "{x}[None]")))
-    candidates += _unflattened(case, found)
-    flattening = next((c for _, c in case.lineage(found.x) if c.kind in ("Flatten", "torch.flatten")), None)
+    flattening = next((c for _, c in case.lineage(found.x) if c.kind in ("Flatten", "torch.flatten", "torch.Tensor.flatten")), None)
+    candidates += folding.unflattened(case, found.x, flattening, channels=found.wanted, axes=found.axes)
     if flattening is not None and flattening.fqn is not None:
         edit = Remove(title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}", module=flattening.fqn)
         candidates.append(candidate(edit))
     if len(shape) == found.batched + 1:
-        merge = before_call(case, lambda x: x.flatten(0, 1), "{x}.flatten(0, 1)")
-        candidates.append(candidate(merge, weight=POSSIBLE))
+        candidates += folding.folded(case, found.x, found.module, channels=found.wanted)
         if shape[1] == 1 or shape[0] == 1:
             axis = 0 if shape[0] == 1 else 1
             candidates.insert(0, candidate(before_call(case, lambda x: x.squeeze(axis), f"{{x}}.squeeze({axis})")))
@@ -99,23 +99,10 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
     )
 
 
-def _unflattened(case: Case, found: Kernel) -> Iterator[Candidate]:
-    """Rows of pixels that are to be maps again: (N, 784) into (N, 1, 28, 28)."""
-    shape = found.x.shape
-    if len(shape) != 2 or not is_root_input(case, found.x) or shape[1] % found.wanted:
-        return
-    side = round((shape[1] // found.wanted) ** (1 / found.axes))
-    if side**found.axes * found.wanted != shape[1]:
-        return
-    sizes = (-1, found.wanted, *(side,) * found.axes)
-    code = "{x}.view(" + ", ".join(map(str, sizes)) + ")"
-    yield candidate(with_tensor(case, found.x, lambda x: x.reshape(sizes), code), weight=STRONG)
-
-
 def _last(case: Case, found: Kernel) -> Iterator[Suspicion]:
     """The channel axis is last, or elsewhere."""
     shape = found.x.shape
-    if shape[-1] != found.wanted:
+    if shape[-1] != found.wanted or is_channels_first(case, found.x):
         return
     batched = len(shape) == found.batched
     order = (0, len(shape) - 1, *range(1, len(shape) - 1)) if batched else (len(shape) - 1, *range(len(shape) - 1))
@@ -183,6 +170,9 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
     candidates = [*_input_channels(case, found, got, axis)] if found.is_first else []
     if found.is_layer:
         candidates.append(candidate(configured(case, found.module, **_with_channels(case, found, got)), weight=USUAL))
+        layer = case.modules[found.module]
+        if layer.out_channels == got and layer.groups == 1:  # in and out were swapped
+            candidates.append(candidate(configured(case, found.module, in_channels=got, out_channels=found.wanted), weight=USUAL))
     elif (edit := _other_weight(case, found, got)) is not None:
         candidates.append(candidate(edit, weight=USUAL))
     unread = f"; {shape} is taken for one sample without a batch axis" if len(shape) < found.batched else ""
@@ -190,7 +180,7 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
         wide = before_call(case, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
         candidates.insert(0, candidate(wide, weight=STRONG))
     moved = [i for i, n in enumerate(shape) if n == found.wanted and i not in (axis, len(shape) - 1)]
-    if moved:
+    if moved and not is_channels_first(case, found.x):
         at = moved[0]
         turned = before_call(case, lambda x: x.transpose(at, axis), f"{{x}}.transpose({at}, {axis})")
         candidates.append(candidate(turned, weight=POSSIBLE))

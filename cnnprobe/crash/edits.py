@@ -94,6 +94,28 @@ class AdaptOutput(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HandIndices(Edit):
+    """Unpack what every pooling with return_indices gives, and hand the indices to the unpooling that undoes it: the last first."""
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        kept: list[Tensor] = []
+
+        def unpack(_module: nn.Module, _args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
+            kept.append(output[1])
+            return output[0]
+
+        def hand(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (*args, kept.pop()) if len(args) == 1 and kept else args
+
+        for _, module, first in named_modules(shadow.model):
+            if first and getattr(module, "return_indices", False):
+                shadow.undo.append(module.register_forward_hook(unpack).remove)
+            elif first and isinstance(module, nn.modules.pooling._MaxUnpoolNd):
+                shadow.undo.append(module.register_forward_pre_hook(hand).remove)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reconfigure(Edit):
     """Give the layer `module` another argument of its constructor: in_features, in_channels, num_features, padding, ..."""
 

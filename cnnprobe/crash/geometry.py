@@ -50,6 +50,14 @@ class Window:
         return out
 
     @property
+    def lacking(self) -> tuple[int, ...]:
+        """The output_padding with which a transposed convolution gives exactly its stride times its input; () where it does, or cannot so."""
+        axes = zip(self.stride, self.padding, self.dilation, self.kernel, strict=True)
+        wanted = tuple(s + p - d * (k - 1) - 1 for s, p, d, k in axes) if self.transposed else ()
+        fits = all(0 <= n < s for n, s in zip(wanted, self.stride, strict=False))
+        return wanted if fits and wanted != self.extra else ()
+
+    @property
     def is_same(self) -> bool:
         """Whether the padding makes up for the kernel."""
         return all(p == d * (k - 1) for p, d, k in zip(self.padding, self.dilation, self.kernel, strict=True))
@@ -138,6 +146,25 @@ def window_of_call(case: Case, call: ModuleCall) -> Window | None:
         both = (same if padding == "same" else (0,) * n) if isinstance(padding, str) else tuple(2 * p for p in per_axis(padding or 0, n))
         return Window(kernel=kernel, stride=per_axis(values(call, 3, "stride") or 1, n), padding=both, dilation=dilation)
     return None
+
+
+_TURNING = frozenset(
+    {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "reshape", "view", "unflatten", "einsum", "matmul", "t"}
+)
+
+
+def is_channels_first(case: Case, info: TensorInfo) -> bool:
+    """Whether a tensor is known to have its channels on axis 1: a convolution, a pooling or a BatchNorm made it so, and nothing turned it since."""
+    for _, call in case.lineage(info):
+        if (call.fqn is None and operation(call) in _TURNING) or not call.outputs or len(call.outputs[0].shape) != len(info.shape):
+            return False
+        layer = case.modules.get(call.fqn or "")
+        is_norm = isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm)
+        if window_of_call(case, call) is not None or is_norm:
+            return True
+        if layer is not None and layer._parameters:
+            return False
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)

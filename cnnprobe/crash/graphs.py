@@ -1,6 +1,7 @@
 """The graph behind a loss: which saved tensors were overwritten, which are gone, and which call made a node."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,34 +21,48 @@ class Saved:
     name: str
 
 
-def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved]]:
-    """The saved tensors that were overwritten, and those that are gone, in the order of the backward.
-
-    Reading one raises in both cases; only one that is still there lets hooks be registered.
-    """
-    modified: list[Saved] = []
-    freed: list[Saved] = []
+def nodes_of(*starts: Any) -> Iterator[Any]:
+    """The nodes of a graph that some nodes start, by level."""
     seen: set[Any] = set()
-    level = [loss.grad_fn]
+    level = list(starts)
     while level and len(seen) < MOST_NODES:
         below = []
         for node in level:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            for name in dir(node):
-                if name.startswith("_saved_"):
-                    state = _state(node, name)
-                    if state is not None:
-                        (modified if state == "modified" else freed).append(Saved(node, name))
+            yield node
             below += [child for child, _ in node.next_functions]
         level = below
-    return modified, freed
+
+
+def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
+    """The saved tensors that were overwritten, those that are gone, and those that are there, in the order of the backward.
+
+    Reading one raises in the first two cases; only one that is still there lets hooks be registered.
+    """
+    modified: list[Saved] = []
+    freed: list[Saved] = []
+    kept: list[Saved] = []
+    for node in nodes_of(loss.grad_fn):
+        for name in dir(node):
+            if name.startswith("_saved_"):
+                state = _state(node, name)
+                if state is not None:
+                    {"modified": modified, "freed": freed, "kept": kept}[state].append(Saved(node, name))
+    return modified, freed, kept
+
+
+def broke_off(freed: list[Saved], kept: list[Saved]) -> bool:
+    """Whether what is gone went in this very backward, which runs the nodes that were made last first: all that is left is older than it."""
+    gone = [n for one in freed if (n := number_of(one.node)) is not None]
+    left = [n for one in kept if (n := number_of(one.node)) is not None]
+    return bool(gone) and bool(left) and max(left) < min(gone)
 
 
 def _state(node: Any, name: str) -> str | None:
     try:
-        getattr(node, name)
+        return "kept" if isinstance(getattr(node, name), Tensor) else None
     except RuntimeError:
         raw = getattr(node, "_raw" + name, None)
         if raw is None or isinstance(raw, list | tuple):
@@ -59,7 +74,6 @@ def _state(node: Any, name: str) -> str | None:
         return "modified"
     except Exception:  # a node that does not show what it keeps
         return None
-    return None
 
 
 def number_of(node: Any) -> int | None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cnnprobe.crash.adapting import configured
-from cnnprobe.crash.branches import fitting
+from cnnprobe.crash.branches import fitting, lacking_padding
 from cnnprobe.crash.case import Case, short, size
 from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.crash.linear import flattening
@@ -55,19 +55,22 @@ def _other_layers(training: Training, case: Case, shape: tuple[int, ...], sizes:
     ends = case.trace.calls[0].outputs if case.trace.calls else ()
     if not ends or ends[0].shape != shape:
         return
-    for odd in list(fitting(case, ends[0], sizes))[:_MOST_TRIALS]:
-        edit = configured(case, odd.fqn, **odd.settings)
-        outcome = _outcome(training, [edit])
+    several = lacking_padding(case, ends[0], sizes)
+    wholes = [several] if len(several) > 1 else []
+    wholes += [[odd] for odd in sorted(fitting(case, ends[0], sizes), key=lambda one: -one.weight)]
+    for odds in wholes[:_MOST_TRIALS]:
+        edits = [configured(case, odd.fqn, **odd.settings) for odd in odds]
+        outcome = _outcome(training, edits)
         if outcome is not None and outcome.works and outcome.shapes[:1] == ((*shape[:2], *sizes),):
             yield Repair(
-                title=edit.title,
-                code=edit.code,
-                module=odd.fqn,
+                title=", and ".join(edit.title for edit in edits),
+                code="; ".join(edit.code for edit in edits),
+                module=edits[0].module,
                 works=True,
                 plausible=True,
                 tried=_said(outcome),
                 outputs=outcome.shapes,
-                patch=diff(case, [edit]),
+                patch=diff(case, edits),
             )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash import branches, hardwiring, viewing
 from cnnprobe.crash.adapting import reshaped_parameter, resized, spelt, with_tensor
-from cnnprobe.crash.case import Case, named, operation, quoted, short
+from cnnprobe.crash.case import Case, named, operation, quoted, short, size
 from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.crash.shadow import Shadow
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
@@ -205,6 +205,7 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
         yield from branches.odd_windows(case, (shortcut, branch), mould)
         yield from branches.odd_channels(case, shortcut, branch, mould)
         candidates += _projections(case, call, shortcut, branch)
+        candidates += _resized_operand(case, call, shortcut, branch)
     elif len(a.shape) != len(b.shape):
         candidates += _more_axes(case, call, a, b)
     yield Suspicion(
@@ -312,6 +313,26 @@ def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: Ten
         ),
         weight=USUAL,
     )
+
+
+def _resized_operand(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:
+    """Maps of two resolutions that are added, as in the gate of an attention U-Net: one of them in the size of the other, the larger first."""
+    if len(a.shape) < 3 or a.shape[:2] != b.shape[:2] or len(call.inputs) != 2:
+        return
+    if not min(_layers_inside(case, t)[0] for t in (a, b)):  # a shortcut: the branch is to keep the size
+        return
+    for part, like in sorted(((a, b), (b, a)), key=lambda pair: size(pair[0].shape)):
+        yield candidate(_interpolated_operand(case, call, part, like.shape[2:]), weight=USUAL)
+
+
+def _interpolated_operand(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = (F.interpolate(x, size=sizes) if isinstance(x, Tensor) and tuple(x.shape) == part.shape else x for x in args)
+        return func(*given, **kwargs)
+
+    code = f"F.interpolate({{x}}, size={sizes})"
+    title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    return Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten)
 
 
 def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:

@@ -86,7 +86,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
             yield f"[{key!r}]", item
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            yield f"[{i}]", item
+            yield (f".{value._fields[i]}" if hasattr(value, "_fields") else f"[{i}]"), item
 
 
 def _target_no_tensor(found: Loss) -> Verdict:

@@ -9,7 +9,7 @@ from cnnprobe.crash import hardwiring
 from cnnprobe.crash.adapting import before_call, configured, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, product, quoted, size, tensor
 from cnnprobe.crash.edits import Adapt, AdaptOutput, Exchange, SetMode
-from cnnprobe.crash.geometry import axes_of
+from cnnprobe.crash.geometry import axes_of, is_channels_first
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
 
@@ -145,6 +145,8 @@ def _layer_norm(case: Case, layer: nn.LayerNorm, x: TensorInfo) -> Iterator[Susp
     if got == wanted:
         return
     candidates = [candidate(configured(case, fqn, normalized_shape=got if len(got) > 1 else got[0]), weight=USUAL)]
+    if len(wanted) == 1 and len(x.shape) > 2 and x.shape[1] == wanted[0] and is_channels_first(case, x):
+        candidates = [*_channels_last_there(fqn, len(x.shape))]  # the last axis is a size of the image, which is none of the layer
     if len(wanted) == 1 and len(x.shape) > 2 and x.shape[1] == wanted[0]:
         group = f"nn.GroupNorm(1, {wanted[0]})"
         edit = Exchange(title=f"make {quoted(fqn)} an {group}", code=group, module=fqn, layer=lambda _old: nn.GroupNorm(1, wanted[0]))
@@ -159,6 +161,19 @@ def _layer_norm(case: Case, layer: nn.LayerNorm, x: TensorInfo) -> Iterator[Susp
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _channels_last_there(fqn: str, axes: int) -> Iterator[Candidate]:
+    """The channels last for the layer alone: turned before it, and turned back after it."""
+    there, back = (0, *range(2, axes), 1), (0, axes - 1, *range(1, axes - 1))
+    before = Adapt(
+        title=f"pass x.permute{there} to {quoted(fqn)}", code=f"{{x}}.permute{there}", module=fqn, function=lambda x: x.permute(there)
+    )
+    after = AdaptOutput(
+        title=f"turn back what it gives: x.permute{back}", code=f"{{x}}.permute{back}", module=fqn, function=lambda x: x.permute(back)
+    )
+    yield candidate(before, after, weight=STRONG)
+    yield candidate(before, weight=POSSIBLE)
 
 
 def _functional_norm(case: Case, x: TensorInfo) -> Iterator[Suspicion]:
@@ -301,10 +316,12 @@ def _pixel_shuffle(case: Case, layer: nn.PixelShuffle, x: TensorInfo) -> Iterato
     got = x.shape[-3] if len(x.shape) > 2 else -1
     if got < 0 or got % unit == 0:
         return
-    producer = case.producer(x)
+    producer, scale = case.producer(x), layer.upscale_factor
     candidates = []
     if producer is not None and isinstance(case.modules.get(producer.fqn or ""), nn.Conv2d):
-        candidates = [candidate(configured(case, producer.fqn or "", out_channels=-(-got // unit) * unit))]
+        # 3 * scale was written for 3 * scale ** 2, or the channels that are to come out; else the next multiple.
+        meant = dict.fromkeys([got * scale if got % scale == 0 else got * unit, got * unit, -(-got // unit) * unit])
+        candidates = [candidate(configured(case, producer.fqn or "", out_channels=n)) for n in meant]
     yield Suspicion(
         diagnosis="channel-mismatch",
         module=fqn,

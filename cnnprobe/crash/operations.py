@@ -119,7 +119,8 @@ def _einsum_axes(case: Case, call: ModuleCall, equation: str, term: str, info: T
 
 
 def _letters(case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo) -> Iterator[Candidate]:
-    """One batch axis more in every term and in the result, where the tensor has one more than the equation names."""
+    """A map that is to be flattened first, or one batch axis more in every term and in the result, where the tensor has one more than the equation names."""
+    yield from _flattened_operand(case, call, equation, term, info)
     free = next(letter for letter in string.ascii_lowercase if letter not in equation)
     left, arrow, right = equation.replace(" ", "").partition("->")
     if len(info.shape) != len(term) + 1 or not arrow:
@@ -136,6 +137,23 @@ def _letters(case: Case, call: ModuleCall, equation: str, term: str, info: Tenso
 
     title = f"write '{new}' instead of '{equation}' at {short(call.source)}"
     yield candidate(Rewrite(title=title, code=repr(new), module=case.owner, kind=call.kind, source=call.source, function=rewritten))
+
+
+def _flattened_operand(case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo) -> Iterator[Candidate]:
+    """Its last axes as the one axis that the equation names, where another operand has that axis in this size."""
+    terms, last = equation.replace(" ", "").partition("->")[0].split(","), len(term) - 1
+    others = zip(terms, call.inputs, strict=True)
+    known = {(letter, n) for t, i in others if len(t) == len(i.shape) for letter, n in zip(t, i.shape, strict=True)}
+    if last < 1 or len(info.shape) <= len(term) or (term[last], size(info.shape[last:])) not in known:
+        return
+    code = f"{{x}}.flatten({last})"
+
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*(a.flatten(last) if isinstance(a, Tensor) and tuple(a.shape) == info.shape else a for a in args), **kwargs)
+
+    title = f"flatten what comes from {case.origin(info)} first: {code.format(x='x')}"
+    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    yield candidate(Rewrite(title=title, code=code, function=rewritten, **where), weight=STRONG)
 
 
 def _einsum_sizes(
@@ -172,6 +190,7 @@ def _einsum_sizes(
 
 def _interpolate(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     x = call.inputs[0]
+    yield from _interpolated_sizes(case, call, x)
     mode = getattr(case.leaf, "mode", None) if call.fqn is not None else values(call, 4, "mode") or "nearest"
     wanted = _MODES.get(str(mode))
     if wanted is None or len(x.shape) == wanted:
@@ -195,6 +214,29 @@ def _interpolate(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         + (f": '{other}' is for {len(x.shape)}" if other is not None else ""),
         arithmetic=f"{x.shape} from {case.origin(x)}",
         candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _interpolated_sizes(case: Case, call: ModuleCall, x: TensorInfo) -> Iterator[Suspicion]:
+    """A size for more axes than there are to be resized: `size=x.shape`, which counts the batch and the channels too."""
+    sizes, spatial = values(call, 1, "size"), len(x.shape) - 2
+    if call.fqn is not None or not isinstance(sizes, tuple) or spatial < 1 or len(sizes) == spatial:
+        return
+
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = {"size": args[1]} if len(args) > 1 else {}
+        return func(args[0], *args[2:], **{**kwargs, **given, "size": sizes[-spatial:]})
+
+    title = f"give it {spatial} sizes at {short(call.source)}: size=x.shape[-{spatial}:]"
+    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    edit = Rewrite(title=title, code=f"size=x.shape[-{spatial}:]", function=rewritten, **where)
+    yield Suspicion(
+        diagnosis="shape-mismatch",
+        module=case.owner,
+        message=f"{case.name_of(call)} resizes the {spatial} axes after batch and channels, and was given {len(sizes)} sizes: {sizes}",
+        arithmetic=f"{x.shape} from {case.origin(x)}",
+        candidates=(candidate(edit, weight=STRONG),) if len(sizes) > spatial else (),
         weight=STRONG,
     )
 

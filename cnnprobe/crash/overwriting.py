@@ -71,7 +71,9 @@ def _changed_parameter(training: Training, saved: Saved) -> str | None:
     for child, _ in saved.node.next_functions:
         for node in (child, *(below for below, _ in getattr(child, "next_functions", ()))):
             variable = getattr(node, "variable", None)
-            if variable is not None and id(variable) in names and variable._version > 0 and _is_kept(saved, variable):
+            if variable is None or (saved.name.endswith(("mat1", "mat2")) and variable.dim() < 2):  # a bias, which is added and not kept
+                continue
+            if id(variable) in names and variable._version > 0 and _is_kept(saved, variable):
                 return names[id(variable)]
     return None
 
@@ -111,7 +113,7 @@ def _writes(case: Case, call: ModuleCall) -> bool:
 
 def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[Repair]:
     for edit in _edits(case, call):
-        tried = _backward_passes(training, case, edit)
+        tried = backward_passes(training, case, edit)
         if tried is not False:
             said = "tried: forward and backward pass on a copy of the model" if tried else ""
             worked, patch = bool(tried), diff(case, [edit])
@@ -162,7 +164,7 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
         )
 
 
-def _backward_passes(training: Training, case: Case, edit: Edit) -> bool | None:
+def backward_passes(training: Training, case: Case, edit: Edit) -> bool | None:
     """Whether forward and backward pass on a copy with this edit; None where that could not be tried."""
     if not training.args and not training.kwargs:
         return None

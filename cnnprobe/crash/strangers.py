@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash import structure
-from cnnprobe.crash.adapting import with_input
+from cnnprobe.crash.adapting import configured, with_input
 from cnnprobe.crash.case import Case, named, operation, quoted, short
-from cnnprobe.crash.edits import AdaptOutput, Bind, ChangeArguments, Edit, Rewrite, SetAttribute
-from cnnprobe.crash.suspicion import STRONG, USUAL, Suspicion, candidate
+from cnnprobe.crash.edits import AdaptOutput, Bind, ChangeArguments, Edit, HandIndices, Rewrite, SetAttribute
+from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.crash.users_code import (
     arguments_of,
     compiled_again,
@@ -156,11 +156,15 @@ def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None)
             candidates.append(candidate(Bind(title=title, code="", module=blamed, function=again), weight=STRONG))
     elif maker is not None and maker.fqn is None:
         candidates.append(candidate(_first_of(case, maker), weight=STRONG))
+    elif maker is not None and getattr(module, "return_indices", False):
+        candidates += _with_indices(case, blamed)
     elif maker is not None:
         title = f"take the first element of what {quoted(blamed)} returns: {quoted(blamed)}(...)[0]"
         candidates.append(candidate(AdaptOutput(title=title, code="{x}[0]", module=blamed, function=lambda out: out[0]), weight=STRONG))
     maker_name = case.name_of(maker) if maker is not None else named(case, blamed)
     why = f"a trailing comma at line {comma} of its forward makes it" if comma is not None else f"{maker_name} returns it"
+    if getattr(module, "return_indices", False):
+        why += ", as return_indices=True asks for the indices as well"
     if comma is None and maker is None:
         why = f"the forward of {named(case, blamed)} makes it"
     return Suspicion(
@@ -171,6 +175,16 @@ def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None)
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _with_indices(case: Case, pool: str) -> Iterator[Candidate]:
+    """A pooling whose indices an unpooling wants, or nobody."""
+    unpool = next((fqn for fqn, m in case.modules.items() if isinstance(m, nn.modules.pooling._MaxUnpoolNd)), None)
+    if unpool is not None:
+        title = f"unpack what {quoted(pool)} gives, x, indices = {quoted(pool)}(...), and call {quoted(unpool)}(x, indices)"
+        yield candidate(HandIndices(title=title, code="x, indices", module=pool), weight=STRONG)
+    else:
+        yield candidate(configured(case, pool, return_indices=False), weight=STRONG)
 
 
 def _first_of(case: Case, maker: ModuleCall) -> Rewrite:

@@ -193,3 +193,97 @@ def run(model):
     F.cross_entropy(model(torch.randn(3, 6)), torch.tensor([0, 1, 1])).backward()
 """,
 )
+
+post(
+    "own_function_with_a_gradient_too_few",
+    "call-signature",
+    "",
+    repair="return None as well",
+    old="        return -ctx.alpha * grad",
+    new="        return -ctx.alpha * grad, None",
+    source="""
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, alpha):
+        ctx.alpha = alpha
+        return x.view_as(x)
+    @staticmethod
+    def backward(ctx, grad):
+        return -ctx.alpha * grad
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.domain = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+    def forward(self, x, alpha=1.0):
+        return self.domain(Reversed.apply(F.relu(self.conv(x)).mean((2, 3)), alpha))
+def run(model):
+    F.cross_entropy(model(torch.randn(4, 3, 8, 8)), torch.tensor([0, 1, 0, 1])).backward()
+""",
+)
+
+post(
+    "generator_kept_for_both_losses",
+    "backward-twice",
+    "g",
+    repair="detach() what 'g' gives for the earlier backward",
+    old="bce(model.d(fake), torch.zeros(4, 1)).backward()",
+    new="bce(model.d(fake.detach()), torch.zeros(4, 1)).backward()",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.g = nn.Sequential(nn.ConvTranspose2d(8, 4, 4), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Tanh())
+        self.d = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(72, 1))
+    def forward(self, z): return self.d(self.g(z))
+def run(model):
+    bce, fake = nn.BCEWithLogitsLoss(), model.g(torch.randn(4, 8, 1, 1))
+    bce(model.d(fake), torch.zeros(4, 1)).backward()
+    bce(model.d(fake), torch.ones(4, 1)).backward()
+""",
+)
+
+post(
+    "weights_stepped_between_two_losses",
+    "inplace-autograd",
+    "body.2",
+    repair="'body.2.weight'",
+    old="    opt.step()\n    F.cross_entropy(b, y).backward()",
+    new="    F.cross_entropy(b, y).backward()\n    opt.step()",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+        self.a, self.b = nn.Linear(8, 2), nn.Linear(8, 2)
+    def forward(self, x):
+        f = self.body(x)
+        return self.a(f), self.b(f)
+def run(model):
+    opt, y = torch.optim.SGD(model.parameters(), lr=0.1), torch.zeros(4).long()
+    a, b = model(torch.randn(4, 8))
+    F.cross_entropy(a, y).backward(retain_graph=True)
+    opt.step()
+    F.cross_entropy(b, y).backward()
+""",
+)
+
+post(
+    "outputs_with_names",
+    "not-a-tensor",
+    "",
+    repair="pass output.logits to the loss",
+    old="F.cross_entropy(out, ",
+    new="F.cross_entropy(out.logits, ",
+    source="""
+from collections import namedtuple
+Outputs = namedtuple("Outputs", ["logits", "aux"])
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.aux = nn.Linear(8, 3), nn.Linear(8, 3)
+    def forward(self, x): return Outputs(self.fc(x), self.aux(x))
+def run(model):
+    out = model(torch.randn(4, 8))
+    F.cross_entropy(out, torch.tensor([0, 1, 2, 0])).backward()
+""",
+)

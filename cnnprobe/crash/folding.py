@@ -1,0 +1,69 @@
+"""Tensors with axes too few or too many for a convolution: rows that are to be maps again, the frames of a film that are to be samples."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.adapting import before_call, in_sequential, inserted, is_root_input, present, with_tensor
+from cnnprobe.crash.case import Case, quoted, size
+from cnnprobe.crash.edits import Adapt, AdaptOutput
+from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, candidate
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+
+def unflattened(case: Case, x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int) -> Iterator[Candidate]:
+    """Rows that are to be maps again: (N, 784) into (N, 1, 28, 28), and (N, 1568) into the (N, 8, 14, 14) that it was."""
+    sizes = _map_of(x, flattening, channels=channels, axes=axes) if len(x.shape) == 2 else None
+    if sizes is None:
+        return
+    code = "{x}.view(" + ", ".join(map(str, (-1, *sizes))) + ")"
+
+    def reshaped(t: Tensor) -> Tensor:
+        return t.reshape(-1, *sizes)
+
+    if is_root_input(case, x):
+        yield candidate(with_tensor(case, x, reshaped, code), weight=STRONG)
+        return
+    call = case.call
+    if call is not None and call.fqn is not None and in_sequential(case, call.fqn):
+        for edit in present(inserted(case, call.fqn, lambda: nn.Unflatten(1, sizes), f"nn.Unflatten(1, {sizes})")):
+            yield candidate(edit, weight=STRONG)
+    else:
+        yield candidate(before_call(case, reshaped, code), weight=STRONG)
+
+
+def _map_of(x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int) -> tuple[int, ...] | None:
+    """The sizes of a map of these channels with as many elements as a row has: those that were flattened, else a square."""
+    features = x.shape[1]
+    before = flattening.inputs[0].shape[1:] if flattening is not None and flattening.inputs else ()
+    if len(before) == axes + 1 and before[0] == channels and size(before) == features:
+        return before
+    if features % channels:
+        return None
+    side = round((features // channels) ** (1 / axes))
+    return (channels, *(side,) * axes) if math.prod((channels, *(side,) * axes)) == features else None
+
+
+def folded(case: Case, x: TensorInfo, module: str, *, channels: int) -> Iterator[Candidate]:
+    """(N, T, C, H, W) for a layer of images: the frames as samples of their own before the part that starts with it, and apart again after it."""
+    at = next((axis for axis in (2, 1) if x.shape[axis] == channels), None)
+    if at is None:
+        return
+    place, frames = case.outermost_starting_with(module), x.shape[3 - at]
+    turned = "" if at == 2 else ".transpose(1, 2)"  # (N, C, T, H, W)
+    code, back = f"{{x}}{turned}.flatten(0, 1)", f"{{x}}.unflatten(0, (-1, {frames}))"
+
+    def merge(t: Any) -> Any:
+        return (t if at == 2 else t.transpose(1, 2)).flatten(0, 1)
+
+    before = Adapt(title=f"pass {code.format(x='x')} to {quoted(place)}", code=code, module=place, function=merge)
+    after = AdaptOutput(
+        title=f"give what comes out its frames again: {back.format(x='x')}",
+        code=back,
+        module=place,
+        function=lambda t: t.unflatten(0, (-1, frames)),
+    )
+    yield candidate(before, after, weight=STRONG)
+    yield candidate(before, weight=USUAL)
