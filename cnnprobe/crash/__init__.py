@@ -10,6 +10,7 @@ from torch import nn
 
 from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.case import Case
+from cnnprobe.crash.elsewhere import explain_elsewhere
 from cnnprobe.crash.loading import explain_loading
 from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
@@ -85,7 +86,11 @@ def _explained(crash: Crash, *, lenient: bool) -> Explanation:
         case = Case(error=crash.error, trace=crash.trace, model=crash.model, args=crash.args, kwargs=crash.kwargs, lenient=lenient)
         return explain_forward(case)
     training = Training(**{name: getattr(crash, name) for name in Training.__dataclass_fields__})
-    verdict = explain_loading(training) or {"backward": explain_backward, "step": explain_step}.get(stage, explain_loss)(training)
+    verdict = (
+        explain_loading(training)
+        or explain_elsewhere(training)
+        or {"backward": explain_backward, "step": explain_step}.get(stage, explain_loss)(training)
+    )
     return told(training, stage, verdict)
 
 

@@ -14,7 +14,7 @@ from cnnprobe.crash.graphs import Saved, broke_off, nodes_of, number_of, saved_t
 from cnnprobe.crash.overwriting import explain_overwritten
 from cnnprobe.crash.own_backward import explain_own_backward
 from cnnprobe.crash.training import Training, Verdict, differentiated
-from cnnprobe.crash.users_code import frame_locals
+from cnnprobe.crash.users_code import cutting_call, frame_locals
 from cnnprobe.explanation import Repair
 from cnnprobe.trace import ModuleCall
 
@@ -114,6 +114,9 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
         return None, "nothing that the loss was made from requires a gradient", "do not use .detach(), .item() or torch.no_grad() before it"
     if any(t.requires_grad for t in calls[0].outputs):
         where = "the model's output requires a gradient, the loss does not: it was cut off after the model"
+        cut = cutting_call(training.error, _CUTTING | {"item", "numpy", "tolist", "tensor", "as_tensor", "Tensor", "from_numpy"})
+        if cut is not None:
+            return None, f"{where} by {cut[0]}, at line {cut[1]}", f"compute the loss without {cut[0]}, through which no gradient passes"
         return None, where, "do not wrap the loss in torch.tensor(...), nor use .item(), .detach(), argmax or numpy on the way to it"
     made = [call for call in calls if any(t.requires_grad for t in call.outputs)]
     if not made and not any(call.fqn is None and operation(call) in _CUTTING for call in calls):

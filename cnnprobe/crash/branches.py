@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.adapting import configured
-from cnnprobe.crash.case import Case, named
-from cnnprobe.crash.geometry import Window, steps_to, through, variants, window_of
+from cnnprobe.crash.adapting import configured, resized
+from cnnprobe.crash.case import Case, named, operation, size
+from cnnprobe.crash.edits import Edit
+from cnnprobe.crash.geometry import LARGEST_INPUT, Window, steps_to, through, variants, window_of, window_of_call
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
+_MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,23 @@ def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> li
     if not odd or len(steps[0].before) != len(target) or through(changed, steps[0].before) != target:
         return []
     return [Odd(fqn=steps[i].call.fqn or "", settings={"output_padding": windows[i].lacking[0]}, weight=STRONG) for i in odd]
+
+
+def input_for_places(case: Case, x: TensorInfo, wanted: int) -> Edit | None:
+    """The square input whose map has so many places that, with the tokens put before them, they fit a table of `wanted` of them."""
+    producer = case.producer(x)
+    patches = max(producer.inputs, key=lambda t: size(t.shape)) if producer is not None and operation(producer) in ("cat", "concat") else x
+    way = [patches, *(t for _, call in case.lineage(patches) for t in call.inputs)]  # the map before it was flattened and turned
+    patches = next((t for t in way if (made := case.producer(t)) is not None and window_of_call(case, made) is not None), patches)
+    steps = [s for s in steps_to(case, patches) if s.window is not None]
+    if len(x.shape) != 3 or not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
+        return None
+    windows, n, places = [s.window for s in steps], len(steps[0].before), size(steps[-1].after)
+    extra = x.shape[1] - places
+    if not 0 <= extra <= _MOST_TOKENS:
+        return None
+    pixels = next((p for p in range(1, LARGEST_INPUT + 1) if size(through(windows, (p,) * n)) == wanted - extra), None)
+    return resized((pixels,) * n, exact=True) if pixels is not None else None
 
 
 def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion) -> Iterator[Suspicion]:

@@ -10,11 +10,9 @@ from cnnprobe.crash.adapting import before_call, configured, is_root_input, resh
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
 from cnnprobe.crash.edits import AdaptOutput, Edit, Remove
-from cnnprobe.crash.geometry import Window, axes_of, is_channels_first, steps_to, through, window_of_call
+from cnnprobe.crash.geometry import LARGEST_INPUT, Window, axes_of, is_channels_first, steps_to, through, window_of_call
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
-
-LARGEST_INPUT = 1024  # pixels: no model asks for more at least
 
 
 @dataclass(frozen=True, kw_only=True)

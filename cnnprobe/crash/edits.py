@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from cnnprobe.crash.files import Change
 from cnnprobe.crash.shadow import Rewriting, Shadow, bind
 from cnnprobe.recorder.inventory import class_of, named_modules
 from cnnprobe.recorder.values import argument_leaves
@@ -17,11 +18,12 @@ from cnnprobe.recorder.values import argument_leaves
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One change. `title` says it, `code` is what to write, `module` what it touches (None: the input)."""
+    """One change. `title` says it, `code` is what to write, `module` what it touches (None: the input), `written` how the user's file changes."""
 
     title: str
     code: str = ""
     module: str | None = None
+    written: Callable[[], list[Change]] | None = None  # None: where `patch` knows it by the kind of the edit
 
     def apply(self, shadow: Shadow) -> None:
         """Make the change in a shadow; what takes it back goes onto `shadow.undo`."""
@@ -78,6 +80,16 @@ class Adapt(Edit):
             return args, kwargs if first is None else {**kwargs, first: self.function(kwargs[first])}
 
         shadow.undo.append(shadow.module(self.module or "").register_forward_pre_hook(change, with_kwargs=True, prepend=True).remove)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepFirst(Edit):
+    """Call the module `module` with its first argument alone."""
+
+    def apply(self, shadow: Shadow) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        shadow.undo.append(module.register_forward_pre_hook(lambda _module, args: args[:1]).remove)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import nn
 from cnnprobe.crash.case import Case, operation, tensor, values
 from cnnprobe.trace import ModuleCall, TensorInfo
 
+LARGEST_INPUT = 1024  # pixels: no model asks for more at least
 _POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._LPPoolNd)
 _ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 

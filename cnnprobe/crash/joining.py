@@ -234,13 +234,15 @@ def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 def _parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Suspicion:
     owner = case.owner_of_parameter(str(owned.source))
     wanted = _fitting(owned.shape, x.shape)
-    edit = reshaped_parameter(case, owned.source, wanted)
+    edits = [reshaped_parameter(case, owned.source, wanted)]
+    if len(owned.shape) == 3 and wanted[1] != owned.shape[1]:
+        edits.append(branches.input_for_places(case, x, owned.shape[1]))
     return Suspicion(
         diagnosis="shape-mismatch",
         module=owner,
         message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
         arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
-        candidates=(candidate(edit),) if edit is not None else (),
+        candidates=tuple(candidate(edit) for edit in edits if edit is not None),
         weight=STRONG,
     )
 

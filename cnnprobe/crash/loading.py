@@ -1,14 +1,17 @@
-"""A state_dict that does not fit its model: other shapes, other names, a prefix too many."""
+"""A state_dict that does not fit its model: other shapes, other names, a prefix too many. Loads it into shadows of the model."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from cnnprobe.crash.case import quoted
+from cnnprobe.crash.edits import Edit, Reconfigure
+from cnnprobe.crash.shadow import make_shadow
 from cnnprobe.crash.training import Training, Verdict
 from cnnprobe.crash.users_code import frame_locals
 from cnnprobe.explanation import Repair
-from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.inventory import class_of, named_modules
 
 _MOST_NAMED = 4
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, of torch.compile, of a wrapper
@@ -31,7 +34,7 @@ def explain_loading(training: Training) -> Verdict | None:
         module=resized[0].rpartition(".")[0] if resized and model is training.model else None,
         message=f"the state_dict does not fit {class_of(model).__name__}: {'; '.join(said) or 'the names and shapes agree'}",
         arithmetic=f"{len(own)} entries here, {len(state)} there, {len(resized)} of another shape",
-        repairs=tuple(_repairs(own, state, resized=bool(resized))),
+        repairs=tuple(_repairs(model, own, state, resized)),
         raised_in="load_state_dict",
     )
 
@@ -40,7 +43,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:_MOST_NAMED])) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
-def _repairs(own: Mapping[str, Any], state: Mapping[str, Any], *, resized: bool) -> list[Repair]:
+def _repairs(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> list[Repair]:
     for prefix in _PREFIXES:
         shorter = {name.removeprefix(prefix) for name in state} == set(own) != set(state)
         longer = {prefix + name for name in state} == set(own)
@@ -56,5 +59,55 @@ def _repairs(own: Mapping[str, Any], state: Mapping[str, Any], *, resized: bool)
                 )
             ]
     if resized:
-        return [Repair(title="build the model as it was when the state was saved, or leave these entries out and pass strict=False")]
+        return [*_as_it_was(model, own, state, resized), _without(model, own, state, resized)]
     return [Repair(title="pass strict=False, if what is missing is to keep its fresh values", code="strict=False")]
+
+
+def _loads(model: nn.Module, state: Mapping[str, Any], edits: tuple[Edit, ...], *, strict: bool) -> bool:
+    """Whether a shadow of the model takes a state."""
+    shadow = make_shadow(model, (), {}, meta=True)
+    if shadow is None:
+        return False
+    try:
+        shadow.apply(edits)
+        shadow.model.load_state_dict({n: v.to("meta") if isinstance(v, Tensor) else v for n, v in state.items()}, strict=strict)
+    except Exception:  # whatever it is: it does not load
+        return False
+    return True
+
+
+def _without(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> Repair:
+    """What fits is loaded, the layers of another size keep their fresh values."""
+    fitting = {name: value for name, value in state.items() if name not in resized}
+    loaded = sum(name in own for name in fitting)
+    works = _loads(model, fitting, (), strict=False)
+    parts = ", ".join(dict.fromkeys(repr(name.rpartition(".")[0]) for name in resized[:_MOST_NAMED]))
+    return Repair(
+        title=f"leave out what is of another size, and pass strict=False: {parts} keeps its fresh values",
+        code="{n: v for n, v in state.items() if n in own and v.shape == own[n].shape}",
+        works=works,
+        plausible=works,
+        tried=f"tried: {loaded} of {len(own)} entries are loaded then" if works else "",
+    )
+
+
+def _as_it_was(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> list[Repair]:
+    """The layers in the sizes that the state has for them, where they are Linear layers or convolutions."""
+    modules = {fqn: module for fqn, module, _ in named_modules(model)}
+    edits: dict[str, Edit] = {}
+    for name in resized:
+        fqn, _, kind = name.rpartition(".")
+        module, here, there = modules.get(fqn), own[name].shape, state[name].shape
+        is_linear = isinstance(module, nn.Linear)
+        if not (is_linear or type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or len(here) != len(there):
+            return []
+        if kind == "weight":
+            names = ("out_features", "in_features") if is_linear else ("out_channels", "in_channels")
+            changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
+            texts = ", ".join(f"{what}={n}" for what, n in changes.items())
+            edits[fqn] = Reconfigure(title=f"{texts} in {quoted(fqn)}", code=texts, module=fqn, changes=changes)
+    if not edits or not _loads(model, state, tuple(edits.values()), strict=True):
+        return []
+    said = " and ".join(edit.title for edit in edits.values())
+    title = f"build the model as it was when the state was saved, with {said}; put another layer in its place after loading"
+    return [Repair(title=title, code=said, module=next(iter(edits)), works=True, plausible=True, tried="tried: every entry then fits")]

@@ -8,7 +8,7 @@ from torch import nn
 from cnnprobe.crash import hardwiring
 from cnnprobe.crash.adapting import before_call, configured, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, product, quoted, size, tensor
-from cnnprobe.crash.edits import Adapt, AdaptOutput, Exchange, SetMode
+from cnnprobe.crash.edits import Adapt, AdaptOutput, Exchange, KeepFirst, SetMode
 from cnnprobe.crash.geometry import axes_of, is_channels_first
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
@@ -236,15 +236,27 @@ def _hidden_state(case: Case, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> Sus
         states = [t for t in case.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
         edits = hardwiring.corrected(case, states, hidden.shape[1], batch)
         candidates += [candidate(*edits, weight=STRONG)] if edits else []
+        if all(_is_kept_zeros(case, t) for t in states):
+            title = f"call {quoted(fqn)} without a state: it starts from zeros of the right size then"
+            candidates.append(candidate(KeepFirst(title=title, module=fqn), weight=STRONG))
+    kept = case.attribute_of(hidden) if hidden.source is None else None
+    origin = f"the attribute {kept[1]!r} of {named(case, kept[0])}" if kept is not None else case.origin(hidden)
     return Suspicion(
         diagnosis="shape-mismatch",
         module=fqn,
         message=f"the hidden state {hidden.shape} does not fit the input {x.shape}: {named(case, fqn)} with "
         f"batch_first={layer.batch_first} wants {wanted}",
-        arithmetic=f"(layers x directions, batch, hidden) = {wanted}, arrived {hidden.shape} from {case.origin(hidden)}",
+        arithmetic=f"(layers x directions, batch, hidden) = {wanted}, arrived {hidden.shape} from {origin}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _is_kept_zeros(case: Case, info: TensorInfo) -> bool:
+    """Whether a tensor is an attribute of a module, made of zeros."""
+    kept = case.attribute_of(info) if info.source is None else None
+    value = case.modules[kept[0]].__dict__[kept[1]] if kept is not None else None
+    return isinstance(value, torch.Tensor) and not value.is_meta and not bool(value.any())
 
 
 def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Iterator[Suspicion]:

@@ -11,8 +11,10 @@ from torch.autograd.function import BackwardCFunction, Function
 
 from cnnprobe.crash.case import Case
 from cnnprobe.crash.edits import Bind
+from cnnprobe.crash.functions import with_more_returned
 from cnnprobe.crash.graphs import maker_of, nodes_of
 from cnnprobe.crash.overwriting import backward_passes
+from cnnprobe.crash.patch import diff_of
 from cnnprobe.crash.training import Training, Verdict
 from cnnprobe.crash.users_code import compiled_again, forward_of, parsed
 from cnnprobe.explanation import Repair
@@ -98,12 +100,13 @@ def _completed(training: Training, case: Case | None, owner: str | None, kind: t
     title = f"return {nones} as well, after the gradient{'s' * (lacking > 1)} that the backward of {kind.__name__} returns"
     module = case.modules.get(owner) if case is not None and owner is not None else None
     forward = _with_function(module, kind, again) if module is not None else None
+    written = with_more_returned(kind.backward.__code__, nones)
     tried = ""
     if case is not None and forward is not None:
         edit = Bind(title=title, code="", module=owner, function=forward)
         passed = backward_passes(training, case, edit)
         tried = "tried: forward and backward pass on a copy of the model" if passed else ""
-    yield Repair(title=title, code=nones, module=owner, works=bool(tried), plausible=bool(tried), tried=tried)
+    yield Repair(title=title, code=nones, module=owner, works=bool(tried), plausible=bool(tried), tried=tried, patch=diff_of(written))
 
 
 def _with_function(module: nn.Module, kind: type[Function], backward: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -5,11 +5,11 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cnnprobe.crash.case import Case, operation
-from cnnprobe.crash.edits import Adapt, AdaptOutput, Bind, Edit, Exchange, Insert, Reconfigure, Reword, Rewrite, SetAttribute
+from cnnprobe.crash.edits import Adapt, AdaptOutput, Bind, Edit, Exchange, Insert, KeepFirst, Reconfigure, Reword, Rewrite, SetAttribute
 from cnnprobe.crash.files import Change, File, UnknownPlaceError, open_file
 from cnnprobe.crash.users_code import parsed
 from cnnprobe.recorder.inventory import class_of
@@ -20,8 +20,13 @@ _OPERATORS = {"add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div}
 def diff(case: Case, edits: Iterable[Edit]) -> str:
     """The unified diff that makes the edits; "" where one of them has no known line."""
     edits = tuple(edits)
+    return diff_of(lambda: [change for edit in edits for change in _changes(case, edit, edits)])
+
+
+def diff_of(written: Callable[[], Iterable[Change]]) -> str:
+    """The unified diff of some changes; "" where they have no known line."""
     try:
-        changes = _distinct(change for edit in edits for change in _changes(case, edit, edits))
+        changes = _distinct(written())
     except (UnknownPlaceError, SyntaxError, OSError, TypeError, UnicodeDecodeError, IndexError):
         return ""
     paths = {change.path for change in changes}
@@ -48,6 +53,8 @@ def _distinct(changes: Iterable[Change]) -> list[Change]:
 
 
 def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
+    if edit.written is not None:
+        return edit.written()
     if isinstance(edit, Reconfigure):
         return _reconfigured(case, edit, edits)
     if isinstance(edit, AdaptOutput):
@@ -56,6 +63,8 @@ def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
         return [_inserted(case, edit)]
     if isinstance(edit, Adapt):
         return [_adapted(case, edit)]
+    if isinstance(edit, KeepFirst):
+        return [_kept_first(case, edit)]
     if isinstance(edit, Rewrite):
         return [_rewritten(case, edit)]
     if isinstance(edit, SetAttribute):
@@ -232,6 +241,13 @@ def _adapted(case: Case, edit: Adapt) -> Change:
     owner, file, call = _call_of(case, edit.module or "")
     _check_names(case, owner, edit.code)
     return file.replace(call.args[0], edit.code.format(x=_operand(file, call.args[0], edit.code)))
+
+
+def _kept_first(case: Case, edit: KeepFirst) -> Change:
+    _, file, call = _call_of(case, edit.module or "")
+    if call.keywords or len(call.args) < 2:
+        raise UnknownPlaceError
+    return Change(file.path, file.span(call.args[0])[1], file.span(call.args[-1])[1], "")
 
 
 def _check_names(case: Case, owner: str, code: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from cnnprobe.crash import axes, convolution, joining, linear, normalising, operations, placing, strangers, structure, wording
+from cnnprobe.crash import axes, convolution, hooks, joining, linear, normalising, operations, placing, strangers, structure, wording
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
 from cnnprobe.crash.patch import diff
@@ -44,9 +44,9 @@ def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
     rooms: list[Callable[[], Iterator[Suspicion]]] = [
         lambda room=room: room.suspect(case)  # type: ignore[misc]
-        for room in (wording, structure, strangers, placing, linear, normalising, joining, operations, axes)
+        for room in (hooks, wording, structure, strangers, placing, linear, normalising, joining, operations, axes)
     ]
-    rooms.insert(5, lambda: convolution.suspect(case, bench))
+    rooms.insert(6, lambda: convolution.suspect(case, bench))
     found = [one for room in rooms for one in _suspected(case, room)]
     return sorted(found, key=lambda one: -one.weight)
 
@@ -69,7 +69,8 @@ def explain_forward(case: Case) -> Explanation:
         attempts += _second_fault(case, bench, attempts)
     parameters = sum(p.numel for p in case.trace.parameters if p.kind == "parameter")
     attempts.sort(key=lambda a: a.rank(parameters))
-    chosen = _chosen(found, attempts)
+    proven = {id(a.suspicion) for a in attempts if a.outcome.works}
+    chosen = _chosen([s for s in found if not s.needs_proof or id(s) in proven], attempts)
     working = _distinct([a for a in attempts if a.outcome.works])
     repairs = [_repair(case, a, bench, parameters) for a in working]
     if bench.shadow is None and chosen is not None:

@@ -6,9 +6,10 @@ import linecache
 import textwrap
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from cnnprobe.recorder import sources
@@ -59,6 +60,39 @@ def calls_on_the_line(error: BaseException) -> list[ast.Call]:
     for call in calls:
         call.lineno += (frames[-1].lineno or 1) - 1
     return calls
+
+
+def cutting_call(error: BaseException, names: Collection[str]) -> tuple[str, int] | None:
+    """The call, of a function of one of these names, on the way to what the failing line reads, with its line: as far as assignments tell."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if sources.is_users(frame.f_code.co_filename)]
+    if not frames:
+        return None
+    code, last = frames[-1].f_code, users_frames(error)[-1].lineno or 0
+    try:
+        lines, first = inspect.getsourcelines(code)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, SyntaxError):
+        return None
+    ast.increment_lineno(tree, max(first, 1) - 1)
+    wanted = set(names_on_the_line(error))
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.lineno <= last]
+    for node in sorted(assigned, key=lambda one: -one.lineno):
+        targets = {n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        if not targets & wanted:
+            continue
+        for call in (n for n in ast.walk(node.value) if isinstance(n, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            if name in names and _reads_a_result(call, {**frames[-1].f_globals, **frames[-1].f_locals}):
+                return name, call.lineno
+        wanted = (wanted - targets) | {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+    return None
+
+
+def _reads_a_result(call: ast.Call, values: Mapping[str, Any]) -> bool:
+    """Whether a call works on what a model gives, or on a tensor with a graph, rather than on data."""
+    parts = [*call.args, *([call.func.value] if isinstance(call.func, ast.Attribute) else [])]
+    found = [values.get(n.id) for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)]
+    return any(isinstance(v, nn.Module) or (isinstance(v, torch.Tensor) and v.requires_grad) for v in found)
 
 
 def called_on_the_line(error: BaseException) -> list[str]:

@@ -1,6 +1,7 @@
 """A model from a SPEC: found, built from its class or factory, and given its weights."""
 
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -124,8 +125,19 @@ def _called(target: Callable[..., Any], spec: str, arguments: Mapping[str, objec
         raise TargetError(
             f"building {spec} raised {told(error)}",
             where=user_line(error) or spec,
-            fix="correct that line, or give other constructor arguments by --arg",
+            fix=f"call super().__init__() first in the __init__ of {unfinished}"
+            if (unfinished := _unfinished(error)) is not None
+            else "correct that line, or give other constructor arguments by --arg",
         ) from error
+
+
+def _unfinished(error: BaseException) -> str | None:
+    """The class of a module that was given a layer before nn.Module.__init__ ran, from torch's own frame of it."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_locals.get("self")
+        if frame.f_code.co_name in ("__setattr__", "__getattr__") and isinstance(module, nn.Module) and "_modules" not in module.__dict__:
+            return type(module).__name__
+    return None
 
 
 def _from_zoo(package: str, name: str, arguments: Mapping[str, object]) -> nn.Module:

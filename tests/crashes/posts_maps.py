@@ -247,3 +247,25 @@ class Net(nn.Module):
 def inputs(): return torch.randn(2, 3, 16, 16),
 """,
 )
+
+post(
+    "positions_of_another_image",
+    "shape-mismatch",
+    "",
+    repair="give the model an input of 32 x 32",
+    old="torch.randn(2, 3, 48, 48)",
+    new="torch.randn(2, 3, 32, 32)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Conv2d(3, 16, 8, 8)
+        self.cls, self.pos = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(torch.zeros(1, 17, 16))
+        self.head = nn.Linear(16, 4)
+    def forward(self, x):
+        x = self.proj(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos
+        return self.head(x[:, 0])
+def inputs(): return torch.randn(2, 3, 48, 48),
+""",
+)

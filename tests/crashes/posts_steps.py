@@ -287,3 +287,105 @@ def run(model):
     F.cross_entropy(out, torch.tensor([0, 1, 2, 0])).backward()
 """,
 )
+
+post(
+    "graph_given_to_numpy",
+    "graph-to-numpy",
+    None,
+    repair="out.softmax(1).detach().numpy()",
+    old="out.softmax(1).numpy()",
+    new="out.softmax(1).detach().numpy()",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+    def forward(self, x): return self.fc(x)
+def run(model):
+    out = model(torch.randn(4, 8))
+    return out.softmax(1).numpy()
+""",
+)
+
+post(
+    "argmax_on_the_way_to_the_loss",
+    "detached-graph",
+    None,
+    repair="without argmax",
+    old="    pred = model(torch.randn(4, 8)).argmax(1).float()\n    loss = F.mse_loss(pred, y.float())",
+    new="    pred = model(torch.randn(4, 8))\n    loss = F.cross_entropy(pred, y)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+    def forward(self, x): return self.fc(x)
+def run(model):
+    y = torch.tensor([0, 1, 2, 0])
+    pred = model(torch.randn(4, 8)).argmax(1).float()
+    loss = F.mse_loss(pred, y.float())
+    loss.backward()
+""",
+)
+
+post(
+    "checkpoint_of_other_classes",
+    "state-mismatch",
+    "fc",
+    repair="out_features=100 in 'fc'; put another layer in its place after loading",
+    old="model.load_state_dict(Net(100).state_dict())",
+    new="model.load_state_dict(Net(10).state_dict())",
+    source="""
+class Net(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, classes)
+    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
+def run(model):
+    model.load_state_dict(Net(100).state_dict())
+""",
+)
+
+post(
+    "module_without_super_init",
+    "missing-attribute",
+    None,
+    repair="call super().__init__() first in the __init__ of Head",
+    old="    def __init__(self):\n        self.fc = nn.Linear(8, 2)",
+    new="    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(8, 2)",
+    source="""
+class Head(nn.Module):
+    def __init__(self):
+        self.fc = nn.Linear(8, 2)
+    def forward(self, x): return self.fc(x)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 8)
+    def forward(self, x): return self.body(x)
+def run(model):
+    nn.Sequential(model, Head())(torch.randn(2, 4))
+""",
+)
+
+post(
+    "images_of_several_sizes",
+    "cat-mismatch",
+    None,
+    repair="transforms.Resize((height, width))",
+    old="torch.randn(3, 16, 14 + i)",
+    new="torch.randn(3, 16, 16)",
+    source="""
+class Images(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i): return torch.randn(3, 16, 14 + i), i % 2
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+    def forward(self, x): return self.conv(x).mean((2, 3))
+def run(model):
+    for x, y in torch.utils.data.DataLoader(Images(), batch_size=2):
+        F.cross_entropy(model(x), y).backward()
+""",
+)

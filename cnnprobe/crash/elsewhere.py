@@ -1,0 +1,138 @@
+"""Crashes around a training step rather than in it: a graph given to numpy, samples that cannot be stacked, a module without super().__init__()."""
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.crash.functions import with_first_statement
+from cnnprobe.crash.patch import diff_of
+from cnnprobe.crash.training import Training, Verdict
+from cnnprobe.crash.users_code import calls_on_the_line, frame_locals, innermost_locals
+from cnnprobe.explanation import Repair
+from cnnprobe.recorder.inventory import class_of
+
+_MOST_SHAPES = 4
+
+
+def explain_elsewhere(training: Training) -> Verdict | None:
+    """Why something beside forward, loss, backward and step raised; None where it is nothing of the kind."""
+    checks: tuple[Callable[[Training], Verdict | None], ...] = (_without_super, _unstacked, _graph_to_numpy)
+    return next((verdict for check in checks if (verdict := check(training)) is not None), None)
+
+
+# -- super().__init__() ------------------------------------------------------------------------------------------------------
+
+
+def unfinished_module(error: BaseException) -> nn.Module | None:
+    """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own frame of it."""
+    for function in ("__setattr__", "__getattr__"):
+        found = (frame_locals(error, "torch/nn/modules/module.py", function) or {}).get("self")
+        if isinstance(found, nn.Module) and "_modules" not in found.__dict__:
+            return found
+    return None
+
+
+def _without_super(training: Training) -> Verdict | None:
+    module = unfinished_module(training.error) if isinstance(training.error, AttributeError) else None
+    if module is None:
+        return None
+    kind, code = class_of(module).__name__, getattr(vars(class_of(module)).get("__init__"), "__code__", None)
+    written = with_first_statement(code, "super().__init__()") if code is not None else list
+    return Verdict(
+        diagnosis="missing-attribute",
+        message=f"{kind}.__init__ gives the module a layer or parameter before nn.Module.__init__ has run, which makes the place for them",
+        arithmetic=f"it has {', '.join(sorted(module.__dict__)) or 'no attribute'} so far",
+        repairs=(
+            Repair(title=f"call super().__init__() first in the __init__ of {kind}", code="super().__init__()", patch=diff_of(written)),
+        ),
+        raised_in=f"{kind}.__init__",
+    )
+
+
+# -- samples that cannot be stacked ------------------------------------------------------------------------------------------
+
+
+def _unstacked(training: Training) -> Verdict | None:
+    batch = (frame_locals(training.error, "torch/utils/data/_utils/collate.py", "collate_tensor_fn") or {}).get("batch")
+    tensors = [t for t in batch if isinstance(t, Tensor)] if isinstance(batch, list | tuple) else []
+    shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
+    if len(shapes) < 2:
+        return None
+    shown = ", ".join(map(str, shapes[:_MOST_SHAPES])) + (", ..." if len(shapes) > _MOST_SHAPES else "")
+    pixels = len({len(s) for s in shapes}) == 1 and len(shapes[0]) == 3 and len({s[0] for s in shapes}) == 1
+    channels = len({s[1:] for s in shapes}) == 1 and len({len(s) for s in shapes}) == 1
+    repair = "give the DataLoader a collate_fn that pads the samples to one shape"
+    if pixels:
+        repair = "bring the images to one size in the Dataset: transforms.Resize((height, width)), as Resize of one number keeps the ratio"
+    elif channels:
+        repair = "bring the images to one number of channels in the Dataset: image.convert('RGB')"
+    return Verdict(
+        diagnosis="cat-mismatch",
+        message=f"the DataLoader stacks the samples of a batch, and they differ in shape: {shown}",
+        arithmetic=f"{len(tensors)} samples of {len(shapes)} shapes",
+        repairs=(Repair(title=repair),),
+        tensors=tuple(tensors[:2]),
+        raised_in="the DataLoader",
+    )
+
+
+# -- .numpy() ----------------------------------------------------------------------------------------------------------------
+
+
+def _graph_to_numpy(training: Training) -> Verdict | None:
+    if not isinstance(training.error, RuntimeError):
+        return None
+    values = innermost_locals(training.error)
+    for call in calls_on_the_line(training.error):
+        if not isinstance(call.func, ast.Attribute) or call.func.attr != "numpy":
+            continue
+        value, written = _evaluated(call.func.value, values), ast.unparse(call.func.value)
+        if isinstance(value, Tensor) and value.requires_grad:
+            return _recorded(written, value)
+    found = (frame_locals(training.error, "torch/_tensor.py", "__array__") or {}).get("self")
+    return _recorded("x", found) if isinstance(found, Tensor) and found.requires_grad else None
+
+
+def _recorded(written: str, value: Tensor) -> Verdict:
+    shape = tuple(value.shape)
+    title = f"write {written}.detach().numpy()" if value.device.type == "cpu" else f"write {written}.detach().cpu().numpy()"
+    array = value.detach().cpu().numpy()
+    return Verdict(
+        diagnosis="graph-to-numpy",
+        message=f"{written} requires a gradient, and numpy records no graph: what it computes could not be differentiated",
+        arithmetic=f"{shape} {str(value.dtype).removeprefix('torch.')}, requires_grad=True",
+        repairs=(
+            Repair(title=title, code=".detach()", works=True, plausible=True, tried=f"tried: it gives an array of {array.shape}"),
+            Repair(title="put 'with torch.no_grad():' around the forward, if this is no training", code="torch.no_grad()"),
+        ),
+        tensors=(value,),
+        raised_in="torch.Tensor.numpy",
+    )
+
+
+def _evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
+    """A name, an item or attribute of it, or methods of a tensor that write nothing, called with plain values; None for everything else."""
+    if isinstance(node, ast.Name):
+        return values.get(node.id)
+    if isinstance(node, ast.Subscript):
+        value, index = _evaluated(node.value, values), _literal(node.slice)
+        is_plain = isinstance(value, Tensor | list | tuple | dict) and index is not None
+        return value[index] if is_plain else None
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or node.func.attr.endswith("_"):
+        return None
+    value, given = _evaluated(node.func.value, values), [_literal(a) for a in node.args]
+    options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
+    if type(value) is not Tensor or None in given or None in options.values() or len(options) < len(node.keywords):
+        return None
+    method = getattr(torch.Tensor, node.func.attr, None)
+    return method(value, *given, **options) if method is not None and node.func.attr != "backward" else None
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

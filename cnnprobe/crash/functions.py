@@ -1,0 +1,84 @@
+"""Changes of the user's functions other than a forward, as text of their file: a hook, the backward of an autograd function, an __init__."""
+
+import ast
+import types
+from collections.abc import Callable
+
+from cnnprobe.crash.files import Change, File, UnknownPlaceError, open_file
+
+
+def definition(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
+    """The file and the syntax tree of a function, by its code."""
+    file = open_file(code.co_filename)
+    for node in ast.walk(file.tree):
+        is_named = isinstance(node, ast.FunctionDef) and node.name == code.co_name
+        if is_named and code.co_firstlineno in (node.lineno, *(d.lineno for d in node.decorator_list)):  # type: ignore[attr-defined]
+            return file, node  # type: ignore[return-value]
+    raise UnknownPlaceError
+
+
+def with_parameters(code: types.CodeType, *names: str) -> Callable[[], list[Change]]:
+    """More parameters before the first."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        start = file.span(function.args.args[0])[0]
+        return [Change(file.path, start, start, "".join(f"{name}, " for name in names))]
+
+    return written
+
+
+def with_first_of(code: types.CodeType, position: int) -> Callable[[], list[Change]]:
+    """The first element of a parameter wherever it is read."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        name = function.args.args[position].arg
+        found = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name]
+        if any(not isinstance(node.ctx, ast.Load) for node in found):
+            raise UnknownPlaceError
+        return [file.replace(node, f"{name}[0]") for node in found]
+
+    return written
+
+
+def without_return(code: types.CodeType) -> Callable[[], list[Change]]:
+    """What was returned is computed and dropped, at the end of a function."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        returns = [node for node in ast.walk(function) if isinstance(node, ast.Return)]
+        if returns != [function.body[-1]] or returns[0].value is None:
+            raise UnknownPlaceError
+        start, end = file.span(returns[0])
+        return [Change(file.path, start, file.span(returns[0].value)[0], ""), Change(file.path, end, end, "")]
+
+    return written
+
+
+def with_more_returned(code: types.CodeType, more: str) -> Callable[[], list[Change]]:
+    """More values after those that are returned."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+        values = [value for value in returns if value is not None]
+        ends = [file.span(v.elts[-1] if isinstance(v, ast.Tuple) and v.elts else v)[1] for v in values]
+        return [Change(file.path, end, end, f", {more}") for end in ends]
+
+    return written
+
+
+def with_first_statement(code: types.CodeType, text: str) -> Callable[[], list[Change]]:
+    """A statement before all others but a docstring."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        has_docstring = isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant)
+        if any(isinstance(node, ast.Name) and node.id == "super" for node in ast.walk(function)) or len(function.body) == has_docstring:
+            raise UnknownPlaceError
+        first = function.body[has_docstring]
+        start = file.span(first)[0]
+        return [Change(file.path, start, start, f"{text}\n{' ' * first.col_offset}")]
+
+    return written
