@@ -8,7 +8,7 @@ import types
 
 import pytest
 import torch
-from crashes import posts_code, posts_joins, posts_lines, posts_maps, posts_steps
+from crashes import posts_code, posts_joins, posts_lines, posts_maps, posts_slips, posts_steps
 from crashes.posts import POSTS
 from torch import nn
 
@@ -16,7 +16,7 @@ import cnnprobe
 from cnnprobe.crash import Crash, explained
 from cnnprobe.recorder import observe
 
-ROOMS = (posts_code, posts_joins, posts_lines, posts_maps, posts_steps)
+ROOMS = (posts_code, posts_joins, posts_lines, posts_maps, posts_slips, posts_steps)
 CASES = [pytest.param(post, id=post.name) for post in POSTS]
 _NUMBERS = itertools.count()
 

@@ -77,6 +77,7 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
         elif found.axes == 1:
             candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None], "{x}[None]")))
     flattening = next((c for _, c in case.lineage(found.x) if c.kind in ("Flatten", "torch.flatten", "torch.Tensor.flatten")), None)
+    candidates += folding.left_as_it_was(case, found.x, channels=found.wanted, axes=found.axes)
     candidates += folding.unflattened(case, found.x, flattening, channels=found.wanted, axes=found.axes)
     if flattening is not None and flattening.fqn is not None:
         edit = Remove(title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}", module=flattening.fqn)

@@ -348,14 +348,6 @@ class Bind(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reword(Bind):
-    """Another wording of one expression of a forward: `code` on line `line` in the place of `old`; `function` is the forward with it."""
-
-    old: str
-    line: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Exchange(Edit):
     """Put another layer in the place of `module`, made from it."""
 

@@ -2,15 +2,13 @@
 
 import ast
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.functions import with_first_statement
 from cnnprobe.crash.patch import diff_of
 from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import calls_on_the_line, frame_locals, innermost_locals
+from cnnprobe.crash.users_code import calls_on_the_line, evaluated, frame_locals, innermost_locals
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of
 
@@ -89,7 +87,7 @@ def _graph_to_numpy(training: Training) -> Verdict | None:
     for call in calls_on_the_line(training.error):
         if not isinstance(call.func, ast.Attribute) or call.func.attr != "numpy":
             continue
-        value, written = _evaluated(call.func.value, values), ast.unparse(call.func.value)
+        value, written = evaluated(call.func.value, values), ast.unparse(call.func.value)
         if isinstance(value, Tensor) and value.requires_grad:
             return _recorded(written, value)
     found = (frame_locals(training.error, "torch/_tensor.py", "__array__") or {}).get("self")
@@ -111,28 +109,3 @@ def _recorded(written: str, value: Tensor) -> Verdict:
         tensors=(value,),
         raised_in="torch.Tensor.numpy",
     )
-
-
-def _evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
-    """A name, an item or attribute of it, or methods of a tensor that write nothing, called with plain values; None for everything else."""
-    if isinstance(node, ast.Name):
-        return values.get(node.id)
-    if isinstance(node, ast.Subscript):
-        value, index = _evaluated(node.value, values), _literal(node.slice)
-        is_plain = isinstance(value, Tensor | list | tuple | dict) and index is not None
-        return value[index] if is_plain else None
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or node.func.attr.endswith("_"):
-        return None
-    value, given = _evaluated(node.func.value, values), [_literal(a) for a in node.args]
-    options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
-    if type(value) is not Tensor or None in given or None in options.values() or len(options) < len(node.keywords):
-        return None
-    method = getattr(torch.Tensor, node.func.attr, None)
-    return method(value, *given, **options) if method is not None and node.func.attr != "backward" else None
-
-
-def _literal(node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None

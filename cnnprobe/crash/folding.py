@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.crash.adapting import before_call, in_sequential, inserted, is_root_input, present, with_tensor
-from cnnprobe.crash.case import Case, quoted, size
-from cnnprobe.crash.edits import Adapt, AdaptOutput
+from cnnprobe.crash.case import Case, operation, quoted, short, size
+from cnnprobe.crash.edits import Adapt, AdaptOutput, Rewrite
 from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
 
@@ -32,6 +32,19 @@ def unflattened(case: Case, x: TensorInfo, flattening: ModuleCall | None, *, cha
             yield candidate(edit, weight=STRONG)
     else:
         yield candidate(before_call(case, reshaped, code), weight=STRONG)
+
+
+def left_as_it_was(case: Case, x: TensorInfo, *, channels: int, axes: int) -> Iterator[Candidate]:
+    """A view that has flattened just what the layer wants: without it."""
+    made = case.producer(x)
+    if made is None or made.fqn is not None or operation(made) not in ("view", "reshape", "flatten") or not made.inputs:
+        return
+    before = made.inputs[0].shape
+    if len(before) == axes + 2 and before[1] == channels:
+        title = f"take {operation(made)} at {short(made.source)} out, or put it after the layer: {before} is what is wanted"
+        where: dict[str, Any] = {"module": case.module_above(made.parent), "kind": made.kind, "source": made.source}
+        edit = Rewrite(title=title, function=lambda _func, args, _kwargs: args[0], **where)
+        yield candidate(edit, weight=STRONG)
 
 
 def _map_of(x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int) -> tuple[int, ...] | None:

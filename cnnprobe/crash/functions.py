@@ -1,4 +1,4 @@
-"""Changes of the user's functions other than a forward, as text of their file: a hook, the backward of an autograd function, an __init__."""
+"""Changes of the user's functions, as text of their file: a hook, the backward of an autograd function, an __init__; and slips in a forward."""
 
 import ast
 import types
@@ -80,5 +80,43 @@ def with_first_statement(code: types.CodeType, text: str) -> Callable[[], list[C
         first = function.body[has_docstring]
         start = file.span(first)[0]
         return [Change(file.path, start, start, f"{text}\n{' ' * first.col_offset}")]
+
+    return written
+
+
+def with_call(code: types.CodeType, line: int, old: str, new: str) -> Callable[[], list[Change]]:
+    """Another expression in the place of the only call on a line that reads so."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        found = [n for n in ast.walk(function) if isinstance(n, ast.Call) and n.lineno == line and ast.unparse(n) == old]
+        if len(found) != 1:
+            raise UnknownPlaceError
+        return [file.replace(found[0], new)]
+
+    return written
+
+
+def with_name(code: types.CodeType, old: str, new: str) -> Callable[[], list[Change]]:
+    """Another expression in the place of a name wherever it is read."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        return [file.replace(n, new) for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == old and isinstance(n.ctx, ast.Load)]
+
+    return written
+
+
+def outdented(code: types.CodeType, name: str) -> Callable[[], list[Change]]:
+    """The function of a name that ends another as deep as that is."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        inner = function.body[-1]
+        if not isinstance(inner, ast.FunctionDef) or inner.name != name or inner.decorator_list:
+            raise UnknownPlaceError
+        depth = inner.col_offset - function.col_offset
+        starts = [file.offset(line, 0) for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1)]
+        return [Change(file.path, start, start + depth, "") for start in starts if not file.text[start : start + depth].strip(" \t")]
 
     return written

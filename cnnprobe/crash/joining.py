@@ -323,8 +323,14 @@ def _resized_operand(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo)
         return
     if not min(_layers_inside(case, t)[0] for t in (a, b)):  # a shortcut: the branch is to keep the size
         return
-    for part, like in sorted(((a, b), (b, a)), key=lambda pair: size(pair[0].shape)):
+    for part, like in sorted(((a, b), (b, a)), key=lambda pair: (not _is_enlarged(case, pair[0]), size(pair[0].shape))):
         yield candidate(_interpolated_operand(case, call, part, like.shape[2:]), weight=USUAL)
+
+
+def _is_enlarged(case: Case, info: TensorInfo) -> bool:
+    """Whether a map comes from an interpolation, whose size is free."""
+    call = case.producer(info)
+    return call is not None and (operation(call) == "interpolate" or isinstance(case.modules.get(call.fqn or ""), nn.Upsample))
 
 
 def _interpolated_operand(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:

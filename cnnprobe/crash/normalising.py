@@ -279,6 +279,7 @@ def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Itera
     candidates = []
     if x.shape and x.shape[-1] % layer.num_heads == 0:
         candidates.append(candidate(configured(case, fqn, embed_dim=x.shape[-1])))
+    candidates += _made_wider(case, x, layer.embed_dim)
     place = case.outermost_starting_with(fqn)
     if len(x.shape) == 3 and x.shape[1] == layer.embed_dim:
         title = f"pass x.transpose(1, 2) to {quoted(place)}"
@@ -294,6 +295,18 @@ def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Itera
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _made_wider(case: Case, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
+    """The layer that makes the features, with as many as are wanted."""
+    for _, call in case.lineage(x):
+        made = case.modules.get(call.fqn or "")
+        if isinstance(made, nn.modules.conv._ConvNd) and made.out_channels == x.shape[-1]:
+            yield candidate(configured(case, call.fqn or "", out_channels=wanted))
+        elif isinstance(made, nn.Linear) and made.out_features == x.shape[-1]:
+            yield candidate(configured(case, call.fqn or "", out_features=wanted))
+        if made is not None and made._parameters:
+            return
 
 
 def _transposed_attention(fqn: str, title: str) -> Exchange:

@@ -1,5 +1,7 @@
 """An optimizer that raised: as a rule it was given nothing."""
 
+import inspect
+import traceback
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ def explain_step(training: Training) -> Verdict:
     """Why the optimizer raised: as a rule it was given nothing."""
     found = frame_locals(training.error, "torch/optim/optimizer.py", "__init__")
     model = training.model
+    method = _method_given(training)
+    if method is not None:
+        return _uncalled(training, method)
     given = list((found or {}).get("param_groups") or [])
     if found is None or (given and any(_parameters_in(group) for group in given)):
         return Verdict(diagnosis="unknown", message="the cause is not known; the optimizer raised")
@@ -34,6 +39,36 @@ def explain_step(training: Training) -> Verdict:
         message=f"the optimizer got no parameters: {why}",
         arithmetic=f"{len(parameters)} parameters, {frozen} of them frozen" if model is not None else "",
         repairs=(Repair(title=fix, code="model.parameters()"),),
+    )
+
+
+def _method_given(training: Training) -> Any:
+    """The method that an optimizer was given where parameters were meant, from the frame of its __init__."""
+    for frame, _ in traceback.walk_tb(training.error.__traceback__):
+        given = frame.f_locals.get("params")
+        if "/torch/optim/" in frame.f_code.co_filename.replace("\\", "/") and inspect.ismethod(given):
+            return given
+    return None
+
+
+def _uncalled(training: Training, method: Any) -> Verdict:
+    """The method itself where what it gives was meant: Adam(model.parameters)."""
+    is_known = isinstance(method.__self__, nn.Module) and method.__name__ == "parameters"
+    count = sum(isinstance(p, Tensor) for p in method()) if is_known else 0
+    return Verdict(
+        diagnosis="empty-parameters",
+        module="" if method.__self__ is training.model else None,
+        message=f"the optimizer was given the method {method.__name__} itself, and not the parameters that it gives when it is called",
+        arithmetic=f"{count} parameters are in it" if count else "",
+        repairs=(
+            Repair(
+                title=f"write {method.__name__}(), with parentheses",
+                code=f"model.{method.__name__}()",
+                works=count > 0,
+                plausible=count > 0,
+                tried=f"tried: it gives {count} parameters" if count else "",
+            ),
+        ),
     )
 
 

@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cnnprobe.crash.case import Case, operation
-from cnnprobe.crash.edits import Adapt, AdaptOutput, Bind, Edit, Exchange, Insert, KeepFirst, Reconfigure, Reword, Rewrite, SetAttribute
+from cnnprobe.crash.edits import (
+    Adapt,
+    AdaptOutput,
+    Bind,
+    Edit,
+    Exchange,
+    Insert,
+    KeepFirst,
+    Reconfigure,
+    Rewrite,
+    SetAttribute,
+)
 from cnnprobe.crash.files import Change, File, UnknownPlaceError, open_file
 from cnnprobe.crash.users_code import parsed
 from cnnprobe.recorder.inventory import class_of
@@ -69,8 +80,6 @@ def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
         return [_rewritten(case, edit)]
     if isinstance(edit, SetAttribute):
         return [_attribute(case, edit)]
-    if isinstance(edit, Reword):
-        return [_reworded(case, edit)]
     if isinstance(edit, Bind):
         return _bound(case, edit)
     if isinstance(edit, Exchange) and edit.code.startswith("nn.") and "*" not in edit.code:
@@ -355,12 +364,7 @@ def _bound(case: Case, edit: Bind) -> list[Change]:
         start, end = file.span(function)
         at = file.text.index(f"def {function.name}", start, end)
         return [Change(file.path, at, at + len(f"def {function.name}"), edit.code)]
-    if edit.code == "outdent":
-        return _outdented(*_method(kind, "__init__"))
     file, function = _method(kind, "forward")
-    if edit.code == "self":
-        at = file.span(function.args.args[0])[0]
-        return [Change(file.path, at, at, "self, ")]
     if edit.code.startswith("return "):
         return [_returned(file, function.body[-1], edit.code)]
     found = [
@@ -369,22 +373,6 @@ def _bound(case: Case, edit: Bind) -> list[Change]:
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1
     ]
     return [file.replace(value, file.source(value.elts[0])) for value in found]
-
-
-def _outdented(file: File, function: ast.FunctionDef) -> list[Change]:
-    """The forward inside of a method as deep as the method itself."""
-    inner = next(node for node in function.body if isinstance(node, ast.FunctionDef) and node.name == "forward")
-    if inner.decorator_list or inner is not function.body[-1]:
-        raise UnknownPlaceError
-    depth = inner.col_offset - function.col_offset
-    starts = [file.offset(line, 0) for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1)]
-    return [Change(file.path, start, start + depth, "") for start in starts if not file.text[start : start + depth].strip(" \t")]
-
-
-def _reworded(case: Case, edit: Reword) -> Change:
-    file, function = _method(class_of(case.modules[edit.module or ""]), "forward")
-    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-    return file.replace(_only([c for c in calls if c.lineno == edit.line and ast.unparse(c) == edit.old]), edit.code)
 
 
 def _returned(file: File, last: ast.stmt, code: str) -> Change:

@@ -5,7 +5,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from cnnprobe.crash import axes, convolution, hooks, joining, linear, normalising, operations, placing, strangers, structure, wording
+from cnnprobe.crash import (
+    axes,
+    convolution,
+    hooks,
+    joining,
+    linear,
+    normalising,
+    operations,
+    placing,
+    pooling,
+    strangers,
+    structure,
+    wording,
+)
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
 from cnnprobe.crash.patch import diff
@@ -44,7 +57,7 @@ def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
     rooms: list[Callable[[], Iterator[Suspicion]]] = [
         lambda room=room: room.suspect(case)  # type: ignore[misc]
-        for room in (hooks, wording, structure, strangers, placing, linear, normalising, joining, operations, axes)
+        for room in (hooks, wording, structure, strangers, placing, linear, normalising, joining, operations, axes, pooling)
     ]
     rooms.insert(6, lambda: convolution.suspect(case, bench))
     found = [one for room in rooms for one in _suspected(case, room)]

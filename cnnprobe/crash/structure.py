@@ -11,6 +11,7 @@ from torch import nn
 from cnnprobe.crash.adapting import resized
 from cnnprobe.crash.case import Case, named, quoted
 from cnnprobe.crash.edits import Bind, ChangeArguments, Edit, Exchange, SetAttribute
+from cnnprobe.crash.functions import outdented
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
 from cnnprobe.crash.users_code import arguments_of, called_on_the_line, frame_locals, nested, users_frames
 from cnnprobe.recorder.inventory import class_of, is_leaf
@@ -73,7 +74,8 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
     if inside is not None and not near:
         line = inside.__code__.co_firstlineno
         has = f": it is defined at line {line}, inside of __init__"
-        edit = Bind(title=f"indent the forward at line {line} as __init__ is", code="outdent", module=fqn, function=inside)
+        written = outdented(getattr(class_of(module), "__init__").__code__, "forward")  # noqa: B009 - `type` has another
+        edit = Bind(title=f"indent the forward at line {line} as __init__ is", module=fqn, function=inside, written=written)
         candidates.append(candidate(edit, weight=STRONG))
     yield Suspicion(
         diagnosis="missing-forward",

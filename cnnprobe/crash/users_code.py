@@ -50,13 +50,13 @@ def arguments_of(error: BaseException, module: nn.Module | None) -> tuple[tuple[
 
 def names_on_the_line(error: BaseException) -> list[str]:
     """The names that are read in the failing expression, in order."""
-    return [node.id for node in _expression(error) if isinstance(node, ast.Name)]
+    return [node.id for node in expression_of(error) if isinstance(node, ast.Name)]
 
 
 def calls_on_the_line(error: BaseException) -> list[ast.Call]:
     """The calls in the failing expression, with the line numbers of their file."""
     frames = users_frames(error)
-    calls = [node for node in _expression(error) if isinstance(node, ast.Call)]
+    calls = [node for node in expression_of(error) if isinstance(node, ast.Call)]
     for call in calls:
         call.lineno += (frames[-1].lineno or 1) - 1
     return calls
@@ -97,14 +97,14 @@ def _reads_a_result(call: ast.Call, values: Mapping[str, Any]) -> bool:
 
 def called_on_the_line(error: BaseException) -> list[str]:
     """The attributes of `self` that the failing expression calls."""
-    functions = [node.func for node in _expression(error) if isinstance(node, ast.Call)]
+    functions = [node.func for node in expression_of(error) if isinstance(node, ast.Call)]
     return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
 
 
 def operands_on_the_line(error: BaseException) -> list[str]:
     """The attributes of `self` whose results the failing expression computes with as they are: `x + self.attn(x)`."""
     found: list[ast.expr] = []
-    for node in _expression(error):
+    for node in expression_of(error):
         if isinstance(node, ast.BinOp):
             found += [node.left, node.right]
         elif isinstance(node, ast.Call):
@@ -115,7 +115,7 @@ def operands_on_the_line(error: BaseException) -> list[str]:
     return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
 
 
-def _expression(error: BaseException) -> list[ast.AST]:
+def expression_of(error: BaseException) -> list[ast.AST]:
     """The nodes of the failing expression, by level; none where its source is not at hand."""
     frames = users_frames(error)
     if not frames:
@@ -240,3 +240,30 @@ def returning(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, 
     else:
         return None, ""
     return compiled_again(function, returned), shown
+
+
+def evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
+    """A name, an item or attribute of it, or methods of a tensor that write nothing, called with plain values; None for everything else."""
+    if isinstance(node, ast.Name):
+        return values.get(node.id)
+    if _literal(node) is not None:
+        return _literal(node)
+    if isinstance(node, ast.Subscript):
+        value, index = evaluated(node.value, values), _literal(node.slice)
+        is_plain = isinstance(value, torch.Tensor | list | tuple | dict) and index is not None
+        return value[index] if is_plain else None
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or node.func.attr.endswith("_"):
+        return None
+    value, given = evaluated(node.func.value, values), [_literal(a) for a in node.args]
+    options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
+    if type(value) is not torch.Tensor or None in given or None in options.values() or len(options) < len(node.keywords):
+        return None
+    method = getattr(torch.Tensor, node.func.attr, None)
+    return method(value, *given, **options) if method is not None and node.func.attr != "backward" else None
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

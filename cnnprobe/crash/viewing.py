@@ -117,6 +117,11 @@ def _map_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...
         if row.fqn is not None and isinstance(case.modules.get(row.fqn), nn.Linear):
             candidates.append(candidate(configured(case, row.fqn, out_features=wanted)))
             break
+        if row.fqn is not None and isinstance(case.modules.get(row.fqn), nn.modules.conv._ConvNd) and len(row.outputs[0].shape) > 2:
+            places = size(row.outputs[0].shape[2:])
+            if sizes[-(len(row.outputs[0].shape) - 2) :] == row.outputs[0].shape[2:] and wanted % places == 0:
+                candidates.append(candidate(configured(case, row.fqn, out_channels=wanted // places)))
+            break
     fixed = sizes[0] not in (-1, x.shape[0]) and wanted == size(x.shape[1:])
     if sizes[0] != -1:
         rest = sizes[1:]

@@ -4,13 +4,15 @@ import ast
 import copy
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.case import Case, named
-from cnnprobe.crash.edits import Bind, Reword
+from cnnprobe.crash.case import Case, line_of, named, operation, quoted, short
+from cnnprobe.crash.edits import AdaptOutput, Bind, Edit, Rewrite
+from cnnprobe.crash.files import Change
+from cnnprobe.crash.functions import with_call, with_name, with_parameters
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
 from cnnprobe.crash.users_code import arguments_of, calls_on_the_line, compiled_again, forward_of, innermost_locals, parsed
 from cnnprobe.recorder.inventory import class_of
@@ -27,8 +29,17 @@ def suspect(case: Case) -> Iterator[Suspicion]:
     if isinstance(case.error, TypeError) and case.leaf is None:
         yield from _without_self(case, case.call)
         yield from _unlisted(case)
+    if isinstance(case.error, NameError):
+        yield from _without_prefix(case)
+    if isinstance(case.error, ValueError) and case.leaf is None:
+        yield from _unpacked(case, case.call)
     if isinstance(case.error, TypeError | AttributeError | RuntimeError):
         yield from _class_called(case)
+
+
+def _bound(title: str, module: str, function: Callable[..., Any], written: Callable[[], list[Change]]) -> Bind:
+    """The forward worded otherwise."""
+    return Bind(title=title, module=module, function=function, written=written)
 
 
 # -- def forward(x) ------------------------------------------------------------------------------------------------------------
@@ -46,7 +57,11 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     again = compiled_again(forward_of(module), lambda one: one.args.args.insert(0, ast.arg("self")))
     kind, fqn = class_of(module).__name__, call.fqn or ""
     names = ", ".join(["self", *(a.arg for a in tree.args.args)])
-    edits = [] if again is None else [Bind(title=f"write def forward({names}) in {kind}", code="self", module=fqn, function=again)]
+    edits = (
+        []
+        if again is None
+        else [_bound(f"write def forward({names}) in {kind}", fqn, again, with_parameters(forward_of(module).__code__, "self"))]
+    )
     yield Suspicion(
         diagnosis="call-signature",
         module=fqn,
@@ -55,6 +70,104 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
         weight=STRONG + 1,
     )
+
+
+# -- conv1(x) for self.conv1(x) ----------------------------------------------------------------------------------------------
+
+
+def _without_prefix(case: Case) -> Iterator[Suspicion]:
+    """A layer that is called without its module."""
+    name, owner = getattr(case.error, "name", None), case.modules.get(case.owner)
+    if owner is None or not isinstance(name, str) or class_of(owner).__module__.startswith("torch."):
+        return
+    known = name in owner._modules or name in owner._parameters or name in owner._buffers or name in owner.__dict__
+    if not known:
+        return
+
+    def changed(tree: ast.FunctionDef) -> None:
+        _Prefixed(name).visit(tree)
+
+    again = compiled_again(forward_of(owner), changed)
+    title = f"write self.{name} instead of {name}"
+    edits = [] if again is None else [_bound(title, case.owner, again, with_name(forward_of(owner).__code__, name, f"self.{name}"))]
+    yield Suspicion(
+        diagnosis="missing-attribute",
+        module=case.owner,
+        message=f"there is no variable {name!r} in the forward of {named(case, case.owner)}: it is an attribute of the module, self.{name}",
+        arithmetic=f"self.{name} is a {type(getattr(owner, name)).__name__}",
+        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        weight=STRONG,
+    )
+
+
+class _Prefixed(ast.NodeTransformer):
+    """An attribute of self in the place of a name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Exchange it where it is read."""
+        if node.id != self.name or not isinstance(node.ctx, ast.Load):
+            return node
+        return ast.copy_location(ast.Attribute(value=ast.Name(id="self", ctx=ast.Load()), attr=node.id, ctx=ast.Load()), node)
+
+
+# -- a, b = x.chunk(3) -------------------------------------------------------------------------------------------------------
+
+
+def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    """Another number of names than of things that a call gives."""
+    failure = case.trace.failure
+    source = failure.source if failure is not None else ""
+    wanted = _names_assigned(source)
+    made = [c for c in case.trace.calls if c.parent == case.index and c.source == source and c.completed]
+    if len(made) > 1 and operation(made[-1]) == "unbind" and "unbind" not in line_of(source):
+        made.pop()  # torch iterates over a tensor by it
+    if not wanted or not made or call.fqn is None:
+        return
+    last, tensors = made[-1], len({t.path.partition("]")[0] for t in made[-1].outputs})
+    is_one = last.returned == "Tensor"
+    given = last.outputs[0].shape[0] if is_one and last.outputs and last.outputs[0].shape else tensors
+    if given == wanted:
+        return
+    edits: list[Edit] = []
+    if is_one and last.fqn is not None:
+        title = f"take what {quoted(last.fqn)} gives as it is, without unpacking: it is one tensor"
+        edits.append(AdaptOutput(title=title, module=last.fqn, function=lambda x: (x, *[None] * (wanted - 1))))
+    elif operation(last) == "chunk":
+        edits.append(_chunked(case, last, wanted))
+    what = "one tensor, whose first axis would be unpacked" if is_one else f"{tensors} tensors"
+    yield Suspicion(
+        diagnosis="call-signature",
+        module=case.owner,
+        message=f"{case.name_of(last)} gives {what}, and {wanted} name{'s' * (wanted != 1)} take{'s' * (wanted == 1)} it",
+        arithmetic=f"{given} against {wanted}",
+        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        weight=STRONG,
+    )
+
+
+def _names_assigned(source: str) -> int:
+    """How many names a line's assignment has on its left; 0 where it is none, or takes a rest."""
+    try:
+        tree = ast.parse(line_of(source))
+    except SyntaxError:
+        return 0
+    node = tree.body[0] if tree.body else None
+    target = node.targets[0] if isinstance(node, ast.Assign) else None
+    if not isinstance(target, ast.Tuple | ast.List) or any(isinstance(e, ast.Starred) for e in target.elts):
+        return 0
+    return len(target.elts)
+
+
+def _chunked(case: Case, call: ModuleCall, wanted: int) -> Rewrite:
+    def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(args[0], wanted, *args[2:], **{name: value for name, value in kwargs.items() if name != "chunks"})
+
+    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    title = f"split it into {wanted} at {short(call.source)}: chunk({wanted}, ...)"
+    return Rewrite(title=title, code=f"chunk({wanted}, ...)", function=rewritten, keyword=("chunks", wanted, 1), **where)
 
 
 # -- torch.cat(a, b) ---------------------------------------------------------------------------------------------------------
@@ -155,7 +268,7 @@ def _reworded(case: Case, call: ast.Call, text: str, *, diagnosis: str, message:
 
     again = compiled_again(function, changed)
     title = f"write {text} instead of {old}"
-    edits = [] if again is None else [Reword(title=title, code=text, module=case.owner, function=again, old=old, line=call.lineno)]
+    edits = [] if again is None else [_bound(title, case.owner, again, with_call(function.__code__, call.lineno, old, text))]
     return Suspicion(
         diagnosis=diagnosis,
         module=case.owner,

@@ -1,0 +1,53 @@
+"""A pooling for another number of axes than its map has."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from cnnprobe.crash.case import Case, named, quoted
+from cnnprobe.crash.edits import Exchange
+from cnnprobe.crash.geometry import axes_of
+from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
+
+_FAMILIES = ("MaxPool", "AvgPool", "LPPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+_SETTINGS = {"kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "output_size": None}  # with torch's defaults
+
+
+def suspect(case: Case) -> Iterator[Suspicion]:
+    """What may be wrong where a pooling was given a map of another rank."""
+    layer, call = case.leaf, case.call
+    family = type(layer).__name__.rstrip("d123") if layer is not None else ""
+    if layer is None or call is None or family not in _FAMILIES or not call.inputs:
+        return
+    shape, axes, fqn = call.inputs[0].shape, axes_of(layer), call.fqn or ""
+    if len(shape) in (axes + 1, axes + 2):
+        return
+    other = getattr(nn, f"{family}{len(shape) - 2}d", None)
+    settings = _settings(layer)
+    candidates = []
+    if other is not None and settings is not None:
+        code = f"nn.{other.__name__}({', '.join(f'{name}={value}' for name, value in settings.items())})"
+        edit = Exchange(title=f"make {quoted(fqn)} an {code}", code=code, module=fqn, layer=lambda _old: other(**settings))
+        candidates.append(candidate(edit, weight=STRONG))
+    yield Suspicion(
+        diagnosis="shape-mismatch",
+        module=fqn,
+        message=f"{named(case, fqn)} is for {axes + 2} axes (batch, channels and {axes} more), and {shape} has {len(shape)}",
+        arithmetic=f"{case.origin(call.inputs[0])} gives {shape}",
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _settings(layer: nn.Module) -> dict[str, int] | None:
+    """The settings of a pooling, where each of them is one number for all axes; those that are as torch has them are left out."""
+    found: dict[str, int] = {}
+    for name, usual in _SETTINGS.items():
+        value = getattr(layer, name, None)
+        values = set(value) if isinstance(value, tuple | list) else {value}
+        only = values.pop() if len(values) == 1 else None
+        if values or (only is not None and not isinstance(only, int)):
+            return None
+        if only is not None and only != usual and not (name == "stride" and only == found.get("kernel_size")):
+            found[name] = only
+    return found

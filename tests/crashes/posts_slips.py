@@ -1,0 +1,217 @@
+"""Forum posts with a slip of the pen: a name, a pair of parentheses, a class for its object, a name too few."""
+
+from crashes.posts import post
+
+post(
+    "layer_without_self",
+    "missing-attribute",
+    "",
+    repair="write self.conv instead of conv",
+    old="F.relu(conv(x))",
+    new="F.relu(self.conv(x))",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+    def forward(self, x):
+        x = F.relu(conv(x))
+        return self.fc(x.mean((2, 3)))
+def inputs(): return torch.randn(2, 3, 8, 8),
+""",
+)
+
+post(
+    "chunks_for_two_names",
+    "call-signature",
+    "",
+    repair="chunk(2, ...)",
+    old="chunk(3, dim=1)",
+    new="chunk(2, 1)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv1d(4, 24, 3, padding=1), nn.Conv1d(12, 2, 1)
+    def forward(self, x):
+        a, b = self.conv(x).chunk(3, dim=1)
+        return self.out(a * torch.sigmoid(b))
+def inputs(): return torch.randn(2, 4, 10),
+""",
+)
+
+post(
+    "one_tensor_for_two_names",
+    "call-signature",
+    "",
+    repair="take what 'conv' gives as it is",
+    old="out, _ = self.conv(x)",
+    new="out = self.conv(x)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv1d(4, 8, 3, padding=1), nn.Linear(8, 2)
+    def forward(self, x):
+        out, _ = self.conv(x)
+        return self.fc(out.mean(2))
+def inputs(): return torch.randn(5, 4, 10),
+""",
+)
+
+post(
+    "pooling_of_one_axis",
+    "shape-mismatch",
+    "pool",
+    repair="make 'pool' an nn.MaxPool2d(kernel_size=2)",
+    old="nn.MaxPool1d(2)",
+    new="nn.MaxPool2d(2)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.fc = nn.Conv2d(3, 8, 3), nn.MaxPool1d(2), nn.Linear(8 * 9, 2)
+    def forward(self, x): return self.fc(self.pool(F.relu(self.conv(x))).flatten(1))
+def inputs(): return torch.randn(2, 3, 8, 8),
+""",
+)
+
+post(
+    "boxes_of_other_classes",
+    "shape-mismatch",
+    "",
+    repair="set out_channels=75 in 'head'",
+    old="nn.Conv2d(16, 45, 1)",
+    new="nn.Conv2d(16, 75, 1)",
+    source="""
+class Net(nn.Module):
+    def __init__(self, classes=20):
+        super().__init__()
+        self.classes, self.body, self.head = classes, nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 45, 1)
+    def forward(self, x):
+        y = self.head(F.relu(self.body(x)))
+        b, _, h, w = y.shape
+        return y.view(b, 3, 5 + self.classes, h, w)
+def inputs(): return torch.randn(2, 3, 16, 16),
+""",
+)
+
+post(
+    "flattened_before_its_convolution",
+    "shape-mismatch",
+    "conv",
+    repair="take view at",
+    old="x.view(x.size(0), -1)",
+    new="x.view(x.size(0), 1, 12, 12)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8 * 100, 2)
+    def forward(self, x):
+        x = x.view(x.size(0), -1)
+        return self.fc(F.relu(self.conv(x)).flatten(1))
+def inputs(): return torch.randn(2, 1, 12, 12),
+""",
+)
+
+post(
+    "pyramid_of_odd_maps",
+    "residual-mismatch",
+    "",
+    repair="bring what comes from torch.nn.functional.interpolate",
+    old="scale_factor=2",
+    new="size=c3.shape[-2:]",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c3, self.c4 = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1)
+        self.l3, self.l4 = nn.Conv2d(16, 8, 1), nn.Conv2d(32, 8, 1)
+    def forward(self, x):
+        c3 = F.relu(self.c3(x))
+        p4 = self.l4(F.relu(self.c4(c3)))
+        return self.l3(c3) + F.interpolate(p4, scale_factor=2)
+def inputs(): return torch.randn(1, 3, 26, 26),
+""",
+)
+
+post(
+    "backbone_too_narrow_for_its_encoder",
+    "shape-mismatch",
+    "enc",
+    repair="set out_channels=32 in 'body.0'",
+    old="nn.Conv2d(3, 16, 3, 4, 1)",
+    new="nn.Conv2d(3, 32, 3, 4, 1)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.ReLU())
+        self.enc = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 32, batch_first=True), 1)
+        self.fc = nn.Linear(32, 4)
+    def forward(self, x): return self.fc(self.enc(self.body(x).flatten(2).transpose(1, 2)).mean(1))
+def inputs(): return torch.randn(2, 3, 16, 16),
+""",
+)
+
+LINEAR = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+    def forward(self, x): return self.fc(x)
+"""
+
+
+def slip(name, diagnosis, blames, *, repair, step, old, new):
+    """A post whose model is one layer."""
+    source = LINEAR + "def run(model):\n    x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])\n" + step
+    post(name, diagnosis, blames, repair=repair, old=old, new=new, source=source)
+
+
+slip(
+    "loss_class_for_a_loss",
+    "call-signature",
+    None,
+    repair="write nn.CrossEntropyLoss()(output, targets)",
+    step="    loss = nn.CrossEntropyLoss(model(x), y)\n    loss.backward()\n",
+    old="nn.CrossEntropyLoss(",
+    new="nn.CrossEntropyLoss()(",
+)
+slip(
+    "parameters_without_parentheses",
+    "empty-parameters",
+    "",
+    repair="write parameters(), with parentheses",
+    step="    torch.optim.Adam(model.parameters, lr=0.1)\n",
+    old="model.parameters,",
+    new="model.parameters(),",
+)
+slip(
+    "list_of_tensors",
+    "not-a-tensor",
+    None,
+    repair="write torch.stack(rows)",
+    step="    rows = [row for row in x]\n    model(torch.tensor(rows))\n",
+    old="torch.tensor(rows)",
+    new="torch.stack(rows)",
+)
+slip(
+    "key_of_a_tensor",
+    "call-signature",
+    None,
+    repair="write out instead of out['logits']",
+    step="    out = model(x)\n    logits = out['logits']\n    F.cross_entropy(logits, y)\n",
+    old="out['logits']",
+    new="out",
+)
+slip(
+    "index_short_of_an_axis",
+    "shape-mismatch",
+    None,
+    repair="pass y.unsqueeze(1) to gather",
+    step="    logp = F.log_softmax(model(x), 1)\n    loss = -logp.gather(1, y).mean()\n    loss.backward()\n",
+    old="gather(1, y)",
+    new="gather(1, y[:, None])",
+)
