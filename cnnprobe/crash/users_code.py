@@ -53,6 +53,13 @@ def names_on_the_line(error: BaseException) -> list[str]:
     return [node.id for node in expression_of(error) if isinstance(node, ast.Name)]
 
 
+def data_on_the_line(error: BaseException) -> list[str]:
+    """The names that are read in the failing expression and not called in it."""
+    nodes = expression_of(error)
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    return [node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called]
+
+
 def calls_on_the_line(error: BaseException) -> list[ast.Call]:
     """The calls in the failing expression, with the line numbers of their file."""
     frames = users_frames(error)

@@ -9,12 +9,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cnnprobe.crash.adapting import with_tensor
 from cnnprobe.crash.case import Case, line_of, named, operation, quoted, short
 from cnnprobe.crash.edits import AdaptOutput, Bind, Edit, Rewrite
 from cnnprobe.crash.files import Change
 from cnnprobe.crash.functions import with_call, with_name, with_parameters
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
-from cnnprobe.crash.users_code import arguments_of, calls_on_the_line, compiled_again, forward_of, innermost_locals, parsed
+from cnnprobe.crash.users_code import (
+    arguments_of,
+    calls_on_the_line,
+    compiled_again,
+    data_on_the_line,
+    forward_of,
+    innermost_locals,
+    parsed,
+)
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.trace import ModuleCall
 
@@ -121,10 +130,19 @@ def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     failure = case.trace.failure
     source = failure.source if failure is not None else ""
     wanted = _names_assigned(source)
+    if wanted and (sized := _sizes_taken(case, source)) is not None:
+        yield _other_rank(case, *sized, wanted=wanted)
+        return
     made = [c for c in case.trace.calls if c.parent == case.index and c.source == source and c.completed]
     if len(made) > 1 and operation(made[-1]) == "unbind" and "unbind" not in line_of(source):
         made.pop()  # torch iterates over a tensor by it
-    if not wanted or not made or call.fqn is None:
+    if (
+        not wanted
+        or not made
+        or not made[-1].outputs
+        or call.fqn is None
+        or _callee(source) != (made[-1].fqn or operation(made[-1])).rpartition(".")[2]
+    ):
         return
     last, tensors = made[-1], len({t.path.partition("]")[0] for t in made[-1].outputs})
     is_one = last.returned == "Tensor"
@@ -143,6 +161,44 @@ def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         module=case.owner,
         message=f"{case.name_of(last)} gives {what}, and {wanted} name{'s' * (wanted != 1)} take{'s' * (wanted == 1)} it",
         arithmetic=f"{given} against {wanted}",
+        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        weight=STRONG,
+    )
+
+
+def _callee(source: str) -> str:
+    """The name of the function or layer whose very result a line assigns; "" where it assigns something else."""
+    node = ast.parse(line_of(source)).body[0]
+    value = node.value if isinstance(node, ast.Assign) else None
+    function = value.func if isinstance(value, ast.Call) else None
+    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+
+
+def _sizes_taken(case: Case, source: str) -> tuple[str, Tensor] | None:
+    """The tensor whose sizes a line unpacks, `b, c, h, w = x.shape`, and how it is written."""
+    tree = ast.parse(line_of(source)).body[0]
+    value = tree.value if isinstance(tree, ast.Assign) else None
+    if isinstance(value, ast.Call) and not value.args and isinstance(value.func, ast.Attribute) and value.func.attr == "size":
+        node = value.func.value
+    elif isinstance(value, ast.Attribute) and value.attr == "shape":
+        node = value.value
+    else:
+        return None
+    found = innermost_locals(case.error).get(node.id) if isinstance(node, ast.Name) else None
+    return (ast.unparse(node), found) if isinstance(found, Tensor) else None
+
+
+def _other_rank(case: Case, written: str, x: Tensor, *, wanted: int) -> Suspicion:
+    shape = tuple(x.shape)
+    given = next((t for t in case.root_inputs if t.shape == shape), None)
+    edits: list[Edit] = []
+    if given is not None and len(shape) == wanted - 1:
+        edits.append(with_tensor(case, given, lambda t: t[None], "{x}.unsqueeze(0)", title="add the batch axis: x.unsqueeze(0)"))
+    return Suspicion(
+        diagnosis="missing-batch" if edits else "shape-mismatch",
+        module=case.owner,
+        message=f"{wanted} names take the sizes of {written}, which has {len(shape)} axes: {shape}",
+        arithmetic=f"{len(shape)} against {wanted}",
         candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
@@ -211,9 +267,14 @@ def _class_called(case: Case) -> Iterator[Suspicion]:
     tree, known = parsed(forward_of(owner)), forward_of(owner).__globals__
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree is not None else []
     applied = {id(call.func) for call in calls}
+    failing = {ast.unparse(call) for call in calls_on_the_line(case.error)}
+    values = innermost_locals(case.error)
+    taken = [type(values[name]) for name in data_on_the_line(case.error) if name in values]  # a layer where a tensor was meant
     for call in calls:
         kind = _layer_class(call.func, known)
         if tree is None or kind is None or id(call) in applied or len(call.args) != 1 or not _reads_data(call.args[0], tree):
+            continue
+        if kind not in taken and ast.unparse(call) not in failing:
             continue
         if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in inspect.signature(kind).parameters.values()):
             continue
@@ -249,7 +310,8 @@ def _reads_data(node: ast.expr, tree: ast.FunctionDef) -> bool:
     """Whether an expression is made from what the forward computes, rather than a plain setting."""
     assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     arguments = {a.arg for a in tree.args.args[1:]}
-    return any(isinstance(n, ast.Name) and n.id in assigned | arguments for n in ast.walk(node)) and not _is_size(node)
+    reads = any(isinstance(n, ast.Name) and n.id in assigned | arguments for n in ast.walk(node))
+    return reads and not isinstance(node, ast.Starred) and not _is_size(node)
 
 
 def _is_size(node: ast.expr) -> bool:

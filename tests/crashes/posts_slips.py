@@ -215,3 +215,43 @@ slip(
     old="gather(1, y)",
     new="gather(1, y[:, None])",
 )
+
+post(
+    "sizes_of_a_single_image",
+    "missing-batch",
+    "",
+    repair="x.unsqueeze(0)",
+    old="torch.randn(3, 8, 8)",
+    new="torch.randn(1, 3, 8, 8)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+    def forward(self, x):
+        b, c, h, w = x.shape
+        return self.conv(x).view(b, 8, -1).mean(2)
+def inputs(): return torch.randn(3, 8, 8),
+""",
+)
+
+post(
+    "layer_made_of_sizes_beside_another_fault",
+    "cat-mismatch",
+    "b",
+    repair="set padding=1 in 'b'",
+    old="nn.Conv2d(3, 4, 3)",
+    new="nn.Conv2d(3, 4, 3, padding=1)",
+    source="""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(3, 4, 3), nn.Conv2d(15, 2, 1)
+    def forward(self, x):
+        sizes = tuple(x.shape[2:])
+        up = nn.Upsample(sizes)
+        block = nn.Sequential(*[layer for layer in (self.out,)])
+        return block(torch.cat([up(self.a(x)), x, self.b(x)], 1))
+def inputs(): return torch.randn(2, 3, 8, 8),
+""",
+)
