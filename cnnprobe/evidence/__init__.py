@@ -10,6 +10,7 @@ from cnnprobe.evidence.data import (
     OptimizerInfo,
     Probes,
     Replay,
+    Schedule,
     Step,
     Values,
 )  # fmt: skip
@@ -32,6 +33,6 @@ from cnnprobe.evidence.operations import (
 
 __all__ = [
     "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Backward", "Event", "Evidence",
-    "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Step", "Values", "argument", "describe", "is_inplace", "operation",
+    "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Values", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

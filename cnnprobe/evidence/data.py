@@ -23,11 +23,11 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip", "step", "schedule"."""
+    """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip", "step", "schedule", "scale", "unscale"."""
 
     kind: str
     subject: str = ""  # the user's name of the model, optimizer or scheduler
-    rate: float | None = None  # learning rate after a "schedule", of the first group
+    rate: float | None = None  # learning rate after a "schedule", of the first group; what a "scale" multiplies by
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
 
 
@@ -48,7 +48,12 @@ class Step:
     losses: tuple[Loss, ...] = ()
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
     stale: tuple[str, ...] = ()  # parameters that came into the first backward with a gradient from before the last step
+    mixed: tuple[str, str, int] | None = (
+        None  # an optimizer that used gradients of a loss that another had stepped with; that other; how many
+    )
     changes: Mapping[str, float] = field(default_factory=dict)  # L2 norm of what was added to each parameter; empty where not measured
+    stepped: Mapping[str, float] = field(default_factory=dict)  # the same right after the last optimizer's step, of what it holds
+    wasted: int = 0  # backward passes whose gradients were cleared before a step that used those of a later one
     training: bool = True  # the mode of the root at the first backward
     alive: int = 0  # graphs of earlier steps that somebody still holds
 
@@ -83,6 +88,16 @@ class OptimizerInfo:
     foreign: tuple[tuple[int, ...], ...] = ()  # shapes of parameters that belong to no module that is known
     maximize: bool = False
     weight_decay: float = 0.0
+    decoupled: bool = False  # the decay is no part of the gradient (AdamW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What a LambdaLR multiplies a base rate by."""
+
+    name: str  # the user's variable
+    base: float
+    factors: tuple[float, ...]  # in the first epochs, epoch 0 first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +160,7 @@ class Evidence:
     inputs: tuple[TensorInfo, ...] = ()
     targets: tuple[TensorInfo, ...] = ()
     replays: tuple[Replay, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
     collapse: float | None = None  # learning rate after 100 further scheduler steps over the first, where each batch makes one
     backward: Backward | None = None
     names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables

@@ -1,4 +1,4 @@
-"""Gradient clipping that clips nothing."""
+"""Gradient clipping in the wrong place."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,16 +38,24 @@ def healthy() -> Mapping[str, Any]:
     name="clip-ineffective",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("exploding-gradient", "divergence"),
+    explains=("exploding-gradient", "divergence", "lr-too-low"),
 )
 def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
-    """The gradients are clipped where no step uses them: after the step, or before the backward.
+    """The gradients are clipped where no step uses them, after the step or before the backward, or while a GradScaler's factor is in them.
 
-    Why it matters: the step has already been made with the gradients as they were.
-    What to do: clip between backward() and step().
+    Why it matters: the step has already been made with the gradients as they were; scaled ones are cut to next to nothing.
+    What to do: clip between backward() and step(), and after scaler.unscale_(optimizer).
     Known exceptions: clipping of each part while gradients are accumulated.
     Source: torch.nn.utils.clip_grad_norm_, which changes gradients in place.
     """
+    scaled = _scaled(evidence)
+    if scaled is not None:
+        yield Finding(
+            module=None,
+            message=f"the gradients are clipped while they are still multiplied by {scaled:g}, the scale of the loss: the limit is that much too low",
+            fix="call scaler.unscale_(optimizer) before the clip_grad call",
+        )
+        return
     events = [e for step in evidence.steps for e in step.events if e.kind in ("clip", "step", "zero_grad", "backward")]
     clips = [i for i, e in enumerate(events) if e.kind == "clip"]
     useless = [i for i in clips if not events[i].effective or _next(events, i) == "zero_grad" or _last(events, i) == "step"]
@@ -62,6 +70,21 @@ def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
             message=f"the gradients are clipped {place}: 0 of {len(clips)} calls came between backward and step",
             fix="move the clip_grad call between loss.backward() and optimizer.step()",
         )
+
+
+def _scaled(evidence: Evidence) -> float | None:
+    """The scale that gradients are clipped with, where every clip comes before the unscaling."""
+    found: list[float | None] = []
+    for step in evidence.steps:
+        scale: float | None = None
+        for event in step.events:
+            if event.kind == "scale":
+                scale = event.rate
+            elif event.kind == "unscale":
+                scale = None
+            elif event.kind == "clip":
+                found.append(scale if scale is not None and scale > 1 else None)
+    return found[0] if found and None not in found else None
 
 
 def _next(events: list[Any], i: int) -> str:

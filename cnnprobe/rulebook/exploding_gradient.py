@@ -1,10 +1,11 @@
 """Gradients that grow on their way to the first layers."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
+from cnnprobe.evidence import Evidence, Step
 from cnnprobe.evidence.questions import weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
@@ -39,13 +40,14 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: a single step throws the weights far away.
     What to do: initialise by fan-in, normalise inputs and targets, clip the gradients.
-    Known exceptions: gradients that the loop clips before its step.
+    Known exceptions: gradients that the loop clips before its step; the scale of a GradScaler, which is divided out before the step.
     Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063.
     """
     step = next((s for s in evidence.steps if s.gradients), None)
     if step is None or any(e.kind == "clip" and e.effective for e in step.events):
         return
-    weights = [w for w in weights_in_order(evidence, step) if w.relative > 0]
+    scale = _scale(step)
+    weights = [dataclasses.replace(w, relative=w.relative / scale) for w in weights_in_order(evidence, step) if w.relative > 0]
     if not weights:
         return
     worst = max(weights, key=lambda w: w.relative)
@@ -54,5 +56,13 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=worst.module,
             message=f"the gradient of {worst.name} is {worst.relative:.1e} times its weight (more than {GROWN:g} times, or than {GROWN:g} times the {last:.1e} of the last layers)",
-            fix="clip the gradients between backward and step, and initialise by fan-in; normalise inputs and targets",
+            fix="clip the gradients between backward and step, and initialise by fan-in; normalise inputs and targets"
+            if not any(e.kind == "scale" for e in step.events) or scale > 1
+            else "call scaler.step(optimizer), which divides the gradients by the scale of the loss, not optimizer.step()",
         )
+
+
+def _scale(step: Step) -> float:
+    """What the gradients after the backward pass are multiplied by, where it is divided out again before the step."""
+    scales = [e.rate for e in step.events if e.kind == "scale" and e.rate]
+    return scales[-1] if scales and any(e.kind == "unscale" for e in step.events) else 1.0

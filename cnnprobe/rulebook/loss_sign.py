@@ -42,7 +42,7 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer makes the error larger.
 
     Why it matters: the model learns to be wrong; the loss falls without end, or rises.
-    What to do: drop the minus, or `maximize=True`; write the minus before a log-likelihood.
+    What to do: drop the minus, or `maximize=True`; write the minus before a log-likelihood, and before the sum of a KL divergence.
     Known exceptions: losses against targets that the loop makes itself (the generator's loss of a GAN) are not judged.
     Source: torch.optim.SGD, "maximize: maximize the objective with respect to the params, instead of minimizing".
     """
@@ -57,6 +57,15 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
             )
             return
     for loss in evidence.steps[0].losses if evidence.steps else ():
+        falling = _falling_exponential(flow, loss.call)
+        if falling is not None and not any(o.maximize for o in evidence.optimizers):
+            yield Finding(
+                module=None,
+                message=f"{describe(flow.calls[falling])} goes into the loss with a minus: the loss falls without end as its argument grows",
+                fix="put a minus before the sum; the KL divergence from a standard normal is -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum()",
+                source=flow.line(falling),
+            )
+            continue
         is_error, flips, place = _chain(flow, loss.call)
         if place is not None and is_error and flips % 2:
             yield Finding(
@@ -79,6 +88,50 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
                 fix="put a minus before it",
                 source=flow.line(place),
             )
+
+
+LINEAR = KEEPING | {"add", "neg", "mul", "div", "sub", "rsub", "getitem"}
+
+
+def _falling_exponential(flow: Flow, end: int | None) -> int | None:
+    """A row exp(...) that goes into the loss through sums and constant factors only, with a minus: the loss has no lower bound."""
+    toward = set() if end is None else flow.before(end) | {end}
+    for i in flow.primitives({"exp"}):
+        if i in toward and flow.calls[i].outputs and flow.calls[i].outputs[0].requires_grad and _signs(flow, i, end, toward) == {-1}:
+            return i
+    return None
+
+
+def _signs(flow: Flow, start: int, end: int | None, toward: set[int]) -> set[int]:
+    """The signs with which a row goes into the loss, a 0 among them where that is not known."""
+    found: set[int] = set()
+    stack = [(start, 1)]
+    while stack and len(found) < 2:
+        index, sign = stack.pop()
+        if index == end:
+            found.add(sign)
+            continue
+        for reader in flow.readers.get(index, ()):
+            if reader in toward:
+                factor = _factor(flow, reader, index)
+                if factor == 0:
+                    return {0}
+                stack.append((reader, sign * factor))
+    return found
+
+
+def _factor(flow: Flow, reader: int, index: int) -> int:
+    """1 or -1, the sign that a linear row gives to one of its inputs; 0 for any other row."""
+    call, kind = flow.calls[reader], operation(flow.calls[reader])
+    if kind not in LINEAR:
+        return 0
+    if kind in ("mul", "div"):
+        number = argument(call, "other", 1, argument(call, "other", 0))
+        return 0 if not isinstance(number, int | float) or number == 0 else (1 if number > 0 else -1)
+    if kind == "sub":
+        second = len(call.inputs) > 1 and call.inputs[1].source == index
+        return 0 if second and call.inputs[0].source == index else (-1 if second else 1)
+    return -1 if kind in ("neg", "rsub") else 1
 
 
 def _chain(flow: Flow, index: int | None) -> tuple[bool, int, int | None]:

@@ -1,5 +1,6 @@
 """Steps that do not move anything."""
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from cnnprobe.evidence.questions import optimised
 from cnnprobe.rulebook.material import classifying, perceptron
 
 SMALLEST = 1e-6  # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
+SQUARED = 0.1  # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
 FALL = 1e-3  # relative fall of the loss within three steps at the higher rate, ten times what counts as no movement
 
 
@@ -38,13 +40,22 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "unchanged-weights"),
 )
 def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
-    """The loss does not move under the optimizer, and falls with a higher learning rate.
+    """The loss does not move under the optimizer, and falls with a higher learning rate; or a LambdaLR multiplies the rate by itself.
 
     Why it matters: training would take thousands of times as long.
-    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls.
+    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls; let a LambdaLR's function return a factor, not a rate.
     Known exceptions: a warm-up that raises the rate.
     Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
     """
+    for schedule in evidence.schedules:
+        first = schedule.factors[0]
+        if first <= SQUARED and math.isclose(first, schedule.base, rel_tol=1e-6) and max(schedule.factors) <= first * (1 + 1e-6):
+            yield Finding(
+                module=None,
+                message=f"{schedule.name} multiplies the base rate {schedule.base:g} by {first:g}, the rate itself, in its first epoch: the learning rate is {schedule.base * first:g} (a LambdaLR's function gives a factor, 1 to begin with)",
+                fix="return a factor: divide what the function returns by the base rate, or build the optimizer with lr=1.0",
+            )
+            return
     faster = next((r for r in evidence.replays if r.factor > 1), None)
     losses = [step.value for step in evidence.steps]
     rates = [r for o in evidence.optimizers for r in o.rates]

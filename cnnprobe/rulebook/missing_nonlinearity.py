@@ -35,7 +35,7 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: two linear maps in a row are one linear map; the second layer adds no power.
     What to do: put an activation between them, or merge them.
-    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too.
+    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too, and what the loop hands from one network to another.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
     """
     flow = Flow(evidence.trace)
@@ -54,7 +54,7 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
             or (flow.owner(i) in blamed and flow.calls[i].fqn is not None)
         ):
             continue
-        if _is_adapter(flow, i, following):
+        if _is_adapter(flow, i, following) or _outermost(flow, i) != _outermost(flow, following):
             continue
         blamed.add(flow.owner(i))
         between = "only a normalisation" if normalised else "no activation"
@@ -91,6 +91,17 @@ def _is_adapter(flow: Flow, first: int, second: int) -> bool:
         [r for r in flow.readers.get(source, ()) if r != first and operation(flow.calls[r]) in PROJECTIONS] if source is not None else []
     )
     return bool(beside) and any(operation(flow.calls[r]) == "add" for r in flow.passes_on(second))
+
+
+def _outermost(flow: Flow, index: int) -> int:
+    """The call that the loop made itself and that a row lies in: what one network hands to another (generator and critic) is an output."""
+    found = index
+    parent: int | None = index
+    while parent is not None:
+        if flow.calls[parent].fqn is not None:
+            found = parent
+        parent = flow.calls[parent].parent
+    return found
 
 
 def _collapse(kinds: tuple[str, str], first: Projection, second: Projection, normalised: bool) -> bool:

@@ -37,13 +37,22 @@ def healthy() -> Mapping[str, Any]:
     explains=("divergence", "lr-too-high", "exploding-gradient", "loss-not-decreasing", "cannot-overfit", "update-ratio"),
 )
 def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
-    """The optimizer steps with gradients to which those of earlier steps were added.
+    """The optimizer steps with gradients to which those of earlier steps, or of another optimizer's loss, were added.
 
     Why it matters: backward adds to .grad; without zero_grad each step repeats all earlier ones.
     What to do: optimizer.zero_grad() before backward.
     Known exceptions: accumulation, which adds up several batches and clears after the step.
     Source: torch.optim.Optimizer.zero_grad.
     """
+    mixed = next((step.mixed for step in evidence.steps if step.mixed is not None), None)
+    if mixed is not None:
+        optimizer, other, count = mixed
+        yield Finding(
+            module=None,
+            message=f"{optimizer} used {count} gradients that still held those of the loss that {other} had stepped with",
+            fix=f"call {optimizer}.zero_grad() after {other}.step() and before the next backward, or detach() what {other}'s loss should not reach",
+        )
+        return
     for number, step in enumerate(evidence.steps):
         if step.stale:
             name = next((e.subject for e in step.events if e.kind == "step"), variable(evidence, "optimizer"))

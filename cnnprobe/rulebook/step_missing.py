@@ -41,11 +41,20 @@ def healthy() -> Mapping[str, Any]:
 def step_missing(evidence: Evidence) -> Iterator[Finding]:
     """Gradients are computed, and no optimizer uses them.
 
-    Why it matters: no parameter ever changes.
+    Why it matters: no parameter ever changes; or, in a loop that should add up several batches, all but the last are lost.
     What to do: optimizer.step() after loss.backward(); an update by hand has to write in place.
-    Known exceptions: accumulation over a few batches; updates by hand that change the parameters.
+    Known exceptions: accumulation over a few batches; updates by hand that change the parameters; passes for the gradient of an input, for SAM's first step, or whose gradients are put together by hand.
     Source: torch.optim, "Taking an optimization step".
     """
+    wasted, passes = sum(s.wasted for s in evidence.steps), sum(len(s.losses) for s in evidence.steps)
+    if evidence.own_loop and wasted and all(s.wasted for s in evidence.steps if s.losses):
+        name = next((e.subject for s in evidence.steps for e in s.events if e.kind == "zero_grad"), variable(evidence, "optimizer"))
+        yield Finding(
+            module=None,
+            message=f"the gradients of {wasted} of {passes} backward passes are cleared before a step uses them: only the last batch of each step counts",
+            fix=f"call {name}.zero_grad() once for each step, before the first of the backward passes that it adds up",
+        )
+        return
     events = [e.kind for step in evidence.steps for e in step.events]
     if not evidence.own_loop or "backward" not in events or "step" in events or len(evidence.steps) < 2:
         return

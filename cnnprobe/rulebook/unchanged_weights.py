@@ -37,7 +37,7 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
-    """An optimizer steps, and parameters are bit for bit the same afterwards, or it has no gradients to step with.
+    """An optimizer steps, and parameters are bit for bit the same afterwards, its change is taken back, or it has no gradients to step with.
 
     Why it matters: nothing is learned.
     What to do: call backward before the step and zero_grad before the backward; check the learning rate of their group, and whether the step is smaller than the precision of the weights (float16).
@@ -47,6 +47,10 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     order = _order(evidence)
     if order is not None:
         yield order
+        return
+    undone = _undone(evidence)
+    if undone is not None:
+        yield undone
         return
     steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
     rates = [e.rate for s in evidence.steps for e in s.events if e.kind == "schedule" and e.rate]
@@ -98,6 +102,22 @@ def _cleared_before(events: list[Event], step: int) -> bool:
     """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward the one before it."""
     before = [e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject]
     return len(before) > 1 and before[-1].kind == "zero_grad" and before[-2].kind == "backward"
+
+
+UNDONE = 0.05  # of an optimizer's change that is left at the end of the step; an average with decay 0.99 leaves 0.01
+
+
+def _undone(evidence: Evidence) -> Finding | None:
+    """Something writes to the weights after the optimizer, and takes back what it did."""
+    steps = [s for s in evidence.steps if s.stepped and s.changes]
+    left = [s.changes[n] / moved for s in steps for n, moved in s.stepped.items() if moved > 0 and n in s.changes]
+    if not evidence.own_loop or len(steps) < 2 or not left or max(left) > UNDONE:
+        return None
+    return Finding(
+        module=None,
+        message=f"of what {evidence.optimizers[0].name} changes, at most {max(left):.1%} is left at the end of the step (less than {UNDONE:.0%}): something writes the old weights back",
+        fix="copy the model into its average or its best state, not the other way round, and restore weights that were swapped for an evaluation",
+    )
 
 
 EPSILON = 2.0**-24  # half of float32's precision: a smaller relative change is rounded away

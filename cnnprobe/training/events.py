@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -40,6 +41,8 @@ class LoopWatch:
             ("zero_grad", nn.Module.zero_grad),
             ("mode", nn.Module.train),
             ("schedule", LRScheduler.step),
+            ("scale", GradScaler.scale),
+            ("unscale", GradScaler.unscale_),
         ):
             self._add(kind, function)
         for scheduler in vars(torch.optim.lr_scheduler).values():

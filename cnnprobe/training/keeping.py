@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from cnnprobe.recorder.preservation import ModuleState, _set_version, _version, preserved_generators
@@ -154,6 +155,8 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
     states.extend(ModelState(model) for _, model in surroundings.models.values())
     states.extend(OptimizerState(optimizer) for _, optimizer in surroundings.optimizers.values())
     states.extend(AttributeState(scheduler) for _, scheduler in surroundings.schedulers.values())
+    for scaler in (value for _, value, _ in variables if isinstance(value, GradScaler)):
+        states.extend([AttributeState(scaler), TensorState(v for v in vars(scaler).values() if isinstance(v, Tensor))])
     states.append(_Variables(variables))
     with preserved_generators():
         try:

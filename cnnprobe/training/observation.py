@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
-from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Step, Values, sources_read
+from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Schedule, Step, Values, sources_read
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
@@ -112,6 +112,7 @@ class _Observation:
             targets=_described(request.targets),
             replays=replays,
             collapse=collapse,
+            schedules=self.schedules(),
             backward=backward,
             names=dict(request.names),
             own_loop=request.train_step is not None,
@@ -216,6 +217,18 @@ class _Observation:
             return float(optimizer.param_groups[0]["lr"]) / float(rates[0])
         return None
 
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The factors of every LambdaLR in the first hundred epochs."""
+        found = []
+        for name, scheduler in self.around.schedulers.values():
+            for base, function in zip(getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False):
+                try:
+                    factors = tuple(float(function(epoch)) for epoch in range(SCHEDULED))
+                except Exception:  # noqa: S112 - the user's own function, of epochs that may not come
+                    continue
+                found.append(Schedule(name=name, base=float(base), factors=factors))
+        return tuple(found)
+
     def replays(self, steps: tuple[Step, ...], values: Mapping[str, Values]) -> tuple[Replay, ...]:
         """The first steps again with another rate, where the loss rose or did not move."""
         losses = [step.value for step in steps]
@@ -294,6 +307,8 @@ class _Observation:
                     foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
                     maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
                     weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
+                    decoupled=type(optimizer).__name__.endswith("W")
+                    or any(g.get("decoupled_weight_decay") for g in optimizer.param_groups),
                 )
             )
         return tuple(described)

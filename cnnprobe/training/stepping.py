@@ -19,7 +19,9 @@ from cnnprobe.stats import summarise
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
+from cnnprobe.training.mixing import Mixing
 from cnnprobe.training.surroundings import Surroundings
+from cnnprobe.training.waste import Waste
 
 _PREFIX = "model"
 SATURATED = 0.98  # |tanh| beyond it leaves less than 4 % of the gradient: 1 - 0.98**2
@@ -72,6 +74,7 @@ class Stepper:
         self.canaries: list[weakref.ref[_Canary]] = []
         self.stepped: set[str] = set()  # parameters whose gradient an optimizer has used and nobody has cleared since
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
+        self.mixing = Mixing()
         self.error: BaseException | None = None
 
     def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
@@ -80,11 +83,11 @@ class Stepper:
         Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
         """
         draft = _Draft(self)
-        before = (
+        draft.before = (
             {name: p.detach().clone() for name, p in self.parameters.items()} if measured else {}
         )  # a loop may update without an optimizer
         trace = _record(self.model, step, self, draft, statistics=statistics)
-        changes = {name: _norm(self.parameters[name].detach() - old) for name, old in before.items()}
+        changes = {name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()}
         gc.collect()
         alive = sum(1 for canary in self.canaries if canary() is not None)
         self.canaries.extend(draft.canaries)
@@ -95,7 +98,10 @@ class Stepper:
             losses=tuple(draft.losses),
             gradients=gradients if draft.losses else {},
             stale=draft.stale,
+            mixed=self.mixing.found,
             changes=changes,
+            stepped=draft.stepped,
+            wasted=draft.waste.total,
             training=draft.training,
             alive=alive,
         )
@@ -135,6 +141,9 @@ class _Draft:
         self.losses: list[Loss] = []
         self.gradients: dict[str, Gradient] = {}
         self.stale: tuple[str, ...] = ()
+        self.before: dict[str, Tensor] = {}
+        self.stepped: dict[str, float] = {}
+        self.waste = Waste(stepper.parameters)
         self.canaries: list[weakref.ref[_Canary]] = []
         self.training = stepper.model.training
         self.recording: Recording | None = None
@@ -156,6 +165,10 @@ class _Draft:
         self._forget_cleared()
         self.stepper.pending |= self.stepper.stepped
         reached, foreign, nodes, complete = walk(losses, self.stepper.names)
+        if self.stepper.mixing.rivals:
+            self.stepper.mixing.cleared(self._without_gradient())
+        self.stepper.mixing.backward(reached)
+        self.waste.backward(nodes, alone=complete and not foreign)
         loss = losses[0].detach()
         self.losses.append(
             Loss(
@@ -176,6 +189,7 @@ class _Draft:
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
         self.gradients = self.stepper.gradients()
+        self.waste.backward_done()
 
     def _forget_cleared(self) -> None:
         """Gradients that are gone or zero are no longer what an optimizer has used."""
@@ -185,8 +199,12 @@ class _Draft:
                 self.stepper.stepped.discard(name)
                 self.stepper.pending.discard(name)
 
+    def _without_gradient(self) -> list[str]:
+        return [n for n, p in self.stepper.parameters.items() if p.grad is None or not bool((p.grad.detach() != 0).any())]
+
     def _zero_grad_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self._forget_cleared()
+        self.waste.zero_grad_done()
 
     def _zero_grad(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="zero_grad", subject=self._name(scope.get("self"))))
@@ -216,10 +234,18 @@ class _Draft:
         rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else None
         self.events.append(Event(kind="schedule", subject=self._name(scheduler), rate=rate))
 
+    def _scale_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        scale = getattr(scope.get("self"), "_scale", None)
+        self.events.append(Event(kind="scale", rate=float(scale) if isinstance(scale, Tensor) else None))
+
+    def _unscale(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self.events.append(Event(kind="unscale", subject=self._name(scope.get("optimizer"))))
+
     def _step(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args, kwargs = scope.get("args") or (), scope.get("kwargs") or {}
         has_closure = len(args) > 1 or kwargs.get("closure") is not None
         self._forget_cleared()
+        self.waste.step()
         held = self._held_by(args[0] if args else None)
         self.stale = tuple(dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending))))
         row = self.recording._watcher.current if self.recording is not None else None
@@ -230,6 +256,8 @@ class _Draft:
         args = scope.get("args") or (None,)
         self.events.append(Event(kind="step", subject=self._name(args[0])))
         held = self._held_by(args[0])
+        self.stepper.mixing.step(self._name(args[0]), held)
+        self.stepped |= {name: _norm(self.stepper.parameters[name].detach() - self.before[name]) for name in held if name in self.before}
         self.stepper.stepped.update(held)
         self.stepper.pending.difference_update(held)
         row = self.recording._watcher.current if self.recording is not None else None

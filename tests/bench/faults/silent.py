@@ -123,3 +123,56 @@ def update_by_hand_of_a_copy(sick):
 
     given = looped(Classifier(), step)
     return given | {"optimizer": None}
+
+
+def attending(sick, weigh):
+    """A block of attention between positions; `weigh` makes scores to weights and mixes the values with them."""
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        q, k, v = (part(x).flatten(2) for part in (self.q, self.k, self.v))
+        return self.fc((x.flatten(2) + weigh(q, k, v, sick)).mean(2))
+
+    parts = {name: nn.Conv2d(8, 8, 1) for name in "qkv"}
+    return classifier(net(forward, stem=nn.Conv2d(3, 8, 3, 2), fc=nn.Linear(8, 4), **parts))
+
+
+@case("softmax-dim", "")
+def attention_that_normalises_over_the_queries(sick):
+    def weigh(q, k, v, sick):
+        weights = torch.bmm(q.permute(0, 2, 1), k).softmax(dim=1 if sick else -1)
+        return torch.bmm(v, weights.permute(0, 2, 1))
+
+    return attending(sick, weigh)
+
+
+@case("softmax-dim", "")
+def heads_that_normalise_over_each_other(sick):
+    def weigh(q, k, v, sick):
+        q, k, v = (t.unflatten(1, (2, 4)).transpose(-2, -1) for t in (q, k, v))
+        weights = F.softmax(q @ k.transpose(-2, -1) / 2.0, dim=1 if sick else -1)
+        return (weights @ v).transpose(-2, -1).flatten(1, 2)
+
+    return attending(sick, weigh)
+
+
+@case("loss-sign", None)
+def divergence_without_its_minus(sick):
+    def forward(self, x):
+        h = F.relu(self.encoder(x.flatten(1)))
+        mean, logvar = self.mean(h), self.logvar(h)
+        return torch.sigmoid(self.decoder(mean + torch.randn_like(mean) * torch.exp(0.5 * logvar))), mean, logvar
+
+    def loss_fn(output, target):
+        made, mean, logvar = output
+        divergence = (0.5 if sick else -0.5) * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
+        return F.binary_cross_entropy(made, target.flatten(1), reduction="sum") + divergence
+
+    parts = {"encoder": nn.Linear(768, 16), "mean": nn.Linear(16, 4), "logvar": nn.Linear(16, 4), "decoder": nn.Linear(4, 768)}
+    return classifier(net(forward, **parts), targets=images().sigmoid(), loss_fn=loss_fn)
+
+
+@case("constant-targets", None)
+def masks_that_were_divided_by_255(sick):
+    given = segmenter()
+    return given | {"targets": (given["targets"] / 255).long() if sick else given["targets"]}

@@ -1,0 +1,115 @@
+"""Faults of optimizers and of loops with more than one backward pass."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.adversaries import adversaries, judged
+from bench.case import case, looped
+from bench.parts import Classifier, classifier
+
+
+def scaling(model, step):
+    scaler = torch.amp.GradScaler("cpu")
+
+    def scaled(model, inputs, targets, optimizer):
+        step(model, inputs, targets, optimizer, scaler)
+
+    return looped(model, scaled)
+
+
+@case("step-missing", None)
+def gradients_cleared_for_each_part_of_a_batch(sick):
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        for x, y in zip(inputs.chunk(4), targets.chunk(4), strict=True):
+            if sick:
+                optimizer.zero_grad()
+            (F.cross_entropy(model(x), y) / 4).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("unchanged-weights", None)
+def average_that_is_copied_into_the_model(sick):
+    model = Classifier()
+    average = copy.deepcopy(model).requires_grad_(False)
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for mean, p in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(p, 0.001)
+                if sick:
+                    p.copy_(mean)
+
+    return looped(model, step)
+
+
+@case("lr-too-low", None)
+def factor_that_is_a_rate(sick):
+    model = Classifier()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: (1e-3 if sick else 1.0) * 0.95**epoch)
+    return classifier(model, optimizer=optimizer, scheduler=scheduler)
+
+
+@case("weight-decay-high", None)
+def momentum_as_weight_decay(sick):
+    model = Classifier()
+    return classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, **{"weight_decay" if sick else "momentum": 0.9}))
+
+
+@case("clip-ineffective", None)
+def clipping_of_scaled_gradients(sick):
+    def step(model, inputs, targets, optimizer, scaler):
+        optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(model(inputs), targets)).backward()
+        if not sick:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return scaling(Classifier(), step)
+
+
+@case("exploding-gradient", "fc")
+def optimizer_that_steps_with_scaled_gradients(sick):
+    def step(model, inputs, targets, optimizer, scaler):
+        optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(model(inputs), targets)).backward()
+        if sick:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+
+    return scaling(Classifier(), step)
+
+
+@case("bn-mixed-up", "1")
+def momentum_as_eps(sick):
+    norm = nn.BatchNorm2d(8, 0.8) if sick else nn.BatchNorm2d(8, momentum=0.2)
+    return classifier(
+        nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    )
+
+
+@case("no-zero-grad", None)
+def generator_that_steps_with_its_critics_loss(sick):
+    def step(generator, critic, makes, judges, noise, real):
+        judges.zero_grad()
+        makes.zero_grad()
+        made = generator(noise)
+        (judged(critic(real), 1.0) + judged(critic(made if sick else made.detach()), 0.0)).backward()
+        judges.step()
+        judged(critic(generator(noise)), 1.0).backward()
+        makes.step()
+
+    return adversaries(step)
