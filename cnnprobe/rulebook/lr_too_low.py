@@ -48,11 +48,12 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
     Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
     """
     for schedule in evidence.schedules:
-        first = schedule.factors[0]
-        if first <= SQUARED and math.isclose(first, schedule.base, rel_tol=1e-6) and max(schedule.factors) <= first * (1 + 1e-6):
+        most = max(schedule.factors)
+        still_rising = schedule.factors[-1] > schedule.factors[-2]
+        if 0 < most <= SQUARED and math.isclose(most, schedule.base, rel_tol=1e-6) and not still_rising:
             yield Finding(
                 module=None,
-                message=f"{schedule.name} multiplies the base rate {schedule.base:g} by {first:g}, the rate itself, in its first epoch: the learning rate is {schedule.base * first:g} (a LambdaLR's function gives a factor, 1 to begin with)",
+                message=f"{schedule.name} multiplies the base rate {schedule.base:g} by at most {most:g}, the rate itself: the learning rate is at most {schedule.base * most:g} (a LambdaLR's function gives a factor, usually 1 at its highest)",
                 fix="return a factor: divide what the function returns by the base rate, or build the optimizer with lr=1.0",
             )
             return

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, describe
+from cnnprobe.evidence import Evidence, Flow, Step, describe
 from cnnprobe.evidence.questions import owner
 from cnnprobe.rulebook.material import classifying, images
 
@@ -51,12 +51,12 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: after the next step the weights are NaN.
     What to do: keep sqrt, norm, log and divisions away from 0, also in branches that torch.where does not take.
-    Known exceptions: loss scaling of mixed precision overflows now and then, and skips the step.
+    Known exceptions: the scale of a GradScaler overflows now and then, which skips the step; it is reported where it does so in every step.
     Source: anomaly mode looks for NaN alone and blames the first node that has one; here Inf counts too, in the order of the backward pass.
     """
     for step in evidence.steps:
         bad = [name for name, g in step.gradients.items() if g.nonfinite]
-        if step.value is None or not math.isfinite(step.value) or not bad:
+        if step.value is None or not math.isfinite(step.value) or not bad or _overflowed(evidence, step):
             continue
         trace = evidence.steps[min(evidence.backward.step, len(evidence.steps) - 1)].trace if evidence.backward is not None else step.trace
         row = evidence.backward.call if evidence.backward is not None else None
@@ -69,3 +69,10 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
             source=trace.calls[row].source if row is not None else "",
         )
         return
+
+
+def _overflowed(evidence: Evidence, step: Step) -> bool:
+    """Whether a GradScaler, which unscales before its step, was only looking for the largest scale: with a smaller one the gradients are finite."""
+    if not {"scale", "unscale"} <= {e.kind for e in step.events}:
+        return False
+    return any(s.gradients and not any(g.nonfinite for g in s.gradients.values()) for s in evidence.steps)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, Flow, Step, describe, operation
-from cnnprobe.evidence.questions import owner, spoken, topmost, trainable, zero
+from cnnprobe.evidence.questions import owner, spoken, stat, topmost, trainable, zero
 from cnnprobe.rulebook.material import classifying
 
 STEPWISE = frozenset({"round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside"})  # constant but for jumps: derivative 0
@@ -80,15 +80,21 @@ def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
     flow = Flow(steps[0].trace)
     ends = [loss.call for loss in steps[0].losses if loss.call is not None]
     toward = set(ends).union(*(flow.before(i) for i in ends)) if ends else set()
-    jumps = [i for i in flow.primitives(STEPWISE) if i in toward]
+    jumps = [i for i in flow.primitives(STEPWISE | {"clamp"}) if i in toward and _is_flat(flow, i)]
     place = jumps[-1] if jumps else None
     yield Finding(
         module=flow.owner(place),
         severity=Severity.ERROR,
         message=f"the loss is {values[0]:.3g}, and the gradient of every one of {len(steps[0].gradients)} parameters is exactly 0 in {len(steps)} of {len(steps)} steps"
         + (f": the derivative of {describe(flow.calls[place])} is 0" if place is not None else ""),
-        fix=f"leave {operation(flow.calls[place])} out of what is trained with; round the predictions for the metrics only"
+        fix=f"leave {operation(flow.calls[place])} out of what is trained with; it is for the metrics"
         if place is not None
         else "see what goes into the loss: a tensor that is compared with itself, rounded or clamped, one argument given twice",
         source=flow.line(place),
     )
+
+
+def _is_flat(flow: Flow, index: int) -> bool:
+    """Whether the derivative of a row is 0 for all of its values: a clamp's where it gives but one."""
+    made = flow.calls[index].outputs
+    return operation(flow.calls[index]) in STEPWISE or (bool(made) and stat(made[0], "std") == 0)

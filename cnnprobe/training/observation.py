@@ -1,5 +1,6 @@
 """From a model, a batch and a loop to the Evidence: which passes are made, in which order, from which state."""
 
+import contextlib
 import math
 import statistics
 import warnings
@@ -214,20 +215,14 @@ class _Observation:
                     scheduler.step()
             except Exception:  # noqa: S112 - one with a total number of steps of its own
                 continue
-            return float(optimizer.param_groups[0]["lr"]) / float(rates[0])
+            highest = max((max(factors) for _, factors in _factors(scheduler)), default=1.0)  # a warm-up begins with a rate of 0
+            return float(optimizer.param_groups[0]["lr"]) / (float(rates[0]) * (highest or 1.0))
         return None
 
     def schedules(self) -> tuple[Schedule, ...]:
-        """The factors of every LambdaLR in the first hundred epochs."""
-        found = []
-        for name, scheduler in self.around.schedulers.values():
-            for base, function in zip(getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False):
-                try:
-                    factors = tuple(float(function(epoch)) for epoch in range(SCHEDULED))
-                except Exception:  # noqa: S112 - the user's own function, of epochs that may not come
-                    continue
-                found.append(Schedule(name=name, base=float(base), factors=factors))
-        return tuple(found)
+        """The factors of every LambdaLR."""
+        found = [(name, entry) for name, scheduler in self.around.schedulers.values() for entry in _factors(scheduler)]
+        return tuple(Schedule(name=name, base=base, factors=factors) for name, (base, factors) in found)
 
     def replays(self, steps: tuple[Step, ...], values: Mapping[str, Values]) -> tuple[Replay, ...]:
         """The first steps again with another rate, where the loss rose or did not move."""
@@ -312,6 +307,15 @@ class _Observation:
                 )
             )
         return tuple(described)
+
+
+def _factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:
+    """Base rate and factors of the first hundred epochs, for each group of a LambdaLR."""
+    found = []
+    for base, function in zip(getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False):
+        with contextlib.suppress(Exception):  # the user's own function, of epochs that may not come
+            found.append((float(base), tuple(float(function(epoch)) for epoch in range(SCHEDULED))))
+    return found
 
 
 def _described(value: Any) -> tuple[TensorInfo, ...]:

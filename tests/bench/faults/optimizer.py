@@ -113,3 +113,18 @@ def generator_that_steps_with_its_critics_loss(sick):
         makes.step()
 
     return adversaries(step)
+
+
+@case("lr-too-low", None)
+def warm_up_that_returns_a_rate(sick):
+    model = Classifier()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (5e-4 if sick else 1.0) * min(1.0, step / 20))
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+
+    return looped(model, step, optimizer=optimizer, scheduler=scheduler)

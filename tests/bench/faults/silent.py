@@ -176,3 +176,12 @@ def divergence_without_its_minus(sick):
 def masks_that_were_divided_by_255(sick):
     given = segmenter()
     return given | {"targets": (given["targets"] / 255).long() if sick else given["targets"]}
+
+
+@case("zero-grad", None)
+def loss_that_is_clamped_below_what_it_is(sick):
+    def loss_fn(logits, target):
+        loss = F.cross_entropy(logits, target)
+        return loss.clamp(max=1.0) if sick else loss.clamp(min=0.0)
+
+    return classifier(Classifier(), loss_fn=loss_fn)

@@ -145,3 +145,19 @@ def similarities_that_are_normalised_both_ways():
             return 2.0 * F.normalize(self.image(image), dim=1) @ F.normalize(self.text(text), dim=1).T
 
     return classifier(Pair(), inputs=(images(), torch.randn(8, 6)), targets=labels(), loss_fn=loss_fn)
+
+
+@design
+def scale_that_overflows_at_first():
+    model = Classifier()
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.05), torch.amp.GradScaler("cpu", init_scale=2.0**20)
+
+    def train_step(inputs, targets):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = F.cross_entropy(model(inputs), targets)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return classifier(model, optimizer=optimizer, loss_fn=None, train_step=train_step)
