@@ -1,6 +1,7 @@
 """A backward that raised: the op that overwrote a saved tensor, a graph that is gone, a loss that is cut off or no scalar."""
 
 import contextlib
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,7 @@ def explain_backward(training: Training) -> Verdict:
         return _detached(training, loss)
     if loss.numel() != 1 and not _has_gradient(training):
         return _non_scalar(training, loss)
-    own = explain_own_backward(training, loss)
+    own = explain_own_backward(training, loss) or _hook_raised(training)
     if own is not None:
         return own
     modified, freed, kept = saved_tensors(loss)
@@ -52,6 +53,23 @@ def explain_backward(training: Training) -> Verdict:
         message="the cause is not known; its graph has no tensors that were overwritten or freed by an earlier backward",
         tensors=(loss,),
     )
+
+
+def _hook_raised(training: Training) -> Verdict | None:
+    """A backward hook of a module's that raised; None where none did."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(training.error.__traceback__)]
+    for fqn, module in training.modules().items():
+        for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
+            if getattr(hook, "__code__", None) in codes:
+                kind = type(training.error).__name__
+                return Verdict(
+                    diagnosis="broken-hook",
+                    module=fqn,
+                    message=f"the backward hook {hook.__name__!r} on {quoted(fqn)} raised {kind}: {training.error}",
+                    arithmetic="it is called as hook(module, grad_input, grad_output), and the gradients are tuples of tensors",
+                    repairs=(Repair(title=f"correct {hook.__name__!r}: grad_output[0] is the gradient of what {quoted(fqn)} gives"),),
+                )
+    return None
 
 
 def _has_gradient(training: Training) -> bool:

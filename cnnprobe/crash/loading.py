@@ -14,6 +14,14 @@ from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of, named_modules
 
 _MOST_NAMED = 4
+_BY_CHANNELS = ("out_channels", "in_channels")
+# The arguments that the sizes of a layer's weight stand for. Source: the pages of the layers in the documentation of torch.nn.
+_SIZES: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("out_features", "in_features"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _BY_CHANNELS),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("num_features",)),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+}
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, of torch.compile, of a wrapper
 
 
@@ -81,33 +89,34 @@ def _without(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any],
     fitting = {name: value for name, value in state.items() if name not in resized}
     loaded = sum(name in own for name in fitting)
     works = _loads(model, fitting, (), strict=False)
-    parts = ", ".join(dict.fromkeys(repr(name.rpartition(".")[0]) for name in resized[:_MOST_NAMED]))
+    parts = ", ".join(list(dict.fromkeys(repr(name.rpartition(".")[0]) for name in resized))[:_MOST_NAMED])
     return Repair(
-        title=f"leave out what is of another size, and pass strict=False: {parts} keeps its fresh values",
+        title=f"leave out what is of another size, and pass strict=False: {parts} keep{'s' * (', ' not in parts)} fresh values",
         code="{n: v for n, v in state.items() if n in own and v.shape == own[n].shape}",
         works=works,
-        plausible=works,
+        plausible=works and 2 * loaded > len(own),
         tried=f"tried: {loaded} of {len(own)} entries are loaded then" if works else "",
     )
 
 
 def _as_it_was(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> list[Repair]:
-    """The layers in the sizes that the state has for them, where they are Linear layers or convolutions."""
-    modules = {fqn: module for fqn, module, _ in named_modules(model)}
+    """The layers in the sizes that the state has for them, where its kind has them among its settings."""
+    modules: dict[str, Any] = {fqn: module for fqn, module, _ in named_modules(model)}
     edits: dict[str, Edit] = {}
     for name in resized:
         fqn, _, kind = name.rpartition(".")
         module, here, there = modules.get(fqn), own[name].shape, state[name].shape
-        is_linear = isinstance(module, nn.Linear)
-        if not (is_linear or type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or len(here) != len(there):
+        names = _SIZES.get(type(module)) if module is not None else None
+        if names is None or len(here) != len(there):
             return []
         if kind == "weight":
-            names = ("out_features", "in_features") if is_linear else ("out_channels", "in_channels")
             changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
             texts = ", ".join(f"{what}={n}" for what, n in changes.items())
             edits[fqn] = Reconfigure(title=f"{texts} in {quoted(fqn)}", code=texts, module=fqn, changes=changes)
     if not edits or not _loads(model, state, tuple(edits.values()), strict=True):
         return []
     said = " and ".join(edit.title for edit in edits.values())
-    title = f"build the model as it was when the state was saved, with {said}; put another layer in its place after loading"
+    title = f"build the model as it was when the state was saved, with {said}" + (
+        "; put another layer in its place after loading" if len(edits) == 1 else ""
+    )
     return [Repair(title=title, code=said, module=next(iter(edits)), works=True, plausible=True, tried="tried: every entry then fits")]

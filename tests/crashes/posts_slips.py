@@ -255,3 +255,43 @@ class Net(nn.Module):
 def inputs(): return torch.randn(2, 3, 8, 8),
 """,
 )
+
+post(
+    "checkpoint_of_another_width",
+    "state-mismatch",
+    "conv",
+    repair="with out_channels=16 in 'conv' and num_features=16 in 'bn' and in_features=16 in 'fc'",
+    old="Net(16).state_dict()",
+    new="Net(8).state_dict()",
+    source="""
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Linear(width, 2)
+    def forward(self, x): return self.fc(self.bn(self.conv(x)).mean((2, 3)))
+def run(model):
+    model.load_state_dict(Net(16).state_dict())
+""",
+)
+
+post(
+    "backward_hook_of_a_tuple",
+    "broken-hook",
+    "body",
+    repair="grad_output[0] is the gradient",
+    old="kept.append(grad_output.norm())",
+    new="kept.append(grad_output[0].norm())",
+    source="""
+kept = []
+def hook(module, grad_input, grad_output):
+    kept.append(grad_output.norm())
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.body, self.fc = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.body.register_full_backward_hook(hook)
+    def forward(self, x): return self.fc(torch.relu(self.body(self.head(x))))
+def run(model):
+    model(torch.randn(4, 8)).sum().backward()
+""",
+)
