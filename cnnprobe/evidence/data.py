@@ -87,6 +87,7 @@ class OptimizerInfo:
     parameters: frozenset[str] = frozenset()
     foreign: tuple[tuple[int, ...], ...] = ()  # shapes of parameters that belong to no module that is known
     maximize: bool = False
+    scheduled: bool = False  # a scheduler has taken it over
     weight_decay: float = 0.0
     decoupled: bool = False  # the decay is no part of the gradient (AdamW)
 
@@ -124,6 +125,8 @@ class Probes:
     spread_after: float | None = None  # the same after the observed steps
     repeat: float | None = None  # greatest difference of two runs over the output's magnitude
     overwritten: tuple[int, ...] = ()  # rows of the evaluation trace whose in-place write changes what the model gives
+    held: frozenset[tuple[str, str]] = frozenset()  # kind and line of the rows whose results the model's attributes hold afterwards
+    keeps_state: bool = False  # a pass in eval mode writes to registered parameters or buffers
     mutated: tuple[tuple[str, int | None], ...] = ()  # inputs that the forward wrote to, and the row that did
     called_in_train: frozenset[str] = frozenset()  # modules that a forward pass in train mode calls, where the steps were in eval mode
     evaluation_loss: float | None = None

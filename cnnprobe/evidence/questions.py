@@ -101,6 +101,17 @@ def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
     return same[0] if same and first.source is None else None
 
 
+def is_cosine(flow: Flow, index: int | None) -> bool:
+    """Whether values are products of vectors of unit length, however they were scaled or given a margin afterwards."""
+    products = (
+        [i for i in flow.before(index) | {index} if operation(flow.calls[i]) in PROJECTIONS | {"matmul"}] if index is not None else []
+    )
+    if not products:
+        return False
+    makers = [flow.origin(info) for info in flow.calls[max(products)].inputs[:2]]
+    return len(makers) == 2 and all(i is not None and operation(flow.calls[i]) in ("normalize", "div") for i in makers)
+
+
 def are_probabilities(info: TensorInfo, axis: int = 1) -> bool:
     """Whether the values are in [0, 1] and add up to 1 over the class axis: their mean is then 1 / classes."""
     if info.stats is None or len(info.shape) <= axis or info.shape[axis] < 2:
@@ -134,6 +145,13 @@ def reached(evidence: Evidence) -> frozenset[str] | None:
 def optimised(evidence: Evidence) -> frozenset[str]:
     """The parameters that any known optimizer holds."""
     return frozenset().union(*(o.parameters for o in evidence.optimizers))
+
+
+def warms_up(evidence: Evidence) -> bool:
+    """Whether every learning rate is 0 as yet, and a scheduler is there to raise it: these steps could change nothing."""
+    rates = [rate for o in evidence.optimizers for rate in o.rates]
+    is_scheduled = "scheduler" in evidence.names or any(o.scheduled for o in evidence.optimizers)
+    return is_scheduled and bool(rates) and not any(rates)
 
 
 def owner(parameter: str) -> str:

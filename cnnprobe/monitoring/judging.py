@@ -276,6 +276,7 @@ def _optimizers(watch: "Watch") -> Iterator[OptimizerInfo]:
             rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
             parameters=frozenset(names[id(p)] for p in listed if id(p) in names),
             foreign=tuple(tuple(p.shape) for p in listed if id(p) not in names),
+            scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
             maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
             weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
         )

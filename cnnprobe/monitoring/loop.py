@@ -165,7 +165,7 @@ class Loop:
         ):  # the pass before has written to each once at most; what wrote more has cleared it, as the loop of a GAN does
             self._suspects = _untouched(self._suspects, writes=1)
         if task != self._task and not self.optimizers:
-            self._begun = [((p, weakref.ref(p.grad), p.grad._version), p._version) for p in self.model.parameters() if p.grad is not None]
+            self._begun = [((p, weakref.ref(p.grad), p.grad._version), p._version) for p in self._leaves() if p.grad is not None]
         self._task = task
 
     # -- the optimizer -----------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Loop:
     def finish(self, *, skipped: bool = False) -> None:
         """The step is over, the next one begins."""
         seconds = 0.0 if self._started is None else perf_counter() - self._started
-        if not self.optimizers or not self.stale:  # the closure of an optimizer calls backward within its step
+        if not skipped and not self.stale:  # the closure of an optimizer calls backward within its step
             held = [group["params"] for optimizer in self.optimizers[-1:] for group in optimizer.param_groups] or [self.model.parameters()]
             self._convict({id(p) for group in held for p in group} if self._suspects else set())
         following = self.events.end_step(seconds, skipped=skipped)
@@ -198,7 +198,7 @@ class Loop:
 
     def _mark(self, *, following: bool) -> None:
         """Remember the gradients that the step has used, without holding them; without an optimizer those of weights that have changed."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None] if following else []
+        parameters = [p for p in self._leaves() if p.grad is not None] if following else []
         self._marked = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
         if not self.optimizers:
             used = {id(mark[0]) for mark, version in self._begun if mark[0]._version != version and _is_left(mark)}
@@ -208,9 +208,14 @@ class Loop:
         """A step uses these parameters: those that are still not cleared are stale."""
         self.stale.extend(p for p, gradient, _ in self._suspects if id(p) in used and p.grad is not None and p.grad is gradient())
 
+    def _leaves(self) -> list[nn.Parameter]:
+        """The parameters; while they are replaced, as `torch.func.functional_call` does, what stands for them has no gradients to ask for."""
+        return [p for p in self.model.parameters() if p.is_leaf]
+
     def _is_cleared(self) -> bool:
         """Whether the gradients of a backward pass were cleared without a step, as a GradScaler's user does after an overflow."""
-        return not self.updating and all(p.grad is None for p in self.model.parameters())
+        leaves = self._leaves()
+        return not self.updating and bool(leaves) and all(p.grad is None for p in leaves)
 
 
 _Mark = tuple[nn.Parameter, weakref.ref[Tensor], int]

@@ -1,15 +1,20 @@
 """A model that cannot learn one batch by heart."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import loss_calls
+from cnnprobe.evidence import Evidence, option
+from cnnprobe.evidence.questions import LossCall, given_values, loss_calls, stat, warms_up
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
 LEAST = 50  # steps before it is judged
 SHARE = 0.5  # of the first loss
+PART = 5  # a fifth of the run is its end
+PACE = 0.5  # of an even fall
+LITTLE = 0.01  # of the first loss
+CLASSIFYING = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"})
 
 
 def _training(separable: bool) -> Mapping[str, Any]:
@@ -33,24 +38,64 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP511", name="cannot-overfit", severity=Severity.WARNING, examples=(sick, healthy))
 def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
-    """After at least 50 steps on a single batch the loss is still more than half of what it was.
+    """After at least 50 steps on a single batch the loss is still more than half of what it was, and hardly falls any more.
 
     Why it matters: a network with more parameters than samples can learn a batch by heart; one that cannot has a fault in it or in its data.
     What to do: see the findings that explain it; else raise the learning rate, check that labels belong to their inputs, and that inputs differ.
-    Known exceptions: fewer than 50 steps; losses other than classification, whose least value is not known.
+    Known exceptions: fewer than 50 steps; losses other than classification, or with a further term, or with soft targets, whose least value is not known (that of label smoothing is); a loss that still falls as fast as at the beginning, as in fine-tuning: it is slow, not unable.
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
     if len(losses) < LEAST or losses[0] is None or losses[-1] is None or any(len(step.losses) != 1 for step in evidence.steps):
         return
-    kinds = {loss.operation for loss in loss_calls(evidence)}
-    if (
-        kinds & {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
-        and losses[-1] > SHARE * losses[0]
-        and losses[0] > 0.1
-    ):
+    least = _least(evidence)
+    if least is None or warms_up(evidence) or losses[0] <= 0.1 or _still_falls(losses):
+        return
+    if losses[-1] - least > SHARE * (losses[0] - least) > 0:
         yield Finding(
             module=None,
             message=f"after {len(losses)} steps on one batch the loss is {losses[-1]:.3g}, {losses[-1] / losses[0]:.0%} of the first (more than {SHARE:.0%})",
             fix="check that labels belong to their inputs, and raise the learning rate",
         )
+
+
+def _still_falls(losses: Sequence[float | None]) -> bool:
+    """Whether the last fifth has brought at least half of what an even pace would have, in a run that has brought something."""
+    known = [loss for loss in losses if loss is not None]
+    tail = known[-1 - len(known) // PART :]
+    return known[0] - known[-1] > LITTLE * known[0] and tail[0] - tail[-1] > PACE * (known[0] - known[-1]) / PART
+
+
+def _least(evidence: Evidence) -> float | None:
+    """The loss of a batch that is known by heart; None where it is not the mean of classification losses of hard labels alone."""
+    found = [loss for loss in loss_calls(evidence) if loss.operation in CLASSIFYING]
+    made = evidence.steps[0].losses[0].call
+    if not found or any(_is_soft(evidence, loss) for loss in found):
+        return None
+    flow = found[0].flow
+    terms = {loss.index for loss in found}
+    inside = terms.union(*(flow.before(i) for i in terms))
+    beside = (flow.before(made) | {made}) - inside if made is not None else set()
+    if any(isinstance(t.source, str) or t.source in inside - terms for i in beside if flow.is_primitive[i] for t in flow.calls[i].inputs):
+        return None
+    smoothing = [option(evidence.trace, loss.call, "label_smoothing", 99, 0.0) for loss in found]
+    amounts = [float(s) if isinstance(s, int | float) else 0.0 for s in smoothing]
+    if not any(amounts):
+        return 0.0
+    return _smoothed(amounts[0], found[0].prediction.shape[1]) if len(found) == 1 and len(found[0].prediction.shape) > 1 else None
+
+
+def _smoothed(amount: float, classes: int) -> float:
+    """The entropy of a label that gives a part of itself to all classes, which no prediction goes below (Szegedy et al. 2016, arXiv:1512.00567)."""
+    other = amount / classes
+    own = 1 - amount + other
+    return -own * math.log(own) - (classes - 1) * other * math.log(other) if 0 < amount < 1 else 0.0
+
+
+def _is_soft(evidence: Evidence, loss: LossCall) -> bool:
+    """Whether targets are probabilities between 0 and 1, of which none is sure."""
+    if loss.target is None or not loss.target.dtype.startswith(("float", "bfloat")):
+        return False
+    values = given_values(evidence, loss)
+    mean, std = stat(values, "mean"), stat(values, "std")
+    return not mean - (std**2 + mean**2) < 1e-3  # 0 where each is 0 or 1

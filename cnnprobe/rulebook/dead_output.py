@@ -55,7 +55,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: `F.relu(x)` gives a new tensor; without `x =` the network goes on with the old one.
     What to do: assign the result, or remove the call.
-    Known exceptions: in-place calls; results that the model returns; statistics that are only looked at.
+    Known exceptions: in-place calls; results that the model returns or keeps in an attribute; statistics that are only looked at.
     Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
     """
     trace = evidence.trace
@@ -73,6 +73,8 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
         if losses and (
             call.sequence is None or not all(loss.complete for loss in losses) or any(n in nodes for n in range(*call.sequence))
         ):
+            continue
+        if (call.kind, call.source) in evidence.probes.held:
             continue
         place = flow.owner(i)
         yield Finding(

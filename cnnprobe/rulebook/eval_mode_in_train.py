@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, operation_of_module
-from cnnprobe.evidence.questions import spoken, variable
+from cnnprobe.evidence import Evidence, Flow, operation_of_module
+from cnnprobe.evidence.questions import owner, spoken, trainable, variable
 from cnnprobe.rulebook.material import layers, stepping
+from cnnprobe.trace import ModuleInfo
 
 
 def _loop(mode: bool) -> Mapping[str, Any]:
@@ -37,7 +38,7 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: dropout does nothing and BatchNorm uses and keeps its old statistics.
     What to do: model.train() at the beginning of each epoch, and after each evaluation.
-    Known exceptions: a frozen part in eval mode inside a model in train mode; models without dropout and BatchNorm.
+    Known exceptions: a frozen part in eval mode, of a model in whichever mode; models without dropout and BatchNorm.
     Source: torch.nn.Module.eval.
     """
     if not evidence.own_loop:
@@ -51,7 +52,7 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
         if (operation_of_module(m) == "dropout" and m.config.get("p")) or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
     ]  # fmt: skip
     used = {c.fqn for c in idle[-1].trace.calls}
-    affected = [m for m in affected if m.fqn in used]
+    affected = [m for m in affected if m.fqn in used and not _is_frozen(evidence, m)]
     if affected and (len(idle) < len(stepped) or not any(m.training for m in affected)):
         name = variable(evidence, "model")
         yield Finding(
@@ -59,3 +60,14 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
             message=f"{name} is in eval mode in {len(idle)} of {len(stepped)} training steps: {len(affected)} dropout and BatchNorm layers (the first is {spoken(evidence, affected[0].fqn)}) do not train",
             fix=f"call {name}.train() before the training step",
         )
+
+
+def _is_frozen(evidence: Evidence, module: ModuleInfo) -> bool:
+    """A BatchNorm whose weights are frozen, or a dropout between layers that are: eval mode is what it should be in."""
+    learning = {owner(name) for name in trainable(evidence)}
+    if operation_of_module(module) == "batch_norm" and module.config.get("affine"):
+        return module.fqn not in learning
+    flow = Flow(evidence.trace)
+    rows = [i for i in flow.primitives() if flow.calls[i].fqn == module.fqn]
+    readers = {flow.owner(j) for i in rows for j in flow.passes_on(i)}
+    return bool(rows) and not any(o.requires_grad for i in rows for o in flow.calls[i].outputs) and not readers & learning

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import variable
+from cnnprobe.evidence.questions import trainable, variable
 from cnnprobe.rulebook.material import classifying, images
 
 
@@ -45,7 +45,8 @@ def ignored_input(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: masks and lengths (tensors that are not floating); heads that start at zero are probed after a few steps.
     Source: two forward passes in eval mode.
     """
-    if len(evidence.steps) < 2 and evidence.probes.spread_after == 0.0:
+    values = [evidence.values[name] for name in trainable(evidence) if name in evidence.values]
+    if len(evidence.steps) < 2 and (evidence.probes.spread_after == 0.0 or any(v.norm == 0 and len(v.shape) > 1 for v in values)):
         return
     for path in evidence.probes.ignored:
         name = path or "its input"

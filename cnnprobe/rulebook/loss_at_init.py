@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, option
-from cnnprobe.evidence.questions import given_values, input_stats, loss_calls, stat, variable
+from cnnprobe.evidence.questions import given_values, input_stats, is_cosine, loss_calls, stat, variable
 from cnnprobe.rulebook.material import classifying, perceptron
 
 TIMES = 2.0  # times the loss of guessing ln C ...
@@ -38,7 +38,7 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the model starts out sure and wrong, and spends its first steps on shrinking the last layer.
     What to do: initialise the last layer smaller, normalise the inputs, or check that the labels belong to these classes.
-    Known exceptions: class weights and summed losses are not judged.
+    Known exceptions: class weights and summed losses are not judged, nor cosines with a scale and a margin (ArcFace), which start out high by design.
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "verify loss @ init".
     """
     for loss in loss_calls(evidence):
@@ -53,6 +53,8 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
             continue
         classes = 2 if loss.operation != "cross_entropy" else loss.prediction.shape[1 if len(loss.prediction.shape) > 1 else 0]
         value, guess = stat(loss.call.outputs[0], "mean"), math.log(max(classes, 2))
+        if is_cosine(loss.flow, loss.origin):
+            continue
         if value > TIMES * guess + MORE:
             spread = stat(input_stats(loss.flow, loss.prediction), "std")
             target = given_values(evidence, loss)

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import Projection, projection, spoken
+from cnnprobe.evidence.questions import Projection, owner, projection, spoken, trainable
 from cnnprobe.rulebook.material import classifying, images, layers
 
 HANDING_ON = frozenset(
@@ -35,7 +35,7 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: two linear maps in a row are one linear map; the second layer adds no power.
     What to do: put an activation between them, or merge them.
-    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too, and what the loop hands from one network to another.
+    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too, what the loop hands from one network to another, and a pair of which one is frozen.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
     """
     flow = Flow(evidence.trace)
@@ -45,6 +45,8 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         if found is None or flow.owner(i) is None:
             continue
         following, normalised = found
+        if _is_half_frozen(evidence, flow.calls[i].fqn, flow.calls[following].fqn):
+            continue
         first, second = projection(evidence.trace, flow.calls[i]), projection(evidence.trace, flow.calls[following])
         kinds = (operation(flow.calls[i]), operation(flow.calls[following]))
         if (
@@ -64,6 +66,12 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
             fix=f"put an activation such as ReLU after {spoken(evidence, flow.owner(i))}",
             source=flow.line(i),
         )
+
+
+def _is_half_frozen(evidence: Evidence, *modules: str | None) -> bool:
+    """Whether one of two layers is trained and the other is not: they cannot be one."""
+    learning = {owner(name) for name in trainable(evidence)}
+    return None not in modules and len({module in learning for module in modules}) > 1
 
 
 def _successor(flow: Flow, index: int) -> tuple[int, bool] | None:

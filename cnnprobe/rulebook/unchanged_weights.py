@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Event, Evidence, Step
-from cnnprobe.evidence.questions import optimised, owner, spoken, topmost, trainable
+from cnnprobe.evidence.questions import optimised, owner, spoken, topmost, trainable, warms_up
 from cnnprobe.rulebook.material import classifying, perceptron
 
 
@@ -63,7 +63,7 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     ]  # fmt: skip
     moving = any(change > 0 for s in steps for change in s.changes.values())
     still = [name for name in still if _should_move(evidence, steps[0], name, moving=moving)]
-    if not still or (evidence.names.get("scheduler") and all(r == 0 for o in evidence.optimizers for r in o.rates)):
+    if not still or warms_up(evidence):
         return
     rate = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     for module in topmost({owner(n) for n in still}, evidence.trace)[:3]:

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, sources_read
+from cnnprobe.evidence import Evidence, Flow, operation, sources_read
 from cnnprobe.evidence.questions import called, complete, owner, reached, spoken, traces
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.trace import ModuleInfo
+
+ROUTING = frozenset({"getitem", "index_select", "masked_select", "index", "gather"})  # some of the samples, by an index that was computed
 
 
 def _net(used: bool) -> Mapping[str, Any]:
@@ -50,7 +52,7 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the forward is not the network that the constructor describes.
     What to do: call it in the forward, or remove it.
-    Known exceptions: containers; modules that are used through their weights; parts that only train or only eval mode calls; without parameters it is info.
+    Known exceptions: containers; modules that are used through their weights; parts that only train or only eval mode calls; without parameters it is info, as are experts that got no sample of this batch, and members of a ModuleDict of which another was called.
     Source: the registry of torch.nn.Module against its recorded calls.
     """
     if not complete(evidence) or not any(c.fqn is not None for c in evidence.trace.calls):
@@ -59,6 +61,7 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
     read = set().union(*(sources_read(trace) for trace in traces(evidence))) | (reached(evidence) or frozenset())
     used_owners = {owner(name) for name in read}
     by_name = {m.fqn: m for m in evidence.trace.modules}
+    used_kinds = _chosen_among(evidence)
     idle: list[str] = []
     bare: list[ModuleInfo] = []
     for module in evidence.trace.modules:
@@ -81,7 +84,7 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
         alive = any(p.trainable for p in owned)
         yield Finding(
             module=module.fqn,
-            severity=Severity.WARNING if alive else Severity.INFO,
+            severity=Severity.WARNING if alive and not any(_is_inside(module.fqn, c) for c in used_kinds) else Severity.INFO,
             message=f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} parameters, but was called 0 times",
             fix="call it in the forward, or remove it",
         )
@@ -103,3 +106,29 @@ def _belongs_to_stock(fqn: str, by_name: Mapping[str, ModuleInfo]) -> bool:
     parts = fqn.split(".")
     above = [".".join(parts[:i]) for i in range(1, len(parts))]
     return any(by_name[a].is_stock and not by_name[a].is_container for a in above if a in by_name)
+
+
+def _chosen_among(evidence: Evidence) -> set[str]:
+    """The containers whose members are chosen from by the forward: a ModuleDict by its keys, a list of experts by which samples go to each."""
+    found = set()
+    kinds = {m.fqn: m.kind for m in evidence.trace.modules if m.is_container}
+    for trace in traces(evidence):
+        flow = Flow(trace)
+        for i, call in enumerate(trace.calls):
+            holder = next((h for h in _above(call.fqn or "") if kinds.get(h) in ("ModuleDict", "ModuleList")), None)
+            if holder is None:
+                continue
+            maker = flow.producer(flow.data(i))
+            routed = (
+                maker is not None
+                and operation(flow.calls[maker]) in ROUTING
+                and any(t.source is not None for t in flow.calls[maker].inputs[1:])
+            )
+            if kinds[holder] == "ModuleDict" or routed:
+                found.add(holder)
+    return found
+
+
+def _above(fqn: str) -> list[str]:
+    parts = fqn.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts) - 1, 0, -1)]

@@ -38,7 +38,7 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: what the layer was (trained or initialised) is gone after one step.
     What to do: a smaller learning rate for this layer's group.
-    Known exceptions: weights that start at zero; layers in front of a normalisation, whose scale does not matter; where the loss never rises it is info.
+    Known exceptions: weights that start at zero; layers in front of a normalisation, and weights that are normalised themselves, whose scale does not matter; where the loss never rises it is info.
     Source: Karpathy, CS231n, "Ratio of weights:updates": somewhere around 1e-3.
     """
     if not evidence.steps:
@@ -49,11 +49,15 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
         for i in flow.primitives(PROJECTIONS)
         if (after := flow.passes_on(i)) and all(operation(flow.calls[j]) in NORMALISING for j in after)
     }
+    normed_weights = {
+        info.source for call in evidence.trace.calls if call.fqn is None and operation(call) in NORMALISING for info in call.inputs[:1]
+    }
     ratios = {}
     for name, change in evidence.steps[0].changes.items():
         value = evidence.values.get(name)
         if (
             owner(name) not in normed
+            and name not in normed_weights
             and value is not None
             and len(value.shape) > 1
             and value.norm > SMALL * math.sqrt(math.prod(value.shape))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Schedule, Step, Values, sources_read
-from cnnprobe.recorder import Recording
+from cnnprobe.recorder import Recording, is_compiled
 from cnnprobe.recorder.inventory import is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.trace import TensorInfo, Trace
@@ -61,7 +61,8 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     around = look_around(request.train_step, given)
     around.add("loss_fn", request.loss_fn)
     tensors = [leaf for _, leaf in leaves((request.inputs, request.targets)) if isinstance(leaf, Tensor)]
-    with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad():
+    eager = torch.compiler.set_stance("force_eager") if any(is_compiled(m) for _, m in around.models.values()) else contextlib.nullcontext()
+    with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
         return _Observation(request, around, states).run()
 
@@ -187,7 +188,7 @@ class _Observation:
     def plain_forward(self) -> Trace:
         """One forward pass in the mode that the model is in, where there is no loss to train with."""
         wrapper = TrainingStep(self.model, lambda: call(self.model, fresh(self.request.inputs)))
-        recording = Recording(wrapper)
+        recording = Recording(wrapper, through_compiled=True)
         recording._watcher.summarise = summary
         with recording:
             for key, name in self.names.items():
@@ -300,6 +301,7 @@ class _Observation:
                     rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
                     parameters=frozenset(self.names[id(p)] for p in listed if id(p) in self.names),
                     foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
+                    scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
                     maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
                     weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
                     decoupled=type(optimizer).__name__.endswith("W")
@@ -347,7 +349,7 @@ def _first_bad_derivative(model: nn.Module, run: Callable[[], Any], names: Mappi
         tensor.register_hook(lambda grad: fired.append((slot, bool(grad.isfinite().all()))))  # type: ignore[no-untyped-call]
         return {"slot": slot}
 
-    recording = Recording(TrainingStep(model, run))
+    recording = Recording(TrainingStep(model, run), through_compiled=True)
     recording._watcher.summarise = watch
     with recording:
         for key, name in names.items():

@@ -16,9 +16,11 @@ from torch.overrides import TorchFunctionMode
 from cnnprobe.evidence import Flow, Probes, is_inplace, operation
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.functions import operation_of
+from cnnprobe.recorder.preservation import _version as version
 from cnnprobe.recorder.sources import _nearest, is_users
 from cnnprobe.recorder.values import leaves
 from cnnprobe.trace import Trace
+from cnnprobe.training.hidden import find_hidden
 from cnnprobe.training.stepping import TrainingStep, summary, unwrapped
 
 SMALLEST_LEAK = 1e-4  # of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
@@ -32,6 +34,7 @@ class Pass:
     trace: Trace
     output: Any = None
     error: BaseException | None = None
+    held: frozenset[tuple[str, str]] = frozenset()  # kind and line of the rows whose results the model's attributes hold
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -65,8 +68,15 @@ def forward(
 ) -> Pass:
     """One recorded forward pass under no_grad in the given mode."""
     modes = [(module, module.training) for module in model.modules()]
-    wrapper = TrainingStep(model, lambda: call(model, inputs))
-    recording = Recording(wrapper, statistics=summarise is not None)
+    makers: list[int | None] = []
+
+    def run() -> Any:
+        output = call(model, inputs)
+        makers.extend(map(recording._watcher.maker_of, tensors_held(model)))
+        return output
+
+    wrapper = TrainingStep(model, run)
+    recording = Recording(wrapper, statistics=summarise is not None, through_compiled=True)
     if summarise is not None:
         recording._watcher.summarise = summarise
     output, error = None, None
@@ -83,7 +93,14 @@ def forward(
     finally:
         for module, mode in modes:
             module.training = mode
-    return Pass(trace=unwrapped(recording.trace, type(model).__name__), output=output, error=error)
+    rows = recording.trace.calls
+    held = frozenset((rows[i].kind, rows[i].source) for i in makers if i is not None and i < len(rows))
+    return Pass(trace=unwrapped(recording.trace, type(model).__name__), output=output, error=error, held=held)
+
+
+def tensors_held(model: nn.Module) -> list[Tensor]:
+    """The tensors that hang on the model without being registered: an auxiliary loss, a map of attention."""
+    return [tensor for thing in find_hidden(model) if isinstance(thing.value, Tensor) for _, tensor in thing.tensors()]
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -307,17 +324,26 @@ def find_mutated(inputs: Any, run: Callable[[Any], Pass]) -> tuple[Pass, tuple[t
     return made, tuple((path, writer) for path, leaf, version in before if leaf._version != version)
 
 
+def _versions(model: nn.Module) -> list[tuple[int, int | None]]:
+    """What tells whether a registered tensor was written to, or replaced."""
+    return [(id(tensor), version(tensor)) for tensor in (*model.parameters(), *model.buffers())]
+
+
 def run_probes(model: nn.Module, inputs: Any, targets: Any, names: Mapping[int, str]) -> tuple[Pass, Probes]:
     """Everything that is probed before the first step; the evaluation pass too."""
+    written = _versions(model)
     base, mutated = find_mutated(inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names))
     if base.error is not None:
         return base, Probes()
+    keeps_state = written != _versions(model)
     again = forward(model, fresh(inputs), training=False, seed=1)
     repeat = None if again.error is not None else difference(base.output, again.output)
     n = batch_size(inputs, targets)
     steady = repeat is not None and repeat < SMALLEST_LEAK
     probes = Probes(
         mutated=mutated,
+        held=base.held,
+        keeps_state=keeps_state,
         repeat=repeat,
         spread=spread_in_both_modes(model, inputs, base.output, n),
         leak=find_leak(model, inputs, n) if steady and n is not None and n > 1 else None,

@@ -279,7 +279,7 @@ class _Draft:
 
 def _record(model: nn.Module, step: Callable[[], Any], stepper: Stepper, draft: _Draft, *, statistics: bool) -> Trace:
     wrapper = TrainingStep(model, step)
-    recording = Recording(wrapper, statistics=statistics)
+    recording = Recording(wrapper, statistics=statistics, through_compiled=True)
     if statistics:
         recording._watcher.summarise = summary
     draft.recording = recording

@@ -162,8 +162,10 @@ def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> t
     wanted = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     roles = [next((role for role, names in _ROLES.items() if p.name.lower() in names), None) for p in wanted]
     required = [i for i, p in enumerate(wanted) if p.default is p.empty]
-    if any(roles[i] is None for i in required):
-        single = ("inputs",) if available.get("targets") is None else ("batch",)
+    known = [role for role in roles if role is not None]
+    alone = len(required) == 1 and roles[required[0]] == "targets" and available.get("targets") is None
+    if any(roles[i] is None for i in required) or len(set(known)) < len(known) or alone:
+        single = ("inputs",) if available.get("targets") is None or len(set(known)) < len(known) else ("batch",)
         order = (
             single if len(required) == 1 else _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
         )
