@@ -85,3 +85,20 @@ def test_the_closure_of_lbfgs_that_clears_nothing_is_found():
         for _ in range(4):
             optimizer.step(closure)
     assert {"no-zero-grad"} <= rules(monitor)
+
+
+def test_an_inner_loop_on_weights_of_its_own_is_no_fault_and_gives_no_warning():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with cnnprobe.monitor(model, optimizer) as monitor:
+        for _ in range(5):
+            x = torch.rand(8, 1)
+            weights = dict(model.named_parameters())
+            inner = torch.autograd.grad((model(x) - x.sin()).pow(2).mean(), list(weights.values()), create_graph=True)
+            faster = {name: w - 0.01 * g for (name, w), g in zip(weights.items(), inner, strict=True)}
+            outer = (torch.func.functional_call(model, faster, (x,)) - x.sin()).pow(2).mean()
+            optimizer.zero_grad()
+            outer.backward()
+            optimizer.step()
+    assert set() == rules(monitor)
