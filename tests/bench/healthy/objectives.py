@@ -149,8 +149,14 @@ def warm_up_from_zero_whose_scheduler_is_not_given():
 
 @design
 def fine_tuning_that_is_slow():
-    model = Classifier()
-    return classifier(model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-5), steps=50)
+    given = classifier(Classifier(), optimizer=None)
+    learner = torch.optim.AdamW(given["model"].parameters(), lr=3e-3)
+    for _ in range(20):
+        learner.zero_grad()
+        given["loss_fn"](given["model"](given["inputs"]), given["targets"]).backward()
+        learner.step()
+    learner.zero_grad()
+    return given | {"optimizer": torch.optim.AdamW(given["model"].parameters(), lr=5e-5), "steps": 50}
 
 
 @design
