@@ -292,6 +292,7 @@ def test_compiled_code_that_summarises_gives_its_result():
     assert torch.equal(X + 1, torch.compile(forward, backend="eager", fullgraph=False)(X))
 
 
+@pytest.mark.filterwarnings("ignore:DTensor random operators:UserWarning")  # torch 2.6 warns of what no test does
 def test_sharded_tensor_gives_the_shard_of_this_rank(tmp_path):
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available():
