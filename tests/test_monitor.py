@@ -311,10 +311,9 @@ def test_a_loop_on_another_thread_is_watched():
 
 
 def test_loops_on_two_threads_at_once_are_watched_apart():
-    found, ready = {}, threading.Barrier(2)
+    found, ready, (x, y) = {}, threading.Barrier(2), batch()
 
-    def train(name):
-        model, (x, y) = small(), batch()
+    def train(name, model):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with cnnprobe.monitor(model, optimizer) as monitor:
             for _ in range(5):
@@ -324,7 +323,7 @@ def test_loops_on_two_threads_at_once_are_watched_apart():
                 optimizer.step()
         found[name] = monitor.history
 
-    threads = [threading.Thread(target=train, args=(name,)) for name in ("a", "b")]
+    threads = [threading.Thread(target=train, args=(name, small())) for name in ("a", "b")]  # all threads share one seed
     for thread in threads:
         thread.start()
     for thread in threads:
