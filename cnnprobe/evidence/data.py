@@ -48,9 +48,7 @@ class Step:
     losses: tuple[Loss, ...] = ()
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
     stale: tuple[str, ...] = ()  # parameters that came into the first backward with a gradient from before the last step
-    mixed: tuple[str, str, int] | None = (
-        None  # an optimizer that used gradients of a loss that another had stepped with; that other; how many
-    )
+    mixed: tuple[str, str, int] | None = None  # an optimizer, that other one whose loss had left it gradients, how many it used
     changes: Mapping[str, float] = field(default_factory=dict)  # L2 norm of what was added to each parameter; empty where not measured
     stepped: Mapping[str, float] = field(default_factory=dict)  # the same right after the last optimizer's step, of what it holds
     wasted: int = 0  # backward passes whose gradients were cleared before a step that used those of a later one
