@@ -137,7 +137,7 @@ def together(slots: NDArray[np.int64], rows: Rows, count: int) -> Rows:
     Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
     """
     result = np.full((count, len(COLUMNS)), np.nan)
-    if len(np.unique(slots)) == len(slots):
+    if not len(slots) or np.bincount(slots, minlength=count).max() == 1:
         result[slots] = rows
         return result
     sums = np.zeros((count, len(COLUMNS)))

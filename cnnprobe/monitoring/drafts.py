@@ -66,8 +66,10 @@ def enter(draft: Draft, ledger: Ledger) -> None:
     codes = ledger.codes()[slots]
     if scale:
         _unscale(rows, codes, scale, draft.scaled)
-    for slot, number in draft.dead.items():
-        rows[slots == slot, _EXTRA] = number
+    if draft.dead:
+        numbers = np.full(len(ledger.slots), np.nan)
+        numbers[list(draft.dead)] = list(draft.dead.values())
+        rows[:, _EXTRA] = numbers[slots]
     usable = values[:, WRITTEN] == 1
     if ledger.nonfinite is None:
         ledger.nonfinite = _first_odd(draft, ledger, (rows, slots, codes, usable), loss)

@@ -284,9 +284,11 @@ class Watch(Events):
             for cell in hook.cells if isinstance(hook, ChannelHook) and hook.calls else ():
                 if cell.plan is not None:
                     silent = cell.plan.fired == 0
-                    cell.plan.fired[:] = 0
-                    dead[cell.slot] = int(silent.sum())
-                    self._fired.setdefault(cell.slot, deque(maxlen=self.settings.window)).append(silent)
+                    cell.plan.fired.fill(0)
+                    dead[cell.slot] = int(np.count_nonzero(silent))
+                    if cell.slot not in self._fired:
+                        self._fired[cell.slot] = deque(maxlen=self.settings.window)
+                    self._fired[cell.slot].append(silent)
         return dead
 
     def _dead(self) -> tuple[DeadChannels, ...]:
