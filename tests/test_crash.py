@@ -8,7 +8,7 @@ import types
 
 import pytest
 import torch
-from crashes import code, joins, layers, placement, training
+from crashes import code, displaced, joins, layers, placement, training
 from crashes.table import TABLE
 from torch import nn
 
@@ -18,7 +18,7 @@ from cnnprobe.crash.shadow import Shadow
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, observe
 
-ROOMS = (code, joins, layers, placement, training)
+ROOMS = (code, displaced, joins, layers, placement, training)
 CASES = [pytest.param(sick, id=sick.name) for sick in TABLE]
 META = [pytest.param(sick, id=sick.name) for sick in TABLE if sick.on_meta]
 STEPS = [pytest.param(sick, id=sick.name) for sick in training.STEPS]

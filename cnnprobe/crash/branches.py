@@ -7,15 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.adapting import configured, resized
-from cnnprobe.crash.case import Case, named, operation, size
-from cnnprobe.crash.edits import Edit
-from cnnprobe.crash.geometry import LARGEST_INPUT, Window, steps_to, through, variants, window_of, window_of_call
+from cnnprobe.crash.adapting import configured
+from cnnprobe.crash.case import Case, named
+from cnnprobe.crash.geometry import Window, steps_to, through, variants, window_of
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
-_MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,7 @@ def fitting(case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int
         if window is None or window.adaptive or step.call.fqn is None:
             continue
         siblings = [w for j, w in enumerate(windows) if j != i and w is not None]
+        siblings += _transposed(case) if window.transposed else []
         for changed, settings, weight in _changes(window, siblings):
             if through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target:
                 yield Odd(fqn=step.call.fqn, settings=settings, weight=weight)
@@ -77,15 +76,37 @@ def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, d
     for changed, settings in variants(window, siblings):
         yield changed, settings, USUAL if "stride" in settings else STRONG
     if window.transposed:
-        for extra in range(1, max(window.stride)):
-            added = (extra,) * len(window.kernel)
-            yield replace(window, extra=added), {"output_padding": extra}, STRONG if added == window.lacking else POSSIBLE
+        yield from _multiplying(window)
         return
     for stride in _STRIDES:
         if (stride,) * len(window.kernel) != window.stride:
             # A projection of 1x1 has no other way to change the size; a stride elsewhere is as likely to be meant.
             weight = STRONG if all(k == 1 for k in window.kernel) else USUAL
             yield replace(window, stride=(stride,) * len(window.kernel)), {"stride": stride}, weight
+
+
+def _transposed(case: Case) -> list[Window]:
+    """The geometry of every transposed convolution of the model: a decoder's are alike as a rule, and those after a crash did not run."""
+    return [w for m in case.modules.values() if not m._modules and (w := window_of(m)) is not None and w.transposed]
+
+
+def _multiplying(window: Window) -> Iterator[tuple[Window, dict[str, Any], int]]:
+    """Single changes of a transposed convolution: first those after which it gives exactly its stride times its input."""
+    n = len(window.kernel)
+    for extra in range(1, max(window.stride)):
+        added = (extra,) * n
+        yield replace(window, extra=added), {"output_padding": extra}, STRONG if added == window.lacking else POSSIBLE
+    if any(len(set(one)) > 1 for one in (window.kernel, window.stride, window.padding, window.extra)) or set(window.dilation) != {1}:
+        return
+    kernel, stride, padding, extra = window.kernel[0], window.stride[0], window.padding[0], window.extra[0]
+    fitting = kernel - stride + extra  # the padding on both sides together
+    if fitting >= 0 and fitting % 2 == 0 and fitting != padding:
+        yield replace(window, padding=(fitting,) * n), {"padding": fitting // 2}, STRONG
+    if 0 < stride + padding - extra != kernel:
+        yield replace(window, kernel=(stride + padding - extra,) * n), {"kernel_size": stride + padding - extra}, STRONG
+    wanted = kernel - padding + extra
+    if wanted > stride:
+        yield replace(window, stride=(wanted,) * n), {"stride": wanted}, STRONG
 
 
 def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> list[Odd]:
@@ -99,23 +120,6 @@ def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> li
     return [Odd(fqn=steps[i].call.fqn or "", settings={"output_padding": windows[i].lacking[0]}, weight=STRONG) for i in odd]
 
 
-def input_for_places(case: Case, x: TensorInfo, wanted: int) -> Edit | None:
-    """The square input whose map has so many places that, with the tokens put before them, they fit a table of `wanted` of them."""
-    producer = case.producer(x)
-    patches = max(producer.inputs, key=lambda t: size(t.shape)) if producer is not None and operation(producer) in ("cat", "concat") else x
-    way = [patches, *(t for _, call in case.lineage(patches) for t in call.inputs)]  # the map before it was flattened and turned
-    patches = next((t for t in way if (made := case.producer(t)) is not None and window_of_call(case, made) is not None), patches)
-    steps = [s for s in steps_to(case, patches) if s.window is not None]
-    if len(x.shape) != 3 or not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
-        return None
-    windows, n, places = [s.window for s in steps], len(steps[0].before), size(steps[-1].after)
-    extra = x.shape[1] - places
-    if not 0 <= extra <= _MOST_TOKENS:
-        return None
-    pixels = next((p for p in range(1, LARGEST_INPUT + 1) if size(through(windows, (p,) * n)) == wanted - extra), None)
-    return resized((pixels,) * n, exact=True) if pixels is not None else None
-
-
 def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion) -> Iterator[Suspicion]:
     """The last layer of a branch that could give as many channels as the other has."""
     if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
@@ -124,7 +128,11 @@ def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Su
     for info, wanted, weight in ((shortcut, branch.shape[1], STRONG), (branch, shortcut.shape[1], POSSIBLE)):
         for index, row in case.lineage(info):
             layer = case.modules.get(row.fqn) if row.fqn is not None else None
-            if index <= since or layer is None:
+            if index <= since:
+                break
+            if row.fqn is None and len([t for t in row.inputs if t.shape]) == 1 and row.outputs[0].shape[1:2] == info.shape[1:2]:
+                continue  # an activation or an interpolation, which keeps the channels
+            if layer is None:
                 break
             is_conv = isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None
             if is_conv or isinstance(layer, nn.Linear):

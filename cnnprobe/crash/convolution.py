@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cnnprobe.crash import folding
+from cnnprobe.crash import folding, growing, viewing
 from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_tensor
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
@@ -64,6 +64,8 @@ def suspect(case: Case, bench: Bench) -> Iterator[Suspicion]:
             yield from _last(case, found)
             yield from _elsewhere(case, found)
             yield from _unbatched(case, found)
+            yield from viewing.suspect_earlier_view(case, found.x, found.wanted)
+            yield from growing.other_growth(case, found.x, found.wanted, found.module)
             yield from _channels(case, found)
     yield from _collapsed(case, bench)
 
@@ -284,7 +286,10 @@ def _too_small(case: Case, bench: Bench, window: Window, sizes: tuple[int, ...])
     legal = f"; the least legal input is {' x '.join(map(str, least))}" if least else ""
     candidates: list[Candidate] = []
     if least:
-        candidates.append(candidate(resized(least), weight=STRONG))
+        # What is large enough already stays as it is: a clip of 8 x 64 x 64 may be too short, and is not too small.
+        kept = tuple(map(max, least, case.root_inputs[0].shape[-len(sizes) :]))
+        candidates.append(candidate(resized(kept), weight=STRONG))
+        candidates += [candidate(resized(least), weight=USUAL)] if kept != least else []
         candidates += [candidate(resized(more), weight=USUAL) for more in _sizes_for_the_rest(bench, least)]
     if fqn is not None and window.is_pool:
         candidates.append(candidate(Remove(title=f"take the pooling {quoted(fqn)} out", module=fqn), weight=POSSIBLE))

@@ -208,6 +208,9 @@ def through(windows: Iterable[Window | None], sizes: tuple[int, ...]) -> tuple[i
     return sizes
 
 
+_ARGUMENTS = {"kernel": "kernel_size", "stride": "stride", "padding": "padding", "dilation": "dilation", "extra": "output_padding"}
+
+
 def variants(window: Window, others: Iterable[Window]) -> list[tuple[Window, dict[str, Any]]]:
     """Single changes of a window: first those that make it like one of its siblings; each with the constructor's arguments."""
     found: list[tuple[Window, dict[str, Any]]] = []
@@ -215,7 +218,7 @@ def variants(window: Window, others: Iterable[Window]) -> list[tuple[Window, dic
         if len(other.kernel) != len(window.kernel) or other == window or other.adaptive or other.transposed != window.transposed:
             continue
         changes: dict[str, Any] = {}
-        for name, argument in (("kernel", "kernel_size"), ("stride", "stride"), ("padding", "padding"), ("dilation", "dilation")):
+        for name, argument in _ARGUMENTS.items():
             value, wanted = getattr(window, name), getattr(other, name)
             if value != wanted:
                 changes[argument] = _argument([w // 2 for w in wanted] if name == "padding" else list(wanted))

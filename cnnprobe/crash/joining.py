@@ -9,8 +9,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash import branches, hardwiring, viewing
-from cnnprobe.crash.adapting import reshaped_parameter, resized, spelt, with_tensor
+from cnnprobe.crash import branches, hardwiring, places, viewing
+from cnnprobe.crash.adapting import resized, spelt, with_tensor
 from cnnprobe.crash.case import Case, named, operation, quoted, short, size
 from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.crash.shadow import Shadow
@@ -193,7 +193,7 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
     a, b = pair
     owned = next((t for t in pair if isinstance(t.source, str)), None)
     if owned is not None:
-        yield _parameter_mismatch(case, call, owned, a if owned is b else b)
+        yield from places.parameter_mismatch(case, call, owned, a if owned is b else b)
         return
     residual = len(a.shape) == len(b.shape) >= 2 and name in _SUMS
     shortcut, branch = sorted(pair, key=lambda t: _layers_inside(case, t))
@@ -229,27 +229,6 @@ def _layers_inside(case: Case, info: TensorInfo) -> tuple[int, int]:
 
 def _fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return all(m == n or 1 in (m, n) for m, n in zip(a[::-1], b[::-1], strict=False))
-
-
-def _parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Suspicion:
-    owner = case.owner_of_parameter(str(owned.source))
-    wanted = _fitting(owned.shape, x.shape)
-    edits = [reshaped_parameter(case, owned.source, wanted)]
-    if len(owned.shape) == 3 and wanted[1] != owned.shape[1]:
-        edits.append(branches.input_for_places(case, x, owned.shape[1]))
-    return Suspicion(
-        diagnosis="shape-mismatch",
-        module=owner,
-        message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
-        arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
-        candidates=tuple(candidate(edit) for edit in edits if edit is not None),
-        weight=STRONG,
-    )
-
-
-def _fitting(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
-    aligned = x[-len(shape) :] if len(shape) <= len(x) else (*shape[: len(shape) - len(x)], *x)
-    return tuple(1 if n == 1 else m for n, m in zip(shape, aligned, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

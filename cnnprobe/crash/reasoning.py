@@ -15,12 +15,14 @@ from cnnprobe.crash import (
     operations,
     placing,
     pooling,
+    sequences,
     strangers,
     structure,
     wording,
 )
 from cnnprobe.crash.bench import Bench, is_plausible, set_up
 from cnnprobe.crash.case import Case, line_of, named
+from cnnprobe.crash.edits import Reconfigure
 from cnnprobe.crash.patch import diff
 from cnnprobe.crash.shadow import Outcome
 from cnnprobe.crash.suspicion import LAST, POSSIBLE, Candidate, Suspicion
@@ -57,7 +59,7 @@ def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
     rooms: list[Callable[[], Iterator[Suspicion]]] = [
         lambda room=room: room.suspect(case)  # type: ignore[misc]
-        for room in (hooks, wording, structure, strangers, placing, linear, normalising, joining, operations, axes, pooling)
+        for room in (hooks, wording, structure, strangers, placing, linear, normalising, sequences, joining, operations, axes, pooling)
     ]
     rooms.insert(6, lambda: convolution.suspect(case, bench))
     found = [one for room in rooms for one in _suspected(case, room)]
@@ -118,7 +120,7 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
         later = Case(
             error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs, lenient=case.lenient
         )
-        pairs = [(s, c) for s in suspicions(later, bench) for c in s.candidates]
+        pairs = [(s, c) for s in suspicions(later, bench) for c in s.candidates if not _undoes(best.candidate, c)]
     finally:
         shadow.reset()
     pairs.sort(key=lambda pair: -pair[0].weight - pair[1].weight)
@@ -131,6 +133,12 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
     if not any(a.outcome.works for a in tried):
         tried += _second_fault(case, bench, tried, step + 1)
     return tried
+
+
+def _undoes(first: Candidate, second: Candidate) -> bool:
+    """Whether a candidate sets again what another has just set."""
+    done = {(edit.module, name) for edit in first.edits if isinstance(edit, Reconfigure) for name in edit.changes}
+    return any((edit.module, name) in done for edit in second.edits if isinstance(edit, Reconfigure) for name in edit.changes)
 
 
 def _got_further(bench: Bench, outcome: Outcome) -> bool:

@@ -13,11 +13,12 @@ class Candidate:
 
     edits: tuple[Edit, ...]
     weight: int = USUAL
+    summary: str = ""  # what the edits come to, where there are many
 
     @property
     def title(self) -> str:
         """What to change, in words."""
-        return ", and ".join(edit.title for edit in self.edits)
+        return self.summary or ", and ".join(edit.title for edit in self.edits)
 
 
 @dataclass(frozen=True, kw_only=True)

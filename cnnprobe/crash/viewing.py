@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,6 +109,34 @@ def _wrong_map(case: Case, x: TensorInfo, features: int) -> Iterator[Suspicion]:
     if layers and len(x.shape) >= 3:
         found = linear.Product(x=x, wanted=features, module=layers[0], is_layer=True)
         yield from linear.other_windows(case, found, x)
+
+
+def suspect_earlier_view(case: Case, x: TensorInfo, wanted: int) -> Iterator[Suspicion]:
+    """A view that made rows of features into maps of too few or too many channels, and so gave another batch to a layer that wants `wanted`."""
+    for _, call in case.lineage(x):
+        if not call.outputs or not call.inputs or call.outputs[0].shape != x.shape:
+            return
+        given, rest = call.inputs[0].shape, x.shape[2:]
+        if operation(call) not in ("view", "reshape") or call.outputs[0].shape[0] == given[0] or given[0] != case.batch:
+            continue
+        if len(x.shape) < 3 or wanted * size(rest) != size(given[1:]):
+            return
+        shape = (wanted, *rest)
+        code = f"{{x}}.view(-1, {', '.join(map(str, shape))})"
+        edit = replace(
+            _reshaping(case, call, lambda t, _rest, shape=shape: t.reshape(-1, *shape), code, code),  # type: ignore[misc]
+            module=case.module_above(call.parent),
+        )
+        yield Suspicion(
+            diagnosis="batch-merge-view",
+            module=edit.module,
+            message=f"{case.name_of(call)} does not keep one row for each sample: {given} became {x.shape}",
+            arithmetic=f"{product(shape)} elements a sample, where {x.shape[1:]} takes {size(x.shape[1:])}",
+            candidates=(candidate(edit, weight=STRONG),),
+            weight=STRONG,
+            needs_proof=True,
+        )
+        return
 
 
 def _map_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:

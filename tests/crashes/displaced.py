@@ -1,0 +1,148 @@
+"""Crashes whose fault is not where they raise: a layer before it gives channels, sizes, patches or rows that the rest was not written for."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crashes.table import crashes
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, channels, growth, fixed):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, growth if fixed else 2 * growth, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
+
+
+class DenseNet(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = nn.Sequential(*(DenseLayer(8 + 4 * i, 4, fixed) for i in range(4)))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        return self.head(self.block(self.stem(x)).mean((2, 3)))
+
+
+@crashes("channel-mismatch", "block.0.conv", repair="set out_channels=4 in the 4 layers")
+def dense_block_of_another_growth(fixed):
+    return DenseNet(fixed), (torch.randn(2, 3, 8, 8),)
+
+
+class Pyramid(nn.Module):
+    def __init__(self, fixed):
+        super().__init__()
+        self.low = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.high = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.lateral1 = nn.Conv2d(8, 6, 1)
+        self.lateral2 = nn.Conv2d(16, 6 if fixed else 12, 1)
+        self.smooth = nn.Conv2d(6, 4, 3, padding=1)
+
+    def forward(self, x):
+        low = self.low(x)
+        top = self.lateral2(self.high(low))
+        return self.smooth(F.interpolate(top, size=low.shape[2:]) + self.lateral1(low))
+
+
+@crashes("residual-mismatch", "lateral2", repair="out_channels=6 in 'lateral2'")
+def pyramid_with_a_lateral_of_other_channels(fixed):
+    return Pyramid(fixed), (torch.randn(2, 3, 16, 16),)
+
+
+class Decoding(nn.Module):
+    def __init__(self, kernel, stride, padding):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 16, 3, padding=1)
+        self.up2 = nn.ConvTranspose2d(16, 8, kernel, stride=stride, padding=padding)
+        self.merge2 = nn.Conv2d(16, 8, 3, padding=1)
+        self.up1 = nn.ConvTranspose2d(8, 4, 2, stride=2)
+        self.merge1 = nn.Conv2d(8, 2, 3, padding=1)
+
+    def forward(self, x):
+        first = self.first(x)
+        second = self.second(F.max_pool2d(first, 2))
+        third = self.third(F.max_pool2d(second, 2))
+        merged = self.merge2(torch.cat([self.up2(third), second], dim=1))
+        return self.merge1(torch.cat([self.up1(merged), first], dim=1))
+
+
+@crashes("cat-mismatch", "up2", repair="kernel_size=2 in 'up2'")
+def transposed_convolution_of_a_kernel_too_large(fixed):
+    return Decoding(2 if fixed else 3, 2, 0), (torch.randn(2, 3, 16, 16),)
+
+
+@crashes("cat-mismatch", "up2", repair="padding=1 in 'up2'")
+def transposed_convolution_without_padding(fixed):
+    return Decoding(4, 2, 1 if fixed else 0), (torch.randn(2, 3, 16, 16),)
+
+
+@crashes("cat-mismatch", "up2", repair="stride=2 in 'up2'")
+def transposed_convolution_without_stride(fixed):
+    return Decoding(2, 2 if fixed else 1, 0), (torch.randn(2, 3, 16, 16),)
+
+
+class Patches(nn.Module):
+    def __init__(self, stride):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, kernel_size=4, stride=stride)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.places = nn.Parameter(torch.zeros(1, 17, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.places
+        return self.head(x[:, 0])
+
+
+@crashes("shape-mismatch", "embed", repair="stride=4 in 'embed'")
+def patches_that_leave_pixels_out(fixed):
+    return Patches(4 if fixed else 8), (torch.randn(2, 3, 16, 16),)
+
+
+@crashes("shape-mismatch", "embed", repair="stride=4 in 'embed'")
+def patches_that_overlap(fixed):
+    return Patches(4 if fixed else 2), (torch.randn(2, 3, 16, 16),)
+
+
+class Rows(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+        self.fc = nn.Linear(10, 8 * 4 * 4)
+        self.up = nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)
+
+    def forward(self, x):
+        return self.up(self.fc(x).view(-1, self.channels, 4, 4))
+
+
+@crashes("batch-merge-view", "", repair="view(-1, 8, 4, 4)", on_meta=False)  # torch checks no channels of it on meta
+def decoder_view_of_too_few_channels(fixed):
+    return Rows(8 if fixed else 4), (torch.randn(2, 10),)
+
+
+class Clips(nn.Module):
+    def __init__(self, halvings):
+        super().__init__()
+        sizes = [3, 4, 4, 4]
+        self.convs = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes))
+        self.pools = nn.ModuleList(nn.MaxPool3d(2 if i < halvings else (1, 2, 2)) for i in range(3))
+        self.head = nn.Linear(4 * 4 * 4, 5)
+
+    def forward(self, x):
+        for conv, pool in zip(self.convs, self.pools, strict=True):
+            x = pool(F.relu(conv(x)))
+        return self.head(x.flatten(1))
+
+
+@crashes("spatial-collapse", "pools.2", repair="an input of at least 8 x 32 x 32")
+def clip_too_short_for_its_poolings(fixed):
+    return Clips(2 if fixed else 3), (torch.randn(2, 3, 4, 32, 32),)
