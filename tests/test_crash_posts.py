@@ -8,7 +8,7 @@ import types
 
 import pytest
 import torch
-from crashes import posts_code, posts_joins, posts_lines, posts_maps, posts_slips, posts_steps
+from crashes import posts_code, posts_joins, posts_lines, posts_maps, posts_misuse, posts_slips, posts_steps
 from crashes.posts import POSTS
 from torch import nn
 
@@ -16,7 +16,7 @@ import cnnprobe
 from cnnprobe.crash import Crash, explained
 from cnnprobe.recorder import observe
 
-ROOMS = (posts_code, posts_joins, posts_lines, posts_maps, posts_slips, posts_steps)
+ROOMS = (posts_code, posts_joins, posts_lines, posts_maps, posts_misuse, posts_slips, posts_steps)
 CASES = [pytest.param(post, id=post.name) for post in POSTS]
 _NUMBERS = itertools.count()
 
@@ -124,4 +124,4 @@ def test_backward_that_broke_off_is_not_taken_for_a_second_one():
     model = nn.Linear(8, 4)
     with pytest.raises(RuntimeError), cnnprobe.record(model) as recording:
         Halting.apply(model(torch.randn(2, 8))).pow(2).sum().backward()
-    assert "unknown" == recording.explanation.diagnosis
+    assert "broken-backward" == recording.explanation.diagnosis

@@ -37,6 +37,9 @@ def explain_backward(training: Training) -> Verdict:
     modified, freed, kept = saved_tensors(loss)
     if modified:
         return explain_overwritten(training, modified[0])
+    reshaping = _hook_reshapes(training)
+    if reshaping is not None:
+        return reshaping
     if freed and not broke_off(freed, kept):
         return _freed(training, freed)
     parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
@@ -56,7 +59,7 @@ def explain_backward(training: Training) -> Verdict:
 
 
 def _hook_raised(training: Training) -> Verdict | None:
-    """A backward hook of a module's that raised; None where none did."""
+    """A backward hook of a module's, or of a parameter's, that raised; None where none did."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(training.error.__traceback__)]
     for fqn, module in training.modules().items():
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
@@ -69,6 +72,34 @@ def _hook_raised(training: Training) -> Verdict | None:
                     arithmetic="it is called as hook(module, grad_input, grad_output), and the gradients are tuples of tensors",
                     repairs=(Repair(title=f"correct {hook.__name__!r}: grad_output[0] is the gradient of what {quoted(fqn)} gives"),),
                 )
+        for name, p in module._parameters.items():
+            for hook in (getattr(p, "_backward_hooks", None) or {}).values():
+                if p is not None and getattr(hook, "__code__", None) in codes:
+                    return _hook_of_gradient(fqn, name, p, hook, f"raised {type(training.error).__name__}: {training.error}")
+    return None
+
+
+def _hook_of_gradient(fqn: str, name: str, parameter: Tensor, hook: Any, what: str) -> Verdict:
+    shape = tuple(parameter.shape)
+    return Verdict(
+        diagnosis="broken-hook",
+        module=fqn,
+        message=f"the gradient hook {getattr(hook, '__name__', 'of no name')!r} on the parameter {name!r} of {quoted(fqn)} {what}",
+        arithmetic=f"it is called with the gradient, {shape}, and gives one of that shape or None",
+        repairs=(Repair(title=f"return a gradient of {shape} from the hook, or take it off", module=fqn),),
+    )
+
+
+def _hook_reshapes(training: Training) -> Verdict | None:
+    """A hook of a parameter that gives a gradient of another shape: it is called on meta, without any numbers."""
+    for fqn, module in training.modules().items():
+        for name, p in ((name, p) for name, p in module._parameters.items() if p is not None):
+            for hook in (getattr(p, "_backward_hooks", None) or {}).values():
+                given = None
+                with contextlib.suppress(Exception), torch.no_grad():
+                    given = hook(torch.empty_like(p, device="meta", requires_grad=False))
+                if isinstance(given, Tensor) and given.shape != p.shape:
+                    return _hook_of_gradient(fqn, name, p, hook, f"returns {tuple(given.shape)}")
     return None
 
 

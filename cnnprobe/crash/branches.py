@@ -67,14 +67,16 @@ def fitting(case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int
             continue
         siblings = [w for j, w in enumerate(windows) if j != i and w is not None]
         siblings += _transposed(case) if window.transposed else []
+        seen: list[dict[str, Any]] = []
         for changed, settings, weight in _changes(window, siblings):
-            if through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target:
+            if settings not in seen and through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target:
+                seen.append(settings)
                 yield Odd(fqn=step.call.fqn, settings=settings, weight=weight)
 
 
 def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, dict[str, Any], int]]:
     for changed, settings in variants(window, siblings):
-        yield changed, settings, USUAL if "stride" in settings else STRONG
+        yield changed, settings, USUAL if "stride" in settings and not window.transposed else STRONG
     if window.transposed:
         yield from _multiplying(window)
         return

@@ -97,6 +97,20 @@ def with_call(code: types.CodeType, line: int, old: str, new: str) -> Callable[[
     return written
 
 
+def with_more_names(code: types.CodeType, line: int, more: str) -> Callable[[], list[Change]]:
+    """More names after those that an assignment on a line takes apart into."""
+
+    def written() -> list[Change]:
+        file, function = definition(code)
+        targets = [n.targets[0] for n in ast.walk(function) if isinstance(n, ast.Assign) and n.lineno == line]
+        ends = [file.span(t.elts[-1])[1] for t in targets if isinstance(t, ast.Tuple)]
+        if len(ends) != 1:
+            raise UnknownPlaceError
+        return [Change(file.path, ends[0], ends[0], f", {more}")]
+
+    return written
+
+
 def with_name(code: types.CodeType, old: str, new: str) -> Callable[[], list[Change]]:
     """Another expression in the place of a name wherever it is read."""
 

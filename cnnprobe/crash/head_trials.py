@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import nn
 
-from cnnprobe.crash.adapting import configured
+from cnnprobe.crash.adapting import configured, resized
 from cnnprobe.crash.branches import fitting, lacking_padding
 from cnnprobe.crash.case import Case, short, size
 from cnnprobe.crash.edits import Edit, Rewrite
+from cnnprobe.crash.geometry import steps_to, through
 from cnnprobe.crash.linear import flattening
 from cnnprobe.crash.loss_trials import BY_CLASS, repaired
 from cnnprobe.crash.patch import diff
@@ -84,9 +85,33 @@ def flattened_instead(training: Training, case: Case, call: ModuleCall, found: L
     layer = case.modules.get(after.fqn or "") if after is not None else None
     if isinstance(layer, nn.Linear) and after is not None and layer.in_features != features:
         flat.append(configured(case, after.fqn or "", in_features=features))
-    tried = [_kept_rows(training, case, edits, found) for edits in (flat, _pooled(call, owner))]
+    tried = [_kept_rows(training, case, edits, found) for edits in (flat, *_one_place(case, call), _pooled(call, owner))]
     working = [repair for repair in tried if repair.works]
     return tuple(working) or (Repair(title="use torch.flatten(x, 1) there", code="torch.flatten(x, 1)", module=owner),)
+
+
+def _one_place(case: Case, call: ModuleCall) -> Iterator[list[Edit]]:
+    """What leaves one place of a map of one channel, where a discriminator for smaller images leaves several: smaller ones, or a last kernel as large as its map."""
+    x = call.inputs[0]
+    steps = [s for s in steps_to(case, x) if s.window is not None]
+    if x.shape[1:2] != (1,) or len(x.shape) < 3 or not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
+        return
+    windows, one = [s.window for s in steps], (1,) * len(x.shape[2:])
+    fitting_size = next((n for n in range(max(steps[0].before) - 1, 0, -1) if through(windows, (n,) * len(one)) == one), None)
+    rounded = next(
+        (n for n in (2**k for k in range(10, 0, -1)) if n < max(steps[0].before) and through(windows, (n,) * len(one)) == one), None
+    )
+    if fitting_size is not None:
+        yield [resized((rounded or fitting_size,) * len(one), exact=True)]
+    last = steps[-1]
+    layer = case.modules.get(last.call.fqn or "") if last.call.fqn else None
+    if (
+        isinstance(layer, nn.modules.conv._ConvNd)
+        and len(set(last.before)) == 1
+        and last.window is not None
+        and not any(last.window.padding)
+    ):
+        yield [configured(case, last.call.fqn or "", kernel_size=last.before[0])]
 
 
 def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
@@ -104,6 +129,36 @@ def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
             respell=code,
         )
     ]
+
+
+def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]:
+    """The last Linear of each output of the model that has another number of features than a loss compares it with, as wide as that."""
+    case = training.case()
+    outputs = case.trace.calls[0].outputs if case is not None and case.trace.calls else ()
+    edits: list[Edit] = []
+    for info in outputs:
+        made = case.producer(info) if case is not None else None
+        layer = case.modules.get(made.fqn or "") if case is not None and made is not None and made.fqn else None
+        if (
+            case is not None
+            and made is not None
+            and info.shape[:-1] == wanted[:-1]
+            and info.shape != wanted
+            and isinstance(layer, nn.Linear)
+        ):
+            edits.append(configured(case, made.fqn or "", out_features=wanted[-1]))
+    outcome = _outcome(training, edits) if edits else None
+    if case is not None and outcome is not None and outcome.works and set(outcome.shapes) == {wanted}:
+        yield Repair(
+            title=", and ".join(edit.title for edit in edits),
+            code="; ".join(edit.code for edit in edits),
+            module=edits[0].module,
+            works=True,
+            plausible=True,
+            tried=_said(outcome),
+            outputs=outcome.shapes,
+            patch=diff(case, edits),
+        )
 
 
 def _kept_rows(training: Training, case: Case, edits: list[Edit], found: Loss) -> Repair:

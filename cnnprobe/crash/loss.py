@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from cnnprobe.crash.case import quoted
 from cnnprobe.crash.head_trials import flattened_instead, resized_by_layers
 from cnnprobe.crash.loss_trials import BY_CLASS, Change, repaired, working
+from cnnprobe.crash.pairs import compared, explain_pairs
 from cnnprobe.crash.targets import class_dtype, class_shape, class_weights, label_range, swapped
 from cnnprobe.crash.training import Loss, Training, Verdict, loss_from, range_of
 from cnnprobe.crash.users_code import forward_of, innermost_locals, one_tuples, returns_nothing
@@ -29,8 +30,11 @@ def explain_loss(training: Training) -> Verdict:
     name = BY_CLASS.get(found.name, found.name)
     if not isinstance(found.input, Tensor):
         return _no_tensor(training, found)
+    pair = explain_pairs(training, found, name)
+    if pair is not None:
+        return pair
     if not isinstance(found.target, Tensor):
-        return _target_no_tensor(found)
+        return _target_no_tensor(found) if not compared(found) else _shapes(found)
     checks: list[Callable[[Training, Loss, str], Verdict | None]] = [_devices, _merged_batch]
     if name in _CLASSES:
         checks += [swapped, class_dtype, class_shape, label_range, class_weights]
@@ -112,7 +116,8 @@ def _same_shape(training: Training, found: Loss, name: str) -> Verdict | None:
     if x.shape == target.shape:
         return None
     repairs = [repaired(found, name, title, change, code=code) for title, code, change in _same_elements(x, target)]
-    repairs += resized_by_layers(training, found)
+    resizing = list(resized_by_layers(training, found))
+    repairs += resizing
     if x.dim() == 2 and target.dim() == 1 and not target.is_floating_point() and target.shape[0] == x.shape[0]:
         one_hot = lambda a, b: (a, F.one_hot(b, a.shape[1]).to(a.dtype))  # noqa: E731
         repairs.append(repaired(found, name, f"pass F.one_hot(targets, {x.shape[1]}).float()", one_hot))
@@ -121,6 +126,7 @@ def _same_shape(training: Training, found: Loss, name: str) -> Verdict | None:
         diagnosis="target-shape",
         message=f"{found.shown} wants outputs and targets of one shape: {tuple(x.shape)} against {tuple(target.shape)}",
         arithmetic=f"{x.numel()} against {target.numel()} elements",
+        module=resizing[0].module if resizing else None,
         repairs=working(*repairs),
         tensors=(x, target),
         raised_in=found.shown,

@@ -1,16 +1,22 @@
 """An optimizer that raised: as a rule it was given nothing."""
 
+import contextlib
 import inspect
 import traceback
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import frame_locals
+from cnnprobe.crash.users_code import frame_locals, innermost_locals
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of, named_modules
+
+_SCHEDULERS = "torch/optim/lr_scheduler.py"
 
 
 def explain_step(training: Training) -> Verdict:
@@ -20,6 +26,9 @@ def explain_step(training: Training) -> Verdict:
     method = _method_given(training)
     if method is not None:
         return _uncalled(training, method)
+    misused = _without_closure(training) or _scheduler_of_no_optimizer(training)
+    if misused is not None:
+        return misused
     given = list((found or {}).get("param_groups") or [])
     if found is None or (given and any(_parameters_in(group) for group in given)):
         return Verdict(diagnosis="unknown", message="the cause is not known; the optimizer raised")
@@ -39,6 +48,69 @@ def explain_step(training: Training) -> Verdict:
         message=f"the optimizer got no parameters: {why}",
         arithmetic=f"{len(parameters)} parameters, {frozen} of them frozen" if model is not None else "",
         repairs=(Repair(title=fix, code="model.parameters()"),),
+    )
+
+
+def _without_closure(training: Training) -> Verdict | None:
+    """An optimizer such as LBFGS, which evaluates the loss several times a step, and was not told how."""
+    locals_of = [f.f_locals for f, _ in traceback.walk_tb(training.error.__traceback__)]
+    given = [v for values in locals_of for v in (values.get("self"), *(values.get("args") or ())[:1]) if isinstance(v, Optimizer)]
+    optimizer = given[0] if given else None
+    needed = inspect.signature(type(optimizer).step).parameters.get("closure") if optimizer is not None else None
+    if needed is None or needed.default is not needed.empty or not isinstance(training.error, TypeError):
+        return None
+    kind = type(optimizer).__name__
+    return Verdict(
+        diagnosis="call-signature",
+        message=f"{kind} computes the loss several times in one step, and step() was not given the function that does so",
+        arithmetic=f"{kind}.step(closure) has no default for closure",
+        repairs=(
+            Repair(
+                title="write def closure(): optimizer.zero_grad(); loss = ...; loss.backward(); return loss, and call optimizer.step(closure)",
+                code="optimizer.step(closure)",
+            ),
+        ),
+        raised_in=f"{kind}.step",
+    )
+
+
+def _scheduler_of_no_optimizer(training: Training) -> Verdict | None:
+    """A scheduler that was given the model, or what else, in the place of the optimizer."""
+    frames = [f for f, _ in traceback.walk_tb(training.error.__traceback__) if f.f_code.co_name == "__init__"]
+    frames = [f for f in frames if f.f_code.co_filename.replace("\\", "/").endswith(_SCHEDULERS)]
+    found = frames[0].f_locals if frames else {}
+    kind: Any = type(found.get("self"))
+    given = found.get("optimizer")
+    if not frames or isinstance(given, Optimizer):
+        return None
+    named = [(name, value) for name, value in innermost_locals(training.error).items() if isinstance(value, Optimizer)]
+    name, optimizer = named[0] if len(named) == 1 else ("optimizer", None)
+    tried = ""
+    if optimizer is not None:
+        alike = [
+            {**{k: v for k, v in group.items() if k != "params"}, "params": [nn.Parameter(torch.zeros(1))]}
+            for group in optimizer.param_groups
+        ]
+        settings = {k: v for k, v in found.items() if k in inspect.signature(kind).parameters and k != "optimizer"}
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other: Any = type(optimizer)
+            kind(other(alike), **settings)
+            tried = f"tried: {kind.__name__} takes another {type(optimizer).__name__} with these settings"
+    return Verdict(
+        diagnosis="call-signature",
+        message=f"{kind.__name__} changes the learning rate of an optimizer, and was given a {type(given).__name__}",
+        arithmetic=f"{kind.__name__}(optimizer, ...)",
+        repairs=(
+            Repair(
+                title=f"write {kind.__name__}({name}, ...)",
+                code=f"{kind.__name__}({name}, ...)",
+                works=bool(tried),
+                plausible=bool(tried),
+                tried=tried,
+            ),
+        ),
+        raised_in=kind.__name__,
     )
 
 

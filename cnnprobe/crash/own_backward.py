@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,24 +17,105 @@ from cnnprobe.crash.graphs import maker_of, nodes_of
 from cnnprobe.crash.overwriting import backward_passes
 from cnnprobe.crash.patch import diff_of
 from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import compiled_again, forward_of, parsed
+from cnnprobe.crash.users_code import compiled_again, forward_of, names_on_the_line, parsed
 from cnnprobe.explanation import Repair
+
+_MOST_NAMES = 6  # tensors of a failing line that are told with their shapes
 
 
 def explain_own_backward(training: Training, loss: Tensor) -> Verdict | None:
     """What is wrong with the backward of an autograd function in the graph of a loss, as far as its source tells; None where nothing is."""
     case, seen = training.case(), set()
+    entered = {frame.f_code: (frame, line) for frame, line in traceback.walk_tb(training.error.__traceback__)}
     for node in nodes_of(loss.grad_fn):
         kind = getattr(node, "_forward_cls", None) if isinstance(node, BackwardCFunction) else None
         if kind is None or kind in seen:
             continue
         seen.add(kind)
+        if kind.backward.__code__ in entered:
+            return _raised(training, case, node, *entered[kind.backward.__code__])
         wanted, given = _inputs(kind), _gradients(kind)
         if wanted is not None and given is not None and wanted != given:
-            maker = maker_of(case, node)
-            owner = case.module_above(maker[0]) if case is not None and maker is not None else None
-            return _miscounted(training, case, owner, kind, wanted=wanted, given=given)
+            return _miscounted(training, case, _owner(case, node), kind, wanted=wanted, given=given)
+        refused = _refused_shapes(training, case, node, kind)
+        if refused is not None:
+            return refused
     return None
+
+
+def _owner(case: Case | None, node: Any) -> str | None:
+    """The module whose forward made a node."""
+    maker = maker_of(case, node)
+    return case.module_above(maker[0]) if case is not None and maker is not None else None
+
+
+def _shapes_wanted(node: Any) -> list[tuple[int, ...] | None]:
+    """The shapes that the gradients of a node's inputs are to have; None where an input wants none."""
+    wanted: list[tuple[int, ...] | None] = []
+    for before, index in node.next_functions:
+        value = getattr(before, "variable", None)
+        found = value if value is not None else None if before is None else before._input_metadata[index]
+        wanted.append(None if found is None else tuple(found.shape))
+    return wanted
+
+
+def _raised(training: Training, case: Case | None, node: Any, frame: types.FrameType, line: int) -> Verdict:
+    """The code of a backward that raised itself."""
+    kind = node._forward_cls
+    owner, shown = _owner(case, node), ", ".join("None" if s is None else str(s) for s in _shapes_wanted(node))
+    names = dict.fromkeys((*names_on_the_line(training.error), *frame.f_locals))
+    at_hand = [f"{name} is {tuple(v.shape)}" for name in names if isinstance(v := frame.f_locals.get(name), Tensor)]
+    return Verdict(
+        diagnosis="broken-backward",
+        module=owner,
+        message=f"the backward of {kind.__name__}, an autograd function of your own, raised at line {line}: {training.error}",
+        arithmetic="; ".join(at_hand[:_MOST_NAMES]),
+        repairs=(
+            Repair(
+                title=f"correct line {line}: the gradients that the backward of {kind.__name__} returns are to be of the shapes {shown}"
+            ),
+        ),
+        raised_in=f"the backward of {kind.__name__}",
+    )
+
+
+def _refused_shapes(training: Training, case: Case | None, node: Any, kind: type[Function]) -> Verdict | None:
+    """A backward that returns gradients of other shapes than its inputs have, seen by running it on a copy of the model."""
+    owner, wanted = _owner(case, node), _shapes_wanted(node)
+    module = case.modules.get(owner) if case is not None and owner is not None else None
+    given: list[tuple[int, ...] | None] = []
+
+    def watched(ctx: Any, *gradients: Any) -> Any:
+        returned = kind.backward(ctx, *gradients)
+        given[:] = [tuple(t.shape) if isinstance(t, Tensor) else None for t in (returned if isinstance(returned, tuple) else (returned,))]
+        return returned
+
+    forward = _with_function(module, kind, watched) if module is not None else None
+    if case is None or forward is None:
+        return None
+    backward_passes(training, case, Bind(title="", code="", module=owner, function=forward))
+    wrong = [
+        (i, a, b) for i, (a, b) in enumerate(zip(given, wanted, strict=False)) if a is not None and b is not None and not _sums_to(a, b)
+    ]
+    if not wrong:
+        return None
+    at, returned, shape = wrong[0]
+    name = [p for p in inspect.signature(kind.forward).parameters if p != "ctx"][at]
+    return Verdict(
+        diagnosis="broken-backward",
+        module=owner,
+        message=f"the backward of {kind.__name__}, an autograd function of your own, returns a gradient of {returned} for {name!r}, "
+        f"which is {shape}",
+        arithmetic="a gradient has the shape of the input that it belongs to",
+        repairs=(Repair(title=f"return a gradient of the shape {shape} for {name!r} from the backward of {kind.__name__}", module=owner),),
+        raised_in=f"the backward of {kind.__name__}",
+    )
+
+
+def _sums_to(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether autograd takes a gradient of one shape for an input of another: it sums over the axes that were broadcast."""
+    lead = len(given) - len(wanted)
+    return lead >= 0 and all(m in (n, 1) for m, n in zip(wanted, given[lead:], strict=True))
 
 
 def _inputs(kind: type[Function]) -> int | None:

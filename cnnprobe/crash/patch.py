@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from cnnprobe.crash.case import Case, operation
+from cnnprobe.crash.case import Case
 from cnnprobe.crash.edits import (
     Adapt,
     AdaptOutput,
@@ -275,7 +275,7 @@ def _operand(file: File, node: ast.expr, code: str) -> str:
 
 def _rewritten(case: Case, edit: Rewrite) -> Change:
     file, line = _line(edit.source)
-    name = operation(next(c for c in case.trace.calls if c.kind == edit.kind and c.source == edit.source))
+    name = edit.kind.rpartition(".")[2]
     found = [c for c in _calls_on(file, line) if _called(c) == name]
     if edit.keyword is not None:
         return _keyword(file, _only(found), edit.keyword)

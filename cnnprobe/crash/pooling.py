@@ -1,21 +1,31 @@
-"""A pooling for another number of axes than its map has."""
+"""A pooling for another number of axes than its map has, or without its kernel."""
 
+import ast
+import copy
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import nn
 
 from cnnprobe.crash.case import Case, named, quoted
 from cnnprobe.crash.edits import Exchange
 from cnnprobe.crash.geometry import axes_of
-from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
+from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
+from cnnprobe.crash.users_code import calls_on_the_line
+from cnnprobe.crash.wording import reworded
 
+_OF_A_KERNEL = re.compile(r"(max|avg)_pool[123]d")
+_KERNELS = (2, 3, 4)  # of poolings, the most usual first
 _FAMILIES = ("MaxPool", "AvgPool", "LPPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
 _SETTINGS = {"kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "output_size": None}  # with torch's defaults
 
 
 def suspect(case: Case) -> Iterator[Suspicion]:
-    """What may be wrong where a pooling was given a map of another rank."""
+    """What may be wrong where a pooling was given a map of another rank, or no kernel."""
     layer, call = case.leaf, case.call
+    if layer is None and call is not None and isinstance(case.error, TypeError):
+        yield from _without_kernel(case)
     family = type(layer).__name__.rstrip("d123") if layer is not None else ""
     if layer is None or call is None or family not in _FAMILIES or not call.inputs:
         return
@@ -37,6 +47,28 @@ def suspect(case: Case) -> Iterator[Suspicion]:
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _without_kernel(case: Case) -> Iterator[Suspicion]:
+    """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
+    for call in calls_on_the_line(case.error):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
+        if not _OF_A_KERNEL.fullmatch(name) or len(call.args) > 1 or any(k.arg in ("kernel_size", None) for k in call.keywords):
+            continue
+        for kernel in _KERNELS:
+            filled = copy.deepcopy(call)
+            filled.args.append(ast.Constant(kernel))
+            found = reworded(
+                case,
+                call,
+                ast.unparse(filled),
+                diagnosis="call-signature",
+                message=f"{name} was not given the size of its kernel",
+                arithmetic=f"{name}(input, kernel_size, ...)",
+            )
+            weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
+            yield replace(found, candidates=tuple(replace(one, weight=weight) for one in found.candidates))
+        return
 
 
 def _settings(layer: nn.Module) -> dict[str, int] | None:

@@ -13,7 +13,7 @@ from cnnprobe.crash.adapting import with_tensor
 from cnnprobe.crash.case import Case, line_of, named, operation, quoted, short
 from cnnprobe.crash.edits import AdaptOutput, Bind, Edit, Rewrite
 from cnnprobe.crash.files import Change
-from cnnprobe.crash.functions import with_call, with_name, with_parameters
+from cnnprobe.crash.functions import with_call, with_more_names, with_name, with_parameters
 from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
 from cnnprobe.crash.users_code import (
     arguments_of,
@@ -131,7 +131,7 @@ def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     source = failure.source if failure is not None else ""
     wanted = _names_assigned(source)
     if wanted and (sized := _sizes_taken(case, source)) is not None:
-        yield _other_rank(case, *sized, wanted=wanted)
+        yield _other_rank(case, *sized, wanted=wanted, source=source)
         return
     made = [c for c in case.trace.calls if c.parent == case.index and c.source == source and c.completed]
     if len(made) > 1 and operation(made[-1]) == "unbind" and "unbind" not in line_of(source):
@@ -188,20 +188,39 @@ def _sizes_taken(case: Case, source: str) -> tuple[str, Tensor] | None:
     return (ast.unparse(node), found) if isinstance(found, Tensor) else None
 
 
-def _other_rank(case: Case, written: str, x: Tensor, *, wanted: int) -> Suspicion:
+def _other_rank(case: Case, written: str, x: Tensor, *, wanted: int, source: str) -> Suspicion:
     shape = tuple(x.shape)
     given = next((t for t in case.root_inputs if t.shape == shape), None)
     edits: list[Edit] = []
     if given is not None and len(shape) == wanted - 1:
         edits.append(with_tensor(case, given, lambda t: t[None], "{x}.unsqueeze(0)", title="add the batch axis: x.unsqueeze(0)"))
+    missing = bool(edits)
+    if len(shape) > wanted:
+        edits += _more_names(case, source, len(shape) - wanted)
     return Suspicion(
-        diagnosis="missing-batch" if edits else "shape-mismatch",
+        diagnosis="missing-batch" if missing else "shape-mismatch",
         module=case.owner,
         message=f"{wanted} names take the sizes of {written}, which has {len(shape)} axes: {shape}",
         arithmetic=f"{len(shape)} against {wanted}",
         candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
+
+
+def _more_names(case: Case, source: str, count: int) -> Iterator[Edit]:
+    """The same forward with a name for each of the axes that have none."""
+    function, line = forward_of(case.modules[case.owner]), int(source.rpartition(":")[2])
+
+    def changed(tree: ast.FunctionDef) -> None:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and node.lineno == line and isinstance(node.targets[0], ast.Tuple):
+                node.targets[0].elts += [ast.Name("_", ctx=ast.Store()) for _ in range(count)]
+
+    again, more = compiled_again(function, changed), ", ".join("_" * count)
+    target, _, value = line_of(source).partition("=")
+    if again is not None:
+        title = f"write {target.strip()}, {more} = {value.strip()}"
+        yield _bound(title, case.owner, again, with_more_names(function.__code__, line, more))
 
 
 def _names_assigned(source: str) -> int:
@@ -239,7 +258,7 @@ def _unlisted(case: Case) -> Iterator[Suspicion]:
         listed = copy.deepcopy(call)
         others = [a for a in call.args if a not in tensors]
         listed.args = [ast.List(elts=tensors, ctx=ast.Load()), *others]
-        yield _reworded(
+        yield reworded(
             case,
             call,
             ast.unparse(listed),
@@ -280,7 +299,7 @@ def _class_called(case: Case) -> Iterator[Suspicion]:
             continue
         options = ", ".join(ast.unparse(k) for k in call.keywords)
         name = ast.unparse(call.func)
-        yield _reworded(
+        yield reworded(
             case,
             call,
             f"{name}({options})({ast.unparse(call.args[0])})",
@@ -319,7 +338,7 @@ def _is_size(node: ast.expr) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr in ("shape", "size", "dim", "ndim", "numel") for n in ast.walk(node))
 
 
-def _reworded(case: Case, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str) -> Suspicion:
+def reworded(case: Case, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str) -> Suspicion:
     """A suspicion whose candidate is the same forward with an expression written otherwise."""
     function = forward_of(case.modules[case.owner])
     old = ast.unparse(call)

@@ -63,7 +63,7 @@ def run(model):
 post(
     "mse_shapes",
     "target-shape",
-    None,
+    "dec",
     repair="output_padding=1",
     old="        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)",
     new="        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1)",
