@@ -14,12 +14,15 @@ from cnnprobe.crash.case import Case, operation, quoted
 from cnnprobe.crash.graphs import Saved, broke_off, nodes_of, number_of, saved_tensors
 from cnnprobe.crash.overwriting import explain_overwritten
 from cnnprobe.crash.own_backward import explain_own_backward
+from cnnprobe.crash.shadow import make_shadow
 from cnnprobe.crash.training import Training, Verdict, differentiated
 from cnnprobe.crash.users_code import cutting_call, frame_locals
 from cnnprobe.explanation import Repair
 from cnnprobe.trace import ModuleCall
 
 _CUTTING = frozenset({"detach", "detach_", "data", "argmax", "argmin", "round", "sign", "long", "int", "bool", "floor", "ceil", "__get__"})
+
+_UNFREEZE = "set requires_grad_(True) on what is to be trained"
 
 
 def explain_backward(training: Training) -> Verdict:
@@ -137,20 +140,37 @@ def _reduced(training: Training, loss: Tensor) -> Iterator[Repair]:
 
 def _detached(training: Training, loss: Tensor) -> Verdict:
     module, message, fix = _cut(training, loss)
+    last, repair = training.last_layer(), Repair(title=fix, module=module)
+    if fix == _UNFREEZE and last is not None and _learns(training, last):
+        code = f"model.{last}.requires_grad_(True)"
+        tried = "tried: forward and backward pass on a copy of the model"
+        repair = Repair(title=f"{fix}, at least on {quoted(last)}: {code}", code=code, module=last, works=True, plausible=True, tried=tried)
     return Verdict(
         diagnosis="detached-graph",
         module=module,
         message=message,
         arithmetic=f"loss.requires_grad is {loss.requires_grad}, loss.grad_fn is {type(loss.grad_fn).__name__ if loss.grad_fn else None}",
-        repairs=(Repair(title=fix, module=module),),
+        repairs=(repair,),
         tensors=(loss,),
     )
+
+
+def _learns(training: Training, fqn: str) -> bool:
+    """Whether a backward passes on a copy of the model in which one layer requires gradients."""
+    if training.model is None or not (training.args or training.kwargs):
+        return False
+    shadow = make_shadow(training.model, training.args, training.kwargs, meta=False, grad=True)
+    with contextlib.suppress(Exception):
+        if shadow is not None:
+            shadow.module(fqn).requires_grad_(True)
+            return shadow.backward()
+    return False
 
 
 def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
     parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
     if parameters and not any(p.requires_grad for p in parameters):
-        return "", "no parameter of the model requires a gradient: all are frozen", "set requires_grad_(True) on what is to be trained"
+        return "", "no parameter of the model requires a gradient: all are frozen", _UNFREEZE
     if not loss.is_floating_point() and not loss.is_complex():
         return (
             None,

@@ -236,7 +236,10 @@ def _features(case: Case, found: Product) -> Iterator[Suspicion]:
     if previous is not None and previous.fqn is not None and previous.outputs[0].shape[-1] == got:
         candidates.append(candidate(configured(case, previous.fqn, out_features=found.wanted), weight=POSSIBLE))
     flat = _flattened_map(case, found)
-    candidates += [*resizings(case, found.wanted, flat), *_pooled_first(case, found, flat)]
+    sized = [*_pooled_once_more(case, found, flat), *resizings(case, found.wanted, flat)]
+    if not sized and not (flat is not None and list(other_windows(case, found, flat))):
+        sized += _other_channels(case, found, flat)  # no size explains it
+    candidates += [*sized, *_pooled_first(case, found, flat)]
     should = f"{named(case, found.module)} should have in_features "
     if not found.is_layer:
         should = f"the weight '{found.parameter}' should be for as many features as arrive: "
@@ -275,6 +278,47 @@ def _pooled_first(case: Case, found: Product, info: TensorInfo | None) -> Iterat
             )
         if edit is not None:
             yield candidate(edit, weight=STRONG)
+
+
+def _pooled_once_more(case: Case, found: Product, info: TensorInfo | None) -> Iterator[Candidate]:
+    """One more pooling like the last one, where exactly the wanted number of features would be left: a VGG whose list has lost an 'M'."""
+    call = _last_reshaping(case, found.x)
+    steps = steps_to(case, info) if info is not None else []
+    pools = [s for s in steps if s.window is not None and s.window.is_pool]
+    if info is None or call is None or call.fqn is not None or not pools or pools[-1].window is None:
+        return
+    window, n = pools[-1].window, len(info.shape) - 2
+    alike = {(len(s.window.kernel), s.window.kernel[0], s.window.stride[0]) for s in pools if s.window is not None}
+    square = all(len(set(sizes)) == 1 for sizes in (window.kernel, window.stride)) and not any(window.padding)
+    if len(alike) > 1 or not square or len(window.kernel) != n or info.shape[1] * size(window.output(info.shape[2:])) != found.wanted:
+        return
+    kernel, stride = window.kernel[0], window.stride[0]
+    pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[n]
+    code = f"F.max_pool{n}d({{x}}, {kernel}" + (f", {stride})" if stride != kernel else ")")
+    name = operation(call)
+    edit = Rewrite(
+        title=f"pool the map once more before {name} at {short(call.source)}: {code.format(x='x')}",
+        code=code,
+        module=case.module_above(call.parent),
+        kind=call.kind,
+        source=call.source,
+        function=lambda func, args, kwargs: func(pool(args[0], kernel, stride), *args[1:], **kwargs),
+        respell=f"torch.flatten({code}, {{rest}})" if name == "flatten" else f"{code}.{name}({{rest}})",
+    )
+    yield candidate(edit, weight=POSSIBLE)
+
+
+def _other_channels(case: Case, found: Product, info: TensorInfo | None) -> Iterator[Candidate]:
+    """The last convolution with so many channels that its map has the wanted number of features."""
+    places = size(info.shape[2:]) if info is not None else 0
+    if info is None or not places or found.wanted % places:
+        return
+    for _, call in case.lineage(info):
+        layer = case.modules.get(call.fqn or "") if call.fqn else None
+        if isinstance(layer, nn.modules.conv._ConvNd) and layer.out_channels == info.shape[1] and layer.groups == 1:
+            yield candidate(configured(case, call.fqn or "", out_channels=found.wanted // places), weight=POSSIBLE)
+        if layer is not None and layer._parameters:
+            return
 
 
 def _is_linear(case: Case, fqn: str) -> bool:

@@ -146,3 +146,40 @@ class Clips(nn.Module):
 @crashes("spatial-collapse", "pools.2", repair="an input of at least 8 x 32 x 32")
 def clip_too_short_for_its_poolings(fixed):
     return Clips(2 if fixed else 3), (torch.randn(2, 3, 4, 32, 32),)
+
+
+class Narrow(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.conv2 = nn.Conv2d(4, channels, 3)
+        self.fc = nn.Linear(6 * 5 * 5, 3)
+
+    def forward(self, x):
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        return self.fc(torch.flatten(x, 1))
+
+
+@crashes("linear-in-features", "fc", repair="out_channels=6 in 'conv2'")
+def last_convolution_of_too_few_channels(fixed):
+    return Narrow(6 if fixed else 4), (torch.randn(2, 3, 9, 9),)
+
+
+class Listed(nn.Module):
+    def __init__(self, settings):
+        super().__init__()
+        layers, channels = [], 3
+        for one in settings:
+            layers.append(nn.MaxPool2d(2) if one == "M" else nn.Conv2d(channels, one, 3, padding=1))
+            channels = channels if one == "M" else one
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(8 * 4 * 4, 3)
+
+    def forward(self, x):
+        x = self.features(x)
+        return self.classifier(x.view(x.size(0), -1))
+
+
+@crashes("linear-in-features", "classifier", repair="pool the map once more before view")
+def list_of_layers_that_lost_a_pooling(fixed):
+    return Listed([4, "M", 8, "M", 8, *(["M"] if fixed else [])]), (torch.randn(2, 3, 32, 32),)
