@@ -9,6 +9,7 @@ from torch import nn
 
 from cnnprobe.crash.adapting import configured
 from cnnprobe.crash.case import Case, named
+from cnnprobe.crash.edits import Edit
 from cnnprobe.crash.geometry import Window, steps_to, through, variants, window_of
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
@@ -123,23 +124,77 @@ def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> li
 
 
 def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion) -> Iterator[Suspicion]:
-    """The last layer of a branch that could give as many channels as the other has."""
+    """The last layer of a branch that could give as many channels as the other has, with the normalisation after it."""
     if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
         return
     since = _parting(case, (shortcut, branch))
-    for info, wanted, weight in ((shortcut, branch.shape[1], STRONG), (branch, shortcut.shape[1], POSSIBLE)):
-        for index, row in case.lineage(info):
-            layer = case.modules.get(row.fqn) if row.fqn is not None else None
-            if index <= since:
-                break
-            if row.fqn is None and len([t for t in row.inputs if t.shape]) == 1 and row.outputs[0].shape[1:2] == info.shape[1:2]:
-                continue  # an activation or an interpolation, which keeps the channels
-            if layer is None:
-                break
-            is_conv = isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None
-            if is_conv or isinstance(layer, nn.Linear):
-                edit = configured(case, row.fqn or "", **{"out_channels" if is_conv else "out_features": wanted})
-                yield replace(mould, module=row.fqn, candidates=(candidate(edit, weight=weight),), weight=weight)
-                break
-            if layer._modules or row.outputs[0].shape[1:2] != info.shape[1:2]:
-                break
+    later = _written_for(case, (shortcut.shape[1], branch.shape[1]))
+    for info, wanted, usual in ((shortcut, branch.shape[1], STRONG), (branch, shortcut.shape[1], POSSIBLE)):
+        weight = usual if later is None else STRONG if later == wanted else POSSIBLE
+        edits = made_with(case, info, wanted, since=since)
+        if edits:
+            yield replace(
+                mould,
+                module=edits[0].module,
+                message=f"{mould.message}; with {edits[0].code} in {named(case, edits[0].module or '')} they would",
+                candidates=(candidate(*edits, weight=weight),),
+                weight=weight,
+            )
+
+
+def other_maker(case: Case, info: TensorInfo, wanted: int, *, module: str, diagnosis: str) -> Iterator[Suspicion]:
+    """The layer that decides the channels of what arrives may be the wrong one, rather than `module`, which was written for `wanted`."""
+    edits = made_with(case, info, wanted)
+    if edits:
+        yield Suspicion(
+            diagnosis=diagnosis,
+            module=edits[0].module,
+            message=f"{named(case, edits[0].module or '')} gives {info.shape[1]} channels, and {named(case, module)} was written for {wanted}",
+            arithmetic=f"wanted {wanted}, arrived {info.shape}",
+            candidates=(candidate(*edits, weight=POSSIBLE),),
+            weight=POSSIBLE,
+            needs_proof=True,
+        )
+
+
+def made_with(case: Case, info: TensorInfo, wanted: int, *, since: int = -1) -> list[Edit]:
+    """What gives a tensor another number of channels: that of the layer that decides it, and of the BatchNorms after that; nothing where it is unknown."""
+    found = _maker_of_channels(case, info, since)
+    if found is None:
+        return []
+    fqn, norms = found
+    name = "out_features" if isinstance(case.modules[fqn], nn.Linear) else "out_channels"
+    return [configured(case, fqn, **{name: wanted}), *(configured(case, norm, num_features=wanted) for norm in norms)]
+
+
+def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, list[str]] | None:
+    """The layer after the parting that decides how many channels a tensor has, and the BatchNorms between."""
+    norms: list[str] = []
+    for index, row in case.lineage(info):
+        layer = case.modules.get(row.fqn) if row.fqn is not None else None
+        keeps = bool(row.outputs) and row.outputs[0].shape[1:2] == info.shape[1:2]
+        if index <= since:
+            return None
+        if row.fqn is None and len([t for t in row.inputs if t.shape]) == 1 and keeps:
+            continue  # an activation or an interpolation
+        if layer is None:
+            return None
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None):
+            return row.fqn or "", norms
+        if layer._modules or not keeps:
+            return None
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            norms.append(row.fqn or "")
+    return None
+
+
+def _written_for(case: Case, counts: tuple[int, int]) -> int | None:
+    """Which of two numbers of channels the first layer after a block was written for; None where it was for neither, or the block is the model."""
+    names = list(case.modules)
+    inside = [i for i, name in enumerate(names) if name.startswith(f"{case.owner}.")] if case.owner else []
+    for name in names[inside[-1] + 1 :] if inside else ():
+        for setting in ("in_channels", "in_features", "num_features"):
+            count = getattr(case.modules[name], setting, None)
+            if isinstance(count, int):
+                return count if count in counts else None
+    return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cnnprobe.crash import folding, growing, viewing
+from cnnprobe.crash import branches, folding, growing, viewing
 from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_tensor
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
@@ -67,6 +67,7 @@ def suspect(case: Case, bench: Bench) -> Iterator[Suspicion]:
             yield from viewing.suspect_earlier_view(case, found.x, found.wanted)
             yield from growing.other_growth(case, found.x, found.wanted, found.module)
             yield from _channels(case, found)
+            yield from branches.other_maker(case, found.x, found.wanted, module=found.module, diagnosis="channel-mismatch")
     yield from _collapsed(case, bench)
 
 
@@ -185,7 +186,6 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
         at = moved[0]
         turned = before_call(case, lambda x: x.transpose(at, axis), f"{{x}}.transpose({at}, {axis})")
         candidates.append(candidate(turned, weight=POSSIBLE))
-    candidates += _producer_channels(case, found, got)
     yield Suspicion(
         diagnosis="channel-mismatch",
         module=found.module,
@@ -225,16 +225,6 @@ def _input_channels(case: Case, found: Kernel, got: int, axis: int) -> Iterator[
     elif got == found.wanted + 1:
         code = "{x}[:, :" + str(found.wanted) + "]" if axis == 1 else "{x}[:" + str(found.wanted) + "]"
         yield candidate(with_tensor(case, found.x, lambda x: x.narrow(axis, 0, found.wanted), code), weight=USUAL)
-
-
-def _producer_channels(case: Case, found: Kernel, got: int) -> list[Candidate]:
-    for _, call in case.lineage(found.x):
-        layer = case.modules.get(call.fqn) if call.fqn is not None else None
-        if layer is not None and layer._parameters:
-            if isinstance(layer, nn.modules.conv._ConvNd) and layer.out_channels == got:
-                return [candidate(configured(case, call.fqn or "", out_channels=found.wanted), weight=POSSIBLE)]
-            return []
-    return []
 
 
 def _counted(case: Case, found: Kernel, got: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from cnnprobe.crash import growing
+from cnnprobe.crash import branches, growing
 from cnnprobe.crash.adapting import before_call, configured, with_input, with_tensor
 from cnnprobe.crash.case import Case, is_floating, named, operation, product, quoted, size, tensor
 from cnnprobe.crash.edits import Adapt, AdaptOutput, Exchange, SetMode
@@ -91,6 +91,7 @@ def _channels(case: Case, x: TensorInfo, wanted: int, name: str) -> Iterator[Sus
         return
     yield from growing.other_growth(case, x, wanted, fqn)
     candidates = [candidate(configured(case, fqn, **_settings(case, fqn, name, got)), weight=STRONG)]
+    yield from branches.other_maker(case, x, wanted, module=fqn, diagnosis="channel-mismatch")
     if len(x.shape) == 3 and x.shape[-1] == wanted and not case.is_input(x):
         candidates = [*_there_and_back(fqn), candidate(candidates[0].edits[0], weight=POSSIBLE)]
     elif len(x.shape) >= 3 and x.shape[-1] == wanted:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash import linear
+from cnnprobe.crash import grouping, linear
 from cnnprobe.crash.adapting import configured
 from cnnprobe.crash.case import Case, named, operation, product, short, size
 from cnnprobe.crash.edits import Rewrite
@@ -38,6 +38,10 @@ def suspect_view(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]
     if known and (size(x.shape) == known if -1 not in sizes else size(x.shape) % known == 0):
         if name == "view":
             yield _not_contiguous(case, call, x, sizes)
+        return
+    grouped = list(grouping.undivided(case, call, x, sizes))
+    if grouped:
+        yield from grouped
         return
     sample = size(x.shape[1:])
     if len(sizes) == 2:

@@ -183,3 +183,75 @@ class Listed(nn.Module):
 @crashes("linear-in-features", "classifier", repair="pool the map once more before view")
 def list_of_layers_that_lost_a_pooling(fixed):
     return Listed([4, "M", 8, "M", 8, *(["M"] if fixed else [])]), (torch.randn(2, 3, 32, 32),)
+
+
+class Branching(nn.Module):
+    def __init__(self, channels, planes, expansion):
+        super().__init__()
+        self.reduce = nn.Sequential(nn.Conv2d(channels, planes, 1), nn.BatchNorm2d(planes), nn.ReLU())
+        self.expand = nn.Sequential(nn.Conv2d(planes, planes * expansion, 1), nn.BatchNorm2d(planes * expansion))
+        self.downsample = nn.Conv2d(channels, planes * 4, 1)
+
+    def forward(self, x):
+        return F.relu(self.expand(self.reduce(x)) + self.downsample(x))
+
+
+class Bottlenecks(nn.Module):
+    def __init__(self, expansion):
+        super().__init__()
+        self.first = Branching(3, 4, expansion)
+        self.second = Branching(16, 8, expansion)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)).mean((2, 3)))
+
+
+@crashes("residual-mismatch", "first.expand.0", repair="out_channels=16 in 'first.expand.0'")
+def bottlenecks_that_do_not_expand(fixed):
+    return Bottlenecks(4 if fixed else 1), (torch.randn(2, 3, 8, 8),)
+
+
+class Transition(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.transition = nn.Sequential(nn.Conv2d(8, channels, 1), nn.AvgPool2d(2))
+        self.norm = nn.BatchNorm2d(12)
+        self.conv = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        return self.conv(F.relu(self.norm(self.transition(self.stem(x)))))
+
+
+@crashes("channel-mismatch", "transition.0", repair="out_channels=12 in 'transition.0'")
+def transition_that_halves_the_channels(fixed):
+    return Transition(12 if fixed else 6), (torch.randn(2, 3, 10, 10),)
+
+
+class Heads(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x):
+        n, length, channels = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
+        return x + ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(n, length, channels)
+
+
+class Headed(nn.Module):
+    def __init__(self, heads):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 4, 4)
+        self.blocks = nn.Sequential(Heads(heads), Heads(heads))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.embed(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+@crashes("shape-mismatch", "blocks.0", repair="set heads=4 in the 2 modules like 'blocks.0'")
+def heads_that_do_not_divide_the_channels(fixed):
+    return Headed(4 if fixed else 5), (torch.randn(2, 3, 16, 16),)
