@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cnnprobe.crash.adapting import configured
+from cnnprobe.crash.adapting import configured, resized
 from cnnprobe.crash.case import Case, named, operation, short, values
 from cnnprobe.crash.edits import Rewrite
-from cnnprobe.crash.suspicion import STRONG, USUAL, Suspicion, candidate
+from cnnprobe.crash.geometry import LARGEST_INPUT, steps_to, through
+from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 # Functions whose second argument is an axis.
@@ -23,6 +24,8 @@ def suspect(case: Case) -> Iterator[Suspicion]:
         return
     if operation(call) == "__getitem__":
         yield from _index(case, call)
+    elif operation(call) == "permute":
+        yield from _unsqueezed(case, call)
     else:
         yield from _axis(case, call)
 
@@ -43,6 +46,54 @@ def _axis(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         candidates=(candidate(edit, weight=USUAL),),
         weight=USUAL,
     )
+
+
+def _unsqueezed(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+    """permute() of one axis too few, because a squeeze before it found no axis of one element: the height of a text line, say."""
+    x = call.inputs[0]
+    given = [v for path, v in call.arguments.items() if path != "[0]"]
+    named_axes = sum(len(v) if isinstance(v, tuple) else 1 for v in given if isinstance(v, int | tuple))
+    squeeze = next((c for _, c in case.lineage(x) if operation(c) == "squeeze" and c.outputs and c.outputs[0].shape == x.shape), None)
+    axis = values(squeeze, 1, "dim") if squeeze is not None else None
+    if squeeze is None or not isinstance(axis, int) or named_axes != len(x.shape) - 1 or not -len(x.shape) <= axis < len(x.shape):
+        return
+    axis %= len(x.shape)
+    code = f"{{x}}.mean({axis})"
+    owner = case.module_above(squeeze.parent)
+    mean = Rewrite(
+        title=f"use {code.format(x='x')} instead of squeeze at {short(squeeze.source)}",
+        code=code,
+        module=owner,
+        kind=squeeze.kind,
+        source=squeeze.source,
+        function=lambda _func, args, _kwargs: args[0].mean(axis),
+        respell=code,
+    )
+    yield Suspicion(
+        diagnosis="shape-mismatch",
+        module=owner,
+        message=f"squeeze({axis}) at {short(squeeze.source)} drops nothing, as axis {axis} of {x.shape} has {x.shape[axis]} elements and not one; "
+        f"the permute after it is for {named_axes} axes",
+        arithmetic=f"{x.shape} from {case.origin(squeeze.inputs[0])}",
+        candidates=(*_flat_along(case, squeeze.inputs[0], axis), candidate(mean, weight=USUAL)),
+        weight=STRONG,
+    )
+
+
+def _flat_along(case: Case, x: TensorInfo, axis: int) -> Iterator[Candidate]:
+    """The input for which the map has one element on an axis: of the sizes that do, the one that halves most often."""
+    steps = [s for s in steps_to(case, x) if s.window is not None]
+    if axis < 2 or not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
+        return
+    before = steps[0].before
+    fitting = [n for n in range(1, LARGEST_INPUT) if through([s.window for s in steps], _with(before, axis - 2, n))[axis - 2] == 1]
+    if fitting:
+        best = max(fitting, key=lambda n: (n & -n, -n))
+        yield candidate(resized(_with(before, axis - 2, best), exact=True), weight=STRONG)
+
+
+def _with(sizes: tuple[int, ...], position: int, value: int) -> tuple[int, ...]:
+    return (*sizes[:position], value, *sizes[position + 1 :])
 
 
 def _given_axis(call: ModuleCall) -> object:

@@ -37,7 +37,7 @@ def odd_windows(case: Case, parts: Sequence[TensorInfo], mould: Suspicion) -> It
         others = [s for s in dict.fromkeys(sizes) if s != info.shape[2:]] if usual is None else [usual]
         for target in others:
             if info.shape[2:] != target:
-                found += fitting(case, info, target, since=since)
+                found += [*fitting(case, info, target, since=since), *_rescaled(case, info, target, since)]
     for odd in sorted(found, key=lambda one: (-one.weight, len(one.settings))):
         texts = ", ".join(f"{name}={value!r}" for name, value in odd.settings.items())
         yield replace(
@@ -47,6 +47,21 @@ def odd_windows(case: Case, parts: Sequence[TensorInfo], mould: Suspicion) -> It
             candidates=(candidate(configured(case, odd.fqn, **odd.settings), weight=odd.weight),),
             weight=odd.weight,
         )
+
+
+def _rescaled(case: Case, info: TensorInfo, target: tuple[int, ...], since: int) -> Iterator[Odd]:
+    """The nn.Upsample of a branch with the factor that brings it to the target's size, where nothing after it changes the size."""
+    for index, row in case.lineage(info):
+        layer = case.modules.get(row.fqn or "") if row.fqn else None
+        if index <= since or not row.outputs or row.outputs[0].shape[2:] != info.shape[2:]:
+            return
+        if isinstance(layer, nn.Upsample) and layer.scale_factor is not None and row.inputs:
+            before = row.inputs[0].shape[2:]
+            factors = {b // a for a, b in zip(before, target, strict=True) if a and b % a == 0}
+            exact = len(factors) == 1 and all(b % a == 0 for a, b in zip(before, target, strict=True))
+            if exact and len(before) == len(target):
+                yield Odd(fqn=row.fqn or "", settings={"scale_factor": factors.pop()}, weight=STRONG)
+            return
 
 
 def _parting(case: Case, parts: Sequence[TensorInfo]) -> int:
@@ -81,6 +96,12 @@ def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, d
     if window.transposed:
         yield from _multiplying(window)
         return
+    if window.is_pool and all(k > s for k, s in zip(window.kernel, window.stride, strict=True)) and not any(window.padding):
+        # One that halves needs its padding, or a kernel that is no larger than its step.
+        half = tuple(k // 2 for k in window.kernel)
+        yield replace(window, padding=tuple(2 * n for n in half)), {"padding": half[0] if len(set(half)) == 1 else half}, STRONG
+        step = window.stride
+        yield replace(window, kernel=step), {"kernel_size": step[0] if len(set(step)) == 1 else step}, STRONG
     for stride in _STRIDES:
         if (stride,) * len(window.kernel) != window.stride:
             # A projection of 1x1 has no other way to change the size; a stride elsewhere is as likely to be meant.

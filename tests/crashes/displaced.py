@@ -255,3 +255,45 @@ class Headed(nn.Module):
 @crashes("shape-mismatch", "blocks.0", repair="set heads=4 in the 2 modules like 'blocks.0'")
 def heads_that_do_not_divide_the_channels(fixed):
     return Headed(4 if fixed else 5), (torch.randn(2, 3, 16, 16),)
+
+
+class Scaling(nn.Module):
+    def __init__(self, up, pool):
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = pool
+        self.middle = nn.Conv2d(4, 8, 3, padding=1)
+        self.up = up
+        self.out = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        skip = F.relu(self.down(x))
+        return self.out(torch.cat([skip, self.up(self.middle(self.pool(skip)))], dim=1))
+
+
+@crashes("cat-mismatch", "up.0", repair="set scale_factor=2 in 'up.0'")
+def upsampling_by_another_factor(fixed):
+    up = nn.Sequential(nn.Upsample(scale_factor=2 if fixed else 4), nn.Conv2d(8, 4, 3, padding=1))
+    return Scaling(up, nn.MaxPool2d(2)), (torch.randn(2, 3, 16, 16),)
+
+
+@crashes("cat-mismatch", "pool", repair="padding=1 in 'pool'")
+def pooling_that_does_not_halve(fixed):
+    return Scaling(nn.ConvTranspose2d(8, 4, 2, 2), nn.MaxPool2d(3, 2, padding=1 if fixed else 0)), (torch.randn(2, 3, 16, 16),)
+
+
+class Reading(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(pool))
+        self.rnn = nn.GRU(8, 6)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        out, _ = self.rnn(self.conv(x).squeeze(2).permute(2, 0, 1))
+        return self.head(out)
+
+
+@crashes("shape-mismatch", "", repair="an input of 4 x 32")
+def text_line_that_is_too_high_to_be_squeezed(fixed):
+    return Reading((4, 2) if fixed else 2), (torch.randn(2, 1, 8, 32),)
