@@ -1,13 +1,21 @@
 """Questions that several rules ask of the evidence: where the loss is, which parameters are whose, how a module is spoken of."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.evidence.data import Evidence, Gradient, Step
 from cnnprobe.evidence.flow import Flow
 from cnnprobe.evidence.operations import FORWARDING, LOSSES, PROJECTIONS, operation, option
 from cnnprobe.trace import ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
+
+ROUTING = frozenset({"getitem", "index_select", "masked_select", "index", "gather"})  # some of the samples, by an index that was computed
+PART = 5  # a fifth of the run is its end
+PACE = 0.5  # of an even fall
+LITTLE = 0.01  # of the first loss
+MOST = 0.9  # of the steps
+ROUNDING = 1e-5  # of the first loss, a hundred times the relative precision of float32
 
 
 def spoken(evidence: Evidence, fqn: str | None) -> str:
@@ -126,6 +134,11 @@ def batch_size(evidence: Evidence) -> int | None:
     return sizes.pop() if len(sizes) == 1 and evidence.targets else None
 
 
+def is_routed(call: ModuleCall) -> bool:
+    """Whether a row takes some of its values by an index that was computed."""
+    return operation(call) in ROUTING and any(t.source is not None for t in call.inputs[1:])
+
+
 # -- parameters ------------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +165,20 @@ def warms_up(evidence: Evidence) -> bool:
     rates = [rate for o in evidence.optimizers for rate in o.rates]
     is_scheduled = "scheduler" in evidence.names or any(o.scheduled for o in evidence.optimizers)
     return is_scheduled and bool(rates) and not any(rates)
+
+
+def falls_steadily(losses: Sequence[float | None]) -> bool:
+    """Whether a loss is slow, but on its way: the last fifth of the run brings at least half of what an even pace would.
+
+    A fall of less than 1% counts only where nine steps of ten lower the loss, as small steps along its gradient do, and noise does not.
+    """
+    known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+    steps = [earlier - later for earlier, later in itertools.pairwise(known)]
+    last, fall = max(1, len(steps) // PART), sum(steps)
+    if not steps or not sum(steps[-last:]) > PACE * fall * last / len(steps):
+        return False
+    lowered = sum(step > 0 for step in steps)
+    return fall > LITTLE * abs(known[0]) or (fall > ROUNDING * abs(known[0]) and lowered >= MOST * len(steps))
 
 
 def owner(parameter: str) -> str:

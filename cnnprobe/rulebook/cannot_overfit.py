@@ -1,19 +1,16 @@
 """A model that cannot learn one batch by heart."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, option
-from cnnprobe.evidence.questions import LossCall, given_values, loss_calls, stat, warms_up
+from cnnprobe.evidence.questions import LossCall, falls_steadily, given_values, loss_calls, stat, warms_up
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
 LEAST = 50  # steps before it is judged
 SHARE = 0.5  # of the first loss
-PART = 5  # a fifth of the run is its end
-PACE = 0.5  # of an even fall
-LITTLE = 0.01  # of the first loss
 CLASSIFYING = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"})
 
 
@@ -49,7 +46,7 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
     if len(losses) < LEAST or losses[0] is None or losses[-1] is None or any(len(step.losses) != 1 for step in evidence.steps):
         return
     least = _least(evidence)
-    if least is None or warms_up(evidence) or losses[0] <= 0.1 or _still_falls(losses):
+    if least is None or warms_up(evidence) or losses[0] <= 0.1 or falls_steadily(losses):
         return
     if losses[-1] - least > SHARE * (losses[0] - least) > 0:
         yield Finding(
@@ -57,13 +54,6 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
             message=f"after {len(losses)} steps on one batch the loss is {losses[-1]:.3g}, {losses[-1] / losses[0]:.0%} of the first (more than {SHARE:.0%})",
             fix="check that labels belong to their inputs, and raise the learning rate",
         )
-
-
-def _still_falls(losses: Sequence[float | None]) -> bool:
-    """Whether the last fifth has brought at least half of what an even pace would have, in a run that has brought something."""
-    known = [loss for loss in losses if loss is not None]
-    tail = known[-1 - len(known) // PART :]
-    return known[0] - known[-1] > LITTLE * known[0] and tail[0] - tail[-1] > PACE * (known[0] - known[-1]) / PART
 
 
 def _least(evidence: Evidence) -> float | None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import given_values, loss_calls, stat
+from cnnprobe.evidence import PROJECTIONS, Evidence, operation
+from cnnprobe.evidence.questions import LossCall, given_values, loss_calls, stat, trainable
 from cnnprobe.rulebook.material import classifying, images, layers
 
 FEWEST = 4  # samples: fewer may well be of one class
@@ -35,12 +35,14 @@ def constant_targets(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the model learns to give that answer to everything; batches of one class each make it forget the others.
     What to do: look at the labels as the loader gives them: masks must not go through ToTensor, which divides by 255, and a sorted data set needs shuffle=True.
-    Known exceptions: two classes, of which one may be rare; fewer than 4 samples.
+    Known exceptions: two classes, of which one may be rare; fewer than 4 samples; scores that compare samples with each other, of which one place is always the right one (contrastive losses).
     Source: torchvision.transforms.ToTensor, "in the range [0.0, 1.0]", "target image masks" excepted.
     """
     for loss in loss_calls(evidence):
         shape = loss.prediction.shape
         if loss.operation not in ("cross_entropy", "nll_loss") or loss.target is None or not loss.target.dtype.startswith("int"):
+            continue
+        if _compares_samples(evidence, loss):
             continue
         target = given_values(evidence, loss)
         low, high = stat(target, "min"), stat(target, "max")
@@ -52,3 +54,13 @@ def constant_targets(evidence: Evidence) -> Iterator[Finding]:
                 source=loss.call.source,
             )
             return
+
+
+def _compares_samples(evidence: Evidence, loss: LossCall) -> bool:
+    """Whether the last product before the loss is one of two values, not of values and a weight."""
+    behind = loss.flow.before(loss.index)
+    products = [i for i in behind if operation(loss.flow.calls[i]) in PROJECTIONS | {"matmul", "einsum"}]
+    last = loss.flow.calls[max(products)] if products else None
+    if last is None or operation(last) in PROJECTIONS:
+        return False
+    return not any(loss.flow.outer(t).source in trainable(evidence) for t in last.inputs)

@@ -8,6 +8,7 @@ from cnnprobe.evidence import Evidence, Flow, describe, option
 from cnnprobe.rulebook.material import classifying, layers
 
 MOST = 0.8  # fraction dropped; papers use 0.1 to 0.5, at most 0.75
+NEXT_TO_ALL = 0.9  # below it a wide layer still learns, and the rate may be meant
 
 
 def _net(p: float) -> Mapping[str, Any]:
@@ -38,7 +39,7 @@ def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: torch's p is the probability to drop; elsewhere (TensorFlow 1) it was that to keep.
     What to do: use 1 - p if the rate to keep was meant.
-    Known exceptions: none.
+    Known exceptions: below 90% it is info: a wide layer learns with it.
     Source: Srivastava et al. 2014, JMLR 15, section 7.3: the best rates to keep are 0.4 to 0.8.
     """
     flow = Flow(evidence.trace)
@@ -50,6 +51,7 @@ def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
         seen.add(flow.calls[i].fqn or flow.line(i))
         yield Finding(
             module=flow.owner(i),
+            severity=Severity.INFO if rate < NEXT_TO_ALL else Severity.WARNING,
             message=f"{describe(flow.calls[i])} drops {rate:.0%} of the values (at least {MOST:.0%})",
             fix=f"if {rate:g} is what to keep, write p={1 - rate:.3g}",
             source=flow.line(i),

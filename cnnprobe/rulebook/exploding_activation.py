@@ -10,6 +10,8 @@ from cnnprobe.evidence.questions import rms, spoken, stat
 from cnnprobe.rulebook.material import classifying, layers
 
 LARGE = 1e4  # rms of a layer's output, absolute and relative to that of the model's input
+WEIGHTED = PROJECTIONS | {"matmul", "batch_norm"}
+GROWING = WEIGHTED | {"add", "mul", "relu"}
 
 
 def _net(gain: float) -> Mapping[str, Any]:
@@ -46,7 +48,7 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the loss starts huge and its gradients too; half precision overflows at 65504.
     What to do: initialise by fan-in (Kaiming), add normalisation, scale residual branches.
-    Known exceptions: none below a thousandfold growth.
+    Known exceptions: none below a thousandfold growth; numbers that no weight went into or that are held fixed, as the areas of boxes in pixels.
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2.
     """
     flow = Flow(evidence.trace)
@@ -64,7 +66,7 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
         if stat(call.outputs[0], "nan") > 0 or stat(call.outputs[0], "inf") > 0:
             return  # what is not finite comes first, and has a finding of its own
         size = rms(call.outputs[0])
-        if size > LARGE and size > LARGE * given and operation(call) in PROJECTIONS | {"add", "mul", "matmul", "relu", "batch_norm"}:
+        if size > LARGE and size > LARGE * given and operation(call) in GROWING and _is_activation(flow, i):
             yield Finding(
                 module=flow.owner(i),
                 message=f"the output of {describe(call)} has a root mean square of {size:.2g} (more than {LARGE:g}); the model's input has {given:.2g}",
@@ -72,3 +74,10 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
                 source=call.source,
             )
             return
+
+
+def _is_activation(flow: Flow, index: int) -> bool:
+    """Whether the values have come through weights, and the gradient of these through them: not coordinates, areas, or targets."""
+    layers = [flow.calls[i] for i in flow.before(index) | {index} if operation(flow.calls[i]) in WEIGHTED]
+    learns = any(info.requires_grad for call in layers for info in call.outputs)
+    return bool(layers) and (not learns or flow.calls[index].outputs[0].requires_grad)

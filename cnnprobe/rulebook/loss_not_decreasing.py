@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import ARRANGING, Evidence, Flow, operation
-from cnnprobe.evidence.questions import owner, trainable, warms_up
+from cnnprobe.evidence.questions import falls_steadily, owner, trainable, warms_up
 from cnnprobe.rulebook.material import classifying, perceptron
 from cnnprobe.trace import TensorInfo
 
@@ -37,13 +37,13 @@ def loss_not_decreasing(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: a small enough step along the gradient always lowers the loss of its own batch.
     What to do: see the findings that explain it; else lower the learning rate, then look at what the loss is made of.
-    Known exceptions: fewer than 20 steps, loops with several losses, losses near 0, a learning rate that a scheduler has yet to raise from 0; losses that depend on what gets no gradient and moves all the same: values of a trained layer that are detached, or a state that the forward keeps (a queue, the mean of a teacher).
+    Known exceptions: fewer than 20 steps, loops with several losses, losses near 0, a loss that nearly every step lowers and that does not slow down, as a small learning rate makes it, a learning rate that a scheduler has yet to raise from 0; losses that depend on what gets no gradient and moves all the same: values of a trained layer that are detached, or a state that the forward keeps (a queue, the mean of a teacher).
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
     if len(losses) < LEAST or any(len(step.losses) != 1 for step in evidence.steps) or losses[0] is None or losses[-1] is None:
         return
-    if warms_up(evidence) or evidence.probes.keeps_state or _chases(evidence):
+    if warms_up(evidence) or evidence.probes.keeps_state or falls_steadily(losses) or _chases(evidence):
         return
     if abs(losses[0]) > 1e-2 and not losses[-1] < losses[0] - FALL * abs(losses[0]):
         yield Finding(

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import spoken
+from cnnprobe.evidence import Evidence, Flow, Hidden, operation
+from cnnprobe.evidence.questions import spoken, traces
 from cnnprobe.rulebook.material import classifying
+from cnnprobe.trace import ModuleCall
+
+COPYING = frozenset({"as_tensor", "tensor", "new_tensor", "cuda", "cpu", "type_as", "copy"})  # to the device that is asked for
 
 
 def _net(registered: bool) -> Mapping[str, Any]:
@@ -45,14 +48,50 @@ def unregistered_tensor(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: .to(device) and .half() leave it where it is, and state_dict() does not save it.
     What to do: self.register_buffer(name, tensor).
-    Known exceptions: a tensor that the forward itself replaces (a state, a cache).
+    Known exceptions: a tensor that the forward itself replaces (a state, a cache), or moves to the device of what it is combined with; a single number, which any device takes, is info.
     Source: torch.nn.Module.register_buffer.
     """
-    for hidden in evidence.hidden:
-        if hidden.kind == "tensor" and hidden.used and hidden.stable:
+    found = [h for h in evidence.hidden if h.kind == "tensor" and h.used and h.stable]
+    names = {_fqn(h) for h in found}
+    flows = [Flow(trace) for trace in traces(evidence)] if found else []
+    for hidden in found:
+        if any(_meets_others(flow, _fqn(hidden), names) for flow in flows):
             base = hidden.name.partition("[")[0]
             yield Finding(
                 module=hidden.owner,
+                severity=Severity.WARNING if hidden.shape else Severity.INFO,
                 message=f"{spoken(evidence, hidden.owner)}.{hidden.name}, of shape {hidden.shape}, is used but is neither a parameter nor a buffer",
                 fix=f'self.register_buffer("{base}", ...) in place of self.{base} = ...',
             )
+
+
+def _fqn(hidden: Hidden) -> str:
+    return f"{hidden.owner}.{hidden.name}" if hidden.owner else hidden.name
+
+
+def _meets_others(flow: Flow, name: str, names: set[str]) -> bool:
+    """Whether values of the tensor are combined with some of the model or its inputs before the forward moves them to where those are."""
+    constant: set[int] = set()  # rows that only such tensors went into
+    own: set[int] = set()  # those of them that this one went into
+    for i in flow.primitives():
+        call = flow.calls[i]
+        kept = [t.source in constant or t.source in names for t in call.inputs]
+        is_own = any(t.source in own or t.source == name for t in call.inputs)
+        if not call.inputs and "device" not in call.arguments:
+            constant.add(i)  # made where torch makes what no device is said of, as the tensor was
+        if _is_moved(call) or not any(kept):
+            continue
+        if is_own and not all(kept):
+            return True
+        if all(kept):
+            constant.add(i)
+            own |= {i} if is_own else set()
+    return False
+
+
+def _is_moved(call: ModuleCall) -> bool:
+    """Whether the row puts its first tensor on a device that is named, or on that of another one."""
+    if operation(call) != "to":
+        return operation(call) in COPYING
+    given = [str(value) for value in call.arguments.values()]
+    return len(call.inputs) > 1 or any(not value.startswith("torch.") and value not in ("True", "False") for value in given)

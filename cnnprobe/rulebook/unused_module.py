@@ -1,15 +1,14 @@
 """A module that is registered and never called."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, operation, sources_read
-from cnnprobe.evidence.questions import called, complete, owner, reached, spoken, traces
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation_of_module, sources_read
+from cnnprobe.evidence.questions import called, complete, is_routed, owner, reached, spoken, traces
 from cnnprobe.rulebook.material import classifying
-from cnnprobe.trace import ModuleInfo
-
-ROUTING = frozenset({"getitem", "index_select", "masked_select", "index", "gather"})  # some of the samples, by an index that was computed
+from cnnprobe.trace import ModuleInfo, TensorInfo
 
 
 def _net(used: bool) -> Mapping[str, Any]:
@@ -52,41 +51,26 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the forward is not the network that the constructor describes.
     What to do: call it in the forward, or remove it.
-    Known exceptions: containers; modules that are used through their weights; parts that only train or only eval mode calls; without parameters it is info, as are experts that got no sample of this batch, and members of a ModuleDict of which another was called.
+    Known exceptions: containers; modules that are used through their weights; parts that only train or only eval mode calls; without parameters it is info, as are experts that got no sample of this batch, members of a ModuleDict of which another was called, and, where only the forward is seen, whole networks beside it (a decoder, a critic).
     Source: the registry of torch.nn.Module against its recorded calls.
     """
     if not complete(evidence) or not any(c.fqn is not None for c in evidence.trace.calls):
         return
-    used = called(evidence)
-    read = set().union(*(sources_read(trace) for trace in traces(evidence))) | (reached(evidence) or frozenset())
-    used_owners = {owner(name) for name in read}
-    by_name = {m.fqn: m for m in evidence.trace.modules}
     used_kinds = _chosen_among(evidence)
-    idle: list[str] = []
     bare: list[ModuleInfo] = []
-    for module in evidence.trace.modules:
-        below = [m for m in by_name if m == module.fqn or m.startswith(module.fqn + ".")] if module.fqn else list(by_name)
-        names = {*module.aliases, module.fqn}
-        if (
-            names & used
-            or module.is_container
-            or any(m in used or m in used_owners for m in below)
-            or any(_is_inside(module.fqn, i) for i in idle)
-        ):
-            continue
-        if "parametrizations" in module.fqn or _belongs_to_stock(module.fqn, by_name):
-            continue
-        idle.append(module.fqn)
+    for module in _idle(evidence):
         owned = [p for p in evidence.trace.parameters if p.kind == "parameter" and p.fqn.startswith(module.fqn + ".")]
         if not owned:
             bare.append(module)
             continue
-        alive = any(p.trainable for p in owned)
+        doubtful = not any(p.trainable for p in owned) or any(_is_inside(module.fqn, c) for c in used_kinds)
+        elsewhere = not any(step.losses for step in evidence.steps) and _is_network(evidence, module)
         yield Finding(
             module=module.fqn,
-            severity=Severity.WARNING if alive and not any(_is_inside(module.fqn, c) for c in used_kinds) else Severity.INFO,
-            message=f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} parameters, but was called 0 times",
-            fix="call it in the forward, or remove it",
+            severity=Severity.INFO if doubtful or elsewhere else Severity.WARNING,
+            message=f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} parameters, but "
+            + ("nothing in it was called" if module.is_container else "was called 0 times"),
+            fix="call it in the forward, or remove it" + ("; if the training step calls it, pass train_step" if elsewhere else ""),
         )
     if bare:
         yield Finding(
@@ -95,6 +79,42 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
             message=f"{len(bare)} modules without parameters were called 0 times (the first is {spoken(evidence, bare[0].fqn)}, {bare[0].kind})",
             fix="call them in the forward, or remove them",
         )
+
+
+def _idle(evidence: Evidence) -> list[ModuleInfo]:
+    """The modules of which nothing was called or read, without those inside another such one."""
+    used = called(evidence)
+    read = set().union(*(sources_read(trace) for trace in traces(evidence))) | (reached(evidence) or frozenset())
+    used_owners = {owner(name) for name in read}
+    by_name = {m.fqn: m for m in evidence.trace.modules}
+    alive = {f for m in evidence.trace.modules for f in (m.fqn, *_above(m.fqn)) if {*m.aliases, m.fqn} & used or m.fqn in used_owners}
+    idle: list[ModuleInfo] = []
+    for module in evidence.trace.modules:
+        is_empty = module.is_container and not any(_is_inside(m, module.fqn) for m in by_name)
+        if not module.fqn or module.fqn in alive or is_empty or any(_is_inside(module.fqn, i.fqn) for i in idle):
+            continue
+        if "parametrizations" not in module.fqn and not _belongs_to_stock(module.fqn, by_name):
+            idle.append(module)
+    return idle
+
+
+def _is_network(evidence: Evidence, module: ModuleInfo) -> bool:
+    """Whether it is one of several layers that takes what the model takes or gives, or gives what it takes: a decoder, a critic, a teacher."""
+    layers = [m.config for m in evidence.trace.modules if _is_inside(m.fqn, module.fqn) and operation_of_module(m) in PROJECTIONS]
+    if len(layers) < 2:
+        return False
+    outputs = [info for i in Flow(evidence.trace).roots() for info in evidence.trace.calls[i].outputs]
+    given, made = _widths(evidence.inputs), _widths(outputs)
+    first, last = layers[0], layers[-1]
+    takes = first.get("in_channels", first.get("in_features"))
+    return takes in given | made or last.get("out_channels", last.get("out_features")) in given
+
+
+def _widths(infos: Iterable[TensorInfo]) -> set[int]:
+    """The channels of images, the features of rows and sequences, and of what is flattened."""
+    return {
+        size for info in infos if len(info.shape) > 1 for size in (info.shape[-1 if len(info.shape) == 3 else 1], math.prod(info.shape[1:]))
+    }
 
 
 def _is_inside(fqn: str, other: str) -> bool:
@@ -119,11 +139,7 @@ def _chosen_among(evidence: Evidence) -> set[str]:
             if holder is None:
                 continue
             maker = flow.producer(flow.data(i))
-            routed = (
-                maker is not None
-                and operation(flow.calls[maker]) in ROUTING
-                and any(t.source is not None for t in flow.calls[maker].inputs[1:])
-            )
+            routed = maker is not None and is_routed(flow.calls[maker])
             if kinds[holder] == "ModuleDict" or routed:
                 found.add(holder)
     return found

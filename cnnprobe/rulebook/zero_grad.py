@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, Step, describe, operation
-from cnnprobe.evidence.questions import owner, spoken, stat, topmost, trainable, zero
+from cnnprobe.evidence import LOSSES, Evidence, Flow, Step, describe, operation
+from cnnprobe.evidence.questions import is_routed, owner, spoken, stat, topmost, trainable, zero
 from cnnprobe.rulebook.material import classifying
 
 STEPWISE = frozenset({"round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside"})  # constant but for jumps: derivative 0
@@ -51,7 +51,7 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: it is connected to the loss and still cannot learn: something on the way has derivative zero.
     What to do: look behind it for dead ReLUs, sign, round, comparisons, a multiplication by zero, a softmax over one value; where no weight has a gradient, look in the loss.
-    Known exceptions: heads and branches that start at zero, which let a gradient through after one step.
+    Known exceptions: heads and branches that start at zero, which let a gradient through after one step; as info, parts of which a computed index chose nothing in this batch, as the boxes of a detector.
     Source: the gradients of the observed steps.
     """
     steps = [s for s in evidence.steps if s.gradients]
@@ -64,11 +64,34 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
     if not alive or not any(change > 0 for s in evidence.steps for change in s.changes.values()):
         return
     for module in topmost({owner(n) for n in names}, evidence.trace)[:3]:
+        unchosen = _is_unchosen(Flow(steps[0].trace), module, set(alive))
         yield Finding(
             module=module,
-            message=f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in {len(steps)} of {len(steps)} steps",
+            severity=Severity.INFO if unchosen else Severity.WARNING,
+            message=f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in {len(steps)} of {len(steps)} steps"
+            + (": an index that is computed chose nothing of what they put out" if unchosen else ""),
             fix="look behind it for an operation with derivative zero: a dead ReLU, sign, round, argmax, a product with 0",
         )
+
+
+def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:
+    """Whether everything that the module puts out, with no weight after it that learns, goes through a choice of values by a computed index."""
+    inside = module + "."
+    stack = [i for i, c in enumerate(flow.calls) if c.fqn is not None and (c.fqn == module or c.fqn.startswith(inside))]
+    stack += [i for i in flow.primitives() if any(isinstance(t.source, str) and t.source.startswith(inside) for t in flow.calls[i].inputs)]
+    seen, chosen = set(stack), False
+    while stack:
+        for reader in flow.readers.get(stack.pop(), ()):
+            call = flow.calls[reader]
+            if is_routed(call) or reader in seen:
+                chosen |= is_routed(call)
+                continue
+            learns = any(name.rpartition(".")[0] == call.fqn for name in alive) or any(t.source in alive for t in call.inputs)
+            if learns or operation(call) in LOSSES:
+                return False
+            seen.add(reader)
+            stack.append(reader)
+    return chosen
 
 
 def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
