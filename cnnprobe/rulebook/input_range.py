@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe
+from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
 from cnnprobe.evidence.questions import input_stats, rms, stat, variable
 from cnnprobe.rulebook.material import classifying, images, perceptron
+from cnnprobe.trace import ModuleCall
 
 LARGE = 20.0  # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0, 255] about 130
 SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002
@@ -53,12 +54,14 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: torch's initialisations assume inputs of about unit variance.
     What to do: x / 255, then subtract mean and divide by std.
-    Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the first weights; token indices.
+    Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the first weights, also in eval mode before it has seen a batch; token indices.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
     """
     flow = Flow(evidence.trace)
     first = next(flow.primitives(PROJECTIONS | {"rnn"}), None)
     if first is None or not flow.calls[first].inputs:
+        return
+    if any(_is_untrained_norm(evidence, flow.calls[i]) for i in flow.before(first)):
         return
     info = input_stats(flow, flow.calls[first].inputs[0])
     given = flow.outer(flow.calls[first].inputs[0])
@@ -75,3 +78,9 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
             if size <= 255 and size < LARGE
             else "divide by 255 and standardise: (x / 255 - mean) / std",
         )
+
+
+def _is_untrained_norm(evidence: Evidence, call: ModuleCall) -> bool:
+    """Whether the row is a BatchNorm whose running statistics are still those that it was built with."""
+    tracked = evidence.values.get(f"{call.fqn}.num_batches_tracked") if operation(call) == "batch_norm" else None
+    return tracked is not None and tracked.high == 0

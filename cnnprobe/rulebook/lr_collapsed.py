@@ -1,10 +1,11 @@
 """A scheduler that counts batches as epochs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
+from cnnprobe.evidence import Evidence, Step
 from cnnprobe.rulebook.material import perceptron, stepping
 
 COLLAPSED = 1.1e-3  # of the first rate, after 100 batches: an epoch of most data sets is longer
@@ -48,11 +49,13 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training ends in the first epoch.
     What to do: call scheduler.step() once an epoch, outside the loop over the batches.
-    Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are given in batches.
+    Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are given in batches; a train_step that is an epoch, with more steps of the optimizer than of the scheduler.
     Source: torch.optim, "How to adjust learning rate".
     """
     rates = [e.rate for step in evidence.steps for e in step.events if e.kind == "schedule" and e.rate is not None]
     if evidence.collapse is None or evidence.collapse > COLLAPSED or not rates:
+        return
+    if any(_is_epoch(step) for step in evidence.steps):
         return
     name = next(e.subject for step in evidence.steps for e in step.events if e.kind == "schedule")
     yield Finding(
@@ -60,3 +63,10 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
         message=f"{name}.step() is called with every batch: after 100 more the learning rate is {evidence.collapse:.1e} of the first one (less than 1e-3)",
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
     )
+
+
+def _is_epoch(step: Step) -> bool:
+    """Whether the scheduler steps, and the optimizer more often."""
+    made = Counter((e.kind, e.subject) for e in step.events)
+    steps, schedules = (max((n for (k, _), n in made.items() if k == kind), default=0) for kind in ("step", "schedule"))
+    return 0 < schedules < steps

@@ -94,3 +94,25 @@ class Contrast(nn.Module):
 @design
 def contrast_of_which_the_first_is_always_right():
     return classifier(Contrast(), inputs=(images(), images().flip(3)), targets=torch.zeros_like(labels()))
+
+
+@design
+def raw_pixels_before_a_norm_that_has_seen_none():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 4))
+    return {"model": model.eval(), "inputs": (images() * 64 + 128).clamp(0, 255).round()}
+
+
+@design
+def whole_epoch_with_one_step_of_the_scheduler():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=5, gamma=0.5)
+
+    def epoch(x, y):
+        for part in range(0, len(x), 2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[part : part + 2]), y[part : part + 2]).backward()
+            optimizer.step()
+        scheduler.step()
+
+    return classifier(model, optimizer=optimizer, scheduler=scheduler, train_step=epoch)
