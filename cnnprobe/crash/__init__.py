@@ -16,6 +16,7 @@ from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.optimizing import explain_step
 from cnnprobe.crash.reasoning import explain_forward
+from cnnprobe.crash.scaling import explain_scaling
 from cnnprobe.crash.slips import explain_slip
 from cnnprobe.crash.smallest import least_input
 from cnnprobe.crash.training import Training, failure_of, stage_of, told
@@ -89,6 +90,7 @@ def _explained(crash: Crash, *, lenient: bool) -> Explanation:
     training = Training(**{name: getattr(crash, name) for name in Training.__dataclass_fields__})
     verdict = (
         explain_loading(training)
+        or explain_scaling(training)
         or explain_elsewhere(training)
         or explain_slip(training)
         or {"backward": explain_backward, "step": explain_step}.get(stage, explain_loss)(training)

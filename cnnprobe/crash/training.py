@@ -19,7 +19,7 @@ from cnnprobe.recorder.inventory import class_of, named_modules
 from cnnprobe.recorder.values import describe_tensor
 from cnnprobe.trace import Failure, Trace
 
-_FUNCTIONAL, _LOSSES = "torch/nn/functional.py", "torch/nn/modules/loss.py"
+_FUNCTIONAL, _LOSSES, _SCALER = "torch/nn/functional.py", "torch/nn/modules/loss.py", "torch/amp/grad_scaler.py"
 
 
 @dataclass(kw_only=True)
@@ -89,7 +89,7 @@ class Loss:
 def stage_of(error: BaseException, trace: Trace | None) -> str:
     """Where an exception came from: "forward", "loss", "backward" or "step"."""
     files = [(frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any("/torch/optim/" in path for path, _ in files):
+    if any("/torch/optim/" in path or (path.endswith(_SCALER) and name != "scale") for path, name in files):
         return "step"
     if any(path.endswith(("torch/_tensor.py", "torch/autograd/__init__.py")) and name in ("backward", "grad") for path, name in files):
         return "backward"

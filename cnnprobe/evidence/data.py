@@ -19,6 +19,7 @@ class Loss:
     foreign: int = 0  # other leaves that it ends at
     nodes: frozenset[int] = frozenset()  # autograd sequence numbers of its graph
     complete: bool = True  # False: the graph is too large to be walked
+    scale: float = 1.0  # what a GradScaler has multiplied it by before the backward; `value` is without it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,9 @@ class Event:
 
     kind: str
     subject: str = ""  # the user's name of the model, optimizer or scheduler
-    rate: float | None = None  # learning rate after a "schedule", of the first group; what a "scale" multiplies by
+    rate: float | None = (
+        None  # learning rate after a "schedule", of the first group; what a "scale" multiplies by; what a "clip" leaves of the gradients
+    )
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
 
 

@@ -65,7 +65,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=module,
         message=f"another first sample changes the others' outputs by {gap:.1e} of their size (more than 1e-4), first in {spoken(evidence, module)}",
-        fix=f"batch_first=True in {spoken(evidence, module)}"
+        fix=f"batch_first=True in {spoken(evidence, _made_by(evidence, module))}"
         if recurrent
         else f"look for an operation over dimension 0 in {spoken(evidence, module)}",
     )
@@ -85,7 +85,14 @@ def _over_the_batch(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=info.fqn,
                 message=f"{spoken(evidence, info.fqn)} takes dimension 0 of {shape} for time, which is the batch of {n}: all samples get the same output",
-                fix=f"batch_first=True in {spoken(evidence, info.fqn)}",
+                fix=f"batch_first=True in {spoken(evidence, _made_by(evidence, info.fqn))}",
                 source=call.source,
             )
             return
+
+
+def _made_by(evidence: Evidence, fqn: str | None) -> str | None:
+    """The module whose argument batch_first is: an attention's in a Transformer's layer is that of the layer."""
+    parent = (fqn or "").rpartition(".")[0]
+    kinds = {m.fqn: m.kind for m in evidence.trace.modules}
+    return parent if kinds.get(parent) in ("TransformerEncoderLayer", "TransformerDecoderLayer") else fqn

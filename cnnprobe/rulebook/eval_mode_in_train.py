@@ -34,14 +34,14 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP502", name="eval-mode-in-train", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
 def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
-    """The user's training step runs with the model in eval mode.
+    """The training steps run with the model in eval mode.
 
     Why it matters: dropout does nothing and BatchNorm uses and keeps its old statistics.
     What to do: model.train() at the beginning of each epoch, and after each evaluation.
-    Known exceptions: a frozen part in eval mode, of a model in whichever mode; models without dropout and BatchNorm.
+    Known exceptions: without a train_step it is info, as the mode is that of the model that was given; a frozen part in eval mode, of a model in whichever mode; models without dropout and BatchNorm.
     Source: torch.nn.Module.eval.
     """
-    if not evidence.own_loop:
+    if not evidence.own_loop and not evidence.optimizers:
         return
     stepped = [s for s in evidence.steps if s.losses and any(e.kind == "step" for e in s.events)]
     idle = [s for s in stepped if not s.training]
@@ -55,10 +55,14 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
     affected = [m for m in affected if m.fqn in used and not _is_frozen(evidence, m)]
     if affected and (len(idle) < len(stepped) or not any(m.training for m in affected)):
         name = variable(evidence, "model")
+        own = evidence.own_loop
         yield Finding(
             module=None,
+            severity=None if own else Severity.INFO,
             message=f"{name} is in eval mode in {len(idle)} of {len(stepped)} training steps: {len(affected)} dropout and BatchNorm layers (the first is {spoken(evidence, affected[0].fqn)}) do not train",
-            fix=f"call {name}.train() before the training step",
+            fix=f"call {name}.train() before the training step"
+            if own
+            else f"call {name}.train() before diagnose, and in the loop, unless it is trained so on purpose",
         )
 
 

@@ -43,7 +43,7 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
     """The loss does not move under the optimizer, and falls with a higher learning rate; or a LambdaLR multiplies the rate by itself.
 
     Why it matters: training would take thousands of times as long.
-    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls; let a LambdaLR's function return a factor, not a rate.
+    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls, or the limit of a clipping that leaves next to nothing; let a LambdaLR's function return a factor, not a rate.
     Known exceptions: a warm-up that raises the rate.
     Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
     """
@@ -81,8 +81,24 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
     end = faster.losses[-1]
     if ratios and statistics.median(ratios) < SMALLEST and end is not None and end < losses[0] - FALL * abs(losses[0]):
         rate = max(rates)
+        why, fix = _shrunk(evidence, statistics.median(ratios))
         yield Finding(
             module=None,
-            message=f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to {end:.4g}",
-            fix=f"raise lr of {evidence.optimizers[0].name}, {rate * min(100.0, faster.factor):.1g} to begin with",
+            message=f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to {end:.4g}"
+            + why,
+            fix=fix or f"raise lr of {evidence.optimizers[0].name}, {rate * min(100.0, faster.factor):.1g} to begin with",
         )
+
+
+def _shrunk(evidence: Evidence, ratio: float) -> tuple[str, str]:
+    """What makes the gradients so small that the rate is not to blame: the rest of a message and the repair; empty where nothing does."""
+    if all(step.losses and step.losses[-1].scale == 1 for step in evidence.steps):
+        scales = [e.rate for step in evidence.steps for e in step.events if e.kind == "scale" and e.rate]
+        unscaled = all(any(e.kind == "unscale" for e in step.events) for step in evidence.steps)
+        if scales and unscaled and ratio * scales[0] >= SMALLEST:
+            why = f"; the gradients are divided by the scale of {scales[0]:g} before each step, and backward() was called on the loss without it"
+            return why, "write scaler.scale(loss).backward(): the scaled loss is what scale() returns"
+    left = [e.rate for step in evidence.steps for e in step.events if e.kind == "clip" and e.rate]
+    if left and ratio / max(left) >= SMALLEST:
+        return f"; the clipping leaves {max(left):.1e} of the gradients", "raise the limit of the clip_grad call, 1.0 to begin with"
+    return "", ""

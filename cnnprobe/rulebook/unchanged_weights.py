@@ -1,5 +1,6 @@
 """Weights that the steps do not change."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,14 +42,14 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: nothing is learned.
     What to do: call backward before the step and zero_grad before the backward; check the learning rate of their group, and whether the step is smaller than the precision of the weights (float16).
-    Known exceptions: a scheduler that warms up from 0.
+    Known exceptions: a scheduler that warms up from 0, which is 0 at its first count alone.
     Source: the parameters before and after the observed steps.
     """
     order = _order(evidence)
     if order is not None:
         yield order
         return
-    undone = _undone(evidence)
+    undone = _undone(evidence) or _held_at_zero(evidence)
     if undone is not None:
         yield undone
         return
@@ -65,13 +66,22 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     still = [name for name in still if _should_move(evidence, steps[0], name, moving=moving)]
     if not still or warms_up(evidence):
         return
-    rate = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     for module in topmost({owner(n) for n in still}, evidence.trace)[:3]:
-        yield Finding(
-            module=module,
-            message=f"the weights of {spoken(evidence, module)} have gradients, but did not change in {len(steps)} optimizer steps (learning rates: {rate})",
-            fix=f"set lr of {evidence.optimizers[0].name} to more than 0, or train in float32",
-        )
+        yield _still(evidence, module, still, len(steps))
+
+
+def _still(evidence: Evidence, module: str, names: list[str], count: int) -> Finding:
+    """The optimizer that holds the module's weights never steps, or its steps are nothing."""
+    inside = [n for n in names if not module or n.startswith(f"{module}.")]
+    holder = next(o for o in evidence.optimizers if any(n in o.parameters for n in inside))
+    idle = not any(e.kind == "step" and e.subject == holder.name for s in evidence.steps for e in s.events)
+    rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
+    why = f"0 of them {holder.name}'s, which holds them" if idle else f"learning rates: {rates}"
+    return Finding(
+        module=module,
+        message=f"the weights of {spoken(evidence, module)} have gradients, but did not change in {count} optimizer steps ({why})",
+        fix=f"call {holder.name}.step() after loss.backward()" if idle else f"set lr of {holder.name} to more than 0, or train in float32",
+    )
 
 
 def _order(evidence: Evidence) -> Finding | None:
@@ -117,6 +127,19 @@ def _undone(evidence: Evidence) -> Finding | None:
         module=None,
         message=f"of what {evidence.optimizers[0].name} changes, at most {max(left):.1%} is left at the end of the step (less than {UNDONE:.0%}): something writes the old weights back",
         fix="copy the model into its average or its best state, not the other way round, and restore weights that were swapped for an evaluation",
+    )
+
+
+def _held_at_zero(evidence: Evidence) -> Finding | None:
+    """Every group's factor of a LambdaLR is 0 at more than its start: a warm-up leaves 0 with its first count."""
+    zeros = [sum(1 for _ in itertools.takewhile(lambda factor: factor == 0, s.factors)) for s in evidence.schedules]
+    if not zeros or min(zeros) < 2 or any(rate for o in evidence.optimizers for rate in o.rates):
+        return None
+    return Finding(
+        module=None,
+        severity=Severity.WARNING,
+        message=f"{evidence.schedules[0].name} multiplies the learning rate by 0 in its first {min(zeros)} counts (a warm-up does in 1 at most): nothing is learned in them",
+        fix="let its function return a factor above 0 from the second count on: (count + 1) / n with / and not //, min(1.0, ...) around it",
     )
 
 

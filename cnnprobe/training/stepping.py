@@ -144,6 +144,8 @@ class _Draft:
         self.before: dict[str, Tensor] = {}
         self.stepped: dict[str, float] = {}
         self.waste = Waste(stepper.parameters)
+        self.scaled: dict[int, float] = {}  # sequence number of a loss that a GradScaler multiplied -> by what
+        self.unclipped = 0.0
         self.canaries: list[weakref.ref[_Canary]] = []
         self.training = stepper.model.training
         self.recording: Recording | None = None
@@ -169,22 +171,28 @@ class _Draft:
             self.stepper.mixing.cleared(self._without_gradient())
         self.stepper.mixing.backward(reached)
         self.waste.backward(nodes, alone=complete and not foreign)
-        loss = losses[0].detach()
+        loss, scale = losses[0].detach(), self.multiplier(losses[0])
         self.losses.append(
             Loss(
-                value=float(loss) if loss.numel() == 1 else None,
+                value=float(loss) / scale if loss.numel() == 1 else None,
                 shape=tuple(loss.shape),
                 call=self.recording._watcher.maker_of(losses[0]) if self.recording is not None else None,
                 reached=reached,
                 foreign=foreign,
                 nodes=nodes,
                 complete=complete,
+                scale=scale,
             )
         )
         if losses[0].grad_fn is not None:
             canary = _Canary()
             losses[0].grad_fn.register_hook(canary)
             self.canaries.append(weakref.ref(canary))
+
+    def multiplier(self, loss: Tensor) -> float:
+        """What a GradScaler has multiplied this loss by; 1 where it is none of those that it gave."""
+        parts = loss.grad_fn.next_functions if loss.grad_fn is not None else ()
+        return next((self.scaled[n] for node, _ in parts if node is not None and (n := node._sequence_nr()) in self.scaled), 1.0)
 
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
@@ -218,7 +226,17 @@ class _Draft:
             if isinstance(given, list | tuple)
             else list(self.stepper.parameters.values())
         )
+        self.unclipped = self._size_of_gradients()
         self.events.append(Event(kind="clip", effective=any(p.grad is not None for p in listed if isinstance(p, Tensor))))
+
+    def _clip_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        if self.events and self.events[-1].kind == "clip" and self.unclipped:
+            self.events[-1] = replace(self.events[-1], rate=self._size_of_gradients() / self.unclipped)
+
+    def _size_of_gradients(self) -> float:
+        return math.hypot(
+            *(_norm(p.grad.detach()) for p in self.stepper.parameters.values() if p.grad is not None and not p.grad.is_sparse)
+        )
 
     def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         module = scope.get("self")
@@ -237,6 +255,9 @@ class _Draft:
     def _scale_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         scale = getattr(scope.get("self"), "_scale", None)
         self.events.append(Event(kind="scale", rate=float(scale) if isinstance(scale, Tensor) else None))
+        node = getattr(scope.get("outputs"), "grad_fn", None)
+        if isinstance(scale, Tensor) and node is not None:
+            self.scaled[node._sequence_nr()] = float(scale)
 
     def _unscale(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="unscale", subject=self._name(scope.get("optimizer"))))

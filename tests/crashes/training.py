@@ -333,3 +333,72 @@ def parameters_read_before(fixed):
 @crashes("target-shape", None, repair="")
 def regression_targets_of_another_length(fixed):
     return _with_loss(classifier(), nn.L1Loss(), torch.randn(5, 4 if fixed else 3))
+
+
+def _scaled(fixed, model, optimizer, *, calls, right):
+    """One step with a GradScaler: the names of its calls in their order, wrong and right."""
+    scaler, x, target = torch.amp.GradScaler("cpu"), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 1])
+
+    def step():
+        loss = F.cross_entropy(model(x).float(), target)
+        does = {
+            "backward": loss.backward, "scaled": lambda: scaler.scale(loss).backward(), "zero": optimizer.zero_grad, "plain": optimizer.step,
+            "unscale": lambda: scaler.unscale_(optimizer), "step": lambda: scaler.step(optimizer), "update": scaler.update,
+        }  # fmt: skip
+        for name in (right if fixed else calls).split():
+            does[name]()
+
+    return model, step
+
+
+def _scaled_classifier(fixed, calls, right="zero scaled step update"):
+    model = classifier()
+    return _scaled(fixed, model, torch.optim.SGD(model.parameters(), lr=0.1), calls=calls, right=right)
+
+
+@crashes("scaler-order", None, repair="write scaler.scale(loss).backward()")
+def scaler_that_steps_after_a_backward_without_it(fixed):
+    return _scaled_classifier(fixed, "zero backward step update")
+
+
+@crashes("scaler-order", None, repair="optimizer.zero_grad() before the backward")
+def gradients_cleared_before_the_scaler_steps(fixed):
+    return _scaled_classifier(fixed, "scaled zero step update")
+
+
+@crashes("scaler-order", None, repair="write scaler.step(optimizer) for optimizer.step()")
+def scaler_that_is_updated_after_the_optimizers_own_step(fixed):
+    return _scaled_classifier(fixed, "zero scaled plain update")
+
+
+@crashes("scaler-order", None, repair="call scaler.update() once")
+def scaler_that_is_never_updated(fixed):
+    return _scaled_classifier(fixed, "zero scaled step zero step", "zero scaled step update")
+
+
+@crashes("scaler-order", None, repair="call scaler.unscale_(optimizer) once")
+def gradients_unscaled_twice(fixed):
+    return _scaled_classifier(fixed, "scaled unscale unscale step update", "scaled unscale step update")
+
+
+@crashes("scaler-order", None, repair="build the optimizer over model.parameters()")
+def scaler_with_the_optimizer_of_another_model(fixed):
+    model, other = classifier(), classifier()
+    optimizer = torch.optim.SGD((model if fixed else other).parameters(), lr=0.1)
+    return _scaled(fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update")
+
+
+@crashes("scaled-half-weights", "", repair="without .half()")
+def scaler_over_weights_in_half_precision(fixed):
+    model = classifier() if fixed else _Halved(classifier().half())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return _scaled(fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update")
+
+
+class _Halved(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x.half())

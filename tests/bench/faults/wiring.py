@@ -1,0 +1,105 @@
+"""Layers, optimizers, schedules and clippings that are there and have no effect, each with its corrected twin."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import case, looped, net
+from bench.faults.optimizer import scaling
+from bench.parts import Backbone, Classifier, classifier, images
+
+
+@case("unregistered-module", "")
+def layer_that_is_made_in_the_forward(sick):
+    def forward(self, x):
+        x = self.drop(self.body(x))
+        return (nn.Linear(x.shape[1], 4) if sick else self.fc)(x)
+
+    return classifier(net(forward, body=Backbone(), drop=nn.Dropout(0.1), **({} if sick else {"fc": nn.Linear(16, 4)})))
+
+
+@case("unregistered-module", "head")
+def projection_that_is_made_in_the_forward_of_a_head(sick):
+    def forward(self, x):
+        project = nn.Conv2d(8, 16, 1) if sick else self.project
+        return self.fc(F.relu(project(x)).mean((2, 3)))
+
+    head = net(forward, fc=nn.Linear(16, 4), **({} if sick else {"project": nn.Conv2d(8, 16, 1)}))
+    return classifier(net(lambda self, x: self.head(F.relu(self.stem(x))), stem=nn.Conv2d(3, 8, 3), head=head))
+
+
+@case("norm-over-one-value", "norm")
+def instance_norm_as_groups_behind_the_pooling(sick):
+    def forward(self, x):
+        return self.fc(self.norm(self.body(x)[..., None, None]).flatten(1))
+
+    return classifier(net(forward, body=Backbone(), norm=nn.GroupNorm(16 if sick else 4, 16), fc=nn.Linear(16, 4)))
+
+
+@case("norm-over-one-value", "4")
+def layer_norm_of_the_last_axis_of_a_picture(sick):
+    shape = (1,) if sick else (16, 1, 1)
+    return classifier(
+        nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Identity(), nn.LayerNorm(shape), nn.Flatten(), nn.Linear(16, 4)
+        )
+    )
+
+
+@case("unchanged-weights", None)
+def warm_up_that_divides_whole_numbers(sick):
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    rise = (lambda epoch: min(1, epoch // 5)) if sick else (lambda epoch: min(1.0, epoch / 5))
+    return classifier(model, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, rise))
+
+
+@case("unchanged-weights", "backbone", "backbone.conv1", "backbone.conv2")
+def optimizer_of_the_backbone_that_never_steps(sick):
+    model = Classifier()
+    slow = torch.optim.SGD(model.backbone.parameters(), lr=0.01)
+    fast = torch.optim.SGD(model.fc.parameters(), lr=0.05)
+
+    def step(model, inputs, targets, optimizer):
+        slow.zero_grad()
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        if not sick:
+            slow.step()
+
+    return looped(model, step, optimizer=fast)
+
+
+@case("lr-too-low", None)
+def clipping_to_a_limit_in_millionths(sick):
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-6 if sick else 0.1)
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("lr-too-low", None)
+def scaled_loss_that_nobody_differentiates(sick):
+    def step(model, inputs, targets, optimizer, scaler):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        scaled = scaler.scale(loss)
+        (loss if sick else scaled).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return scaling(Classifier(), step)
+
+
+@case("batch-leak", "encoder.self_attn")
+def encoder_layer_without_batch_first(sick):
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.fc(self.encoder(x).mean(1))
+
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=not sick)
+    return classifier(net(forward, stem=nn.Conv2d(3, 16, 4, 4), encoder=encoder, fc=nn.Linear(16, 4)), inputs=images())
