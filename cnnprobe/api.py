@@ -297,7 +297,8 @@ def diagnose(
 
     Args:
         model: the model, in the mode in which it is to be judged.
-        inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its keyword arguments.
+        inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its keyword arguments. A list that is one argument,
+            as detectors take their images, goes into a tuple: `(images,)`.
         targets: what `loss_fn` takes as its second argument.
         loss_fn: called as `loss_fn(output, targets)`, or `loss_fn(output)` without targets.
         optimizer: as the loop uses it.
