@@ -7,8 +7,8 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import RECTIFIERS, Evidence, Flow, describe
 from cnnprobe.evidence.questions import spoken, stat, traces
 from cnnprobe.rulebook.material import classifying, perceptron
-from cnnprobe.trace import ModuleCall
 
+FEWEST = 16  # values: half of them are zero after symmetric initialisation, so that fewer may all be by chance
 DEAD = 0.99  # fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
 
 
@@ -47,16 +47,7 @@ def dead_relu(evidence: Evidence) -> Iterator[Finding]:
     Source: Lu et al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733.
     """
     observed = [t for t in traces(evidence)[:-1] or traces(evidence) if any(o.stats for c in t.calls for o in c.outputs)]
-    dead: list[dict[int, float]] = []
-    for trace in observed:
-        flow = Flow(trace)
-        dead.append(
-            {
-                i: share
-                for i in flow.primitives(RECTIFIERS)
-                if flow.owner(i) is not None and (share := _zeros(flow.calls[i])) is not None and share >= DEAD
-            }
-        )
+    dead = [_dead(Flow(trace)) for trace in observed]
     if not dead:
         return
     flow = Flow(observed[-1])
@@ -72,7 +63,18 @@ def dead_relu(evidence: Evidence) -> Iterator[Finding]:
         return
 
 
-def _zeros(call: ModuleCall) -> float | None:
-    info = call.outputs[0] if call.outputs else None
-    count = stat(info, "count")
-    return stat(info, "zeros") / count if count > 0 else None
+def _dead(flow: Flow) -> dict[int, float]:
+    """The share of zeros of each dead ReLU; calls of one line on what one layer gives, as on the levels of a pyramid, are one ReLU."""
+    places: dict[object, list[int]] = {}
+    for i in flow.primitives(RECTIFIERS):
+        if flow.owner(i) is not None and flow.calls[i].outputs:
+            before = flow.origin(flow.calls[i].inputs[0]) if flow.calls[i].inputs else None
+            maker = i if before is None else flow.owner(before)
+            places.setdefault((flow.owner(i), flow.calls[i].source, maker), []).append(i)
+    shares: dict[int, float] = {}
+    for calls in places.values():
+        outputs = [flow.calls[i].outputs[0] for i in calls]
+        count = sum(stat(info, "count") for info in outputs)
+        if count >= FEWEST and (share := sum(stat(info, "zeros") for info in outputs) / count) >= DEAD:
+            shares[calls[0]] = share
+    return shares
