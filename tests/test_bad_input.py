@@ -24,6 +24,14 @@ class Net(nn.Module):
     def forward(self, x):
         return self.fc(self.conv(x).mean((2, 3)))
 
+class GivesADict(Net):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+class GivesANumber(Net):
+    def forward(self, x):
+        return super().forward(x).mean()
+
 class Needs(nn.Module):
     def __init__(self, width, depth):
         super().__init__()
@@ -142,10 +150,10 @@ BAD = {
     "raises on import": (["bad_raises.py:Net"], 3, "ZeroDivisionError: division by zero", "bad_raises.py:1"),
     "exits on import": (["bad_exits.py:Net"], 3, "ended the program", "__main__"),
     "raises in module form": (["bad_raises:Net"], 3, "ZeroDivisionError", "bad_raises.py:1"),
-    "constructor raises": (["bad_models.py:Raises"], 3, "ValueError: no such width", "bad_models.py:20"),
-    "constructor raises nothing to say": (["bad_models.py:Silent"], 3, "raised RuntimeError", "bad_models.py:24"),
-    "constructor raises fifty lines": (["bad_models.py:Multiline"], 3, "RuntimeError: first", "bad_models.py:28"),
-    "constructor exits": (["bad_models.py:Quits"], 3, "SystemExit", "bad_models.py:32"),
+    "constructor raises": (["bad_models.py:Raises"], 3, "ValueError: no such width", "bad_models.py:28"),
+    "constructor raises nothing to say": (["bad_models.py:Silent"], 3, "raised RuntimeError", "bad_models.py:32"),
+    "constructor raises fifty lines": (["bad_models.py:Multiline"], 3, "RuntimeError: first", "bad_models.py:36"),
+    "constructor exits": (["bad_models.py:Quits"], 3, "SystemExit", "bad_models.py:40"),
     "forward exits": (["bad_models.py:QuitsInForward"], 3, "ended the program", "forward"),
     "control characters in a message": (["bad_models.py:touches_a_name"], 3, "\\x1b[2J[bold]name[/bold]", "bad_models.py"),
     "control characters in a SPEC": (["bad_models.py:\x1b[31mred"], 2, "\\x1b[31mred", "SPEC"),
@@ -204,10 +212,32 @@ BAD = {
 }
 
 
+LOSS = ["--input", "1,3,8,8", "--loss", "cross_entropy"]
+BAD_DIAGNOSIS = {
+    "targets of no shape": ([NET, *LOSS, "--targets", "two"], 2, "neither a shape nor a file", "--targets two"),
+    "targets of a negative size": ([NET, *LOSS, "--targets", "1,-1"], 2, "size of -1", "--targets 1,-1"),
+    "targets in no file": ([NET, *LOSS, "--targets", "no.pt"], 2, "there is no file 'no.pt'", "--targets no.pt"),
+    "targets that run code": ([NET, *LOSS, "--targets", "bomb.pt"], 3, "bomb.pt", "bomb.pt"),
+    "a loss of a dict": (["bad_models.py:GivesADict", *LOSS], 2, "what the model gives, a dict", "loss_fn of your own"),
+    "a loss of a number": (["bad_models.py:GivesANumber", *LOSS], 2, "what the model gives, a single number", "loss_fn of your own"),
+    "an optimizer without a loss": ([NET, "--input", "1,3,8,8", "--optimizer", "adam"], 2, "without a loss", "--loss cross_entropy"),
+    "an optimizer that there is not": ([NET, *LOSS, "--optimizer", "adamm"], 2, "no optimizer called 'adamm'", "did you mean 'adam'"),
+    "a rate that is no number": ([NET, *LOSS, "--optimizer", "adam:lr=fast"], 2, "cannot be built", "adam:lr=1e-3"),
+}
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_in_one_message(case, folder):
-    arguments, code, what, clue = BAD[case]
-    result = CliRunner().invoke(main, ["probe", *arguments])
+    check_message("probe", *BAD[case], folder)
+
+
+@pytest.mark.parametrize("case", BAD_DIAGNOSIS)
+def test_bad_input_of_a_diagnosis_is_told_in_one_message(case, folder):
+    check_message("diagnose", *BAD_DIAGNOSIS[case], folder)
+
+
+def check_message(command, arguments, code, what, clue, folder):
+    result = CliRunner().invoke(main, [command, *arguments])
     assert (code, "") == (result.exit_code, result.stdout), result.stderr
     message = result.stderr[result.stderr.index("error: ") :]
     first, *rest = message.splitlines()

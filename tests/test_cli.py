@@ -280,7 +280,8 @@ def test_probe_fail_on_unused_names_the_module(folder):
 
 
 def test_probe_takes_the_inner_layers_of_attention_for_used(folder):
-    probe("Attention", "--input", "3,1,4", "--fail-on", "unused")
+    result = probe("Attention", "--input", "3,1,4", "--fail-on", "unused")
+    assert "never called" not in result.stdout and "--fail-on" not in result.stderr
 
 
 def test_probe_fails_on_nan_where_no_values_are_known(folder):

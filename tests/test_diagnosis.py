@@ -238,6 +238,28 @@ def test_command_diagnoses_and_exits_with_one_where_something_is_found(tmp_path)
     assert 2 == run("diagnose", spec, *options, "--fail-on", "dead-rellu").exit_code
 
 
+def test_command_says_that_it_made_up_the_targets(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    command = ["diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--loss", "cross_entropy"]
+    assert "random targets of shape (8,)" in run(*command).stderr
+    torch.save(torch.zeros(8, dtype=torch.int64), tmp_path / "y.pt")
+    assert "random targets" not in run(*command, "--targets", tmp_path / "y.pt").stderr
+
+
+def test_command_takes_an_output_without_a_batch(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\nNet = lambda: nn.Linear(3, 4)\n")
+    result = run("diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "3", "--loss", "cross_entropy", "--optimizer", "sgd:lr=0.1")
+    assert (0, "random targets of shape ()" in result.stderr) == (result.exit_code, True), result.output
+
+
+def test_model_without_parameters_is_said_to_have_nothing_to_train():
+    report = cnnprobe.diagnose(nn.Flatten(), images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    assert ("detached-graph", "the model has no parameters: there is nothing to train") == (
+        report.explanation.diagnosis,
+        report.explanation.message,
+    )
+
+
 def test_command_reads_suppressions_of_pyproject(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "pyproject.toml").write_text('[tool.cnnprobe.ignore]\nsoftmax-before-ce = "as published"\n')

@@ -15,6 +15,8 @@ from cnnprobe.cli.progress import progress
 from cnnprobe.errors import CheckError, TargetError, UnknownNameError, UsageError, suggest
 
 if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
     from cnnprobe.diagnosis import Rule
     from cnnprobe.report import Report
 
@@ -84,27 +86,40 @@ def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> 
 
 
 def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> Any:
-    """The given ones, or random ones that the loss takes, from the shape of what the model gives."""
+    """The given ones, or random ones that the loss takes, from the shape of what the model gives; None where its forward raises."""
     import torch
 
     from cnnprobe import targets
     from cnnprobe.recorder import observe
 
+    text, place = options["targets"], f"--targets {options['targets']}"
+    shape = targets.parse_shape(text, place) if text else None
+    if text and shape is None:
+        return targets.load_file(text, place, dtype=torch.float32, device=targets.device_of(given.device))
     with torch.no_grad():
-        output = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False).output
-    generator = torch.Generator().manual_seed(given.seed)
-    of_classes = options["loss"] in _OF_CLASSES
-    if options["targets"] and Path(options["targets"]).suffix:
-        (found,), _ = targets.load_inputs((options["targets"],), dtype=None, device=targets.device_of(given.device), seed=given.seed)
-        return found
-    if not isinstance(output, torch.Tensor):
+        seen = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False)
+    if seen.error is not None:
         return None
-    shape = tuple(map(int, options["targets"].replace("x", ",").split(","))) if options["targets"] else None
-    if of_classes:
-        return torch.randint(0, max(1, output.shape[1]), shape or (output.shape[0], *output.shape[2:]), generator=generator).to(
-            output.device
+    if not isinstance(seen.output, torch.Tensor) or (options["loss"] in _OF_CLASSES and seen.output.dim() == 0):
+        what = "a single number" if isinstance(seen.output, torch.Tensor) else f"a {type(seen.output).__name__}"
+        raise UsageError(
+            f"{options['loss']} cannot be taken of what the model gives, {what}",
+            where=f"--loss {options['loss']}",
+            fix="call cnnprobe.diagnose in Python, with a loss_fn of your own",
         )
-    return torch.rand(shape or tuple(output.shape), generator=generator).to(output.device)
+    made = _random_targets(seen.output, options["loss"], shape, torch.Generator().manual_seed(given.seed))
+    tell(f"note: random targets of shape {tuple(made.shape)}; give your own by --targets FILE")
+    return made
+
+
+def _random_targets(output: "Tensor", loss: str, shape: tuple[int, ...] | None, generator: "Generator") -> "Tensor":
+    import torch
+
+    if loss not in _OF_CLASSES:
+        return torch.rand(shape or tuple(output.shape), generator=generator).to(output.device)
+    axis = min(1, output.dim() - 1)  # an output without a batch has the classes first
+    one_each = (*output.shape[:axis], *output.shape[axis + 1 :])
+    return torch.randint(0, max(1, output.shape[axis]), shape or one_each, generator=generator).to(output.device)
 
 
 def _optimizer(model: Any, text: str) -> Any:

@@ -1,6 +1,7 @@
 """A backward that raised: the op that overwrote a saved tensor, a graph that is gone, a loss that is cut off or no scalar."""
 
 import contextlib
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from cnnprobe.trace import ModuleCall
 
 _CUTTING = frozenset({"detach", "detach_", "data", "argmax", "argmin", "round", "sign", "long", "int", "bool", "floor", "ceil", "__get__"})
 
+_CHANGED = re.compile(r"hook '(.+?)' has changed the (size|type) of value")  # torch/csrc/autograd/python_hook.cpp
 _UNFREEZE = "set requires_grad_(True) on what is to be trained"
 
 
@@ -94,16 +96,26 @@ def _hook_of_gradient(fqn: str, name: str, parameter: Tensor, hook: Any, what: s
 
 
 def _hook_reshapes(training: Training) -> Verdict | None:
-    """A hook of a parameter that gives a gradient of another shape: it is called on meta, without any numbers."""
-    for fqn, module in training.modules().items():
-        for name, p in ((name, p) for name, p in module._parameters.items() if p is not None):
-            for hook in (getattr(p, "_backward_hooks", None) or {}).values():
-                given = None
-                with contextlib.suppress(Exception), torch.no_grad():
-                    given = hook(torch.empty_like(p, device="meta", requires_grad=False))
-                if isinstance(given, Tensor) and given.shape != p.shape:
-                    return _hook_of_gradient(fqn, name, p, hook, f"returns {tuple(given.shape)}")
-    return None
+    """A hook of a parameter that gives another kind of gradient than it was given; torch tells the name of the hook, and not of what."""
+    said = _CHANGED.search(str(training.error))
+    if said is None:
+        return None
+    what = f"returns a gradient of another {said[2]}"
+    found = [
+        (fqn, name, p, hook)
+        for fqn, module in training.modules().items()
+        for name, p in module._parameters.items()
+        for hook in (getattr(p, "_backward_hooks", None) or {}).values()
+        if p is not None and getattr(hook, "__name__", None) == said[1]
+    ]
+    if len(found) == 1:
+        return _hook_of_gradient(*found[0], what)
+    places = ", ".join(quoted(f"{fqn}.{name}" if fqn else name) for fqn, name, _, _ in found)
+    return Verdict(
+        diagnosis="broken-hook",
+        message=f"a gradient hook {said[1]!r} {what}" + (f"; hooks of that name are on {places}" if found else ""),
+        repairs=(Repair(title="return a gradient of the shape and dtype that the hook was given, or None"),),
+    )
 
 
 def _has_gradient(training: Training) -> bool:
@@ -169,6 +181,8 @@ def _learns(training: Training, fqn: str) -> bool:
 
 def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
     parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
+    if not parameters and training.model is not None:
+        return "", "the model has no parameters: there is nothing to train", "give it layers, as attributes that __init__ sets"
     if parameters and not any(p.requires_grad for p in parameters):
         return "", "no parameter of the model requires a gradient: all are frozen", _UNFREEZE
     if not loss.is_floating_point() and not loss.is_complex():

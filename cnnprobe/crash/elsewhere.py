@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnprobe.crash.functions import with_first_statement
 from cnnprobe.crash.patch import diff_of
@@ -11,6 +11,7 @@ from cnnprobe.crash.training import Training, Verdict
 from cnnprobe.crash.users_code import calls_on_the_line, evaluated, frame_locals, innermost_locals
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of
+from cnnprobe.targets.models import unfinished_module
 
 _MOST_SHAPES = 4
 
@@ -22,15 +23,6 @@ def explain_elsewhere(training: Training) -> Verdict | None:
 
 
 # -- super().__init__() ------------------------------------------------------------------------------------------------------
-
-
-def unfinished_module(error: BaseException) -> nn.Module | None:
-    """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own frame of it."""
-    for function in ("__setattr__", "__getattr__"):
-        found = (frame_locals(error, "torch/nn/modules/module.py", function) or {}).get("self")
-        if isinstance(found, nn.Module) and "_modules" not in found.__dict__:
-            return found
-    return None
 
 
 def _without_super(training: Training) -> Verdict | None:

@@ -39,6 +39,20 @@ def _said(outcome: Outcome) -> str:
     return f"tried: the forward passes and gives {outcome.shapes[0]}; on meta, by shapes alone"
 
 
+def _worked(case: Case, edits: Sequence[Edit], outcome: Outcome) -> Repair:
+    """Edits after which the model gives what the loss wants."""
+    return Repair(
+        title=", and ".join(edit.title for edit in edits),
+        code="; ".join(edit.code for edit in edits),
+        module=edits[0].module,
+        works=True,
+        plausible=True,
+        tried=_said(outcome),
+        outputs=outcome.shapes,
+        patch=diff(case, edits),
+    )
+
+
 def resized_by_layers(training: Training, found: Loss) -> Iterator[Repair]:
     """Where only height and width differ: the layer that could be another for the output to have the targets' size, or an interpolation."""
     x, target, case = found.input, found.target, training.case()
@@ -63,16 +77,7 @@ def _other_layers(training: Training, case: Case, shape: tuple[int, ...], sizes:
         edits = [configured(case, odd.fqn, **odd.settings) for odd in odds]
         outcome = _outcome(training, edits)
         if outcome is not None and outcome.works and outcome.shapes[:1] == ((*shape[:2], *sizes),):
-            yield Repair(
-                title=", and ".join(edit.title for edit in edits),
-                code="; ".join(edit.code for edit in edits),
-                module=edits[0].module,
-                works=True,
-                plausible=True,
-                tried=_said(outcome),
-                outputs=outcome.shapes,
-                patch=diff(case, edits),
-            )
+            yield _worked(case, edits, outcome)
 
 
 def flattened_instead(training: Training, case: Case, call: ModuleCall, found: Loss) -> tuple[Repair, ...]:
@@ -149,16 +154,7 @@ def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]
             edits.append(configured(case, made.fqn or "", out_features=wanted[-1]))
     outcome = _outcome(training, edits) if edits else None
     if case is not None and outcome is not None and outcome.works and set(outcome.shapes) == {wanted}:
-        yield Repair(
-            title=", and ".join(edit.title for edit in edits),
-            code="; ".join(edit.code for edit in edits),
-            module=edits[0].module,
-            works=True,
-            plausible=True,
-            tried=_said(outcome),
-            outputs=outcome.shapes,
-            patch=diff(case, edits),
-        )
+        yield _worked(case, edits, outcome)
 
 
 def _kept_rows(training: Training, case: Case, edits: list[Edit], found: Loss) -> Repair:

@@ -296,7 +296,7 @@ def _unknown(training: Training) -> Verdict:
     tensors = [(name, v) for name, v in values.items() if isinstance(v, Tensor)][:6]
     shapes = ", ".join(f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in tensors)
     return Verdict(
-        diagnosis="shape-mismatch" if tensors else "unknown",
+        diagnosis="unknown",
         message="the cause is not known; the tensors at hand were " + (shapes or "none"),
         tensors=tuple(v for _, v in tensors),
     )

@@ -249,6 +249,9 @@ def returning(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, 
     return compiled_again(function, returned), shown
 
 
+_WRITING = frozenset({"backward", "retain_grad", "register_hook", "resize", "resize_as"})  # methods that write, without a _ at the end
+
+
 def evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
     """A name, an item or attribute of it, or methods of a tensor that write nothing, called with plain values; None for everything else."""
     if isinstance(node, ast.Name):
@@ -266,7 +269,7 @@ def evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
     if type(value) is not torch.Tensor or None in given or None in options.values() or len(options) < len(node.keywords):
         return None
     method = getattr(torch.Tensor, node.func.attr, None)
-    return method(value, *given, **options) if method is not None and node.func.attr != "backward" else None
+    return method(value, *given, **options) if method is not None and node.func.attr not in _WRITING else None
 
 
 def _literal(node: ast.expr) -> Any:

@@ -28,9 +28,7 @@ class Event:
 
     kind: str
     subject: str = ""  # the user's name of the model, optimizer or scheduler
-    rate: float | None = (
-        None  # learning rate after a "schedule", of the first group; what a "scale" multiplies by; what a "clip" leaves of the gradients
-    )
+    rate: float | None = None  # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip" leaves
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
 
 

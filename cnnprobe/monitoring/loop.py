@@ -69,7 +69,7 @@ class Loop:
         self._suspects: list[_Mark] = []  # those of them that a backward pass of this step has found uncleared
         self._begun: list[
             tuple[_Mark, int]
-        ] = []  # without an optimizer: the gradients before the latest backward pass, and the weights' versions
+        ] = []  # without an optimizer: gradients before the latest backward, with their weights' versions
         self._task = -1  # the latest backward pass
         self._exits = contextlib.ExitStack()
 
@@ -160,9 +160,8 @@ class Loop:
             self._suspects = _untouched(self._marked, writes=0)
             if self.wiring.observing:
                 self.events.begin_backward()
-        elif (
-            task != self._task
-        ):  # the pass before has written to each once at most; what wrote more has cleared it, as the loop of a GAN does
+        elif task != self._task:
+            # The pass before has written to each once at most; what wrote more has cleared it, as the loop of a GAN does.
             self._suspects = _untouched(self._suspects, writes=1)
         if task != self._task and not self.optimizers:
             self._begun = [((p, weakref.ref(p.grad), p.grad._version), p._version) for p in self._leaves() if p.grad is not None]

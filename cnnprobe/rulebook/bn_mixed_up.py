@@ -39,7 +39,8 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: momentum=1, which asks for the statistics of one batch; a BatchNorm in eval mode.
     Source: torch.nn.BatchNorm2d, "running = (1 - momentum) * running + momentum * observed", "this momentum argument is different from one used in optimizer classes".
     """
-    layers_called = [m for m in modules_of(evidence, "batch_norm") if m.fqn in called(evidence)]
+    used = called(evidence)
+    layers_called = [m for m in modules_of(evidence, "batch_norm") if m.fqn in used]
     large = [m for m in layers_called if _number(m, "eps") >= LARGE]
     high = [m for m in layers_called if HIGH <= _number(m, "momentum") < 1 and m.training and m.config.get("track_running_stats")]
     if large:

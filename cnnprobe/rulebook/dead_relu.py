@@ -69,7 +69,8 @@ def _dead(flow: Flow) -> dict[int, float]:
     for i in flow.primitives(RECTIFIERS):
         if flow.owner(i) is not None and flow.calls[i].outputs:
             before = flow.origin(flow.calls[i].inputs[0]) if flow.calls[i].inputs else None
-            maker = i if before is None else flow.owner(before)
+            weights = tuple(t.source for t in flow.calls[before].inputs if isinstance(t.source, str)) if before is not None else ()
+            maker = i if before is None else (flow.owner(before), weights)
             places.setdefault((flow.owner(i), flow.calls[i].source, maker), []).append(i)
     shares: dict[int, float] = {}
     for calls in places.values():

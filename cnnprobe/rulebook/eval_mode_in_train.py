@@ -52,7 +52,8 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
         if (operation_of_module(m) == "dropout" and m.config.get("p")) or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
     ]  # fmt: skip
     used = {c.fqn for c in idle[-1].trace.calls}
-    affected = [m for m in affected if m.fqn in used and not _is_frozen(evidence, m)]
+    flow, learning = Flow(evidence.trace), {owner(name) for name in trainable(evidence)}
+    affected = [m for m in affected if m.fqn in used and not _is_frozen(flow, learning, m)]
     if affected and (len(idle) < len(stepped) or not any(m.training for m in affected)):
         name = variable(evidence, "model")
         own = evidence.own_loop
@@ -66,12 +67,10 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _is_frozen(evidence: Evidence, module: ModuleInfo) -> bool:
+def _is_frozen(flow: Flow, learning: set[str], module: ModuleInfo) -> bool:
     """A BatchNorm whose weights are frozen, or a dropout between layers that are: eval mode is what it should be in."""
-    learning = {owner(name) for name in trainable(evidence)}
     if operation_of_module(module) == "batch_norm" and module.config.get("affine"):
         return module.fqn not in learning
-    flow = Flow(evidence.trace)
     rows = [i for i in flow.primitives() if flow.calls[i].fqn == module.fqn]
     readers = {flow.owner(j) for i in rows for j in flow.passes_on(i)}
     return bool(rows) and not any(o.requires_grad for i in rows for o in flow.calls[i].outputs) and not readers & learning

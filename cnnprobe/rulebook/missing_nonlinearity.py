@@ -38,14 +38,14 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too, what the loop hands from one network to another, and a pair of which one is frozen.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
     """
-    flow = Flow(evidence.trace)
+    flow, learning = Flow(evidence.trace), {owner(name) for name in trainable(evidence)}
     blamed: set[str | None] = set()
     for i in flow.primitives({"linear", "conv"}):
         found = _successor(flow, i)
         if found is None or flow.owner(i) is None:
             continue
         following, normalised = found
-        if _is_half_frozen(evidence, flow.calls[i].fqn, flow.calls[following].fqn):
+        if _is_half_frozen(learning, flow.calls[i].fqn, flow.calls[following].fqn):
             continue
         first, second = projection(evidence.trace, flow.calls[i]), projection(evidence.trace, flow.calls[following])
         kinds = (operation(flow.calls[i]), operation(flow.calls[following]))
@@ -68,9 +68,8 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _is_half_frozen(evidence: Evidence, *modules: str | None) -> bool:
+def _is_half_frozen(learning: set[str], *modules: str | None) -> bool:
     """Whether one of two layers is trained and the other is not: they cannot be one."""
-    learning = {owner(name) for name in trainable(evidence)}
     return None not in modules and len({module in learning for module in modules}) > 1
 
 

@@ -44,10 +44,11 @@ def size_changed_late(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: subclasses of torch's layers, which may store their weights in another way.
     Source: torch.nn.Linear.__init__, which makes the weight.
     """
+    used = called(evidence)
     shapes = {p.fqn: p.shape for p in evidence.trace.parameters}
     for module in evidence.trace.modules:
         shape = shapes.get(f"{module.fqn}.weight" if module.fqn else "weight", ())
-        for attribute, axis in AXES.get(module.kind, {}).items() if module.is_stock and module.fqn in called(evidence) else ():
+        for attribute, axis in AXES.get(module.kind, {}).items() if module.is_stock and module.fqn in used else ():
             said = module.config.get(attribute)
             if isinstance(said, int) and len(shape) > axis and shape[axis] != said:
                 name = spoken(evidence, module.fqn)

@@ -56,14 +56,14 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
     """
     if not complete(evidence) or not any(c.fqn is not None for c in evidence.trace.calls):
         return
-    used_kinds = _chosen_among(evidence)
+    choices = _chosen_among(evidence)
     bare: list[ModuleInfo] = []
     for module in _idle(evidence):
         owned = [p for p in evidence.trace.parameters if p.kind == "parameter" and p.fqn.startswith(module.fqn + ".")]
         if not owned:
             bare.append(module)
             continue
-        doubtful = not any(p.trainable for p in owned) or any(_is_inside(module.fqn, c) for c in used_kinds)
+        doubtful = not any(p.trainable for p in owned) or any(_is_inside(module.fqn, c) for c in choices)
         elsewhere = not any(step.losses for step in evidence.steps) and _is_network(evidence, module)
         yield Finding(
             module=module.fqn,

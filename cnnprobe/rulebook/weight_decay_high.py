@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, OptimizerInfo
+from cnnprobe.evidence import Evidence, OptimizerInfo, Step
 from cnnprobe.rulebook.material import classifying, perceptron
 
 HIGH = 0.1  # as part of the gradient; 1e-4 to 5e-4 are usual, 1e-2 is the most that papers search
@@ -45,13 +45,15 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
     Source: Loshchilov, Hutter 2019, arXiv:1711.05101, figure 1; He et al. 2016, arXiv:1512.03385, section 3.4.
     """
     step = next((s for s in evidence.steps if s.gradients), None)
+    if step is None:
+        return
     for optimizer in evidence.optimizers:
         shrinking = optimizer.weight_decay * max(optimizer.rates, default=0.0)
-        if step is None or optimizer.kind.startswith(("LBFGS", "Muon")):
+        if optimizer.kind.startswith(("LBFGS", "Muon")):
             continue
         if optimizer.decoupled and shrinking > SHRINKING:
             what = f"each step takes away {shrinking:.1%} of every weight (more than {SHRINKING:.0%})"
-        elif not optimizer.decoupled and optimizer.weight_decay >= HIGH and (pull := _pull(evidence, optimizer)) > 1:
+        elif not optimizer.decoupled and optimizer.weight_decay >= HIGH and (pull := _pull(evidence, step, optimizer)) > 1:
             what = f"it is {pull:.2g} times the gradient of the loss in the median of all weights (more than 1)"
         else:
             continue
@@ -63,9 +65,8 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _pull(evidence: Evidence, optimizer: OptimizerInfo) -> float:
-    """The decay over the gradient, of the weights in the first step."""
-    step = next(s for s in evidence.steps if s.gradients)
+def _pull(evidence: Evidence, step: Step, optimizer: OptimizerInfo) -> float:
+    """The decay over the gradient, of the weights in a step."""
     ratios = [
         optimizer.weight_decay * evidence.values[name].norm / gradient.norm
         for name, gradient in step.gradients.items()

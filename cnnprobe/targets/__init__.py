@@ -7,7 +7,9 @@ from cnnprobe.targets.arguments import parse_arguments
 from cnnprobe.targets.checkpoints import load_weights
 from cnnprobe.targets.defaults import default_inputs
 from cnnprobe.targets.errors import TargetWarning
-from cnnprobe.targets.inputs import device_of, dtype_of, load_inputs
+from cnnprobe.targets.inputs import device_of, dtype_of, load_file, load_inputs, parse_shape
 from cnnprobe.targets.models import load_model
 
-__all__ = ["TargetWarning", "default_inputs", "device_of", "dtype_of", "load_inputs", "load_model", "load_weights", "parse_arguments"]
+__all__ = [
+    "TargetWarning", "default_inputs", "device_of", "dtype_of", "load_file", "load_inputs", "load_model", "load_weights", "parse_arguments", "parse_shape",
+]  # fmt: skip

@@ -73,10 +73,11 @@ def load_inputs(
     kwargs: dict[str, object] = {}
     for spec in specs:
         name, text = _split(spec)
-        shape = parse_shape(text, spec)
-        value = random_input(shape, dtype, device, generator) if shape else _moved(_from_file(text, spec, dtype), device)
+        place = f"--input {spec}"
+        shape = parse_shape(text, place)
+        value = random_input(shape, dtype, device, generator) if shape else load_file(text, place, dtype=dtype, device=device)
         if name in kwargs:
-            raise UsageError(f"the input {name!r} is given twice", where=f"--input {spec}", fix="give it once")
+            raise UsageError(f"the input {name!r} is given twice", where=place, fix="give it once")
         if name:
             kwargs[name] = value
         else:
@@ -89,19 +90,19 @@ def _split(spec: str) -> tuple[str, str]:
     return (found[1], found[2].strip()) if found and not Path(spec).exists() else ("", spec.strip())
 
 
-def parse_shape(text: str, spec: str) -> tuple[int, ...] | None:
-    """The shape that `text` writes; None if it does not look like one, and so is a file.
+def parse_shape(text: str, place: str) -> tuple[int, ...] | None:
+    """The shape that `text` writes; None if it does not look like one, and so is a file. `place` is told where it is wrong.
 
-    >>> parse_shape("1x3x32x32", "1x3x32x32")
+    >>> parse_shape("1x3x32x32", "--input 1x3x32x32")
     (1, 3, 32, 32)
     """
     if not re.fullmatch(r"[-+\d\s.,x×()\[\]*]*", text):
         return None
     if not re.fullmatch(r"-?\d{1,18}(\s*[,x×]\s*-?\d{1,18})*", text):
-        raise UsageError(f"{text!r} is no shape", where=f"--input {spec}", fix=FORM)
+        raise UsageError(f"{text!r} is no shape", where=place, fix=FORM)
     shape = tuple(int(size) for size in re.split(r"[,x×]", text))
     if min(shape) < 1:
-        raise UsageError(f"the shape {shape} has a size of {min(shape)}", where=f"--input {spec}", fix="every size has to be 1 or more")
+        raise UsageError(f"the shape {shape} has a size of {min(shape)}", where=place, fix="every size has to be 1 or more")
     return shape
 
 
@@ -143,19 +144,21 @@ def _too_large(shape: tuple[int, ...], dtype: torch.dtype, why: str) -> UsageErr
     )
 
 
-def _moved(value: object, device: torch.device) -> object:
+def load_file(text: str, place: str, *, dtype: torch.dtype, device: torch.device) -> object:
+    """What a file of tensors or a picture holds, on the device; `dtype` is that of a picture."""
+    value = _from_file(text, place, dtype)
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, value)
 
 
-def _from_file(text: str, spec: str, dtype: torch.dtype) -> object:
+def _from_file(text: str, place: str, dtype: torch.dtype) -> object:
     path = Path(text)
     read = _READERS.get(path.suffix.lower())
     if not text or (read is None and not path.exists()):
-        raise UsageError(f"{text!r} is neither a shape nor a file", where=f"--input {spec}", fix=FORM)
+        raise UsageError(f"{text!r} is neither a shape nor a file", where=place, fix=FORM)
     if not path.is_file():
-        raise UsageError(f"there is no file {text!r}" if not path.is_dir() else f"{text!r} is a folder", where=f"--input {spec}", fix=FORM)
+        raise UsageError(f"there is no file {text!r}" if not path.is_dir() else f"{text!r} is a folder", where=place, fix=FORM)
     if read is None:
-        raise UsageError(f"inputs cannot be read from a {path.suffix or 'suffixless'} file", where=f"--input {spec}", fix=FORM)
+        raise UsageError(f"inputs cannot be read from a {path.suffix or 'suffixless'} file", where=place, fix=FORM)
     return read(path, dtype)
 
 

@@ -125,18 +125,18 @@ def _called(target: Callable[..., Any], spec: str, arguments: Mapping[str, objec
         raise TargetError(
             f"building {spec} raised {told(error)}",
             where=user_line(error) or spec,
-            fix=f"call super().__init__() first in the __init__ of {unfinished}"
-            if (unfinished := _unfinished(error)) is not None
+            fix=f"call super().__init__() first in the __init__ of {type(unfinished).__name__}"
+            if (unfinished := unfinished_module(error)) is not None
             else "correct that line, or give other constructor arguments by --arg",
         ) from error
 
 
-def _unfinished(error: BaseException) -> str | None:
-    """The class of a module that was given a layer before nn.Module.__init__ ran, from torch's own frame of it."""
+def unfinished_module(error: BaseException) -> nn.Module | None:
+    """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own frame of it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_locals.get("self")
         if frame.f_code.co_name in ("__setattr__", "__getattr__") and isinstance(module, nn.Module) and "_modules" not in module.__dict__:
-            return type(module).__name__
+            return module
     return None
 
 

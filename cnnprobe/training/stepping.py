@@ -83,9 +83,8 @@ class Stepper:
         Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
         """
         draft = _Draft(self)
-        draft.before = (
-            {name: p.detach().clone() for name, p in self.parameters.items()} if measured else {}
-        )  # a loop may update without an optimizer
+        if measured:  # also without an optimizer: a loop may update by hand
+            draft.before = {name: p.detach().clone() for name, p in self.parameters.items()}
         trace = _record(self.model, step, self, draft, statistics=statistics)
         changes = {name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()}
         gc.collect()
