@@ -21,20 +21,40 @@ from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 ROOT = pathlib.Path(__file__).parent
-LASTING = (str(ROOT), *{sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+LASTING = (
+    str(ROOT),
+    *{sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+)
 SECONDS = 300  # for one block; training for an epoch is the longest
 
 
 def run_console(example: Example) -> str | None:
     """The difference between what a block shows and what its commands print, or None."""
     steps = split_commands(example.parsed)
-    script = "".join(f"{command}\n__status=$?; printf '\\0'; (exit $__status)\n" for command, _ in steps)
+    script = "".join(
+        f"{command}\n__status=$?; printf '\\0'; (exit $__status)\n" for command, _ in steps
+    )
     paths = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
-    environment = {**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": str(ROOT), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=SECONDS, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join(paths),
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "80",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        env=environment,
+    )
     outputs = done.stdout.split("\0")
     for (command, expected), actual in zip(steps, outputs, strict=False):
-        if expected.strip() and not doctest.OutputChecker().check_output(normal(expected), normal(actual), doctest.ELLIPSIS):
+        if expected.strip() and not doctest.OutputChecker().check_output(
+            normal(expected), normal(actual), doctest.ELLIPSIS
+        ):
             return f"$ {command}\nexpected:\n{expected}\nprinted:\n{actual}\nand on stderr:\n{done.stderr}"
     if len(outputs) <= len(steps) or (done.returncode != 0 and not steps[-1][1].strip()):
         return f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -59,7 +79,9 @@ def run_shown(example: Example) -> str | None:
     shown = eval(example.parsed, example.namespace)  # noqa: S307 - our own document
     bundle = shown._repr_mimebundle_()
     return (
-        None if {"text/html", "image/svg+xml"} & set(bundle) else f"{example.parsed} has neither HTML nor SVG to show, but {sorted(bundle)}"
+        None
+        if {"text/html", "image/svg+xml"} & set(bundle)
+        else f"{example.parsed} has neither HTML nor SVG to show, but {sorted(bundle)}"
     )
 
 
@@ -83,7 +105,11 @@ def forget_modules() -> None:
     """Modules from folders that a test made for itself are no longer imported: the next test may have another `net.py`."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and pathlib.Path(file).is_absolute() and not file.startswith(LASTING):
+        if (
+            isinstance(file, str)
+            and pathlib.Path(file).is_absolute()
+            and not file.startswith(LASTING)
+        ):
             del sys.modules[name]
 
 

@@ -19,6 +19,8 @@ class KernelBuildHook(BuildHookInterface):
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{platform}"  # it knows nothing of Python's or torch's binary interface
+        build_data["tag"] = (
+            f"py3-none-{platform}"  # it knows nothing of Python's or torch's binary interface
+        )
         if version != "editable":
             build_data["force_include"][str(library)] = f"cnnprobe/stats/{library.name}"

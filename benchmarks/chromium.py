@@ -14,13 +14,30 @@ import tempfile
 import time
 from typing import Any, Self
 
-BINARY = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BINARY = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 _SECONDS = 60.0
-_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+_KEYS = {
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
 
 
 class BrowserError(Exception):
@@ -66,7 +83,9 @@ class Browser:
     def send(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         """One command of the protocol, and its result; events that come meanwhile are kept in `events`."""
         self._id += 1
-        message = {"id": self._id, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        message = {"id": self._id, "method": method, "params": params} | (
+            {"sessionId": session} if session else {}
+        )
         data = json.dumps(message).encode() + b"\0"
         while data:
             data = data[os.write(self._write, data) :]
@@ -80,7 +99,10 @@ class Browser:
 
     def wait_for(self, method: str, session: str) -> None:
         """Until that event has come."""
-        while not any(event.get("method") == method and event.get("sessionId") == session for event in self.events):
+        while not any(
+            event.get("method") == method and event.get("sessionId") == session
+            for event in self.events
+        ):
             self.events.append(self._receive(_SECONDS))
 
     def _receive(self, seconds: float) -> dict[str, Any]:
@@ -113,7 +135,13 @@ class Browser:
             page.send(f"{domain}.enable")
         if measured:
             page.send("Performance.enable", timeDomain="threadTicks")
-        page.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        page.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         page.prefer(dark=dark)
         page.send("Page.navigate", url=pathlib.Path(path).resolve().as_uri() + hash)
         self.wait_for("Page.loadEventFired", session)
@@ -132,19 +160,29 @@ class Page:
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise."""
-        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
-            raise BrowserError(answer["exceptionDetails"].get("exception", {}).get("description") or str(answer["exceptionDetails"]))
+            raise BrowserError(
+                answer["exceptionDetails"].get("exception", {}).get("description")
+                or str(answer["exceptionDetails"])
+            )
         return answer["result"].get("value")
 
     def busy(self) -> float:
         """Milliseconds of processor time that the main thread of a page that is `measured` has worked so far."""
         metrics = self.send("Performance.getMetrics")["metrics"]
-        return 1000 * next(float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration")
+        return 1000 * next(
+            float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration"
+        )
 
     def prefer(self, *, dark: bool) -> None:
         """What the system's setting says of light and dark."""
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
 
     def click(self, selector: str) -> None:
         """A real click with the mouse in the middle of the first element that matches."""
@@ -158,7 +196,9 @@ class Page:
     def press(self, key: str) -> None:
         """A real key: "ArrowDown", "Enter", or a character."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-        number = {"windowsVirtualKeyCode": _KEYS[key]} if key in _KEYS else {}  # what the browser itself does with a key goes by it
+        number = (
+            {"windowsVirtualKeyCode": _KEYS[key]} if key in _KEYS else {}
+        )  # what the browser itself does with a key goes by it
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text, **number)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
@@ -168,12 +208,16 @@ class Page:
 
     def screenshot(self, path: pathlib.Path | str, *, whole: bool = False) -> None:
         """The page as a PNG; `whole` also what would have to be scrolled to."""
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)[
+            "data"
+        ]
         pathlib.Path(path).write_bytes(base64.b64decode(data))
 
     def pdf(self) -> bytes:
         """The page as it is printed."""
-        return base64.b64decode(self.send("Page.printToPDF", printBackground=True, landscape=True)["data"])
+        return base64.b64decode(
+            self.send("Page.printToPDF", printBackground=True, landscape=True)["data"]
+        )
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for, its own and those of data: left out."""
@@ -188,12 +232,20 @@ class Page:
         thrown = [e["params"]["exceptionDetails"] for e in self._events("Runtime.exceptionThrown")]
         return [
             *(entry["text"] for entry in logged if entry["level"] in ("error", "warning")),
-            *(str(call["args"]) for call in called if call["type"] in ("error", "warning", "assert")),
+            *(
+                str(call["args"])
+                for call in called
+                if call["type"] in ("error", "warning", "assert")
+            ),
             *(str(one.get("exception", {}).get("description", one)) for one in thrown),
         ]
 
     def _events(self, method: str) -> list[dict[str, Any]]:
-        return [e for e in self.browser.events if e.get("method") == method and e.get("sessionId") == self.session]
+        return [
+            e
+            for e in self.browser.events
+            if e.get("method") == method and e.get("sessionId") == self.session
+        ]
 
     def close(self) -> None:
         """Close the page."""

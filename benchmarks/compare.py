@@ -63,7 +63,11 @@ def held(case: Case) -> float:
 
     def watched(keeper: passes.Keeper, tensor: torch.Tensor) -> dict[str, float | int] | None:
         found = see(keeper, tensor)
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in keeper.tensors if t is not None}
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in keeper.tensors
+            if t is not None
+        }
         sizes.append(sum(storages.values()))
         return found
 
@@ -77,7 +81,12 @@ def held(case: Case) -> float:
         passes.can_run_side_by_side = can
     with cnnprobe.record(case[0], statistics=False) as recording:
         bare(case[0], case[0], case[2])
-    own = sum(out.nbytes for k, call in enumerate(recording.trace.calls) for out in call.outputs if out.source == k)
+    own = sum(
+        out.nbytes
+        for k, call in enumerate(recording.trace.calls)
+        for out in call.outputs
+        if out.source == k
+    )
     return max(sizes) / own
 
 
@@ -94,10 +103,18 @@ def main() -> None:
             case = pair(name, wanted.batch, equal=equal)
             seconds(bare, case), seconds(numbers, case)
             rows = [
-                (seconds(bare, case), seconds(numbers, case), seconds(bare_both_ways, case), seconds(everything, case))
+                (
+                    seconds(bare, case),
+                    seconds(numbers, case),
+                    seconds(bare_both_ways, case),
+                    seconds(everything, case),
+                )
                 for _ in range(wanted.rounds)
             ]
-            ratios = [statistics.median(column) for column in zip(*((n / b, e / a) for b, n, a, e in rows), strict=True)]
+            ratios = [
+                statistics.median(column)
+                for column in zip(*((n / b, e / a) for b, n, a, e in rows), strict=True)
+            ]
             label = f"two {name}s, {'equal' if equal else 'other weights'}"
             print(
                 f"{label:<28}{statistics.median(r[0] for r in rows):>10.2f}{ratios[0]:>9.2f}x{ratios[1]:>11.2f}x{held(case):>8.2f}",

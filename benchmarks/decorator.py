@@ -51,7 +51,9 @@ def main() -> None:
                 times[way].append((time.process_time() - start) / CALLS)
     plain = statistics.median(times["undecorated"])
     for way, took in times.items():
-        print(f"{way:<20} {1e3 * statistics.median(took):>7.2f} ms {statistics.median(took) / plain:>7.2f} x")
+        print(
+            f"{way:<20} {1e3 * statistics.median(took):>7.2f} ms {statistics.median(took) / plain:>7.2f} x"
+        )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def bare_walk(output):
 def autograd_to_dot(nodes, rounds):
     from torchviz import make_dot
 
-    print(f"\nautograd graph to DOT, comb of {nodes:,} nodes, thousand nodes a second (median of {rounds})")
+    print(
+        f"\nautograd graph to DOT, comb of {nodes:,} nodes, thousand nodes a second (median of {rounds})"
+    )
     model = Comb(nodes)
     with cnnprobe.record(model, statistics=False) as recording:
         outputs = [model() for _ in range(5)]
@@ -90,11 +92,15 @@ def autograd_to_dot(nodes, rounds):
     names = dict(model.named_parameters())
     runs = {
         "torchviz": lambda: make_dot(outputs[0], params=names).source,
-        "cnnprobe, shapes": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[1], saved=False)),
+        "cnnprobe, shapes": lambda: as_dot.render_graph(
+            cnnprobe.autograd_graph(outputs[1], saved=False)
+        ),
         "cnnprobe, shapes and module names": lambda: as_dot.render_graph(
             cnnprobe.autograd_graph(outputs[2], model, trace=traces[2], saved=False)
         ),
-        "cnnprobe, and what is kept for backward": lambda: as_dot.render_graph(cnnprobe.autograd_graph(outputs[3], model, trace=traces[3])),
+        "cnnprobe, and what is kept for backward": lambda: as_dot.render_graph(
+            cnnprobe.autograd_graph(outputs[3], model, trace=traces[3])
+        ),
         "bare walk, no text": lambda: bare_walk(outputs[4]),
     }
     medians, ratios = interleaved(list(runs.values()), rounds)
@@ -121,23 +127,42 @@ def models():
         import torchvision
     except ImportError:
         return
-    for name in ("resnet18", "resnet50", "densenet121", "mobilenet_v3_large", "googlenet", "vit_b_16"):
+    for name in (
+        "resnet18",
+        "resnet50",
+        "densenet121",
+        "mobilenet_v3_large",
+        "googlenet",
+        "vit_b_16",
+    ):
         options = {"init_weights": False} if name == "googlenet" else {}
         yield name, torchvision.models.get_model(name, **options), torch.rand(2, 3, 224, 224)
 
 
 def deep(layers):
-    return nn.Sequential(*[layer for _ in range(layers // 2) for layer in (nn.Linear(8, 8), nn.ReLU())])
+    return nn.Sequential(
+        *[layer for _ in range(layers // 2) for layer in (nn.Linear(8, 8), nn.ReLU())]
+    )
 
 
 def svg():
-    print("\nSVG without Graphviz, seconds: the folded picture, every module call and function, every node of autograd")
+    print(
+        "\nSVG without Graphviz, seconds: the folded picture, every module call and function, every node of autograd"
+    )
     for name, model, x in models():
         with cnnprobe.record(model, statistics=False) as recording:
             output = model(x)
-        modules, autograd = module_graph(recording.trace), cnnprobe.autograd_graph(output, model, trace=recording.trace)
-        times = [seconds(lambda g=g: as_svg.render_graph(g())) for g in (modules.collapse, lambda m=modules: m, lambda a=autograd: a)]
-        print(f"  {name:22}{times[0]:8.3f}{times[1]:8.3f} ({len(modules.nodes):4}){times[2]:8.3f} ({len(autograd.nodes):5})")
+        modules, autograd = (
+            module_graph(recording.trace),
+            cnnprobe.autograd_graph(output, model, trace=recording.trace),
+        )
+        times = [
+            seconds(lambda g=g: as_svg.render_graph(g()))
+            for g in (modules.collapse, lambda m=modules: m, lambda a=autograd: a)
+        ]
+        print(
+            f"  {name:22}{times[0]:8.3f}{times[1]:8.3f} ({len(modules.nodes):4}){times[2]:8.3f} ({len(autograd.nodes):5})"
+        )
 
 
 def modules(rounds):
@@ -148,7 +173,9 @@ def modules(rounds):
             model(x)
         return module_graph(recording.trace)
 
-    print(f"\nmodule graph, ratio to the bare forward in eval under no_grad (median of {rounds}), and microseconds a row above it")
+    print(
+        f"\nmodule graph, ratio to the bare forward in eval under no_grad (median of {rounds}), and microseconds a row above it"
+    )
     cases = [*models(), ("flat, 1,000 layers", deep(1_000), torch.rand(1, 8))]
     for name, model, x in cases:
         model.eval()
@@ -161,7 +188,9 @@ def modules(rounds):
             ]
             medians, ratios = interleaved(runs, rounds)
         extra = [(median - medians[0]) / rows * 1e6 for median in medians]
-        print(f"  {name:22}cnnprobe {ratios[1]:6.2f}x {extra[1]:7.1f} us   torchview {ratios[2]:7.2f}x {extra[2]:7.1f} us   ({rows} rows)")
+        print(
+            f"  {name:22}cnnprobe {ratios[1]:6.2f}x {extra[1]:7.1f} us   torchview {ratios[2]:7.2f}x {extra[2]:7.1f} us   ({rows} rows)"
+        )
 
 
 def main():
@@ -171,7 +200,9 @@ def main():
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time of the process")
+    print(
+        f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time of the process"
+    )
     autograd_to_dot(10_000 if quick else 100_000, 3 if quick else 7)
     depth(50_000 if quick else 200_000)
     svg()

@@ -23,9 +23,7 @@ _SEARCH = (
     "(() => { const i = document.querySelector('input[type=search]'); i.value = 'conv 7'; i.dispatchEvent(new Event('input'));"
     " return new Promise(r => setTimeout(() => requestAnimationFrame(() => setTimeout(r)), 200)) })()"
 )
-_SORT = (
-    "(() => { document.querySelector('thead .n button').click(); return new Promise(r => requestAnimationFrame(() => setTimeout(r))) })()"
-)
+_SORT = "(() => { document.querySelector('thead .n button').click(); return new Promise(r => requestAnimationFrame(() => setTimeout(r))) })()"
 
 
 class Block(nn.Module):
@@ -53,10 +51,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", default=5, type=int)
     rounds = parser.parse_args().rounds
-    print(f"{'modules':>8} {'rows':>6} {'file kB':>8} {'gzip kB':>8} {'write s':>8} {'open ms':>8} {'search ms':>10} {'sort ms':>8}")
+    print(
+        f"{'modules':>8} {'rows':>6} {'file kB':>8} {'gzip kB':>8} {'write s':>8} {'open ms':>8} {'search ms':>10} {'sort ms':>8}"
+    )
     with Browser() as browser, tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for blocks in (5, 50, 500):
-            report = cnnprobe.probe(nn.Sequential(*[Block() for _ in range(blocks)]).eval(), torch.randn(1, 8, 16, 16))
+            report = cnnprobe.probe(
+                nn.Sequential(*[Block() for _ in range(blocks)]).eval(), torch.randn(1, 8, 16, 16)
+            )
             path = pathlib.Path(folder) / "page.html"
             written, opened, searched, ordered = [], [], [], []
             for _ in range(rounds):
@@ -69,7 +71,9 @@ def main() -> None:
                     page.run(script)
                     at.append(page.busy())
                 page.close()
-                for times, took in zip((opened, searched, ordered), (at[0], at[1] - at[0], at[2] - at[1]), strict=True):
+                for times, took in zip(
+                    (opened, searched, ordered), (at[0], at[1] - at[0], at[2] - at[1]), strict=True
+                ):
                     times.append(took)
             size, packed = len(text.encode()) / 1000, len(gzip.compress(text.encode())) / 1000
             middle = [statistics.median(times) for times in (written, opened, searched, ordered)]

@@ -73,12 +73,16 @@ def main() -> None:
         for name in chosen:
             make, mark = PAGES[name]
             path = pathlib.Path(folder) / f"{name}.html"
-            path.write_text(make().to("html").replace(f"{ROOT}/", ""), encoding="utf-8")  # the same picture wherever it is made
+            path.write_text(
+                make().to("html").replace(f"{ROOT}/", ""), encoding="utf-8"
+            )  # the same picture wherever it is made
             for dark in (False, True):
                 page = browser.open(path, width=options.width, height=800, dark=dark, hash=mark)
                 picture = options.to / f"{name}-{'dark' if dark else 'light'}.png"
                 page.screenshot(picture)
-                Image.open(picture).convert("RGB").quantize(_COLOURS).save(picture, optimize=True)  # half as heavy, and no eye sees it
+                Image.open(picture).convert("RGB").quantize(_COLOURS).save(
+                    picture, optimize=True
+                )  # half as heavy, and no eye sees it
                 page.close()
 
 

@@ -38,7 +38,14 @@ DEEP = "deep:1000"
 
 def by_hand(x: Tensor, _: int) -> None:
     if x.numel():
-        x.mean().item(), x.std().item(), x.min().item(), x.max().item(), (x == 0).float().mean().item(), x.isnan().any().item()
+        (
+            x.mean().item(),
+            x.std().item(),
+            x.min().item(),
+            x.max().item(),
+            (x == 0).float().mean().item(),
+            x.isnan().any().item(),
+        )
 
 
 def lovely_string(x: Tensor, _: int) -> None:
@@ -51,7 +58,10 @@ def one_sum(x: Tensor, _: int) -> None:
 
 def without_compiler(table: Table) -> Observe:
     def observe(x: Tensor, row: int) -> None:
-        kernel, native.kernel = native.kernel, lambda: None  # what a machine without a compiler and without a wheel of ours sees
+        kernel, native.kernel = (
+            native.kernel,
+            lambda: None,
+        )  # what a machine without a compiler and without a wheel of ours sees
         try:
             write(x, table, row)
         finally:
@@ -60,22 +70,44 @@ def without_compiler(table: Table) -> Observe:
     return observe
 
 
-RIVALS = ("limit: one sum", "cnnprobe", "histogram", "per channel", "1 in 10", "no compiler", "by hand", "lovely")
+RIVALS = (
+    "limit: one sum",
+    "cnnprobe",
+    "histogram",
+    "per channel",
+    "1 in 10",
+    "no compiler",
+    "by hand",
+    "lovely",
+)
 MONITORS = ("monitor", "monitor, 1 in 10")
-SLOW, SLOW_ROUNDS = {"by hand", "lovely"}, 3  # their ratios are so large that three rounds tell them
+SLOW, SLOW_ROUNDS = (
+    {"by hand", "lovely"},
+    3,
+)  # their ratios are so large that three rounds tell them
 
 
 def rivals(rows: int) -> dict[str, Observe]:
-    found: dict[str, Observe] = {"limit: one sum": one_sum, "no compiler": without_compiler(Table(rows)), "by hand": by_hand}
+    found: dict[str, Observe] = {
+        "limit: one sum": one_sum,
+        "no compiler": without_compiler(Table(rows)),
+        "by hand": by_hand,
+    }
     return found | ({"lovely": lovely_string} if lovely is not None else {})
 
 
 def ours(model: nn.Module) -> dict[str, Callable[[Callable[[], object]], float]]:
     """The monitor's own hooks, put on for one pass."""
-    kinds = {"cnnprobe": (LayerHook, False), "histogram": (LayerHook, True), "per channel": (ChannelHook, False)}
+    kinds = {
+        "cnnprobe": (LayerHook, False),
+        "histogram": (LayerHook, True),
+        "per channel": (ChannelHook, False),
+    }
     found = {}
     for name, (kind, histogram) in kinds.items():
-        wiring = Wiring(Ledger(model="net"), Sheet(4096, histogram=histogram), gradients=False, fraction=1.0)
+        wiring = Wiring(
+            Ledger(model="net"), Sheet(4096, histogram=histogram), gradients=False, fraction=1.0
+        )
         wiring.observing, wiring.thread = True, get_ident()
         hooks = [kind(wiring, module, "") for module in leaves(model)]
         found[name] = by_hooks(wiring, hooks)
@@ -103,7 +135,9 @@ def by_hooks(wiring: Wiring, hooks: list[LayerHook]) -> Callable[[Callable[[], o
     return taken
 
 
-def monitored(model: nn.Module, optimizer: Optimizer, action: Callable[[], object], rounds: int, *, every: int) -> float:
+def monitored(
+    model: nn.Module, optimizer: Optimizer, action: Callable[[], object], rounds: int, *, every: int
+) -> float:
     """Seconds of a step under a monitor that has seen its first step already."""
     with cnnprobe.monitor(model, optimizer, every=every) as monitor:
         for _ in range(2):
@@ -161,10 +195,14 @@ def overheads(name: str, rounds: int, *, step: bool) -> str:
 
     action = training_step if step else forward
     action()
-    takers = ours(model) | {rival: functools.partial(hooked, model, observe) for rival, observe in observers.items()}
+    takers = ours(model) | {
+        rival: functools.partial(hooked, model, observe) for rival, observe in observers.items()
+    }
     if step:
         takers["monitor"] = lambda action: monitored(model, optimizer, action, 1, every=1)
-        takers["monitor, 1 in 10"] = lambda action: monitored(model, optimizer, action, 10, every=10)
+        takers["monitor, 1 in 10"] = lambda action: monitored(
+            model, optimizer, action, 10, every=10
+        )
     ratios: dict[str, list[float]] = {rival: [] for rival in takers}
     bare = []
     for round_ in range(rounds):
@@ -176,7 +214,9 @@ def overheads(name: str, rounds: int, *, step: bool) -> str:
             taken = taken_by(action)
             ratios[rival].append(2 * taken / (before + seconds(action)) - 1)
     columns = (*RIVALS, *MONITORS) if step else RIVALS
-    cells = [f"{statistics.median(ratios[r]) * 100:.1f} %" if ratios.get(r) else "-" for r in columns]
+    cells = [
+        f"{statistics.median(ratios[r]) * 100:.1f} %" if ratios.get(r) else "-" for r in columns
+    ]
     return f"| {name} | {statistics.median(bare) * 1e3:.1f} | " + " | ".join(cells) + " |"
 
 
@@ -193,7 +233,11 @@ def kernels(rounds: int) -> None:
 
 def one_kernel(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> str:
     tensors = [torch.randn(shape).relu().to(dtype) for _ in range(4)]
-    last = [x.contiguous(memory_format=torch.channels_last) for x in tensors] if len(shape) == 4 else tensors
+    last = (
+        [x.contiguous(memory_format=torch.channels_last) for x in tensors]
+        if len(shape) == 4
+        else tensors
+    )
     whole, histogram, channels = Table(1), Table(1, histogram=True), Table(1, channels=True)
 
     def fresh(x: Tensor, table: Table) -> None:
@@ -216,19 +260,27 @@ def one_kernel(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> str:
     for _ in range(rounds):
         for name, action in actions.items():
             some = range(max(4, repeats // 20 if name in {"plain", "by hand"} else repeats))
-            taken = seconds(lambda action=action, some=some: [action(i % 4) for i in some]) / len(some)
+            taken = seconds(lambda action=action, some=some: [action(i % 4) for i in some]) / len(
+                some
+            )
             if name == "sum":
                 sums.append(taken)
             ratios[name].append(taken / sums[-1])
-    cells = " | ".join(f"{statistics.median(values):.2f}" for name, values in ratios.items() if name != "sum")
+    cells = " | ".join(
+        f"{statistics.median(values):.2f}" for name, values in ratios.items() if name != "sum"
+    )
     return f"| {str(dtype)[6:]} {shape} | {statistics.median(sums) * 1e6:.0f} | {cells} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="")
-    parser.add_argument("--step", action="store_true", help="training steps instead of forward passes")
+    parser.add_argument(
+        "--step", action="store_true", help="training steps instead of forward passes"
+    )
     parser.add_argument("--kernels", action="store_true", help="the engines alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,7 +288,11 @@ def main() -> None:
     if options.kernels:
         kernels(options.rounds)
         return
-    names = options.only.split(",") if options.only else [n for n in cases() if n == DEEP or ":" not in n]
+    names = (
+        options.only.split(",")
+        if options.only
+        else [n for n in cases() if n == DEEP or ":" not in n]
+    )
     columns = (*RIVALS, *MONITORS) if options.step else RIVALS
     print(f"| model | bare ms | {' | '.join(columns)} |\n|---|--:|{'--:|' * len(columns)}")
     for name in names:

@@ -24,7 +24,9 @@ except ImportError:
 
 def deep(layers: int) -> nn.Module:
     """A flat Sequential of many small layers."""
-    return nn.Sequential(*[layer for _ in range(layers // 2) for layer in (nn.Linear(8, 8), nn.ReLU())])
+    return nn.Sequential(
+        *[layer for _ in range(layers // 2) for layer in (nn.Linear(8, 8), nn.ReLU())]
+    )
 
 
 def nested(depth: int) -> nn.Module:
@@ -43,10 +45,21 @@ def cases() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
     def zoo(name: str) -> Callable[[], tuple[nn.Module, torch.Tensor]]:
         return lambda: (models.get_model(name, weights=None), torch.randn(8, 3, 224, 224))
 
-    names = ("resnet18", "resnet50", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "vit_b_16")
-    found: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {"simplecnn": lambda: (SimpleCNN(10), torch.randn(64, 3, 32, 32))}
+    names = (
+        "resnet18",
+        "resnet50",
+        "densenet121",
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+        "vit_b_16",
+    )
+    found: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
+        "simplecnn": lambda: (SimpleCNN(10), torch.randn(64, 3, 32, 32))
+    }
     found |= {name: zoo(name) for name in names}
-    found |= {f"deep:{n}": (lambda n=n: (deep(n), torch.randn(4, 8))) for n in (1_000, 10_000, 40_000)}
+    found |= {
+        f"deep:{n}": (lambda n=n: (deep(n), torch.randn(4, 8))) for n in (1_000, 10_000, 40_000)
+    }
     found |= {f"nest:{n}": (lambda n=n: (nested(n), torch.randn(4, 8))) for n in (12, 18, 24)}
     return found
 
@@ -62,7 +75,14 @@ def probed(model: nn.Module, x: torch.Tensor) -> None:
 
 
 def summarised(model: nn.Module, x: torch.Tensor) -> None:
-    torchinfo.summary(model, input_data=x, verbose=0, depth=100, mode="eval", col_names=("input_size", "output_size", "num_params"))
+    torchinfo.summary(
+        model,
+        input_data=x,
+        verbose=0,
+        depth=100,
+        mode="eval",
+        col_names=("input_size", "output_size", "num_params"),
+    )
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -74,8 +94,13 @@ def seconds(action: Callable[[], object]) -> float:
 def measure(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: int) -> str:
     model, x = make()
     model.eval()
-    rivals: dict[str, Callable[[nn.Module, torch.Tensor], None]] = {"record": recorded, "probe": probed}
-    exponential = name.startswith("nest:") and int(name[5:]) > 20  # torchinfo's time doubles with each level
+    rivals: dict[str, Callable[[nn.Module, torch.Tensor], None]] = {
+        "record": recorded,
+        "probe": probed,
+    }
+    exponential = (
+        name.startswith("nest:") and int(name[5:]) > 20
+    )  # torchinfo's time doubles with each level
     if torchinfo is not None and not exponential and name != "deep:40000":
         rivals["torchinfo"] = summarised
     with torch.no_grad():
@@ -86,18 +111,25 @@ def measure(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], round
             bare.append(seconds(lambda: model(x)))
             for rival, run in rivals.items():
                 ratios[rival].append(seconds(lambda run=run: run(model, x)) / bare[-1])
-    cells = [f"{statistics.median(ratios[r]):.2f}x" if r in ratios else "-" for r in ("record", "probe", "torchinfo")]
+    cells = [
+        f"{statistics.median(ratios[r]):.2f}x" if r in ratios else "-"
+        for r in ("record", "probe", "torchinfo")
+    ]
     return f"| {name} | {statistics.median(bare) * 1e3:.1f} | {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print("| model | bare ms | record, no statistics | probe, with statistics | torchinfo |\n|---|--:|--:|--:|--:|")
+    print(
+        "| model | bare ms | record, no statistics | probe, with statistics | torchinfo |\n|---|--:|--:|--:|--:|"
+    )
     for name, make in cases().items():
         if not options.only or name in options.only.split(","):
             print(measure(name, make, options.rounds), flush=True)

@@ -21,7 +21,10 @@ SEGMENTATION_PIXELS = 520
 FLOW_PIXELS = 512
 FRAMES = 16  # of a clip
 # googlenet's published count leaves its auxiliary heads out; inception_v3's figures were made with them.
-AUXILIARY = {"googlenet": {"aux_logits": False, "init_weights": False}, "inception_v3": {"aux_logits": True, "init_weights": False}}
+AUXILIARY = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": True, "init_weights": False},
+}
 
 
 def published() -> Iterator[tuple[str, torchvision.models.WeightsEnum]]:
@@ -36,7 +39,11 @@ def published() -> Iterator[tuple[str, torchvision.models.WeightsEnum]]:
 def build(name: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
     """The architecture of these weights, without data, on meta."""
     options = dict(AUXILIARY.get(name, {}))
-    if weights.meta.get("num_params") and name.startswith("vit_") and weights.transforms().crop_size[0] != 224:
+    if (
+        weights.meta.get("num_params")
+        and name.startswith("vit_")
+        and weights.transforms().crop_size[0] != 224
+    ):
         options["image_size"] = weights.transforms().crop_size[0]
     if "deeplab" in name or "fcn" in name or "lraspp" in name:
         options = {"weights_backbone": None} | ({"aux_loss": True} if "lraspp" not in name else {})
@@ -91,7 +98,9 @@ def main() -> int:
     wrong = 0
     for name, weights in published():
         parameters, macs = figures(trace_of(name, weights))
-        agree = parameters == weights.meta["num_params"] and round(macs, 3) == round(weights.meta["_ops"], 3)
+        agree = parameters == weights.meta["num_params"] and round(macs, 3) == round(
+            weights.meta["_ops"], 3
+        )
         wrong += not agree
         row = f"| {name} | {weights.name} | {weights.meta['num_params']:,} | {parameters:,} | {weights.meta['_ops']:.3f} | {macs:.3f} |"
         lines.append(row + ("" if agree else " **differs**"))

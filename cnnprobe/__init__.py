@@ -4,7 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnnprobe.api import autograd_graph, compare, diagnose, last_report, monitor, probe, record, refactor, rules
+    from cnnprobe.api import (
+        autograd_graph,
+        compare,
+        diagnose,
+        last_report,
+        monitor,
+        probe,
+        record,
+        refactor,
+        rules,
+    )
     from cnnprobe.diagnosis import Finding, ignore
     from cnnprobe.displays import live
     from cnnprobe.errors import ProbeError

@@ -34,7 +34,9 @@ Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
 """What can be compared: a model, a recording of one, or the path of a saved report."""
 
 _last: "weakref.WeakKeyDictionary[nn.Module, Report]" = weakref.WeakKeyDictionary()
-_recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = weakref.WeakKeyDictionary()
+_recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
@@ -67,8 +69,21 @@ def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
         raise
     explanation = None
     if observation.error is not None:
-        explanation = explain(Crash(error=observation.error, model=model, trace=observation.trace, args=args, kwargs=kwargs))
-    report = Report(trace=observation.trace, explanation=explanation, output=observation.output, error=observation.error)
+        explanation = explain(
+            Crash(
+                error=observation.error,
+                model=model,
+                trace=observation.trace,
+                args=args,
+                kwargs=kwargs,
+            )
+        )
+    report = Report(
+        trace=observation.trace,
+        explanation=explanation,
+        output=observation.output,
+        error=observation.error,
+    )
     _last[model] = report
     return report
 
@@ -81,13 +96,20 @@ class ExplainedRecording(Recording):
         self._explained = model
         self.explanation: Explanation | None = None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         args, kwargs = self.given
         super().__exit__(kind, error, trace)
         if not isinstance(error, Exception):
             return
         latest = self.traces[-1] if self.traces else None
-        self.explanation = explain(Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs))
+        self.explanation = explain(
+            Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs)
+        )
         if self.explanation is not None and self.explanation.diagnosis != "unknown":
             add_note(error, self.explanation)
 
@@ -109,7 +131,9 @@ def record(model: nn.Module, *, statistics: bool = True) -> ExplainedRecording:
     return recording
 
 
-def autograd_graph(output: Any, model: nn.Module | None = None, *, trace: Trace | None = None, saved: bool = True) -> Graph:
+def autograd_graph(
+    output: Any, model: nn.Module | None = None, *, trace: Trace | None = None, saved: bool = True
+) -> Graph:
     """The dynamic graph that autograd has built behind a tensor or a nested output: what made what, and what it keeps.
 
     It is exact, it is walked without recursion, and it keeps no tensor alive. If the forward pass was recorded, every node is
@@ -173,11 +197,15 @@ def compare(
     sides = [_recorded(side) for side in (actual, expected)]
     if isinstance(sides[0], Trace) or isinstance(sides[1], Trace):
         traces = [
-            side if isinstance(side, Trace) else observe_as(side, args, kwargs, like=other if isinstance(other, Trace) else None)
+            side
+            if isinstance(side, Trace)
+            else observe_as(side, args, kwargs, like=other if isinstance(other, Trace) else None)
             for side, other in (sides, sides[::-1])
         ]
         return Comparison(compare_traces(traces[0], traces[1], rtol=rtol, atol=atol))
-    outcome = compare_models(sides[0], sides[1], (args, kwargs), tolerance=Tolerance(rtol=rtol, atol=atol), level=level)
+    outcome = compare_models(
+        sides[0], sides[1], (args, kwargs), tolerance=Tolerance(rtol=rtol, atol=atol), level=level
+    )
     return Comparison(outcome, sides[0], sides[1])
 
 
@@ -267,7 +295,14 @@ def monitor(
         raise_on_nan=raise_on_nan,
     )  # fmt: skip
     outputs = {"log": log, "tensorboard": tensorboard, "live": live}
-    return start(model, optimizer, settings, loss_fn=loss_fn, outputs=outputs, around=sys._getframe(1).f_locals)
+    return start(
+        model,
+        optimizer,
+        settings,
+        loss_fn=loss_fn,
+        outputs=outputs,
+        around=sys._getframe(1).f_locals,
+    )
 
 
 def _recorded(side: Any) -> Any:
@@ -321,8 +356,19 @@ def diagnose(
     [('softmax-before-ce', '3')]
     """
     caller = sys._getframe(1)
-    roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}
-    names = {role: name for role, value in roles.items() if value is not None and (name := _variable(caller, value))}
+    roles = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "loss_fn": loss_fn,
+        "inputs": inputs,
+        "targets": targets,
+    }
+    names = {
+        role: name
+        for role, value in roles.items()
+        if value is not None and (name := _variable(caller, value))
+    }
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
         steps=steps, names=names,
@@ -330,17 +376,40 @@ def diagnose(
     evidence, error = observe_training(given)
     own = [each for each in rules if isinstance(each, Rule)]
     known = load_rules([pathlib.Path(each) for each in rules if not isinstance(each, Rule)])
-    outcome = run_rules(evidence, (*known, *own), ignore={**ignored_by_classes(model.named_modules()), **(ignore or {})})
+    outcome = run_rules(
+        evidence,
+        (*known, *own),
+        ignore={**ignored_by_classes(model.named_modules()), **(ignore or {})},
+    )
     trace, explanation = evidence.trace, None
     if error is not None:
         args, kwargs = arguments(inputs)
-        loop = Loop(model=model, args=args, kwargs=kwargs, targets=targets, loss_fn=loss_fn, optimizer=optimizer)
+        loop = Loop(
+            model=model,
+            args=args,
+            kwargs=kwargs,
+            targets=targets,
+            loss_fn=loss_fn,
+            optimizer=optimizer,
+        )
         trace, explanation = explain_again(error, loop)
         if trace.failure is None:  # what the loop itself raised has no stage of its own
-            trace = next((step.trace for step in evidence.steps if step.trace.failure is not None), evidence.trace)
+            trace = next(
+                (step.trace for step in evidence.steps if step.trace.failure is not None),
+                evidence.trace,
+            )
     crashed = (finding_of_failure(trace.failure, explanation),) if trace.failure is not None else ()
-    notes = (*trace.notes, *outcome.notes, *(f"{f.rule} in {f.module!r} is ignored: {reason}" for f, reason in outcome.suppressed))
-    report = Report(trace=replace(trace, notes=notes), findings=(*crashed, *outcome.findings), explanation=explanation, error=error)
+    notes = (
+        *trace.notes,
+        *outcome.notes,
+        *(f"{f.rule} in {f.module!r} is ignored: {reason}" for f, reason in outcome.suppressed),
+    )
+    report = Report(
+        trace=replace(trace, notes=notes),
+        findings=(*crashed, *outcome.findings),
+        explanation=explanation,
+        error=error,
+    )
     _last[model] = report
     return report
 

@@ -112,7 +112,10 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
     name = _name(call)
     given, made = call.inputs[0].shape, call.outputs[0].shape
     if name.startswith("adaptive") and len(made) > 1:
-        return tuple(f"{axis}: output_size = {n}" for axis, n in zip(_axes(given, name), made[-_rank(name) :], strict=False))
+        return tuple(
+            f"{axis}: output_size = {n}"
+            for axis, n in zip(_axes(given, name), made[-_rank(name) :], strict=False)
+        )
     if name == "linear" and given and made:
         return (f"last axis: in_features {given[-1]} -> out_features {made[-1]}",)
     if name in ("flatten", "view", "reshape") and len(made) < len(given):
@@ -121,14 +124,24 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
     if window is None:
         return ()
     sizes = given[-len(window.kernel) :]
-    return tuple(f"{axis}: {_spell(window, i, sizes[i])}" for i, axis in enumerate(_AXES[len(window.kernel)]))
+    return tuple(
+        f"{axis}: {_spell(window, i, sizes[i])}" for i, axis in enumerate(_AXES[len(window.kernel)])
+    )
 
 
 def output_size(window: Window, axis: int, size: int) -> int:
     """Elements along one axis after a window has passed over `size` elements. Source: the shape sections of torch.nn's layer pages."""
-    kernel, stride, dilation, padding = (values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding))
+    kernel, stride, dilation, padding = (
+        values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding)
+    )
     if window.transposed:
-        return (size - 1) * stride - padding + dilation * (kernel - 1) + window.output_padding[axis] + 1
+        return (
+            (size - 1) * stride
+            - padding
+            + dilation * (kernel - 1)
+            + window.output_padding[axis]
+            + 1
+        )
     span = size + padding - dilation * (kernel - 1) - 1
     if not window.ceil:
         return span // stride + 1
@@ -138,7 +151,9 @@ def output_size(window: Window, axis: int, size: int) -> int:
 
 
 def _spell(window: Window, axis: int, size: int) -> str:
-    kernel, stride, dilation, padding = (values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding))
+    kernel, stride, dilation, padding = (
+        values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding)
+    )
     padded = f"2*{padding // 2}" if padding % 2 == 0 else str(padding)
     made = output_size(window, axis, size)
     if window.transposed:
@@ -161,7 +176,9 @@ def window_of(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
     """The sliding window of a convolution or pooling, from a layer's configuration or a function's arguments; None for all else."""
     name = _name(call)
     rank = _rank(name)
-    if rank not in _AXES or not name.startswith(("conv", "maxpool", "max_pool", "avgpool", "avg_pool", "lppool", "lp_pool")):
+    if rank not in _AXES or not name.startswith(
+        ("conv", "maxpool", "max_pool", "avgpool", "avg_pool", "lppool", "lp_pool")
+    ):
         return None
     options = dict(config) if call.fqn is not None else _options(call, name)
     if call.fqn is None and name.startswith("conv"):
@@ -213,11 +230,15 @@ def _tuple(value: object, rank: int) -> tuple[int, ...] | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,) * rank
     if isinstance(value, tuple | list) and value and all(isinstance(n, int) for n in value):
-        return tuple(value) if len(value) == rank else tuple(value) * rank if len(value) == 1 else None
+        return (
+            tuple(value) if len(value) == rank else tuple(value) * rank if len(value) == 1 else None
+        )
     return None
 
 
-def _padding(value: object, kernel: tuple[int, ...], dilation: tuple[int, ...], rank: int) -> tuple[int, ...]:
+def _padding(
+    value: object, kernel: tuple[int, ...], dilation: tuple[int, ...], rank: int
+) -> tuple[int, ...]:
     """Before and after together."""
     if value == "same":
         return tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
@@ -259,7 +280,11 @@ def receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
         rank = len(call.outputs[0].shape) - 2
         if rank not in _AXES:
             continue
-        seen = [_seen(tensor, fields, rank) for tensor in call.inputs if not isinstance(tensor.source, str)]
+        seen = [
+            _seen(tensor, fields, rank)
+            for tensor in call.inputs
+            if not isinstance(tensor.source, str)
+        ]
         field = _join(seen)
         window = window_of(call, configs.get(call.fqn or "", {}))
         if field is None or (window is None and _name(call) not in _POINTWISE):
@@ -268,10 +293,16 @@ def receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
     return fields
 
 
-def _seen(tensor: TensorInfo, fields: Mapping[int, ReceptiveField], rank: int) -> ReceptiveField | None:
+def _seen(
+    tensor: TensorInfo, fields: Mapping[int, ReceptiveField], rank: int
+) -> ReceptiveField | None:
     if isinstance(tensor.source, int):
         return fields.get(tensor.source)
-    return ReceptiveField(size=(1,) * rank, step=(1.0,) * rank) if len(tensor.shape) == rank + 2 else None
+    return (
+        ReceptiveField(size=(1,) * rank, step=(1.0,) * rank)
+        if len(tensor.shape) == rank + 2
+        else None
+    )
 
 
 def _join(fields: Sequence[ReceptiveField | None]) -> ReceptiveField | None:
@@ -286,7 +317,9 @@ def _join(fields: Sequence[ReceptiveField | None]) -> ReceptiveField | None:
 
 def _widen(field: ReceptiveField, window: Window) -> ReceptiveField:
     sizes, steps = [], []
-    for size, step, kernel, stride, dilation in zip(field.size, field.step, window.kernel, window.stride, window.dilation, strict=True):
+    for size, step, kernel, stride, dilation in zip(
+        field.size, field.step, window.kernel, window.stride, window.dilation, strict=True
+    ):
         reach = dilation * (kernel - 1)
         if window.transposed:
             sizes.append(size + math.floor(reach / stride) * step)

@@ -64,7 +64,9 @@ def is_plain(module: nn.Module) -> bool:
     return isinstance(module, PLAIN_LAYERS) or formula(module) is not None
 
 
-def formula(module: nn.Module) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], int] | None:
+def formula(
+    module: nn.Module,
+) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], int] | None:
     """What gives the MACs of one call of a stock layer from the shapes of its first input and output; None where there is none."""
     if isinstance(module, _modules.conv._ConvNd):
         return _convolution_layer
@@ -77,9 +79,15 @@ def is_moving(module: nn.Module) -> bool:
 
 
 def _convolution_layer(module: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
-    per_group = module.out_channels // module.groups if module.transposed else module.in_channels // module.groups
+    per_group = (
+        module.out_channels // module.groups
+        if module.transposed
+        else module.in_channels // module.groups
+    )
     first = module.in_channels if module.transposed else module.out_channels
-    return convolution(given, (first, per_group, *module.kernel_size), made, transposed=module.transposed)
+    return convolution(
+        given, (first, per_group, *module.kernel_size), made, transposed=module.transposed
+    )
 
 
 def _linear_layer(_: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
@@ -87,7 +95,9 @@ def _linear_layer(_: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def convolution(given: tuple[int, ...], weight: tuple[int, ...], made: tuple[int, ...], *, transposed: bool) -> int:
+def convolution(
+    given: tuple[int, ...], weight: tuple[int, ...], made: tuple[int, ...], *, transposed: bool
+) -> int:
     """MACs of a convolution from the shapes of input, weight and output.
 
     >>> convolution((1, 3, 32, 32), (32, 3, 3, 3), (1, 32, 32, 32), transposed=False) == 32 * 32 * 32 * 3 * 9
@@ -95,7 +105,20 @@ def convolution(given: tuple[int, ...], weight: tuple[int, ...], made: tuple[int
     """
     if len(given) == len(weight) - 1:  # no batch axis
         given, made = (1, *given), (1, *made)
-    return _flops(torch.ops.aten.convolution, given, weight, None, None, None, None, transposed, out_val=made) // _FLOPS_A_MAC
+    return (
+        _flops(
+            torch.ops.aten.convolution,
+            given,
+            weight,
+            None,
+            None,
+            None,
+            None,
+            transposed,
+            out_val=made,
+        )
+        // _FLOPS_A_MAC
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -104,7 +127,12 @@ def linear(given: tuple[int, ...], made: tuple[int, ...]) -> int:
     rows = 1
     for n in given[:-1]:
         rows *= n
-    return _flops(torch.ops.aten.mm, (rows, given[-1]), (given[-1], made[-1]), out_val=(rows, made[-1])) // _FLOPS_A_MAC
+    return (
+        _flops(
+            torch.ops.aten.mm, (rows, given[-1]), (given[-1], made[-1]), out_val=(rows, made[-1])
+        )
+        // _FLOPS_A_MAC
+    )
 
 
 def _flops(operation: Any, *shapes: Any, **keywords: Any) -> int:
@@ -177,9 +205,15 @@ def of_function(name: str, given: Sequence[tuple[int, ...]], made: tuple[int, ..
     return convolution(given[0], given[1], made, transposed=False) if len(given) > 1 else None
 
 
-def pending(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pending:
+def pending(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Pending:
     """The call with its tensors reduced to what the meta device needs, so that it keeps none of them."""
-    return Pending(function, tuple(_reduced(value) for value in args), tuple((k, _reduced(v)) for k, v in kwargs.items()))
+    return Pending(
+        function,
+        tuple(_reduced(value) for value in args),
+        tuple((k, _reduced(v)) for k, v in kwargs.items()),
+    )
 
 
 def _reduced(value: Any) -> Any:
@@ -201,10 +235,19 @@ def settle(call: Pending, kind: str) -> int | None:
     key = f"{kind}{call.arguments}{call.keywords}"
     if key not in _counts:
         try:
-            with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-                call.function(*_expanded(call.arguments), **{name: _expanded(value) for name, value in call.keywords})
+            with (
+                torch.utils._python_dispatch._disable_current_modes(),
+                torch.no_grad(),
+                FlopCounterMode(display=False) as counter,
+            ):
+                call.function(
+                    *_expanded(call.arguments),
+                    **{name: _expanded(value) for name, value in call.keywords},
+                )
             _counts[key] = counter.get_total_flops() // _FLOPS_A_MAC or None
-        except Exception:  # an operation without a meta kernel cannot be counted, and is named as uncounted
+        except (
+            Exception
+        ):  # an operation without a meta kernel cannot be counted, and is named as uncounted
             _counts[key] = None
         else:
             if _counts[key] is None and kind.rsplit(".", maxsplit=1)[-1] not in _PRODUCTS:

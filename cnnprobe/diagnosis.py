@@ -86,7 +86,11 @@ class Rule:
     def page(self) -> str:
         """The rule's page: the docstring of its check."""
         lines = (self.check.__doc__ or "").strip().splitlines()
-        return "\n".join([lines[0], *(line.removeprefix("    ") for line in lines[1:])]) if lines else ""
+        return (
+            "\n".join([lines[0], *(line.removeprefix("    ") for line in lines[1:])])
+            if lines
+            else ""
+        )
 
     @property
     def sentence(self) -> str:
@@ -104,11 +108,23 @@ def rule(
 ) -> Callable[[Check], Rule]:
     """Make a Rule of a check. `examples` are a sick and a healthy one, functions that give the keyword arguments of `diagnose`."""
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise UsageError(f"a rule cannot be called {name!r}", where=f"rule {code}", fix="use kebab-case that states the fault: dead-relu")
+        raise UsageError(
+            f"a rule cannot be called {name!r}",
+            where=f"rule {code}",
+            fix="use kebab-case that states the fault: dead-relu",
+        )
     sick, healthy = examples if examples is not None else (None, None)
 
     def decorate(check: Check) -> Rule:
-        return Rule(code=code, name=name, severity=severity, check=check, sick=sick, healthy=healthy, explains=explains)
+        return Rule(
+            code=code,
+            name=name,
+            severity=severity,
+            check=check,
+            sick=sick,
+            healthy=healthy,
+            explains=explains,
+        )
 
     return decorate
 
@@ -118,7 +134,9 @@ def find_rule(name: str, rules: Sequence[Rule]) -> Rule:
     for candidate in rules:
         if name in (candidate.name, candidate.code):
             return candidate
-    raise UnknownNameError(f"no rule called {name!r}", where="the rules", fix=suggest(name, [r.name for r in rules]))
+    raise UnknownNameError(
+        f"no rule called {name!r}", where="the rules", fix=suggest(name, [r.name for r in rules])
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +148,9 @@ class Diagnosis:
     notes: tuple[str, ...] = field(default=())  # rules that could not judge, in sentences
 
 
-def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str, str] | None = None) -> Diagnosis:
+def run_rules(
+    evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str, str] | None = None
+) -> Diagnosis:
     """Run every rule over the evidence.
 
     Args:
@@ -144,14 +164,21 @@ def run_rules(evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str,
     ignore = ignore or {}
     for key, why in ignore.items():
         if not why.strip():
-            raise UsageError(f"{key!r} is ignored without a reason", where="ignore=", fix="say why, for the reader after you")
+            raise UsageError(
+                f"{key!r} is ignored without a reason",
+                where="ignore=",
+                fix="say why, for the reader after you",
+            )
     rules = tuple(rules)
     found: list[Finding] = []
     notes: list[str] = []
     for each in rules:
         try:
             found.extend(
-                dataclasses.replace(f, rule=each.name, code=each.code, severity=f.severity or each.severity) for f in each.check(evidence)
+                dataclasses.replace(
+                    f, rule=each.name, code=each.code, severity=f.severity or each.severity
+                )
+                for f in each.check(evidence)
             )
         except Exception as error:  # one rule's mistake must not hide what the others found
             notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
@@ -175,7 +202,11 @@ def ignore(name: str, reason: str) -> Callable[[_Class], _Class]:
     ...     pass
     """
     if not reason.strip():
-        raise UsageError(f"{name!r} is ignored without a reason", where="@ignore", fix="say why, for the reader after you")
+        raise UsageError(
+            f"{name!r} is ignored without a reason",
+            where="@ignore",
+            fix="say why, for the reader after you",
+        )
 
     def decorate(decorated: _Class) -> _Class:
         setattr(decorated, _IGNORED, {**getattr(decorated, _IGNORED, {}), name: reason})
@@ -211,7 +242,13 @@ def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
         fix = "the trace shows what every layer before it was given"
         message = f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}"
         return Finding(
-            rule="crash", code=CRASH, severity=Severity.ERROR, module=failure.module, message=message, fix=fix, source=failure.source
+            rule="crash",
+            code=CRASH,
+            severity=Severity.ERROR,
+            module=failure.module,
+            message=message,
+            fix=fix,
+            source=failure.source,
         )
     best = explanation.repairs[0] if explanation.repairs else None
     tried = f" ({best.tried})" if best is not None and best.tried else ""
@@ -220,7 +257,8 @@ def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
         code=CRASH,
         severity=Severity.ERROR,
         module=explanation.module,
-        message=explanation.message + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),
+        message=explanation.message
+        + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),
         fix=f"{best.title}{tried}" if best is not None else "no repair was found that works",
         source=explanation.source or failure.source,
     )
@@ -239,13 +277,26 @@ def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Findin
     findings = list(findings)
     explains = {r.name: r.explains for r in rules}
     present = {f.rule for f in findings if f.severity is not None and f.severity > Severity.INFO}
-    causes = {f.rule: tuple(sorted(c for c in present if f.rule in explains.get(c, ()) and c != f.rule)) for f in findings}
-    linked = [dataclasses.replace(f, follows_from=tuple(dict.fromkeys((*f.follows_from, *causes[f.rule])))) for f in findings]
+    causes = {
+        f.rule: tuple(sorted(c for c in present if f.rule in explains.get(c, ()) and c != f.rule))
+        for f in findings
+    }
+    linked = [
+        dataclasses.replace(
+            f, follows_from=tuple(dict.fromkeys((*f.follows_from, *causes[f.rule])))
+        )
+        for f in findings
+    ]
     position = {r.name: i for i, r in enumerate(rules)}
     return tuple(
         sorted(
             linked,
-            key=lambda f: (f.severity is Severity.INFO, bool(f.follows_from), -(f.severity or Severity.INFO).rank, position.get(f.rule, 0)),
+            key=lambda f: (
+                f.severity is Severity.INFO,
+                bool(f.follows_from),
+                -(f.severity or Severity.INFO).rank,
+                position.get(f.rule, 0),
+            ),
         )
     )
 
@@ -260,5 +311,8 @@ def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:
     names = {severity.value for severity in Severity}
     for finding in findings:
         severity = finding.severity or Severity.INFO
-        if (threshold in names and severity >= Severity(threshold)) or threshold in (finding.rule, finding.code):
+        if (threshold in names and severity >= Severity(threshold)) or threshold in (
+            finding.rule,
+            finding.code,
+        ):
             yield finding

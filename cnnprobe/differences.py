@@ -21,15 +21,23 @@ LEVELS = (
 class Operation:
     """One primitive step of a forward pass: a leaf module's call or a torch function, under one name however it was written."""
 
-    name: str  # "conv2d", "relu", "flatten": the same for nn.Flatten, torch.flatten and x.view(n, -1)
+    name: (
+        str  # "conv2d", "relu", "flatten": the same for nn.Flatten, torch.flatten and x.view(n, -1)
+    )
     kind: str  # as it was written: "Conv2d", "torch.flatten"
     module: str  # fqn of the layer, or of the module whose forward called the function
     call: int  # index of its row in the trace
-    config: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters in their shortest form: 3 for (3, 3)
+    config: Mapping[str, object] = field(
+        default_factory=dict
+    )  # hyper-parameters in their shortest form: 3 for (3, 3)
     given: tuple[tuple[int, ...], ...] = ()  # shapes of the inputs that are no parameters
     made: tuple[tuple[int, ...], ...] = ()
-    sources: tuple[int | None, ...] = ()  # the operations that made these inputs; None: the model's own input
-    parameters: Mapping[str, str] = field(default_factory=dict)  # role ("weight") -> fqn, buffers too
+    sources: tuple[
+        int | None, ...
+    ] = ()  # the operations that made these inputs; None: the model's own input
+    parameters: Mapping[str, str] = field(
+        default_factory=dict
+    )  # role ("weight") -> fqn, buffers too
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # role -> shape
     source: str = ""  # the user's line
     completed: bool = True
@@ -65,7 +73,9 @@ class Difference:
     actual: str  # the place in the actual model: "'conv1' (Conv2d)"; "" where it has none
     expected: str
     message: str
-    inputs_equal: bool | None = None  # of a difference of numbers: what went in was equal, so it began here
+    inputs_equal: bool | None = (
+        None  # of a difference of numbers: what went in was equal, so it began here
+    )
     discrepancy: Discrepancy | None = None
 
 
@@ -80,10 +90,14 @@ class Outcome:
     pairs: tuple[Pair, ...] = ()
     levels: Mapping[str, bool | None] = field(default_factory=dict)
     differences: tuple[Difference, ...] = ()
-    mapping: Mapping[str, str] = field(default_factory=dict)  # name in the actual model's state_dict -> name in the expected one's
+    mapping: Mapping[str, str] = field(
+        default_factory=dict
+    )  # name in the actual model's state_dict -> name in the expected one's
     unmapped: tuple[str, ...] = ()  # why a parameter or buffer has no counterpart, in sentences
     parameters: tuple[int, int] = (0, 0)  # totals of the actual and of the expected model
-    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of both: trainable, macs, counted, operations, activation_bytes
+    costs: Mapping[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # of both: trainable, macs, counted, operations, activation_bytes
     notes: tuple[str, ...] = ()
 
 

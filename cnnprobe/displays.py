@@ -37,7 +37,12 @@ class Live:
         self.update()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if _kernel() is not None:  # the last steps are shown too, also those before an exception
             self._draw()
 
@@ -48,7 +53,9 @@ class Live:
             self._handle = display(self, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(self)
-        self._drawn = time.monotonic()  # after drawing: a slow display is updated less often, and never holds up the training
+        self._drawn = (
+            time.monotonic()
+        )  # after drawing: a slow display is updated less often, and never holds up the training
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         history = self._source.history

@@ -14,7 +14,9 @@ class Repair:
 
     title: str  # what to change, as one sentence: "put nn.Flatten() first in 'classifier'"
     code: str = ""  # what to write: "nn.Flatten()"
-    module: str | None = None  # fqn of the module that it changes, "" the root; None: the input, the loss, the loop
+    module: str | None = (
+        None  # fqn of the module that it changes, "" the root; None: the input, the loss, the loop
+    )
     works: bool = False  # it was tried, and what failed passed
     plausible: bool = False  # what came out looks like what the model is for
     tried: str = ""  # "the forward passes and gives (2, 10); 1,147,466 parameters unchanged"; "": it was not tried
@@ -29,7 +31,9 @@ class Explanation:
 
     diagnosis: str  # kebab-case name of the fault; "unknown" where the cause is not known
     stage: str  # "forward" | "loss" | "backward" | "step"
-    module: str | None  # fqn of the module to blame, "" the root, None: no module (the loss, the data, the loop)
+    module: (
+        str | None
+    )  # fqn of the module to blame, "" the root, None: no module (the loss, the data, the loop)
     kind: str = ""  # its class name
     raised_in: str = ""  # what raised: "'classifier.0' (Linear)"
     message: str = ""  # what is wrong, in one sentence

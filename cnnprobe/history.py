@@ -33,16 +33,24 @@ class Series:
 
     fqn: str  # of the module for activations and gradients, of the parameter for the rest
     what: What
-    call: int = 0  # k-th call of the module in a forward pass, for activations and the gradients of those
+    call: int = (
+        0  # k-th call of the module in a forward pass, for activations and the gradients of those
+    )
     output: str = ""  # path in a nested output: "", "[0]", "['logits']"
     kind: str = ""  # class name of the module, or of the one that the parameter is registered in
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    histograms: tuple[Histogram | None, ...] = ()  # one for each of `History.steps`; empty where not asked for
+    histograms: tuple[
+        Histogram | None, ...
+    ] = ()  # one for each of `History.steps`; empty where not asked for
 
     def __getitem__(self, name: str) -> tuple[float, ...]:
         """The numbers of that name; raises UnknownNameError where there are none."""
         if name not in self.numbers:
-            raise UnknownNameError(f"no statistic named {name!r}", where=f"{self.what} of {self.fqn!r}", fix=suggest(name, self.numbers))
+            raise UnknownNameError(
+                f"no statistic named {name!r}",
+                where=f"{self.what} of {self.fqn!r}",
+                fix=suggest(name, self.numbers),
+            )
         return self.numbers[name]
 
 
@@ -58,8 +66,12 @@ class NonFinite:
     nan: int = 0
     inf: int = 0
     count: int = 0
-    inputs: tuple[TensorInfo, ...] = ()  # with their statistics, so that one sees whether the call made it or passed it on
-    seen_before: int | None = None  # the last observed step before it, which was finite; None: there was none
+    inputs: tuple[
+        TensorInfo, ...
+    ] = ()  # with their statistics, so that one sees whether the call made it or passed it on
+    seen_before: int | None = (
+        None  # the last observed step before it, which was finite; None: there was none
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +117,9 @@ class History:
             if curve.name == name:
                 return curve
         raise UnknownNameError(
-            f"no curve named {name!r}", where=f"history of {self.model}", fix=suggest(name, (c.name for c in self.curves))
+            f"no curve named {name!r}",
+            where=f"history of {self.model}",
+            fix=suggest(name, (c.name for c in self.curves)),
         )
 
     def of(self, fqn: str, what: What = "activation", call: int = 0) -> Series:
@@ -114,7 +128,11 @@ class History:
             if series.fqn == fqn and series.what == what and series.call == call:
                 return series
         known = (series.fqn for series in self.series if series.what == what)
-        raise UnknownNameError(f"no {what} of {fqn!r}, call {call}", where=f"history of {self.model}", fix=suggest(fqn, known))
+        raise UnknownNameError(
+            f"no {what} of {fqn!r}, call {call}",
+            where=f"history of {self.model}",
+            fix=suggest(fqn, known),
+        )
 
 
 def numbers(values: Iterable[float]) -> tuple[float, ...]:

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError
-from cnnprobe.history import STATISTICS, Curve, DeadChannels, History, LivingGraph, NonFinite, Series, What, numbers
+from cnnprobe.history import (
+    STATISTICS,
+    Curve,
+    DeadChannels,
+    History,
+    LivingGraph,
+    NonFinite,
+    Series,
+    What,
+    numbers,
+)
 from cnnprobe.trace import Histogram, Trace
 
 KIND = "Journal"
@@ -60,7 +70,9 @@ class Ledger:
     slots: list[Slot] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)  # for each step (slots known then, COLUMNS)
-    histograms: list[Mapping[int, Histogram]] = field(default_factory=list)  # for each step, by slot
+    histograms: list[Mapping[int, Histogram]] = field(
+        default_factory=list
+    )  # for each step, by slot
     curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     total: int = 0
     nonfinite: NonFinite | None = None
@@ -73,7 +85,9 @@ class Ledger:
         """For each slot the index into CODES."""
         known = len(self._codes)
         if known < len(self.slots):
-            self._codes = np.concatenate([self._codes, np.array([slot.code for slot in self.slots[known:]], dtype=np.int8)])
+            self._codes = np.concatenate(
+                [self._codes, np.array([slot.code for slot in self.slots[known:]], dtype=np.int8)]
+            )
         return self._codes
 
     def put(self, name: str, step: int, value: float) -> None:
@@ -86,13 +100,19 @@ class Ledger:
             values.append(value)
 
     def add(
-        self, step: int, slots: Sequence[int] | NDArray[np.int64], rows: Rows, histograms: Mapping[int, Histogram] | None = None
+        self,
+        step: int,
+        slots: Sequence[int] | NDArray[np.int64],
+        rows: Rows,
+        histograms: Mapping[int, Histogram] | None = None,
     ) -> None:
         """The rows of an observed step, shape (rows, COLUMNS); several of one slot are put together as if they had been one tensor."""
         self.steps.append(step)
         whole = together(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
         # A norm is that of the finite values; where there are none, 0 would look like a gradient that has vanished.
-        whole[(whole[:, _COUNT] > 0) & (whole[:, _NAN] + whole[:, _INF] >= whole[:, _COUNT]), _NORM] = math.nan
+        whole[
+            (whole[:, _COUNT] > 0) & (whole[:, _NAN] + whole[:, _INF] >= whole[:, _COUNT]), _NORM
+        ] = math.nan
         self.rows.append(whole)
         self.histograms.append(histograms or {})
 
@@ -102,7 +122,10 @@ class Ledger:
             model=self.model,
             steps=tuple(self.steps),
             total=self.total,
-            curves=tuple(Curve(name=name, steps=tuple(steps), values=numbers(values)) for name, (steps, values) in self.curves.items()),
+            curves=tuple(
+                Curve(name=name, steps=tuple(steps), values=numbers(values))
+                for name, (steps, values) in self.curves.items()
+            ),
             series=tuple(self._series()),
             nonfinite=self.nonfinite,
             dead=self.dead,
@@ -121,7 +144,11 @@ class Ledger:
         cube = self.cube()
         for k, slot in enumerate(self.slots):
             mine = cube[k]
-            named = {name: numbers(mine[:, i].tolist()) for i, name in enumerate(STATISTICS) if slot.what != "update" or name == "norm"}
+            named = {
+                name: numbers(mine[:, i].tolist())
+                for i, name in enumerate(STATISTICS)
+                if slot.what != "update" or name == "norm"
+            }
             if slot.what in _EXTRAS and not np.isnan(mine[:, _EXTRA]).all():
                 named[_EXTRAS[slot.what]] = numbers(mine[:, _EXTRA].tolist())
             spreads = tuple(step.get(k) for step in self.histograms)
@@ -175,14 +202,21 @@ class Journal:
             self._file: IO[str] = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as the run
         except OSError as error:
             fix = "choose a folder that exists and that you may write to"
-            raise ProbeError(f"the journal cannot be written: {error.strerror or error}", where=str(path), fix=fix) from error
+            raise ProbeError(
+                f"the journal cannot be written: {error.strerror or error}",
+                where=str(path),
+                fix=fix,
+            ) from error
         self._file.write(schema.to_text(KIND, {"model": model}))
         self._file.flush()
 
     def write(self, **what: Any) -> None:
         """One line; dataclasses become plain data. A full disk ends the journal, not the run."""
         with contextlib.suppress(OSError, ValueError):
-            plain = {key: value if key == "rows" else schema.to_plain(value) for key, value in what.items()}
+            plain = {
+                key: value if key == "rows" else schema.to_plain(value)
+                for key, value in what.items()
+            }
             self._file.write(json.dumps(plain, allow_nan=False) + "\n")
             self._file.flush()
 
@@ -191,14 +225,23 @@ class Journal:
         if len(ledger.slots) > self._known:
             self.write(slots=ledger.slots[self._known :])
             self._known = len(ledger.slots)
-        points = {name: values[-1] for name, (steps, values) in ledger.curves.items() if steps[-1] == step}
+        points = {
+            name: values[-1] for name, (steps, values) in ledger.curves.items() if steps[-1] == step
+        }
         if not observed:
             self.write(step=step, curves=points)
             return
         rows = ledger.rows[-1]
         seen = np.flatnonzero(~np.isnan(rows[:, (_COUNT, _NORM)]).all(1))
-        plain = [[k, *map(_written, values)] for k, values in zip(seen.tolist(), rows[seen].tolist(), strict=True)]
-        more = {"histograms": [[k, h] for k, h in ledger.histograms[-1].items()]} if ledger.histograms[-1] else {}
+        plain = [
+            [k, *map(_written, values)]
+            for k, values in zip(seen.tolist(), rows[seen].tolist(), strict=True)
+        ]
+        more = (
+            {"histograms": [[k, h] for k, h in ledger.histograms[-1].items()]}
+            if ledger.histograms[-1]
+            else {}
+        )
         self.write(step=step, curves=points, rows=plain, **more)
 
     def close(self, total: int) -> None:
@@ -222,9 +265,17 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Trace, History, Any]:
     try:
         first, *lines = Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise ProbeError(f"the journal cannot be read: {error.strerror or error}", where=where, fix="check the path") from error
+        raise ProbeError(
+            f"the journal cannot be read: {error.strerror or error}",
+            where=where,
+            fix="check the path",
+        ) from error
     except UnicodeDecodeError as error:
-        raise ProbeError("this is no JSON text", where=where, fix="give a file that cnnprobe.monitor(log=...) has written") from error
+        raise ProbeError(
+            "this is no JSON text",
+            where=where,
+            fix="give a file that cnnprobe.monitor(log=...) has written",
+        ) from error
     model = str(schema.parse(first, expected=KIND, where=where).get("model", ""))
     book = _Reading(Ledger(model=model), Trace(model=model))
     for number, line in enumerate(lines, start=2):
@@ -232,13 +283,19 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Trace, History, Any]:
             said = json.loads(line) if line else {}
         except ValueError as error:
             if any(lines[number - 1 :]):
-                raise ProbeError(f"line {number} is no JSON: {error}", where=where, fix="the file was changed; use another copy") from error
+                raise ProbeError(
+                    f"line {number} is no JSON: {error}",
+                    where=where,
+                    fix="the file was changed; use another copy",
+                ) from error
             break  # the line that a kill cut off
         try:
             book.take(said)
         except (ProbeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             fix = "it was changed, or written by another version of cnnprobe"
-            raise ProbeError(f"line {number} of the journal is damaged: {error}", where=where, fix=fix) from error
+            raise ProbeError(
+                f"line {number} of the journal is damaged: {error}", where=where, fix=fix
+            ) from error
     return book.trace, book.finished(), book.findings
 
 
@@ -278,13 +335,19 @@ class _Reading:
             self.ledger.put(name, step, schema.from_plain(float, value))
         if "rows" in said:
             slots = [int(row[0]) for row in said["rows"]]
-            rows = np.array([[_number(v) for v in row[1:]] for row in said["rows"]]).reshape(-1, len(COLUMNS))
-            spreads = {int(k): schema.from_plain(Histogram, h) for k, h in said.get("histograms", ())}
+            rows = np.array([[_number(v) for v in row[1:]] for row in said["rows"]]).reshape(
+                -1, len(COLUMNS)
+            )
+            spreads = {
+                int(k): schema.from_plain(Histogram, h) for k, h in said.get("histograms", ())
+            }
             self.ledger.add(step, slots, rows, spreads)
 
     def finished(self) -> History:
         if not self.ended:
-            self.ledger.notes["the run did not come to its end; this is what it had written until then"] = None
+            self.ledger.notes[
+                "the run did not come to its end; this is what it had written until then"
+            ] = None
         return self.ledger.history()
 
 

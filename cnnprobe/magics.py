@@ -15,7 +15,11 @@ _FIX = "write `%probe model(x)`, or `%%probe model` over a cell that calls it"
 
 def load_ipython_extension(shell: Any) -> None:
     """Called by `%load_ext cnnprobe`."""
-    shell.register_magic_function(lambda line, cell=None: run_magic(shell, line, cell), magic_kind="line_cell", magic_name="probe")
+    shell.register_magic_function(
+        lambda line, cell=None: run_magic(shell, line, cell),
+        magic_kind="line_cell",
+        magic_name="probe",
+    )
 
 
 def run_magic(shell: Any, line: str, cell: str | None) -> Report:
@@ -46,7 +50,9 @@ def _probe_call(shell: Any, line: str) -> Report:
 def _record_cell(shell: Any, line: str, cell: str) -> Report:
     model = _model(shell, line.strip(), "%%probe")
     text = shell.transform_cell(cell)
-    code = shell.compile(text, shell.compile.cache(text), "exec")  # cached, so that a traceback shows the lines of the cell
+    code = shell.compile(
+        text, shell.compile.cache(text), "exec"
+    )  # cached, so that a traceback shows the lines of the cell
     recording = record(model)
     error: BaseException | None = None
     try:
@@ -57,12 +63,16 @@ def _record_cell(shell: Any, line: str, cell: str) -> Report:
         raise
     finally:
         if recording.traces:
-            keep_report(model, Report(trace=recording.trace, explanation=recording.explanation, error=error))
+            keep_report(
+                model, Report(trace=recording.trace, explanation=recording.explanation, error=error)
+            )
             if isinstance(error, Exception):  # above the traceback that IPython is about to print
                 importlib.import_module("IPython.display").display(last_report(model))
     if not recording.traces:
         raise UsageError(
-            f"the cell did not call {line.strip()}", where="%%probe", fix="call the model in the cell, or name the one it calls"
+            f"the cell did not call {line.strip()}",
+            where="%%probe",
+            fix="call the model in the cell, or name the one it calls",
         )
     return last_report(model)
 

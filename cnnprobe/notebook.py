@@ -58,7 +58,9 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
     """
     if every < 1 or not 0 < sample <= 1:
         fix = "give every=10 for each tenth call, sample=0.1 for a tenth of them at random"
-        raise UsageError(f"every={every} and sample={sample} record no call", where="@cnnprobe.probed", fix=fix)
+        raise UsageError(
+            f"every={every} and sample={sample} record no call", where="@cnnprobe.probed", fix=fix
+        )
     turns = _Turns(every, sample)
     if target is None:
         return functools.partial(probed, every=every, sample=sample)
@@ -81,8 +83,12 @@ class _Turns:
 
     every: int
     sample: float
-    calls: "weakref.WeakKeyDictionary[nn.Module, int]" = field(default_factory=weakref.WeakKeyDictionary, compare=False)
-    dice: random.Random = field(default_factory=random.Random, compare=False)  # not the user's: their numbers stay as they are
+    calls: "weakref.WeakKeyDictionary[nn.Module, int]" = field(
+        default_factory=weakref.WeakKeyDictionary, compare=False
+    )
+    dice: random.Random = field(
+        default_factory=random.Random, compare=False
+    )  # not the user's: their numbers stay as they are
 
     def is_due(self, model: nn.Module) -> bool:
         """Whether this call is one of them; counts it."""
@@ -98,7 +104,12 @@ def _recorded(call: Callable[..., Any], turns: _Turns) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def recorded_call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or self in _being_recorded or not turns.is_due(self):
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._is_tracing()
+            or self in _being_recorded
+            or not turns.is_due(self)
+        ):
             return call(self, *args, **kwargs)
         recording = record(self)
         _being_recorded.add(self)
@@ -112,7 +123,10 @@ def _recorded(call: Callable[..., Any], turns: _Turns) -> Callable[..., Any]:
         finally:
             _being_recorded.discard(self)
             if recording.traces:
-                keep_report(self, Report(trace=recording.trace, explanation=recording.explanation, error=error))
+                keep_report(
+                    self,
+                    Report(trace=recording.trace, explanation=recording.explanation, error=error),
+                )
 
     recorded_call.is_probed = True  # type: ignore[attr-defined]
     return recorded_call

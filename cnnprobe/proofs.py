@@ -25,9 +25,13 @@ class Comparison:
     `outcome` is the same as plain data, with the operations of both models and how they were paired.
     """
 
-    def __init__(self, outcome: Outcome, actual: nn.Module | None = None, expected: nn.Module | None = None) -> None:
+    def __init__(
+        self, outcome: Outcome, actual: nn.Module | None = None, expected: nn.Module | None = None
+    ) -> None:
         self.outcome = outcome
-        self._models = tuple(weakref.ref(model) if model is not None else None for model in (actual, expected))
+        self._models = tuple(
+            weakref.ref(model) if model is not None else None for model in (actual, expected)
+        )
 
     @property
     def equivalent(self) -> bool:
@@ -65,7 +69,11 @@ class Comparison:
         <All keys matched successfully>
         """
         if to not in ("actual", "expected"):
-            raise ProbeError(f"no side named {to!r}", where="Comparison.transfer", fix="to='actual' or to='expected'")
+            raise ProbeError(
+                f"no side named {to!r}",
+                where="Comparison.transfer",
+                fix="to='actual' or to='expected'",
+            )
         target, source = self._model(to), self._model("expected" if to == "actual" else "actual")
         given, ours = tensors_of(source), tensors_of(target)
         partners = self._partners(to, ours, given)
@@ -81,7 +89,10 @@ class Comparison:
                 f"{len(lost)} of {len(target.state_dict())} names have no counterpart: {_names(lost)}",
                 where=f"transfer to the {to} model, {type(target).__name__}",
                 fix="; ".join(
-                    (*self.outcome.unmapped[:1], "transfer(strict=False) gives the others, for load_state_dict(..., strict=False)")
+                    (
+                        *self.outcome.unmapped[:1],
+                        "transfer(strict=False) gives the others, for load_state_dict(..., strict=False)",
+                    )
                 ),
             )
         return found
@@ -97,7 +108,9 @@ class Comparison:
             )
         return model
 
-    def _partners(self, to: str, ours: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
+    def _partners(
+        self, to: str, ours: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    ) -> dict[str, str]:
         """Name in the target -> name in the source, through all aliases of either."""
         if to == "actual":
             return dict(self.mapping)
@@ -109,7 +122,11 @@ class Comparison:
             sources = known.get(id(tensor), [])
             if not sources:
                 continue
-            if any(given[other] is not given[sources[0]] and not _equal(given[other], given[sources[0]]) for other in sources[1:]):
+            if any(
+                given[other] is not given[sources[0]]
+                and not _equal(given[other], given[sources[0]])
+                for other in sources[1:]
+            ):
                 raise ProbeError(
                     f"{name!r} is one tensor in the expected model, and {_names(sources)} hold different values in the actual one",
                     where="Comparison.transfer",
@@ -125,7 +142,9 @@ class Comparison:
             UnknownNameError: there is no such format.
         """
         if format == "json":
-            return schema.to_text("Comparison", {"equivalent": self.equivalent, **schema.to_plain(self.outcome)})
+            return schema.to_text(
+                "Comparison", {"equivalent": self.equivalent, **schema.to_plain(self.outcome)}
+            )
         return render(lay_out_comparison(self.outcome), format, width=width)
 
     def __str__(self) -> str:
@@ -184,7 +203,11 @@ class Refactoring:
         """
         if format == "python":
             if not self.source:
-                raise ProbeError("; ".join(self.notes), where=f"refactor({self._folded.model})", fix="to('text') shows what was found")
+                raise ProbeError(
+                    "; ".join(self.notes),
+                    where=f"refactor({self._folded.model})",
+                    fix="to('text') shows what was found",
+                )
             return self.source
         if format == "json":
             return schema.to_text("Refactoring", schema.to_plain(self._folded))
@@ -207,4 +230,6 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return ", ".join(map(repr, names[:_SHOWN])) + (
+        f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    )

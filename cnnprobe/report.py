@@ -31,7 +31,19 @@ _PARTS: Mapping[str, Any] = {
 
 _SHOWN_IN_NOTEBOOK = 200  # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
 _FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
-_PAGE = ("failure", "patch", "evidence", "history", "totals", "shares", "modules", "graph", "notes", "parameters", "traceback")
+_PAGE = (
+    "failure",
+    "patch",
+    "evidence",
+    "history",
+    "totals",
+    "shares",
+    "modules",
+    "graph",
+    "notes",
+    "parameters",
+    "traceback",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -40,18 +52,31 @@ class Report:
 
     trace: Trace
     findings: tuple[Finding, ...] = ()  # root causes first
-    explanation: Explanation | None = None  # where the forward (or the loss, the backward, the step) raised
+    explanation: Explanation | None = (
+        None  # where the forward (or the loss, the backward, the step) raised
+    )
     graph: Any = None  # a Graph where one was asked for
     history: History | None = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
-    error: BaseException | None = field(default=None, compare=False)  # the very exception that was raised
+    error: BaseException | None = field(
+        default=None, compare=False
+    )  # the very exception that was raised
 
     @property
     def ok(self) -> bool:
         """Whether the model ran to its end and no finding is an error."""
-        return self.trace.failure is None and not any(finding.severity == "error" for finding in self.findings)
+        return self.trace.failure is None and not any(
+            finding.severity == "error" for finding in self.findings
+        )
 
-    def to(self, format: str, *, width: int | None = None, depth: int | None = None, colour: bool = False) -> str:  # noqa: A002 - the word users type
+    def to(
+        self,
+        format: str,  # noqa: A002
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        colour: bool = False,
+    ) -> str:
         """The report as "text", "markdown", "html" (a whole page), "fragment" (of HTML, for notebooks) or "json" (which `load` reads back, always whole).
 
         Args:
@@ -64,7 +89,9 @@ class Report:
             UnknownNameError: there is no such format.
         """
         if format == "json":
-            return schema.to_text(Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED})
+            return schema.to_text(
+                Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED}
+            )
         if format == "html":
             return self._page(depth)
         if format == "fragment":
@@ -75,7 +102,9 @@ class Report:
         """The page, which carries the whole report as JSON: for programs, and for what it tells of a row that is marked."""
         from cnnprobe.render.page import render_page  # jinja2 is for those who want a page
 
-        return render_page(_laid_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json"))
+        return render_page(
+            _laid_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json")
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report in the format that the suffix of `path` names; the file is there as a whole or not at all.
@@ -96,7 +125,13 @@ class Report:
 
     def __repr__(self) -> str:
         failure = self.trace.failure
-        state = "ok" if self.ok else f"raised {failure.kind}" if failure else f"{len(self.findings)} findings"
+        state = (
+            "ok"
+            if self.ok
+            else f"raised {failure.kind}"
+            if failure
+            else f"{len(self.findings)} findings"
+        )
         return f"<Report of {self.trace.model}: {len(self.trace.calls)} calls, {total(self.trace).parameters:,} parameters, {state}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
@@ -117,18 +152,32 @@ def load(path: str | os.PathLike[str]) -> Report:
         from cnnprobe.journal import read_journal  # numpy is for those who read one
 
         trace, history, findings = read_journal(path)
-        return Report(trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history)
+        return Report(
+            trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history
+        )
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ProbeError(f"the report cannot be read: {error.strerror or error}", where=where, fix="check the path") from error
+        raise ProbeError(
+            f"the report cannot be read: {error.strerror or error}",
+            where=where,
+            fix="check the path",
+        ) from error
     except UnicodeDecodeError as error:
-        raise ProbeError("this is no JSON text", where=where, fix='give a file that report.save("name.json") has written') from error
+        raise ProbeError(
+            "this is no JSON text",
+            where=where,
+            fix='give a file that report.save("name.json") has written',
+        ) from error
     data = schema.parse(_json_of(text, where), expected=Report.__name__, where=where)
     try:
         return Report(**_parts(data))
     except ProbeError as error:
-        raise ProbeError(f"the report is damaged: {error.what}", where=f"{where}, at {error.where}", fix=error.fix) from error
+        raise ProbeError(
+            f"the report is damaged: {error.what}",
+            where=f"{where}, at {error.where}",
+            fix=error.fix,
+        ) from error
 
 
 def _json_of(text: str, where: str) -> str:
@@ -141,7 +190,9 @@ def _json_of(text: str, where: str) -> str:
     try:
         data = carried(text)
     except ValueError as error:
-        raise ProbeError(f"the report in this page is damaged: {error}", where=where, fix=fix) from error
+        raise ProbeError(
+            f"the report in this page is damaged: {error}", where=where, fix=fix
+        ) from error
     if data is None:
         raise ProbeError("this page carries no report", where=where, fix=fix)
     return data
@@ -150,16 +201,28 @@ def _json_of(text: str, where: str) -> str:
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
     unreadable = [name for name, part in data.items() if part and name not in _PARTS]
     if unreadable or "trace" not in data:
-        what = f"it holds {unreadable[0]!r}, which this version does not know" if unreadable else "its trace is missing"
-        raise ProbeError(what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it")
-    return {name: schema.from_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data}
+        what = (
+            f"it holds {unreadable[0]!r}, which this version does not know"
+            if unreadable
+            else "its trace is missing"
+        )
+        raise ProbeError(
+            what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it"
+        )
+    return {
+        name: schema.from_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data
+    }
 
 
-def _laid_out(report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any) -> Document:
+def _laid_out(
+    report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any
+) -> Document:
     parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
     document = lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
     crashed = report.explanation is not None and (sections is None or "failure" in sections)
-    others = [f for f in report.findings if not (crashed and f.code == CRASH)]  # what raised has its own place in the document
+    others = [
+        f for f in report.findings if not (crashed and f.code == CRASH)
+    ]  # what raised has its own place in the document
     return with_findings(document, others, report.trace) if others else document
 
 
@@ -168,7 +231,9 @@ def _write(target: Path, text: str) -> None:
     data = text.encode("utf-8", errors="backslashreplace")
     try:
         target = target.resolve()
-        if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced, a folder says so itself
+        if (
+            target.exists() and not target.is_file()
+        ):  # a device or a pipe cannot be replaced, a folder says so itself
             target.write_bytes(data)
             return
         draft = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
@@ -180,4 +245,6 @@ def _write(target: Path, text: str) -> None:
                 draft.unlink()
     except OSError as error:
         fix = "choose a folder that exists and that you may write to"
-        raise ProbeError(f"the report cannot be written: {error.strerror or error}", where=str(target), fix=fix) from error
+        raise ProbeError(
+            f"the report cannot be written: {error.strerror or error}", where=str(target), fix=fix
+        ) from error

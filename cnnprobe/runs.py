@@ -72,7 +72,13 @@ class Monitor(Watch):
 
 
 def start(
-    model: nn.Module, optimizer: Any, settings: Settings, *, loss_fn: Any, outputs: Mapping[str, Any], around: Mapping[str, Any]
+    model: nn.Module,
+    optimizer: Any,
+    settings: Settings,
+    *,
+    loss_fn: Any,
+    outputs: Mapping[str, Any],
+    around: Mapping[str, Any],
 ) -> Monitor:
     """A monitor that is not yet entered.
 
@@ -91,25 +97,51 @@ def start(
     settings.check()
     given: Any = model
     if not isinstance(given, nn.Module):
-        fix = f"pass an instance: {given.__name__}()" if isinstance(given, type) else "pass the model itself"
+        fix = (
+            f"pass an instance: {given.__name__}()"
+            if isinstance(given, type)
+            else "pass the model itself"
+        )
         raise TargetError(f"{type(given).__name__} is not a torch.nn.Module", where=_WHERE, fix=fix)
     optimizers = _optimizers(optimizer)
-    losses = [loss_fn] if isinstance(loss_fn, nn.Module) else _loss_modules(around.values()) if loss_fn is None else []
-    monitor = Monitor(model, optimizers, settings, losses=losses, listeners=_listeners(outputs, class_of(model).__name__))
+    losses = (
+        [loss_fn]
+        if isinstance(loss_fn, nn.Module)
+        else _loss_modules(around.values())
+        if loss_fn is None
+        else []
+    )
+    monitor = Monitor(
+        model,
+        optimizers,
+        settings,
+        losses=losses,
+        listeners=_listeners(outputs, class_of(model).__name__),
+    )
     roles = {"model": model, "optimizer": optimizer}
-    named = {role: [name for name, value in around.items() if value is subject] for role, subject in roles.items() if subject is not None}
+    named = {
+        role: [name for name, value in around.items() if value is subject]
+        for role, subject in roles.items()
+        if subject is not None
+    }
     monitor.names = {role: names[0] for role, names in named.items() if names}
     if len(losses) > 1:
-        monitor.note(f"{len(losses)} loss functions were seen; what they give is averaged: tell the loss by monitor.loss(loss)")
+        monitor.note(
+            f"{len(losses)} loss functions were seen; what they give is averaged: tell the loss by monitor.loss(loss)"
+        )
     return monitor
 
 
 def _optimizers(given: Any) -> Sequence[Optimizer]:
-    optimizers = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    optimizers = (
+        [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    )
     for optimizer in optimizers:
         if not hasattr(optimizer, "register_step_post_hook"):
             fix = "pass the torch.optim.Optimizer itself, several in a list, or None"
-            raise TargetError(f"{type(optimizer).__name__} is not a torch.optim.Optimizer", where=_WHERE, fix=fix)
+            raise TargetError(
+                f"{type(optimizer).__name__} is not a torch.optim.Optimizer", where=_WHERE, fix=fix
+            )
     return optimizers
 
 

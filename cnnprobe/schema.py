@@ -50,7 +50,11 @@ def from_plain(kind: Any, data: object) -> Any:
         return _reader(kind)(data)
     except _MisfitError as misfit:
         where = getattr(kind, "__name__", str(kind)) + "".join(reversed(misfit.path))
-        raise ProbeError(misfit.what, where=where, fix="write the file again with cnnprobe; it was changed or damaged") from misfit
+        raise ProbeError(
+            misfit.what,
+            where=where,
+            fix="write the file again with cnnprobe; it was changed or damaged",
+        ) from misfit
 
 
 def to_text(kind: str, fields: Mapping[str, Any]) -> str:
@@ -59,7 +63,9 @@ def to_text(kind: str, fields: Mapping[str, Any]) -> str:
     >>> to_text("Answer", {"value": 42})
     '{"schema_version": 1, "type": "Answer", "value": 42}\n'
     """
-    return json.dumps({"schema_version": SCHEMA_VERSION, _TAG: kind, **fields}, allow_nan=False) + "\n"
+    return (
+        json.dumps({"schema_version": SCHEMA_VERSION, _TAG: kind, **fields}, allow_nan=False) + "\n"
+    )
 
 
 def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
@@ -72,8 +78,14 @@ def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
         data = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         fix = "it may have been cut off while it was written; write it again"
-        raise ProbeError(f"this is no complete JSON document: {error}", where=where, fix=fix) from error
-    if not isinstance(data, dict) or data.get(_TAG) != expected or type(data.get("schema_version")) is not int:
+        raise ProbeError(
+            f"this is no complete JSON document: {error}", where=where, fix=fix
+        ) from error
+    if (
+        not isinstance(data, dict)
+        or data.get(_TAG) != expected
+        or type(data.get("schema_version")) is not int
+    ):
         fix = f'give a file that cnnprobe has written; it begins with "schema_version" and "{_TAG}": "{expected}"'
         raise ProbeError(f"this JSON is no {expected} of cnnprobe", where=where, fix=fix)
     if data["schema_version"] != SCHEMA_VERSION:
@@ -99,7 +111,9 @@ class _MisfitError(Exception):
 
 def _misfit(expected: str, data: object) -> _MisfitError:
     shown = _shown(data)
-    return _MisfitError(f"expected {expected}, got {shown if len(shown) <= 60 else shown[:59] + '…'}")
+    return _MisfitError(
+        f"expected {expected}, got {shown if len(shown) <= 60 else shown[:59] + '…'}"
+    )
 
 
 # ---------------------------------------------------------------- writing
@@ -115,11 +129,16 @@ def _plain(value: Any, level: int) -> Any:
     if level >= _DEEPEST:
         return _shown(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple is an object too
-        return {name: _plain(item, level + 1) for name, item in zip(value._fields, value, strict=True)}
+        return {
+            name: _plain(item, level + 1) for name, item in zip(value._fields, value, strict=True)
+        }
     if isinstance(value, list | tuple):
         return [_plain(item, level + 1) for item in value]
     if isinstance(value, Mapping):
-        return {key if type(key) is str else _shown(key): _plain(item, level + 1) for key, item in value.items()}
+        return {
+            key if type(key) is str else _shown(key): _plain(item, level + 1)
+            for key, item in value.items()
+        }
     return _shown(value)
 
 
@@ -161,7 +180,11 @@ def _writer(kind: type) -> Write:
 def _value_writer(hint: Any) -> Write:
     if hint in (int, str, bool):
         return lambda value: _plain(value, 0)
-    if typing.get_origin(hint) is tuple and len(typing.get_args(hint)) == 2 and typing.get_args(hint)[1] is ...:
+    if (
+        typing.get_origin(hint) is tuple
+        and len(typing.get_args(hint)) == 2
+        and typing.get_args(hint)[1] is ...
+    ):
         write = _value_writer(typing.get_args(hint)[0])
         return lambda value: [write(item) for item in value]
     if len(_dataclasses_in(hint)) > 1:
@@ -175,7 +198,11 @@ def _tagged(value: Any) -> Any:
 
 
 def _dataclasses_in(hint: Any) -> list[type]:
-    return [member for member in typing.get_args(hint) if isinstance(member, type) and dataclasses.is_dataclass(member)]
+    return [
+        member
+        for member in typing.get_args(hint)
+        if isinstance(member, type) and dataclasses.is_dataclass(member)
+    ]
 
 
 @functools.cache
@@ -243,7 +270,9 @@ def _needed(kind: Any) -> list[str]:
     return [
         field.name
         for field in dataclasses.fields(kind)
-        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.init
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     ]
 
 
@@ -287,7 +316,9 @@ def _read_mapping(read_item: Read) -> Read:
 def _read_union(members: tuple[Any, ...]) -> Read:
     tagged = {m.__name__: m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)}
     if len(tagged) > 1:
-        return functools.partial(_read_tagged, tagged, [_reader(m) for m in members if m not in tagged.values()])
+        return functools.partial(
+            _read_tagged, tagged, [_reader(m) for m in members if m not in tagged.values()]
+        )
     # Exact types first: 1 is an int before it is a float, and "NaN" is a float only where no string is expected.
     ordered = sorted(members, key=lambda m: m is float or m is object)
     readers = [_reader(member) for member in ordered if member is not type(None)]
@@ -358,7 +389,11 @@ def _read_float(data: Any) -> float:
 def _read_anything(data: Any) -> Any:
     if isinstance(data, list):
         return tuple(_read_anything(item) for item in data)
-    return {key: _read_anything(item) for key, item in data.items()} if isinstance(data, dict) else data
+    return (
+        {key: _read_anything(item) for key, item in data.items()}
+        if isinstance(data, dict)
+        else data
+    )
 
 
 _SCALARS: Mapping[Any, Read] = {

@@ -39,7 +39,11 @@ class Quantity:
         if self.ours == self.theirs:
             return "both agree" if self.judge in (None, self.ours) else "both part from PyTorch"
         right = {self.ours: "cnnprobe is right", self.theirs: "torchinfo is right"}
-        return "no judge" if self.judge is None else right.get(self.judge, "neither agrees with PyTorch")
+        return (
+            "no judge"
+            if self.judge is None
+            else right.get(self.judge, "neither agrees with PyTorch")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,9 @@ class SecondOpinion:
     partings: tuple[Parting, ...]
 
 
-def second_opinion(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, trace: Trace) -> SecondOpinion:
+def second_opinion(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, trace: Trace
+) -> SecondOpinion:
     """What torchinfo makes of the same model and inputs that `trace` was recorded from.
 
     Raises:
@@ -80,7 +86,12 @@ def second_opinion(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     ours = total(trace)
     return SecondOpinion(
         quantities=(
-            Quantity(name="parameters", ours=ours.parameters, theirs=parameters, judge=sum(p.numel() for p in model.parameters())),
+            Quantity(
+                name="parameters",
+                ours=ours.parameters,
+                theirs=parameters,
+                judge=sum(p.numel() for p in model.parameters()),
+            ),
             Quantity(name="MACs", ours=ours.macs, theirs=macs, judge=judge),
         ),
         partings=tuple(_partings(trace, theirs)),
@@ -97,15 +108,21 @@ def _torchinfo(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, int, dict
         import torchinfo
     except ImportError as error:
         raise TargetError(
-            "a second opinion needs torchinfo, which is not installed", where="--second-opinion", fix="pip install torchinfo"
+            "a second opinion needs torchinfo, which is not installed",
+            where="--second-opinion",
+            fix="pip install torchinfo",
         ) from error
     mode = "train" if model.training else "eval"
     try:
-        summary = torchinfo.summary(model, input_data=list(args) or None, device="meta", mode=mode, verbose=0, **kwargs)
+        summary = torchinfo.summary(
+            model, input_data=list(args) or None, device="meta", mode=mode, verbose=0, **kwargs
+        )
     except Exception as error:
         cause = error.__cause__ or error
         raise TargetError(
-            f"torchinfo fails on this model: {told(cause)}", where="--second-opinion", fix="leave --second-opinion out"
+            f"torchinfo fails on this model: {told(cause)}",
+            where="--second-opinion",
+            fix="leave --second-opinion out",
         ) from error
     names = {id(module): name for name, module in model.named_modules()}
     by_module: dict[str, int] = defaultdict(int)
@@ -163,8 +180,13 @@ def lay_out_opinion(opinion: SecondOpinion) -> Document:
     names = ("total", "cnnprobe", "torchinfo", "PyTorch", "verdict")
     totals = Table(
         title="",
-        columns=tuple(Column(name=name, align="right" if i in (1, 2, 3) else "left", unit="count") for i, name in enumerate(names)),
-        rows=tuple(Row(cells=(q.name, q.ours, q.theirs, q.judge, q.verdict)) for q in opinion.quantities),
+        columns=tuple(
+            Column(name=name, align="right" if i in (1, 2, 3) else "left", unit="count")
+            for i, name in enumerate(names)
+        ),
+        rows=tuple(
+            Row(cells=(q.name, q.ours, q.theirs, q.judge, q.verdict)) for q in opinion.quantities
+        ),
     )
     reasons = tuple(
         (
@@ -173,5 +195,9 @@ def lay_out_opinion(opinion: SecondOpinion) -> Document:
         )
         for p in opinion.partings
     )
-    why = (Facts(title="MACs by torchinfo", pairs=reasons),) if reasons else (Text(text="no module's MACs differ"),)
+    why = (
+        (Facts(title="MACs by torchinfo", pairs=reasons),)
+        if reasons
+        else (Text(text="no module's MACs differ"),)
+    )
     return Document(title="Second opinion", blocks=(Heading(text="Second opinion"), totals, *why))

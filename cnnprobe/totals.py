@@ -24,7 +24,9 @@ class Totals:
     operations: int
     counted: int
     uncounted: Mapping[str, int]  # kind of the operation -> calls of it
-    activation_bytes: int  # outputs of all operations; an output that was passed on unchanged stands once
+    activation_bytes: (
+        int  # outputs of all operations; an output that was passed on unchanged stands once
+    )
 
 
 def total(trace: Trace) -> Totals:

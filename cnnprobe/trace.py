@@ -35,10 +35,16 @@ class TensorInfo:
     device: str
     nbytes: int
     requires_grad: bool
-    strides: tuple[int, ...] | None = None  # None: the layout has none (sparse, nested, quantized per channel)
+    strides: tuple[int, ...] | None = (
+        None  # None: the layout has none (sparse, nested, quantized per channel)
+    )
     path: str = ""  # where in a nested value: "", "[0]", "['logits']", ".hidden"; for inputs "0", "x", "0[1]"
-    source: Source = None  # index of the call that made it, fqn of the parameter or buffer, None: from outside
-    stats: Mapping[str, float | int] | None = None  # None: not asked for, or not available for this kind of tensor
+    source: Source = (
+        None  # index of the call that made it, fqn of the parameter or buffer, None: from outside
+    )
+    stats: Mapping[str, float | int] | None = (
+        None  # None: not asked for, or not available for this kind of tensor
+    )
     histogram: Histogram | None = None  # None: not asked for, or not available
 
 
@@ -51,7 +57,9 @@ class ModuleInfo:
     aliases: tuple[str, ...] = ()  # further names of the same module object
     config: Mapping[str, object] = field(default_factory=dict)
     training: bool = False
-    parameters: tuple[str, ...] = ()  # fqns of its own parameters and buffers, not those of its children
+    parameters: tuple[
+        str, ...
+    ] = ()  # fqns of its own parameters and buffers, not those of its children
     is_stock: bool = False  # a class of torch.nn itself
     is_container: bool = False  # Sequential, ModuleList, ModuleDict, ParameterList, ...
 
@@ -67,14 +75,20 @@ class ModuleCall:
     depth: int
     inputs: tuple[TensorInfo, ...] = ()
     outputs: tuple[TensorInfo, ...] = ()
-    arguments: Mapping[str, object] = field(default_factory=dict)  # the inputs that are no tensors, by path, as plain values
+    arguments: Mapping[str, object] = field(
+        default_factory=dict
+    )  # the inputs that are no tensors, by path, as plain values
     returned: str = ""  # type name of what came back: "Tensor", "tuple", "dict", "NoneType"; "" where nothing did
-    macs: int | None = 0  # own multiply-accumulates of a row without rows below; None: no formula for it
+    macs: int | None = (
+        0  # own multiply-accumulates of a row without rows below; None: no formula for it
+    )
     seconds: float = 0.0
     source: str = ""  # "file.py:12", the user's line that made the call; "" unknown
     completed: bool = True
     recomputed: bool = False  # made again during the backward pass by activation checkpointing
-    sequence: tuple[int, int] | None = None  # autograd's sequence numbers at start and end: the nodes made by this call
+    sequence: tuple[int, int] | None = (
+        None  # autograd's sequence numbers at start and end: the nodes made by this call
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +143,9 @@ class Trace:
         raise UnknownNameError(
             f"no recorded call of a module named {fqn!r}",
             where=f"trace of {self.model}",
-            fix="it is registered but was never called" if registered else suggest(fqn, (c.fqn for c in self.calls if c.fqn)),
+            fix="it is registered but was never called"
+            if registered
+            else suggest(fqn, (c.fqn for c in self.calls if c.fqn)),
         )
 
     def calls_of(self, fqn: str) -> tuple[ModuleCall, ...]:
@@ -141,7 +157,11 @@ class Trace:
         for module in self.modules:
             if module.fqn == fqn or fqn in module.aliases:
                 return module
-        raise UnknownNameError(f"no module named {fqn!r}", where=f"trace of {self.model}", fix=suggest(fqn, (m.fqn for m in self.modules)))
+        raise UnknownNameError(
+            f"no module named {fqn!r}",
+            where=f"trace of {self.model}",
+            fix=suggest(fqn, (m.fqn for m in self.modules)),
+        )
 
     @property
     def never_called(self) -> tuple[str, ...]:

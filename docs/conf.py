@@ -44,7 +44,11 @@ class Rules(SphinxDirective):
             section = nodes.section(ids=[rule.name])
             section += nodes.title(text=f"{rule.code} {rule.name}")
             section += nodes.paragraph("", "", nodes.emphasis(text=rule.severity.value))
-            section += [nodes.paragraph(text=" ".join(part.split())) for line in rule.page.split("\n\n") for part in _headed(line)]
+            section += [
+                nodes.paragraph(text=" ".join(part.split()))
+                for line in rule.page.split("\n\n")
+                for part in _headed(line)
+            ]
             found.append(section)
         return found
 
@@ -53,7 +57,9 @@ def _headed(paragraph: str) -> list[str]:
     """A paragraph of a rule's page, split where one of its headings begins a line."""
     parts: list[str] = []
     for line in paragraph.splitlines():
-        if not parts or line.startswith(("Why it matters:", "What to do:", "Known exceptions:", "Source:")):
+        if not parts or line.startswith(
+            ("Why it matters:", "What to do:", "Known exceptions:", "Source:")
+        ):
             parts.append(line)
         else:
             parts[-1] += f" {line}"
@@ -69,14 +75,24 @@ class Shown(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The HTML or the SVG of it."""
         namespace = self.env.temp_data.setdefault("cnnprobe_namespace", {})
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(None):
-            for line, block in _python_blocks(pathlib.Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(None),
+        ):
+            for line, block in _python_blocks(
+                pathlib.Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+            ):
                 if self.env.temp_data.get("cnnprobe_line", 0) < line < self.lineno:
                     exec(compile(block, f"{self.env.docname}:{line}", "exec"), namespace)  # noqa: S102 - our own document
             self.env.temp_data["cnnprobe_line"] = self.lineno
             bundle = eval(self.arguments[0], namespace)._repr_mimebundle_()  # noqa: S307
         shown = bundle.get("text/html") or bundle["image/svg+xml"]
-        return [nodes.raw("", f'<div class="shown">{shown.replace(str(ROOT) + "/", "")}</div>', format="html")]
+        return [
+            nodes.raw(
+                "", f'<div class="shown">{shown.replace(str(ROOT) + "/", "")}</div>', format="html"
+            )
+        ]
 
 
 def _python_blocks(text: str) -> Iterator[tuple[int, str]]:
@@ -97,9 +113,14 @@ class Fields(SphinxDirective):
         """One definition list a dataclass, in the order in which they are met."""
         found: list[nodes.Node] = []
         for kind in _saved_classes():
-            remarks = dict(re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", inspect.getsource(kind), re.MULTILINE))
+            remarks = dict(
+                re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", inspect.getsource(kind), re.MULTILINE)
+            )
             section = nodes.section(ids=[f"saved-{kind.__name__.lower()}"])
-            section += [nodes.title(text=kind.__name__), nodes.paragraph(text=" ".join((kind.__doc__ or "").split()).replace("`", ""))]
+            section += [
+                nodes.title(text=kind.__name__),
+                nodes.paragraph(text=" ".join((kind.__doc__ or "").split()).replace("`", "")),
+            ]
             lines = [
                 f"`{field.name}`\n: {_type_name(field.type)}{'; ' * (field.name in remarks)}{remarks.get(field.name, '')}\n"
                 for field in dataclasses.fields(kind)
@@ -128,7 +149,11 @@ def _saved_classes() -> list[type]:
 def _type_name(hint: object) -> str:
     """A type as the source says it, without the rooms that it comes from."""
     return re.sub(
-        r"\b(?:\w+\.)+", "", hint if isinstance(hint, str) else getattr(hint, "__name__", "") * (not typing.get_args(hint)) or str(hint)
+        r"\b(?:\w+\.)+",
+        "",
+        hint
+        if isinstance(hint, str)
+        else getattr(hint, "__name__", "") * (not typing.get_args(hint)) or str(hint),
     )
 
 

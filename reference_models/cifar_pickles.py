@@ -21,7 +21,9 @@ class UncheckedCIFAR10(CIFAR10):
     meta = {**CIFAR10.meta, "md5": None}  # noqa: RUF012
 
 
-def write_cifar10(root: str | Path, images: np.ndarray, labels: Sequence[int], classes: Sequence[str]) -> Path:
+def write_cifar10(
+    root: str | Path, images: np.ndarray, labels: Sequence[int], classes: Sequence[str]
+) -> Path:
     """The folder `root/cifar-10-batches-py`, with the images dealt out to the five training batches and the test batch.
 
     Args:
@@ -39,5 +41,7 @@ def write_cifar10(root: str | Path, images: np.ndarray, labels: Sequence[int], c
     for k, name in enumerate(names):
         batch = {"data": rows[k :: len(names)], "labels": list(labels[k :: len(names)])}
         (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({CIFAR10.meta["key"]: list(classes)}))
+    (folder / CIFAR10.meta["filename"]).write_bytes(
+        pickle.dumps({CIFAR10.meta["key"]: list(classes)})
+    )
     return folder

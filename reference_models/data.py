@@ -34,7 +34,12 @@ __all__ = [
 ]
 
 SIZE = 32  # pixels a side, what SimpleCNN and CNNModel take
-VALIDATION = ("val", "valid", "validation", "test")  # names of a validation folder, the first that is there counts
+VALIDATION = (
+    "val",
+    "valid",
+    "validation",
+    "test",
+)  # names of a validation folder, the first that is there counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,9 @@ class Splits:
 class ClassSubset(Dataset[tuple[Any, int]]):
     """Some images of a data set under new labels; has `classes`, `class_to_idx` and `targets` as the data set has."""
 
-    def __init__(self, dataset: Any, indices: Sequence[int], targets: Sequence[int], classes: Sequence[str]) -> None:
+    def __init__(
+        self, dataset: Any, indices: Sequence[int], targets: Sequence[int], classes: Sequence[str]
+    ) -> None:
         self.dataset = dataset
         self.indices = list(indices)
         self.targets = list(targets)
@@ -73,7 +80,14 @@ class ClassSubset(Dataset[tuple[Any, int]]):
 class ArrayImages(Dataset[tuple[Any, int]]):
     """Images that are in memory: uint8, shape (N, H, W, 3), with their labels, read as torchvision's CIFAR10 reads."""
 
-    def __init__(self, images: np.ndarray, targets: Sequence[int], classes: Sequence[str], *, transform: Any = None) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        targets: Sequence[int],
+        classes: Sequence[str],
+        *,
+        transform: Any = None,
+    ) -> None:
         self.images = images
         self.targets = [int(target) for target in targets]
         self.classes = list(classes)
@@ -115,25 +129,42 @@ def class_subset(dataset: Any, classes: Sequence[str | int]) -> ClassSubset:
     known = list(dataset.classes)
     chosen = [_class_index(name, known) for name in classes]
     if not chosen:
-        raise UsageError("no class was chosen", where="class_subset(dataset, classes)", fix=suggest("", known))
+        raise UsageError(
+            "no class was chosen", where="class_subset(dataset, classes)", fix=suggest("", known)
+        )
     for index in chosen:
         if chosen.count(index) > 1:
-            raise UsageError(f"class {known[index]!r} is chosen twice", where=f"classes {list(classes)}", fix="name each class once")
+            raise UsageError(
+                f"class {known[index]!r} is chosen twice",
+                where=f"classes {list(classes)}",
+                fix="name each class once",
+            )
     label = {old: new for new, old in enumerate(chosen)}
     old_labels = [int(target) for target in dataset.targets]
     indices = [i for i, old in enumerate(old_labels) if old in label]
-    return ClassSubset(dataset, indices, [label[old_labels[i]] for i in indices], [known[index] for index in chosen])
+    return ClassSubset(
+        dataset,
+        indices,
+        [label[old_labels[i]] for i in indices],
+        [known[index] for index in chosen],
+    )
 
 
 def _class_index(name: str | int, known: list[str]) -> int:
     if isinstance(name, str):
         if name not in known:
-            raise UnknownNameError(f"no class named {name!r}", where=f"data set of {len(known)} classes", fix=suggest(name, known))
+            raise UnknownNameError(
+                f"no class named {name!r}",
+                where=f"data set of {len(known)} classes",
+                fix=suggest(name, known),
+            )
         return known.index(name)
     index = operator.index(name)
     if isinstance(name, bool) or not 0 <= index < len(known):
         raise UnknownNameError(
-            f"no class with the index {name}", where=f"data set of {len(known)} classes", fix=f"the indices are 0 to {len(known) - 1}"
+            f"no class with the index {name}",
+            where=f"data set of {len(known)} classes",
+            fix=f"the indices are 0 to {len(known) - 1}",
         )
     return index
 
@@ -144,7 +175,14 @@ def image_transform(*, resize: bool = False) -> v2.Compose:
     Source: mean and standard deviation 0.5 as in PyTorch's tutorial "Training a classifier".
     """
     fit = [v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE)] if resize else []
-    return v2.Compose([v2.ToImage(), *fit, v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            *fit,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
 
 
 def photos(root: str | Path) -> Splits:
@@ -176,7 +214,8 @@ def digits() -> Splits:
     cut = len(images) * 4 // 5
     names = [str(digit) for digit in bunch.target_names]
     train, val = (
-        ArrayImages(images[part], bunch.target[part], names, transform=image_transform()) for part in (slice(cut), slice(cut, None))
+        ArrayImages(images[part], bunch.target[part], names, transform=image_transform())
+        for part in (slice(cut), slice(cut, None))
     )
     return Splits(name="digits", train=train, val=val)
 
@@ -202,7 +241,10 @@ def splits_from(directory: str | Path, *, download: str | None = None) -> Splits
         raise TargetError("no such folder", where=str(root), fix="check the path given with --data")
     for name, kind in kinds.items():
         for base in (root, root.parent):
-            if (base / kind.base_folder).is_dir() and base / kind.base_folder in (root, root / kind.base_folder):
+            if (base / kind.base_folder).is_dir() and base / kind.base_folder in (
+                root,
+                root / kind.base_folder,
+            ):
                 return _cifar(kind, base, name=name)
     return _folders(root, name=root.resolve().name)
 
@@ -213,7 +255,11 @@ def _cifar(kind: type[CIFAR10], root: Path, *, name: str) -> Splits:
     for filename, md5 in files:
         if not check_integrity(str(folder / filename), md5):
             state = "is not the published file" if (folder / filename).exists() else "is missing"
-            raise TargetError(f"{kind.__name__}: {filename} {state}", where=str(folder), fix=f"get it again, or run with --download {name}")
+            raise TargetError(
+                f"{kind.__name__}: {filename} {state}",
+                where=str(folder),
+                fix=f"get it again, or run with --download {name}",
+            )
     train, val = (kind(root, train=part, transform=image_transform()) for part in (True, False))
     return Splits(name=name, train=train, val=val)
 
@@ -234,7 +280,11 @@ class _Folder(ImageFolder):
     """ImageFolder that passes over hidden folders such as .ipynb_checkpoints."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        names = sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(
+            entry.name
+            for entry in Path(directory).iterdir()
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
         if not names:
             raise FileNotFoundError("no folder for a class")
         return names, {name: label for label, name in enumerate(names)}
@@ -245,7 +295,9 @@ def _open_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise TargetError(f"not a readable image: {error}", where=path, fix="remove the file or replace it") from error
+        raise TargetError(
+            f"not a readable image: {error}", where=path, fix="remove the file or replace it"
+        ) from error
 
 
 def _folders(root: Path, *, name: str) -> Splits:
@@ -256,7 +308,9 @@ def _folders(root: Path, *, name: str) -> Splits:
     if splits.train.classes != splits.val.classes:
         odd = sorted(set(splits.train.classes) ^ set(splits.val.classes))
         raise TargetError(
-            f"classes in one of train/ and {val.name}/ only: {', '.join(odd)}", where=str(root), fix="give both the same folders"
+            f"classes in one of train/ and {val.name}/ only: {', '.join(odd)}",
+            where=str(root),
+            fix="give both the same folders",
         )
     return splits
 
@@ -266,9 +320,17 @@ def _folder(root: Path) -> _Folder:
     try:
         dataset = _Folder(root, transform=image_transform(resize=True), loader=_open_image)
     except (FileNotFoundError, PermissionError) as error:
-        raise TargetError(f"no image folder: {str(error).splitlines()[0]}", where=str(root), fix=f"it should hold {layout}") from error
+        raise TargetError(
+            f"no image folder: {str(error).splitlines()[0]}",
+            where=str(root),
+            fix=f"it should hold {layout}",
+        ) from error
     if len(dataset.classes) < 2:
-        raise TargetError(f"no image folder: {len(dataset.classes)} class folders", where=str(root), fix=f"it should hold {layout}")
+        raise TargetError(
+            f"no image folder: {len(dataset.classes)} class folders",
+            where=str(root),
+            fix=f"it should hold {layout}",
+        )
     return dataset
 
 
@@ -278,24 +340,36 @@ def _split_by_class(dataset: _Folder, *, name: str) -> Splits:
         own = [i for i, target in enumerate(dataset.targets) if target == label]
         if len(own) < 2:
             raise TargetError(
-                f"class {class_name!r} has {len(own)} image, too few to train and to validate", where=str(dataset.root), fix="add images"
+                f"class {class_name!r} has {len(own)} image, too few to train and to validate",
+                where=str(dataset.root),
+                fix="add images",
             )
         cut = min(len(own) - 1, len(own) * 4 // 5) or 1
         parts[0].extend(own[:cut])
         parts[1].extend(own[cut:])
-    train, val = (ClassSubset(dataset, part, [dataset.targets[i] for i in part], dataset.classes) for part in parts)
+    train, val = (
+        ClassSubset(dataset, part, [dataset.targets[i] for i in part], dataset.classes)
+        for part in parts
+    )
     return Splits(name=name, train=train, val=val)
 
 
-def loaders(splits: Splits, *, classes: Sequence[str | int], batch_size: int, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+def loaders(
+    splits: Splits, *, classes: Sequence[str | int], batch_size: int, seed: int
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Loaders of (images, labels) of the chosen classes: the training images shuffled by `seed`, the validation ones in order."""
     train = DataLoader(
-        class_subset(splits.train, classes), batch_size=batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)
+        class_subset(splits.train, classes),
+        batch_size=batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
     )
     return train, DataLoader(class_subset(splits.val, classes), batch_size=batch_size)
 
 
-def real_batch(root: str | Path, n: int = 8, classes: Sequence[str | int] | None = None, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def real_batch(
+    root: str | Path, n: int = 8, classes: Sequence[str | int] | None = None, *, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """`n` offline validation images, shape (n, 3, 32, 32), float32 in [-1, 1], and their labels, shape (n,), int64.
 
     Drawn by `seed`, so that the same call gives the same batch; the images are made in `root` on the first call.
@@ -309,7 +383,13 @@ def real_batch(root: str | Path, n: int = 8, classes: Sequence[str | int] | None
     val = photos(root).val
     chosen = class_subset(val, range(len(val.classes)) if classes is None else classes)
     if not 1 <= n <= len(chosen):
-        raise UsageError(f"a batch of {n} images", where="real_batch(root, n)", fix=f"n is 1 to {len(chosen)} here")
-    loader = DataLoader(chosen, batch_size=n, shuffle=True, generator=torch.Generator().manual_seed(seed))
+        raise UsageError(
+            f"a batch of {n} images",
+            where="real_batch(root, n)",
+            fix=f"n is 1 to {len(chosen)} here",
+        )
+    loader = DataLoader(
+        chosen, batch_size=n, shuffle=True, generator=torch.Generator().manual_seed(seed)
+    )
     images, labels = next(iter(loader))
     return cast(Tensor, images), cast(Tensor, labels)

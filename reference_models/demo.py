@@ -42,7 +42,9 @@ def main() -> int:
     )
     for name, when in (("first", recording.traces[0]), ("last", recording.traces[-1])):
         stats = when["fc1"].outputs[0].stats or {}
-        print(f"fc1 in the {name} pass: mean {stats['mean']:+.4f}, standard deviation {stats['std']:.4f}")
+        print(
+            f"fc1 in the {name} pass: mean {stats['mean']:+.4f}, standard deviation {stats['std']:.4f}"
+        )
     return 0
 
 

@@ -89,11 +89,7 @@ class CNNModel(nn.Module):
 
     def __init__(self, *args: Any, num_of_output_classes: int = 10, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.features = nn.Sequential(
-            ConvLayer(3, 32),
-            ConvLayer(32, 64),
-            ConvLayer(64, 128),
-        )
+        self.features = nn.Sequential(ConvLayer(3, 32), ConvLayer(32, 64), ConvLayer(64, 128))
         self.classifier = nn.Sequential(
             nn.Linear(128 * 4 * 4, 512),
             nn.ReLU(),
@@ -124,16 +120,9 @@ class CNNModelAsWritten(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.features = nn.Sequential(
-            ConvLayer(3, 32),
-            ConvLayer(32, 64),
-            ConvLayer(64, 128),
-        )
+        self.features = nn.Sequential(ConvLayer(3, 32), ConvLayer(32, 64), ConvLayer(64, 128))
         self.classifier = nn.Sequential(
-            nn.Linear(128 * 4 * 4, 512),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Linear(512, 10),
+            nn.Linear(128 * 4 * 4, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ CELL = 40  # pixels; a photo is cut into cells of this size, and each cell belon
 CROP = 32  # pixels
 OFFSETS = (0, CELL - CROP)  # four crops of each cell, at its corners
 PER_CLASS = {"train": 192, "val": 48}
-CONTRAST = 8  # of 255 in any channel; the corners of retina are plain black, the same crop in both splits
+CONTRAST = (
+    8  # of 255 in any channel; the corners of retina are plain black, the same crop in both splits
+)
 
 
 def offline_photos(root: str | Path) -> Path:
@@ -55,7 +57,9 @@ def offline_photos(root: str | Path) -> Path:
             _publish(made, target)
     except OSError as error:
         raise TargetError(
-            f"the offline images cannot be written: {error}", where=str(root), fix="name a folder that you may write to"
+            f"the offline images cannot be written: {error}",
+            where=str(root),
+            fix="name a folder that you may write to",
         ) from error
     return target
 
@@ -80,7 +84,9 @@ def _photo(name: str) -> Image.Image:
         ) from error
     photo = Image.fromarray(getattr(data, PHOTOS[name])()).convert("RGB")
     scale = SHORT_SIDE / min(photo.size)
-    return photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)
+    return photo.resize(
+        (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
+    )
 
 
 def _write_crops(photo: Image.Image, folder: Path, name: str) -> None:
@@ -95,7 +101,9 @@ def _write_crops(photo: Image.Image, folder: Path, name: str) -> None:
         into.mkdir(parents=True)
         for k in sorted(order.permutation(len(boxes[split]))[:count]):
             left, top = boxes[split][k]
-            photo.crop((left, top, left + CROP, top + CROP)).save(into / f"{left:04d}-{top:04d}.png")
+            photo.crop((left, top, left + CROP, top + CROP)).save(
+                into / f"{left:04d}-{top:04d}.png"
+            )
 
 
 def _boxes(columns: int, rows: int) -> Iterator[tuple[str, int, int]]:

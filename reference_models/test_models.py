@@ -41,15 +41,23 @@ def test_size_and_cost(model: nn.Module, images: Tensor) -> None:
 
 
 def test_each_stage_halves_height_and_width(images: Tensor) -> None:
-    testing.assert_shapes(SimpleCNN(10), images, {"pool1": "N 32 H/2 W/2", "pool2": "N 64 H/4 W/4", "pool3": "N 128 H/8 W/8", "": "N 10"})
-    testing.assert_shapes(CNNModel(), images, {"features.0": "N 32 H/2 W/2", "features": "N 128 H/8 W/8", "": "N 10"})
+    testing.assert_shapes(
+        SimpleCNN(10),
+        images,
+        {"pool1": "N 32 H/2 W/2", "pool2": "N 64 H/4 W/4", "pool3": "N 128 H/8 W/8", "": "N 10"},
+    )
+    testing.assert_shapes(
+        CNNModel(), images, {"features.0": "N 32 H/2 W/2", "features": "N 128 H/8 W/8", "": "N 10"}
+    )
 
 
 @pytest.mark.cnnprobe(finite=True)
 def test_learns(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     testing.assert_finite(model, images, labels, loss_fn=LOSS)
     testing.assert_gradients_reach(model, images, labels, loss_fn=LOSS)
-    testing.assert_parameters_change(model, images, labels, loss_fn=LOSS, optimizer=torch.optim.Adam(model.parameters()))
+    testing.assert_parameters_change(
+        model, images, labels, loss_fn=LOSS, optimizer=torch.optim.Adam(model.parameters())
+    )
     testing.assert_overfits_batch(model, images, labels, loss_fn=LOSS)
 
 
@@ -61,7 +69,9 @@ def test_samples_are_independent_and_eval_is_stable(model: nn.Module, images: Te
 
 
 def test_no_rule_finds_a_fault(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    testing.assert_healthy(model, images, labels, loss_fn=LOSS, optimizer=torch.optim.Adam(model.parameters()))
+    testing.assert_healthy(
+        model, images, labels, loss_fn=LOSS, optimizer=torch.optim.Adam(model.parameters())
+    )
 
 
 def test_training_step_keeps_no_graph(model: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -76,7 +86,9 @@ def test_training_step_keeps_no_graph(model: nn.Module, images: Tensor, labels: 
     testing.assert_no_graph_leak(step)
 
 
-def test_loss_falls_in_the_first_steps(model: nn.Module, images: Tensor, labels: Tensor, cnnprobe_monitor) -> None:
+def test_loss_falls_in_the_first_steps(
+    model: nn.Module, images: Tensor, labels: Tensor, cnnprobe_monitor
+) -> None:
     optimizer = torch.optim.Adam(model.parameters())
     watched = cnnprobe_monitor(model, optimizer, loss_fn=LOSS)
     for _ in range(8):

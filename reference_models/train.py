@@ -57,7 +57,9 @@ class Epoch:
     learnt: bool
 
 
-def train_epoch(model: nn.Module, loader: Iterable[Any], loss_fn: nn.Module, optimizer: optim.Optimizer) -> tuple[float, float]:
+def train_epoch(
+    model: nn.Module, loader: Iterable[Any], loss_fn: nn.Module, optimizer: optim.Optimizer
+) -> tuple[float, float]:
     """Mean loss and accuracy, in [0, 1], of one pass over `loader`, in train mode, with one optimizer step a batch.
 
     Args:
@@ -103,7 +105,9 @@ def count_hits(model: nn.Module, loader: Iterable[Any], classes: int) -> tuple[T
     return hits, seen
 
 
-def accuracy_per_class(model: nn.Module, loader: Iterable[Any], classes: Sequence[str]) -> dict[str, float]:
+def accuracy_per_class(
+    model: nn.Module, loader: Iterable[Any], classes: Sequence[str]
+) -> dict[str, float]:
     """Name of each class to its accuracy in [0, 1], in eval mode; NaN for a class without an image in `loader`."""
     hits, seen = count_hits(model, loader, len(classes))
     return _shares(hits, seen, classes)
@@ -128,13 +132,31 @@ def widen_head(model: nn.Module, classes: int) -> nn.Linear:
     >>> torch.equal(widen_head(model, 5).weight[:2], old), model.fc2.out_features
     (True, 5)
     """
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and name]
+    linears = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name
+    ]
     if not linears:
-        raise UsageError("the model has no Linear layer to widen", where=type(model).__name__, fix="give a model that ends in nn.Linear")
+        raise UsageError(
+            "the model has no Linear layer to widen",
+            where=type(model).__name__,
+            fix="give a model that ends in nn.Linear",
+        )
     name, old = linears[-1]
     if classes < old.out_features:
-        raise UsageError(f"cannot widen {old.out_features} classes to {classes}", where=f"module {name!r}", fix="name more classes")
-    new = nn.Linear(old.in_features, classes, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
+        raise UsageError(
+            f"cannot widen {old.out_features} classes to {classes}",
+            where=f"module {name!r}",
+            fix="name more classes",
+        )
+    new = nn.Linear(
+        old.in_features,
+        classes,
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
     with torch.no_grad():
         new.weight[: old.out_features] = old.weight
         if old.bias is not None:
@@ -163,15 +185,26 @@ def train(model: nn.Module, splits: "Splits", plan: Plan) -> Iterator[Epoch]:
     known, optimizer = plan.start, adam(model, plan.learning_rate)
     growing = plan.start < len(plan.classes)
     classes = plan.classes[:known]
-    train_loader, val_loader = loaders(splits, classes=classes, batch_size=plan.batch_size, seed=plan.seed)
+    train_loader, val_loader = loaders(
+        splits, classes=classes, batch_size=plan.batch_size, seed=plan.seed
+    )
     for number in range(1, plan.epochs + 1):
         # `disable=None`: no bar where stderr is not a terminal.
-        with tqdm(train_loader, desc=f"epoch {number}", unit="batch", leave=False, disable=None) as batches:
+        with tqdm(
+            train_loader, desc=f"epoch {number}", unit="batch", leave=False, disable=None
+        ) as batches:
             loss, accuracy = train_epoch(model, batches, loss_fn, optimizer)
         hits, seen = count_hits(model, val_loader, known)
         validation, per_class = int(hits.sum()) / int(seen.sum()), _shares(hits, seen, classes)
         learnt = validation >= plan.threshold and min(per_class.values()) >= plan.class_threshold
-        yield Epoch(number=number, loss=loss, accuracy=accuracy, validation=validation, per_class=per_class, learnt=learnt)
+        yield Epoch(
+            number=number,
+            loss=loss,
+            accuracy=accuracy,
+            validation=validation,
+            per_class=per_class,
+            learnt=learnt,
+        )
         if not (growing and learnt):
             continue
         if known == len(plan.classes):
@@ -180,7 +213,9 @@ def train(model: nn.Module, splits: "Splits", plan: Plan) -> Iterator[Epoch]:
         widen_head(model, known)
         optimizer = adam(model, plan.learning_rate)
         classes = plan.classes[:known]
-        train_loader, val_loader = loaders(splits, classes=classes, batch_size=plan.batch_size, seed=plan.seed + number)
+        train_loader, val_loader = loaders(
+            splits, classes=classes, batch_size=plan.batch_size, seed=plan.seed + number
+        )
 
 
 def describe(epoch: Epoch) -> str:
@@ -190,9 +225,17 @@ def describe(epoch: Epoch) -> str:
         f"training {epoch.accuracy:6.1%}  validation {epoch.validation:6.1%}"
     )
     # Non-breaking spaces keep a name and its number on one line.
-    each = "  ".join(f"{_plain(name)} {share:.0%}".replace(" ", "\u00a0") for name, share in epoch.per_class.items())
+    each = "  ".join(
+        f"{_plain(name)} {share:.0%}".replace(" ", "\u00a0")
+        for name, share in epoch.per_class.items()
+    )
     body = textwrap.fill(
-        each, width=80, initial_indent=" " * 11, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False
+        each,
+        width=80,
+        initial_indent=" " * 11,
+        subsequent_indent=" " * 11,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
     return f"{head}\n{body}".replace("\u00a0", " ")
 
@@ -207,21 +250,71 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a small network on 32x32 images: crops of photos that need no download, digits, or your own.",
         epilog="exit codes: 0 trained, 1 --grow-to was not reached, 2 usage, 3 no usable data or device, 130 interrupted",
     )
-    parser.add_argument("--model", choices=["SimpleCNN", "CNNModel"], default="SimpleCNN", help="(default: %(default)s)")
-    parser.add_argument("--classes", default=None, metavar="N|NAME,NAME", help="the first N classes, or these (default: all)")
-    parser.add_argument("--grow-to", type=_positive, metavar="N", help="add classes up to N, each time when the present ones are learnt")
-    parser.add_argument("--grow-by", type=_positive, default=2, metavar="N", help="classes added at a time (default: %(default)s)")
-    parser.add_argument("--threshold", type=_share, default=0.95, help="validation accuracy to grow or to end at (default: %(default)s)")
-    parser.add_argument("--class-threshold", type=_share, default=0.8, help="and the least of each class (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        choices=["SimpleCNN", "CNNModel"],
+        default="SimpleCNN",
+        help="(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--classes",
+        default=None,
+        metavar="N|NAME,NAME",
+        help="the first N classes, or these (default: all)",
+    )
+    parser.add_argument(
+        "--grow-to",
+        type=_positive,
+        metavar="N",
+        help="add classes up to N, each time when the present ones are learnt",
+    )
+    parser.add_argument(
+        "--grow-by",
+        type=_positive,
+        default=2,
+        metavar="N",
+        help="classes added at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.95,
+        help="validation accuracy to grow or to end at (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--class-threshold",
+        type=_share,
+        default=0.8,
+        help="and the least of each class (default: %(default)s)",
+    )
     data = parser.add_mutually_exclusive_group()
-    data.add_argument("--dataset", choices=["photos", "digits"], default="photos", help="offline images (default: %(default)s)")
-    data.add_argument("--data", type=Path, metavar="DIR", help="your CIFAR-10, CIFAR-100 or image folder")
-    parser.add_argument("--download", choices=["cifar10", "cifar100"], help="fetch it into the DIR of --data first")
-    parser.add_argument("--epochs", type=_positive, help="how many, with --grow-to at most (default: 10, with --grow-to 60)")
-    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
+    data.add_argument(
+        "--dataset",
+        choices=["photos", "digits"],
+        default="photos",
+        help="offline images (default: %(default)s)",
+    )
+    data.add_argument(
+        "--data", type=Path, metavar="DIR", help="your CIFAR-10, CIFAR-100 or image folder"
+    )
+    parser.add_argument(
+        "--download", choices=["cifar10", "cifar100"], help="fetch it into the DIR of --data first"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=_positive,
+        help="how many, with --grow-to at most (default: 10, with --grow-to 60)",
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write the trained state_dict there")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="write the trained state_dict there"
+    )
     return parser
 
 
@@ -246,12 +339,16 @@ def _splits(options: argparse.Namespace) -> "Splits":
         from reference_models import data
     except ImportError as error:
         raise TargetError(
-            f"{error.name} is not installed", where="reference_models.data", fix="pip install torchvision scikit-image scikit-learn tqdm"
+            f"{error.name} is not installed",
+            where="reference_models.data",
+            fix="pip install torchvision scikit-image scikit-learn tqdm",
         ) from error
     if options.data is not None:
         return data.splits_from(options.data, download=options.download)
     if options.download:
-        raise UsageError("--download needs a folder to fetch into", where="--download", fix="add --data DIR")
+        raise UsageError(
+            "--download needs a folder to fetch into", where="--download", fix="add --data DIR"
+        )
     return data.digits() if options.dataset == "digits" else data.photos(CACHE)
 
 
@@ -260,10 +357,16 @@ def _plan(options: argparse.Namespace, splits: "Splits") -> Plan:
     goal = options.grow_to or start
     if not start <= goal <= len(splits.classes):
         raise UsageError(
-            f"cannot grow from {start} to {goal} classes", where="--grow-to", fix=f"name a number from {start} to {len(splits.classes)}"
+            f"cannot grow from {start} to {goal} classes",
+            where="--grow-to",
+            fix=f"name a number from {start} to {len(splits.classes)}",
         )
     if goal < 2:
-        raise UsageError("one class alone can only be guessed", where="--classes", fix="train on 2 or more, or add --grow-to")
+        raise UsageError(
+            "one class alone can only be guessed",
+            where="--classes",
+            fix="train on 2 or more, or add --grow-to",
+        )
     return Plan(
         classes=order[:goal],
         start=start,
@@ -286,7 +389,11 @@ def _order(wanted: str | None, splits: "Splits") -> tuple[tuple[str, ...], int]:
     if wanted.isascii() and wanted.isdigit():
         count = int(wanted)
         if not 1 <= count <= len(known):
-            raise UsageError(f"{count} classes of {splits.name}", where="--classes", fix=f"name a number from 1 to {len(known)}")
+            raise UsageError(
+                f"{count} classes of {splits.name}",
+                where="--classes",
+                fix=f"name a number from 1 to {len(known)}",
+            )
         return known, count
     names = [part.strip() for part in wanted.split(",") if part.strip()]
     chosen = class_subset(splits.train, names).classes
@@ -299,7 +406,9 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TargetError(f"device {name!r} cannot be used: {reason}", where="--device", fix="use --device cpu") from error
+        raise TargetError(
+            f"device {name!r} cannot be used: {reason}", where="--device", fix="use --device cpu"
+        ) from error
     return device
 
 
@@ -310,21 +419,33 @@ def _save(model: nn.Module, path: Path) -> None:
         scratch.replace(path)
     except (OSError, RuntimeError) as error:
         raise TargetError(
-            f"the weights cannot be written: {error}", where=str(path), fix="name a file in a folder that you may write to"
+            f"the weights cannot be written: {error}",
+            where=str(path),
+            fix="name a file in a folder that you may write to",
         ) from error
 
 
 def _run(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     if options.save is not None and not options.save.absolute().parent.is_dir():
-        raise UsageError("no such folder to save into", where=str(options.save), fix="make the folder first")
+        raise UsageError(
+            "no such folder to save into", where=str(options.save), fix="make the folder first"
+        )
     if options.save is not None and options.save.is_dir():
-        raise UsageError("--save needs a file, and this is a folder", where=str(options.save), fix="name a file in it")
+        raise UsageError(
+            "--save needs a file, and this is a folder",
+            where=str(options.save),
+            fix="name a file in it",
+        )
     device = _device(options.device)
     splits = _splits(options)
     plan = _plan(options, splits)
     torch.manual_seed(plan.seed)
-    model = (SimpleCNN(plan.start) if options.model == "SimpleCNN" else CNNModel(num_of_output_classes=plan.start)).to(device)
+    model = (
+        SimpleCNN(plan.start)
+        if options.model == "SimpleCNN"
+        else CNNModel(num_of_output_classes=plan.start)
+    ).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(
         f"{options.model} ({parameters:,} parameters) on {splits.name}: {plan.start} of {len(splits.classes)} classes, seed {plan.seed}",
@@ -341,7 +462,10 @@ def _run(options: argparse.Namespace) -> int:
     )
     if plan.start < len(plan.classes) and not (epoch.learnt and known == len(plan.classes)):
         goal = f"{len(plan.classes)} classes at {plan.threshold:.0%}, each at {plan.class_threshold:.0%},"
-        print(f"error: {goal} were not reached in {plan.epochs} epochs\n  fix:   more --epochs, or a lower --threshold", file=sys.stderr)
+        print(
+            f"error: {goal} were not reached in {plan.epochs} epochs\n  fix:   more --epochs, or a lower --threshold",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

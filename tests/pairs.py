@@ -31,7 +31,9 @@ def plain(*layers):
 
 def small():
     """conv, bn, relu, pool, flatten, linear on 3 x 8 x 8."""
-    return plain(conv(), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5))
+    return plain(
+        conv(), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5)
+    )
 
 
 def parts(*order):
@@ -41,7 +43,16 @@ def parts(*order):
 
 
 def bare_norm(m, x):
-    return F.batch_norm(x, m.b.running_mean, m.b.running_var, m.b.weight, m.b.bias, m.training, m.b.momentum, m.b.eps)
+    return F.batch_norm(
+        x,
+        m.b.running_mean,
+        m.b.running_var,
+        m.b.weight,
+        m.b.bias,
+        m.training,
+        m.b.momentum,
+        m.b.eps,
+    )
 
 
 def residual(m, x):
@@ -242,7 +253,9 @@ def give_weights(actual, expected, comparison):
         for name, other in comparison.mapping.items()
         if name in actual.state_dict() and theirs[other].shape == actual.state_dict()[name].shape
     }
-    actual.load_state_dict({name: copy.deepcopy(value) for name, value in fitting.items()}, strict=False)
+    actual.load_state_dict(
+        {name: copy.deepcopy(value) for name, value in fitting.items()}, strict=False
+    )
 
 
 __all__ = ["REORDERED", "SAME", "WRONG", "ConvLayer", "Net", "give_weights"]

@@ -14,7 +14,10 @@ from cnnprobe.recorder import observe
 
 def explained(model, x):
     trace = observe(model, (x,), {}, statistics=False).trace
-    return [explain_shape(call, trace.module(call.fqn).config if call.fqn is not None else {}) for call in trace.calls], trace
+    return [
+        explain_shape(call, trace.module(call.fqn).config if call.fqn is not None else {})
+        for call in trace.calls
+    ], trace
 
 
 def results(lines):
@@ -35,13 +38,17 @@ SMALL = st.integers(1, 4)
     ceil=st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
-def test_spelled_out_sizes_equal_torchs_own(kernel, stride, padding, dilation, height, width, kind, ceil):
+def test_spelled_out_sizes_equal_torchs_own(
+    kernel, stride, padding, dilation, height, width, kind, ceil
+):
     assume(kind in ("conv", "transposed") or 2 * padding <= kernel)
     model = {
         "conv": lambda: nn.Conv2d(1, 1, kernel, stride, padding, dilation),
         "max": lambda: nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil),
         "avg": lambda: nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil),
-        "transposed": lambda: nn.ConvTranspose2d(1, 1, kernel, stride, padding, min(stride, dilation) - 1, dilation=dilation),
+        "transposed": lambda: nn.ConvTranspose2d(
+            1, 1, kernel, stride, padding, min(stride, dilation) - 1, dilation=dilation
+        ),
     }[kind]()
     lines, trace = explained(model, torch.randn(1, 1, height, width))
     assume(trace.failure is None)
@@ -56,9 +63,11 @@ def test_convolution_is_spelled_out_as_in_the_manual():
 def test_flatten_linear_and_adaptive_pooling_are_spelled_out():
     model = nn.Sequential(nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(18, 5))
     lines, _ = explained(model, images())
-    assert [("H: output_size = 2", "W: output_size = 3"), ("3 x 2 x 3 = 18",), ("last axis: in_features 18 -> out_features 5",)] == lines[
-        1:
-    ]
+    assert [
+        ("H: output_size = 2", "W: output_size = 3"),
+        ("3 x 2 x 3 = 18",),
+        ("last axis: in_features 18 -> out_features 5",),
+    ] == lines[1:]
 
 
 def test_functions_are_spelled_out_like_layers():
@@ -91,14 +100,20 @@ def test_receptive_field_is_where_the_gradient_of_one_output_reaches(layers):
         for parameter in layer.parameters():
             nn.init.ones_(parameter)
         if isinstance(layer, nn.MaxPool2d):
-            layer.forward = lambda x: F.avg_pool2d(x, 2)  # the same window, but every element gets a gradient
+            layer.forward = lambda x: F.avg_pool2d(
+                x, 2
+            )  # the same window, but every element gets a gradient
     trace = observe(nn.Sequential(*layers), (torch.rand(1, 1, 64, 64),), {}).trace
     field = receptive_fields(trace)
     x = torch.rand(1, 1, 64, 64, requires_grad=True)
     y = model(x)
     reached = []
-    for offset in range(2):  # a transposed convolution's outputs differ with their phase: the largest counts
-        (grad,) = torch.autograd.grad(y[0, 0, y.shape[2] // 2 + offset, y.shape[3] // 2 + offset], x, retain_graph=True)
+    for offset in range(
+        2
+    ):  # a transposed convolution's outputs differ with their phase: the largest counts
+        (grad,) = torch.autograd.grad(
+            y[0, 0, y.shape[2] // 2 + offset, y.shape[3] // 2 + offset], x, retain_graph=True
+        )
         rows = grad[0, 0].abs().sum(1).nonzero()
         reached.append(int(rows.max() - rows.min() + 1))
     assert max(reached) == max(f.size[0] for f in field.values())

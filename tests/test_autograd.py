@@ -17,7 +17,8 @@ from cnnprobe.autograd.saved import READABLE
 from cnnprobe.recorder import Recording
 
 needs_saved = pytest.mark.skipif(
-    not READABLE, reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does"
+    not READABLE,
+    reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does",
 )
 
 
@@ -85,7 +86,10 @@ def double_backward():
 def checkpoints():
     layer = nn.Linear(3, 3)
     x = leaf(2, 3)
-    return checkpoint(layer, x, use_reentrant=False).sum() + checkpoint(layer, x, use_reentrant=True).sum()
+    return (
+        checkpoint(layer, x, use_reentrant=False).sum()
+        + checkpoint(layer, x, use_reentrant=True).sum()
+    )
 
 
 def sparse():
@@ -124,7 +128,9 @@ def test_walk_finds_the_nodes_and_edges_of_an_independent_walk(build):
     graph = walk(output)
     assert nodes == sorted(node.name.rpartition("::")[2] for node in graph.nodes)
     named = [node.name.rpartition("::")[2] for node in graph.nodes]
-    assert edges == sorted((named[edge.start], named[edge.end], edge.input, edge.output) for edge in graph.edges)
+    assert edges == sorted(
+        (named[edge.start], named[edge.end], edge.input, edge.output) for edge in graph.edges
+    )
 
 
 @pytest.mark.parametrize("build", GRAPHS)
@@ -142,7 +148,9 @@ def test_walk_of_a_nested_output_starts_at_each_tensor_once():
     x = leaf(3)
     output = {"a": [x * 2, (x + 1).detach()], "b": (x.sin(), x)}
     graph = walk(output, saved=False)
-    assert {"MulBackward0", "SinBackward0", "AccumulateGrad"} == {graph.nodes[i].name for i in graph.outputs}
+    assert {"MulBackward0", "SinBackward0", "AccumulateGrad"} == {
+        graph.nodes[i].name for i in graph.outputs
+    }
     assert ("1 of 4 output tensors have no graph: they do not require grad",) == graph.notes
 
 
@@ -184,7 +192,11 @@ def test_walk_names_each_node_by_the_module_call_that_made_it():
     made = [(node.name, node.module, node.call) for node in graph.nodes if node.kind == "operation"]
     linear = ["TBackward0", "AddmmBackward0"]
     expected = [(name, "first", k) for k in (0, 1) for name in linear]
-    expected += [("ReluBackward0", "", 0)] + [(name, "again", 0) for name in linear] + [("AddBackward0", "", 0)]
+    expected += (
+        [("ReluBackward0", "", 0)]
+        + [(name, "again", 0) for name in linear]
+        + [("AddBackward0", "", 0)]
+    )
     assert expected == made
 
 
@@ -201,14 +213,22 @@ def test_walk_gives_the_users_line_of_each_operation():
 def test_walk_names_a_tied_parameter_once():
     model = Shared()
     graph = walk(model(torch.ones(2, 4)), model=model)
-    assert ["again.bias", "first.bias", "first.weight"] == sorted(node.parameter for node in graph.nodes if node.parameter)
+    assert ["again.bias", "first.bias", "first.weight"] == sorted(
+        node.parameter for node in graph.nodes if node.parameter
+    )
 
 
 def test_walk_without_a_trace_tells_modules_by_their_parameters():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
     graph = walk(model(torch.ones(1, 1, 6, 6)), model=model)
     modules = {node.name: node.module for node in graph.nodes if node.kind == "operation"}
-    assert {"ConvolutionBackward0": "0", "ReluBackward0": None, "ViewBackward0": None, "TBackward0": "3", "AddmmBackward0": "3"} == modules
+    assert {
+        "ConvolutionBackward0": "0",
+        "ReluBackward0": None,
+        "ViewBackward0": None,
+        "TBackward0": "3",
+        "AddmmBackward0": "3",
+    } == modules
     assert "modules were told by the parameters" in graph.notes[0]
 
 
@@ -226,7 +246,9 @@ def test_walk_says_which_nodes_are_custom_checkpointed_views_and_hooked():
 @needs_saved
 def test_walk_says_which_nodes_checkpointing_will_compute_again():
     output = checkpoint(lambda t: t.t().sin(), leaf(2, 3), use_reentrant=False)
-    assert {"SinBackward0"} == {node.name for node in walk(output).nodes if "recomputed" in node.marks}
+    assert {"SinBackward0"} == {
+        node.name for node in walk(output).nodes if "recomputed" in node.marks
+    }
 
 
 @needs_saved
@@ -234,7 +256,9 @@ def test_walk_marks_the_node_whose_saved_tensor_was_overwritten():
     h = leaf(3) * 2
     output = h.sin()
     h.add_(1)
-    assert {"SinBackward0"} == {node.name for node in walk(output + h).nodes if "overwritten" in node.marks}
+    assert {"SinBackward0"} == {
+        node.name for node in walk(output + h).nodes if "overwritten" in node.marks
+    }
 
 
 def test_walk_marks_in_place_operations_of_the_recorded_forward():
@@ -248,7 +272,9 @@ def test_walk_marks_in_place_operations_of_the_recorded_forward():
     model = Net()
     with Recording(model, statistics=False) as recording:
         output = model(leaf(3))
-    marked = [node.name for node in walk(output, trace=recording.trace).nodes if "in-place" in node.marks]
+    marked = [
+        node.name for node in walk(output, trace=recording.trace).nodes if "in-place" in node.marks
+    ]
     assert ["AddBackward0", "CopySlices"] == marked
 
 
@@ -272,12 +298,20 @@ def test_saved_bytes_equal_those_that_torch_hands_to_its_hooks(build):
     torch.manual_seed(0)
     model, x = {
         "conv": lambda: (
-            nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout()),
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout()
+            ),
             torch.rand(2, 3, 8, 8),
         ),
-        "attention": lambda: (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.rand(2, 5, 8)),
+        "attention": lambda: (
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+            torch.rand(2, 5, 8),
+        ),
         "lstm": lambda: (nn.Sequential(nn.LSTM(3, 4)), torch.rand(5, 2, 3)),
-        "views": lambda: (nn.Sequential(nn.Linear(6, 6), nn.Flatten(0), nn.Unflatten(0, (2, 6)), nn.Sigmoid()), torch.rand(2, 6)),
+        "views": lambda: (
+            nn.Sequential(nn.Linear(6, 6), nn.Flatten(0), nn.Unflatten(0, (2, 6)), nn.Sigmoid()),
+            torch.rand(2, 6),
+        ),
     }[build]()
 
     def run():
@@ -289,7 +323,9 @@ def test_saved_bytes_equal_those_that_torch_hands_to_its_hooks(build):
     assert sum(by_hooks.values()) == sum(saved.nbytes for saved in graph.saved)
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers(), x]}
     assert (
-        sum(size for key, size in by_hooks.items() if key not in own) == graph.saved_bytes == sum(node.saved_bytes for node in graph.nodes)
+        sum(size for key, size in by_hooks.items() if key not in own)
+        == graph.saved_bytes
+        == sum(node.saved_bytes for node in graph.nodes)
     )
 
 
@@ -305,7 +341,9 @@ def test_saved_bytes_tell_parameters_and_inputs_apart():
     layer = nn.Linear(4, 3)
     x = torch.ones(2, 4, requires_grad=True)
     graph = walk(layer(x), model=layer)
-    assert {"input": 2 * 4 * 4, "parameter": 4 * 3 * 4} == {saved.kind: saved.nbytes for saved in graph.saved}
+    assert {"input": 2 * 4 * 4, "parameter": 4 * 3 * 4} == {
+        saved.kind: saved.nbytes for saved in graph.saved
+    }
 
 
 @needs_saved
@@ -383,8 +421,13 @@ def test_a_deep_graph_that_was_walked_can_be_dropped(build):
             return y, mid
     """
     sizes = [200_000] + [70_000] * (len(DROPS) - 1)
-    body = [f"y, mid = build({size}); {drop}; mid = None; print({name!r})" for size, (name, drop) in zip(sizes, DROPS.items(), strict=True)]
+    body = [
+        f"y, mid = build({size}); {drop}; mid = None; print({name!r})"
+        for size, (name, drop) in zip(sizes, DROPS.items(), strict=True)
+    ]
     script = "\n".join([textwrap.dedent(head), *body])
-    finished = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=200)
+    finished = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=200
+    )
     assert list(DROPS) == finished.stdout.splitlines()
     assert 0 == finished.returncode

@@ -35,10 +35,14 @@ def test_torchvision_model_at_its_initialisation_gives_no_warning(name, training
 
     options = {"init_weights": False} if name == "googlenet" else {}
     options |= {"image_size": 64} if name == "vit_b_16" else {}
-    model = torchvision.models.get_model(name, weights=None, num_classes=10, **options).train(training)
+    model = torchvision.models.get_model(name, weights=None, num_classes=10, **options).train(
+        training
+    )
     inputs, targets = torch.randn(4, 3, 64, 64), torch.tensor([1, 7, 3, 0])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    report = cnnprobe.diagnose(model, inputs, targets, loss_fn=torch.nn.CrossEntropyLoss(), optimizer=optimizer, steps=3)
+    report = cnnprobe.diagnose(
+        model, inputs, targets, loss_fn=torch.nn.CrossEntropyLoss(), optimizer=optimizer, steps=3
+    )
     assert report.error is None
     assert [] == [(f.rule, f.module, f.message) for f in report.findings if f.severity != "info"]
 
@@ -58,5 +62,11 @@ def test_diagnosis_of_resnet18_takes_at_most_fifteen_forward_and_backward_passes
 
     model = Counting(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=10)
     optimizer = torch.optim.Adam(model.parameters())
-    cnnprobe.diagnose(model, torch.randn(8, 3, 64, 64), torch.arange(8), loss_fn=torch.nn.CrossEntropyLoss(), optimizer=optimizer)
+    cnnprobe.diagnose(
+        model,
+        torch.randn(8, 3, 64, 64),
+        torch.arange(8),
+        loss_fn=torch.nn.CrossEntropyLoss(),
+        optimizer=optimizer,
+    )
     assert 0 < len(backwards) <= len(forwards) <= 15

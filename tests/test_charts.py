@@ -28,8 +28,13 @@ def drawn(*lines, **options):
 
 def points(svg, number=0):
     """The points of the n-th line as (command, x, y)."""
-    found = [path.get("d") for path in svg.iter(f"{SVG}path") if path.find(f"{SVG}title") is not None]
-    return [(command, float(x), float(y)) for command, x, y in re.findall(r"([ML])([\d.]+) ([\d.]+)", found[number])]
+    found = [
+        path.get("d") for path in svg.iter(f"{SVG}path") if path.find(f"{SVG}title") is not None
+    ]
+    return [
+        (command, float(x), float(y))
+        for command, x, y in re.findall(r"([ML])([\d.]+) ([\d.]+)", found[number])
+    ]
 
 
 def test_values_lie_between_the_axes_in_proportion():
@@ -37,7 +42,9 @@ def test_values_lie_between_the_axes_in_proportion():
 
 
 def test_steps_that_were_left_out_leave_room():
-    assert [58, 58 + 294 / 4, 352] == pytest.approx([x for _, x, _ in points(drawn(line(1, 2, 3, steps=(0, 10, 40))))], abs=0.1)
+    assert [58, 58 + 294 / 4, 352] == pytest.approx(
+        [x for _, x, _ in points(drawn(line(1, 2, 3, steps=(0, 10, 40))))], abs=0.1
+    )
 
 
 def test_values_over_powers_of_ten_get_a_logarithmic_axis():
@@ -47,14 +54,18 @@ def test_values_over_powers_of_ten_get_a_logarithmic_axis():
 
 
 def test_value_that_is_not_finite_leaves_a_gap():
-    assert ["M", "L", "M", "L"] == [command for command, _, _ in points(drawn(line(1, 2, math.nan, 2, 1)))]
+    assert ["M", "L", "M", "L"] == [
+        command for command, _, _ in points(drawn(line(1, 2, math.nan, 2, 1)))
+    ]
 
 
 def test_line_of_one_point_is_seen():
     assert 'stroke-width="4"' in draw_curves([line(1.0, math.nan, math.nan)])
 
 
-@pytest.mark.parametrize("values", [(), (math.nan, math.inf), (-1e308, 1e308), (0.0, 0.0), (1e-320, 1e300)], ids=str)
+@pytest.mark.parametrize(
+    "values", [(), (math.nan, math.inf), (-1e308, 1e308), (0.0, 0.0), (1e-320, 1e300)], ids=str
+)
 def test_any_numbers_can_be_drawn(values):
     text = ET.tostring(drawn(line(*values)), encoding="unicode")
     assert None is re.search(r'd="[^"]*(nan|inf)', text)
@@ -91,37 +102,58 @@ def test_hostile_name_is_text():
 
 def test_charts_of_a_run_are_the_loss_the_layers_and_the_rest():
     captions = [picture.caption for picture in history_pictures(histories.training())]
-    assert ["loss", "gradient norm of each layer", "update / weight of each parameter", "learning rate", "seconds"] == captions
+    assert [
+        "loss",
+        "gradient norm of each layer",
+        "update / weight of each parameter",
+        "learning rate",
+        "seconds",
+    ] == captions
 
 
 def test_gradients_of_parameters_are_not_drawn_among_those_of_layers():
     run = histories.training()
     weight = replace(run.of("relu", "gradient"), fqn="conv.weight")
-    pictures = {picture.caption: picture.svg for picture in history_pictures(replace(run, series=(*run.series, weight)))}
+    pictures = {
+        picture.caption: picture.svg
+        for picture in history_pictures(replace(run, series=(*run.series, weight)))
+    }
     assert "conv.weight" not in pictures["gradient norm of each layer"]
 
 
 def test_first_gradient_that_is_not_finite_is_marked_in_each_chart():
     said = [picture.alt for picture in history_pictures(histories.training())]
-    assert "loss: 2.300 at step 0, NaN at step 4, between 1.250 and 2.300; Inf: gradient of relu at step 4" == said[0]
+    assert (
+        "loss: 2.300 at step 0, NaN at step 4, between 1.250 and 2.300; Inf: gradient of relu at step 4"
+        == said[0]
+    )
     assert all(text.endswith("Inf at step 4") for text in said[1:])
 
 
 def test_loss_that_is_not_finite_is_marked_without_further_knowledge():
-    history = History(model="Net", curves=(Curve(name="loss", steps=(0, 1, 2), values=numbers((1, 2, math.nan))),))
+    history = History(
+        model="Net", curves=(Curve(name="loss", steps=(0, 1, 2), values=numbers((1, 2, math.nan))),)
+    )
     assert next(history_pictures(history)).alt.endswith("loss is not finite at step 2")
 
 
 def test_page_and_fragment_show_the_charts_and_text_does_not():
     report = Report(trace=traces.tiny(), history=histories.training())
-    counts = [report.to(form).count('class="cnnprobe-chart"') for form in ("html", "fragment", "text", "markdown")]
+    counts = [
+        report.to(form).count('class="cnnprobe-chart"')
+        for form in ("html", "fragment", "text", "markdown")
+    ]
     assert [5, 5, 0, 0] == counts
-    assert not any(isinstance(block, Picture) for block in lay_out_history(histories.training()).blocks)
+    assert not any(
+        isinstance(block, Picture) for block in lay_out_history(histories.training()).blocks
+    )
 
 
 def test_trend_is_a_line_where_one_can_draw_and_bars_elsewhere():
     trend = Trend(values=(0.0, 7.0, math.nan, 7.0))
-    document = Document(blocks=(Table(title="", columns=(Column(name="loss"),), rows=(Row(cells=(trend,)),)),))
+    document = Document(
+        blocks=(Table(title="", columns=(Column(name="loss"),), rows=(Row(cells=(trend,)),)),)
+    )
     assert "▁█ █" in render(document, "text")
     for form in ("html", "fragment"):
         assert 'd="M2 14L34 2M98 2h0"' in render(document, form)

@@ -14,7 +14,9 @@ STAND_IN = '#!/bin/sh\necho "$@" >> "$CALLS"\n'
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def git(folder, *command):
@@ -42,7 +44,12 @@ def clone(tmp_path, monkeypatch):
 
 def run_step(command, folder, environment):
     done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-e", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert 0 == done.returncode, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -55,8 +62,16 @@ def test_workflow_of_the_docs_comments_what_a_pull_request_changes(clone, tmp_pa
         (stand_ins / name).chmod(0o755)
     (stand_ins / "cnnprobe").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cnnprobe "$@"\n')
     (stand_ins / "cnnprobe").chmod(0o755)
-    environment = {**os.environ, "GITHUB_BASE_REF": "main", "PULL_REQUEST": "7", "CALLS": str(tmp_path / "calls")}
-    environment |= {"PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(GUIDE.parents[2])}
+    environment = {
+        **os.environ,
+        "GITHUB_BASE_REF": "main",
+        "PULL_REQUEST": "7",
+        "CALLS": str(tmp_path / "calls"),
+    }
+    environment |= {
+        "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(GUIDE.parents[2]),
+    }
     workflow = yaml.safe_load(blocks("yaml")[1])
     for step in workflow["jobs"]["compare"]["steps"]:
         if "run" in step:
@@ -64,7 +79,10 @@ def test_workflow_of_the_docs_comments_what_a_pull_request_changes(clone, tmp_pa
     comment = (clone / "comment.md").read_text()
     assert "| parameters | 25,578 | 26,650 | +4.2% |" in comment
     assert "added: '6' (Conv2d), '7' (ReLU), '8' (MaxPool2d)" in comment
-    assert "pr comment 7 --body-file comment.md --edit-last --create-if-none" == (tmp_path / "calls").read_text().splitlines()[-1]
+    assert (
+        "pr comment 7 --body-file comment.md --edit-last --create-if-none"
+        == (tmp_path / "calls").read_text().splitlines()[-1]
+    )
 
 
 def test_hook_of_the_docs_runs_a_command_that_the_docs_run():

@@ -100,7 +100,13 @@ def probe(model, *arguments, code=0):
 
 def start(*arguments, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, **options}
+    pipes = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": environment,
+        **options,
+    }
     return subprocess.Popen([sys.executable, "-m", "cnnprobe", *arguments], **pipes)
 
 
@@ -136,7 +142,9 @@ def test_probe_loads_weights(folder):
         "fc.bias": torch.full((2,), 9.0),
     }
     torch.save(state, "w.pt")
-    trace = json.loads(probe("Net", "--input", "1,3,8,8", "--weights", "w.pt", "--format", "json").stdout)["trace"]
+    trace = json.loads(
+        probe("Net", "--input", "1,3,8,8", "--weights", "w.pt", "--format", "json").stdout
+    )["trace"]
     assert 9.0 == trace["calls"][0]["outputs"][0]["stats"]["mean"]
 
 
@@ -146,7 +154,9 @@ def test_probe_says_what_input_it_takes_when_none_is_given(folder):
     assert "(1, 3, 32, 32)" in result.stdout
 
 
-@pytest.mark.parametrize(("option", "training"), [((), False), (("--eval",), False), (("--train",), True)])
+@pytest.mark.parametrize(
+    ("option", "training"), [((), False), (("--eval",), False), (("--train",), True)]
+)
 def test_probe_runs_in_the_mode_asked_for(folder, option, training):
     trace = json.loads(probe("Net", *option, "--format", "json").stdout)["trace"]
     assert {training} == {module["training"] for module in trace["modules"]}
@@ -167,7 +177,11 @@ def test_probe_passes_keyword_inputs(folder):
 
 
 def test_probe_shows_shapes_alone_on_the_meta_device(folder):
-    trace = json.loads(probe("Net", "--device", "meta", "--input", "100000,3,10000,10000", "--format", "json").stdout)["trace"]
+    trace = json.loads(
+        probe(
+            "Net", "--device", "meta", "--input", "100000,3,10000,10000", "--format", "json"
+        ).stdout
+    )["trace"]
     assert ("meta", [100000, 2]) == (trace["mode"], trace["calls"][0]["outputs"][0]["shape"])
 
 
@@ -180,7 +194,10 @@ def test_probe_shows_parameters(folder):
 
 
 def test_probe_explains_shapes(folder):
-    assert "floor((8 + 2*0 - 1*(3-1) - 1)/1 + 1) = 6" in probe("Net", "--input", "1,3,8,8", "--explain-shapes").stdout
+    assert (
+        "floor((8 + 2*0 - 1*(3-1) - 1)/1 + 1) = 6"
+        in probe("Net", "--input", "1,3,8,8", "--explain-shapes").stdout
+    )
 
 
 def test_probe_of_a_model_without_parameters(folder):
@@ -205,16 +222,27 @@ def test_probe_puts_no_colours_into_a_pipe(folder):
 
 def test_probe_of_a_crash_shows_the_rows_until_then_and_exits_3(folder):
     result = probe("Crashes", "--input", "1,3,8,8", code=3)
-    assert "missing-flatten" in result.stdout and "raised here" in result.stdout and "conv" in result.stdout
+    assert (
+        "missing-flatten" in result.stdout
+        and "raised here" in result.stdout
+        and "conv" in result.stdout
+    )
     assert "Traceback" not in result.output
 
 
 def test_patch_says_which_repair_it_makes_and_leaves_installed_libraries_alone():
-    result = run("probe", "reference_models:CNNModelAsWritten", "--input", "2,3,32,32", "--patch", code=3)
+    result = run(
+        "probe", "reference_models:CNNModelAsWritten", "--input", "2,3,32,32", "--patch", code=3
+    )
     assert "\n+            nn.Flatten(),\n" in result.stdout
-    assert result.stderr.startswith("put nn.Flatten() first in 'classifier'; tried: the forward passes and gives (2, 10)")
+    assert result.stderr.startswith(
+        "put nn.Flatten() first in 'classifier'; tried: the forward passes and gives (2, 10)"
+    )
     result = run("probe", "torchvision:resnet18", "--input", "1,1,64,64", "--patch", code=3)
-    assert ("", True) == (result.stdout, "no repair is known as a change of a line (channel-mismatch)" in result.stderr)
+    assert ("", True) == (
+        result.stdout,
+        "no repair is known as a change of a line (channel-mismatch)" in result.stderr,
+    )
 
 
 def test_probe_of_a_crash_names_no_line_of_the_command_itself():
@@ -226,11 +254,17 @@ def test_probe_of_a_crash_names_no_line_of_the_command_itself():
 def test_probe_of_a_crash_tells_it_on_stderr_where_a_machine_reads_the_result(folder):
     result = probe("Crashes", "--input", "1,3,8,8", "--format", "json", code=3)
     assert "RuntimeError" == json.loads(result.stdout)["trace"]["failure"]["kind"]
-    assert "the forward pass raised RuntimeError" in result.stderr and "cli_models.py:" in result.stderr
+    assert (
+        "the forward pass raised RuntimeError" in result.stderr
+        and "cli_models.py:" in result.stderr
+    )
 
 
 def test_probe_of_a_crash_shows_the_traceback_on_debug(folder):
-    assert "return self.fc(self.conv(x))" in probe("Crashes", "--input", "1,3,8,8", "--debug", code=3).stderr
+    assert (
+        "return self.fc(self.conv(x))"
+        in probe("Crashes", "--input", "1,3,8,8", "--debug", code=3).stderr
+    )
 
 
 @pytest.mark.parametrize("suffix", ["json", "md", "html", "txt"])
@@ -313,7 +347,15 @@ def test_second_opinion_says_how_to_install_torchinfo(folder, monkeypatch):
     assert "Conv2d" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["torchvision:vit_b_16", "torchvision:swin_t", "torchvision:convnext_tiny", "torchvision:fcn_resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision:vit_b_16",
+        "torchvision:swin_t",
+        "torchvision:convnext_tiny",
+        "torchvision:fcn_resnet50",
+    ],
+)
 def test_second_opinion_accounts_for_the_whole_difference(name):
     from cnnprobe.second_opinion import second_opinion
     from cnnprobe.targets import load_model
@@ -334,7 +376,9 @@ def test_second_opinion_of_a_transposed_convolution():
     model, x = torch.nn.ConvTranspose2d(2, 3, 4, stride=2, bias=False), torch.ones(1, 2, 5, 5)
     opinion = second_opinion(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)
     assert 5 * 5 * 2 * 3 * 16 == opinion.quantities[1].ours
-    assert ["takes the output's positions for the input's in a transposed convolution"] == [p.reason for p in opinion.partings]
+    assert ["takes the output's positions for the input's in a transposed convolution"] == [
+        p.reason for p in opinion.partings
+    ]
 
 
 # --- help and start
@@ -350,7 +394,8 @@ def test_no_command_shows_the_help_as_a_usage_failure():
     result = run(code=2)
     assert ("", True) == (
         result.stdout,
-        result.stderr.startswith("Usage: ") and re.search(r"\n  probe +Run one forward pass", result.stderr) is not None,
+        result.stderr.startswith("Usage: ")
+        and re.search(r"\n  probe +Run one forward pass", result.stderr) is not None,
     )
 
 
@@ -360,7 +405,14 @@ def test_version_is_that_of_the_package():
 
 def test_help_of_probe_lists_the_forms_of_a_spec_and_the_formats():
     out = run("probe", "--help").stdout
-    for part in ("pkg.mod:attr", "path/to/file.py:Class", "torchvision:", "timm:", ".pt2", *formats()):
+    for part in (
+        "pkg.mod:attr",
+        "path/to/file.py:Class",
+        "torchvision:",
+        "timm:",
+        ".pt2",
+        *formats(),
+    ):
         assert part in out
     assert all(len(line) <= 100 for line in out.splitlines())
 
@@ -379,12 +431,18 @@ def test_help_and_usage_import_neither_torch_nor_rich(arguments):
         "except SystemExit: pass\n"
         "print([name for name in ('torch', 'rich', 'numpy', 'jinja2') if name in sys.modules], 'click' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert "[] True" == done.stdout.splitlines()[-1]
 
 
 def test_completion_offers_prefixes_and_formats():
-    environment = {"COMP_WORDS": "cnnprobe probe torchv", "COMP_CWORD": "2", "_CNNPROBE_COMPLETE": "bash_complete"}
+    environment = {
+        "COMP_WORDS": "cnnprobe probe torchv",
+        "COMP_CWORD": "2",
+        "_CNNPROBE_COMPLETE": "bash_complete",
+    }
     result = CliRunner(env=environment).invoke(main, [], prog_name="cnnprobe")
     assert "plain,torchvision:" in result.stdout
 
@@ -395,7 +453,10 @@ def test_completion_offers_prefixes_and_formats():
 def test_a_closed_pipe_ends_the_command_silently(folder):
     process = start("probe", "cli_models.py:Net", "--format", "json")
     process.stdout.close()
-    assert (141, False) == (process.wait(120), "Traceback" in (error := process.stderr.read()) or "Exception" in error)
+    assert (141, False) == (
+        process.wait(120),
+        "Traceback" in (error := process.stderr.read()) or "Exception" in error,
+    )
     process.stderr.close()
 
 
@@ -411,15 +472,24 @@ def test_ctrl_c_ends_the_command_with_one_line(folder):
 
 
 def test_what_a_child_process_of_the_model_prints_stays_out_of_the_result(folder):
-    out, error = start("probe", "cli_models.py:Chatty", "--input", "1,3,8,8", "--format", "json").communicate(timeout=120)
+    out, error = start(
+        "probe", "cli_models.py:Chatty", "--input", "1,3,8,8", "--format", "json"
+    ).communicate(timeout=120)
     assert "Chatty" == json.loads(out)["trace"]["model"]
     assert "printed by a child" in error
 
 
 def test_a_terminal_that_lacks_a_letter_gets_escapes_not_a_failure(folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONIOENCODING": "latin-1",
+        "PYTHONUTF8": "0",
+    }
     Path("cli_models.py").write_text(MODELS + "class Сеть(Net): pass\n")
-    out, error = start("probe", "cli_models.py:Сеть", "--depth", "0", env=environment).communicate(timeout=120)
+    out, error = start("probe", "cli_models.py:Сеть", "--depth", "0", env=environment).communicate(
+        timeout=120
+    )
     assert "\\u0421" in out and "Traceback" not in error
 
 
@@ -427,12 +497,20 @@ def test_a_full_disk_behind_stdout_is_told_in_one_message(folder):
     with open("/dev/full", "w") as full:
         process = start("probe", "cli_models.py:Net", "--input", "1,3,8,8", stdout=full)
         _, error = process.communicate(timeout=120)
-    assert (2, 1, False) == (process.returncode, error.count("error: "), "Traceback" in error or "Exception" in error)
+    assert (2, 1, False) == (
+        process.returncode,
+        error.count("error: "),
+        "Traceback" in error or "Exception" in error,
+    )
 
 
 def test_every_option_stands_in_the_reference_page():
     page = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
     options = {
-        option for command in main.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts) if option[0] == "-"
+        option
+        for command in main.commands.values()
+        for p in command.params
+        for option in (*p.opts, *p.secondary_opts)
+        if option[0] == "-"
     }
     assert [] == sorted(option for option in options if f"`{option}" not in page)

@@ -59,19 +59,31 @@ def run(*arguments):
 def test_graph_prints_a_table_of_the_modules(spec):
     result = run(spec)
     assert 0 == result.exit_code
-    assert ["input", "first", "relu"] == [line.split()[1] for line in result.stdout.splitlines() if line[:1].isdigit()]
+    assert ["input", "first", "relu"] == [
+        line.split()[1] for line in result.stdout.splitlines() if line[:1].isdigit()
+    ]
 
 
 def test_graph_writes_a_picture_and_says_so(spec, tmp_path):
     result = run(spec, "-o", "graph.svg")
-    assert (0, "", "wrote graph.svg") == (result.exit_code, result.stdout, result.stderr.strip().splitlines()[-1])
+    assert (0, "", "wrote graph.svg") == (
+        result.exit_code,
+        result.stdout,
+        result.stderr.strip().splitlines()[-1],
+    )
     assert ET.parse(tmp_path / "graph.svg").getroot().tag.endswith("svg")
 
 
 def test_graph_shows_autograds_own_view(spec):
     result = run(spec, "--view", "autograd", "--format", "json")
     names = [node["name"] for node in json.loads(result.stdout)["nodes"]]
-    assert ["AccumulateGrad", "TBackward0", "AccumulateGrad", "AddmmBackward0", "ReluBackward0"] == names
+    assert [
+        "AccumulateGrad",
+        "TBackward0",
+        "AccumulateGrad",
+        "AddmmBackward0",
+        "ReluBackward0",
+    ] == names
 
 
 def test_graph_runs_twice_and_tells_the_branch_that_was_taken(spec):
@@ -96,14 +108,20 @@ def test_graph_tells_the_list_that_keeps_what_each_run_has_put_out(spec):
 
 def test_graph_tells_the_state_through_which_a_second_backward_fails(spec):
     lines = run("graphed_net.py:Carries", "--kept", "--runs", "2").stdout.splitlines()
-    assert any("run 2: backward raised: Trying to backward through the graph a second time" in line for line in lines)
+    assert any(
+        "run 2: backward raised: Trying to backward through the graph a second time" in line
+        for line in lines
+    )
     assert "run 1: its graph is kept alive by the graph behind 'state' of a Carries" == lines[-3]
 
 
 def test_graph_of_a_model_that_crashes_exits_with_3_and_says_where_to_look(spec):
     result = run("graphed_net.py:Crashes")
     assert 3 == result.exit_code
-    assert "the forward pass raised RuntimeError" in result.stderr and "cnnprobe probe" in result.stderr
+    assert (
+        "the forward pass raised RuntimeError" in result.stderr
+        and "cnnprobe probe" in result.stderr
+    )
 
 
 @pytest.mark.parametrize("arguments", [("-o", "graph.xyz"), ("--around", "frist")])

@@ -29,7 +29,10 @@ def noise(*shape):
 def state_of(model):
     return (
         {name: value.clone() for name, value in model.state_dict().items()},
-        [(module.training, dict(module.__dict__), dict(module._forward_hooks)) for module in model.modules()],
+        [
+            (module.training, dict(module.__dict__), dict(module._forward_hooks))
+            for module in model.modules()
+        ],
         [(p.grad, p.requires_grad, p._version) for p in model.parameters()],
     )
 
@@ -42,7 +45,9 @@ def test_same_model_is_equivalent_at_every_level_with_transferred_weights(name):
     actual.load_state_dict(comparison.transfer(strict=False), strict=False)
     found = compare(actual, expected, x)
     assert () == found.outcome.unmapped
-    assert {} == {level: holds for level, holds in found.levels.items() if holds is False}, str(found)
+    assert {} == {level: holds for level, holds in found.levels.items() if holds is False}, str(
+        found
+    )
     assert True is found.levels["numbers"]
     assert torch.equal(actual.eval()(x), expected.eval()(x))
 
@@ -67,7 +72,11 @@ def test_faulty_copy_fails_at_the_right_level_and_place(name):
     found = compare(actual, expected, x)
     assert failing <= {level for level, holds in found.levels.items() if holds is False}, str(found)
     assert holding <= {level for level, holds in found.levels.items() if holds}, str(found)
-    here = [difference for difference in found.differences if difference.position == found.differences[0].position]
+    here = [
+        difference
+        for difference in found.differences
+        if difference.position == found.differences[0].position
+    ]
     assert where in {difference.expected for difference in here}, str(found)
     assert any(message in difference.message for difference in here), str(found)
     assert not found.equivalent
@@ -78,16 +87,26 @@ def test_simple_cnn_and_its_refactoring_have_fourteen_aligned_operations_and_equ
     pairs = [pair for pair in found.outcome.pairs if None not in (pair.actual, pair.expected)]
     assert 14 == len(pairs) == len(found.outcome.pairs)
     assert (1_147_466, 1_147_466) == found.outcome.parameters
-    assert {"features.0.block.0.weight": "conv1.weight", "classifier.3.bias": "fc2.bias"}.items() <= dict(found.mapping).items()
+    assert {
+        "features.0.block.0.weight": "conv1.weight",
+        "classifier.3.bias": "fc2.bias",
+    }.items() <= dict(found.mapping).items()
 
 
 def test_refactoring_as_written_has_the_parameters_and_diverges_at_the_missing_flatten():
     actual, expected = CNNModelAsWritten(), SimpleCNN()
     give_weights(actual, expected, compare(actual, expected, pictures(), level="operations"))
     found = compare(actual, expected, pictures())
-    assert found.levels["parameters"] and not found.levels["operations"] and found.levels["state_dict"]
+    assert (
+        found.levels["parameters"] and not found.levels["operations"] and found.levels["state_dict"]
+    )
     first, second = found.differences[:2]
-    assert ("operations", "", "'flatten' (Flatten)", "flatten is missing") == (first.level, first.actual, first.expected, first.message)
+    assert ("operations", "", "'flatten' (Flatten)", "flatten is missing") == (
+        first.level,
+        first.actual,
+        first.expected,
+        first.message,
+    )
     assert "raised RuntimeError" in second.message and "'classifier.0' (Linear)" == second.actual
 
 
@@ -96,7 +115,11 @@ def test_first_divergence_of_numbers_has_equal_inputs_and_later_ones_have_not():
     actual.load_state_dict(expected.state_dict())
     with torch.no_grad():
         actual.conv2.weight[5, 3, 1, 2] += 0.25
-    apart = [d for d in compare(actual, expected, pictures()).differences if d.level == "numbers" and d.expected]
+    apart = [
+        d
+        for d in compare(actual, expected, pictures()).differences
+        if d.level == "numbers" and d.expected
+    ]
     assert "'conv2' (Conv2d)" == apart[0].expected
     assert [True] + [False] * (len(apart) - 1) == [d.inputs_equal for d in apart]
 
@@ -104,7 +127,9 @@ def test_first_divergence_of_numbers_has_equal_inputs_and_later_ones_have_not():
 def test_discrepancy_is_what_torch_testing_says():
     actual, expected = nn.Linear(4, 3), nn.Linear(4, 3)
     x = noise(2, 4)
-    first = next(d for d in compare(actual, expected, x).differences if d.level == "numbers").discrepancy
+    first = next(
+        d for d in compare(actual, expected, x).differences if d.level == "numbers"
+    ).discrepancy
     with pytest.raises(AssertionError) as raised:
         torch.testing.assert_close(actual(x), expected(x))
     text = str(raised.value)
@@ -112,7 +137,9 @@ def test_discrepancy_is_what_torch_testing_says():
     assert f"at index {first.index}" in text
     difference = (actual(x) - expected(x)).abs()
     assert first.greatest_absolute == difference.max().item()
-    assert first.greatest_relative == pytest.approx((difference.double() / expected(x).double().abs()).max().item())
+    assert first.greatest_relative == pytest.approx(
+        (difference.double() / expected(x).double().abs()).max().item()
+    )
 
 
 def test_user_tolerance_decides():
@@ -137,15 +164,25 @@ def test_models_are_bit_for_bit_as_they_were():
 
     actual, expected, x = Counting(), small().train(), noise(2, 3, 8, 8)
     actual.body[1].eval()
-    before, kept, generator = [state_of(m) for m in (actual, expected)], x.clone(), torch.get_rng_state()
+    before, kept, generator = (
+        [state_of(m) for m in (actual, expected)],
+        x.clone(),
+        torch.get_rng_state(),
+    )
     compare(actual, expected, x)
     for model, old in zip((actual, expected), before, strict=True):
         new = state_of(model)
         assert all(torch.equal(a, b) for a, b in zip(old[0].values(), new[0].values(), strict=True))
         assert [flags[0] for flags in old[1]] == [flags[0] for flags in new[1]]
-        assert all(a.keys() == b.keys() for (_, a, _), (_, b, _) in zip(old[1], new[1], strict=True))
+        assert all(
+            a.keys() == b.keys() for (_, a, _), (_, b, _) in zip(old[1], new[1], strict=True)
+        )
         assert old[2] == new[2]
-    assert [] == actual.calls and torch.equal(kept, x) and torch.equal(generator, torch.get_rng_state())
+    assert (
+        [] == actual.calls
+        and torch.equal(kept, x)
+        and torch.equal(generator, torch.get_rng_state())
+    )
 
 
 def test_in_place_operations_do_not_change_what_was_kept():
@@ -160,7 +197,9 @@ def test_in_place_operations_do_not_change_what_was_kept():
     actual, expected = InPlace(True), InPlace(False)
     actual.load_state_dict(expected.state_dict())
     found = compare(actual, expected, noise(2, 3, 8, 8))
-    assert found.equivalent and not any("intermediate" in note for note in found.outcome.notes), str(found)
+    assert found.equivalent and not any("intermediate" in note for note in found.outcome.notes), (
+        str(found)
+    )
 
 
 def test_change_without_effect_on_the_outputs_is_said_and_is_no_difference_of_numbers():
@@ -195,7 +234,10 @@ def test_skip_from_another_place_is_a_difference_of_the_operations():
     assert {"operations", "numbers", "train_numbers", "gradients", "autograd"} == {
         level for level, holds in found.levels.items() if not holds
     }
-    assert "instead of" in found.differences[0].message and "'a' (Conv2d)" in found.differences[0].message
+    assert (
+        "instead of" in found.differences[0].message
+        and "'a' (Conv2d)" in found.differences[0].message
+    )
 
 
 def test_swapped_blocks_are_named_by_the_values_that_strayed():
@@ -203,8 +245,15 @@ def test_swapped_blocks_are_named_by_the_values_that_strayed():
     actual = copy.deepcopy(expected)
     actual[0], actual[1] = actual[1], actual[0]
     found = compare(actual, expected, noise(2, 3, 8, 8))
-    assert found.levels["operations"] and found.levels["parameters"] and not found.levels["state_dict"] and not found.levels["numbers"]
-    assert "its values are those of the expected model's '1.0.weight'" in found.differences[0].message
+    assert (
+        found.levels["operations"]
+        and found.levels["parameters"]
+        and not found.levels["state_dict"]
+        and not found.levels["numbers"]
+    )
+    assert (
+        "its values are those of the expected model's '1.0.weight'" in found.differences[0].message
+    )
 
 
 def test_one_block_fewer_among_equal_ones_is_ambiguous_and_is_not_transferred():
@@ -218,9 +267,16 @@ def test_one_block_fewer_among_equal_ones_is_ambiguous_and_is_not_transferred():
 
 def test_one_block_fewer_is_decided_by_equal_names():
     expected = plain(conv(3, 3), conv(3, 3), conv(3, 3))
-    actual = Net(lambda m, x: getattr(m, "2")(getattr(m, "0")(x)), **{"0": conv(3, 3), "2": conv(3, 3)})
+    actual = Net(
+        lambda m, x: getattr(m, "2")(getattr(m, "0")(x)), **{"0": conv(3, 3), "2": conv(3, 3)}
+    )
     found = compare(actual, expected, noise(2, 3, 8, 8))
-    assert {"0.weight": "0.weight", "0.bias": "0.bias", "2.weight": "2.weight", "2.bias": "2.bias"} == dict(found.mapping)
+    assert {
+        "0.weight": "0.weight",
+        "0.bias": "0.bias",
+        "2.weight": "2.weight",
+        "2.bias": "2.bias",
+    } == dict(found.mapping)
     assert "'1' (Conv2d)" == next(d for d in found.differences if d.level == "operations").expected
 
 
@@ -239,7 +295,9 @@ def test_transfer_to_the_other_side_refuses_two_values_for_one_tensor():
 
 def test_transfer_to_the_expected_model_carries_the_actual_values():
     actual, expected, x = CNNModel(), SimpleCNN(), pictures()
-    expected.load_state_dict(compare(actual, expected, x, level="operations").transfer(to="expected"))
+    expected.load_state_dict(
+        compare(actual, expected, x, level="operations").transfer(to="expected")
+    )
     assert torch.equal(actual.eval()(x), expected.eval()(x))
 
 
@@ -255,7 +313,10 @@ def test_running_statistics_belong_to_the_state():
     actual.load_state_dict(expected.state_dict())
     actual[1].running_var += 0.5
     found = compare(actual, expected, noise(2, 3, 8, 8))
-    assert "1.running_var holds other values" in next(d for d in found.differences if d.level == "state_dict").message
+    assert (
+        "1.running_var holds other values"
+        in next(d for d in found.differences if d.level == "state_dict").message
+    )
     assert not found.levels["numbers"] and found.levels["train_numbers"]
 
 
@@ -265,7 +326,10 @@ def test_dropout_that_never_stops_differs_in_eval_mode_alone():
     actual.load_state_dict(compare(actual, expected, noise(2, 3, 8, 8)).transfer())
     found = compare(actual, expected, noise(2, 3, 8, 8))
     assert not found.levels["numbers"] and found.levels["train_numbers"]
-    assert "training True instead of False" in next(d for d in found.differences if d.level == "hyperparameters").message
+    assert (
+        "training True instead of False"
+        in next(d for d in found.differences if d.level == "hyperparameters").message
+    )
 
 
 def test_detached_branch_differs_in_gradients_and_graph_only():
@@ -275,7 +339,9 @@ def test_detached_branch_differs_in_gradients_and_graph_only():
     actual, expected = (Net(run(stop), a=conv(), b=conv()) for stop in (True, False))
     actual.load_state_dict(expected.state_dict())
     found = compare(actual, expected, noise(2, 3, 8, 8))
-    assert found.levels["numbers"] and not found.levels["gradients"] and not found.levels["autograd"]
+    assert (
+        found.levels["numbers"] and not found.levels["gradients"] and not found.levels["autograd"]
+    )
     assert any("gradient of b.weight" in d.message for d in found.differences)
 
 
@@ -325,7 +391,10 @@ def test_model_against_its_saved_report(tmp_path):
         model[0].weight[:] = 0
     found = compare(model, tmp_path / "before.json", x)
     assert found.levels["operations"] and not found.levels["numbers"]
-    assert ("'0' (Conv2d)", True) == (found.differences[0].actual, found.differences[0].inputs_equal)
+    assert ("'0' (Conv2d)", True) == (
+        found.differences[0].actual,
+        found.differences[0].inputs_equal,
+    )
     assert "mean" in found.differences[0].message
 
 
@@ -370,12 +439,16 @@ def test_both_forwards_raising_is_a_failure_of_both():
     found = compare(nn.Linear(3, 2), nn.Linear(3, 2), noise(1, 2))
     assert not found.equivalent
     assert ["actual", "expected"] == [
-        d.message.split("of the ")[1].split()[0] for d in found.differences if "raised RuntimeError" in d.message
+        d.message.split("of the ")[1].split()[0]
+        for d in found.differences
+        if "raised RuntimeError" in d.message
     ]
 
 
 def test_train_mode_that_both_refuse_is_not_compared_and_said():
-    model = plain(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))  # torch refuses one value a channel in train mode
+    model = plain(
+        nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)
+    )  # torch refuses one value a channel in train mode
     found = compare(model, copy.deepcopy(model), noise(1, 3, 8, 8))
     assert found.levels["train_numbers"] is None and found.levels["numbers"]
     assert any("both models raise" in note for note in found.outcome.notes)
@@ -412,10 +485,17 @@ def test_torchvision_resnet18_with_two_blocks_swapped_is_told_apart():
     actual = copy.deepcopy(expected)
     actual.layer1[0], actual.layer1[1] = actual.layer1[1], actual.layer1[0]
     found = compare(actual, expected, noise(2, 3, 64, 64))
-    assert found.levels["operations"] and found.levels["shapes"] and found.levels["parameters"] and found.levels["autograd"]
+    assert (
+        found.levels["operations"]
+        and found.levels["shapes"]
+        and found.levels["parameters"]
+        and found.levels["autograd"]
+    )
     assert not found.levels["state_dict"] and not found.levels["numbers"]
     first = found.differences[0]
-    assert "'layer1.0.conv1' (Conv2d)" == first.actual and "'layer1.1.conv1.weight'" in first.message
+    assert (
+        "'layer1.0.conv1' (Conv2d)" == first.actual and "'layer1.1.conv1.weight'" in first.message
+    )
     here = next(d for d in found.differences if d.level == "numbers")
     assert ("'layer1.0.conv1' (Conv2d)", True) == (here.actual, here.inputs_equal)
 
@@ -424,7 +504,9 @@ def test_torchvision_resnet18_with_two_blocks_swapped_is_told_apart():
 def test_bfloat16_resnet18_agrees_within_its_rounding():
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.resnet18(num_classes=10).eval()
-    assert compare(copy.deepcopy(model).bfloat16(), model, noise(2, 3, 64, 64), level="numbers").levels["numbers"]
+    assert compare(
+        copy.deepcopy(model).bfloat16(), model, noise(2, 3, 64, 64), level="numbers"
+    ).levels["numbers"]
 
 
 @pytest.mark.parametrize("shape", [(70_000,), (3, 40_000), (2, 3, 120, 120)])
@@ -432,7 +514,10 @@ def test_discrepancy_in_pieces_is_that_of_the_whole(shape):
     actual, expected = noise(*shape), noise(*shape)
     actual.view(-1)[[5, 40_000, -1]] += torch.tensor([1e-3, 0.5, 0.25])
     expected.view(-1)[7] = 0.0
-    pieces, whole = (measure(actual, expected, (1e-6, 1e-5)) for measure in (numbers._measure_in_pieces, numbers._measure_whole))
+    pieces, whole = (
+        measure(actual, expected, (1e-6, 1e-5))
+        for measure in (numbers._measure_in_pieces, numbers._measure_whole)
+    )
     assert whole == pieces
     assert (4, float("inf")) == (pieces.mismatched, pieces.greatest_relative)
 
@@ -442,13 +527,27 @@ def test_values_that_are_not_finite_are_told_apart_by_place():
     actual = expected.clone()
     actual[70_001] = float("nan")
     model = lambda value: Net(lambda m, x: x + m.v, v=nn.Parameter(value))
-    first = next(d for d in compare(model(actual), model(expected), torch.zeros(1), level="numbers").differences if d.level == "numbers")
-    assert (1, (70_001,), float("inf")) == (first.discrepancy.mismatched, first.discrepancy.index, first.discrepancy.greatest_absolute)
-    assert compare(model(actual), model(actual.clone()), torch.zeros(1), level="numbers").levels["numbers"]
+    first = next(
+        d
+        for d in compare(
+            model(actual), model(expected), torch.zeros(1), level="numbers"
+        ).differences
+        if d.level == "numbers"
+    )
+    assert (1, (70_001,), float("inf")) == (
+        first.discrepancy.mismatched,
+        first.discrepancy.index,
+        first.discrepancy.greatest_absolute,
+    )
+    assert compare(model(actual), model(actual.clone()), torch.zeros(1), level="numbers").levels[
+        "numbers"
+    ]
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["relu after pooling", "AvgPool for MaxPool", "no bias", "other dropout", "padding 0"])
+@pytest.mark.parametrize(
+    "name", ["relu after pooling", "AvgPool for MaxPool", "no bias", "other dropout", "padding 0"]
+)
 def test_taking_turns_finds_what_keeping_one_models_activations_finds(name, training):
     actual, expected, x = WRONG[name][0](), SimpleCNN(), pictures()
     subjects = [passes.Subject(model=model, args=(x,), kwargs={}) for model in (actual, expected)]
@@ -468,10 +567,16 @@ def test_interrupt_in_either_forward_goes_on_and_leaves_nothing_behind():
         models = [Net(interrupted, a=nn.BatchNorm1d(4)).train() for _ in armed]
         for model, arm in zip(models, armed, strict=True):
             model.armed = arm
-        before, limit, generator = [state_of(model)[0] for model in models], sys.getrecursionlimit(), torch.get_rng_state()
+        before, limit, generator = (
+            [state_of(model)[0] for model in models],
+            sys.getrecursionlimit(),
+            torch.get_rng_state(),
+        )
         with pytest.raises(KeyboardInterrupt):
             compare(*models, noise(3, 4))
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("cnnprobe")]
+        assert not [
+            thread for thread in threading.enumerate() if thread.name.startswith("cnnprobe")
+        ]
         assert limit == sys.getrecursionlimit() and torch.equal(generator, torch.get_rng_state())
         for model, old in zip(models, before, strict=True):
             assert model.training and not model._forward_hooks and not model.a._forward_hooks

@@ -40,7 +40,13 @@ def told_by_torch(actual, expected, **options):
 
 def told(actual, expected, tolerance=Tolerance()):
     found = measure(actual, expected, tolerance, 1)
-    return found and (found.mismatched, found.elements, found.greatest_absolute, found.index, found.greatest_relative)
+    return found and (
+        found.mismatched,
+        found.elements,
+        found.greatest_absolute,
+        found.index,
+        found.greatest_relative,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -57,7 +63,9 @@ def test_figures_of_halves_are_those_of_assert_close_in_float32(dtype, engine):
     expected = torch.randn(3, 40_001).to(dtype)
     actual = (expected.float() * (1 + 0.01 * torch.randn(3, 40_001))).to(dtype)
     rtol, atol = Tolerance().bounds(actual, expected, 1)
-    assert told_by_torch(actual.float(), expected.float(), rtol=rtol, atol=atol) == told(actual, expected)
+    assert told_by_torch(actual.float(), expected.float(), rtol=rtol, atol=atol) == told(
+        actual, expected
+    )
 
 
 @pytest.mark.parametrize("position", [0, 17, 1_023, 1_024, 5_000])
@@ -73,7 +81,9 @@ def test_same_value_that_is_not_finite_is_close(both, position, engine):
 
 
 @pytest.mark.parametrize("position", [0, 1_024, 5_000])
-@pytest.mark.parametrize("pair", [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF)])
+@pytest.mark.parametrize(
+    "pair", [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF)]
+)
 def test_value_that_is_not_finite_on_one_side_is_infinitely_far(pair, position, engine):
     expected = torch.randn(5_001)
     actual = expected.clone()
@@ -88,19 +98,25 @@ def test_nan_on_both_sides_differs_where_asked_for(engine):
     actual = torch.randn(3_000)
     actual[1_500] = NAN
     assert told(actual, actual.clone()) is None
-    assert (1, 3_000, INF, (1_500,), INF) == told(actual, actual.clone(), Tolerance(equal_nan=False))
+    assert (1, 3_000, INF, (1_500,), INF) == told(
+        actual, actual.clone(), Tolerance(equal_nan=False)
+    )
     assert told_by_torch(actual, actual.clone(), equal_nan=False)[0] == 1
 
 
 def test_difference_from_an_exact_zero_is_relatively_infinite_as_in_assert_close(engine):
     actual, expected = torch.zeros(2, 3_000), torch.zeros(2, 3_000)
     actual[1, 7] = 0.25
-    assert told_by_torch(actual, expected) == told(actual, expected) == (1, 6_000, 0.25, (1, 7), INF)
+    assert (
+        told_by_torch(actual, expected) == told(actual, expected) == (1, 6_000, 0.25, (1, 7), INF)
+    )
 
 
 def test_values_on_the_bound_itself_are_judged_as_by_torch(engine):
     expected = torch.randn(200_000) * 8
-    actual = expected + (1e-5 + 1.3e-6 * expected.abs()) * torch.randn(200_000).sign()  # half of them a rounding beyond
+    actual = (
+        expected + (1e-5 + 1.3e-6 * expected.abs()) * torch.randn(200_000).sign()
+    )  # half of them a rounding beyond
     assert 0 < told_by_torch(actual, expected)[0] < 200_000
     assert told_by_torch(actual, expected) == told(actual, expected)
 
@@ -109,7 +125,11 @@ def test_layout_and_threads_change_no_figure(engine):
     expected = torch.randn(4, 16, 200, 200)
     actual = expected + 1e-5 * torch.randn(4, 16, 200, 200)
     one = told(actual, expected)
-    assert one == told(actual.to(memory_format=torch.channels_last), expected) == told_by_torch(actual, expected)
+    assert (
+        one
+        == told(actual.to(memory_format=torch.channels_last), expected)
+        == told_by_torch(actual, expected)
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -136,7 +156,9 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize("drawn", [0, 1])
-def test_models_that_draw_from_numpy_are_given_the_same_numbers_and_leave_its_generator_as_it_was(drawn):
+def test_models_that_draw_from_numpy_are_given_the_same_numbers_and_leave_its_generator_as_it_was(
+    drawn,
+):
     before = np.random.get_state()
     try:
         np.random.seed(3)

@@ -9,7 +9,9 @@ from torch import nn
 from benchmarks.torchvision_figures import figures, published, trace_of
 from cnnprobe.recorder import observe
 
-PUBLISHED = [pytest.param(name, weights, id=f"{name}-{weights.name}") for name, weights in published()]
+PUBLISHED = [
+    pytest.param(name, weights, id=f"{name}-{weights.name}") for name, weights in published()
+]
 
 
 def macs_of(model, *args):
@@ -41,7 +43,17 @@ def test_parameters_and_macs_equal_torchvisions_published_figures(name, weights)
         (nn.Flatten(), images(), 0),
         (nn.LSTM(4, 5), torch.randn(6, 2, 4), 6 * 2 * 4 * 5 * (4 + 5)),
     ],
-    ids=["conv", "grouped", "unbatched", "transposed", "conv1d", "linear", "relu", "flatten", "lstm"],
+    ids=[
+        "conv",
+        "grouped",
+        "unbatched",
+        "transposed",
+        "conv1d",
+        "linear",
+        "relu",
+        "flatten",
+        "lstm",
+    ],
 )
 def test_macs_of_a_layer_equal_hand_arithmetic(model, x, expected):
     assert expected == macs_of(model, x)[0]
@@ -58,7 +70,10 @@ def test_macs_of_functions_equal_hand_arithmetic():
     calls = observe(model, (x, w), {}).trace.calls
     by_kind = {call.kind: call.macs for call in calls}
     assert 2 * 4 * 64 * 27 == by_kind["torch.conv2d"]
-    assert [2 * 2 * 256] * 3 == [by_kind[kind] for kind in ("torch.einsum", "torch.Tensor.matmul", "torch.nn.functional.linear")]
+    assert [2 * 2 * 256] * 3 == [
+        by_kind[kind]
+        for kind in ("torch.einsum", "torch.Tensor.matmul", "torch.nn.functional.linear")
+    ]
     assert by_kind["torch.Tensor.mul"] is None
 
 

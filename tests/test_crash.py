@@ -31,7 +31,13 @@ def explain(model, args):
 
 
 def text_of(explanation):
-    return " ".join([explanation.message, explanation.arithmetic, *(repair.title for repair in explanation.repairs)])
+    return " ".join(
+        [
+            explanation.message,
+            explanation.arithmetic,
+            *(repair.title for repair in explanation.repairs),
+        ]
+    )
 
 
 def explain_step(sick):
@@ -42,14 +48,23 @@ def explain_step(sick):
             step()
     except Exception as error:
         given = recording.given
-        return explained(Crash(error=error, model=model, trace=recording.traces[-1] if recording.traces else None, args=given[0]))
+        return explained(
+            Crash(
+                error=error,
+                model=model,
+                trace=recording.traces[-1] if recording.traces else None,
+                args=given[0],
+            )
+        )
     raise AssertionError(f"{sick.name} does not crash")
 
 
 @pytest.mark.parametrize("sick", CASES)
 def test_fault_and_module_of_a_crash_are_named(sick):
     explanation = explain(*sick.build(False))
-    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), explanation.message
+    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), (
+        explanation.message
+    )
     assert sick.repair in text_of(explanation)
 
 
@@ -57,7 +72,9 @@ def test_fault_and_module_of_a_crash_are_named(sick):
 def test_fault_and_module_of_a_crash_on_meta_are_named(sick):
     model, args = sick.build(False)
     explanation = explain(model.to("meta"), tuple(x.to("meta") for x in args))
-    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), explanation.message
+    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), (
+        explanation.message
+    )
 
 
 @pytest.mark.parametrize("sick", CASES)
@@ -75,12 +92,17 @@ def patched_module(patch, name, folder):
     module = types.ModuleType(f"patched_{name}")
     module.__file__ = str(target)
     sys.modules[module.__name__] = module
-    exec(compile(target.read_text().replace("TABLE.append", "str"), str(target), "exec"), module.__dict__)
+    exec(
+        compile(target.read_text().replace("TABLE.append", "str"), str(target), "exec"),
+        module.__dict__,
+    )
     return module
 
 
 @pytest.mark.parametrize("sick", CASES)
-def test_patch_makes_the_users_file_run_with_the_output_that_was_promised(sick, tmp_path, monkeypatch):
+def test_patch_makes_the_users_file_run_with_the_output_that_was_promised(
+    sick, tmp_path, monkeypatch
+):
     monkeypatch.setattr("crashes.table.TABLE", list(TABLE))
     explanation = explain(*sick.build(False))
     for i, repair in enumerate(repair for repair in explanation.repairs if repair.patch):
@@ -88,19 +110,28 @@ def test_patch_makes_the_users_file_run_with_the_output_that_was_promised(sick, 
         folder.mkdir()
         model, args = getattr(patched_module(repair.patch, sick.name, folder), sick.name)(False)
         seen = observe(model, args, {})
-        assert (None, repair.outputs) == (seen.error, tuple(t.shape for t in seen.trace[""].outputs))
+        assert (None, repair.outputs) == (
+            seen.error,
+            tuple(t.shape for t in seen.trace[""].outputs),
+        )
 
 
 def test_most_repairs_of_layers_have_a_patch():
     models = [sick for sick in TABLE if not isinstance(sick.build(False)[0], nn.Sequential)]
-    patched = [sick.name for sick in models if any(repair.patch for repair in explain(*sick.build(False)).repairs)]
+    patched = [
+        sick.name
+        for sick in models
+        if any(repair.patch for repair in explain(*sick.build(False)).repairs)
+    ]
     assert len(patched) >= 0.5 * len(models)
 
 
 @pytest.mark.parametrize("sick", STEPS)
 def test_fault_of_a_loss_a_backward_or_an_optimizer_is_named(sick):
     explanation = explain_step(sick)
-    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), explanation.message
+    assert (sick.diagnosis, True) == (explanation.diagnosis, explanation.module in sick.blames), (
+        explanation.message
+    )
     assert sick.repair in text_of(explanation)
 
 
@@ -119,7 +150,11 @@ def test_lost_flatten_is_repaired_in_the_classifier_and_in_features_ranks_last()
     repairs = explain(layers.AsWritten(), (torch.randn(2, 3, 32, 32),)).repairs
     assert "put nn.Flatten() first in 'classifier'" == repairs[0].title
     assert "pass torch.flatten(x, 1) to 'classifier'" == repairs[1].title
-    assert "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged" == repairs[0].tried == repairs[1].tried
+    assert (
+        "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged"
+        == repairs[0].tried
+        == repairs[1].tried
+    )
     assert (((2, 128, 4, 10),), False) == (repairs[-1].outputs, repairs[-1].plausible)
     assert "in_features=4" in repairs[-1].title
 
@@ -129,7 +164,10 @@ def test_reference_model_that_lost_its_flatten_is_explained():
 
     explanation = explain(CNNModelAsWritten(), (torch.randn(2, 3, 32, 32),))
     assert ("missing-flatten", "classifier") == (explanation.diagnosis, explanation.module)
-    assert "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged" == explanation.repairs[0].tried
+    assert (
+        "tried: the forward passes and gives (2, 10); 1,147,466 parameters unchanged"
+        == explanation.repairs[0].tried
+    )
     assert "+            nn.Flatten()," in explanation.repairs[0].patch
 
 
@@ -146,14 +184,20 @@ def test_repair_put_into_the_real_model_makes_it_run():
 @pytest.mark.parametrize("sick", CASES)
 def test_model_is_bit_for_bit_as_it_was_after_a_crash_was_explained(sick):
     model, args = sick.build(False)
-    before = {name: value.clone() for name, value in model.state_dict().items() if not value.is_meta}
-    modes = [(name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()]
+    before = {
+        name: value.clone() for name, value in model.state_dict().items() if not value.is_meta
+    }
+    modes = [
+        (name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
+    ]
     attributes = {name: set(module.__dict__) for name, module in model.named_modules()}
     generator = torch.get_rng_state()
     cnnprobe.probe(model, *args)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert modes == [
-        (name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()
+        (name, module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in model.named_modules()
     ]
     assert attributes == {name: set(module.__dict__) for name, module in model.named_modules()}
     assert torch.equal(generator, torch.get_rng_state())
@@ -178,14 +222,21 @@ def test_explanation_survives_saving_and_loading(tmp_path):
 def test_saved_explanation_is_shown_without_torch(tmp_path):
     cnnprobe.probe(layers.AsWritten(), torch.randn(2, 3, 32, 32)).save(tmp_path / "report.json")
     script = f"import sys, cnnprobe; print(cnnprobe.load({str(tmp_path / 'report.json')!r})); assert 'torch' not in sys.modules"
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
     assert "missing-flatten" in shown
     assert "tried: the forward passes and gives (2, 10)" in shown
 
 
 def test_report_shows_the_explanation_above_the_rows():
     text = str(cnnprobe.probe(layers.AsWritten(), torch.randn(2, 3, 32, 32)))
-    assert 0 < text.index("missing-flatten") < text.index("put nn.Flatten()") < text.index("raised here")
+    assert (
+        0
+        < text.index("missing-flatten")
+        < text.index("put nn.Flatten()")
+        < text.index("raised here")
+    )
 
 
 def test_cause_that_is_not_known_is_said_so_with_the_evidence():
@@ -234,7 +285,10 @@ def test_exception_of_the_loss_inside_record_gains_a_note():
     with pytest.raises(RuntimeError) as caught, cnnprobe.record(model) as recording:
         step()
     assert "target-shape" in notes_of(caught.value)
-    assert ("target-shape", "loss") == (recording.explanation.diagnosis, recording.explanation.stage)
+    assert ("target-shape", "loss") == (
+        recording.explanation.diagnosis,
+        recording.explanation.stage,
+    )
 
 
 def test_exception_of_a_probed_model_gains_a_note():
@@ -264,7 +318,10 @@ def test_overwritten_tensor_is_repaired_by_a_trial_of_the_backward():
     with pytest.raises(RuntimeError), cnnprobe.record(model) as recording:
         step()
     best = recording.explanation.repairs[0]
-    assert (True, "tried: forward and backward pass on a copy of the model") == (best.works, best.tried)
+    assert (True, "tried: forward and backward pass on a copy of the model") == (
+        best.works,
+        best.tried,
+    )
     assert "+            x = x + 1" in best.patch
 
 

@@ -8,7 +8,15 @@ import types
 
 import pytest
 import torch
-from crashes import posts_code, posts_joins, posts_lines, posts_maps, posts_misuse, posts_slips, posts_steps
+from crashes import (
+    posts_code,
+    posts_joins,
+    posts_lines,
+    posts_maps,
+    posts_misuse,
+    posts_slips,
+    posts_steps,
+)
 from crashes.posts import POSTS
 from torch import nn
 
@@ -49,16 +57,25 @@ def explain(module):
 
 
 @pytest.mark.parametrize("post", CASES)
-def test_fault_module_and_repair_of_a_posted_crash_are_named_and_its_patch_mends_it(post, tmp_path, opened):
+def test_fault_module_and_repair_of_a_posted_crash_are_named_and_its_patch_mends_it(
+    post, tmp_path, opened
+):
     path = tmp_path / "net.py"
     path.write_text(post.source)
     explanation = explain(opened(path))
-    assert (post.diagnosis, post.blames) == (explanation.diagnosis, explanation.module), explanation.message
+    assert (post.diagnosis, post.blames) == (explanation.diagnosis, explanation.module), (
+        explanation.message
+    )
     shown = [explanation.message, *(repair.title for repair in explanation.repairs)]
     assert post.repair in " ".join(shown)
     best = explanation.repairs[0]
     if best.patch:
-        subprocess.run(["patch", "-s", str(path)], input=re.sub(r"(?m)^(---|\+\+\+) .*$", r"\1 net.py", best.patch), text=True, check=True)
+        subprocess.run(
+            ["patch", "-s", str(path)],
+            input=re.sub(r"(?m)^(---|\+\+\+) .*$", r"\1 net.py", best.patch),
+            text=True,
+            check=True,
+        )
         assert explain(opened(path)) is None
 
 
@@ -81,15 +98,23 @@ def test_crash_of_a_decorated_class_is_explained_once_though_its_shadows_are_dec
 
 
 def test_shadow_of_a_distributed_model_does_not_talk_to_other_ranks(monkeypatch):
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
     try:
         model = nn.parallel.DistributedDataParallel(Unflattened())
         seen = observe(model, (torch.randn(2, 3, 8, 8),), {})
         monkeypatch.setattr(nn.parallel.DistributedDataParallel, "forward", None)
-        explanation = explained(Crash(error=seen.error, model=model, trace=seen.trace, args=(torch.randn(2, 3, 8, 8),)))
+        explanation = explained(
+            Crash(error=seen.error, model=model, trace=seen.trace, args=(torch.randn(2, 3, 8, 8),))
+        )
     finally:
         torch.distributed.destroy_process_group()
-    assert ("missing-flatten", "module.fc", ((2, 2),)) == (explanation.diagnosis, explanation.module, explanation.repairs[0].outputs)
+    assert ("missing-flatten", "module.fc", ((2, 2),)) == (
+        explanation.diagnosis,
+        explanation.module,
+        explanation.repairs[0].outputs,
+    )
 
 
 @pytest.mark.parametrize("post", CASES)

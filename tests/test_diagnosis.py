@@ -50,14 +50,23 @@ def test_diagnose_leaves_model_optimizer_and_gradients_as_they_were(kind):
     cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer)
     assert same(state, model.state_dict())
     assert same(optimizer_state, optimizer.state_dict())
-    assert all(p.grad is grad and torch.equal(grad, kept) for p, (grad, kept) in zip(model.parameters(), grads))
+    assert all(
+        p.grad is grad and torch.equal(grad, kept)
+        for p, (grad, kept) in zip(model.parameters(), grads)
+    )
 
 
 def test_diagnose_leaves_random_generators_modes_and_hooks_as_they_were():
     model = Classifier().train()
     model.backbone.eval()
     before, modes = torch.get_rng_state(), [m.training for m in model.modules()]
-    cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    cnnprobe.diagnose(
+        model,
+        images(),
+        labels(),
+        loss_fn=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert modes == [m.training for m in model.modules()]
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
@@ -97,7 +106,9 @@ def test_diagnose_restores_everything_when_the_step_raises():
         optimizer.step()
         raise ValueError("enough")
 
-    report = cnnprobe.diagnose(model, images(), labels(), train_step=train_step, optimizer=optimizer)
+    report = cnnprobe.diagnose(
+        model, images(), labels(), train_step=train_step, optimizer=optimizer
+    )
     assert isinstance(report.error, ValueError)
     assert same(state, model.state_dict())
 
@@ -126,8 +137,12 @@ def test_train_step_of_a_class_is_observed():
 
 
 def test_fix_is_in_the_users_own_names():
-    my_net = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 4), nn.Softmax(1))
-    finding = cnnprobe.diagnose(my_net, images(), labels(), loss_fn=nn.CrossEntropyLoss()).findings[0]
+    my_net = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 4), nn.Softmax(1)
+    )
+    finding = cnnprobe.diagnose(my_net, images(), labels(), loss_fn=nn.CrossEntropyLoss()).findings[
+        0
+    ]
     assert "my_net[4]" in finding.fix
 
 
@@ -149,7 +164,9 @@ def test_a_rule_that_raises_is_noted_and_hides_nothing():
         raise KeyError("oops")
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.Softmax(1))
-    report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), rules=[broken])
+    report = cnnprobe.diagnose(
+        model, images(), labels(), loss_fn=nn.CrossEntropyLoss(), rules=[broken]
+    )
     assert ["softmax-before-ce"] == [f.rule for f in report.findings]
     assert any("broken-rule could not judge" in note for note in report.trace.notes)
 
@@ -172,14 +189,19 @@ def quiet(evidence: Evidence):
 
 
 def test_root_cause_comes_before_what_follows_from_it():
-    cause = Rule(code="B", name="cause", severity=Severity.WARNING, check=quiet, explains=("symptom",))
+    cause = Rule(
+        code="B", name="cause", severity=Severity.WARNING, check=quiet, explains=("symptom",)
+    )
     symptom = Rule(code="A", name="symptom", severity=Severity.ERROR, check=quiet)
     ordered = in_order([finding("symptom", Severity.ERROR), finding("cause")], [symptom, cause])
     assert [("cause", ()), ("symptom", ("cause",))] == [(f.rule, f.follows_from) for f in ordered]
 
 
 def test_graver_findings_come_first_and_five_are_shown():
-    found = in_order([finding("a", Severity.INFO), finding("b", Severity.ERROR), *(finding(c) for c in "cdefg")], [])
+    found = in_order(
+        [finding("a", Severity.INFO), finding("b", Severity.ERROR), *(finding(c) for c in "cdefg")],
+        [],
+    )
     assert "b" == found[0].rule
     assert "a" == found[-1].rule
     assert (5, 2) == (len(fold(found)[0]), fold(found)[1])
@@ -240,7 +262,14 @@ def test_command_diagnoses_and_exits_with_one_where_something_is_found(tmp_path)
 
 def test_command_says_that_it_made_up_the_targets(tmp_path):
     (tmp_path / "net.py").write_text(NET)
-    command = ["diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--loss", "cross_entropy"]
+    command = [
+        "diagnose",
+        f"{tmp_path / 'net.py'}:Net",
+        "--input",
+        "8,3,4,4",
+        "--loss",
+        "cross_entropy",
+    ]
     assert "random targets of shape (8,)" in run(*command).stderr
     torch.save(torch.zeros(8, dtype=torch.int64), tmp_path / "y.pt")
     assert "random targets" not in run(*command, "--targets", tmp_path / "y.pt").stderr
@@ -248,8 +277,19 @@ def test_command_says_that_it_made_up_the_targets(tmp_path):
 
 def test_command_takes_an_output_without_a_batch(tmp_path):
     (tmp_path / "net.py").write_text("from torch import nn\nNet = lambda: nn.Linear(3, 4)\n")
-    result = run("diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "3", "--loss", "cross_entropy", "--optimizer", "sgd:lr=0.1")
-    assert (0, "random targets of shape ()" in result.stderr) == (result.exit_code, True), result.output
+    result = run(
+        "diagnose",
+        f"{tmp_path / 'net.py'}:Net",
+        "--input",
+        "3",
+        "--loss",
+        "cross_entropy",
+        "--optimizer",
+        "sgd:lr=0.1",
+    )
+    assert (0, "random targets of shape ()" in result.stderr) == (result.exit_code, True), (
+        result.output
+    )
 
 
 def test_model_without_parameters_is_said_to_have_nothing_to_train():
@@ -262,7 +302,9 @@ def test_model_without_parameters_is_said_to_have_nothing_to_train():
 
 def test_command_reads_suppressions_of_pyproject(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "pyproject.toml").write_text('[tool.cnnprobe.ignore]\nsoftmax-before-ce = "as published"\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.cnnprobe.ignore]\nsoftmax-before-ce = "as published"\n'
+    )
     monkeypatch.chdir(tmp_path)
     result = run("diagnose", "net.py:Net", "--input", "8,3,4,4", "--loss", "cross_entropy")
     assert 0 == result.exit_code
@@ -288,12 +330,20 @@ def test_decorated_class_is_ignored_with_what_is_in_it_and_the_reason_is_noted()
 
     def found(head, **more):
         torch.manual_seed(0)
-        return cnnprobe.diagnose(nn.Sequential(nn.Flatten(), head), images(), labels(), loss_fn=nn.CrossEntropyLoss(), **more)
+        return cnnprobe.diagnose(
+            nn.Sequential(nn.Flatten(), head),
+            images(),
+            labels(),
+            loss_fn=nn.CrossEntropyLoss(),
+            **more,
+        )
 
     report = found(Head(nn.Linear(768, 4), nn.Softmax(1)))
     assert () == report.findings
     assert ("softmax-before-ce in '1.1' is ignored: as published",) == report.trace.notes[-1:]
-    assert ["softmax-before-ce"] == [f.rule for f in found(nn.Sequential(nn.Linear(768, 4), nn.Softmax(1))).findings]
+    assert ["softmax-before-ce"] == [
+        f.rule for f in found(nn.Sequential(nn.Linear(768, 4), nn.Softmax(1))).findings
+    ]
 
 
 def test_decorator_without_a_reason_is_refused():
@@ -304,15 +354,23 @@ def test_decorator_without_a_reason_is_refused():
 def test_rule_of_an_entry_point_is_run(monkeypatch):
     class Point:
         def load(self):
-            return rule(code="CP996", name="always", severity=Severity.WARNING)(lambda evidence: [Finding(message="m", fix="f", module="")])
+            return rule(code="CP996", name="always", severity=Severity.WARNING)(
+                lambda evidence: [Finding(message="m", fix="f", module="")]
+            )
 
     real = rulebook.importlib.metadata.entry_points
     monkeypatch.setattr(
-        rulebook.importlib.metadata, "entry_points", lambda **of: [Point()] if of == {"group": "cnnprobe.rules"} else real(**of)
+        rulebook.importlib.metadata,
+        "entry_points",
+        lambda **of: [Point()] if of == {"group": "cnnprobe.rules"} else real(**of),
     )
     rulebook.all_rules.cache_clear()
     try:
-        assert ["always"] == [f.rule for f in cnnprobe.diagnose(Classifier(), images()).findings if f.severity != "info"]
+        assert ["always"] == [
+            f.rule
+            for f in cnnprobe.diagnose(Classifier(), images()).findings
+            if f.severity != "info"
+        ]
     finally:
         rulebook.all_rules.cache_clear()
 
@@ -320,7 +378,10 @@ def test_rule_of_an_entry_point_is_run(monkeypatch):
 def test_crash_of_the_forward_is_explained_with_repairs():
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Linear(392, 4))
     report = cnnprobe.diagnose(model, images(), labels(), loss_fn=nn.CrossEntropyLoss())
-    assert ("missing-flatten", "forward") == (report.explanation.diagnosis, report.explanation.stage)
+    assert ("missing-flatten", "forward") == (
+        report.explanation.diagnosis,
+        report.explanation.stage,
+    )
     assert report.explanation.diagnosis == report.findings[0].rule
     assert "tried: the forward passes" in report.explanation.repairs[0].tried
     assert 1 == str(report).count("error: missing-flatten")
@@ -343,9 +404,15 @@ def test_crash_of_the_loss_is_explained():
 
 def test_command_explains_a_crash_and_exits_with_three(tmp_path):
     (tmp_path / "net.py").write_text(NET.replace("nn.Flatten(), ", ""))
-    result = run("diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--loss", "cross_entropy")
+    result = run(
+        "diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--loss", "cross_entropy"
+    )
     assert 3 == result.exit_code
-    assert "error: missing-flatten" in result.output and "Repairs" in result.output and "tried: " in result.output
+    assert (
+        "error: missing-flatten" in result.output
+        and "Repairs" in result.output
+        and "tried: " in result.output
+    )
 
 
 def test_command_folds_all_but_five_findings_and_tells_how_many(tmp_path):
@@ -353,8 +420,17 @@ def test_command_folds_all_but_five_findings_and_tells_how_many(tmp_path):
         f'@rule(code="CP99{i}", name="mine-{i}", severity=Severity.WARNING)\ndef r{i}(evidence):\n    yield Finding(message="m", fix="f", module="")\n'
         for i in range(7)
     )
-    (tmp_path / "mine.py").write_text(f"from cnnprobe.diagnosis import Finding, Severity, rule\n{rules}")
+    (tmp_path / "mine.py").write_text(
+        f"from cnnprobe.diagnosis import Finding, Severity, rule\n{rules}"
+    )
     (tmp_path / "net.py").write_text(NET)
-    output = run("diagnose", f"{tmp_path / 'net.py'}:Net", "--input", "8,3,4,4", "--rules", tmp_path / "mine.py").output
+    output = run(
+        "diagnose",
+        f"{tmp_path / 'net.py'}:Net",
+        "--input",
+        "8,3,4,4",
+        "--rules",
+        tmp_path / "mine.py",
+    ).output
     assert "7 findings" in output and "2 more" in output
     assert 5 == output.count("  fix:")

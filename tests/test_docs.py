@@ -28,7 +28,9 @@ def test_docs_build_without_a_warning(tmp_path):
         str(tmp_path / "built"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert (0, "") == (done.returncode, done.stderr)
     rules = (tmp_path / "built" / "reference" / "rules.html").read_text(encoding="utf-8")
     assert "dead-relu" in rules and "softmax-before-ce" in rules
@@ -36,7 +38,9 @@ def test_docs_build_without_a_warning(tmp_path):
     assert "ModuleCall" in saved and "own multiply-accumulates" in saved
 
 
-@pytest.mark.parametrize(("page", "names"), [("python", cnnprobe.__all__), ("testing", testing.__all__)])
+@pytest.mark.parametrize(
+    ("page", "names"), [("python", cnnprobe.__all__), ("testing", testing.__all__)]
+)
 def test_reference_lists_each_public_name_once(page, names):
     text = (ROOT / "docs" / "reference" / f"{page}.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", text, re.MULTILINE)
@@ -50,4 +54,6 @@ def test_readme_says_how_many_rules_there_are_and_names_none_that_is_gone():
     assert f"[{len(rules)} rules](docs/reference/rules.md)" in text
     rows = re.findall(r"^\| (CP\d) \|[^|]*\| (.*) \|$", text, re.MULTILINE)
     assert {code[:3] for code in rules.values()} == {family for family, _ in rows}
-    assert all(rules[name].startswith(family) for family, names in rows for name in names.split(", "))
+    assert all(
+        rules[name].startswith(family) for family, names in rows for name in names.split(", ")
+    )

@@ -8,7 +8,10 @@ from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import Edge, Graph, Node
 from cnnprobe.layout.drawing import save_graph
 
-GRAPH = Graph(nodes=(Node(0, "Linear", "module", "first"), Node(1, "ReLU", "module", "second")), edges=(Edge(0, 1),))
+GRAPH = Graph(
+    nodes=(Node(0, "Linear", "module", "first"), Node(1, "ReLU", "module", "second")),
+    edges=(Edge(0, 1),),
+)
 WRITES = "while [ $# -gt 1 ]; do shift; done; /bin/cat > /dev/null; echo drawn by a fake > $1"
 
 
@@ -71,7 +74,9 @@ def test_our_own_layout_asks_nobody(dot, tmp_path):
 def test_our_own_layout_takes_over_and_the_reason_is_told(script, failure, dot, tmp_path):
     dot(script)
     start = time.monotonic()
-    assert (failure,) == save_graph(GRAPH, tmp_path / "graph.svg", engine="dot", limit=0.3 if "sleep" in script else 10)
+    assert (failure,) == save_graph(
+        GRAPH, tmp_path / "graph.svg", engine="dot", limit=0.3 if "sleep" in script else 10
+    )
     assert time.monotonic() - start < 10  # what dot has started is ended with it
     assert GRAPH.to("svg") == (tmp_path / "graph.svg").read_text()
 
@@ -84,7 +89,9 @@ def test_auto_asks_pygraphviz_where_there_is_no_dot(dot, pygraphviz, tmp_path):
 
 def test_auto_falls_back_to_our_own_layout_where_there_is_no_engine(dot, pygraphviz, tmp_path):
     pygraphviz(ABSENT)
-    assert ("dot is not on PATH", "pygraphviz is not installed") == save_graph(GRAPH, tmp_path / "graph.svg", engine="auto")
+    assert ("dot is not on PATH", "pygraphviz is not installed") == save_graph(
+        GRAPH, tmp_path / "graph.svg", engine="auto"
+    )
     assert GRAPH.to("svg") == (tmp_path / "graph.svg").read_text()
 
 
@@ -92,8 +99,13 @@ def test_png_without_an_engine_says_what_to_do(dot, pygraphviz, tmp_path):
     pygraphviz(ABSENT)
     with pytest.raises(UsageError) as raised:
         GRAPH.save(tmp_path / "graph.png")
-    assert "no engine made a png: dot is not on PATH; pygraphviz is not installed" == raised.value.what
-    assert "install Graphviz or `pip install pygraphviz`, or write .svg, which needs neither" == raised.value.fix
+    assert (
+        "no engine made a png: dot is not on PATH; pygraphviz is not installed" == raised.value.what
+    )
+    assert (
+        "install Graphviz or `pip install pygraphviz`, or write .svg, which needs neither"
+        == raised.value.fix
+    )
 
 
 def test_png_is_drawn_by_the_pygraphviz_that_is_installed(dot, tmp_path):

@@ -11,7 +11,8 @@ from tests import histories, traces
 from tests.test_page import observed
 
 needs_browser = pytest.mark.skipif(
-    BINARY is None, reason="NOT TESTED: notebook output needs chromium on the PATH (apt-get install chromium)"
+    BINARY is None,
+    reason="NOT TESTED: notebook output needs chromium on the PATH (apt-get install chromium)",
 )
 DARK_HOSTS = {
     "JupyterLab": '<body data-jp-theme-light="false" style="--jp-ui-font-color1: rgba(255, 255, 255, 1)">{}</body>',
@@ -49,7 +50,10 @@ def open_page(browser, tmp_path):
 def distinct(trace):
     """No two rows are alike, so that none can be folded into another."""
     calls = (
-        replace(one, outputs=tuple(replace(made, shape=(2, 64 + i, 112, 112)) for made in one.outputs)) for i, one in enumerate(trace.calls)
+        replace(
+            one, outputs=tuple(replace(made, shape=(2, 64 + i, 112, 112)) for made in one.outputs)
+        )
+        for i, one in enumerate(trace.calls)
     )
     return replace(trace, calls=tuple(calls))
 
@@ -73,7 +77,9 @@ BRIGHTNESS = "(selector => getComputedStyle(document.querySelector(selector)).co
 @needs_browser
 @pytest.mark.parametrize("host", DARK_HOSTS)
 def test_text_is_bright_in_a_dark_host_whatever_the_system_prefers(open_page, host):
-    page = open_page(DARK_HOSTS[host].format(Report(trace=traces.failing()).to("fragment")), dark=False)
+    page = open_page(
+        DARK_HOSTS[host].format(Report(trace=traces.failing()).to("fragment")), dark=False
+    )
     assert page.run(f"{BRIGHTNESS}('.cnnprobe td')") > 120
     assert page.run(f"{BRIGHTNESS}('.cnnprobe strong.error')") > 120
     page.close()
@@ -82,7 +88,9 @@ def test_text_is_bright_in_a_dark_host_whatever_the_system_prefers(open_page, ho
 @needs_browser
 @pytest.mark.parametrize("host", LIGHT_HOSTS)
 def test_text_is_dark_in_a_light_host_even_on_a_dark_system(open_page, host):
-    page = open_page(LIGHT_HOSTS[host].format(Report(trace=traces.failing()).to("fragment")), dark=True)
+    page = open_page(
+        LIGHT_HOSTS[host].format(Report(trace=traces.failing()).to("fragment")), dark=True
+    )
     assert page.run(f"{BRIGHTNESS}('.cnnprobe td')") < 120
     assert page.run(f"{BRIGHTNESS}('.cnnprobe strong.error')") < 120
     page.close()
@@ -115,6 +123,8 @@ def test_without_its_styles_it_is_still_a_table_with_an_error_above(open_page):
 @needs_browser
 def test_charts_say_what_they_show_where_they_are_stripped(open_page):
     page = open_page(Report(trace=traces.tiny(), history=histories.training()).to("fragment"))
-    labels = page.run("[...document.querySelectorAll('figure')].map(figure => figure.getAttribute('aria-label'))")
+    labels = page.run(
+        "[...document.querySelectorAll('figure')].map(figure => figure.getAttribute('aria-label'))"
+    )
     assert "loss: 2.300 at step 0" in labels[0]
     page.close()

@@ -105,15 +105,28 @@ def test_collapse_to_depth_one_shows_the_children_of_the_model(view):
     model = Net()
     with cnnprobe.record(model, statistics=False) as recording:
         output = model(image())
-    graph = module_graph(recording.trace) if view == "modules" else cnnprobe.autograd_graph(output, model)
-    shown = [name for name in names(graph.collapse(1)) if name not in ("input", "torch.Tensor.mean", "MeanBackward1")]
+    graph = (
+        module_graph(recording.trace)
+        if view == "modules"
+        else cnnprobe.autograd_graph(output, model)
+    )
+    shown = [
+        name
+        for name in names(graph.collapse(1))
+        if name not in ("input", "torch.Tensor.mean", "MeanBackward1")
+    ]
     assert ["stem", "blocks", "head"] == shown
 
 
 def test_collapse_opens_the_first_of_identical_blocks_and_counts_the_others():
     folded = module_graph(recorded(Net(blocks=5), image())).collapse(3)
     (pile,) = [node for node in folded.nodes if node.kind == "blocks"]
-    assert ("Block × 4", "blocks.1", ("to blocks.4", "like blocks.0"), 16) == (pile.name, pile.module, pile.marks, pile.members)
+    assert ("Block × 4", "blocks.1", ("to blocks.4", "like blocks.0"), 16) == (
+        pile.name,
+        pile.module,
+        pile.marks,
+        pile.members,
+    )
     assert "blocks.0.conv" in names(folded) and "blocks.1.conv" not in names(folded)
 
 
@@ -140,9 +153,14 @@ def test_collapse_shows_no_more_boxes_than_the_limit():
 
 def test_collapse_around_a_module_shows_it_and_its_neighbours():
     graph = module_graph(recorded(Net(blocks=2), image()))
-    assert {"stem", "torch.Tensor.add", "blocks.0.conv", "blocks.0.norm", "torch.relu", "blocks.1"} == set(
-        names(graph.collapse(3, around="blocks.0"))
-    )
+    assert {
+        "stem",
+        "torch.Tensor.add",
+        "blocks.0.conv",
+        "blocks.0.norm",
+        "torch.relu",
+        "blocks.1",
+    } == set(names(graph.collapse(3, around="blocks.0")))
 
 
 def test_collapse_around_an_unknown_module_says_which_there_are():
@@ -150,7 +168,10 @@ def test_collapse_around_an_unknown_module_says_which_there_are():
         module_graph(recorded(Net(1), image())).collapse(around="stm")
 
 
-@pytest.mark.skipif(not READABLE, reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does")
+@pytest.mark.skipif(
+    not READABLE,
+    reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does",
+)
 def test_collapse_adds_up_what_is_kept_for_backward():
     model = Net()
     with cnnprobe.record(model, statistics=False) as recording:
@@ -168,7 +189,9 @@ def two_runs(change):
         first = model(torch.ones(1, 3))
         change(model)
         second = model(torch.ones(1, 3))
-    return [cnnprobe.autograd_graph(output, model) for output in (first, second)], [module_graph(trace) for trace in recording.traces]
+    return [cnnprobe.autograd_graph(output, model) for output in (first, second)], [
+        module_graph(trace) for trace in recording.traces
+    ]
 
 
 def more_often(model):
@@ -177,7 +200,10 @@ def more_often(model):
 
 def test_each_recorded_forward_gives_its_own_graph():
     (first, second), _ = two_runs(more_often)
-    assert [2, 3] == [sum(node.name == "AddmmBackward0" and node.module == "layer" for node in graph.nodes) for graph in (first, second)]
+    assert [2, 3] == [
+        sum(node.name == "AddmmBackward0" and node.module == "layer" for node in graph.nodes)
+        for graph in (first, second)
+    ]
 
 
 @pytest.mark.parametrize("kind", [0, 1])
@@ -238,7 +264,9 @@ def test_unreached_tells_every_parameter_without_a_gradient_and_where_the_path_i
     }  # fmt: skip
     assert expected == {cut.parameter: cut.why for cut in cuts}
     output.sum().backward()
-    assert {name for name, parameter in model.named_parameters() if parameter.grad is None} == set(expected)
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is None} == set(
+        expected
+    )
     line = Cuts.forward.__code__.co_firstlineno + 2
     assert any(cut.why == "detach" and cut.source.endswith(f"test_graph.py:{line}") for cut in cuts)
 
@@ -280,7 +308,10 @@ def test_place_runs_no_line_through_a_box():
             if ax != bx:
                 continue  # between two layers, where no box stands
             for (x, y), (width, height) in zip(found.middles, sizes, strict=True):
-                through = abs(ax - x) < width / 2 - 1e-6 and min(by, y + height / 2) - max(ay, y - height / 2) > 1e-6
+                through = (
+                    abs(ax - x) < width / 2 - 1e-6
+                    and min(by, y + height / 2) - max(ay, y - height / 2) > 1e-6
+                )
                 assert not through
 
 
@@ -312,7 +343,9 @@ def hostile():
         Node(0, HOSTILE, "module", HOSTILE, source=HOSTILE, shape=(1,), dtype="float32"),
         Node(1, HOSTILE, "operation", marks=(HOSTILE,)),
     )
-    return Graph(nodes=nodes, edges=(Edge(0, 1),), calls=(Call(HOSTILE, 0, HOSTILE),), title=HOSTILE)
+    return Graph(
+        nodes=nodes, edges=(Edge(0, 1),), calls=(Call(HOSTILE, 0, HOSTILE),), title=HOSTILE
+    )
 
 
 def test_svg_of_hostile_names_is_well_formed_and_runs_nothing():
@@ -327,7 +360,9 @@ def test_svg_shows_every_box_and_every_name():
     root = ET.fromstring(graph.to("svg"))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"stem", "blocks.0.conv", "add", "relu", "head"} <= set(texts)
-    assert len(graph.nodes) == sum(element.get("class", "").startswith("node") for element in root.iter())
+    assert len(graph.nodes) == sum(
+        element.get("class", "").startswith("node") for element in root.iter()
+    )
 
 
 def test_svg_takes_the_colours_of_text_and_lines_from_its_page():
@@ -351,7 +386,15 @@ def test_dot_is_the_same_for_the_same_model_built_again():
 
 def test_dot_of_a_longer_model_changes_only_the_new_lines():
     before, after = (
-        set(module_graph(recorded(nn.Sequential(*[nn.Linear(3, 3), nn.ReLU(), nn.Tanh()][:n]), torch.ones(1, 3))).to("dot").splitlines())
+        set(
+            module_graph(
+                recorded(
+                    nn.Sequential(*[nn.Linear(3, 3), nn.ReLU(), nn.Tanh()][:n]), torch.ones(1, 3)
+                )
+            )
+            .to("dot")
+            .splitlines()
+        )
         for n in (2, 3)
     )
     assert before < after
@@ -369,7 +412,17 @@ def test_json_comes_back_as_the_same_graph_and_is_strict():
         output = model(image())
         graph = cnnprobe.autograd_graph(output, model)
     text = graph.to("json")
-    assert {"id", "name", "module", "call", "source", "shape", "dtype", "parameter", "saved_bytes"} <= set(json.loads(text)["nodes"][0])
+    assert {
+        "id",
+        "name",
+        "module",
+        "call",
+        "source",
+        "shape",
+        "dtype",
+        "parameter",
+        "saved_bytes",
+    } <= set(json.loads(text)["nodes"][0])
     assert graph == schema.from_plain(Graph, schema.parse(text, expected="Graph", where="text"))
 
 
@@ -417,4 +470,9 @@ def test_drawing_imports_no_torch(tmp_path):
     )
     import sys
 
-    assert "False\n" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert (
+        "False\n"
+        == subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+    )

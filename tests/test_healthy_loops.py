@@ -21,7 +21,10 @@ def adversarial(*, cleared, to_none=True, steps=6):
     with cnnprobe.monitor(generator, second) as made, cnnprobe.monitor(critic, first) as judged:
         for _ in range(steps):
             fake = generator(torch.randn(16, 4))
-            loss = softplus(-critic(torch.randn(16, 8) + 1)).mean() + softplus(critic(fake.detach())).mean()
+            loss = (
+                softplus(-critic(torch.randn(16, 8) + 1)).mean()
+                + softplus(critic(fake.detach())).mean()
+            )
             if cleared:
                 first.zero_grad(set_to_none=to_none)
             loss.backward()
@@ -62,7 +65,9 @@ def accumulating(*, passes, cleared, to_none, clipped, steps=6):
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("clipped", [True, False])
-def test_without_an_optimizer_accumulation_and_gradients_set_to_zero_are_no_fault(passes, to_none, clipped):
+def test_without_an_optimizer_accumulation_and_gradients_set_to_zero_are_no_fault(
+    passes, to_none, clipped
+):
     assert set() == accumulating(passes=passes, cleared=True, to_none=to_none, clipped=clipped)
 
 
@@ -95,8 +100,12 @@ def test_an_inner_loop_on_weights_of_its_own_is_no_fault_and_gives_no_warning():
         for _ in range(5):
             x = torch.rand(8, 1)
             weights = dict(model.named_parameters())
-            inner = torch.autograd.grad((model(x) - x.sin()).pow(2).mean(), list(weights.values()), create_graph=True)
-            faster = {name: w - 0.01 * g for (name, w), g in zip(weights.items(), inner, strict=True)}
+            inner = torch.autograd.grad(
+                (model(x) - x.sin()).pow(2).mean(), list(weights.values()), create_graph=True
+            )
+            faster = {
+                name: w - 0.01 * g for (name, w), g in zip(weights.items(), inner, strict=True)
+            }
             outer = (torch.func.functional_call(model, faster, (x,)) - x.sin()).pow(2).mean()
             optimizer.zero_grad()
             outer.backward()

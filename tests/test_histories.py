@@ -22,7 +22,11 @@ def tables(history):
 
 
 def notices(history):
-    return [(block.severity, block.text, block.where) for block in lay_out_history(history).blocks if isinstance(block, Notice)]
+    return [
+        (block.severity, block.text, block.where)
+        for block in lay_out_history(history).blocks
+        if isinstance(block, Notice)
+    ]
 
 
 def test_a_report_with_a_history_is_loaded_as_it_was_saved(tmp_path):
@@ -56,12 +60,19 @@ def test_every_nan_of_a_history_is_the_same_so_that_equal_ones_are_equal():
 def test_the_first_value_that_is_not_finite_is_told_with_step_module_and_what_it_was_given():
     text, where = notices(histories.training())[0][1:]
     assert "step 4: the gradient is not finite: 1 Inf of 256 values" == text
-    assert "'relu' (ReLU); given (2, 8, 4, 4), all finite, from -3.000 to 3.500; the last finite step was 2" == where
+    assert (
+        "'relu' (ReLU); given (2, 8, 4, 4), all finite, from -3.000 to 3.500; the last finite step was 2"
+        == where
+    )
 
 
 def test_dead_channels_are_told_and_living_graphs_are_a_warning():
     assert [
-        ("info", "2 of 8 channels were zero at each observed step from 0 to 4", "'relu' (ReLU), channels 1, 5"),
+        (
+            "info",
+            "2 of 8 channels were zero at each observed step from 0 to 4",
+            "'relu' (ReLU), channels 1, 5",
+        ),
         (
             "warning",
             "the autograd graph of 2 steps, the first 0 is still alive, holding 2.00 KiB of activations",
@@ -72,13 +83,16 @@ def test_dead_channels_are_told_and_living_graphs_are_a_warning():
 
 def test_the_tables_show_curves_layers_and_parameters():
     curves, layers, parameters = tables(histories.training())
-    assert [("loss", "2.300", "NaN", "1.250", "2.300"), ("learning rate", "0.1000", "0.0100", "0.0100", "0.1000")] == [
-        (row.cells[0], *row.cells[2:]) for row in curves.rows[:2]
-    ]
+    assert [
+        ("loss", "2.300", "NaN", "1.250", "2.300"),
+        ("learning rate", "0.1000", "0.0100", "0.0100", "0.1000"),
+    ] == [(row.cells[0], *row.cells[2:]) for row in curves.rows[:2]]
     assert ("seconds", "250 ms", "125 ms") == (curves.rows[2].cells[0], *curves.rows[2].cells[2:4])
     assert ["conv", "relu"] == [row.cells[0] for row in layers.rows]
     assert ["", "warning"] == [row.emphasis for row in layers.rows]
-    assert ("conv.weight", "2.500", "1.0e-03") == tuple(parameters.rows[0].cells[i] for i in (0, 3, 5))
+    assert ("conv.weight", "2.500", "1.0e-03") == tuple(
+        parameters.rows[0].cells[i] for i in (0, 3, 5)
+    )
 
 
 def test_a_run_that_observed_nothing_says_so():
@@ -95,7 +109,14 @@ def test_a_report_shows_the_history_in_every_format(form):
 
 def test_many_layers_are_cut_and_the_rest_is_counted():
     one = histories.training().series[0]
-    (layers,) = tables(History(model="Net", steps=(0, 2, 4), total=5, series=tuple(replace(one, fqn=f"l{i}") for i in range(70))))
+    (layers,) = tables(
+        History(
+            model="Net",
+            steps=(0, 2, 4),
+            total=5,
+            series=tuple(replace(one, fqn=f"l{i}") for i in range(70)),
+        )
+    )
     assert 60 == len(layers.rows)
     assert "10 more rows are not shown here; report.save() writes them all" == layers.notes[-1]
 
@@ -109,5 +130,12 @@ def test_a_long_curve_is_put_together_to_the_width_and_keeps_its_ends():
 
 def test_reading_a_report_with_a_history_never_imports_torch(tmp_path):
     Report(trace=traces.tiny(), history=histories.training()).save(tmp_path / "run.json")
-    program = "import sys, cnnprobe; str(cnnprobe.load(sys.argv[1])); sys.exit('torch' in sys.modules)"
-    assert 0 == subprocess.run([sys.executable, "-c", program, str(tmp_path / "run.json")], check=False).returncode
+    program = (
+        "import sys, cnnprobe; str(cnnprobe.load(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    assert (
+        0
+        == subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "run.json")], check=False
+        ).returncode
+    )

@@ -17,7 +17,9 @@ from tests.traces import call, module, tensor, weight
 
 
 def table(trace, **options):
-    (found,) = [block for block in lay_out_trace(trace, **options).blocks if isinstance(block, Table)]
+    (found,) = [
+        block for block in lay_out_trace(trace, **options).blocks if isinstance(block, Table)
+    ]
     return found
 
 
@@ -49,14 +51,23 @@ def assert_adds_up(trace, rows):
             if other.depth == row.depth + 1:
                 below.append(other)
         if below:
-            found = (sum(r.parameters for r in below), sum(r.macs or 0 for r in below), sum(r.nbytes for r in below))
+            found = (
+                sum(r.parameters for r in below),
+                sum(r.macs or 0 for r in below),
+                sum(r.nbytes for r in below),
+            )
             assert (row.parameters, row.macs or 0, row.nbytes) == found
 
 
 def test_totals_equal_the_sums_on_paper():
     sums = total(traces.tiny())
     assert (5354, 5354, 0) == (sums.parameters, sums.trainable, sums.buffers)
-    assert (37_888, 4, 3, {"ReLU": 1}) == (sums.macs, sums.operations, sums.counted, dict(sums.uncounted))
+    assert (37_888, 4, 3, {"ReLU": 1}) == (
+        sums.macs,
+        sums.operations,
+        sums.counted,
+        dict(sums.uncounted),
+    )
     assert {"float32": 5354 * 4} == dict(sums.parameter_bytes)
     assert 4 * (1024 + 1024 + 1024 + 20) == sums.activation_bytes
 
@@ -78,17 +89,26 @@ def test_a_row_without_a_formula_shows_no_number_of_macs():
     found = table(traces.tiny())
     assert [37_888, 27_648, None, 0, 10_240] == column(found, "MACs")
     assert any("no formula" in note for note in found.notes)
-    assert "3 of 4 operations have a formula (75.0%); not counted: ReLU (1)" == facts(traces.tiny())[""]
+    assert (
+        "3 of 4 operations have a formula (75.0%); not counted: ReLU (1)"
+        == facts(traces.tiny())[""]
+    )
 
 
 def test_totals_without_any_formula_say_so_instead_of_zero():
     row = tensor(2, 4)
-    trace = Trace(model="ReLU", modules=(module("", "ReLU"),), calls=(call("", "ReLU", row, row, parent=None, depth=0, macs=None),))
+    trace = Trace(
+        model="ReLU",
+        modules=(module("", "ReLU"),),
+        calls=(call("", "ReLU", row, row, parent=None, depth=0, macs=None),),
+    )
     assert "- (no operation has a formula)" == facts(trace)["MACs"]
 
 
 @pytest.mark.parametrize(
-    "trace", [traces.tiny(), traces.failing(), traces.blocks(4), traces.nested(5), traces.hostile()], ids=lambda trace: trace.model[:8]
+    "trace",
+    [traces.tiny(), traces.failing(), traces.blocks(4), traces.nested(5), traces.hostile()],
+    ids=lambda trace: trace.model[:8],
 )
 def test_rows_add_up_to_the_totals_folded_or_not(trace):
     assert_adds_up(trace, entries(trace))
@@ -115,10 +135,18 @@ def test_folding_can_be_left_out():
 
 def test_a_block_with_nan_is_not_folded_with_its_healthy_neighbours():
     trace = traces.blocks(3)
-    healthy, sick = {"count": 8, "mean": 0.5, "nan": 0, "inf": 0}, {"count": 8, "mean": 0.5, "nan": 2, "inf": 0}
-    calls = [replace(c, outputs=(tensor(2, 4, stats=sick if c.fqn == "1.fc" else healthy),)) for c in trace.calls]
+    healthy, sick = (
+        {"count": 8, "mean": 0.5, "nan": 0, "inf": 0},
+        {"count": 8, "mean": 0.5, "nan": 2, "inf": 0},
+    )
+    calls = [
+        replace(c, outputs=(tensor(2, 4, stats=sick if c.fqn == "1.fc" else healthy),))
+        for c in trace.calls
+    ]
     trace = replace(trace, calls=tuple(calls))
-    assert ["Net", "0", "fc", "relu", "1", "fc", "relu", "2", "fc", "relu"] == column(table(trace), "name")
+    assert ["Net", "0", "fc", "relu", "1", "fc", "relu", "2", "fc", "relu"] == column(
+        table(trace), "name"
+    )
     assert 2 == column(table(trace), "NaN")[5]
     assert "NaN or Inf in the output of 1 call; the first is '1.fc' (Linear)" in notices(trace)
 
@@ -127,15 +155,28 @@ def test_two_single_layers_are_shown_and_three_folded():
     row = tensor(2, 4)
 
     def trace(n):
-        calls = (call("", "Net", row, row, parent=None, depth=0), *(call(f"{i}", "ReLU", row, row, macs=None) for i in range(n)))
-        return Trace(model="Net", modules=(module("", "Net"), *(module(f"{i}", "ReLU") for i in range(n))), calls=calls)
+        calls = (
+            call("", "Net", row, row, parent=None, depth=0),
+            *(call(f"{i}", "ReLU", row, row, macs=None) for i in range(n)),
+        )
+        return Trace(
+            model="Net",
+            modules=(module("", "Net"), *(module(f"{i}", "ReLU") for i in range(n))),
+            calls=calls,
+        )
 
     assert ["Net", "0", "1"] == column(table(trace(2)), "name")
     assert ["Net", "0..2"] == column(table(trace(3)), "name")
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "name"), [("b9", "b10", "b9..10"), ("10", "19", "10..19"), ("left", "right", "left..right"), ("a.0", "a.3", "a.0..3")]
+    ("first", "last", "name"),
+    [
+        ("b9", "b10", "b9..10"),
+        ("10", "19", "10..19"),
+        ("left", "right", "left..right"),
+        ("a.0", "a.3", "a.0..3"),
+    ],
 )
 def test_a_fold_is_named_by_its_first_and_last_row(first, last, name):
     assert name == span(first, last)
@@ -143,7 +184,11 @@ def test_a_fold_is_named_by_its_first_and_last_row(first, last, name):
 
 def test_depth_one_shows_the_children_with_all_that_is_below_them():
     found = table(traces.blocks(2), depth=1, folded=False)
-    assert (["Net", "0", "1"], [32, 16, 16], [64, 32, 32]) == (column(found, "name"), column(found, "parameters"), column(found, "MACs"))
+    assert (["Net", "0", "1"], [32, 16, 16], [64, 32, 32]) == (
+        column(found, "name"),
+        column(found, "parameters"),
+        column(found, "MACs"),
+    )
 
 
 def test_a_negative_depth_and_an_unknown_section_are_refused():
@@ -157,7 +202,10 @@ def test_the_failing_row_shows_its_input_and_what_was_raised_but_no_output():
     found = table(traces.failing())
     (row,) = [row for row in found.rows if row.emphasis == "error"]
     assert ("fc", "Linear", "(2, 8, 8, 8)", "raised here") == row.cells[:4]
-    assert "raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)" == row.note
+    assert (
+        "raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)"
+        == row.note
+    )
     assert (None, None) == row.cells[5:7]
 
 
@@ -170,7 +218,10 @@ def test_what_a_failing_pass_did_not_reach_is_shown_with_its_parameters():
 def test_the_failure_is_said_first_with_its_place():
     document = lay_out_trace(traces.failing())
     (notice,) = [block for block in document.blocks if isinstance(block, Notice)]
-    assert "the forward pass raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)" == notice.text
+    assert (
+        "the forward pass raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)"
+        == notice.text
+    )
     expected = "module 'fc' (Linear), given (2, 8, 8, 8), at net.py:12; after 2 completed operations, the last was 'relu' (ReLU)"
     assert expected == notice.where
 
@@ -218,7 +269,11 @@ def test_a_tied_parameter_stands_at_one_row_and_is_named():
 def test_a_shared_module_is_named_with_its_other_names():
     row = tensor(2, 4)
     modules = (module("", "Net", stock=False), module("a", "ReLU", aliases=("b",)))
-    trace = Trace(model="Net", modules=modules, calls=(call("", "Net", row, row, parent=None, depth=0), call("a", "ReLU", row, row)))
+    trace = Trace(
+        model="Net",
+        modules=modules,
+        calls=(call("", "Net", row, row, parent=None, depth=0), call("a", "ReLU", row, row)),
+    )
     assert ["the same module under several names: a = b"] == notices(trace)
 
 
@@ -244,19 +299,31 @@ def never_called(**fields):
 def test_a_module_that_no_call_reached_is_shown_and_counted():
     found = table(never_called())
     assert ["Net", "heads.0", "F.linear", "heads.1"] == column(found, "name")
-    assert (["never called", 16], 32) == ([column(found, "output")[3], column(found, "parameters")[3]], column(found, "parameters")[0])
+    assert (["never called", 16], 32) == (
+        [column(found, "output")[3], column(found, "parameters")[3]],
+        column(found, "parameters")[0],
+    )
 
 
 def test_a_module_whose_weight_a_function_used_is_not_called_dead():
-    assert "only its parameters are used" == column(table(never_called(source="heads.1.weight")), "output")[3]
+    assert (
+        "only its parameters are used"
+        == column(table(never_called(source="heads.1.weight")), "output")[3]
+    )
 
 
 def test_a_containers_own_parameter_is_a_row_so_that_rows_add_up():
     row = tensor(2, 4)
     trace = Trace(
         model="Net",
-        modules=(module("", "Net", stock=False, parameters=("scale",)), module("fc", "Linear", parameters=("fc.weight",))),
-        calls=(call("", "Net", row, row, parent=None, depth=0), call("fc", "Linear", row, row, macs=32)),
+        modules=(
+            module("", "Net", stock=False, parameters=("scale",)),
+            module("fc", "Linear", parameters=("fc.weight",)),
+        ),
+        calls=(
+            call("", "Net", row, row, parent=None, depth=0),
+            call("fc", "Linear", row, row, macs=32),
+        ),
         parameters=(weight("scale", 4), weight("fc.weight", 4, 4)),
     )
     found = table(trace)
@@ -271,9 +338,16 @@ def test_what_a_stock_layer_uses_inside_itself_belongs_to_it():
         modules=(
             module("", "Net", stock=False),
             module("mha", "MultiheadAttention", parameters=("mha.in_proj_weight",)),
-            module("mha.out_proj", "NonDynamicallyQuantizableLinear", parameters=("mha.out_proj.weight",)),
+            module(
+                "mha.out_proj",
+                "NonDynamicallyQuantizableLinear",
+                parameters=("mha.out_proj.weight",),
+            ),
         ),
-        calls=(call("", "Net", row, row, parent=None, depth=0), call("mha", "MultiheadAttention", row, row, macs=100)),
+        calls=(
+            call("", "Net", row, row, parent=None, depth=0),
+            call("mha", "MultiheadAttention", row, row, macs=100),
+        ),
         parameters=(weight("mha.in_proj_weight", 12, 4), weight("mha.out_proj.weight", 4, 4)),
     )
     found = table(trace)
@@ -290,16 +364,28 @@ def test_calls_made_again_by_checkpointing_are_in_no_sum():
 
 def test_an_output_that_was_passed_on_is_not_counted_as_new_memory():
     row = tensor(2, 4)
-    calls = (call("", "Net", row, row, parent=None, depth=0), call("id", "Identity", row, tensor(2, 4, source="x")))
+    calls = (
+        call("", "Net", row, row, parent=None, depth=0),
+        call("id", "Identity", row, tensor(2, 4, source="x")),
+    )
     kept = replace(calls[1], outputs=(tensor(2, 4, source=0),))
     assert (32, 0) == (
-        total(Trace(model="Net", calls=(calls[0], replace(calls[1], outputs=(tensor(2, 4, source=1),))))).activation_bytes,
+        total(
+            Trace(
+                model="Net", calls=(calls[0], replace(calls[1], outputs=(tensor(2, 4, source=1),)))
+            )
+        ).activation_bytes,
         total(Trace(model="Net", calls=(calls[0], kept))).activation_bytes,
     )
 
 
 def test_frozen_parameters_and_buffers_are_told_apart():
-    parameters = (weight("a", 3), weight("b", 2, trainable=False), weight("c", 7, kind="buffer"), weight("n", kind="buffer", dtype="int64"))
+    parameters = (
+        weight("a", 3),
+        weight("b", 2, trainable=False),
+        weight("c", 7, kind="buffer"),
+        weight("n", kind="buffer", dtype="int64"),
+    )
     said = facts(Trace(model="Net", parameters=parameters))
     assert {
         "parameters": "5 (3 trainable, 2 frozen), 20 B of float32",
@@ -310,7 +396,10 @@ def test_frozen_parameters_and_buffers_are_told_apart():
 def test_statistics_are_columns_and_the_fraction_of_zeros_is_computed():
     stats = {"count": 20, "mean": 0.25, "std": 1.0, "zeros": 5, "nan": 0, "inf": 0, "kurtosis": 3.0}
     trace = traces.tiny()
-    trace = replace(trace, calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, stats=stats),))))
+    trace = replace(
+        trace,
+        calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, stats=stats),))),
+    )
     found = table(trace)
     assert ["mean", "std", "zeros", "kurtosis"] == [c.name for c in found.columns[7:]]
     assert (0.25, 1.0, 0.25, 3.0) == found.rows[-1].cells[7:]
@@ -319,7 +408,13 @@ def test_statistics_are_columns_and_the_fraction_of_zeros_is_computed():
 
 def test_dtypes_are_a_column_only_where_they_differ():
     trace = traces.tiny()
-    mixed = replace(trace, calls=(*trace.calls[:-1], replace(trace.calls[-1], outputs=(tensor(2, 10, dtype="float16"),))))
+    mixed = replace(
+        trace,
+        calls=(
+            *trace.calls[:-1],
+            replace(trace.calls[-1], outputs=(tensor(2, 10, dtype="float16"),)),
+        ),
+    )
     assert "dtype" not in [c.name for c in table(trace).columns]
     assert "float16" == column(table(mixed), "dtype")[-1]
 
@@ -327,7 +422,10 @@ def test_dtypes_are_a_column_only_where_they_differ():
 def test_several_outputs_are_shown_by_the_first_shapes_and_how_many_more():
     trace = traces.tiny()
     last = replace(trace.calls[-1], outputs=(tensor(2, 10), tensor(3), tensor()))
-    assert "(2, 10), (3,) +1" == column(table(replace(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
+    assert (
+        "(2, 10), (3,) +1"
+        == column(table(replace(trace, calls=(*trace.calls[:-1], last))), "output")[-1]
+    )
 
 
 def test_what_is_no_tensor_is_shown_by_its_type():
@@ -337,11 +435,19 @@ def test_what_is_no_tensor_is_shown_by_its_type():
 
 
 def test_notes_of_the_trace_are_said():
-    assert ["compiled: eager was probed"] == notices(replace(traces.tiny(), notes=("compiled: eager was probed",)))
+    assert ["compiled: eager was probed"] == notices(
+        replace(traces.tiny(), notes=("compiled: eager was probed",))
+    )
 
 
 def test_named_parameters_are_a_table_with_shapes_and_a_total():
-    trace = replace(traces.tiny(), parameters=(weight("a.w", 2, 3, aliases=("b.w",)), weight("a.n", kind="buffer", dtype="int64")))
+    trace = replace(
+        traces.tiny(),
+        parameters=(
+            weight("a.w", 2, 3, aliases=("b.w",)),
+            weight("a.n", kind="buffer", dtype="int64"),
+        ),
+    )
     parameters, buffers = lay_out_parameters(trace).blocks[1:]
     assert ("a.w", "(2, 3)", 6, 24, "float32", "trainable") == parameters.rows[0].cells
     assert "also b.w" == parameters.rows[0].note
@@ -356,7 +462,10 @@ def test_a_trace_of_nothing_can_be_laid_out():
 
 def test_a_limit_of_rows_shows_whole_levels_and_says_what_is_missing():
     found = table(traces.blocks(10), folded=False, most_rows=15)
-    assert (11, "20 more rows are not shown here; report.save() writes them all") == (len(found.rows), found.notes[0])
+    assert (11, "20 more rows are not shown here; report.save() writes them all") == (
+        len(found.rows),
+        found.notes[0],
+    )
     assert 4 == len(table(traces.blocks(10), folded=False, most_rows=4).rows)
 
 
@@ -376,7 +485,13 @@ def test_each_box_of_the_whole_graph_has_the_key_of_its_own_row():
     trace = traces.tiny()
     keys = keys_of_boxes(trace, module_graph(trace))
     boxes = {node.name: keys.get(node.id) for node in module_graph(trace).nodes}
-    assert {"input": None, "Conv2d": "c1", "ReLU": "c2", "torch.flatten": "c3", "Linear": "c4"} == boxes
+    assert {
+        "input": None,
+        "Conv2d": "c1",
+        "ReLU": "c2",
+        "torch.flatten": "c3",
+        "Linear": "c4",
+    } == boxes
 
 
 def test_box_of_repeated_blocks_has_the_keys_of_all_their_rows():
@@ -389,12 +504,24 @@ def test_box_of_repeated_blocks_has_the_keys_of_all_their_rows():
 
 
 def test_page_shows_where_the_parameters_and_the_work_are():
-    (parameters, macs, activations) = (b for b in lay_out_trace(traces.tiny(), sections=("shares",)).blocks if isinstance(b, Shares))
-    assert [("conv", 224, "c1"), ("fc", 5130, "c4")] == [(part.name, part.number, part.key) for part in parameters.parts]
+    (parameters, macs, activations) = (
+        b
+        for b in lay_out_trace(traces.tiny(), sections=("shares",)).blocks
+        if isinstance(b, Shares)
+    )
+    assert [("conv", 224, "c1"), ("fc", 5130, "c4")] == [
+        (part.name, part.number, part.key) for part in parameters.parts
+    ]
     assert {"conv": 27_648, "fc": 10_240} == {part.name: part.number for part in macs.parts}
-    assert {"conv": 4096, "relu": 4096, "torch.flatten": 4096, "fc": 80} == {part.name: part.number for part in activations.parts}
+    assert {"conv": 4096, "relu": 4096, "torch.flatten": 4096, "fc": 80} == {
+        part.name: part.number for part in activations.parts
+    }
 
 
 def test_a_part_that_is_nearly_all_is_shown_by_its_own_parts():
-    (parameters, *_) = (b for b in lay_out_trace(traces.blocks(1), sections=("shares",)).blocks if isinstance(b, Shares))
+    (parameters, *_) = (
+        b
+        for b in lay_out_trace(traces.blocks(1), sections=("shares",)).blocks
+        if isinstance(b, Shares)
+    )
     assert [("0.fc", 16)] == [(part.name, part.number) for part in parameters.parts]

@@ -8,7 +8,8 @@ from cnnprobe.autograd import GraphWatch
 from cnnprobe.autograd.saved import READABLE
 
 needs_saved = pytest.mark.skipif(
-    not READABLE, reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does"
+    not READABLE,
+    reason=f"torch {torch.__version__} does not show what is kept for backward: 2.7 or later does",
 )
 
 
@@ -37,7 +38,9 @@ def test_watch_finds_no_graph_where_each_was_dropped():
 def test_watch_finds_stored_outputs_and_tells_the_list_and_the_bytes():
     losses = []
     kept = steps(losses.append).kept()
-    assert [("step 0", True, 0), ("step 1", False, 400), ("step 2", True, 0)] == [(k.label, k.freed, k.saved_bytes) for k in kept]
+    assert [("step 0", True, 0), ("step 1", False, 400), ("step 2", True, 0)] == [
+        (k.label, k.freed, k.saved_bytes) for k in kept
+    ]
     assert all(any("list 'losses'" in keeper for keeper in k.keepers) for k in kept)
 
 
@@ -65,7 +68,9 @@ def test_watch_tells_what_a_retained_graph_holds_that_a_total_keeps():
     del loss
     (kept,) = watch.kept()
     assert (False, 400, 0) == (kept.freed, kept.saved_bytes, kept.tensor_bytes)
-    assert ("the graph behind 'total' in test_watch_tells_what_a_retained_graph_holds_that_a_total_keeps()",) == kept.keepers
+    assert (
+        "the graph behind 'total' in test_watch_tells_what_a_retained_graph_holds_that_a_total_keeps()",
+    ) == kept.keepers
     del total
     assert () == watch.kept()
 

@@ -45,7 +45,15 @@ def notebook(tmp_path_factory):
         pytest.importorskip(needed, reason=f"NOT TESTED: a notebook run for real needs {needed}")
     folder = tmp_path_factory.mktemp("notebook")
     command = [sys.executable, "-W", "ignore", "-c", RUN]
-    subprocess.run(command, input=json.dumps(CELLS), text=True, cwd=folder, check=True, capture_output=True, timeout=240)
+    subprocess.run(
+        command,
+        input=json.dumps(CELLS),
+        text=True,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
     return folder
 
 
@@ -67,15 +75,26 @@ def test_live_display_is_one_output_that_shows_the_latest_step(notebook):
 
 def test_explanation_of_a_crash_stands_above_its_traceback(notebook):
     shown, error = outputs(notebook, 3)
-    assert ("display_data", "error", "RuntimeError") == (shown["output_type"], error["output_type"], error["ename"])
+    assert ("display_data", "error", "RuntimeError") == (
+        shown["output_type"],
+        error["output_type"],
+        error["ename"],
+    )
     assert "channels" in "".join(shown["data"]["text/html"])
 
 
-@pytest.mark.skipif(BINARY is None, reason="NOT TESTED: notebook output needs chromium on the PATH (apt-get install chromium)")
+@pytest.mark.skipif(
+    BINARY is None,
+    reason="NOT TESTED: notebook output needs chromium on the PATH (apt-get install chromium)",
+)
 @pytest.mark.parametrize(("theme", "other"), [("light", "dark"), ("dark", "light")])
-def test_page_of_a_notebook_shows_reports_in_its_own_theme_and_numbers_alone_on_the_right(notebook, theme, other):
+def test_page_of_a_notebook_shows_reports_in_its_own_theme_and_numbers_alone_on_the_right(
+    notebook, theme, other
+):
     with Browser() as browser:
-        page = browser.open(notebook / f"{theme}.html", dark=other == "dark")  # the system's setting is not the notebook's
+        page = browser.open(
+            notebook / f"{theme}.html", dark=other == "dark"
+        )  # the system's setting is not the notebook's
         brightness = "getComputedStyle(document.querySelector('.cnnprobe td')).color.match(/[\\d.]+/g).slice(0, 3).map(Number)"
         assert ({"light": 0, "dark": 1}[theme]) == round(sum(page.run(brightness)) / 3 / 255)
         aligned = "[...new Set([...document.querySelectorAll('.cnnprobe td:not([align])')].map(cell => getComputedStyle(cell).textAlign))]"
@@ -89,4 +108,6 @@ def test_live_display_outside_a_notebook_shows_nothing(capfd):
 
 
 def test_live_display_of_nothing_yet_says_so():
-    assert {"text/plain": "nothing was watched so far"} == cnnprobe.live(SimpleNamespace(history=None))._repr_mimebundle_()
+    assert {"text/plain": "nothing was watched so far"} == cnnprobe.live(
+        SimpleNamespace(history=None)
+    )._repr_mimebundle_()

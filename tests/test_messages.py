@@ -113,7 +113,9 @@ def snapshot(text, kept):
         root = Path(name)
         options = {"cnnprobe_snapshot_dir": FOLDER}
         config = SimpleNamespace(rootpath=root, getini=options.get, getoption=lambda _: False)
-        item = SimpleNamespace(path=root / "test_net.py", nodeid="test_net.py::test_width[4]", config=config)
+        item = SimpleNamespace(
+            path=root / "test_net.py", nodeid="test_net.py::test_width[4]", config=config
+        )
         snapshots = Snapshots(config)
         if kept is not None:
             write_whole(snapshots.path_of(item, ""), kept)
@@ -127,13 +129,19 @@ CASES = {
     "shapes": lambda: testing.assert_shapes(Small(), images(), {"conv": "N 4 H/2 W", "": ("N", 7)}),
     "one shape": lambda: testing.assert_shapes(Small(), images(), {"fc": "N h/2"}),
     "crash": lambda: testing.assert_shapes(Broken(), images(), {"": ("N",)}),
-    "architecture": lambda: testing.assert_same_architecture(changed(pool=nn.AvgPool2d(2)), Small()),
+    "architecture": lambda: testing.assert_same_architecture(
+        changed(pool=nn.AvgPool2d(2)), Small()
+    ),
     "finite": lambda: testing.assert_finite(Altered(lambda y: (y - y.max()).log() * 2), images()),
     "finite parameter": lambda: testing.assert_finite(spoilt(), images()),
     "finite gradient": lambda: testing.assert_finite(Altered(lambda y: (y * 0).sqrt()), images()),
     "gradients": lambda: testing.assert_gradients_reach(changed(extra=nn.Linear(2, 2)), images()),
-    "frozen": lambda: testing.assert_gradients_reach(Small().requires_grad_(requires_grad=False), images()),
-    "change": lambda: testing.assert_parameters_change(nn.Linear(2, 2), torch.ones(1, 2), optimizer=elsewhere()),
+    "frozen": lambda: testing.assert_gradients_reach(
+        Small().requires_grad_(requires_grad=False), images()
+    ),
+    "change": lambda: testing.assert_parameters_change(
+        nn.Linear(2, 2), torch.ones(1, 2), optimizer=elsewhere()
+    ),
     "batch": lambda: testing.assert_batch_independent(Mixing(), torch.ones(3, 2)),
     "batch of one": lambda: testing.assert_batch_independent(Small(), images(1)),
     "batch axis": lambda: testing.assert_batch_independent(Altered(lambda y: y.mean(0)), images()),
@@ -141,10 +149,14 @@ CASES = {
     "deterministic": lambda: testing.assert_deterministic(Counting(), torch.ones(2, 3)),
     "eval": lambda: testing.assert_eval_is_stable(Counting(), torch.ones(2, 3)),
     "eval buffers": lambda: testing.assert_eval_is_stable(Drifting(), torch.ones(2, 3)),
-    "overfits": lambda: testing.assert_overfits_batch(Altered(lambda y: y * 0 + 1.0), images(), TARGETS, loss_fn=F.cross_entropy, steps=3),
+    "overfits": lambda: testing.assert_overfits_batch(
+        Altered(lambda y: y * 0 + 1.0), images(), TARGETS, loss_fn=F.cross_entropy, steps=3
+    ),
     "healthy": lambda: testing.assert_healthy(linear(), torch.randn(8, 4)),
     "graph leak": lambda: testing.assert_no_graph_leak(leaking()),
-    "same graph": lambda: testing.assert_same_graph(Branching(), torch.zeros(1, 2), torch.full((1, 2), 5.0)),
+    "same graph": lambda: testing.assert_same_graph(
+        Branching(), torch.zeros(1, 2), torch.full((1, 2), 5.0)
+    ),
     "memory unit": lambda: testing.assert_memory(Small(), images(), at_most="1 potato"),
     "pattern": lambda: testing.assert_shapes(Small(), images(), {"convolution": "N"}),
     "dimension": lambda: testing.assert_shapes(Small(), images(), {"conv": "N 4 H/ W"}),
@@ -338,7 +350,9 @@ there is no snapshot of this architecture yet
 
 def read(failure):
     """The message without paths, and without numbers that depend on random weights or on what else is alive."""
-    text = str(failure).replace(f"{Path(__file__).parent.parent}{os.sep}", "")  # a path may have spaces
+    text = str(failure).replace(
+        f"{Path(__file__).parent.parent}{os.sep}", ""
+    )  # a path may have spaces
     text = re.sub(r"[^\s,]*/(\w+\.py):\d+", r"\1:LINE", text)
     text = re.sub(r"(nodes after each step: )[\d, ]+", r"\1...", text)
     return re.sub(r"(changes the output of sample 1 by up to )\S+", r"\1SO MUCH", text)
@@ -353,5 +367,10 @@ def test_message_reads(case):
 
 def test_every_assertion_has_its_message():
     said = " ".join(name for check in CASES.values() for name in check.__code__.co_names)
-    tested_elsewhere = {"assert_equivalent", "architecture_text"}  # its text is that of the comparison; raises nothing
-    assert set() == {name for name in testing.__all__ if name not in said.split()} - tested_elsewhere
+    tested_elsewhere = {
+        "assert_equivalent",
+        "architecture_text",
+    }  # its text is that of the comparison; raises nothing
+    assert (
+        set() == {name for name in testing.__all__ if name not in said.split()} - tested_elsewhere
+    )

@@ -33,7 +33,9 @@ from reference_models.models import CNNModel, SimpleCNN
 
 def small(*, inplace=False):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(4 * 36, 5))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
 
 
 def batch(n=4):
@@ -73,20 +75,33 @@ def trained(make, *, watched, **options):
     monitor = cnnprobe.monitor(model, optimizer, loss_fn=loss_fn, **options)
     with monitor if watched else io.BytesIO():
         for _ in range(3):
-            x, y = torch.randn(4, 3, 32, 32, generator=generator), torch.randint(0, 10, (4,), generator=generator)
+            x, y = (
+                torch.randn(4, 3, 32, 32, generator=generator),
+                torch.randint(0, 10, (4,), generator=generator),
+            )
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
             optimizer.step()
     return model, optimizer, torch.get_rng_state(), monitor
 
 
-@pytest.mark.parametrize("make", [lambda: SimpleCNN(10), lambda: CNNModel(num_of_output_classes=10)], ids=["SimpleCNN", "CNNModel"])
-@pytest.mark.parametrize("options", [{}, {"every": 2, "histograms": True}, {"fraction": 0.5}], ids=["all", "some", "part"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: SimpleCNN(10), lambda: CNNModel(num_of_output_classes=10)],
+    ids=["SimpleCNN", "CNNModel"],
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"every": 2, "histograms": True}, {"fraction": 0.5}],
+    ids=["all", "some", "part"],
+)
 def test_the_reference_models_train_to_the_same_bits_and_nothing_is_found(make, options):
     bare, watched = trained(make, watched=False), trained(make, watched=True, **options)
     for a, b in zip(bare[0].state_dict().values(), watched[0].state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    moments = [[t for state in run[1].state.values() for t in state.values()] for run in (bare, watched)]
+    moments = [
+        [t for state in run[1].state.values() for t in state.values()] for run in (bare, watched)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
     assert torch.equal(bare[2], watched[2])
     assert ((), ()) == (watched[3].findings, watched[3].history.notes)
@@ -115,7 +130,10 @@ def test_a_loop_that_raises_leaves_no_hook_and_the_history_until_there():
 def test_copies_and_pickles_of_a_watched_model_are_ordinary_models():
     model = small()
     copies = []
-    monitor = run(model, after=lambda _: copies.extend([copy.deepcopy(model), pickle.loads(pickle.dumps(model))]))
+    monitor = run(
+        model,
+        after=lambda _: copies.extend([copy.deepcopy(model), pickle.loads(pickle.dumps(model))]),
+    )
     for each in copies:
         each(batch()[0])
     assert 3 == monitor.history.total
@@ -140,25 +158,41 @@ def test_activations_gradients_parameters_and_updates_are_torchs_own(inplace, en
     loss.backward()
     for fqn, tensor in (("0", conv), ("1", relu)):
         seen = history.of(fqn)
-        assert [tensor.mean().item(), tensor.std(correction=0).item(), tensor.norm().item(), (tensor == 0).sum().item()] == pytest.approx(
-            [seen[name][0] for name in ("mean", "std", "norm", "zeros")], rel=1e-5
+        assert [
+            tensor.mean().item(),
+            tensor.std(correction=0).item(),
+            tensor.norm().item(),
+            (tensor == 0).sum().item(),
+        ] == pytest.approx([seen[name][0] for name in ("mean", "std", "norm", "zeros")], rel=1e-5)
+        assert tensor.grad.norm().item() == pytest.approx(
+            history.of(fqn, "gradient")["norm"][0], rel=1e-5
         )
-        assert tensor.grad.norm().item() == pytest.approx(history.of(fqn, "gradient")["norm"][0], rel=1e-5)
     weight = oracle[0].weight
-    assert weight.norm().item() == pytest.approx(history.of("0.weight", "parameter")["norm"][0], rel=1e-5)
-    assert weight.grad.norm().item() == pytest.approx(history.of("0.weight", "gradient")["norm"][0], rel=1e-5)
+    assert weight.norm().item() == pytest.approx(
+        history.of("0.weight", "parameter")["norm"][0], rel=1e-5
+    )
+    assert weight.grad.norm().item() == pytest.approx(
+        history.of("0.weight", "gradient")["norm"][0], rel=1e-5
+    )
     change = history.of("0.weight", "update")
     assert 0.1 * weight.grad.norm().item() == pytest.approx(change["norm"][0], rel=1e-4)
     assert change["norm"][0] / weight.norm().item() == pytest.approx(change["ratio"][0], rel=1e-5)
     total = math.sqrt(sum(p.grad.square().sum().item() for p in oracle.parameters()))
-    assert [loss.item(), total, 0.1] == pytest.approx([history.curve(n).values[0] for n in ("loss", "gradient norm", "learning rate")])
+    assert [loss.item(), total, 0.1] == pytest.approx(
+        [history.curve(n).values[0] for n in ("loss", "gradient norm", "learning rate")]
+    )
 
 
 def test_drift_is_how_far_the_mean_has_moved_in_standard_deviations_of_the_first_step():
     model, (x, _) = small(), batch()
     outputs = [copy.deepcopy(model[0])(x)]
-    history = run(model, steps=3, lr=1.0, after=lambda _: outputs.append(copy.deepcopy(model[0])(x))).history
-    expected = [((output.mean() - outputs[0].mean()) / outputs[0].std(correction=0)).item() for output in outputs[:3]]
+    history = run(
+        model, steps=3, lr=1.0, after=lambda _: outputs.append(copy.deepcopy(model[0])(x))
+    ).history
+    expected = [
+        ((output.mean() - outputs[0].mean()) / outputs[0].std(correction=0)).item()
+        for output in outputs[:3]
+    ]
     assert expected == pytest.approx(list(drift(history.of("0"))), rel=1e-4)
     assert abs(expected[2]) > 0.01
 
@@ -181,7 +215,10 @@ def test_batches_that_are_accumulated_add_up_to_one_step():
 def test_gradients_under_a_grad_scaler_are_told_without_its_scale_and_skipped_steps_are_no_event():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(6, 8)
-    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.0), torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    optimizer, scaler = (
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        torch.amp.GradScaler("cpu", init_scale=2.0**20),
+    )
     plain = run(copy.deepcopy(model), steps=1, lr=0.0, data=(x, torch.arange(6) % 4)).history
     with cnnprobe.monitor(model, optimizer) as monitor:
         for _ in range(6):
@@ -192,7 +229,9 @@ def test_gradients_under_a_grad_scaler_are_told_without_its_scale_and_skipped_st
             scaler.step(optimizer)
             scaler.update()
     history = monitor.history
-    assert plain.of("2", "gradient")["norm"][0] == pytest.approx(history.of("2", "gradient")["norm"][-1], rel=2e-2)
+    assert plain.of("2", "gradient")["norm"][0] == pytest.approx(
+        history.of("2", "gradient")["norm"][-1], rel=2e-2
+    )
     assert (None, 6) == (history.nonfinite, history.total)
     assert any("skipped by the GradScaler" in note for note in history.notes)
     assert {"unchanged-weights"} == rules(monitor)  # the rate is 0
@@ -217,12 +256,19 @@ def test_calls_that_checkpointing_makes_again_are_said_and_not_counted_twice(ree
         torch.manual_seed(0)
         x, y = batch()
         history = run(Checkpointed(how), steps=2, data=(x.requires_grad_(), y)).history
-        return history, [history.of(fqn, what)["norm"] for fqn in ("inner.0", "inner.1", "fc") for what in ("activation", "gradient")]
+        return history, [
+            history.of(fqn, what)["norm"]
+            for fqn in ("inner.0", "inner.1", "fc")
+            for what in ("activation", "gradient")
+        ]
 
     plain, again = numbers(None), numbers(reentrant)
     assert plain[1] == again[1]
     assert () == plain[0].notes
-    assert "made again in backward passes by activation checkpointing; they are not counted" in again[0].notes[0]
+    assert (
+        "made again in backward passes by activation checkpointing; they are not counted"
+        in again[0].notes[0]
+    )
 
 
 # -- which steps, which layers ----------------------------------------------------------------------------------------------
@@ -230,7 +276,9 @@ def test_calls_that_checkpointing_makes_again_are_said_and_not_counted_twice(ree
 
 def test_only_every_third_step_is_observed_and_the_hooks_are_off_in_between():
     model, seen = small(), []
-    monitor = run(model, steps=7, every=3, after=lambda _: seen.append(bool(model[0]._forward_hooks)))
+    monitor = run(
+        model, steps=7, every=3, after=lambda _: seen.append(bool(model[0]._forward_hooks))
+    )
     assert ((0, 3, 6), 7) == (monitor.history.steps, monitor.history.total)
     assert [False, False, True, False, False, True, False] == seen
     assert 7 == len(monitor.history.curve("loss").values)
@@ -292,7 +340,10 @@ def test_without_an_optimizer_a_step_ends_where_the_model_is_called_again():
 def test_two_models_are_watched_side_by_side():
     a, b, (x, y) = small(), small(), batch()
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (a, b)]
-    with cnnprobe.monitor(a, optimizers[0]) as first, cnnprobe.monitor(b, optimizers[1], every=2) as second:
+    with (
+        cnnprobe.monitor(a, optimizers[0]) as first,
+        cnnprobe.monitor(b, optimizers[1], every=2) as second,
+    ):
         for _ in range(3):
             for model, optimizer in zip((a, b), optimizers, strict=True):
                 optimizer.zero_grad()
@@ -323,7 +374,9 @@ def test_loops_on_two_threads_at_once_are_watched_apart():
                 optimizer.step()
         found[name] = monitor.history
 
-    threads = [threading.Thread(target=train, args=(name, small())) for name in ("a", "b")]  # all threads share one seed
+    threads = [
+        threading.Thread(target=train, args=(name, small())) for name in ("a", "b")
+    ]  # all threads share one seed
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -331,7 +384,9 @@ def test_loops_on_two_threads_at_once_are_watched_apart():
     alone = run(small(), steps=5).history
     for history in found.values():
         assert (alone.steps, alone.notes) == (history.steps, history.notes)
-        assert [alone.of(fqn, "gradient")["norm"] for fqn in "013"] == [history.of(fqn, "gradient")["norm"] for fqn in "013"]
+        assert [alone.of(fqn, "gradient")["norm"] for fqn in "013"] == [
+            history.of(fqn, "gradient")["norm"] for fqn in "013"
+        ]
 
 
 def test_a_compiled_model_is_observed_from_outside_and_said_to_be():
@@ -357,7 +412,9 @@ def test_nested_outputs_and_outputs_of_other_kinds_are_observed_too():
     with cnnprobe.monitor(model, optimizer) as monitor:
         model(torch.ones(2, 4))["logits"].sum().backward()
         optimizer.step()
-    series = {(s.fqn, s.output): s["count"][0] for s in monitor.history.series if s.what == "activation"}
+    series = {
+        (s.fqn, s.output): s["count"][0] for s in monitor.history.series if s.what == "activation"
+    }
     assert {("fc", ""): 6.0, ("", "['logits']"): 6.0, ("", "['kept']"): 8.0} == series
 
 
@@ -375,7 +432,14 @@ def test_the_first_nan_is_told_by_module_call_step_and_inputs():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5))
     event = run(model, steps=2).history.nonfinite
-    assert (0, "activation", "2", 0, "Root", None) == (event.step, event.what, event.fqn, event.call, event.kind, event.seen_before)
+    assert (0, "activation", "2", 0, "Root", None) == (
+        event.step,
+        event.what,
+        event.fqn,
+        event.call,
+        event.kind,
+        event.seen_before,
+    )
     assert event.nan > 0
     assert ((4, 8), 0) == (event.inputs[0].shape, event.inputs[0].stats["nan"])
     assert {"nan-forward"} <= rules(run(model, steps=2))
@@ -384,7 +448,9 @@ def test_the_first_nan_is_told_by_module_call_step_and_inputs():
 def test_what_is_not_finite_any_more_has_no_norm_and_the_tables_say_so():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
     monitor = run(model, steps=3, lr=float("inf"))
-    assert [False, True, True] == np.isnan(monitor.history.of("1.weight", "parameter")["norm"]).tolist()
+    assert [False, True, True] == np.isnan(
+        monitor.history.of("1.weight", "parameter")["norm"]
+    ).tolist()
     assert [False, True, True] == np.isnan(monitor.history.of("1", "gradient")["norm"]).tolist()
     rows = [row.split() for row in str(monitor).splitlines() if row.startswith(("1.weight ", "1 "))]
     assert all(row.count("NaN") >= 3 for row in rows[:2])
@@ -393,7 +459,10 @@ def test_what_is_not_finite_any_more_has_no_norm_and_the_tables_say_so():
 def test_raise_on_nan_stops_in_the_call_that_made_it():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5))
-    with pytest.raises(NonFiniteError, match=r"step 0: \d+ of the 32 values that '2' \(Root\) put out are NaN, in its call 0") as raised:
+    with pytest.raises(
+        NonFiniteError,
+        match=r"step 0: \d+ of the 32 values that '2' \(Root\) put out are NaN, in its call 0",
+    ) as raised:
         run(model, raise_on_nan=True)
     assert raised.value.where.startswith("given (4, 8) float32, all finite, from -")
     assert is_clean(model)
@@ -411,7 +480,10 @@ def rooted(*between):
 
 def test_raise_on_nan_stops_before_the_optimizer_uses_the_gradient():
     model = rooted()
-    with pytest.raises(NonFiniteError, match=r"step 0: the gradient of '1' \(Linear\) has 0 NaN and 32 Inf among 32 values") as raised:
+    with pytest.raises(
+        NonFiniteError,
+        match=r"step 0: the gradient of '1' \(Linear\) has 0 NaN and 32 Inf among 32 values",
+    ) as raised:
         run(model, raise_on_nan=True)
     assert "the optimizer has not stepped" in raised.value.where
     assert all(p.isfinite().all() for p in model.parameters())
@@ -427,7 +499,10 @@ def test_an_infinite_gradient_that_a_relu_stops_is_no_event():
 
 def test_raise_on_nan_stops_at_the_loss():
     model, (x, _) = small(), batch()
-    with pytest.raises(NonFiniteError, match="step 0: the loss is inf"), cnnprobe.monitor(model, raise_on_nan=True) as monitor:
+    with (
+        pytest.raises(NonFiniteError, match="step 0: the loss is inf"),
+        cnnprobe.monitor(model, raise_on_nan=True) as monitor,
+    ):
         monitor.loss(model(x).sum() / torch.zeros(()))
     assert ("loss", 1) == (monitor.ledger.nonfinite.what, monitor.ledger.nonfinite.inf)
 
@@ -437,7 +512,10 @@ def exploding(monitor, model, optimizer, steps, n=8):
     generator = torch.Generator().manual_seed(1)
     with monitor:
         for _ in range(steps):
-            x, y = torch.randn(n, 3, 32, 32, generator=generator), torch.randint(0, 10, (n,), generator=generator)
+            x, y = (
+                torch.randn(n, 3, 32, 32, generator=generator),
+                torch.randint(0, 10, (n,), generator=generator),
+            )
             optimizer.zero_grad()
             monitor.loss(cross_entropy(model(x), y)).backward()
             optimizer.step()
@@ -453,23 +531,33 @@ def test_raise_on_nan_names_the_layer_that_overflowed_before():
         exploding(monitor, model, optimizer, steps=20)
     event = monitor.history.nonfinite
     assert ("activation", 0) == (event.what, event.nan)
-    assert f"'{event.fqn}' ({event.kind}) had put out {event.inf} Inf in its call 0 of step {event.step}, given (8, " in raised.value.where
+    assert (
+        f"'{event.fqn}' ({event.kind}) had put out {event.inf} Inf in its call 0 of step {event.step}, given (8, "
+        in raised.value.where
+    )
     assert "lower the learning rate" in raised.value.fix
 
 
 @pytest.mark.parametrize("overflows", [False, True])
-def test_raise_on_nan_stops_after_the_step_where_the_numbers_come_from_a_device_too_late(overflows, monkeypatch):
+def test_raise_on_nan_stops_after_the_step_where_the_numbers_come_from_a_device_too_late(
+    overflows, monkeypatch
+):
     class Hidden(nn.Module):
         def forward(self, x):
             return x * torch.inf if overflows else x.sqrt()
 
-    monkeypatch.setattr(hooks.LayerHook, "glance", staticmethod(lambda _: 0))  # what a hook knows of rows that are still on a GPU
+    monkeypatch.setattr(
+        hooks.LayerHook, "glance", staticmethod(lambda _: 0)
+    )  # what a hook knows of rows that are still on a GPU
     monkeypatch.setattr(native, "kernel", lambda: None)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Hidden(), nn.Linear(8, 5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     told = r"step 0: the activation of '2' \(Hidden\) has \d+ NaN and \d+ Inf among 32 values, in call 0"
-    with pytest.raises(NonFiniteError, match=told) as raised, cnnprobe.monitor(model, optimizer, raise_on_nan=True):
+    with (
+        pytest.raises(NonFiniteError, match=told) as raised,
+        cnnprobe.monitor(model, optimizer, raise_on_nan=True),
+    ):
         model(batch()[0]).sum().backward()
         for parameter in model.parameters():
             parameter.grad.nan_to_num_(0, 0, 0)  # so that the gradients stop nothing earlier
@@ -482,7 +570,10 @@ def test_channels_that_never_fire_are_told_after_a_window():
     model = small()
     with torch.no_grad():
         model[0].bias[2] = -100.0
-    short, long = run(model, steps=3, window=4, lr=0.0).history, run(model, steps=5, window=4, lr=0.0).history
+    short, long = (
+        run(model, steps=3, window=4, lr=0.0).history,
+        run(model, steps=5, window=4, lr=0.0).history,
+    )
     assert () == short.dead
     (dead,) = long.dead
     assert ("1", (2,), 4, 1, 4) == (dead.fqn, dead.channels, dead.of, dead.first, dead.last)
@@ -510,12 +601,20 @@ def test_the_rules_find_what_is_wrong_with_a_loop():
     with torch.no_grad():
         dead[0].bias.fill_(-100.0)
     assert {"dead-relu"} <= rules(run(dead))
-    assert {"eval-mode-in-train"} <= rules(run(nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Dropout()).eval()))
+    assert {"eval-mode-in-train"} <= rules(
+        run(nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Dropout()).eval())
+    )
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
-    assert {"lr-collapsed"} <= rules(run(model, steps=12, optimizer=optimizer, after=lambda _: scheduler.step()))
-    deep = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), *[m for _ in range(12) for m in (nn.Sigmoid(), nn.Linear(8, 8))])
+    assert {"lr-collapsed"} <= rules(
+        run(model, steps=12, optimizer=optimizer, after=lambda _: scheduler.step())
+    )
+    deep = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(192, 8),
+        *[m for _ in range(12) for m in (nn.Sigmoid(), nn.Linear(8, 8))],
+    )
     assert {"vanishing-gradient"} <= rules(run(deep))
     huge = small()
     with torch.no_grad():
@@ -558,7 +657,9 @@ def test_a_run_that_explodes_is_told_from_the_loss_that_it_began_with():
     optimizer = torch.optim.SGD(model.parameters(), lr=2.0)
     monitor = exploding(cnnprobe.monitor(model, optimizer), model, optimizer, steps=20)
     finding = next(f for f in monitor.findings if f.rule == "divergence")
-    assert finding.message.startswith(f"the loss went from {monitor.history.curve('loss').values[0]:.3g} to nan in ")
+    assert finding.message.startswith(
+        f"the loss went from {monitor.history.curve('loss').values[0]:.3g} to nan in "
+    )
     assert finding.fix == "lower the learning rate of optimizer, and clip the gradients"
 
 
@@ -575,10 +676,16 @@ def test_a_loss_that_explodes_and_comes_down_to_no_better_has_diverged(end):
             out.backward()
             optimizer.step()
     told = [f.message for f in monitor.findings if f.rule == "divergence"]
-    assert (["2.3 to 1e+24 in 4 steps"] if end > 2 else []) == [message[message.index("2.3 to") :].partition(" (")[0] for message in told]
+    assert (["2.3 to 1e+24 in 4 steps"] if end > 2 else []) == [
+        message[message.index("2.3 to") :].partition(" (")[0] for message in told
+    ]
 
 
-@pytest.mark.parametrize("make", [lambda: SimpleCNN(10), lambda: CNNModel(num_of_output_classes=10)], ids=["SimpleCNN", "CNNModel"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: SimpleCNN(10), lambda: CNNModel(num_of_output_classes=10)],
+    ids=["SimpleCNN", "CNNModel"],
+)
 def test_a_reference_model_that_learns_for_a_hundred_steps_is_not_complained_of(make):
     torch.manual_seed(0)
     model, loss_fn, colours = make(), nn.CrossEntropyLoss(), torch.randn(10, 3, 1, 1)
@@ -644,7 +751,9 @@ def test_a_killed_run_keeps_what_it_had_written(tmp_path):
 def test_what_is_no_journal_is_refused(tmp_path, text, message):
     path = tmp_path / "run.jsonl"
     if text is not None:
-        path.write_text(text.replace("GOOD", '{"schema_version": 1, "type": "Journal", "model": "Net"}\n'))
+        path.write_text(
+            text.replace("GOOD", '{"schema_version": 1, "type": "Journal", "model": "Net"}\n')
+        )
     with pytest.raises(ProbeError, match=message):
         cnnprobe.load(path)
 
@@ -653,22 +762,34 @@ def test_tensorboards_writer_gets_scalars_and_histograms():
     got = []
     writer = types.SimpleNamespace(
         add_scalar=lambda tag, value, step: got.append((tag, step)),
-        add_histogram_raw=lambda tag, **values: got.append((tag, len(values["bucket_limits"]) - len(values["bucket_counts"]))),
+        add_histogram_raw=lambda tag, **values: got.append(
+            (tag, len(values["bucket_limits"]) - len(values["bucket_counts"]))
+        ),
         flush=lambda: got.append(("flush", 0)),
     )
     run(small(), steps=2, histograms=True, tensorboard=writer)
-    assert {("training/loss", 1), ("activation zeros/1", 0), ("update ratio/0.weight", 1), ("activation/0", 0), ("flush", 0)} <= set(got)
+    assert {
+        ("training/loss", 1),
+        ("activation zeros/1", 0),
+        ("update ratio/0.weight", 1),
+        ("activation/0", 0),
+        ("flush", 0),
+    } <= set(got)
 
 
 def test_tensorboard_reads_what_was_written(tmp_path):
-    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: its files were NOT read back")
+    pytest.importorskip(
+        "tensorboard", reason="TensorBoard is not installed: its files were NOT read back"
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     history = run(small(), steps=3, histograms=True, tensorboard=tmp_path).history
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     points = [(each.step, each.value) for each in events.Scalars("training/loss")]
-    assert list(zip(history.steps, history.curve("loss").values, strict=True)) == [(step, pytest.approx(value)) for step, value in points]
+    assert list(zip(history.steps, history.curve("loss").values, strict=True)) == [
+        (step, pytest.approx(value)) for step, value in points
+    ]
     spread = events.Histograms("activation/1")[-1].histogram_value
     seen = history.of("1")
     assert (seen["count"][-1], seen["max"][-1]) == (spread.num, pytest.approx(spread.max))
@@ -701,9 +822,13 @@ def test_a_line_of_progress_is_written_over_itself_in_a_terminal_and_nowhere_els
 
 
 def test_the_line_says_what_is_wrong_first_and_leaves_whole_parts_out_where_there_is_no_room():
-    monitor = run(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5)), steps=2, every=2)
+    monitor = run(
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5)), steps=2, every=2
+    )
     whole, short = line(monitor, 1), line(monitor, 1, 79)
-    assert whole.startswith("step 1, NOT FINITE since step 0: activation of '2', loss NaN, lr 0.1000, ")
+    assert whole.startswith(
+        "step 1, NOT FINITE since step 0: activation of '2', loss NaN, lr 0.1000, "
+    )
     assert whole.endswith(" steps/s, 1 in 2 observed")
     assert len(short) <= 79
     assert whole.startswith(f"{short}, ")

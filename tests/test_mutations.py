@@ -11,7 +11,9 @@ from reference_models import SimpleCNN
 LABELS = torch.tensor([0, 1, 2, 3])
 LOSS = nn.CrossEntropyLoss()
 OWN = torch.Generator()
-MACS = 4 * (1024 * 32 * 27 + 256 * 64 * 288 + 64 * 128 * 576 + 2048 * 512 + 512 * 10)  # by hand, for four images
+MACS = 4 * (
+    1024 * 32 * 27 + 256 * 64 * 288 + 64 * 128 * 576 + 2048 * 512 + 512 * 10
+)  # by hand, for four images
 
 
 def replaced(name, module):
@@ -47,7 +49,10 @@ def pooled_first(model, x):
 EDITS = {
     "fewer channels": (
         "shapes",
-        lambda m: (replaced("conv3", nn.Conv2d(64, 96, 3, padding=1))(m), replaced("fc1", nn.Linear(96 * 16, 512))(m)),
+        lambda m: (
+            replaced("conv3", nn.Conv2d(64, 96, 3, padding=1))(m),
+            replaced("fc1", nn.Linear(96 * 16, 512))(m),
+        ),
     ),
     "more channels": (
         "memory",
@@ -58,14 +63,32 @@ EDITS = {
     ),
     "larger kernel": ("macs", replaced("conv2", nn.Conv2d(32, 64, 5, padding=2))),
     "smaller kernel": ("parameters", replaced("conv2", nn.Conv2d(32, 64, 1))),
-    "no padding": ("shapes", lambda m: (replaced("conv3", nn.Conv2d(64, 128, 3))(m), replaced("fc1", nn.Linear(128 * 9, 512))(m))),
-    "other padding mode": ("architecture", replaced("conv1", nn.Conv2d(3, 32, 3, padding=1, padding_mode="reflect"))),
+    "no padding": (
+        "shapes",
+        lambda m: (
+            replaced("conv3", nn.Conv2d(64, 128, 3))(m),
+            replaced("fc1", nn.Linear(128 * 9, 512))(m),
+        ),
+    ),
+    "other padding mode": (
+        "architecture",
+        replaced("conv1", nn.Conv2d(3, 32, 3, padding=1, padding_mode="reflect")),
+    ),
     "stride for pooling": (
         "macs",
-        lambda m: (replaced("conv1", nn.Conv2d(3, 32, 3, stride=2, padding=1))(m), replaced("pool1", nn.Identity())(m)),
+        lambda m: (
+            replaced("conv1", nn.Conv2d(3, 32, 3, stride=2, padding=1))(m),
+            replaced("pool1", nn.Identity())(m),
+        ),
     ),
-    "grouped convolution": ("parameters", replaced("conv2", nn.Conv2d(32, 64, 3, padding=1, groups=2))),
-    "dilated convolution": ("architecture", replaced("conv2", nn.Conv2d(32, 64, 3, padding=2, dilation=2))),
+    "grouped convolution": (
+        "parameters",
+        replaced("conv2", nn.Conv2d(32, 64, 3, padding=1, groups=2)),
+    ),
+    "dilated convolution": (
+        "architecture",
+        replaced("conv2", nn.Conv2d(32, 64, 3, padding=2, dilation=2)),
+    ),
     "other dropout": ("architecture", replaced("dropout", nn.Dropout(0.4))),
     "no dropout": ("operations", replaced("dropout", nn.Identity())),
     "other activation": ("operations", replaced("relu2", nn.LeakyReLU())),
@@ -74,7 +97,10 @@ EDITS = {
     "average pooling": ("operations", replaced("pool2", nn.AvgPool2d(2, 2))),
     "pooling of another stride": (
         "memory",
-        lambda m: (replaced("pool3", nn.MaxPool2d(2, 1))(m), replaced("fc1", nn.Linear(128 * 49, 512))(m)),
+        lambda m: (
+            replaced("pool3", nn.MaxPool2d(2, 1))(m),
+            replaced("fc1", nn.Linear(128 * 49, 512))(m),
+        ),
     ),
     "no bias": ("parameters", replaced("conv2", nn.Conv2d(32, 64, 3, padding=1, bias=False))),
     "one class more": ("shapes", replaced("fc2", nn.Linear(512, 11))),
@@ -86,18 +112,39 @@ EDITS = {
     "NaN in a weight": ("finite", lambda m: m.conv3.weight.data.view(-1)[7].fill_(float("nan"))),
     "tied layer": ("architecture", lambda m: setattr(m, "relu3", m.relu2)),
     "order of activation and pooling": ("operations", forward_of(pooled_first)),
-    "order of dropout": ("operations", forward_of(lambda m, x: m.fc2(m.relu4(m.dropout(m.fc1(body(m, x))))))),
+    "order of dropout": (
+        "operations",
+        forward_of(lambda m, x: m.fc2(m.relu4(m.dropout(m.fc1(body(m, x)))))),
+    ),
     "detached features": ("change", forward_of(lambda m, x: head(m, body(m, x).detach()))),
     "skipped layer": ("operations", forward_of(lambda m, x: m.fc2(m.dropout(m.fc1(body(m, x)))))),
-    "dropout in eval": ("eval", forward_of(lambda m, x: m.fc2(F.dropout(m.relu4(m.fc1(body(m, x))))))),
+    "dropout in eval": (
+        "eval",
+        forward_of(lambda m, x: m.fc2(F.dropout(m.relu4(m.fc1(body(m, x)))))),
+    ),
     "softmax over the batch": ("batch", forward_of(lambda m, x: head(m, body(m, x)).softmax(0))),
-    "batch mean subtracted": ("batch", forward_of(lambda m, x: head(m, body(m, x) - body(m, x).mean(0)))),
-    "view that mixes the batch": ("batch", forward_of(lambda m, x: head(m, body(m, x).view(2048, -1).t()))),
+    "batch mean subtracted": (
+        "batch",
+        forward_of(lambda m, x: head(m, body(m, x) - body(m, x).mean(0))),
+    ),
+    "view that mixes the batch": (
+        "batch",
+        forward_of(lambda m, x: head(m, body(m, x).view(2048, -1).t())),
+    ),
     "softmax twice": ("healthy", forward_of(lambda m, x: head(m, body(m, x)).softmax(1))),
     "noise": ("eval", forward_of(lambda m, x: head(m, body(m, x)) + torch.randn(1) * 1e-3)),
-    "generator of its own": ("deterministic", forward_of(lambda m, x: head(m, body(m, x)) + torch.rand(1, generator=OWN))),
-    "activation lost in eval": ("operations", forward_of(lambda m, x: head(m, body(m, x)) if m.training else m.fc2(m.fc1(body(m, x))))),
-    "eval-only bug": ("operations", forward_of(lambda m, x: head(m, body(m, x) if m.training else body(m, x).roll(1, 0)))),
+    "generator of its own": (
+        "deterministic",
+        forward_of(lambda m, x: head(m, body(m, x)) + torch.rand(1, generator=OWN)),
+    ),
+    "activation lost in eval": (
+        "operations",
+        forward_of(lambda m, x: head(m, body(m, x)) if m.training else m.fc2(m.fc1(body(m, x)))),
+    ),
+    "eval-only bug": (
+        "operations",
+        forward_of(lambda m, x: head(m, body(m, x) if m.training else body(m, x).roll(1, 0))),
+    ),
 }
 
 
@@ -112,7 +159,11 @@ CHECKS = {
     "finite": lambda m, x: testing.assert_finite(m, x, LABELS, loss_fn=LOSS),
     "gradients": lambda m, x: testing.assert_gradients_reach(m, x, LABELS, loss_fn=LOSS),
     "change": lambda m, x: testing.assert_parameters_change(
-        m, x, LABELS, loss_fn=LOSS, optimizer=torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=0.1)
+        m,
+        x,
+        LABELS,
+        loss_fn=LOSS,
+        optimizer=torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=0.1),
     ),
     "deterministic": testing.assert_deterministic,
     "eval": testing.assert_eval_is_stable,

@@ -20,11 +20,17 @@ def state_of(model):
         name: {
             "class": type(module),
             "attributes": {k: v for k, v in module.__dict__.items() if not isinstance(v, dict)},
-            "hooks": {k: tuple(v.items()) for k, v in module.__dict__.items() if isinstance(v, dict) and "hook" in k},
+            "hooks": {
+                k: tuple(v.items())
+                for k, v in module.__dict__.items()
+                if isinstance(v, dict) and "hook" in k
+            },
             "tensors": {
                 k: (
                     id(t),
-                    t.detach().clone().reshape(-1).view(torch.uint8).tolist() if t.numel() and not t.is_meta else None,
+                    t.detach().clone().reshape(-1).view(torch.uint8).tolist()
+                    if t.numel() and not t.is_meta
+                    else None,
                     t.requires_grad,
                     id(t.grad),
                     t._version,
@@ -88,7 +94,9 @@ def frozen_norm():
 
 
 def spectral():
-    return nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.Dropout(0.5)).train()
+    return nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.Dropout(0.5)
+    ).train()
 
 
 def renormed():
@@ -108,7 +116,17 @@ def renormed():
         (lambda: nn.utils.weight_norm(nn.Linear(8, 2)), images()),
         (lambda: nn.LSTM(8, 4), images()[0]),
     ],
-    ids=["train", "eval", "mixed", "raising", "rude", "spectral norm", "embedding renorm", "weight norm", "lstm"],
+    ids=[
+        "train",
+        "eval",
+        "mixed",
+        "raising",
+        "rude",
+        "spectral norm",
+        "embedding renorm",
+        "weight norm",
+        "lstm",
+    ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_probing_leaves_model_input_and_generators_bit_equal(make, x):
@@ -162,7 +180,11 @@ def test_record_changes_nothing_that_the_bare_run_would_not():
                 loss.backward()
             optimizer.step()
             numbers.append(loss.item())
-        return numbers, [t.tolist() for t in model.state_dict().values()], torch.get_rng_state().tolist()
+        return (
+            numbers,
+            [t.tolist() for t in model.state_dict().values()],
+            torch.get_rng_state().tolist(),
+        )
 
     assert run(watch=True) == run(watch=False)
 
@@ -190,9 +212,21 @@ def test_a_model_and_its_activations_are_not_kept_alive():
 
 
 def test_torch_itself_is_not_patched():
-    before = (nn.Module.__call__, torch.add, torch.Tensor.add, nn.functional.relu, torch._C._len_torch_function_stack())
+    before = (
+        nn.Module.__call__,
+        torch.add,
+        torch.Tensor.add,
+        nn.functional.relu,
+        torch._C._len_torch_function_stack(),
+    )
     observe(Small(), (images(),), {})
-    assert before == (nn.Module.__call__, torch.add, torch.Tensor.add, nn.functional.relu, torch._C._len_torch_function_stack())
+    assert before == (
+        nn.Module.__call__,
+        torch.add,
+        torch.Tensor.add,
+        nn.functional.relu,
+        torch._C._len_torch_function_stack(),
+    )
 
 
 def test_users_own_function_mode_keeps_its_place_and_sees_the_same_calls():

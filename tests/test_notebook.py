@@ -40,7 +40,11 @@ def test_decorated_class_records_each_call_and_runs_it_once():
     model = Heir()
     output = model(images())
     assert 1 == model.calls
-    assert (2, 6, 6, 6) == tuple(output.shape) == cnnprobe.last_report(model).trace[""].outputs[0].shape
+    assert (
+        (2, 6, 6, 6)
+        == tuple(output.shape)
+        == cnnprobe.last_report(model).trace[""].outputs[0].shape
+    )
 
 
 def test_latest_call_replaces_the_one_before():
@@ -96,7 +100,9 @@ def test_decorated_model_is_the_same_object_of_the_same_kind():
     assert "Small" == cnnprobe.last_report(decorated).trace.model
 
 
-DECORATED = pytest.mark.parametrize("make", [Watched, lambda: cnnprobe.probed(Small())], ids=["class", "model"])
+DECORATED = pytest.mark.parametrize(
+    "make", [Watched, lambda: cnnprobe.probed(Small())], ids=["class", "model"]
+)
 
 
 def through_a_file(model):
@@ -125,7 +131,10 @@ def test_state_of_a_decorated_model_is_that_of_an_ordinary_one(make):
     model, other = make(), make()
     model(images())
     other.load_state_dict(model.state_dict(), strict=True)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     assert list(vars(make())) == list(vars(model))  # a call leaves no attribute behind
 
 
@@ -172,7 +181,10 @@ def test_heir_of_a_decorated_class_calls_its_super_and_is_recorded_once():
     assert isinstance(model, Watched)
     model(images())
     trace = cnnprobe.last_report(model).trace
-    assert ("Heir", ["Heir", "conv"]) == (trace.model, [call.fqn or call.kind for call in trace.calls if call.fqn is not None])
+    assert ("Heir", ["Heir", "conv"]) == (
+        trace.model,
+        [call.fqn or call.kind for call in trace.calls if call.fqn is not None],
+    )
 
 
 def test_decorated_model_inside_an_undecorated_one_is_recorded_by_itself():
@@ -182,7 +194,9 @@ def test_decorated_model_inside_an_undecorated_one_is_recorded_by_itself():
 
 
 @DECORATED
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own, which differ with what was compiled before in the process
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # the compiler's own, which differ with what was compiled before in the process
 @pytest.mark.parametrize("how", ["torch.compile", "model.compile", "compiled, then decorated"])
 def test_decorated_model_can_be_compiled(make, how):
     model = make().eval()
@@ -204,7 +218,11 @@ def test_decorated_model_can_be_compiled(make, how):
     [
         torch.fx.symbolic_trace,
         lambda m: torch.export.export(m, (images(),)).module(),
-        lambda m: lambda x: torch.func.functional_call(m, dict(m.named_parameters()) | dict(m.named_buffers()), x),
+        lambda m: (
+            lambda x: torch.func.functional_call(
+                m, dict(m.named_parameters()) | dict(m.named_buffers()), x
+            )
+        ),
         lambda m: torch.func.vmap(lambda x: m(x[None])[0]),
     ],
     ids=["fx", "export", "functional_call", "vmap"],
@@ -243,7 +261,9 @@ def test_every_third_call_is_recorded():
 
 def test_call_that_is_not_recorded_makes_no_recorder(monkeypatch):
     made = []
-    monkeypatch.setattr("cnnprobe.notebook.record", lambda model: made.append(model) or cnnprobe.record(model))
+    monkeypatch.setattr(
+        "cnnprobe.notebook.record", lambda model: made.append(model) or cnnprobe.record(model)
+    )
     model = cnnprobe.probed(Small().eval(), every=5)
     for _ in range(10):
         model(images())
@@ -301,8 +321,14 @@ def test_line_magic_explains_a_crash_instead_of_raising(shell):
 
 
 def test_cell_magic_runs_the_cell_once_and_reports_the_last_call_in_it(shell):
-    report = shell.run_cell_magic("probe", "model", "y = model(x)\nz = model(x[:1])\ncount = 1 + globals().get('count', 0)\n")
-    assert (1, 1, (1, 5)) == (report.trace[""].inputs[0].shape[0], shell.user_ns["count"], tuple(shell.user_ns["z"].shape))
+    report = shell.run_cell_magic(
+        "probe", "model", "y = model(x)\nz = model(x[:1])\ncount = 1 + globals().get('count', 0)\n"
+    )
+    assert (1, 1, (1, 5)) == (
+        report.trace[""].inputs[0].shape[0],
+        shell.user_ns["count"],
+        tuple(shell.user_ns["z"].shape),
+    )
     assert report is cnnprobe.last_report(shell.user_ns["model"])
 
 
@@ -321,4 +347,6 @@ def test_cell_magic_shows_the_explanation_and_lets_the_exception_go_on(shell, ca
 )  # fmt: skip
 def test_magic_that_cannot_work_says_what_to_write(shell, line, cell, what):
     with pytest.raises(cnnprobe.ProbeError, match=what):
-        shell.run_line_magic("probe", line) if cell is None else shell.run_cell_magic("probe", line, cell)
+        shell.run_line_magic("probe", line) if cell is None else shell.run_cell_magic(
+            "probe", line, cell
+        )

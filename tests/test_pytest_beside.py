@@ -84,14 +84,31 @@ OF_OTHERS = {
 
 
 def run(tmp_path, others, *options):
-    command = [sys.executable, "-m", "pytest", "-p", "cnnprobe.pytest_plugin", "-p", "no:cacheprovider", "-W", "error::UserWarning"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "cnnprobe.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "error::UserWarning",
+    ]
     for other in others:
         command += OPTIONS[other]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # it is no worker of the run that it is in
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+    }  # it is no worker of the run that it is in
     done = subprocess.run(
         [*command, *options],
         cwd=tmp_path,
-        env={**own, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "120"},
+        env={
+            **own,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "COLUMNS": "120",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -100,15 +117,22 @@ def run(tmp_path, others, *options):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("others", [["pytest-torch"], ["syrupy", "xdist", "randomly"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "others", [["pytest-torch"], ["syrupy", "xdist", "randomly"]], ids=" ".join
+)
 def test_every_kind_of_test_does_the_same_beside_other_plugins(tmp_path, others):
-    (tmp_path / "test_net.py").write_text(textwrap.dedent(SUITE + "".join(OF_OTHERS.get(other, "") for other in others)))
+    (tmp_path / "test_net.py").write_text(
+        textwrap.dedent(SUITE + "".join(OF_OTHERS.get(other, "") for other in others))
+    )
     of_others = sum(other in OF_OTHERS for other in others)
     update = ["--snapshot-update"] if "syrupy" in others else []
     run(tmp_path, others, "--cnnprobe-update", *update)
     folder = tmp_path / "__cnnprobe__" / "test_net"
     written = {path.name for path in folder.iterdir()}
-    assert 2 + of_others == len(written) and {"TestNet.test_output-1.txt", "TestNet.test_output-2.txt"} < written
+    assert (
+        2 + of_others == len(written)
+        and {"TestNet.test_output-1.txt", "TestNet.test_output-2.txt"} < written
+    )
     said = run(tmp_path, others)
     assert f"2 failed, {5 + of_others} passed" in said, said
     assert "NaN or Inf in the output of module 'conv' (Conv2d)" in said, said
@@ -117,7 +141,11 @@ def test_every_kind_of_test_does_the_same_beside_other_plugins(tmp_path, others)
 
 
 def test_update_of_one_plugin_leaves_the_snapshots_of_the_other(tmp_path):
-    (tmp_path / "test_net.py").write_text(textwrap.dedent(SUITE.partition("    class TestNet")[0] + OF_OTHERS["syrupy"]))
+    (tmp_path / "test_net.py").write_text(
+        textwrap.dedent(SUITE.partition("    class TestNet")[0] + OF_OTHERS["syrupy"])
+    )
     said = run(tmp_path, ["syrupy"], "--snapshot-update")
-    assert "there is no snapshot of this architecture yet" in said and "1 snapshot generated" in said, said
+    assert (
+        "there is no snapshot of this architecture yet" in said and "1 snapshot generated" in said
+    ), said
     assert not (tmp_path / "__cnnprobe__").exists()

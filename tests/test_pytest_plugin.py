@@ -18,8 +18,17 @@ for module in pkgutil.walk_packages(cnnprobe.__path__, "cnnprobe."):
         importlib.import_module(module.name)
 importlib.import_module("torch._dynamo")
 
-INSTALLED = any(entry.value == "cnnprobe.pytest_plugin" for entry in importlib.metadata.entry_points(group="pytest11"))
-PLUGIN = ["-p", "no:pytest_torch", "-p", "no:syrupy", *([] if INSTALLED else ["-p", "cnnprobe.pytest_plugin"])]
+INSTALLED = any(
+    entry.value == "cnnprobe.pytest_plugin"
+    for entry in importlib.metadata.entry_points(group="pytest11")
+)
+PLUGIN = [
+    "-p",
+    "no:pytest_torch",
+    "-p",
+    "no:syrupy",
+    *([] if INSTALLED else ["-p", "cnnprobe.pytest_plugin"]),
+]
 
 NET = """
     import torch
@@ -70,7 +79,9 @@ SNAPSHOT_TEST = """
 def test_missing_snapshot_fails_and_says_how_to_make_one(run):
     result = run(test_net=SNAPSHOT_TEST % "")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*there is no snapshot of this architecture yet*", "*fix:   run pytest --cnnprobe-update*"])
+    result.stdout.fnmatch_lines(
+        ["*there is no snapshot of this architecture yet*", "*fix:   run pytest --cnnprobe-update*"]
+    )
 
 
 def test_snapshot_is_written_once_and_then_passes(run, pytester):
@@ -78,7 +89,10 @@ def test_snapshot_is_written_once_and_then_passes(run, pytester):
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*architecture snapshots written*", "*test_net.txt"])
     text = (pytester.path / "__cnnprobe__" / "test_net" / "test_net.txt").read_text()
-    assert "conv  Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))  112  -> (2, 4, 6, 6)" in text.splitlines()
+    assert (
+        "conv  Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))  112  -> (2, 4, 6, 6)"
+        in text.splitlines()
+    )
     run().assert_outcomes(passed=1)
 
 
@@ -86,7 +100,13 @@ def test_changed_architecture_reads_as_a_difference(run, pytester):
     run("--cnnprobe-update", test_net=SNAPSHOT_TEST % "")
     result = run(test_net=SNAPSHOT_TEST % "5")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the architecture differs from its snapshot in 4 lines*", "*-conv  Conv2d(3, 4*", "*+conv  Conv2d(3, 5*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*the architecture differs from its snapshot in 4 lines*",
+            "*-conv  Conv2d(3, 4*",
+            "*+conv  Conv2d(3, 5*",
+        ]
+    )
 
 
 def test_snapshots_that_no_test_uses_are_reported(run, pytester):
@@ -96,7 +116,13 @@ def test_snapshots_that_no_test_uses_are_reported(run, pytester):
     for old in ("test_net/test_removed.txt", "test_gone/test_it.txt"):
         (folder / old).write_text("")
     result = run()
-    result.stdout.fnmatch_lines(["*snapshots not used by any test*", "__cnnprobe__/test_gone/test_it.txt", "*test_net/test_removed.txt"])
+    result.stdout.fnmatch_lines(
+        [
+            "*snapshots not used by any test*",
+            "__cnnprobe__/test_gone/test_it.txt",
+            "*test_net/test_removed.txt",
+        ]
+    )
     run("test_net.py::test_net").stdout.no_fnmatch_line("*not used by any test*")
 
 
@@ -140,13 +166,24 @@ SEVERAL = """
 """
 
 
-def test_snapshots_of_classes_parameters_unittest_and_several_models_keep_apart_under_xdist(run, pytester):
+def test_snapshots_of_classes_parameters_unittest_and_several_models_keep_apart_under_xdist(
+    run, pytester
+):
     result = run("-n", "2", "--cnnprobe-update", test_net=SEVERAL)
     result.assert_outcomes(passed=7)
-    result.stdout.fnmatch_lines(["*architecture snapshots written*", "__cnnprobe__/test_net/Case.test_it.txt"])
+    result.stdout.fnmatch_lines(
+        ["*architecture snapshots written*", "__cnnprobe__/test_net/Case.test_it.txt"]
+    )
     found = {path.name for path in (pytester.path / "__cnnprobe__" / "test_net").iterdir()}
-    wide, narrow = {"TestWide.test_width-5.txt", "TestWide.test_width-6.txt"}, {"TestNarrow.test_width.txt", "TestNarrow.test_width.2.txt"}
-    assert found > wide | narrow | {"TestNarrow.test_width.wider.txt", "TestShared.test_one.txt", "Case.test_it.txt"}
+    wide, narrow = (
+        {"TestWide.test_width-5.txt", "TestWide.test_width-6.txt"},
+        {"TestNarrow.test_width.txt", "TestNarrow.test_width.2.txt"},
+    )
+    assert found > wide | narrow | {
+        "TestNarrow.test_width.wider.txt",
+        "TestShared.test_one.txt",
+        "Case.test_it.txt",
+    }
     assert 9 == len(found) and 2 == sum(name.startswith("test_odd-a_b-") for name in found)
     result = run()
     result.assert_outcomes(passed=7)
@@ -195,7 +232,10 @@ def test_pages_are_written_of_the_models_that_failing_tests_used(run, pytester):
         """,
     )
     result.assert_outcomes(failed=5, errors=1, passed=1)
-    pages = {path.stem.removeprefix("test_net.py_"): path.read_text() for path in (pytester.path / "pages").iterdir()}
+    pages = {
+        path.stem.removeprefix("test_net.py_"): path.read_text()
+        for path in (pytester.path / "pages").iterdir()
+    }
     assert {"test_probed", "test_called", "test_asserted", "test_sick", "test_set_up"} == set(pages)
     assert all("Conv2d" in page for page in pages.values())
     assert "missing-nonlinearity" in pages["test_sick"]
@@ -204,7 +244,9 @@ def test_pages_are_written_of_the_models_that_failing_tests_used(run, pytester):
 
 def test_folder_of_pages_can_be_set_from_the_root_of_the_project(run, pytester):
     pytester.makeini("[pytest]\ncnnprobe_report_dir = pages")
-    run(test_net="import torch, net\n\ndef test_called():\n    assert net.Net()(torch.zeros(2, 3, 8, 8)) is None").assert_outcomes(failed=1)
+    run(
+        test_net="import torch, net\n\ndef test_called():\n    assert net.Net()(torch.zeros(2, 3, 8, 8)) is None"
+    ).assert_outcomes(failed=1)
     (page,) = (pytester.path / "pages").iterdir()
     assert "test_called" in page.name and "Conv2d" in page.read_text()
 
@@ -331,7 +373,13 @@ HEALTH = """
 def test_marked_test_is_held_to_every_rule(run):
     result = run(test_net=HEALTH)
     result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines(["E*AssertionError: 1 finding", "E*missing-nonlinearity (CP312) in 'conv'*", "E*no check named 'tidy'*"])
+    result.stdout.fnmatch_lines(
+        [
+            "E*AssertionError: 1 finding",
+            "E*missing-nonlinearity (CP312) in 'conv'*",
+            "E*no check named 'tidy'*",
+        ]
+    )
 
 
 def test_every_test_is_held_to_what_the_ini_file_asks_for(run, pytester):
@@ -342,7 +390,9 @@ def test_every_test_is_held_to_what_the_ini_file_asks_for(run, pytester):
 
 
 def test_model_is_tested_without_a_test_file(run):
-    result = run("--cnnprobe", "net.py:Net", "--cnnprobe-arg", "width=3", "--cnnprobe-input", "1,3,8,8", "-v")
+    result = run(
+        "--cnnprobe", "net.py:Net", "--cnnprobe-arg", "width=3", "--cnnprobe-input", "1,3,8,8", "-v"
+    )
     result.assert_outcomes(passed=7)
     result.stdout.fnmatch_lines(["*collected 7 items*", "net.py:Net::batch-independent PASSED*"])
 
@@ -367,7 +417,9 @@ def test_traces_compared_by_a_test_show_the_rows_that_differ(run):
         """,
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Trace of Net == Trace of Net*", "*-conv  Conv2d  (2, 3, 8, 8) -> (2, 5, 6, 6)*"])
+    result.stdout.fnmatch_lines(
+        ["*Trace of Net == Trace of Net*", "*-conv  Conv2d  (2, 3, 8, 8) -> (2, 5, 6, 6)*"]
+    )
 
 
 def test_options_stand_in_the_help(run):
@@ -385,9 +437,21 @@ def test_options_stand_in_the_help(run):
 
 
 def test_plugin_imports_neither_torch_nor_rich(tmp_path):
-    (tmp_path / "test_plain.py").write_text("import sys\n\ndef test_it():\n    assert not {'torch', 'rich', 'numpy'} & set(sys.modules)\n")
+    (tmp_path / "test_plain.py").write_text(
+        "import sys\n\ndef test_it():\n    assert not {'torch', 'rich', 'numpy'} & set(sys.modules)\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "cnnprobe.pytest_plugin", "-p", "no:cacheprovider", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "cnnprobe.pytest_plugin",
+            "-p",
+            "no:cacheprovider",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -23,7 +23,9 @@ def trace_of(model, *args, **kwargs):
 
 def test_trace_lists_calls_in_the_order_of_the_forward_pass():
     trace = trace_of(Small(), images())
-    assert ["", "conv", "bn", "relu", "pool", None, "drop", "fc"] == [call.fqn for call in trace.calls]
+    assert ["", "conv", "bn", "relu", "pool", None, "drop", "fc"] == [
+        call.fqn for call in trace.calls
+    ]
     assert "torch.flatten" == trace.calls[5].kind
 
 
@@ -145,7 +147,9 @@ def test_tied_weights_are_counted_once():
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False))
     model[1].weight = model[0].weight
     trace = trace_of(model, torch.tensor([[1, 2]]))
-    assert [("0.weight", 28, ("1.weight",))] == [(p.fqn, p.numel, p.aliases) for p in trace.parameters]
+    assert [("0.weight", 28, ("1.weight",))] == [
+        (p.fqn, p.numel, p.aliases) for p in trace.parameters
+    ]
 
 
 def test_exponentially_many_paths_through_shared_modules_are_not_walked():
@@ -157,7 +161,9 @@ def test_exponentially_many_paths_through_shared_modules_are_not_walked():
 
 
 def test_never_called_modules_are_named_and_containers_are_not():
-    model = nn.ModuleDict({"used": nn.ReLU(), "unused": nn.Linear(2, 2), "list": nn.ModuleList([nn.ReLU()])})
+    model = nn.ModuleDict(
+        {"used": nn.ReLU(), "unused": nn.Linear(2, 2), "list": nn.ModuleList([nn.ReLU()])}
+    )
     model.forward = lambda x: model["used"](x)  # noqa: PLW0108 - a module as attribute would be registered
     assert ("unused", "list.0") == trace_of(model, images()).never_called
 
@@ -231,7 +237,11 @@ def test_lazy_module_is_probed_and_stays_lazy():
 
 def test_meta_model_gives_shapes_without_statistics():
     trace = trace_of(Small().to("meta"), images().to("meta"))
-    assert ("meta", (2, 5), None) == (trace.mode, trace["fc"].outputs[0].shape, trace["fc"].outputs[0].stats)
+    assert ("meta", (2, 5), None) == (
+        trace.mode,
+        trace["fc"].outputs[0].shape,
+        trace["fc"].outputs[0].stats,
+    )
 
 
 def test_parametrized_module_has_its_original_kind():
@@ -249,16 +259,25 @@ def test_scripted_module_is_said_to_be_opaque():
 def test_failing_forward_has_all_rows_up_to_the_failing_one():
     observation = observe(Broken(), (images(),), {})
     trace = observation.trace
-    assert [("", False), ("block", False), ("block.0", True), ("block.1", True), ("block.2", False)] == [
-        (c.fqn, c.completed) for c in trace.calls
-    ]
+    assert [
+        ("", False),
+        ("block", False),
+        ("block.0", True),
+        ("block.1", True),
+        ("block.2", False),
+    ] == [(c.fqn, c.completed) for c in trace.calls]
     assert (2, 4, 6, 6) == trace["block.2"].inputs[0].shape
     assert isinstance(observation.error, RuntimeError)
 
 
 def test_failure_names_the_module_the_operation_and_the_line():
     failure = trace_of(Broken(), images()).failure
-    assert ("RuntimeError", "block.2", "Conv2d", "forward") == (failure.kind, failure.module, failure.operation, failure.stage)
+    assert ("RuntimeError", "block.2", "Conv2d", "forward") == (
+        failure.kind,
+        failure.module,
+        failure.operation,
+        failure.stage,
+    )
     line = inspect.getsourcelines(Broken.forward)[1] + 1
     assert failure.source.endswith(f"models.py:{line}")
     assert "cnnprobe/recorder" not in failure.traceback
@@ -315,7 +334,9 @@ def test_module_that_gives_back_nothing_inside_an_except_block_has_not_failed():
 
 def test_rows_of_a_finished_call_are_nothing_for_the_garbage_collector_to_search():
     kept = []
-    recording = Recording(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), statistics=False)
+    recording = Recording(
+        nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), statistics=False
+    )
     recording._watcher.on_root = lambda _, rows: kept.extend(rows)
     with recording:
         recording._model(images())
@@ -341,7 +362,11 @@ def test_attribute_that_a_user_added_to_a_stock_layer_is_in_its_configuration():
     model = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.ReLU())
     model[1].note, model[2].other = "mine", 3
     configs = [module.config for module in trace_of(model, images()).modules[1:]]
-    assert [{"inplace": False}, {"inplace": False, "note": "mine"}, {"inplace": False, "other": 3}] == configs
+    assert [
+        {"inplace": False},
+        {"inplace": False, "note": "mine"},
+        {"inplace": False, "other": 3},
+    ] == configs
 
 
 def test_record_watches_the_users_own_calls_and_gives_one_trace_for_each():
@@ -398,7 +423,9 @@ def test_checkpointed_calls_are_marked_as_recomputed():
     model = Checkpointed()
     with Recording(model) as recording:
         model(images()).sum().backward()
-    assert [False, True] == [call.recomputed for trace in recording.traces for call in trace.calls if call.fqn == "conv"]
+    assert [False, True] == [
+        call.recomputed for trace in recording.traces for call in trace.calls if call.fqn == "conv"
+    ]
 
 
 def test_copy_of_a_watched_model_is_not_watched():
@@ -430,7 +457,9 @@ def test_compiled_model_is_probed_eagerly_and_said_so():
 
 
 def test_wrapped_data_parallel_model_is_seen_through():
-    assert "module.conv" in [call.fqn for call in trace_of(nn.DataParallel(Small()), images()).calls]
+    assert "module.conv" in [
+        call.fqn for call in trace_of(nn.DataParallel(Small()), images()).calls
+    ]
 
 
 def test_autograd_sequence_brackets_the_nodes_that_the_call_made():

@@ -31,7 +31,9 @@ def proven(model, x):
 
 def test_simple_cnn_becomes_what_its_refactoring_should_have_been():
     found = proven(SimpleCNN(), pictures())
-    assert ["[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 3->32->64->128"] == [block.pattern for block in found.blocks]
+    assert ["[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 3->32->64->128"] == [
+        block.pattern for block in found.blocks
+    ]
     for line in (
         "class ConvBlock(nn.Sequential):",
         "    def __init__(self, in_channels: int, out_channels: int) -> None:",
@@ -68,7 +70,9 @@ def test_flattened_torchvision_models_fold(name, patterns):
     models = pytest.importorskip("torchvision").models
     with torch.no_grad():
         model = flattened(
-            getattr(models, name)(num_classes=10, init_weights=False) if name != "alexnet" else models.alexnet(num_classes=10)
+            getattr(models, name)(num_classes=10, init_weights=False)
+            if name != "alexnet"
+            else models.alexnet(num_classes=10)
         )
     found = proven(model, noise(1, 3, 64, 64))
     assert patterns == [block.pattern for block in found.blocks]
@@ -76,9 +80,10 @@ def test_flattened_torchvision_models_fold(name, patterns):
 
 def test_lenet_of_layers_and_functions():
     found = proven(LeNet(), noise(2, 1, 28, 28))
-    assert ["[Conv2d 5x5, Tanh, MaxPool2d 2] x 2, channels 1->6->16", "[Linear, Tanh] x 2, features 256->120->84"] == [
-        b.pattern for b in found.blocks
-    ]
+    assert [
+        "[Conv2d 5x5, Tanh, MaxPool2d 2] x 2, channels 1->6->16",
+        "[Linear, Tanh] x 2, features 256->120->84",
+    ] == [b.pattern for b in found.blocks]
 
 
 def test_residual_blocks_are_found_with_and_without_their_projection():
@@ -87,7 +92,10 @@ def test_residual_blocks_are_found_with_and_without_their_projection():
     assert ("ResidualBlock", 9) == (block.name, block.repeats)
     assert (1, 1, 1, 2, 1, 1, 2, 1, 1) == block.varying["stride"]
     assert "if stride != 1 or in_channels != out_channels:" in found.source
-    assert "ResidualBlock(16, 32, stride=2)" in found.source and "ResidualBlock(64, 64)" in found.source
+    assert (
+        "ResidualBlock(16, 32, stride=2)" in found.source
+        and "ResidualBlock(64, 64)" in found.source
+    )
 
 
 def test_depthwise_stack_folds_with_its_groups_following_its_channels():
@@ -106,7 +114,10 @@ def test_inverted_residuals_fold_where_the_sum_is_missing_too():
 
 
 def test_nothing_to_fold_is_said_and_gives_no_source():
-    found = refactor(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 2)), noise(1, 3, 8, 8))
+    found = refactor(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 2)),
+        noise(1, 3, 8, 8),
+    )
     assert "" == found.source and () == found.blocks and found.comparison is None
     assert "nothing folds" in found.notes[0]
     with pytest.raises(ProbeError, match="nothing folds"):
@@ -136,10 +147,14 @@ def test_proof_that_fails_hides_the_source(monkeypatch):
 
     honest = refactoring.write_source
     monkeypatch.setattr(
-        refactoring, "write_source", lambda *given: (honest(*given)[0].replace("nn.ReLU()", "nn.Tanh()"), honest(*given)[1])
+        refactoring,
+        "write_source",
+        lambda *given: (honest(*given)[0].replace("nn.ReLU()", "nn.Tanh()"), honest(*given)[1]),
     )
     found = refactor(SimpleCNN(), pictures())
-    assert "" == found.source and "is not shown" in found.notes[0] and "operations" in found.notes[0]
+    assert (
+        "" == found.source and "is not shown" in found.notes[0] and "operations" in found.notes[0]
+    )
     assert not found.comparison.equivalent
 
 
@@ -149,8 +164,17 @@ def test_model_that_raises_is_refused():
 
 
 def test_refactoring_leaves_the_model_and_the_generators_as_they_were():
-    model = WrittenOut(*[layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.1))]).train()
-    before, generator = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    model = WrittenOut(
+        *[
+            layer
+            for _ in range(3)
+            for layer in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.1))
+        ]
+    ).train()
+    before, generator = (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        torch.get_rng_state(),
+    )
     proven_source = refactor(model, noise(2, 3, 4, 4)).source
     assert "class ConvBlock" in proven_source
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())

@@ -70,7 +70,10 @@ def test_subset_leaves_the_data_set_as_it_was(cifar):
 
 
 def test_subset_labels_do_not_depend_on_a_target_transform(cifar):
-    plain, shifted = UncheckedCIFAR10(cifar), UncheckedCIFAR10(cifar, target_transform=lambda label: label + 100)
+    plain, shifted = (
+        UncheckedCIFAR10(cifar),
+        UncheckedCIFAR10(cifar, target_transform=lambda label: label + 100),
+    )
     assert shades(data.class_subset(plain, ["cat"])) == shades(data.class_subset(shifted, ["cat"]))
 
 
@@ -143,12 +146,19 @@ def test_offline_photos_are_an_image_folder_of_equal_classes(cache):
     assert 8 == len(splits.classes)
     assert [192] * 8 == np.bincount(splits.train.targets).tolist()
     assert [48] * 8 == np.bincount(splits.val.targets).tolist()
-    assert {(32, 32)} == {image.shape[1:] for image, _ in splits.val} == {image.shape[1:] for image, _ in splits.train}
+    assert (
+        {(32, 32)}
+        == {image.shape[1:] for image, _ in splits.val}
+        == {image.shape[1:] for image, _ in splits.train}
+    )
 
 
 def test_validation_crops_share_no_pixel_with_training_crops(cache):
     for name in photos.PHOTOS:
-        covered = {"train": np.zeros((2000, 2000), dtype=bool), "val": np.zeros((2000, 2000), dtype=bool)}
+        covered = {
+            "train": np.zeros((2000, 2000), dtype=bool),
+            "val": np.zeros((2000, 2000), dtype=bool),
+        }
         for split, mask in covered.items():
             for path in (cache / photos.FOLDER / split / name).iterdir():
                 left, top = map(int, path.stem.split("-"))
@@ -158,7 +168,10 @@ def test_validation_crops_share_no_pixel_with_training_crops(cache):
 
 
 def test_no_validation_image_is_a_training_image(cache):
-    read = {part: {path.read_bytes() for path in (cache / photos.FOLDER / part).rglob("*.png")} for part in ("train", "val")}
+    read = {
+        part: {path.read_bytes() for path in (cache / photos.FOLDER / part).rglob("*.png")}
+        for part in ("train", "val")
+    }
     assert set() == read["train"] & read["val"]
 
 
@@ -245,7 +258,12 @@ def test_directory_with_cifar_pickles_is_read_by_torchvision(cifar, monkeypatch)
     monkeypatch.setattr(data, "CIFAR10", UncheckedCIFAR10)
     for directory in (cifar, cifar / "cifar-10-batches-py"):
         splits = data.splits_from(directory)
-        assert ("cifar10", tuple(NAMES), 100, 20) == (splits.name, splits.classes, len(splits.train), len(splits.val))
+        assert ("cifar10", tuple(NAMES), 100, 20) == (
+            splits.name,
+            splits.classes,
+            len(splits.train),
+            len(splits.val),
+        )
         assert (3, 32, 32) == splits.train[0][0].shape
 
 

@@ -12,14 +12,22 @@ from reference_models import CNNModel, CNNModelAsWritten, ConvLayer, SimpleCNN
 from reference_models.train import adam, widen_head
 
 # weights + biases of conv1, conv2, conv3, fc1, fc2
-PARAMETERS = (32 * 3 * 9 + 32) + (64 * 32 * 9 + 64) + (128 * 64 * 9 + 128) + (512 * 2048 + 512) + (10 * 512 + 10)
+PARAMETERS = (
+    (32 * 3 * 9 + 32)
+    + (64 * 32 * 9 + 64)
+    + (128 * 64 * 9 + 128)
+    + (512 * 2048 + 512)
+    + (10 * 512 + 10)
+)
 
 
 def count(model):
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("model", [SimpleCNN(10), CNNModel(), CNNModelAsWritten()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "model", [SimpleCNN(10), CNNModel(), CNNModelAsWritten()], ids=lambda m: type(m).__name__
+)
 def test_each_model_has_the_parameters_of_the_hand_arithmetic(model):
     assert PARAMETERS == 1_147_466 == count(model)
 
@@ -73,7 +81,9 @@ def test_cnn_model_has_the_names_of_its_blocks():
 
 def test_cnn_model_gives_the_numbers_of_simple_cnn_with_its_weights():
     simple, modular = SimpleCNN(10).eval(), CNNModel().eval()
-    modular.load_state_dict(dict(zip(modular.state_dict(), simple.state_dict().values(), strict=True)))
+    modular.load_state_dict(
+        dict(zip(modular.state_dict(), simple.state_dict().values(), strict=True))
+    )
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(simple(x), modular(x))
 
@@ -84,7 +94,9 @@ def test_cnn_model_refuses_positional_arguments_as_nn_module_does():
 
 
 def test_model_as_written_raises_at_its_classifier():
-    with pytest.raises(RuntimeError, match=r"mat1 and mat2 shapes cannot be multiplied \(1024x4 and 2048x512\)"):
+    with pytest.raises(
+        RuntimeError, match=r"mat1 and mat2 shapes cannot be multiplied \(1024x4 and 2048x512\)"
+    ):
         CNNModelAsWritten()(torch.zeros(2, 3, 32, 32))
 
 
@@ -96,7 +108,9 @@ def test_model_as_written_lacks_nothing_but_the_flatten():
     assert torch.equal(repaired.eval()(x), broken.eval()(x))
 
 
-@pytest.mark.parametrize("build", [SimpleCNN, lambda n: CNNModel(num_of_output_classes=n)], ids=["SimpleCNN", "CNNModel"])
+@pytest.mark.parametrize(
+    "build", [SimpleCNN, lambda n: CNNModel(num_of_output_classes=n)], ids=["SimpleCNN", "CNNModel"]
+)
 def test_widened_head_keeps_the_rows_of_the_old_classes(build):
     model = build(3)
     old = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
@@ -137,7 +151,9 @@ def test_optimizer_built_again_trains_the_new_rows():
     adam(model)
     widen_head(model, 4)
     optimizer, before = adam(model), model.fc2.weight[2:].detach().clone()
-    nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()
+    nn.functional.cross_entropy(
+        model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])
+    ).backward()
     optimizer.step()
     assert not torch.equal(before, model.fc2.weight[2:])
 

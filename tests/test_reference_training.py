@@ -15,7 +15,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from reference_models import CNNModel, SimpleCNN, data
 from reference_models import train as training
-from reference_models.train import Epoch, Plan, accuracy_per_class, adam, count_hits, describe, train, train_epoch
+from reference_models.train import (
+    Epoch,
+    Plan,
+    accuracy_per_class,
+    adam,
+    count_hits,
+    describe,
+    train,
+    train_epoch,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,12 +68,19 @@ class Scores(nn.Module):
 
 
 def loader_of(predictions, labels, classes=3):
-    return DataLoader(TensorDataset(nn.functional.one_hot(torch.tensor(predictions), classes).float(), torch.tensor(labels)), batch_size=2)
+    return DataLoader(
+        TensorDataset(
+            nn.functional.one_hot(torch.tensor(predictions), classes).float(), torch.tensor(labels)
+        ),
+        batch_size=2,
+    )
 
 
 def test_accuracy_per_class_counts_the_hits_of_each_class():
     loader = loader_of([0, 0, 1, 2, 1], labels=[0, 1, 1, 2, 1])
-    assert {"a": 1.0, "b": pytest.approx(2 / 3), "c": 1.0} == accuracy_per_class(Scores(), loader, ["a", "b", "c"])
+    assert {"a": 1.0, "b": pytest.approx(2 / 3), "c": 1.0} == accuracy_per_class(
+        Scores(), loader, ["a", "b", "c"]
+    )
 
 
 def test_accuracy_of_a_class_without_images_is_nan():
@@ -86,7 +102,9 @@ def test_train_epoch_gives_the_mean_loss_and_accuracy_over_images_not_batches():
     # Batches of 2 and 1; scores are one-hot, so cross entropy is -log(e / (e + 2)) on a hit, -log(1 / (e + 2)) on a miss.
     loader = loader_of([0, 1, 2], labels=[0, 1, 0])
     model = Scores()
-    loss, accuracy = train_epoch(model, loader, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.0))
+    loss, accuracy = train_epoch(
+        model, loader, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.0)
+    )
     e = torch.e
     expected = (2 * torch.tensor((e + 2) / e).log() + torch.tensor(e + 2).log()) / 3
     assert expected.item() == pytest.approx(loss)
@@ -108,10 +126,14 @@ def test_train_epoch_does_what_the_loop_written_by_hand_does(splits):
         optimizer.zero_grad()
         nn.functional.cross_entropy(theirs(x), y).backward()
         optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("build", [SimpleCNN, lambda n: CNNModel(num_of_output_classes=n)], ids=["SimpleCNN", "CNNModel"])
+@pytest.mark.parametrize(
+    "build", [SimpleCNN, lambda n: CNNModel(num_of_output_classes=n)], ids=["SimpleCNN", "CNNModel"]
+)
 def test_training_learns_two_digits(build):
     torch.manual_seed(0)
     *_, last = train(build(2), data.digits(), Plan(classes=("0", "1"), start=2, epochs=3))
@@ -127,18 +149,29 @@ def test_training_grows_and_keeps_what_it_learnt(splits):
     assert [2, 3] == sorted(set(sizes)) and sizes == sorted(sizes)
     assert 3 == model.fc2.out_features
     # It grew right after the epoch that had learnt two, and ended with the one that had learnt three.
-    assert [2 in sizes and sizes.count(2), len(epochs)] == [k + 1 for k, epoch in enumerate(epochs) if epoch.learnt]
+    assert [2 in sizes and sizes.count(2), len(epochs)] == [
+        k + 1 for k, epoch in enumerate(epochs) if epoch.learnt
+    ]
     assert epochs[-1].validation >= 0.95
 
 
 def test_training_does_not_grow_below_the_threshold_of_each_class(splits):
     torch.manual_seed(0)
-    plan = Plan(classes=("brick", "galaxies", "grass"), start=2, step=1, epochs=2, threshold=0.0, class_threshold=1.1)
+    plan = Plan(
+        classes=("brick", "galaxies", "grass"),
+        start=2,
+        step=1,
+        epochs=2,
+        threshold=0.0,
+        class_threshold=1.1,
+    )
     assert [2, 2] == [len(epoch.per_class) for epoch in train(SimpleCNN(2), splits, plan)]
 
 
 def test_training_without_growth_runs_all_its_epochs(splits):
-    plan = Plan(classes=("brick", "galaxies"), start=2, epochs=2, threshold=0.0, class_threshold=0.0)
+    plan = Plan(
+        classes=("brick", "galaxies"), start=2, epochs=2, threshold=0.0, class_threshold=0.0
+    )
     assert [1, 2] == [epoch.number for epoch in train(SimpleCNN(2), splits, plan)]
 
 
@@ -156,7 +189,14 @@ def test_training_repeats_with_its_seed(splits):
 
 def test_description_of_an_epoch_fits_80_columns():
     names = [f"class number {k}" for k in range(12)]
-    epoch = Epoch(number=7, loss=0.12345, accuracy=0.9, validation=1.0, per_class=dict.fromkeys(names, 0.5), learnt=False)
+    epoch = Epoch(
+        number=7,
+        loss=0.12345,
+        accuracy=0.9,
+        validation=1.0,
+        per_class=dict.fromkeys(names, 0.5),
+        learnt=False,
+    )
     lines = describe(epoch).splitlines()
     assert max(map(len, lines)) <= 80
     assert "epoch   7   12 classes  loss 0.1235  training  90.0%  validation 100.0%" == lines[0]
@@ -164,14 +204,31 @@ def test_description_of_an_epoch_fits_80_columns():
 
 
 def test_description_of_an_epoch_shows_control_characters_as_text():
-    epoch = Epoch(number=1, loss=0.0, accuracy=0.0, validation=0.0, per_class={"a\x1b[31mb": 0.5}, learnt=False)
+    epoch = Epoch(
+        number=1,
+        loss=0.0,
+        accuracy=0.0,
+        validation=0.0,
+        per_class={"a\x1b[31mb": 0.5},
+        learnt=False,
+    )
     assert "\x1b" not in describe(epoch)
     assert r"a\x1b[31mb 50%" in describe(epoch)
 
 
 def test_command_trains_prints_each_epoch_and_saves_the_weights(cache, tmp_path):
     saved = tmp_path / "weights.pt"
-    done = command("--classes", "brick,galaxies", "--epochs", "1", "--model", "CNNModel", "--save", str(saved), cwd=cache)
+    done = command(
+        "--classes",
+        "brick,galaxies",
+        "--epochs",
+        "1",
+        "--model",
+        "CNNModel",
+        "--save",
+        str(saved),
+        cwd=cache,
+    )
     assert (0, "") == (done.returncode, done.stderr)
     lines = done.stdout.splitlines()
     assert "CNNModel (1,143,362 parameters) on photos: 2 of 8 classes, seed 0" == lines[0]

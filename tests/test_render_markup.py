@@ -6,7 +6,20 @@ from html.parser import HTMLParser
 import pytest
 
 from cnnprobe.layout import lay_out_trace
-from cnnprobe.render import Code, Column, Document, Facts, Folded, Heading, Notice, Picture, Row, Table, Text, render
+from cnnprobe.render import (
+    Code,
+    Column,
+    Document,
+    Facts,
+    Folded,
+    Heading,
+    Notice,
+    Picture,
+    Row,
+    Table,
+    Text,
+    render,
+)
 from cnnprobe.schema import SCHEMA_VERSION
 from tests import traces
 from tests.test_render_text import every_document
@@ -70,7 +83,9 @@ def test_no_name_becomes_an_element_or_an_attribute():
         "style",
     }
     assert (set(), []) == (set(page.elements) - ours, page.open)
-    assert {"class", "scope", "colspan", "align", "role", "aria-label"} >= {name for name, _ in page.attributes}
+    assert {"class", "scope", "colspan", "align", "role", "aria-label"} >= {
+        name for name, _ in page.attributes
+    }
 
 
 def test_hostile_text_is_still_there_to_be_read():
@@ -86,9 +101,19 @@ def test_a_fragment_has_no_script_and_its_style_stands_last():
 
 
 def test_a_table_has_a_caption_and_scopes():
-    page = Page(html(Table(title="Layers", columns=(Column(name="name"), Column(name="n", align="right")), rows=(Row(cells=("a", 1)),))))
+    page = Page(
+        html(
+            Table(
+                title="Layers",
+                columns=(Column(name="name"), Column(name="n", align="right")),
+                rows=(Row(cells=("a", 1)),),
+            )
+        )
+    )
     assert {"table", "caption", "th"} <= set(page.elements)
-    assert [("scope", "col")] * 2 + [("scope", "row")] == [pair for pair in page.attributes if pair[0] == "scope"]
+    assert [("scope", "col")] * 2 + [("scope", "row")] == [
+        pair for pair in page.attributes if pair[0] == "scope"
+    ]
 
 
 def test_a_long_table_shows_the_upper_levels_and_the_rest_behind_a_click():
@@ -103,16 +128,30 @@ def test_a_long_table_shows_the_upper_levels_and_the_rest_behind_a_click():
 
 
 def test_what_went_wrong_is_not_hidden_behind_a_click():
-    rows = [Row(cells=("top",)), Row(cells=("block",), depth=1), *(Row(cells=(f"leaf{i}",), depth=2) for i in range(100))]
+    rows = [
+        Row(cells=("top",)),
+        Row(cells=("block",), depth=1),
+        *(Row(cells=(f"leaf{i}",), depth=2) for i in range(100)),
+    ]
     rows[50] = Row(cells=("broken",), depth=2, emphasis="error")
-    assert "<details open>" in html(Table(title="", columns=(Column(name="name"),), rows=tuple(rows)))
+    assert "<details open>" in html(
+        Table(title="", columns=(Column(name="name"),), rows=tuple(rows))
+    )
 
 
 def test_what_is_behind_a_click_is_named_by_its_path():
-    rows = [Row(cells=("Net", "")), *(Row(cells=(f"layer{i}", "Sequential"), depth=1) for i in range(2))]
-    rows += [Row(cells=("0", "Block"), depth=2), *(Row(cells=(f"leaf{i}", "ReLU"), depth=3) for i in range(100))]
+    rows = [
+        Row(cells=("Net", "")),
+        *(Row(cells=(f"layer{i}", "Sequential"), depth=1) for i in range(2)),
+    ]
+    rows += [
+        Row(cells=("0", "Block"), depth=2),
+        *(Row(cells=(f"leaf{i}", "ReLU"), depth=3) for i in range(100)),
+    ]
     columns = (Column(name="name"), Column(name="kind"))
-    assert "<summary>layer1 / 0 Block: 100 rows</summary>" in html(Table(title="", columns=columns, rows=tuple(rows)))
+    assert "<summary>layer1 / 0 Block: 100 rows</summary>" in html(
+        Table(title="", columns=columns, rows=tuple(rows))
+    )
 
 
 def test_a_short_table_is_shown_as_a_whole():
@@ -120,17 +159,27 @@ def test_a_short_table_is_shown_as_a_whole():
 
 
 def test_folded_blocks_can_be_opened_without_a_script():
-    assert "<details><summary>More</summary>\n<p>inside</p>\n</details>" in html(Folded(title="More", blocks=(Text(text="inside"),)))
+    assert "<details><summary>More</summary>\n<p>inside</p>\n</details>" in html(
+        Folded(title="More", blocks=(Text(text="inside"),))
+    )
 
 
 def test_light_and_dark_come_from_the_host():
     fragment = html()
-    for part in ("--jp-ui-font-color1", "--vscode-editor-foreground", "light-dark(", "html[theme=dark]", "[data-jp-theme-light=false]"):
+    for part in (
+        "--jp-ui-font-color1",
+        "--vscode-editor-foreground",
+        "light-dark(",
+        "html[theme=dark]",
+        "[data-jp-theme-light=false]",
+    ):
         assert part in fragment
 
 
 def test_a_picture_goes_into_the_page_with_its_words():
-    assert '<figure role="img" aria-label="a &lt;b&gt;"><svg></svg>' in html(Picture(svg="<svg></svg>", alt="a <b>"))
+    assert '<figure role="img" aria-label="a &lt;b&gt;"><svg></svg>' in html(
+        Picture(svg="<svg></svg>", alt="a <b>")
+    )
 
 
 def test_markdown_pipes_and_markup_are_escaped_in_tables():
@@ -141,7 +190,9 @@ def test_markdown_pipes_and_markup_are_escaped_in_tables():
 
 def test_every_markdown_row_has_as_many_cells_as_there_are_columns():
     shown = render(lay_out_trace(traces.hostile()), "markdown")
-    counts = {line.replace("\\|", "").count("|") for line in shown.split("\n") if line.startswith("|")}
+    counts = {
+        line.replace("\\|", "").count("|") for line in shown.split("\n") if line.startswith("|")
+    }
     assert 1 == len(counts)
 
 
@@ -155,7 +206,10 @@ def test_a_markdown_fence_is_longer_than_any_in_the_code():
     assert "````python\n```\n````\n" == markdown(Code(text="```", language="python"))
 
 
-@pytest.mark.parametrize(("line", "expected"), [("# x", "\\# x"), ("- x", "\\- x"), ("1. x", "1\\. x"), ("> x", "&gt; x"), ("    x", "x")])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("# x", "\\# x"), ("- x", "\\- x"), ("1. x", "1\\. x"), ("> x", "&gt; x"), ("    x", "x")],
+)
 def test_a_markdown_line_begins_nothing_by_itself(line, expected):
     assert expected + "\n" == markdown(Text(text=line))
 
@@ -166,7 +220,10 @@ def test_markdown_blocks_read_as_expected():
         Notice(severity="error", text="it broke", where="'fc'", fix="mend it"),
         Facts(pairs=(("MACs", "1 M"),)),
     )
-    assert "# Net\n\n> **error**: it broke  \n> where: 'fc'  \n> fix: mend it\n\n- **MACs**: 1 M\n" == shown
+    assert (
+        "# Net\n\n> **error**: it broke  \n> where: 'fc'  \n> fix: mend it\n\n- **MACs**: 1 M\n"
+        == shown
+    )
 
 
 def refuse(constant):
@@ -175,9 +232,19 @@ def refuse(constant):
 
 def test_json_of_a_document_is_strict_and_says_its_schema_and_the_kind_of_each_block():
     columns = (Column(name="mean", align="right", unit="value"),)
-    table = Table(title="", columns=columns, rows=(Row(cells=(float("nan"),)), Row(cells=(0.5,)), Row(cells=(None,))))
-    data = json.loads(render(Document(blocks=(Text(text="x"), table)), "json"), parse_constant=refuse)
-    assert (SCHEMA_VERSION, "Document", ["Text", "Table"]) == (data["schema_version"], data["type"], [b["type"] for b in data["blocks"]])
+    table = Table(
+        title="",
+        columns=columns,
+        rows=(Row(cells=(float("nan"),)), Row(cells=(0.5,)), Row(cells=(None,))),
+    )
+    data = json.loads(
+        render(Document(blocks=(Text(text="x"), table)), "json"), parse_constant=refuse
+    )
+    assert (SCHEMA_VERSION, "Document", ["Text", "Table"]) == (
+        data["schema_version"],
+        data["type"],
+        [b["type"] for b in data["blocks"]],
+    )
     assert [["NaN"], [0.5], [None]] == [row["cells"] for row in data["blocks"][1]["rows"]]
 
 

@@ -76,11 +76,15 @@ def test_a_failure_stands_above_the_table_with_what_and_where():
 def test_the_failing_row_is_marked_below_it():
     lines = render(lay_out_trace(traces.failing()), "text", width=80).split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith("  fc "))
-    assert "raised here" in lines[at] and lines[at + 1].startswith("    ^ raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2")
+    assert "raised here" in lines[at] and lines[at + 1].startswith(
+        "    ^ raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2"
+    )
 
 
 def every_document():
-    document = lay_out_trace(traces.hostile(), sections=("failure", "modules", "totals", "notes", "parameters"))
+    document = lay_out_trace(
+        traces.hostile(), sections=("failure", "modules", "totals", "notes", "parameters")
+    )
     nasty = " ".join(traces.HOSTILE)
     more = (
         Facts(title=nasty, pairs=tuple((name, nasty) for name in traces.HOSTILE)),
@@ -94,22 +98,39 @@ def every_document():
 
 @pytest.mark.parametrize("width", [20, 40, 80, 81, 120, 200])
 def test_no_line_is_wider_than_the_terminal_whatever_the_names(width):
-    assert [] == [line for line in render(every_document(), "text", width=width).split("\n") if cell_len(line) > width]
+    assert [] == [
+        line
+        for line in render(every_document(), "text", width=width).split("\n")
+        if cell_len(line) > width
+    ]
 
 
 def test_no_control_character_and_no_bidi_mark_reaches_the_terminal():
     shown = render(every_document(), "text", width=80)
-    assert [] == re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", shown)
+    assert [] == re.findall(
+        "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]", shown
+    )
 
 
 def test_hostile_names_are_shown_as_they_are_written():
     shown = render(every_document(), "text", width=200)
-    for literal in ("<script>alert(1)</script>", "[red]", '"];', "a|b", "\\x1b[31mred", "\\u202egnp", "line\\nbreak"):
+    for literal in (
+        "<script>alert(1)</script>",
+        "[red]",
+        '"];',
+        "a|b",
+        "\\x1b[31mred",
+        "\\u202egnp",
+        "line\\nbreak",
+    ):
         assert literal in shown
 
 
 def test_colour_codes_come_only_on_request():
-    plain, coloured = (text(Heading(text="[red]x"), Notice(severity="error", text="y"), colour=c) for c in (False, True))
+    plain, coloured = (
+        text(Heading(text="[red]x"), Notice(severity="error", text="y"), colour=c)
+        for c in (False, True)
+    )
     assert "\x1b" not in plain and "\x1b[1m[red]x\x1b[0m" in coloured
     assert plain == re.sub("\x1b\\[[0-9;]*m", "", coloured)
 
@@ -121,14 +142,18 @@ def wide_table(first="name"):
         Column(name="middle", priority=1),
         Column(name="least", align="right", priority=9),
     )
-    return Table(title="", columns=columns, rows=(Row(cells=("n" * 10, 1_234_567, "m" * 10, "l" * 10)),))
+    return Table(
+        title="", columns=columns, rows=(Row(cells=("n" * 10, 1_234_567, "m" * 10, "l" * 10)),)
+    )
 
 
 def test_the_column_of_highest_priority_number_goes_first_and_that_is_said():
     assert "least" not in text(wide_table(), width=38).split("\n")[0]
     assert "middle" in text(wide_table(), width=38).split("\n")[0]
     assert "not shown at 38 columns: least" in text(wide_table(), width=38)
-    assert "not shown at 28 columns: middle, least" in " ".join(text(wide_table(), width=28).split())
+    assert "not shown at 28 columns: middle, least" in " ".join(
+        text(wide_table(), width=28).split()
+    )
 
 
 def test_a_number_is_never_cut():
@@ -137,21 +162,38 @@ def test_a_number_is_never_cut():
 
 
 def test_a_text_that_may_be_cut_gives_way_before_a_column_that_matters():
-    columns = (Column(name="name"), Column(name="kind", priority=1, least=8), Column(name="n", align="right", priority=2, unit="count"))
+    columns = (
+        Column(name="name"),
+        Column(name="kind", priority=1, least=8),
+        Column(name="n", align="right", priority=2, unit="count"),
+    )
     table = Table(title="", columns=columns, rows=(Row(cells=("a" * 10, "k" * 12, 1_000_000)),))
     assert "1,000,000" in text(table, width=32) and "kkkkk…kk" not in text(table, width=36)
     assert "1,000,000" not in text(table, width=30)
 
 
 def test_numbers_keep_their_room_where_only_texts_can_give_way():
-    columns = (Column(name="name"), Column(name="shape"), Column(name="elements", align="right", unit="count"))
-    shown = text(Table(title="", columns=columns, rows=(Row(cells=("n" * 50, "s" * 50, 25_557_032)),)), width=20)
+    columns = (
+        Column(name="name"),
+        Column(name="shape"),
+        Column(name="elements", align="right", unit="count"),
+    )
+    shown = text(
+        Table(title="", columns=columns, rows=(Row(cells=("n" * 50, "s" * 50, 25_557_032)),)),
+        width=20,
+    )
     assert "25,557,032" in shown
 
 
 def test_a_long_name_is_cut_in_its_middle():
     row = Row(cells=("begin" + "x" * 100 + "end", 1, "", ""))
-    (line,) = [line for line in text(Table(title="", columns=wide_table().columns, rows=(row,)), width=60).split("\n") if "begin" in line]
+    (line,) = [
+        line
+        for line in text(
+            Table(title="", columns=wide_table().columns, rows=(row,)), width=60
+        ).split("\n")
+        if "begin" in line
+    ]
     assert re.search("beginx+…x+end", line)
 
 
@@ -176,7 +218,10 @@ def test_formats_are_the_files_of_the_room():
 def test_an_unknown_format_is_refused_with_the_nearest_name():
     with pytest.raises(UnknownNameError) as caught:
         render(Document(), "markdwon")
-    assert ("no format named 'markdwon'", "did you mean 'markdown'?") == (caught.value.what, caught.value.fix)
+    assert ("no format named 'markdwon'", "did you mean 'markdown'?") == (
+        caught.value.what,
+        caught.value.fix,
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ def refuse(constant):
     raise AssertionError(constant)
 
 
-@pytest.mark.parametrize("trace", [traces.tiny(), traces.failing(), traces.hostile()], ids=["tiny", "failing", "hostile"])
+@pytest.mark.parametrize(
+    "trace", [traces.tiny(), traces.failing(), traces.hostile()], ids=["tiny", "failing", "hostile"]
+)
 def test_a_saved_report_is_loaded_as_it_was(tmp_path, trace):
     Report(trace=trace).save(tmp_path / "report.json")
     assert Report(trace=trace) == load(tmp_path / "report.json")
@@ -33,12 +35,16 @@ def test_a_saved_report_is_loaded_as_it_was(tmp_path, trace):
 def test_the_json_is_strict_names_its_schema_and_has_the_promised_keys():
     stats = {"count": 1, "mean": math.nan, "max": math.inf}
     trace = traces.tiny()
-    trace = replace(trace, calls=(replace(trace.calls[0], outputs=(traces.tensor(2, stats=stats),)),))
+    trace = replace(
+        trace, calls=(replace(trace.calls[0], outputs=(traces.tensor(2, stats=stats),)),)
+    )
     data = json.loads(Report(trace=trace).to("json"), parse_constant=refuse)
     assert (SCHEMA_VERSION, "Report", [], None, None) == tuple(
         data[key] for key in ("schema_version", "type", "findings", "explanation", "graph")
     )
-    assert {"count": 1, "mean": "NaN", "max": "Infinity"} == data["trace"]["calls"][0]["outputs"][0]["stats"]
+    assert {"count": 1, "mean": "NaN", "max": "Infinity"} == data["trace"]["calls"][0]["outputs"][
+        0
+    ]["stats"]
 
 
 def test_output_and_error_stay_out_of_json_equality_and_repr():
@@ -49,14 +55,19 @@ def test_output_and_error_stay_out_of_json_equality_and_repr():
 
 def test_a_report_is_ok_unless_the_model_raised_or_a_finding_is_an_error():
     trace = traces.tiny()
-    severities = {severity: Report(trace=trace, findings=(Judgement(severity=severity),)).ok for severity in ("error", "warning", "info")}
+    severities = {
+        severity: Report(trace=trace, findings=(Judgement(severity=severity),)).ok
+        for severity in ("error", "warning", "info")
+    }
     assert (True, False) == (Report(trace=trace).ok, Report(trace=traces.failing()).ok)
     assert {"error": False, "warning": True, "info": True} == severities
 
 
 def test_repr_is_one_short_line():
     assert "<Report of Tiny: 5 calls, 5,354 parameters, ok>" == repr(Report(trace=traces.tiny()))
-    assert "<Report of Tiny: 4 calls, 5,404 parameters, raised RuntimeError>" == repr(Report(trace=traces.failing()))
+    assert "<Report of Tiny: 4 calls, 5,404 parameters, raised RuntimeError>" == repr(
+        Report(trace=traces.failing())
+    )
 
 
 def test_str_is_the_text_and_depth_is_passed_on():
@@ -65,7 +76,9 @@ def test_str_is_the_text_and_depth_is_passed_on():
     assert "fc" in report.to("text", width=80) and "fc" not in report.to("text", width=80, depth=1)
 
 
-@pytest.mark.parametrize(("name", "begins"), [("r.md", "# Tiny"), ("r.txt", "Tiny\n"), ("r.HTML", "<!doctype html>")])
+@pytest.mark.parametrize(
+    ("name", "begins"), [("r.md", "# Tiny"), ("r.txt", "Tiny\n"), ("r.HTML", "<!doctype html>")]
+)
 def test_the_suffix_names_the_format(tmp_path, name, begins):
     Report(trace=traces.tiny()).save(tmp_path / name)
     assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
@@ -84,7 +97,10 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path):
     for path in (tmp_path / "missing" / "r.json", tmp_path / "folder.json"):
         with pytest.raises(ProbeError) as caught:
             Report(trace=traces.tiny()).save(path)
-        assert (str(path), True) == (caught.value.where, caught.value.what.startswith("the report cannot be written: "))
+        assert (str(path), True) == (
+            caught.value.where,
+            caught.value.what.startswith("the report cannot be written: "),
+        )
     assert ["folder.json"] == os.listdir(tmp_path)
 
 
@@ -106,7 +122,10 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path):
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     Report(trace=traces.tiny()).save(tmp_path / "link.json")
-    assert (True, Report(trace=traces.tiny())) == ((tmp_path / "link.json").is_symlink(), load(tmp_path / "real.json"))
+    assert (True, Report(trace=traces.tiny())) == (
+        (tmp_path / "link.json").is_symlink(),
+        load(tmp_path / "real.json"),
+    )
 
 
 def damaged(change):
@@ -125,11 +144,20 @@ def damaged(change):
         ("[]", "this JSON is no Report of cnnprobe"),
         ('{"schema_version": "1", "type": "Report"}', "this JSON is no Report of cnnprobe"),
         ('{"schema_version": 1, "type": "Document"}', "this JSON is no Report of cnnprobe"),
-        (damaged(lambda d: d.update(schema_version=SCHEMA_VERSION + 1)), f"it has schema version {SCHEMA_VERSION + 1}"),
+        (
+            damaged(lambda d: d.update(schema_version=SCHEMA_VERSION + 1)),
+            f"it has schema version {SCHEMA_VERSION + 1}",
+        ),
         (damaged(lambda d: d.pop("trace")), "the report is damaged: its trace is missing"),
-        (damaged(lambda d: d.update(trace=None)), "the report is damaged: expected an object with the fields of Trace"),
+        (
+            damaged(lambda d: d.update(trace=None)),
+            "the report is damaged: expected an object with the fields of Trace",
+        ),
         (damaged(lambda d: d.update(moon=[1])), "the report is damaged: it holds 'moon'"),
-        (damaged(lambda d: d["trace"]["calls"][2].update(index=None)), "the report is damaged: expected an integer, got None"),
+        (
+            damaged(lambda d: d["trace"]["calls"][2].update(index=None)),
+            "the report is damaged: expected an integer, got None",
+        ),
     ],
 )
 def test_a_file_that_is_no_report_is_one_clear_error(tmp_path, content, what):
@@ -137,12 +165,20 @@ def test_a_file_that_is_no_report_is_one_clear_error(tmp_path, content, what):
     path.write_text(content)
     with pytest.raises(ProbeError) as caught:
         load(path)
-    assert (True, True, True) == (caught.value.what.startswith(what), caught.value.where.startswith(str(path)), bool(caught.value.fix))
+    assert (True, True, True) == (
+        caught.value.what.startswith(what),
+        caught.value.where.startswith(str(path)),
+        bool(caught.value.fix),
+    )
 
 
 def test_a_missing_or_binary_file_is_one_clear_error(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\x80\x02\xff")
-    for path, what in ((tmp_path / "none.json", "No such file"), (tmp_path / "binary.json", "no JSON text"), (tmp_path, "Is a directory")):
+    for path, what in (
+        (tmp_path / "none.json", "No such file"),
+        (tmp_path / "binary.json", "no JSON text"),
+        (tmp_path, "Is a directory"),
+    ):
         with pytest.raises(ProbeError, match=what):
             load(path)
 
@@ -150,12 +186,17 @@ def test_a_missing_or_binary_file_is_one_clear_error(tmp_path):
 def test_a_notebook_gets_text_and_a_fragment_without_script():
     bundle = Report(trace=traces.failing())._repr_mimebundle_()
     assert {"text/plain", "text/html"} == set(bundle)
-    assert bundle["text/plain"] == str(Report(trace=traces.failing())) and "<script" not in bundle["text/html"]
+    assert (
+        bundle["text/plain"] == str(Report(trace=traces.failing()))
+        and "<script" not in bundle["text/html"]
+    )
 
 
 def test_a_notebook_output_of_a_large_model_stays_under_300_kb():
     trace = traces.blocks(3000)
-    different = tuple(replace(m, config={"number": i}) for i, m in enumerate(trace.modules))  # nothing folds
+    different = tuple(
+        replace(m, config={"number": i}) for i, m in enumerate(trace.modules)
+    )  # nothing folds
     shown = Report(trace=replace(trace, modules=different))._repr_mimebundle_()["text/html"]
     assert len(shown.encode()) < 300_000
     assert "more rows are not shown here" in shown
@@ -168,5 +209,10 @@ def test_rendering_a_saved_report_never_imports_torch(tmp_path):
         "[r.to(f) for f in ('text', 'markdown', 'html', 'fragment', 'json')]; r._repr_mimebundle_(); "
         "print([name for name in ('torch', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "r.json")], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "r.json")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert "[]" == done.stdout.strip()

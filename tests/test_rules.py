@@ -27,15 +27,24 @@ def test_healthy_example_gives_no_warning(name):
 @pytest.mark.parametrize("name", RULES)
 def test_page_says_why_what_and_from_where(name):
     rule: Rule = RULES[name]
-    headings = re.findall(r"^(Why it matters|What to do|Known exceptions|Source):", rule.page, flags=re.MULTILINE)
+    headings = re.findall(
+        r"^(Why it matters|What to do|Known exceptions|Source):", rule.page, flags=re.MULTILINE
+    )
     assert ["Why it matters", "What to do", "Known exceptions", "Source"] == headings
     assert rule.sentence.endswith(".")
 
 
 def test_what_a_rule_explains_is_the_name_of_a_rule():
-    assert [] == [(rule.name, other) for rule in RULES.values() for other in rule.explains if other not in RULES]
+    assert [] == [
+        (rule.name, other)
+        for rule in RULES.values()
+        for other in rule.explains
+        if other not in RULES
+    ]
 
 
 def test_no_rule_explains_itself_by_way_of_others():
-    causes = {name: {rule.name for rule in RULES.values() if name in rule.explains} for name in RULES}
+    causes = {
+        name: {rule.name for rule in RULES.values() if name in rule.explains} for name in RULES
+    }
     assert len(RULES) == len(list(graphlib.TopologicalSorter(causes).static_order()))

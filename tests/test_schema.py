@@ -13,14 +13,28 @@ from hypothesis import strategies as st
 
 from cnnprobe import schema
 from cnnprobe.errors import ProbeError
-from cnnprobe.trace import Failure, Histogram, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
+from cnnprobe.trace import (
+    Failure,
+    Histogram,
+    ModuleCall,
+    ModuleInfo,
+    ParameterInfo,
+    TensorInfo,
+    Trace,
+)
 from tests import traces
 
 numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
 texts = st.text(max_size=8)
 plain_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(texts, inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(tuple) | st.dictionaries(texts, inner, max_size=3)
+    ),
     max_leaves=5,
 )
 shapes = st.lists(st.integers(0, 2**40), max_size=4).map(tuple)
@@ -65,20 +79,35 @@ parameters = st.builds(
 every_trace = st.builds(
     Trace,
     model=texts,
-    modules=st.lists(st.builds(ModuleInfo, fqn=texts, kind=texts, config=st.dictionaries(texts, plain_values, max_size=2)), max_size=2).map(
-        tuple
-    ),
+    modules=st.lists(
+        st.builds(
+            ModuleInfo,
+            fqn=texts,
+            kind=texts,
+            config=st.dictionaries(texts, plain_values, max_size=2),
+        ),
+        max_size=2,
+    ).map(tuple),
     calls=st.lists(calls, max_size=3).map(tuple),
     parameters=st.lists(parameters, max_size=2).map(tuple),
     failure=st.none()
     | st.builds(
-        Failure, kind=texts, message=texts, module=texts, operation=texts, source=texts, traceback=texts, call=st.none() | st.integers()
+        Failure,
+        kind=texts,
+        message=texts,
+        module=texts,
+        operation=texts,
+        source=texts,
+        traceback=texts,
+        call=st.none() | st.integers(),
     ),
     notes=st.lists(texts, max_size=2).map(tuple),
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # making a trace is slow on a busy machine, and says nothing of what is tested
+@settings(
+    suppress_health_check=[HealthCheck.too_slow]
+)  # making a trace is slow on a busy machine, and says nothing of what is tested
 @given(every_trace)
 def test_any_trace_is_read_back_from_strict_json_as_it_was(trace):
     text = json.dumps(schema.to_plain(trace), allow_nan=False)
@@ -111,21 +140,30 @@ class Drawing:
 
 
 def round_trip(value):
-    return schema.from_plain(type(value), json.loads(json.dumps(schema.to_plain(value), allow_nan=False)))
+    return schema.from_plain(
+        type(value), json.loads(json.dumps(schema.to_plain(value), allow_nan=False))
+    )
 
 
 def test_dataclasses_of_a_union_come_back_as_the_ones_they_were():
-    drawing = Drawing(parts=(Disc(radius=1.0), "text", Circle(radius=2.0)), main=Circle(radius=3.0), sizes={})
+    drawing = Drawing(
+        parts=(Disc(radius=1.0), "text", Circle(radius=2.0)), main=Circle(radius=3.0), sizes={}
+    )
     assert drawing == round_trip(drawing)
 
 
 def test_enums_and_literals_are_written_as_their_values():
     drawing = Drawing(level=Level.HIGH, colour="blue", sizes={})
-    assert ("high", "blue") == (schema.to_plain(drawing)["level"], schema.to_plain(drawing)["colour"])
+    assert ("high", "blue") == (
+        schema.to_plain(drawing)["level"],
+        schema.to_plain(drawing)["colour"],
+    )
     assert drawing == round_trip(drawing)
 
 
-@pytest.mark.parametrize(("number", "name"), [(math.inf, "Infinity"), (-math.inf, "-Infinity"), (math.nan, "NaN")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(math.inf, "Infinity"), (-math.inf, "-Infinity"), (math.nan, "NaN")]
+)
 def test_a_float_that_is_not_finite_is_a_string_in_json_and_a_float_again(number, name):
     assert {"radius": name} == schema.to_plain(Circle(radius=number))
     assert repr(number) == repr(round_trip(Circle(radius=number)).radius)
@@ -134,7 +172,12 @@ def test_a_float_that_is_not_finite_is_a_string_in_json_and_a_float_again(number
 def test_not_finite_statistics_survive_beside_a_text_that_looks_like_them():
     out = traces.tensor(2, path="NaN", stats={"mean": math.nan, "max": math.inf, "nan": 3})
     back = round_trip(out)
-    assert (True, math.inf, 3, "NaN") == (math.isnan(back.stats["mean"]), back.stats["max"], back.stats["nan"], back.path)
+    assert (True, math.inf, 3, "NaN") == (
+        math.isnan(back.stats["mean"]),
+        back.stats["max"],
+        back.stats["nan"],
+        back.path,
+    )
 
 
 class Unknown:
@@ -150,7 +193,12 @@ class Rude:
 def test_an_unknown_value_becomes_its_repr():
     value = {"a": Unknown(), 3: {1}, "rude": Rude(), "long": b"x" * 5000}
     plain = schema.to_plain(value)
-    assert ("<unknown>", "{1}", "<Rude>", 1000) == (plain["a"], plain["3"], plain["rude"], len(plain["long"]))
+    assert ("<unknown>", "{1}", "<Rude>", 1000) == (
+        plain["a"],
+        plain["3"],
+        plain["rude"],
+        len(plain["long"]),
+    )
 
 
 def test_a_value_that_holds_itself_is_written_to_a_limited_depth():
@@ -169,19 +217,43 @@ def test_lists_in_a_field_of_any_type_come_back_as_tuples():
 @pytest.mark.parametrize(
     ("change", "what", "where"),
     [
-        (lambda d: d["calls"][1].update(depth="deep"), "expected an integer, got 'deep'", "Trace.calls[1].depth"),
-        (lambda d: d["calls"][1].update(depth=True), "expected an integer, got True", "Trace.calls[1].depth"),
+        (
+            lambda d: d["calls"][1].update(depth="deep"),
+            "expected an integer, got 'deep'",
+            "Trace.calls[1].depth",
+        ),
+        (
+            lambda d: d["calls"][1].update(depth=True),
+            "expected an integer, got True",
+            "Trace.calls[1].depth",
+        ),
         (
             lambda d: d["calls"][2]["inputs"][0].update(shape=[1, None]),
             "expected an integer, got None",
             "Trace.calls[2].inputs[0].shape[1]",
         ),
-        (lambda d: d["calls"][2]["inputs"][0].update(stats={"mean": "much"}), "expected", "Trace.calls[2].inputs[0].stats['mean']"),
-        (lambda d: d["parameters"][0].pop("numel"), "the field 'numel' of ParameterInfo is missing", "Trace.parameters[0]"),
+        (
+            lambda d: d["calls"][2]["inputs"][0].update(stats={"mean": "much"}),
+            "expected",
+            "Trace.calls[2].inputs[0].stats['mean']",
+        ),
+        (
+            lambda d: d["parameters"][0].pop("numel"),
+            "the field 'numel' of ParameterInfo is missing",
+            "Trace.parameters[0]",
+        ),
         (lambda d: d.update(colour="red"), "Trace has no field 'colour'", "Trace"),
         (lambda d: d.update(calls={}), "expected a list, got {}", "Trace.calls"),
-        (lambda d: d["calls"][0].update(sequence=[1]), "expected a list of 2, got [1]", "Trace.calls[0].sequence"),
-        (lambda d: d.update(failure=[]), "expected an object with the fields of Failure", "Trace.failure"),
+        (
+            lambda d: d["calls"][0].update(sequence=[1]),
+            "expected a list of 2, got [1]",
+            "Trace.calls[0].sequence",
+        ),
+        (
+            lambda d: d.update(failure=[]),
+            "expected an object with the fields of Failure",
+            "Trace.failure",
+        ),
     ],
 )
 def test_data_that_does_not_fit_is_named_with_its_place(change, what, where):
@@ -189,7 +261,11 @@ def test_data_that_does_not_fit_is_named_with_its_place(change, what, where):
     change(data)
     with pytest.raises(ProbeError) as caught:
         schema.from_plain(Trace, data)
-    assert (True, where, True) == (caught.value.what.startswith(what), caught.value.where, bool(caught.value.fix))
+    assert (True, where, True) == (
+        caught.value.what.startswith(what),
+        caught.value.where,
+        bool(caught.value.fix),
+    )
 
 
 def test_an_object_without_a_known_type_in_a_union_is_refused():

@@ -12,14 +12,21 @@ from test_stats_engines import DATA, as_dict, assert_agrees, oracle, oracle_hist
 
 from cnnprobe.stats import Table, engine, summarise, write
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU HERE: the CUDA engines were not run on a device")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="NO GPU HERE: the CUDA engines were not run on a device"
+)
 ROOT = Path(__file__).parents[1]
 
 
 @needs_triton
 def test_triton_kernel_agrees_with_numpy_under_its_interpreter():
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
     command = [sys.executable, str(ROOT / "tests" / "triton_by_interpreter.py")]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     expected = sum(x.dtype != torch.float64 for x in DATA.values())
@@ -48,7 +55,11 @@ def test_cuda_tensor_agrees_with_numpy(name, cuda_engine):
 def test_channels_of_a_cuda_tensor_equal_those_on_the_cpu(cuda_engine):
     x = torch.randn(4, 5, 6, 7).relu()
     ours, theirs = (summarise(t, channels=True).channels for t in (x.cuda(), x))
-    assert (ours.count, ours.zeros, ours.nonfinite) == (theirs.count, theirs.zeros, theirs.nonfinite)
+    assert (ours.count, ours.zeros, ours.nonfinite) == (
+        theirs.count,
+        theirs.zeros,
+        theirs.nonfinite,
+    )
     assert pytest.approx(theirs.mean, rel=1e-6, abs=1e-6) == ours.mean
     assert pytest.approx(theirs.std, rel=1e-6) == ours.std
 

@@ -28,10 +28,14 @@ DATA = {
     "denormals": torch.randn(N) * 1e-41,
     "an outlier first": torch.cat([torch.tensor([1e30]), torch.randn(N - 1)]),
     "two far clusters": torch.cat([torch.randn(N // 2) - 1e4, torch.randn(N // 2) + 1e4]),
-    "channels far apart": (torch.randn(8, 64, 500) * 0.1 + torch.arange(64.0)[:, None] * 100).reshape(-1),
+    "channels far apart": (
+        torch.randn(8, 64, 500) * 0.1 + torch.arange(64.0)[:, None] * 100
+    ).reshape(-1),
     "a constant": torch.full((N,), 0.1),
     "zeros": torch.zeros(N),
-    "negative zeros and denormals": torch.tensor([-0.0, 0.0, -1e-40, 1e-40, 3.0, -5.0]).repeat(2000),
+    "negative zeros and denormals": torch.tensor([-0.0, 0.0, -1e-40, 1e-40, 3.0, -5.0]).repeat(
+        2000
+    ),
     "wide": torch.randn(N).mul(40).exp().clamp(max=1e38) * torch.randn(N).sign(),
     "one": torch.tensor([-2.5]),
     "two": torch.tensor([1.0, 2.0]),
@@ -59,11 +63,20 @@ def _kernel(tensor, table):
 
 
 def _plain(tensor, table):
-    table.hold(0, plain.measure(content.content(tensor, channels=False), histogram=table.histograms is not None))
+    table.hold(
+        0,
+        plain.measure(
+            content.content(tensor, channels=False), histogram=table.histograms is not None
+        ),
+    )
     return True
 
 
-ENGINES = {"kernel": _kernel, "chunked": lambda tensor, table: chunked.write(tensor, table, 0), "plain": _plain}
+ENGINES = {
+    "kernel": _kernel,
+    "chunked": lambda tensor, table: chunked.write(tensor, table, 0),
+    "plain": _plain,
+}
 
 
 def oracle(tensor: torch.Tensor) -> dict[str, float]:
@@ -90,7 +103,13 @@ def assert_agrees(stats, expected, rtol=1e-6) -> None:
     np.testing.assert_allclose(stats["std"], expected["std"], rtol=rtol, err_msg="std")
     np.testing.assert_allclose(stats["l2"], expected["l2"], rtol=rtol, err_msg="l2")
     # A mean near zero has no relative precision; what counts is its error in standard deviations.
-    np.testing.assert_allclose(stats["mean"], expected["mean"], rtol=1e-9, atol=rtol * np.nan_to_num(expected["std"]), err_msg="mean")
+    np.testing.assert_allclose(
+        stats["mean"],
+        expected["mean"],
+        rtol=1e-9,
+        atol=rtol * np.nan_to_num(expected["std"]),
+        err_msg="mean",
+    )
 
 
 def oracle_histogram(tensor) -> dict[tuple[int, bool], int]:
@@ -113,7 +132,9 @@ def as_dict(histogram) -> dict[tuple[int, bool], int]:
 def test_engine_agrees_with_numpy_in_double_precision(engine, name):
     table = Table(1)
     if not ENGINES[engine](DATA[name], table):
-        assert DATA[name].dtype == torch.float64  # the kernel's own range, and what chunks are not made for
+        assert (
+            DATA[name].dtype == torch.float64
+        )  # the kernel's own range, and what chunks are not made for
         pytest.skip("left to plain torch by this engine")
     assert_agrees(table.read(0).as_mapping(), oracle(DATA[name]))
 
@@ -139,7 +160,9 @@ def test_the_engine_without_a_compiler_takes_what_is_part_of_a_graph(size):
 def test_summarise_is_right_whatever_engine_it_takes(name):
     stats = summarise(DATA[name], histogram=True)
     assert_agrees(stats.as_mapping(), oracle(DATA[name]))
-    assert stats.count == stats.zeros + stats.nan + stats.inf + sum(stats.histogram.negative) + sum(stats.histogram.positive)
+    assert stats.count == stats.zeros + stats.nan + stats.inf + sum(stats.histogram.negative) + sum(
+        stats.histogram.positive
+    )
 
 
 LAYOUTS = {
@@ -158,7 +181,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "no compiler"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str
+)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_of_memory_makes_no_difference(name, dtype, compiled, monkeypatch):
     if not compiled:
@@ -177,7 +202,11 @@ def test_layout_of_memory_makes_no_difference(name, dtype, compiled, monkeypatch
     assert stats.channels.count == tuple(e["count"] for e in each)
 
 
-@pytest.mark.parametrize("shape", [(300, 5), (2, 3, 70, 70), (3, 300, 7, 7), (700, 40, 1, 1), (2, 1, 5), (1, 17, 9000)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(300, 5), (2, 3, 70, 70), (3, 300, 7, 7), (700, 40, 1, 1), (2, 1, 5), (1, 17, 9000)],
+    ids=str,
+)
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_channels_far_apart_keep_their_std(shape, order):
     centres = torch.arange(shape[1]).view(-1, *[1] * (len(shape) - 2)) * 1e3

@@ -16,7 +16,17 @@ NESTED_IS_PROTOTYPE = "ignore:The PyTorch API of nested tensors is in prototype 
 QUANTIZATION_IS_DEPRECATED = "ignore::UserWarning"
 
 X = torch.tensor([[0.0, 1.0, 0.0], [-2.0, 0.0, 4.0]])
-DENSE = {"count": 6, "mean": 0.5, "min": -2.0, "max": 4.0, "zeros": 3, "nan": 0, "inf": 0, "l2": 21**0.5, "std": (21 / 6 - 0.25) ** 0.5}
+DENSE = {
+    "count": 6,
+    "mean": 0.5,
+    "min": -2.0,
+    "max": 4.0,
+    "zeros": 3,
+    "nan": 0,
+    "inf": 0,
+    "l2": 21**0.5,
+    "std": (21 / 6 - 0.25) ** 0.5,
+}
 
 
 class Refusing(torch.Tensor):
@@ -98,7 +108,9 @@ def test_traced_module_records_nothing_of_ours():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = torch.jit.trace(Net(), X).graph
-    assert not {"aten::isnan", "aten::isfinite", "aten::to", "aten::contiguous"} & {node.kind() for node in graph.nodes()}
+    assert not {"aten::isnan", "aten::isfinite", "aten::to", "aten::contiguous"} & {
+        node.kind() for node in graph.nodes()
+    }
 
 
 def test_subclass_that_refuses_everything_has_no_statistics():
@@ -162,13 +174,25 @@ def test_uncoalesced_sparse_tensor_adds_up_its_duplicates_and_stays_uncoalesced(
 @pytest.mark.filterwarnings(SPARSE_IS_BETA)
 def test_sparse_tensor_of_zeros_only():
     stats = summarise(torch.zeros(3, 3).to_sparse())
-    assert {"count": 9, "mean": 0, "std": 0, "min": 0, "max": 0, "zeros": 9, "nan": 0, "inf": 0, "l2": 0} == stats.as_mapping()
+    assert {
+        "count": 9,
+        "mean": 0,
+        "std": 0,
+        "min": 0,
+        "max": 0,
+        "zeros": 9,
+        "nan": 0,
+        "inf": 0,
+        "l2": 0,
+    } == stats.as_mapping()
 
 
 @pytest.mark.filterwarnings(NESTED_IS_PROTOTYPE)
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
 def test_nested_tensor_is_read_part_by_part(layout):
-    nested = torch.nested.nested_tensor([torch.tensor([0.0, 1.0, 0.0, -2.0]), torch.tensor([0.0, 4.0])], layout=layout)
+    nested = torch.nested.nested_tensor(
+        [torch.tensor([0.0, 1.0, 0.0, -2.0]), torch.tensor([0.0, 4.0])], layout=layout
+    )
     assert_dense(nested)
 
 
@@ -179,7 +203,9 @@ def test_quantized_tensor_is_read_as_the_numbers_it_stands_for():
     assert_dense(torch.quantize_per_channel(X, scales, zeros, 1, torch.qint8))
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without MKLDNN")
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without MKLDNN"
+)
 def test_mkldnn_tensor_is_read():
     assert_dense(X.to_mkldnn())
 
@@ -192,21 +218,44 @@ def test_integers_are_read_as_numbers(dtype):
 def test_unsigned_integers_are_read_as_numbers():
     for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
         stats = summarise(torch.tensor([0, 200, 100]).to(dtype))
-        assert (3, 100.0, 0.0, 200.0, 1) == (stats.count, stats.mean, stats.min, stats.max, stats.zeros)
+        assert (3, 100.0, 0.0, 200.0, 1) == (
+            stats.count,
+            stats.mean,
+            stats.min,
+            stats.max,
+            stats.zeros,
+        )
 
 
 def test_booleans_are_zeros_and_ones():
     stats = summarise(torch.tensor([True, False, True, True]), histogram=True)
-    assert (0.75, 1, 0.0, 1.0, (3,)) == (stats.mean, stats.zeros, stats.min, stats.max, stats.histogram.positive)
+    assert (0.75, 1, 0.0, 1.0, (3,)) == (
+        stats.mean,
+        stats.zeros,
+        stats.min,
+        stats.max,
+        stats.histogram.positive,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
 def test_complex_numbers_count_by_their_modulus(dtype):
     stats = summarise(torch.tensor([3 + 4j, 0, complex("nan")], dtype=dtype).conj())
-    assert (3, 2.5, 0.0, 5.0, 1, 1) == (stats.count, stats.mean, stats.min, stats.max, stats.zeros, stats.nan)
+    assert (3, 2.5, 0.0, 5.0, 1, 1) == (
+        stats.count,
+        stats.mean,
+        stats.min,
+        stats.max,
+        stats.zeros,
+        stats.nan,
+    )
 
 
-FLOAT8 = [getattr(torch, n) for n in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz") if hasattr(torch, n)]
+FLOAT8 = [
+    getattr(torch, n)
+    for n in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    if hasattr(torch, n)
+]
 
 
 @pytest.mark.parametrize("dtype", FLOAT8, ids=str)
@@ -293,7 +342,9 @@ def test_compiled_code_that_summarises_gives_its_result():
     assert torch.equal(X + 1, torch.compile(forward, backend="eager", fullgraph=False)(X))
 
 
-@pytest.mark.filterwarnings("ignore:DTensor random operators:UserWarning")  # torch 2.6 warns of what no test does
+@pytest.mark.filterwarnings(
+    "ignore:DTensor random operators:UserWarning"
+)  # torch 2.6 warns of what no test does
 def test_sharded_tensor_gives_the_shard_of_this_rank(tmp_path):
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available():
@@ -301,7 +352,9 @@ def test_sharded_tensor_gives_the_shard_of_this_rank(tmp_path):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
     try:
         assert_dense(distribute_tensor(X, init_device_mesh("cpu", (1,)), [Shard(0)]))
     finally:

@@ -10,11 +10,20 @@ import torch
 from torch import nn
 
 from cnnprobe.errors import TargetError, UnknownNameError, UsageError
-from cnnprobe.targets import TargetWarning, default_inputs, load_inputs, load_model, load_weights, parse_arguments
+from cnnprobe.targets import (
+    TargetWarning,
+    default_inputs,
+    load_inputs,
+    load_model,
+    load_weights,
+    parse_arguments,
+)
 from cnnprobe.targets.meta import meta_copy
 
 # torch before 2.10 has the flaw that cnnprobe warns of whenever it reads a checkpoint; the test of that warning asks for it by itself.
-pytestmark = pytest.mark.filterwarnings("ignore:torch .* lets a crafted checkpoint past weights_only")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:torch .* lets a crafted checkpoint past weights_only"
+)
 
 NET = """
 from dataclasses import dataclass
@@ -56,7 +65,9 @@ def net(tmp_path):
     sys.modules.pop("net_of_targets", None)
 
 
-@pytest.mark.parametrize(("attribute", "classes"), [("Net", 10), ("Zoo.small", 10), ("factory", 3), ("instance", 7)])
+@pytest.mark.parametrize(
+    ("attribute", "classes"), [("Net", 10), ("Zoo.small", 10), ("factory", 3), ("instance", 7)]
+)
 def test_load_model_takes_a_class_a_factory_or_an_instance_of_a_file(net, attribute, classes):
     assert classes == load_model(f"{net}:{attribute}").fc.out_features
 
@@ -67,7 +78,9 @@ def test_load_model_takes_a_module_of_the_current_folder(net, monkeypatch):
 
 
 def test_load_model_lets_a_file_import_its_neighbours(net):
-    (net.parent / "uses_net.py").write_text("from net_of_targets import Net\nclass Other(Net): pass\n")
+    (net.parent / "uses_net.py").write_text(
+        "from net_of_targets import Net\nclass Other(Net): pass\n"
+    )
     assert "Other" == type(load_model(f"{net.parent}/uses_net.py:Other")).__name__
 
 
@@ -115,14 +128,22 @@ def test_load_model_names_the_classes_of_a_file_without_running_it(tmp_path):
 
 
 def test_load_model_builds_torchvision_models_without_a_download(monkeypatch):
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads"))
-    assert 11_689_512 == sum(p.numel() for p in load_model("torchvision:resnet18").parameters())  # the published number
-    assert 3_221_538 == sum(p.numel() for p in load_model("torchvision:lraspp_mobilenet_v3_large").parameters())
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads")
+    )
+    assert 11_689_512 == sum(
+        p.numel() for p in load_model("torchvision:resnet18").parameters()
+    )  # the published number
+    assert 3_221_538 == sum(
+        p.numel() for p in load_model("torchvision:lraspp_mobilenet_v3_large").parameters()
+    )
 
 
 def test_load_model_builds_googlenet_without_a_warning():
     with torch.device("meta"):
-        assert isinstance(load_model("torchvision:googlenet", arguments={"init_weights": False}), nn.Module)
+        assert isinstance(
+            load_model("torchvision:googlenet", arguments={"init_weights": False}), nn.Module
+        )
 
 
 def test_load_model_builds_timm_models():
@@ -130,7 +151,9 @@ def test_load_model_builds_timm_models():
     assert 7 == load_model("timm:resnet10t", arguments={"num_classes": 7}).fc.out_features
 
 
-@pytest.mark.parametrize("spec", ["torchvision:resnet19", "timm:resnet18x", "timm:hf-hub:someone/some_model"])
+@pytest.mark.parametrize(
+    "spec", ["torchvision:resnet19", "timm:resnet18x", "timm:hf-hub:someone/some_model"]
+)
 def test_load_model_refuses_unknown_zoo_names(spec):
     with pytest.raises(UnknownNameError):
         load_model(spec)
@@ -169,7 +192,9 @@ WRAPPINGS = {
     "ddp": lambda state: {f"module.{k}": v for k, v in state.items()},
     "compiled": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
     "ddp of compiled": lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
-    "compiled part": lambda state: {k.replace("conv.", "conv._orig_mod."): v for k, v in state.items()},
+    "compiled part": lambda state: {
+        k.replace("conv.", "conv._orig_mod."): v for k, v in state.items()
+    },
 }
 
 
@@ -220,7 +245,11 @@ def test_load_weights_names_what_is_missing_unexpected_and_of_another_shape(tmp_
     with pytest.raises(TargetError) as raised:
         load_weights(Small(), tmp_path / "w.pt")
     assert raised.value.what.endswith("1 missing, 1 unexpected, 2 of another shape")
-    for part in ("missing 'conv.bias'", "unexpected 'head.weight'", "'fc.weight' is (5, 2) in the file and (2, 2) in the model"):
+    for part in (
+        "missing 'conv.bias'",
+        "unexpected 'head.weight'",
+        "'fc.weight' is (5, 2) in the file and (2, 2) in the model",
+    ):
         assert part in raised.value.where
 
 
@@ -306,7 +335,9 @@ def test_load_inputs_gives_keyword_arguments():
     assert (1, ["mask"], (2, 5)) == (len(args), list(kwargs), tuple(kwargs["mask"].shape))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "complex64", "int64", "uint8", "bool"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "bfloat16", "float64", "complex64", "int64", "uint8", "bool"]
+)
 def test_load_inputs_makes_every_dtype(dtype):
     (x,), _ = load_inputs(["4,8"], dtype=dtype)
     assert getattr(torch, dtype) == x.dtype
@@ -407,7 +438,16 @@ def test_meta_copy_has_no_data_and_leaves_the_model_its_own():
 
 def test_parse_arguments_reads_literals_words_and_text():
     items = ["a=1", "b=[1, 2]", "c=False", "d=false", "e=None", "f=relu", "g=a=b", "h="]
-    assert {"a": 1, "b": [1, 2], "c": False, "d": False, "e": None, "f": "relu", "g": "a=b", "h": ""} == parse_arguments(items)
+    assert {
+        "a": 1,
+        "b": [1, 2],
+        "c": False,
+        "d": False,
+        "e": None,
+        "f": "relu",
+        "g": "a=b",
+        "h": "",
+    } == parse_arguments(items)
 
 
 @pytest.mark.parametrize("items", [["a"], ["=1"], ["a-b=1"], ["a=1", "a=2"]])

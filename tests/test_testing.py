@@ -52,13 +52,19 @@ def test_frozen_parameters_are_not_trainable():
 def test_macs_and_memory_are_held_to_their_bounds():
     macs = 2 * (4 * 64 * 27 + 64 * 5)
     testing.assert_macs(Small(), images(), total=macs)
-    assert f"takes {macs:,} multiply-accumulates, at most 5 allowed" in message_of(testing.assert_macs, Small(), images(), at_most=5)
+    assert f"takes {macs:,} multiply-accumulates, at most 5 allowed" in message_of(
+        testing.assert_macs, Small(), images(), at_most=5
+    )
     testing.assert_memory(Small(), images(), at_most="1 MiB")
-    assert "at most 1,024 allowed" in message_of(testing.assert_memory, Small(), images(), at_most="1 KiB")
+    assert "at most 1,024 allowed" in message_of(
+        testing.assert_memory, Small(), images(), at_most="1 KiB"
+    )
 
 
 def test_shapes_bind_symbols_across_rows():
-    testing.assert_shapes(Small(), images(), {"conv": ("N", "D", "H", "W"), "pool": "N D H/2 W/2", "": ("N", 5)})
+    testing.assert_shapes(
+        Small(), images(), {"conv": ("N", "D", "H", "W"), "pool": "N D H/2 W/2", "": ("N", 5)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,9 @@ def test_names_of_several_dimensions_are_held_to():
     assert "*rest = (4, 8, 8), not (4, 4, 4)" in message_of(
         testing.assert_shapes, Small(), images(), {"conv": "N *rest", "pool": "N *rest"}
     )
-    assert "4 dimensions, not 5 or more" in message_of(testing.assert_shapes, Small(), images(), {"conv": "N C a b c ..."})
+    assert "4 dimensions, not 5 or more" in message_of(
+        testing.assert_shapes, Small(), images(), {"conv": "N C a b c ..."}
+    )
 
 
 def test_every_output_and_every_call_has_its_shape():
@@ -93,14 +101,23 @@ def test_every_output_and_every_call_has_its_shape():
             return self.act(x), self.act(x.flatten(1))
 
     testing.assert_shapes(Twice(), images(), {"": [("N", "C", "H", "W"), "N C*H*W"]})
-    assert "'act' (ReLU) gives (2, 192)" in message_of(testing.assert_shapes, Twice(), images(), {"act": "N C H W"})
-    assert "2 outputs, not 3" in message_of(testing.assert_shapes, Twice(), images(), {"": [("N",), ("N",), ("N",)]})
+    assert "'act' (ReLU) gives (2, 192)" in message_of(
+        testing.assert_shapes, Twice(), images(), {"act": "N C H W"}
+    )
+    assert "2 outputs, not 3" in message_of(
+        testing.assert_shapes, Twice(), images(), {"": [("N",), ("N",), ("N",)]}
+    )
 
 
 def test_wrong_shapes_are_all_listed():
-    text = message_of(testing.assert_shapes, Small(), images(), {"conv": ("N", 4, "H/2", "W"), "fc": ("N", 7)})
+    text = message_of(
+        testing.assert_shapes, Small(), images(), {"conv": ("N", 4, "H/2", "W"), "fc": ("N", 7)}
+    )
     assert "2 shapes differ" in text
-    assert "'conv' (Conv2d) gives (2, 4, 8, 8), expected (N, 4, H/2, W) by 'conv': H/2 = 4, not 8" in text
+    assert (
+        "'conv' (Conv2d) gives (2, 4, 8, 8), expected (N, 4, H/2, W) by 'conv': H/2 = 4, not 8"
+        in text
+    )
     assert "'fc' (Linear) gives (2, 5)" in text
 
 
@@ -138,16 +155,27 @@ def test_gradients_that_do_not_reach_are_named():
 def test_unused_layer_gets_no_gradient_unless_ignored():
     model = Small()
     model.extra = nn.Linear(2, 2)
-    assert "'extra.weight': no gradient" in message_of(testing.assert_gradients_reach, model, images())
+    assert "'extra.weight': no gradient" in message_of(
+        testing.assert_gradients_reach, model, images()
+    )
     testing.assert_gradients_reach(model, images(), ignore=["extra.*"])
 
 
 def test_parameters_outside_the_optimizer_are_named():
     model = Small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    testing.assert_parameters_change(model, images(), TARGETS, optimizer=optimizer, loss_fn=F.cross_entropy)
+    testing.assert_parameters_change(
+        model, images(), TARGETS, optimizer=optimizer, loss_fn=F.cross_entropy
+    )
     partial = torch.optim.Adam(model.fc.parameters())
-    text = message_of(testing.assert_parameters_change, model, images(), TARGETS, optimizer=partial, loss_fn=F.cross_entropy)
+    text = message_of(
+        testing.assert_parameters_change,
+        model,
+        images(),
+        TARGETS,
+        optimizer=partial,
+        loss_fn=F.cross_entropy,
+    )
     assert "'conv.weight': is not in the optimizer" in text
     assert {} == dict(partial.state)
 
@@ -159,20 +187,26 @@ def test_batch_leak_names_the_samples():
 
 
 def test_softmax_over_the_batch_is_a_leak():
-    assert "changing sample 0" in message_of(testing.assert_batch_independent, Altered(lambda y: y.softmax(0)), images())
+    assert "changing sample 0" in message_of(
+        testing.assert_batch_independent, Altered(lambda y: y.softmax(0)), images()
+    )
 
 
 def test_generator_of_its_own_is_not_deterministic():
     testing.assert_deterministic(Small(), images())
     generator = torch.Generator()
     assert "two runs from the same random state differ" in message_of(
-        testing.assert_deterministic, Altered(lambda y: y + torch.rand(1, generator=generator)), images()
+        testing.assert_deterministic,
+        Altered(lambda y: y + torch.rand(1, generator=generator)),
+        images(),
     )
 
 
 def test_dropout_in_eval_is_not_stable():
     testing.assert_eval_is_stable(Small(), images())
-    assert "two runs in eval mode differ" in message_of(testing.assert_eval_is_stable, Altered(lambda y: F.dropout(y, 0.5)), images())
+    assert "two runs in eval mode differ" in message_of(
+        testing.assert_eval_is_stable, Altered(lambda y: F.dropout(y, 0.5)), images()
+    )
 
 
 def test_batch_can_be_learnt_by_heart_unless_the_gradient_is_cut():
@@ -183,7 +217,13 @@ def test_batch_can_be_learnt_by_heart_unless_the_gradient_is_cut():
         parameter.requires_grad_(requires_grad=False)
     model.fc.bias.requires_grad_()
     assert "after 20 steps on one batch the loss is" in message_of(
-        testing.assert_overfits_batch, model, images(), TARGETS, loss_fn=F.cross_entropy, steps=20, to=0.01
+        testing.assert_overfits_batch,
+        model,
+        images(),
+        TARGETS,
+        loss_fn=F.cross_entropy,
+        steps=20,
+        to=0.01,
     )
 
 
@@ -233,7 +273,11 @@ def test_same_architecture_sees_through_wrappers_and_renaming():
 
 def test_same_architecture_sees_sharing():
     shared = nn.Linear(2, 2)
-    text = message_of(testing.assert_same_architecture, nn.Sequential(shared, shared), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    text = message_of(
+        testing.assert_same_architecture,
+        nn.Sequential(shared, shared),
+        nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
+    )
     assert "+1  the same module as 0" in text
 
 
@@ -256,7 +300,9 @@ def test_architecture_tells_parameters_that_no_constructor_tells():
 
 @pytest.mark.parametrize("other", [Own(3, 4), Own(heads=1)], ids=["shape", "heads"])
 def test_same_architecture_sees_what_parameter_counts_do_not(other):
-    assert "the architectures differ in 2 lines" in message_of(testing.assert_same_architecture, nn.Sequential(other), nn.Sequential(Own()))
+    assert "the architectures differ in 2 lines" in message_of(
+        testing.assert_same_architecture, nn.Sequential(other), nn.Sequential(Own())
+    )
 
 
 def test_architecture_tells_frozen_halved_and_tied_parameters():
@@ -264,7 +310,10 @@ def test_architecture_tells_frozen_halved_and_tied_parameters():
     model[0].requires_grad_(requires_grad=False)
     model[1].bias.requires_grad_(requires_grad=False)
     model[3].weight = model[1].weight
-    ends = [line.rpartition(")  ")[2] for line in testing.architecture_text(model).replace("(2 frozen)", "2 frozen").splitlines()]
+    ends = [
+        line.rpartition(")  ")[2]
+        for line in testing.architecture_text(model).replace("(2 frozen)", "2 frozen").splitlines()
+    ]
     assert ["0", "6 frozen", "6 2 frozen", "6 float16", "2 weight = 1.weight"] == ends
 
 
@@ -272,7 +321,9 @@ def test_wrappers_inside_a_model_and_a_child_called_module_are_told_apart():
     model = nn.Sequential(torch.compile(nn.ReLU(), backend="eager"))
     assert testing.architecture_text(model) == testing.architecture_text(nn.Sequential(nn.ReLU()))
     named = nn.ModuleDict({"module": nn.ReLU(), "conv": nn.ReLU()})
-    assert ["(model)", "module", "conv"] == [line.split("  ")[0] for line in testing.architecture_text(named).splitlines()]
+    assert ["(model)", "module", "conv"] == [
+        line.split("  ")[0] for line in testing.architecture_text(named).splitlines()
+    ]
 
 
 def test_renaming_of_what_is_not_there_is_an_error():
@@ -286,16 +337,31 @@ def softmax_twice():
 
 def test_health_is_every_rule_there_is():
     testing.assert_healthy(Small(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy)
-    text = message_of(testing.assert_healthy, softmax_twice(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy)
+    text = message_of(
+        testing.assert_healthy,
+        softmax_twice(),
+        images(8),
+        torch.arange(8) % 5,
+        loss_fn=F.cross_entropy,
+    )
     assert "error softmax-before-ce (CP401)" in text
     ignored = {"softmax-before-ce": "on purpose"}
-    testing.assert_healthy(softmax_twice(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy, ignore=ignored)
+    testing.assert_healthy(
+        softmax_twice(), images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy, ignore=ignored
+    )
 
 
 def test_health_of_training_is_judged_with_an_optimizer():
     model = Small()
     frozen = torch.optim.SGD(model.fc.parameters(), lr=0.1)
-    text = message_of(testing.assert_healthy, model, images(8), torch.arange(8) % 5, loss_fn=F.cross_entropy, optimizer=frozen)
+    text = message_of(
+        testing.assert_healthy,
+        model,
+        images(8),
+        torch.arange(8) % 5,
+        loss_fn=F.cross_entropy,
+        optimizer=frozen,
+    )
     assert "unoptimized-params (CP304)" in text
 
 
@@ -303,7 +369,9 @@ def test_health_passes_over_what_is_milder_than_asked():
     model = Small()
     model.conv.bias.data.fill_(0.1)  # a bias before BatchNorm is redundant: worth knowing, no fault
     testing.assert_healthy(model, images(8))
-    assert "info redundant-bias" in message_of(testing.assert_healthy, model, images(8), at_least="info")
+    assert "info redundant-bias" in message_of(
+        testing.assert_healthy, model, images(8), at_least="info"
+    )
     with pytest.raises(UsageError, match="no severity 'warn'"):
         testing.assert_healthy(model, images(), at_least="warn")
 
@@ -311,14 +379,20 @@ def test_health_passes_over_what_is_milder_than_asked():
 @pytest.mark.parametrize(
     "check",
     [
-        lambda m: testing.assert_healthy(m, images(), TARGETS, loss_fn=lambda y, t: y.square().mean()),
+        lambda m: testing.assert_healthy(
+            m, images(), TARGETS, loss_fn=lambda y, t: y.square().mean()
+        ),
         lambda m: testing.assert_finite(m, images()),
         lambda m: testing.assert_gradients_reach(m, images()),
         lambda m: testing.assert_batch_independent(m, images()),
         lambda m: testing.assert_deterministic(m, images()),
         lambda m: testing.assert_eval_is_stable(m, images()),
-        lambda m: testing.assert_parameters_change(m, images(), optimizer=torch.optim.Adam(m.parameters())),
-        lambda m: testing.assert_overfits_batch(m, images(), TARGETS, loss_fn=lambda y, t: y.square().mean(), steps=2),
+        lambda m: testing.assert_parameters_change(
+            m, images(), optimizer=torch.optim.Adam(m.parameters())
+        ),
+        lambda m: testing.assert_overfits_batch(
+            m, images(), TARGETS, loss_fn=lambda y, t: y.square().mean(), steps=2
+        ),
     ],
     ids=["healthy", "finite", "gradients", "batch", "deterministic", "eval", "change", "overfit"],
 )
@@ -332,5 +406,7 @@ def test_assertion_leaves_model_and_generators_as_they_were(check, make):
     for name, module in before.items():
         for kind in ("class", "attributes", "hooks"):
             assert module[kind] == after[name][kind]
-        assert {k: v[:4] for k, v in module["tensors"].items()} == {k: v[:4] for k, v in after[name]["tensors"].items()}
+        assert {k: v[:4] for k, v in module["tensors"].items()} == {
+            k: v[:4] for k, v in after[name]["tensors"].items()
+        }
     assert rng == generators()

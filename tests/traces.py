@@ -7,14 +7,30 @@ from cnnprobe.trace import Failure, ModuleCall, ModuleInfo, ParameterInfo, Tenso
 
 def tensor(*shape, dtype="float32", **fields):
     sizes = {"float32": 4, "float16": 2, "int64": 8}
-    return TensorInfo(shape=shape, dtype=dtype, device="cpu", nbytes=math.prod(shape) * sizes[dtype], requires_grad=False, **fields)
+    return TensorInfo(
+        shape=shape,
+        dtype=dtype,
+        device="cpu",
+        nbytes=math.prod(shape) * sizes[dtype],
+        requires_grad=False,
+        **fields,
+    )
 
 
 def weight(fqn, *shape, dtype="float32", trainable=True, kind="parameter", **fields):
     size = {"float32": 4, "float16": 2, "int64": 8}[dtype]
     numel = math.prod(shape)
     trainable = trainable and kind == "parameter"
-    return ParameterInfo(fqn=fqn, shape=shape, dtype=dtype, numel=numel, nbytes=numel * size, trainable=trainable, kind=kind, **fields)
+    return ParameterInfo(
+        fqn=fqn,
+        shape=shape,
+        dtype=dtype,
+        numel=numel,
+        nbytes=numel * size,
+        trainable=trainable,
+        kind=kind,
+        **fields,
+    )
 
 
 def module(fqn, kind, *, stock=True, container=False, **fields):
@@ -40,7 +56,12 @@ def tiny():
 
     MACs: conv 2 * 8 * 8 * 8 * 3 * 3 * 3 = 27,648; linear 2 * 512 * 10 = 10,240.
     """
-    image, maps, flat, logits = tensor(2, 3, 8, 8), tensor(2, 8, 8, 8), tensor(2, 512), tensor(2, 10)
+    image, maps, flat, logits = (
+        tensor(2, 3, 8, 8),
+        tensor(2, 8, 8, 8),
+        tensor(2, 512),
+        tensor(2, 10),
+    )
     return Trace(
         model="Tiny",
         modules=(
@@ -56,7 +77,12 @@ def tiny():
             call(None, "torch.flatten", maps, flat),
             call("fc", "Linear", flat, logits, macs=10_240),
         ),
-        parameters=(weight("conv.weight", 8, 3, 3, 3), weight("conv.bias", 8), weight("fc.weight", 10, 512), weight("fc.bias", 10)),
+        parameters=(
+            weight("conv.weight", 8, 3, 3, 3),
+            weight("conv.bias", 8),
+            weight("fc.weight", 10, 512),
+            weight("fc.bias", 10),
+        ),
         torch="2.15.0",
     )
 
@@ -70,7 +96,15 @@ def failing(message="mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)
         *whole.calls[1:3],
         call("fc", "Linear", maps, completed=False, macs=None),
     )
-    failure = Failure(kind="RuntimeError", message=message, module="fc", operation="Linear", source="net.py:12", traceback="", call=3)
+    failure = Failure(
+        kind="RuntimeError",
+        message=message,
+        module="fc",
+        operation="Linear",
+        source="net.py:12",
+        traceback="",
+        call=3,
+    )
     return Trace(
         model="Tiny",
         modules=(*whole.modules, module("last", "Linear", parameters=("last.weight",))),
@@ -83,17 +117,26 @@ def failing(message="mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)
 def blocks(copies, *, config=None):
     """`copies` blocks named 0, 1, ... each of a Linear(4, 4) without bias and a ReLU; `config` is that of the last Linear."""
     rows = tensor(2, 4)
-    modules, calls, parameters = [module("", "Net", stock=False)], [call("", "Net", rows, rows, parent=None, depth=0)], []
+    modules, calls, parameters = (
+        [module("", "Net", stock=False)],
+        [call("", "Net", rows, rows, parent=None, depth=0)],
+        [],
+    )
     for i in range(copies):
         last = config if config is not None and i == copies - 1 else {"in_features": 4}
-        modules += [module(f"{i}", "Block", stock=False), module(f"{i}.fc", "Linear", config=last, parameters=(f"{i}.fc.weight",))]
+        modules += [
+            module(f"{i}", "Block", stock=False),
+            module(f"{i}.fc", "Linear", config=last, parameters=(f"{i}.fc.weight",)),
+        ]
         modules.append(module(f"{i}.relu", "ReLU"))
         block = len(calls)
         calls.append(call(f"{i}", "Block", rows, rows))
         calls.append(call(f"{i}.fc", "Linear", rows, rows, parent=block, depth=2, macs=32))
         calls.append(call(f"{i}.relu", "ReLU", rows, rows, parent=block, depth=2, macs=None))
         parameters.append(weight(f"{i}.fc.weight", 4, 4))
-    return Trace(model="Net", modules=tuple(modules), calls=tuple(calls), parameters=tuple(parameters))
+    return Trace(
+        model="Net", modules=tuple(modules), calls=tuple(calls), parameters=tuple(parameters)
+    )
 
 
 def nested(levels):
@@ -106,7 +149,12 @@ def nested(levels):
         fqn = f"{fqn}.0" if fqn else "0"
     modules.append(module(fqn, "Linear", parameters=(f"{fqn}.weight",)))
     calls.append(call(fqn, "Linear", rows, rows, parent=levels - 1, depth=levels, macs=32))
-    return Trace(model="Sequential", modules=tuple(modules), calls=tuple(calls), parameters=(weight(f"{fqn}.weight", 4, 4),))
+    return Trace(
+        model="Sequential",
+        modules=tuple(modules),
+        calls=tuple(calls),
+        parameters=(weight(f"{fqn}.weight", 4, 4),),
+    )
 
 
 HOSTILE = (
@@ -133,7 +181,13 @@ def hostile():
         calls.append(call(name, name, row, row, macs=None))
     message = "\n".join(HOSTILE)
     failure = Failure(
-        kind=HOSTILE[0], message=message, module=HOSTILE[4], operation=HOSTILE[1], source=HOSTILE[5], traceback=message, call=len(calls)
+        kind=HOSTILE[0],
+        message=message,
+        module=HOSTILE[4],
+        operation=HOSTILE[1],
+        source=HOSTILE[5],
+        traceback=message,
+        call=len(calls),
     )
     calls.append(call("broken", HOSTILE[2], row, completed=False))
     return Trace(

@@ -36,7 +36,9 @@ class ConvLayer(nn.Module):
     def __init__(self, channel_in, channel_out, **config):
         super().__init__()
         config = {"kernel_size": 3, "padding": 1, **config}
-        self.block = nn.Sequential(nn.Conv2d(channel_in, channel_out, **config), nn.ReLU(), nn.MaxPool2d(2, 2))
+        self.block = nn.Sequential(
+            nn.Conv2d(channel_in, channel_out, **config), nn.ReLU(), nn.MaxPool2d(2, 2)
+        )
 
     def forward(self, x):
         return self.block(x)
@@ -48,7 +50,9 @@ class CNNModelAsWritten(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(ConvLayer(3, 32), ConvLayer(32, 64), ConvLayer(64, 128))
-        self.classifier = nn.Sequential(nn.Linear(128 * 4 * 4, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10))
+        self.classifier = nn.Sequential(
+            nn.Linear(128 * 4 * 4, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10)
+        )
 
     def forward(self, x):
         return self.classifier(self.features(x))
@@ -65,14 +69,22 @@ class FunctionalCNN(nn.Module):
     def __init__(self, drop=0.5):
         super().__init__()
         self.drop = drop
-        for name, shape in (("a", (32, 3, 3, 3)), ("b", (64, 32, 3, 3)), ("c", (128, 64, 3, 3)), ("d", (512, 2048)), ("e", (10, 512))):
+        for name, shape in (
+            ("a", (32, 3, 3, 3)),
+            ("b", (64, 32, 3, 3)),
+            ("c", (128, 64, 3, 3)),
+            ("d", (512, 2048)),
+            ("e", (10, 512)),
+        ):
             self.register_parameter(f"weight_{name}", nn.Parameter(torch.randn(shape) * 0.05))
             self.register_parameter(f"bias_{name}", nn.Parameter(torch.zeros(shape[0])))
 
     def forward(self, x):
         x = F.max_pool2d(F.relu(F.conv2d(x, self.weight_a, self.bias_a, padding=1)), 2)
         x = F.max_pool2d(torch.relu(F.conv2d(x, self.weight_b, self.bias_b, 1, 1)), 2)
-        x = F.max_pool2d(F.conv2d(x, self.weight_c, self.bias_c, stride=(1, 1), padding=(1, 1)).relu(), (2, 2))
+        x = F.max_pool2d(
+            F.conv2d(x, self.weight_c, self.bias_c, stride=(1, 1), padding=(1, 1)).relu(), (2, 2)
+        )
         x = x.view(x.size(0), -1)
         x = F.dropout(F.relu(F.linear(x, self.weight_d, self.bias_d)), self.drop, self.training)
         return F.linear(x, self.weight_e, self.bias_e)

@@ -73,7 +73,11 @@ def mobile_stack():
     layers = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     width = 8
     for out, stride in ((16, 1), (32, 2), (32, 1), (64, 2)):
-        layers += [nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [
+            nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
         layers += [nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
         width = out
     return WrittenOut(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
@@ -88,7 +92,9 @@ def resnet18_by_functions(model):
     """torchvision's resnet18 (its layers as they are registered), run by functions alone."""
 
     def norm(m, x):
-        return F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, m.training, m.momentum, m.eps)
+        return F.batch_norm(
+            x, m.running_mean, m.running_var, m.weight, m.bias, m.training, m.momentum, m.eps
+        )
 
     def conv(m, x):
         return F.conv2d(x, m.weight, None, m.stride, m.padding)
@@ -102,9 +108,15 @@ def resnet18_by_functions(model):
             x = F.max_pool2d(norm(model.bn1, conv(model.conv1, x)).relu(), 3, 2, 1)
             for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
                 for block in stage:
-                    shortcut = x if block.downsample is None else norm(block.downsample[1], conv(block.downsample[0], x))
+                    shortcut = (
+                        x
+                        if block.downsample is None
+                        else norm(block.downsample[1], conv(block.downsample[0], x))
+                    )
                     y = torch.relu(norm(block.bn1, conv(block.conv1, x)))
                     x = torch.relu(norm(block.bn2, conv(block.conv2, y)) + shortcut)
-            return F.linear(x.mean((2, 3), keepdim=True).view(len(x), -1), model.fc.weight, model.fc.bias)
+            return F.linear(
+                x.mean((2, 3), keepdim=True).view(len(x), -1), model.fc.weight, model.fc.bias
+            )
 
     return Functional()

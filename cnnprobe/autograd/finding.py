@@ -52,7 +52,10 @@ def numbers_of(functions: Iterable[Any]) -> list[int]:
     try:
         return [function._sequence_nr() for function in functions]
     except AttributeError:
-        return [function._sequence_nr() if hasattr(function, "_sequence_nr") else -1 for function in functions]
+        return [
+            function._sequence_nr() if hasattr(function, "_sequence_nr") else -1
+            for function in functions
+        ]
 
 
 def _in_order(functions: Sequence[Any]) -> Found | None:
@@ -90,13 +93,24 @@ def _in_order(functions: Sequence[Any]) -> Found | None:
                 add_node(below)
         end = place[function] = len(ordered)
         add_node(function)
-        edges += [Edge(place[below], end, k, output) for k, (below, output) in enumerate(used) if below is not None]
+        edges += [
+            Edge(place[below], end, k, output)
+            for k, (below, output) in enumerate(used)
+            if below is not None
+        ]
     return Found(ordered, edges)
 
 
 def _by_dependence(functions: Sequence[Any]) -> Found:
     position = {function: i for i, function in enumerate(functions)}
-    used = [[(k, position[below], output) for k, (below, output) in enumerate(f.next_functions) if below is not None] for f in functions]
+    used = [
+        [
+            (k, position[below], output)
+            for k, (below, output) in enumerate(f.next_functions)
+            if below is not None
+        ]
+        for f in functions
+    ]
     order = by_dependence(numbers_of(functions), [[at for _, at, _ in uses] for uses in used])
     place = dict(zip(order, range(len(order)), strict=True))
     edges = [Edge(place[at], place[old], k, output) for old in order for k, at, output in used[old]]
@@ -106,7 +120,9 @@ def _by_dependence(functions: Sequence[Any]) -> Found:
 def nodes_behind(output: Any) -> list[Any]:
     """The grad_fn objects behind a nested output, in the order of the forward pass; they may be let go of as they are."""
     with no_collection():
-        return find([node for node in map(gradient_node, tensors_in(output)) if node is not None]).functions
+        return find(
+            [node for node in map(gradient_node, tensors_in(output)) if node is not None]
+        ).functions
 
 
 @contextlib.contextmanager
@@ -125,7 +141,11 @@ def gradient_node(tensor: Tensor) -> Any:
     """The node whose gradient is the tensor's: its grad_fn, or for a leaf the one that accumulates it."""
     if not tensor.requires_grad:
         return None
-    return tensor.grad_fn if tensor.grad_fn is not None else torch.autograd.graph.get_gradient_edge(tensor).node
+    return (
+        tensor.grad_fn
+        if tensor.grad_fn is not None
+        else torch.autograd.graph.get_gradient_edge(tensor).node
+    )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -149,6 +169,10 @@ def _members(value: Any) -> list[Any]:
         return list(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    if type(value).__module__ in ("builtins", "torch") or isinstance(value, type | nn.Module) or callable(value):
+    if (
+        type(value).__module__ in ("builtins", "torch")
+        or isinstance(value, type | nn.Module)
+        or callable(value)
+    ):
         return []
     return list(getattr(value, "__dict__", {}).values())

@@ -76,14 +76,20 @@ class GraphWatch:
     def alive(self) -> tuple[str, ...]:
         """The labels of the graphs that are still there, oldest first; those that are gone are forgotten. Costs next to nothing."""
         self._tokens = [reference for reference in self._tokens if reference() is not None]
-        return tuple(token.label for token in (reference() for reference in self._tokens) if token is not None)
+        return tuple(
+            token.label
+            for token in (reference() for reference in self._tokens)
+            if token is not None
+        )
 
     def kept(self) -> tuple[KeptGraph, ...]:
         """The graphs that are still there, oldest first, and what keeps each.
 
         Looks at every object that the garbage collector knows: take it as a question asked once, not at each step.
         """
-        tokens = [token for token in (reference() for reference in self._tokens) if token is not None]
+        tokens = [
+            token for token in (reference() for reference in self._tokens) if token is not None
+        ]
         if not tokens:
             return ()
         holders = _holders({id(token) for token in tokens})
@@ -95,14 +101,26 @@ class _Holders:
     """What was found of a watched graph: the nodes that are still there, and the tensors behind which they stand."""
 
     nodes: dict[Any, None] = field(default_factory=dict)
-    tensors: list[tuple[Tensor, bool]] = field(default_factory=list)  # and whether they are part of the graph
+    tensors: list[tuple[Tensor, bool]] = field(
+        default_factory=list
+    )  # and whether they are part of the graph
 
 
 def _kept(label: str, holders: _Holders) -> KeptGraph:
-    keepers = [name if own else f"the graph behind {name}" for tensor, own in holders.tensors for name in _names(tensor)]
+    keepers = [
+        name if own else f"the graph behind {name}"
+        for tensor, own in holders.tensors
+        for name in _names(tensor)
+    ]
     size, freed = saved_behind(list(holders.nodes))
     memory = dict(part for tensor, own in holders.tensors if own for part in storages(tensor))
-    return KeptGraph(label=label, freed=freed, saved_bytes=size, tensor_bytes=sum(memory.values()), keepers=tuple(dict.fromkeys(keepers)))
+    return KeptGraph(
+        label=label,
+        freed=freed,
+        saved_bytes=size,
+        tensor_bytes=sum(memory.values()),
+        keepers=tuple(dict.fromkeys(keepers)),
+    )
 
 
 def _holders(wanted: set[int]) -> dict[int, _Holders]:
@@ -132,7 +150,9 @@ def _names(value: object) -> Iterator[str]:
     yield from _named(value)
     for referrer in gc.get_referrers(value):
         if type(referrer) in (list, tuple, set, deque):
-            yield from (f"an item of the {type(referrer).__name__} {name}" for name in _named(referrer))
+            yield from (
+                f"an item of the {type(referrer).__name__} {name}" for name in _named(referrer)
+            )
 
 
 def _named(value: object) -> Iterator[str]:
@@ -142,8 +162,14 @@ def _named(value: object) -> Iterator[str]:
         names = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
         if not isinstance(names, dict) or isinstance(referrer, type):
             continue
-        owner = _owner(referrer) if isinstance(referrer, dict) else f" of a {type(referrer).__name__}"
-        yield from (f"{name!r}{owner}" for name, held in list(names.items()) if held is value and isinstance(name, str))
+        owner = (
+            _owner(referrer) if isinstance(referrer, dict) else f" of a {type(referrer).__name__}"
+        )
+        yield from (
+            f"{name!r}{owner}"
+            for name, held in list(names.items())
+            if held is value and isinstance(name, str)
+        )
 
 
 def _variables(value: object) -> list[str]:
@@ -151,8 +177,14 @@ def _variables(value: object) -> list[str]:
     found = []
     for frame in _frames():
         names = frame.f_locals
-        found += [f"{name!r} in {frame.f_code.co_name}()" for name, held in names.items() if held is value]
-        if isinstance(names, dict) and frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.gettrace() is None:
+        found += [
+            f"{name!r} in {frame.f_code.co_name}()" for name, held in names.items() if held is value
+        ]
+        if (
+            isinstance(names, dict)
+            and frame.f_code.co_flags & inspect.CO_OPTIMIZED
+            and sys.gettrace() is None
+        ):
             names.clear()  # before Python 3.13 it is a copy that stays with the frame, and would keep what the function lets go of
     return found
 
@@ -162,7 +194,10 @@ def _frames() -> Iterator[types.FrameType]:
     for frame in sys._current_frames().values():
         at: types.FrameType | None = frame
         while at is not None:
-            if at.f_code.co_name != "<module>" and at.f_globals.get("__name__", "").partition(".")[0] != "cnnprobe":
+            if (
+                at.f_code.co_name != "<module>"
+                and at.f_globals.get("__name__", "").partition(".")[0] != "cnnprobe"
+            ):
                 yield at
             at = at.f_back
 
@@ -171,5 +206,7 @@ def _owner(names: dict[Any, Any]) -> str:
     """Whose dictionary of names this is."""
     if "__name__" in names and "__builtins__" in names:
         return f" of the module {names['__name__']}"
-    owner = next((o for o in gc.get_referrers(names) if getattr(o, "__dict__", None) is names), None)
+    owner = next(
+        (o for o in gc.get_referrers(names) if getattr(o, "__dict__", None) is names), None
+    )
     return f" of a {type(owner).__name__}" if owner is not None else ""

@@ -86,11 +86,26 @@ def _innermost(trace: Trace) -> tuple[int, list[int]]:
 
 _INPLACE = frozenset({"torch.Tensor.__setitem__"}) | frozenset(
     f"torch.Tensor.__i{name}__"
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+    )
 )
 
 
-def infer(functions: Sequence[Any], edges: Sequence[Edge], owners: Mapping[int, tuple[str, str]]) -> list[Maker]:
+def infer(
+    functions: Sequence[Any], edges: Sequence[Edge], owners: Mapping[int, tuple[str, str]]
+) -> list[Maker]:
     """Makers of the nodes that use a parameter, straight or through a view of it; nobody of the others.
 
     Args:

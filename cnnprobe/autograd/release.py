@@ -78,7 +78,9 @@ def _steps(depth: Sequence[int], edges: Sequence[Edge]) -> dict[int, set[int]]:
     """For each node at the start of a stretch of `STEP` nodes: the starts of the stretches that follow it."""
     stretch = [steps // STEP for steps in depth]
     starts = {start for start, end, _, _ in edges if stretch[end] < stretch[start]}
-    nearest: list[frozenset[int] | None] = [None] * len(depth)  # starts (or outputs) above, none in between; shared along chains
+    nearest: list[frozenset[int] | None] = [None] * len(
+        depth
+    )  # starts (or outputs) above, none in between; shared along chains
     held: dict[int, set[int]] = {}
     last, above = -1, frozenset[int]()
     for below, node, _, _ in reversed(edges):

@@ -37,7 +37,11 @@ class Ledger:
             self.slots += 1
             if saved.unpack_hook is not None:
                 self.found += 1
-                mark = "recomputed" if type(saved.data).__name__ in ("_Holder", "_Handle") else "packed by a hook"
+                mark = (
+                    "recomputed"
+                    if type(saved.data).__name__ in ("_Holder", "_Handle")
+                    else "packed by a hook"
+                )
                 marks = marks if mark in marks else (*marks, mark)
                 size += sum(self._enter(node, name, tensor) for tensor in _tensors(saved.data))
                 continue
@@ -49,7 +53,9 @@ class Ledger:
                 marks = marks if "overwritten" in marks else (*marks, "overwritten")
             size += self._enter(node, name, tensor)
         if isinstance(function, torch.autograd.function.FunctionCtx):
-            size += sum(self._enter(node, name, tensor) for name, tensor in _kept_as_attributes(function))
+            size += sum(
+                self._enter(node, name, tensor) for name, tensor in _kept_as_attributes(function)
+            )
         return size, marks
 
     def _enter(self, node: int, name: str, tensor: Tensor) -> int:
@@ -59,8 +65,23 @@ class Ledger:
             if identity in self.seen:
                 continue
             self.seen.add(identity)
-            kind = "parameter" if identity in self.parameters else "input" if identity in self.inputs else "activation"
-            self.entries.append(Saved(node, name, nbytes, kind, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")))
+            kind = (
+                "parameter"
+                if identity in self.parameters
+                else "input"
+                if identity in self.inputs
+                else "activation"
+            )
+            self.entries.append(
+                Saved(
+                    node,
+                    name,
+                    nbytes,
+                    kind,
+                    tuple(tensor.shape),
+                    str(tensor.dtype).removeprefix("torch."),
+                )
+            )
             if kind == "activation":
                 size += nbytes
         return size

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.autograd.finding import UNNUMBERED, find, gradient_node, no_collection, numbers_of, tensors_in
+from cnnprobe.autograd.finding import (
+    UNNUMBERED,
+    find,
+    gradient_node,
+    no_collection,
+    numbers_of,
+    tensors_in,
+)
 from cnnprobe.autograd.naming import Maker, Namer, infer, inferred_note, is_view
 from cnnprobe.autograd.saved import READABLE, Ledger, storages
 from cnnprobe.graph import CHECKPOINT, CUSTOM, INPUT, OPERATION, PARAMETER, Call, Edge, Graph, Node
@@ -17,7 +24,12 @@ _NO_MARKS: tuple[str, ...] = ()
 
 
 def walk(
-    output: Any, *, model: nn.Module | None = None, trace: Trace | None = None, inputs: Iterable[Any] = (), saved: bool = True
+    output: Any,
+    *,
+    model: nn.Module | None = None,
+    trace: Trace | None = None,
+    inputs: Iterable[Any] = (),
+    saved: bool = True,
 ) -> Graph:
     """The graph that autograd has built behind a tensor or any nest of tensors.
 
@@ -42,7 +54,9 @@ def walk(
         return _walk(output, model, trace, inputs, saved=saved)
 
 
-def _walk(output: Any, model: nn.Module | None, trace: Trace | None, inputs: Iterable[Any], *, saved: bool) -> Graph:
+def _walk(
+    output: Any, model: nn.Module | None, trace: Trace | None, inputs: Iterable[Any], *, saved: bool
+) -> Graph:
     tensors = list(tensors_in(output))
     roots = [node for node in map(gradient_node, tensors) if node is not None]
     functions, edges = find(roots)
@@ -57,14 +71,20 @@ def _walk(output: Any, model: nn.Module | None, trace: Trace | None, inputs: Ite
         calls=calls,
         outputs=tuple([i for i, function in enumerate(functions) if function in known]),
         saved=tuple(ledger.entries) if ledger is not None else (),
-        title=type(model).__name__ if model is not None else trace.model if trace is not None else "",
+        title=type(model).__name__
+        if model is not None
+        else trace.model
+        if trace is not None
+        else "",
         notes=(*notes, *_notes(tensors, ledger, saved=saved)),
     )
 
 
 def made_by(traces: Sequence[Trace], output: Any) -> Trace | None:
     """Of several recorded forward passes the one that made `output`: the last that began before its newest node was made."""
-    numbers = numbers_of(node for node in map(gradient_node, tensors_in(output)) if node is not None)
+    numbers = numbers_of(
+        node for node in map(gradient_node, tensors_in(output)) if node is not None
+    )
     newest = max((number for number in numbers if number < UNNUMBERED), default=-1)
     for trace in reversed(traces):
         made = trace.calls[0].sequence if trace.calls else None
@@ -107,12 +127,22 @@ class _Leaves:
 
     def ledger(self, inputs: Iterable[Any]) -> Ledger:
         """Where what is kept for backward is booked, parameters and inputs apart."""
-        own: list[Tensor] = [*self._model.parameters(), *self._model.buffers()] if self._model is not None else []
+        own: list[Tensor] = (
+            [*self._model.parameters(), *self._model.buffers()] if self._model is not None else []
+        )
         fed = list(tensors_in(list(inputs)))
         for i, leaf in self.at.items():
             (own if i in self.parameters or isinstance(leaf, nn.Parameter) else fed).append(leaf)
-        parameters = {identity for tensor in own if not nn.parameter.is_lazy(tensor) for identity, _ in storages(tensor)}
-        return Ledger(parameters, {identity for tensor in fed for identity, _ in storages(tensor)} - parameters)
+        parameters = {
+            identity
+            for tensor in own
+            if not nn.parameter.is_lazy(tensor)
+            for identity, _ in storages(tensor)
+        }
+        return Ledger(
+            parameters,
+            {identity for tensor in fed for identity, _ in storages(tensor)} - parameters,
+        )
 
 
 def _named(model: nn.Module | None) -> dict[int, tuple[str, str]]:
@@ -130,7 +160,11 @@ def _named(model: nn.Module | None) -> dict[int, tuple[str, str]]:
             if parameter is not None:
                 named.setdefault(id(parameter), (before + name, prefix))
         if module._modules:
-            stack += [(before + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+            stack += [
+                (before + name, child)
+                for name, child in reversed(module._modules.items())
+                if child is not None
+            ]
     return named
 
 
@@ -152,7 +186,11 @@ class _Marks:
 
     def __init__(self, outputs: Sequence[Tensor]) -> None:
         self.of_kinds: dict[type, tuple[str, str, tuple[str, ...], bool]] = {}
-        self.hooked = {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None and tensor._backward_hooks}
+        self.hooked = {
+            tensor.grad_fn
+            for tensor in outputs
+            if tensor.grad_fn is not None and tensor._backward_hooks
+        }
 
     def of_kind(self, function: Any) -> tuple[str, str, tuple[str, ...], bool]:
         """(name, kind, marks, has metadata) of a node; remembered, unless its Python class stands for many kinds of C++ nodes."""
@@ -160,14 +198,26 @@ class _Marks:
         kind = OPERATION
         if isinstance(function, torch.autograd.function.FunctionCtx):
             kind = CHECKPOINT if name == "CheckpointFunctionBackward" else CUSTOM
-        marks = ("view",) if is_view(name) else ("in-place", "view") if name == "CopySlices" else _NO_MARKS
+        marks = (
+            ("view",)
+            if is_view(name)
+            else ("in-place", "view")
+            if name == "CopySlices"
+            else _NO_MARKS
+        )
         found = (name, kind, marks, hasattr(function, "_input_metadata"))
         if type(function).__name__ == name:
             self.of_kinds[type(function)] = found
         return found
 
 
-def _nodes(functions: Sequence[Any], leaves: _Leaves, makers: Sequence[Maker], marking: _Marks, ledger: Ledger | None) -> Iterator[Node]:
+def _nodes(
+    functions: Sequence[Any],
+    leaves: _Leaves,
+    makers: Sequence[Maker],
+    marking: _Marks,
+    ledger: Ledger | None,
+) -> Iterator[Node]:
     """The nodes as data. It runs once a node, and most of the time of a walk goes by here: hence no calls that can be spared."""
     dtypes = _Dtypes()
     new, known, leaf_at, hooked = tuple.__new__, marking.of_kinds, leaves.at.get, marking.hooked
@@ -210,8 +260,15 @@ class _Dtypes(dict[torch.dtype, str]):
 def _leaf(i: int, leaf: Tensor, named: tuple[str, str] | None, dtypes: _Dtypes) -> Node:
     fqn, module = named or (None, None)
     kind = PARAMETER if fqn is not None or isinstance(leaf, nn.Parameter) else INPUT
-    marks = ("hook",) if leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None) else _NO_MARKS
-    return tuple.__new__(Node, (i, _LEAF, kind, module, 0, "", tuple(leaf.shape), dtypes[leaf.dtype], fqn, 0, marks, 1))
+    marks = (
+        ("hook",)
+        if leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None)
+        else _NO_MARKS
+    )
+    return tuple.__new__(
+        Node,
+        (i, _LEAF, kind, module, 0, "", tuple(leaf.shape), dtypes[leaf.dtype], fqn, 0, marks, 1),
+    )
 
 
 def _notes(tensors: Sequence[Tensor], ledger: Ledger | None, *, saved: bool) -> Iterator[str]:

@@ -15,7 +15,9 @@ def run_checks(trace: Trace, names: Iterable[str]) -> None:
         if found:
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
             raise CheckError(
-                f"{_SAID[name]}: {', '.join(found[:_NAMED])}{more}", where=f"--fail-on {name}, in {trace.model}", fix=_FIXES[name]
+                f"{_SAID[name]}: {', '.join(found[:_NAMED])}{more}",
+                where=f"--fail-on {name}, in {trace.model}",
+                fix=_FIXES[name],
             )
 
 
@@ -26,7 +28,11 @@ def _counted(trace: Trace, key: str) -> Iterator[str]:
     for call in trace.calls:
         for out in call.outputs:
             if out.stats and out.stats.get(key, 0):
-                yield f"{call.fqn!r} ({out.stats[key]})" if call.fqn else f"{call.kind} ({out.stats[key]})"
+                yield (
+                    f"{call.fqn!r} ({out.stats[key]})"
+                    if call.fqn
+                    else f"{call.kind} ({out.stats[key]})"
+                )
 
 
 def _nan(trace: Trace) -> Iterator[str]:
@@ -40,16 +46,36 @@ def _inf(trace: Trace) -> Iterator[str]:
 def _unused(trace: Trace) -> Iterator[str]:
     """Modules with parameters that no call reached; those inside a stock module that was called are its own affair."""
     called = {call.fqn for call in trace.calls if call.fqn is not None}
-    inner = tuple(f"{m.fqn}." for m in trace.modules if m.is_stock and not m.is_container and m.fqn in called)
-    used = {tensor.source for call in trace.calls for tensor in call.inputs if isinstance(tensor.source, str)}
+    inner = tuple(
+        f"{m.fqn}." for m in trace.modules if m.is_stock and not m.is_container and m.fqn in called
+    )
+    used = {
+        tensor.source
+        for call in trace.calls
+        for tensor in call.inputs
+        if isinstance(tensor.source, str)
+    }
     for module in trace.modules:
         names = {module.fqn, *module.aliases}
-        if module.parameters and not names & called and not used & set(module.parameters) and not module.fqn.startswith(inner):
+        if (
+            module.parameters
+            and not names & called
+            and not used & set(module.parameters)
+            and not module.fqn.startswith(inner)
+        ):
             yield repr(module.fqn)
 
 
-CHECKS: Mapping[str, Callable[[Trace], Iterator[str]]] = {"nan": _nan, "inf": _inf, "unused": _unused}
-_SAID = {"nan": "NaN in the outputs of", "inf": "Inf in the outputs of", "unused": "parameters are never used in"}
+CHECKS: Mapping[str, Callable[[Trace], Iterator[str]]] = {
+    "nan": _nan,
+    "inf": _inf,
+    "unused": _unused,
+}
+_SAID = {
+    "nan": "NaN in the outputs of",
+    "inf": "Inf in the outputs of",
+    "unused": "parameters are never used in",
+}
 _FIXES = {
     "nan": "look at the inputs and weights of the first one named",
     "inf": "look at the inputs and weights of the first one named",

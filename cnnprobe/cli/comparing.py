@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
-from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, chosen_format, input_options, model_options, output_options
+from cnnprobe.cli.options import (
+    InputRequest,
+    ModelRequest,
+    OutputRequest,
+    chosen_format,
+    input_options,
+    model_options,
+    output_options,
+)
 from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
@@ -21,14 +29,34 @@ if TYPE_CHECKING:
 @model_options
 @click.argument("expected")
 @input_options
-@click.option("--level", type=click.Choice(LEVELS), help="Compare and judge only that.  [default: all]")
 @click.option(
-    "--transfer", is_flag=True, help="First give the first model the weights of the second, by the names that stand for each other."
+    "--level", type=click.Choice(LEVELS), help="Compare and judge only that.  [default: all]"
 )
-@click.option("--expected-arg", "expected_arguments", multiple=True, metavar="NAME=VALUE", help="As --arg, for the second model.")
+@click.option(
+    "--transfer",
+    is_flag=True,
+    help="First give the first model the weights of the second, by the names that stand for each other.",
+)
+@click.option(
+    "--expected-arg",
+    "expected_arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="As --arg, for the second model.",
+)
 @click.option("--expected-weights", metavar="FILE", help="As --weights, for the second model.")
-@click.option("--rtol", type=click.FloatRange(0), metavar="X", help="Relative tolerance.  [default: torch.testing's, by dtype]")
-@click.option("--atol", type=click.FloatRange(0), metavar="X", help="Absolute tolerance.  [default: torch.testing's, by dtype]")
+@click.option(
+    "--rtol",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="Relative tolerance.  [default: torch.testing's, by dtype]",
+)
+@click.option(
+    "--atol",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="Absolute tolerance.  [default: torch.testing's, by dtype]",
+)
 @output_options
 def compare_command(
     model: ModelRequest,
@@ -54,9 +82,13 @@ def compare_command(
     check_file(wished)
     with prints_on_stderr():
         first: Any = model.spec if _is_saved(model.spec) else load(model, given)
-        second = replace(model, spec=expected, arguments=expected_arguments, weights=expected_weights)
+        second = replace(
+            model, spec=expected, arguments=expected_arguments, weights=expected_weights
+        )
         other: Any = expected if _is_saved(expected) else load(second, given)
-        comparison = _compared(first, other, transfer=transfer, options={"rtol": rtol, "atol": atol, "level": level})
+        comparison = _compared(
+            first, other, transfer=transfer, options={"rtol": rtol, "atol": atol, "level": level}
+        )
     write(comparison.to(chosen_format(wished), width=wished.width), wished)
     holds = comparison.equivalent if level is None else comparison.levels[level]
     if not holds:
@@ -69,16 +101,30 @@ def _is_saved(spec: str) -> bool:
     return spec.endswith(".json")
 
 
-def _compared(first: Loaded | str, other: Loaded | str, *, transfer: bool, options: dict[str, Any]) -> "Comparison":
+def _compared(
+    first: Loaded | str, other: Loaded | str, *, transfer: bool, options: dict[str, Any]
+) -> "Comparison":
     from cnnprobe.api import compare
 
     actual, expected = (side if isinstance(side, str) else side.model for side in (first, other))
-    given = next(((side.args, side.kwargs) for side in (first, other) if not isinstance(side, str)), ((), {}))
+    given = next(
+        ((side.args, side.kwargs) for side in (first, other) if not isinstance(side, str)), ((), {})
+    )
     with progress("comparing"):
         if transfer:
             if isinstance(first, str) or isinstance(other, str):
-                raise UsageError("a saved report has no weights to transfer", where="--transfer", fix="name both models by their SPEC")
-            carried = compare(first.model, other.model, *first.args, **{**options, "level": "operations"}, **first.kwargs).transfer()
+                raise UsageError(
+                    "a saved report has no weights to transfer",
+                    where="--transfer",
+                    fix="name both models by their SPEC",
+                )
+            carried = compare(
+                first.model,
+                other.model,
+                *first.args,
+                **{**options, "level": "operations"},
+                **first.kwargs,
+            ).transfer()
             first.model.load_state_dict(carried)
         return compare(actual, expected, *given[0], **options, **given[1])
 
@@ -109,4 +155,8 @@ def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputReq
     elif not is_source:
         write(refactoring.to(chosen_format(wished), width=wished.width), wished)
     if not refactoring.source:
-        raise CheckError("; ".join(refactoring.notes), where=f"refactor {model.spec}", fix="write it by hand, or refactor a part of it")
+        raise CheckError(
+            "; ".join(refactoring.notes),
+            where=f"refactor {model.spec}",
+            fix="write it by hand, or refactor a part of it",
+        )

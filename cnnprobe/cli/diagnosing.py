@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
-from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, chosen_format, input_options, model_options, output_options
+from cnnprobe.cli.options import (
+    InputRequest,
+    ModelRequest,
+    OutputRequest,
+    chosen_format,
+    input_options,
+    model_options,
+    output_options,
+)
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
@@ -26,21 +34,49 @@ _LOSSES = (
 )  # fmt: skip
 _OF_CLASSES = ("cross_entropy", "nll_loss")
 _rules_option = click.option(
-    "--rules", "files", multiple=True, metavar="FILE", help="A Python file, or a folder, with further rules; it is run."
+    "--rules",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="A Python file, or a folder, with further rules; it is run.",
 )
 
 
 @click.command("diagnose", short_help="Say why a model does not learn.")
 @model_options
 @input_options
-@click.option("--targets", metavar="SHAPE|FILE", help="What the loss compares with.  [default: random, as the loss needs]")
-@click.option("--loss", type=click.Choice(_LOSSES), help="Without one the forward pass alone is judged.")
-@click.option("--optimizer", metavar="NAME[:K=V,...]", help="adam:lr=1e-3, sgd:lr=0.1,momentum=0.9, any of torch.optim.")
-@click.option("--steps", type=click.IntRange(1), default=6, show_default=True, metavar="N", help="Training steps that are observed.")
-@click.option("--fail-on", multiple=True, metavar="RULE|SEVERITY", help="Exit with 1 where that is found.  [default: warning]")
+@click.option(
+    "--targets",
+    metavar="SHAPE|FILE",
+    help="What the loss compares with.  [default: random, as the loss needs]",
+)
+@click.option(
+    "--loss", type=click.Choice(_LOSSES), help="Without one the forward pass alone is judged."
+)
+@click.option(
+    "--optimizer",
+    metavar="NAME[:K=V,...]",
+    help="adam:lr=1e-3, sgd:lr=0.1,momentum=0.9, any of torch.optim.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    metavar="N",
+    help="Training steps that are observed.",
+)
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="RULE|SEVERITY",
+    help="Exit with 1 where that is found.  [default: warning]",
+)
 @_rules_option
 @output_options
-def diagnose_command(model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any) -> None:
+def diagnose_command(
+    model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any
+) -> None:
     """Run the model SPEC and, with --loss and --optimizer, a few training steps, and say what is wrong.
 
     \b
@@ -71,7 +107,11 @@ def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> 
     targets = _targets(loaded, given, options) if loss is not None else None
     optimizer = _optimizer(loaded.model, options["optimizer"]) if options["optimizer"] else None
     if optimizer is not None and loss is None:
-        raise UsageError("an optimizer without a loss", where="--optimizer", fix="add --loss cross_entropy, or what you train with")
+        raise UsageError(
+            "an optimizer without a loss",
+            where="--optimizer",
+            fix="add --loss cross_entropy, or what you train with",
+        )
     with progress("diagnosing"):
         return diagnose(
             loaded.model,
@@ -95,31 +135,45 @@ def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> An
     text, place = options["targets"], f"--targets {options['targets']}"
     shape = targets.parse_shape(text, place) if text else None
     if text and shape is None:
-        return targets.load_file(text, place, dtype=torch.float32, device=targets.device_of(given.device))
+        return targets.load_file(
+            text, place, dtype=torch.float32, device=targets.device_of(given.device)
+        )
     with torch.no_grad():
         seen = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False)
     if seen.error is not None:
         return None
-    if not isinstance(seen.output, torch.Tensor) or (options["loss"] in _OF_CLASSES and seen.output.dim() == 0):
-        what = "a single number" if isinstance(seen.output, torch.Tensor) else f"a {type(seen.output).__name__}"
+    if not isinstance(seen.output, torch.Tensor) or (
+        options["loss"] in _OF_CLASSES and seen.output.dim() == 0
+    ):
+        what = (
+            "a single number"
+            if isinstance(seen.output, torch.Tensor)
+            else f"a {type(seen.output).__name__}"
+        )
         raise UsageError(
             f"{options['loss']} cannot be taken of what the model gives, {what}",
             where=f"--loss {options['loss']}",
             fix="call cnnprobe.diagnose in Python, with a loss_fn of your own",
         )
-    made = _random_targets(seen.output, options["loss"], shape, torch.Generator().manual_seed(given.seed))
+    made = _random_targets(
+        seen.output, options["loss"], shape, torch.Generator().manual_seed(given.seed)
+    )
     tell(f"note: random targets of shape {tuple(made.shape)}; give your own by --targets FILE")
     return made
 
 
-def _random_targets(output: "Tensor", loss: str, shape: tuple[int, ...] | None, generator: "Generator") -> "Tensor":
+def _random_targets(
+    output: "Tensor", loss: str, shape: tuple[int, ...] | None, generator: "Generator"
+) -> "Tensor":
     import torch
 
     if loss not in _OF_CLASSES:
         return torch.rand(shape or tuple(output.shape), generator=generator).to(output.device)
     axis = min(1, output.dim() - 1)  # an output without a batch has the classes first
     one_each = (*output.shape[:axis], *output.shape[axis + 1 :])
-    return torch.randint(0, max(1, output.shape[axis]), shape or one_each, generator=generator).to(output.device)
+    return torch.randint(0, max(1, output.shape[axis]), shape or one_each, generator=generator).to(
+        output.device
+    )
 
 
 def _optimizer(model: Any, text: str) -> Any:
@@ -128,16 +182,30 @@ def _optimizer(model: Any, text: str) -> Any:
     import torch
 
     name, _, settings = text.partition(":")
-    kinds = {kind.lower(): kind for kind in torch.optim.__all__ if isinstance(getattr(torch.optim, kind), type)}
+    kinds = {
+        kind.lower(): kind
+        for kind in torch.optim.__all__
+        if isinstance(getattr(torch.optim, kind), type)
+    }
     if name.lower() not in kinds:
-        raise UnknownNameError(f"no optimizer called {name!r}", where=f"--optimizer {text}", fix=suggest(name.lower(), kinds))
+        raise UnknownNameError(
+            f"no optimizer called {name!r}",
+            where=f"--optimizer {text}",
+            fix=suggest(name.lower(), kinds),
+        )
     try:
         pairs = (item.partition("=") for item in settings.split(",") if item)
         values = {key.strip(): ast.literal_eval(value) for key, _, value in pairs}
         trained = [p for p in model.parameters() if p.requires_grad]
-        return getattr(torch.optim, kinds[name.lower()])(trained or list(model.parameters()), **values)
+        return getattr(torch.optim, kinds[name.lower()])(
+            trained or list(model.parameters()), **values
+        )
     except (ValueError, SyntaxError, TypeError) as error:
-        raise UsageError(f"the optimizer cannot be built: {error}", where=f"--optimizer {text}", fix="write it as adam:lr=1e-3") from error
+        raise UsageError(
+            f"the optimizer cannot be built: {error}",
+            where=f"--optimizer {text}",
+            fix="write it as adam:lr=1e-3",
+        ) from error
 
 
 def _ignored() -> dict[str, str]:
@@ -145,9 +213,18 @@ def _ignored() -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("cnnprobe", {}).get("ignore", {})
+        table = (
+            tomllib.loads(path.read_text(encoding="utf-8"))
+            .get("tool", {})
+            .get("cnnprobe", {})
+            .get("ignore", {})
+        )
     except (tomllib.TOMLDecodeError, OSError) as error:
-        raise UsageError(f"pyproject.toml cannot be read: {error}", where="[tool.cnnprobe.ignore]", fix="mend the file") from error
+        raise UsageError(
+            f"pyproject.toml cannot be read: {error}",
+            where="[tool.cnnprobe.ignore]",
+            fix="mend the file",
+        ) from error
     return {str(key): str(reason) for key, reason in table.items()}
 
 
@@ -157,24 +234,37 @@ def _shown(report: "Report", form: str, wished: OutputRequest) -> str:
     from cnnprobe.layout.findings import lay_out_findings
     from cnnprobe.render import render
 
-    return render(lay_out_findings(report.trace.model, report.findings), form, width=wished.width, colour=is_coloured(wished))
+    return render(
+        lay_out_findings(report.trace.model, report.findings),
+        form,
+        width=wished.width,
+        colour=is_coloured(wished),
+    )
 
 
 def _check_thresholds(thresholds: tuple[str, ...], files: tuple[str, ...]) -> None:
     from cnnprobe.diagnosis import Severity
 
-    names = {s.value for s in Severity} | {n for rule in _known(files) for n in (rule.name, rule.code)}
+    names = {s.value for s in Severity} | {
+        n for rule in _known(files) for n in (rule.name, rule.code)
+    }
     for threshold in thresholds:
         if threshold not in names:
             raise UnknownNameError(
-                f"neither a severity nor a rule: {threshold!r}", where="--fail-on", fix=suggest(threshold, sorted(names))
+                f"neither a severity nor a rule: {threshold!r}",
+                where="--fail-on",
+                fix=suggest(threshold, sorted(names)),
             )
 
 
 def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -> None:
     from cnnprobe.diagnosis import at_least
 
-    found = {f"{f.rule} in {f.module!r}" if f.module else f.rule for t in thresholds for f in at_least(report.findings, t)}
+    found = {
+        f"{f.rule} in {f.module!r}" if f.module else f.rule
+        for t in thresholds
+        for f in at_least(report.findings, t)
+    }
     if found:
         if wished.file is not None:
             tell(f"found: {', '.join(sorted(found))}")

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
-from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, input_options, model_options
+from cnnprobe.cli.options import (
+    InputRequest,
+    ModelRequest,
+    OutputRequest,
+    input_options,
+    model_options,
+)
 from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
@@ -23,19 +29,42 @@ _FORMATS = ("text", "svg", "dot", "mermaid", "markdown", "json", "html")
 _ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".png", ".pdf")
 
 
-@click.command("graph", short_help="Draw the graph of modules, or of autograd; tell how two runs differ.")
+@click.command(
+    "graph", short_help="Draw the graph of modules, or of autograd; tell how two runs differ."
+)
 @model_options
 @input_options
 @click.option(
-    "--view", type=click.Choice(["modules", "autograd"]), default="modules", show_default=True, help="Module calls, or autograd's nodes."
+    "--view",
+    type=click.Choice(["modules", "autograd"]),
+    default="modules",
+    show_default=True,
+    help="Module calls, or autograd's nodes.",
 )
-@click.option("--depth", type=click.IntRange(1), metavar="N", help="Open modules N levels deep.  [default: as far as 80 boxes allow]")
+@click.option(
+    "--depth",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Open modules N levels deep.  [default: as far as 80 boxes allow]",
+)
 @click.option("--around", metavar="FQN", help="Only this module and what is next to it.")
 @click.option(
-    "--runs", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Run N times, and tell how the graphs differ."
+    "--runs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Run N times, and tell how the graphs differ.",
 )
-@click.option("--unreached", "missing", is_flag=True, help="List the parameters that no gradient can reach, and why.")
-@click.option("--kept", is_flag=True, help="Run backward too, and tell what keeps the graph alive after it.")
+@click.option(
+    "--unreached",
+    "missing",
+    is_flag=True,
+    help="List the parameters that no gradient can reach, and why.",
+)
+@click.option(
+    "--kept", is_flag=True, help="Run backward too, and tell what keeps the graph alive after it."
+)
 @click.option(
     "--engine",
     type=click.Choice(["auto", "own", "dot", "pygraphviz"]),
@@ -43,8 +72,15 @@ _ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".pn
     show_default=True,
     help="Who lays out SVG; auto asks dot, then pygraphviz, 10 seconds each.",
 )
-@click.option("--format", "form", type=click.Choice(_FORMATS), help="Form of the result.  [default: by the suffix of -o, else text]")
-@click.option("-o", "--output", "file", metavar="FILE", help="Write the graph there: " + " ".join(_ENDINGS))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    help="Form of the result.  [default: by the suffix of -o, else text]",
+)
+@click.option(
+    "-o", "--output", "file", metavar="FILE", help="Write the graph there: " + " ".join(_ENDINGS)
+)
 def graph_command(
     model: ModelRequest,
     given: InputRequest,
@@ -70,7 +106,9 @@ def graph_command(
     check_file(wished)
     if file is not None and form is None and Path(file).suffix.lower() not in _ENDINGS:
         raise UnknownNameError(
-            f"no graph format has the suffix {Path(file).suffix!r}", where=f"-o {file}", fix=suggest(Path(file).suffix, _ENDINGS)
+            f"no graph format has the suffix {Path(file).suffix!r}",
+            where=f"-o {file}",
+            fix=suggest(Path(file).suffix, _ENDINGS),
         )
     with prints_on_stderr():
         loaded = load(model, given)
@@ -78,7 +116,11 @@ def graph_command(
             passes = [_pass(loaded, model) for _ in range(runs)]
             lives = _lives(loaded, model, runs) if kept else []
     graphs = [_graph(autograd, trace, view) for autograd, trace in passes]
-    shown = graphs[-1] if view == "autograd" and depth is None and around is None else graphs[-1].collapse(depth, around=around)
+    shown = (
+        graphs[-1]
+        if view == "autograd" and depth is None and around is None
+        else graphs[-1].collapse(depth, around=around)
+    )
     lines = []
     if missing:
         lines += _unreached(*passes[-1])
@@ -107,7 +149,9 @@ def _forward(loaded: Loaded, model: ModelRequest) -> object:
         return loaded.model(*loaded.args, **loaded.kwargs)
     except Exception as error:
         what = f"the forward pass raised {type(error).__name__}: {str(error).strip()}"
-        raise TargetError(what, where=model.spec, fix="see `cnnprobe probe` with the same arguments") from error
+        raise TargetError(
+            what, where=model.spec, fix="see `cnnprobe probe` with the same arguments"
+        ) from error
 
 
 def _graph(autograd: "Graph", trace: "Trace", view: str) -> "Graph":
@@ -120,7 +164,10 @@ def _differences(graphs: "list[Graph]") -> list[str]:
     found = []
     for number, (before, after) in enumerate(pairwise(graphs), start=2):
         difference = before.diff(after)
-        found += [f"run {number} against run {number - 1}:", *(f"  {line}" for line in str(difference).splitlines())]
+        found += [
+            f"run {number} against run {number - 1}:",
+            *(f"  {line}" for line in str(difference).splitlines()),
+        ]
     return found
 
 
@@ -175,7 +222,9 @@ def _life(label: str, graph: "KeptGraph | None") -> str:
     held = [f"{size(graph.saved_bytes)} for backward"] if graph.saved_bytes else []
     held += [f"{size(graph.tensor_bytes)} of tensors"] if graph.tensor_bytes else []
     keepers = ", ".join(graph.keepers) or "something that Python does not show"
-    return f"{label}: its graph is kept alive by {keepers}" + (f": {' and '.join(held)}" if held else "")
+    return f"{label}: its graph is kept alive by {keepers}" + (
+        f": {' and '.join(held)}" if held else ""
+    )
 
 
 def _put(graph: "Graph", form: str | None, file: str | None, engine: str) -> None:
@@ -185,4 +234,7 @@ def _put(graph: "Graph", form: str | None, file: str | None, engine: str) -> Non
         write(graph.to(form or "text"), OutputRequest(format=None, file=file, width=None))
         return
     failures = save_graph(graph, file, engine=engine)
-    tell(f"wrote {file}" + (f" ({'; '.join(failures)}: another engine took over)" if failures else ""))
+    tell(
+        f"wrote {file}"
+        + (f" ({'; '.join(failures)}: another engine took over)" if failures else "")
+    )

@@ -79,13 +79,24 @@ def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
     dtype = None if given.dtype is None else targets.dtype_of(given.dtype)
     torch.manual_seed(given.seed)
     with _warnings_told(), progress(f"building {wanted.spec}"):
-        model = targets.load_model(wanted.spec, arguments=arguments, weights=wanted.weights, trust_pickle=wanted.trust_pickle)
+        model = targets.load_model(
+            wanted.spec,
+            arguments=arguments,
+            weights=wanted.weights,
+            trust_pickle=wanted.trust_pickle,
+        )
         if given.inputs:
-            args, kwargs = targets.load_inputs(given.inputs, dtype=dtype or _dtype(model), device=device, seed=given.seed)
+            args, kwargs = targets.load_inputs(
+                given.inputs, dtype=dtype or _dtype(model), device=device, seed=given.seed
+            )
         else:
-            args, kwargs, note = targets.default_inputs(model, dtype=dtype, device=device, seed=given.seed)
+            args, kwargs, note = targets.default_inputs(
+                model, dtype=dtype, device=device, seed=given.seed
+            )
             tell(f"note: {note}")
-        model = _moved(model, device, dtype if dtype is not None and dtype.is_floating_point else None)
+        model = _moved(
+            model, device, dtype if dtype is not None and dtype.is_floating_point else None
+        )
     return Loaded(model=model.train(wanted.training), args=args, kwargs=kwargs)
 
 
@@ -98,4 +109,8 @@ def _moved(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | Non
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TargetError(f"the model cannot be moved to {device}: {reason}", where=f"--device {device}", fix="--device cpu") from error
+        raise TargetError(
+            f"the model cannot be moved to {device}: {reason}",
+            where=f"--device {device}",
+            fix="--device cpu",
+        ) from error

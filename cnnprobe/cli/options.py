@@ -52,9 +52,18 @@ class _Spec(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic 
 
     name = "spec"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
         """The prefixes that fit, and files."""
-        prefixes = [CompletionItem(prefix) for prefix in ("torchvision:", "timm:") if incomplete and prefix.startswith(incomplete)]
+        prefixes = [
+            CompletionItem(prefix)
+            for prefix in ("torchvision:", "timm:")
+            if incomplete and prefix.startswith(incomplete)
+        ]
         return prefixes or [CompletionItem(incomplete, type="file")]
 
 
@@ -70,10 +79,17 @@ class _Format(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if there is such a format."""
         if value not in known_formats():
-            self.fail(f"no format named {value!r}; known are {', '.join(known_formats())}", param, ctx)
+            self.fail(
+                f"no format named {value!r}; known are {', '.join(known_formats())}", param, ctx
+            )
         return str(value)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
         """The names that fit."""
         return [CompletionItem(name) for name in known_formats() if name.startswith(incomplete)]
 
@@ -87,40 +103,100 @@ def known_formats() -> tuple[str, ...]:
     """
     room = importlib.util.find_spec("cnnprobe.render")
     folders = list(room.submodule_search_locations or ()) if room else []
-    names = sorted(found.name for found in pkgutil.iter_modules(folders) if found.name.startswith("as_"))
+    names = sorted(
+        found.name for found in pkgutil.iter_modules(folders) if found.name.startswith("as_")
+    )
     sources = {name: Path(folder, f"{name}.py") for folder in folders for name in names}
-    return tuple(name.removeprefix("as_") for name, path in sources.items() if "def render_document(" in path.read_text(encoding="utf-8"))
+    return tuple(
+        name.removeprefix("as_")
+        for name, path in sources.items()
+        if "def render_document(" in path.read_text(encoding="utf-8")
+    )
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.meta[DEBUG] = value
 
 
-_debug = click.option("--debug", is_flag=True, expose_value=False, is_eager=True, callback=_remember_debug, help="Show tracebacks.")
+_debug = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_remember_debug,
+    help="Show tracebacks.",
+)
 
 _MODEL = (
     click.argument("spec", type=_Spec()),
     click.option(
-        "--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Constructor argument; repeatable. A Python literal, or text."
+        "--arg",
+        "arguments",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Constructor argument; repeatable. A Python literal, or text.",
     ),
-    click.option("--weights", metavar="FILE", help="A .safetensors file or a saved state_dict; has to fit exactly."),
-    click.option("--trust-pickle", is_flag=True, help="Let a file of weights or a .pt2 run the code that it names."),
-    click.option("--train/--eval", "training", default=False, help="The mode that the model runs in.  [default: eval]"),
+    click.option(
+        "--weights",
+        metavar="FILE",
+        help="A .safetensors file or a saved state_dict; has to fit exactly.",
+    ),
+    click.option(
+        "--trust-pickle",
+        is_flag=True,
+        help="Let a file of weights or a .pt2 run the code that it names.",
+    ),
+    click.option(
+        "--train/--eval",
+        "training",
+        default=False,
+        help="The mode that the model runs in.  [default: eval]",
+    ),
 )
 _INPUT = (
     click.option(
-        "--input", "inputs", multiple=True, metavar="[NAME=]SHAPE|FILE", help="1,3,32,32 (random) or a .pt, .npy, .png, .jpg; repeatable."
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="[NAME=]SHAPE|FILE",
+        help="1,3,32,32 (random) or a .pt, .npy, .png, .jpg; repeatable.",
     ),
-    click.option("--dtype", metavar="NAME", help="Of random inputs; a floating one also of the model. [default: the model's]"),
-    click.option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda, cuda:1, mps, or meta for shapes alone."),
     click.option(
-        "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, metavar="N", help="Of random weights and inputs."
+        "--dtype",
+        metavar="NAME",
+        help="Of random inputs; a floating one also of the model. [default: the model's]",
+    ),
+    click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, mps, or meta for shapes alone.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Of random weights and inputs.",
     ),
 )
 _OUTPUT = (
-    click.option("--format", type=_Format(), help="Form of the result.  [default: by the suffix of -o, else text]"),
-    click.option("-o", "--output", "file", metavar="FILE", help="Write the result there, not to stdout."),
-    click.option("--width", type=click.IntRange(40, 1000), metavar="N", help="Columns of text.  [default: the terminal's]"),
+    click.option(
+        "--format",
+        type=_Format(),
+        help="Form of the result.  [default: by the suffix of -o, else text]",
+    ),
+    click.option(
+        "-o", "--output", "file", metavar="FILE", help="Write the result there, not to stdout."
+    ),
+    click.option(
+        "--width",
+        type=click.IntRange(40, 1000),
+        metavar="N",
+        help="Columns of text.  [default: the terminal's]",
+    ),
     _debug,
 )
 
@@ -140,7 +216,9 @@ def output_options(command: Command) -> Command:
     return _gathered(command, OutputRequest, "wished", _OUTPUT)
 
 
-def _gathered(command: Command, kind: Callable[..., Any], name: str, options: tuple[Callable[[Any], Any], ...]) -> Command:
+def _gathered(
+    command: Command, kind: Callable[..., Any], name: str, options: tuple[Callable[[Any], Any], ...]
+) -> Command:
     """The command with these options, whose values reach it as one argument `name` of type `kind`."""
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
 
@@ -168,6 +246,8 @@ def chosen_format(wished: OutputRequest) -> str:
     if suffix not in suffixes():
         known = ", ".join(suffixes())
         raise UsageError(
-            f"no format has the suffix {suffix!r}", where=f"-o {wished.file}", fix=f"end the name in one of {known}, or add --format"
+            f"no format has the suffix {suffix!r}",
+            where=f"-o {wished.file}",
+            fix=f"end the name in one of {known}, or add --format",
         )
     return suffixes()[suffix]

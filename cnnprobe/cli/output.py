@@ -27,7 +27,11 @@ def check_file(wished: OutputRequest) -> None:
 
 def _unwritable(path: Path | str | None, reason: str) -> UsageError:
     where = "stdout" if path is None else f"-o {path}"
-    return UsageError(f"the result cannot be written: {reason}", where=where, fix="name a file in a folder that you may write to: -o FILE")
+    return UsageError(
+        f"the result cannot be written: {reason}",
+        where=where,
+        fix="name a file in a folder that you may write to: -o FILE",
+    )
 
 
 def is_coloured(wished: OutputRequest) -> bool:

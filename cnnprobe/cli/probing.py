@@ -6,7 +6,15 @@ import click
 
 from cnnprobe.cli.checks import CHECKS, run_checks
 from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
-from cnnprobe.cli.options import InputRequest, ModelRequest, OutputRequest, chosen_format, input_options, model_options, output_options
+from cnnprobe.cli.options import (
+    InputRequest,
+    ModelRequest,
+    OutputRequest,
+    chosen_format,
+    input_options,
+    model_options,
+    output_options,
+)
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import DEBUG, tell
 from cnnprobe.cli.progress import progress
@@ -20,13 +28,41 @@ if TYPE_CHECKING:
 @click.command("probe", short_help="Run one forward pass and show what every layer did.")
 @model_options
 @input_options
-@click.option("--depth", type=click.IntRange(0), metavar="N", help="Deepest level shown: 1 the model's children.  [default: all]")
-@click.option("--parameters", is_flag=True, help="Show every parameter and buffer with its shape, not the layers.")
-@click.option("--explain-shapes", is_flag=True, help="Show the arithmetic behind every shape, and the receptive field.")
-@click.option("--second-opinion", is_flag=True, help="Hold the totals against torchinfo's, and say who is right.")
-@click.option("--patch", is_flag=True, help="Where it crashes: print the repair as a diff, for `patch -p1`.")
-@click.option("--min-input", is_flag=True, help="Print the least height and width that the model takes, found by trial.")
-@click.option("--fail-on", multiple=True, type=click.Choice(list(CHECKS)), help="Exit with 1 where that is found; repeatable.")
+@click.option(
+    "--depth",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Deepest level shown: 1 the model's children.  [default: all]",
+)
+@click.option(
+    "--parameters",
+    is_flag=True,
+    help="Show every parameter and buffer with its shape, not the layers.",
+)
+@click.option(
+    "--explain-shapes",
+    is_flag=True,
+    help="Show the arithmetic behind every shape, and the receptive field.",
+)
+@click.option(
+    "--second-opinion",
+    is_flag=True,
+    help="Hold the totals against torchinfo's, and say who is right.",
+)
+@click.option(
+    "--patch", is_flag=True, help="Where it crashes: print the repair as a diff, for `patch -p1`."
+)
+@click.option(
+    "--min-input",
+    is_flag=True,
+    help="Print the least height and width that the model takes, found by trial.",
+)
+@click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(list(CHECKS)),
+    help="Exit with 1 where that is found; repeatable.",
+)
 @output_options
 def probe_command(
     model: ModelRequest,
@@ -53,7 +89,11 @@ def probe_command(
     Naming Python code runs it. Reading weights never runs code.
     """
     if parameters and explain_shapes:
-        raise UsageError("--parameters and --explain-shapes are two results", where="cnnprobe probe", fix="ask for one of them")
+        raise UsageError(
+            "--parameters and --explain-shapes are two results",
+            where="cnnprobe probe",
+            fix="ask for one of them",
+        )
     check_file(wished)
     with prints_on_stderr():
         loaded = load(model, given)
@@ -100,7 +140,9 @@ def _least_input(loaded: Loaded) -> tuple[int, ...]:
         found = least_input(loaded.model, *loaded.args, kwargs=loaded.kwargs)
     if found is None:
         raise TargetError(
-            "the model takes no square input of up to 2048", where="--min-input", fix="give channels that it takes: --input 1,3,32,32"
+            "the model takes no square input of up to 2048",
+            where="--min-input",
+            fix="give channels that it takes: --input 1,3,32,32",
         )
     return found
 
@@ -108,16 +150,23 @@ def _least_input(loaded: Loaded) -> tuple[int, ...]:
 def _patch(report: "Report") -> str:
     """The diff of the best repair whose line is known; which one it is goes to stderr."""
     explanation = report.explanation
-    repairs = [repair for repair in explanation.repairs if repair.patch and repair.plausible] if explanation is not None else []
+    repairs = (
+        [repair for repair in explanation.repairs if repair.patch and repair.plausible]
+        if explanation is not None
+        else []
+    )
     if repairs:
         click.echo(f"{repairs[0].title}; {repairs[0].tried}", err=True)
         return repairs[0].patch
     if report.trace.failure is None:
         raise TargetError(
-            "there is nothing to repair: the forward passes", where="--patch", fix="leave --patch out to see what every layer did"
+            "there is nothing to repair: the forward passes",
+            where="--patch",
+            fix="leave --patch out to see what every layer did",
         )
     raise TargetError(
-        "no repair is known as a change of a line" + (f" ({explanation.diagnosis})" if explanation is not None else ""),
+        "no repair is known as a change of a line"
+        + (f" ({explanation.diagnosis})" if explanation is not None else ""),
         where="--patch",
         fix="leave --patch out: the report shows what is known",
     )
@@ -127,17 +176,23 @@ def _second_opinion(loaded: Loaded, report: "Report") -> "Document":
     from cnnprobe.second_opinion import lay_out_opinion, second_opinion
 
     with progress("asking torchinfo"):
-        return lay_out_opinion(second_opinion(loaded.model, loaded.args, loaded.kwargs, trace=report.trace))
+        return lay_out_opinion(
+            second_opinion(loaded.model, loaded.args, loaded.kwargs, trace=report.trace)
+        )
 
 
 def _shown(report: "Report", wished: OutputRequest, view: str, depth: int | None) -> str:
     form = chosen_format(wished)
-    if view == "layers" or form == "json":  # JSON is always the whole report, which `load` reads back
+    if (
+        view == "layers" or form == "json"
+    ):  # JSON is always the whole report, which `load` reads back
         return report.to(form, width=wished.width, depth=depth, colour=is_coloured(wished))
     from cnnprobe.layout import lay_out_parameters, lay_out_shapes
     from cnnprobe.render import render
 
-    document = lay_out_parameters(report.trace) if view == "parameters" else lay_out_shapes(report.trace)
+    document = (
+        lay_out_parameters(report.trace) if view == "parameters" else lay_out_shapes(report.trace)
+    )
     return render(document, form, width=wished.width, colour=is_coloured(wished))
 
 

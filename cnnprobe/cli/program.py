@@ -19,10 +19,14 @@ DEBUG = "cnnprobe.debug"
 class Program(click.Group):
     """A group of commands whose every failure is one message on stderr, without a traceback unless `--debug` asks for it."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
         """Run the command and leave by its exit code."""
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks is escaped, never a failure
+            if hasattr(
+                stream, "reconfigure"
+            ):  # a name that the terminal's encoding lacks is escaped, never a failure
                 stream.reconfigure(errors="backslashreplace")
         extra["standalone_mode"] = False
         try:
@@ -37,7 +41,9 @@ class Program(click.Group):
         except BrokenPipeError:
             code = _leave_closed_pipe()
         except OSError as error:
-            tell(f"error: the result cannot be written: {error.strerror or error}\n  where: stdout\n  fix:   give it a file by -o FILE")
+            tell(
+                f"error: the result cannot be written: {error.strerror or error}\n  where: stdout\n  fix:   give it a file by -o FILE"
+            )
             _discard_stdout()
             code = UNFORESEEN
         sys.exit(code if isinstance(code, int) else 0)
@@ -55,19 +61,25 @@ class Program(click.Group):
             ctx.exit(error.exit_code)
         except MemoryError:
             _tell_failure(
-                ctx, "error: out of memory\n  where: this command\n  fix:   give a smaller --input, or --device meta for shapes alone"
+                ctx,
+                "error: out of memory\n  where: this command\n  fix:   give a smaller --input, or --device meta for shapes alone",
             )
             ctx.exit(UNFORESEEN)
         except Exception as error:
             what = f"error: {type(error).__name__}: {str(error).strip() or 'no message'}"
-            _tell_failure(ctx, f"{what}\n  where: inside cnnprobe\n  fix:   run it again with --debug, and report what it shows")
+            _tell_failure(
+                ctx,
+                f"{what}\n  where: inside cnnprobe\n  fix:   run it again with --debug, and report what it shows",
+            )
             ctx.exit(UNFORESEEN)
 
 
 def tell(message: str) -> None:
     """Write a message to stderr, with every control character in it made visible."""
     try:
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line that says what is being waited for
+        clear = (
+            "\r\x1b[K" if sys.stderr.isatty() else ""
+        )  # the line that says what is being waited for
         click.echo(clear + printable(message), err=True)
     except OSError:  # nobody is listening
         return
@@ -79,7 +91,9 @@ def printable(text: str) -> str:
     >>> printable("\x1b[31mred")
     '\\x1b[31mred'
     """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _tell_failure(ctx: click.Context, message: str) -> None:
@@ -91,7 +105,9 @@ def _tell_failure(ctx: click.Context, message: str) -> None:
 def _usage_message(error: click.ClickException) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":  # not before click 8.2; the message is the help
         return error.format_message()
-    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "cnnprobe"
+    command = (
+        error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "cnnprobe"
+    )
     return f"error: {error.format_message()}\n  where: {command}\n  fix:   {command} --help lists what it takes"
 
 

@@ -25,15 +25,36 @@ from cnnprobe.comparison.passes import (
 )
 from cnnprobe.comparison.sketch import sketches_apart
 from cnnprobe.comparison.structure import Aligned, structural_differences, total_parameters
-from cnnprobe.comparison.values import Backward, differentiate, graph_difference, strayed_values, tensors_of, values_apart
-from cnnprobe.differences import LEVELS, Difference, Discrepancy, Outcome, describe_discrepancy, place
+from cnnprobe.comparison.values import (
+    Backward,
+    differentiate,
+    graph_difference,
+    strayed_values,
+    tensors_of,
+    values_apart,
+)
+from cnnprobe.differences import (
+    LEVELS,
+    Difference,
+    Discrepancy,
+    Outcome,
+    describe_discrepancy,
+    place,
+)
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 from cnnprobe.recorder import is_compiled, observe
 from cnnprobe.recorder.inventory import class_of, is_lazy
 from cnnprobe.totals import Totals, total
 from cnnprobe.trace import Trace
 
-__all__ = ["Tolerance", "compare_models", "compare_traces", "observe_as", "structure_of", "tensors_of"]
+__all__ = [
+    "Tolerance",
+    "compare_models",
+    "compare_traces",
+    "observe_as",
+    "structure_of",
+    "tensors_of",
+]
 
 _STRUCTURE = LEVELS[:4]
 
@@ -49,14 +70,22 @@ class _Draft:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, level: str, position: int, message: str, discrepancy: Discrepancy | None = None, *, inputs_equal: bool | None = None
+        self,
+        level: str,
+        position: int,
+        message: str,
+        discrepancy: Discrepancy | None = None,
+        *,
+        inputs_equal: bool | None = None,
     ) -> None:
         """One more difference at a position of the pairs."""
         places = ["", ""]
         if position < len(self.aligned.alignment.pairs):
             pair = self.aligned.alignment.pairs[position]
             places[0] = place(self.aligned.actual[pair.actual]) if pair.actual is not None else ""
-            places[1] = place(self.aligned.expected[pair.expected]) if pair.expected is not None else ""
+            places[1] = (
+                place(self.aligned.expected[pair.expected]) if pair.expected is not None else ""
+            )
         self.differences.append(
             Difference(
                 level=level,
@@ -93,18 +122,31 @@ def compare_models(
     for model, which in ((actual, "actual"), (expected, "expected")):
         _check(model, which)
     tolerance = replace(tolerance, rounding=tolerance.rounding or rounds_apart(actual, expected))
-    subjects = [Subject(model=model, args=inputs[0], kwargs=inputs[1]) for model in (actual, expected)]
+    subjects = [
+        Subject(model=model, args=inputs[0], kwargs=inputs[1]) for model in (actual, expected)
+    ]
     if rounds_apart(actual, expected):
-        subjects = [Subject(model=s.model, args=fitted(s.args, s.model), kwargs=fitted(s.kwargs, s.model)) for s in subjects]
+        subjects = [
+            Subject(model=s.model, args=fitted(s.args, s.model), kwargs=fitted(s.kwargs, s.model))
+            for s in subjects
+        ]
     compiled = is_compiled(actual) or is_compiled(expected)
     agreement = _first_pass(subjects, tolerance, activations="numbers" in wanted and not compiled)
     draft = _draft(agreement.aligned)
     if compiled:
-        draft.notes.append("compiled code cannot be looked into: structure is that of the eager code, numbers are compared at the outputs")
+        draft.notes.append(
+            "compiled code cannot be looked into: structure is that of the eager code, numbers are compared at the outputs"
+        )
     if "state_dict" in wanted:
         _state_dicts(draft, actual, expected)
     if "numbers" in wanted:
-        _numbers(draft, "numbers", _outputs_only(subjects, agreement, tolerance, training=False) if compiled else agreement)
+        _numbers(
+            draft,
+            "numbers",
+            _outputs_only(subjects, agreement, tolerance, training=False)
+            if compiled
+            else agreement,
+        )
     if "train_numbers" in wanted:
         again = _outputs_only(subjects, agreement, tolerance, training=True) if compiled else None
         _train_numbers(draft, again or run_both(subjects[0], subjects[1], tolerance, training=True))
@@ -113,14 +155,18 @@ def compare_models(
     return _outcome(draft, tuple(class_of(model).__name__ for model in (actual, expected)), wanted)
 
 
-def compare_traces(actual: Trace, expected: Trace, *, rtol: float | None = None, atol: float | None = None) -> Outcome:
+def compare_traces(
+    actual: Trace, expected: Trace, *, rtol: float | None = None, atol: float | None = None
+) -> Outcome:
     """The outcome of comparing two recorded forward passes: structure, and the statistics of every activation in place of its values."""
     draft = _draft(aligned_of(actual, expected))
     sketches = sketches_apart(draft.aligned, rtol, atol)
     if sketches is None:
         draft.notes.append("no statistics were recorded on both sides: numbers were not compared")
     else:
-        draft.notes.append("numbers are compared by the statistics of each activation: a report keeps no values")
+        draft.notes.append(
+            "numbers are compared by the statistics of each activation: a report keeps no values"
+        )
         apart = {k: found for k, found in sketches.items() if found is not None}
         draft.levels["numbers"] = not apart
         for k, found in apart.items():
@@ -128,10 +174,16 @@ def compare_traces(actual: Trace, expected: Trace, *, rtol: float | None = None,
     return _outcome(draft, (actual.model, expected.model), (*_STRUCTURE, "numbers"))
 
 
-def observe_as(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, like: Trace | None) -> Trace:
+def observe_as(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, like: Trace | None
+) -> Trace:
     """A forward pass with statistics, in the mode in which the recording `like` was made."""
     _check(model, "other")
-    training = any(module.fqn == "" and module.training for module in like.modules) if like is not None else model.training
+    training = (
+        any(module.fqn == "" and module.training for module in like.modules)
+        if like is not None
+        else model.training
+    )
     with in_mode(model, training=training):
         return observe(model, args, kwargs).trace
 
@@ -143,29 +195,47 @@ def _wanted(level: str | None) -> Sequence[str]:
     if level is None:
         return LEVELS
     if level not in LEVELS:
-        raise UnknownNameError(f"no level named {level!r}", where="compare", fix=suggest(level, LEVELS))
+        raise UnknownNameError(
+            f"no level named {level!r}", where="compare", fix=suggest(level, LEVELS)
+        )
     return _STRUCTURE if level in _STRUCTURE else (*_STRUCTURE, level)
 
 
 def _check(model: object, which: str) -> None:
     if not isinstance(model, nn.Module):
-        fix = f"pass an instance: {model.__name__}()" if isinstance(model, type) else "pass a torch.nn.Module, or a trace for both"
-        raise TargetError(f"{type(model).__name__} is not a torch.nn.Module", where=f"the {which} model", fix=fix)
+        fix = (
+            f"pass an instance: {model.__name__}()"
+            if isinstance(model, type)
+            else "pass a torch.nn.Module, or a trace for both"
+        )
+        raise TargetError(
+            f"{type(model).__name__} is not a torch.nn.Module", where=f"the {which} model", fix=fix
+        )
     if is_lazy(model):
         raise TargetError(
-            "its parameters have no shapes yet", where=f"the {which} model, {type(model).__name__}", fix="call it once before comparing it"
+            "its parameters have no shapes yet",
+            where=f"the {which} model, {type(model).__name__}",
+            fix="call it once before comparing it",
         )
 
 
-def _first_pass(subjects: Sequence[Subject], tolerance: Tolerance, *, activations: bool) -> Agreement:
+def _first_pass(
+    subjects: Sequence[Subject], tolerance: Tolerance, *, activations: bool
+) -> Agreement:
     if activations:
         return run_both(subjects[0], subjects[1], tolerance, training=False)
     traces = [structure_of(subject, training=False) for subject in subjects]
-    return Agreement(aligned=aligned_of(traces[0], traces[1]), ran=all(trace.failure is None for trace in traces))
+    return Agreement(
+        aligned=aligned_of(traces[0], traces[1]), ran=all(trace.failure is None for trace in traces)
+    )
 
 
-def _outputs_only(subjects: Sequence[Subject], agreement: Agreement, tolerance: Tolerance, *, training: bool) -> Agreement:
-    outputs = run_plainly(subjects[0], subjects[1], tolerance, training=training) if agreement.ran else {}
+def _outputs_only(
+    subjects: Sequence[Subject], agreement: Agreement, tolerance: Tolerance, *, training: bool
+) -> Agreement:
+    outputs = (
+        run_plainly(subjects[0], subjects[1], tolerance, training=training) if agreement.ran else {}
+    )
     return replace(agreement, outputs=outputs)
 
 
@@ -179,12 +249,19 @@ def _draft(aligned: Aligned) -> _Draft:
         idle = [
             pair
             for pair in aligned.alignment.pairs
-            if (pair.actual, pair.expected)[side] is not None and (pair.actual, pair.expected)[1 - side] is None
+            if (pair.actual, pair.expected)[side] is not None
+            and (pair.actual, pair.expected)[1 - side] is None
         ]
         for pair in idle:
-            operation = aligned.actual[pair.actual] if pair.actual is not None else aligned.expected[pair.expected or 0]
+            operation = (
+                aligned.actual[pair.actual]
+                if pair.actual is not None
+                else aligned.expected[pair.expected or 0]
+            )
             if operation.name == "identity":
-                draft.notes.append(f"{place(operation)} of the {which} model does nothing, and has no counterpart")
+                draft.notes.append(
+                    f"{place(operation)} of the {which} model does nothing, and has no counterpart"
+                )
     return draft
 
 
@@ -195,7 +272,9 @@ def _positions(draft: _Draft) -> dict[str, int]:
     """Parameter name in the actual model -> the position of the first operation that uses it."""
     found: dict[str, int] = {}
     for k, pair in enumerate(draft.aligned.alignment.pairs):
-        for name in draft.aligned.actual[pair.actual].parameters.values() if pair.actual is not None else ():
+        for name in (
+            draft.aligned.actual[pair.actual].parameters.values() if pair.actual is not None else ()
+        ):
             found.setdefault(name, k)
     return found
 
@@ -207,9 +286,20 @@ def _state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) -> None:
     strayed = strayed_values(actual, expected, names, apart)
     for name, found in apart.items():
         message = found if isinstance(found, str) else describe_discrepancy(found)
-        where = f"{name} is not {names[name]}" if name != names[name] else f"{name} holds other values"
-        home = f"; its values are those of the expected model's {strayed[name]!r}" if name in strayed else ""
-        draft.add("state_dict", at.get(name, draft.end), f"{where}: {message}{home}", found if isinstance(found, Discrepancy) else None)
+        where = (
+            f"{name} is not {names[name]}" if name != names[name] else f"{name} holds other values"
+        )
+        home = (
+            f"; its values are those of the expected model's {strayed[name]!r}"
+            if name in strayed
+            else ""
+        )
+        draft.add(
+            "state_dict",
+            at.get(name, draft.end),
+            f"{where}: {message}{home}",
+            found if isinstance(found, Discrepancy) else None,
+        )
     for reason in draft.names.unmapped:
         draft.add("state_dict", draft.end, reason)
     draft.levels["state_dict"] = not apart and not draft.names.unmapped
@@ -231,17 +321,26 @@ def _numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
     if not wrong and apart:
         first = agreement.aligned.alignment.pairs[min(apart)]
         where = place(agreement.aligned.expected[first.expected or 0])
-        draft.notes.append(f"{_mode(level)}: {len(apart)} intermediate activations differ, first at {where}, but the outputs agree")
+        draft.notes.append(
+            f"{_mode(level)}: {len(apart)} intermediate activations differ, first at {where}, but the outputs agree"
+        )
         return
     for k, found in apart.items():
         if isinstance(found, Discrepancy):
             draft.add(
-                level, k, f"{_mode(level)}: {describe_discrepancy(found)}", found, inputs_equal=_inputs_equal(agreement.aligned, k, apart)
+                level,
+                k,
+                f"{_mode(level)}: {describe_discrepancy(found)}",
+                found,
+                inputs_equal=_inputs_equal(agreement.aligned, k, apart),
             )
     for path, found in wrong.items():
         text = found if isinstance(found, str) else describe_discrepancy(found)
         draft.add(
-            level, draft.end, f"{_mode(level)}: output{path and ' ' + path}: {text}", found if isinstance(found, Discrepancy) else None
+            level,
+            draft.end,
+            f"{_mode(level)}: output{path and ' ' + path}: {text}",
+            found if isinstance(found, Discrepancy) else None,
         )
 
 
@@ -252,13 +351,23 @@ def _mode(level: str) -> str:
 def _train_numbers(draft: _Draft, agreement: Agreement) -> None:
     """As `_numbers`; positions are those of the pass in train mode, put to the pairs of the pass in eval mode."""
     failures = [trace.failure for trace in agreement.aligned.traces]
-    if all(failure is not None for failure in failures) and not any(trace.failure for trace in draft.aligned.traces):
+    if all(failure is not None for failure in failures) and not any(
+        trace.failure for trace in draft.aligned.traces
+    ):
         what = failures[1].message.split("\n", maxsplit=1)[0] if failures[1] is not None else ""
-        draft.notes.append(f"train mode was not compared: there both models raise on these inputs ({what})")
+        draft.notes.append(
+            f"train mode was not compared: there both models raise on these inputs ({what})"
+        )
         return
-    eval_positions = {pair.expected: k for k, pair in enumerate(draft.aligned.alignment.pairs) if pair.expected is not None}
+    eval_positions = {
+        pair.expected: k
+        for k, pair in enumerate(draft.aligned.alignment.pairs)
+        if pair.expected is not None
+    }
     if len(agreement.aligned.expected) != len(draft.aligned.expected):
-        draft.notes.append("in train mode the expected model runs other operations than in eval mode")
+        draft.notes.append(
+            "in train mode the expected model runs other operations than in eval mode"
+        )
     mine = {}
     for k, found in agreement.activations.items():
         expected = agreement.aligned.alignment.pairs[k].expected
@@ -268,7 +377,9 @@ def _train_numbers(draft: _Draft, agreement: Agreement) -> None:
     _numbers(
         draft,
         "train_numbers",
-        replace(agreement, aligned=draft.aligned, activations=mine) if same_run else replace(agreement, activations={}),
+        replace(agreement, aligned=draft.aligned, activations=mine)
+        if same_run
+        else replace(agreement, activations={}),
     )
 
 
@@ -286,17 +397,25 @@ def _inputs_equal(aligned: Aligned, position: int, apart: Mapping[int, object]) 
         if mine is None or other is None:
             if mine is not other:
                 return False
-        elif at[mine] in apart or pairs[at[mine]].expected is None or (pairs[at[mine]].expected != other and len(ours) == 1):
+        elif (
+            at[mine] in apart
+            or pairs[at[mine]].expected is None
+            or (pairs[at[mine]].expected != other and len(ours) == 1)
+        ):
             return False
     return True
 
 
-def _backward(draft: _Draft, subjects: Sequence[Subject], tolerance: Tolerance, wanted: Sequence[str]) -> None:
+def _backward(
+    draft: _Draft, subjects: Sequence[Subject], tolerance: Tolerance, wanted: Sequence[str]
+) -> None:
     if any(trace.failure is not None for trace in draft.aligned.traces):
         for level in ("gradients", "autograd"):
             if level in wanted:
                 draft.levels[level] = False
-                draft.add(level, draft.end, "a forward pass raised: there is nothing to differentiate")
+                draft.add(
+                    level, draft.end, "a forward pass raised: there is nothing to differentiate"
+                )
         return
     asked = "gradients" in wanted
     runs = []
@@ -304,18 +423,34 @@ def _backward(draft: _Draft, subjects: Sequence[Subject], tolerance: Tolerance, 
         try:
             runs.append(differentiate(subject, gradients=asked))
         except RuntimeError as error:
-            runs.append(Backward(gradients={}, nodes=(), why_not=f"the backward pass raised: {error}"))
-    reasons = [(which, run.why_not) for which, run in zip(("actual", "expected"), runs, strict=True) if run.why_not]
+            runs.append(
+                Backward(gradients={}, nodes=(), why_not=f"the backward pass raised: {error}")
+            )
+    reasons = [
+        (which, run.why_not)
+        for which, run in zip(("actual", "expected"), runs, strict=True)
+        if run.why_not
+    ]
     if reasons:
-        draft.notes += [f"gradients were not compared: {reason} ({which} model)" for which, reason in reasons]
+        draft.notes += [
+            f"gradients were not compared: {reason} ({which} model)" for which, reason in reasons
+        ]
         same = len(reasons) == 2
-        draft.levels.update({level: None if same else False for level in ("gradients", "autograd") if level in wanted})
+        draft.levels.update(
+            {
+                level: None if same else False
+                for level in ("gradients", "autograd")
+                if level in wanted
+            }
+        )
         return
     if asked:
         _gradients(draft, runs[0], runs[1], replace(tolerance, rounding=True))
     if "autograd" in wanted:
         if any(is_compiled(subject.model) for subject in subjects):
-            draft.notes.append("the autograd graph of compiled code is one node, and was not compared")
+            draft.notes.append(
+                "the autograd graph of compiled code is one node, and was not compared"
+            )
             return
         found = graph_difference(runs[0], runs[1])
         draft.levels["autograd"] = not found
@@ -326,7 +461,10 @@ def _backward(draft: _Draft, subjects: Sequence[Subject], tolerance: Tolerance, 
 def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: Tolerance) -> None:
     at = _positions(draft)
     depth = 2 * len(draft.aligned.expected)  # forwards and backwards
-    names = {**draft.names.names, **{name: name for name in actual.gradients if name.startswith("input ")}}
+    names = {
+        **draft.names.names,
+        **{name: name for name in actual.gradients if name.startswith("input ")},
+    }
     apart = False
     for name, gradient in actual.gradients.items():
         other = expected.gradients.get(names.get(name, ""))
@@ -337,12 +475,21 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
             apart = True
             text = found if isinstance(found, str) else describe_discrepancy(found)
             draft.add(
-                "gradients", at.get(name, draft.end), f"gradient of {name}: {text}", found if isinstance(found, Discrepancy) else None
+                "gradients",
+                at.get(name, draft.end),
+                f"gradient of {name}: {text}",
+                found if isinstance(found, Discrepancy) else None,
             )
     lost = [name for name in actual.gradients if names.get(name) not in expected.gradients]
     if lost:
-        draft.add("gradients", draft.end, f"{len(lost)} gradients have no counterpart, first that of {lost[0]!r}")
-    draft.levels["gradients"] = not apart and not lost and len(actual.gradients) == len(expected.gradients)
+        draft.add(
+            "gradients",
+            draft.end,
+            f"{len(lost)} gradients have no counterpart, first that of {lost[0]!r}",
+        )
+    draft.levels["gradients"] = (
+        not apart and not lost and len(actual.gradients) == len(expected.gradients)
+    )
 
 
 # -- outcome ---------------------------------------------------------------------------------------------------------------------
@@ -374,7 +521,11 @@ def _costs(actual: Totals, expected: Totals) -> dict[str, tuple[int, int]]:
 def _when(difference: Difference) -> tuple[bool, int, int]:
     """When it is met: along the forward pass, then backwards, where gradients come to the last operation first."""
     backwards = difference.level in ("gradients", "autograd")
-    return backwards, -difference.position if backwards else difference.position, LEVELS.index(difference.level)
+    return (
+        backwards,
+        -difference.position if backwards else difference.position,
+        LEVELS.index(difference.level),
+    )
 
 
 def _with_aliases(trace: Trace, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

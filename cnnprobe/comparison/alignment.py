@@ -40,7 +40,11 @@ def align(actual: Operations, expected: Operations) -> Alignment:
         if _cost(flowing, actual, expected) < cost:
             pairs = _in_execution_order(flowing)
     pairs, ambiguous = _settle_gaps(pairs, actual, expected)
-    return Alignment(pairs=tuple(Pair(actual=i, expected=j) for i, j in pairs), ambiguous=ambiguous, moved=_moved(pairs, actual, expected))
+    return Alignment(
+        pairs=tuple(Pair(actual=i, expected=j) for i, j in pairs),
+        ambiguous=ambiguous,
+        moved=_moved(pairs, actual, expected),
+    )
 
 
 _Pairs = list[tuple[int | None, int | None]]
@@ -51,7 +55,11 @@ def pair_cost(a: Operation, b: Operation) -> float:
     if a.name == b.name:
         return (
             _CONFIGURED_APART * (a.config != b.config)
-            + _PARAMETERS_APART * (a.shapes.get("weight") != b.shapes.get("weight") or ("bias" in a.shapes) != ("bias" in b.shapes))
+            + _PARAMETERS_APART
+            * (
+                a.shapes.get("weight") != b.shapes.get("weight")
+                or ("bias" in a.shapes) != ("bias" in b.shapes)
+            )
             + _SHAPES_APART * (a.made != b.made)
         )
     if "identity" in (a.name, b.name):
@@ -81,29 +89,41 @@ def _cost(pairs: _Pairs, actual: Operations, expected: Operations) -> float:
 # -- the cheapest alignment -----------------------------------------------------------------------------------------------------
 
 
-def _pairs(actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]) -> _Pairs:
+def _pairs(
+    actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
+) -> _Pairs:
     """The cheapest alignment of two orders; what is equal at both ends needs no table."""
     start = 0
-    while start < min(len(left), len(right)) and pair_cost(actual[left[start]], expected[right[start]]) == 0:
+    while (
+        start < min(len(left), len(right))
+        and pair_cost(actual[left[start]], expected[right[start]]) == 0
+    ):
         start += 1
     stop = 0
     while (
         stop < min(len(left), len(right)) - start
-        and pair_cost(actual[left[len(left) - 1 - stop]], expected[right[len(right) - 1 - stop]]) == 0
+        and pair_cost(actual[left[len(left) - 1 - stop]], expected[right[len(right) - 1 - stop]])
+        == 0
     ):
         stop += 1
     head = list(zip(left[:start], right[:start], strict=True))
     tail = list(zip(left[len(left) - stop :], right[len(right) - stop :], strict=True))
-    middle = _middle(actual, expected, left[start : len(left) - stop], right[start : len(right) - stop])
+    middle = _middle(
+        actual, expected, left[start : len(left) - stop], right[start : len(right) - stop]
+    )
     return [*head, *middle, *tail]
 
 
-def _middle(actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]) -> _Pairs:
+def _middle(
+    actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
+) -> _Pairs:
     if len(left) * len(right) <= _MOST_CELLS:
         return _table(actual, expected, left, right)
     ours, theirs = [_signature(actual[i]) for i in left], [_signature(expected[j]) for j in right]
     found: _Pairs = []
-    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(
+        None, ours, theirs, autojunk=False
+    ).get_opcodes():
         if tag == "equal":
             found += zip(left[i1:i2], right[j1:j2], strict=True)
         elif (i2 - i1) * (j2 - j1) <= _MOST_CELLS:
@@ -113,7 +133,9 @@ def _middle(actual: Operations, expected: Operations, left: Sequence[int], right
     return found
 
 
-def _table(actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]) -> _Pairs:
+def _table(
+    actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
+) -> _Pairs:
     """Needleman and Wunsch 1970: costs of the best alignments of all suffixes, then one way through them; pairs before gaps."""
     n, m = len(left), len(right)
     gaps_left = [gap_cost(actual[i]) for i in left]
@@ -134,7 +156,9 @@ def _table(actual: Operations, expected: Operations, left: Sequence[int], right:
         row, below = best[p], best[p + 1]
         row[m] = below[m] + gaps_left[p]
         for q in reversed(range(m)):
-            row[q] = min(below[q + 1] + matched(p, q), below[q] + gaps_left[p], row[q + 1] + gaps_right[q])
+            row[q] = min(
+                below[q + 1] + matched(p, q), below[q] + gaps_left[p], row[q + 1] + gaps_right[q]
+            )
     found: _Pairs = []
     p = q = 0
     while p < n or q < m:
@@ -154,7 +178,14 @@ def _signature(operation: Operation) -> str:
     """All that `pair_cost` looks at."""
     shapes = operation.shapes
     return repr(
-        (operation.name, sorted(operation.config.items(), key=str), shapes.get("weight"), "bias" in shapes, operation.made, operation.given)
+        (
+            operation.name,
+            sorted(operation.config.items(), key=str),
+            shapes.get("weight"),
+            "bias" in shapes,
+            operation.made,
+            operation.given,
+        )
     )
 
 
@@ -171,7 +202,9 @@ def _by_flow(operations: Operations) -> list[int]:
         below = [sign[s] for s in known]
         if _commutes(operation):
             below.sort()
-        sign[k] = hashlib.blake2b("|".join((_signature(operation), *below)).encode(), digest_size=8).hexdigest()
+        sign[k] = hashlib.blake2b(
+            "|".join((_signature(operation), *below)).encode(), digest_size=8
+        ).hexdigest()
     order: list[int] = []
     done: set[int] = set()
     read = {s for operation in operations for s in operation.sources}
@@ -214,7 +247,9 @@ def _in_execution_order(pairs: _Pairs) -> _Pairs:
 # -- gaps that could stand elsewhere -----------------------------------------------------------------------------------------------
 
 
-def _settle_gaps(pairs: _Pairs, actual: Operations, expected: Operations) -> tuple[_Pairs, frozenset[int]]:
+def _settle_gaps(
+    pairs: _Pairs, actual: Operations, expected: Operations
+) -> tuple[_Pairs, frozenset[int]]:
     """In a run of equal blocks any of them may be the one left over: names decide; where they do not, the pairs there are ambiguous."""
     ambiguous: set[int] = set()
     for side in (0, 1):
@@ -236,7 +271,9 @@ def _is_gap(pair: tuple[int | None, int | None], side: int) -> bool:
     return pair[side] is not None and pair[1 - side] is None
 
 
-def _settle_gap(pairs: _Pairs, start: int, stop: int, both: tuple[Operations, Operations], side: int) -> set[int]:
+def _settle_gap(
+    pairs: _Pairs, start: int, stop: int, both: tuple[Operations, Operations], side: int
+) -> set[int]:
     """Try all places to which the gap can slide at no cost; choose that of most equal names; return what stays undecided."""
     longer, other = both[side], both[1 - side]
     low, high = start, stop
@@ -256,7 +293,9 @@ def _settle_gap(pairs: _Pairs, start: int, stop: int, both: tuple[Operations, Op
     for offset in range(len(own) - width + 1):
         kept = own[:offset] + own[offset + width :]
         scores[offset] = sum(
-            longer[i].module == other[j].module for i, j in zip(kept, theirs, strict=True) if i is not None and j is not None
+            longer[i].module == other[j].module
+            for i, j in zip(kept, theirs, strict=True)
+            if i is not None and j is not None
         )
     best = max(scores.values())
     offsets = [offset for offset, score in scores.items() if score == best]
@@ -269,7 +308,12 @@ def _settle_gap(pairs: _Pairs, start: int, stop: int, both: tuple[Operations, Op
     return {k for k in touched if _has_parameters(pairs[k], both)} if len(offsets) > 1 else set()
 
 
-def _can_swap(pair: tuple[int | None, int | None], gap: tuple[int | None, int | None], longer: Operations, side: int) -> bool:
+def _can_swap(
+    pair: tuple[int | None, int | None],
+    gap: tuple[int | None, int | None],
+    longer: Operations,
+    side: int,
+) -> bool:
     """Whether the paired operation and the one that would take its place are the same to anyone who only sees structure."""
     ours, left_over = pair[side], gap[side]
     if ours is None or pair[1 - side] is None or left_over is None:
@@ -277,7 +321,9 @@ def _can_swap(pair: tuple[int | None, int | None], gap: tuple[int | None, int | 
     return _signature(longer[ours]) == _signature(longer[left_over])
 
 
-def _has_parameters(pair: tuple[int | None, int | None], both: tuple[Operations, Operations]) -> bool:
+def _has_parameters(
+    pair: tuple[int | None, int | None], both: tuple[Operations, Operations]
+) -> bool:
     return any(k is not None and bool(both[side][k].parameters) for side, k in enumerate(pair))
 
 
@@ -296,4 +342,10 @@ def _moved(pairs: _Pairs, actual: Operations, expected: Operations) -> tuple[tup
 
 def _kernel(operation: Operation) -> str:
     """What an operation is, wherever it stands."""
-    return repr((operation.name, sorted(operation.config.items(), key=str), sorted(operation.shapes.items())))
+    return repr(
+        (
+            operation.name,
+            sorted(operation.config.items(), key=str),
+            sorted(operation.shapes.items()),
+        )
+    )

@@ -78,7 +78,13 @@ def _entries() -> list[Entry]:
         Entry(name="identity", family="identity", layers=("Identity",), functions=("contiguous", "clone", "alias")),
     ]  # fmt: skip
     found += [
-        Entry(name=name, family="activation", layers=(layer,), functions=(name,), arguments=("input", "inplace"))
+        Entry(
+            name=name,
+            family="activation",
+            layers=(layer,),
+            functions=(name,),
+            arguments=("input", "inplace"),
+        )
         for name, layer in _ELEMENTWISE.items()
     ]
     for n in (1, 2, 3):
@@ -89,7 +95,13 @@ def _entries() -> list[Entry]:
 def _of_dimension(n: int) -> list[Entry]:
     """Convolution and pooling over `n` dimensions."""
     convolution = ("input", "weight", "bias", "stride", "padding")
-    average = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+    average = {
+        "stride": None,
+        "padding": 0,
+        "ceil_mode": False,
+        "count_include_pad": True,
+        "divisor_override": None,
+    }
     return [
         Entry(name=f"conv{n}d", family="convolution", layers=(f"Conv{n}d",), functions=(f"conv{n}d",),
               arguments=(*convolution, "dilation", "groups"), tensors=("weight", "bias"), defaults=_CONVOLUTION),
@@ -110,7 +122,9 @@ def _of_dimension(n: int) -> list[Entry]:
 ENTRIES = tuple(_entries())
 BY_NAME: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
 BY_LAYER: Mapping[str, Entry] = {layer: entry for entry in ENTRIES for layer in entry.layers}
-BY_FUNCTION: Mapping[str, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
+BY_FUNCTION: Mapping[str, Entry] = {
+    function: entry for entry in ENTRIES for function in entry.functions
+}
 
 
 def family_of(name: str) -> str:

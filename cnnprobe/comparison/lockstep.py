@@ -25,13 +25,28 @@ KEPT = "kept"  # stands among a tensor's statistics: the number under which a wi
 def can_run_side_by_side(actual: nn.Module, expected: nn.Module) -> bool:
     """Whether two passes can take turns: on the CPU, without shared modules or tensors, under no mode that belongs to the caller's thread."""
     parts = [
-        {id(part) for module in model.modules() for part in (module, *module._parameters.values(), *module._buffers.values())} - {id(None)}
+        {
+            id(part)
+            for module in model.modules()
+            for part in (module, *module._parameters.values(), *module._buffers.values())
+        }
+        - {id(None)}
         for model in (actual, expected)
     ]
-    devices = {t.device.type for model in (actual, expected) for t in (*model.parameters(), *model.buffers())}
+    devices = {
+        t.device.type
+        for model in (actual, expected)
+        for t in (*model.parameters(), *model.buffers())
+    }
     modes = torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()
     contexts = torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu")
-    return not parts[0] & parts[1] and devices <= {"cpu"} and not modes and not contexts and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return (
+        not parts[0] & parts[1]
+        and devices <= {"cpu"}
+        and not modes
+        and not contexts
+        and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    )
 
 
 class Turns:
@@ -39,9 +54,13 @@ class Turns:
 
     def __init__(self) -> None:
         self._turn = {side: threading.Semaphore(0) for side in ("leader", "follower")}
-        self._waiting: dict[str, Any] = {side: (*_generators(), _numpy_state()) for side in ("leader", "follower")}
+        self._waiting: dict[str, Any] = {
+            side: (*_generators(), _numpy_state()) for side in ("leader", "follower")
+        }
         # While NumPy's generator is so, neither side has drawn from it; but the second of two normal numbers may be waiting elsewhere.
-        self._untouched = None if _has_second_normal(self._waiting["leader"][2]) else _numpy_memory()
+        self._untouched = (
+            None if _has_second_normal(self._waiting["leader"][2]) else _numpy_memory()
+        )
         self.over = False  # the leader has ended, or is to run on without stopping
         self.is_done = False  # the leader has ended
 
@@ -93,7 +112,9 @@ class Leader:
 class Follower:
     """The witness of the other pass: asks the leader for the counterpart of each tensor, and compares."""
 
-    def __init__(self, turns: Turns, leader: Leader, plan: Callable[[int], int], compare: Compare) -> None:
+    def __init__(
+        self, turns: Turns, leader: Leader, plan: Callable[[int], int], compare: Compare
+    ) -> None:
         self.count = 0
         self._turns, self._leader, self._plan, self._compare = turns, leader, plan, compare
 
@@ -112,7 +133,9 @@ class Follower:
         """Nothing is kept that could change."""
 
 
-def run_side_by_side(first: Run, second: Run, plan: Callable[[int], int], compare: Compare) -> tuple[Observation, Observation]:
+def run_side_by_side(
+    first: Run, second: Run, plan: Callable[[int], int], compare: Compare
+) -> tuple[Observation, Observation]:
     """Both observations; `plan` says which tensor of the first pass stands for the given one of the second, -1 for none.
 
     The leader begins first and ends last, so that what both put back (limits, generators) is put back in the right order.

@@ -54,7 +54,9 @@ def _counterparts(aligned: Aligned, draft: _Draft) -> Iterator[tuple[Operation, 
                 aligned.expected[pair.expected] if pair.expected is not None else None,
             )
     moved = aligned.alignment.moved
-    kernels = [repr((aligned.actual[i].name, sorted(aligned.actual[i].shapes.items()))) for i, _ in moved]
+    kernels = [
+        repr((aligned.actual[i].name, sorted(aligned.actual[i].shapes.items()))) for i, _ in moved
+    ]
     for (i, j), kernel in zip(moved, kernels, strict=True):
         if kernels.count(kernel) == 1:
             yield aligned.actual[i], aligned.expected[j]
@@ -68,7 +70,9 @@ def _refuse(draft: _Draft, a: Operation | None, b: Operation | None) -> None:
     draft.said[1].update(theirs)
     names = " / ".join(", ".join(map(repr, side)) for side in (ours, theirs) if side)
     if names:
-        draft.unmapped.append(f"ambiguous: {names} stand in a run of equal layers of which one model has fewer, or in another order")
+        draft.unmapped.append(
+            f"ambiguous: {names} stand in a run of equal layers of which one model has fewer, or in another order"
+        )
 
 
 def _enter(draft: _Draft, ours: str, theirs: str) -> None:
@@ -79,13 +83,20 @@ def _enter(draft: _Draft, ours: str, theirs: str) -> None:
         del draft.names[ours]
         draft.said[0].add(ours)
         draft.said[1].update((known, theirs))
-        draft.unmapped.append(f"ambiguous: {ours!r} is shared, and stands for both {known!r} and {theirs!r} of the expected model")
+        draft.unmapped.append(
+            f"ambiguous: {ours!r} is shared, and stands for both {known!r} and {theirs!r} of the expected model"
+        )
 
 
 def _map_rest(aligned: Aligned, draft: _Draft) -> None:
     """What no aligned operation used: by the same name, else by a shape that only one has on either side; the rest is said."""
-    left = _left(aligned.traces[0], draft.names, draft.said[0]), _left(aligned.traces[1], draft.names.values(), draft.said[1])
-    for name in [name for name in left[0] if name in left[1] and _sign(left[0][name]) == _sign(left[1][name])]:
+    left = (
+        _left(aligned.traces[0], draft.names, draft.said[0]),
+        _left(aligned.traces[1], draft.names.values(), draft.said[1]),
+    )
+    for name in [
+        name for name in left[0] if name in left[1] and _sign(left[0][name]) == _sign(left[1][name])
+    ]:
         draft.names[name] = name
         del left[0][name], left[1][name]
     signs = [[_sign(parameter) for parameter in side.values()] for side in left]
@@ -94,14 +105,20 @@ def _map_rest(aligned: Aligned, draft: _Draft) -> None:
         if signs[0].count(sign) == signs[1].count(sign) == 1 and parameter.numel > 1:
             partner = next(theirs for theirs, other in left[1].items() if _sign(other) == sign)
             draft.names[name] = partner
-            draft.notes.append(f"{name!r} stands for {partner!r} by its role and shape alone: no operation that both models ran uses it")
+            draft.notes.append(
+                f"{name!r} stands for {partner!r} by its role and shape alone: no operation that both models ran uses it"
+            )
             del left[0][name], left[1][partner]
     for side, which, other in ((0, "actual", "expected"), (1, "expected", "actual")):
         for name in left[side]:
             if name.rpartition(".")[2] == BOOKKEEPING:
-                draft.notes.append(f"{name!r} of the {which} model counts batches, and has no counterpart")
+                draft.notes.append(
+                    f"{name!r} of the {which} model counts batches, and has no counterpart"
+                )
             else:
-                draft.unmapped.append(f"{name!r} of the {which} model has no counterpart in the {other} one")
+                draft.unmapped.append(
+                    f"{name!r} of the {which} model has no counterpart in the {other} one"
+                )
 
 
 def _left(trace: Trace, mapped: object, said: set[str]) -> dict[str, ParameterInfo]:

@@ -15,9 +15,17 @@ Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, the
 greatest of 10**6 normally distributed errors is 5 standard deviations, each rounding has one of eps / sqrt(12) * 2, which gives about 3."""
 
 
-_PIECE = 32_768  # elements; three float32 buffers and both pieces of this size stay in a cache of 1 MiB
+_PIECE = (
+    32_768  # elements; three float32 buffers and both pieces of this size stay in a cache of 1 MiB
+)
 _NOT_FINITE = Discrepancy(
-    mismatched=0, elements=0, greatest_absolute=0.0, index=(), greatest_relative=0.0, allowed_absolute=0.0, allowed_relative=0.0
+    mismatched=0,
+    elements=0,
+    greatest_absolute=0.0,
+    index=(),
+    greatest_relative=0.0,
+    allowed_absolute=0.0,
+    allowed_relative=0.0,
 )  # stands for "there are NaN or Inf here"
 
 
@@ -34,10 +42,15 @@ class Tolerance:
         """Rtol and atol for two tensors that `depth` operations have made."""
         rtol, atol = _defaults(actual.dtype, expected.dtype)
         if self.rounding:
-            unit = max((torch.finfo(t.dtype).eps for t in (actual, expected) if t.is_floating_point()), default=0.0)
+            unit = max(
+                (torch.finfo(t.dtype).eps for t in (actual, expected) if t.is_floating_point()),
+                default=0.0,
+            )
             grown = _ROUNDING * unit * math.sqrt(max(depth, 1))
             rtol, atol = max(rtol, grown), max(atol, grown * _root_mean_square(expected))
-        return (rtol if self.rtol is None else self.rtol), (atol if self.atol is None else self.atol)
+        return (rtol if self.rtol is None else self.rtol), (
+            atol if self.atol is None else self.atol
+        )
 
 
 def _defaults(*dtypes: torch.dtype) -> tuple[float, float]:
@@ -54,12 +67,18 @@ def _root_mean_square(tensor: Tensor) -> float:
     return float(values.square().mean().sqrt()) if values.numel() else 0.0
 
 
-def measure(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int) -> Discrepancy | None:
+def measure(
+    actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
+) -> Discrepancy | None:
     """The discrepancy of two tensors of one shape; None where they agree."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
         actual, expected = _comparable(actual), _comparable(expected)
         alike = actual.dtype == expected.dtype and actual.device == expected.device
-        if alike and not tolerance.rounding and (read := _read_once(actual, expected, tolerance, depth)) is not None:
+        if (
+            alike
+            and not tolerance.rounding
+            and (read := _read_once(actual, expected, tolerance, depth)) is not None
+        ):
             return read[0]
         if alike and torch.equal(actual, expected):
             return None
@@ -67,10 +86,17 @@ def measure(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int) 
         common = torch.promote_types(actual.dtype, expected.dtype)
         if common in (torch.float16, torch.bfloat16):
             common = torch.float32
-        return _measure(actual.to(expected.device, common), expected.to(common), bounds, equal_nan=tolerance.equal_nan)
+        return _measure(
+            actual.to(expected.device, common),
+            expected.to(common),
+            bounds,
+            equal_nan=tolerance.equal_nan,
+        )
 
 
-def _read_once(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int) -> tuple[Discrepancy | None] | None:
+def _read_once(
+    actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
+) -> tuple[Discrepancy | None] | None:
     """What the C kernel finds in one read of both; None where there is no kernel, or none for such tensors."""
     kernel = native.kernel()
     if (
@@ -83,8 +109,13 @@ def _read_once(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: in
         return None
     rtol, atol = tolerance.bounds(actual, expected, depth)
     try:
-        gap = kernel.gap(actual.contiguous(), expected.contiguous(), (rtol, atol), equal_nan=tolerance.equal_nan)
-    except (RuntimeError, NotImplementedError):  # inside torch.func's transforms a tensor shows no memory
+        gap = kernel.gap(
+            actual.contiguous(), expected.contiguous(), (rtol, atol), equal_nan=tolerance.equal_nan
+        )
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ):  # inside torch.func's transforms a tensor shows no memory
         return None
     if gap is None or not gap.beyond:
         return None if gap is None else (None,)
@@ -105,10 +136,14 @@ def _comparable(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_quantized:
         return tensor.dequantize()
-    return tensor.to_dense() if tensor.layout != torch.strided else tensor.resolve_conj().resolve_neg()
+    return (
+        tensor.to_dense() if tensor.layout != torch.strided else tensor.resolve_conj().resolve_neg()
+    )
 
 
-def _measure(actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool = True) -> Discrepancy | None:
+def _measure(
+    actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool = True
+) -> Discrepancy | None:
     if actual.is_floating_point() and actual.device.type == "cpu" and actual.numel() > _PIECE:
         found = _measure_in_pieces(actual, expected, bounds)
         if found is not _NOT_FINITE:
@@ -116,7 +151,9 @@ def _measure(actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, e
     return _measure_whole(actual, expected, bounds, equal_nan=equal_nan)
 
 
-def _measure_in_pieces(actual: Tensor, expected: Tensor, bounds: tuple[float, float]) -> Discrepancy | None:
+def _measure_in_pieces(
+    actual: Tensor, expected: Tensor, bounds: tuple[float, float]
+) -> Discrepancy | None:
     """As `_measure_whole`, in pieces that stay in the cache; `_NOT_FINITE` where a value is none of its formulas' business."""
     rtol, atol = bounds
     ours, theirs = actual.reshape(-1), expected.reshape(-1)
@@ -163,7 +200,9 @@ def _unravelled(where: int, tensor: Tensor) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _measure_whole(actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool = True) -> Discrepancy | None:
+def _measure_whole(
+    actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool = True
+) -> Discrepancy | None:
     rtol, atol = bounds
     if actual.dtype == torch.bool:
         actual, expected = actual.to(torch.int8), expected.to(torch.int8)
@@ -174,7 +213,9 @@ def _measure_whole(actual: Tensor, expected: Tensor, bounds: tuple[float, float]
     apart = (actual - expected).abs().masked_fill_(close, 0)
     apart = torch.where(apart.isnan(), torch.inf, apart) if apart.is_floating_point() else apart
     where = int(apart.argmax())
-    wide = (lambda t: t) if apart.is_floating_point() else Tensor.double  # floats divide in their own precision, as in assert_close
+    wide = (
+        (lambda t: t) if apart.is_floating_point() else Tensor.double
+    )  # floats divide in their own precision, as in assert_close
     relative = torch.where(apart > 0, wide(apart) / wide(expected.abs()), 0.0)
     return Discrepancy(
         mismatched=mismatched,

@@ -36,8 +36,14 @@ class _Known:
 def _known(trace: Trace) -> _Known:
     return _Known(
         trace=trace,
-        modules={name: module for module in trace.modules for name in (module.fqn, *module.aliases)},
-        parameters={name: parameter for parameter in trace.parameters for name in (parameter.fqn, *parameter.aliases)},
+        modules={
+            name: module for module in trace.modules for name in (module.fqn, *module.aliases)
+        },
+        parameters={
+            name: parameter
+            for parameter in trace.parameters
+            for name in (parameter.fqn, *parameter.aliases)
+        },
         owned=_owned(trace),
     )
 
@@ -70,15 +76,27 @@ def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int])
     if call.fqn is None:
         owner = _owner(known.trace, call)
         last = call.kind.rsplit(".", maxsplit=1)[-1]
-        entry = BY_FUNCTION.get(last) or BY_FUNCTION.get(last.rstrip("_") if not last.endswith("__") else last)
-        name = entry.name if entry is not None else last.rstrip("_") if not last.endswith("__") else last
+        entry = BY_FUNCTION.get(last) or BY_FUNCTION.get(
+            last.rstrip("_") if not last.endswith("__") else last
+        )
+        name = (
+            entry.name
+            if entry is not None
+            else last.rstrip("_")
+            if not last.endswith("__")
+            else last
+        )
         config, parameters = _of_function(call, entry, known.parameters)
     else:
         module = known.modules[call.fqn]
         owner, entry = call.fqn, BY_LAYER.get(call.kind)
         name = entry.name if entry is not None else call.kind
         config, parameters = _of_layer(module, entry, known.owned)
-    data = [tensor for tensor in call.inputs if not (isinstance(tensor.source, str) and call.fqn is None)]
+    data = [
+        tensor
+        for tensor in call.inputs
+        if not (isinstance(tensor.source, str) and call.fqn is None)
+    ]
     shapes = {role: known.parameters[fqn].shape for role, fqn in parameters.items()}
     name, config = _canonical(name, config, data, call.outputs, shapes)
     return Operation(
@@ -89,7 +107,9 @@ def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int])
         config=config,
         given=tuple(tensor.shape for tensor in data),
         made=tuple(tensor.shape for tensor in call.outputs),
-        sources=tuple(at.get(tensor.source) if isinstance(tensor.source, int) else None for tensor in data),
+        sources=tuple(
+            at.get(tensor.source) if isinstance(tensor.source, int) else None for tensor in data
+        ),
         parameters=parameters,
         shapes=shapes,
         source=call.source,
@@ -107,13 +127,25 @@ def _owner(trace: Trace, call: ModuleCall) -> str:
 # -- hyper-parameters and parameters -------------------------------------------------------------------------------------------
 
 
-def _of_layer(module: ModuleInfo, entry: Entry | None, owned: Owned) -> tuple[dict[str, object], dict[str, str]]:
+def _of_layer(
+    module: ModuleInfo, entry: Entry | None, owned: Owned
+) -> tuple[dict[str, object], dict[str, str]]:
     parameters = dict(_roles(module, owned))
-    config = {key: value for key, value in module.config.items() if key != "bias" and (key not in _IMMATERIAL or key == "kernel_size")}
+    config = {
+        key: value
+        for key, value in module.config.items()
+        if key != "bias" and (key not in _IMMATERIAL or key == "kernel_size")
+    }
     if entry is not None:
-        config = {key: value for key, value in config.items() if key in entry.arguments or key in entry.defaults}
+        config = {
+            key: value
+            for key, value in config.items()
+            if key in entry.arguments or key in entry.defaults
+        }
         if "training" in entry.arguments:
-            config["training"] = module.training and (module.config.get("track_running_stats", True) is not False)
+            config["training"] = module.training and (
+                module.config.get("track_running_stats", True) is not False
+            )
             if module.config.get("track_running_stats") is False:
                 config["training"] = True
     return config, parameters
@@ -137,7 +169,9 @@ def _roles(module: ModuleInfo, owned: Owned) -> Iterator[tuple[str, str]]:
             yield f"out_proj.{role}", fqn
 
 
-def _of_function(call: ModuleCall, entry: Entry | None, known: Mapping[str, ParameterInfo]) -> tuple[dict[str, object], dict[str, str]]:
+def _of_function(
+    call: ModuleCall, entry: Entry | None, known: Mapping[str, ParameterInfo]
+) -> tuple[dict[str, object], dict[str, str]]:
     names = entry.arguments if entry is not None else ()
     values: dict[str, Any] = {}
     for path, value in call.arguments.items():
@@ -155,7 +189,11 @@ def _of_function(call: ModuleCall, entry: Entry | None, known: Mapping[str, Para
     }
     roles = entry.tensors if entry is not None else ()
     config = {**(entry.defaults if entry is not None else {}), **values}
-    return {key: value for key, value in config.items() if key not in _IMMATERIAL - {"kernel_size"} and key not in roles}, parameters
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in _IMMATERIAL - {"kernel_size"} and key not in roles
+    }, parameters
 
 
 def _first_step(path: str, names: tuple[str, ...]) -> tuple[str, str]:
@@ -182,7 +220,11 @@ def _canonical(
     after = made[0].shape if made else ()
     if name == "flatten":
         return _reshape(before, after) if made else (name, config)
-    config = {key: _shortest(value) if name.startswith(_PAIRWISE) else value for key, value in config.items() if value != "<Tensor>"}
+    config = {
+        key: _shortest(value) if name.startswith(_PAIRWISE) else value
+        for key, value in config.items()
+        if value != "<Tensor>"
+    }
     for key in ("dim", "start_dim", "end_dim", "dim0", "dim1"):
         value = config.get(key)
         if isinstance(value, int) and value < 0 and before:
@@ -196,7 +238,11 @@ def _canonical(
     elif name == "pad":
         config["value"] = config.get("value") or 0
     elif name == "interpolate" and after:
-        config = {"mode": config.get("mode"), "align_corners": config.get("align_corners"), "size": after[2:]}
+        config = {
+            "mode": config.get("mode"),
+            "align_corners": config.get("align_corners"),
+            "size": after[2:],
+        }
     elif name == "prelu":
         config = {}
     elif name.startswith("dropout") and config.get("p") == 0:
@@ -210,7 +256,11 @@ def _reshape(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, dict
         return "identity", {}
     merged = len(before) - len(after) + 1
     for start in reversed(range(len(after))):
-        if merged > 1 and before[:start] == after[:start] and before[start + merged :] == after[start + 1 :]:
+        if (
+            merged > 1
+            and before[:start] == after[:start]
+            and before[start + merged :] == after[start + 1 :]
+        ):
             return "flatten", {"start_dim": start, "end_dim": start + merged - 1}
     return "reshape", {"shape": after[1:] if before and after and before[0] == after[0] else after}
 
@@ -222,14 +272,21 @@ def _shortest(value: object) -> object:
     return value
 
 
-def _complete_convolution(name: str, config: dict[str, object], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _complete_convolution(
+    name: str, config: dict[str, object], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     weight = shapes.get("weight", ())
     if weight:
         config["kernel_size"] = _shortest(weight[2:])
     if config.get("padding") == "valid":
         config["padding"] = 0
     kernel, dilation = config.get("kernel_size"), config.get("dilation", 1)
-    if config.get("padding") == "same" and isinstance(kernel, int) and isinstance(dilation, int) and kernel * dilation % 2:
+    if (
+        config.get("padding") == "same"
+        and isinstance(kernel, int)
+        and isinstance(dilation, int)
+        and kernel * dilation % 2
+    ):
         config["padding"] = dilation * (kernel - 1) // 2
     config.setdefault("padding_mode", "zeros")
     if "transpose" not in name:

@@ -90,7 +90,9 @@ class Keeper(Counter):
 class Streamer(Counter):
     """Compares each tensor as it is made with the one that another model's pass has kept, and lets that one go."""
 
-    def __init__(self, kept: list[Tensor | None], plan: Mapping[int, tuple[int, int]], tolerance: Tolerance) -> None:
+    def __init__(
+        self, kept: list[Tensor | None], plan: Mapping[int, tuple[int, int]], tolerance: Tolerance
+    ) -> None:
         super().__init__()
         self.found: dict[int, Discrepancy | str | None] = {}
         self._kept, self._plan, self._tolerance = kept, plan, tolerance
@@ -105,20 +107,28 @@ class Streamer(Counter):
         return super().see(tensor)
 
 
-def difference_of(actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int) -> Discrepancy | str | None:
+def difference_of(
+    actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
+) -> Discrepancy | str | None:
     """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot be compared."""
     if actual.shape != expected.shape:
         return f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
     try:
         return measure(actual, expected, tolerance, depth)
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # tensors without readable values
+    except (
+        RuntimeError,
+        TypeError,
+        NotImplementedError,
+    ) as error:  # tensors without readable values
         return f"values cannot be read: {error}"
 
 
 # -- passes ----------------------------------------------------------------------------------------------------------------------
 
 
-def run_both(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement:
+def run_both(
+    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+) -> Agreement:
     """One forward pass of each model in the given mode, from the same state of the random generators, with every activation compared."""
     if can_run_side_by_side(actual.model, expected.model):
         found = _side_by_side(actual, expected, tolerance, training=training)
@@ -127,12 +137,20 @@ def run_both(actual: Subject, expected: Subject, tolerance: Tolerance, *, traini
     return _one_after_the_other(actual, expected, tolerance, training=training)
 
 
-def _side_by_side(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement | None:
+def _side_by_side(
+    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+) -> Agreement | None:
     """Both passes in turns; None where they did not run as was expected, or in an order in which they cannot take turns."""
     plan = None
     if not _is_built_alike(actual.model, expected.model):
-        plan, _ = _plan(aligned_of(structure_of(actual, training=training), structure_of(expected, training=training)))
-        if [number for number, _ in plan.values()] != sorted(number for number, _ in plan.values()) or list(plan) != sorted(plan):
+        plan, _ = _plan(
+            aligned_of(
+                structure_of(actual, training=training), structure_of(expected, training=training)
+            )
+        )
+        if [number for number, _ in plan.values()] != sorted(
+            number for number, _ in plan.values()
+        ) or list(plan) != sorted(plan):
             return None
     found: dict[int, Discrepancy | str | None] = {}
 
@@ -154,17 +172,29 @@ def _side_by_side(actual: Subject, expected: Subject, tolerance: Tolerance, *, t
         or (plan is None and any(k != n for k, (n, _) in real.items()))
     ):
         return None
-    return _agreement(first, second, aligned, {positions[k]: found[k] for k in reversed(found) if k in positions}, tolerance)
+    return _agreement(
+        first,
+        second,
+        aligned,
+        {positions[k]: found[k] for k in reversed(found) if k in positions},
+        tolerance,
+    )
 
 
-def _one_after_the_other(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> Agreement:
+def _one_after_the_other(
+    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+) -> Agreement:
     """The actual model's activations are kept, and the expected one streams against them."""
     expected_trace = None
     for attempt in (1, 2):
         keeper = Keeper()
         first = observed(actual, keeper, training=training)
         if expected_trace is None:
-            expected_trace = first.trace if _is_built_alike(actual.model, expected.model) else structure_of(expected, training=training)
+            expected_trace = (
+                first.trace
+                if _is_built_alike(actual.model, expected.model)
+                else structure_of(expected, training=training)
+            )
         aligned = aligned_of(first.trace, expected_trace)
         plan, positions = _plan(aligned)
         _let_go(keeper, plan)
@@ -174,35 +204,49 @@ def _one_after_the_other(actual: Subject, expected: Subject, tolerance: Toleranc
         if attempt == 2 or _plan(aligned) == (plan, positions):
             break
         expected_trace = second.trace  # it did not run as it was expected to (values decide its flow): align with what really ran
-    found = {positions[number]: difference for number, difference in reversed(streamer.found.items())}
+    found = {
+        positions[number]: difference for number, difference in reversed(streamer.found.items())
+    }
     return _agreement(first, second, aligned, found, tolerance)
 
 
 def _agreement(
-    first: Observation, second: Observation, aligned: Aligned, found: Mapping[int, Discrepancy | str | None], tolerance: Tolerance
+    first: Observation,
+    second: Observation,
+    aligned: Aligned,
+    found: Mapping[int, Discrepancy | str | None],
+    tolerance: Tolerance,
 ) -> Agreement:
     ran = first.error is None and second.error is None
     return Agreement(
         aligned=aligned,
         activations=dict(sorted(found.items())),
-        outputs=compared_outputs(first.output, second.output, tolerance, len(aligned.expected)) if ran else {},
+        outputs=compared_outputs(first.output, second.output, tolerance, len(aligned.expected))
+        if ran
+        else {},
         ran=ran,
     )
 
 
-def run_plainly(actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool) -> dict[str, Discrepancy | str | None]:
+def run_plainly(
+    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+) -> dict[str, Discrepancy | str | None]:
     """The outputs alone, of both models as they run when nobody looks: what compiled code allows."""
     outputs = []
     for subject in (actual, expected):
         with preserved_generators(), in_mode(subject.model, training=training), torch.no_grad():
             outputs.append(subject.model(*copies(subject.args), **copies(subject.kwargs)))
-    return compared_outputs(outputs[0], outputs[1], tolerance, sum(1 for _ in named_modules(expected.model)))
+    return compared_outputs(
+        outputs[0], outputs[1], tolerance, sum(1 for _ in named_modules(expected.model))
+    )
 
 
 def aligned_of(actual: Trace, expected: Trace) -> Aligned:
     """The operations of two traces, and which stands for which."""
     ours, theirs = operations_of(actual), operations_of(expected)
-    return Aligned(traces=(actual, expected), actual=ours, expected=theirs, alignment=align(ours, theirs))
+    return Aligned(
+        traces=(actual, expected), actual=ours, expected=theirs, alignment=align(ours, theirs)
+    )
 
 
 def observed(subject: Subject, witness: Witness, *, training: bool) -> Observation:
@@ -215,21 +259,31 @@ def structure_of(subject: Subject, *, training: bool) -> Trace:
     """The trace of a forward pass that computes nothing; where the meta device cannot follow, that of a real one."""
     try:
         with in_mode(subject.model, training=training), _on_meta(subject.model), torch.no_grad():
-            observation = observe(subject.model, _moved(subject.args), _moved(subject.kwargs), witness=Counter())
+            observation = observe(
+                subject.model, _moved(subject.args), _moved(subject.kwargs), witness=Counter()
+            )
         if observation.error is None:
             return observation.trace
-    except (RuntimeError, NotImplementedError, TypeError):  # a parameter or input that has no twin without values
+    except (
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+    ):  # a parameter or input that has no twin without values
         pass
     return observed(subject, Counter(), training=training).trace
 
 
-def compared_outputs(actual: Any, expected: Any, tolerance: Tolerance, depth: int) -> dict[str, Discrepancy | str | None]:
+def compared_outputs(
+    actual: Any, expected: Any, tolerance: Tolerance, depth: int
+) -> dict[str, Discrepancy | str | None]:
     """What the models gave back, leaf by leaf: path -> discrepancy, None where equal."""
     ours, theirs = dict(leaves(actual)), dict(leaves(expected))
     found: dict[str, Discrepancy | str | None] = {}
     for path in (*theirs, *(path for path in ours if path not in theirs)):
         if path not in ours or path not in theirs:
-            found[path] = "only the {} model gives it back".format("expected" if path in theirs else "actual")
+            found[path] = "only the {} model gives it back".format(
+                "expected" if path in theirs else "actual"
+            )
             continue
         a, b = ours[path], theirs[path]
         if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -255,12 +309,19 @@ def _plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]
 
 def _is_built_alike(actual: nn.Module, expected: nn.Module) -> bool:
     """Whether two models are of the same classes and names throughout: then they will run alike, and if not, it is seen and run again."""
-    ours, theirs = ([(fqn, type(module)) for fqn, module, _ in named_modules(model)] for model in (actual, expected))
+    ours, theirs = (
+        [(fqn, type(module)) for fqn, module, _ in named_modules(model)]
+        for model in (actual, expected)
+    )
     return ours == theirs
 
 
 def _numbers(trace: Trace, operation: Operation) -> list[int]:
-    return [int(out.stats[KEPT]) for out in trace.calls[operation.call].outputs if out.stats is not None and KEPT in out.stats]
+    return [
+        int(out.stats[KEPT])
+        for out in trace.calls[operation.call].outputs
+        if out.stats is not None and KEPT in out.stats
+    ]
 
 
 def _let_go(keeper: Keeper, plan: Mapping[int, tuple[int, int]]) -> None:
@@ -305,16 +366,24 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
 
 def _twin(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return (
+        nn.Parameter(empty, requires_grad=tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else empty
+    )
 
 
 def _moved(value: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda leaf: leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf, value)
+    return torch.utils._pytree.tree_map(
+        lambda leaf: leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf, value
+    )
 
 
 def copies(value: Any) -> Any:
     """The inputs with tensors of their own, for a pass that nobody guards."""
-    return torch.utils._pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)
+    return torch.utils._pytree.tree_map(
+        lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value
+    )
 
 
 def fitted(value: Any, model: nn.Module) -> Any:
@@ -326,12 +395,19 @@ def fitted(value: Any, model: nn.Module) -> Any:
     def fit(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        return leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
+        return (
+            leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
+        )
 
     return torch.utils._pytree.tree_map(fit, value)
 
 
 def rounds_apart(actual: nn.Module, expected: nn.Module) -> bool:
     """Whether the two do not round alike: another dtype or device, or compiled code."""
-    likes = [next(((p.dtype, p.device.type) for p in model.parameters() if p.is_floating_point()), None) for model in (actual, expected)]
-    return (None not in likes and likes[0] != likes[1]) or is_compiled(actual) != is_compiled(expected)
+    likes = [
+        next(((p.dtype, p.device.type) for p in model.parameters() if p.is_floating_point()), None)
+        for model in (actual, expected)
+    ]
+    return (None not in likes and likes[0] != likes[1]) or is_compiled(actual) != is_compiled(
+        expected
+    )

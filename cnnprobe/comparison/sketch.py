@@ -11,20 +11,29 @@ _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}
 _EPS_FLOAT32 = 2.0**-23
 
 
-def sketches_apart(aligned: Aligned, rtol: float | None, atol: float | None) -> dict[int, str | None] | None:
+def sketches_apart(
+    aligned: Aligned, rtol: float | None, atol: float | None
+) -> dict[int, str | None] | None:
     """Positions in the pairs -> what differs in mean, std, min, max, l2 or the counts, None where they agree; None if nothing was recorded."""
     found: dict[int, str | None] = {}
     for k, a, b in aligned.both():
-        ours, theirs = aligned.traces[0].calls[a.call].outputs, aligned.traces[1].calls[b.call].outputs
+        ours, theirs = (
+            aligned.traces[0].calls[a.call].outputs,
+            aligned.traces[1].calls[b.call].outputs,
+        )
         for mine, other in zip(ours, theirs, strict=False):
             if mine.stats and other.stats and mine.shape == other.shape:
                 found[k] = found.get(k) or _apart(mine, other, len(found) + 1, (rtol, atol))
     return found or None
 
 
-def _apart(mine: TensorInfo, other: TensorInfo, depth: int, given: tuple[float | None, float | None]) -> str | None:
+def _apart(
+    mine: TensorInfo, other: TensorInfo, depth: int, given: tuple[float | None, float | None]
+) -> str | None:
     a, b = mine.stats or {}, other.stats or {}
-    grown = _ROUNDING * max(_EPS.get(t.dtype, _EPS_FLOAT32) for t in (mine, other)) * math.sqrt(depth)
+    grown = (
+        _ROUNDING * max(_EPS.get(t.dtype, _EPS_FLOAT32) for t in (mine, other)) * math.sqrt(depth)
+    )
     rtol = grown if given[0] is None else given[0]
     scale = _scale(b)
     atol = max(grown * scale, 1e-5 if scale == 0 else 0.0) if given[1] is None else given[1]

@@ -28,7 +28,13 @@ class Aligned:
 
 def structural_differences(aligned: Aligned) -> list[Difference]:
     """All differences of the levels "operations", "shapes", "parameters" and "hyperparameters", in execution order."""
-    found = [*_operations(aligned), *_data_flow(aligned), *_shapes(aligned), *_hyperparameters(aligned), *_parameter_counts(aligned)]
+    found = [
+        *_operations(aligned),
+        *_data_flow(aligned),
+        *_shapes(aligned),
+        *_hyperparameters(aligned),
+        *_parameter_counts(aligned),
+    ]
     return sorted(found, key=lambda difference: difference.position)
 
 
@@ -39,7 +45,11 @@ def stop_of(aligned: Aligned) -> int:
             if index is not None and not operations[index].completed:
                 return k
     if any(trace.failure is not None for trace in aligned.traces):
-        ends = [k for k, pair in enumerate(aligned.alignment.pairs) if pair.actual is not None and pair.expected is not None]
+        ends = [
+            k
+            for k, pair in enumerate(aligned.alignment.pairs)
+            if pair.actual is not None and pair.expected is not None
+        ]
         return ends[-1] + 1 if ends else 0
     return len(aligned.alignment.pairs)
 
@@ -59,17 +69,34 @@ def _operations(aligned: Aligned) -> Iterator[Difference]:
                 yield _of_operations(k, a, b, f"{_word(a)} in place of {_word(b)}")
         elif a is not None and pair.actual is not None and a.name != "identity":
             if pair.actual in moved:
-                yield _of_operations(k, a, aligned.expected[moved[pair.actual]], _moved(aligned, pair.actual, moved[pair.actual]))
+                yield _of_operations(
+                    k,
+                    a,
+                    aligned.expected[moved[pair.actual]],
+                    _moved(aligned, pair.actual, moved[pair.actual]),
+                )
             else:
-                yield _of_operations(k, a, None, f"{_word(a)} has no counterpart: the expected model does not have it{_in_eval(a)}")
-        elif b is not None and pair.expected is not None and b.name != "identity" and pair.expected not in homes:
+                yield _of_operations(
+                    k,
+                    a,
+                    None,
+                    f"{_word(a)} has no counterpart: the expected model does not have it{_in_eval(a)}",
+                )
+        elif (
+            b is not None
+            and pair.expected is not None
+            and b.name != "identity"
+            and pair.expected not in homes
+        ):
             yield _of_operations(k, None, b, f"{_word(b)} is missing{_in_eval(b)}")
     for side, trace in enumerate(aligned.traces):
         if trace.failure is not None:
             yield _raised(aligned, side, min(stop, len(aligned.alignment.pairs)))
 
 
-def _of_operations(position: int, a: Operation | None, b: Operation | None, message: str) -> Difference:
+def _of_operations(
+    position: int, a: Operation | None, b: Operation | None, message: str
+) -> Difference:
     return Difference(
         level="operations",
         position=position,
@@ -119,7 +146,9 @@ def _raised(aligned: Aligned, side: int, position: int) -> Difference:
 
 def _data_flow(aligned: Aligned) -> Iterator[Difference]:
     pairs = aligned.alignment.pairs
-    to_expected = {p.actual: p.expected for p in pairs if p.actual is not None and p.expected is not None}
+    to_expected = {
+        p.actual: p.expected for p in pairs if p.actual is not None and p.expected is not None
+    }
     known = set(to_expected.values())
     stop = stop_of(aligned)
     for k, a, b in aligned.both():
@@ -128,17 +157,29 @@ def _data_flow(aligned: Aligned) -> Iterator[Difference]:
         ours = [_origin(aligned.actual, s, to_expected) for s in a.sources]
         theirs = [_origin(aligned.expected, s, known) for s in b.sources]
         mapped = [to_expected[s] if s is not None else None for s in ours]
-        if a.name != b.name or mapped == theirs or (_commutes(a) and sorted(mapped, key=_order) == sorted(theirs, key=_order)):
+        if (
+            a.name != b.name
+            or mapped == theirs
+            or (_commutes(a) and sorted(mapped, key=_order) == sorted(theirs, key=_order))
+        ):
             continue
         read, wanted = _reads(aligned.actual, ours), _reads(aligned.expected, theirs)
-        yield Difference(level="operations", position=k, actual=place(a), expected=place(b), message=f"reads {read} instead of {wanted}")
+        yield Difference(
+            level="operations",
+            position=k,
+            actual=place(a),
+            expected=place(b),
+            message=f"reads {read} instead of {wanted}",
+        )
 
 
 def _order(index: int | None) -> int:
     return -1 if index is None else index
 
 
-def _origin(operations: Sequence[Operation], index: int | None, known: "Mapping[int, int] | set[int]") -> int | None:
+def _origin(
+    operations: Sequence[Operation], index: int | None, known: "Mapping[int, int] | set[int]"
+) -> int | None:
     """The nearest operation before with a counterpart that is no identity."""
     while index is not None and (index not in known or operations[index].name == "identity"):
         sources = operations[index].sources
@@ -147,7 +188,10 @@ def _origin(operations: Sequence[Operation], index: int | None, known: "Mapping[
 
 
 def _reads(operations: Sequence[Operation], sources: Sequence[int | None]) -> str:
-    return " and ".join("the model's input" if s is None else place(operations[s]) for s in sources) or "nothing"
+    return (
+        " and ".join("the model's input" if s is None else place(operations[s]) for s in sources)
+        or "nothing"
+    )
 
 
 def _commutes(operation: Operation) -> bool:
@@ -162,7 +206,9 @@ def _shapes(aligned: Aligned) -> Iterator[Difference]:
     for k, a, b in aligned.both():
         if a.made != b.made and a.completed and b.completed:
             message = f"puts out {_list(a.made)} instead of {_list(b.made)}"
-            yield Difference(level="shapes", position=k, actual=place(a), expected=place(b), message=message)
+            yield Difference(
+                level="shapes", position=k, actual=place(a), expected=place(b), message=message
+            )
 
 
 def _list(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -175,11 +221,22 @@ def _hyperparameters(aligned: Aligned) -> Iterator[Difference]:
             continue
         ours, theirs = {**a.config, **sizes_of(a)}, {**b.config, **sizes_of(b)}
         apart = [
-            key for key in (*theirs, *(key for key in ours if key not in theirs)) if ours.get(key, _ABSENT) != theirs.get(key, _ABSENT)
+            key
+            for key in (*theirs, *(key for key in ours if key not in theirs))
+            if ours.get(key, _ABSENT) != theirs.get(key, _ABSENT)
         ]
         if apart:
-            message = ", ".join(f"{key} {ours.get(key, 'not given')} instead of {theirs.get(key, 'not given')}" for key in apart)
-            yield Difference(level="hyperparameters", position=k, actual=place(a), expected=place(b), message=message)
+            message = ", ".join(
+                f"{key} {ours.get(key, 'not given')} instead of {theirs.get(key, 'not given')}"
+                for key in apart
+            )
+            yield Difference(
+                level="hyperparameters",
+                position=k,
+                actual=place(a),
+                expected=place(b),
+                message=message,
+            )
 
 
 _ABSENT = object()
@@ -191,7 +248,11 @@ def sizes_of(operation: Operation) -> dict[str, object]:
     found: dict[str, object] = {}
     groups = operation.config.get("groups", 1)
     if operation.name.startswith("conv") and len(weight) > 2 and isinstance(groups, int):
-        first, second = (weight[0], weight[1] * groups) if "transpose" not in operation.name else (weight[1] * groups, weight[0])
+        first, second = (
+            (weight[0], weight[1] * groups)
+            if "transpose" not in operation.name
+            else (weight[1] * groups, weight[0])
+        )
         found = {"in_channels": second, "out_channels": first}
     elif operation.name == "linear" and len(weight) == 2:
         found = {"in_features": weight[1], "out_features": weight[0]}
@@ -232,10 +293,19 @@ def _parameter_counts(aligned: Aligned) -> Iterator[Difference]:
         elif ours != theirs:  # not reached: registered or not is seen below
             seen[0].difference_update(a.parameters.values() if a is not None else ())
             seen[1].difference_update(b.parameters.values() if b is not None else ())
-    left = [sorted(p.numel for p in trace.parameters if p.fqn in own[s] - seen[s]) for s, trace in enumerate(aligned.traces)]
+    left = [
+        sorted(p.numel for p in trace.parameters if p.fqn in own[s] - seen[s])
+        for s, trace in enumerate(aligned.traces)
+    ]
     if left[0] != left[1]:
         message = f"{sum(left[0]):,} parameters that no operation used instead of {sum(left[1]):,}"
-        yield Difference(level="parameters", position=len(aligned.alignment.pairs), actual="", expected="", message=message)
+        yield Difference(
+            level="parameters",
+            position=len(aligned.alignment.pairs),
+            actual="",
+            expected="",
+            message=message,
+        )
 
 
 def _count(operation: Operation | None, own: set[str], seen: set[str]) -> int:
@@ -250,7 +320,17 @@ def _count(operation: Operation | None, own: set[str], seen: set[str]) -> int:
 def _which(a: Operation | None, b: Operation | None) -> str:
     if a is None or b is None or a.name != b.name:
         return ""
-    apart = [r for r in (*b.shapes, *(r for r in a.shapes if r not in b.shapes)) if a.shapes.get(r) != b.shapes.get(r)]
+    apart = [
+        r
+        for r in (*b.shapes, *(r for r in a.shapes if r not in b.shapes))
+        if a.shapes.get(r) != b.shapes.get(r)
+    ]
     return (
-        ": " + ", ".join(f"{role} {a.shapes.get(role, 'none')} instead of {b.shapes.get(role, 'none')}" for role in apart) if apart else ""
+        ": "
+        + ", ".join(
+            f"{role} {a.shapes.get(role, 'none')} instead of {b.shapes.get(role, 'none')}"
+            for role in apart
+        )
+        if apart
+        else ""
     )

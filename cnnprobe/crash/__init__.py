@@ -60,7 +60,9 @@ def explain(crash: Crash) -> Explanation | None:
     >>> explanation.diagnosis, explanation.module, explanation.repairs[0].title
     ('linear-in-features', '1', "set in_features=8 in '1' (now 9)")
     """
-    if _explaining.get():  # a shadow of a decorated model records itself as well; it is not to be explained again
+    if (
+        _explaining.get()
+    ):  # a shadow of a decorated model records itself as well; it is not to be explained again
         return None
     token = _explaining.set(True)
     try:
@@ -70,7 +72,10 @@ def explain(crash: Crash) -> Explanation | None:
 
 
 def _guarded(crash: Crash) -> Explanation | None:
-    for lenient in (False, True):  # whatever we stumble over, the user's own exception is what counts
+    for lenient in (
+        False,
+        True,
+    ):  # whatever we stumble over, the user's own exception is what counts
         with contextlib.suppress(Exception):
             return explained(crash, lenient=lenient)
     return None
@@ -85,7 +90,14 @@ def explained(crash: Crash, *, lenient: bool = False) -> Explanation:
 def _explained(crash: Crash, *, lenient: bool) -> Explanation:
     stage = stage_of(crash.error, crash.trace)
     if stage == "forward" and crash.model is not None and crash.trace is not None:
-        case = Case(error=crash.error, trace=crash.trace, model=crash.model, args=crash.args, kwargs=crash.kwargs, lenient=lenient)
+        case = Case(
+            error=crash.error,
+            trace=crash.trace,
+            model=crash.model,
+            args=crash.args,
+            kwargs=crash.kwargs,
+            lenient=lenient,
+        )
         return explain_forward(case)
     training = Training(**{name: getattr(crash, name) for name in Training.__dataclass_fields__})
     verdict = (
@@ -103,4 +115,6 @@ def failure_and_explanation(crash: Crash) -> tuple[Failure | None, Explanation |
     explanation = explain(crash)
     if explanation is None or explanation.stage == "forward":
         return None, explanation
-    return failure_of(crash.error, explanation.stage, explanation.source, explanation.raised_in), explanation
+    return failure_of(
+        crash.error, explanation.stage, explanation.source, explanation.raised_in
+    ), explanation

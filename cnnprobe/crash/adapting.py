@@ -9,11 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.case import Case, quoted, short
-from cnnprobe.crash.edits import Adapt, ChangeInput, ChangeTensor, Edit, Insert, Reconfigure, Rewrite, SetAttribute
+from cnnprobe.crash.edits import (
+    Adapt,
+    ChangeInput,
+    ChangeTensor,
+    Edit,
+    Insert,
+    Reconfigure,
+    Rewrite,
+    SetAttribute,
+)
 from cnnprobe.trace import TensorInfo
 
 
-def before_call(case: Case, function: Callable[[Any], Any], code: str, *, position: int = 0) -> Edit:
+def before_call(
+    case: Case, function: Callable[[Any], Any], code: str, *, position: int = 0
+) -> Edit:
     """Pass what the failing call is given through a function; `code` has {x} in the place of the tensor.
 
     For a layer in a container it is the call of the container that is shown.
@@ -24,7 +35,11 @@ def before_call(case: Case, function: Callable[[Any], Any], code: str, *, positi
         title = f"pass {code.format(x='x')} to {quoted(place)}"
         return Adapt(title=title, code=code, module=place, function=function)
     kind, source = (call.kind, call.source) if call is not None else ("", "")
-    given = [t for t in case.inputs if t.path in (f"[{position}]", "" if position == 0 else f"[{position}]")]
+    given = [
+        t
+        for t in case.inputs
+        if t.path in (f"[{position}]", "" if position == 0 else f"[{position}]")
+    ]
     shape = given[0].shape if given else None
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -34,7 +49,15 @@ def before_call(case: Case, function: Callable[[Any], Any], code: str, *, positi
         return func(*(function(a) if i == position else a for i, a in enumerate(args)), **kwargs)
 
     title = f"use {code.format(x='x')} in {kind} at {short(source)}"
-    return Rewrite(title=title, code=code, module=case.owner, kind=kind, source=source, function=rewritten, respell=_respelt(case, code))
+    return Rewrite(
+        title=title,
+        code=code,
+        module=case.owner,
+        kind=kind,
+        source=source,
+        function=rewritten,
+        respell=_respelt(case, code),
+    )
 
 
 def _respelt(case: Case, code: str) -> str:
@@ -67,7 +90,12 @@ def configured(case: Case, fqn: str, **changes: Any) -> Reconfigure:
     texts = ", ".join(f"{name}={value!r}" for name, value in changes.items())
     old = {name: getattr(module, name, None) for name in changes}
     was = ", ".join(str(value) for value in old.values() if not isinstance(value, Tensor))
-    return Reconfigure(title=f"set {texts} in {quoted(fqn)}" + (f" (now {was})" if was else ""), code=texts, module=fqn, changes=changes)
+    return Reconfigure(
+        title=f"set {texts} in {quoted(fqn)}" + (f" (now {was})" if was else ""),
+        code=texts,
+        module=fqn,
+        changes=changes,
+    )
 
 
 def reshaped_parameter(case: Case, fqn: object, shape: tuple[int, ...]) -> Edit | None:
@@ -87,18 +115,30 @@ def reshaped_parameter(case: Case, fqn: object, shape: tuple[int, ...]) -> Edit 
     )
 
 
-def with_input(function: Callable[[Any], Any], code: str, *, title: str = "", every: bool = False) -> Edit:
+def with_input(
+    function: Callable[[Any], Any], code: str, *, title: str = "", every: bool = False
+) -> Edit:
     """Pass the model's first input (or every one) through a function."""
-    return ChangeInput(title=title or f"pass {code.format(x='x')} to the model", code=code, function=function, only_first=not every)
+    return ChangeInput(
+        title=title or f"pass {code.format(x='x')} to the model",
+        code=code,
+        function=function,
+        only_first=not every,
+    )
 
 
-def with_tensor(case: Case, info: TensorInfo, function: Callable[[Any], Any], code: str, *, title: str = "") -> Edit:
+def with_tensor(
+    case: Case, info: TensorInfo, function: Callable[[Any], Any], code: str, *, title: str = ""
+) -> Edit:
     """Pass the one of the model's inputs that a tensor came from through a function."""
     root = case.root_of(info)
     if root is None or not root.path:
         return with_input(function, code, title=title)
     return ChangeTensor(
-        title=title or f"pass {code.format(x=spelt(case, root.path))} to the model", code=code, path=root.path, function=function
+        title=title or f"pass {code.format(x=spelt(case, root.path))} to the model",
+        code=code,
+        path=root.path,
+        function=function,
     )
 
 
@@ -128,7 +168,11 @@ def resized(sizes: tuple[int, ...], *, exact: bool = False) -> Edit:
         keep = tuple(x.shape[: x.dim() - len(sizes)])
         return torch.zeros((*keep, *sizes), dtype=x.dtype, device=x.device)
 
-    return with_input(resize, "{x}", title=f"give the model an input of {'' if exact else 'at least '}{' x '.join(map(str, sizes))}")
+    return with_input(
+        resize,
+        "{x}",
+        title=f"give the model an input of {'' if exact else 'at least '}{' x '.join(map(str, sizes))}",
+    )
 
 
 def is_root_input(case: Case, info: TensorInfo) -> bool:
@@ -138,7 +182,10 @@ def is_root_input(case: Case, info: TensorInfo) -> bool:
     lineage = list(case.lineage(info))
     if not lineage or not any(case.is_input(t) for t in lineage[-1][1].inputs):
         return False
-    return all(not _has_weights(case, call.fqn) and call.kind not in ("torch.cat", "torch.stack") for _, call in lineage)
+    return all(
+        not _has_weights(case, call.fqn) and call.kind not in ("torch.cat", "torch.stack")
+        for _, call in lineage
+    )
 
 
 def _has_weights(case: Case, fqn: str | None) -> bool:

@@ -31,8 +31,16 @@ def explain_again(error: BaseException, loop: Loop) -> tuple[Trace, Explanation 
     """
     args, kwargs = arguments_of(error, loop.model) or (loop.args, loop.kwargs)
     seen = observe(loop.model, args, kwargs)
-    crash = Crash(error=seen.error or error, model=loop.model, trace=seen.trace, args=args, kwargs=kwargs)
+    crash = Crash(
+        error=seen.error or error, model=loop.model, trace=seen.trace, args=args, kwargs=kwargs
+    )
     if seen.error is None:
-        crash = replace(crash, output=seen.output, loss_fn=loop.loss_fn, targets=loop.targets, optimizer=loop.optimizer)
+        crash = replace(
+            crash,
+            output=seen.output,
+            loss_fn=loop.loss_fn,
+            targets=loop.targets,
+            optimizer=loop.optimizer,
+        )
     failure, explanation = failure_and_explanation(crash)
     return (seen.trace if failure is None else replace(seen.trace, failure=failure)), explanation

@@ -52,10 +52,24 @@ def _unsqueezed(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     """permute() of one axis too few, because a squeeze before it found no axis of one element: the height of a text line, say."""
     x = call.inputs[0]
     given = [v for path, v in call.arguments.items() if path != "[0]"]
-    named_axes = sum(len(v) if isinstance(v, tuple) else 1 for v in given if isinstance(v, int | tuple))
-    squeeze = next((c for _, c in case.lineage(x) if operation(c) == "squeeze" and c.outputs and c.outputs[0].shape == x.shape), None)
+    named_axes = sum(
+        len(v) if isinstance(v, tuple) else 1 for v in given if isinstance(v, int | tuple)
+    )
+    squeeze = next(
+        (
+            c
+            for _, c in case.lineage(x)
+            if operation(c) == "squeeze" and c.outputs and c.outputs[0].shape == x.shape
+        ),
+        None,
+    )
     axis = values(squeeze, 1, "dim") if squeeze is not None else None
-    if squeeze is None or not isinstance(axis, int) or named_axes != len(x.shape) - 1 or not -len(x.shape) <= axis < len(x.shape):
+    if (
+        squeeze is None
+        or not isinstance(axis, int)
+        or named_axes != len(x.shape) - 1
+        or not -len(x.shape) <= axis < len(x.shape)
+    ):
         return
     axis %= len(x.shape)
     code = f"{{x}}.mean({axis})"
@@ -83,10 +97,19 @@ def _unsqueezed(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
 def _flat_along(case: Case, x: TensorInfo, axis: int) -> Iterator[Candidate]:
     """The input for which the map has one element on an axis: of the sizes that do, the one that halves most often."""
     steps = [s for s in steps_to(case, x) if s.window is not None]
-    if axis < 2 or not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
+    if (
+        axis < 2
+        or not steps
+        or not case.root_inputs
+        or steps[0].before != case.root_inputs[0].shape[2:]
+    ):
         return
     before = steps[0].before
-    fitting = [n for n in range(1, LARGEST_INPUT) if through([s.window for s in steps], _with(before, axis - 2, n))[axis - 2] == 1]
+    fitting = [
+        n
+        for n in range(1, LARGEST_INPUT)
+        if through([s.window for s in steps], _with(before, axis - 2, n))[axis - 2] == 1
+    ]
     if fitting:
         best = max(fitting, key=lambda n: (n & -n, -n))
         yield candidate(resized(_with(before, axis - 2, best), exact=True), weight=STRONG)
@@ -126,11 +149,21 @@ def _indices(call: ModuleCall) -> Iterator[tuple[int, int]]:
     value = values(call, 1, "index")
     if isinstance(value, int) and not isinstance(value, bool):
         yield 0, value
-    elif isinstance(value, tuple) and len(call.inputs) == 1 and not any(part is None or part == "Ellipsis" for part in value):
-        yield from ((axis, part) for axis, part in enumerate(value) if isinstance(part, int) and not isinstance(part, bool))
+    elif (
+        isinstance(value, tuple)
+        and len(call.inputs) == 1
+        and not any(part is None or part == "Ellipsis" for part in value)
+    ):
+        yield from (
+            (axis, part)
+            for axis, part in enumerate(value)
+            if isinstance(part, int) and not isinstance(part, bool)
+        )
 
 
-def _out_of_range(case: Case, call: ModuleCall, x: TensorInfo, *, axis: int, index: int) -> Suspicion:
+def _out_of_range(
+    case: Case, call: ModuleCall, x: TensorInfo, *, axis: int, index: int
+) -> Suspicion:
     return Suspicion(
         diagnosis="index-range",
         module=case.owner,

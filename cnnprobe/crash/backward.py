@@ -21,9 +21,27 @@ from cnnprobe.crash.users_code import cutting_call, frame_locals
 from cnnprobe.explanation import Repair
 from cnnprobe.trace import ModuleCall
 
-_CUTTING = frozenset({"detach", "detach_", "data", "argmax", "argmin", "round", "sign", "long", "int", "bool", "floor", "ceil", "__get__"})
+_CUTTING = frozenset(
+    {
+        "detach",
+        "detach_",
+        "data",
+        "argmax",
+        "argmin",
+        "round",
+        "sign",
+        "long",
+        "int",
+        "bool",
+        "floor",
+        "ceil",
+        "__get__",
+    }
+)
 
-_CHANGED = re.compile(r"hook '(.+?)' has changed the (size|type) of value")  # torch/csrc/autograd/python_hook.cpp
+_CHANGED = re.compile(
+    r"hook '(.+?)' has changed the (size|type) of value"
+)  # torch/csrc/autograd/python_hook.cpp
 _UNFREEZE = "set requires_grad_(True) on what is to be trained"
 
 
@@ -31,7 +49,10 @@ def explain_backward(training: Training) -> Verdict:
     """Why the backward raised."""
     loss = differentiated(training)
     if loss is None:
-        return Verdict(diagnosis="unknown", message="the cause is not known: the tensor that was differentiated could not be found")
+        return Verdict(
+            diagnosis="unknown",
+            message="the cause is not known: the tensor that was differentiated could not be found",
+        )
     if not loss.requires_grad:
         return _detached(training, loss)
     if loss.numel() != 1 and not _has_gradient(training):
@@ -47,13 +68,20 @@ def explain_backward(training: Training) -> Verdict:
         return reshaping
     if freed and not broke_off(freed, kept):
         return _freed(training, freed)
-    parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
+    parameters = [
+        p for m in training.modules().values() for p in m._parameters.values() if p is not None
+    ]
     if parameters and loss.dtype != parameters[0].dtype:
         return Verdict(
             diagnosis="target-dtype",
             message=f"the loss is {loss.dtype}, the parameters are {parameters[0].dtype}: targets of another dtype have drawn it there",
             arithmetic=f"loss {loss.dtype}, parameters {parameters[0].dtype}",
-            repairs=(Repair(title=f"pass targets.to({parameters[0].dtype})", code=f".to({parameters[0].dtype})"),),
+            repairs=(
+                Repair(
+                    title=f"pass targets.to({parameters[0].dtype})",
+                    code=f".to({parameters[0].dtype})",
+                ),
+            ),
             tensors=(loss,),
         )
     return Verdict(
@@ -75,12 +103,22 @@ def _hook_raised(training: Training) -> Verdict | None:
                     module=fqn,
                     message=f"the backward hook {hook.__name__!r} on {quoted(fqn)} raised {kind}: {training.error}",
                     arithmetic="it is called as hook(module, grad_input, grad_output), and the gradients are tuples of tensors",
-                    repairs=(Repair(title=f"correct {hook.__name__!r}: grad_output[0] is the gradient of what {quoted(fqn)} gives"),),
+                    repairs=(
+                        Repair(
+                            title=f"correct {hook.__name__!r}: grad_output[0] is the gradient of what {quoted(fqn)} gives"
+                        ),
+                    ),
                 )
         for name, p in module._parameters.items():
             for hook in (getattr(p, "_backward_hooks", None) or {}).values():
                 if p is not None and getattr(hook, "__code__", None) in codes:
-                    return _hook_of_gradient(fqn, name, p, hook, f"raised {type(training.error).__name__}: {training.error}")
+                    return _hook_of_gradient(
+                        fqn,
+                        name,
+                        p,
+                        hook,
+                        f"raised {type(training.error).__name__}: {training.error}",
+                    )
     return None
 
 
@@ -91,7 +129,9 @@ def _hook_of_gradient(fqn: str, name: str, parameter: Tensor, hook: Any, what: s
         module=fqn,
         message=f"the gradient hook {getattr(hook, '__name__', 'of no name')!r} on the parameter {name!r} of {quoted(fqn)} {what}",
         arithmetic=f"it is called with the gradient, {shape}, and gives one of that shape or None",
-        repairs=(Repair(title=f"return a gradient of {shape} from the hook, or take it off", module=fqn),),
+        repairs=(
+            Repair(title=f"return a gradient of {shape} from the hook, or take it off", module=fqn),
+        ),
     )
 
 
@@ -113,8 +153,13 @@ def _hook_reshapes(training: Training) -> Verdict | None:
     places = ", ".join(quoted(f"{fqn}.{name}" if fqn else name) for fqn, name, _, _ in found)
     return Verdict(
         diagnosis="broken-hook",
-        message=f"a gradient hook {said[1]!r} {what}" + (f"; hooks of that name are on {places}" if found else ""),
-        repairs=(Repair(title="return a gradient of the shape and dtype that the hook was given, or None"),),
+        message=f"a gradient hook {said[1]!r} {what}"
+        + (f"; hooks of that name are on {places}" if found else ""),
+        repairs=(
+            Repair(
+                title="return a gradient of the shape and dtype that the hook was given, or None"
+            ),
+        ),
     )
 
 
@@ -131,20 +176,43 @@ def _non_scalar(training: Training, loss: Tensor) -> Verdict:
         arithmetic=f"{loss.numel()} elements",
         repairs=tuple(_reduced(training, loss)),
         tensors=(loss,),
-        evidence=("a loss made with reduction='none' is to be reduced by yourself",) if loss.dim() else (),
+        evidence=("a loss made with reduction='none' is to be reduced by yourself",)
+        if loss.dim()
+        else (),
     )
 
 
 def _reduced(training: Training, loss: Tensor) -> Iterator[Repair]:
-    parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None and p.requires_grad]
+    parameters = [
+        p
+        for m in training.modules().values()
+        for p in m._parameters.values()
+        if p is not None and p.requires_grad
+    ]
     for name in ("mean", "sum"):
         tried = ""
         with contextlib.suppress(RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = torch.autograd.grad(getattr(loss, name)(), parameters, retain_graph=True, allow_unused=True) if parameters else ()
+            found = (
+                torch.autograd.grad(
+                    getattr(loss, name)(), parameters, retain_graph=True, allow_unused=True
+                )
+                if parameters
+                else ()
+            )
             reached = sum(g is not None for g in found)
-            tried = f"tried: the backward passes, and gradients reach {reached} of {len(parameters)} parameters" if parameters else ""
-        yield Repair(title=f"call loss.{name}().backward()", code=f"loss.{name}()", works=bool(tried), plausible=bool(tried), tried=tried)
+            tried = (
+                f"tried: the backward passes, and gradients reach {reached} of {len(parameters)} parameters"
+                if parameters
+                else ""
+            )
+        yield Repair(
+            title=f"call loss.{name}().backward()",
+            code=f"loss.{name}()",
+            works=bool(tried),
+            plausible=bool(tried),
+            tried=tried,
+        )
 
 
 # -- a loss that is cut off --------------------------------------------------------------------------------------------------
@@ -156,7 +224,14 @@ def _detached(training: Training, loss: Tensor) -> Verdict:
     if fix == _UNFREEZE and last is not None and _learns(training, last):
         code = f"model.{last}.requires_grad_(True)"
         tried = "tried: forward and backward pass on a copy of the model"
-        repair = Repair(title=f"{fix}, at least on {quoted(last)}: {code}", code=code, module=last, works=True, plausible=True, tried=tried)
+        repair = Repair(
+            title=f"{fix}, at least on {quoted(last)}: {code}",
+            code=code,
+            module=last,
+            works=True,
+            plausible=True,
+            tried=tried,
+        )
     return Verdict(
         diagnosis="detached-graph",
         module=module,
@@ -180,9 +255,15 @@ def _learns(training: Training, fqn: str) -> bool:
 
 
 def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
-    parameters = [p for m in training.modules().values() for p in m._parameters.values() if p is not None]
+    parameters = [
+        p for m in training.modules().values() for p in m._parameters.values() if p is not None
+    ]
     if not parameters and training.model is not None:
-        return "", "the model has no parameters: there is nothing to train", "give it layers, as attributes that __init__ sets"
+        return (
+            "",
+            "the model has no parameters: there is nothing to train",
+            "give it layers, as attributes that __init__ sets",
+        )
     if parameters and not any(p.requires_grad for p in parameters):
         return "", "no parameter of the model requires a gradient: all are frozen", _UNFREEZE
     if not loss.is_floating_point() and not loss.is_complex():
@@ -194,13 +275,28 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
     case = training.case()
     calls = case.trace.calls if case is not None else ()
     if case is None or not calls:
-        return None, "nothing that the loss was made from requires a gradient", "do not use .detach(), .item() or torch.no_grad() before it"
+        return (
+            None,
+            "nothing that the loss was made from requires a gradient",
+            "do not use .detach(), .item() or torch.no_grad() before it",
+        )
     if any(t.requires_grad for t in calls[0].outputs):
         where = "the model's output requires a gradient, the loss does not: it was cut off after the model"
-        cut = cutting_call(training.error, _CUTTING | {"item", "numpy", "tolist", "tensor", "as_tensor", "Tensor", "from_numpy"})
+        cut = cutting_call(
+            training.error,
+            _CUTTING | {"item", "numpy", "tolist", "tensor", "as_tensor", "Tensor", "from_numpy"},
+        )
         if cut is not None:
-            return None, f"{where} by {cut[0]}, at line {cut[1]}", f"compute the loss without {cut[0]}, through which no gradient passes"
-        return None, where, "do not wrap the loss in torch.tensor(...), nor use .item(), .detach(), argmax or numpy on the way to it"
+            return (
+                None,
+                f"{where} by {cut[0]}, at line {cut[1]}",
+                f"compute the loss without {cut[0]}, through which no gradient passes",
+            )
+        return (
+            None,
+            where,
+            "do not wrap the loss in torch.tensor(...), nor use .item(), .detach(), argmax or numpy on the way to it",
+        )
     made = [call for call in calls if any(t.requires_grad for t in call.outputs)]
     if not made and not any(call.fqn is None and operation(call) in _CUTTING for call in calls):
         return (
@@ -213,7 +309,11 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
 
 def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, str, str]:
     for call in reversed(calls):
-        if call.outputs and not any(t.requires_grad for t in call.outputs) and any(t.requires_grad for t in call.inputs):
+        if (
+            call.outputs
+            and not any(t.requires_grad for t in call.outputs)
+            and any(t.requires_grad for t in call.inputs)
+        ):
             owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
             return (
                 owner,
@@ -221,12 +321,20 @@ def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, 
                 (f"take {operation(call) or quoted(call.fqn or '')} out"),
             )
     for call in reversed(calls):
-        strangers = [t for t in call.inputs if t.source is None and not case.is_input(t) and not t.requires_grad]
+        strangers = [
+            t
+            for t in call.inputs
+            if t.source is None and not case.is_input(t) and not t.requires_grad
+        ]
         if strangers and call.parent is not None:
             owner = case.module_above(call.parent)
             what = f"{case.name_of(call)} was given a tensor that no recorded call made: the graph ends there (numpy, torch.tensor, .data)"
             return owner, what, "stay with torch's own functions on the way"
-    return "", "the graph ends inside the model", "look for torch.no_grad(), .detach() or .data in its forward"
+    return (
+        "",
+        "the graph ends inside the model",
+        "look for torch.no_grad(), .detach() or .data in its forward",
+    )
 
 
 # -- a graph that is gone ----------------------------------------------------------------------------------------------------
@@ -241,10 +349,24 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
             module=fqn,
             message=f"the attribute '{name}' of {quoted(fqn)} keeps the graph of an earlier step, whose tensors are freed",
             arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
-            repairs=(Repair(title=f"detach it when it is kept: self.{name} = self.{name}.detach()", code=".detach()", module=fqn),),
+            repairs=(
+                Repair(
+                    title=f"detach it when it is kept: self.{name} = self.{name}.detach()",
+                    code=".detach()",
+                    module=fqn,
+                ),
+            ),
         )
-    start = training.trace.calls[0].sequence if training.trace is not None and training.trace.calls else None
-    old = [one.node for one in freed if start is not None and (number_of(one.node) or start[0]) < start[0]]
+    start = (
+        training.trace.calls[0].sequence
+        if training.trace is not None and training.trace.calls
+        else None
+    )
+    old = [
+        one.node
+        for one in freed
+        if start is not None and (number_of(one.node) or start[0]) < start[0]
+    ]
     earlier, part = bool(old), _part_of(training, old)
     why = (
         f"{f'what {quoted(part)} gave' if part else 'a part of its graph'} belongs to an earlier forward, and was freed by an earlier backward"
@@ -252,7 +374,9 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
         else "its graph was freed by an earlier backward over the same forward"
     )
     detach = (
-        f"detach() what {quoted(part)} gives for the earlier backward" if part else "detach() what is carried over from the earlier step"
+        f"detach() what {quoted(part)} gives for the earlier backward"
+        if part
+        else "detach() what is carried over from the earlier step"
     )
     return Verdict(
         diagnosis="backward-twice",
@@ -261,15 +385,27 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
         arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
         repairs=(
             Repair(title=detach if earlier else "run the forward again before each backward()"),
-            Repair(title="add the losses and call backward() once, or pass retain_graph=True to the first call", code="retain_graph=True"),
+            Repair(
+                title="add the losses and call backward() once, or pass retain_graph=True to the first call",
+                code="retain_graph=True",
+            ),
         ),
     )
 
 
 def _part_of(training: Training, nodes: list[Any]) -> str:
     """The part of the model that made some nodes, by the parameters that they lead to; "" where it is not one part below the model."""
-    names = {id(p): fqn for fqn, m in training.modules().items() for p in m._parameters.values() if p is not None}
-    found = {names[id(v)] for node in nodes_of(*nodes) if (v := getattr(node, "variable", None)) is not None and id(v) in names}
+    names = {
+        id(p): fqn
+        for fqn, m in training.modules().items()
+        for p in m._parameters.values()
+        if p is not None
+    }
+    found = {
+        names[id(v)]
+        for node in nodes_of(*nodes)
+        if (v := getattr(node, "variable", None)) is not None and id(v) in names
+    }
     paths = [fqn.split(".") for fqn in found]
     shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
     return ".".join(shared)
@@ -279,7 +415,11 @@ def _keepers(training: Training) -> Iterator[tuple[str, str]]:
     """The modules whose attributes hold tensors with a graph."""
     for fqn, module in training.modules().items():
         for name, value in [*module.__dict__.items(), *module._buffers.items()]:
-            if name.startswith("__") or isinstance(value, nn.Module) or name in ("_parameters", "_modules", "_buffers"):
+            if (
+                name.startswith("__")
+                or isinstance(value, nn.Module)
+                or name in ("_parameters", "_modules", "_buffers")
+            ):
                 continue
             if any(isinstance(t, Tensor) and t.grad_fn is not None for t in tree_leaves(value)):
                 yield fqn, name

@@ -11,7 +11,9 @@ from cnnprobe.crash.edits import Edit
 from cnnprobe.crash.shadow import Outcome, Shadow, make_shadow
 
 MOST_FORWARDS = 20
-SMALL_MODEL = 4_000_000  # elements of parameters that are copied for real rather than shadowed on meta
+SMALL_MODEL = (
+    4_000_000  # elements of parameters that are copied for real rather than shadowed on meta
+)
 SMALL_INPUT = 100_000  # elements of its input: 8 images of 3 x 64 x 64
 
 
@@ -50,7 +52,9 @@ def set_up(case: Case, *, budget: int = MOST_FORWARDS) -> Bench:
     """A bench whose shadow crashes where the model did: on meta if that shows it, else a real copy."""
     bench = Bench(case=case, left=budget)
     for meta in _worlds(case):
-        shadow = make_shadow(case.model, case.args, case.kwargs, meta=meta, grad=torch.is_grad_enabled())
+        shadow = make_shadow(
+            case.model, case.args, case.kwargs, meta=meta, grad=torch.is_grad_enabled()
+        )
         if shadow is None or bench.left <= 0:
             continue
         bench.left -= 1
@@ -58,18 +62,27 @@ def set_up(case: Case, *, budget: int = MOST_FORWARDS) -> Bench:
         if not outcome.works and _fails_alike(case, outcome):
             bench.shadow, bench.baseline, bench.meta = shadow, outcome, meta
             return bench
-    bench.notes.append("no repair was tried: the model could not be copied, or its copy does not crash as it did")
+    bench.notes.append(
+        "no repair was tried: the model could not be copied, or its copy does not crash as it did"
+    )
     return bench
 
 
 def _worlds(case: Case) -> tuple[bool, ...]:
     """First meta, unless the devices themselves may be at fault: there is only one device there."""
     tensors = [t.device for t in case.inputs]
-    devices = {p.device for p in case.trace.parameters} | {t.device for t in case.root_inputs} | set(tensors)
+    devices = (
+        {p.device for p in case.trace.parameters}
+        | {t.device for t in case.root_inputs}
+        | set(tensors)
+    )
     if len(devices) > 1:
         return (False,)
     # A small copy runs faster than torch imports what its meta kernels need, and it sees values, dtypes and branches as they are.
-    small = sum(p.numel for p in case.trace.parameters) <= SMALL_MODEL and sum(size(t.shape) for t in case.root_inputs) <= SMALL_INPUT
+    small = (
+        sum(p.numel for p in case.trace.parameters) <= SMALL_MODEL
+        and sum(size(t.shape) for t in case.root_inputs) <= SMALL_INPUT
+    )
     return (False, True) if small else (True, False)
 
 
@@ -80,7 +93,11 @@ def _fails_alike(case: Case, outcome: Outcome) -> bool:
     if failure.call is None or case.index is None:
         return failure.call == case.index
     here, there = outcome.trace.calls[failure.call], case.trace.calls[case.index]
-    return (here.fqn, here.kind, here.index) == (there.fqn, there.kind, there.index) and failure.call == case.index
+    return (here.fqn, here.kind, here.index) == (
+        there.fqn,
+        there.kind,
+        there.index,
+    ) and failure.call == case.index
 
 
 def is_plausible(case: Case, outcome: Outcome) -> bool:
@@ -89,8 +106,15 @@ def is_plausible(case: Case, outcome: Outcome) -> bool:
         return False
     first, inputs = outcome.shapes[0], outcome.trace.calls[0].inputs
     images = bool(inputs) and len(inputs[0].shape) >= 4
-    sequence = len(first) == 3 and any(isinstance(m, nn.RNNBase | nn.MultiheadAttention) for m in case.modules.values())
-    if inputs and inputs[0].shape and first and inputs[0].shape[0] not in first[: 2 if sequence else 1]:
+    sequence = len(first) == 3 and any(
+        isinstance(m, nn.RNNBase | nn.MultiheadAttention) for m in case.modules.values()
+    )
+    if (
+        inputs
+        and inputs[0].shape
+        and first
+        and inputs[0].shape[0] not in first[: 2 if sequence else 1]
+    ):
         return False
     last = _last_layer(case, outcome)
     if last is None or not first:

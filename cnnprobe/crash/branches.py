@@ -31,13 +31,22 @@ def odd_windows(case: Case, parts: Sequence[TensorInfo], mould: Suspicion) -> It
     since = _parting(case, parts)
     sizes = [t.shape[2:] for t in parts]
     counted = Counter(sizes).most_common(2)
-    usual = counted[0][0] if len(parts) > 2 and (len(counted) < 2 or counted[0][1] > counted[1][1]) else None
+    usual = (
+        counted[0][0]
+        if len(parts) > 2 and (len(counted) < 2 or counted[0][1] > counted[1][1])
+        else None
+    )
     found: list[Odd] = []
     for info in parts:
-        others = [s for s in dict.fromkeys(sizes) if s != info.shape[2:]] if usual is None else [usual]
+        others = (
+            [s for s in dict.fromkeys(sizes) if s != info.shape[2:]] if usual is None else [usual]
+        )
         for target in others:
             if info.shape[2:] != target:
-                found += [*fitting(case, info, target, since=since), *_rescaled(case, info, target, since)]
+                found += [
+                    *fitting(case, info, target, since=since),
+                    *_rescaled(case, info, target, since),
+                ]
     for odd in sorted(found, key=lambda one: (-one.weight, len(one.settings))):
         texts = ", ".join(f"{name}={value!r}" for name, value in odd.settings.items())
         yield replace(
@@ -58,9 +67,13 @@ def _rescaled(case: Case, info: TensorInfo, target: tuple[int, ...], since: int)
         if isinstance(layer, nn.Upsample) and layer.scale_factor is not None and row.inputs:
             before = row.inputs[0].shape[2:]
             factors = {b // a for a, b in zip(before, target, strict=True) if a and b % a == 0}
-            exact = len(factors) == 1 and all(b % a == 0 for a, b in zip(before, target, strict=True))
+            exact = len(factors) == 1 and all(
+                b % a == 0 for a, b in zip(before, target, strict=True)
+            )
             if exact and len(before) == len(target):
-                yield Odd(fqn=row.fqn or "", settings={"scale_factor": factors.pop()}, weight=STRONG)
+                yield Odd(
+                    fqn=row.fqn or "", settings={"scale_factor": factors.pop()}, weight=STRONG
+                )
             return
 
 
@@ -70,10 +83,14 @@ def _parting(case: Case, parts: Sequence[TensorInfo]) -> int:
     return max(set.intersection(*ways), default=-1) if ways else -1
 
 
-def fitting(case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int = -1) -> Iterator[Odd]:
+def fitting(
+    case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int = -1
+) -> Iterator[Odd]:
     """The single changes of a layer after the parting that bring a branch to the target's size."""
     rows = {id(call): i for i, call in enumerate(case.trace.calls)}
-    steps = [s for s in steps_to(case, info) if s.window is not None and rows.get(id(s.call), -1) > since]
+    steps = [
+        s for s in steps_to(case, info) if s.window is not None and rows.get(id(s.call), -1) > since
+    ]
     windows = [s.window for s in steps]
     if not steps or len(steps[0].before) != len(target):
         return
@@ -85,23 +102,40 @@ def fitting(case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int
         siblings += _transposed(case) if window.transposed else []
         seen: list[dict[str, Any]] = []
         for changed, settings, weight in _changes(window, siblings):
-            if settings not in seen and through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target:
+            if (
+                settings not in seen
+                and through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target
+            ):
                 seen.append(settings)
                 yield Odd(fqn=step.call.fqn, settings=settings, weight=weight)
 
 
-def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, dict[str, Any], int]]:
+def _changes(
+    window: Window, siblings: list[Window]
+) -> Iterator[tuple[Window, dict[str, Any], int]]:
     for changed, settings in variants(window, siblings):
         yield changed, settings, USUAL if "stride" in settings and not window.transposed else STRONG
     if window.transposed:
         yield from _multiplying(window)
         return
-    if window.is_pool and all(k > s for k, s in zip(window.kernel, window.stride, strict=True)) and not any(window.padding):
+    if (
+        window.is_pool
+        and all(k > s for k, s in zip(window.kernel, window.stride, strict=True))
+        and not any(window.padding)
+    ):
         # One that halves needs its padding, or a kernel that is no larger than its step.
         half = tuple(k // 2 for k in window.kernel)
-        yield replace(window, padding=tuple(2 * n for n in half)), {"padding": half[0] if len(set(half)) == 1 else half}, STRONG
+        yield (
+            replace(window, padding=tuple(2 * n for n in half)),
+            {"padding": half[0] if len(set(half)) == 1 else half},
+            STRONG,
+        )
         step = window.stride
-        yield replace(window, kernel=step), {"kernel_size": step[0] if len(set(step)) == 1 else step}, STRONG
+        yield (
+            replace(window, kernel=step),
+            {"kernel_size": step[0] if len(set(step)) == 1 else step},
+            STRONG,
+        )
     for stride in _STRIDES:
         if (stride,) * len(window.kernel) != window.stride:
             # A projection of 1x1 has no other way to change the size; a stride elsewhere is as likely to be meant.
@@ -111,7 +145,11 @@ def _changes(window: Window, siblings: list[Window]) -> Iterator[tuple[Window, d
 
 def _transposed(case: Case) -> list[Window]:
     """The geometry of every transposed convolution of the model: a decoder's are alike as a rule, and those after a crash did not run."""
-    return [w for m in case.modules.values() if not m._modules and (w := window_of(m)) is not None and w.transposed]
+    return [
+        w
+        for m in case.modules.values()
+        if not m._modules and (w := window_of(m)) is not None and w.transposed
+    ]
 
 
 def _multiplying(window: Window) -> Iterator[tuple[Window, dict[str, Any], int]]:
@@ -119,15 +157,30 @@ def _multiplying(window: Window) -> Iterator[tuple[Window, dict[str, Any], int]]
     n = len(window.kernel)
     for extra in range(1, max(window.stride)):
         added = (extra,) * n
-        yield replace(window, extra=added), {"output_padding": extra}, STRONG if added == window.lacking else POSSIBLE
-    if any(len(set(one)) > 1 for one in (window.kernel, window.stride, window.padding, window.extra)) or set(window.dilation) != {1}:
+        yield (
+            replace(window, extra=added),
+            {"output_padding": extra},
+            STRONG if added == window.lacking else POSSIBLE,
+        )
+    if any(
+        len(set(one)) > 1 for one in (window.kernel, window.stride, window.padding, window.extra)
+    ) or set(window.dilation) != {1}:
         return
-    kernel, stride, padding, extra = window.kernel[0], window.stride[0], window.padding[0], window.extra[0]
+    kernel, stride, padding, extra = (
+        window.kernel[0],
+        window.stride[0],
+        window.padding[0],
+        window.extra[0],
+    )
     fitting = kernel - stride + extra  # the padding on both sides together
     if fitting >= 0 and fitting % 2 == 0 and fitting != padding:
         yield replace(window, padding=(fitting,) * n), {"padding": fitting // 2}, STRONG
     if 0 < stride + padding - extra != kernel:
-        yield replace(window, kernel=(stride + padding - extra,) * n), {"kernel_size": stride + padding - extra}, STRONG
+        yield (
+            replace(window, kernel=(stride + padding - extra,) * n),
+            {"kernel_size": stride + padding - extra},
+            STRONG,
+        )
     wanted = kernel - padding + extra
     if wanted > stride:
         yield replace(window, stride=(wanted,) * n), {"stride": wanted}, STRONG
@@ -137,20 +190,40 @@ def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> li
     """The transposed convolutions on the way to a tensor that do not multiply their input exactly, where all of them together make the difference."""
     steps = [s for s in steps_to(case, info) if s.window is not None]
     windows = [s.window for s in steps if s.window is not None]
-    odd = [i for i, w in enumerate(windows) if w.lacking and len(set(w.lacking)) == 1 and steps[i].call.fqn is not None]
+    odd = [
+        i
+        for i, w in enumerate(windows)
+        if w.lacking and len(set(w.lacking)) == 1 and steps[i].call.fqn is not None
+    ]
     changed = [replace(w, extra=w.lacking) if i in odd else w for i, w in enumerate(windows)]
-    if not odd or len(steps[0].before) != len(target) or through(changed, steps[0].before) != target:
+    if (
+        not odd
+        or len(steps[0].before) != len(target)
+        or through(changed, steps[0].before) != target
+    ):
         return []
-    return [Odd(fqn=steps[i].call.fqn or "", settings={"output_padding": windows[i].lacking[0]}, weight=STRONG) for i in odd]
+    return [
+        Odd(
+            fqn=steps[i].call.fqn or "",
+            settings={"output_padding": windows[i].lacking[0]},
+            weight=STRONG,
+        )
+        for i in odd
+    ]
 
 
-def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion) -> Iterator[Suspicion]:
+def odd_channels(
+    case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion
+) -> Iterator[Suspicion]:
     """The last layer of a branch that could give as many channels as the other has, with the normalisation after it."""
     if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
         return
     since = _parting(case, (shortcut, branch))
     later = _written_for(case, (shortcut.shape[1], branch.shape[1]))
-    for info, wanted, usual in ((shortcut, branch.shape[1], STRONG), (branch, shortcut.shape[1], POSSIBLE)):
+    for info, wanted, usual in (
+        (shortcut, branch.shape[1], STRONG),
+        (branch, shortcut.shape[1], POSSIBLE),
+    ):
         weight = usual if later is None else STRONG if later == wanted else POSSIBLE
         edits = made_with(case, info, wanted, since=since)
         if edits:
@@ -163,7 +236,9 @@ def odd_channels(case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Su
             )
 
 
-def other_maker(case: Case, info: TensorInfo, wanted: int, *, module: str, diagnosis: str) -> Iterator[Suspicion]:
+def other_maker(
+    case: Case, info: TensorInfo, wanted: int, *, module: str, diagnosis: str
+) -> Iterator[Suspicion]:
     """The layer that decides the channels of what arrives may be the wrong one, rather than `module`, which was written for `wanted`."""
     edits = made_with(case, info, wanted)
     if edits:
@@ -185,7 +260,10 @@ def made_with(case: Case, info: TensorInfo, wanted: int, *, since: int = -1) -> 
         return []
     fqn, norms = found
     name = "out_features" if isinstance(case.modules[fqn], nn.Linear) else "out_channels"
-    return [configured(case, fqn, **{name: wanted}), *(configured(case, norm, num_features=wanted) for norm in norms)]
+    return [
+        configured(case, fqn, **{name: wanted}),
+        *(configured(case, norm, num_features=wanted) for norm in norms),
+    ]
 
 
 def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, list[str]] | None:
@@ -200,7 +278,9 @@ def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, l
             continue  # an activation or an interpolation
         if layer is None:
             return None
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None):
+        if isinstance(layer, nn.Linear) or (
+            isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None
+        ):
             return row.fqn or "", norms
         if layer._modules or not keeps:
             return None
@@ -212,7 +292,11 @@ def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, l
 def _written_for(case: Case, counts: tuple[int, int]) -> int | None:
     """Which of two numbers of channels the first layer after a block was written for; None where it was for neither, or the block is the model."""
     names = list(case.modules)
-    inside = [i for i, name in enumerate(names) if name.startswith(f"{case.owner}.")] if case.owner else []
+    inside = (
+        [i for i, name in enumerate(names) if name.startswith(f"{case.owner}.")]
+        if case.owner
+        else []
+    )
     for name in names[inside[-1] + 1 :] if inside else ():
         for setting in ("in_channels", "in_features", "num_features"):
             count = getattr(case.modules[name], setting, None)

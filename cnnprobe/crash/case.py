@@ -124,22 +124,30 @@ class Case:
         if info.source is None:
             return next((t for t in self.root_inputs if _alike(t, info)), None)
         first = next(iter(self.lineage_to_input(info)), None)
-        found = (self.root_of(t) for t in first[1].inputs if t.source is None) if first is not None else ()
+        found = (
+            (self.root_of(t) for t in first[1].inputs if t.source is None)
+            if first is not None
+            else ()
+        )
         return next((t for t in found if t is not None), None)
 
     def attribute_of(self, info: TensorInfo) -> tuple[str, str] | None:
         """The plain attribute of a module that a tensor was or was cut from, as far as shape, dtype and device tell: fqn and name."""
         if info.source is not None:
             first = next(iter(self.lineage_to_input(info)), None)
-            root = next((t for t in first[1].inputs if t.source is None), None) if first is not None else None
+            root = (
+                next((t for t in first[1].inputs if t.source is None), None)
+                if first is not None
+                else None
+            )
             return None if root is None else self.attribute_of(root)
         for fqn, module in self.modules.items():
             for name, value in module.__dict__.items():
-                if isinstance(value, torch.Tensor) and (tuple(value.shape), str(value.device), str(value.dtype).removeprefix("torch.")) == (
-                    info.shape,
-                    info.device,
-                    info.dtype,
-                ):
+                if isinstance(value, torch.Tensor) and (
+                    tuple(value.shape),
+                    str(value.device),
+                    str(value.dtype).removeprefix("torch."),
+                ) == (info.shape, info.device, info.dtype):
                     return fqn, name
         return None
 
@@ -148,7 +156,12 @@ class Case:
         if info.stats is not None and "min" in info.stats:
             return info.stats["min"], info.stats["max"]
         for value in tree_leaves((self.args, dict(self.kwargs))):
-            if isinstance(value, torch.Tensor) and tuple(value.shape) == info.shape and value.stride() == info.strides and value.numel():
+            if (
+                isinstance(value, torch.Tensor)
+                and tuple(value.shape) == info.shape
+                and value.stride() == info.strides
+                and value.numel()
+            ):
                 with contextlib.suppress(RuntimeError, NotImplementedError):
                     low, high = torch.aminmax(value.detach())
                     return float(low), float(high)
@@ -162,7 +175,9 @@ class Case:
     @property
     def batch(self) -> int | None:
         """The first size of the model's first tensor."""
-        return self.root_inputs[0].shape[0] if self.root_inputs and self.root_inputs[0].shape else None
+        return (
+            self.root_inputs[0].shape[0] if self.root_inputs and self.root_inputs[0].shape else None
+        )
 
     def owner_of_parameter(self, fqn: str) -> str:
         """The module that a parameter belongs to."""
@@ -177,7 +192,11 @@ class Case:
         while above is not None and above != 0:
             parent = self.trace.calls[above]
             container = self.modules.get(parent.fqn or "")
-            if container is None or not class_of(container).__module__.startswith("torch.nn.") or not self._handed_on(above):
+            if (
+                container is None
+                or not class_of(container).__module__.startswith("torch.nn.")
+                or not self._handed_on(above)
+            ):
                 break
             best, above = parent.fqn or "", parent.parent
         return best
@@ -187,7 +206,10 @@ class Case:
         shape = self.inputs[0].shape
         given = self.trace.calls[above].inputs
         between = self.trace.calls[above + 1 : self.index]
-        weighted = any(c.fqn is not None and (m := self.modules.get(c.fqn)) is not None and m._parameters for c in between)
+        weighted = any(
+            c.fqn is not None and (m := self.modules.get(c.fqn)) is not None and m._parameters
+            for c in between
+        )
         return bool(given) and given[0].shape == shape and not weighted
 
 

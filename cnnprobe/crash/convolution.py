@@ -6,11 +6,26 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from cnnprobe.crash import branches, folding, growing, viewing
-from cnnprobe.crash.adapting import before_call, configured, is_root_input, reshaped_parameter, resized, with_tensor
+from cnnprobe.crash.adapting import (
+    before_call,
+    configured,
+    is_root_input,
+    reshaped_parameter,
+    resized,
+    with_tensor,
+)
 from cnnprobe.crash.bench import Bench
 from cnnprobe.crash.case import Case, named, operation, quoted, size, tensor, values
 from cnnprobe.crash.edits import AdaptOutput, Edit, Remove
-from cnnprobe.crash.geometry import LARGEST_INPUT, Window, axes_of, is_channels_first, steps_to, through, window_of_call
+from cnnprobe.crash.geometry import (
+    LARGEST_INPUT,
+    Window,
+    axes_of,
+    is_channels_first,
+    steps_to,
+    through,
+    window_of_call,
+)
 from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import TensorInfo
 
@@ -40,7 +55,14 @@ def kernel_of(case: Case) -> Kernel | None:
     x = tensor(call, 0, "input") or call.inputs[0]
     first = is_root_input(case, x)
     if isinstance(layer, nn.modules.conv._ConvNd):
-        return Kernel(x=x, axes=axes_of(layer), wanted=layer.in_channels, module=call.fqn or "", is_layer=True, is_first=first)
+        return Kernel(
+            x=x,
+            axes=axes_of(layer),
+            wanted=layer.in_channels,
+            module=call.fqn or "",
+            is_layer=True,
+            is_first=first,
+        )
     name = operation(call)
     if not name.startswith("conv") or name[-1] != "d" or not name[-2].isdigit():
         return None
@@ -50,7 +72,9 @@ def kernel_of(case: Case) -> Kernel | None:
     groups = values(call, 6, "groups") or 1
     wanted = weight.shape[0] if "transpose" in name else weight.shape[1] * int(groups)
     owner = case.owner_of_parameter(weight.source) if isinstance(weight.source, str) else case.owner
-    return Kernel(x=x, axes=int(name[-2]), wanted=wanted, module=owner, is_layer=False, is_first=first)
+    return Kernel(
+        x=x, axes=int(name[-2]), wanted=wanted, module=owner, is_layer=False, is_first=first
+    )
 
 
 def suspect(case: Case, bench: Bench) -> Iterator[Suspicion]:
@@ -67,7 +91,9 @@ def suspect(case: Case, bench: Bench) -> Iterator[Suspicion]:
             yield from viewing.suspect_earlier_view(case, found.x, found.wanted)
             yield from growing.other_growth(case, found.x, found.wanted, found.module)
             yield from _channels(case, found)
-            yield from branches.other_maker(case, found.x, found.wanted, module=found.module, diagnosis="channel-mismatch")
+            yield from branches.other_maker(
+                case, found.x, found.wanted, module=found.module, diagnosis="channel-mismatch"
+            )
     yield from _collapsed(case, bench)
 
 
@@ -76,20 +102,39 @@ def _axes(case: Case, found: Kernel) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     if len(shape) == found.axes and found.is_first:
         if found.wanted == 1:
-            candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None, None], "{x}[None, None]"), weight=STRONG))
+            candidates.append(
+                candidate(
+                    with_tensor(case, found.x, lambda x: x[None, None], "{x}[None, None]"),
+                    weight=STRONG,
+                )
+            )
         elif found.axes == 1:
             candidates.append(candidate(with_tensor(case, found.x, lambda x: x[None], "{x}[None]")))
-    flattening = next((c for _, c in case.lineage(found.x) if c.kind in ("Flatten", "torch.flatten", "torch.Tensor.flatten")), None)
+    flattening = next(
+        (
+            c
+            for _, c in case.lineage(found.x)
+            if c.kind in ("Flatten", "torch.flatten", "torch.Tensor.flatten")
+        ),
+        None,
+    )
     candidates += folding.left_as_it_was(case, found.x, channels=found.wanted, axes=found.axes)
-    candidates += folding.unflattened(case, found.x, flattening, channels=found.wanted, axes=found.axes)
+    candidates += folding.unflattened(
+        case, found.x, flattening, channels=found.wanted, axes=found.axes
+    )
     if flattening is not None and flattening.fqn is not None:
-        edit = Remove(title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}", module=flattening.fqn)
+        edit = Remove(
+            title=f"take {quoted(flattening.fqn)} out, or put it after {quoted(found.module)}",
+            module=flattening.fqn,
+        )
         candidates.append(candidate(edit))
     if len(shape) == found.batched + 1:
         candidates += folding.folded(case, found.x, found.module, channels=found.wanted)
         if shape[1] == 1 or shape[0] == 1:
             axis = 0 if shape[0] == 1 else 1
-            candidates.insert(0, candidate(before_call(case, lambda x: x.squeeze(axis), f"{{x}}.squeeze({axis})")))
+            candidates.insert(
+                0, candidate(before_call(case, lambda x: x.squeeze(axis), f"{{x}}.squeeze({axis})"))
+            )
     yield Suspicion(
         diagnosis="shape-mismatch",
         module=found.module,
@@ -107,18 +152,31 @@ def _last(case: Case, found: Kernel) -> Iterator[Suspicion]:
     if shape[-1] != found.wanted or is_channels_first(case, found.x):
         return
     batched = len(shape) == found.batched
-    order = (0, len(shape) - 1, *range(1, len(shape) - 1)) if batched else (len(shape) - 1, *range(len(shape) - 1))
+    order = (
+        (0, len(shape) - 1, *range(1, len(shape) - 1))
+        if batched
+        else (len(shape) - 1, *range(len(shape) - 1))
+    )
     code = "{x}.permute(" + ", ".join(map(str, order)) + ")" + ("" if batched else "[None]")
 
     def permuted(x: Tensor) -> Tensor:
         return x.permute(order) if batched else x.permute(order)[None]
 
-    edit = with_tensor(case, found.x, permuted, code) if case.is_input(found.x) else before_call(case, permuted, code)
+    edit = (
+        with_tensor(case, found.x, permuted, code)
+        if case.is_input(found.x)
+        else before_call(case, permuted, code)
+    )
     candidates = [candidate(edit, weight=STRONG)]
     producer = case.producer(found.x)
     if producer is not None and producer.fqn is not None:
         title = f"use {code.format(x=quoted(producer.fqn) + '(...)')}"
-        candidates.append(candidate(AdaptOutput(title=title, code=code, module=producer.fqn, function=permuted), weight=STRONG))
+        candidates.append(
+            candidate(
+                AdaptOutput(title=title, code=code, module=producer.fqn, function=permuted),
+                weight=STRONG,
+            )
+        )
     yield Suspicion(
         diagnosis="nhwc-input",
         module=found.module,
@@ -142,7 +200,9 @@ def _elsewhere(case: Case, found: Kernel) -> Iterator[Suspicion]:
         module=found.module,
         message=f"the channel axis is axis {at[0]}: {named(case, found.module)} wants {found.wanted} channels on axis 1 of {shape}",
         arithmetic=f"wanted (N, {found.wanted}, ...), arrived {shape}",
-        candidates=(candidate(with_tensor(case, found.x, lambda x: x.permute(order), code), weight=STRONG),),
+        candidates=(
+            candidate(with_tensor(case, found.x, lambda x: x.permute(order), code), weight=STRONG),
+        ),
         weight=STRONG,
     )
 
@@ -171,20 +231,37 @@ def _channels(case: Case, found: Kernel) -> Iterator[Suspicion]:
     got = shape[axis]
     candidates = [*_input_channels(case, found, got, axis)] if found.is_first else []
     if found.is_layer:
-        candidates.append(candidate(configured(case, found.module, **_with_channels(case, found, got)), weight=USUAL))
+        candidates.append(
+            candidate(
+                configured(case, found.module, **_with_channels(case, found, got)), weight=USUAL
+            )
+        )
         layer = case.modules[found.module]
         if layer.out_channels == got and layer.groups == 1:  # in and out were swapped
-            candidates.append(candidate(configured(case, found.module, in_channels=got, out_channels=found.wanted), weight=USUAL))
+            candidates.append(
+                candidate(
+                    configured(case, found.module, in_channels=got, out_channels=found.wanted),
+                    weight=USUAL,
+                )
+            )
     elif (edit := _other_weight(case, found, got)) is not None:
         candidates.append(candidate(edit, weight=USUAL))
-    unread = f"; {shape} is taken for one sample without a batch axis" if len(shape) < found.batched else ""
+    unread = (
+        f"; {shape} is taken for one sample without a batch axis"
+        if len(shape) < found.batched
+        else ""
+    )
     if unread and shape[1] == found.wanted and found.axes > 1:
         wide = before_call(case, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
         candidates.insert(0, candidate(wide, weight=STRONG))
-    moved = [i for i, n in enumerate(shape) if n == found.wanted and i not in (axis, len(shape) - 1)]
+    moved = [
+        i for i, n in enumerate(shape) if n == found.wanted and i not in (axis, len(shape) - 1)
+    ]
     if moved and not is_channels_first(case, found.x):
         at = moved[0]
-        turned = before_call(case, lambda x: x.transpose(at, axis), f"{{x}}.transpose({at}, {axis})")
+        turned = before_call(
+            case, lambda x: x.transpose(at, axis), f"{{x}}.transpose({at}, {axis})"
+        )
         candidates.append(candidate(turned, weight=POSSIBLE))
     yield Suspicion(
         diagnosis="channel-mismatch",
@@ -209,7 +286,9 @@ def _with_channels(case: Case, found: Kernel, got: int) -> dict[str, int]:
     groups = getattr(layer, "groups", 1)
     if groups > 1 and got % groups:
         changes = {"in_channels": got, "groups": got}
-        return {**changes, "out_channels": got} if getattr(layer, "out_channels", 0) % got else changes
+        return (
+            {**changes, "out_channels": got} if getattr(layer, "out_channels", 0) % got else changes
+        )
     return {"in_channels": got}
 
 
@@ -221,15 +300,32 @@ def _input_channels(case: Case, found: Kernel, got: int, axis: int) -> Iterator[
         code = "{x}.expand(" + ", ".join(map(str, sizes)) + ")"
         yield candidate(with_tensor(case, found.x, lambda x: x.expand(sizes), code), weight=USUAL)
     elif found.wanted == 1:
-        yield candidate(with_tensor(case, found.x, lambda x: x.mean(axis, keepdim=True), f"{{x}}.mean({axis}, keepdim=True)"), weight=USUAL)
+        yield candidate(
+            with_tensor(
+                case,
+                found.x,
+                lambda x: x.mean(axis, keepdim=True),
+                f"{{x}}.mean({axis}, keepdim=True)",
+            ),
+            weight=USUAL,
+        )
     elif got == found.wanted + 1:
-        code = "{x}[:, :" + str(found.wanted) + "]" if axis == 1 else "{x}[:" + str(found.wanted) + "]"
-        yield candidate(with_tensor(case, found.x, lambda x: x.narrow(axis, 0, found.wanted), code), weight=USUAL)
+        code = (
+            "{x}[:, :" + str(found.wanted) + "]" if axis == 1 else "{x}[:" + str(found.wanted) + "]"
+        )
+        yield candidate(
+            with_tensor(case, found.x, lambda x: x.narrow(axis, 0, found.wanted), code),
+            weight=USUAL,
+        )
 
 
 def _counted(case: Case, found: Kernel, got: int) -> str:
     producer = case.producer(found.x)
-    joined = [t.shape for t in producer.inputs] if producer is not None and operation(producer) in ("cat", "concat", "concatenate") else []
+    joined = (
+        [t.shape for t in producer.inputs]
+        if producer is not None and operation(producer) in ("cat", "concat", "concatenate")
+        else []
+    )
     if joined and all(len(shape) > 1 for shape in joined):
         parts = " + ".join(str(shape[1]) for shape in joined)
         return f"{parts} = {got} channels after the concatenation; in_channels is {found.wanted}"
@@ -263,7 +359,9 @@ def _padding_too_wide(case: Case, window: Window) -> Suspicion:
         module=fqn if fqn is not None else case.owner,
         message=f"the padding {window.padding[0] // 2} is more than half of the pooling's kernel {window.kernel[0]}",
         arithmetic=f"{window.padding[0] // 2} > {window.kernel[0]} / 2",
-        candidates=(candidate(configured(case, fqn, padding=half), weight=STRONG),) if fqn is not None else (),
+        candidates=(candidate(configured(case, fqn, padding=half), weight=STRONG),)
+        if fqn is not None
+        else (),
         weight=STRONG,
     )
 
@@ -280,12 +378,28 @@ def _too_small(case: Case, bench: Bench, window: Window, sizes: tuple[int, ...])
         kept = tuple(map(max, least, case.root_inputs[0].shape[-len(sizes) :]))
         candidates.append(candidate(resized(kept), weight=STRONG))
         candidates += [candidate(resized(least), weight=USUAL)] if kept != least else []
-        candidates += [candidate(resized(more), weight=USUAL) for more in _sizes_for_the_rest(bench, least)]
+        candidates += [
+            candidate(resized(more), weight=USUAL) for more in _sizes_for_the_rest(bench, least)
+        ]
     if fqn is not None and window.is_pool:
-        candidates.append(candidate(Remove(title=f"take the pooling {quoted(fqn)} out", module=fqn), weight=POSSIBLE))
+        candidates.append(
+            candidate(
+                Remove(title=f"take the pooling {quoted(fqn)} out", module=fqn), weight=POSSIBLE
+            )
+        )
     elif fqn is not None and all(k % 2 for k in window.kernel):
-        candidates.append(candidate(configured(case, fqn, padding=tuple(k // 2 for k in window.kernel)), weight=POSSIBLE))
-    what = named(case, fqn) if fqn is not None else case.name_of(call) if call is not None else "the call"
+        candidates.append(
+            candidate(
+                configured(case, fqn, padding=tuple(k // 2 for k in window.kernel)), weight=POSSIBLE
+            )
+        )
+    what = (
+        named(case, fqn)
+        if fqn is not None
+        else case.name_of(call)
+        if call is not None
+        else "the call"
+    )
     return Suspicion(
         diagnosis="spatial-collapse",
         module=fqn if fqn is not None else case.owner,
@@ -293,7 +407,13 @@ def _too_small(case: Case, bench: Bench, window: Window, sizes: tuple[int, ...])
         arithmetic="; ".join(
             f"floor(({n} + {p} - {d * (k - 1)} - 1)/{s} + 1) = {out}"
             for n, p, d, k, s, out in zip(
-                sizes, window.padding, window.dilation, window.kernel, window.stride, window.output(sizes), strict=True
+                sizes,
+                window.padding,
+                window.dilation,
+                window.kernel,
+                window.stride,
+                window.output(sizes),
+                strict=True,
             )
         ),
         candidates=tuple(candidates),
@@ -337,7 +457,14 @@ def _by_arithmetic(case: Case, given: tuple[int, ...]) -> int | None:
     if steps and steps[0].before != given:
         return None
     chain = [*(step.window for step in steps), window]
-    return next((n for n in range(1, LARGEST_INPUT + 1) if n > min(given) and min(through(chain, (n,) * len(given))) >= 1), None)
+    return next(
+        (
+            n
+            for n in range(1, LARGEST_INPUT + 1)
+            if n > min(given) and min(through(chain, (n,) * len(given))) >= 1
+        ),
+        None,
+    )
 
 
 def _fits(bench: Bench, pixels: int, given: tuple[int, ...]) -> bool | None:
@@ -370,6 +497,11 @@ def _sizes_for_the_rest(bench: Bench, least: tuple[int, ...]) -> list[tuple[int,
     flattened = linear._flattened_map(case, found)
     steps = steps_to(case, flattened) if flattened is not None else []
     for pixels in range(least[0], LARGEST_INPUT + 1) if flattened is not None and steps else ():
-        if flattened is not None and flattened.shape[1] * size(through([s.window for s in steps], (pixels,) * len(least))) == found.wanted:
+        if (
+            flattened is not None
+            and flattened.shape[1]
+            * size(through([s.window for s in steps], (pixels,) * len(least)))
+            == found.wanted
+        ):
             return [(pixels,) * len(least)]
     return []

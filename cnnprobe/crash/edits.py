@@ -23,7 +23,9 @@ class Edit:
     title: str
     code: str = ""
     module: str | None = None
-    written: Callable[[], list[Change]] | None = None  # None: where `patch` knows it by the kind of the edit
+    written: Callable[[], list[Change]] | None = (
+        None  # None: where `patch` knows it by the kind of the edit
+    )
 
     def apply(self, shadow: Shadow) -> None:
         """Make the change in a shadow; what takes it back goes onto `shadow.undo`."""
@@ -73,13 +75,22 @@ class Adapt(Edit):
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
 
-        def change(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def change(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             if args:
                 return (self.function(args[0]), *args[1:]), kwargs
             first = next(iter(kwargs), None)
-            return args, kwargs if first is None else {**kwargs, first: self.function(kwargs[first])}
+            return args, kwargs if first is None else {
+                **kwargs,
+                first: self.function(kwargs[first]),
+            }
 
-        shadow.undo.append(shadow.module(self.module or "").register_forward_pre_hook(change, with_kwargs=True, prepend=True).remove)
+        shadow.undo.append(
+            shadow.module(self.module or "")
+            .register_forward_pre_hook(change, with_kwargs=True, prepend=True)
+            .remove
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +112,9 @@ class AdaptOutput(Edit):
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
         function = self.function
-        handle = shadow.module(self.module or "").register_forward_hook(lambda _module, _args, output: function(output))
+        handle = shadow.module(self.module or "").register_forward_hook(
+            lambda _module, _args, output: function(output)
+        )
         shadow.undo.append(handle.remove)
 
 
@@ -113,7 +126,9 @@ class HandIndices(Edit):
         """See Edit."""
         kept: list[Tensor] = []
 
-        def unpack(_module: nn.Module, _args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Tensor:
+        def unpack(
+            _module: nn.Module, _args: tuple[Any, ...], output: tuple[Tensor, Tensor]
+        ) -> Tensor:
             kept.append(output[1])
             return output[0]
 
@@ -141,18 +156,37 @@ class Reconfigure(Edit):
 
 def rebuilt(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
     """A new layer of the same stock class and settings, some of them changed; it has the same device, dtype and mode."""
-    kind = next(base for base in class_of(module).__mro__ if base.__module__.startswith("torch.nn."))
+    kind = next(
+        base for base in class_of(module).__mro__ if base.__module__.startswith("torch.nn.")
+    )
     if isinstance(module, nn.RNNBase):
-        names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+        names = [
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "bias",
+            "batch_first",
+            "dropout",
+            "bidirectional",
+        ]
     else:
-        names = [name for name in inspect.signature(kind).parameters if name in module.__dict__ or name in changes]
+        names = [
+            name
+            for name in inspect.signature(kind).parameters
+            if name in module.__dict__ or name in changes
+        ]
     settings = {name: changes.get(name, getattr(module, name, None)) for name in names}
     settings |= {name: value for name, value in changes.items() if name not in settings}
     if isinstance(module, nn.MultiheadAttention):  # they follow embed_dim unless they were given
-        settings |= {name: None for name in ("kdim", "vdim") if getattr(module, name) == module.embed_dim}
+        settings |= {
+            name: None for name in ("kdim", "vdim") if getattr(module, name) == module.embed_dim
+        }
     accepted = inspect.signature(kind).parameters
     if not isinstance(module, nn.RNNBase) and "bias" in accepted:
-        settings["bias"] = getattr(module, "bias", None) is not None or getattr(module, "in_proj_bias", None) is not None
+        settings["bias"] = (
+            getattr(module, "bias", None) is not None
+            or getattr(module, "in_proj_bias", None) is not None
+        )
     like = next(iter(module.parameters()), None)
     if like is not None and ("device" in accepted or isinstance(module, nn.RNNBase)):
         settings |= {"device": like.device, "dtype": like.dtype}
@@ -168,8 +202,12 @@ class Rewrite(Edit):
     source: str
     function: Rewriting
     respell: str = ""  # how the call is to be written, with {x} for its tensor and {rest} for its other arguments; "": not known
-    element: int | None = None  # it is this element of the sequence it is given that is to be written so
-    keyword: tuple[str, Any, int] | None = None  # the argument that is to have another value: name, value, position
+    element: int | None = (
+        None  # it is this element of the sequence it is given that is to be written so
+    )
+    keyword: tuple[str, Any, int] | None = (
+        None  # the argument that is to have another value: name, value, position
+    )
 
     def apply(self, shadow: Shadow) -> None:
         """See Edit."""
@@ -251,7 +289,9 @@ class Move(Edit):
                         seen.add(id(value))
                         moved = self._moved(value)
                         registry[name] = (
-                            nn.Parameter(moved, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else moved
+                            nn.Parameter(moved, requires_grad=value.requires_grad)
+                            if isinstance(value, nn.Parameter)
+                            else moved
                         )
                         shadow.undo.append(_restorer(registry, name, value))
 
@@ -278,7 +318,9 @@ class SetAttribute(Edit):
         """See Edit."""
         module = shadow.module(self.module or "")
         attributes = dict(module.__dict__)
-        registries = {name: dict(attributes[name]) for name in ("_modules", "_parameters", "_buffers")}
+        registries = {
+            name: dict(attributes[name]) for name in ("_modules", "_parameters", "_buffers")
+        }
         value = self.value(module)
         module.__dict__.pop(self.name, None)
         module._parameters.pop(self.name, None)

@@ -18,7 +18,11 @@ _MOST_SHAPES = 4
 
 def explain_elsewhere(training: Training) -> Verdict | None:
     """Why something beside forward, loss, backward and step raised; None where it is nothing of the kind."""
-    checks: tuple[Callable[[Training], Verdict | None], ...] = (_without_super, _unstacked, _graph_to_numpy)
+    checks: tuple[Callable[[Training], Verdict | None], ...] = (
+        _without_super,
+        _unstacked,
+        _graph_to_numpy,
+    )
     return next((verdict for check in checks if (verdict := check(training)) is not None), None)
 
 
@@ -26,17 +30,26 @@ def explain_elsewhere(training: Training) -> Verdict | None:
 
 
 def _without_super(training: Training) -> Verdict | None:
-    module = unfinished_module(training.error) if isinstance(training.error, AttributeError) else None
+    module = (
+        unfinished_module(training.error) if isinstance(training.error, AttributeError) else None
+    )
     if module is None:
         return None
-    kind, code = class_of(module).__name__, getattr(vars(class_of(module)).get("__init__"), "__code__", None)
+    kind, code = (
+        class_of(module).__name__,
+        getattr(vars(class_of(module)).get("__init__"), "__code__", None),
+    )
     written = with_first_statement(code, "super().__init__()") if code is not None else list
     return Verdict(
         diagnosis="missing-attribute",
         message=f"{kind}.__init__ gives the module a layer or parameter before nn.Module.__init__ has run, which makes the place for them",
         arithmetic=f"it has {', '.join(sorted(module.__dict__)) or 'no attribute'} so far",
         repairs=(
-            Repair(title=f"call super().__init__() first in the __init__ of {kind}", code="super().__init__()", patch=diff_of(written)),
+            Repair(
+                title=f"call super().__init__() first in the __init__ of {kind}",
+                code="super().__init__()",
+                patch=diff_of(written),
+            ),
         ),
         raised_in=f"{kind}.__init__",
     )
@@ -46,13 +59,22 @@ def _without_super(training: Training) -> Verdict | None:
 
 
 def _unstacked(training: Training) -> Verdict | None:
-    batch = (frame_locals(training.error, "torch/utils/data/_utils/collate.py", "collate_tensor_fn") or {}).get("batch")
+    batch = (
+        frame_locals(training.error, "torch/utils/data/_utils/collate.py", "collate_tensor_fn")
+        or {}
+    ).get("batch")
     tensors = [t for t in batch if isinstance(t, Tensor)] if isinstance(batch, list | tuple) else []
     shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
     if len(shapes) < 2:
         return None
-    shown = ", ".join(map(str, shapes[:_MOST_SHAPES])) + (", ..." if len(shapes) > _MOST_SHAPES else "")
-    pixels = len({len(s) for s in shapes}) == 1 and len(shapes[0]) == 3 and len({s[0] for s in shapes}) == 1
+    shown = ", ".join(map(str, shapes[:_MOST_SHAPES])) + (
+        ", ..." if len(shapes) > _MOST_SHAPES else ""
+    )
+    pixels = (
+        len({len(s) for s in shapes}) == 1
+        and len(shapes[0]) == 3
+        and len({s[0] for s in shapes}) == 1
+    )
     channels = len({s[1:] for s in shapes}) == 1 and len({len(s) for s in shapes}) == 1
     repair = "give the DataLoader a collate_fn that pads the samples to one shape"
     if pixels:
@@ -88,15 +110,28 @@ def _graph_to_numpy(training: Training) -> Verdict | None:
 
 def _recorded(written: str, value: Tensor) -> Verdict:
     shape = tuple(value.shape)
-    title = f"write {written}.detach().numpy()" if value.device.type == "cpu" else f"write {written}.detach().cpu().numpy()"
+    title = (
+        f"write {written}.detach().numpy()"
+        if value.device.type == "cpu"
+        else f"write {written}.detach().cpu().numpy()"
+    )
     array = value.detach().cpu().numpy()
     return Verdict(
         diagnosis="graph-to-numpy",
         message=f"{written} requires a gradient, and numpy records no graph: what it computes could not be differentiated",
         arithmetic=f"{shape} {str(value.dtype).removeprefix('torch.')}, requires_grad=True",
         repairs=(
-            Repair(title=title, code=".detach()", works=True, plausible=True, tried=f"tried: it gives an array of {array.shape}"),
-            Repair(title="put 'with torch.no_grad():' around the forward, if this is no training", code="torch.no_grad()"),
+            Repair(
+                title=title,
+                code=".detach()",
+                works=True,
+                plausible=True,
+                tried=f"tried: it gives an array of {array.shape}",
+            ),
+            Repair(
+                title="put 'with torch.no_grad():' around the forward, if this is no training",
+                code="torch.no_grad()",
+            ),
         ),
         tensors=(value,),
         raised_in="torch.Tensor.numpy",

@@ -34,7 +34,9 @@ class File:
 
     def span(self, node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
         """First and last character of a node."""
-        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
+        return self.offset(node.lineno, node.col_offset), self.offset(
+            node.end_lineno or node.lineno, node.end_col_offset or 0
+        )
 
     def source(self, node: ast.expr) -> str:
         """The text of a node."""

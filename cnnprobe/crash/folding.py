@@ -6,14 +6,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import before_call, in_sequential, inserted, is_root_input, present, with_tensor
+from cnnprobe.crash.adapting import (
+    before_call,
+    in_sequential,
+    inserted,
+    is_root_input,
+    present,
+    with_tensor,
+)
 from cnnprobe.crash.case import Case, operation, quoted, short, size
 from cnnprobe.crash.edits import Adapt, AdaptOutput, Rewrite
 from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 
-def unflattened(case: Case, x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int) -> Iterator[Candidate]:
+def unflattened(
+    case: Case, x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int
+) -> Iterator[Candidate]:
     """Rows that are to be maps again: (N, 784) into (N, 1, 28, 28), and (N, 1568) into the (N, 8, 14, 14) that it was."""
     sizes = _map_of(x, flattening, channels=channels, axes=axes) if len(x.shape) == 2 else None
     if sizes is None:
@@ -28,7 +37,9 @@ def unflattened(case: Case, x: TensorInfo, flattening: ModuleCall | None, *, cha
         return
     call = case.call
     if call is not None and call.fqn is not None and in_sequential(case, call.fqn):
-        for edit in present(inserted(case, call.fqn, lambda: nn.Unflatten(1, sizes), f"nn.Unflatten(1, {sizes})")):
+        for edit in present(
+            inserted(case, call.fqn, lambda: nn.Unflatten(1, sizes), f"nn.Unflatten(1, {sizes})")
+        ):
             yield candidate(edit, weight=STRONG)
     else:
         yield candidate(before_call(case, reshaped, code), weight=STRONG)
@@ -37,17 +48,28 @@ def unflattened(case: Case, x: TensorInfo, flattening: ModuleCall | None, *, cha
 def left_as_it_was(case: Case, x: TensorInfo, *, channels: int, axes: int) -> Iterator[Candidate]:
     """A view that has flattened just what the layer wants: without it."""
     made = case.producer(x)
-    if made is None or made.fqn is not None or operation(made) not in ("view", "reshape", "flatten") or not made.inputs:
+    if (
+        made is None
+        or made.fqn is not None
+        or operation(made) not in ("view", "reshape", "flatten")
+        or not made.inputs
+    ):
         return
     before = made.inputs[0].shape
     if len(before) == axes + 2 and before[1] == channels:
         title = f"take {operation(made)} at {short(made.source)} out, or put it after the layer: {before} is what is wanted"
-        where: dict[str, Any] = {"module": case.module_above(made.parent), "kind": made.kind, "source": made.source}
+        where: dict[str, Any] = {
+            "module": case.module_above(made.parent),
+            "kind": made.kind,
+            "source": made.source,
+        }
         edit = Rewrite(title=title, function=lambda _func, args, _kwargs: args[0], **where)
         yield candidate(edit, weight=STRONG)
 
 
-def _map_of(x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int) -> tuple[int, ...] | None:
+def _map_of(
+    x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int
+) -> tuple[int, ...] | None:
     """The sizes of a map of these channels with as many elements as a row has: those that were flattened, else a square."""
     features = x.shape[1]
     before = flattening.inputs[0].shape[1:] if flattening is not None and flattening.inputs else ()
@@ -56,7 +78,9 @@ def _map_of(x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes
     if features % channels:
         return None
     side = round((features // channels) ** (1 / axes))
-    return (channels, *(side,) * axes) if math.prod((channels, *(side,) * axes)) == features else None
+    return (
+        (channels, *(side,) * axes) if math.prod((channels, *(side,) * axes)) == features else None
+    )
 
 
 def folded(case: Case, x: TensorInfo, module: str, *, channels: int) -> Iterator[Candidate]:
@@ -71,7 +95,12 @@ def folded(case: Case, x: TensorInfo, module: str, *, channels: int) -> Iterator
     def merge(t: Any) -> Any:
         return (t if at == 2 else t.transpose(1, 2)).flatten(0, 1)
 
-    before = Adapt(title=f"pass {code.format(x='x')} to {quoted(place)}", code=code, module=place, function=merge)
+    before = Adapt(
+        title=f"pass {code.format(x='x')} to {quoted(place)}",
+        code=code,
+        module=place,
+        function=merge,
+    )
     after = AdaptOutput(
         title=f"give what comes out its frames again: {back.format(x='x')}",
         code=back,

@@ -12,7 +12,10 @@ def definition(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
     file = open_file(code.co_filename)
     for node in ast.walk(file.tree):
         is_named = isinstance(node, ast.FunctionDef) and node.name == code.co_name
-        if is_named and code.co_firstlineno in (node.lineno, *(d.lineno for d in node.decorator_list)):  # type: ignore[attr-defined]
+        if is_named and code.co_firstlineno in (
+            node.lineno,  # type: ignore[attr-defined]
+            *(d.lineno for d in node.decorator_list),  # type: ignore[attr-defined]
+        ):
             return file, node  # type: ignore[return-value]
     raise UnknownPlaceError
 
@@ -34,7 +37,9 @@ def with_first_of(code: types.CodeType, position: int) -> Callable[[], list[Chan
     def written() -> list[Change]:
         file, function = definition(code)
         name = function.args.args[position].arg
-        found = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name]
+        found = [
+            node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name
+        ]
         if any(not isinstance(node.ctx, ast.Load) for node in found):
             raise UnknownPlaceError
         return [file.replace(node, f"{name}[0]") for node in found]
@@ -51,7 +56,10 @@ def without_return(code: types.CodeType) -> Callable[[], list[Change]]:
         if returns != [function.body[-1]] or returns[0].value is None:
             raise UnknownPlaceError
         start, end = file.span(returns[0])
-        return [Change(file.path, start, file.span(returns[0].value)[0], ""), Change(file.path, end, end, "")]
+        return [
+            Change(file.path, start, file.span(returns[0].value)[0], ""),
+            Change(file.path, end, end, ""),
+        ]
 
     return written
 
@@ -63,7 +71,9 @@ def with_more_returned(code: types.CodeType, more: str) -> Callable[[], list[Cha
         file, function = definition(code)
         returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
         values = [value for value in returns if value is not None]
-        ends = [file.span(v.elts[-1] if isinstance(v, ast.Tuple) and v.elts else v)[1] for v in values]
+        ends = [
+            file.span(v.elts[-1] if isinstance(v, ast.Tuple) and v.elts else v)[1] for v in values
+        ]
         return [Change(file.path, end, end, f", {more}") for end in ends]
 
     return written
@@ -74,8 +84,13 @@ def with_first_statement(code: types.CodeType, text: str) -> Callable[[], list[C
 
     def written() -> list[Change]:
         file, function = definition(code)
-        has_docstring = isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant)
-        if any(isinstance(node, ast.Name) and node.id == "super" for node in ast.walk(function)) or len(function.body) == has_docstring:
+        has_docstring = isinstance(function.body[0], ast.Expr) and isinstance(
+            function.body[0].value, ast.Constant
+        )
+        if (
+            any(isinstance(node, ast.Name) and node.id == "super" for node in ast.walk(function))
+            or len(function.body) == has_docstring
+        ):
             raise UnknownPlaceError
         first = function.body[has_docstring]
         start = file.span(first)[0]
@@ -89,7 +104,11 @@ def with_call(code: types.CodeType, line: int, old: str, new: str) -> Callable[[
 
     def written() -> list[Change]:
         file, function = definition(code)
-        found = [n for n in ast.walk(function) if isinstance(n, ast.Call) and n.lineno == line and ast.unparse(n) == old]
+        found = [
+            n
+            for n in ast.walk(function)
+            if isinstance(n, ast.Call) and n.lineno == line and ast.unparse(n) == old
+        ]
         if len(found) != 1:
             raise UnknownPlaceError
         return [file.replace(found[0], new)]
@@ -102,7 +121,11 @@ def with_more_names(code: types.CodeType, line: int, more: str) -> Callable[[], 
 
     def written() -> list[Change]:
         file, function = definition(code)
-        targets = [n.targets[0] for n in ast.walk(function) if isinstance(n, ast.Assign) and n.lineno == line]
+        targets = [
+            n.targets[0]
+            for n in ast.walk(function)
+            if isinstance(n, ast.Assign) and n.lineno == line
+        ]
         ends = [file.span(t.elts[-1])[1] for t in targets if isinstance(t, ast.Tuple)]
         if len(ends) != 1:
             raise UnknownPlaceError
@@ -116,7 +139,11 @@ def with_name(code: types.CodeType, old: str, new: str) -> Callable[[], list[Cha
 
     def written() -> list[Change]:
         file, function = definition(code)
-        return [file.replace(n, new) for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == old and isinstance(n.ctx, ast.Load)]
+        return [
+            file.replace(n, new)
+            for n in ast.walk(function)
+            if isinstance(n, ast.Name) and n.id == old and isinstance(n.ctx, ast.Load)
+        ]
 
     return written
 
@@ -130,7 +157,14 @@ def outdented(code: types.CodeType, name: str) -> Callable[[], list[Change]]:
         if not isinstance(inner, ast.FunctionDef) or inner.name != name or inner.decorator_list:
             raise UnknownPlaceError
         depth = inner.col_offset - function.col_offset
-        starts = [file.offset(line, 0) for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1)]
-        return [Change(file.path, start, start + depth, "") for start in starts if not file.text[start : start + depth].strip(" \t")]
+        starts = [
+            file.offset(line, 0)
+            for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1)
+        ]
+        return [
+            Change(file.path, start, start + depth, "")
+            for start in starts
+            if not file.text[start : start + depth].strip(" \t")
+        ]
 
     return written

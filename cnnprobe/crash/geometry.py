@@ -11,7 +11,11 @@ from cnnprobe.crash.case import Case, operation, tensor, values
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 LARGEST_INPUT = 1024  # pixels: no model asks for more at least
-_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._LPPoolNd)
+_POOLS = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._LPPoolNd,
+)
 _ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 
@@ -35,7 +39,10 @@ class Window:
         Source: the formulas in the documentation of torch.nn.Conv2d, ConvTranspose2d and MaxPool2d.
         """
         if self.adaptive:
-            return tuple(n if wanted is None else wanted for n, wanted in zip(sizes, self.adaptive, strict=False))
+            return tuple(
+                n if wanted is None else wanted
+                for n, wanted in zip(sizes, self.adaptive, strict=False)
+            )
         return tuple(self._one(i, n) for i, n in enumerate(sizes))
 
     def _one(self, i: int, n: int) -> int:
@@ -61,13 +68,20 @@ class Window:
     @property
     def is_same(self) -> bool:
         """Whether the padding makes up for the kernel."""
-        return all(p == d * (k - 1) for p, d, k in zip(self.padding, self.dilation, self.kernel, strict=True))
+        return all(
+            p == d * (k - 1)
+            for p, d, k in zip(self.padding, self.dilation, self.kernel, strict=True)
+        )
 
 
 def per_axis(value: Any, n: int) -> tuple[int, ...]:
     """A setting for each of `n` axes."""
     if isinstance(value, tuple | list):
-        return tuple(int(v) for v in value) if len(value) == n else tuple(int(value[0]) for _ in range(n))
+        return (
+            tuple(int(v) for v in value)
+            if len(value) == n
+            else tuple(int(value[0]) for _ in range(n))
+        )
     return tuple(int(value) for _ in range(n))
 
 
@@ -87,7 +101,10 @@ def window_of(module: nn.Module) -> Window | None:
     if isinstance(module, nn.modules.conv._ConvNd):
         kernel, dilation = per_axis(module.kernel_size, n), per_axis(module.dilation, n)
         if isinstance(module.padding, str):
-            padding = tuple(d * (k - 1) if module.padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True))
+            padding = tuple(
+                d * (k - 1) if module.padding == "same" else 0
+                for k, d in zip(kernel, dilation, strict=True)
+            )
         else:
             padding = tuple(2 * p for p in per_axis(module.padding, n))
         transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
@@ -101,7 +118,9 @@ def window_of(module: nn.Module) -> Window | None:
         )
     if isinstance(module, _POOLS):
         padding, dilation = module.__dict__.get("padding", 0), module.__dict__.get("dilation", 1)
-        return _pool(n, module.kernel_size, module.stride, padding, dilation=dilation, ceil=module.ceil_mode)
+        return _pool(
+            n, module.kernel_size, module.stride, padding, dilation=dilation, ceil=module.ceil_mode
+        )
     if isinstance(module, _ADAPTIVE):
         size = module.output_size
         wanted = size if isinstance(size, tuple | list) else (size,) * n
@@ -136,7 +155,14 @@ def window_of_call(case: Case, call: ModuleCall) -> Window | None:
         ceil = values(call, 5 if name.startswith("max") else 4, "ceil_mode")
         if kernel is None:
             return None
-        return _pool(n, kernel, values(call, 2, "stride"), values(call, 3, "padding"), dilation=dilation, ceil=ceil)
+        return _pool(
+            n,
+            kernel,
+            values(call, 2, "stride"),
+            values(call, 3, "padding"),
+            dilation=dilation,
+            ceil=ceil,
+        )
     if name.startswith("conv") and not name.startswith("conv_t"):
         weight = tensor(call, 1, "weight")
         if weight is None or len(weight.shape) != n + 2:
@@ -144,20 +170,46 @@ def window_of_call(case: Case, call: ModuleCall) -> Window | None:
         padding = values(call, 4, "padding")
         kernel, dilation = weight.shape[2:], per_axis(values(call, 5, "dilation") or 1, n)
         same = tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
-        both = (same if padding == "same" else (0,) * n) if isinstance(padding, str) else tuple(2 * p for p in per_axis(padding or 0, n))
-        return Window(kernel=kernel, stride=per_axis(values(call, 3, "stride") or 1, n), padding=both, dilation=dilation)
+        both = (
+            (same if padding == "same" else (0,) * n)
+            if isinstance(padding, str)
+            else tuple(2 * p for p in per_axis(padding or 0, n))
+        )
+        return Window(
+            kernel=kernel,
+            stride=per_axis(values(call, 3, "stride") or 1, n),
+            padding=both,
+            dilation=dilation,
+        )
     return None
 
 
 _TURNING = frozenset(
-    {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "reshape", "view", "unflatten", "einsum", "matmul", "t"}
+    {
+        "permute",
+        "transpose",
+        "movedim",
+        "moveaxis",
+        "swapaxes",
+        "swapdims",
+        "reshape",
+        "view",
+        "unflatten",
+        "einsum",
+        "matmul",
+        "t",
+    }
 )
 
 
 def is_channels_first(case: Case, info: TensorInfo) -> bool:
     """Whether a tensor is known to have its channels on axis 1: a convolution, a pooling or a BatchNorm made it so, and nothing turned it since."""
     for _, call in case.lineage(info):
-        if (call.fqn is None and operation(call) in _TURNING) or not call.outputs or len(call.outputs[0].shape) != len(info.shape):
+        if (
+            (call.fqn is None and operation(call) in _TURNING)
+            or not call.outputs
+            or len(call.outputs[0].shape) != len(info.shape)
+        ):
             return False
         layer = case.modules.get(call.fqn or "")
         is_norm = isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm)
@@ -190,11 +242,18 @@ def steps_to(case: Case, info: TensorInfo) -> list[Step]:
         window = window_of_call(case, call)
         source = next((t for t in call.inputs if not isinstance(t.source, str)), call.inputs[0])
         if window is None:
-            if len(source.shape) == len(call.outputs[0].shape) >= 3 and source.shape[2:] != call.outputs[0].shape[2:]:
+            if (
+                len(source.shape) == len(call.outputs[0].shape) >= 3
+                and source.shape[2:] != call.outputs[0].shape[2:]
+            ):
                 steps.clear()
             continue
         n = len(window.adaptive or window.kernel)
-        steps.append(Step(call=call, window=window, before=source.shape[-n:], after=call.outputs[0].shape[-n:]))
+        steps.append(
+            Step(
+                call=call, window=window, before=source.shape[-n:], after=call.outputs[0].shape[-n:]
+            )
+        )
     return steps
 
 
@@ -208,25 +267,45 @@ def through(windows: Iterable[Window | None], sizes: tuple[int, ...]) -> tuple[i
     return sizes
 
 
-_ARGUMENTS = {"kernel": "kernel_size", "stride": "stride", "padding": "padding", "dilation": "dilation", "extra": "output_padding"}
+_ARGUMENTS = {
+    "kernel": "kernel_size",
+    "stride": "stride",
+    "padding": "padding",
+    "dilation": "dilation",
+    "extra": "output_padding",
+}
 
 
 def variants(window: Window, others: Iterable[Window]) -> list[tuple[Window, dict[str, Any]]]:
     """Single changes of a window: first those that make it like one of its siblings; each with the constructor's arguments."""
     found: list[tuple[Window, dict[str, Any]]] = []
     for other in others:
-        if len(other.kernel) != len(window.kernel) or other == window or other.adaptive or other.transposed != window.transposed:
+        if (
+            len(other.kernel) != len(window.kernel)
+            or other == window
+            or other.adaptive
+            or other.transposed != window.transposed
+        ):
             continue
         changes: dict[str, Any] = {}
         for name, argument in _ARGUMENTS.items():
             value, wanted = getattr(window, name), getattr(other, name)
             if value != wanted:
-                changes[argument] = _argument([w // 2 for w in wanted] if name == "padding" else list(wanted))
+                changes[argument] = _argument(
+                    [w // 2 for w in wanted] if name == "padding" else list(wanted)
+                )
         if 1 <= len(changes) <= 2:
             found.append((other, changes))
-    if not window.is_same and not window.is_pool and not window.transposed and all(k % 2 for k in window.kernel):
+    if (
+        not window.is_same
+        and not window.is_pool
+        and not window.transposed
+        and all(k % 2 for k in window.kernel)
+    ):
         same = tuple(d * (k - 1) for k, d in zip(window.kernel, window.dilation, strict=True))
-        found.append((replace(window, padding=same), {"padding": _argument([p // 2 for p in same])}))
+        found.append(
+            (replace(window, padding=same), {"padding": _argument([p // 2 for p in same])})
+        )
     return found
 
 

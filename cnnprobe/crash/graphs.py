@@ -10,7 +10,9 @@ from torch import Tensor
 from cnnprobe.crash.case import Case
 from cnnprobe.trace import ModuleCall
 
-MOST_NODES = 40_000  # of a graph that are looked at: a longer walk from Python is a danger to torch itself
+MOST_NODES = (
+    40_000  # of a graph that are looked at: a longer walk from Python is a danger to torch itself
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
             if name.startswith("_saved_"):
                 state = _state(node, name)
                 if state is not None:
-                    {"modified": modified, "freed": freed, "kept": kept}[state].append(Saved(node, name))
+                    {"modified": modified, "freed": freed, "kept": kept}[state].append(
+                        Saved(node, name)
+                    )
     return modified, freed, kept
 
 
@@ -88,5 +92,9 @@ def maker_of(case: Case | None, node: Any) -> tuple[int, ModuleCall] | None:
     number = number_of(node)
     if case is None or number is None:
         return None
-    found = [(i, c) for i, c in enumerate(case.trace.calls) if c.sequence is not None and c.sequence[0] <= number < c.sequence[1]]
+    found = [
+        (i, c)
+        for i, c in enumerate(case.trace.calls)
+        if c.sequence is not None and c.sequence[0] <= number < c.sequence[1]
+    ]
     return max(found, key=lambda pair: pair[1].depth, default=None)

@@ -13,12 +13,18 @@ from cnnprobe.trace import ModuleCall, TensorInfo
 _MOST_SHOWN = 2  # other numbers that are tried
 
 
-def undivided(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Iterator[Suspicion]:
+def undivided(
+    case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]
+) -> Iterator[Suspicion]:
     """`x.view(b, self.heads, c // self.heads, n)` where heads does not divide c: c is what the elements that are there leave for the two."""
     owner = case.modules.get(case.owner)
     for name, parts in _whole_numbers(owner) if owner is not None else ():
         for each in dict.fromkeys(sizes):
-            channels, rest = divmod(math.prod(x.shape) * parts * each, math.prod(sizes)) if min(sizes) > 0 else (0, 1)
+            channels, rest = (
+                divmod(math.prod(x.shape) * parts * each, math.prod(sizes))
+                if min(sizes) > 0
+                else (0, 1)
+            )
             if parts not in sizes or rest or channels // parts != each or not channels % parts:
                 continue
             yield Suspicion(
@@ -33,27 +39,55 @@ def undivided(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...
 
 
 def _whole_numbers(module: nn.Module) -> list[tuple[str, int]]:
-    return [(name, value) for name, value in module.__dict__.items() if type(value) is int and value > 1]
+    return [
+        (name, value) for name, value in module.__dict__.items() if type(value) is int and value > 1
+    ]
 
 
-def _other_numbers(case: Case, name: str, parts: int, *, each: int, channels: int) -> Iterator[Candidate]:
+def _other_numbers(
+    case: Case, name: str, parts: int, *, each: int, channels: int
+) -> Iterator[Candidate]:
     """First the number of groups that a layer beside it has, then the nearest that divide the channels."""
     owner = case.modules[case.owner]
-    beside = [m.groups for m in owner.modules() if isinstance(m, nn.modules.conv._ConvNd) and 1 < m.groups < channels]
+    beside = [
+        m.groups
+        for m in owner.modules()
+        if isinstance(m, nn.modules.conv._ConvNd) and 1 < m.groups < channels
+    ]
     fitting = [n for n in range(2, channels) if channels % n == 0]
     best = [n for n in dict.fromkeys(beside) if n in fitting]
     nearest = sorted((n for n in fitting if n not in best), key=lambda n: (abs(n - parts), -n))
-    alike = [fqn for fqn, m in case.modules.items() if type(m) is type(owner) and m.__dict__.get(name) == parts]
-    kept = [other for other, value in _whole_numbers(owner) if value == each and other != name and "dim" in other]  # head_dim
+    alike = [
+        fqn
+        for fqn, m in case.modules.items()
+        if type(m) is type(owner) and m.__dict__.get(name) == parts
+    ]
+    kept = [
+        other
+        for other, value in _whole_numbers(owner)
+        if value == each and other != name and "dim" in other
+    ]  # head_dim
     for number in [*best, *nearest][:_MOST_SHOWN]:
         values = {name: number, **dict.fromkeys(kept, channels // number)}
         edits = tuple(_set(fqn, key, value) for fqn in alike for key, value in values.items())
         texts = ", ".join(f"{key}={value}" for key, value in values.items())
-        places = quoted(alike[0]) if len(alike) == 1 else f"the {len(alike)} modules like {quoted(case.owner)}"
-        yield Candidate(edits=edits, weight=STRONG if number in best else USUAL, summary=f"set {texts} in {places} (now {name}={parts})")
+        places = (
+            quoted(alike[0])
+            if len(alike) == 1
+            else f"the {len(alike)} modules like {quoted(case.owner)}"
+        )
+        yield Candidate(
+            edits=edits,
+            weight=STRONG if number in best else USUAL,
+            summary=f"set {texts} in {places} (now {name}={parts})",
+        )
 
 
 def _set(fqn: str, name: str, value: int) -> Edit:
     return SetAttribute(
-        title=f"set {name}={value} in {quoted(fqn)}", code=f"{name}={value}", module=fqn, name=name, value=lambda _module: value
+        title=f"set {name}={value} in {quoted(fqn)}",
+        code=f"{name}={value}",
+        module=fqn,
+        name=name,
+        value=lambda _module: value,
     )

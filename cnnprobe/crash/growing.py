@@ -46,7 +46,12 @@ def _joined(case: Case, x: TensorInfo) -> list[TensorInfo]:
             return []
         if operation(call) in ("cat", "concat", "concatenate"):
             parts = list(call.inputs)
-            return parts if all(len(t.shape) > 2 for t in parts) and sum(t.shape[1] for t in parts) == x.shape[1] else []
+            return (
+                parts
+                if all(len(t.shape) > 2 for t in parts)
+                and sum(t.shape[1] for t in parts) == x.shape[1]
+                else []
+            )
     return []
 
 
@@ -56,7 +61,10 @@ def _made_by(case: Case, part: TensorInfo) -> str | None:
         layer = case.modules.get(call.fqn or "") if call.fqn else None
         if isinstance(layer, nn.modules.conv._ConvNd):
             return call.fqn if layer.out_channels == part.shape[1] and layer.groups == 1 else None
-        if operation(call) in ("cat", "concat", "concatenate") or call.outputs[0].shape[1:2] != part.shape[1:2]:
+        if (
+            operation(call) in ("cat", "concat", "concatenate")
+            or call.outputs[0].shape[1:2] != part.shape[1:2]
+        ):
             return None
     return None
 

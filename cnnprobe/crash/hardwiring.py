@@ -8,7 +8,20 @@ from cnnprobe.crash.edits import Edit, Rewrite
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _MAKING = frozenset(
-    {"zeros", "ones", "randn", "rand", "full", "empty", "expand", "repeat", "tile", "broadcast_to", "new_zeros", "new_ones"}
+    {
+        "zeros",
+        "ones",
+        "randn",
+        "rand",
+        "full",
+        "empty",
+        "expand",
+        "repeat",
+        "tile",
+        "broadcast_to",
+        "new_zeros",
+        "new_ones",
+    }
 )
 
 
@@ -22,14 +35,18 @@ def makers(case: Case, info: TensorInfo, wrong: int) -> Iterator[ModuleCall]:
             return
 
 
-def corrected(case: Case, tensors: Iterable[TensorInfo], wrong: int, right: int) -> tuple[Edit, ...]:
+def corrected(
+    case: Case, tensors: Iterable[TensorInfo], wrong: int, right: int
+) -> tuple[Edit, ...]:
     """The edits that make these tensors for the batch that arrives; none where it is not known who made one of them."""
     edits: list[Edit] = []
     for info in tensors:
         call = next(makers(case, info, wrong), None)
         if call is None:
             return ()
-        if not any(isinstance(e, Rewrite) and (e.kind, e.source) == (call.kind, call.source) for e in edits):
+        if not any(
+            isinstance(e, Rewrite) and (e.kind, e.source) == (call.kind, call.source) for e in edits
+        ):
             edits.append(_for_batch(case, call, wrong, right))
     return tuple(edits)
 
@@ -41,7 +58,10 @@ def _for_batch(case: Case, call: ModuleCall, wrong: int, right: int) -> Rewrite:
         return right if type(value) is int and value == wrong else value
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(*map(corrected_size, args), **{name: corrected_size(value) for name, value in kwargs.items()})
+        return func(
+            *map(corrected_size, args),
+            **{name: corrected_size(value) for name, value in kwargs.items()},
+        )
 
     return Rewrite(
         title=f"use x.size(0) instead of {wrong} at {short(call.source)}",

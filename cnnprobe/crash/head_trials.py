@@ -56,17 +56,30 @@ def _worked(case: Case, edits: Sequence[Edit], outcome: Outcome) -> Repair:
 def resized_by_layers(training: Training, found: Loss) -> Iterator[Repair]:
     """Where only height and width differ: the layer that could be another for the output to have the targets' size, or an interpolation."""
     x, target, case = found.input, found.target, training.case()
-    if x.dim() != target.dim() or x.dim() < 3 or x.shape[:2] != target.shape[:2] or x.shape == target.shape:
+    if (
+        x.dim() != target.dim()
+        or x.dim() < 3
+        or x.shape[:2] != target.shape[:2]
+        or x.shape == target.shape
+    ):
         return
     sizes = tuple(target.shape[2:])
     if case is not None:
         yield from _other_layers(training, case, tuple(x.shape), sizes)
     resize = lambda a, b: (F.interpolate(a, size=sizes), b)  # noqa: E731
     title = f"bring the output to the targets' size: F.interpolate(output, size={sizes})"
-    yield repaired(found, BY_CLASS.get(found.name, found.name), title, resize, code=f"F.interpolate({{x}}, size={sizes})")
+    yield repaired(
+        found,
+        BY_CLASS.get(found.name, found.name),
+        title,
+        resize,
+        code=f"F.interpolate({{x}}, size={sizes})",
+    )
 
 
-def _other_layers(training: Training, case: Case, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[Repair]:
+def _other_layers(
+    training: Training, case: Case, shape: tuple[int, ...], sizes: tuple[int, ...]
+) -> Iterator[Repair]:
     ends = case.trace.calls[0].outputs if case.trace.calls else ()
     if not ends or ends[0].shape != shape:
         return
@@ -80,31 +93,63 @@ def _other_layers(training: Training, case: Case, shape: tuple[int, ...], sizes:
             yield _worked(case, edits, outcome)
 
 
-def flattened_instead(training: Training, case: Case, call: ModuleCall, found: Loss) -> tuple[Repair, ...]:
+def flattened_instead(
+    training: Training, case: Case, call: ModuleCall, found: Loss
+) -> tuple[Repair, ...]:
     """What keeps one row for each sample in the place of a view that does not, with a Linear after it that fits; the loss has to pass too."""
     owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
     flat: list[Edit] = [flattening(call, owner)]
     features = size(call.inputs[0].shape[1:])
     at = case.trace.calls.index(call)
-    after = next((c for c in case.trace.calls[at:] if isinstance(case.modules.get(c.fqn or ""), nn.Linear) and c.fqn), None)
+    after = next(
+        (
+            c
+            for c in case.trace.calls[at:]
+            if isinstance(case.modules.get(c.fqn or ""), nn.Linear) and c.fqn
+        ),
+        None,
+    )
     layer = case.modules.get(after.fqn or "") if after is not None else None
     if isinstance(layer, nn.Linear) and after is not None and layer.in_features != features:
         flat.append(configured(case, after.fqn or "", in_features=features))
-    tried = [_kept_rows(training, case, edits, found) for edits in (flat, *_one_place(case, call), _pooled(call, owner))]
+    tried = [
+        _kept_rows(training, case, edits, found)
+        for edits in (flat, *_one_place(case, call), _pooled(call, owner))
+    ]
     working = [repair for repair in tried if repair.works]
-    return tuple(working) or (Repair(title="use torch.flatten(x, 1) there", code="torch.flatten(x, 1)", module=owner),)
+    return tuple(working) or (
+        Repair(title="use torch.flatten(x, 1) there", code="torch.flatten(x, 1)", module=owner),
+    )
 
 
 def _one_place(case: Case, call: ModuleCall) -> Iterator[list[Edit]]:
     """What leaves one place of a map of one channel, where a discriminator for smaller images leaves several: smaller ones, or a last kernel as large as its map."""
     x = call.inputs[0]
     steps = [s for s in steps_to(case, x) if s.window is not None]
-    if x.shape[1:2] != (1,) or len(x.shape) < 3 or not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
+    if (
+        x.shape[1:2] != (1,)
+        or len(x.shape) < 3
+        or not steps
+        or not case.root_inputs
+        or steps[0].before != case.root_inputs[0].shape[2:]
+    ):
         return
     windows, one = [s.window for s in steps], (1,) * len(x.shape[2:])
-    fitting_size = next((n for n in range(max(steps[0].before) - 1, 0, -1) if through(windows, (n,) * len(one)) == one), None)
+    fitting_size = next(
+        (
+            n
+            for n in range(max(steps[0].before) - 1, 0, -1)
+            if through(windows, (n,) * len(one)) == one
+        ),
+        None,
+    )
     rounded = next(
-        (n for n in (2**k for k in range(10, 0, -1)) if n < max(steps[0].before) and through(windows, (n,) * len(one)) == one), None
+        (
+            n
+            for n in (2**k for k in range(10, 0, -1))
+            if n < max(steps[0].before) and through(windows, (n,) * len(one)) == one
+        ),
+        None,
     )
     if fitting_size is not None:
         yield [resized((rounded or fitting_size,) * len(one), exact=True)]
@@ -130,7 +175,9 @@ def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
             module=owner,
             kind=call.kind,
             source=call.source,
-            function=lambda _func, args, _kwargs: args[0].flatten(1).mean(1) if one else args[0].flatten(2).mean(2),
+            function=lambda _func, args, _kwargs: (
+                args[0].flatten(1).mean(1) if one else args[0].flatten(2).mean(2)
+            ),
             respell=code,
         )
     ]
@@ -143,7 +190,11 @@ def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]
     edits: list[Edit] = []
     for info in outputs:
         made = case.producer(info) if case is not None else None
-        layer = case.modules.get(made.fqn or "") if case is not None and made is not None and made.fqn else None
+        layer = (
+            case.modules.get(made.fqn or "")
+            if case is not None and made is not None and made.fqn
+            else None
+        )
         if (
             case is not None
             and made is not None
@@ -153,7 +204,12 @@ def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]
         ):
             edits.append(configured(case, made.fqn or "", out_features=wanted[-1]))
     outcome = _outcome(training, edits) if edits else None
-    if case is not None and outcome is not None and outcome.works and set(outcome.shapes) == {wanted}:
+    if (
+        case is not None
+        and outcome is not None
+        and outcome.works
+        and set(outcome.shapes) == {wanted}
+    ):
         yield _worked(case, edits, outcome)
 
 

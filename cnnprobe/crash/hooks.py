@@ -62,7 +62,12 @@ def _raised(error: BaseException) -> tuple[nn.Module, Callable[..., Any], Any] |
     for frame, below in zip(frames[::-1], [None, *frames[:0:-1]], strict=True):
         path = frame.f_code.co_filename.replace("\\", "/")
         hook, module = frame.f_locals.get("hook"), frame.f_locals.get("self")
-        if path.endswith(_TORCHS) and frame.f_code.co_name == "inner" and isinstance(module, nn.Module) and hook is not None:
+        if (
+            path.endswith(_TORCHS)
+            and frame.f_code.co_name == "inner"
+            and isinstance(module, nn.Module)
+            and hook is not None
+        ):
             code = _code(hook)
             is_its = code is not None and (below is None or below.f_code is code)
             return (module, hook, frame.f_locals.get("result")) if is_its else None
@@ -80,10 +85,16 @@ def _code(hook: Callable[..., Any]) -> types.CodeType | None:
 
 def _name(hook: Callable[..., Any]) -> str:
     code = _code(hook)
-    return f"the hook {code.co_name!r} at {short(f'{code.co_filename}:{code.co_firstlineno}')}" if code is not None else "a hook"
+    return (
+        f"the hook {code.co_name!r} at {short(f'{code.co_filename}:{code.co_firstlineno}')}"
+        if code is not None
+        else "a hook"
+    )
 
 
-def _broken(case: Case, module: nn.Module, hook: Callable[..., Any], given: Any) -> Iterator[Suspicion]:
+def _broken(
+    case: Case, module: nn.Module, hook: Callable[..., Any], given: Any
+) -> Iterator[Suspicion]:
     fqn = next((name for name, m in case.modules.items() if m is module), "")
     key = next((k for k, h in module._forward_hooks.items() if h is hook), None)
     message = f"{_name(hook)} on {named(case, fqn)} raised {type(case.error).__name__}"
@@ -96,17 +107,23 @@ def _broken(case: Case, module: nn.Module, hook: Callable[..., Any], given: Any)
         if len(names) == 1 and code is not None:
             candidates.append(candidate(_of_output(fqn, key, hook, code), weight=STRONG))
     elif key is not None and isinstance(given, tuple) and given and isinstance(given[0], Tensor):
-        arithmetic = f"{named(case, fqn)} gives a tuple of {len(given)}, and the hook is given it as it is"
+        arithmetic = (
+            f"{named(case, fqn)} gives a tuple of {len(given)}, and the hook is given it as it is"
+        )
 
         def first(module: nn.Module, args: Any, output: Any) -> None:
             hook(module, args, output[0])
 
         written = with_first_of(code, code.co_argcount - 1) if code is not None else None
         title = f"use output[0] in {_name(hook)}"
-        edit = ChangeHook(title=title, code="output[0]", module=fqn, key=key, hook=first, written=written)
+        edit = ChangeHook(
+            title=title, code="output[0]", module=fqn, key=key, hook=first, written=written
+        )
         candidates.append(candidate(edit, weight=STRONG))
     if key is not None:
-        off = ChangeHook(title=f"take {_name(hook)} off {quoted(fqn)}", module=fqn, key=key, hook=None)
+        off = ChangeHook(
+            title=f"take {_name(hook)} off {quoted(fqn)}", module=fqn, key=key, hook=None
+        )
         candidates.append(candidate(off, weight=USUAL))
     yield Suspicion(
         diagnosis="broken-hook",
@@ -150,7 +167,9 @@ def _replacing(case: Case, fqn: str, key: int, hook: Callable[..., Any]) -> Susp
 
     code = _code(hook)
     written = without_return(code) if code is not None else None
-    edit = ChangeHook(title=f"let {_name(hook)} return nothing", module=fqn, key=key, hook=silent, written=written)
+    edit = ChangeHook(
+        title=f"let {_name(hook)} return nothing", module=fqn, key=key, hook=silent, written=written
+    )
     return Suspicion(
         diagnosis="broken-hook",
         module=fqn,

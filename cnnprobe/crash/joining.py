@@ -18,7 +18,22 @@ from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspici
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _CATS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
-_SUMS = frozenset({"add", "sub", "__add__", "__sub__", "__radd__", "__rsub__", "__iadd__", "__isub__", "add_", "sub_", "rsub", "subtract"})
+_SUMS = frozenset(
+    {
+        "add",
+        "sub",
+        "__add__",
+        "__sub__",
+        "__radd__",
+        "__rsub__",
+        "__iadd__",
+        "__isub__",
+        "add_",
+        "sub_",
+        "rsub",
+        "subtract",
+    }
+)
 _BROADCASTING = frozenset({
     *_SUMS, "mul", "div", "__mul__", "__truediv__", "__imul__", "__rmul__", "mul_", "div_", "true_divide", "multiply", "maximum", "minimum", "pow",
     "where", "lerp", "masked_fill", "masked_fill_", "addcmul", "__itruediv__", "__rtruediv__", "eq", "gt", "lt", "ge", "le", "atan2",
@@ -53,21 +68,36 @@ def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     given = call.arguments.get("dim", call.arguments.get("[1]", call.arguments.get("axis", 0)))
     axes = len(shapes[0])
     dim = int(given) % axes if isinstance(given, int) and axes else 0
-    differing = [] if len(set(map(len, shapes))) > 1 else [i for i in range(axes) if i != dim and len({s[i] for s in shapes}) > 1]
+    differing = (
+        []
+        if len(set(map(len, shapes))) > 1
+        else [i for i in range(axes) if i != dim and len({s[i] for s in shapes}) > 1]
+    )
     if len(set(map(len, shapes))) == 1 and not differing:
         return
     message = f"{call.kind} along axis {dim} in {named(case, case.owner)}: " + (
-        f"the sizes differ on axis {' and '.join(map(str, differing))}" if differing else "the numbers of axes differ"
+        f"the sizes differ on axis {' and '.join(map(str, differing))}"
+        if differing
+        else "the numbers of axes differ"
     )
     arithmetic = "; ".join(f"{t.shape} from {case.origin(t)}" for t in call.inputs[:6])
-    mould = Suspicion(diagnosis="cat-mismatch", module=case.owner, message=message, arithmetic=arithmetic, weight=STRONG)
+    mould = Suspicion(
+        diagnosis="cat-mismatch",
+        module=case.owner,
+        message=message,
+        arithmetic=arithmetic,
+        weight=STRONG,
+    )
     if not differing:
         yield replace(mould, candidates=tuple(_same_rank(case, call)))
         return
     if min(differing) >= 2:
         yield from branches.odd_windows(case, call.inputs, mould)
     candidates = [*other_input_sizes(case, call.inputs), *_other_batch(case, call, differing)]
-    candidates += [*_other_dim(case, call, shapes, dim), *_resized_parts(case, call, shapes, differing)]
+    candidates += [
+        *_other_dim(case, call, shapes, dim),
+        *_resized_parts(case, call, shapes, differing),
+    ]
     yield replace(mould, candidates=tuple(candidates))
 
 
@@ -81,17 +111,35 @@ def _other_batch(case: Case, call: ModuleCall, differing: list[int]) -> Iterator
         yield candidate(*edits, weight=STRONG)
 
 
-def _on_part(case: Case, call: ModuleCall, part: TensorInfo, change: Callable[[Tensor], Tensor], *, title: str, code: str) -> Rewrite:
+def _on_part(
+    case: Case,
+    call: ModuleCall,
+    part: TensorInfo,
+    change: Callable[[Tensor], Tensor],
+    *,
+    title: str,
+    code: str,
+) -> Rewrite:
     """The concatenation with one of its tensors changed first; `title` is what is to be done with it."""
     at = call.inputs.index(part)
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = None if args else "tensors"
-        parts = [change(t) if i == at else t for i, t in enumerate(args[0] if name is None else kwargs[name])]
+        parts = [
+            change(t) if i == at else t
+            for i, t in enumerate(args[0] if name is None else kwargs[name])
+        ]
         return func(parts, *args[1:], **kwargs) if name is None else func(**{**kwargs, name: parts})
 
     return Rewrite(
-        title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten, respell=code, element=at
+        title=title,
+        code=code,
+        module=case.owner,
+        kind=call.kind,
+        source=call.source,
+        function=rewritten,
+        respell=code,
+        element=at,
     )
 
 
@@ -101,11 +149,15 @@ def _same_rank(case: Case, call: ModuleCall) -> Iterator[Candidate]:
     for odd in (t for t in call.inputs if len(t.shape) > least):
         code = f"torch.flatten({{x}}, {least - 1})"
         title = f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}"
-        edits.append(_on_part(case, call, odd, lambda t: t.flatten(least - 1), title=title, code=code))
+        edits.append(
+            _on_part(case, call, odd, lambda t: t.flatten(least - 1), title=title, code=code)
+        )
     yield candidate(*edits)
 
 
-def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int) -> Iterator[Candidate]:
+def _other_dim(
+    case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int
+) -> Iterator[Candidate]:
     uneven = [i for i in range(len(shapes[0])) if len({s[i] for s in shapes}) > 1]
     if len(uneven) != 1 or uneven[0] == dim:
         return
@@ -126,7 +178,9 @@ def _other_dim(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim:
     yield candidate(edit, weight=STRONG)
 
 
-def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]) -> Iterator[Candidate]:
+def _resized_parts(
+    case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]
+) -> Iterator[Candidate]:
     """Every other part in the size of the one that was made first: in a U-Net the skip, which has lost the least."""
     if len(shapes[0]) < 3 or min(differing) < 2:
         return
@@ -144,15 +198,26 @@ def _resized_parts(case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], 
     if all(m >= n for t in odd for m, n in zip(t.shape[2:], target, strict=True)):
         yield candidate(*(_cropped(case, call, t, target) for t in odd))
     elif len(odd) == 1:
-        least = tuple(min(s[i] for s in (t.shape[2:] for t in call.inputs)) for i in range(len(target)))
+        least = tuple(
+            min(s[i] for s in (t.shape[2:] for t in call.inputs)) for i in range(len(target))
+        )
         larger = [t for t in call.inputs if t.shape[2:] != least]
         yield candidate(*(_cropped(case, call, t, least) for t in larger), weight=POSSIBLE)
 
 
-def _interpolated(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+def _interpolated(
+    case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]
+) -> Rewrite:
     code = f"F.interpolate({{x}}, size={sizes})"
     title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
-    return _on_part(case, call, part, lambda t: F.interpolate(t.float(), size=sizes).to(t.dtype), title=title, code=code)
+    return _on_part(
+        case,
+        call,
+        part,
+        lambda t: F.interpolate(t.float(), size=sizes).to(t.dtype),
+        title=title,
+        code=code,
+    )
 
 
 def _cropped(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
@@ -173,12 +238,23 @@ def other_input_sizes(case: Case, parts: Sequence[TensorInfo]) -> Iterator[Candi
     roots = [root for t in parts if (root := case.root_of(t)) is not None and len(root.shape) > 1]
     first = roots[0] if roots else None
     for root in roots[1:]:
-        if first is None or root.path == first.path or len(root.shape) != len(first.shape) or root.shape == first.shape:
+        if (
+            first is None
+            or root.path == first.path
+            or len(root.shape) != len(first.shape)
+            or root.shape == first.shape
+        ):
             continue
         for one, like in ((root, first), (first, root)):
             shape = like.shape
             title = f"give {spelt(case, one.path)!r} the size of {spelt(case, like.path)!r}: {shape} instead of {one.shape}"
-            edit = with_tensor(case, one, lambda x, shape=shape: x.new_zeros(shape), "{x}", title=title)  # type: ignore[misc]
+            edit = with_tensor(
+                case,
+                one,
+                lambda x, shape=shape: x.new_zeros(shape),  # type: ignore[misc]
+                "{x}",
+                title=title,
+            )
             yield candidate(edit, weight=STRONG if one is root else USUAL)
         return
 
@@ -198,10 +274,14 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
     residual = len(a.shape) == len(b.shape) >= 2 and name in _SUMS
     shortcut, branch = sorted(pair, key=lambda t: _layers_inside(case, t))
     message = f"{call.kind.rpartition('.')[2]} in {named(case, case.owner)}: {shortcut.shape} and {branch.shape} do not fit each other"
-    arithmetic = f"{shortcut.shape} from {case.origin(shortcut)}; {branch.shape} from {case.origin(branch)}"
+    arithmetic = (
+        f"{shortcut.shape} from {case.origin(shortcut)}; {branch.shape} from {case.origin(branch)}"
+    )
     candidates: list[Candidate] = list(other_input_sizes(case, (a, b)))
     if residual:
-        mould = Suspicion(diagnosis="residual-mismatch", module="", message=message, arithmetic=arithmetic)
+        mould = Suspicion(
+            diagnosis="residual-mismatch", module="", message=message, arithmetic=arithmetic
+        )
         yield from branches.odd_windows(case, (shortcut, branch), mould)
         yield from branches.odd_channels(case, shortcut, branch, mould)
         candidates += _projections(case, call, shortcut, branch)
@@ -223,7 +303,11 @@ def _layers_inside(case: Case, info: TensorInfo) -> tuple[int, int]:
     call = case.call
     start = call.parent if call is not None and call.parent is not None else -1
     rows = [(i, c) for i, c in case.lineage(info) if i > start]
-    weighted = [i for i, c in rows if c.fqn is not None and (m := case.modules.get(c.fqn)) is not None and m._parameters]
+    weighted = [
+        i
+        for i, c in rows
+        if c.fqn is not None and (m := case.modules.get(c.fqn)) is not None and m._parameters
+    ]
     return len(weighted), info.source if isinstance(info.source, int) else -1
 
 
@@ -246,15 +330,27 @@ class Project(Edit):
         owner = shadow.module(self.module or "")
         layers: dict[str, nn.Module] = {}
 
-        def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def rewritten(
+            func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
             if [tuple(a.shape) for a in args[:2] if isinstance(a, Tensor)] not in (
                 [self.shortcut, self.branch],
                 [self.branch, self.shortcut],
             ):
                 return func(*args, **kwargs)
-            return func(*(layers["new"](a) if isinstance(a, Tensor) and tuple(a.shape) == self.shortcut else a for a in args), **kwargs)
+            return func(
+                *(
+                    layers["new"](a)
+                    if isinstance(a, Tensor) and tuple(a.shape) == self.shortcut
+                    else a
+                    for a in args
+                ),
+                **kwargs,
+            )
 
-        name = next(name for name in _names("projection") if name not in owner._modules)  # a block may need two
+        name = next(
+            name for name in _names("projection") if name not in owner._modules
+        )  # a block may need two
         layers["new"] = owner._modules[name] = self.layer()
         entry = (self.kind, self.source, rewritten)
         shadow.rewrites.append(entry)
@@ -267,7 +363,9 @@ def _names(stem: str) -> Iterator[str]:
     yield from (f"{stem}{i}" for i in itertools.count(2))
 
 
-def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo) -> Iterator[Candidate]:
+def _projections(
+    case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo
+) -> Iterator[Candidate]:
     a, b = shortcut.shape, branch.shape
     if a[0] != b[0]:
         return
@@ -277,7 +375,9 @@ def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: Ten
         kind: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(a)]
         strides = tuple(math.ceil(m / n) for m, n in zip(a[2:], b[2:], strict=True))
         stride = strides[0] if len(set(strides)) == 1 else strides
-        code = f"nn.{kind.__name__}({a[1]}, {b[1]}, kernel_size=1" + (f", stride={stride})" if stride != 1 else ")")
+        code = f"nn.{kind.__name__}({a[1]}, {b[1]}, kernel_size=1" + (
+            f", stride={stride})" if stride != 1 else ")"
+        )
         layer = lambda: kind(a[1], b[1], 1, stride=stride)  # noqa: E731
     else:
         return
@@ -296,46 +396,85 @@ def _projections(case: Case, call: ModuleCall, shortcut: TensorInfo, branch: Ten
     )
 
 
-def _resized_operand(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:
+def _resized_operand(
+    case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo
+) -> Iterator[Candidate]:
     """Maps of two resolutions that are added, as in the gate of an attention U-Net: one of them in the size of the other, the larger first."""
     if len(a.shape) < 3 or a.shape[:2] != b.shape[:2] or len(call.inputs) != 2:
         return
-    if not min(_layers_inside(case, t)[0] for t in (a, b)):  # a shortcut: the branch is to keep the size
+    if not min(
+        _layers_inside(case, t)[0] for t in (a, b)
+    ):  # a shortcut: the branch is to keep the size
         return
-    for part, like in sorted(((a, b), (b, a)), key=lambda pair: (not _is_enlarged(case, pair[0]), size(pair[0].shape))):
+    for part, like in sorted(
+        ((a, b), (b, a)), key=lambda pair: (not _is_enlarged(case, pair[0]), size(pair[0].shape))
+    ):
         yield candidate(_interpolated_operand(case, call, part, like.shape[2:]), weight=USUAL)
 
 
 def _is_enlarged(case: Case, info: TensorInfo) -> bool:
     """Whether a map comes from an interpolation, whose size is free."""
     call = case.producer(info)
-    return call is not None and (operation(call) == "interpolate" or isinstance(case.modules.get(call.fqn or ""), nn.Upsample))
+    return call is not None and (
+        operation(call) == "interpolate"
+        or isinstance(case.modules.get(call.fqn or ""), nn.Upsample)
+    )
 
 
-def _interpolated_operand(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+def _interpolated_operand(
+    case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]
+) -> Rewrite:
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = (F.interpolate(x, size=sizes) if isinstance(x, Tensor) and tuple(x.shape) == part.shape else x for x in args)
+        given = (
+            F.interpolate(x, size=sizes)
+            if isinstance(x, Tensor) and tuple(x.shape) == part.shape
+            else x
+            for x in args
+        )
         return func(*given, **kwargs)
 
     code = f"F.interpolate({{x}}, size={sizes})"
     title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
-    return Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+    return Rewrite(
+        title=title,
+        code=code,
+        module=case.owner,
+        kind=call.kind,
+        source=call.source,
+        function=rewritten,
+    )
 
 
 def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:
     """(N, C) against (N, C, H, W): the missing axes belong at the end."""
     large, small = (a, b) if len(a.shape) > len(b.shape) else (b, a)
     missing = len(large.shape) - len(small.shape)
-    if large.shape[: len(small.shape)] != small.shape and not _fits(large.shape[: len(small.shape)], small.shape):
+    if large.shape[: len(small.shape)] != small.shape and not _fits(
+        large.shape[: len(small.shape)], small.shape
+    ):
         return
     code = "{x}[..., " + ", ".join(["None"] * missing) + "]"
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        widened = (x[(..., *[None] * missing)] if isinstance(x, Tensor) and x.dim() == len(small.shape) else x for x in args)
+        widened = (
+            x[(..., *[None] * missing)]
+            if isinstance(x, Tensor) and x.dim() == len(small.shape)
+            else x
+            for x in args
+        )
         return func(*widened, **kwargs)
 
     title = f"give what comes from {case.origin(small)} its missing axes: {code.format(x='x')}"
-    yield candidate(Rewrite(title=title, code=code, module=case.owner, kind=call.kind, source=call.source, function=rewritten))
+    yield candidate(
+        Rewrite(
+            title=title,
+            code=code,
+            module=case.owner,
+            kind=call.kind,
+            source=call.source,
+            function=rewritten,
+        )
+    )
 
 
 # -- products ----------------------------------------------------------------------------------------------------------------
@@ -365,7 +504,9 @@ def _transposed(case: Case, call: ModuleCall, position: int, name: str) -> Rewri
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args[0].shape[-1] == args[1].shape[-2]:  # another product on the same line
             return func(*args, **kwargs)
-        return func(*(x.transpose(-2, -1) if i == position else x for i, x in enumerate(args)), **kwargs)
+        return func(
+            *(x.transpose(-2, -1) if i == position else x for i, x in enumerate(args)), **kwargs
+        )
 
     return Rewrite(
         title=f"transpose the {name} factor at {short(call.source)}: x.transpose(-2, -1)",

@@ -7,15 +7,46 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cnnprobe.crash.adapting import before_call, configured, flatten, inserted, reshaped_parameter, resized
+from cnnprobe.crash.adapting import (
+    before_call,
+    configured,
+    flatten,
+    inserted,
+    reshaped_parameter,
+    resized,
+)
 from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size, tensor
 from cnnprobe.crash.edits import Rewrite
 from cnnprobe.crash.geometry import Step, steps_to, through, variants
 from cnnprobe.crash.suspicion import LAST, POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
 from cnnprobe.trace import ModuleCall, TensorInfo
 
-_USUAL_SIZES = (16, 24, 28, 32, 48, 64, 84, 96, 112, 128, 160, 192, 224, 227, 256, 299, 320, 384, 416, 448, 512)
-_RESHAPING = frozenset({"view", "reshape", "flatten", "squeeze", "unsqueeze", "view_as", "ravel", "unflatten"})
+_USUAL_SIZES = (
+    16,
+    24,
+    28,
+    32,
+    48,
+    64,
+    84,
+    96,
+    112,
+    128,
+    160,
+    192,
+    224,
+    227,
+    256,
+    299,
+    320,
+    384,
+    416,
+    448,
+    512,
+)
+_RESHAPING = frozenset(
+    {"view", "reshape", "flatten", "squeeze", "unsqueeze", "view_as", "ravel", "unflatten"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +81,18 @@ def product_of(case: Case) -> Product | None:
     if call is None or not call.inputs:
         return None
     if isinstance(case.leaf, nn.Linear):
-        return Product(x=call.inputs[0], wanted=case.leaf.in_features, module=call.fqn or "", is_layer=True)
+        return Product(
+            x=call.inputs[0], wanted=case.leaf.in_features, module=call.fqn or "", is_layer=True
+        )
     name = operation(call)
     if name == "linear":
         x, weight, axis = tensor(call, 0, "input"), tensor(call, 1, "weight"), -1
     elif name in ("matmul", "__matmul__", "mm", "__rmatmul__"):
-        x, weight, axis = tensor(call, 0, "input"), tensor(call, 1, "other") or tensor(call, 1, "mat2"), 0
+        x, weight, axis = (
+            tensor(call, 0, "input"),
+            tensor(call, 1, "other") or tensor(call, 1, "mat2"),
+            0,
+        )
     else:
         return None
     owner = None if weight is None else _owner(case, weight)
@@ -63,7 +100,14 @@ def product_of(case: Case) -> Product | None:
         return None
     source, turned = _named_weight(case, weight)
     other = (weight.shape[0], x.shape[-1]) if axis == -1 else (x.shape[-1], weight.shape[1])
-    return Product(x=x, wanted=weight.shape[axis], module=owner, is_layer=False, parameter=source, shape=other[::-1] if turned else other)
+    return Product(
+        x=x,
+        wanted=weight.shape[axis],
+        module=owner,
+        is_layer=False,
+        parameter=source,
+        shape=other[::-1] if turned else other,
+    )
 
 
 def _owner(case: Case, weight: TensorInfo) -> str | None:
@@ -75,7 +119,11 @@ def _owner(case: Case, weight: TensorInfo) -> str | None:
 def _named_weight(case: Case, weight: TensorInfo) -> tuple[str, bool]:
     """The name of a weight, and whether it was transposed first."""
     call = case.producer(weight)
-    turned = call is not None and operation(call) in ("t", "T", "transpose", "permute", "mT", "__get__") and bool(call.inputs)
+    turned = (
+        call is not None
+        and operation(call) in ("t", "T", "transpose", "permute", "mT", "__get__")
+        and bool(call.inputs)
+    )
     if call is not None and turned:
         weight = call.inputs[0]
     return (weight.source if isinstance(weight.source, str) else ""), turned
@@ -180,7 +228,8 @@ def _not_flattened(case: Case, found: Product) -> Iterator[Suspicion]:
         candidates = ()
         if found.is_layer:
             candidates = tuple(
-                Candidate(edits=(*one.edits, configured(case, found.module, in_features=count))) for one in _flattenings(case, found)
+                Candidate(edits=(*one.edits, configured(case, found.module, in_features=count)))
+                for one in _flattenings(case, found)
             )
         message = f"{shape} arrives at {named(case, found.module)} unflattened, and flattened it would have {count} features"
         arithmetic = arrives + product(shape[1:])
@@ -202,9 +251,18 @@ def _flattenings(case: Case, found: Product) -> tuple[Candidate, ...]:
 
 def _poolings(case: Case, found: Product) -> tuple[Candidate, ...]:
     code = "nn.AdaptiveAvgPool2d(1), nn.Flatten()"
-    edits = [inserted(case, found.module, lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), code) if found.is_layer else None]
+    edits = [
+        inserted(
+            case, found.module, lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), code
+        )
+        if found.is_layer
+        else None
+    ]
     edits.append(before_call(case, lambda x: x.mean((-2, -1)), "{x}.mean((-2, -1))"))
-    last = candidate(before_call(case, lambda x: x.permute(0, 2, 3, 1), "{x}.permute(0, 2, 3, 1)"), weight=POSSIBLE)
+    last = candidate(
+        before_call(case, lambda x: x.permute(0, 2, 3, 1), "{x}.permute(0, 2, 3, 1)"),
+        weight=POSSIBLE,
+    )
     return (*(candidate(edit) for edit in edits if edit is not None), last)
 
 
@@ -219,7 +277,12 @@ def _turned(case: Case, found: Product) -> Iterator[Suspicion]:
         module=found.module,
         message=f"{named(case, found.module)} wants its {found.wanted} features on the last axis; in {shape} they are on axis {axis}",
         arithmetic=f"{shape[axis]} on axis {axis}, {shape[-1]} on the last",
-        candidates=(candidate(before_call(case, lambda x: x.transpose(axis, -1), f"{{x}}.transpose({axis}, -1)"), weight=USUAL),),
+        candidates=(
+            candidate(
+                before_call(case, lambda x: x.transpose(axis, -1), f"{{x}}.transpose({axis}, -1)"),
+                weight=USUAL,
+            ),
+        ),
         weight=USUAL if len(shape) == 3 else POSSIBLE,
     )
 
@@ -232,9 +295,18 @@ def _features(case: Case, found: Product) -> Iterator[Suspicion]:
         candidates.append(candidate(configured(case, found.module, in_features=got), weight=weight))
     elif (edit := reshaped_parameter(case, found.parameter, found.shape)) is not None:
         candidates.append(candidate(edit, weight=weight))
-    previous = next((call for _, call in case.lineage(found.x) if call.fqn is not None and _is_linear(case, call.fqn)), None)
+    previous = next(
+        (
+            call
+            for _, call in case.lineage(found.x)
+            if call.fqn is not None and _is_linear(case, call.fqn)
+        ),
+        None,
+    )
     if previous is not None and previous.fqn is not None and previous.outputs[0].shape[-1] == got:
-        candidates.append(candidate(configured(case, previous.fqn, out_features=found.wanted), weight=POSSIBLE))
+        candidates.append(
+            candidate(configured(case, previous.fqn, out_features=found.wanted), weight=POSSIBLE)
+        )
     flat = _flattened_map(case, found)
     sized = [*_pooled_once_more(case, found, flat), *resizings(case, found.wanted, flat)]
     if not sized and not (flat is not None and list(other_windows(case, found, flat))):
@@ -260,12 +332,21 @@ def _pooled_first(case: Case, found: Product, info: TensorInfo | None) -> Iterat
         return
     steps = steps_to(case, info)
     last = steps[-1] if steps else None
-    if last is not None and last.window is not None and last.window.adaptive and last.call.fqn is not None:
+    if (
+        last is not None
+        and last.window is not None
+        and last.window.adaptive
+        and last.call.fqn is not None
+    ):
         side = math.isqrt(found.wanted // info.shape[1])
         if side and side * side * info.shape[1] == found.wanted:
             yield candidate(configured(case, last.call.fqn, output_size=side), weight=POSSIBLE)
     elif info.shape[1] == found.wanted:
-        edit = inserted(case, call.fqn, lambda: nn.AdaptiveAvgPool2d(1), "nn.AdaptiveAvgPool2d(1)") if call.fqn is not None else None
+        edit = (
+            inserted(case, call.fqn, lambda: nn.AdaptiveAvgPool2d(1), "nn.AdaptiveAvgPool2d(1)")
+            if call.fqn is not None
+            else None
+        )
         if edit is None and call.fqn is None:
             edit = Rewrite(
                 title=f"pool the map instead of flattening it at {short(call.source)}: x.mean((2, 3))",
@@ -285,12 +366,29 @@ def _pooled_once_more(case: Case, found: Product, info: TensorInfo | None) -> It
     call = _last_reshaping(case, found.x)
     steps = steps_to(case, info) if info is not None else []
     pools = [s for s in steps if s.window is not None and s.window.is_pool]
-    if info is None or call is None or call.fqn is not None or not pools or pools[-1].window is None:
+    if (
+        info is None
+        or call is None
+        or call.fqn is not None
+        or not pools
+        or pools[-1].window is None
+    ):
         return
     window, n = pools[-1].window, len(info.shape) - 2
-    alike = {(len(s.window.kernel), s.window.kernel[0], s.window.stride[0]) for s in pools if s.window is not None}
-    square = all(len(set(sizes)) == 1 for sizes in (window.kernel, window.stride)) and not any(window.padding)
-    if len(alike) > 1 or not square or len(window.kernel) != n or info.shape[1] * size(window.output(info.shape[2:])) != found.wanted:
+    alike = {
+        (len(s.window.kernel), s.window.kernel[0], s.window.stride[0])
+        for s in pools
+        if s.window is not None
+    }
+    square = all(len(set(sizes)) == 1 for sizes in (window.kernel, window.stride)) and not any(
+        window.padding
+    )
+    if (
+        len(alike) > 1
+        or not square
+        or len(window.kernel) != n
+        or info.shape[1] * size(window.output(info.shape[2:])) != found.wanted
+    ):
         return
     kernel, stride = window.kernel[0], window.stride[0]
     pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[n]
@@ -302,8 +400,12 @@ def _pooled_once_more(case: Case, found: Product, info: TensorInfo | None) -> It
         module=case.module_above(call.parent),
         kind=call.kind,
         source=call.source,
-        function=lambda func, args, kwargs: func(pool(args[0], kernel, stride), *args[1:], **kwargs),
-        respell=f"torch.flatten({code}, {{rest}})" if name == "flatten" else f"{code}.{name}({{rest}})",
+        function=lambda func, args, kwargs: func(
+            pool(args[0], kernel, stride), *args[1:], **kwargs
+        ),
+        respell=f"torch.flatten({code}, {{rest}})"
+        if name == "flatten"
+        else f"{code}.{name}({{rest}})",
     )
     yield candidate(edit, weight=POSSIBLE)
 
@@ -315,8 +417,15 @@ def _other_channels(case: Case, found: Product, info: TensorInfo | None) -> Iter
         return
     for _, call in case.lineage(info):
         layer = case.modules.get(call.fqn or "") if call.fqn else None
-        if isinstance(layer, nn.modules.conv._ConvNd) and layer.out_channels == info.shape[1] and layer.groups == 1:
-            yield candidate(configured(case, call.fqn or "", out_channels=found.wanted // places), weight=POSSIBLE)
+        if (
+            isinstance(layer, nn.modules.conv._ConvNd)
+            and layer.out_channels == info.shape[1]
+            and layer.groups == 1
+        ):
+            yield candidate(
+                configured(case, call.fqn or "", out_channels=found.wanted // places),
+                weight=POSSIBLE,
+            )
         if layer is not None and layer._parameters:
             return
 
@@ -338,7 +447,11 @@ def _makes_it_so(case: Case, found: Product) -> str:
             break
         layer = case.modules.get(row.fqn)
         both = isinstance(layer, nn.RNNBase) and layer.bidirectional
-        each = f", both directions together: 2 x {found.x.shape[-1] // 2} = {found.x.shape[-1]}" if both else ""
+        each = (
+            f", both directions together: 2 x {found.x.shape[-1] // 2} = {found.x.shape[-1]}"
+            if both
+            else ""
+        )
         return f"{case.name_of(row)} gives {row.outputs[0].shape}{each}"
     return f"{case.origin(found.x)} gives {found.x.shape}"
 
@@ -353,7 +466,12 @@ def _flattened_map(case: Case, found: Product) -> TensorInfo | None:
 def resizings(case: Case, wanted: int, info: TensorInfo | None) -> list[Candidate]:
     """Input sizes that would make the wanted number of features of the map `info`."""
     steps = steps_to(case, info) if info is not None else []
-    if info is None or not steps or not case.root_inputs or any(s.window is not None and s.window.adaptive for s in steps):
+    if (
+        info is None
+        or not steps
+        or not case.root_inputs
+        or any(s.window is not None and s.window.adaptive for s in steps)
+    ):
         return []
     n = len(steps[0].before)
     if case.root_inputs[0].shape[-n:] != steps[0].before:
@@ -377,14 +495,28 @@ def other_windows(case: Case, found: Product, info: TensorInfo) -> Iterator[Susp
     for i, step in enumerate(steps):
         if step.call.fqn is None or step.window is None or step.window.adaptive:
             continue
-        others = [w for j, w in enumerate(windows) if j != i and w is not None and w.is_pool == step.window.is_pool]
+        others = [
+            w
+            for j, w in enumerate(windows)
+            if j != i and w is not None and w.is_pool == step.window.is_pool
+        ]
         for changed, settings in variants(step.window, others):
             after = through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before)
             if info.shape[1] * size(after) == found.wanted:
-                yield _wrong_window(case, found, step, settings, like=changed in others, sizes=after)
+                yield _wrong_window(
+                    case, found, step, settings, like=changed in others, sizes=after
+                )
 
 
-def _wrong_window(case: Case, found: Product, step: Step, settings: dict[str, object], *, like: bool, sizes: tuple[int, ...]) -> Suspicion:
+def _wrong_window(
+    case: Case,
+    found: Product,
+    step: Step,
+    settings: dict[str, object],
+    *,
+    like: bool,
+    sizes: tuple[int, ...],
+) -> Suspicion:
     fqn = step.call.fqn or ""
     texts = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     weight = STRONG if like else POSSIBLE

@@ -32,11 +32,24 @@ def explain_loading(training: Training) -> Verdict | None:
     if not isinstance(model, nn.Module) or not isinstance(state, Mapping):
         return None
     own = model.state_dict()
-    resized = [name for name, value in state.items() if name in own and isinstance(value, Tensor) and value.shape != own[name].shape]
+    resized = [
+        name
+        for name, value in state.items()
+        if name in own and isinstance(value, Tensor) and value.shape != own[name].shape
+    ]
     missing, surplus = [n for n in own if n not in state], [n for n in state if n not in own]
-    said = [f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here" for name in resized[:_MOST_NAMED]]
-    said += [f"{len(missing)} names of the model are not in it ({_listed(missing)})"] if missing else []
-    said += [f"{len(surplus)} of its names are not in the model ({_listed(surplus)})"] if surplus else []
+    said = [
+        f"{name} is {tuple(state[name].shape)} there and {tuple(own[name].shape)} here"
+        for name in resized[:_MOST_NAMED]
+    ]
+    said += (
+        [f"{len(missing)} names of the model are not in it ({_listed(missing)})"] if missing else []
+    )
+    said += (
+        [f"{len(surplus)} of its names are not in the model ({_listed(surplus)})"]
+        if surplus
+        else []
+    )
     return Verdict(
         diagnosis="state-mismatch",
         module=resized[0].rpartition(".")[0] if resized and model is training.model else None,
@@ -51,7 +64,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:_MOST_NAMED])) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
-def _repairs(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> list[Repair]:
+def _repairs(
+    model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]
+) -> list[Repair]:
     for prefix in _PREFIXES:
         shorter = {name.removeprefix(prefix) for name in state} == set(own) != set(state)
         longer = {prefix + name for name in state} == set(own)
@@ -68,28 +83,42 @@ def _repairs(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any],
             ]
     if resized:
         return [*_as_it_was(model, own, state, resized), _without(model, own, state, resized)]
-    return [Repair(title="pass strict=False, if what is missing is to keep its fresh values", code="strict=False")]
+    return [
+        Repair(
+            title="pass strict=False, if what is missing is to keep its fresh values",
+            code="strict=False",
+        )
+    ]
 
 
-def _loads(model: nn.Module, state: Mapping[str, Any], edits: tuple[Edit, ...], *, strict: bool) -> bool:
+def _loads(
+    model: nn.Module, state: Mapping[str, Any], edits: tuple[Edit, ...], *, strict: bool
+) -> bool:
     """Whether a shadow of the model takes a state."""
     shadow = make_shadow(model, (), {}, meta=True)
     if shadow is None:
         return False
     try:
         shadow.apply(edits)
-        shadow.model.load_state_dict({n: v.to("meta") if isinstance(v, Tensor) else v for n, v in state.items()}, strict=strict)
+        shadow.model.load_state_dict(
+            {n: v.to("meta") if isinstance(v, Tensor) else v for n, v in state.items()},
+            strict=strict,
+        )
     except Exception:  # whatever it is: it does not load
         return False
     return True
 
 
-def _without(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> Repair:
+def _without(
+    model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]
+) -> Repair:
     """What fits is loaded, the layers of another size keep their fresh values."""
     fitting = {name: value for name, value in state.items() if name not in resized}
     loaded = sum(name in own for name in fitting)
     works = _loads(model, fitting, (), strict=False)
-    parts = ", ".join(list(dict.fromkeys(repr(name.rpartition(".")[0]) for name in resized))[:_MOST_NAMED])
+    parts = ", ".join(
+        list(dict.fromkeys(repr(name.rpartition(".")[0]) for name in resized))[:_MOST_NAMED]
+    )
     return Repair(
         title=f"leave out what is of another size, and pass strict=False: {parts} keep{'s' * (', ' not in parts)} fresh values",
         code="{n: v for n, v in state.items() if n in own and v.shape == own[n].shape}",
@@ -99,7 +128,9 @@ def _without(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any],
     )
 
 
-def _as_it_was(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]) -> list[Repair]:
+def _as_it_was(
+    model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any], resized: list[str]
+) -> list[Repair]:
     """The layers in the sizes that the state has for them, where its kind has them among its settings."""
     modules: dict[str, Any] = {fqn: module for fqn, module, _ in named_modules(model)}
     edits: dict[str, Edit] = {}
@@ -112,11 +143,22 @@ def _as_it_was(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any
         if kind == "weight":
             changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
             texts = ", ".join(f"{what}={n}" for what, n in changes.items())
-            edits[fqn] = Reconfigure(title=f"{texts} in {quoted(fqn)}", code=texts, module=fqn, changes=changes)
+            edits[fqn] = Reconfigure(
+                title=f"{texts} in {quoted(fqn)}", code=texts, module=fqn, changes=changes
+            )
     if not edits or not _loads(model, state, tuple(edits.values()), strict=True):
         return []
     said = " and ".join(edit.title for edit in edits.values())
     title = f"build the model as it was when the state was saved, with {said}" + (
         "; put another layer in its place after loading" if len(edits) == 1 else ""
     )
-    return [Repair(title=title, code=said, module=next(iter(edits)), works=True, plausible=True, tried="tried: every entry then fits")]
+    return [
+        Repair(
+            title=title,
+            code=said,
+            module=next(iter(edits)),
+            works=True,
+            plausible=True,
+            tried="tried: every entry then fits",
+        )
+    ]

@@ -68,17 +68,29 @@ def _no_tensor(training: Training, found: Loss) -> Verdict:
     if tensors and isinstance(found.target, Tensor):
         path, first = tensors[0]
         name = BY_CLASS.get(found.name, found.name)
-        arguments = Loss(name=found.name, module=found.module, arguments={**found.arguments, "input": first})
-        title = f"drop the trailing comma at line {comma[1]}" if comma is not None else f"pass output{path} to the loss"
+        arguments = Loss(
+            name=found.name, module=found.module, arguments={**found.arguments, "input": first}
+        )
+        title = (
+            f"drop the trailing comma at line {comma[1]}"
+            if comma is not None
+            else f"pass output{path} to the loss"
+        )
         repairs.append(repaired(arguments, name, title, lambda x, t: (x, t), code=f"output{path}"))
-    why = f": the trailing comma at line {comma[1]} of the forward of {quoted(comma[0])} makes a tuple" if comma is not None else ""
+    why = (
+        f": the trailing comma at line {comma[1]} of the forward of {quoted(comma[0])} makes a tuple"
+        if comma is not None
+        else ""
+    )
     if value is None and training.model is not None and returns_nothing(forward_of(training.model)):
         why = ": its forward has no return"
     return Verdict(
         diagnosis="not-a-tensor",
         module=comma[0] if comma is not None else "",
         message=f"{found.shown} was given a {kind}, not a tensor, as the model's output{why}",
-        arithmetic=f"the model returned a {root.returned}" if root is not None and root.returned else "",
+        arithmetic=f"the model returned a {root.returned}"
+        if root is not None and root.returned
+        else "",
         repairs=working(*repairs),
         raised_in=found.shown,
     )
@@ -98,14 +110,26 @@ def _target_no_tensor(found: Loss) -> Verdict:
     repairs = []
     try:
         made = torch.as_tensor(found.target)
-        arguments = Loss(name=found.name, module=found.module, arguments={**found.arguments, "target": made})
+        arguments = Loss(
+            name=found.name, module=found.module, arguments={**found.arguments, "target": made}
+        )
         name = BY_CLASS.get(found.name, found.name)
         repairs.append(
-            repaired(arguments, name, "pass torch.as_tensor(targets)", lambda x, t: (x, t.to(x.device)), code="torch.as_tensor({x})")
+            repaired(
+                arguments,
+                name,
+                "pass torch.as_tensor(targets)",
+                lambda x, t: (x, t.to(x.device)),
+                code="torch.as_tensor({x})",
+            )
         )
     except (TypeError, ValueError, RuntimeError):
         pass
-    return Verdict(diagnosis="not-a-tensor", message=f"the targets of {found.shown} are a {kind}, not a tensor", repairs=working(*repairs))
+    return Verdict(
+        diagnosis="not-a-tensor",
+        message=f"the targets of {found.shown} are a {kind}, not a tensor",
+        repairs=working(*repairs),
+    )
 
 
 # -- outputs and targets of one shape ----------------------------------------------------------------------------------------
@@ -115,13 +139,31 @@ def _same_shape(training: Training, found: Loss, name: str) -> Verdict | None:
     x, target = found.input, found.target
     if x.shape == target.shape:
         return None
-    repairs = [repaired(found, name, title, change, code=code) for title, code, change in _same_elements(x, target)]
+    repairs = [
+        repaired(found, name, title, change, code=code)
+        for title, code, change in _same_elements(x, target)
+    ]
     resizing = list(resized_by_layers(training, found))
     repairs += resizing
-    if x.dim() == 2 and target.dim() == 1 and not target.is_floating_point() and target.shape[0] == x.shape[0]:
+    if (
+        x.dim() == 2
+        and target.dim() == 1
+        and not target.is_floating_point()
+        and target.shape[0] == x.shape[0]
+    ):
         one_hot = lambda a, b: (a, F.one_hot(b, a.shape[1]).to(a.dtype))  # noqa: E731
-        repairs.append(repaired(found, name, f"pass F.one_hot(targets, {x.shape[1]}).float()", one_hot))
-        repairs.append(repaired(found, name, "use nn.CrossEntropyLoss for class indices", lambda a, b: (a, b), other="cross_entropy"))
+        repairs.append(
+            repaired(found, name, f"pass F.one_hot(targets, {x.shape[1]}).float()", one_hot)
+        )
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "use nn.CrossEntropyLoss for class indices",
+                lambda a, b: (a, b),
+                other="cross_entropy",
+            )
+        )
     return Verdict(
         diagnosis="target-shape",
         message=f"{found.shown} wants outputs and targets of one shape: {tuple(x.shape)} against {tuple(target.shape)}",
@@ -142,23 +184,40 @@ def _same_elements(x: Tensor, target: Tensor) -> Iterator[tuple[str, str, Change
     if ones:
         difference = x.dim() - target.dim()
         how = {1: "unsqueeze(1)", -1: "squeeze(1)"}.get(difference, f"reshape({tuple(x.shape)})")
-        yield f"pass targets.{how}{extra}", f"{{x}}.{how}{extra}", lambda a, b: (a, b.reshape(a.shape).to(a.dtype))
-    elif x.dim() == target.dim() and sorted(x.shape) == sorted(target.shape) and x.shape[0] == target.shape[0]:
-        orders = [o for o in itertools.permutations(range(1, x.dim())) if tuple(target.shape[i] for i in o) == tuple(x.shape[1:])]
+        yield (
+            f"pass targets.{how}{extra}",
+            f"{{x}}.{how}{extra}",
+            lambda a, b: (a, b.reshape(a.shape).to(a.dtype)),
+        )
+    elif (
+        x.dim() == target.dim()
+        and sorted(x.shape) == sorted(target.shape)
+        and x.shape[0] == target.shape[0]
+    ):
+        orders = [
+            o
+            for o in itertools.permutations(range(1, x.dim()))
+            if tuple(target.shape[i] for i in o) == tuple(x.shape[1:])
+        ]
         order = (0, *orders[0])
         how = f"permute({', '.join(map(str, order))})"
         yield (
             f"pass targets.{how}{extra}: the axes of the output are in another order",
             f"{{x}}.{how}{extra}",
-            lambda a, b: (
-                a,
-                b.permute(order).to(a.dtype),
-            ),
+            lambda a, b: (a, b.permute(order).to(a.dtype)),
         )
     elif x.shape[0] == target.shape[0] and target.dim() == 2:
-        yield "pass torch.flatten(output, 1)", "torch.flatten({x}, 1)", lambda a, b: (a.flatten(1), b.to(a.dtype))
+        yield (
+            "pass torch.flatten(output, 1)",
+            "torch.flatten({x}, 1)",
+            lambda a, b: (a.flatten(1), b.to(a.dtype)),
+        )
     elif x.shape[0] == target.shape[0] and x.dim() == 2:
-        yield f"pass torch.flatten(targets, 1){extra}", f"torch.flatten({{x}}, 1){extra}", lambda a, b: (a, b.flatten(1).to(a.dtype))
+        yield (
+            f"pass torch.flatten(targets, 1){extra}",
+            f"torch.flatten({{x}}, 1){extra}",
+            lambda a, b: (a, b.flatten(1).to(a.dtype)),
+        )
 
 
 def _float_target(_training: Training, found: Loss, name: str) -> Verdict | None:
@@ -171,7 +230,9 @@ def _float_target(_training: Training, found: Loss, name: str) -> Verdict | None
         diagnosis="target-dtype",
         message=f"{found.shown} wants targets of the output's dtype {kind}, and they are {str(target.dtype).removeprefix('torch.')}",
         arithmetic=f"output {tuple(x.shape)} {x.dtype}, targets {tuple(target.shape)} {target.dtype}",
-        repairs=working(repaired(found, name, title, lambda a, b: (a, b.to(a.dtype)), code="{x}.float()")),
+        repairs=working(
+            repaired(found, name, title, lambda a, b: (a, b.to(a.dtype)), code="{x}.float()")
+        ),
         tensors=(x, target),
         raised_in=found.shown,
     )
@@ -179,7 +240,11 @@ def _float_target(_training: Training, found: Loss, name: str) -> Verdict | None
 
 def _binary_range(training: Training, found: Loss, name: str) -> Verdict | None:
     outputs, labels = range_of(found.input), range_of(found.target)
-    if name == "binary_cross_entropy" and outputs is not None and not (outputs[0] >= 0 and outputs[1] <= 1):
+    if (
+        name == "binary_cross_entropy"
+        and outputs is not None
+        and not (outputs[0] >= 0 and outputs[1] <= 1)
+    ):
         last = training.last_layer()
         repairs = (
             repaired(
@@ -190,19 +255,32 @@ def _binary_range(training: Training, found: Loss, name: str) -> Verdict | None:
                 code="nn.BCEWithLogitsLoss()",
                 other="binary_cross_entropy_with_logits",
             ),
-            repaired(found, name, "pass torch.sigmoid(output)", lambda a, b: (torch.sigmoid(a), b), code="torch.sigmoid({x})"),
+            repaired(
+                found,
+                name,
+                "pass torch.sigmoid(output)",
+                lambda a, b: (torch.sigmoid(a), b),
+                code="torch.sigmoid({x})",
+            ),
         )
         return Verdict(
             diagnosis="bce-range",
             message=f"{found.shown} wants probabilities, and the outputs go from {outputs[0]:.3g} to {outputs[1]:.3g}: they are logits",
-            arithmetic="legal are 0 to 1" + (f"; {quoted(last)} makes them, with no sigmoid after it" if last is not None else ""),
+            arithmetic="legal are 0 to 1"
+            + (
+                f"; {quoted(last)} makes them, with no sigmoid after it" if last is not None else ""
+            ),
             repairs=working(*repairs),
             tensors=(found.input, found.target),
             raised_in=found.shown,
         )
     if labels is not None and not (labels[0] >= 0 and labels[1] <= 1):
         scale = lambda a, b: (a, (b - labels[0]) / (labels[1] - labels[0] or 1))  # noqa: E731
-        title = f"bring the targets to 0 and 1: targets / {labels[1]:g}" if labels[0] == 0 else "bring the targets to 0 and 1"
+        title = (
+            f"bring the targets to 0 and 1: targets / {labels[1]:g}"
+            if labels[0] == 0
+            else "bring the targets to 0 and 1"
+        )
         return Verdict(
             diagnosis="label-range",
             message=f"{found.shown} wants targets between 0 and 1, and they go from {labels[0]:g} to {labels[1]:g}",
@@ -226,7 +304,14 @@ def _output_range(_training: Training, found: Loss, name: str) -> Verdict | None
         diagnosis="output-range",
         message=f"{found.shown} wants variances that are not negative, and they go from {bounds[0]:.3g} to {bounds[1]:.3g}",
         arithmetic="legal are 0 and above",
-        repairs=working(repaired(changed, name, "pass F.softplus(var), or the exponential of a log-variance", lambda a, b: (a, b))),
+        repairs=working(
+            repaired(
+                changed,
+                name,
+                "pass F.softplus(var), or the exponential of a log-variance",
+                lambda a, b: (a, b),
+            )
+        ),
         tensors=(found.input, found.target, var),
         raised_in=found.shown,
     )
@@ -244,25 +329,44 @@ def _devices(_training: Training, found: Loss, name: str) -> Verdict | None:
         diagnosis="device-mismatch",
         message=f"{found.shown} was given an output on {x.device} and targets on {target.device}",
         arithmetic=f"output {tuple(x.shape)} on {x.device}, targets {tuple(target.shape)} on {target.device}",
-        repairs=working(repaired(found, name, title, lambda a, b: (a, _on_device_of(a, b)), code=".to(output.device)")),
+        repairs=working(
+            repaired(
+                found, name, title, lambda a, b: (a, _on_device_of(a, b)), code=".to(output.device)"
+            )
+        ),
         tensors=(x, target),
         raised_in=found.shown,
     )
 
 
 def _on_device_of(x: Tensor, target: Tensor) -> Tensor:
-    return torch.zeros(target.shape, dtype=target.dtype, device=x.device) if target.is_meta else target.to(x.device)
+    return (
+        torch.zeros(target.shape, dtype=target.dtype, device=x.device)
+        if target.is_meta
+        else target.to(x.device)
+    )
 
 
 def _merged_batch(training: Training, found: Loss, _name: str) -> Verdict | None:
     """The model has lost or multiplied the batch on the way."""
     case = training.case()
     x, target = found.input, found.target
-    if case is None or case.batch is None or not target.dim() or target.shape[0] != case.batch or (x.dim() and x.shape[0] == case.batch):
+    if (
+        case is None
+        or case.batch is None
+        or not target.dim()
+        or target.shape[0] != case.batch
+        or (x.dim() and x.shape[0] == case.batch)
+    ):
         return None
     for call in case.trace.calls:
         name = call.kind.rpartition(".")[2]
-        if not call.inputs or not call.outputs or name not in ("view", "reshape", "flatten", "squeeze", "Flatten", "permute", "transpose"):
+        if (
+            not call.inputs
+            or not call.outputs
+            or name
+            not in ("view", "reshape", "flatten", "squeeze", "Flatten", "permute", "transpose")
+        ):
             continue
         before, after = call.inputs[0].shape, call.outputs[0].shape
         if before[:1] == (case.batch,) and after[:1] != (case.batch,):
@@ -282,7 +386,11 @@ def _merged_batch(training: Training, found: Loss, _name: str) -> Verdict | None
 
 def _shapes(found: Loss) -> Verdict:
     tensors = tuple(v for v in found.arguments.values() if isinstance(v, Tensor))
-    shapes = ", ".join(f"{name} {tuple(v.shape)} {v.dtype}" for name, v in found.arguments.items() if isinstance(v, Tensor))
+    shapes = ", ".join(
+        f"{name} {tuple(v.shape)} {v.dtype}"
+        for name, v in found.arguments.items()
+        if isinstance(v, Tensor)
+    )
     return Verdict(
         diagnosis="shape-mismatch",
         message=f"the cause is not known; {found.shown} raised when it was given {shapes}",
@@ -292,9 +400,15 @@ def _shapes(found: Loss) -> Verdict:
 
 
 def _unknown(training: Training) -> Verdict:
-    values = {name: v for name, v in innermost_locals(training.error).items() if any(isinstance(t, Tensor) for t in tree_leaves(v))}
+    values = {
+        name: v
+        for name, v in innermost_locals(training.error).items()
+        if any(isinstance(t, Tensor) for t in tree_leaves(v))
+    }
     tensors = [(name, v) for name, v in values.items() if isinstance(v, Tensor)][:6]
-    shapes = ", ".join(f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in tensors)
+    shapes = ", ".join(
+        f"{name} {tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for name, v in tensors
+    )
     return Verdict(
         diagnosis="unknown",
         message="the cause is not known; the tensors at hand were " + (shapes or "none"),

@@ -19,7 +19,9 @@ BY_CLASS = {
 }  # fmt: skip
 
 
-def repaired(found: Loss, name: str, title: str, change: Change, *, code: str = "", other: str = "") -> Repair:
+def repaired(
+    found: Loss, name: str, title: str, change: Change, *, code: str = "", other: str = ""
+) -> Repair:
     """A repair of the loss's arguments (or another loss), tried on copies of them."""
     code = code.replace("{x}", "output" if "output" in title else "targets")
     given = {key: value for key, value in found.arguments.items() if isinstance(value, Tensor)}
@@ -30,16 +32,32 @@ def repaired(found: Loss, name: str, title: str, change: Change, *, code: str = 
     except Exception as error:  # it does not mend it: the sentence says so
         return Repair(title=title, code=code, tried=f"tried: {type(error).__name__} is raised then")
     shape = tuple(loss.shape)
-    value = f" {float(loss):.4g}" if loss.numel() == 1 and not loss.is_meta else f" of shape {shape}"
-    return Repair(title=title, code=code, works=True, plausible=loss.numel() == 1, tried=f"tried: the loss passes and gives{value}")
+    value = (
+        f" {float(loss):.4g}" if loss.numel() == 1 and not loss.is_meta else f" of shape {shape}"
+    )
+    return Repair(
+        title=title,
+        code=code,
+        works=True,
+        plausible=loss.numel() == 1,
+        tried=f"tried: the loss passes and gives{value}",
+    )
 
 
 def _call(found: Loss, name: str, x: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
-        if found.module is not None and BY_CLASS.get(type(found.module).__name__) == name and name != "gaussian_nll_loss":
+        if (
+            found.module is not None
+            and BY_CLASS.get(type(found.module).__name__) == name
+            and name != "gaussian_nll_loss"
+        ):
             return found.module(x, target)  # type: ignore[no-any-return]
         function = getattr(F, name)
-        options = {k: found.arguments[k] for k in ("weight", "ignore_index", "label_smoothing", "var") if k in found.arguments}
+        options = {
+            k: found.arguments[k]
+            for k in ("weight", "ignore_index", "label_smoothing", "var")
+            if k in found.arguments
+        }
         if name.startswith("binary"):
             options.pop("ignore_index", None)
         return function(x, target, **options)  # type: ignore[no-any-return]

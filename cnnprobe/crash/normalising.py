@@ -52,7 +52,12 @@ def _batch_norm(case: Case, layer: nn.Module, x: TensorInfo) -> Iterator[Suspici
         if other is not None:
             count = int(layer.num_features)  # type: ignore[arg-type]
             title = f"make {quoted(fqn)} an nn.{other.__name__}({count})"
-            edit = Exchange(title=title, code=f"nn.{other.__name__}({count})", module=fqn, layer=lambda _old: other(count))
+            edit = Exchange(
+                title=title,
+                code=f"nn.{other.__name__}({count})",
+                module=fqn,
+                layer=lambda _old: other(count),
+            )
             candidates.append(candidate(edit, weight=USUAL))
         yield Suspicion(
             diagnosis="shape-mismatch",
@@ -63,7 +68,12 @@ def _batch_norm(case: Case, layer: nn.Module, x: TensorInfo) -> Iterator[Suspici
         )
         return
     yield from _channels(case, x, int(layer.num_features), "num_features")  # type: ignore[arg-type]
-    if _channel_count(x) == layer.num_features and layer.training and x.shape and size(x.shape) // max(x.shape[1], 1) == 1:
+    if (
+        _channel_count(x) == layer.num_features
+        and layer.training
+        and x.shape
+        and size(x.shape) // max(x.shape[1], 1) == 1
+    ):
         yield _single_value(case, fqn, x)
 
 
@@ -72,13 +82,23 @@ def _channel_count(x: TensorInfo) -> int:
 
 
 def _single_value(case: Case, fqn: str, x: TensorInfo) -> Suspicion:
-    double = with_input(lambda t: torch.cat([t, t]), "{x}", title="give the model at least two samples (DataLoader(..., drop_last=True))")
-    evaluate = SetMode(title="call model.eval() before the forward, if this is no training", code="model.eval()", module="", training=False)
+    double = with_input(
+        lambda t: torch.cat([t, t]),
+        "{x}",
+        title="give the model at least two samples (DataLoader(..., drop_last=True))",
+    )
+    evaluate = SetMode(
+        title="call model.eval() before the forward, if this is no training",
+        code="model.eval()",
+        module="",
+        training=False,
+    )
     return Suspicion(
         diagnosis="bn-single-value",
         module=fqn,
         message=f"in train mode {named(case, fqn)} needs more than one value per channel for its variance, and sees one",
-        arithmetic=f"{x.shape}: batch {x.shape[0]}" + (f", {product(x.shape[2:])} positions" if len(x.shape) > 2 else ""),
+        arithmetic=f"{x.shape}: batch {x.shape[0]}"
+        + (f", {product(x.shape[2:])} positions" if len(x.shape) > 2 else ""),
         candidates=(candidate(double, weight=STRONG), candidate(evaluate, weight=STRONG)),
         weight=STRONG,
     )
@@ -90,7 +110,9 @@ def _channels(case: Case, x: TensorInfo, wanted: int, name: str) -> Iterator[Sus
     if got == wanted:
         return
     yield from growing.other_growth(case, x, wanted, fqn)
-    candidates = [candidate(configured(case, fqn, **_settings(case, fqn, name, got)), weight=STRONG)]
+    candidates = [
+        candidate(configured(case, fqn, **_settings(case, fqn, name, got)), weight=STRONG)
+    ]
     yield from branches.other_maker(case, x, wanted, module=fqn, diagnosis="channel-mismatch")
     if len(x.shape) == 3 and x.shape[-1] == wanted and not case.is_input(x):
         candidates = [*_there_and_back(fqn), candidate(candidates[0].edits[0], weight=POSSIBLE)]
@@ -125,15 +147,29 @@ def _there_and_back(fqn: str) -> Iterator[Candidate]:
     def turned(x: torch.Tensor) -> torch.Tensor:
         return x.transpose(1, 2)
 
-    before = Adapt(title=f"pass x.transpose(1, 2) to {quoted(fqn)}", code="{x}.transpose(1, 2)", module=fqn, function=turned)
-    after = AdaptOutput(title="transpose back what it gives", code="{x}.transpose(1, 2)", module=fqn, function=turned)
+    before = Adapt(
+        title=f"pass x.transpose(1, 2) to {quoted(fqn)}",
+        code="{x}.transpose(1, 2)",
+        module=fqn,
+        function=turned,
+    )
+    after = AdaptOutput(
+        title="transpose back what it gives",
+        code="{x}.transpose(1, 2)",
+        module=fqn,
+        function=turned,
+    )
     yield candidate(before, after, weight=STRONG)
     yield candidate(before, weight=USUAL)
 
 
 def _settings(case: Case, fqn: str, name: str, got: int) -> dict[str, int]:
     groups = getattr(case.modules[fqn], "num_groups", 1)
-    return {name: got} if got % groups == 0 else {"num_groups": next(g for g in range(groups, 0, -1) if got % g == 0), name: got}
+    return (
+        {name: got}
+        if got % groups == 0
+        else {"num_groups": next(g for g in range(groups, 0, -1) if got % g == 0), name: got}
+    )
 
 
 def _layer_norm(case: Case, layer: nn.LayerNorm, x: TensorInfo) -> Iterator[Suspicion]:
@@ -142,12 +178,28 @@ def _layer_norm(case: Case, layer: nn.LayerNorm, x: TensorInfo) -> Iterator[Susp
     got = x.shape[-len(wanted) :]
     if got == wanted:
         return
-    candidates = [candidate(configured(case, fqn, normalized_shape=got if len(got) > 1 else got[0]), weight=USUAL)]
-    if len(wanted) == 1 and len(x.shape) > 2 and x.shape[1] == wanted[0] and is_channels_first(case, x):
-        candidates = [*_channels_last_there(fqn, len(x.shape))]  # the last axis is a size of the image, which is none of the layer
+    candidates = [
+        candidate(
+            configured(case, fqn, normalized_shape=got if len(got) > 1 else got[0]), weight=USUAL
+        )
+    ]
+    if (
+        len(wanted) == 1
+        and len(x.shape) > 2
+        and x.shape[1] == wanted[0]
+        and is_channels_first(case, x)
+    ):
+        candidates = [
+            *_channels_last_there(fqn, len(x.shape))
+        ]  # the last axis is a size of the image, which is none of the layer
     if len(wanted) == 1 and len(x.shape) > 2 and x.shape[1] == wanted[0]:
         group = f"nn.GroupNorm(1, {wanted[0]})"
-        edit = Exchange(title=f"make {quoted(fqn)} an {group}", code=group, module=fqn, layer=lambda _old: nn.GroupNorm(1, wanted[0]))
+        edit = Exchange(
+            title=f"make {quoted(fqn)} an {group}",
+            code=group,
+            module=fqn,
+            layer=lambda _old: nn.GroupNorm(1, wanted[0]),
+        )
         candidates.insert(0, candidate(edit, weight=USUAL))
     elif len(got) < len(wanted):
         return
@@ -165,10 +217,16 @@ def _channels_last_there(fqn: str, axes: int) -> Iterator[Candidate]:
     """The channels last for the layer alone: turned before it, and turned back after it."""
     there, back = (0, *range(2, axes), 1), (0, axes - 1, *range(1, axes - 1))
     before = Adapt(
-        title=f"pass x.permute{there} to {quoted(fqn)}", code=f"{{x}}.permute{there}", module=fqn, function=lambda x: x.permute(there)
+        title=f"pass x.permute{there} to {quoted(fqn)}",
+        code=f"{{x}}.permute{there}",
+        module=fqn,
+        function=lambda x: x.permute(there),
     )
     after = AdaptOutput(
-        title=f"turn back what it gives: x.permute{back}", code=f"{{x}}.permute{back}", module=fqn, function=lambda x: x.permute(back)
+        title=f"turn back what it gives: x.permute{back}",
+        code=f"{{x}}.permute{back}",
+        module=fqn,
+        function=lambda x: x.permute(back),
     )
     yield candidate(before, after, weight=STRONG)
     yield candidate(before, weight=POSSIBLE)
@@ -181,7 +239,9 @@ def _functional_norm(case: Case, x: TensorInfo) -> Iterator[Suspicion]:
     others = [t for t in call.inputs[1:] if len(t.shape) == 1]
     wrong = next((t for t in others if t.shape[0] != x.shape[1]), None)
     if wrong is not None:
-        owner = case.owner_of_parameter(wrong.source) if isinstance(wrong.source, str) else case.owner
+        owner = (
+            case.owner_of_parameter(wrong.source) if isinstance(wrong.source, str) else case.owner
+        )
         yield Suspicion(
             diagnosis="bn-features-mismatch",
             module=owner,
@@ -217,8 +277,12 @@ def _pixel_shuffle(case: Case, layer: nn.PixelShuffle, x: TensorInfo) -> Iterato
     candidates = []
     if producer is not None and isinstance(case.modules.get(producer.fqn or ""), nn.Conv2d):
         # 3 * scale was written for 3 * scale ** 2, or the channels that are to come out; else the next multiple.
-        meant = dict.fromkeys([got * scale if got % scale == 0 else got * unit, got * unit, -(-got // unit) * unit])
-        candidates = [candidate(configured(case, producer.fqn or "", out_channels=n)) for n in meant]
+        meant = dict.fromkeys(
+            [got * scale if got % scale == 0 else got * unit, got * unit, -(-got // unit) * unit]
+        )
+        candidates = [
+            candidate(configured(case, producer.fqn or "", out_channels=n)) for n in meant
+        ]
     yield Suspicion(
         diagnosis="channel-mismatch",
         module=fqn,
@@ -261,7 +325,9 @@ def _index_range(case: Case, x: TensorInfo, blamed: str) -> Iterator[Suspicion]:
     low, high = int(bounds[0]), int(bounds[1])
     candidates = []
     if case.leaf is not None and low >= 0:
-        candidates.append(candidate(configured(case, blamed, num_embeddings=high + 1), weight=USUAL))
+        candidates.append(
+            candidate(configured(case, blamed, num_embeddings=high + 1), weight=USUAL)
+        )
     yield Suspicion(
         diagnosis="index-range",
         module=blamed,

@@ -11,15 +11,27 @@ _SIGN = "cnnprobe: "
 
 def brief(explanation: Explanation) -> str:
     """At most seven lines: the diagnosis, what is wrong, the numbers, where, and the two best repairs with what they were tried on."""
-    blamed = "" if explanation.module is None else f" in '{explanation.module}'" if explanation.module else " in the model itself"
+    blamed = (
+        ""
+        if explanation.module is None
+        else f" in '{explanation.module}'"
+        if explanation.module
+        else " in the model itself"
+    )
     kind = f" ({explanation.kind})" if explanation.kind and blamed else ""
     lines = [f"{_SIGN}{explanation.diagnosis}{blamed}{kind}", f"  {explanation.message}"]
     if explanation.arithmetic:
         lines.append(f"  {explanation.arithmetic}")
     if explanation.source:
-        lines.append(f"  at {short(explanation.source)}" + (f": {explanation.line}" if explanation.line else ""))
+        lines.append(
+            f"  at {short(explanation.source)}"
+            + (f": {explanation.line}" if explanation.line else "")
+        )
     repairs = explanation.repairs[:_MOST_REPAIRS]
-    lines += [f"  fix: {repair.title}" + (f" ({repair.tried})" if repair.tried else "") for repair in repairs]
+    lines += [
+        f"  fix: {repair.title}" + (f" ({repair.tried})" if repair.tried else "")
+        for repair in repairs
+    ]
     return "\n".join(lines)
 
 

@@ -41,9 +41,16 @@ def suspect(case: Case) -> Iterator[Suspicion]:
 
 
 def _split(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
-    x, sizes = call.inputs[0], values(call, 1, "split_size_or_sections") or values(call, 1, "split_size")
+    x, sizes = (
+        call.inputs[0],
+        values(call, 1, "split_size_or_sections") or values(call, 1, "split_size"),
+    )
     dim = values(call, 2, "dim") or 0
-    if not isinstance(sizes, tuple) or not all(isinstance(n, int) for n in sizes) or not isinstance(dim, int):
+    if (
+        not isinstance(sizes, tuple)
+        or not all(isinstance(n, int) for n in sizes)
+        or not isinstance(dim, int)
+    ):
         return
     if not -len(x.shape) <= dim < len(x.shape) or sum(sizes) == x.shape[dim]:
         return
@@ -53,7 +60,10 @@ def _split(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         module=case.owner,
         message=f"{call.kind} in {named(case, case.owner)}: the sizes {sizes} add up to {sum(sizes)}, and axis {dim} of {x.shape} has {x.shape[dim]}",
         arithmetic=f"{' + '.join(map(str, sizes))} = {sum(sizes)}; {x.shape} from {case.origin(x)}",
-        candidates=(*_produced(case, x, dim, sum(sizes)), *_other_sizes(case, call, x.shape[dim], len(sizes))),
+        candidates=(
+            *_produced(case, x, dim, sum(sizes)),
+            *_other_sizes(case, call, x.shape[dim], len(sizes)),
+        ),
         weight=STRONG,
     )
 
@@ -76,10 +86,22 @@ def _other_sizes(case: Case, call: ModuleCall, have: int, parts: int) -> Iterato
     sizes = [have // parts] * parts
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(args[0], sizes, *args[2:], **{k: v for k, v in kwargs.items() if not k.startswith("split_size")})
+        return func(
+            args[0],
+            sizes,
+            *args[2:],
+            **{k: v for k, v in kwargs.items() if not k.startswith("split_size")},
+        )
 
     title = f"split into {sizes} at {short(call.source)}"
-    edit = Rewrite(title=title, code=str(sizes), module=case.owner, kind=call.kind, source=call.source, function=rewritten)
+    edit = Rewrite(
+        title=title,
+        code=str(sizes),
+        module=case.owner,
+        kind=call.kind,
+        source=call.source,
+        function=rewritten,
+    )
     yield candidate(edit, weight=POSSIBLE)
 
 
@@ -103,11 +125,20 @@ def _einsum(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
             if n == 1:
                 sizes[letter] = (info.shape[axis], info)
             elif info.shape[axis] not in (1, n):
-                yield _einsum_sizes(case, call, equation, letter=letter, pair=((n, first), (info.shape[axis], info)), terms=terms)
+                yield _einsum_sizes(
+                    case,
+                    call,
+                    equation,
+                    letter=letter,
+                    pair=((n, first), (info.shape[axis], info)),
+                    terms=terms,
+                )
                 return
 
 
-def _einsum_axes(case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo) -> Suspicion:
+def _einsum_axes(
+    case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo
+) -> Suspicion:
     return Suspicion(
         diagnosis="shape-mismatch",
         module=case.owner,
@@ -118,7 +149,9 @@ def _einsum_axes(case: Case, call: ModuleCall, equation: str, term: str, info: T
     )
 
 
-def _letters(case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo) -> Iterator[Candidate]:
+def _letters(
+    case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo
+) -> Iterator[Candidate]:
     """A map that is to be flattened first, or one batch axis more in every term and in the result, where the tensor has one more than the equation names."""
     yield from _flattened_operand(case, call, equation, term, info)
     free = next(letter for letter in string.ascii_lowercase if letter not in equation)
@@ -126,7 +159,10 @@ def _letters(case: Case, call: ModuleCall, equation: str, term: str, info: Tenso
     if len(info.shape) != len(term) + 1 or not arrow:
         return
     new = (
-        ",".join(free + t if len(i.shape) == len(t) + 1 else t for t, i in zip(left.split(","), call.inputs, strict=True))
+        ",".join(
+            free + t if len(i.shape) == len(t) + 1 else t
+            for t, i in zip(left.split(","), call.inputs, strict=True)
+        )
         + "->"
         + free
         + right
@@ -136,20 +172,46 @@ def _letters(case: Case, call: ModuleCall, equation: str, term: str, info: Tenso
         return func(new, *args[1:], **kwargs)
 
     title = f"write '{new}' instead of '{equation}' at {short(call.source)}"
-    yield candidate(Rewrite(title=title, code=repr(new), module=case.owner, kind=call.kind, source=call.source, function=rewritten))
+    yield candidate(
+        Rewrite(
+            title=title,
+            code=repr(new),
+            module=case.owner,
+            kind=call.kind,
+            source=call.source,
+            function=rewritten,
+        )
+    )
 
 
-def _flattened_operand(case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo) -> Iterator[Candidate]:
+def _flattened_operand(
+    case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo
+) -> Iterator[Candidate]:
     """Its last axes as the one axis that the equation names, where another operand has that axis in this size."""
     terms, last = equation.replace(" ", "").partition("->")[0].split(","), len(term) - 1
     others = zip(terms, call.inputs, strict=True)
-    known = {(letter, n) for t, i in others if len(t) == len(i.shape) for letter, n in zip(t, i.shape, strict=True)}
-    if last < 1 or len(info.shape) <= len(term) or (term[last], size(info.shape[last:])) not in known:
+    known = {
+        (letter, n)
+        for t, i in others
+        if len(t) == len(i.shape)
+        for letter, n in zip(t, i.shape, strict=True)
+    }
+    if (
+        last < 1
+        or len(info.shape) <= len(term)
+        or (term[last], size(info.shape[last:])) not in known
+    ):
         return
     code = f"{{x}}.flatten({last})"
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(*(a.flatten(last) if isinstance(a, Tensor) and tuple(a.shape) == info.shape else a for a in args), **kwargs)
+        return func(
+            *(
+                a.flatten(last) if isinstance(a, Tensor) and tuple(a.shape) == info.shape else a
+                for a in args
+            ),
+            **kwargs,
+        )
 
     title = f"flatten what comes from {case.origin(info)} first: {code.format(x='x')}"
     where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
@@ -167,11 +229,17 @@ def _einsum_sizes(
 ) -> Suspicion:
     (m, a), (n, b) = pair
     candidates: list[Candidate] = []
-    owned = next(((i, t) for i, t in enumerate(call.inputs) if t in (a, b) and isinstance(t.source, str)), None)
+    owned = next(
+        ((i, t) for i, t in enumerate(call.inputs) if t in (a, b) and isinstance(t.source, str)),
+        None,
+    )
     module = case.owner
     if owned is not None:
         at, info = owned
-        wanted = tuple((m if info is b else n) if c == letter else k for c, k in zip(terms[at], info.shape, strict=True))
+        wanted = tuple(
+            (m if info is b else n) if c == letter else k
+            for c, k in zip(terms[at], info.shape, strict=True)
+        )
         edit = reshaped_parameter(case, info.source, wanted)
         candidates = [candidate(edit)] if edit is not None else []
         module = case.owner_of_parameter(str(info.source))
@@ -191,15 +259,32 @@ def _einsum_sizes(
 def _interpolate(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     x = call.inputs[0]
     yield from _interpolated_sizes(case, call, x)
-    mode = getattr(case.leaf, "mode", None) if call.fqn is not None else values(call, 4, "mode") or "nearest"
+    mode = (
+        getattr(case.leaf, "mode", None)
+        if call.fqn is not None
+        else values(call, 4, "mode") or "nearest"
+    )
     wanted = _MODES.get(str(mode))
     if wanted is None or len(x.shape) == wanted:
         return
     place = call.fqn if call.fqn is not None else case.owner
     candidates: list[Candidate] = []
-    if len(x.shape) == wanted - 1 and case.root_of(x) is not None and len(case.root_inputs[0].shape) == wanted - 1:
+    if (
+        len(x.shape) == wanted - 1
+        and case.root_of(x) is not None
+        and len(case.root_inputs[0].shape) == wanted - 1
+    ):
         candidates.append(
-            candidate(with_tensor(case, x, lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG)
+            candidate(
+                with_tensor(
+                    case,
+                    x,
+                    lambda t: t[None],
+                    "{x}[None]",
+                    title="add the batch axis: x.unsqueeze(0)",
+                ),
+                weight=STRONG,
+            )
         )
     other = _MODE_FOR.get(len(x.shape))
     if other is not None:
@@ -251,7 +336,9 @@ def _other_mode(case: Case, call: ModuleCall, mode: str) -> Edit:
 
     title = f"use mode='{mode}' at {short(call.source)}"
     where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
-    return Rewrite(title=title, code=f"mode='{mode}'", function=rewritten, keyword=("mode", mode, 3), **where)
+    return Rewrite(
+        title=title, code=f"mode='{mode}'", function=rewritten, keyword=("mode", mode, 3), **where
+    )
 
 
 # -- unflatten ---------------------------------------------------------------------------------------------------------------
@@ -259,7 +346,11 @@ def _other_mode(case: Case, call: ModuleCall, mode: str) -> Edit:
 
 def _unflatten(case: Case, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspicion]:
     sizes, dim = layer.unflattened_size, layer.dim
-    if not isinstance(dim, int) or not all(isinstance(n, int) for n in sizes) or not -len(x.shape) <= dim < len(x.shape):
+    if (
+        not isinstance(dim, int)
+        or not all(isinstance(n, int) for n in sizes)
+        or not -len(x.shape) <= dim < len(x.shape)
+    ):
         return
     plain = tuple(int(n) for n in sizes)
     wanted, got = size(plain), x.shape[dim]
@@ -268,7 +359,12 @@ def _unflatten(case: Case, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspi
     fqn = case.call.fqn or "" if case.call is not None else ""
     candidates = [*_produced(case, x, dim % len(x.shape), wanted)]
     if len(plain) > 1 and got % size(plain[1:]) == 0:
-        candidates.append(candidate(configured(case, fqn, unflattened_size=(got // size(plain[1:]), *plain[1:])), weight=POSSIBLE))
+        candidates.append(
+            candidate(
+                configured(case, fqn, unflattened_size=(got // size(plain[1:]), *plain[1:])),
+                weight=POSSIBLE,
+            )
+        )
     yield Suspicion(
         diagnosis="shape-mismatch",
         module=fqn,
@@ -285,27 +381,47 @@ def _unflatten(case: Case, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspi
 def _written_leaf(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     """A parameter, or an input that requires a gradient, that is written to in place while a graph is recorded."""
     target = call.inputs[0]
-    if not target.requires_grad or not (isinstance(target.source, str) or case.is_input(target)) or not torch.is_grad_enabled():
+    if (
+        not target.requires_grad
+        or not (isinstance(target.source, str) or case.is_input(target))
+        or not torch.is_grad_enabled()
+    ):
         return
-    what = f"the parameter '{target.source}'" if isinstance(target.source, str) else "the input, which requires a gradient,"
+    what = (
+        f"the parameter '{target.source}'"
+        if isinstance(target.source, str)
+        else "the input, which requires a gradient,"
+    )
 
-    def without_graph(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def without_graph(
+        func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         with torch.no_grad():
             return func(*args, **kwargs)
 
     def on_a_copy(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(args[0].clone() if isinstance(args[0], Tensor) else args[0], *args[1:], **kwargs)
+        return func(
+            args[0].clone() if isinstance(args[0], Tensor) else args[0], *args[1:], **kwargs
+        )
 
     where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
     quiet = Rewrite(
-        title=f"put 'with torch.no_grad():' around {short(call.source)}", code="with torch.no_grad():", function=without_graph, **where
+        title=f"put 'with torch.no_grad():' around {short(call.source)}",
+        code="with torch.no_grad():",
+        function=without_graph,
+        **where,
     )
     copy = Rewrite(
-        title=f"compute a new tensor at {short(call.source)} instead of writing in place", code="x.clone()", function=on_a_copy, **where
+        title=f"compute a new tensor at {short(call.source)} instead of writing in place",
+        code="x.clone()",
+        function=on_a_copy,
+        **where,
     )
     yield Suspicion(
         diagnosis="inplace-autograd",
-        module=case.owner_of_parameter(target.source) if isinstance(target.source, str) else case.owner,
+        module=case.owner_of_parameter(target.source)
+        if isinstance(target.source, str)
+        else case.owner,
         message=f"{case.name_of(call)} writes in place to {what} while autograd is recording: a leaf of the graph cannot change",
         arithmetic=f"{quoted(str(target.source)) if isinstance(target.source, str) else 'x'} {target.shape} requires_grad=True",
         candidates=(candidate(quiet, weight=STRONG), candidate(copy, weight=USUAL)),

@@ -37,16 +37,25 @@ def explain_step(training: Training) -> Verdict:
         return _nothing_registered(model)
     frozen = sum(not p.requires_grad for p in parameters)
     if parameters and frozen == len(parameters):
-        why, fix = "every parameter is frozen, and the frozen ones were filtered out", "set requires_grad_(True) on what is to be trained"
+        why, fix = (
+            "every parameter is frozen, and the frozen ones were filtered out",
+            "set requires_grad_(True) on what is to be trained",
+        )
     else:
-        why = f"the model has {len(parameters)} parameters" if model is not None else "nothing was in it"
+        why = (
+            f"the model has {len(parameters)} parameters"
+            if model is not None
+            else "nothing was in it"
+        )
         fix = "pass model.parameters() itself: a generator that was read once (in a sum, say) is empty afterwards"
         why += ", so that the iterator was used up before"
     return Verdict(
         diagnosis="empty-parameters",
         module="" if model is not None else None,
         message=f"the optimizer got no parameters: {why}",
-        arithmetic=f"{len(parameters)} parameters, {frozen} of them frozen" if model is not None else "",
+        arithmetic=f"{len(parameters)} parameters, {frozen} of them frozen"
+        if model is not None
+        else "",
         repairs=(Repair(title=fix, code="model.parameters()"),),
     )
 
@@ -54,10 +63,23 @@ def explain_step(training: Training) -> Verdict:
 def _without_closure(training: Training) -> Verdict | None:
     """An optimizer such as LBFGS, which evaluates the loss several times a step, and was not told how."""
     locals_of = [f.f_locals for f, _ in traceback.walk_tb(training.error.__traceback__)]
-    given = [v for values in locals_of for v in (values.get("self"), *(values.get("args") or ())[:1]) if isinstance(v, Optimizer)]
+    given = [
+        v
+        for values in locals_of
+        for v in (values.get("self"), *(values.get("args") or ())[:1])
+        if isinstance(v, Optimizer)
+    ]
     optimizer = given[0] if given else None
-    needed = inspect.signature(type(optimizer).step).parameters.get("closure") if optimizer is not None else None
-    if needed is None or needed.default is not needed.empty or not isinstance(training.error, TypeError):
+    needed = (
+        inspect.signature(type(optimizer).step).parameters.get("closure")
+        if optimizer is not None
+        else None
+    )
+    if (
+        needed is None
+        or needed.default is not needed.empty
+        or not isinstance(training.error, TypeError)
+    ):
         return None
     kind = type(optimizer).__name__
     return Verdict(
@@ -76,22 +98,37 @@ def _without_closure(training: Training) -> Verdict | None:
 
 def _scheduler_of_no_optimizer(training: Training) -> Verdict | None:
     """A scheduler that was given the model, or what else, in the place of the optimizer."""
-    frames = [f for f, _ in traceback.walk_tb(training.error.__traceback__) if f.f_code.co_name == "__init__"]
+    frames = [
+        f
+        for f, _ in traceback.walk_tb(training.error.__traceback__)
+        if f.f_code.co_name == "__init__"
+    ]
     frames = [f for f in frames if f.f_code.co_filename.replace("\\", "/").endswith(_SCHEDULERS)]
     found = frames[0].f_locals if frames else {}
     kind: Any = type(found.get("self"))
     given = found.get("optimizer")
     if not frames or isinstance(given, Optimizer):
         return None
-    named = [(name, value) for name, value in innermost_locals(training.error).items() if isinstance(value, Optimizer)]
+    named = [
+        (name, value)
+        for name, value in innermost_locals(training.error).items()
+        if isinstance(value, Optimizer)
+    ]
     name, optimizer = named[0] if len(named) == 1 else ("optimizer", None)
     tried = ""
     if optimizer is not None:
         alike = [
-            {**{k: v for k, v in group.items() if k != "params"}, "params": [nn.Parameter(torch.zeros(1))]}
+            {
+                **{k: v for k, v in group.items() if k != "params"},
+                "params": [nn.Parameter(torch.zeros(1))],
+            }
             for group in optimizer.param_groups
         ]
-        settings = {k: v for k, v in found.items() if k in inspect.signature(kind).parameters and k != "optimizer"}
+        settings = {
+            k: v
+            for k, v in found.items()
+            if k in inspect.signature(kind).parameters and k != "optimizer"
+        }
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             other: Any = type(optimizer)
@@ -118,7 +155,9 @@ def _method_given(training: Training) -> Any:
     """The method that an optimizer was given where parameters were meant, from the frame of its __init__."""
     for frame, _ in traceback.walk_tb(training.error.__traceback__):
         given = frame.f_locals.get("params")
-        if "/torch/optim/" in frame.f_code.co_filename.replace("\\", "/") and inspect.ismethod(given):
+        if "/torch/optim/" in frame.f_code.co_filename.replace("\\", "/") and inspect.ismethod(
+            given
+        ):
             return given
     return None
 
@@ -149,21 +188,31 @@ def _parameters_in(group: Any) -> bool:
 
 
 def _nothing_registered(model: nn.Module) -> Verdict:
-    hidden = [(fqn, name, value) for fqn, m, _ in named_modules(model) for name, value in m.__dict__.items()]
+    hidden = [
+        (fqn, name, value)
+        for fqn, m, _ in named_modules(model)
+        for name, value in m.__dict__.items()
+    ]
     hidden = [one for one in hidden if one[1] != "_modules" and _hides_modules(one[2])]
     if not hidden:
         return Verdict(
             diagnosis="empty-parameters",
             module="",
             message=f"the optimizer got no parameters: {class_of(model).__name__} has no layers with weights",
-            repairs=(Repair(title="make its layers attributes in __init__: self.fc = nn.Linear(...)"),),
+            repairs=(
+                Repair(title="make its layers attributes in __init__: self.fc = nn.Linear(...)"),
+            ),
         )
     fqn, name, value = hidden[0]
     kind = "ModuleDict" if isinstance(value, dict) else "ModuleList"
     inner = [m for m in tree_leaves(value) if isinstance(m, nn.Module)]
     count = sum(p.numel() for m in inner for p in m.parameters())
     single = isinstance(value, tuple) and len(value) == 1
-    title = f"drop the comma at the end of 'self.{name} = ...'" if single else f"make it an nn.{kind}: self.{name} = nn.{kind}(...)"
+    title = (
+        f"drop the comma at the end of 'self.{name} = ...'"
+        if single
+        else f"make it an nn.{kind}: self.{name} = nn.{kind}(...)"
+    )
     return Verdict(
         diagnosis="empty-parameters",
         module=fqn,
@@ -177,7 +226,9 @@ def _nothing_registered(model: nn.Module) -> Verdict:
                 module=fqn,
                 works=count > 0,
                 plausible=count > 0,
-                tried=f"tried: {count:,} elements of parameters are registered then" if count and _registers(inner) else "",
+                tried=f"tried: {count:,} elements of parameters are registered then"
+                if count and _registers(inner)
+                else "",
                 parameters=count,
             ),
         ),
@@ -189,4 +240,6 @@ def _registers(inner: list[nn.Module]) -> bool:
 
 
 def _hides_modules(value: Any) -> bool:
-    return isinstance(value, list | tuple | dict) and any(isinstance(m, nn.Module) for m in tree_leaves(value))
+    return isinstance(value, list | tuple | dict) and any(
+        isinstance(m, nn.Module) for m in tree_leaves(value)
+    )

@@ -16,7 +16,20 @@ from cnnprobe.explanation import Repair
 from cnnprobe.recorder.functions import is_writing
 from cnnprobe.trace import ModuleCall
 
-_VIEWS = frozenset({"__getitem__", "view", "narrow", "select", "unsqueeze", "t", "transpose", "squeeze", "chunk", "split"})
+_VIEWS = frozenset(
+    {
+        "__getitem__",
+        "view",
+        "narrow",
+        "select",
+        "unsqueeze",
+        "t",
+        "transpose",
+        "squeeze",
+        "chunk",
+        "split",
+    }
+)
 
 
 def explain_overwritten(training: Training, saved: Saved) -> Verdict:
@@ -34,7 +47,10 @@ def explain_overwritten(training: Training, saved: Saved) -> Verdict:
             message=f"the parameter '{parameter}' was changed in place between the forward and the backward that needs it",
             arithmetic=f"{keeper} saved it for its backward ({saved.node.name()})",
             repairs=(
-                Repair(title="call optimizer.step() after the last backward(), or run the forward again after the step", module=owner),
+                Repair(
+                    title="call optimizer.step() after the last backward(), or run the forward again after the step",
+                    module=owner,
+                ),
             ),
         )
     writer = _writer(case, maker) if case is not None else None
@@ -44,7 +60,11 @@ def explain_overwritten(training: Training, saved: Saved) -> Verdict:
             module=case.module_above(maker[0]) if case is not None and maker is not None else None,
             message=f"a tensor that {keeper} saved for its backward was overwritten in place afterwards",
             arithmetic=f"{saved.node.name()}{saved.name} has another version than when it was saved",
-            repairs=(Repair(title="use the out-of-place form of the operation that writes to it, or clone() it first"),),
+            repairs=(
+                Repair(
+                    title="use the out-of-place form of the operation that writes to it, or clone() it first"
+                ),
+            ),
         )
     at, call = writer
     owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
@@ -71,7 +91,9 @@ def _changed_parameter(training: Training, saved: Saved) -> str | None:
     for child, _ in saved.node.next_functions:
         for node in (child, *(below for below, _ in getattr(child, "next_functions", ()))):
             variable = getattr(node, "variable", None)
-            if variable is None or (saved.name.endswith(("mat1", "mat2")) and variable.dim() < 2):  # a bias, which is added and not kept
+            if variable is None or (
+                saved.name.endswith(("mat1", "mat2")) and variable.dim() < 2
+            ):  # a bias, which is added and not kept
                 continue
             if id(variable) in names and variable._version > 0 and _is_kept(saved, variable):
                 return names[id(variable)]
@@ -100,14 +122,27 @@ def _writer(case: Case, maker: tuple[int, ModuleCall] | None) -> tuple[int, Modu
     for i, call in enumerate(case.trace.calls):  # a slice of what was saved is written to as well
         if i > start and operation(call) in _VIEWS and any(t.source in views for t in call.inputs):
             views.add(i)
-    exact = [pair for pair in writers if pair[1].inputs and pair[1].inputs[0].source in views and pair[1].inputs[0].source is not None]
-    inputs = [pair for pair in writers if pair[1].inputs and pair[1].inputs[0].source is None and None in kept]
+    exact = [
+        pair
+        for pair in writers
+        if pair[1].inputs
+        and pair[1].inputs[0].source in views
+        and pair[1].inputs[0].source is not None
+    ]
+    inputs = [
+        pair
+        for pair in writers
+        if pair[1].inputs and pair[1].inputs[0].source is None and None in kept
+    ]
     return next(iter(exact or inputs or writers), None)
 
 
 def _writes(case: Case, call: ModuleCall) -> bool:
     if call.fqn is None:
-        return is_writing(operation(call), dict(call.arguments)) or call.arguments.get("inplace") is True
+        return (
+            is_writing(operation(call), dict(call.arguments))
+            or call.arguments.get("inplace") is True
+        )
     return bool(getattr(case.modules.get(call.fqn), "inplace", False))
 
 
@@ -117,15 +152,29 @@ def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[
         if tried is not False:
             said = "tried: forward and backward pass on a copy of the model" if tried else ""
             worked, patch = bool(tried), diff(case, [edit])
-            yield Repair(title=edit.title, code=edit.code, module=edit.module, works=worked, plausible=worked, tried=said, patch=patch)
+            yield Repair(
+                title=edit.title,
+                code=edit.code,
+                module=edit.module,
+                works=worked,
+                plausible=worked,
+                tried=said,
+                patch=patch,
+            )
     if operation(call) in ("__setitem__", "copy_", "zero_", "fill_"):
-        yield Repair(title=f"clone the tensor before writing to it at {short(call.source)}: x = x.clone()", code="x = x.clone()")
+        yield Repair(
+            title=f"clone the tensor before writing to it at {short(call.source)}: x = x.clone()",
+            code="x = x.clone()",
+        )
 
 
 def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
     if call.fqn is not None:
         yield Reconfigure(
-            title=f"set inplace=False in {quoted(call.fqn)}", code="inplace=False", module=call.fqn, changes={"inplace": False}
+            title=f"set inplace=False in {quoted(call.fqn)}",
+            code="inplace=False",
+            module=call.fqn,
+            changes={"inplace": False},
         )
         return
     name = operation(call)
@@ -151,7 +200,9 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
             module=owner,
             kind=call.kind,
             source=call.source,
-            function=lambda _func, args, kwargs: getattr(args[0].clone(), name)(*args[1:], **kwargs),
+            function=lambda _func, args, kwargs: getattr(args[0].clone(), name)(
+                *args[1:], **kwargs
+            ),
         )
     elif call.arguments.get("inplace") is True:
         yield Rewrite(

@@ -11,12 +11,20 @@ from cnnprobe.crash.loss_trials import working
 from cnnprobe.crash.training import Loss, Training, Verdict
 from cnnprobe.explanation import Repair
 
-_COMPARED = (("input1", "input2"), ("x1", "x2"), ("anchor", "positive", "negative"))  # as torch names them
+_COMPARED = (
+    ("input1", "input2"),
+    ("x1", "x2"),
+    ("anchor", "positive", "negative"),
+)  # as torch names them
 
 
 def compared(found: Loss) -> list[Tensor]:
     """The outputs that a loss compares with each other; none where it is no such loss."""
-    given = [[found.arguments.get(name) for name in names] for names in _COMPARED if names[0] in found.arguments]
+    given = [
+        [found.arguments.get(name) for name in names]
+        for names in _COMPARED
+        if names[0] in found.arguments
+    ]
     tensors = [t for t in given[0] if isinstance(t, Tensor)] if given else []
     return tensors if given and len(tensors) == len(given[0]) else []
 
@@ -43,7 +51,9 @@ def explain_pairs(training: Training, found: Loss, name: str) -> Verdict | None:
         return None
     relabelled = []
     if target.numel() == torch.Size(wanted).numel():
-        how = {1: "squeeze(1)", -1: "unsqueeze(1)"}.get(target.dim() - len(wanted), f"reshape({wanted})")
+        how = {1: "squeeze(1)", -1: "unsqueeze(1)"}.get(
+            target.dim() - len(wanted), f"reshape({wanted})"
+        )
         how = how if how != "squeeze(1)" or target.shape[1] == 1 else f"reshape({wanted})"
         relabelled.append(_tried(found, name, outputs, target.reshape(wanted), how))
     each = "one label for each pair" if len(wanted) < len(shapes[0]) else "one label for each value"
@@ -65,5 +75,15 @@ def _tried(found: Loss, name: str, outputs: list[Tensor], target: Tensor, how: s
             value = loss(*(t.detach() for t in outputs), target)
     except (RuntimeError, ValueError, TypeError) as error:
         return Repair(title=title, code=code, tried=f"tried: {type(error).__name__} is raised then")
-    shown = f" {float(value):.4g}" if value.numel() == 1 and not value.is_meta else f" of shape {tuple(value.shape)}"
-    return Repair(title=title, code=code, works=True, plausible=True, tried=f"tried: the loss passes and gives{shown}")
+    shown = (
+        f" {float(value):.4g}"
+        if value.numel() == 1 and not value.is_meta
+        else f" of shape {tuple(value.shape)}"
+    )
+    return Repair(
+        title=title,
+        code=code,
+        works=True,
+        plausible=True,
+        tried=f"tried: the loss passes and gives{shown}",
+    )

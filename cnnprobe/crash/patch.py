@@ -49,9 +49,15 @@ def _unified(path: str, changes: list[Change]) -> str:
     new = old
     for change in sorted(changes, key=lambda c: -c.start):
         new = new[: change.start] + change.text + new[change.end :]
-    shown = os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path.lstrip("/")  # for `patch -p1 -d /`
-    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{shown}", f"b/{shown}")
-    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
+    shown = (
+        os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path.lstrip("/")
+    )  # for `patch -p1 -d /`
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{shown}", f"b/{shown}"
+    )
+    return "".join(
+        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
+    )
 
 
 def _distinct(changes: Iterable[Change]) -> list[Change]:
@@ -91,7 +97,9 @@ def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
 # -- where a layer is made ---------------------------------------------------------------------------------------------------
 
 
-def _users_class(case: Case, fqn: str, alike: frozenset[str] = frozenset()) -> tuple[str, list[str]]:
+def _users_class(
+    case: Case, fqn: str, alike: frozenset[str] = frozenset()
+) -> tuple[str, list[str]]:
     """The innermost module of the user's own class above a module, and the path from there to it; `alike` are changed in the same way."""
     path: list[str] = []
     while fqn:
@@ -102,7 +110,9 @@ def _users_class(case: Case, fqn: str, alike: frozenset[str] = frozenset()) -> t
     module = case.modules[fqn]
     if not path or class_of(module).__module__.startswith("torch."):
         raise UnknownPlaceError
-    others = [name for name, m in case.modules.items() if type(m) is type(module) and m is not module]
+    others = [
+        name for name, m in case.modules.items() if type(m) is type(module) and m is not module
+    ]
     if not all(".".join(filter(None, [name, *path])) in alike for name in others):
         raise UnknownPlaceError  # a change of the class would change its other instances too
     return fqn, path
@@ -128,14 +138,18 @@ def _assigned(function: ast.FunctionDef, name: str) -> ast.expr:
         for node in ast.walk(function)
         if isinstance(node, ast.Assign)
         for target in node.targets
-        if isinstance(target, ast.Attribute) and target.attr == name and isinstance(target.value, ast.Name)
+        if isinstance(target, ast.Attribute)
+        and target.attr == name
+        and isinstance(target.value, ast.Name)
     ]
     if len(found) != 1:
         raise UnknownPlaceError
     return found[0]
 
 
-def _constructor(case: Case, fqn: str, alike: frozenset[str] = frozenset()) -> tuple[File, ast.Call]:
+def _constructor(
+    case: Case, fqn: str, alike: frozenset[str] = frozenset()
+) -> tuple[File, ast.Call]:
     """The call in the user's file that makes a layer."""
     owner, path = _users_class(case, fqn, alike)
     file, function = _method(class_of(case.modules[owner]), "__init__")
@@ -162,13 +176,29 @@ def _members(value: ast.expr) -> list[ast.expr]:
 
 def _reconfigured(case: Case, edit: Reconfigure, edits: tuple[Edit, ...]) -> list[Change]:
     fqn = edit.module or ""
-    alike = frozenset(e.module or "" for e in edits if isinstance(e, Reconfigure) and e.changes == edit.changes)
+    alike = frozenset(
+        e.module or "" for e in edits if isinstance(e, Reconfigure) and e.changes == edit.changes
+    )
     file, call = _constructor(case, fqn, alike)
-    kind = next(base for base in class_of(case.modules[fqn]).__mro__ if base.__module__.startswith("torch.nn."))
+    kind = next(
+        base
+        for base in class_of(case.modules[fqn]).__mro__
+        if base.__module__.startswith("torch.nn.")
+    )
     names = list(inspect.signature(kind).parameters)
     if names[:1] == ["args"]:  # recurrent layers
-        names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
-    if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
+        names = [
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "bias",
+            "batch_first",
+            "dropout",
+            "bidirectional",
+        ]
+    if any(isinstance(a, ast.Starred) for a in call.args) or any(
+        k.arg is None for k in call.keywords
+    ):
         raise UnknownPlaceError
     return [_argument(file, call, names, name, value) for name, value in edit.changes.items()]
 
@@ -235,7 +265,17 @@ def _call_of(case: Case, fqn: str) -> tuple[str, File, ast.Call]:
     file, line = _line(source)
     if len(path) != 1:
         raise UnknownPlaceError
-    return owner, file, _only([c for c in _calls_on(file, line) if isinstance(c.func, ast.Attribute) and c.func.attr == path[0] and c.args])
+    return (
+        owner,
+        file,
+        _only(
+            [
+                c
+                for c in _calls_on(file, line)
+                if isinstance(c.func, ast.Attribute) and c.func.attr == path[0] and c.args
+            ]
+        ),
+    )
 
 
 def _adapted_output(case: Case, edit: AdaptOutput) -> Change:
@@ -290,8 +330,13 @@ def _rewritten(case: Case, edit: Rewrite) -> Change:
     is_function = _is_function(file, call)
     receiver = call.args[0] if is_function else call.func.value  # type: ignore[attr-defined]
     others = call.args[1:] if is_function else call.args
-    rest = ", ".join([file.source(a) for a in others] + [f"{k.arg}={file.source(k.value)}" for k in call.keywords])
-    return file.replace(call, edit.respell.format(x=_operand(file, receiver, edit.respell), rest=rest))
+    rest = ", ".join(
+        [file.source(a) for a in others]
+        + [f"{k.arg}={file.source(k.value)}" for k in call.keywords]
+    )
+    return file.replace(
+        call, edit.respell.format(x=_operand(file, receiver, edit.respell), rest=rest)
+    )
 
 
 def _is_function(file: File, call: ast.Call) -> bool:
@@ -308,7 +353,9 @@ def _keyword(file: File, call: ast.Call, keyword: tuple[str, object, int]) -> Ch
     """Another value for an argument, wherever it stands."""
     name, value, position = keyword
     position -= not _is_function(file, call)
-    if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
+    if any(isinstance(a, ast.Starred) for a in call.args) or any(
+        k.arg is None for k in call.keywords
+    ):
         raise UnknownPlaceError
     return _argument(file, call, [*[""] * position, name], name, value)
 
@@ -316,19 +363,33 @@ def _keyword(file: File, call: ast.Call, keyword: tuple[str, object, int]) -> Ch
 def _element(file: File, call: ast.Call, element: int, code: str) -> Change:
     """One element of the sequence that a function is given."""
     parts = call.args[0] if call.args else None
-    if not isinstance(parts, ast.List | ast.Tuple) or any(isinstance(e, ast.Starred) for e in parts.elts):
+    if not isinstance(parts, ast.List | ast.Tuple) or any(
+        isinstance(e, ast.Starred) for e in parts.elts
+    ):
         raise UnknownPlaceError
-    return file.replace(parts.elts[element], code.format(x=_operand(file, parts.elts[element], code)))
+    return file.replace(
+        parts.elts[element], code.format(x=_operand(file, parts.elts[element], code))
+    )
 
 
 def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
+    return (
+        call.func.attr
+        if isinstance(call.func, ast.Attribute)
+        else call.func.id
+        if isinstance(call.func, ast.Name)
+        else ""
+    )
 
 
 def _augmented(file: File, line: int, edit: Rewrite) -> Change:
     """`x += y`, which is a statement of its own."""
     for node in ast.walk(file.tree):
-        if isinstance(node, ast.AugAssign) and node.lineno == line and edit.respell == "{x} = {x} + {rest}":
+        if (
+            isinstance(node, ast.AugAssign)
+            and node.lineno == line
+            and edit.respell == "{x} = {x} + {rest}"
+        ):
             symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
             if symbol is not None:
                 target = file.source(node.target)
@@ -351,7 +412,11 @@ def _attribute(case: Case, edit: SetAttribute) -> Change:
         raise UnknownPlaceError
     failure = case.trace.failure
     file, line = _line(failure.source if failure is not None else "")
-    found = [n for n in ast.walk(file.tree) if isinstance(n, ast.Attribute) and n.attr == edit.name and n.lineno == line]
+    found = [
+        n
+        for n in ast.walk(file.tree)
+        if isinstance(n, ast.Attribute) and n.attr == edit.name and n.lineno == line
+    ]
     if len(found) != 1:
         raise UnknownPlaceError
     return file.replace(found[0], f"{file.source(found[0].value)}.{edit.code}")
@@ -370,7 +435,9 @@ def _bound(case: Case, edit: Bind) -> list[Change]:
     found = [
         node.value
         for node in ast.walk(function)
-        if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1
+        if isinstance(node, ast.Assign | ast.Return)
+        and isinstance(node.value, ast.Tuple)
+        and len(node.value.elts) == 1
     ]
     return [file.replace(value, file.source(value.elts[0])) for value in found]
 
@@ -381,4 +448,6 @@ def _returned(file: File, last: ast.stmt, code: str) -> Change:
     if isinstance(last, ast.Expr):
         return Change(file.path, start, start, "return ")
     indent = file.text[:start].rpartition("\n")[2]
-    return Change(file.path, end, end, f"\n{indent if not indent.strip() else ' ' * last.col_offset}{code}")
+    return Change(
+        file.path, end, end, f"\n{indent if not indent.strip() else ' ' * last.col_offset}{code}"
+    )

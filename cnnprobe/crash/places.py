@@ -14,7 +14,9 @@ from cnnprobe.trace import ModuleCall, TensorInfo
 _MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
 
 
-def parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo) -> Iterator[Suspicion]:
+def parameter_mismatch(
+    case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo
+) -> Iterator[Suspicion]:
     """What may be wrong where a parameter does not fit a tensor in an elementwise operation."""
     owner = case.owner_of_parameter(str(owned.source))
     wanted = _fitting(owned.shape, x.shape)
@@ -26,7 +28,11 @@ def parameter_mismatch(case: Case, call: ModuleCall, owned: TensorInfo, x: Tenso
         arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
         weight=STRONG,
     )
-    patches = _patches_of(case, x) if len(owned.shape) == 3 == len(x.shape) and wanted[1] != owned.shape[1] else None
+    patches = (
+        _patches_of(case, x)
+        if len(owned.shape) == 3 == len(x.shape) and wanted[1] != owned.shape[1]
+        else None
+    )
     if patches is not None:
         yield from _other_patches(case, patches, owned.shape[1], mould)
         edits.append(_other_image(patches, owned.shape[1]))
@@ -49,9 +55,23 @@ class _Patches:
 def _patches_of(case: Case, x: TensorInfo) -> _Patches | None:
     """How a sequence came from the image that the model was given; None where it did not."""
     producer = case.producer(x)
-    patches = max(producer.inputs, key=lambda t: size(t.shape)) if producer is not None and operation(producer) in ("cat", "concat") else x
-    way = [patches, *(t for _, call in case.lineage(patches) for t in call.inputs)]  # the map before it was flattened and turned
-    patches = next((t for t in way if (made := case.producer(t)) is not None and window_of_call(case, made) is not None), patches)
+    patches = (
+        max(producer.inputs, key=lambda t: size(t.shape))
+        if producer is not None and operation(producer) in ("cat", "concat")
+        else x
+    )
+    way = [
+        patches,
+        *(t for _, call in case.lineage(patches) for t in call.inputs),
+    ]  # the map before it was flattened and turned
+    patches = next(
+        (
+            t
+            for t in way
+            if (made := case.producer(t)) is not None and window_of_call(case, made) is not None
+        ),
+        patches,
+    )
     steps = [s for s in steps_to(case, patches) if s.window is not None]
     if not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
         return None
@@ -59,20 +79,38 @@ def _patches_of(case: Case, x: TensorInfo) -> _Patches | None:
     return _Patches(steps=steps, extra=extra) if 0 <= extra <= _MOST_TOKENS else None
 
 
-def _other_patches(case: Case, found: _Patches, wanted: int, mould: Suspicion) -> Iterator[Suspicion]:
+def _other_patches(
+    case: Case, found: _Patches, wanted: int, mould: Suspicion
+) -> Iterator[Suspicion]:
     """A convolution whose patches overlap, or leave pixels out, where side by side they would be as many as the table has places."""
     windows = [s.window for s in found.steps]
     for i, step in enumerate(found.steps):
         window = step.window
-        if window is None or window.adaptive or window.transposed or step.call.fqn is None or window.kernel == window.stride:
+        if (
+            window is None
+            or window.adaptive
+            or window.transposed
+            or step.call.fqn is None
+            or window.kernel == window.stride
+        ):
             continue
-        plain = replace(window, padding=(0,) * len(window.kernel), dilation=(1,) * len(window.kernel))
+        plain = replace(
+            window, padding=(0,) * len(window.kernel), dilation=(1,) * len(window.kernel)
+        )
         unpadded: dict[str, Any] = {"padding": 0} if any(window.padding) else {}
-        for kernel, changes in ((window.kernel, {"stride": window.kernel}), (window.stride, {"kernel_size": window.stride})):
+        for kernel, changes in (
+            (window.kernel, {"stride": window.kernel}),
+            (window.stride, {"kernel_size": window.stride}),
+        ):
             changed = replace(plain, kernel=kernel, stride=kernel)
-            if size(through([*windows[:i], changed, *windows[i + 1 :]], found.steps[0].before)) != wanted - found.extra:
+            if (
+                size(through([*windows[:i], changed, *windows[i + 1 :]], found.steps[0].before))
+                != wanted - found.extra
+            ):
                 continue
-            settings = {name: value[0] if len(set(value)) == 1 else value for name, value in changes.items()} | unpadded
+            settings = {
+                name: value[0] if len(set(value)) == 1 else value for name, value in changes.items()
+            } | unpadded
             texts = ", ".join(f"{name}={value!r}" for name, value in settings.items())
             yield replace(
                 mould,

@@ -40,7 +40,12 @@ def _own(case: Case, call: ModuleCall) -> dict[str, Tensor]:
     layer = case.leaf
     if layer is None or call.fqn is None:
         return {}
-    return {f"{call.fqn}.{name}": t for registry in (layer._parameters, layer._buffers) for name, t in registry.items() if t is not None}
+    return {
+        f"{call.fqn}.{name}": t
+        for registry in (layer._parameters, layer._buffers)
+        for name, t in registry.items()
+        if t is not None
+    }
 
 
 def _devices(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
@@ -63,7 +68,12 @@ def _majority(first: list[str], otherwise: list[str]) -> str:
 
 
 def _stranger(case: Case, fqn: str, device: str, usual: str) -> Suspicion:
-    move = Move(title=f"move {quoted(fqn)} to {usual}: model.to({usual!r})", code=f".to({usual!r})", module=fqn, device=usual)
+    move = Move(
+        title=f"move {quoted(fqn)} to {usual}: model.to({usual!r})",
+        code=f".to({usual!r})",
+        module=fqn,
+        device=usual,
+    )
     return Suspicion(
         diagnosis="device-mismatch",
         module=fqn,
@@ -86,29 +96,45 @@ def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspi
             blamed = call.fqn if call.fqn is not None else case.owner
             what = f"the input is on {info.device}, {named(case, blamed)} on {usual}"
             code = f"{{x}}.to({usual!r})"
-            edit: Edit = with_input(lambda t: _moved(t, usual), code, every=True, title=f"move the input: x = x.to({usual!r})")
+            edit: Edit = with_input(
+                lambda t: _moved(t, usual),
+                code,
+                every=True,
+                title=f"move the input: x = x.to({usual!r})",
+            )
         elif attribute is not None:
             blamed, name = attribute
             what = f"the tensor '{name}' of {named(case, blamed)} is no buffer, so that .to() left it on {info.device}"
-            edit = before_call(case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position)
-            edit = replace(edit, title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model")
+            edit = before_call(
+                case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position
+            )
+            edit = replace(
+                edit,
+                title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model",
+            )
         elif (hidden := hidden_layers(case, info)) is not None:
             blamed, name = hidden
-            what = (
-                f"the layers in '{name}' of {named(case, blamed)} stand in a plain list or dict, so that .to() left them on {info.device}"
-            )
+            what = f"the layers in '{name}' of {named(case, blamed)} stand in a plain list or dict, so that .to() left them on {info.device}"
             title = f"make it an nn.ModuleList (or nn.ModuleDict): self.{name} = nn.ModuleList(...)"
-            edit = RegisterLayers(title=title, code="nn.ModuleList", module=blamed, name=name, device=usual)
+            edit = RegisterLayers(
+                title=title, code="nn.ModuleList", module=blamed, name=name, device=usual
+            )
         else:
             blamed = case.owner
             what = f"a tensor from {case.origin(info)} is on {info.device}, the model on {usual}"
-            edit = before_call(case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position)
-            edit = replace(edit, title=f"make it where the input is: device=x.device, or .to({usual!r})")
+            edit = before_call(
+                case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position
+            )
+            edit = replace(
+                edit, title=f"make it where the input is: device=x.device, or .to({usual!r})"
+            )
         yield Suspicion(
             diagnosis="device-mismatch",
             module=blamed,
             message=what,
-            arithmetic="; ".join(f"{t.shape} on {t.device} from {case.origin(t)}" for t in call.inputs[:4]),
+            arithmetic="; ".join(
+                f"{t.shape} on {t.device} from {case.origin(t)}" for t in call.inputs[:4]
+            ),
             candidates=(candidate(edit, weight=STRONG),),
             weight=STRONG,
         )
@@ -124,7 +150,11 @@ def hidden_layers(case: Case, info: TensorInfo) -> tuple[str, str] | None:
                 if isinstance(value, list | tuple | dict) and name != "_modules"
                 else ()
             )
-            if any(tuple(p.shape) == info.shape and str(p.device) == info.device for layer in layers for p in layer.parameters()):
+            if any(
+                tuple(p.shape) == info.shape and str(p.device) == info.device
+                for layer in layers
+                for p in layer.parameters()
+            ):
                 return fqn, name
     return None
 
@@ -141,7 +171,11 @@ def _moved(value: object, device: str) -> object:
 
 
 def _dtypes(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
-    own = [str(t.dtype).removeprefix("torch.") for t in _own(case, call).values() if t.is_floating_point()]
+    own = [
+        str(t.dtype).removeprefix("torch.")
+        for t in _own(case, call).values()
+        if t.is_floating_point()
+    ]
     if own and not isinstance(case.leaf, _BY_INDEX):
         x = call.inputs[0]
         if x.dtype != own[0]:
@@ -152,12 +186,24 @@ def _dtypes(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
 
 def _layer_dtype(case: Case, call: ModuleCall, x: TensorInfo, wanted: str) -> Iterator[Suspicion]:
     fqn = call.fqn or ""
-    usual = _majority([p.dtype for p in case.trace.parameters if is_floating(p.dtype) and not p.fqn.startswith(fqn + ".")], [wanted])
+    usual = _majority(
+        [
+            p.dtype
+            for p in case.trace.parameters
+            if is_floating(p.dtype) and not p.fqn.startswith(fqn + ".")
+        ],
+        [wanted],
+    )
     if wanted != usual and is_floating(x.dtype):
         edit = Move(
-            title=f"bring {quoted(fqn)} to {usual}: .to(torch.{usual})", code=f".to(torch.{usual})", module=fqn, dtype=getattr(torch, usual)
+            title=f"bring {quoted(fqn)} to {usual}: .to(torch.{usual})",
+            code=f".to(torch.{usual})",
+            module=fqn,
+            dtype=getattr(torch, usual),
         )
-        cast = before_call(case, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})")
+        cast = before_call(
+            case, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})"
+        )
         yield Suspicion(
             diagnosis="dtype-mismatch",
             module=fqn,
@@ -177,7 +223,12 @@ def _function_dtype(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         return
     if isinstance(odd.source, str):
         owner = case.owner_of_parameter(odd.source)
-        edit = Move(title=f"bring {quoted(owner)} to {usual}", code=f".to(torch.{usual})", module=owner, dtype=getattr(torch, usual))
+        edit = Move(
+            title=f"bring {quoted(owner)} to {usual}",
+            code=f".to(torch.{usual})",
+            module=owner,
+            dtype=getattr(torch, usual),
+        )
         yield Suspicion(
             diagnosis="dtype-mismatch",
             module=owner,
@@ -190,7 +241,9 @@ def _function_dtype(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     yield from _cast_before(case, odd, case.owner, usual, position=call.inputs.index(odd))
 
 
-def _cast_before(case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0) -> Iterator[Suspicion]:
+def _cast_before(
+    case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0
+) -> Iterator[Suspicion]:
     """The tensor is the odd one: the input's own dtype, a tensor of another dtype that was mixed in, or a cast on the way."""
     dtype = getattr(torch, wanted)
     code = "{x}.float()" if wanted == "float32" else f"{{x}}.to(torch.{wanted})"
@@ -203,7 +256,9 @@ def _cast_before(case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: 
             module=fqn,
             message=message,
             arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
-            candidates=(candidate(with_tensor(case, x, lambda t: t.to(dtype), code), weight=STRONG),),
+            candidates=(
+                candidate(with_tensor(case, x, lambda t: t.to(dtype), code), weight=STRONG),
+            ),
             weight=STRONG,
         )
         if case.is_input(x):
@@ -211,22 +266,39 @@ def _cast_before(case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: 
     mixed = _mixed_in(case, x, dtype)
     if mixed is not None:
         yield mixed
-    caster = next((c for _, c in case.lineage(x) if c.outputs and c.inputs and c.outputs[0].dtype != c.inputs[0].dtype), None)
+    caster = next(
+        (
+            c
+            for _, c in case.lineage(x)
+            if c.outputs and c.inputs and c.outputs[0].dtype != c.inputs[0].dtype
+        ),
+        None,
+    )
     made = f"; {case.name_of(caster)} made it {x.dtype}" if caster is not None else ""
     yield Suspicion(
         diagnosis="dtype-mismatch",
         module=fqn,
         message=f"{x.dtype} from {case.origin(x)} arrives at {named(case, fqn)}, which computes in {wanted}{made}",
         arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
-        candidates=(candidate(before_call(case, lambda t: t.to(dtype), code, position=position), weight=STRONG if caster else USUAL),),
+        candidates=(
+            candidate(
+                before_call(case, lambda t: t.to(dtype), code, position=position),
+                weight=STRONG if caster else USUAL,
+            ),
+        ),
         weight=STRONG if caster is not None else USUAL,
     )
 
 
 def _mixed_in(case: Case, x: TensorInfo, dtype: torch.dtype) -> Suspicion | None:
     """The parameter, buffer or plain attribute of another dtype that has drawn what the model computed to it."""
-    caster = next((c for _, c in case.lineage(x) if c.outputs and any(t.dtype != x.dtype for t in c.inputs)), None)
-    odd = next((t for t in caster.inputs if t.dtype == x.dtype), None) if caster is not None else None
+    caster = next(
+        (c for _, c in case.lineage(x) if c.outputs and any(t.dtype != x.dtype for t in c.inputs)),
+        None,
+    )
+    odd = (
+        next((t for t in caster.inputs if t.dtype == x.dtype), None) if caster is not None else None
+    )
     if caster is None or odd is None:
         return None
     if isinstance(odd.source, str):
@@ -255,7 +327,11 @@ def _mixed_in(case: Case, x: TensorInfo, dtype: torch.dtype) -> Suspicion | None
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     cast = value.detach().to(dtype)
-    return nn.Parameter(cast, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else cast
+    return (
+        nn.Parameter(cast, requires_grad=value.requires_grad)
+        if isinstance(value, nn.Parameter)
+        else cast
+    )
 
 
 # -- the input as a whole ----------------------------------------------------------------------------------------------------
@@ -266,20 +342,38 @@ def _unbatched(case: Case) -> Iterator[Suspicion]:
     if not case.root_inputs:
         return
     shape = case.root_inputs[0].shape
-    first = next((c for c in case.trace.calls if c.fqn is not None and c.inputs and _axes(case, c)), None)
+    first = next(
+        (c for c in case.trace.calls if c.fqn is not None and c.inputs and _axes(case, c)), None
+    )
     if first is None and case.leaf is None and case.call is not None and case.call.fqn is not None:
         yield from _unbatched_before_the_layers(case, shape)
-    if first is None or first.fqn is None or len(first.inputs[0].shape) != _axes(case, first) + 1 or len(shape) != _axes(case, first) + 1:
+    if (
+        first is None
+        or first.fqn is None
+        or len(first.inputs[0].shape) != _axes(case, first) + 1
+        or len(shape) != _axes(case, first) + 1
+    ):
         return
     layer = case.modules[first.fqn]
-    if isinstance(layer, nn.modules.conv._ConvNd) and layer.in_channels != shape[0] and shape[-1] != layer.in_channels:
+    if (
+        isinstance(layer, nn.modules.conv._ConvNd)
+        and layer.in_channels != shape[0]
+        and shape[-1] != layer.in_channels
+    ):
         return
     yield Suspicion(
         diagnosis="missing-batch",
         module=case.call.fqn if case.call is not None and case.call.fqn is not None else case.owner,
         message=f"the input {shape} is one sample without a batch axis",
         arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
-        candidates=(candidate(with_input(lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG),),
+        candidates=(
+            candidate(
+                with_input(
+                    lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"
+                ),
+                weight=STRONG,
+            ),
+        ),
         weight=STRONG,
     )
 
@@ -294,24 +388,43 @@ def _unbatched_before_the_layers(case: Case, shape: tuple[int, ...]) -> Iterator
         module=case.owner,
         message=f"the input {shape} is one sample without a batch axis",
         arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
-        candidates=(candidate(with_input(lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"), weight=STRONG),),
+        candidates=(
+            candidate(
+                with_input(
+                    lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"
+                ),
+                weight=STRONG,
+            ),
+        ),
     )
 
 
 def _axes(case: Case, call: ModuleCall) -> int:
     module = case.modules.get(call.fqn or "")
-    return axes_of(module) if isinstance(module, nn.modules.conv._ConvNd | nn.BatchNorm2d | nn.BatchNorm3d) else 0
+    return (
+        axes_of(module)
+        if isinstance(module, nn.modules.conv._ConvNd | nn.BatchNorm2d | nn.BatchNorm3d)
+        else 0
+    )
 
 
 def _integers(case: Case) -> Iterator[Suspicion]:
     """An input of integers where no layer looks anything up."""
     x = case.root_inputs[0] if case.root_inputs else None
     call = case.call
-    if x is None or call is None or is_floating(x.dtype) or x.dtype.startswith("complex") or isinstance(case.leaf, _BY_INDEX):
+    if (
+        x is None
+        or call is None
+        or is_floating(x.dtype)
+        or x.dtype.startswith("complex")
+        or isinstance(case.leaf, _BY_INDEX)
+    ):
         return
     if not call.inputs or is_floating(call.inputs[0].dtype) or _own(case, call):
         return
-    candidates: tuple[Candidate, ...] = (candidate(with_input(lambda t: t.float(), "{x}.float()"), weight=USUAL),)
+    candidates: tuple[Candidate, ...] = (
+        candidate(with_input(lambda t: t.float(), "{x}.float()"), weight=USUAL),
+    )
     yield Suspicion(
         diagnosis="input-dtype",
         module=call.fqn if call.fqn is not None else case.owner,

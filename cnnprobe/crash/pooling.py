@@ -18,7 +18,13 @@ from cnnprobe.crash.wording import reworded
 _OF_A_KERNEL = re.compile(r"(max|avg)_pool[123]d")
 _KERNELS = (2, 3, 4)  # of poolings, the most usual first
 _FAMILIES = ("MaxPool", "AvgPool", "LPPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
-_SETTINGS = {"kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "output_size": None}  # with torch's defaults
+_SETTINGS = {
+    "kernel_size": None,
+    "stride": None,
+    "padding": 0,
+    "dilation": 1,
+    "output_size": None,
+}  # with torch's defaults
 
 
 def suspect(case: Case) -> Iterator[Suspicion]:
@@ -37,7 +43,12 @@ def suspect(case: Case) -> Iterator[Suspicion]:
     candidates = []
     if other is not None and settings is not None:
         code = f"nn.{other.__name__}({', '.join(f'{name}={value}' for name, value in settings.items())})"
-        edit = Exchange(title=f"make {quoted(fqn)} an {code}", code=code, module=fqn, layer=lambda _old: other(**settings))
+        edit = Exchange(
+            title=f"make {quoted(fqn)} an {code}",
+            code=code,
+            module=fqn,
+            layer=lambda _old: other(**settings),
+        )
         candidates.append(candidate(edit, weight=STRONG))
     yield Suspicion(
         diagnosis="shape-mismatch",
@@ -52,8 +63,18 @@ def suspect(case: Case) -> Iterator[Suspicion]:
 def _without_kernel(case: Case) -> Iterator[Suspicion]:
     """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
     for call in calls_on_the_line(case.error):
-        name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
-        if not _OF_A_KERNEL.fullmatch(name) or len(call.args) > 1 or any(k.arg in ("kernel_size", None) for k in call.keywords):
+        name = (
+            call.func.attr
+            if isinstance(call.func, ast.Attribute)
+            else call.func.id
+            if isinstance(call.func, ast.Name)
+            else ""
+        )
+        if (
+            not _OF_A_KERNEL.fullmatch(name)
+            or len(call.args) > 1
+            or any(k.arg in ("kernel_size", None) for k in call.keywords)
+        ):
             continue
         for kernel in _KERNELS:
             filled = copy.deepcopy(call)
@@ -67,7 +88,9 @@ def _without_kernel(case: Case) -> Iterator[Suspicion]:
                 arithmetic=f"{name}(input, kernel_size, ...)",
             )
             weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
-            yield replace(found, candidates=tuple(replace(one, weight=weight) for one in found.candidates))
+            yield replace(
+                found, candidates=tuple(replace(one, weight=weight) for one in found.candidates)
+            )
         return
 
 
@@ -80,6 +103,10 @@ def _settings(layer: nn.Module) -> dict[str, int] | None:
         only = values.pop() if len(values) == 1 else None
         if values or (only is not None and not isinstance(only, int)):
             return None
-        if only is not None and only != usual and not (name == "stride" and only == found.get("kernel_size")):
+        if (
+            only is not None
+            and only != usual
+            and not (name == "stride" and only == found.get("kernel_size"))
+        ):
             found[name] = only
     return found

@@ -59,7 +59,20 @@ def suspicions(case: Case, bench: Bench) -> list[Suspicion]:
     """Everything that the recorded facts point to, the best founded first."""
     rooms: list[Callable[[], Iterator[Suspicion]]] = [
         lambda room=room: room.suspect(case)  # type: ignore[misc]
-        for room in (hooks, wording, structure, strangers, placing, linear, normalising, sequences, joining, operations, axes, pooling)
+        for room in (
+            hooks,
+            wording,
+            structure,
+            strangers,
+            placing,
+            linear,
+            normalising,
+            sequences,
+            joining,
+            operations,
+            axes,
+            pooling,
+        )
     ]
     rooms.insert(6, lambda: convolution.suspect(case, bench))
     found = [one for room in rooms for one in _suspected(case, room)]
@@ -89,7 +102,11 @@ def explain_forward(case: Case) -> Explanation:
     working = _distinct([a for a in attempts if a.outcome.works])
     repairs = [_repair(case, a, bench, parameters) for a in working]
     if bench.shadow is None and chosen is not None:
-        repairs = [Repair(title=c.title, code=c.edits[0].code, module=c.edits[0].module) for c in chosen.candidates if c.weight > LAST]
+        repairs = [
+            Repair(title=c.title, code=c.edits[0].code, module=c.edits[0].module)
+            for c in chosen.candidates
+            if c.weight > LAST
+        ]
     repairs = repairs[:MOST_SHOWN]
     if chosen is not None and not any(r.plausible for r in repairs):
         repairs += [Repair(title=advice, module=chosen.module) for advice in chosen.advice]
@@ -104,23 +121,46 @@ def _tried(case: Case, bench: Bench, found: list[Suspicion]) -> Iterator[Attempt
             return
         outcome = bench.attempt(one.edits)
         if outcome is not None:
-            yield Attempt(suspicion=suspicion, candidate=one, outcome=outcome, plausible=is_plausible(case, outcome))
+            yield Attempt(
+                suspicion=suspicion,
+                candidate=one,
+                outcome=outcome,
+                plausible=is_plausible(case, outcome),
+            )
 
 
-def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int = 2) -> list[Attempt]:
+def _second_fault(
+    case: Case, bench: Bench, attempts: list[Attempt], step: int = 2
+) -> list[Attempt]:
     """Where a candidate got further but not to the end, the next failure is reasoned about as well, and mended together with it."""
-    further = [a for a in attempts if not a.outcome.works and a.candidate.weight > POSSIBLE and _got_further(bench, a.outcome)]
+    further = [
+        a
+        for a in attempts
+        if not a.outcome.works and a.candidate.weight > POSSIBLE and _got_further(bench, a.outcome)
+    ]
     if not further or step > _MOST_STEPS or bench.shadow is None:
         return []
-    best = min(further, key=lambda a: (-a.suspicion.weight - a.candidate.weight, -a.outcome.reached))
+    best = min(
+        further, key=lambda a: (-a.suspicion.weight - a.candidate.weight, -a.outcome.reached)
+    )
     shadow = bench.shadow
     try:
         shadow.apply(best.candidate.edits)
         error = best.outcome.error or case.error
         later = Case(
-            error=error, trace=best.outcome.trace, model=shadow.model, args=shadow.args, kwargs=shadow.kwargs, lenient=case.lenient
+            error=error,
+            trace=best.outcome.trace,
+            model=shadow.model,
+            args=shadow.args,
+            kwargs=shadow.kwargs,
+            lenient=case.lenient,
         )
-        pairs = [(s, c) for s in suspicions(later, bench) for c in s.candidates if not _undoes(best.candidate, c)]
+        pairs = [
+            (s, c)
+            for s in suspicions(later, bench)
+            for c in s.candidates
+            if not _undoes(best.candidate, c)
+        ]
     finally:
         shadow.reset()
     pairs.sort(key=lambda pair: -pair[0].weight - pair[1].weight)
@@ -129,7 +169,14 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
         both = Candidate(edits=(*best.candidate.edits, *one.edits), weight=best.candidate.weight)
         outcome = bench.attempt(both.edits)
         if outcome is not None:
-            tried.append(Attempt(suspicion=best.suspicion, candidate=both, outcome=outcome, plausible=is_plausible(case, outcome)))
+            tried.append(
+                Attempt(
+                    suspicion=best.suspicion,
+                    candidate=both,
+                    outcome=outcome,
+                    plausible=is_plausible(case, outcome),
+                )
+            )
     if not any(a.outcome.works for a in tried):
         tried += _second_fault(case, bench, tried, step + 1)
     return tried
@@ -137,8 +184,18 @@ def _second_fault(case: Case, bench: Bench, attempts: list[Attempt], step: int =
 
 def _undoes(first: Candidate, second: Candidate) -> bool:
     """Whether a candidate sets again what another has just set."""
-    done = {(edit.module, name) for edit in first.edits if isinstance(edit, Reconfigure) for name in edit.changes}
-    return any((edit.module, name) in done for edit in second.edits if isinstance(edit, Reconfigure) for name in edit.changes)
+    done = {
+        (edit.module, name)
+        for edit in first.edits
+        if isinstance(edit, Reconfigure)
+        for name in edit.changes
+    }
+    return any(
+        (edit.module, name) in done
+        for edit in second.edits
+        if isinstance(edit, Reconfigure)
+        for name in edit.changes
+    )
 
 
 def _got_further(bench: Bench, outcome: Outcome) -> bool:
@@ -147,13 +204,19 @@ def _got_further(bench: Bench, outcome: Outcome) -> bool:
         return False
     before, after = _failing(bench.baseline), _failing(outcome)
     if outcome.reached == bench.baseline.reached and before is not None and after is not None:
-        return [(t.shape, t.dtype) for t in before.inputs] != [(t.shape, t.dtype) for t in after.inputs]
+        return [(t.shape, t.dtype) for t in before.inputs] != [
+            (t.shape, t.dtype) for t in after.inputs
+        ]
     return outcome.reached > bench.baseline.reached
 
 
 def _failing(outcome: Outcome) -> ModuleCall | None:
     failure = outcome.trace.failure
-    return outcome.trace.calls[failure.call] if failure is not None and failure.call is not None else None
+    return (
+        outcome.trace.calls[failure.call]
+        if failure is not None and failure.call is not None
+        else None
+    )
 
 
 def _chosen(found: list[Suspicion], attempts: list[Attempt]) -> Suspicion | None:
@@ -171,14 +234,22 @@ def _chosen(found: list[Suspicion], attempts: list[Attempt]) -> Suspicion | None
 
 def _distinct(attempts: list[Attempt]) -> list[Attempt]:
     seen: set[str] = set()
-    return [a for a in attempts if a.candidate.title not in seen and not seen.add(a.candidate.title)]  # type: ignore[func-returns-value]
+    return [
+        a
+        for a in attempts
+        if a.candidate.title not in seen and not seen.add(a.candidate.title)  # type: ignore[func-returns-value]
+    ]
 
 
 def _repair(case: Case, attempt: Attempt, bench: Bench, parameters: int) -> Repair:
     outcome, edits = attempt.outcome, attempt.candidate.edits
     gives = ", ".join(map(str, outcome.shapes[:3])) + (", ..." if len(outcome.shapes) > 3 else "")
     after = outcome.parameters
-    kept = f"{after:,} parameters unchanged" if after == parameters else f"{after:,} parameters instead of {parameters:,}"
+    kept = (
+        f"{after:,} parameters unchanged"
+        if after == parameters
+        else f"{after:,} parameters instead of {parameters:,}"
+    )
     where = "; on meta, by shapes alone" if bench.meta and case.trace.mode != "meta" else ""
     return Repair(
         title=attempt.candidate.title,
@@ -206,16 +277,26 @@ def _at_hand(case: Case) -> Iterator[str]:
         if isinstance(value, torch.Tensor):
             yield f"{name} is {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
         elif isinstance(value, int | float | str | tuple | list | None) and name in values:
-            yield f"{name} is " + (f"a {type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else repr(value)[:60])
+            yield f"{name} is " + (
+                f"a {type(value).__name__} of {len(value)}"
+                if isinstance(value, tuple | list)
+                else repr(value)[:60]
+            )
 
 
-def _told(case: Case, chosen: Suspicion | None, repairs: tuple[Repair, ...], notes: tuple[str, ...]) -> Explanation:
+def _told(
+    case: Case, chosen: Suspicion | None, repairs: tuple[Repair, ...], notes: tuple[str, ...]
+) -> Explanation:
     failure, call = case.trace.failure, case.call
     arrived = case.inputs[:8]
-    source = (failure.source if failure is not None else "") or (call.source if call is not None else "")
+    source = (failure.source if failure is not None else "") or (
+        call.source if call is not None else ""
+    )
     shapes = ", ".join(f"{t.shape} {t.dtype}" for t in arrived)
     if chosen is None:
-        has_tensors = bool(arrived) and call is not None and (call.fqn is None or case.leaf is not None)
+        has_tensors = (
+            bool(arrived) and call is not None and (call.fqn is None or case.leaf is not None)
+        )
         chosen = Suspicion(
             diagnosis="shape-mismatch" if has_tensors else "unknown",
             module=case.owner if call is None or call.fqn is None else call.fqn,

@@ -35,7 +35,12 @@ def _never_scaled(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa
 def _nothing_checked(training: Training, scope: dict[str, Any]) -> Verdict:
     groups = getattr(scope.get("optimizer"), "param_groups", ())
     held = [p for group in groups for p in group["params"] if isinstance(p, Tensor)]
-    own = [p for module in training.modules().values() for p in module._parameters.values() if p is not None]
+    own = [
+        p
+        for module in training.modules().values()
+        for p in module._parameters.values()
+        if p is not None
+    ]
     elsewhere = sum(p.grad is not None for p in own)
     strangers = len(held) - len({id(p) for p in held} & {id(p) for p in own})
     numbers = f"0 of {len(held)} parameters of the optimizer have a gradient"
@@ -95,7 +100,10 @@ def _half(training: Training, scope: dict[str, Any]) -> Verdict:
         message="a GradScaler needs weights in float32, and these are in float16: so are their gradients",
         arithmetic=f"gradients {dtype}" + (f", {len(halves)} layers in float16" if halves else ""),
         repairs=(
-            Repair(title="leave the model in float32, without .half(), and run the forward under torch.autocast", code="torch.autocast"),
+            Repair(
+                title="leave the model in float32, without .half(), and run the forward under torch.autocast",
+                code="torch.autocast",
+            ),
         ),
     )
 
@@ -110,7 +118,10 @@ def _closure(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa: ARG
 
 def _ordered(message: str, title: str, code: str) -> Verdict:
     return Verdict(
-        diagnosis="scaler-order", message=message, arithmetic=f"the order is {_ORDER}", repairs=(Repair(title=title, code=code),)
+        diagnosis="scaler-order",
+        message=message,
+        arithmetic=f"the order is {_ORDER}",
+        repairs=(Repair(title=title, code=code),),
     )
 
 

@@ -39,7 +39,11 @@ def _recurrent(case: Case, layer: nn.Module, x: TensorInfo) -> Iterator[Suspicio
             candidates=(candidate(edit, weight=POSSIBLE),),
         )
     elif x.shape[-1] != wanted:
-        candidates = [candidate(configured(case, fqn, input_size=x.shape[-1]))] if isinstance(layer, nn.RNNBase) else []
+        candidates = (
+            [candidate(configured(case, fqn, input_size=x.shape[-1]))]
+            if isinstance(layer, nn.RNNBase)
+            else []
+        )
         if len(x.shape) == 3 and x.shape[1] == wanted:
             turned = before_call(case, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)")
             candidates.insert(0, candidate(turned, weight=STRONG))
@@ -66,10 +70,16 @@ def _hidden_state(case: Case, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> Sus
         edits = hardwiring.corrected(case, states, hidden.shape[1], batch)
         candidates += [candidate(*edits, weight=STRONG)] if edits else []
         if all(_is_kept_zeros(case, t) for t in states):
-            title = f"call {quoted(fqn)} without a state: it starts from zeros of the right size then"
+            title = (
+                f"call {quoted(fqn)} without a state: it starts from zeros of the right size then"
+            )
             candidates.append(candidate(KeepFirst(title=title, module=fqn), weight=STRONG))
     kept = case.attribute_of(hidden) if hidden.source is None else None
-    origin = f"the attribute {kept[1]!r} of {named(case, kept[0])}" if kept is not None else case.origin(hidden)
+    origin = (
+        f"the attribute {kept[1]!r} of {named(case, kept[0])}"
+        if kept is not None
+        else case.origin(hidden)
+    )
     return Suspicion(
         diagnosis="shape-mismatch",
         module=fqn,
@@ -93,7 +103,11 @@ def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Itera
     if x.shape and x.shape[-1] == layer.embed_dim:
         others = case.inputs[1:]
         batch_axis = 0 if layer.batch_first else 1
-        if others and len(others[0].shape) == 3 == len(x.shape) and others[0].shape[batch_axis] != x.shape[batch_axis]:
+        if (
+            others
+            and len(others[0].shape) == 3 == len(x.shape)
+            and others[0].shape[batch_axis] != x.shape[batch_axis]
+        ):
             edit = configured(case, fqn, batch_first=not layer.batch_first)
             yield Suspicion(
                 diagnosis="shape-mismatch",
@@ -113,7 +127,9 @@ def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Itera
     if len(x.shape) == 3 and x.shape[1] == layer.embed_dim:
         title = f"pass x.transpose(1, 2) to {quoted(place)}"
         turned = (
-            before_call(case, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)") if place != fqn else _transposed_attention(fqn, title)
+            before_call(case, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)")
+            if place != fqn
+            else _transposed_attention(fqn, title)
         )
         candidates.insert(0, candidate(turned, weight=STRONG))
     yield Suspicion(
@@ -145,6 +161,12 @@ def _transposed_attention(fqn: str, title: str) -> Exchange:
             self.inner = inner
 
         def forward(self, *args: torch.Tensor, **kwargs: object) -> object:
-            return self.inner(*(a.transpose(1, 2) if isinstance(a, torch.Tensor) and a.dim() == 3 else a for a in args), **kwargs)
+            return self.inner(
+                *(
+                    a.transpose(1, 2) if isinstance(a, torch.Tensor) and a.dim() == 3 else a
+                    for a in args
+                ),
+                **kwargs,
+            )
 
     return Exchange(title=title, code="x.transpose(1, 2)", module=fqn, layer=Turned)

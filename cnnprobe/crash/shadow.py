@@ -50,7 +50,15 @@ class Editing(Protocol):
 class Shadow:
     """A copy of the model with its arguments, edits that can be taken back, and a forward that is watched."""
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool, grad: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        meta: bool,
+        grad: bool = True,
+    ) -> None:
         twins: dict[int, Any] = {}
         for value in _tensors_of(model):
             twins[id(value)] = _twin(value, meta=meta)
@@ -107,7 +115,11 @@ class Shadow:
             works=seen.error is None and self._is_honest(trace),
             shapes=tuple(info.shape for info in trace.calls[0].outputs) if trace.calls else (),
             parameters=sum(p.numel for p in trace.parameters if p.kind == "parameter"),
-            reached=len(trace.calls) if seen.error is None else trace.failure.call or 0 if trace.failure is not None else 0,
+            reached=len(trace.calls)
+            if seen.error is None
+            else trace.failure.call or 0
+            if trace.failure is not None
+            else 0,
             output=seen.output,
             error=seen.error,
         )
@@ -129,7 +141,11 @@ class Shadow:
             if self.rewrites:
                 stack.enter_context(_Rewriter(self.rewrites))
             output = self.model(*self.args, **self.kwargs)
-            ends = [t.float().sum() for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+            ends = [
+                t.float().sum()
+                for t in tree_leaves(output)
+                if isinstance(t, Tensor) and t.requires_grad
+            ]
             torch.autograd.backward(ends)
         return bool(ends)
 
@@ -140,10 +156,17 @@ class Shadow:
         modules = {fqn: module for fqn, module, _ in named_modules(self.model)}
         for call in trace.calls:
             module = modules.get(call.fqn) if call.fqn is not None else None
-            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and call.inputs and not is_lazy(module.weight):
+            if (
+                isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+                and call.inputs
+                and not is_lazy(module.weight)
+            ):
                 if call.inputs[0].dtype != str(module.weight.dtype).removeprefix("torch."):
                     return False
-                if isinstance(module, nn.modules.conv._ConvTransposeNd) and _channels(call.inputs[0].shape, module) != module.in_channels:
+                if (
+                    isinstance(module, nn.modules.conv._ConvTransposeNd)
+                    and _channels(call.inputs[0].shape, module) != module.in_channels
+                ):
                     return False
         return True
 
@@ -164,14 +187,22 @@ class _Rewriter(TorchFunctionMode):
         super().__init__()
         self.rewrites = rewrites
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Run the call, or what is to stand in its place."""
         kwargs = kwargs or {}
         kind = operation_of(func).kind
         wanted = [(source, rewrite) for name, source, rewrite in self.rewrites if name == kind]
         if wanted:
             here = sources.of_function_call(sys._getframe(1), None)
-            for source, rewrite in reversed(wanted):  # one block's line serves every copy of it, so that all of them have their turn
+            for source, rewrite in reversed(
+                wanted
+            ):  # one block's line serves every copy of it, so that all of them have their turn
                 func = _rewritten(rewrite, func) if source in ("", here) else func
         return func(*args, **kwargs)
 
@@ -183,7 +214,11 @@ def _rewritten(rewrite: Rewriting, func: Callable[..., Any]) -> Callable[..., An
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """What the user's forward prints and warns of was said once already."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield
 
@@ -192,7 +227,9 @@ def _tensors_of(model: nn.Module) -> list[Tensor]:
     """Every tensor that a model holds, also in plain attributes and in modules that are hidden in plain lists."""
     found: dict[int, Tensor] = {}
     entered: set[int] = set()
-    stack: list[tuple[Any, int]] = [(module, 0) for _, module, first in named_modules(model) if first]
+    stack: list[tuple[Any, int]] = [
+        (module, 0) for _, module, first in named_modules(model) if first
+    ]
     while stack:
         value, level = stack.pop()
         if isinstance(value, Tensor):
@@ -217,7 +254,11 @@ def _twin(tensor: Tensor, *, meta: bool) -> Tensor:
     if is_lazy(tensor):
         if isinstance(tensor, UninitializedParameter):
             make: Any = UninitializedParameter  # its stub lacks device and dtype
-            return make(requires_grad=tensor.requires_grad, device="meta" if meta else tensor.device, dtype=tensor.dtype)  # type: ignore[no-any-return]
+            return make(  # type: ignore[no-any-return]
+                requires_grad=tensor.requires_grad,
+                device="meta" if meta else tensor.device,
+                dtype=tensor.dtype,
+            )
         return copy.deepcopy(tensor)
     with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
         data = _on_meta(tensor) if meta else tensor.detach().clone()
@@ -229,11 +270,15 @@ def _twin(tensor: Tensor, *, meta: bool) -> Tensor:
 def _on_meta(tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided:
         return tensor.detach().to("meta")
-    return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="meta")
+    return torch.empty_strided(
+        tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device="meta"
+    )
 
 
 def _copied(value: Any, *, meta: bool) -> Any:
-    return tree_map(lambda item: _twin(item, meta=meta) if isinstance(item, Tensor) else item, value)
+    return tree_map(
+        lambda item: _twin(item, meta=meta) if isinstance(item, Tensor) else item, value
+    )
 
 
 def _lighten(model: nn.Module) -> None:
@@ -250,7 +295,9 @@ def _unwrap(model: nn.Module) -> None:
             module.__dict__["forward"] = types.MethodType(_forward_of_wrapped, module)
 
 
-def _forward_of_wrapped(self: nn.parallel.DistributedDataParallel, *args: Any, **kwargs: Any) -> Any:
+def _forward_of_wrapped(
+    self: nn.parallel.DistributedDataParallel, *args: Any, **kwargs: Any
+) -> Any:
     return self.module(*args, **kwargs)
 
 
@@ -263,7 +310,14 @@ def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -
     return torch.empty_like(input)
 
 
-def make_shadow(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool, grad: bool = True) -> Shadow | None:
+def make_shadow(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    meta: bool,
+    grad: bool = True,
+) -> Shadow | None:
     """A shadow, or None where the model cannot be copied or a real copy would be too large."""
     if not meta and sum(t.numel() for t in _tensors_of(model) if not is_lazy(t)) > LARGEST_COPY:
         return None
@@ -273,7 +327,9 @@ def make_shadow(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
         return None
 
 
-def bind(module: nn.Module, name: str, function: Callable[..., Any], undo: list[Callable[[], None]]) -> None:
+def bind(
+    module: nn.Module, name: str, function: Callable[..., Any], undo: list[Callable[[], None]]
+) -> None:
     """Give a shadow's module a method of its own."""
     before = module.__dict__.get(name)
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from cnnprobe.crash.files import Change, UnknownPlaceError, open_file
 from cnnprobe.crash.patch import diff_of
 from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import calls_on_the_line, evaluated, expression_of, innermost_locals, users_frames
+from cnnprobe.crash.users_code import (
+    calls_on_the_line,
+    evaluated,
+    expression_of,
+    innermost_locals,
+    users_frames,
+)
 from cnnprobe.explanation import Repair
 
 _LOSSES = "torch/nn/modules/loss.py"
@@ -20,7 +26,12 @@ _LOSSES = "torch/nn/modules/loss.py"
 
 def explain_slip(training: Training) -> Verdict | None:
     """What is wrong with the wording of the failing line of a loop; None where that is not known."""
-    checks: tuple[Callable[[Training], Verdict | None], ...] = (_loss_class, _asked_for_a_key, _list_of_tensors, _gathered)
+    checks: tuple[Callable[[Training], Verdict | None], ...] = (
+        _loss_class,
+        _asked_for_a_key,
+        _list_of_tensors,
+        _gathered,
+    )
     return next((verdict for check in checks if (verdict := check(training)) is not None), None)
 
 
@@ -31,7 +42,11 @@ def _reworded(error: BaseException, old: ast.expr, text: str) -> str:
         frame = users_frames(error)[-1]
         file, shown = open_file(frame.filename), ast.unparse(old)
         first, last = frame.lineno or 0, frame.end_lineno or frame.lineno or 0
-        found = [n for n in ast.walk(file.tree) if isinstance(n, ast.expr) and first <= n.lineno <= last and ast.unparse(n) == shown]
+        found = [
+            n
+            for n in ast.walk(file.tree)
+            if isinstance(n, ast.expr) and first <= n.lineno <= last and ast.unparse(n) == shown
+        ]
         if len(found) != 1:
             raise UnknownPlaceError
         return [file.replace(found[0], text)]
@@ -47,8 +62,19 @@ def _loss_class(training: Training) -> Verdict | None:
     made = None
     for frame, _ in traceback.walk_tb(training.error.__traceback__):
         path, module = frame.f_code.co_filename.replace("\\", "/"), frame.f_locals.get("self")
-        if path.endswith(_LOSSES) and frame.f_code.co_name == "__init__" and isinstance(module, nn.Module) and made is None:
-            made = type(module), [frame.f_locals.get(name) for name in list(inspect.signature(frame.f_locals["self"].__class__).parameters)]
+        if (
+            path.endswith(_LOSSES)
+            and frame.f_code.co_name == "__init__"
+            and isinstance(module, nn.Module)
+            and made is None
+        ):
+            made = (
+                type(module),
+                [
+                    frame.f_locals.get(name)
+                    for name in list(inspect.signature(frame.f_locals["self"].__class__).parameters)
+                ],
+            )
     tensors = [v for v in made[1] if isinstance(v, Tensor)] if made is not None else []
     if made is None or len(tensors) < 2:
         return None
@@ -73,10 +99,28 @@ def _made_first(training: Training, kind: type[nn.Module], tensors: list[Tensor]
     except Exception as error:  # the loss finds another fault in them
         tried = f"tried: the loss then raises {type(error).__name__}"
     works = "gives" in tried
-    called = next((c for c in calls_on_the_line(training.error) if ast.unparse(c.func).rpartition(".")[2] == kind.__name__), None)
-    patch = _reworded(training.error, called.func, f"{ast.unparse(called.func)}()") if called is not None and works else ""
+    called = next(
+        (
+            c
+            for c in calls_on_the_line(training.error)
+            if ast.unparse(c.func).rpartition(".")[2] == kind.__name__
+        ),
+        None,
+    )
+    patch = (
+        _reworded(training.error, called.func, f"{ast.unparse(called.func)}()")
+        if called is not None and works
+        else ""
+    )
     title = f"write nn.{kind.__name__}()(output, targets): the first parentheses make the loss"
-    return Repair(title=title, code=f"nn.{kind.__name__}()", works=works, plausible=works, tried=tried, patch=patch)
+    return Repair(
+        title=title,
+        code=f"nn.{kind.__name__}()",
+        works=works,
+        plausible=works,
+        tried=tried,
+        patch=patch,
+    )
 
 
 # -- output['logits'] --------------------------------------------------------------------------------------------------------
@@ -88,7 +132,11 @@ def _asked_for_a_key(training: Training) -> Verdict | None:
         return None
     values = innermost_locals(training.error)
     for node in expression_of(training.error):
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.slice, ast.Constant)
+            and isinstance(node.slice.value, str)
+        ):
             value, written = evaluated(node.value, values), ast.unparse(node.value)
             if isinstance(value, Tensor):
                 patch = _reworded(training.error, node, written)
@@ -96,7 +144,13 @@ def _asked_for_a_key(training: Training) -> Verdict | None:
                     diagnosis="call-signature",
                     message=f"{written} is a tensor of {tuple(value.shape)}, not a dict: it has no {node.slice.value!r}",
                     arithmetic="the model returns the tensor itself",
-                    repairs=(Repair(title=f"write {written} instead of {ast.unparse(node)}", code=written, patch=patch),),
+                    repairs=(
+                        Repair(
+                            title=f"write {written} instead of {ast.unparse(node)}",
+                            code=written,
+                            patch=patch,
+                        ),
+                    ),
                     tensors=(value,),
                 )
     return None
@@ -110,8 +164,16 @@ def _list_of_tensors(training: Training) -> Verdict | None:
     values = innermost_locals(training.error)
     for call in calls_on_the_line(training.error):
         value: Any = evaluated(call.args[0], values) if call.args else None
-        is_list = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(v, Tensor) for v in value)
-        if ast.unparse(call.func) not in ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.LongTensor") or not is_list:
+        is_list = (
+            isinstance(value, list | tuple)
+            and len(value) > 0
+            and all(isinstance(v, Tensor) for v in value)
+        )
+        if (
+            ast.unparse(call.func)
+            not in ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.LongTensor")
+            or not is_list
+        ):
             continue
         shapes = list(dict.fromkeys(tuple(v.shape) for v in value))
         if shapes == [()]:
@@ -124,11 +186,14 @@ def _list_of_tensors(training: Training) -> Verdict | None:
             arithmetic=f"{len(value)} tensors of {len(shapes)} shape{'s' * (len(shapes) != 1)}",
             repairs=(
                 Repair(
-                    title=f"write {text} instead of {ast.unparse(call)}" + ("" if works else ", once they have one shape"),
+                    title=f"write {text} instead of {ast.unparse(call)}"
+                    + ("" if works else ", once they have one shape"),
                     code=text,
                     works=works,
                     plausible=works,
-                    tried=f"tried: it gives {tuple(torch.stack(list(value)).shape)}" if works else "",
+                    tried=f"tried: it gives {tuple(torch.stack(list(value)).shape)}"
+                    if works
+                    else "",
                     patch=_reworded(training.error, call, text) if works else "",
                 ),
             ),
@@ -148,15 +213,24 @@ def _gathered(training: Training) -> Verdict | None:
             continue
         is_function = isinstance(call.func.value, ast.Name) and call.func.value.id == "torch"
         given = call.args if is_function else [call.func.value, *call.args]
-        x, dim, index = (evaluated(node, values) for node in given) if len(given) == 3 else (None, None, None)
-        if not isinstance(x, Tensor) or not isinstance(index, Tensor) or not isinstance(dim, int) or index.dim() != x.dim() - 1:
+        x, dim, index = (
+            (evaluated(node, values) for node in given) if len(given) == 3 else (None, None, None)
+        )
+        if (
+            not isinstance(x, Tensor)
+            or not isinstance(index, Tensor)
+            or not isinstance(dim, int)
+            or index.dim() != x.dim() - 1
+        ):
             continue
         written = ast.unparse(given[2])
         return _unsqueezed(training, given[2], f"{written}.unsqueeze({dim})", parts=(x, dim, index))
     return None
 
 
-def _unsqueezed(training: Training, node: ast.expr, text: str, *, parts: tuple[Any, int, Any]) -> Verdict:
+def _unsqueezed(
+    training: Training, node: ast.expr, text: str, *, parts: tuple[Any, int, Any]
+) -> Verdict:
     x, dim, index = parts
     tried = ""
     try:

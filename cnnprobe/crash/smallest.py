@@ -12,7 +12,9 @@ from cnnprobe.errors import TargetError
 LARGEST = 2048  # pixels
 
 
-def least_input(model: nn.Module, *args: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
+def least_input(
+    model: nn.Module, *args: Any, kwargs: Mapping[str, Any] | None = None
+) -> tuple[int, ...] | None:
     """The least height and width (or length) with which the forward passes, all axes alike, batch and channels as in `args`.
 
     A model that takes one size only (a Linear after a flatten) gives that size if it is the one of `args`.
@@ -32,10 +34,18 @@ def least_input(model: nn.Module, *args: Any, kwargs: Mapping[str, Any] | None =
     (6, 6)
     """
     if not args or not isinstance(args[0], Tensor) or args[0].dim() < 3:
-        raise TargetError("the model's first argument has no height and width", where="least_input", fix="give it an image: (N, C, H, W)")
+        raise TargetError(
+            "the model's first argument has no height and width",
+            where="least_input",
+            fix="give it an image: (N, C, H, W)",
+        )
     shadow = make_shadow(model, args, kwargs or {}, meta=True)
     if shadow is None:
-        raise TargetError(f"{type(model).__name__} cannot be copied", where="least_input", fix="keep locks and files out of the model")
+        raise TargetError(
+            f"{type(model).__name__} cannot be copied",
+            where="least_input",
+            fix="keep locks and files out of the model",
+        )
     axes = args[0].dim() - 2
     given = max(args[0].shape[2:])
     start = given if passes(shadow, given, axes) else _first_that_passes(shadow, axes)
@@ -63,7 +73,9 @@ def _first_that_passes(shadow: Shadow, axes: int) -> int | None:
 def passes(shadow: Shadow, pixels: int, axes: int) -> bool:
     """Whether the shadow takes an input of this size."""
     first = shadow.args[0]
-    sized = torch.empty((*first.shape[:-axes], *(pixels,) * axes), dtype=first.dtype, device=first.device)
+    sized = torch.empty(
+        (*first.shape[:-axes], *(pixels,) * axes), dtype=first.dtype, device=first.device
+    )
     args = shadow.args
     shadow.args = (sized, *args[1:])
     try:

@@ -33,7 +33,9 @@ class Suspicion:
     weight: int = USUAL
     evidence: tuple[str, ...] = ()
     needs_proof: bool = False  # it is dropped unless one of its candidates works
-    advice: tuple[str, ...] = ()  # what mends it but cannot be tried here, as it is for the user to fill in
+    advice: tuple[
+        str, ...
+    ] = ()  # what mends it but cannot be tried here, as it is for the user to fill in
 
 
 def candidate(*edits: Edit, weight: int = USUAL) -> Candidate:

@@ -18,7 +18,9 @@ def swapped(_training: Training, found: Loss, name: str) -> Verdict | None:
         diagnosis="target-dtype",
         message=f"the arguments of {found.shown} are swapped: the output comes first, then the targets",
         arithmetic=f"first {tuple(x.shape)} {x.dtype}, second {tuple(target.shape)} {target.dtype}",
-        repairs=working(repaired(found, name, "call it as loss(output, targets)", lambda a, b: (b, a))),
+        repairs=working(
+            repaired(found, name, "call it as loss(output, targets)", lambda a, b: (b, a))
+        ),
         tensors=(x, target),
         raised_in=found.shown,
     )
@@ -27,15 +29,32 @@ def swapped(_training: Training, found: Loss, name: str) -> Verdict | None:
 def class_dtype(_training: Training, found: Loss, name: str) -> Verdict | None:
     """Class indices that are no whole numbers of 64 bits."""
     x, target = found.input, found.target
-    if target.dtype is torch.long or (target.is_floating_point() and target.shape == x.shape and name == "cross_entropy"):
+    if target.dtype is torch.long or (
+        target.is_floating_point() and target.shape == x.shape and name == "cross_entropy"
+    ):
         return None
     shape = "" if target.dim() != x.dim() or x.dim() < 2 else " (N, 1)"
-    repairs = [repaired(found, name, "pass targets.long()", lambda a, b: (a, b.long()), code="{x}.long()")]
+    repairs = [
+        repaired(found, name, "pass targets.long()", lambda a, b: (a, b.long()), code="{x}.long()")
+    ]
     if target.dim() == x.dim() and target.shape != x.shape:
-        repairs.append(repaired(found, name, "pass targets.squeeze(1).long()", lambda a, b: (a, b.squeeze(1).long())))
+        repairs.append(
+            repaired(
+                found, name, "pass targets.squeeze(1).long()", lambda a, b: (a, b.squeeze(1).long())
+            )
+        )
     if target.shape == x.shape:
-        repairs.append(repaired(found, name, "pass targets.float(), as class probabilities", lambda a, b: (a, b.to(a.dtype))))
-        repairs.append(repaired(found, name, "pass targets.argmax(1)", lambda a, b: (a, b.argmax(1))))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "pass targets.float(), as class probabilities",
+                lambda a, b: (a, b.to(a.dtype)),
+            )
+        )
+        repairs.append(
+            repaired(found, name, "pass targets.argmax(1)", lambda a, b: (a, b.argmax(1)))
+        )
     return Verdict(
         diagnosis="target-dtype",
         message=f"{found.shown} wants class indices of dtype int64, and the targets are {str(target.dtype).removeprefix('torch.')}{shape}",
@@ -50,25 +69,84 @@ def class_shape(training: Training, found: Loss, name: str) -> Verdict | None:
     """Class indices of another shape than the output asks for."""
     x, target = found.input, found.target
     wanted = (x.shape[0], *x.shape[2:]) if x.dim() > 1 else ()
-    if tuple(target.shape) == tuple(wanted) or (target.is_floating_point() and target.shape == x.shape):
+    if tuple(target.shape) == tuple(wanted) or (
+        target.is_floating_point() and target.shape == x.shape
+    ):
         return None
     repairs = []
     if target.dim() == x.dim() and target.shape[1:2] == (1,):
-        repairs.append(repaired(found, name, "pass targets.squeeze(1)", lambda a, b: (a, b.squeeze(1)), code="{x}.squeeze(1)"))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "pass targets.squeeze(1)",
+                lambda a, b: (a, b.squeeze(1)),
+                code="{x}.squeeze(1)",
+            )
+        )
     if target.shape == x.shape:
-        repairs.append(repaired(found, name, "pass targets.argmax(1): class indices, not one-hot", lambda a, b: (a, b.argmax(1))))
-        repairs.append(repaired(found, name, "pass targets.float(), as class probabilities", lambda a, b: (a, b.to(a.dtype))))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "pass targets.argmax(1): class indices, not one-hot",
+                lambda a, b: (a, b.argmax(1)),
+            )
+        )
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "pass targets.float(), as class probabilities",
+                lambda a, b: (a, b.to(a.dtype)),
+            )
+        )
     if x.dim() > 2 and target.dim() == 1 and x.shape[2:].numel() == 1:
-        repairs.append(repaired(found, name, "flatten the output: torch.flatten(output, 1)", lambda a, b: (a.flatten(1), b)))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "flatten the output: torch.flatten(output, 1)",
+                lambda a, b: (a.flatten(1), b),
+            )
+        )
     elif x.dim() > 2 and target.dim() == 1:
-        repairs.append(repaired(found, name, "pool the output: output.mean((-2, -1))", lambda a, b: (a.flatten(2).mean(-1), b)))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "pool the output: output.mean((-2, -1))",
+                lambda a, b: (a.flatten(2).mean(-1), b),
+            )
+        )
     if x.dim() == 1 and target.dim() == 1:
-        repairs.append(repaired(found, name, "give the output its batch axis back: output.unsqueeze(0)", lambda a, b: (a[None], b)))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "give the output its batch axis back: output.unsqueeze(0)",
+                lambda a, b: (a[None], b),
+            )
+        )
     if x.dim() == 3 and target.dim() == 2 and x.shape[:2] == target.shape:
-        repairs.append(repaired(found, name, "pass output.transpose(1, 2): the classes on axis 1", lambda a, b: (a.transpose(1, 2), b)))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "pass output.transpose(1, 2): the classes on axis 1",
+                lambda a, b: (a.transpose(1, 2), b),
+            )
+        )
     if x.dim() == target.dim() + 1 and x.dim() > 3:
         resize = lambda a, b: (F.interpolate(a, size=tuple(b.shape[1:])), b)  # noqa: E731
-        repairs.append(repaired(found, name, "bring the output to the targets' size: F.interpolate(output, size=...)", resize))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "bring the output to the targets' size: F.interpolate(output, size=...)",
+                resize,
+            )
+        )
     return Verdict(
         diagnosis="target-shape",
         message=f"{found.shown} wants targets of shape {tuple(wanted)} for an output of {tuple(x.shape)}, and they are {tuple(target.shape)}",
@@ -96,29 +174,62 @@ def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
     last = training.last_layer()
     head = training.modules().get(last) if last is not None else None
     if low == 1 and high == classes:
-        repairs.append(repaired(found, name, "start the labels at 0: targets - 1", lambda a, b: (a, b - 1), code="{x} - 1"))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                "start the labels at 0: targets - 1",
+                lambda a, b: (a, b - 1),
+                code="{x} - 1",
+            )
+        )
     if low >= 0 and isinstance(head, nn.Linear | nn.Conv2d):
         argument = "out_features" if isinstance(head, nn.Linear) else "out_channels"
         title = f"set {argument}={high + 1} in {quoted(last or '')} (now {classes})"
-        widen = lambda a, b: (torch.cat([a, a.new_zeros((a.shape[0], high + 1 - classes, *a.shape[2:]))], 1), b)  # noqa: E731
+        widen = (  # noqa: E731
+            lambda a, b: (
+                torch.cat([a, a.new_zeros((a.shape[0], high + 1 - classes, *a.shape[2:]))], 1),
+                b,
+            )
+        )
         repairs.append(repaired(found, name, title, widen, code=f"{argument}={high + 1}"))
     strange = counted[counted >= classes].unique()
     present = counted.unique()
-    others = int((present < classes).sum())  # of the labels that are there, how many could be right as they are
+    others = int(
+        (present < classes).sum()
+    )  # of the labels that are there, how many could be right as they are
     if low >= 0 and present.numel() == classes > 1 >= others and not (low == 1 and high == classes):
         values = ", ".join(map(str, present.tolist()[:8])) + (", ..." if classes > 8 else "")
-        title = f"number the labels {values} from 0 to {classes - 1}" + (f": targets // {high}" if classes == 2 and low == 0 else "")
+        title = f"number the labels {values} from 0 to {classes - 1}" + (
+            f": targets // {high}" if classes == 2 and low == 0 else ""
+        )
         repairs.insert(
             0,
-            repaired(found, name, title, lambda a, b: (a, torch.searchsorted(present, b)), code=f"{{x}} // {high}" if classes == 2 else ""),
+            repaired(
+                found,
+                name,
+                title,
+                lambda a, b: (a, torch.searchsorted(present, b)),
+                code=f"{{x}} // {high}" if classes == 2 else "",
+            ),
         )
     elif strange.numel() == 1 and low >= 0 and high > classes:
-        title = f"leave label {high} out, if it marks what is not to be counted: ignore_index={high}"
+        title = (
+            f"leave label {high} out, if it marks what is not to be counted: ignore_index={high}"
+        )
         kept = lambda a, b: (a, b.masked_fill(b == high, int(ignored)))  # noqa: E731
         repairs.insert(0, repaired(found, name, title, kept, code=f"ignore_index={high}"))
     if low < 0:
         title = f"leave these labels out: ignore_index={low}"
-        repairs.append(repaired(found, name, title, lambda a, b: (a, b.masked_fill(b < 0, -100)), code=f"ignore_index={low}"))
+        repairs.append(
+            repaired(
+                found,
+                name,
+                title,
+                lambda a, b: (a, b.masked_fill(b < 0, -100)),
+                code=f"ignore_index={low}",
+            )
+        )
     outside = int(((counted < 0) | (counted >= classes)).sum())
     return Verdict(
         diagnosis="label-range",

@@ -19,7 +19,11 @@ from cnnprobe.recorder.inventory import class_of, named_modules
 from cnnprobe.recorder.values import describe_tensor
 from cnnprobe.trace import Failure, Trace
 
-_FUNCTIONAL, _LOSSES, _SCALER = "torch/nn/functional.py", "torch/nn/modules/loss.py", "torch/amp/grad_scaler.py"
+_FUNCTIONAL, _LOSSES, _SCALER = (
+    "torch/nn/functional.py",
+    "torch/nn/modules/loss.py",
+    "torch/amp/grad_scaler.py",
+)
 
 
 @dataclass(kw_only=True)
@@ -39,13 +43,22 @@ class Training:
 
     def modules(self) -> dict[str, nn.Module]:
         """Every module by name."""
-        return {} if self.model is None else {fqn: m for fqn, m, first in named_modules(self.model) if first}
+        return (
+            {}
+            if self.model is None
+            else {fqn: m for fqn, m, first in named_modules(self.model) if first}
+        )
 
     def last_layer(self) -> str | None:
         """Fqn of the layer with weights that was called last."""
         modules = self.modules()
         for call in reversed(self.trace.calls if self.trace is not None else ()):
-            if call.fqn is not None and (module := modules.get(call.fqn)) is not None and module._parameters and not module._modules:
+            if (
+                call.fqn is not None
+                and (module := modules.get(call.fqn)) is not None
+                and module._parameters
+                and not module._modules
+            ):
                 return call.fqn
         return None
 
@@ -53,7 +66,9 @@ class Training:
         """The forward as the other rooms look at it."""
         if self.model is None or self.trace is None:
             return None
-        return Case(error=self.error, trace=self.trace, model=self.model, args=self.args, kwargs=self.kwargs)
+        return Case(
+            error=self.error, trace=self.trace, model=self.model, args=self.args, kwargs=self.kwargs
+        )
 
     @property
     def source(self) -> str:
@@ -73,12 +88,21 @@ class Loss:
     @property
     def input(self) -> Any:
         """The first argument: the model's output, as a rule."""
-        return next((self.arguments[name] for name in ("input", "x1", "input1", "anchor", "log_probs") if name in self.arguments), None)
+        return next(
+            (
+                self.arguments[name]
+                for name in ("input", "x1", "input1", "anchor", "log_probs")
+                if name in self.arguments
+            ),
+            None,
+        )
 
     @property
     def target(self) -> Any:
         """The target."""
-        return next((self.arguments[name] for name in ("target", "targets") if name in self.arguments), None)
+        return next(
+            (self.arguments[name] for name in ("target", "targets") if name in self.arguments), None
+        )
 
     @property
     def shown(self) -> str:
@@ -88,10 +112,20 @@ class Loss:
 
 def stage_of(error: BaseException, trace: Trace | None) -> str:
     """Where an exception came from: "forward", "loss", "backward" or "step"."""
-    files = [(frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any("/torch/optim/" in path or (path.endswith(_SCALER) and name != "scale") for path, name in files):
+    files = [
+        (frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    if any(
+        "/torch/optim/" in path or (path.endswith(_SCALER) and name != "scale")
+        for path, name in files
+    ):
         return "step"
-    if any(path.endswith(("torch/_tensor.py", "torch/autograd/__init__.py")) and name in ("backward", "grad") for path, name in files):
+    if any(
+        path.endswith(("torch/_tensor.py", "torch/autograd/__init__.py"))
+        and name in ("backward", "grad")
+        for path, name in files
+    ):
         return "backward"
     if trace is not None and trace.failure is not None:
         return "forward"
@@ -107,7 +141,9 @@ def loss_of(error: BaseException) -> Loss | None:
             module = frame.f_locals["self"]
             arguments = {key: value for key, value in frame.f_locals.items() if key != "self"}
             found = Loss(name=type(module).__name__, module=module, arguments=arguments)
-        elif path.endswith(_FUNCTIONAL) and ("target" in frame.f_locals or "targets" in frame.f_locals or name.endswith("_loss")):
+        elif path.endswith(_FUNCTIONAL) and (
+            "target" in frame.f_locals or "targets" in frame.f_locals or name.endswith("_loss")
+        ):
             return Loss(name=name, module=module, arguments=dict(frame.f_locals))
     return found
 
@@ -117,8 +153,16 @@ def loss_from(training: Training) -> Loss | None:
     found = loss_of(training.error)
     if found is None and training.loss_fn is not None:
         module = training.loss_fn if isinstance(training.loss_fn, nn.Module) else None
-        name = type(module).__name__ if module is not None else getattr(training.loss_fn, "__name__", "loss")
-        found = Loss(name=name, module=module, arguments={"input": training.output, "target": training.targets})
+        name = (
+            type(module).__name__
+            if module is not None
+            else getattr(training.loss_fn, "__name__", "loss")
+        )
+        found = Loss(
+            name=name,
+            module=module,
+            arguments={"input": training.output, "target": training.targets},
+        )
     return found
 
 
@@ -187,5 +231,7 @@ def range_of(value: Any) -> tuple[float, float] | None:
         with torch.no_grad():
             low, high = torch.aminmax(value.detach())
             return float(low), float(high)
-    except RuntimeError:  # a device whose context an earlier assertion has ended, a dtype without an order
+    except (
+        RuntimeError
+    ):  # a device whose context an earlier assertion has ended, a dtype without an order
         return None

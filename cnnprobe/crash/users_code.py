@@ -18,7 +18,11 @@ from cnnprobe.recorder.inventory import class_of
 
 def users_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The user's frames of a traceback, outermost first."""
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if sources.is_users(frame.filename)]
+    return [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if sources.is_users(frame.filename)
+    ]
 
 
 def innermost_locals(error: BaseException) -> dict[str, Any]:
@@ -33,12 +37,16 @@ def innermost_locals(error: BaseException) -> dict[str, Any]:
 def frame_locals(error: BaseException, filename_end: str, function: str) -> dict[str, Any] | None:
     """The local variables of the outermost frame of a function of torch's, by the end of its file's name."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == function and frame.f_code.co_filename.replace("\\", "/").endswith(filename_end):
+        if frame.f_code.co_name == function and frame.f_code.co_filename.replace(
+            "\\", "/"
+        ).endswith(filename_end):
             return dict(frame.f_locals)
     return None
 
 
-def arguments_of(error: BaseException, module: nn.Module | None) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+def arguments_of(
+    error: BaseException, module: nn.Module | None
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """What a module was called with when it raised, from torch's own frame of the call; the latest where it was called within itself."""
     code = inspect.unwrap(nn.Module._call_impl).__code__
     found = None
@@ -71,7 +79,11 @@ def calls_on_the_line(error: BaseException) -> list[ast.Call]:
 
 def cutting_call(error: BaseException, names: Collection[str]) -> tuple[str, int] | None:
     """The call, of a function of one of these names, on the way to what the failing line reads, with its line: as far as assignments tell."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if sources.is_users(frame.f_code.co_filename)]
+    frames = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if sources.is_users(frame.f_code.co_filename)
+    ]
     if not frames:
         return None
     code, last = frames[-1].f_code, users_frames(error)[-1].lineno or 0
@@ -82,16 +94,24 @@ def cutting_call(error: BaseException, names: Collection[str]) -> tuple[str, int
         return None
     ast.increment_lineno(tree, max(first, 1) - 1)
     wanted = set(names_on_the_line(error))
-    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.lineno <= last]
+    assigned = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.lineno <= last
+    ]
     for node in sorted(assigned, key=lambda one: -one.lineno):
-        targets = {n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        targets = {
+            n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)
+        }
         if not targets & wanted:
             continue
         for call in (n for n in ast.walk(node.value) if isinstance(n, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-            if name in names and _reads_a_result(call, {**frames[-1].f_globals, **frames[-1].f_locals}):
+            if name in names and _reads_a_result(
+                call, {**frames[-1].f_globals, **frames[-1].f_locals}
+            ):
                 return name, call.lineno
-        wanted = (wanted - targets) | {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+        wanted = (wanted - targets) | {
+            n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)
+        }
     return None
 
 
@@ -99,13 +119,19 @@ def _reads_a_result(call: ast.Call, values: Mapping[str, Any]) -> bool:
     """Whether a call works on what a model gives, or on a tensor with a graph, rather than on data."""
     parts = [*call.args, *([call.func.value] if isinstance(call.func, ast.Attribute) else [])]
     found = [values.get(n.id) for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)]
-    return any(isinstance(v, nn.Module) or (isinstance(v, torch.Tensor) and v.requires_grad) for v in found)
+    return any(
+        isinstance(v, nn.Module) or (isinstance(v, torch.Tensor) and v.requires_grad) for v in found
+    )
 
 
 def called_on_the_line(error: BaseException) -> list[str]:
     """The attributes of `self` that the failing expression calls."""
     functions = [node.func for node in expression_of(error) if isinstance(node, ast.Call)]
-    return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
+    return [
+        f.attr
+        for f in functions
+        if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"
+    ]
 
 
 def operands_on_the_line(error: BaseException) -> list[str]:
@@ -119,7 +145,11 @@ def operands_on_the_line(error: BaseException) -> list[str]:
         elif isinstance(node, ast.List | ast.Tuple):
             found += node.elts
     functions = [node.func for node in found if isinstance(node, ast.Call)]
-    return [f.attr for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"]
+    return [
+        f.attr
+        for f in functions
+        if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"
+    ]
 
 
 def expression_of(error: BaseException) -> list[ast.AST]:
@@ -136,7 +166,9 @@ def expression_of(error: BaseException) -> list[ast.AST]:
 def returns_nothing(function: Callable[..., Any]) -> bool:
     """Whether a function is known to have no return with a value."""
     tree = parsed(function)
-    return tree is not None and not any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree))
+    return tree is not None and not any(
+        isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree)
+    )
 
 
 def _statement(frame: traceback.FrameSummary) -> str:
@@ -172,11 +204,17 @@ def one_tuples(function: Callable[..., Any]) -> Iterator[ast.Tuple]:
     """The tuples of one element that a function assigns or returns: what a trailing comma makes."""
     tree = parsed(function)
     for node in ast.walk(tree) if tree is not None else ():
-        if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
+        if (
+            isinstance(node, ast.Assign | ast.Return)
+            and isinstance(node.value, ast.Tuple)
+            and len(node.value.elts) == 1
+        ):
             yield node.value
 
 
-def compiled_again(function: Callable[..., Any], transform: Callable[[ast.FunctionDef], None]) -> Callable[..., Any] | None:
+def compiled_again(
+    function: Callable[..., Any], transform: Callable[[ast.FunctionDef], None]
+) -> Callable[..., Any] | None:
     """A function like the user's with a change in its syntax tree; same globals, defaults and closure."""
     tree = parsed(function)
     if tree is None or not isinstance(function, types.FunctionType):
@@ -193,7 +231,11 @@ def compiled_again(function: Callable[..., Any], transform: Callable[[ast.Functi
     if not set(inner.co_freevars) <= set(cells):
         return None
     made = types.FunctionType(
-        inner, function.__globals__, function.__name__, function.__defaults__, tuple(cells[name] for name in inner.co_freevars)
+        inner,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cells[name] for name in inner.co_freevars),
     )
     made.__kwdefaults__ = function.__kwdefaults__
     return made
@@ -209,7 +251,11 @@ def _constants(code: types.CodeType) -> Iterator[types.CodeType]:
 def without_one_tuples(tree: ast.FunctionDef) -> None:
     """Drop the trailing commas of assignments and returns."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 1:
+        if (
+            isinstance(node, ast.Assign | ast.Return)
+            and isinstance(node.value, ast.Tuple)
+            and len(node.value.elts) == 1
+        ):
             node.value = node.value.elts[0]
 
 
@@ -217,7 +263,12 @@ def nested(function: Callable[..., Any], name: str) -> Callable[..., Any] | None
     """The function of a name that is defined inside of another, as if it stood beside it."""
     tree = parsed(function)
     found = (
-        next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None) if tree is not None else None
+        next(
+            (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name),
+            None,
+        )
+        if tree is not None
+        else None
     )
     if found is None or not isinstance(function, types.FunctionType):
         return None
@@ -249,7 +300,9 @@ def returning(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, 
     return compiled_again(function, returned), shown
 
 
-_WRITING = frozenset({"backward", "retain_grad", "register_hook", "resize", "resize_as"})  # methods that write, without a _ at the end
+_WRITING = frozenset(
+    {"backward", "retain_grad", "register_hook", "resize", "resize_as"}
+)  # methods that write, without a _ at the end
 
 
 def evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
@@ -262,14 +315,25 @@ def evaluated(node: ast.expr, values: dict[str, Any]) -> Any:
         value, index = evaluated(node.value, values), _literal(node.slice)
         is_plain = isinstance(value, torch.Tensor | list | tuple | dict) and index is not None
         return value[index] if is_plain else None
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or node.func.attr.endswith("_"):
+    if not (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ) or node.func.attr.endswith("_"):
         return None
     value, given = evaluated(node.func.value, values), [_literal(a) for a in node.args]
     options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
-    if type(value) is not torch.Tensor or None in given or None in options.values() or len(options) < len(node.keywords):
+    if (
+        type(value) is not torch.Tensor
+        or None in given
+        or None in options.values()
+        or len(options) < len(node.keywords)
+    ):
         return None
     method = getattr(torch.Tensor, node.func.attr, None)
-    return method(value, *given, **options) if method is not None and node.func.attr not in _WRITING else None
+    return (
+        method(value, *given, **options)
+        if method is not None and node.func.attr not in _WRITING
+        else None
+    )
 
 
 def _literal(node: ast.expr) -> Any:

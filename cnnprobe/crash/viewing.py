@@ -52,7 +52,13 @@ def suspect_view(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]
         yield _map_view(case, call, x, sizes)
 
 
-def _reshaping(case: Case, call: ModuleCall, function: Callable[[Tensor, tuple[Any, ...]], Any], code: str, respell: str = "") -> Rewrite:
+def _reshaping(
+    case: Case,
+    call: ModuleCall,
+    function: Callable[[Tensor, tuple[Any, ...]], Any],
+    code: str,
+    respell: str = "",
+) -> Rewrite:
     return Rewrite(
         title=f"use {code.format(x='x')} instead of {operation(call)} at {short(call.source)}",
         code=code,
@@ -64,11 +70,23 @@ def _reshaping(case: Case, call: ModuleCall, function: Callable[[Tensor, tuple[A
     )
 
 
-def _not_contiguous(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
+def _not_contiguous(
+    case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]
+) -> Suspicion:
     shown = ", ".join(map(str, sizes))
-    reshape = _reshaping(case, call, lambda t, rest: t.reshape(*rest), f"{{x}}.reshape({shown})", "{x}.reshape({rest})")
+    reshape = _reshaping(
+        case,
+        call,
+        lambda t, rest: t.reshape(*rest),
+        f"{{x}}.reshape({shown})",
+        "{x}.reshape({rest})",
+    )
     contiguous = _reshaping(
-        case, call, lambda t, rest: t.contiguous().view(*rest), f"{{x}}.contiguous().view({shown})", "{x}.contiguous().view({rest})"
+        case,
+        call,
+        lambda t, rest: t.contiguous().view(*rest),
+        f"{{x}}.contiguous().view({shown})",
+        "{x}.contiguous().view({rest})",
     )
     return Suspicion(
         diagnosis="noncontiguous-view",
@@ -84,12 +102,24 @@ def _not_contiguous(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[in
 def _batch_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]) -> Suspicion:
     sample = size(x.shape[1:])
     asked = ", ".join(map(str, sizes))
-    flat = _reshaping(case, call, lambda t, _rest: torch.flatten(t, 1), "torch.flatten({x}, 1)", "torch.flatten({x}, 1)")
+    flat = _reshaping(
+        case,
+        call,
+        lambda t, _rest: torch.flatten(t, 1),
+        "torch.flatten({x}, 1)",
+        "torch.flatten({x}, 1)",
+    )
     features = sizes[1]
-    layers = [fqn for fqn, m in case.modules.items() if isinstance(m, nn.Linear) and m.in_features == features]
+    layers = [
+        fqn
+        for fqn, m in case.modules.items()
+        if isinstance(m, nn.Linear) and m.in_features == features
+    ]
     candidates = [candidate(flat, weight=STRONG)]
     if features not in (-1, sample) and layers:
-        candidates = [candidate(flat, configured(case, layers[0], in_features=sample), weight=STRONG)]
+        candidates = [
+            candidate(flat, configured(case, layers[0], in_features=sample), weight=STRONG)
+        ]
         candidates += linear.resizings(case, features, x)
     fixed = sizes[0] not in (-1, x.shape[0])
     why = (
@@ -109,7 +139,11 @@ def _batch_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, .
 
 def _wrong_map(case: Case, x: TensorInfo, features: int) -> Iterator[Suspicion]:
     """The map itself has another size than the view and the Linear after it were written for."""
-    layers = [fqn for fqn, m in case.modules.items() if isinstance(m, nn.Linear) and m.in_features == features]
+    layers = [
+        fqn
+        for fqn, m in case.modules.items()
+        if isinstance(m, nn.Linear) and m.in_features == features
+    ]
     if layers and len(x.shape) >= 3:
         found = linear.Product(x=x, wanted=features, module=layers[0], is_layer=True)
         yield from linear.other_windows(case, found, x)
@@ -121,7 +155,11 @@ def suspect_earlier_view(case: Case, x: TensorInfo, wanted: int) -> Iterator[Sus
         if not call.outputs or not call.inputs or call.outputs[0].shape != x.shape:
             return
         given, rest = call.inputs[0].shape, x.shape[2:]
-        if operation(call) not in ("view", "reshape") or call.outputs[0].shape[0] == given[0] or given[0] != case.batch:
+        if (
+            operation(call) not in ("view", "reshape")
+            or call.outputs[0].shape[0] == given[0]
+            or given[0] != case.batch
+        ):
             continue
         if len(x.shape) < 3 or wanted * size(rest) != size(given[1:]):
             return
@@ -150,15 +188,29 @@ def _map_view(case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...
         if row.fqn is not None and isinstance(case.modules.get(row.fqn), nn.Linear):
             candidates.append(candidate(configured(case, row.fqn, out_features=wanted)))
             break
-        if row.fqn is not None and isinstance(case.modules.get(row.fqn), nn.modules.conv._ConvNd) and len(row.outputs[0].shape) > 2:
+        if (
+            row.fqn is not None
+            and isinstance(case.modules.get(row.fqn), nn.modules.conv._ConvNd)
+            and len(row.outputs[0].shape) > 2
+        ):
             places = size(row.outputs[0].shape[2:])
-            if sizes[-(len(row.outputs[0].shape) - 2) :] == row.outputs[0].shape[2:] and wanted % places == 0:
-                candidates.append(candidate(configured(case, row.fqn, out_channels=wanted // places)))
+            if (
+                sizes[-(len(row.outputs[0].shape) - 2) :] == row.outputs[0].shape[2:]
+                and wanted % places == 0
+            ):
+                candidates.append(
+                    candidate(configured(case, row.fqn, out_channels=wanted // places))
+                )
             break
     fixed = sizes[0] not in (-1, x.shape[0]) and wanted == size(x.shape[1:])
     if sizes[0] != -1:
         rest = sizes[1:]
-        edit = _reshaping(case, call, lambda t, _rest: t.reshape(-1, *rest), "{x}.view(-1, " + ", ".join(map(str, rest)) + ")")
+        edit = _reshaping(
+            case,
+            call,
+            lambda t, _rest: t.reshape(-1, *rest),
+            "{x}.view(-1, " + ", ".join(map(str, rest)) + ")",
+        )
         candidates.append(candidate(edit, weight=STRONG if fixed else POSSIBLE))
     return Suspicion(
         diagnosis="batch-merge-view" if fixed else "shape-mismatch",

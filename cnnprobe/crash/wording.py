@@ -46,7 +46,9 @@ def suspect(case: Case) -> Iterator[Suspicion]:
         yield from _class_called(case)
 
 
-def _bound(title: str, module: str, function: Callable[..., Any], written: Callable[[], list[Change]]) -> Bind:
+def _bound(
+    title: str, module: str, function: Callable[..., Any], written: Callable[[], list[Change]]
+) -> Bind:
     """The forward worded otherwise."""
     return Bind(title=title, module=module, function=function, written=written)
 
@@ -59,7 +61,12 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     if module is None or class_of(module).__module__.startswith("torch."):
         return
     given, tree = arguments_of(case.error, module), parsed(forward_of(module))
-    if tree is None or given is None or len(tree.args.args) != len(given[0]) or any(a.arg == "self" for a in tree.args.args):
+    if (
+        tree is None
+        or given is None
+        or len(tree.args.args) != len(given[0])
+        or any(a.arg == "self" for a in tree.args.args)
+    ):
         return
     if not any(isinstance(node, ast.Name) and node.id == "self" for node in ast.walk(tree)):
         return
@@ -69,7 +76,14 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     edits = (
         []
         if again is None
-        else [_bound(f"write def forward({names}) in {kind}", fqn, again, with_parameters(forward_of(module).__code__, "self"))]
+        else [
+            _bound(
+                f"write def forward({names}) in {kind}",
+                fqn,
+                again,
+                with_parameters(forward_of(module).__code__, "self"),
+            )
+        ]
     )
     yield Suspicion(
         diagnosis="call-signature",
@@ -87,9 +101,18 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
 def _without_prefix(case: Case) -> Iterator[Suspicion]:
     """A layer that is called without its module."""
     name, owner = getattr(case.error, "name", None), case.modules.get(case.owner)
-    if owner is None or not isinstance(name, str) or class_of(owner).__module__.startswith("torch."):
+    if (
+        owner is None
+        or not isinstance(name, str)
+        or class_of(owner).__module__.startswith("torch.")
+    ):
         return
-    known = name in owner._modules or name in owner._parameters or name in owner._buffers or name in owner.__dict__
+    known = (
+        name in owner._modules
+        or name in owner._parameters
+        or name in owner._buffers
+        or name in owner.__dict__
+    )
     if not known:
         return
 
@@ -98,7 +121,18 @@ def _without_prefix(case: Case) -> Iterator[Suspicion]:
 
     again = compiled_again(forward_of(owner), changed)
     title = f"write self.{name} instead of {name}"
-    edits = [] if again is None else [_bound(title, case.owner, again, with_name(forward_of(owner).__code__, name, f"self.{name}"))]
+    edits = (
+        []
+        if again is None
+        else [
+            _bound(
+                title,
+                case.owner,
+                again,
+                with_name(forward_of(owner).__code__, name, f"self.{name}"),
+            )
+        ]
+    )
     yield Suspicion(
         diagnosis="missing-attribute",
         module=case.owner,
@@ -119,7 +153,10 @@ class _Prefixed(ast.NodeTransformer):
         """Exchange it where it is read."""
         if node.id != self.name or not isinstance(node.ctx, ast.Load):
             return node
-        return ast.copy_location(ast.Attribute(value=ast.Name(id="self", ctx=ast.Load()), attr=node.id, ctx=ast.Load()), node)
+        return ast.copy_location(
+            ast.Attribute(value=ast.Name(id="self", ctx=ast.Load()), attr=node.id, ctx=ast.Load()),
+            node,
+        )
 
 
 # -- a, b = x.chunk(3) -------------------------------------------------------------------------------------------------------
@@ -133,7 +170,9 @@ def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     if wanted and (sized := _sizes_taken(case, source)) is not None:
         yield _other_rank(case, *sized, wanted=wanted, source=source)
         return
-    made = [c for c in case.trace.calls if c.parent == case.index and c.source == source and c.completed]
+    made = [
+        c for c in case.trace.calls if c.parent == case.index and c.source == source and c.completed
+    ]
     if len(made) > 1 and operation(made[-1]) == "unbind" and "unbind" not in line_of(source):
         made.pop()  # torch iterates over a tensor by it
     if (
@@ -146,13 +185,19 @@ def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         return
     last, tensors = made[-1], len({t.path.partition("]")[0] for t in made[-1].outputs})
     is_one = last.returned == "Tensor"
-    given = last.outputs[0].shape[0] if is_one and last.outputs and last.outputs[0].shape else tensors
+    given = (
+        last.outputs[0].shape[0] if is_one and last.outputs and last.outputs[0].shape else tensors
+    )
     if given == wanted:
         return
     edits: list[Edit] = []
     if is_one and last.fqn is not None:
         title = f"take what {quoted(last.fqn)} gives as it is, without unpacking: it is one tensor"
-        edits.append(AdaptOutput(title=title, module=last.fqn, function=lambda x: (x, *[None] * (wanted - 1))))
+        edits.append(
+            AdaptOutput(
+                title=title, module=last.fqn, function=lambda x: (x, *[None] * (wanted - 1))
+            )
+        )
     elif operation(last) == "chunk":
         edits.append(_chunked(case, last, wanted))
     what = "one tensor, whose first axis would be unpacked" if is_one else f"{tensors} tensors"
@@ -171,14 +216,25 @@ def _callee(source: str) -> str:
     node = ast.parse(line_of(source)).body[0]
     value = node.value if isinstance(node, ast.Assign) else None
     function = value.func if isinstance(value, ast.Call) else None
-    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    return (
+        function.attr
+        if isinstance(function, ast.Attribute)
+        else function.id
+        if isinstance(function, ast.Name)
+        else ""
+    )
 
 
 def _sizes_taken(case: Case, source: str) -> tuple[str, Tensor] | None:
     """The tensor whose sizes a line unpacks, `b, c, h, w = x.shape`, and how it is written."""
     tree = ast.parse(line_of(source)).body[0]
     value = tree.value if isinstance(tree, ast.Assign) else None
-    if isinstance(value, ast.Call) and not value.args and isinstance(value.func, ast.Attribute) and value.func.attr == "size":
+    if (
+        isinstance(value, ast.Call)
+        and not value.args
+        and isinstance(value.func, ast.Attribute)
+        and value.func.attr == "size"
+    ):
         node = value.func.value
     elif isinstance(value, ast.Attribute) and value.attr == "shape":
         node = value.value
@@ -193,7 +249,15 @@ def _other_rank(case: Case, written: str, x: Tensor, *, wanted: int, source: str
     given = next((t for t in case.root_inputs if t.shape == shape), None)
     edits: list[Edit] = []
     if given is not None and len(shape) == wanted - 1:
-        edits.append(with_tensor(case, given, lambda t: t[None], "{x}.unsqueeze(0)", title="add the batch axis: x.unsqueeze(0)"))
+        edits.append(
+            with_tensor(
+                case,
+                given,
+                lambda t: t[None],
+                "{x}.unsqueeze(0)",
+                title="add the batch axis: x.unsqueeze(0)",
+            )
+        )
     missing = bool(edits)
     if len(shape) > wanted:
         edits += _more_names(case, source, len(shape) - wanted)
@@ -213,7 +277,11 @@ def _more_names(case: Case, source: str, count: int) -> Iterator[Edit]:
 
     def changed(tree: ast.FunctionDef) -> None:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and node.lineno == line and isinstance(node.targets[0], ast.Tuple):
+            if (
+                isinstance(node, ast.Assign)
+                and node.lineno == line
+                and isinstance(node.targets[0], ast.Tuple)
+            ):
                 node.targets[0].elts += [ast.Name("_", ctx=ast.Store()) for _ in range(count)]
 
     again, more = compiled_again(function, changed), ", ".join("_" * count)
@@ -231,18 +299,31 @@ def _names_assigned(source: str) -> int:
         return 0
     node = tree.body[0] if tree.body else None
     target = node.targets[0] if isinstance(node, ast.Assign) else None
-    if not isinstance(target, ast.Tuple | ast.List) or any(isinstance(e, ast.Starred) for e in target.elts):
+    if not isinstance(target, ast.Tuple | ast.List) or any(
+        isinstance(e, ast.Starred) for e in target.elts
+    ):
         return 0
     return len(target.elts)
 
 
 def _chunked(case: Case, call: ModuleCall, wanted: int) -> Rewrite:
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(args[0], wanted, *args[2:], **{name: value for name, value in kwargs.items() if name != "chunks"})
+        return func(
+            args[0],
+            wanted,
+            *args[2:],
+            **{name: value for name, value in kwargs.items() if name != "chunks"},
+        )
 
     where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
     title = f"split it into {wanted} at {short(call.source)}: chunk({wanted}, ...)"
-    return Rewrite(title=title, code=f"chunk({wanted}, ...)", function=rewritten, keyword=("chunks", wanted, 1), **where)
+    return Rewrite(
+        title=title,
+        code=f"chunk({wanted}, ...)",
+        function=rewritten,
+        keyword=("chunks", wanted, 1),
+        **where,
+    )
 
 
 # -- torch.cat(a, b) ---------------------------------------------------------------------------------------------------------
@@ -284,18 +365,31 @@ def _class_called(case: Case) -> Iterator[Suspicion]:
     if owner is None or class_of(owner).__module__.startswith("torch."):
         return
     tree, known = parsed(forward_of(owner)), forward_of(owner).__globals__
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree is not None else []
+    calls = (
+        [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree is not None else []
+    )
     applied = {id(call.func) for call in calls}
     failing = {ast.unparse(call) for call in calls_on_the_line(case.error)}
     values = innermost_locals(case.error)
-    taken = [type(values[name]) for name in data_on_the_line(case.error) if name in values]  # a layer where a tensor was meant
+    taken = [
+        type(values[name]) for name in data_on_the_line(case.error) if name in values
+    ]  # a layer where a tensor was meant
     for call in calls:
         kind = _layer_class(call.func, known)
-        if tree is None or kind is None or id(call) in applied or len(call.args) != 1 or not _reads_data(call.args[0], tree):
+        if (
+            tree is None
+            or kind is None
+            or id(call) in applied
+            or len(call.args) != 1
+            or not _reads_data(call.args[0], tree)
+        ):
             continue
         if kind not in taken and ast.unparse(call) not in failing:
             continue
-        if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in inspect.signature(kind).parameters.values()):
+        if any(
+            p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            for p in inspect.signature(kind).parameters.values()
+        ):
             continue
         options = ", ".join(ast.unparse(k) for k in call.keywords)
         name = ast.unparse(call.func)
@@ -321,13 +415,19 @@ def _layer_class(function: ast.expr, known: dict[str, Any]) -> type[nn.Module] |
         if found is not None and not isinstance(found, types.ModuleType):
             return None
         found = getattr(found, name, None)
-    is_layer = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.modules")
+    is_layer = (
+        isinstance(found, type)
+        and issubclass(found, nn.Module)
+        and found.__module__.startswith("torch.nn.modules")
+    )
     return found if is_layer else None
 
 
 def _reads_data(node: ast.expr, tree: ast.FunctionDef) -> bool:
     """Whether an expression is made from what the forward computes, rather than a plain setting."""
-    assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    assigned = {
+        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    }
     arguments = {a.arg for a in tree.args.args[1:]}
     reads = any(isinstance(n, ast.Name) and n.id in assigned | arguments for n in ast.walk(node))
     return reads and not isinstance(node, ast.Starred) and not _is_size(node)
@@ -335,10 +435,15 @@ def _reads_data(node: ast.expr, tree: ast.FunctionDef) -> bool:
 
 def _is_size(node: ast.expr) -> bool:
     """Whether an expression reads a size of a tensor: nn.LayerNorm(x.shape[1:])."""
-    return any(isinstance(n, ast.Attribute) and n.attr in ("shape", "size", "dim", "ndim", "numel") for n in ast.walk(node))
+    return any(
+        isinstance(n, ast.Attribute) and n.attr in ("shape", "size", "dim", "ndim", "numel")
+        for n in ast.walk(node)
+    )
 
 
-def reworded(case: Case, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str) -> Suspicion:
+def reworded(
+    case: Case, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str
+) -> Suspicion:
     """A suspicion whose candidate is the same forward with an expression written otherwise."""
     function = forward_of(case.modules[case.owner])
     old = ast.unparse(call)
@@ -349,7 +454,13 @@ def reworded(case: Case, call: ast.Call, text: str, *, diagnosis: str, message: 
 
     again = compiled_again(function, changed)
     title = f"write {text} instead of {old}"
-    edits = [] if again is None else [_bound(title, case.owner, again, with_call(function.__code__, call.lineno, old, text))]
+    edits = (
+        []
+        if again is None
+        else [
+            _bound(title, case.owner, again, with_call(function.__code__, call.lineno, old, text))
+        ]
+    )
     return Suspicion(
         diagnosis=diagnosis,
         module=case.owner,

@@ -18,13 +18,20 @@ class Flow:
         self.readers: dict[int, list[int]] = defaultdict(list)
         for i, call in enumerate(trace.calls):
             if self.is_primitive[i]:
-                for source in dict.fromkeys(t.source for t in call.inputs if isinstance(t.source, int) and t.source != i):
+                for source in dict.fromkeys(
+                    t.source for t in call.inputs if isinstance(t.source, int) and t.source != i
+                ):
                     self.readers[source].append(i)
 
     def primitives(self, operations: Collection[str] | None = None) -> Iterator[int]:
         """Rows without rows below them, in order; recomputed ones left out."""
         for i, call in enumerate(self.calls):
-            if self.is_primitive[i] and not call.recomputed and call.completed and (operations is None or operation(call) in operations):
+            if (
+                self.is_primitive[i]
+                and not call.recomputed
+                and call.completed
+                and (operations is None or operation(call) in operations)
+            ):
                 yield i
 
     def producer(self, info: TensorInfo | None) -> int | None:
@@ -46,7 +53,9 @@ class Flow:
 
     def outer(self, info: TensorInfo, through: Collection[str] = ARRANGING) -> TensorInfo:
         """The tensor at the beginning of a chain that only hands values on: from outside, a parameter, or a computing row's input to it."""
-        while (index := self.producer(info)) is not None and operation(self.calls[index]) in through:
+        while (index := self.producer(info)) is not None and operation(
+            self.calls[index]
+        ) in through:
             before = self.data(index)
             if before is None:
                 return info

@@ -81,7 +81,9 @@ NONLINEAR = RECTIFIERS | SQUASHING | frozenset(
     ["leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "tanhshrink", "hardswish", "glu", "rrelu", "softmax", "log_softmax", "logsigmoid", "max_pool"]
 )  # fmt: skip
 PROJECTIONS = frozenset({"linear", "conv", "conv_transpose"})
-NORMALISING = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm", "normalize"})
+NORMALISING = frozenset(
+    {"batch_norm", "layer_norm", "group_norm", "instance_norm", "local_response_norm", "normalize"}
+)
 LOSSES = frozenset({
     "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div",
 })  # fmt: skip
@@ -120,7 +122,9 @@ def argument(call: ModuleCall, name: str, position: int, default: object = None)
     return default
 
 
-def option(trace: Trace, call: ModuleCall, name: str, position: int, default: object = None) -> object:
+def option(
+    trace: Trace, call: ModuleCall, name: str, position: int, default: object = None
+) -> object:
     """A setting of a row: the module's attribute, or the function's argument."""
     if call.fqn is None:
         return argument(call, name, position, default)
@@ -130,7 +134,11 @@ def option(trace: Trace, call: ModuleCall, name: str, position: int, default: ob
 def is_inplace(trace: Trace, call: ModuleCall) -> bool:
     """Whether the row writes to its first input."""
     if call.fqn is not None:
-        return bool(trace.module(call.fqn).config.get("inplace")) if operation(call) != call.kind else False
+        return (
+            bool(trace.module(call.fqn).config.get("inplace"))
+            if operation(call) != call.kind
+            else False
+        )
     name = call.kind.rsplit(".", maxsplit=1)[-1]
     if name.endswith("_") and not name.endswith("__"):
         return True

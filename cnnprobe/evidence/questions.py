@@ -10,7 +10,9 @@ from cnnprobe.evidence.flow import Flow
 from cnnprobe.evidence.operations import FORWARDING, LOSSES, PROJECTIONS, operation, option
 from cnnprobe.trace import ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 
-ROUTING = frozenset({"getitem", "index_select", "masked_select", "index", "gather"})  # some of the samples, by an index that was computed
+ROUTING = frozenset(
+    {"getitem", "index_select", "masked_select", "index", "gather"}
+)  # some of the samples, by an index that was computed
 PART = 5  # a fifth of the run is its end
 PACE = 0.5  # of an even fall
 LITTLE = 0.01  # of the first loss
@@ -112,12 +114,20 @@ def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
 def is_cosine(flow: Flow, index: int | None) -> bool:
     """Whether values are products of vectors of unit length, however they were scaled or given a margin afterwards."""
     products = (
-        [i for i in flow.before(index) | {index} if operation(flow.calls[i]) in PROJECTIONS | {"matmul"}] if index is not None else []
+        [
+            i
+            for i in flow.before(index) | {index}
+            if operation(flow.calls[i]) in PROJECTIONS | {"matmul"}
+        ]
+        if index is not None
+        else []
     )
     if not products:
         return False
     makers = [flow.origin(info) for info in flow.calls[max(products)].inputs[:2]]
-    return len(makers) == 2 and all(i is not None and operation(flow.calls[i]) in ("normalize", "div") for i in makers)
+    return len(makers) == 2 and all(
+        i is not None and operation(flow.calls[i]) in ("normalize", "div") for i in makers
+    )
 
 
 def are_probabilities(info: TensorInfo, axis: int = 1) -> bool:
@@ -125,7 +135,12 @@ def are_probabilities(info: TensorInfo, axis: int = 1) -> bool:
     if info.stats is None or len(info.shape) <= axis or info.shape[axis] < 2:
         return False
     low, high, mean = stat(info, "min"), stat(info, "max"), stat(info, "mean")
-    return low >= 0 and high <= 1 + 1e-6 and abs(mean * info.shape[axis] - 1) < 1e-4 and stat(info, "std") > 0
+    return (
+        low >= 0
+        and high <= 1 + 1e-6
+        and abs(mean * info.shape[axis] - 1) < 1e-4
+        and stat(info, "std") > 0
+    )
 
 
 def batch_size(evidence: Evidence) -> int | None:
@@ -178,7 +193,9 @@ def falls_steadily(losses: Sequence[float | None]) -> bool:
     if not steps or not sum(steps[-last:]) > PACE * fall * last / len(steps):
         return False
     lowered = sum(step > 0 for step in steps)
-    return fall > LITTLE * abs(known[0]) or (fall > ROUNDING * abs(known[0]) and lowered >= MOST * len(steps))
+    return fall > LITTLE * abs(known[0]) or (
+        fall > ROUNDING * abs(known[0]) and lowered >= MOST * len(steps)
+    )
 
 
 def owner(parameter: str) -> str:
@@ -194,7 +211,9 @@ def traces(evidence: Evidence) -> list[Trace]:
 
 def called(evidence: Evidence) -> set[str]:
     """The fqns of the modules that any observed pass called."""
-    return {c.fqn for t in traces(evidence) for c in t.calls if c.fqn is not None} | set(evidence.probes.called_in_train)
+    return {c.fqn for t in traces(evidence) for c in t.calls if c.fqn is not None} | set(
+        evidence.probes.called_in_train
+    )
 
 
 def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
@@ -208,9 +227,20 @@ def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
     owners = {owner(p.fqn) for p in trace.parameters if p.kind == "parameter"}
     for module in sorted((m.fqn for m in trace.modules), key=lambda f: -f.count(".")):
         below = {o for o in owners if module in (o, "") or o.startswith(module + ".")}
-        if len(below) > 1 and below <= chosen | {module} and below & chosen and all(o in chosen for o in below):
+        if (
+            len(below) > 1
+            and below <= chosen | {module}
+            and below & chosen
+            and all(o in chosen for o in below)
+        ):
             chosen.add(module)
-    roots = [f for f in chosen if not any(f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f))]
+    roots = [
+        f
+        for f in chosen
+        if not any(
+            f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f)
+        )
+    ]
     roots.sort(key=_order(trace))
     return roots
 
@@ -247,7 +277,13 @@ def weights_in_order(evidence: Evidence, step: Step) -> list[Weight]:
     found = []
     for name in sorted(order, key=lambda n: order[n]):
         gradient, value = step.gradients.get(name), evidence.values.get(name)
-        if gradient is None or value is None or len(value.shape) < 2 or gradient.nonfinite or value.norm == 0:
+        if (
+            gradient is None
+            or value is None
+            or len(value.shape) < 2
+            or gradient.nonfinite
+            or value.norm == 0
+        ):
             continue
         found.append(Weight(name=name, module=owner(name), relative=gradient.norm / value.norm))
     return found
@@ -273,7 +309,10 @@ def projection(trace: Trace, call: ModuleCall) -> Projection | None:
     kind = operation(call)
     if call.fqn is not None:
         config = trace.module(call.fqn).config
-        sizes = [config.get(a, config.get(b)) for a, b in (("in_features", "in_channels"), ("out_features", "out_channels"))]
+        sizes = [
+            config.get(a, config.get(b))
+            for a, b in (("in_features", "in_channels"), ("out_features", "out_channels"))
+        ]
         kernel = config.get("kernel_size", ())
         if all(isinstance(s, int) for s in sizes):
             return Projection(
@@ -286,7 +325,9 @@ def projection(trace: Trace, call: ModuleCall) -> Projection | None:
     shape = call.inputs[1].shape
     groups = option(trace, call, "groups", 6, 1)
     if kind == "conv" and isinstance(groups, int):
-        return Projection(inputs=shape[1] * groups, outputs=shape[0], kernel=shape[2:], groups=groups)
+        return Projection(
+            inputs=shape[1] * groups, outputs=shape[0], kernel=shape[2:], groups=groups
+        )
     return Projection(inputs=shape[1], outputs=shape[0]) if kind == "linear" else None
 
 

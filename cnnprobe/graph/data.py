@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from cnnprobe.graph.difference import GraphDifference
 
 OPERATION, CUSTOM, CHECKPOINT = "operation", "custom", "checkpoint"
-PARAMETER, INPUT, MODULE, FUNCTION, BLOCKS, MORE = "parameter", "input", "module", "function", "blocks", "more"
+PARAMETER, INPUT, MODULE, FUNCTION, BLOCKS, MORE = (
+    "parameter",
+    "input",
+    "module",
+    "function",
+    "blocks",
+    "more",
+)
 
 
 class Node(NamedTuple):
@@ -22,13 +29,17 @@ class Node(NamedTuple):
     id: int
     name: str  # "ConvolutionBackward0"; in a module view the class ("Conv2d") or function ("torch.flatten")
     kind: str  # operation | custom | checkpoint | parameter | input | module | function | blocks (identical ones) | more (left out)
-    module: str | None = None  # fqn of the innermost module call that made it; None: outside of every recorded call
+    module: str | None = (
+        None  # fqn of the innermost module call that made it; None: outside of every recorded call
+    )
     call: int = 0  # k-th call of that module, from 0
     source: str = ""  # the user's line, "net.py:12"
     shape: tuple[int, ...] | None = None  # of its (first) output; None: not known
     dtype: str = ""
     parameter: str | None = None  # fqn of a leaf that is a parameter of the model
-    saved_bytes: int = 0  # held for backward and saved here first; parameters and inputs are not in it
+    saved_bytes: int = (
+        0  # held for backward and saved here first; parameters and inputs are not in it
+    )
     marks: tuple[str, ...] = ()  # "view", "in-place", "hook", "overwritten", "2 outputs", ...
     members: int = 1  # nodes folded into this one
 
@@ -84,7 +95,9 @@ class Graph:
         """Bytes of activations that are kept for backward, each storage once; parameters and inputs not counted."""
         return sum(saved.nbytes for saved in self.saved if saved.kind == "activation")
 
-    def collapse(self, depth: int | None = None, *, limit: int | None = None, around: str | None = None) -> "Graph":
+    def collapse(
+        self, depth: int | None = None, *, limit: int | None = None, around: str | None = None
+    ) -> "Graph":
         """The same graph folded to module calls, `depth` levels of the model deep.
 
         Args:

@@ -32,7 +32,9 @@ class GraphDifference:
         return "\n".join(sentences(self)) or "the graphs are alike"
 
 
-Key = tuple[str | None, int, str, int]  # module, its call, name of the operation, which one of that name in that call
+Key = tuple[
+    str | None, int, str, int
+]  # module, its call, name of the operation, which one of that name in that call
 
 
 def keys(graph: Graph) -> list[Key]:
@@ -54,9 +56,14 @@ def difference(before: Graph, after: Graph) -> GraphDifference:
     """
     calls = tuple(_calls(before, after))
     changed = {change.module for change in calls}
-    old, new = dict(zip(keys(before), before.nodes, strict=True)), dict(zip(keys(after), after.nodes, strict=True))
+    old, new = (
+        dict(zip(keys(before), before.nodes, strict=True)),
+        dict(zip(keys(after), after.nodes, strict=True)),
+    )
     whole = _calls_of_both(before, after)
-    operations = tuple(change for change in _operations(old, new, whole) if not _is_told(change.module, changed))
+    operations = tuple(
+        change for change in _operations(old, new, whole) if not _is_told(change.module, changed)
+    )
     common = [(old[key], new[key]) for key in old if key in new and key[0] not in changed]
     reshaped = tuple((a, b) for a, b in common if (a.shape, a.dtype) != (b.shape, b.dtype))
     return GraphDifference(changes=(*calls, *operations), reshaped=reshaped)
@@ -92,12 +99,24 @@ def _calls(before: Graph, after: Graph) -> Iterator[Change]:
         if any(_is_inside(fqn, other) for other in differ):
             continue
         more = after if new[fqn] > old[fqn] else before
-        lines = [call.source for call in more.calls if call.fqn == fqn and call.call >= min(old[fqn], new[fqn]) and call.source]
-        yield Change(module=fqn, name=kinds[fqn], before=old[fqn], after=new[fqn], sources=tuple(dict.fromkeys(lines)))
+        lines = [
+            call.source
+            for call in more.calls
+            if call.fqn == fqn and call.call >= min(old[fqn], new[fqn]) and call.source
+        ]
+        yield Change(
+            module=fqn,
+            name=kinds[fqn],
+            before=old[fqn],
+            after=new[fqn],
+            sources=tuple(dict.fromkeys(lines)),
+        )
 
 
 def _is_told(module: str | None, changed: set[str | None]) -> bool:
-    return module is not None and any(other is not None and (module == other or _is_inside(module, other)) for other in changed)
+    return module is not None and any(
+        other is not None and (module == other or _is_inside(module, other)) for other in changed
+    )
 
 
 def _is_inside(fqn: str, other: str) -> bool:
@@ -106,11 +125,15 @@ def _is_inside(fqn: str, other: str) -> bool:
 
 def _calls_of_both(before: Graph, after: Graph) -> set[tuple[str | None, int]]:
     old = {(call.fqn, call.call) for call in before.calls}
-    both: set[tuple[str | None, int]] = {(call.fqn, call.call) for call in after.calls if (call.fqn, call.call) in old}
+    both: set[tuple[str | None, int]] = {
+        (call.fqn, call.call) for call in after.calls if (call.fqn, call.call) in old
+    }
     return both | {(None, 0)} if before.calls or after.calls else both
 
 
-def _operations(old: dict[Key, Node], new: dict[Key, Node], whole: set[tuple[str | None, int]]) -> Iterator[Change]:
+def _operations(
+    old: dict[Key, Node], new: dict[Key, Node], whole: set[tuple[str | None, int]]
+) -> Iterator[Change]:
     """Operations that came or went within calls that both graphs have (all of them where no calls were recorded)."""
     counts: dict[tuple[str | None, str], list[int]] = {}
     lines: dict[tuple[str | None, str], dict[str, None]] = {}
@@ -124,4 +147,10 @@ def _operations(old: dict[Key, Node], new: dict[Key, Node], whole: set[tuple[str
                 lines.setdefault(group, {})[node.source] = None
     for (module, name), (before, after) in counts.items():
         if before != after:
-            yield Change(module=module, name=name, before=before, after=after, sources=tuple(lines.get((module, name), ())))
+            yield Change(
+                module=module,
+                name=name,
+                before=before,
+                after=after,
+                sources=tuple(lines.get((module, name), ())),
+            )

@@ -10,7 +10,14 @@ from cnnprobe.graph.repeats import runs
 from cnnprobe.graph.tree import Item, Tree, signatures
 
 BOXES = 80  # more than that nobody follows on one page
-_TOLD = ("overwritten", "recomputed", "packed by a hook", "hook", "failed", "in-place")  # marks that are said of a whole module
+_TOLD = (
+    "overwritten",
+    "recomputed",
+    "packed by a hook",
+    "hook",
+    "failed",
+    "in-place",
+)  # marks that are said of a whole module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +33,9 @@ class Box:
     marks: tuple[str, ...] = ()
 
 
-def collapse(graph: Graph, depth: int | None = None, *, limit: int | None = None, around: str | None = None) -> Graph:
+def collapse(
+    graph: Graph, depth: int | None = None, *, limit: int | None = None, around: str | None = None
+) -> Graph:
     """See `Graph.collapse`."""
     tree = Tree(graph)
     if around is not None and all(call.fqn != around for call in tree.calls):
@@ -63,7 +72,12 @@ def _boxes(tree: Tree, depth: int) -> Iterator[Box]:
         else:
             made = tree.calls[call]
             yield Box(
-                nodes=tuple(tree.nodes_of(item)), kind=MODULE, name=tree.title(item), module=made.fqn, call=made.call, source=made.source
+                nodes=tuple(tree.nodes_of(item)),
+                kind=MODULE,
+                name=tree.title(item),
+                module=made.fqn,
+                call=made.call,
+                source=made.source,
             )
 
 
@@ -84,7 +98,9 @@ def _shown(tree: Tree, call: int | None, depth: int) -> Iterator[Item | Box]:
             continue
         first, rest = items[i : i + run.period], items[i + run.period : run.end]
         yield from first
-        if len(rest) > 1 or any(child is not None and _is_open(tree, child, depth) for child, _ in rest):
+        if len(rest) > 1 or any(
+            child is not None and _is_open(tree, child, depth) for child, _ in rest
+        ):
             yield _like(tree, first, rest, run.times - 1)
         else:
             yield from rest
@@ -99,13 +115,24 @@ def _like(tree: Tree, first: Sequence[Item], rest: Sequence[Item], count: int) -
     nodes = tuple(sorted(node for item in rest for node in tree.nodes_of(item)))
     if len(rest) == 1 and rest[0][0] is not None:
         made = tree.calls[rest[0][0]]
-        return Box(nodes=nodes, kind=MODULE, name=titles[0], module=made.fqn, call=made.call, source=made.source, marks=(f"like {shown}",))
+        return Box(
+            nodes=nodes,
+            kind=MODULE,
+            name=titles[0],
+            module=made.fqn,
+            call=made.call,
+            source=made.source,
+            marks=(f"like {shown}",),
+        )
     return Box(
         nodes=nodes,
         kind=BLOCKS,
         name=(titles[0] if len(titles) == 1 else f"({', '.join(titles)})") + f" × {count}",
         module=names[0] if names else None,
-        marks=(*([f"to {names[-1]}"] if len(names) > 1 else []), *([f"like {shown}"] if shown is not None else [])),
+        marks=(
+            *([f"to {names[-1]}"] if len(names) > 1 else []),
+            *([f"like {shown}"] if shown is not None else []),
+        ),
     )
 
 
@@ -113,7 +140,9 @@ def _near(graph: Graph, tree: Tree, boxes: list[Box], around: str | None) -> lis
     """The boxes of the module `around` and those next to them."""
     if around is None:
         return boxes
-    inside = {i for i, box in enumerate(boxes) if any(tree.is_inside(node, around) for node in box.nodes)}
+    inside = {
+        i for i, box in enumerate(boxes) if any(tree.is_inside(node, around) for node in box.nodes)
+    }
     box_of = {node: i for i, box in enumerate(boxes) for node in box.nodes}
     near = set(inside)
     for edge in graph.edges:
@@ -130,7 +159,11 @@ def _shortened(boxes: list[Box], limit: int) -> list[Box]:
     head, tail = limit - limit // 2, max(limit // 2 - 1, 0)
     middle = boxes[head : len(boxes) - tail]
     nodes = tuple(sorted(node for box in middle for node in box.nodes))
-    return [*boxes[:head], Box(nodes=nodes, kind=MORE, name=f"{len(middle)} more"), *boxes[len(boxes) - tail :]]
+    return [
+        *boxes[:head],
+        Box(nodes=nodes, kind=MORE, name=f"{len(middle)} more"),
+        *boxes[len(boxes) - tail :],
+    ]
 
 
 # ---------------------------------------------------------------- the folded graph
@@ -152,13 +185,21 @@ def _folded(graph: Graph, tree: Tree, boxes: list[Box]) -> Graph:
     order = by_dependence([float(box.nodes[0]) for box in boxes], below)
     position = {old: new for new, old in enumerate(order)}
     nodes = [_node(graph, i, boxes[old], leaving) for i, old in enumerate(order)]
-    edges = [Edge(position[a], i, k) for i, old in enumerate(order) for k, a in enumerate(below[old])]
+    edges = [
+        Edge(position[a], i, k) for i, old in enumerate(order) for k, a in enumerate(below[old])
+    ]
     return Graph(
         nodes=tuple(nodes),
         edges=tuple(edges),
         calls=graph.calls,
-        outputs=tuple(dict.fromkeys(position[box_of[node]] for node in graph.outputs if node in box_of)),
-        saved=tuple(entry._replace(node=position[box_of[entry.node]]) for entry in graph.saved if entry.node in box_of),
+        outputs=tuple(
+            dict.fromkeys(position[box_of[node]] for node in graph.outputs if node in box_of)
+        ),
+        saved=tuple(
+            entry._replace(node=position[box_of[entry.node]])
+            for entry in graph.saved
+            if entry.node in box_of
+        ),
         title=graph.title,
         view="modules",
         notes=graph.notes,
@@ -179,7 +220,10 @@ def _with_parameters(graph: Graph, tree: Tree, boxes: list[Box]) -> list[Box]:
             added.setdefault(home, []).append(node)
         else:
             alone.append(Box(nodes=(node,)))
-    return [replace(box, nodes=(*box.nodes, *added[i])) if i in added else box for i, box in enumerate(boxes)] + alone
+    return [
+        replace(box, nodes=(*box.nodes, *added[i])) if i in added else box
+        for i, box in enumerate(boxes)
+    ] + alone
 
 
 def _node(graph: Graph, i: int, box: Box, leaving: set[int]) -> Node:
@@ -188,7 +232,9 @@ def _node(graph: Graph, i: int, box: Box, leaving: set[int]) -> Node:
         return members[0]._replace(id=i)
     last = max(members, key=lambda node: (node.id in leaving, node.parameter is None, node.id))
     told = {mark for node in members for mark in node.marks}
-    outputs = [mark for mark in last.marks if mark.endswith(" outputs")] if len(members) == 1 else []
+    outputs = (
+        [mark for mark in last.marks if mark.endswith(" outputs")] if len(members) == 1 else []
+    )
     return Node(
         i,
         box.name,

@@ -20,7 +20,12 @@ def calls_of(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
             position.append(around)
             continue
         position.append(len(calls))
-        calls.append(new(Call, (call.fqn, call.index, call.kind, around if around >= 0 else None, call.source)))
+        calls.append(
+            new(
+                Call,
+                (call.fqn, call.index, call.kind, around if around >= 0 else None, call.source),
+            )
+        )
     return tuple(calls), position
 
 
@@ -35,7 +40,10 @@ def module_graph(trace: Trace) -> Graph:
     inputs = _root_inputs(trace)
     ids = {row: len(inputs) + i for i, row in enumerate(shown)}
     nodes = [_input_node(i, info) for i, info in enumerate(inputs)]
-    nodes += [_node(ids[row], trace.calls[row], calls[position[row]] if position[row] >= 0 else None) for row in shown]
+    nodes += [
+        _node(ids[row], trace.calls[row], calls[position[row]] if position[row] >= 0 else None)
+        for row in shown
+    ]
     edges = [edge for row in shown for edge in _edges(ids, row, trace.calls[row].inputs, inputs)]
     return Graph(
         nodes=tuple(nodes),
@@ -50,11 +58,17 @@ def module_graph(trace: Trace) -> Graph:
 
 def _rows_shown(trace: Trace) -> list[int]:
     parents = {call.parent for call in trace.calls if not call.recomputed}
-    return [row for row, call in enumerate(trace.calls) if row not in parents and not call.recomputed]
+    return [
+        row for row, call in enumerate(trace.calls) if row not in parents and not call.recomputed
+    ]
 
 
 def _root_inputs(trace: Trace) -> tuple[TensorInfo, ...]:
-    return tuple(info for info in trace.calls[0].inputs if not isinstance(info.source, str)) if trace.calls else ()
+    return (
+        tuple(info for info in trace.calls[0].inputs if not isinstance(info.source, str))
+        if trace.calls
+        else ()
+    )
 
 
 def _input_node(i: int, info: TensorInfo) -> Node:
@@ -79,9 +93,17 @@ def _node(i: int, call: ModuleCall, owner: Call | None) -> Node:
     )
 
 
-def _edges(ids: dict[int, int], row: int, inputs: Sequence[TensorInfo], fed: Sequence[TensorInfo]) -> Iterator[Edge]:
+def _edges(
+    ids: dict[int, int], row: int, inputs: Sequence[TensorInfo], fed: Sequence[TensorInfo]
+) -> Iterator[Edge]:
     for i, info in enumerate(inputs):
-        start = ids.get(info.source) if isinstance(info.source, int) else _fed(info, fed) if info.source is None else None
+        start = (
+            ids.get(info.source)
+            if isinstance(info.source, int)
+            else _fed(info, fed)
+            if info.source is None
+            else None
+        )
         if start is not None and start < ids[row]:
             yield Edge(start, ids[row], i)
 
@@ -96,4 +118,6 @@ def _fed(info: TensorInfo, fed: Sequence[TensorInfo]) -> int | None:
 
 def _outputs(trace: Trace, ids: dict[int, int]) -> tuple[int, ...]:
     made = [info.source for info in trace.calls[0].outputs] if trace.calls else []
-    return tuple(dict.fromkeys(ids[source] for source in made if isinstance(source, int) and source in ids))
+    return tuple(
+        dict.fromkeys(ids[source] for source in made if isinstance(source, int) and source in ids)
+    )

@@ -30,7 +30,9 @@ class Placement:
     routes: tuple[tuple[Point, ...], ...]
 
 
-def place(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]], *, gap: float = 34.0) -> Placement:
+def place(
+    sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]], *, gap: float = 34.0
+) -> Placement:
     """Lays out boxes and the lines between them.
 
     Args:
@@ -50,7 +52,10 @@ def place(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]]
     low = min((x[v] - net.width[v] / 2 for v in range(len(x))), default=0.0)
     x = [value - low for value in x]
     middles = tuple((x[v], (tops[layer[v]] + bottoms[layer[v]]) / 2) for v in range(len(sizes)))
-    ends = [(middle[1] - height / 2, middle[1] + height / 2) for middle, (_, height) in zip(middles, sizes, strict=True)]
+    ends = [
+        (middle[1] - height / 2, middle[1] + height / 2)
+        for middle, (_, height) in zip(middles, sizes, strict=True)
+    ]
     return Placement(
         width=max((x[v] + net.width[v] / 2 for v in range(len(x))), default=0.0),
         height=bottoms[-1] if bottoms else 0.0,
@@ -72,7 +77,9 @@ def _layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
         for other in below[node]:
             if layer[other] < further:  # noqa: PLR1730 - a call of max() takes three times as long
                 layer[other] = further
-    for node in range(count - 1, -1, -1):  # what has one input or none stands just above its first user: one long line, not two
+    for node in range(
+        count - 1, -1, -1
+    ):  # what has one input or none stands just above its first user: one long line, not two
         if inputs[node] < 2 and below[node]:
             layer[node] = min([layer[other] for other in below[node]]) - 1
     return layer
@@ -81,7 +88,12 @@ def _layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
 class _Net:
     """Boxes and the points of the trunks, with lines between neighbouring layers only."""
 
-    def __init__(self, sizes: Sequence[tuple[float, float]], layer: Sequence[int], edges: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[tuple[float, float]],
+        layer: Sequence[int],
+        edges: Sequence[tuple[int, int]],
+    ) -> None:
         self.boxes = len(sizes)
         self.heights = [height for _, height in sizes]
         self.width = [width for width, _ in sizes]
@@ -213,7 +225,9 @@ def _apart(net: _Net, a: int, b: int) -> float:
     return (net.width[a] + net.width[b]) / 2 + between
 
 
-def _spread(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]) -> list[float]:
+def _spread(
+    wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]
+) -> list[float]:
     """The places nearest to the wanted ones (least squares) that keep the order and the gaps: pool adjacent violators."""
     if len(wanted) == 1:
         return list(wanted)
@@ -225,7 +239,11 @@ def _spread(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[fl
         pool = [value - shift, weight, 1]
         while pools and pools[-1][0] > pool[0]:
             mean, other, members = pools.pop()
-            pool = [(mean * other + pool[0] * pool[1]) / (other + pool[1]), other + pool[1], members + pool[2]]
+            pool = [
+                (mean * other + pool[0] * pool[1]) / (other + pool[1]),
+                other + pool[1],
+                members + pool[2],
+            ]
         pools.append(pool)
     placed = [mean for mean, _, members in pools for _ in range(int(members))]
     return [value + shift for value, shift in zip(placed, shifts, strict=True)]
@@ -243,7 +261,11 @@ def _rows(net: _Net, gap: float) -> tuple[list[float], list[float]]:
 
 
 def _routes(
-    net: _Net, edges: Sequence[tuple[int, int]], x: Sequence[float], rows: tuple[Sequence[float], Sequence[float]], ends: Sequence[Point]
+    net: _Net,
+    edges: Sequence[tuple[int, int]],
+    x: Sequence[float],
+    rows: tuple[Sequence[float], Sequence[float]],
+    ends: Sequence[Point],
 ) -> tuple[tuple[Point, ...], ...]:
     """Course of each edge: out at the bottom (`ends[start][1]`), down its trunk, in at the top (`ends[end][0]`) beside the others."""
     tops, bottoms = rows
@@ -262,7 +284,9 @@ def _routes(
     return tuple(routes)
 
 
-def _arrivals(net: _Net, edges: Sequence[tuple[int, int]], x: Sequence[float]) -> list[tuple[int, int]]:
+def _arrivals(
+    net: _Net, edges: Sequence[tuple[int, int]], x: Sequence[float]
+) -> list[tuple[int, int]]:
     """For each edge: the how many-th from the left it is of those that arrive at its box, and of how many."""
     arriving: dict[int, list[int]] = {}
     for i, (_, end) in enumerate(edges):

@@ -7,7 +7,15 @@ from cnnprobe.graph.data import Graph
 from cnnprobe.trace import ModuleCall, ParameterInfo, Trace
 
 _WHOLE_NUMBERS = ("int", "uint", "bool")
-_CHOOSERS = ("argmax", "argmin", "argsort", "argwhere", "nonzero", "multinomial", "bernoulli")  # no derivative, whatever their dtype
+_CHOOSERS = (
+    "argmax",
+    "argmin",
+    "argsort",
+    "argwhere",
+    "nonzero",
+    "multinomial",
+    "bernoulli",
+)  # no derivative, whatever their dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +54,9 @@ def unreached(graph: Graph, trace: Trace) -> tuple[Cut, ...]:
         trace: the forward pass that made them.
     """
     reached = {node.parameter for node in graph.nodes if node.parameter is not None}
-    missing = [p for p in trace.parameters if p.kind == "parameter" and not reached & {p.fqn, *p.aliases}]
+    missing = [
+        p for p in trace.parameters if p.kind == "parameter" and not reached & {p.fqn, *p.aliases}
+    ]
     if not missing:
         return ()
     users = _users(trace)
@@ -110,17 +120,29 @@ def _reason(call: ModuleCall) -> str:
     return "overwritten" if name in ("zero_", "fill_", "copy_") else "no grad"
 
 
-def _cut(parameter: ParameterInfo, trace: Trace, users: Mapping[str, Sequence[int]], ends: Sequence[End | None]) -> Cut:
+def _cut(
+    parameter: ParameterInfo,
+    trace: Trace,
+    users: Mapping[str, Sequence[int]],
+    ends: Sequence[End | None],
+) -> Cut:
     if not parameter.trainable:
         return Cut(parameter=parameter.fqn, why="frozen")
-    rows = sorted({row for name in (parameter.fqn, *parameter.aliases) for row in users.get(name, ())})
+    rows = sorted(
+        {row for name in (parameter.fqn, *parameter.aliases) for row in users.get(name, ())}
+    )
     if not rows:
         return Cut(parameter=parameter.fqn, why="never used")
-    end = next((ends[row] for row in rows if ends[row] is not None), None) or ("not in the output", rows[-1])
+    end = next((ends[row] for row in rows if ends[row] is not None), None) or (
+        "not in the output",
+        rows[-1],
+    )
     why, row = end
     call = trace.calls[row]
     module = next(_modules_around(trace, row), None)
-    return Cut(parameter=parameter.fqn, why=why, module=module, operation=call.kind, source=call.source)
+    return Cut(
+        parameter=parameter.fqn, why=why, module=module, operation=call.kind, source=call.source
+    )
 
 
 def _modules_around(trace: Trace, row: int | None) -> Iterator[str]:

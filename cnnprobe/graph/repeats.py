@@ -28,7 +28,10 @@ def runs(row: Sequence[int]) -> list[Run]:
     found = []
     i = 0
     while i < len(row):
-        best = max((_run(row, i, period) for period in range(1, LONGEST + 1)), key=lambda run: (run.end, -run.period))
+        best = max(
+            (_run(row, i, period) for period in range(1, LONGEST + 1)),
+            key=lambda run: (run.end, -run.period),
+        )
         if best.times > 1:
             found.append(best)
             i = best.end

@@ -18,12 +18,17 @@ class Tree:
         self.calls: list[Call] = list(graph.calls)
         self._known = {(call.fqn, call.call): i for i, call in enumerate(self.calls)}
         self.parameters = {node.id for node in graph.nodes if node.kind == PARAMETER}
-        self.owner = [None if node.id in self.parameters else self._owner(node.module, node.call) for node in graph.nodes]
+        self.owner = [
+            None if node.id in self.parameters else self._owner(node.module, node.call)
+            for node in graph.nodes
+        ]
         self.items: dict[int | None, list[Item]] = {None: []}
         for node in graph.nodes:
             if node.id not in self.parameters:
                 self._place(node.id)
-        self.depth = [len(self._chain(call)) for call in range(len(self.calls))]  # the outermost call is 1 deep
+        self.depth = [
+            len(self._chain(call)) for call in range(len(self.calls))
+        ]  # the outermost call is 1 deep
         self.height = max((self.depth[call] for call in self.items if call is not None), default=1)
 
     def _owner(self, module: str | None, call: int) -> int | None:
@@ -61,7 +66,9 @@ class Tree:
 
     def opens(self, call: int) -> bool:
         """Whether there is more to see inside: other calls, or in a module view functions of its own."""
-        return self.holds_calls(call) or (self.graph.view == "modules" and len(self.items[call]) > 1)
+        return self.holds_calls(call) or (
+            self.graph.view == "modules" and len(self.items[call]) > 1
+        )
 
     def nodes_of(self, item: Item) -> list[int]:
         """All nodes in an item, at any depth."""
@@ -82,7 +89,11 @@ class Tree:
     def title(self, item: Item) -> str:
         """What an item is called where there is room for one name: class of the module, or name of the operation."""
         call, node = item
-        return self.graph.nodes[node].name if call is None else self.calls[call].kind or self.calls[call].fqn.rpartition(".")[2]
+        return (
+            self.graph.nodes[node].name
+            if call is None
+            else self.calls[call].kind or self.calls[call].fqn.rpartition(".")[2]
+        )
 
 
 def signatures(tree: Tree, items: list[Item]) -> list[int]:
@@ -97,10 +108,19 @@ def signatures(tree: Tree, items: list[Item]) -> list[int]:
     members = [tree.nodes_of(item) for item in items]
     place = {node: (at, k) for at, nodes in enumerate(members) for k, node in enumerate(nodes)}
     numbers: dict[object, int] = {}
-    return [numbers.setdefault(tuple(_told(tree, nodes, at, place, sources)), len(numbers)) for at, nodes in enumerate(members)]
+    return [
+        numbers.setdefault(tuple(_told(tree, nodes, at, place, sources)), len(numbers))
+        for at, nodes in enumerate(members)
+    ]
 
 
-def _told(tree: Tree, nodes: list[int], at: int, place: dict[int, tuple[int, int]], sources: dict[int, list[int]]) -> Iterator[object]:
+def _told(
+    tree: Tree,
+    nodes: list[int],
+    at: int,
+    place: dict[int, tuple[int, int]],
+    sources: dict[int, list[int]],
+) -> Iterator[object]:
     base = place[nodes[0]][1] if nodes else 0
     for i in nodes:
         node = tree.graph.nodes[i]
@@ -112,5 +132,7 @@ def _told(tree: Tree, nodes: list[int], at: int, place: dict[int, tuple[int, int
             if item == at:
                 yield k - base
             else:
-                back = 1 if item is None else at - item  # the first of a row takes from outside what the others take from their neighbour
+                back = (
+                    1 if item is None else at - item
+                )  # the first of a row takes from outside what the others take from their neighbour
                 yield given.shape, given.parameter is not None, back

@@ -10,7 +10,12 @@ from cnnprobe.graph import Graph
 from cnnprobe.history import History
 from cnnprobe.layout.boxes import graph_pictures
 from cnnprobe.layout.entries import Entry, entries
-from cnnprobe.layout.explanations import evidence_blocks, explanation_notice, lay_out_explanation, patch_blocks
+from cnnprobe.layout.explanations import (
+    evidence_blocks,
+    explanation_notice,
+    lay_out_explanation,
+    patch_blocks,
+)
 from cnnprobe.layout.folding import fold
 from cnnprobe.layout.histories import history_blocks, lay_out_history
 from cnnprobe.layout.parts import shares
@@ -25,7 +30,19 @@ __all__ = [
     "SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace",
 ]  # fmt: skip
 
-SECTIONS = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters", "shares", "graph", "traceback")
+SECTIONS = (
+    "failure",
+    "patch",
+    "evidence",
+    "history",
+    "modules",
+    "totals",
+    "notes",
+    "parameters",
+    "shares",
+    "graph",
+    "traceback",
+)
 _USUAL = ("failure", "evidence", "history", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
@@ -73,12 +90,18 @@ def lay_out_trace(
         UnknownNameError: there is no such section.
     """
     if depth is not None and depth < 0:
-        raise UsageError(f"depth {depth} is negative", where="layout", fix="give 0 for the model alone, 1 for its children, None for all")
+        raise UsageError(
+            f"depth {depth} is negative",
+            where="layout",
+            fix="give 0 for the model alone, 1 for its children, None for all",
+        )
     view = _View(depth, folded, most_rows, drawn, graph, explanation, history)
     blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
-            raise UnknownNameError(f"no section named {section!r}", where="layout", fix=suggest(section, SECTIONS))
+            raise UnknownNameError(
+                f"no section named {section!r}", where="layout", fix=suggest(section, SECTIONS)
+            )
         blocks += _MAKERS[section](trace, view)
     return Document(title=trace.model, blocks=tuple(blocks))
 
@@ -99,7 +122,11 @@ def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
 def _failure(trace: Trace, view: _View) -> Iterable[Block]:
     if view.explanation is None or trace.failure is None:
         return failure_notice(trace)
-    return [explanation_notice(view.explanation, key="" if trace.failure.call is None else f"c{trace.failure.call}")]
+    return [
+        explanation_notice(
+            view.explanation, key="" if trace.failure.call is None else f"c{trace.failure.call}"
+        )
+    ]
 
 
 def _evidence(_trace: Trace, view: _View) -> Iterable[Block]:
@@ -111,7 +138,11 @@ def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
 
 
 def _history(_trace: Trace, view: _View) -> Iterable[Block]:
-    return () if view.history is None else (Heading(text="Training"), *history_blocks(view.history, drawn=view.drawn))
+    return (
+        ()
+        if view.history is None
+        else (Heading(text="Training"), *history_blocks(view.history, drawn=view.drawn))
+    )
 
 
 def _modules(trace: Trace, view: _View) -> Iterable[Block]:
@@ -149,7 +180,10 @@ def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
         *rows, total_row = table.rows
         if view.most_rows is not None and len(rows) > view.most_rows:
             note = _NOT_SHOWN.format(len(rows) - view.most_rows)
-            yield Folded(title=table.title, blocks=(replace(table, rows=(*rows[: view.most_rows], total_row), notes=(note,)),))
+            yield Folded(
+                title=table.title,
+                blocks=(replace(table, rows=(*rows[: view.most_rows], total_row), notes=(note,)),),
+            )
         else:
             yield Folded(title=table.title, blocks=(table,))
 
@@ -164,7 +198,10 @@ def _graph(trace: Trace, view: _View) -> Iterable[Block]:
 
 def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
     if trace.failure is not None and trace.failure.traceback:
-        yield Folded(title="Traceback", blocks=(Code(text=trace.failure.traceback.rstrip(), language="python"),))
+        yield Folded(
+            title="Traceback",
+            blocks=(Code(text=trace.failure.traceback.rstrip(), language="python"),),
+        )
 
 
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {

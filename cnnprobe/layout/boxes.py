@@ -24,13 +24,17 @@ def graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Picture
             drawn.add(len(view.nodes))
             yield _picture(trace, name, view)
     if graph is not None and graph.nodes:
-        yield _picture(trace, "autograd", graph if len(graph.nodes) <= OPERATIONS_DRAWN else graph.collapse())
+        yield _picture(
+            trace, "autograd", graph if len(graph.nodes) <= OPERATIONS_DRAWN else graph.collapse()
+        )
 
 
 def _picture(trace: Trace, name: str, graph: Graph) -> Picture:
     caption = f"{name}: {len(graph.nodes)} boxes"
     return Picture(
-        svg=as_svg.render_graph(graph, keys=keys_of_boxes(trace, graph)), alt=f"graph of {trace.model}, {caption}", caption=caption
+        svg=as_svg.render_graph(graph, keys=keys_of_boxes(trace, graph)),
+        alt=f"graph of {trace.model}, {caption}",
+        caption=caption,
     )
 
 
@@ -46,7 +50,11 @@ class _Rows:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.calls = {(call.fqn, call.index): i for i, call in enumerate(trace.calls) if call.fqn is not None and not call.recomputed}
+        self.calls = {
+            (call.fqn, call.index): i
+            for i, call in enumerate(trace.calls)
+            if call.fqn is not None and not call.recomputed
+        }
         self.functions: dict[object, list[int]] = {}
         for i, call in reversed(list(enumerate(trace.calls))):
             if call.fqn is None and not call.recomputed:
@@ -65,7 +73,13 @@ class _Rows:
 
     def _blocks(self, node: Node, first: int) -> list[int]:
         """All neighbours from the first to the last that the box names."""
-        name = next((mark.removeprefix(_TO) for mark in node.marks if mark.startswith(_TO)), node.module)
+        name = next(
+            (mark.removeprefix(_TO) for mark in node.marks if mark.startswith(_TO)), node.module
+        )
         last = first if name is None else self.calls.get((name, 0), first)
         parent = self.trace.calls[first].parent
-        return [i for i in range(first, last + 1) if self.trace.calls[i].parent == parent and self.trace.calls[i].fqn is not None]
+        return [
+            i
+            for i in range(first, last + 1)
+            if self.trace.calls[i].parent == parent and self.trace.calls[i].fqn is not None
+        ]

@@ -12,7 +12,9 @@ _NAMED = 8  # layers in a line; of others only how many
 def lay_out_changes(outcome: Outcome) -> Iterator[Block]:
     """The totals of both models, and the layers that are not the same in both; nothing where no total changed and no layer came or went."""
     totals = (outcome.parameters, *outcome.costs.values())
-    if all(a == b for a, b in totals) and all(pair.actual is not None and pair.expected is not None for pair in outcome.pairs):
+    if all(a == b for a, b in totals) and all(
+        pair.actual is not None and pair.expected is not None for pair in outcome.pairs
+    ):
         return
     yield Table(
         title="What changed",
@@ -29,7 +31,12 @@ def lay_out_changes(outcome: Outcome) -> Iterator[Block]:
 
 def _rows(outcome: Outcome) -> Iterator[Row]:
     yield _row("parameters", outcome.parameters, count)
-    frozen = [whole - free for whole, free in zip(outcome.parameters, outcome.costs.get("trainable", outcome.parameters), strict=True)]
+    frozen = [
+        whole - free
+        for whole, free in zip(
+            outcome.parameters, outcome.costs.get("trainable", outcome.parameters), strict=True
+        )
+    ]
     if any(frozen):
         yield _row("of them trainable", outcome.costs["trainable"], count)
     if "macs" in outcome.costs:
@@ -58,7 +65,9 @@ def relative(actual: int, expected: int) -> str:
 
 
 def _layers(outcome: Outcome) -> Iterator[str]:
-    changed = {d.position for d in outcome.differences if d.level in ("parameters", "hyperparameters")}
+    changed = {
+        d.position for d in outcome.differences if d.level in ("parameters", "hyperparameters")
+    }
     sides: dict[str, list[Operation]] = {"added": [], "removed": [], "changed": []}
     for k, pair in enumerate(outcome.pairs):
         if pair.expected is None and pair.actual is not None:
@@ -75,6 +84,9 @@ def _layers(outcome: Outcome) -> Iterator[str]:
 
 def _counted(outcome: Outcome) -> Iterator[str]:
     if "counted" in outcome.costs:
-        (actual, expected), (of_actual, of_expected) = outcome.costs["counted"], outcome.costs["operations"]
+        (actual, expected), (of_actual, of_expected) = (
+            outcome.costs["counted"],
+            outcome.costs["operations"],
+        )
         what = "operations that have a formula for multiply-accumulates"
         yield f"{what}: {expected} of {of_expected} (expected), {actual} of {of_actual} (actual)"

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from cnnprobe.differences import Difference, Outcome, place
 from cnnprobe.layout.changes import lay_out_changes
-from cnnprobe.render.document import Block, Code, Column, Document, Facts, Heading, Notice, Row, Table, Text
+from cnnprobe.render.document import (
+    Block,
+    Code,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Notice,
+    Row,
+    Table,
+    Text,
+)
 
 if TYPE_CHECKING:
     from cnnprobe.refactoring import Folded
@@ -45,7 +56,9 @@ def verdict(outcome: Outcome) -> str:
     """One sentence: equivalent, or where not."""
     lost = [_NAMES[level] for level, holds in outcome.levels.items() if holds is False]
     held = [_NAMES[level] for level, holds in outcome.levels.items() if holds]
-    aligned = sum(1 for pair in outcome.pairs if pair.actual is not None and pair.expected is not None)
+    aligned = sum(
+        1 for pair in outcome.pairs if pair.actual is not None and pair.expected is not None
+    )
     if not lost:
         return f"equivalent: the same {', '.join(held)}; {aligned} aligned operations"
     same = f" The same: {', '.join(held)}." if held else ""
@@ -54,15 +67,27 @@ def verdict(outcome: Outcome) -> str:
 
 def _first(difference: Difference) -> Notice:
     where = " against ".join(part for part in (difference.actual, difference.expected) if part)
-    began = {True: "; what went in was equal, what came out is not", None: "", False: ""}[difference.inputs_equal]
-    return Notice(severity="error", text=f"first divergence ({_NAMES[difference.level]}): {difference.message}{began}", where=where)
+    began = {True: "; what went in was equal, what came out is not", None: "", False: ""}[
+        difference.inputs_equal
+    ]
+    return Notice(
+        severity="error",
+        text=f"first divergence ({_NAMES[difference.level]}): {difference.message}{began}",
+        where=where,
+    )
 
 
 def _levels(outcome: Outcome) -> Facts:
     pairs = []
     for level, holds in outcome.levels.items():
         count = sum(1 for difference in outcome.differences if difference.level == level)
-        said = "the same" if holds else "not compared" if holds is None else f"differ ({count} difference{'s' if count != 1 else ''})"
+        said = (
+            "the same"
+            if holds
+            else "not compared"
+            if holds is None
+            else f"differ ({count} difference{'s' if count != 1 else ''})"
+        )
         if level == "parameters":
             a, b = outcome.parameters
             said += f": {a:,} {'=' if a == b else 'instead of'} {b:,} in all"
@@ -75,9 +100,18 @@ def _differences(outcome: Outcome, most_rows: int | None) -> Table:
     left = len(outcome.differences) - len(shown)
     return Table(
         title="Differences, in the order of the forward pass",
-        columns=(Column(name="level"), Column(name=_header("actual", outcome.actual)), Column(name=_header("expected", outcome.expected))),
-        rows=tuple(Row(cells=(_NAMES[d.level], d.actual or "-", d.expected or "-"), note=d.message) for d in shown),
-        notes=(f"{left:,} more differences are not shown here; to('json') has them all",) if left else (),
+        columns=(
+            Column(name="level"),
+            Column(name=_header("actual", outcome.actual)),
+            Column(name=_header("expected", outcome.expected)),
+        ),
+        rows=tuple(
+            Row(cells=(_NAMES[d.level], d.actual or "-", d.expected or "-"), note=d.message)
+            for d in shown
+        ),
+        notes=(f"{left:,} more differences are not shown here; to('json') has them all",)
+        if left
+        else (),
     )
 
 
@@ -114,10 +148,15 @@ def _rows(outcome: Outcome) -> Iterator[Row]:
         if one is None:
             continue
         sign = "+" if b is None else "-" if a is None else "!" if k in apart else "="
-        output = " / ".join(dict.fromkeys(", ".join(map(str, side.made)) for side in (a, b) if side is not None))
+        output = " / ".join(
+            dict.fromkeys(", ".join(map(str, side.made)) for side in (a, b) if side is not None)
+        )
         counts = _count(one.shapes)
         names = tuple(place(side) if side is not None else "" for side in (a, b))
-        yield Row(cells=(names[0], sign, names[1], output, counts or None), emphasis="" if sign == "=" else "error")
+        yield Row(
+            cells=(names[0], sign, names[1], output, counts or None),
+            emphasis="" if sign == "=" else "error",
+        )
 
 
 def _count(shapes: object) -> int:
@@ -136,11 +175,22 @@ def lay_out_refactoring(folded: "Folded") -> Document:
     title = f"{folded.model}, refactored" if folded.source else folded.model
     blocks: list[Block] = [Heading(text=title, level=1)]
     if folded.blocks:
-        blocks.append(Facts(title="What repeats", pairs=tuple((block.name, block.pattern) for block in folded.blocks)))
+        blocks.append(
+            Facts(
+                title="What repeats",
+                pairs=tuple((block.name, block.pattern) for block in folded.blocks),
+            )
+        )
     if folded.source:
         blocks.append(Code(text=folded.source.rstrip("\n"), language="python", title="Source"))
     if folded.proof is not None:
-        blocks.append(Text(text=f"Proof: the new model with the weights of {folded.model} against it is {verdict(folded.proof)}."))
+        blocks.append(
+            Text(
+                text=f"Proof: the new model with the weights of {folded.model} against it is {verdict(folded.proof)}."
+            )
+        )
         blocks.append(_levels(folded.proof))
-    blocks += [Notice(severity="info" if folded.source else "warning", text=note) for note in folded.notes]
+    blocks += [
+        Notice(severity="info" if folded.source else "warning", text=note) for note in folded.notes
+    ]
     return Document(title=title, blocks=tuple(blocks))

@@ -33,7 +33,11 @@ _SUFFIXES = {
     ".png": "png", ".pdf": "pdf",
 }  # fmt: skip
 _BINARY = ("png", "pdf")
-_ENGINES: Mapping[str, tuple[str, ...]] = {"own": (), "auto": engines.ENGINES, **{engine: (engine,) for engine in engines.ENGINES}}
+_ENGINES: Mapping[str, tuple[str, ...]] = {
+    "own": (),
+    "auto": engines.ENGINES,
+    **{engine: (engine,) for engine in engines.ENGINES},
+}
 
 
 def lay_out_graph(graph: Graph, *, picture: bool = True) -> Document:
@@ -45,7 +49,9 @@ def lay_out_graph(graph: Graph, *, picture: bool = True) -> Document:
     blocks: list[Block] = [Heading(text=title, level=1), Facts(pairs=tuple(facts))]
     blocks += [Notice(severity="info", text=note) for note in graph.notes]
     if picture:
-        blocks.append(Picture(svg=as_svg.render_graph(graph), alt=f"{title}: {len(graph.nodes)} boxes"))
+        blocks.append(
+            Picture(svg=as_svg.render_graph(graph), alt=f"{title}: {len(graph.nodes)} boxes")
+        )
     return Document(title=title, blocks=(*blocks, _table(graph)))
 
 
@@ -83,7 +89,9 @@ def _table(graph: Graph) -> Table:
         Column(name="from"),
         Column(name="marks", priority=4),
     )
-    told = [i for i in range(len(columns)) if i < 2 or any(row.cells[i] is not None for row in rows)]
+    told = [
+        i for i in range(len(columns)) if i < 2 or any(row.cells[i] is not None for row in rows)
+    ]
     return Table(
         title="Boxes in the order of the forward pass",
         columns=tuple(columns[i] for i in told),
@@ -131,11 +139,15 @@ def render_graph(graph: Graph, format: str) -> str:  # noqa: A002 - the word use
         UnknownNameError: there is no such format.
     """
     if format not in _FORMATS:
-        raise UnknownNameError(f"no graph format named {format!r}", where="Graph.to", fix=suggest(format, _FORMATS))
+        raise UnknownNameError(
+            f"no graph format named {format!r}", where="Graph.to", fix=suggest(format, _FORMATS)
+        )
     return _FORMATS[format](graph)
 
 
-def save_graph(graph: Graph, path: str | Path, *, engine: str = "own", limit: float = engines.LIMIT) -> tuple[str, ...]:
+def save_graph(
+    graph: Graph, path: str | Path, *, engine: str = "own", limit: float = engines.LIMIT
+) -> tuple[str, ...]:
     """Write the graph in the format that the name's ending tells; what failed of what was asked for, if another took over.
 
     Args:
@@ -153,17 +165,33 @@ def save_graph(graph: Graph, path: str | Path, *, engine: str = "own", limit: fl
     form = _SUFFIXES.get(target.suffix.lower())
     if form is None:
         raise UnknownNameError(
-            f"no graph format has the suffix {target.suffix!r}", where=str(target), fix=suggest(target.suffix, _SUFFIXES)
+            f"no graph format has the suffix {target.suffix!r}",
+            where=str(target),
+            fix=suggest(target.suffix, _SUFFIXES),
         )
     if engine not in _ENGINES:
-        raise UnknownNameError(f"no engine named {engine!r}", where="save_graph", fix=suggest(engine, _ENGINES))
-    asked = _ENGINES[engine] if form == "svg" else (_ENGINES[engine] or engines.ENGINES) if form in _BINARY else ()
-    drawn = engines.draw(as_dot.render_graph(_folded(graph)), form, engines=asked, limit=limit) if asked else engines.Drawn(None)
+        raise UnknownNameError(
+            f"no engine named {engine!r}", where="save_graph", fix=suggest(engine, _ENGINES)
+        )
+    asked = (
+        _ENGINES[engine]
+        if form == "svg"
+        else (_ENGINES[engine] or engines.ENGINES)
+        if form in _BINARY
+        else ()
+    )
+    drawn = (
+        engines.draw(as_dot.render_graph(_folded(graph)), form, engines=asked, limit=limit)
+        if asked
+        else engines.Drawn(None)
+    )
     if drawn.picture is not None:
         target.write_bytes(drawn.picture)
     elif form in _BINARY:
         fix = "install Graphviz or `pip install pygraphviz`, or write .svg, which needs neither"
-        raise UsageError(f"no engine made a {form}: {'; '.join(drawn.failures)}", where=str(target), fix=fix)
+        raise UsageError(
+            f"no engine made a {form}: {'; '.join(drawn.failures)}", where=str(target), fix=fix
+        )
     else:
         target.write_text(render_graph(graph, form), encoding="utf-8")
     return drawn.failures

@@ -21,7 +21,9 @@ class Entry:
     is_shared: bool = False  # its parameters are counted at another row
     call: int | None = None  # index in the trace; None where nothing was called
     module: int | None = None  # index in the trace's modules
-    parameter: int | None = None  # index in the trace's parameters: a parameter that its module uses itself
+    parameter: int | None = (
+        None  # index in the trace's parameters: a parameter that its module uses itself
+    )
     state: str = ""  # "" | "raised here" | "unfinished" | "never called" | "not reached" | "only its parameters are used"
     copies: int = 1
 
@@ -82,16 +84,25 @@ def _places(trace: Trace, owned: Ownership) -> Iterator[_Place]:
         yield place
         if place.call is None:
             continue
-        depth, calls, modules = place.depth + 1, below.get(place.call, ()), owned.unreached.get(place.call, ())
+        depth, calls, modules = (
+            place.depth + 1,
+            below.get(place.call, ()),
+            owned.unreached.get(place.call, ()),
+        )
         stack += [_Place(depth, position, module=m) for m in reversed(modules)]
         stack += [_place(trace, owned, depth, position, i) for i in reversed(calls)]
         if calls or modules:
-            stack += [_Place(depth, position, parameter=p) for p in reversed(owned.parameters.get(place.call, ()))]
+            stack += [
+                _Place(depth, position, parameter=p)
+                for p in reversed(owned.parameters.get(place.call, ()))
+            ]
 
 
 def _place(trace: Trace, owned: Ownership, depth: int, parent: int | None, call: int) -> _Place:
     fqn = trace.calls[call].fqn
-    return _Place(depth, parent, call=call, module=None if fqn is None else owned.module_index.get(fqn))
+    return _Place(
+        depth, parent, call=call, module=None if fqn is None else owned.module_index.get(fqn)
+    )
 
 
 def _sums(
@@ -108,7 +119,9 @@ def _sums(
             parameters[i] += owned.elements_below[place.module]
         elif place.call is not None and not has_rows[i]:
             call = trace.calls[place.call]
-            parameters[i] += sum(trace.parameters[p].numel for p in owned.parameters.get(place.call, ()))
+            parameters[i] += sum(
+                trace.parameters[p].numel for p in owned.parameters.get(place.call, ())
+            )
             macs[i] = call.macs if call.completed else None
             nbytes[i] = made_bytes(place.call, call)
         if place.parent is not None:
@@ -136,13 +149,21 @@ class _Labels:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.repeated = {call.fqn for call in trace.calls if call.fqn is not None and call.index > 0 and not call.recomputed}
+        self.repeated = {
+            call.fqn
+            for call in trace.calls
+            if call.fqn is not None and call.index > 0 and not call.recomputed
+        }
 
     def name(self, place: _Place, places: Sequence[_Place]) -> str:
         parent = None if place.parent is None else places[place.parent].call
         if place.call is None:
             item: ModuleInfo | ParameterInfo
-            item = self.trace.parameters[place.parameter] if place.parameter is not None else self.trace.modules[place.module or 0]
+            item = (
+                self.trace.parameters[place.parameter]
+                if place.parameter is not None
+                else self.trace.modules[place.module or 0]
+            )
             return _below(item.fqn, self._fqn_above(parent)) or self.trace.model
         call = self.trace.calls[place.call]
         if call.fqn is None:

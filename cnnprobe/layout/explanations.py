@@ -7,7 +7,12 @@ from cnnprobe.render.document import Block, Code, Document, Facts, Notice
 from cnnprobe.trace import TensorInfo
 
 _MOST_TENSORS = 4
-_STAGES = {"forward": "forward pass", "loss": "loss", "backward": "backward pass", "step": "optimizer"}
+_STAGES = {
+    "forward": "forward pass",
+    "loss": "loss",
+    "backward": "backward pass",
+    "step": "optimizer",
+}
 
 
 def lay_out_explanation(explanation: Explanation) -> Document:
@@ -24,7 +29,13 @@ def explanation_blocks(explanation: Explanation) -> Iterator[Block]:
 def explanation_notice(explanation: Explanation, *, key: str = "") -> Notice:
     """The fault, the module to blame and the best repair; `key` is that of the row where torch raised."""
     fix = explanation.repairs[0].title if explanation.repairs else ""
-    return Notice(severity="error", text=f"{explanation.diagnosis}: {explanation.message}", where=_where(explanation), fix=fix, key=key)
+    return Notice(
+        severity="error",
+        text=f"{explanation.diagnosis}: {explanation.message}",
+        where=_where(explanation),
+        fix=fix,
+        key=key,
+    )
 
 
 def evidence_blocks(explanation: Explanation) -> Iterator[Block]:
@@ -33,14 +44,21 @@ def evidence_blocks(explanation: Explanation) -> Iterator[Block]:
     if pairs:
         yield Facts(pairs=pairs)
     if explanation.repairs:
-        yield Facts(title="Repairs", pairs=tuple(_repair(i, repair) for i, repair in enumerate(explanation.repairs, start=1)))
+        yield Facts(
+            title="Repairs",
+            pairs=tuple(
+                _repair(i, repair) for i, repair in enumerate(explanation.repairs, start=1)
+            ),
+        )
 
 
 def patch_blocks(explanation: Explanation) -> Iterator[Block]:
     """The best repair whose line is known, as a diff of the user's file."""
     for repair in explanation.repairs:
         if repair.patch:
-            yield Code(text=repair.patch, language="diff", title=f"The repair as a patch: {repair.title}")
+            yield Code(
+                text=repair.patch, language="diff", title=f"The repair as a patch: {repair.title}"
+            )
             return
 
 

@@ -28,17 +28,26 @@ def fold(trace: Trace, rows: Sequence[Entry]) -> list[Entry]:
         above.append(i)
     alike = _classes(trace, rows, children)
     folded: list[Entry] = []
-    stack = [(i, name, copies, 1) for i, name, copies in reversed(list(_runs(rows, tops, children, alike)))]
+    stack = [
+        (i, name, copies, 1)
+        for i, name, copies in reversed(list(_runs(rows, tops, children, alike)))
+    ]
     while stack:
         i, name, copies, outer = stack.pop()
         every = copies * outer
         folded.append(_times(rows[i], name, every))
-        stack += [(j, below, n, every) for j, below, n in reversed(list(_runs(rows, children[i], children, alike)))]
+        stack += [
+            (j, below, n, every)
+            for j, below, n in reversed(list(_runs(rows, children[i], children, alike)))
+        ]
     return folded
 
 
 def _runs(
-    rows: Sequence[Entry], siblings: Sequence[int], children: Sequence[Sequence[int]], alike: Sequence[int]
+    rows: Sequence[Entry],
+    siblings: Sequence[int],
+    children: Sequence[Sequence[int]],
+    alike: Sequence[int],
 ) -> Iterator[tuple[int, str, int]]:
     """Each run of identical neighbours: its first, its name and its length; runs too short to fold come one by one."""
     start = 0
@@ -75,7 +84,14 @@ def _times(row: Entry, name: str, copies: int) -> Entry:
     if copies == 1 and name == row.name:
         return row
     macs = None if row.macs is None else row.macs * copies
-    return replace(row, name=name, copies=copies, parameters=row.parameters * copies, macs=macs, nbytes=row.nbytes * copies)
+    return replace(
+        row,
+        name=name,
+        copies=copies,
+        parameters=row.parameters * copies,
+        macs=macs,
+        nbytes=row.nbytes * copies,
+    )
 
 
 def _classes(trace: Trace, rows: Sequence[Entry], children: Sequence[Sequence[int]]) -> list[int]:
@@ -89,7 +105,15 @@ def _classes(trace: Trace, rows: Sequence[Entry], children: Sequence[Sequence[in
             numbers[i] = -1 - i
             continue
         below = tuple((_REPEATED.sub("", rows[j].name), numbers[j]) for j in children[i])
-        key = (signatures.of(row), row.parameters, row.is_shared, row.macs, row.nbytes, row.state, below)
+        key = (
+            signatures.of(row),
+            row.parameters,
+            row.is_shared,
+            row.macs,
+            row.nbytes,
+            row.state,
+            below,
+        )
         numbers[i] = known.setdefault(key, len(known))
     return numbers
 
@@ -99,7 +123,11 @@ class _Signatures:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.tensors = {name: (p.shape, p.dtype, p.trainable) for p in trace.parameters for name in (p.fqn, *p.aliases)}
+        self.tensors = {
+            name: (p.shape, p.dtype, p.trainable)
+            for p in trace.parameters
+            for name in (p.fqn, *p.aliases)
+        }
         self.modules: dict[int, object] = {}
 
     def of(self, row: Entry) -> object:
@@ -112,8 +140,14 @@ class _Signatures:
     def _of_module(self, index: int) -> object:
         if index not in self.modules:
             module = self.trace.modules[index]
-            own = tuple((name.rpartition(".")[2], self.tensors.get(name)) for name in module.parameters)
-            self.modules[index] = (repr(sorted(module.config.items(), key=lambda item: item[0])), module.training, own)
+            own = tuple(
+                (name.rpartition(".")[2], self.tensors.get(name)) for name in module.parameters
+            )
+            self.modules[index] = (
+                repr(sorted(module.config.items(), key=lambda item: item[0])),
+                module.training,
+                own,
+            )
         return self.modules[index]
 
 

@@ -11,12 +11,18 @@ class Ownership:
     """Indices all: calls, modules and parameters of one trace."""
 
     parameters: Mapping[int, tuple[int, ...]]  # call -> the parameters that are counted at it
-    unreached: Mapping[int | None, tuple[int, ...]]  # call -> modules in it, uppermost only, that no call reached
+    unreached: Mapping[
+        int | None, tuple[int, ...]
+    ]  # call -> modules in it, uppermost only, that no call reached
     borrowed: frozenset[int]  # unreached modules whose parameters a function used all the same
     module_index: Mapping[str, int]
-    elements_below: tuple[int, ...]  # by module: elements of the parameters counted in it and in the modules below
+    elements_below: tuple[
+        int, ...
+    ]  # by module: elements of the parameters counted in it and in the modules below
     first_calls: Mapping[int, int]  # module -> its first call
-    has_parameters: tuple[bool, ...]  # by module: whether it, or a module below, uses any, tied ones included
+    has_parameters: tuple[
+        bool, ...
+    ]  # by module: whether it, or a module below, uses any, tied ones included
 
     def is_shared(self, call: int | None, module: int | None) -> bool:
         """Whether a row without parameters to count has some that are counted at another row."""
@@ -39,7 +45,12 @@ class _Reckoning:
         for i, module in enumerate(trace.modules):
             for alias in module.aliases:
                 self.index.setdefault(alias, i)
-        self.weights = {name for p in trace.parameters if p.kind == "parameter" and p.numel for name in (p.fqn, *p.aliases)}
+        self.weights = {
+            name
+            for p in trace.parameters
+            if p.kind == "parameter" and p.numel
+            for name in (p.fqn, *p.aliases)
+        }
         self.first: dict[int, int] = {}
         for c, call in enumerate(trace.calls):
             if call.fqn in self.index and not call.recomputed:
@@ -63,7 +74,13 @@ class _Reckoning:
         anchor, top = self._placed()
         parameters: dict[int, list[int]] = {}
         elements = [0] * len(self.trace.modules)
-        used = {tensor.source for call in self.trace.calls if call.fqn is None for tensor in call.inputs if isinstance(tensor.source, str)}
+        used = {
+            tensor.source
+            for call in self.trace.calls
+            if call.fqn is None
+            for tensor in call.inputs
+            if isinstance(tensor.source, str)
+        }
         borrowed: set[int] = set()
         for p, owner in self._owners():
             stand_in, call = top[owner], anchor[owner]
@@ -84,14 +101,18 @@ class _Reckoning:
             module_index=self.index,
             elements_below=tuple(self._added_up(elements)),
             first_calls=self.first,
-            has_parameters=tuple(self._upwards([self._uses_parameters(i) for i in range(len(elements))])),
+            has_parameters=tuple(
+                self._upwards([self._uses_parameters(i) for i in range(len(elements))])
+            ),
         )
 
     def _placed(self) -> tuple[list[int | None], list[int | None]]:
         """For each module the nearest call, its own or above, and the unreached module that stands for it in the table (None: none does)."""
         anchor: list[int | None] = []
         top: list[int | None] = []
-        inside: list[bool] = []  # whether the nearest called module is a stock layer, whose inside is its own business
+        inside: list[
+            bool
+        ] = []  # whether the nearest called module is a stock layer, whose inside is its own business
         for i, module in enumerate(self.trace.modules):
             above = self.parent[i]
             if i in self.first:
@@ -104,7 +125,11 @@ class _Reckoning:
             if above is not None and top[above] is not None:
                 top.append(top[above])
             else:
-                absent = not self.reached[i] and not inside[i] and (self.has_layer[i] or anchor[i] is None)
+                absent = (
+                    not self.reached[i]
+                    and not inside[i]
+                    and (self.has_layer[i] or anchor[i] is None)
+                )
                 top.append(i if absent else None)
         return anchor, top
 

@@ -28,11 +28,17 @@ def shares(rows: Sequence[Entry]) -> Iterator[Shares]:
     for title, unit, number in _WHOLES:
         parts = _parts(rows, below, number)
         if any(number(rows[i]) for i in parts):
-            shown = tuple(Share(name=names[i], number=number(rows[i]), key=key(rows[i])) for i in parts if number(rows[i]))
+            shown = tuple(
+                Share(name=names[i], number=number(rows[i]), key=key(rows[i]))
+                for i in parts
+                if number(rows[i])
+            )
             yield Shares(title=title, unit=unit, parts=shown)
 
 
-def _parts(rows: Sequence[Entry], below: Sequence[Sequence[int]], number: Callable[[Entry], int]) -> list[int]:
+def _parts(
+    rows: Sequence[Entry], below: Sequence[Sequence[int]], number: Callable[[Entry], int]
+) -> list[int]:
     """The top rows, of which one that is nearly all gives way to the rows below it, again and again."""
     parts = [i for i, row in enumerate(rows) if row.depth == 0]
     whole = sum(number(rows[i]) for i in parts)

@@ -14,7 +14,11 @@ def lay_out_shapes(trace: Trace) -> Document:
     fields = receptive_fields(trace)
     pairs = tuple(pair for entry in entries(trace) for pair in _pairs(trace, entry, fields))
     blocks: list[Block] = [Heading(text=f"{trace.model}: how each shape comes about", level=1)]
-    blocks += [Facts(pairs=pairs), Text(text=_NOTE)] if pairs else [Text(text="no call has a shape formula")]
+    blocks += (
+        [Facts(pairs=pairs), Text(text=_NOTE)]
+        if pairs
+        else [Text(text="no call has a shape formula")]
+    )
     return Document(title=trace.model, blocks=tuple(blocks))
 
 
@@ -39,4 +43,7 @@ def _merged(lines: tuple[str, ...]) -> tuple[str, ...]:
     for line in lines:
         axis, found, formula = line.partition(": ")
         axes.setdefault(formula if found else line, []).append(axis if found else "")
-    return tuple(f"{', '.join(names)}: {formula}" if names != [""] else formula for formula, names in axes.items())
+    return tuple(
+        f"{', '.join(names)}: {formula}" if names != [""] else formula
+        for formula, names in axes.items()
+    )

@@ -9,7 +9,12 @@ from cnnprobe.render.units import count, percent, si, size
 from cnnprobe.totals import Totals, leaves
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 
-_STAGES = {"forward": "the forward pass", "loss": "the loss", "backward": "the backward pass", "step": "the optimizer step"}
+_STAGES = {
+    "forward": "the forward pass",
+    "loss": "the loss",
+    "backward": "the backward pass",
+    "step": "the optimizer step",
+}
 _NAMED = 6  # names in a sentence; of the others only how many
 
 
@@ -22,7 +27,11 @@ def introduction(trace: Trace) -> str:
         how.append("train mode" if training else "eval mode")
     if trace.torch:
         how.append(f"torch {trace.torch}")
-    given = "; input " + ", ".join(map(_described, root.inputs)) if root is not None and root.inputs else ""
+    given = (
+        "; input " + ", ".join(map(_described, root.inputs))
+        if root is not None and root.inputs
+        else ""
+    )
     return "one forward pass " + ", ".join(how) + given
 
 
@@ -37,14 +46,23 @@ def failure_notice(trace: Trace) -> Iterator[Notice]:
     if failure is None:
         return
     what = f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.kind}: {failure.message.strip()}"
-    yield Notice(severity="error", text=what, where="; ".join(_whereabouts(trace)), key="" if failure.call is None else f"c{failure.call}")
+    yield Notice(
+        severity="error",
+        text=what,
+        where="; ".join(_whereabouts(trace)),
+        key="" if failure.call is None else f"c{failure.call}",
+    )
 
 
 def _whereabouts(trace: Trace) -> Iterator[str]:
     failure = trace.failure
     if failure is None:
         return
-    call = None if failure.call is None or failure.call >= len(trace.calls) else trace.calls[failure.call]
+    call = (
+        None
+        if failure.call is None or failure.call >= len(trace.calls)
+        else trace.calls[failure.call]
+    )
     kind = next((module.kind for module in trace.modules if module.fqn == failure.module), "")
     named = f"module {failure.module!r}" if failure.module else "the model itself"
     parts = [named + (f" ({kind})" if kind else "")]
@@ -72,11 +90,18 @@ def total_facts(trace: Trace, totals: Totals) -> Facts:
     """Parameters, buffers, MACs and bytes."""
     pairs = [("parameters", _parameters(totals))]
     if totals.buffers:
-        pairs.append(("buffers", f"{count(totals.buffers)} elements, {_sizes(totals.buffer_bytes)}"))
+        pairs.append(
+            ("buffers", f"{count(totals.buffers)} elements, {_sizes(totals.buffer_bytes)}")
+        )
     if trace.calls:
         pairs += [("MACs", _macs(trace, totals)), *_uncounted(totals)]
         upto = " up to there" if trace.failure is not None else ""
-        pairs.append(("activations", f"{size(totals.activation_bytes)}, the outputs of all operations together{upto}"))
+        pairs.append(
+            (
+                "activations",
+                f"{size(totals.activation_bytes)}, the outputs of all operations together{upto}",
+            )
+        )
     return Facts(title="", pairs=tuple(pairs))
 
 
@@ -84,7 +109,11 @@ def _parameters(totals: Totals) -> str:
     frozen = totals.parameters - totals.trainable
     split = "all trainable" if frozen == 0 else "all frozen" if totals.trainable == 0 else ""
     split = split or f"{count(totals.trainable)} trainable, {count(frozen)} frozen"
-    return f"{count(totals.parameters)} ({split}), {_sizes(totals.parameter_bytes)}" if totals.parameters else "none"
+    return (
+        f"{count(totals.parameters)} ({split}), {_sizes(totals.parameter_bytes)}"
+        if totals.parameters
+        else "none"
+    )
 
 
 def _sizes(by_dtype: Mapping[str, int]) -> str:
@@ -114,12 +143,25 @@ def listed(names: Sequence[str]) -> str:
 
 def observations(trace: Trace) -> Iterator[Notice]:
     """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied parameters, what could not be seen."""
-    odd = [call for call in trace.calls if any(is_odd(tensor) for tensor in call.outputs) and not call.recomputed]
+    odd = [
+        call
+        for call in trace.calls
+        if any(is_odd(tensor) for tensor in call.outputs) and not call.recomputed
+    ]
     if odd:
-        innermost = [trace.calls[i] for i in leaves(trace) if any(is_odd(tensor) for tensor in trace.calls[i].outputs)]
+        innermost = [
+            trace.calls[i]
+            for i in leaves(trace)
+            if any(is_odd(tensor) for tensor in trace.calls[i].outputs)
+        ]
         first = (innermost or odd)[0]
-        yield Notice(severity="warning", text=f"NaN or Inf in the output of {_plural(len(odd), 'call')}; the first is {_name(first)}")
-    shared = [" = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases]
+        yield Notice(
+            severity="warning",
+            text=f"NaN or Inf in the output of {_plural(len(odd), 'call')}; the first is {_name(first)}",
+        )
+    shared = [
+        " = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases
+    ]
     if shared:
         yield Notice(severity="info", text=f"the same module under several names: {listed(shared)}")
     of_shared = {name for module in trace.modules for name in module.aliases}

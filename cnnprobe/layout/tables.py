@@ -32,7 +32,13 @@ def _row(trace: Trace, row: Entry, reads: Iterable[Read]) -> Row:
     raised = row.state == "raised here"
     failure = trace.failure
     note = _failure_note(failure, _call(trace, row)) if raised and failure is not None else ""
-    return Row(cells=tuple(read(row) for read in reads), depth=row.depth, emphasis=_emphasis(trace, row), note=note, key=key(row))
+    return Row(
+        cells=tuple(read(row) for read in reads),
+        depth=row.depth,
+        emphasis=_emphasis(trace, row),
+        note=note,
+        key=key(row),
+    )
 
 
 def key(row: Entry) -> str:
@@ -44,7 +50,9 @@ def key(row: Entry) -> str:
 
 def _failure_note(failure: Failure, call: ModuleCall | None) -> str:
     given = f", given {shapes(call.inputs)}" if call is not None and call.inputs else ""
-    return f"raised here{given}: {failure.kind}: {failure.message.strip()}".split("\n", maxsplit=1)[0]
+    return f"raised here{given}: {failure.kind}: {failure.message.strip()}".split("\n", maxsplit=1)[
+        0
+    ]
 
 
 def _emphasis(trace: Trace, row: Entry) -> Emphasis:
@@ -52,7 +60,9 @@ def _emphasis(trace: Trace, row: Entry) -> Emphasis:
         return "error"
     if row.state in ("unfinished", ""):
         call = _call(trace, row)
-        return "warning" if call is not None and any(is_odd(tensor) for tensor in call.outputs) else ""
+        return (
+            "warning" if call is not None and any(is_odd(tensor) for tensor in call.outputs) else ""
+        )
     return "muted"
 
 
@@ -84,11 +94,16 @@ def _shape_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Re
 
     columns = [
         (Column(name="name"), lambda row: row.name),
-        (Column(name="kind", priority=1, least=14), lambda row: row.kind if row.copies == 1 else f"{row.kind} x{row.copies}"),
+        (
+            Column(name="kind", priority=1, least=14),
+            lambda row: row.kind if row.copies == 1 else f"{row.kind} x{row.copies}",
+        ),
         (Column(name="input", priority=6), given),
         (Column(name="output"), made),
     ]
-    dtypes = {tensor.dtype for row in rows if (call := _call(trace, row)) for tensor in call.outputs}
+    dtypes = {
+        tensor.dtype for row in rows if (call := _call(trace, row)) for tensor in call.outputs
+    }
     return [*columns, (Column(name="dtype", priority=2), dtype)] if len(dtypes) > 1 else columns
 
 
@@ -100,8 +115,14 @@ def _data(tensors: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
 
 def _cost_columns() -> list[tuple[Column, Read]]:
     return [
-        (Column(name="parameters", align="right", priority=1, unit="count", is_share=True), _parameters),
-        (Column(name="MACs", align="right", priority=2, unit="si", is_share=True), lambda row: row.macs if row.call is not None else ""),
+        (
+            Column(name="parameters", align="right", priority=1, unit="count", is_share=True),
+            _parameters,
+        ),
+        (
+            Column(name="MACs", align="right", priority=2, unit="si", is_share=True),
+            lambda row: row.macs if row.call is not None else "",
+        ),
         (Column(name="bytes", align="right", priority=7, unit="bytes", is_share=True), _bytes),
     ]
 
@@ -119,17 +140,35 @@ def _bytes(row: Entry) -> Cell:
 
 
 def _statistics_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Read]]:
-    seen = [tensor.stats for row in rows if (call := _call(trace, row)) for tensor in call.outputs if tensor.stats]
-    names = dict.fromkeys(name for stats in seen for name in stats if name not in _HIDDEN_STATISTICS)
-    shown = [name for name in names if name not in _ONLY_IF_ANY or any(stats.get(name) for stats in seen)]
+    seen = [
+        tensor.stats
+        for row in rows
+        if (call := _call(trace, row))
+        for tensor in call.outputs
+        if tensor.stats
+    ]
+    names = dict.fromkeys(
+        name for stats in seen for name in stats if name not in _HIDDEN_STATISTICS
+    )
+    shown = [
+        name for name in names if name not in _ONLY_IF_ANY or any(stats.get(name) for stats in seen)
+    ]
     return [(_statistic_column(name), _statistic(trace, name)) for name in shown]
 
 
 def _spread_column(trace: Trace) -> tuple[Column, Read]:
     def spread(row: Entry) -> Cell:
         call = _call(trace, row)
-        first = next((tensor for tensor in call.outputs if tensor.stats), None) if call is not None and row.copies == 1 else None
-        if first is None or first.stats is None or not {"min", "mean", "std", "max"} <= first.stats.keys():
+        first = (
+            next((tensor for tensor in call.outputs if tensor.stats), None)
+            if call is not None and row.copies == 1
+            else None
+        )
+        if (
+            first is None
+            or first.stats is None
+            or not {"min", "mean", "std", "max"} <= first.stats.keys()
+        ):
             return ""
         stats, count = first.stats, first.stats.get("count", 0)
         return Spread(
@@ -143,7 +182,12 @@ def _spread_column(trace: Trace) -> tuple[Column, Read]:
 def _statistic_column(name: str) -> Column:
     unit = {"zeros": "percent", "nan": "count", "inf": "count"}.get(name, "value")
     title = {"nan": "NaN", "inf": "Inf"}.get(name, name)
-    return Column(name=title, align="right", priority=_PRIORITIES.get(name, _OTHER_PRIORITY), unit=unit)  # type: ignore[arg-type]
+    return Column(
+        name=title,
+        align="right",
+        priority=_PRIORITIES.get(name, _OTHER_PRIORITY),
+        unit=unit,  # type: ignore[arg-type]
+    )
 
 
 def _statistic(trace: Trace, name: str) -> Read:
@@ -157,7 +201,9 @@ def _statistic(trace: Trace, name: str) -> Read:
         if name == "zeros":
             count = sum(stats.get("count", 0) for stats in values)
             return sum(stats.get("zeros", 0) for stats in values) / count if count else None
-        return sum(stats.get(name, 0) for stats in values) if name in _ONLY_IF_ANY else values[0][name]
+        return (
+            sum(stats.get(name, 0) for stats in values) if name in _ONLY_IF_ANY else values[0][name]
+        )
 
     return read
 
@@ -165,7 +211,9 @@ def _statistic(trace: Trace, name: str) -> Read:
 def _notes(trace: Trace, rows: Sequence[Entry]) -> Iterable[str]:
     calls = [call for row in rows if (call := _call(trace, row))]
     if any(row.copies > 1 for row in rows):
-        yield "x2: two identical rows shown as one, with the sums of both" + (", without statistics" if _has_statistics(calls) else "")
+        yield "x2: two identical rows shown as one, with the sums of both" + (
+            ", without statistics" if _has_statistics(calls) else ""
+        )
     if any(call.index > 0 and call.fqn is not None for call in calls):
         yield "#2: second call of the same module"
     if any(row.is_shared for row in rows):
@@ -210,7 +258,10 @@ def parameter_table(parameters: Sequence[ParameterInfo], *, title: str) -> Table
     rows = [_parameter_row(parameter) for parameter in parameters]
     rows.append(_sum_row(parameters))
     if len({p.device for p in parameters}) <= 1:
-        columns, rows = columns[:-1], [Row(cells=r.cells[:-1], emphasis=r.emphasis, note=r.note) for r in rows]
+        columns, rows = (
+            columns[:-1],
+            [Row(cells=r.cells[:-1], emphasis=r.emphasis, note=r.note) for r in rows],
+        )
     return Table(title=title, columns=columns, rows=tuple(rows))
 
 
@@ -218,7 +269,11 @@ def _parameter_row(p: ParameterInfo) -> Row:
     role = "buffer" if p.kind == "buffer" else "trainable" if p.trainable else "frozen"
     note = "also " + ", ".join(p.aliases) if p.aliases else ""
     emphasis: Emphasis = "" if role == "trainable" else "muted"
-    return Row(cells=(p.fqn, shape(p.shape), p.numel, p.nbytes, p.dtype, role, p.device), emphasis=emphasis, note=note)
+    return Row(
+        cells=(p.fqn, shape(p.shape), p.numel, p.nbytes, p.dtype, role, p.device),
+        emphasis=emphasis,
+        note=note,
+    )
 
 
 def _sum_row(parameters: Sequence[ParameterInfo]) -> Row:

@@ -33,7 +33,11 @@ def see(watch: "Watch", hook: LayerHook, at: int, args: Any, output: Tensor) -> 
     stops = watch.settings.raise_on_nan and nan > 0
     if first is not None and not stops:
         return
-    inputs = tuple(_described(path, value, output) for path, value in argument_leaves(args, {}) if isinstance(value, Tensor))
+    inputs = tuple(
+        _described(path, value, output)
+        for path, value in argument_leaves(args, {})
+        if isinstance(value, Tensor)
+    )
     kind = class_of(hook.module).__name__ if hook.module is not None else ""
     if first is None:
         first = watch.seen = NonFinite(
@@ -55,11 +59,15 @@ def refuse_loss(watch: "Watch", value: float) -> None:
         return
     nan, inf = int(math.isnan(value)), int(math.isinf(value))
     first = watch.ledger.nonfinite or watch.seen
-    watch.ledger.nonfinite = first or NonFinite(step=watch.step, what="loss", fqn="", nan=nan, inf=inf, count=1, seen_before=watch.before)
+    watch.ledger.nonfinite = first or NonFinite(
+        step=watch.step, what="loss", fqn="", nan=nan, inf=inf, count=1, seen_before=watch.before
+    )
     raise NonFiniteError(
         f"step {watch.step}: the loss is {value}",
         where=f"the loss of the training step{_overflow(first)}{_since(watch.before)}",
-        fix=_SMALLER if _is_overflow(first) else "look at what the loss does with this batch: log or division of 0, a target out of range",
+        fix=_SMALLER
+        if _is_overflow(first)
+        else "look at what the loss does with this batch: log or division of 0, a target out of range",
     )
 
 
@@ -71,7 +79,9 @@ def refuse_gradients(watch: "Watch") -> None:
     odd = (values[:, WRITTEN] == 1) & (values[:, 6:8] > 0).any(1)
     if not (odd & (codes == drafts.PARAMETERS_GRADIENT)).any():
         return  # what a ReLU has stopped harms nobody
-    first = np.flatnonzero(odd & ((codes == drafts.GRADIENT) | (codes == drafts.PARAMETERS_GRADIENT)))[0]
+    first = np.flatnonzero(
+        odd & ((codes == drafts.GRADIENT) | (codes == drafts.PARAMETERS_GRADIENT))
+    )[0]
     slot = watch.ledger.slots[int(values[first, SLOT])]
     row = np.append(values[first, :WRITTEN], np.nan)
     found = drafts.event(watch.step, slot, row, watch.before)
@@ -129,7 +139,9 @@ def _since(before: int | None) -> str:
 def _described(path: str, value: Tensor, output: Tensor) -> TensorInfo:
     """An input; what the call has written over has no statistics any more."""
     statistics = None if value is output else summarise(value)
-    return describe_tensor(value, path, None, None if statistics is None else statistics.as_mapping())
+    return describe_tensor(
+        value, path, None, None if statistics is None else statistics.as_mapping()
+    )
 
 
 def _told(inputs: Sequence[TensorInfo]) -> str:

@@ -34,14 +34,22 @@ class Board:
             return
         rows = ledger.rows[-1]
         for slot, row in zip(ledger.slots, rows, strict=False):
-            named = f"{slot.fqn or 'model'}{slot.output}" + (f" #{slot.call + 1}" if slot.call else "")
+            named = f"{slot.fqn or 'model'}{slot.output}" + (
+                f" #{slot.call + 1}" if slot.call else ""
+            )
             for column, name in _SHOWN[slot.what]:
                 if row[column] == row[column]:
                     number = row[column] / row[0] if name == "zeros" and row[0] else row[column]
                     self._writer.add_scalar(f"{slot.what} {name}/{named}", float(number), step)
-            spread = ledger.histograms[-1].get(ledger.slots.index(slot)) if ledger.histograms[-1] else None
+            spread = (
+                ledger.histograms[-1].get(ledger.slots.index(slot))
+                if ledger.histograms[-1]
+                else None
+            )
             if spread is not None and (spread.positive or spread.negative):
-                self._writer.add_histogram_raw(f"{slot.what}/{named}", **raw(spread, row), global_step=step)
+                self._writer.add_histogram_raw(
+                    f"{slot.what}/{named}", **raw(spread, row), global_step=step
+                )
 
     def close(self, watch: "Watch") -> None:  # noqa: ARG002
         """Everything is on disk."""
@@ -57,7 +65,11 @@ def raw(histogram: Histogram, row: Any) -> dict[str, Any]:
     [-2.0, -1.0, 0.0, 1.0, 2.0, 4.0]
     """
     n, low = len(histogram.positive), histogram.lowest
-    limits = [-(2.0 ** (low + k)) for k in range(n - 1, -1, -1)] + [0.0, 2.0**low] + [2.0 ** (low + k + 1) for k in range(n)]
+    limits = (
+        [-(2.0 ** (low + k)) for k in range(n - 1, -1, -1)]
+        + [0.0, 2.0**low]
+        + [2.0 ** (low + k + 1) for k in range(n)]
+    )
     counts = [*reversed(histogram.negative), int(row[5]), 0, *histogram.positive]
     finite = int(row[0] - row[6] - row[7])
     return {
@@ -71,5 +83,7 @@ def _writer(folder: Any) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         fix = "pip install tensorboard, or give log= to write JSON lines"
-        raise TargetError("TensorBoard's writer cannot be imported", where="monitor(tensorboard=...)", fix=fix) from error
+        raise TargetError(
+            "TensorBoard's writer cannot be imported", where="monitor(tensorboard=...)", fix=fix
+        ) from error
     return SummaryWriter(os.fspath(folder))

@@ -34,7 +34,9 @@ class Book:
     def close(self, watch: "Watch") -> None:
         """What can be said at the end alone."""
         history = watch.history
-        self._say(trace=watch.trace, nonfinite=history.nonfinite, dead=history.dead, kept=history.kept)
+        self._say(
+            trace=watch.trace, nonfinite=history.nonfinite, dead=history.dead, kept=history.kept
+        )
         for note in history.notes:
             self._journal.write(note=note)
         self._journal.write(findings=judge(watch).findings)

@@ -19,7 +19,9 @@ from cnnprobe.trace import Histogram
 
 _COUNT, _MEAN, _STD, _MIN, _MAX, _ZEROS, _NAN, _INF, _NORM, _EXTRA = range(len(COLUMNS))
 _SCALED = [_MEAN, _STD, _MIN, _MAX, _NORM]
-PARAMETER, ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(4)  # indices into CODES: what makes the next one not finite comes first
+PARAMETER, ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(
+    4
+)  # indices into CODES: what makes the next one not finite comes first
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,16 +34,22 @@ class Draft:
     taken: Taken | None = None
     changes: Changes | None = None
     norms: Sent | None = None  # of the changes, where they are on a device
-    scale: Sent | None = None  # by which the loss, and so every gradient of an activation, was multiplied
+    scale: Sent | None = (
+        None  # by which the loss, and so every gradient of an activation, was multiplied
+    )
     scaled: tuple[int, int] = (0, 0)  # rows of parameters' gradients that are scaled too
     skipped: bool = False  # no optimizer has used the gradients
-    dead: dict[int, int] = field(default_factory=dict)  # by slot, how many channels were zero throughout
+    dead: dict[int, int] = field(
+        default_factory=dict
+    )  # by slot, how many channels were zero throughout
     seen: NonFinite | None = None  # what a hook saw at once
 
     def is_there(self) -> bool:
         """Whether writing it down would not wait."""
         parts = [*self.losses, *(part for part in (self.norms, self.scale) if part is not None)]
-        return all(part.is_there() for part in parts) and (self.taken is None or self.taken.is_there())
+        return all(part.is_there() for part in parts) and (
+            self.taken is None or self.taken.is_there()
+        )
 
 
 def enter(draft: Draft, ledger: Ledger) -> None:
@@ -77,9 +85,18 @@ def enter(draft: Draft, ledger: Ledger) -> None:
     slots, kept = slots[usable], rows[usable]
     if draft.changes is not None and len(draft.changes.slots):
         more = _updates(draft.changes, rows, draft.norms)
-        ledger.put("update ratio", step, _total(more[:, _NORM]) / (_total(rows[draft.changes.rows, _NORM]) or math.nan))
+        ledger.put(
+            "update ratio",
+            step,
+            _total(more[:, _NORM]) / (_total(rows[draft.changes.rows, _NORM]) or math.nan),
+        )
         slots, kept = np.concatenate([slots, draft.changes.slots]), np.concatenate([kept, more])
-    ledger.add(step, slots, kept, None if counts is None else _histograms(values[:, SLOT].astype(np.int64), counts))
+    ledger.add(
+        step,
+        slots,
+        kept,
+        None if counts is None else _histograms(values[:, SLOT].astype(np.int64), counts),
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -90,14 +107,18 @@ def _total(norms: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.square(norms).sum()))
 
 
-def _unscale(rows: NDArray[np.float64], codes: NDArray[np.int8], scale: float, also: tuple[int, int]) -> None:
+def _unscale(
+    rows: NDArray[np.float64], codes: NDArray[np.int8], scale: float, also: tuple[int, int]
+) -> None:
     """Gradients as they would be without the loss scale; those of parameters were unscaled by the GradScaler before the step."""
     within = np.zeros(len(rows), dtype=bool)
     within[also[0] : also[1]] = True
     rows[np.ix_((codes == GRADIENT) | ((codes == PARAMETERS_GRADIENT) & within), _SCALED)] /= scale
 
 
-def _updates(changes: Changes, rows: NDArray[np.float64], norms: Sent | None) -> NDArray[np.float64]:
+def _updates(
+    changes: Changes, rows: NDArray[np.float64], norms: Sent | None
+) -> NDArray[np.float64]:
     more = np.full((len(changes.slots), len(COLUMNS)), np.nan)
     more[:, _NORM] = changes.norms if norms is None else norms.read().double().numpy()
     before = rows[changes.rows, _NORM]
@@ -108,14 +129,22 @@ def _updates(changes: Changes, rows: NDArray[np.float64], norms: Sent | None) ->
 
 def _put_norm(draft: Draft, ledger: Ledger, rows: NDArray[np.float64]) -> None:
     if len(rows) and not draft.skipped:
-        ledger.put("gradient norm", draft.step, math.nan if rows[:, [_NAN, _INF]].any() else _total(rows[:, _NORM]))
+        ledger.put(
+            "gradient norm",
+            draft.step,
+            math.nan if rows[:, [_NAN, _INF]].any() else _total(rows[:, _NORM]),
+        )
 
 
 def _histograms(slots: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[int, Histogram]:
     summed: dict[int, NDArray[np.int64]] = {}
     for slot, row in zip(slots.tolist(), counts, strict=True):
         summed[slot] = summed[slot] + row if slot in summed else row
-    return {slot: fold(row[256 : 256 + BUCKETS].tolist(), row[:BUCKETS].tolist()) for slot, row in summed.items() if row.any()}
+    return {
+        slot: fold(row[256 : 256 + BUCKETS].tolist(), row[:BUCKETS].tolist())
+        for slot, row in summed.items()
+        if row.any()
+    }
 
 
 # -- the first value that is not finite -----------------------------------------------------------------------------------------
@@ -127,21 +156,31 @@ def _before(ledger: Ledger) -> int | None:
 
 def _of_loss(draft: Draft, ledger: Ledger, loss: float) -> NonFinite:
     return NonFinite(
-        step=draft.step, what="loss", fqn="", nan=int(math.isnan(loss)), inf=int(math.isinf(loss)), count=1, seen_before=_before(ledger)
+        step=draft.step,
+        what="loss",
+        fqn="",
+        nan=int(math.isnan(loss)),
+        inf=int(math.isinf(loss)),
+        count=1,
+        seen_before=_before(ledger),
     )
 
 
 _Measured = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8], NDArray[np.bool_]]
 
 
-def _first_odd(draft: Draft, ledger: Ledger, measured: _Measured, loss: float | None) -> NonFinite | None:
+def _first_odd(
+    draft: Draft, ledger: Ledger, measured: _Measured, loss: float | None
+) -> NonFinite | None:
     rows, slots, codes, usable = measured
     odd = usable & (rows[:, [_NAN, _INF]] > 0).any(1)
     for code in (PARAMETER, ACTIVATION):
         found = np.flatnonzero(odd & (codes == code))
         if len(found):
             seen = draft.seen if code == ACTIVATION else None
-            return seen or event(draft.step, ledger.slots[slots[found[0]]], rows[found[0]], _before(ledger))
+            return seen or event(
+                draft.step, ledger.slots[slots[found[0]]], rows[found[0]], _before(ledger)
+            )
     if loss is not None and not math.isfinite(loss):
         return _of_loss(draft, ledger, loss)
     found = np.flatnonzero(odd & ((codes == GRADIENT) | (codes == PARAMETERS_GRADIENT)))

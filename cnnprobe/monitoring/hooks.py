@@ -67,10 +67,22 @@ class Wiring:
 class LayerHook:
     """The forward hook of one module."""
 
-    __slots__ = ("calls", "cells", "fqn", "gradients", "key", "module", "others", "recalls", "wiring")
+    __slots__ = (
+        "calls",
+        "cells",
+        "fqn",
+        "gradients",
+        "key",
+        "module",
+        "others",
+        "recalls",
+        "wiring",
+    )
     __torch_unserializable__ = True
 
-    def __init__(self, wiring: Wiring | None = None, module: nn.Module | None = None, fqn: str = "") -> None:
+    def __init__(
+        self, wiring: Wiring | None = None, module: nn.Module | None = None, fqn: str = ""
+    ) -> None:
         self.wiring = wiring
         self.module = module
         self.fqn = fqn
@@ -84,7 +96,13 @@ class LayerHook:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Measure what came out, and hook its gradient."""
         wiring = self.wiring
-        if type(output) is not Tensor or wiring is None or not wiring.active or module is not self.module or get_ident() != wiring.thread:
+        if (
+            type(output) is not Tensor
+            or wiring is None
+            or not wiring.active
+            or module is not self.module
+            or get_ident() != wiring.thread
+        ):
             self.unusual(module, args, output)
             return
         at = self.calls
@@ -102,12 +120,16 @@ class LayerHook:
                 if last[1] == pointer and last[2] == version and last[3] == count:
                     status = wiring.repeat(cell.address)  # type: ignore[misc] # another view of what was measured last
                 else:
-                    status = (wiring.record if count < SMALL else wiring.record_freely)(pointer, count, cell.address)  # type: ignore[misc]
+                    status = (wiring.record if count < SMALL else wiring.record_freely)(
+                        pointer, count, cell.address
+                    )  # type: ignore[misc]
                     wiring.last = output, pointer, version, count
             if wiring.gradients and output.requires_grad:
                 hook_gradient(output, self.gradients[at])
         except Exception as error:  # the user's forward goes on, whatever we stumble over
-            wiring.stumbled[f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"] = None
+            wiring.stumbled[
+                f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"
+            ] = None
             return
         if status:
             self.settle(wiring, status, at, args, output)
@@ -177,7 +199,9 @@ class LayerHook:
             except NonFiniteError:
                 raise
             except Exception as error:  # see above
-                wiring.stumbled[f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"] = None
+                wiring.stumbled[
+                    f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"
+                ] = None
 
     def nested(self, wiring: Wiring, module: nn.Module, args: Any, output: Any) -> None:
         """Each tensor of a nested output; the first one, if it is the whole, goes by the ordinary cells."""
@@ -189,8 +213,15 @@ class LayerHook:
             if not isinstance(leaf, Tensor):
                 continue
             if (at, path) not in self.others:
-                cell = wiring.cell(Slot(fqn=self.fqn, what="activation", call=at, output=path, kind=kind))
-                self.others[at, path] = cell, GradientHook(wiring, Slot(fqn=self.fqn, what="gradient", call=at, output=path, kind=kind))
+                cell = wiring.cell(
+                    Slot(fqn=self.fqn, what="activation", call=at, output=path, kind=kind)
+                )
+                self.others[at, path] = (
+                    cell,
+                    GradientHook(
+                        wiring, Slot(fqn=self.fqn, what="gradient", call=at, output=path, kind=kind)
+                    ),
+                )
             cell, gradient = self.others[at, path]
             status = self.prepare(wiring, cell, leaf)
             if wiring.gradients and leaf.requires_grad:
@@ -203,7 +234,12 @@ class LayerHook:
         at = self.recalls
         self.recalls = at + 1
         wiring.recomputed[self.fqn] = wiring.recomputed.get(self.fqn, 0) + 1
-        if wiring.gradients and type(output) is Tensor and output.requires_grad and at < len(self.gradients):
+        if (
+            wiring.gradients
+            and type(output) is Tensor
+            and output.requires_grad
+            and at < len(self.gradients)
+        ):
             hook_gradient(output, self.gradients[at])
 
     def attach(self) -> None:
@@ -321,7 +357,9 @@ class GradientHook:
                 wiring.sheet.record(gradient, cell)
                 status = LayerHook.glance(wiring)
         except Exception as error:  # the user's backward goes on, whatever we stumble over
-            wiring.stumbled[f"a gradient was not observed ({type(error).__name__}: {error}); please report this"] = None
+            wiring.stumbled[
+                f"a gradient was not observed ({type(error).__name__}: {error}); please report this"
+            ] = None
             return
         if status and wiring.odd_gradient is not None and self.slot is not None:
             wiring.odd_gradient(self.slot, gradient)
@@ -347,7 +385,11 @@ class GradientHook:
 def hook_gradient(output: Tensor, hook: GradientHook) -> None:
     """What Tensor.register_hook does, in a fifth of its time: a handle for each of thousands is not needed."""
     node = output.grad_fn
-    if node is None or output._backward_hooks is not None or not hasattr(node, "_register_hook_dict"):
+    if (
+        node is None
+        or output._backward_hooks is not None
+        or not hasattr(node, "_register_hook_dict")
+    ):
         output.register_hook(hook)  # type: ignore[no-untyped-call]
         return
     output._backward_hooks = OrderedDict(((_KEY, hook),))

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnprobe.diagnosis import Check, Diagnosis, Finding, run_rules
-from cnnprobe.evidence import Backward, Event, Evidence, Flow, Gradient, Loss, OptimizerInfo, Step, Values
+from cnnprobe.evidence import (
+    Backward,
+    Event,
+    Evidence,
+    Flow,
+    Gradient,
+    Loss,
+    OptimizerInfo,
+    Step,
+    Values,
+)
 from cnnprobe.history import NonFinite
 from cnnprobe.journal import COLUMNS, Rows
 from cnnprobe.rulebook import all_rules
@@ -36,7 +46,9 @@ _SURE = 2.0  # standard errors
 _BETTER = 0.9  # of the first loss: a run that ends below it has come back from wherever it was
 _SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _SHORTEST = 10  # steps before a schedule can be told
-_NAMES = dict(zip(COLUMNS, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2"), strict=False))
+_NAMES = dict(
+    zip(COLUMNS, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2"), strict=False)
+)
 
 
 def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
@@ -45,14 +57,32 @@ def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
     chosen = _chosen(watch)
     evidence = _evidence(watch, chosen)
     curve = watch.ledger.curves.get("loss", ([], []))
-    rules = [rule for rule in all_rules() if rule.name in JUDGED and (len(curve[0]) >= _LONG or rule.name != "loss-not-decreasing")]
+    rules = [
+        rule
+        for rule in all_rules()
+        if rule.name in JUDGED and (len(curve[0]) >= _LONG or rule.name != "loss-not-decreasing")
+    ]
     lost = _lost([step.value for step in evidence.steps])
     if lost is not None:
         before = replace(evidence, steps=evidence.steps[: lost + 1])
-        rules = [replace(rule, check=partial(_on, rule.check, before)) if rule.name == "divergence" else rule for rule in rules]
+        rules = [
+            replace(rule, check=partial(_on, rule.check, before))
+            if rule.name == "divergence"
+            else rule
+            for rule in rules
+        ]
     outcome = run_rules(evidence, rules, ignore=ignore)
-    loss = "the loss, averaged over neighbouring steps, went" if _is_averaged(curve) else "the loss went"
-    return replace(outcome, findings=tuple(_worded(finding, watch.ledger.nonfinite, loss, chosen) for finding in outcome.findings))
+    loss = (
+        "the loss, averaged over neighbouring steps, went"
+        if _is_averaged(curve)
+        else "the loss went"
+    )
+    return replace(
+        outcome,
+        findings=tuple(
+            _worded(finding, watch.ledger.nonfinite, loss, chosen) for finding in outcome.findings
+        ),
+    )
 
 
 def _on(check: Check, evidence: Evidence, _: Evidence) -> Iterable[Finding]:
@@ -81,7 +111,9 @@ def _evidence(watch: "Watch", chosen: Sequence[int]) -> Evidence:
     event = ledger.nonfinite
     return Evidence(
         trace=first,
-        evaluation=_of_event(first, event) if event is not None and event.what == "activation" and event.step > 0 else first,
+        evaluation=_of_event(first, event)
+        if event is not None and event.what == "activation" and event.step > 0
+        else first,
         steps=steps,
         values=_values(watch, cube, event),
         optimizers=tuple(_optimizers(watch)),
@@ -103,11 +135,16 @@ def _with_statistics(trace: Trace, watch: "Watch", cube: Rows) -> Trace:
     found: dict[tuple[str | None, int, str], dict[str, float | int]] = {}
     for slot, rows in zip(watch.ledger.slots, cube, strict=True):
         if slot.what == "activation" and rows[-1, 0] > 0:
-            found[slot.fqn, slot.call, slot.output] = {new: float(rows[-1, i]) for i, new in enumerate(_NAMES.values())}
+            found[slot.fqn, slot.call, slot.output] = {
+                new: float(rows[-1, i]) for i, new in enumerate(_NAMES.values())
+            }
 
     def renewed(call: ModuleCall) -> ModuleCall:
         stats = [found.get((call.fqn, call.index, out.path)) for out in call.outputs]
-        outputs = tuple(replace(out, stats=seen, histogram=None) for out, seen in zip(call.outputs, stats, strict=True))
+        outputs = tuple(
+            replace(out, stats=seen, histogram=None)
+            for out, seen in zip(call.outputs, stats, strict=True)
+        )
         return replace(call, outputs=outputs)
 
     return replace(trace, calls=tuple(map(renewed, trace.calls)))
@@ -120,22 +157,41 @@ def _of_event(trace: Trace, event: NonFinite) -> Trace:
         stats={"count": event.count, "nan": event.nan, "inf": event.inf},
     )  # fmt: skip
     inputs = () if not event.fqn else event.inputs
-    root = ModuleCall(fqn="", kind=trace.model, index=0, parent=None, depth=0, inputs=event.inputs, outputs=(low,))
+    root = ModuleCall(
+        fqn="", kind=trace.model, index=0, parent=None, depth=0, inputs=event.inputs, outputs=(low,)
+    )
     row = ModuleCall(
-        fqn=event.fqn, kind=event.kind, index=event.call, parent=0, depth=1, inputs=inputs, outputs=(low,), source=_line(trace, event)
+        fqn=event.fqn,
+        kind=event.kind,
+        index=event.call,
+        parent=0,
+        depth=1,
+        inputs=inputs,
+        outputs=(low,),
+        source=_line(trace, event),
     )
     return replace(trace, calls=(root, row) if event.fqn else (root,))
 
 
 def _line(trace: Trace, event: NonFinite) -> str:
-    return next((call.source for call in trace.calls if (call.fqn, call.index) == (event.fqn, event.call)), "")
+    return next(
+        (call.source for call in trace.calls if (call.fqn, call.index) == (event.fqn, event.call)),
+        "",
+    )
 
 
 def _backward(trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]) -> Backward | None:
     """The call whose derivative made the first gradient that is not finite: one that reads what the module of that gradient has put out."""
     if event is None or event.what != "gradient":
         return None
-    row = next((i for i, call in enumerate(trace.calls) if (call.fqn, call.index) == (event.fqn, event.call)), None)
+    row = next(
+        (
+            i
+            for i, call in enumerate(trace.calls)
+            if (call.fqn, call.index) == (event.fqn, event.call)
+        ),
+        None,
+    )
     readers = Flow(trace).readers.get(row, []) if row is not None else []
     return Backward(call=readers[0] if readers else row, step=max(len(steps) - 1, 0))
 
@@ -149,11 +205,18 @@ def _chosen(watch: "Watch") -> list[int]:
     steps, losses = ledger.curves.get("loss", ([], []))
     known = sorted({*ledger.steps, *steps})
     highest = {steps[int(np.argmax(losses))]} if losses else set()
-    needed = {*ledger.steps[:2], *ledger.steps[-1:], *watch.stale, *([ledger.nonfinite.step] if ledger.nonfinite else [])}
+    needed = {
+        *ledger.steps[:2],
+        *ledger.steps[-1:],
+        *watch.stale,
+        *([ledger.nonfinite.step] if ledger.nonfinite else []),
+    }
     return _spread(known, needed | highest)
 
 
-def _steps(watch: "Watch", cube: Rows, traces: tuple[Trace, Trace], chosen: Sequence[int]) -> Iterator[Step]:
+def _steps(
+    watch: "Watch", cube: Rows, traces: tuple[Trace, Trace], chosen: Sequence[int]
+) -> Iterator[Step]:
     ledger, (first, last) = watch.ledger, traces
     losses = _smooth(ledger.curves.get("loss", ([], [])))
     position = {step: i for i, step in enumerate(ledger.steps)}
@@ -167,8 +230,14 @@ def _steps(watch: "Watch", cube: Rows, traces: tuple[Trace, Trace], chosen: Sequ
         yield Step(
             trace=first if step == chosen[0] else last if step == chosen[-1] else bare,
             events=tuple(_events(watch, rates, step)),
-            losses=(Loss(value=value),) if value is not None else (Loss(value=None),) if at is not None else (),
-            gradients=_gradients(watch, cube, at) if at is not None and step not in watch.skipped else {},
+            losses=(Loss(value=value),)
+            if value is not None
+            else (Loss(value=None),)
+            if at is not None
+            else (),
+            gradients=_gradients(watch, cube, at)
+            if at is not None and step not in watch.skipped
+            else {},
             stale=watch.stale.get(step, ()),
             changes=_changes(watch, cube, at) if at is not None else {},
             training=mode,
@@ -179,7 +248,9 @@ def _steps(watch: "Watch", cube: Rows, traces: tuple[Trace, Trace], chosen: Sequ
 def _spread(steps: list[int], needed: set[int]) -> list[int]:
     if len(steps) <= _MOST:
         return steps
-    some = {steps[len(steps) * k // _MOST] for k in range(_MOST)} | {steps[-1]} | (needed & set(steps))
+    some = (
+        {steps[len(steps) * k // _MOST] for k in range(_MOST)} | {steps[-1]} | (needed & set(steps))
+    )
     return sorted(some)
 
 
@@ -193,7 +264,9 @@ def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
         around = values[max(0, i - half) : i + half + 1]
         smooth[step] = float(np.mean(around)) if _is_noise(around) else value
     if n >= _LONG and all(map(math.isfinite, values)):
-        ends = [np.array(end) for end in (values[: half + 1], values[-half - 1 :]) if _is_noise(end)]
+        ends = [
+            np.array(end) for end in (values[: half + 1], values[-half - 1 :]) if _is_noise(end)
+        ]
         error = math.sqrt(sum(float(end.var()) / len(end) for end in ends))
         smooth[steps[-1]] -= _SURE * error
     return smooth
@@ -201,7 +274,9 @@ def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
 
 def _is_noise(values: list[float]) -> bool:
     """Whether losses differ as those of batches do; a loss that explodes has no average that says where it began."""
-    return all(map(math.isfinite, values)) and max(values) - min(values) <= TIMES * max(1.0, abs(min(values)))
+    return all(map(math.isfinite, values)) and max(values) - min(values) <= TIMES * max(
+        1.0, abs(min(values))
+    )
 
 
 def _is_averaged(curve: tuple[list[int], list[float]]) -> bool:
@@ -216,7 +291,9 @@ def _lost(losses: Sequence[float | None]) -> int | None:
     if len(known) < 2 or not all(math.isfinite(value) for value, _ in known):
         return None
     first, last, (highest, at) = known[0][0], known[-1][0], max(known)
-    return at if first > 0 and last >= _BETTER * first and highest > max(1.0, TIMES * first) else None
+    return (
+        at if first > 0 and last >= _BETTER * first and highest > max(1.0, TIMES * first) else None
+    )
 
 
 def _events(watch: "Watch", rates: Mapping[int, float], step: int) -> Iterator[Event]:
@@ -238,7 +315,11 @@ def _gradients(watch: "Watch", cube: Rows, at: int) -> dict[str, Gradient]:
 
 def _changes(watch: "Watch", cube: Rows, at: int) -> dict[str, float]:
     slots = zip(watch.ledger.slots, cube, strict=True)
-    return {slot.fqn: float(rows[at, 8]) for slot, rows in slots if slot.what == "update" and not math.isnan(rows[at, 8])}
+    return {
+        slot.fqn: float(rows[at, 8])
+        for slot, rows in slots
+        if slot.what == "update" and not math.isnan(rows[at, 8])
+    }
 
 
 def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Values]:
@@ -252,7 +333,15 @@ def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Va
         odd = int(nan + inf)
         if event is not None and event.what == "parameter" and event.fqn == slot.fqn:
             odd = event.nan + event.inf
-        found[slot.fqn] = Values(shape=shapes.get(slot.fqn, ()), norm=norm, mean=mean, std=std, low=low, high=high, nonfinite=odd)
+        found[slot.fqn] = Values(
+            shape=shapes.get(slot.fqn, ()),
+            norm=norm,
+            mean=mean,
+            std=std,
+            low=low,
+            high=high,
+            nonfinite=odd,
+        )
     return found
 
 
@@ -278,5 +367,8 @@ def _optimizers(watch: "Watch") -> Iterator[OptimizerInfo]:
             foreign=tuple(tuple(p.shape) for p in listed if id(p) not in names),
             scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
             maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
-            weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
+            weight_decay=max(
+                (float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups),
+                default=0.0,
+            ),
         )

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
 _PAUSE = 0.1  # seconds between two lines
-_SHOWN = (("loss", "loss"), ("learning rate", "lr"), ("gradient norm", "gradient"), ("update ratio", "update"))
+_SHOWN = (
+    ("loss", "loss"),
+    ("learning rate", "lr"),
+    ("gradient norm", "gradient"),
+    ("update ratio", "update"),
+)
 
 
 def line(watch: "Watch", step: int, width: int | None = None) -> str:
@@ -31,7 +36,10 @@ def line(watch: "Watch", step: int, width: int | None = None) -> str:
         parts.append(f"{len(times) / sum(times):.3g} steps/s")
     if watch.pace.every > 1:
         cost = watch.pace.cost
-        parts.append(f"1 in {watch.pace.every} observed" + (f" (+{percent(cost)})" if cost is not None else ""))
+        parts.append(
+            f"1 in {watch.pace.every} observed"
+            + (f" (+{percent(cost)})" if cost is not None else "")
+        )
     while width is not None and len(", ".join(parts)) > width and len(parts) > 2:
         parts.pop()
     text = ", ".join(parts)

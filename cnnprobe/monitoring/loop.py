@@ -47,7 +47,12 @@ class Loop:
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Sequence[Optimizer], wiring: Wiring, hooks: Sequence[LayerHook], events: Events
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        wiring: Wiring,
+        hooks: Sequence[LayerHook],
+        events: Events,
     ) -> None:
         """`hooks` are those of the layers; that of the root itself, which the loop calls, comes first."""
         self.model = model
@@ -64,9 +69,13 @@ class Loop:
         self.scaler: Any = None
         self._started: float | None = None
         self._rows = 64  # that a pass has taken
-        self.stale: list[nn.Parameter] = []  # used by this step with what the last one had left in their gradients
+        self.stale: list[
+            nn.Parameter
+        ] = []  # used by this step with what the last one had left in their gradients
         self._marked: list[_Mark] = []  # gradients that the last step has used
-        self._suspects: list[_Mark] = []  # those of them that a backward pass of this step has found uncleared
+        self._suspects: list[
+            _Mark
+        ] = []  # those of them that a backward pass of this step has found uncleared
         self._begun: list[
             tuple[_Mark, int]
         ] = []  # without an optimizer: gradients before the latest backward, with their weights' versions
@@ -146,9 +155,17 @@ class Loop:
             self.passes += 1
             self._rows = max(self._rows, wiring.sheet.next // self.passes)
             self.events.end_pass(output)
-        elif (self.optimizers and self.scaler is None) or not torch.is_grad_enabled() or backward_task() != -1:
+        elif (
+            (self.optimizers and self.scaler is None)
+            or not torch.is_grad_enabled()
+            or backward_task() != -1
+        ):
             return
-        made = [leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad] if output is not None else []
+        made = (
+            [leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            if output is not None
+            else []
+        )
         for leaf in made[:_WATCHED]:
             leaf.register_hook(_Beginning(self))  # type: ignore[no-untyped-call]
 
@@ -164,14 +181,22 @@ class Loop:
             # The pass before has written to each once at most; what wrote more has cleared it, as the loop of a GAN does.
             self._suspects = _untouched(self._suspects, writes=1)
         if task != self._task and not self.optimizers:
-            self._begun = [((p, weakref.ref(p.grad), p.grad._version), p._version) for p in self._leaves() if p.grad is not None]
+            self._begun = [
+                ((p, weakref.ref(p.grad), p.grad._version), p._version)
+                for p in self._leaves()
+                if p.grad is not None
+            ]
         self._task = task
 
     # -- the optimizer -----------------------------------------------------------------------------------------------------
 
     def before_update(self, optimizer: Any) -> None:
         """An optimizer's step begins."""
-        self._convict({id(p) for group in optimizer.param_groups for p in group["params"]} if self._suspects else set())
+        self._convict(
+            {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if self._suspects
+            else set()
+        )
         if self.wiring.observing and not self.updating:
             self.updating = True
             if self.scaler is None:
@@ -181,8 +206,14 @@ class Loop:
     def finish(self, *, skipped: bool = False) -> None:
         """The step is over, the next one begins."""
         seconds = 0.0 if self._started is None else perf_counter() - self._started
-        if not skipped and not self.stale:  # the closure of an optimizer calls backward within its step
-            held = [group["params"] for optimizer in self.optimizers[-1:] for group in optimizer.param_groups] or [self.model.parameters()]
+        if (
+            not skipped and not self.stale
+        ):  # the closure of an optimizer calls backward within its step
+            held = [
+                group["params"]
+                for optimizer in self.optimizers[-1:]
+                for group in optimizer.param_groups
+            ] or [self.model.parameters()]
             self._convict({id(p) for group in held for p in group} if self._suspects else set())
         following = self.events.end_step(seconds, skipped=skipped)
         self.observe(on=following)
@@ -198,14 +229,24 @@ class Loop:
     def _mark(self, *, following: bool) -> None:
         """Remember the gradients that the step has used, without holding them; without an optimizer those of weights that have changed."""
         parameters = [p for p in self._leaves() if p.grad is not None] if following else []
-        self._marked = [(p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None]
+        self._marked = [
+            (p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None
+        ]
         if not self.optimizers:
-            used = {id(mark[0]) for mark, version in self._begun if mark[0]._version != version and _is_left(mark)}
+            used = {
+                id(mark[0])
+                for mark, version in self._begun
+                if mark[0]._version != version and _is_left(mark)
+            }
             self._marked = [mark for mark in self._marked if id(mark[0]) in used]
 
     def _convict(self, used: set[int]) -> None:
         """A step uses these parameters: those that are still not cleared are stale."""
-        self.stale.extend(p for p, gradient, _ in self._suspects if id(p) in used and p.grad is not None and p.grad is gradient())
+        self.stale.extend(
+            p
+            for p, gradient, _ in self._suspects
+            if id(p) in used and p.grad is not None and p.grad is gradient()
+        )
 
     def _leaves(self) -> list[nn.Parameter]:
         """The parameters; while they are replaced, as `torch.func.functional_call` does, what stands for them has no gradients to ask for."""
@@ -223,14 +264,24 @@ _Mark = tuple[nn.Parameter, weakref.ref[Tensor], int]
 
 def _untouched(marks: Sequence[_Mark], *, writes: int) -> list[_Mark]:
     """Those whose gradient is the very tensor that it was, written to no more often since; as of now."""
-    kept = [(p, gradient, version, p.grad) for p, gradient, version in marks if p.grad is not None and p.grad is gradient()]
-    return [(p, gradient, grad._version) for p, gradient, version, grad in kept if grad._version - version <= writes]
+    kept = [
+        (p, gradient, version, p.grad)
+        for p, gradient, version in marks
+        if p.grad is not None and p.grad is gradient()
+    ]
+    return [
+        (p, gradient, grad._version)
+        for p, gradient, version, grad in kept
+        if grad._version - version <= writes
+    ]
 
 
 def _is_left(mark: _Mark) -> bool:
     """Whether a gradient still stands after its backward pass; what else has written to it may have cleared it, which a GPU is not asked."""
     gradient = mark[0].grad
-    return bool(_untouched([mark], writes=1)) or (gradient is not None and gradient.device.type == "cpu" and bool(gradient.any()))
+    return bool(_untouched([mark], writes=1)) or (
+        gradient is not None and gradient.device.type == "cpu" and bool(gradient.any())
+    )
 
 
 def _find_scaler() -> Any:
@@ -240,7 +291,9 @@ def _find_scaler() -> Any:
         if frame is None or frame.f_back is None:
             break
         frame = frame.f_back
-        if frame.f_code.co_name == "step" and isinstance(frame.f_locals.get("self"), torch.amp.GradScaler):
+        if frame.f_code.co_name == "step" and isinstance(
+            frame.f_locals.get("self"), torch.amp.GradScaler
+        ):
             return frame.f_locals["self"]
     return None
 

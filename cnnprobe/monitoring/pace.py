@@ -40,7 +40,11 @@ class Pace:
         if step >= _TRIED and self._observed and self._others:
             usual = median(self._others)
             cost = max(0.0, median(self._observed) - usual)
-            self.every = min(_RAREST, max(2, math.ceil(cost / (self._budget * usual)))) if usual > 0 else self.every
+            self.every = (
+                min(_RAREST, max(2, math.ceil(cost / (self._budget * usual))))
+                if usual > 0
+                else self.every
+            )
 
     @property
     def cost(self) -> float | None:

@@ -32,7 +32,9 @@ class _Watched:
 class Changes:
     """By how much a step has changed the parameters: norms by slot of the update and row of the value, perhaps still on a device."""
 
-    def __init__(self, slots: list[int], rows: list[int], norms: NDArray[np.float64] | Tensor) -> None:
+    def __init__(
+        self, slots: list[int], rows: list[int], norms: NDArray[np.float64] | Tensor
+    ) -> None:
         self.slots = slots
         self.rows = rows  # where in the sheet the value before the step stands
         self.norms = norms
@@ -55,17 +57,25 @@ class Parameters:
             for name, parameter in module._parameters.items() if first else ():
                 if parameter is not None and id(parameter) not in seen:
                     seen.add(id(parameter))
-                    self.watched.append(_Watched(f"{fqn}.{name}" if fqn else name, class_of(module).__name__, parameter))
+                    self.watched.append(
+                        _Watched(
+                            f"{fqn}.{name}" if fqn else name, class_of(module).__name__, parameter
+                        )
+                    )
         self._buffer: NDArray[np.int8] = np.zeros(0, dtype=np.int8)
         self._kept: Any = None
 
     def before_step(self) -> None:
         """Measure gradients and values, and keep what the step will change."""
         self._kept = None
-        some = [each for each in self.watched if each.tensor.requires_grad and not is_lazy(each.tensor)]
+        some = [
+            each for each in self.watched if each.tensor.requires_grad and not is_lazy(each.tensor)
+        ]
         if self.wiring.gradients:
             pairs = [(each, each.tensor.grad) for each in some]
-            self._measure("gradient", [(each, gradient) for each, gradient in pairs if gradient is not None])
+            self._measure(
+                "gradient", [(each, gradient) for each, gradient in pairs if gradient is not None]
+            )
         if self.values:
             first = self.wiring.sheet.next
             jobs = self._measure("value", [(each, each.tensor) for each in some])
@@ -85,9 +95,13 @@ class Parameters:
         for cell, (_, tensor) in zip(cells, pairs, strict=True):
             if tensor.dtype is not cell.dtype:
                 cell.prepare(tensor.dtype, wiring.sheet.address)
-        jobs = np.array([(t.data_ptr(), t.numel(), c.address, 0) for c, (_, t) in zip(cells, pairs, strict=True)], dtype=np.int64).reshape(
-            -1, 4
-        )
+        jobs = np.array(
+            [
+                (t.data_ptr(), t.numel(), c.address, 0)
+                for c, (_, t) in zip(cells, pairs, strict=True)
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 4)
         wiring.kernel.record_each(jobs.ctypes.data, len(jobs))
         for status, cell, (_, tensor) in zip(jobs[:, 3].tolist(), cells, pairs, strict=True):
             if status in {1, 2, 3}:  # doubles near the ends of their range
@@ -98,7 +112,9 @@ class Parameters:
         cell: Cell | None = getattr(each, role)
         if cell is None:
             what = "parameter" if role == "value" else role
-            cell = self.wiring.cell(Slot(fqn=each.name, what=what, kind=each.kind, is_parameters=what == "gradient"))  # type: ignore[arg-type]
+            cell = self.wiring.cell(
+                Slot(fqn=each.name, what=what, kind=each.kind, is_parameters=what == "gradient")  # type: ignore[arg-type]
+            )
             setattr(each, role, cell)
         return cell
 
@@ -108,9 +124,18 @@ class Parameters:
         tensors, dtypes = [each.tensor for each in some], [each.tensor.dtype for each in some]
         if jobs is None:
             with torch.no_grad():
-                self._kept = (slots, rows, tensors, dtypes, [tensor.detach().clone() for tensor in tensors])
+                self._kept = (
+                    slots,
+                    rows,
+                    tensors,
+                    dtypes,
+                    [tensor.detach().clone() for tensor in tensors],
+                )
             return
-        size = sum(-(-each.tensor.numel() * each.tensor.element_size() // _ALIGNED) * _ALIGNED for each in some)
+        size = sum(
+            -(-each.tensor.numel() * each.tensor.element_size() // _ALIGNED) * _ALIGNED
+            for each in some
+        )
         if len(self._buffer) < size:
             self._buffer = np.zeros(size, dtype=np.int8)
         kernel = self.wiring.kernel
@@ -128,13 +153,24 @@ class Parameters:
             return Changes([], [], np.zeros(0))
         if isinstance(before, list):
             with torch.no_grad():
-                differences = [now.detach() - then for now, then in zip(tensors, before, strict=True)]
-                return Changes(slots, rows, torch.stack([torch.linalg.vector_norm(d.float()) for d in differences]))
-        if not all(is_plain(t) and t.numel() == n and t.dtype is d for t, n, d in zip(tensors, before[:, 1].tolist(), dtypes, strict=True)):
+                differences = [
+                    now.detach() - then for now, then in zip(tensors, before, strict=True)
+                ]
+                return Changes(
+                    slots,
+                    rows,
+                    torch.stack([torch.linalg.vector_norm(d.float()) for d in differences]),
+                )
+        if not all(
+            is_plain(t) and t.numel() == n and t.dtype is d
+            for t, n, d in zip(tensors, before[:, 1].tolist(), dtypes, strict=True)
+        ):
             return None  # the step has put something else in its place
         before[:, 0] = [tensor.data_ptr() for tensor in tensors]
         norms = np.zeros(len(before))
         kernel = self.wiring.kernel
         if kernel is not None:
-            kernel.changes(before.ctypes.data, len(before), self._buffer.ctypes.data, norms.ctypes.data)
+            kernel.changes(
+                before.ctypes.data, len(before), self._buffer.ctypes.data, norms.ctypes.data
+            )
         return Changes(slots, rows, norms)

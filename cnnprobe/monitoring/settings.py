@@ -27,18 +27,36 @@ class Settings:
     def check(self) -> None:
         """Raises UsageError for what makes no sense."""
         if type(self.every) is not int or self.every < 1:
-            raise UsageError(f"every={self.every!r} observes no step", where=_WHERE, fix="give every=10 for each tenth step")
+            raise UsageError(
+                f"every={self.every!r} observes no step",
+                where=_WHERE,
+                fix="give every=10 for each tenth step",
+            )
         if self.budget is not None and not 0 < self.budget < 1:
-            raise UsageError(f"budget={self.budget!r} is no fraction of the time", where=_WHERE, fix="give budget=0.01 for one percent")
+            raise UsageError(
+                f"budget={self.budget!r} is no fraction of the time",
+                where=_WHERE,
+                fix="give budget=0.01 for one percent",
+            )
         if not 0 < self.fraction <= 1:
             raise UsageError(
-                f"fraction={self.fraction!r} reads nothing", where=_WHERE, fix="give fraction=0.25 for a quarter of each batch"
+                f"fraction={self.fraction!r} reads nothing",
+                where=_WHERE,
+                fix="give fraction=0.25 for a quarter of each batch",
             )
         if self.window < 2:
-            raise UsageError(f"window={self.window!r} is too short to call a channel dead", where=_WHERE, fix="give window=10 or so")
+            raise UsageError(
+                f"window={self.window!r} is too short to call a channel dead",
+                where=_WHERE,
+                fix="give window=10 or so",
+            )
         unknown = next((what for what in self.what if what not in EVERYTHING), None)
         if unknown is not None:
-            raise UnknownNameError(f"nothing named {unknown!r} can be watched", where=_WHERE, fix=suggest(unknown, EVERYTHING))
+            raise UnknownNameError(
+                f"nothing named {unknown!r} can be watched",
+                where=_WHERE,
+                fix=suggest(unknown, EVERYTHING),
+            )
 
     def chosen(self, fqn: str) -> bool:
         """Whether a module's name fits one of the patterns; "" is the model itself."""

@@ -34,7 +34,9 @@ class FirstPass:
         """Hook the modules."""
         with no_collection():
             self._watcher.attach()
-        self._handle = self.model.register_forward_hook(_End(self), with_kwargs=True, always_call=True)
+        self._handle = self.model.register_forward_hook(
+            _End(self), with_kwargs=True, always_call=True
+        )
 
     def begin(self) -> None:
         """The root is being called."""
@@ -57,8 +59,14 @@ class FirstPass:
                 self._watcher.__exit__(None, None, None)
             self._watcher.thread = -1  # whatever is still called until the hooks are off
             args, kwargs = self._watcher.given
-            tensors = [(path, value) for path, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)]
-            self.inputs = tuple(describe_tensor(value, path, None, _statistics(value)) for path, value in tensors)
+            tensors = [
+                (path, value)
+                for path, value in argument_leaves(args, kwargs)
+                if isinstance(value, torch.Tensor)
+            ]
+            self.inputs = tuple(
+                describe_tensor(value, path, None, _statistics(value)) for path, value in tensors
+            )
             self._watcher.given = ((), {})
 
     def detach(self) -> None:

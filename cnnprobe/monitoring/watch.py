@@ -31,7 +31,12 @@ from cnnprobe.stats.transfer import Sent
 from cnnprobe.trace import Trace
 
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Threshold)
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # behind F.relu, whose own output no hook sees
+_POOLS = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+)  # behind F.relu, whose own output no hook sees
 _LATE = 64  # steps that may be on their way from a device
 
 
@@ -65,9 +70,19 @@ class Watch(Events):
         self.step = 0
         self.ledger = Ledger(model=class_of(model).__name__)
         what = settings.what
-        self.wiring = Wiring(self.ledger, Sheet(histogram=settings.histograms), gradients="gradient" in what, fraction=settings.fraction)
+        self.wiring = Wiring(
+            self.ledger,
+            Sheet(histogram=settings.histograms),
+            gradients="gradient" in what,
+            fraction=settings.fraction,
+        )
         self.wiring.odd = functools.partial(alarms.see, self)
-        self.parameters = Parameters(model, self.wiring, values="parameter" in what or "update" in what, updates="update" in what)
+        self.parameters = Parameters(
+            model,
+            self.wiring,
+            values="parameter" in what or "update" in what,
+            updates="update" in what,
+        )
         self.pace = Pace(every=settings.every, budget=settings.budget)
         self.first = FirstPass(model)
         self.loop = Loop(model, optimizers, self.wiring, self._hooks(), self)
@@ -92,15 +107,21 @@ class Watch(Events):
         tree, sealed = observable(list(named_modules(self.model)))
         for fqn in sealed:
             named = f"'{fqn}'" if fqn else "the model"
-            self.note(f"{named} is compiled: its inside was not observed, only its output, gradients and parameters")
+            self.note(
+                f"{named} is compiled: its inside was not observed, only its output, gradients and parameters"
+            )
         modules = [(fqn, module) for fqn, module, first in tree if first and fqn]
         has_rectifiers = any(isinstance(module, _RECTIFIERS) for _, module in modules)
         hooks: list[LayerHook] = [
-            CompositeHook(self.wiring, self.model, "") if self.settings.fraction == 1 else PartHook(self.wiring, self.model, "")
+            CompositeHook(self.wiring, self.model, "")
+            if self.settings.fraction == 1
+            else PartHook(self.wiring, self.model, "")
         ]
         for fqn, module in modules:
             if isinstance(module, torch.jit.ScriptModule):
-                self.note(f"'{fqn}' is a scripted module: its inside runs without Python and was not observed")
+                self.note(
+                    f"'{fqn}' is a scripted module: its inside runs without Python and was not observed"
+                )
             elif self.settings.chosen(fqn) and type(module) not in CONTAINERS:
                 kind = PartHook if self.settings.fraction < 1 else ChannelHook if isinstance(module, _RECTIFIERS if has_rectifiers else _POOLS) else CompositeHook if module._modules else LayerHook  # fmt: skip
                 hooks.append(kind(self.wiring, module, fqn))
@@ -179,7 +200,9 @@ class Watch(Events):
             self._scale = _scale_of(self.loop.scaler)
         first = self.wiring.sheet.next
         self.parameters.before_step()
-        if getattr(optimizer, "grad_scale", None) is not None:  # a fused optimizer divides by it itself
+        if (
+            getattr(optimizer, "grad_scale", None) is not None
+        ):  # a fused optimizer divides by it itself
             self._scaled = (first, self.wiring.sheet.next)
         if self.settings.raise_on_nan:
             alarms.refuse_gradients(self)
@@ -188,7 +211,13 @@ class Watch(Events):
         """Write the step down as far as it is there, and choose whether the next one is observed."""
         step, observed = self.step, self.wiring.observing
         self.ledger.total = step + 1
-        draft = drafts.Draft(step=step, curves=self._curves(seconds), losses=drafts.sent(self._losses), skipped=skipped, seen=self.seen)
+        draft = drafts.Draft(
+            step=step,
+            curves=self._curves(seconds),
+            losses=drafts.sent(self._losses),
+            skipped=skipped,
+            seen=self.seen,
+        )
         if observed:
             self._take_stale()
             draft.changes = self.parameters.after_step() if not skipped else None
@@ -218,7 +247,9 @@ class Watch(Events):
         """The gradients that were not cleared before this step."""
         if self.loop.stale:
             names = {id(each.tensor): each.name for each in self.parameters.watched}
-            self.stale[self.step] = tuple(names[id(parameter)] for parameter in self.loop.stale if id(parameter) in names)
+            self.stale[self.step] = tuple(
+                names[id(parameter)] for parameter in self.loop.stale if id(parameter) in names
+            )
 
     def _curves(self, seconds: float) -> dict[str, float]:
         curves = {"seconds": seconds} if seconds else {}
@@ -227,7 +258,9 @@ class Watch(Events):
                 rate = group.get("lr")
                 if isinstance(rate, int | float) or (isinstance(rate, Tensor) and not rate.is_cuda):
                     number = sum(name.startswith("learning rate") for name in curves)
-                    curves[f"learning rate of group {number}" if number else "learning rate"] = float(rate)
+                    curves[f"learning rate of group {number}" if number else "learning rate"] = (
+                        float(rate)
+                    )
         return curves
 
     # -- writing down ------------------------------------------------------------------------------------------------------
@@ -265,14 +298,22 @@ class Watch(Events):
             calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
             notes.append(f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted")  # fmt: skip
         if wiring.strangers:
-            notes.append(f"{wiring.strangers} calls on other threads, or of copies of the model, were not observed")
+            notes.append(
+                f"{wiring.strangers} calls on other threads, or of copies of the model, were not observed"
+            )
         if self.skipped:
-            notes.append(f"{len(self.skipped)} steps were skipped by the GradScaler after an overflow (the first is {self.skipped[0]})")
+            notes.append(
+                f"{len(self.skipped)} steps were skipped by the GradScaler after an overflow (the first is {self.skipped[0]})"
+            )
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             notes.append(f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch")  # fmt: skip
         for note in notes:  # counts change: the sentence of an earlier count goes
             start = note.lstrip("0123456789")
-            for old in [old for old in self.ledger.notes if old.lstrip("0123456789") == start or _same(old, note)]:
+            for old in [
+                old
+                for old in self.ledger.notes
+                if old.lstrip("0123456789") == start or _same(old, note)
+            ]:
                 del self.ledger.notes[old]
             self.ledger.notes[note] = None
 
@@ -325,7 +366,10 @@ class Watch(Events):
             keepers = (*(before.keepers if before else ()), *graph.keepers)
             saved = max(graph.saved_bytes, before.saved_bytes if before else 0)
             kept[graph.label] = LivingGraph(
-                step=int(graph.label), saved_bytes=saved, freed=graph.freed, keepers=tuple(dict.fromkeys(keepers))
+                step=int(graph.label),
+                saved_bytes=saved,
+                freed=graph.freed,
+                keepers=tuple(dict.fromkeys(keepers)),
             )
         self.ledger.kept = tuple(sorted(kept.values(), key=lambda graph: graph.step))
 
@@ -356,7 +400,13 @@ class _LossHook:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         """Take in the loss, unless the user gives it."""
         watch = self.watch
-        if watch is not None and not watch._told and isinstance(output, Tensor) and output.requires_grad and output.numel() == 1:
+        if (
+            watch is not None
+            and not watch._told
+            and isinstance(output, Tensor)
+            and output.requires_grad
+            and output.numel() == 1
+        ):
             watch._take(output)
 
     def __deepcopy__(self, memo: object) -> "_LossHook":

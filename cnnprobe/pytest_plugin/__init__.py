@@ -18,30 +18,66 @@ MARKER = (
     "cnnprobe(finite=True, healthy=False): fail the test at the first module of any model in it that puts out NaN or Inf; "
     "with healthy=True, also if any rule finds a fault in a model that it called"
 )
-REPORTS = pytest.StashKey["list[Report | Monitor]"]()  # of a monitor the report as it is when the test fails
+REPORTS = pytest.StashKey[
+    "list[Report | Monitor]"
+]()  # of a monitor the report as it is when the test fails
 SNAPSHOTS = pytest.StashKey[Snapshots]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the group `cnnprobe`, and the ini keys."""
     group = parser.getgroup("cnnprobe", "cnnprobe: what is going on inside a model")
-    group.addoption("--cnnprobe-update", action="store_true", help="write the architecture snapshots anew, and say which changed")
-    group.addoption("--cnnprobe-report", metavar="DIR", help="write an HTML report of each model that a failing test called")
     group.addoption(
-        "--cnnprobe", metavar="SPEC", help="test this model (pkg.mod:attr, file.py:Class, torchvision:NAME) without a test file"
+        "--cnnprobe-update",
+        action="store_true",
+        help="write the architecture snapshots anew, and say which changed",
     )
     group.addoption(
-        "--cnnprobe-input", metavar="SHAPE", action="append", default=[], help="input of that model, such as 1,3,32,32; repeatable"
+        "--cnnprobe-report",
+        metavar="DIR",
+        help="write an HTML report of each model that a failing test called",
     )
     group.addoption(
-        "--cnnprobe-arg", metavar="NAME=VALUE", action="append", default=[], help="argument of its class or function; repeatable"
+        "--cnnprobe",
+        metavar="SPEC",
+        help="test this model (pkg.mod:attr, file.py:Class, torchvision:NAME) without a test file",
+    )
+    group.addoption(
+        "--cnnprobe-input",
+        metavar="SHAPE",
+        action="append",
+        default=[],
+        help="input of that model, such as 1,3,32,32; repeatable",
+    )
+    group.addoption(
+        "--cnnprobe-arg",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="argument of its class or function; repeatable",
     )
     parser.addini(
-        "cnnprobe_snapshot_dir", f"folder of the architecture snapshots, beside each test file (default {FOLDER})", default=FOLDER
+        "cnnprobe_snapshot_dir",
+        f"folder of the architecture snapshots, beside each test file (default {FOLDER})",
+        default=FOLDER,
     )
-    parser.addini("cnnprobe_report_dir", "as --cnnprobe-report, from the root of the project (default: no reports)", default="")
-    parser.addini("cnnprobe_checks", "what every test is held to: finite, healthy (default: nothing)", type="args", default=[])
-    parser.addini("cnnprobe_explain", "whether a crash gains its explanation (default true)", type="bool", default=True)
+    parser.addini(
+        "cnnprobe_report_dir",
+        "as --cnnprobe-report, from the root of the project (default: no reports)",
+        default="",
+    )
+    parser.addini(
+        "cnnprobe_checks",
+        "what every test is held to: finite, healthy (default: nothing)",
+        type="args",
+        default=[],
+    )
+    parser.addini(
+        "cnnprobe_explain",
+        "whether a crash gains its explanation (default true)",
+        type="bool",
+        default=True,
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,7 +103,9 @@ def watch_tests(config: pytest.Config) -> None:
     from cnnprobe.pytest_plugin import watching
 
     if not config.pluginmanager.has_plugin(watching.NAME):
-        config.pluginmanager.register(watching.Watching(keeps_models=report_folder(config) is not None), watching.NAME)
+        config.pluginmanager.register(
+            watching.Watching(keeps_models=report_folder(config) is not None), watching.NAME
+        )
 
 
 # -- fixtures -----------------------------------------------------------------------------------------------------------------
@@ -132,10 +170,17 @@ def architecture_snapshot(request: pytest.FixtureRequest) -> Callable[..., None]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, Any]:
     """A crash inside a model gains its explanation; a failing test its pages."""
     report = yield
-    if report.failed and report.when != "teardown" and "torch" in sys.modules and call.excinfo is not None:
+    if (
+        report.failed
+        and report.when != "teardown"
+        and "torch" in sys.modules
+        and call.excinfo is not None
+    ):
         folder = report_folder(item.config)
         if folder is not None or item.config.getini("cnnprobe_explain"):
             _tell(item, call.excinfo.value, report, folder)
@@ -150,7 +195,10 @@ def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | N
         report.sections.append(("cnnprobe", text))
     if folder is not None:
         kept: list[Any] = [getattr(each, "report", each) for each in item.stash.get(REPORTS, [])]
-        found = [*kept, *(each for each in (crashed, getattr(error, "report", None)) if each is not None)]
+        found = [
+            *kept,
+            *(each for each in (crashed, getattr(error, "report", None)) if each is not None),
+        ]
         for path in failures.write_pages(found or failures.reports_of_called(item), folder, item):
             report.sections.append(("cnnprobe report", path))
 
@@ -168,9 +216,13 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
     """Remember which tests there are, watch them if any is marked, and add those of the model that `--cnnprobe` names."""
-    is_whole = not any("::" in str(argument) for argument in config.args) and not config.getoption("lf", default=False)
+    is_whole = not any("::" in str(argument) for argument in config.args) and not config.getoption(
+        "lf", default=False
+    )
     if is_whole:
         config.stash[SNAPSHOTS].remember(items)
     if any(item.get_closest_marker("cnnprobe") for item in items):
@@ -186,7 +238,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     snapshots = session.config.stash.get(SNAPSHOTS, None)
     output = getattr(session.config, "workeroutput", None)
     if snapshots is not None and output is not None:
-        output["cnnprobe"] = (sorted(snapshots.used), snapshots.written, {k: sorted(v) for k, v in snapshots.collected.items()})
+        output["cnnprobe"] = (
+            sorted(snapshots.used),
+            snapshots.written,
+            {k: sorted(v) for k, v in snapshots.collected.items()},
+        )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -203,7 +259,10 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Snapshots that were written, and those that no test uses any more."""
     snapshots: Snapshots = config.stash[SNAPSHOTS]
-    for title, paths in (("written", sorted(snapshots.written)), ("not used by any test", snapshots.unused())):
+    for title, paths in (
+        ("written", sorted(snapshots.written)),
+        ("not used by any test", snapshots.unused()),
+    ):
         if paths:
             terminalreporter.section(f"cnnprobe: architecture snapshots {title}")
             for path in paths:

@@ -19,7 +19,11 @@ def explain_inequality(left: object, right: object) -> list[str] | None:
                 for line in difflib.unified_diff(lines_of(right), lines_of(left), n=0, lineterm="")
                 if not line.startswith(("---", "+++", "@@"))
             ]
-            return [f"{_named(left)} == {_named(right)}", "they differ (- right, + left):", *(lines or _fields_apart(left, right))]
+            return [
+                f"{_named(left)} == {_named(right)}",
+                "they differ (- right, + left):",
+                *(lines or _fields_apart(left, right)),
+            ]
     return None
 
 
@@ -39,9 +43,19 @@ def _lines_of_trace(trace: Any) -> list[str]:
         f"{'model' if c.fqn == '' else c.fqn or '-'}  {c.kind}  {_shapes(c.inputs)} -> {_shapes(c.outputs) or c.returned}"
         for c in trace.calls
     ]
-    raised = [f"raised {trace.failure.kind} in {trace.failure.module!r}: {trace.failure.message}"] if trace.failure is not None else []
-    parameters = [f"{p.kind} {p.fqn}  {p.shape} {p.dtype}{'' if p.trainable else ' frozen'}" for p in trace.parameters]
-    modules = [f"module {m.fqn}  {m.kind}({', '.join(f'{k}={v}' for k, v in m.config.items())})" for m in trace.modules]
+    raised = (
+        [f"raised {trace.failure.kind} in {trace.failure.module!r}: {trace.failure.message}"]
+        if trace.failure is not None
+        else []
+    )
+    parameters = [
+        f"{p.kind} {p.fqn}  {p.shape} {p.dtype}{'' if p.trainable else ' frozen'}"
+        for p in trace.parameters
+    ]
+    modules = [
+        f"module {m.fqn}  {m.kind}({', '.join(f'{k}={v}' for k, v in m.config.items())})"
+        for m in trace.modules
+    ]
     return [*calls, *raised, *parameters, *modules]
 
 
@@ -50,11 +64,17 @@ def _shapes(tensors: Any) -> str:
 
 
 def _lines_of_graph(graph: Any) -> list[str]:
-    names = {node.id: node.parameter or f"{node.name}{f' of {node.module}' if node.module else ''}" for node in graph.nodes}
+    names = {
+        node.id: node.parameter or f"{node.name}{f' of {node.module}' if node.module else ''}"
+        for node in graph.nodes
+    }
     into: dict[Any, list[str]] = {node.id: [] for node in graph.nodes}
     for edge in graph.edges:
         into[edge.end].append(names[edge.start])
-    return [f"{names[node.id]}  {node.shape or ''}  from {', '.join(into[node.id]) or 'nothing'}" for node in graph.nodes]
+    return [
+        f"{names[node.id]}  {node.shape or ''}  from {', '.join(into[node.id]) or 'nothing'}"
+        for node in graph.nodes
+    ]
 
 
 def _fields_apart(left: Any, right: Any) -> list[str]:
@@ -65,14 +85,20 @@ def _fields_apart(left: Any, right: Any) -> list[str]:
             apart[path] = None
     names = list(apart)
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return [f"the same layers, shapes and parameters; not equal are {', '.join(names[:_MOST])}{more}"]
+    return [
+        f"the same layers, shapes and parameters; not equal are {', '.join(names[:_MOST])}{more}"
+    ]
 
 
 def _pairs(path: str, left: Any, right: Any) -> Any:
     if dataclasses.is_dataclass(left) and type(left) is type(right):
         for field in dataclasses.fields(left):
             if field.compare:
-                yield from _pairs(f"{path}.{field.name}" if path else field.name, getattr(left, field.name), getattr(right, field.name))
+                yield from _pairs(
+                    f"{path}.{field.name}" if path else field.name,
+                    getattr(left, field.name),
+                    getattr(right, field.name),
+                )
     elif isinstance(left, tuple) and isinstance(right, tuple) and len(left) == len(right):
         for k, (a, b) in enumerate(zip(left, right, strict=True)):
             yield from _pairs(f"{path}[{k}]", a, b)

@@ -25,7 +25,11 @@ def crashed_report(error: BaseException) -> "Report | None":
     entry = error.__traceback__
     while entry is not None:
         module = entry.tb_frame.f_locals.get("self")
-        if entry.tb_frame.f_code.co_name == "_wrapped_call_impl" and isinstance(module, nn.Module) and not _is_loss(module):
+        if (
+            entry.tb_frame.f_code.co_name == "_wrapped_call_impl"
+            and isinstance(module, nn.Module)
+            and not _is_loss(module)
+        ):
             return _probed_again(module, entry.tb_frame.f_locals)
         entry = entry.tb_next
     return None
@@ -51,7 +55,12 @@ def explained(error: BaseException, report: "Report | None") -> str:
     from cnnprobe.crash import Crash, brief, explain
 
     explanation: Explanation | None = report.explanation if report is not None else None
-    if report is None and isinstance(error, Exception) and not isinstance(error, AssertionError) and _is_torchs(error.__traceback__):
+    if (
+        report is None
+        and isinstance(error, Exception)
+        and not isinstance(error, AssertionError)
+        and _is_torchs(error.__traceback__)
+    ):
         explanation = explain(Crash(error=error))
     return "" if explanation is None or explanation.diagnosis == "unknown" else brief(explanation)
 
@@ -70,7 +79,9 @@ def write_pages(reports: "list[Report]", folder: Path, item: pytest.Item) -> lis
     """One HTML file a report, named after the test: their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]+", "_", item.nodeid).strip("_")[:120]
-    paths = [folder / f"{name}{f'.{k}' if k else ''}.html" for k in range(len(reports[:_MOST_PAGES]))]
+    paths = [
+        folder / f"{name}{f'.{k}' if k else ''}.html" for k in range(len(reports[:_MOST_PAGES]))
+    ]
     for path, report in zip(paths, reports, strict=False):
         report.save(path)
     return [str(path) for path in paths]
@@ -84,6 +95,8 @@ def reports_of_called(item: pytest.Item) -> "list[Report]":
     called = item.stash.get(CALLED, None)
     reports = []
     for seen in called.latest() if called is not None else ():
-        with contextlib.suppress(Exception):  # the test's own failure is what counts; we only add to it
+        with contextlib.suppress(
+            Exception
+        ):  # the test's own failure is what counts; we only add to it
             reports.append(cnnprobe.probe(seen.model, *seen.args, **seen.kwargs))
     return reports

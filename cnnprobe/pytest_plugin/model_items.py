@@ -10,9 +10,14 @@ def items_of(session: pytest.Session, spec: str) -> list[pytest.Item]:
     """One test for each check of the model."""
     from cnnprobe.testing.model_checks import CHECKS
 
-    items: list[pytest.Item] = [ModelCheck.from_parent(session, name=name, nodeid=f"{spec}::{name}", check=name) for name in CHECKS]
+    items: list[pytest.Item] = [
+        ModelCheck.from_parent(session, name=name, nodeid=f"{spec}::{name}", check=name)
+        for name in CHECKS
+    ]
     # They come from no file, and would be missing in the number of collected tests.
-    session.config.hook.pytest_collectreport(report=pytest.CollectReport(nodeid=spec, outcome="passed", longrepr=None, result=[*items]))
+    session.config.hook.pytest_collectreport(
+        report=pytest.CollectReport(nodeid=spec, outcome="passed", longrepr=None, result=[*items])
+    )
     return items
 
 
@@ -28,7 +33,12 @@ class ModelCheck(pytest.Item):
         from cnnprobe.testing.model_checks import run
 
         option = self.config.getoption
-        run(self.check, str(option("--cnnprobe")), tuple(option("--cnnprobe-input")), tuple(option("--cnnprobe-arg")))
+        run(
+            self.check,
+            str(option("--cnnprobe")),
+            tuple(option("--cnnprobe-input")),
+            tuple(option("--cnnprobe-arg")),
+        )
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The message alone, where it is one of ours."""

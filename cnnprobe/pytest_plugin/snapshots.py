@@ -20,7 +20,9 @@ class Snapshots:
         self.updates = bool(config.getoption("--cnnprobe-update"))
         self.used: set[str] = set()
         self.written: list[str] = []
-        self.collected: dict[str, set[str]] = {}  # folder of a test file's snapshots -> names of the tests in it
+        self.collected: dict[
+            str, set[str]
+        ] = {}  # folder of a test file's snapshots -> names of the tests in it
 
     def path_of(self, item: pytest.Item, name: str) -> Path:
         """Where the snapshot of a test lies: FOLDER/test_file/test_name[.name].txt."""
@@ -69,7 +71,10 @@ class Snapshots:
                     yield str(path)
         for root in {Path(folder).parent for folder in self.collected}:
             for folder_of_file in root.iterdir():
-                if folder_of_file.is_dir() and not (root.parent / f"{folder_of_file.name}.py").exists():
+                if (
+                    folder_of_file.is_dir()
+                    and not (root.parent / f"{folder_of_file.name}.py").exists()
+                ):
                     yield from map(str, folder_of_file.glob("*.txt"))
 
 
@@ -89,7 +94,11 @@ def _clean(name: str) -> str:
 
 def shown(path: Path, config: pytest.Config) -> str:
     """The path as pytest shows paths: from its root, where it is below."""
-    return str(path.relative_to(config.rootpath)) if path.is_relative_to(config.rootpath) else str(path)
+    return (
+        str(path.relative_to(config.rootpath))
+        if path.is_relative_to(config.rootpath)
+        else str(path)
+    )
 
 
 def difference(expected: str, actual: str, where: str) -> str:
@@ -98,7 +107,9 @@ def difference(expected: str, actual: str, where: str) -> str:
 
     lines = [
         line
-        for line in difflib.unified_diff(expected.splitlines(), actual.splitlines(), n=1, lineterm="")
+        for line in difflib.unified_diff(
+            expected.splitlines(), actual.splitlines(), n=1, lineterm=""
+        )
         if not line.startswith(("---", "+++", "@@"))
     ]
     changed = sum(line.startswith(("+", "-")) for line in lines)

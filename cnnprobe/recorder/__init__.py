@@ -26,10 +26,20 @@ from cnnprobe.recorder.watching import Summary, Watcher
 from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
-KEPT_TRACES = 1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
+KEPT_TRACES = (
+    1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
+)
 _FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
 
-__all__ = ["Observation", "Recording", "Witness", "is_compiled", "observable", "observe", "preserved"]
+__all__ = [
+    "Observation",
+    "Recording",
+    "Witness",
+    "is_compiled",
+    "observable",
+    "observe",
+    "preserved",
+]
 
 
 class Witness(Protocol):
@@ -58,23 +68,42 @@ class Recording:
     """
 
     def __init__(
-        self, model: nn.Module, *, statistics: bool | Summary = True, guard: StateGuard | None = None, through_compiled: bool = False
+        self,
+        model: nn.Module,
+        *,
+        statistics: bool | Summary = True,
+        guard: StateGuard | None = None,
+        through_compiled: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"{type(model).__name__} is not a torch.nn.Module",
                 where="the model to record",
-                fix=f"pass an instance: {model.__name__}()" if isinstance(model, type) else "pass the model itself",
+                fix=f"pass an instance: {model.__name__}()"
+                if isinstance(model, type)
+                else "pass the model itself",
             )
         self._model = model
         with no_collection():
             self._tree = Tree(model)
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        summarise_by = (summarise if statistics else None) if isinstance(statistics, bool) else statistics
-        self._sealed = [] if through_compiled else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
+        summarise_by = (
+            (summarise if statistics else None) if isinstance(statistics, bool) else statistics
+        )
+        self._sealed = (
+            []
+            if through_compiled
+            else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
+        )
         if self._sealed:
-            self._tree.left_out = frozenset(k for k, (fqn, module, _) in enumerate(self._tree) if _is_sealed(fqn, module, self._sealed))
-        self._watcher = Watcher(model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish)
+            self._tree.left_out = frozenset(
+                k
+                for k, (fqn, module, _) in enumerate(self._tree)
+                if _is_sealed(fqn, module, self._sealed)
+            )
+        self._watcher = Watcher(
+            model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish
+        )
         self._limit = 0
         self.forwards = 0
 
@@ -92,7 +121,9 @@ class Recording:
                 if not self._sealed
                 else "the model is compiled: cnnprobe.probe() runs its eager code"
             )
-            raise TargetError("nothing was recorded", where=f"record({type(self._model).__name__})", fix=fix)
+            raise TargetError(
+                "nothing was recorded", where=f"record({type(self._model).__name__})", fix=fix
+            )
         return self._traces[-1]
 
     @property
@@ -104,12 +135,19 @@ class Recording:
         with no_collection():
             self._watcher.attach()
         self._limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn in self._tree.fqns)))
+        sys.setrecursionlimit(
+            self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn in self._tree.fqns))
+        )
         if not self._sealed:  # a compiler would trace through our function mode
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self._sealed:
             self._watcher.__exit__(kind, error, trace)
         sys.setrecursionlimit(self._limit)
@@ -132,10 +170,15 @@ def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
 
 
 def _has_compiled_code(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+    return (
+        type(module).__name__ == "OptimizedModule"
+        or module.__dict__.get("_compiled_call_impl") is not None
+    )
 
 
-def observable(tree: Sequence[tuple[str, nn.Module, bool]]) -> tuple[list[tuple[str, nn.Module, bool]], list[str]]:
+def observable(
+    tree: Sequence[tuple[str, nn.Module, bool]],
+) -> tuple[list[tuple[str, nn.Module, bool]], list[str]]:
     """The modules whose hooks run as they stand in a model, and the fqns of compiled ones, whose inside they do not."""
     sealed = [fqn for fqn, module, _ in tree if _has_compiled_code(module)]
     return [entry for entry in tree if not _is_sealed(entry[0], entry[1], sealed)], sealed
@@ -157,32 +200,48 @@ def _limits(tree: Tree, watcher: Watcher) -> Iterator[str]:
     """What could not be observed as it otherwise runs, in sentences."""
     if watcher.other_threads:
         yield f"{watcher.other_threads} calls on other threads were not recorded"
-    if watcher.has_fused and not torch.is_grad_enabled() and any(isinstance(m, FUSED) and not m.training for m in tree.modules):
+    if (
+        watcher.has_fused
+        and not torch.is_grad_enabled()
+        and any(isinstance(m, FUSED) and not m.training for m in tree.modules)
+    ):
         yield "hooks switch off the fused fast path of nn.TransformerEncoder and nn.MultiheadAttention: the ordinary path was observed"
 
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether torch.compile has been applied to the model or to one of its modules."""
     return any(
-        type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+        type(module).__name__ == "OptimizedModule"
+        or module.__dict__.get("_compiled_call_impl") is not None
         for _, module, _ in named_modules(model)
     )
 
 
 def observe(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, statistics: bool = True, witness: Witness | None = None
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    statistics: bool = True,
+    witness: Witness | None = None,
 ) -> Observation:
     """One forward pass, neutrally observed: model, inputs and random generators are bit for bit as they were.
 
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with `observation` as its attribute.
     """
     if isinstance(model, nn.Module) and is_lazy(model):
-        model = copy.deepcopy(model)  # the first forward gives a lazy module its class and shapes for good
+        model = copy.deepcopy(
+            model
+        )  # the first forward gives a lazy module its class and shapes for good
     # One pass can afford histograms, a training loop could not.
     asked = witness.see if witness is not None else _with_histogram if statistics else False
     recording = Recording(model, statistics=asked, through_compiled=True)
     output, error = None, None
-    with preserved_generators(), preserved(model, args, kwargs) as (guard, notes), _eager(model) as more:
+    with (
+        preserved_generators(),
+        preserved(model, args, kwargs) as (guard, notes),
+        _eager(model) as more,
+    ):
         guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
         try:
@@ -196,7 +255,13 @@ def observe(
     return _observation(recording, model, output, error, [*notes, *more])
 
 
-def _observation(recording: Recording, model: nn.Module, output: Any, error: BaseException | None, notes: list[str]) -> Observation:
+def _observation(
+    recording: Recording,
+    model: nn.Module,
+    output: Any,
+    error: BaseException | None,
+    notes: list[str],
+) -> Observation:
     trace = recording.traces[-1] if recording.traces else assemble(Tree(model), (), error=error)
     if notes:
         trace = dataclass_replace(trace, notes=(*trace.notes, *notes))
@@ -204,10 +269,14 @@ def _observation(recording: Recording, model: nn.Module, output: Any, error: Bas
 
 
 @contextlib.contextmanager
-def preserved(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[StateGuard, list[str]]]:
+def preserved(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[StateGuard, list[str]]]:
     """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where the guard is told of each write."""
     state = ModuleState(model)
-    inputs = [value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)]
+    inputs = [
+        value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)
+    ]
     guard = StateGuard([*state.parameters, *state.gradients, *inputs])
     notes: list[str] = []
     try:
@@ -216,7 +285,9 @@ def preserved(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         lost = guard.restore()
         state.restore()
         if lost:
-            notes.append(f"{len(lost)} parameters or inputs were written to by an operation that could not be seen, and were not put back")
+            notes.append(
+                f"{len(lost)} parameters or inputs were written to by an operation that could not be seen, and were not put back"
+            )
 
 
 @contextlib.contextmanager
@@ -231,4 +302,6 @@ def _eager(model: nn.Module) -> Iterator[list[str]]:
 
 def _detached(output: Any) -> Any:
     """The output without its graph, so that a report keeps no activation alive."""
-    return torch.utils._pytree.tree_map(lambda value: value.detach() if isinstance(value, torch.Tensor) else value, output)
+    return torch.utils._pytree.tree_map(
+        lambda value: value.detach() if isinstance(value, torch.Tensor) else value, output
+    )

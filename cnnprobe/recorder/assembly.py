@@ -16,14 +16,24 @@ from cnnprobe.recorder.values import Sighting, tensor_info
 from cnnprobe.trace import Failure, ModuleCall, TensorInfo, Trace
 
 
-def assemble(tree: Tree, rows: Sequence[Closed], *, error: BaseException | None = None, notes: Sequence[str] = ()) -> Trace:
+def assemble(
+    tree: Tree,
+    rows: Sequence[Closed],
+    *,
+    error: BaseException | None = None,
+    notes: Sequence[str] = (),
+) -> Trace:
     """The Trace of one root call, the rows of which tell modules by their places in `tree`."""
     with no_collection():
         kinds = Kinds()
-        modules, parameters = take_inventory(tree if tree.is_current() else named_modules(tree.model), kinds)
+        modules, parameters = take_inventory(
+            tree if tree.is_current() else named_modules(tree.model), kinds
+        )
         assembler = _Assembler(tree, kinds)
         calls = tuple([assembler.call(row) for row in rows])
-    devices = {p.device for p in parameters} or {t.device for call in calls[:1] for t in call.inputs}
+    devices = {p.device for p in parameters} or {
+        t.device for call in calls[:1] for t in call.inputs
+    }
     return Trace(
         model=class_of(tree.model).__name__,
         modules=modules,
@@ -70,14 +80,20 @@ class _Assembler:
             more = ORDINARY
         draft.inputs = self._sole(given) if given is not None else self._all(more.inputs)
         draft.outputs = self._sole(made) if made is not None else self._all(more.outputs)
-        draft.arguments, draft.completed, draft.recomputed = more.arguments, more.completed, more.recomputed
+        draft.arguments, draft.completed, draft.recomputed = (
+            more.arguments,
+            more.completed,
+            more.recomputed,
+        )
         draft.returned = more.returned if more.completed else ""
         draft.sequence = (first, last) if more.completed else None
         if isinstance(of, int):
             self._say_of_module(draft, of, more)
         else:
             draft.fqn, draft.kind, draft.index = None, of, 0
-            draft.macs = _macs_of_function(draft) if more.pending is None else _settled(more.pending)
+            draft.macs = (
+                _macs_of_function(draft) if more.pending is None else _settled(more.pending)
+            )
         draft.__class__ = ModuleCall
         return draft  # type: ignore[no-any-return]
 
@@ -157,12 +173,18 @@ def _upwards(calls: Sequence[ModuleCall], index: int | None) -> list[ModuleCall]
 
 def _users_line(error: BaseException) -> str:
     """The last line of the user's own in the traceback."""
-    lines = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if sources.is_users(frame.filename)]
+    lines = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if sources.is_users(frame.filename)
+    ]
     return lines[-1] if lines else ""
 
 
 def _text(error: BaseException) -> str:
     """The traceback without the recorder's own frames."""
     summary = traceback.TracebackException.from_exception(error)
-    summary.stack = traceback.StackSummary.from_list([frame for frame in summary.stack if not sources.is_ours(frame.filename)])
+    summary.stack = traceback.StackSummary.from_list(
+        [frame for frame in summary.stack if not sources.is_ours(frame.filename)]
+    )
     return "".join(summary.format())

@@ -15,7 +15,18 @@ NO_OPERATIONS = frozenset({
 })  # fmt: skip
 # They hand the memory itself to somebody who may write to it.
 EXPOSING = frozenset(
-    {"numpy", "__array__", "data_ptr", "untyped_storage", "storage", "_typed_storage", "__dlpack__", "set_", "backward", "resize_"}
+    {
+        "numpy",
+        "__array__",
+        "data_ptr",
+        "untyped_storage",
+        "storage",
+        "_typed_storage",
+        "__dlpack__",
+        "set_",
+        "backward",
+        "resize_",
+    }
 )
 
 _MODULES = {
@@ -41,13 +52,17 @@ def public_name(function: Callable[..., Any]) -> str:
     qualified = str(getattr(function, "__qualname__", name))
     if qualified.startswith(("TensorBase.", "Tensor.")):
         return "torch.Tensor." + name
-    if qualified.startswith("boolean_dispatch"):  # F.max_pool2d and its kind: torch gives them the name of their closure
+    if qualified.startswith(
+        "boolean_dispatch"
+    ):  # F.max_pool2d and its kind: torch gives them the name of their closure
         return "torch.nn.functional." + _dispatched_name(function)
     module = str(getattr(function, "__module__", None) or "torch")
     prefix, redundant = _MODULES.get(module.rsplit(".", maxsplit=1)[-1], (None, ""))
     if module.startswith("torch._C") and prefix is not None:
         return prefix + name.removeprefix(redundant)
-    if module in ("torch", "torch.functional", "torch._VF", "torch._C") or module.startswith("torch._C"):
+    if module in ("torch", "torch.functional", "torch._VF", "torch._C") or module.startswith(
+        "torch._C"
+    ):
         return "torch." + name
     return f"{module}.{name}"
 
@@ -79,7 +94,9 @@ class Operation:
         self.kind = public_name(function)
         self.name = self.kind.rsplit(".", maxsplit=1)[-1]
         if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-            self.name = self.kind.split(".")[-2 if isinstance(function, torch._ops.OpOverload) else -1]
+            self.name = self.kind.split(".")[
+                -2 if isinstance(function, torch._ops.OpOverload) else -1
+            ]
         self.ignored = self.name in NO_OPERATIONS
         self.writes = is_writing(self.name, {}) or _has_mutable_schema(function)
         self.exposes = self.name in EXPOSING

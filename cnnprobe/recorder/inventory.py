@@ -42,7 +42,11 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
         children = module.__dict__.get("_modules")
         if children:
             prefix = fqn + "." if fqn else ""
-            stack += [(prefix + name, child) for name, child in reversed(children.items()) if child is not None]
+            stack += [
+                (prefix + name, child)
+                for name, child in reversed(children.items())
+                if child is not None
+            ]
 
 
 class Tree:
@@ -61,7 +65,11 @@ class Tree:
             self.fqns.append(fqn)
             self.modules.append(module)
             self.firsts.append(first)
-        self._families = [(module, list(module._modules), list(module._modules.values())) for module in self.modules if module._modules]
+        self._families = [
+            (module, list(module._modules), list(module._modules.values()))
+            for module in self.modules
+            if module._modules
+        ]
         self._childless = [module for module in self.modules if not module._modules]
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module, bool]]:
@@ -90,7 +98,11 @@ class Tree:
                 return False
         for module, names, children in self._families:
             now = module._modules
-            if len(now) != len(names) or list(now) != names or not all(map(operator.is_, now.values(), children)):
+            if (
+                len(now) != len(names)
+                or list(now) != names
+                or not all(map(operator.is_, now.values(), children))
+            ):
                 return False
         return True
 
@@ -101,10 +113,20 @@ def class_of(module: nn.Module) -> type:
     if not kind.__name__.startswith(("Parametrized", "FSDP")):
         return kind
     while len(kind.__mro__) > 1 and (
-        (kind.__name__.startswith("Parametrized") and "parametrizations" in module.__dict__.get("_modules", {}))
-        or (kind.__name__.startswith("FSDP") and any(base.__name__ == "FSDPModule" for base in kind.__bases__))
+        (
+            kind.__name__.startswith("Parametrized")
+            and "parametrizations" in module.__dict__.get("_modules", {})
+        )
+        or (
+            kind.__name__.startswith("FSDP")
+            and any(base.__name__ == "FSDPModule" for base in kind.__bases__)
+        )
     ):
-        kind = next(base for base in kind.__bases__ if issubclass(base, nn.Module) and base.__name__ != "FSDPModule")
+        kind = next(
+            base
+            for base in kind.__bases__
+            if issubclass(base, nn.Module) and base.__name__ != "FSDPModule"
+        )
     return kind
 
 
@@ -120,7 +142,11 @@ def _is_torchs(kind: type) -> bool:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether it is a stock layer whose inside is torch's business: its functions are no rows."""
-    return is_stock(module) and (not module._modules or isinstance(module, WHOLE)) and type(module) not in CONTAINERS
+    return (
+        is_stock(module)
+        and (not module._modules or isinstance(module, WHOLE))
+        and type(module) not in CONTAINERS
+    )
 
 
 def configuration(module: nn.Module, kind: "Kind | None" = None) -> dict[str, object]:
@@ -170,13 +196,21 @@ class Kind:
         self.is_stock = _is_torchs(kind)
         self.is_container = isinstance(module, CONTAINERS) and not _overrides_forward(module)
         self.is_leaf = is_leaf(module)
-        self.is_plain = self.is_leaf and cost.is_plain(module)  # its cost is known without looking into it
+        self.is_plain = self.is_leaf and cost.is_plain(
+            module
+        )  # its cost is known without looking into it
         self.formula = cost.formula(module) if self.is_leaf else None
-        self.macs = 0 if not self.is_leaf or cost.is_moving(module) else None  # where there is no formula
-        self.is_chain = type(module) is nn.Sequential  # its forward calls its children and nothing else
+        self.macs = (
+            0 if not self.is_leaf or cost.is_moving(module) else None
+        )  # where there is no formula
+        self.is_chain = (
+            type(module) is nn.Sequential
+        )  # its forward calls its children and nothing else
         self.is_scripted = isinstance(module, torch.jit.ScriptModule)
         self.is_fused = isinstance(module, FUSED)
-        self.public: dict[tuple[int, str], tuple[str, ...]] = {}  # number of attributes and the last one -> the public ones
+        self.public: dict[
+            tuple[int, str], tuple[str, ...]
+        ] = {}  # number of attributes and the last one -> the public ones
 
     def public_names(self, module: nn.Module) -> tuple[str, ...]:
         """The names of the attributes of `module` that may be configuration."""
@@ -264,7 +298,11 @@ def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
     elif is_uninitialised(tensor):
         draft.shape, draft.numel, draft.nbytes = (), 0, 0
     else:
-        draft.shape, draft.numel, draft.nbytes = tuple(tensor.shape), tensor.numel(), tensor.numel() * tensor.element_size()
+        draft.shape, draft.numel, draft.nbytes = (
+            tuple(tensor.shape),
+            tensor.numel(),
+            tensor.numel() * tensor.element_size(),
+        )
     draft.dtype, draft.device = dtype_name(tensor.dtype), device_name(tensor.device)
     draft.trainable = kind == "parameter" and tensor.requires_grad
     return draft

@@ -31,7 +31,9 @@ class StateGuard:
     """Copies, on the first write, of the storages that must be as they were."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.on_write: Callable[[Tensor], None] | None = None  # told of each write before it happens
+        self.on_write: Callable[[Tensor], None] | None = (
+            None  # told of each write before it happens
+        )
         self._guarded: dict[int, list[Tensor]] = {}
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         for tensor in tensors:
@@ -93,12 +95,26 @@ class ModuleState:
     """Attributes, registries, buffers and gradients of every module of a model."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [(module, _copy_attributes(module)) for _, module, first in named_modules(model) if first]
+        self._modules = [
+            (module, _copy_attributes(module)) for _, module, first in named_modules(model) if first
+        ]
         self._classes = [type(module) for module, _ in self._modules]
-        buffers = {id(b): b for module, _ in self._modules for b in module._buffers.values() if b is not None and not is_lazy(b)}
+        buffers = {
+            id(b): b
+            for module, _ in self._modules
+            for b in module._buffers.values()
+            if b is not None and not is_lazy(b)
+        }
         with torch._C.DisableTorchFunction(), torch.no_grad():
             self._buffers = [(b, b.detach().clone(), _version(b)) for b in buffers.values()]
-        self.parameters = list({id(p): p for module, _ in self._modules for p in module._parameters.values() if p is not None}.values())
+        self.parameters = list(
+            {
+                id(p): p
+                for module, _ in self._modules
+                for p in module._parameters.values()
+                if p is not None
+            }.values()
+        )
         self._flags = [(p, p.requires_grad, p.grad) for p in self.parameters]
 
     @property
@@ -126,7 +142,10 @@ class ModuleState:
 
 def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Each attribute with a copy of its content where it is a plain container, one level deep."""
-    return {name: (value, value.copy() if isinstance(value, dict | list | set) else None) for name, value in module.__dict__.items()}
+    return {
+        name: (value, value.copy() if isinstance(value, dict | list | set) else None)
+        for name, value in module.__dict__.items()
+    }
 
 
 def _restore_attributes(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
@@ -145,7 +164,9 @@ def _same_items(value: Any, content: Any) -> bool:
     if len(value) != len(content):
         return False
     if isinstance(value, dict):
-        return all(a is b and x is y for (a, x), (b, y) in zip(value.items(), content.items(), strict=True))
+        return all(
+            a is b and x is y for (a, x), (b, y) in zip(value.items(), content.items(), strict=True)
+        )
     if isinstance(value, list):
         return all(a is b for a, b in zip(value, content, strict=True))
     return bool({id(item) for item in value} == {id(item) for item in content})
@@ -174,4 +195,6 @@ def preserved_generators() -> Iterator[None]:
 
 
 def _device_modules() -> list[Any]:
-    return [torch.cuda] + ([torch.xpu] if hasattr(torch, "xpu") and hasattr(torch.xpu, "is_initialized") else [])
+    return [torch.cuda] + (
+        [torch.xpu] if hasattr(torch, "xpu") and hasattr(torch.xpu, "is_initialized") else []
+    )

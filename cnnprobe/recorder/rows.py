@@ -9,7 +9,9 @@ from cnnprobe.recorder.inventory import Kind
 from cnnprobe.recorder.values import Sighting
 
 NOTHING: Mapping[str, object] = {}
-Calls = list[tuple[cost.Pending, str]]  # of functions, that are still to be counted, and their public names
+Calls = list[
+    tuple[cost.Pending, str]
+]  # of functions, that are still to be counted, and their public names
 
 
 class More:
@@ -25,7 +27,9 @@ class More:
 
 
 ORDINARY = More()
-Closed = tuple[int | str, int | None, Sighting | None, Sighting | None, str, float, int, int, More | None]
+Closed = tuple[
+    int | str, int | None, Sighting | None, Sighting | None, str, float, int, int, More | None
+]
 """A call that is over: where its module stands in the tree of the model (or the public name of the function), position of the parent, the sole
 input, the sole output, source, seconds, autograd's sequence numbers, and more if there is more to say.
 
@@ -37,7 +41,20 @@ that grow old it would come to search all the objects of torch, in the middle of
 class Row:
     """A call that goes on. Whoever makes one sets all of it: a constructor would cost more than the stores."""
 
-    __slots__ = ("began", "ended", "first", "given", "last", "made", "more", "of", "parent", "position", "source", "suspended")
+    __slots__ = (
+        "began",
+        "ended",
+        "first",
+        "given",
+        "last",
+        "made",
+        "more",
+        "of",
+        "parent",
+        "position",
+        "source",
+        "suspended",
+    )
 
     of: int | str  # where the module stands in the tree, or the public name of the function
     parent: "ModuleRow | None"

@@ -11,7 +11,11 @@ from cnnprobe import trace
 
 
 def _draft_of(kind: type) -> Any:
-    return type(kind.__name__, (), {"__slots__": kind.__slots__, "__doc__": f"A {kind.__name__} while it is filled."})  # type: ignore[attr-defined]
+    return type(
+        kind.__name__,
+        (),
+        {"__slots__": kind.__slots__, "__doc__": f"A {kind.__name__} while it is filled."},  # type: ignore[attr-defined]
+    )
 
 
 TensorInfo = _draft_of(trace.TensorInfo)

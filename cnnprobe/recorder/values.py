@@ -15,7 +15,17 @@ from cnnprobe.trace import Source, TensorInfo
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))
 
-Sighting = tuple[tuple[int, ...], torch.dtype, torch.device, int, bool, tuple[int, ...] | None, str, Source, object]
+Sighting = tuple[
+    tuple[int, ...],
+    torch.dtype,
+    torch.device,
+    int,
+    bool,
+    tuple[int, ...] | None,
+    str,
+    Source,
+    object,
+]
 """A tensor as it passed: shape, dtype, device, nbytes, requires_grad, strides, path, source, and its statistics. A bare tuple, since one is
 made at every call, and the garbage collector need not search it."""
 SHAPE: Final = 0
@@ -80,10 +90,22 @@ def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Si
 def tensor_info(sighting: Sighting) -> TensorInfo:
     """What was sighted, as data."""
     info = twins.TensorInfo()
-    info.shape, dtype, device, info.nbytes, info.requires_grad, info.strides, info.path, info.source, found = sighting
+    (
+        info.shape,
+        dtype,
+        device,
+        info.nbytes,
+        info.requires_grad,
+        info.strides,
+        info.path,
+        info.source,
+        found,
+    ) = sighting
     info.dtype = _dtype_names.get(dtype) or dtype_name(dtype)
     info.device = _device_names.get(device) or device_name(device)
-    info.stats, info.histogram = (found.as_mapping(), found.histogram) if isinstance(found, Statistics) else (found, None)
+    info.stats, info.histogram = (
+        (found.as_mapping(), found.histogram) if isinstance(found, Statistics) else (found, None)
+    )
     info.__class__ = TensorInfo
     return info  # type: ignore[no-any-return]
 
@@ -139,11 +161,15 @@ def _children(value: object, path: str) -> list[tuple[str, object]] | None:
     if isinstance(value, Mapping):
         return [(f"{path}[{key!r}]", item) for key, item in list(value.items())[:MOST_LEAVES]]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(f"{path}.{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+        return [
+            (f"{path}.{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)
+        ]
     return None
 
 
-def argument_leaves(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def argument_leaves(
+    args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> Iterator[tuple[str, object]]:
     """The leaves of a call's arguments: "" for a sole positional one, else "[0]", and keywords by their names."""
     if len(args) == 1 and not kwargs:
         yield from leaves(args[0])
@@ -161,7 +187,11 @@ def plain(value: object) -> object:
     if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
         return str(value)
     if isinstance(value, tuple | list | torch.Size):
-        return tuple(plain(item) for item in value[:64]) if _is_shallow(value) else f"<{type(value).__name__}>"
+        return (
+            tuple(plain(item) for item in value[:64])
+            if _is_shallow(value)
+            else f"<{type(value).__name__}>"
+        )
     if isinstance(value, int | float | str):  # IntEnum, numpy scalars and the like
         return str(value)
     if value is Ellipsis or isinstance(value, slice):
@@ -170,8 +200,15 @@ def plain(value: object) -> object:
 
 
 def _is_plain_slice(value: object) -> bool:
-    return value is Ellipsis or all(type(part) in PLAIN for part in (value.start, value.stop, value.step))  # type: ignore[attr-defined]
+    return value is Ellipsis or all(
+        type(part) in PLAIN
+        for part in (value.start, value.stop, value.step)  # type: ignore[attr-defined]
+    )
 
 
 def _is_shallow(value: object) -> bool:
-    return all(not isinstance(item, tuple | list) or (len(item) < 9 and all(type(x) in PLAIN for x in item)) for item in value)  # type: ignore[attr-defined]
+    return all(
+        not isinstance(item, tuple | list)
+        or (len(item) < 9 and all(type(x) in PLAIN for x in item))
+        for item in value  # type: ignore[attr-defined]
+    )

@@ -24,7 +24,18 @@ from cnnprobe.recorder.functions import Operation, operation_of
 from cnnprobe.recorder.inventory import Kind, Kinds, Tree
 from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.rows import Closed, ModuleRow, Row, close, more_of
-from cnnprobe.recorder.values import FOUND, PATH, PLAIN, SHAPE, SOURCE, Sighting, argument_leaves, leaves, plain, sight
+from cnnprobe.recorder.values import (
+    FOUND,
+    PATH,
+    PLAIN,
+    SHAPE,
+    SOURCE,
+    Sighting,
+    argument_leaves,
+    leaves,
+    plain,
+    sight,
+)
 from cnnprobe.stats import Statistics
 
 _push = torch._C._push_on_torch_function_stack
@@ -38,7 +49,9 @@ _thread = sources.thread_id
 Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
 
 
-def _hook(module: nn.Module, key: int, before: Callable[..., None], after: Callable[..., None]) -> None:
+def _hook(
+    module: nn.Module, key: int, before: Callable[..., None], after: Callable[..., None]
+) -> None:
     """What register_forward_pre_hook and register_forward_hook(with_kwargs=True, always_call=True) do, without a handle for each of thousands."""
     module._forward_pre_hooks[key] = before
     module._forward_pre_hooks_with_kwargs[key] = True
@@ -57,7 +70,9 @@ def _unhook(module: nn.Module, key: int) -> None:
 
 def _stranger() -> "Watcher":
     """What the hooks in a copy of a watched model belong to: it watches nothing."""
-    return Watcher(nn.Identity(), Tree(nn.Identity()), summarise=None, guard=None, on_root=lambda *_: None)
+    return Watcher(
+        nn.Identity(), Tree(nn.Identity()), summarise=None, guard=None, on_root=lambda *_: None
+    )
 
 
 class Watcher(TorchFunctionMode):
@@ -90,7 +105,10 @@ class Watcher(TorchFunctionMode):
         self.knows_names = False
         self.notes: dict[str, None] = {}
         self.other_threads = 0
-        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # to the latest root call, until the recording ends
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = (
+            (),
+            {},
+        )  # to the latest root call, until the recording ends
         self.error: BaseException | None = None
         self.thread = sources.thread_id()
 
@@ -105,7 +123,9 @@ class Watcher(TorchFunctionMode):
             kind = kinds.of(module)
             if kind.is_scripted:
                 name = self.tree.fqns[place] or type(module).__name__
-                self.notes[f"'{name}' is a scripted module: its inside runs without Python and was not observed"] = None
+                self.notes[
+                    f"'{name}' is a scripted module: its inside runs without Python and was not observed"
+                ] = None
                 continue
             self.kinds[id(module)] = kind
             self.has_fused |= kind.is_fused
@@ -116,7 +136,10 @@ class Watcher(TorchFunctionMode):
         """Take every hook off again, whatever happened since."""
         for place in self.places.values():
             _unhook(self.tree.modules[place], self.key)
-        self.kinds, self.places = {}, {}  # copies of the hooks that somebody made meanwhile fall silent
+        self.kinds, self.places = (
+            {},
+            {},
+        )  # copies of the hooks that somebody made meanwhile fall silent
 
     def __deepcopy__(self, memo: object) -> "Watcher":
         return _stranger()  # a copy of the model is a stranger to us
@@ -163,7 +186,11 @@ class Watcher(TorchFunctionMode):
                 more_of(row).recomputed = True
             if parent is None:
                 self.given = (args, kwargs)
-            row.source = parent.source if parent is not None and parent.kind.is_chain else sources.of_module_call(parent)
+            row.source = (
+                parent.source
+                if parent is not None and parent.kind.is_chain
+                else sources.of_module_call(parent)
+            )
             if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
                 row.given = self._given(args[0], "")
             else:
@@ -180,7 +207,13 @@ class Watcher(TorchFunctionMode):
         except Exception as error:  # the user's forward goes on, whatever we stumble over
             self.stumble(module, error)
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object = None) -> None:  # noqa: ARG002
+    def leave(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],  # noqa: ARG002
+        kwargs: dict[str, Any],  # noqa: ARG002
+        output: object = None,
+    ) -> None:
         """The forward hook of every module: it has returned, or has raised (`output` is then None)."""
         ended, last = _clock(), _sequence()
         row = self.current
@@ -193,7 +226,11 @@ class Watcher(TorchFunctionMode):
             row.ended, row.last = ended, last
             if type(output) is Tensor and row.kind.is_leaf:
                 row.made = self._note(output, "", row.position)
-            elif output is None and (error := sys.exc_info()[1]) is not None and _was_raised_by_caller(error):
+            elif (
+                output is None
+                and (error := sys.exc_info()[1]) is not None
+                and _was_raised_by_caller(error)
+            ):
                 more_of(row).completed = False
                 self.error = error
             else:
@@ -217,7 +254,9 @@ class Watcher(TorchFunctionMode):
     def stumble(self, module: nn.Module, error: Exception) -> None:
         """Our own recording failed: say so, and let the user's forward go on."""
         fqn = self.tree.fqns[self.places[id(module)]]
-        self.notes[f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please report this"] = None
+        self.notes[
+            f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please report this"
+        ] = None
         if not self._is_on_stack():
             _push(self)
 
@@ -239,14 +278,22 @@ class Watcher(TorchFunctionMode):
             for value in args:
                 if isinstance(value, Tensor):
                     guard.about_to_write(value)
-        if module.__dict__.get("max_norm") is not None:  # nn.Embedding rescales its weight as it looks it up
+        if (
+            module.__dict__.get("max_norm") is not None
+        ):  # nn.Embedding rescales its weight as it looks it up
             for parameter in module._parameters.values():
                 if parameter is not None:
                     guard.about_to_write(parameter)
 
     # -- calls of functions ------------------------------------------------------------------------------------------------
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Record a torch function that a module's own forward calls."""
         kwargs = kwargs or {}
         parent = self.current
@@ -278,10 +325,14 @@ class Watcher(TorchFunctionMode):
         if not gave_nothing and (type(output) is Tensor or self._holds_tensor(output)):
             row.position = len(self.rows)
             self._read_outputs(row, output)
-            if operation.counting is cost.Counting.REPLAY and not cost.is_without_product(operation.kind):
+            if operation.counting is cost.Counting.REPLAY and not cost.is_without_product(
+                operation.kind
+            ):
                 more_of(row).pending = [(cost.pending(func, args, kwargs), operation.kind)]
             self._keep(row)
-        elif gave_nothing and operation.writes:  # `x[i] = y` gives nothing back; x is then what this row made
+        elif (
+            gave_nothing and operation.writes
+        ):  # `x[i] = y` gives nothing back; x is then what this row made
             row.position = len(self.rows)
             if args and isinstance(args[0], Tensor):
                 self._read_outputs(row, args[0])
@@ -294,25 +345,39 @@ class Watcher(TorchFunctionMode):
         self.rows.append(close(row))
 
     @staticmethod
-    def _inside_leaf(parent: ModuleRow, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _inside_leaf(
+        parent: ModuleRow, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """A stock layer without a formula of its own (LSTM, attention): its products are counted for it, its functions are no rows."""
-        if not parent.kind.is_plain and operation.counting in (cost.Counting.SHAPES, cost.Counting.REPLAY):
+        if not parent.kind.is_plain and operation.counting in (
+            cost.Counting.SHAPES,
+            cost.Counting.REPLAY,
+        ):
             more = more_of(parent)
-            more.pending = [*(more.pending or ()), (cost.pending(operation.function, args, kwargs), operation.kind)]
+            more.pending = [
+                *(more.pending or ()),
+                (cost.pending(operation.function, args, kwargs), operation.kind),
+            ]
         return operation.function(*args, **kwargs)
 
     @staticmethod
     def _holds_tensor(output: object) -> bool:
         if output is None or type(output) in PLAIN or type(output) is torch.Size:
             return False
-        return isinstance(output, Tensor) or any(isinstance(leaf, Tensor) for _, leaf in leaves(output))
+        return isinstance(output, Tensor) or any(
+            isinstance(leaf, Tensor) for _, leaf in leaves(output)
+        )
 
-    def _guard_arguments(self, guard: StateGuard, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _guard_arguments(
+        self, guard: StateGuard, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if operation.name == "backward":
             for tensor in [p.grad for p in self.model.parameters() if p.grad is not None]:
                 guard.about_to_write(tensor)
             return
-        for _, value in argument_leaves(args if operation.exposes or operation.name.startswith("_foreach") else args[:1], kwargs):
+        for _, value in argument_leaves(
+            args if operation.exposes or operation.name.startswith("_foreach") else args[:1], kwargs
+        ):
             if isinstance(value, Tensor):
                 guard.about_to_write(value)
 
@@ -364,7 +429,11 @@ class Watcher(TorchFunctionMode):
         if isinstance(output, Tensor):
             row.made = self._made(output, "", row)
             return
-        found = [self._made(value, path, row) for path, value in leaves(output) if isinstance(value, Tensor)]
+        found = [
+            self._made(value, path, row)
+            for path, value in leaves(output)
+            if isinstance(value, Tensor)
+        ]
         if found:
             more_of(row).outputs = tuple(found)
 

@@ -47,7 +47,9 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     """
     if not isinstance(model, nn.Module):
         raise TargetError(
-            f"{type(model).__name__} is not a torch.nn.Module", where="the model to refactor", fix="pass an instance of a model"
+            f"{type(model).__name__} is not a torch.nn.Module",
+            where="the model to refactor",
+            fix="pass an instance of a model",
         )
     name = class_of(model).__name__
     trace = structure_of(Subject(model=model, args=args, kwargs=kwargs), training=False)
@@ -61,13 +63,26 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         pieces = fold(items_of(operations_of(trace)))
         runs = [piece for piece in pieces if isinstance(piece, Run)]
         if not runs:
-            return Folded(model=name, notes=("nothing folds: no pattern of two or more operations repeats in a row",))
+            return Folded(
+                model=name,
+                notes=("nothing folds: no pattern of two or more operations repeats in a row",),
+            )
         templates = _templates(runs)
         source, class_name = write_source(name, pieces, templates)
     except NotWritableError as error:
-        return Folded(model=name, notes=(f"nothing was written: {error.what}" + (f", at {error.where}" if error.where else ""),))
+        return Folded(
+            model=name,
+            notes=(
+                f"nothing was written: {error.what}"
+                + (f", at {error.where}" if error.where else ""),
+            ),
+        )
     blocks = tuple(describe(run, templates[run.sign]) for run in runs)
-    return _proven(model, (args, kwargs), Folded(model=name, blocks=blocks, source=source, class_name=class_name))
+    return _proven(
+        model,
+        (args, kwargs),
+        Folded(model=name, blocks=blocks, source=source, class_name=class_name),
+    )
 
 
 def _templates(runs: Sequence[Run]) -> dict[str, Template]:
@@ -78,18 +93,30 @@ def _templates(runs: Sequence[Run]) -> dict[str, Template]:
     return {sign: template_of(same) for sign, same in by_sign.items()}
 
 
-def _proven(model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], draft: Folded) -> Folded:
+def _proven(
+    model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], draft: Folded
+) -> Folded:
     """The draft with its proof, or without its source where the proof fails."""
     try:
         new = build(draft.source, draft.class_name, like=model)
         outcome = compare_models(new, model, inputs, tolerance=Tolerance(), level="operations")
         new.load_state_dict(_weights(new, model, outcome.mapping))
         proof = compare_models(new, model, inputs, tolerance=Tolerance())
-    except (RuntimeError, TypeError, ValueError, NameError, AttributeError, SyntaxError, ProbeError) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        NameError,
+        AttributeError,
+        SyntaxError,
+        ProbeError,
+    ) as error:
         return Folded(
             model=draft.model,
             blocks=draft.blocks,
-            notes=(f"the source that was written is not shown: it could not be proven, {type(error).__name__}: {error}",),
+            notes=(
+                f"the source that was written is not shown: it could not be proven, {type(error).__name__}: {error}",
+            ),
         )
     failed = [level for level, holds in proof.levels.items() if holds is False]
     if failed:
@@ -130,7 +157,11 @@ def build(source: str, class_name: str, *, like: nn.Module) -> nn.Module:
     return made.train(like.training)
 
 
-def _weights(new: nn.Module, model: nn.Module, mapping: Mapping[str, str]) -> dict[str, torch.Tensor]:
+def _weights(
+    new: nn.Module, model: nn.Module, mapping: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
     theirs = tensors_of(model)
     state = new.state_dict()
-    return {name: theirs[mapping[name]].detach() if name in mapping else state[name] for name in state}
+    return {
+        name: theirs[mapping[name]].detach() if name in mapping else state[name] for name in state
+    }

@@ -14,12 +14,22 @@ def describe(run: Run, template: Template) -> Block:
     places = {id(instance): k for k, instance in enumerate(template.instances)}
     rows = [places[id(instance)] for instance in run.instances]
     varying: Mapping[str, tuple[object, ...]] = {
-        variable.name: values for variable in template.variables if len(set(values := tuple(variable.values[k] for k in rows))) > 1
+        variable.name: values
+        for variable in template.variables
+        if len(set(values := tuple(variable.values[k] for k in rows))) > 1
     }
-    line = f"[{', '.join(_item(item, template) for item in template.pattern)}] x {len(run.instances)}"
+    line = (
+        f"[{', '.join(_item(item, template) for item in template.pattern)}] x {len(run.instances)}"
+    )
     for text in _varying(varying):
         line += f", {text}"
-    return Block(name=template.name, pattern=line, repeats=len(run.instances), varying=varying, operations=tuple(_operations(run)))
+    return Block(
+        name=template.name,
+        pattern=line,
+        repeats=len(run.instances),
+        varying=varying,
+        operations=tuple(_operations(run)),
+    )
 
 
 def _operations(run: Run) -> list[int]:
@@ -43,12 +53,20 @@ def _item(item: Item, template: Template) -> str:
     if isinstance(item, Parallel):
         main, shortcut = split(item)
         if shortcut is None:
-            return f" {item.join} ".join(f"({_items(branch, template)})" for branch in item.branches)
+            return f" {item.join} ".join(
+                f"({_items(branch, template)})" for branch in item.branches
+            )
         presence = template.presence.get(id(item))
         share = f"({_items(shortcut, template)})" if shortcut else "x"
-        some = "" if presence is None or all(presence) else f" in {sum(presence)} of {len(presence)}, else x"
+        some = (
+            ""
+            if presence is None or all(presence)
+            else f" in {sum(presence)} of {len(presence)}, else x"
+        )
         joining = template.joining.get(id(item))
-        some += "" if joining is None else f" in {sum(joining)} of {len(joining)}, else the chain alone"
+        some += (
+            "" if joining is None else f" in {sum(joining)} of {len(joining)}, else the chain alone"
+        )
         return f"({_items(main, template)}) + {share}{some}"
     return item.text.format(x="x")
 

@@ -42,7 +42,11 @@ def items_of(operations: Sequence[Operation]) -> tuple[Item, ...]:
     sources = _sources(operations)
     dominators = _dominators(sources)
     read = {source for inputs in sources for source in inputs}
-    ends = [k for k, operation in enumerate(operations) if k not in read and operation.name != "identity"]
+    ends = [
+        k
+        for k, operation in enumerate(operations)
+        if k not in read and operation.name != "identity"
+    ]
     if len(ends) != 1:
         raise NotWritableError(
             f"{len(ends)} operations end in nothing or in an output of their own",
@@ -52,7 +56,10 @@ def items_of(operations: Sequence[Operation]) -> tuple[Item, ...]:
     items = _chain(operations, sources, dominators, (_INPUT, ends[0]))
     covered = sorted(index for item in items for index in covered_by(item))
     if covered != [k for k, operation in enumerate(operations) if operation.name != "identity"]:
-        raise NotWritableError("branches cross: a value inside a branch is used outside of it", where="the model's forward")
+        raise NotWritableError(
+            "branches cross: a value inside a branch is used outside of it",
+            where="the model's forward",
+        )
     return items
 
 
@@ -80,7 +87,9 @@ def _sources(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
                 k = found[k][0]
             inputs.append(k)
         if not inputs:
-            raise NotWritableError(f"{operation.kind} reads no tensor of the forward pass", where=place(operation))
+            raise NotWritableError(
+                f"{operation.kind} reads no tensor of the forward pass", where=place(operation)
+            )
         found.append(tuple(inputs))
     return found
 
@@ -101,37 +110,69 @@ def _dominators(sources: Sequence[tuple[int, ...]]) -> list[int]:
 
 
 def _chain(
-    operations: Sequence[Operation], sources: Sequence[tuple[int, ...]], dominators: Sequence[int], ends: tuple[int, int]
+    operations: Sequence[Operation],
+    sources: Sequence[tuple[int, ...]],
+    dominators: Sequence[int],
+    ends: tuple[int, int],
 ) -> tuple[Item, ...]:
     """The items between two values, from the last to the first; recursive only in the nesting of branches."""
     start, current = ends
     items: list[Item] = []
     while current != start:
         if current < start:
-            raise NotWritableError("branches cross: one begins before the fork of the other", where=place(operations[start]))
+            raise NotWritableError(
+                "branches cross: one begins before the fork of the other",
+                where=place(operations[start]),
+            )
         operation, inputs = operations[current], sources[current]
         if len(inputs) == 1 and operation.name not in JOINS:
             items.append(_single(operation, current))
             current = inputs[0]
             continue
-        if operation.name not in JOINS or len(inputs) < 2 or operation.config.get("alpha", 1) != 1 or operation.parameters:
-            raise NotWritableError(f"{operation.kind} of {len(inputs)} tensors cannot be written as a block", where=place(operation))
+        if (
+            operation.name not in JOINS
+            or len(inputs) < 2
+            or operation.config.get("alpha", 1) != 1
+            or operation.parameters
+        ):
+            raise NotWritableError(
+                f"{operation.kind} of {len(inputs)} tensors cannot be written as a block",
+                where=place(operation),
+            )
         fork = dominators[current]
-        branches = tuple(_chain(operations, sources, dominators, (fork, source)) for source in inputs)
+        branches = tuple(
+            _chain(operations, sources, dominators, (fork, source)) for source in inputs
+        )
         dim = operation.config.get("dim", 0)
-        items.append(Parallel(branches=branches, join=JOINS[operation.name], dim=dim if isinstance(dim, int) else 0, operation=current))
+        items.append(
+            Parallel(
+                branches=branches,
+                join=JOINS[operation.name],
+                dim=dim if isinstance(dim, int) else 0,
+                operation=current,
+            )
+        )
         current = fork
     return tuple(reversed(items))
 
 
 def _single(operation: Operation, index: int) -> Item:
-    if operation.name == "mean" and operation.config.get("keepdim") is False and isinstance(operation.config.get("dim"), int | tuple):
+    if (
+        operation.name == "mean"
+        and operation.config.get("keepdim") is False
+        and isinstance(operation.config.get("dim"), int | tuple)
+    ):
         return Statement(text=f"{{x}}.mean({operation.config['dim']!r})", operation=index)
     if operation.name == "reshape":
         shape = operation.config.get("shape")
         sizes = ", ".join(map(str, shape)) if isinstance(shape, tuple) else ""
         keeps_batch = bool(operation.given[0]) and operation.given[0][0] == operation.made[0][0]
-        return Statement(text="{x}.reshape(len({x}), " + sizes + ")" if keeps_batch else "{x}.reshape(" + sizes + ")", operation=index)
+        return Statement(
+            text="{x}.reshape(len({x}), " + sizes + ")"
+            if keeps_batch
+            else "{x}.reshape(" + sizes + ")",
+            operation=index,
+        )
     return layer_of(operation, index)
 
 

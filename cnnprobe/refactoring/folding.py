@@ -37,7 +37,9 @@ def _fold(items: Sequence[Item]) -> tuple[Piece, ...]:
     if best is None:
         return tuple(items)
     start, period, count = best
-    instances = tuple(tuple(items[start + k * period : start + (k + 1) * period]) for k in range(count))
+    instances = tuple(
+        tuple(items[start + k * period : start + (k + 1) * period]) for k in range(count)
+    )
     run = Run(sign=" ".join(signs[start : start + period]), instances=instances)
     return (*_fold(items[:start]), run, *_fold(items[start + count * period :]))
 
@@ -49,14 +51,18 @@ def _with_chains_as_blocks(items: Sequence[Item]) -> list[Item]:
         if isinstance(item, Parallel) and split(item)[1] == ():
             mains.setdefault(" ".join(map(strict_sign_of, split(item)[0])), item)
     found = list(items)
-    for sign, model in sorted(mains.items(), key=lambda entry: -len(split(entry[1])[0])):  # a shorter one may be the end of a longer one
+    for sign, model in sorted(
+        mains.items(), key=lambda entry: -len(split(entry[1])[0])
+    ):  # a shorter one may be the end of a longer one
         width = len(split(model)[0])
         k = 0
         while k + width <= len(found):
             chain = tuple(found[k : k + width])
             if " ".join(map(strict_sign_of, chain)) == sign:
                 branches = tuple(chain if branch else () for branch in model.branches)
-                found[k : k + width] = [Parallel(branches=branches, join="+", dim=0, operation=-1, joins=False)]
+                found[k : k + width] = [
+                    Parallel(branches=branches, join="+", dim=0, operation=-1, joins=False)
+                ]
             k += 1
     return found
 
@@ -85,10 +91,17 @@ def _is_unlike(items: Sequence[Item], first: int, size: tuple[int, int]) -> bool
     inner = [sign_of(item) for item in items[first : first + period] if isinstance(item, Parallel)]
     if len(set(inner)) < len(inner):
         return True
-    convolutions = [k for k in range(period) if isinstance(item := items[first + k], Layer) and item.kind.startswith("Conv")]
+    convolutions = [
+        k
+        for k in range(period)
+        if isinstance(item := items[first + k], Layer) and item.kind.startswith("Conv")
+    ]
     several = convolutions if len(convolutions) > 1 else []
     parallels = [k for k in range(period) if isinstance(items[first + k], Parallel)]
-    return any(len({strict_sign_of(items[first + n * period + k]) for n in range(count)}) > 1 for k in (*several, *parallels))
+    return any(
+        len({strict_sign_of(items[first + n * period + k]) for n in range(count)}) > 1
+        for k in (*several, *parallels)
+    )
 
 
 def _stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
@@ -134,7 +147,11 @@ def split(item: Parallel) -> tuple[tuple[Item, ...], tuple[Item, ...] | None]:
 
 def size_of(item: Item) -> int:
     """Operations in an item."""
-    return 1 + sum(size_of(inner) for branch in item.branches for inner in branch) if isinstance(item, Parallel) else 1
+    return (
+        1 + sum(size_of(inner) for branch in item.branches for inner in branch)
+        if isinstance(item, Parallel)
+        else 1
+    )
 
 
 def _is_depthwise(layer: Layer) -> bool:
@@ -144,5 +161,6 @@ def _is_depthwise(layer: Layer) -> bool:
 
 def _has_weights(item: Item) -> bool:
     return isinstance(item, Parallel) or (
-        isinstance(item, Layer) and item.kind.startswith(("Conv", "Linear", "BatchNorm", "GroupNorm", "LayerNorm"))
+        isinstance(item, Layer)
+        and item.kind.startswith(("Conv", "Linear", "BatchNorm", "GroupNorm", "LayerNorm"))
     )

@@ -82,7 +82,9 @@ def layer_of(operation: Operation, index: int) -> Layer:
     if operation.name in _PLAIN:
         return Layer(kind=_PLAIN[operation.name], arguments={}, operation=index)
     if operation.name in _CONFIGURED:
-        return Layer(kind=_CONFIGURED[operation.name], arguments=dict(operation.config), operation=index)
+        return Layer(
+            kind=_CONFIGURED[operation.name], arguments=dict(operation.config), operation=index
+        )
     raise NotWritableError(
         f"{operation.kind} cannot be written as a layer",
         where=place(operation),
@@ -96,16 +98,24 @@ Made = tuple[str, dict[str, object]]
 def _convolution(op: Operation) -> Made:
     weight, groups = op.shapes.get("weight"), op.config.get("groups", 1)
     if weight is None or not isinstance(groups, int):
-        raise NotWritableError("a convolution whose weight is computed cannot be written as a layer", where=place(op))
+        raise NotWritableError(
+            "a convolution whose weight is computed cannot be written as a layer", where=place(op)
+        )
     transposed = "transpose" in op.name
-    first, second = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
+    first, second = (
+        (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
+    )
     kind = f"ConvTranspose{op.name[-2]}d" if transposed else f"Conv{op.name[-2]}d"
     config = {key: value for key, value in op.config.items() if key != "kernel_size"}
     return kind, {
         "in_channels": first,
         "out_channels": second,
         "kernel_size": op.config["kernel_size"],
-        **{key: config[key] for key in ("stride", "padding", "output_padding", "dilation", "groups") if key in config},
+        **{
+            key: config[key]
+            for key in ("stride", "padding", "output_padding", "dilation", "groups")
+            if key in config
+        },
         "bias": "bias" in op.shapes,
         "padding_mode": config.get("padding_mode", "zeros"),
     }
@@ -114,13 +124,21 @@ def _convolution(op: Operation) -> Made:
 def _linear(op: Operation) -> Made:
     weight = op.shapes.get("weight")
     if weight is None:
-        raise NotWritableError("a linear layer whose weight is computed cannot be written as a layer", where=place(op))
-    return "Linear", {"in_features": weight[1], "out_features": weight[0], "bias": "bias" in op.shapes}
+        raise NotWritableError(
+            "a linear layer whose weight is computed cannot be written as a layer", where=place(op)
+        )
+    return "Linear", {
+        "in_features": weight[1],
+        "out_features": weight[0],
+        "bias": "bias" in op.shapes,
+    }
 
 
 def _batch_norm(op: Operation) -> Made:
     rank = len(op.given[0]) if op.given else 4
-    kind = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}.get(rank, "BatchNorm2d")
+    kind = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}.get(
+        rank, "BatchNorm2d"
+    )
     features = op.shapes.get("weight") or op.shapes.get("running_mean") or (op.given[0][1],)
     return kind, {
         "num_features": features[0],
@@ -143,7 +161,9 @@ def _group_norm(op: Operation) -> Made:
 def _layer_norm(op: Operation) -> Made:
     weight = op.shapes.get("weight")
     if weight is None:
-        raise NotWritableError("a layer_norm without weights does not show its shape", where=place(op))
+        raise NotWritableError(
+            "a layer_norm without weights does not show its shape", where=place(op)
+        )
     return "LayerNorm", {
         "normalized_shape": weight[0] if len(weight) == 1 else weight,
         "eps": op.config.get("eps"),
@@ -155,7 +175,9 @@ def _layer_norm(op: Operation) -> Made:
 def _pooling(op: Operation) -> Made:
     kind = "".join(part.capitalize() for part in op.name[:-2].split("_")) + op.name[-2:]
     if op.config.get("return_indices"):
-        raise NotWritableError("pooling that also gives back indices cannot stand in a chain", where=place(op))
+        raise NotWritableError(
+            "pooling that also gives back indices cannot stand in a chain", where=place(op)
+        )
     config = {key: value for key, value in op.config.items() if key != "return_indices"}
     if "kernel_size" in config:
         config = {"kernel_size": config.pop("kernel_size"), **config}
@@ -164,7 +186,11 @@ def _pooling(op: Operation) -> Made:
 
 def _dropout(op: Operation) -> Made:
     if op.config.get("training"):
-        raise NotWritableError("a dropout that acts in eval mode too is no nn.Dropout", where=place(op), fix="pass training=self.training")
+        raise NotWritableError(
+            "a dropout that acts in eval mode too is no nn.Dropout",
+            where=place(op),
+            fix="pass training=self.training",
+        )
     return ("Dropout2d" if op.name == "dropout2d" else "Dropout"), {"p": op.config.get("p")}
 
 
@@ -178,7 +204,11 @@ def _prelu(op: Operation) -> Made:
 
 
 def _interpolate(op: Operation) -> Made:
-    return "Upsample", {"size": op.config.get("size"), "mode": op.config.get("mode"), "align_corners": op.config.get("align_corners")}
+    return "Upsample", {
+        "size": op.config.get("size"),
+        "mode": op.config.get("mode"),
+        "align_corners": op.config.get("align_corners"),
+    }
 
 
 _MAKERS: Mapping[str, Callable[[Operation], Made]] = {

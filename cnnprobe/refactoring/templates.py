@@ -7,7 +7,17 @@ from cnnprobe.refactoring.flow import Item, Parallel
 from cnnprobe.refactoring.folding import Run, sign_of, split
 from cnnprobe.refactoring.layers import DEFAULTS, Layer, NotWritableError
 
-_CHANNELS = frozenset({"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "groups"})
+_CHANNELS = frozenset(
+    {
+        "in_channels",
+        "out_channels",
+        "in_features",
+        "out_features",
+        "num_features",
+        "num_channels",
+        "groups",
+    }
+)
 _LARGEST_FACTOR = 16  # of one width to another that is written as a product
 
 Values = tuple[object, ...]  # one for each instance; None where it has no such layer
@@ -46,7 +56,9 @@ class Term:
         if self.variable is None:
             return (self.literal,) * count
         factor = int(self.suffix.removeprefix(" * ")) if self.suffix.startswith(" * ") else 1
-        return tuple(value * factor if isinstance(value, int) else value for value in self.variable.values)
+        return tuple(
+            value * factor if isinstance(value, int) else value for value in self.variable.values
+        )
 
 
 Terms = Mapping[int, Mapping[str, Term]]  # id of a layer of the pattern -> its arguments
@@ -74,7 +86,9 @@ def template_of(runs: Sequence[Run]) -> Template:
     """The template that all instances of runs of one sign share."""
     instances = tuple(instance for run in runs for instance in run.instances)
     template = Template(sign=runs[0].sign, instances=instances)
-    template.pattern = tuple(_merged([instance[k] for instance in instances], template) for k in range(len(instances[0])))
+    template.pattern = tuple(
+        _merged([instance[k] for instance in instances], template) for k in range(len(instances[0]))
+    )
     for layers in _columns(template.pattern, instances):
         _unify(layers, template)
     _name(template)
@@ -89,7 +103,9 @@ def _merged(items: Sequence[Item], template: Template) -> Item:
     shortcuts = [split(item)[1] or () for item in items if isinstance(item, Parallel)]
     signs = {" ".join(map(sign_of, shortcut)) for shortcut in shortcuts if shortcut}
     if len(signs) > 1:
-        raise NotWritableError("the shortcuts of the repeated block are of several kinds", where="the repeated block")
+        raise NotWritableError(
+            "the shortcuts of the repeated block are of several kinds", where="the repeated block"
+        )
     presence = tuple(bool(shortcut) for shortcut in shortcuts)
     chosen = items[presence.index(True)] if any(presence) else first
     joining = tuple(isinstance(item, Parallel) and item.joins for item in items)
@@ -100,21 +116,29 @@ def _merged(items: Sequence[Item], template: Template) -> Item:
     return chosen
 
 
-def _columns(pattern: Sequence[Item], instances: Sequence[Sequence[Item]]) -> Iterator[tuple[Layer, list[Layer | None]]]:
+def _columns(
+    pattern: Sequence[Item], instances: Sequence[Sequence[Item]]
+) -> Iterator[tuple[Layer, list[Layer | None]]]:
     """Each layer of the pattern with those that stand in its place, main branches before shortcuts."""
     for k, item in enumerate(pattern):
         yield from _column(item, [instance[k] for instance in instances])
 
 
-def _column(item: Item, others: Sequence[Item | None]) -> Iterator[tuple[Layer, list[Layer | None]]]:
+def _column(
+    item: Item, others: Sequence[Item | None]
+) -> Iterator[tuple[Layer, list[Layer | None]]]:
     if isinstance(item, Layer):
         yield item, [other if isinstance(other, Layer) else None for other in others]
     elif isinstance(item, Parallel):
         order = sorted(range(len(item.branches)), key=lambda b: -len(item.branches[b]))
         for b in order:
             for k, inner in enumerate(item.branches[b]):
-                found = [other.branches[b] if isinstance(other, Parallel) else () for other in others]
-                yield from _column(inner, [branch[k] if k < len(branch) else None for branch in found])
+                found = [
+                    other.branches[b] if isinstance(other, Parallel) else () for other in others
+                ]
+                yield from _column(
+                    inner, [branch[k] if k < len(branch) else None for branch in found]
+                )
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------
@@ -139,7 +163,10 @@ def _term(layer: Layer, name: str, values: Values, template: Template) -> Term:
     if known is not None:
         return known
     if len(given) < len(values):
-        raise NotWritableError(f"{name} of the shortcut's {layer.kind} follows from nothing else in the block", where="the repeated block")
+        raise NotWritableError(
+            f"{name} of the shortcut's {layer.kind} follows from nothing else in the block",
+            where="the repeated block",
+        )
     variable = Variable(values, name, [f"{layer.kind}.{name}"])
     template.variables.append(variable)
     return Term(variable=variable)
@@ -147,17 +174,25 @@ def _term(layer: Layer, name: str, values: Values, template: Template) -> Term:
 
 def _known(name: str, values: Values, template: Template) -> Term | None:
     """A variable that has these values already, or one from which they follow."""
-    related = [v for v in template.variables if v.family == name or (v.family in _CHANNELS and name in _CHANNELS)]
+    related = [
+        v
+        for v in template.variables
+        if v.family == name or (v.family in _CHANNELS and name in _CHANNELS)
+    ]
     for variable in related:
         if _equal(values, variable.values):
             variable.uses.append(name)
             return Term(variable=variable)
     for variable in related if name in _CHANNELS else ():
         for factor in range(2, _LARGEST_FACTOR + 1):
-            if _equal(values, tuple(v * factor if isinstance(v, int) else v for v in variable.values)):
+            if _equal(
+                values, tuple(v * factor if isinstance(v, int) else v for v in variable.values)
+            ):
                 return Term(variable=variable, suffix=f" * {factor}")
     for variable in template.variables if name == "padding" else ():
-        if variable.family == "kernel_size" and _equal(values, tuple(v // 2 if isinstance(v, int) else v for v in variable.values)):
+        if variable.family == "kernel_size" and _equal(
+            values, tuple(v // 2 if isinstance(v, int) else v for v in variable.values)
+        ):
             return Term(variable=variable, suffix=" // 2")
     return None
 
@@ -172,7 +207,9 @@ def _equal(values: Values, others: Values) -> bool:
 def _name(template: Template) -> None:
     """in_channels for what goes into the first layer, out_channels for what comes out of the last one, hidden_channels between."""
     widths = [
-        template.terms[id(layer)] for layer in _main_layers(template.pattern) if {"in_channels", "in_features"} & set(layer.arguments)
+        template.terms[id(layer)]
+        for layer in _main_layers(template.pattern)
+        if {"in_channels", "in_features"} & set(layer.arguments)
     ]
     taken: set[str] = set()
     noun = "features" if widths and "in_features" in widths[0] else "channels"
@@ -182,7 +219,11 @@ def _name(template: Template) -> None:
         if variable.family not in _CHANNELS:
             name = variable.family
         elif first is not None and variable is first.variable:
-            name = noun if last is not None and variable is last.variable and not last.suffix else f"in_{noun}"
+            name = (
+                noun
+                if last is not None and variable is last.variable and not last.suffix
+                else f"in_{noun}"
+            )
         elif last is not None and variable is last.variable and not last.suffix:
             name = f"out_{noun}"
         else:
@@ -218,10 +259,16 @@ def condition_of(template: Template, parallel: Parallel) -> str:
 def joining_of(template: Template, parallel: Parallel) -> str:
     """When the block adds its input at all, in terms of its arguments; "" for always. May add an argument of its own."""
     joining = template.joining.get(id(parallel))
-    return "" if joining is None else _condition(template, parallel, joining, ("==", " and ", "residual"))
+    return (
+        ""
+        if joining is None
+        else _condition(template, parallel, joining, ("==", " and ", "residual"))
+    )
 
 
-def _condition(template: Template, parallel: Parallel, wanted: tuple[bool, ...], words: tuple[str, str, str]) -> str:
+def _condition(
+    template: Template, parallel: Parallel, wanted: tuple[bool, ...], words: tuple[str, str, str]
+) -> str:
     """Stride and widths say it, or an argument of its own does."""
     sign, word, name = words
     named = {variable.name: variable for variable in template.variables}
@@ -231,7 +278,11 @@ def _condition(template: Template, parallel: Parallel, wanted: tuple[bool, ...],
     tests: dict[str, tuple[bool, ...]] = {}
     if "stride" in named:
         tests[f"stride {sign} 1"] = tuple((value == 1) is holds for value in named["stride"].values)
-    widths = [(layer, template.terms[id(layer)]) for layer in _main_layers((parallel,)) if layer.kind.startswith("Conv")]
+    widths = [
+        (layer, template.terms[id(layer)])
+        for layer in _main_layers((parallel,))
+        if layer.kind.startswith("Conv")
+    ]
     if widths:
         first, last = widths[0][1]["in_channels"], widths[-1][1]["out_channels"]
         pairs = zip(first.values(len(wanted)), last.values(len(wanted)), strict=True)

@@ -42,15 +42,21 @@ class _Body:
         return found
 
 
-def write_source(model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]) -> tuple[str, str]:
+def write_source(
+    model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]
+) -> tuple[str, str]:
     """The source of all classes, and the name of the model's class."""
     used = list(templates.values())
     _name_classes(used)
     name = class_name(model)
-    classes = [_block_class(template, templates) for template in used] + [_model_class(name, model, pieces, templates)]
+    classes = [_block_class(template, templates) for template in used] + [
+        _model_class(name, model, pieces, templates)
+    ]
     body = "\n\n\n".join(classes)
     imports = (
-        "import torch\n" if "torch.cat(" in body or "torch.flatten(" in body or "torch.Tensor" in body else ""
+        "import torch\n"
+        if "torch.cat(" in body or "torch.flatten(" in body or "torch.Tensor" in body
+        else ""
     ) + "from torch import nn\n"
     text = f'"""{_clean(model)} in blocks."""\n\n{imports}\n\n{body}\n'
     return "\n".join(_broken(line) for line in text.split("\n")), name
@@ -97,7 +103,9 @@ def _word(pattern: Sequence[Item]) -> str:
     residual = next((item for item in pattern if isinstance(item, Parallel)), None)
     if residual is not None:
         main, shortcut = split(residual)
-        convolutions = [layer for layer in main if isinstance(layer, Layer) and layer.kind.startswith("Conv")]
+        convolutions = [
+            layer for layer in main if isinstance(layer, Layer) and layer.kind.startswith("Conv")
+        ]
         if shortcut is None:
             return "BranchedBlock"
         sizes = [layer.arguments.get("kernel_size") for layer in convolutions]
@@ -106,7 +114,11 @@ def _word(pattern: Sequence[Item]) -> str:
         return "Bottleneck" if sizes == [1, 3, 1] else "ResidualBlock"
     layers = [item for item in pattern if isinstance(item, Layer)]
     if any(_is_depthwise(layer) for layer in layers):
-        return "DepthwiseSeparableBlock" if len([x for x in layers if x.kind.startswith("Conv")]) > 1 else "DepthwiseBlock"
+        return (
+            "DepthwiseSeparableBlock"
+            if len([x for x in layers if x.kind.startswith("Conv")]) > 1
+            else "DepthwiseBlock"
+        )
     if any(layer.kind.startswith("ConvTranspose") for layer in layers):
         return "UpBlock"
     if any(layer.kind.startswith("Conv") for layer in layers):
@@ -127,11 +139,33 @@ def _block_class(template: Template, templates: Mapping[str, Template]) -> str:
     if all(isinstance(item, Layer) for item in template.pattern):
         lines = [_layer(item, template) for item in template.pattern if isinstance(item, Layer)]
         inside = [_call("super().__init__", lines, 8, always=True)]
-        return "\n".join([f"class {template.name}(nn.Sequential):", _docstring(template), "", _signature(template), *inside])
+        return "\n".join(
+            [
+                f"class {template.name}(nn.Sequential):",
+                _docstring(template),
+                "",
+                _signature(template),
+                *inside,
+            ]
+        )
     result = _emit(template.pattern, body, "x", {})
     init = ["        super().__init__()", *body.attributes]
-    forward = ["    def forward(self, x: torch.Tensor) -> torch.Tensor:", *body.statements, f"        return {result}"]
-    return "\n".join([f"class {template.name}(nn.Module):", _docstring(template), "", _signature(template), *init, "", *forward])
+    forward = [
+        "    def forward(self, x: torch.Tensor) -> torch.Tensor:",
+        *body.statements,
+        f"        return {result}",
+    ]
+    return "\n".join(
+        [
+            f"class {template.name}(nn.Module):",
+            _docstring(template),
+            "",
+            _signature(template),
+            *init,
+            "",
+            *forward,
+        ]
+    )
 
 
 def _docstring(template: Template) -> str:
@@ -146,7 +180,11 @@ def _sentence(pattern: Sequence[Item]) -> str:
         elif isinstance(item, Parallel):
             main, shortcut = split(item)
             inner = ", ".join(layer.kind for layer in main if isinstance(layer, Layer))
-            parts.append(f"({inner}) beside a shortcut" if shortcut is not None else f"{len(item.branches)} branches")
+            parts.append(
+                f"({inner}) beside a shortcut"
+                if shortcut is not None
+                else f"{len(item.branches)} branches"
+            )
         else:
             parts.append(item.text.format(x="x"))
     text = ", ".join(parts)
@@ -156,7 +194,10 @@ def _sentence(pattern: Sequence[Item]) -> str:
 def _signature(template: Template) -> str:
     for item in template.pattern:
         if isinstance(item, Parallel):
-            condition_of(template, item), joining_of(template, item)  # may need an argument of their own
+            (
+                condition_of(template, item),
+                joining_of(template, item),
+            )  # may need an argument of their own
     seen: dict[str, str] = {}
     for variable in sorted(template.variables, key=lambda v: v.default is not None):
         kind = (
@@ -166,28 +207,68 @@ def _signature(template: Template) -> str:
             if all(isinstance(v, int) for v in variable.values)
             else "int | tuple[int, ...]"
         )
-        seen.setdefault(variable.name, f"{variable.name}: {kind}" + (f" = {variable.default!r}" if variable.default is not None else ""))
-    line = f"    def __init__(self, {', '.join(seen.values())}) -> None:" if seen else "    def __init__(self) -> None:"
+        seen.setdefault(
+            variable.name,
+            f"{variable.name}: {kind}"
+            + (f" = {variable.default!r}" if variable.default is not None else ""),
+        )
+    line = (
+        f"    def __init__(self, {', '.join(seen.values())}) -> None:"
+        if seen
+        else "    def __init__(self) -> None:"
+    )
     if len(line) <= _WIDTH:
         return line
-    return "\n".join(["    def __init__(", "        self,", *(f"        {part}," for part in seen.values()), "    ) -> None:"])
+    return "\n".join(
+        [
+            "    def __init__(",
+            "        self,",
+            *(f"        {part}," for part in seen.values()),
+            "    ) -> None:",
+        ]
+    )
 
 
-def _model_class(name: str, model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]) -> str:
+def _model_class(
+    name: str, model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]
+) -> str:
     body = _Body(None, templates)
-    positions = {id(instance): k for template in templates.values() for k, instance in enumerate(template.instances)}
+    positions = {
+        id(instance): k
+        for template in templates.values()
+        for k, instance in enumerate(template.instances)
+    }
     result = _emit(pieces, body, "x", positions)
     init = ["        super().__init__()", *body.attributes]
-    forward = ["    def forward(self, x: torch.Tensor) -> torch.Tensor:", *body.statements, f"        return {result}"]
+    forward = [
+        "    def forward(self, x: torch.Tensor) -> torch.Tensor:",
+        *body.statements,
+        f"        return {result}",
+    ]
     return "\n".join(
-        [f"class {name}(nn.Module):", f'    """{_clean(model)} in blocks."""', "", "    def __init__(self) -> None:", *init, "", *forward]
+        [
+            f"class {name}(nn.Module):",
+            f'    """{_clean(model)} in blocks."""',
+            "",
+            "    def __init__(self) -> None:",
+            *init,
+            "",
+            *forward,
+        ]
     )
 
 
 # -- statements ------------------------------------------------------------------------------------------------------------------
 
 
-def _emit(pieces: Sequence[Piece], body: _Body, value: str, positions: Mapping[int, int], *, wish: str = "") -> str:
+def _emit(
+    pieces: Sequence[Piece],
+    body: _Body,
+    value: str,
+    positions: Mapping[int, int],
+    *,
+    wish: str = "",
+) -> str:
     """Attributes and statements for a chain of pieces that takes the variable `value`; returns what holds its result."""
     group: list[str] = []
     kinds: list[str] = []
@@ -198,7 +279,10 @@ def _emit(pieces: Sequence[Piece], body: _Body, value: str, positions: Mapping[i
     def close(later: Sequence[Piece]) -> None:
         nonlocal first
         if group:
-            attribute = body.name(wish or _attribute(kinds, top=top and not wish, first=first, last=not _has_layers(later)))
+            attribute = body.name(
+                wish
+                or _attribute(kinds, top=top and not wish, first=first, last=not _has_layers(later))
+            )
             body.attributes.append(_assignment(attribute, group))
             body.statements.append(f"        {value} = self.{attribute}({value})")
             group.clear()
@@ -217,15 +301,28 @@ def _emit(pieces: Sequence[Piece], body: _Body, value: str, positions: Mapping[i
             close(rest[k:])
             _emit_statement(piece, body, value, positions)
     close(())
-    if body.template is not None and body.statements and body.statements[-1].startswith(f"        {value} = ") and not wish:
+    if (
+        body.template is not None
+        and body.statements
+        and body.statements[-1].startswith(f"        {value} = ")
+        and not wish
+    ):
         return body.statements.pop().split(" = ", maxsplit=1)[1]
-    if top and not wish and body.statements and body.statements[-1].startswith(f"        {value} = "):
+    if (
+        top
+        and not wish
+        and body.statements
+        and body.statements[-1].startswith(f"        {value} = ")
+    ):
         return body.statements.pop().split(" = ", maxsplit=1)[1]
     return value
 
 
 def _has_layers(pieces: Sequence[Piece]) -> bool:
-    return any(isinstance(piece, Run | Parallel) or (isinstance(piece, Layer) and piece.kind != "Flatten") for piece in pieces)
+    return any(
+        isinstance(piece, Run | Parallel) or (isinstance(piece, Layer) and piece.kind != "Flatten")
+        for piece in pieces
+    )
 
 
 def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int, int]) -> None:
@@ -241,31 +338,49 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
         if condition:
             attribute = body.name("residual")
             body.attributes.append(f"        self.{attribute} = {condition}")
-            inner = next(result for result, branch in zip(results, piece.branches, strict=True) if branch)
+            inner = next(
+                result for result, branch in zip(results, piece.branches, strict=True) if branch
+            )
             body.statements += [
                 f"        y = {inner}",
                 f"        {value} = {' + '.join('y' if result == inner else result for result in results)} if self.{attribute} else y",
             ]
             return
-        joined = f"torch.cat(({', '.join(results)}), {piece.dim})" if piece.join == "cat" else f" {piece.join} ".join(results)
+        joined = (
+            f"torch.cat(({', '.join(results)}), {piece.dim})"
+            if piece.join == "cat"
+            else f" {piece.join} ".join(results)
+        )
         body.statements.append(f"        {value} = {joined}")
 
 
-def _branch(parallel: Parallel, b: int, body: _Body, value: str, positions: Mapping[int, int]) -> str:
+def _branch(
+    parallel: Parallel, b: int, body: _Body, value: str, positions: Mapping[int, int]
+) -> str:
     """The expression of one branch."""
     branch = parallel.branches[b]
     _, shortcut = split(parallel)
     is_shortcut = shortcut is not None and branch is shortcut
     if not branch:
         return value
-    wish = "shortcut" if is_shortcut else "body" if shortcut is not None else "gate" if parallel.join == "*" else "branch1"
+    wish = (
+        "shortcut"
+        if is_shortcut
+        else "body"
+        if shortcut is not None
+        else "gate"
+        if parallel.join == "*"
+        else "branch1"
+    )
     if not all(isinstance(item, Layer) for item in branch):
         inner = body.name("y" if shortcut is not None else "branch")
         body.statements.append(f"        {inner} = {value}")
         return _emit(branch, body, inner, positions, wish=wish)
     attribute = body.name(wish)
     layers = [_layer(item, body.template) for item in branch if isinstance(item, Layer)]
-    condition = condition_of(body.template, parallel) if body.template is not None and is_shortcut else ""
+    condition = (
+        condition_of(body.template, parallel) if body.template is not None and is_shortcut else ""
+    )
     if not condition:
         body.attributes.append(_assignment(attribute, layers))
         return f"self.{attribute}({value})"
@@ -279,13 +394,25 @@ def _branch(parallel: Parallel, b: int, body: _Body, value: str, positions: Mapp
 
 def _attribute(kinds: Sequence[str], *, top: bool, first: bool, last: bool) -> str:
     if top:
-        return "layers" if first and last else "features" if first else "classifier" if last else "neck"
+        return (
+            "layers"
+            if first and last
+            else "features"
+            if first
+            else "classifier"
+            if last
+            else "neck"
+        )
     if len(kinds) > 1:
         return "layers"
     for prefix, name in _ATTRIBUTES.items():
         if kinds[0].startswith(prefix):
             return name
-    return re.sub(r"\d?[dD]?$", "", kinds[0]).lower() if not kinds[0].endswith(("Pool1d", "Pool2d", "Pool3d")) else "pool"
+    return (
+        re.sub(r"\d?[dD]?$", "", kinds[0]).lower()
+        if not kinds[0].endswith(("Pool1d", "Pool2d", "Pool3d"))
+        else "pool"
+    )
 
 
 def _assignment(attribute: str, layers: Sequence[str]) -> str:
@@ -310,7 +437,11 @@ def _layer(layer: Layer, template: Template | None) -> str:
         term = terms[name] if terms is not None else Term(literal=value)
         if term.variable is None and _is_default(layer, name, term.literal):
             continue
-        positional = name in POSITIONAL or (name == "kernel_size" and "Pool" in layer.kind) or (name == "dim" and layer.kind == "Softmax")
+        positional = (
+            name in POSITIONAL
+            or (name == "kernel_size" and "Pool" in layer.kind)
+            or (name == "dim" and layer.kind == "Softmax")
+        )
         written.append(term.text() if positional else f"{name}={term.text()}")
     return f"nn.{layer.kind}({', '.join(written)})"
 

@@ -61,7 +61,13 @@ __all__ = [
 _PREFIX = "as_"
 
 
-def render(document: Document, format: str, *, width: int | None = None, colour: bool = False) -> str:  # noqa: A002 - the word users type
+def render(
+    document: Document,
+    format: str,  # noqa: A002
+    *,
+    width: int | None = None,
+    colour: bool = False,
+) -> str:
     """The document in one of the `formats()`.
 
     Args:
@@ -78,7 +84,9 @@ def render(document: Document, format: str, *, width: int | None = None, colour:
     """
     modules = _modules()
     if format not in modules:
-        raise UnknownNameError(f"no format named {format!r}", where="render", fix=suggest(format, modules))
+        raise UnknownNameError(
+            f"no format named {format!r}", where="render", fix=suggest(format, modules)
+        )
     return str(modules[format].render_document(document, width=width, colour=colour))
 
 
@@ -97,6 +105,10 @@ def suffixes() -> Mapping[str, str]:
 
 
 def _modules() -> dict[str, ModuleType]:
-    names = sorted(found.name for found in pkgutil.iter_modules(__path__) if found.name.startswith(_PREFIX))
-    modules = {name.removeprefix(_PREFIX): importlib.import_module(f"{__name__}.{name}") for name in names}
+    names = sorted(
+        found.name for found in pkgutil.iter_modules(__path__) if found.name.startswith(_PREFIX)
+    )
+    modules = {
+        name.removeprefix(_PREFIX): importlib.import_module(f"{__name__}.{name}") for name in names
+    }
     return {name: module for name, module in modules.items() if hasattr(module, "render_document")}

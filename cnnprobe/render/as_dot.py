@@ -36,7 +36,13 @@ def render_graph(graph: Graph) -> str:
     """
     frame = graphviz.Digraph(
         graph_attr={"rankdir": "TB"},
-        node_attr={"fontname": "monospace", "fontsize": "11", "shape": "box", "style": "filled", "fillcolor": "#eceef2"},
+        node_attr={
+            "fontname": "monospace",
+            "fontsize": "11",
+            "shape": "box",
+            "style": "filled",
+            "fillcolor": "#eceef2",
+        },
         edge_attr={"arrowsize": "0.7"},
     )
     names, boxes = _boxes(graph)
@@ -80,24 +86,35 @@ def _boxes(graph: Graph) -> tuple[list[str], list[str]]:
     last: tuple[str | None, int] | None = None
     for node in graph.nodes:
         _, operation, kind, module, call, _, shape, dtype, parameter, kept, marks, _ = node
-        if last is None or call != last[1] or module != last[0]:  # most are of the module of the one before
+        if (
+            last is None or call != last[1] or module != last[0]
+        ):  # most are of the module of the one before
             last = (module, call)
-            begin, inside, counts = owners.get(last) or _owner(owners, module, call, has_calls=bool(graph.calls))
+            begin, inside, counts = owners.get(last) or _owner(
+                owners, module, call, has_calls=bool(graph.calls)
+            )
         key = (operation, kind, shape, dtype, kept, marks)
         called, fact, ending = looks.get(key) or looks.setdefault(key, _look(node))
         further = inside
         if parameter is not None:
             called, further = quoted(parameter)[1:-1], ""
         count = counts[called] = counts.get(called, -1) + 1
-        name = f'"{begin}/{called}.{count}"' if kind != MODULE or not module or count else f'"{begin}"'
+        name = (
+            f'"{begin}/{called}.{count}"' if kind != MODULE or not module or count else f'"{begin}"'
+        )
         add_name(name)
         if kind != OPERATION and parameter is None:
-            called, further = quoted(labels.title(node))[1:-1], "".join(map(_further, labels.place(node)))
+            called, further = (
+                quoted(labels.title(node))[1:-1],
+                "".join(map(_further, labels.place(node))),
+            )
         add_line(f'    {name} [label="{called}{further}{fact}" {ending}]\n')
     return names, lines
 
 
-def _owner(owners: dict[tuple[str | None, int], _Owner], module: str | None, call: int, *, has_calls: bool) -> _Owner:
+def _owner(
+    owners: dict[tuple[str | None, int], _Owner], module: str | None, call: int, *, has_calls: bool
+) -> _Owner:
     begin = "" if module is None and not has_calls else f"{module or ''}#{call}"
     inside = "".join(map(_further, labels.inside(module, call)))
     owner = owners[module, call] = tuple.__new__(_Owner, (quoted(begin)[1:-1], inside, {}))

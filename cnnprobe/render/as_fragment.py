@@ -94,7 +94,10 @@ def _block(block: Block) -> Iterable[str]:
 
 def _facts(facts: Facts) -> Iterator[str]:
     caption = f"<caption>{_safe(facts.title)}</caption>" if facts.title else ""
-    rows = "\n".join(f'<tr><th scope="row">{_safe(name)}</th><td>{_lines(said)}</td></tr>' for name, said in facts.pairs)
+    rows = "\n".join(
+        f'<tr><th scope="row">{_safe(name)}</th><td>{_lines(said)}</td></tr>'
+        for name, said in facts.pairs
+    )
     yield f'<table class="facts">{caption}<tbody>\n{rows}\n</tbody></table>'
 
 
@@ -105,7 +108,11 @@ def _picture(picture: Picture) -> Iterator[str]:
 
 def _notice(notice: Notice) -> Iterator[str]:
     code = f" {notice.code}" if notice.code else ""
-    more = [f"<br>{name}: {_lines(said)}" for name, said in (("where", notice.where), ("fix", notice.fix)) if said]
+    more = [
+        f"<br>{name}: {_lines(said)}"
+        for name, said in (("where", notice.where), ("fix", notice.fix))
+        if said
+    ]
     yield f'<p><strong class="{_safe(notice.severity)}">{_safe(notice.severity)}{_safe(code)}: {_lines(notice.text)}</strong>{"".join(more)}</p>'
 
 
@@ -123,7 +130,9 @@ def _tables(table: Table) -> Iterator[str]:
         return
     yield _table(table, table.title, [row for row in table.rows if row.depth <= level], notes=True)
     for title, rows in _subtrees(table.rows, level):
-        opened = " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""  # what went wrong is never hidden
+        opened = (
+            " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""
+        )  # what went wrong is never hidden
         yield f"<details{opened}><summary>{_safe(title)}: {len(rows)} rows</summary>\n{_table(table, title, rows, notes=False)}\n</details>"
 
 
@@ -160,8 +169,15 @@ def _subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]
 
 
 def _table(table: Table, title: str, rows: Sequence[Row], *, notes: bool) -> str:
-    names = "".join(f'<th scope="col"{_numeric(column.align)}>{_safe(column.name)}</th>' for column in table.columns)
-    parts = [f"<table><caption>{_safe(title)}</caption>" if title else "<table>", f"<thead><tr>{names}</tr></thead>", "<tbody>"]
+    names = "".join(
+        f'<th scope="col"{_numeric(column.align)}>{_safe(column.name)}</th>'
+        for column in table.columns
+    )
+    parts = [
+        f"<table><caption>{_safe(title)}</caption>" if title else "<table>",
+        f"<thead><tr>{names}</tr></thead>",
+        "<tbody>",
+    ]
     axis = axis_of(table)
     parts += [line for row in rows for line in _row(table, row, axis)]
     parts.append("</tbody></table>")

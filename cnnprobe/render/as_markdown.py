@@ -3,7 +3,19 @@
 import re
 from collections.abc import Iterable
 
-from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Shares, Table, Text
+from cnnprobe.render.document import (
+    Block,
+    Code,
+    Document,
+    Facts,
+    Folded,
+    Heading,
+    Notice,
+    Picture,
+    Shares,
+    Table,
+    Text,
+)
 from cnnprobe.render.units import in_words, inert, inert_lines, written
 
 SUFFIXES = (".md", ".markdown")
@@ -24,7 +36,9 @@ def _block(block: Block) -> Iterable[str]:
         case Text():
             return ["  \n".join(_line(line) for line in block.text.split("\n"))]
         case Facts():
-            return _titled(block.title) + [f"- **{_escaped(name)}**: {_escaped(said)}" for name, said in block.pairs]
+            return _titled(block.title) + [
+                f"- **{_escaped(name)}**: {_escaped(said)}" for name, said in block.pairs
+            ]
         case Table():
             return _table(block)
         case Shares():
@@ -36,7 +50,14 @@ def _block(block: Block) -> Iterable[str]:
         case Code():
             return _titled(block.title) + _code(block)
         case Folded():
-            return ["\n\n".join(["### " + _escaped(block.title), *("\n".join(_block(inner)) for inner in block.blocks)])]
+            return [
+                "\n\n".join(
+                    [
+                        "### " + _escaped(block.title),
+                        *("\n".join(_block(inner)) for inner in block.blocks),
+                    ]
+                )
+            ]
 
 
 def _titled(title: str) -> list[str]:
@@ -46,8 +67,15 @@ def _titled(title: str) -> list[str]:
 def _notice(notice: Notice) -> list[str]:
     code = f" {notice.code}" if notice.code else ""
     first, *more = notice.text.split("\n")
-    lines = [f"> **{notice.severity}{_escaped(code)}**: {_escaped(first)}", *(f"> {_line(line)}" for line in more)]
-    lines += [f"> {name}: {_escaped(said)}" for name, said in (("where", notice.where), ("fix", notice.fix)) if said]
+    lines = [
+        f"> **{notice.severity}{_escaped(code)}**: {_escaped(first)}",
+        *(f"> {_line(line)}" for line in more),
+    ]
+    lines += [
+        f"> {name}: {_escaped(said)}"
+        for name, said in (("where", notice.where), ("fix", notice.fix))
+        if said
+    ]
     return ["  \n".join(lines)]
 
 
@@ -61,15 +89,24 @@ def _code(code: Code) -> list[str]:
 def _table(table: Table) -> list[str]:
     lines = _titled(table.title)
     lines.append("| " + " | ".join(_escaped(column.name) for column in table.columns) + " |")
-    lines.append("|" + "|".join("---:" if column.align == "right" else "---" for column in table.columns) + "|")
+    lines.append(
+        "|"
+        + "|".join("---:" if column.align == "right" else "---" for column in table.columns)
+        + "|"
+    )
     for row in table.rows:
-        cells = [_escaped(written(cell, column.unit)) for cell, column in zip(row.cells, table.columns, strict=True)]
+        cells = [
+            _escaped(written(cell, column.unit))
+            for cell, column in zip(row.cells, table.columns, strict=True)
+        ]
         cells[0] = _indent(row.depth) + cells[0]
         if row.emphasis in ("error", "total") and cells[0]:
             cells[0] = f"**{cells[0]}**"
         lines.append("| " + " | ".join(cells) + " |")
         if row.note:
-            lines.append("| " + _indent(row.depth) + f"**{_escaped(row.note)}**" + " |" * len(table.columns))
+            lines.append(
+                "| " + _indent(row.depth) + f"**{_escaped(row.note)}**" + " |" * len(table.columns)
+            )
     for note in table.notes:
         lines += ["", _line(note)]
     return lines

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, PARAMETER, Graph, Node
 from cnnprobe.render import labels
 
-_OUTLINES = {FUNCTION: ("([", "])"), INPUT: ("([", "])"), PARAMETER: ("[/", "/]"), BLOCKS: ("[[", "]]")}
+_OUTLINES = {
+    FUNCTION: ("([", "])"),
+    INPUT: ("([", "])"),
+    PARAMETER: ("[/", "/]"),
+    BLOCKS: ("[[", "]]"),
+}
 
 
 def render_graph(graph: Graph) -> str:
@@ -27,7 +32,9 @@ def _lines(graph: Graph) -> Iterator[str]:
 
 
 def _label(node: Node) -> str:
-    return "<br/>".join(escaped(labels.shortened(line)) for line in (labels.title(node), *labels.details(node)))
+    return "<br/>".join(
+        escaped(labels.shortened(line)) for line in (labels.title(node), *labels.details(node))
+    )
 
 
 def escaped(text: str) -> str:
@@ -36,4 +43,7 @@ def escaped(text: str) -> str:
     >>> escaped('<b>"x"')
     '#60;b#62;#34;x#34;'
     """
-    return "".join(character if character.isalnum() or character in " .,:()_-/×…" else f"#{ord(character)};" for character in text)
+    return "".join(
+        character if character.isalnum() or character in " .,:()_-/×…" else f"#{ord(character)};"
+        for character in text
+    )

@@ -40,7 +40,12 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
     sizes = [_size(line) for line in lines]
     placement = place(sizes, [(edge.start, edge.end) for edge in graph.edges])
     width, height = placement.width + 2 * _MARGIN, placement.height + 2 * _MARGIN
-    label = escape(labels.shortened(f"graph of {graph.title or 'the output'}: {len(graph.nodes)} boxes, {len(graph.edges)} lines", 200))
+    label = escape(
+        labels.shortened(
+            f"graph of {graph.title or 'the output'}: {len(graph.nodes)} boxes, {len(graph.edges)} lines",
+            200,
+        )
+    )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="cnnprobe-graph" role="img" aria-label="{label}" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
@@ -53,7 +58,9 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
         *_edges(placement),
         *(
             _node(node, line, size, at, (keys or {}).get(node.id, ""))
-            for node, line, size, at in zip(graph.nodes, lines, sizes, placement.middles, strict=True)
+            for node, line, size, at in zip(
+                graph.nodes, lines, sizes, placement.middles, strict=True
+            )
         ),
         "</g></svg>\n",
     ]
@@ -65,7 +72,9 @@ def _lines(node: Node) -> list[str]:
 
 
 def _size(lines: Sequence[str]) -> Point:
-    return max(_LEAST, max(map(labels.columns, lines)) * _CHARACTER + 2 * _PAD), len(lines) * _LINE + 2 * _PAD - 4
+    return max(_LEAST, max(map(labels.columns, lines)) * _CHARACTER + 2 * _PAD), len(
+        lines
+    ) * _LINE + 2 * _PAD - 4
 
 
 def _edges(placement: Placement) -> Iterator[str]:
@@ -82,7 +91,11 @@ def _edges(placement: Placement) -> Iterator[str]:
                 lines.append(f"M{a[0]:.1f} {a[1]:.1f}")
             middle = (a[1] + b[1]) / 2
             straight = abs(a[0] - b[0]) < 0.05
-            lines.append(f"V{b[1]:.1f}" if straight else f"C{a[0]:.1f} {middle:.1f} {b[0]:.1f} {middle:.1f} {b[0]:.1f} {b[1]:.1f}")
+            lines.append(
+                f"V{b[1]:.1f}"
+                if straight
+                else f"C{a[0]:.1f} {middle:.1f} {b[0]:.1f} {middle:.1f} {b[0]:.1f} {b[1]:.1f}"
+            )
             last = b
         x, y = route[-1]
         heads.append(f"M{x:.1f} {y:.1f}l{-_ARROW:.0f} {-1.8 * _ARROW:.1f}h{2 * _ARROW:.0f}z")
@@ -104,7 +117,10 @@ def _node(node: Node, lines: Sequence[str], size: Point, at: Point, key: str) ->
     if node.kind == BLOCKS:  # a pile of cards
         right, bottom = left + size[0], top + size[1]
         box += f'<path d="M{left + 5:.1f} {bottom:.1f}v5H{right + 5:.1f}V{top + 5:.1f}h-5" fill="none" stroke="{tint}" stroke-width="1.3"/>'
-    text = "".join(_text(line, at[0], top + _PAD + 8 + i * _LINE, is_title=i == 0) for i, line in enumerate(lines))
+    text = "".join(
+        _text(line, at[0], top + _PAD + 8 + i * _LINE, is_title=i == 0)
+        for i, line in enumerate(lines)
+    )
     joined = f' data-key="{escape(key)}"' if key else ""
     return f'<g class="node {node.kind} {family}"{joined}><title>{escape(labels.tooltip(node))}</title>{box}{text}</g>'
 

@@ -7,13 +7,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from cnnprobe.render.columns import Sheet, fit
-from cnnprobe.render.document import Block, Code, Document, Facts, Folded, Heading, Notice, Picture, Shares, Table, Text
+from cnnprobe.render.document import (
+    Block,
+    Code,
+    Document,
+    Facts,
+    Folded,
+    Heading,
+    Notice,
+    Picture,
+    Shares,
+    Table,
+    Text,
+)
 from cnnprobe.render.units import in_words, inert, inert_lines
 
 SUFFIXES = (".txt",)
 _NARROWEST = 20  # columns; nothing can be laid out in fewer
 _PROSE = 100  # columns; longer lines are hard to read
-_STYLES = {"heading": "bold", "error": "bold red", "warning": "yellow", "info": "cyan", "muted": "dim", "total": "bold", "head": "bold"}
+_STYLES = {
+    "heading": "bold",
+    "error": "bold red",
+    "warning": "yellow",
+    "info": "cyan",
+    "muted": "dim",
+    "total": "bold",
+    "head": "bold",
+}
 
 Line = tuple[str, str]  # text and the name of its style
 Lines = Iterable[Line]
@@ -42,7 +62,12 @@ def _block(block: Block, width: int) -> Lines:
         case Shares():
             return _facts(in_words(block), width)
         case Picture():
-            return [(line, "") for text in (block.caption, block.alt) if text for line in _wrapped(text, width)]
+            return [
+                (line, "")
+                for text in (block.caption, block.alt)
+                if text
+                for line in _wrapped(text, width)
+            ]
         case Notice():
             return _notice(block, width)
         case Code():
@@ -81,8 +106,13 @@ def _code(code: Code, width: int) -> Iterator[Line]:
 def _folded(folded: Folded, width: int) -> Iterator[Line]:
     yield inert(folded.title), "heading"
     for block in folded.blocks:
-        if isinstance(block, Notice):  # a line each, cut where the terminal ends: what comes first is what is to be read
-            yield f"  {block.severity} {inert(block.code)}".rstrip() + f": {inert(block.text)}", block.severity
+        if isinstance(
+            block, Notice
+        ):  # a line each, cut where the terminal ends: what comes first is what is to be read
+            yield (
+                f"  {block.severity} {inert(block.code)}".rstrip() + f": {inert(block.text)}",
+                block.severity,
+            )
         else:
             yield from _block(block, width)
 
@@ -97,16 +127,25 @@ def _table(table: Table, width: int) -> Iterator[Line]:
         yield _joined(sheet, cells), row.emphasis
         if row.note:
             indent = " " * (2 * min(row.depth, width // 8) + 2)
-            yield from ((line, row.emphasis) for line in _wrapped(indent + "^ " + row.note, width, hanging=indent + "  "))
+            yield from (
+                (line, row.emphasis)
+                for line in _wrapped(indent + "^ " + row.note, width, hanging=indent + "  ")
+            )
     for note in table.notes:
         yield from ((line, "muted") for line in _wrapped(note, width, hanging="  "))
     if sheet.dropped:
         names = ", ".join(inert(name) for name in sheet.dropped)
-        yield from ((line, "muted") for line in _wrapped(f"not shown at {width} columns: {names}", width, hanging="  "))
+        yield from (
+            (line, "muted")
+            for line in _wrapped(f"not shown at {width} columns: {names}", width, hanging="  ")
+        )
 
 
 def _joined(sheet: Sheet, cells: Sequence[str]) -> str:
-    return "  ".join(_padded(cell, size, align) for cell, size, align in zip(cells, sheet.widths, sheet.aligns, strict=True))
+    return "  ".join(
+        _padded(cell, size, align)
+        for cell, size, align in zip(cells, sheet.widths, sheet.aligns, strict=True)
+    )
 
 
 def _padded(text: str, size: int, align: str) -> str:
@@ -128,7 +167,14 @@ def _wrapped(text: str, width: int, *, hanging: str = "") -> list[str]:
     for i, own in enumerate(inert_lines(text)):
         start = hanging if i else ""
         room = max(_NARROWEST // 2, min(width, _PROSE))
-        wrapped = textwrap.wrap(own, room, initial_indent=start, subsequent_indent=hanging, break_on_hyphens=False, drop_whitespace=True)
+        wrapped = textwrap.wrap(
+            own,
+            room,
+            initial_indent=start,
+            subsequent_indent=hanging,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
         for line in wrapped or [""]:
             lines += [line] if line.isascii() else chop_cells(line, width)
     return lines

@@ -10,7 +10,10 @@ from cnnprobe.render.units import inert, value
 _WIDTH, _HEIGHT = 360, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 20, 20
 _NAMES = 96  # room to the right of several lines, for their names
-_POINTS, _FEW = 160, 60  # of a line, and of one of many; of more, neighbours are put together by their least and greatest
+_POINTS, _FEW = (
+    160,
+    60,
+)  # of a line, and of one of many; of more, neighbours are put together by their least and greatest
 _MANY = 3  # lines beyond which each has few points
 _DECADES = 1.7  # powers of ten between least and greatest beyond which the axis is logarithmic
 _LINE_OF_TEXT = 12
@@ -42,11 +45,15 @@ class _Axes:
     right: float
 
     def x(self, step: float) -> float:
-        return _LEFT + (self.right - _LEFT) * ((step - self.first) / (self.last - self.first) if self.last > self.first else 0.5)
+        return _LEFT + (self.right - _LEFT) * (
+            (step - self.first) / (self.last - self.first) if self.last > self.first else 0.5
+        )
 
     def y(self, number: float) -> float:
         low, high, at = (math.log10(n) if self.is_log else n for n in (self.low, self.high, number))
-        share = (at / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5  # halves: a difference may be too large for a float
+        share = (
+            (at / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
+        )  # halves: a difference may be too large for a float
         return _TOP + (_HEIGHT - _BOTTOM - _TOP) * (1 - share)
 
 
@@ -78,7 +85,9 @@ def in_words(line: Line) -> str:
         return f"{line.name}: nothing"
     finite = [number for number in line.values if math.isfinite(number)]
     ends = f"{value(line.values[0])} at step {line.steps[0]}, {value(line.values[-1])} at step {line.steps[-1]}"
-    return f"{line.name}: {ends}" + (f", between {value(min(finite))} and {value(max(finite))}" if finite else "")
+    return f"{line.name}: {ends}" + (
+        f", between {value(min(finite))} and {value(max(finite))}" if finite else ""
+    )
 
 
 def _axes(lines: Sequence[Line]) -> _Axes:
@@ -94,7 +103,9 @@ def _axes(lines: Sequence[Line]) -> _Axes:
 def _frame(axes: _Axes) -> Iterator[str]:
     bottom = _HEIGHT - _BOTTOM
     yield f'<path fill="none" stroke="currentColor" stroke-opacity=".35" d="M{_LEFT} {_TOP}V{bottom}H{axes.right:.0f}"/>'
-    middle = math.sqrt(axes.low) * math.sqrt(axes.high) if axes.is_log else axes.low / 2 + axes.high / 2
+    middle = (
+        math.sqrt(axes.low) * math.sqrt(axes.high) if axes.is_log else axes.low / 2 + axes.high / 2
+    )
     for number in dict.fromkeys((axes.low, middle, axes.high)):
         y = axes.y(number)
         yield f'<path stroke="currentColor" stroke-opacity=".12" d="M{_LEFT} {y:.1f}H{axes.right:.0f}"/>'
@@ -112,7 +123,9 @@ def _path(line: Line, axes: _Axes, colour: str, most: int) -> str:
     for x, y in points:
         path.append("" if y is None else f"{'L' if drawing else 'M'}{x:.4g} {y:.4g}")
         drawing = y is not None
-    lonely = len([y for _, y in points if y is not None]) == 1  # a line of one point would not be seen
+    lonely = (
+        len([y for _, y in points if y is not None]) == 1
+    )  # a line of one point would not be seen
     drawn = "".join(path) + ("h.1" if lonely else "")
     title = f"<title>{escape(inert(in_words(line)))}</title>"
     return f'<path fill="none" stroke="{colour}" stroke-width="{4 if lonely else 1.6}" stroke-linecap="round" stroke-linejoin="round" d="{drawn}">{title}</path>'
@@ -122,7 +135,11 @@ def _points(line: Line, axes: _Axes, most: int) -> Iterator[tuple[float, float |
     pairs = list(zip(line.steps, line.values, strict=True))
     size = math.ceil(len(pairs) / (most / 2)) if len(pairs) > most else 1
     for start in range(0, len(pairs), size):
-        group = [(step, number) for step, number in pairs[start : start + size] if _is_drawn(number, axes)]
+        group = [
+            (step, number)
+            for step, number in pairs[start : start + size]
+            if _is_drawn(number, axes)
+        ]
         if not group:
             yield axes.x(pairs[start][0]), None
             continue
@@ -147,7 +164,9 @@ def _names(lines: Sequence[Line], axes: _Axes) -> Iterator[str]:
     y = -math.inf
     for place, (wanted, i) in enumerate(ends):
         y = max(y + _LINE_OF_TEXT, min(wanted + 3.5, lowest + _LINE_OF_TEXT * place))
-        name = lines[i].name if len(lines[i].name) <= _LONGEST else "…" + lines[i].name[1 - _LONGEST :]
+        name = (
+            lines[i].name if len(lines[i].name) <= _LONGEST else "…" + lines[i].name[1 - _LONGEST :]
+        )
         yield f'<text x="{axes.right + 5:.0f}" y="{y:.1f}" fill="{_colour(i, len(lines))}">{escape(inert(name))}</text>'
 
 

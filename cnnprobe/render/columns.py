@@ -30,16 +30,26 @@ class Sheet:
 def fit(table: Table, width: int) -> Sheet:
     """The columns of `table` that fit `width`, the most important kept, the first column indented by the depth of its row."""
     grid = [_column(table, i, width) for i in range(len(table.columns))]
-    wanted = [max(cell_len(table.columns[i].name), *map(_length, cells), 0) for i, cells in enumerate(grid)]
+    wanted = [
+        max(cell_len(table.columns[i].name), *map(_length, cells), 0)
+        for i, cells in enumerate(grid)
+    ]
     limits = [_limit(column, i, width) for i, column in enumerate(table.columns)]
     sizes = [min(want, limit) for want, limit in zip(wanted, limits, strict=True)]
     kept = _kept(table.columns, sizes, width, down_to=_WORTH_A_CUT)
     if _total([sizes[i] for i in kept]) > width:
-        sizes = [min(size, column.least or size) for size, column in zip(sizes, table.columns, strict=True)]
+        sizes = [
+            min(size, column.least or size)
+            for size, column in zip(sizes, table.columns, strict=True)
+        ]
         kept = _kept(table.columns, sizes, width, down_to=0, among=kept)
     texts = [table.columns[i].align == "left" for i in kept]
-    widths = _widened(_narrowed([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width)
-    shown = [[_shortened(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)]
+    widths = _widened(
+        _narrowed([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width
+    )
+    shown = [
+        [_shortened(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)
+    ]
     return Sheet(
         names=tuple(inert(table.columns[i].name) for i in kept),
         aligns=tuple(table.columns[i].align for i in kept),
@@ -52,12 +62,20 @@ def fit(table: Table, width: int) -> Sheet:
 def _column(table: Table, i: int, width: int) -> list[str]:
     unit = table.columns[i].unit
     cells = [inert(written(row.cells[i], unit)) for row in table.rows]
-    return [_indented(cell, row, width) for cell, row in zip(cells, table.rows, strict=True)] if i == 0 else cells
+    return (
+        [_indented(cell, row, width) for cell, row in zip(cells, table.rows, strict=True)]
+        if i == 0
+        else cells
+    )
 
 
 def _indented(cell: str, row: Row, width: int) -> str:
     deepest = max(1, width // 10)  # so that the indentation leaves room for the names
-    return " " * (_INDENT * row.depth) + cell if row.depth <= deepest else " " * (_INDENT * deepest) + f"{row.depth}: {cell}"
+    return (
+        " " * (_INDENT * row.depth) + cell
+        if row.depth <= deepest
+        else " " * (_INDENT * deepest) + f"{row.depth}: {cell}"
+    )
 
 
 def _length(text: str) -> int:
@@ -74,7 +92,14 @@ def _total(sizes: Sequence[int]) -> int:
     return sum(sizes) + _GAP * (len(sizes) - 1)
 
 
-def _kept(columns: Sequence[Column], sizes: Sequence[int], width: int, *, down_to: int, among: Sequence[int] | None = None) -> list[int]:
+def _kept(
+    columns: Sequence[Column],
+    sizes: Sequence[int],
+    width: int,
+    *,
+    down_to: int,
+    among: Sequence[int] | None = None,
+) -> list[int]:
     """The columns that fit when those of a priority above `down_to` may go."""
     kept = list(range(len(columns)) if among is None else among)
     while _total([sizes[i] for i in kept]) > width:
@@ -90,7 +115,9 @@ def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[i
     narrowed = list(sizes)
     over = _total(sizes) - width
     for _ in range(over):
-        widest = max((i for i, text in enumerate(texts) if text), key=lambda i: narrowed[i], default=None)
+        widest = max(
+            (i for i, text in enumerate(texts) if text), key=lambda i: narrowed[i], default=None
+        )
         if widest is None or narrowed[widest] <= _NARROWEST:
             break
         narrowed[widest] -= 1

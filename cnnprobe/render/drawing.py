@@ -45,7 +45,13 @@ class Axis:
 
 def axis_of(table: Table) -> Axis:
     """The axis on which all spreads of the table can be seen."""
-    found = [e for row in table.rows for cell in row.cells if isinstance(cell, Spread) for e in _exponents(cell)]
+    found = [
+        e
+        for row in table.rows
+        for cell in row.cells
+        if isinstance(cell, Spread)
+        for e in _exponents(cell)
+    ]
     if not found:
         return Axis(0, 1)
     highest = max(found) + 1
@@ -55,7 +61,11 @@ def axis_of(table: Table) -> Axis:
 def _exponents(spread: Spread) -> Iterator[int]:
     histogram = spread.histogram
     if histogram is None:
-        return (math.frexp(x)[1] - 1 for x in (spread.minimum, spread.maximum, spread.std) if x and math.isfinite(x))
+        return (
+            math.frexp(x)[1] - 1
+            for x in (spread.minimum, spread.maximum, spread.std)
+            if x and math.isfinite(x)
+        )
     both = [a + b for a, b in zip(histogram.negative, histogram.positive, strict=True)]
     whole = sum(both)
     return (histogram.lowest + k for k, n in enumerate(both) if n > _SEEN * whole)
@@ -87,7 +97,10 @@ def draw_spread(spread: Spread, axis: Axis, *, framed: bool = True) -> str:
 
 
 def _bars(histogram: Histogram, axis: Axis) -> str:
-    left, right = _binned(histogram.lowest, histogram.negative, axis), _binned(histogram.lowest, histogram.positive, axis)
+    left, right = (
+        _binned(histogram.lowest, histogram.negative, axis),
+        _binned(histogram.lowest, histogram.positive, axis),
+    )
     most = max(*left, *right, 1)
     heights = [round(n / most * _HEIGHT) or (1 if n else 0) for n in [*reversed(left), 0, *right]]
     path, level = [f"M0 {_HEIGHT}"], 0
@@ -109,6 +122,9 @@ def _line(spread: Spread, axis: Axis) -> str:
     if not all(map(math.isfinite, (spread.minimum, spread.mean, spread.std, spread.maximum))):
         return ""
     start, stop = axis.place(spread.minimum), axis.place(spread.maximum)
-    near, far = axis.place(max(spread.minimum, spread.mean - spread.std)), axis.place(min(spread.maximum, spread.mean + spread.std))
+    near, far = (
+        axis.place(max(spread.minimum, spread.mean - spread.std)),
+        axis.place(min(spread.maximum, spread.mean + spread.std)),
+    )
     thin = f"M{start:.4g} 7h{stop - start:.4g}v2H{start:.4g}z"
     return f'<path d="{thin}M{near:.4g} 4h{max(far - near, 0.2):.4g}v8H{near:.4g}z"/>'

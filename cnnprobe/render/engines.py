@@ -82,7 +82,12 @@ def _run(command: Sequence[str], text: str, limit: float) -> int | None:
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, env=environment, start_new_session=os.name == "posix"
+        command,
+        stdin=subprocess.PIPE,
+        stdout=nowhere,
+        stderr=nowhere,
+        env=environment,
+        start_new_session=os.name == "posix",
     ) as child:
         try:
             child.communicate(text.encode(), timeout=limit)

@@ -14,8 +14,31 @@ _FAMILIES: Mapping[str, tuple[str, ...]] = {
     "pooling": ("pool", "upsample", "interpolate", "mean"),
     "linear": ("linear", "addmm", "matmul", "mm", "bilinear", "embedding"),
     "joining": ("add", "cat", "stack", "mul", "sub", "div"),
-    "activation": ("relu", "gelu", "silu", "sigmoid", "tanh", "swish", "elu", "mish", "threshold", "hardtanh"),
-    "shape": ("flatten", "view", "reshape", "permute", "transpose", "slice", "select", "chunk", "split", "identity", "dropout"),
+    "activation": (
+        "relu",
+        "gelu",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "swish",
+        "elu",
+        "mish",
+        "threshold",
+        "hardtanh",
+    ),
+    "shape": (
+        "flatten",
+        "view",
+        "reshape",
+        "permute",
+        "transpose",
+        "slice",
+        "select",
+        "chunk",
+        "split",
+        "identity",
+        "dropout",
+    ),
 }
 
 
@@ -47,9 +70,19 @@ def place(node: Node) -> list[str]:
     if node.kind == MODULE and node.module:
         return [node.name]
     if node.kind == BLOCKS:
-        to = " ".join(part for part in (node.module, *node.marks[:1]) if part and not part.startswith("like "))
-        return [line for line in (to, *(mark for mark in node.marks if mark.startswith("like "))) if line]
-    return inside(node.module, node.call) if node.kind not in (MODULE, FUNCTION, PARAMETER, INPUT, MORE) else []
+        to = " ".join(
+            part for part in (node.module, *node.marks[:1]) if part and not part.startswith("like ")
+        )
+        return [
+            line
+            for line in (to, *(mark for mark in node.marks if mark.startswith("like ")))
+            if line
+        ]
+    return (
+        inside(node.module, node.call)
+        if node.kind not in (MODULE, FUNCTION, PARAMETER, INPUT, MORE)
+        else []
+    )
 
 
 def inside(module: str | None, call: int) -> list[str]:
@@ -62,7 +95,9 @@ def facts(node: Node) -> list[str]:
     lines = [form(node)] if node.shape is not None and node.kind != MORE else []
     if node.saved_bytes:
         lines.append(f"keeps {size(node.saved_bytes)}")
-    marks = [mark for mark in node.marks if node.kind != BLOCKS or not mark.startswith(("to ", "like "))]
+    marks = [
+        mark for mark in node.marks if node.kind != BLOCKS or not mark.startswith(("to ", "like "))
+    ]
     return [*lines, ", ".join(marks)] if marks else lines
 
 
@@ -79,7 +114,14 @@ def tooltip(node: Node) -> str:
     """All that is known of a node, one line each."""
     where = f"in {node.module!r}{_repeat(node.call)}" if node.module else ""
     made_of = f"{node.members} operations" if node.members > 1 else ""
-    lines = [title(node), node.name if node.name != title(node) else "", where, *details(node), made_of, node.source]
+    lines = [
+        title(node),
+        node.name if node.name != title(node) else "",
+        where,
+        *details(node),
+        made_of,
+        node.source,
+    ]
     return "\n".join(dict.fromkeys(inert(line) for line in lines if line))
 
 
@@ -92,23 +134,36 @@ def family(node: Node) -> str:
     if node.kind in (PARAMETER, INPUT, MORE):
         return node.kind
     name = node.name.rpartition(".")[2].lower()
-    return next((family for family, words in _FAMILIES.items() if any(word in name for word in words)), "other")
+    return next(
+        (family for family, words in _FAMILIES.items() if any(word in name for word in words)),
+        "other",
+    )
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
     """A line that fits: inert, and cut in the middle."""
     text = inert(text)
-    return text if len(text) <= longest else f"{text[: longest - longest // 2 - 1]}…{text[-(longest // 2) :]}"
+    return (
+        text
+        if len(text) <= longest
+        else f"{text[: longest - longest // 2 - 1]}…{text[-(longest // 2) :]}"
+    )
 
 
 def columns(text: str) -> int:
     """Width of a text in characters of a fixed width; CJK characters take two."""
-    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return (
+        len(text)
+        if text.isascii()
+        else sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    )
 
 
 def _repeat(call: int) -> str:
     if call == 0:
         return ""
     number = call + 1
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    ending = (
+        "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    )
     return f" ({number}{ending} call)"

@@ -18,7 +18,9 @@ def sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
     """
     means = _thinned(values, width)
     low, scale = _range(means, len(_BARS) - 1)
-    return "".join(_BARS[round((mean - low) * scale)] if math.isfinite(mean) else _GAP for mean in means)
+    return "".join(
+        _BARS[round((mean - low) * scale)] if math.isfinite(mean) else _GAP for mean in means
+    )
 
 
 def draw_trend(values: Sequence[float]) -> str:
@@ -40,7 +42,10 @@ def draw_trend(values: Sequence[float]) -> str:
 def _thinned(values: Sequence[float], most: int) -> list[float]:
     groups = [[v] for v in values]
     if len(values) > most:
-        groups = [list(values[len(values) * k // most : len(values) * (k + 1) // most]) for k in range(most)]
+        groups = [
+            list(values[len(values) * k // most : len(values) * (k + 1) // most])
+            for k in range(most)
+        ]
     return [_mean(group) for group in groups]
 
 

@@ -12,7 +12,9 @@ NOT_OBSERVED = "-"
 _NAMED_PARTS = 4  # parts of a whole that are told in words
 _SI = ("", " k", " M", " G", " T", " P", " E")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_INERT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # control, format (bidi marks, zero width), surrogate, line separators
+_INERT = frozenset(
+    {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+)  # control, format (bidi marks, zero width), surrogate, line separators
 
 
 def count(number: float) -> str:
@@ -35,7 +37,11 @@ def size(number: float) -> str:
     >>> size(4_589_864), size(512), size(1024)
     ('4.38 MiB', '512 B', '1.00 KiB')
     """
-    return _scaled(number, 1024, tuple(f" {unit}" for unit in _BINARY)) if math.isfinite(number) else value(number)
+    return (
+        _scaled(number, 1024, tuple(f" {unit}" for unit in _BINARY))
+        if math.isfinite(number)
+        else value(number)
+    )
 
 
 def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:
@@ -43,8 +49,16 @@ def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:
     while abs(number) >= step and power < len(units) - 1:
         number /= step
         power += 1
-    text = _three_digits(number) if power else f"{number:.0f}" if number == int(number) else f"{number:.3g}"
-    if text.lstrip("-") == "1000" and step == 1000 and power < len(units) - 1:  # 999,999 rounds up into the next prefix
+    text = (
+        _three_digits(number)
+        if power
+        else f"{number:.0f}"
+        if number == int(number)
+        else f"{number:.3g}"
+    )
+    if (
+        text.lstrip("-") == "1000" and step == 1000 and power < len(units) - 1
+    ):  # 999,999 rounds up into the next prefix
         text, power = text.replace("1000", "1.00"), power + 1
     return text + units[power]
 
@@ -123,9 +137,16 @@ def in_words(shares: Shares) -> Facts:
     """
     whole = sum(part.number for part in shares.parts)
     largest = sorted((part for part in shares.parts if part.number), key=lambda part: -part.number)
-    said = [f"{part.name} {percent(part.number / whole)} ({written(part.number, shares.unit)})" for part in largest[:_NAMED_PARTS]]
+    said = [
+        f"{part.name} {percent(part.number / whole)} ({written(part.number, shares.unit)})"
+        for part in largest[:_NAMED_PARTS]
+    ]
     more = len(largest) - len(said)
-    return Facts(pairs=((shares.title, ", ".join(said) + (f" and {more} smaller" if more else "") or "none"),))
+    return Facts(
+        pairs=(
+            (shares.title, ", ".join(said) + (f" and {more} smaller" if more else "") or "none"),
+        )
+    )
 
 
 def inert(text: str) -> str:

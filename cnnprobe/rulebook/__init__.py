@@ -47,7 +47,9 @@ def load_rules(paths: Iterable[str | os.PathLike[str]]) -> tuple[Rule, ...]:
             spec = importlib.util.spec_from_file_location(f"cnnprobe_rules_{file.stem}", file)
             if spec is None or spec.loader is None or not file.exists():
                 raise UsageError(
-                    f"no rules in {str(file)!r}", where="--rules", fix="name a Python file that holds a rule, or a folder of them"
+                    f"no rules in {str(file)!r}",
+                    where="--rules",
+                    fix="name a Python file that holds a rule, or a folder of them",
                 )
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
@@ -65,5 +67,9 @@ def _checked(found: list[Rule]) -> tuple[Rule, ...]:
         values = [getattr(rule, attribute) for rule in ordered]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise UsageError(f"two rules have the {attribute} {twice[0]!r}", where="the rules", fix="give one of them another")
+            raise UsageError(
+                f"two rules have the {attribute} {twice[0]!r}",
+                where="the rules",
+                fix="give one of them another",
+            )
     return tuple(ordered)

@@ -44,7 +44,12 @@ def healthy() -> Mapping[str, Any]:
 
     return classifying(
         layers(
-            lambda: nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(16, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            lambda: nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            lambda: nn.Conv2d(16, 4, 1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
         )
     )
 
@@ -66,18 +71,29 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
     """
     for loss in loss_calls(evidence):
         flow, origin = loss.flow, loss.origin
-        if loss.operation == "nll_loss" and loss.origin_operation == "log_softmax" and origin is not None:
+        if (
+            loss.operation == "nll_loss"
+            and loss.origin_operation == "log_softmax"
+            and origin is not None
+        ):
             before = flow.data(origin)
             origin = flow.origin(before, FORWARDING) if before is not None else None
         elif loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits"):
             continue
-        dropped = _dropout(evidence, flow, flow.data(loss.index if origin == loss.origin else loss.origin or loss.index))
+        dropped = _dropout(
+            evidence,
+            flow,
+            flow.data(loss.index if origin == loss.origin else loss.origin or loss.index),
+        )
         if dropped is not None:
             yield dropped
         if origin is None:
             continue
         kind = operation(flow.calls[origin])
-        if kind not in BENDING or (loss.operation == "binary_cross_entropy_with_logits" and kind in ("sigmoid", "hardsigmoid")):
+        if kind not in BENDING or (
+            loss.operation == "binary_cross_entropy_with_logits"
+            and kind in ("sigmoid", "hardsigmoid")
+        ):
             continue
         made = flow.calls[origin].outputs[0] if flow.calls[origin].outputs else None
         yield Finding(
@@ -95,7 +111,11 @@ def _dropout(evidence: Evidence, flow: Flow, logits: TensorInfo | None) -> Findi
         return None
     call = flow.calls[place]
     rate = option(evidence.trace, call, "p", 1, 0.5)
-    active = option(evidence.trace, call, "training", 2, True) if call.fqn is None else evidence.trace.module(call.fqn).training
+    active = (
+        option(evidence.trace, call, "training", 2, True)
+        if call.fqn is None
+        else evidence.trace.module(call.fqn).training
+    )
     if not active or not rate:
         return None
     return Finding(

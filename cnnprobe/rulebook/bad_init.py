@@ -64,13 +64,23 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
         weight = evidence.values.get(f"{fqn}.weight")
         if weight is None or len(weight.shape) < 2 or weight.norm == 0 or weight.std == 0:
             continue
-        fan = math.prod(weight.shape[1:]) if operation(flow.calls[i]) != "conv_transpose" else weight.shape[0] * math.prod(weight.shape[2:])
+        fan = (
+            math.prod(weight.shape[1:])
+            if operation(flow.calls[i]) != "conv_transpose"
+            else weight.shape[0] * math.prod(weight.shape[2:])
+        )
         gain = math.hypot(weight.std, weight.mean) * math.sqrt(fan)
         following = flow.passes_on(i, FORWARDING)
         normed = bool(following) and all(operation(flow.calls[j]) in NORMALISING for j in following)
-        before, after = rms(input_stats(flow, flow.calls[i].inputs[0])), rms(flow.calls[i].outputs[0] if flow.calls[i].outputs else None)
+        before, after = (
+            rms(input_stats(flow, flow.calls[i].inputs[0])),
+            rms(flow.calls[i].outputs[0] if flow.calls[i].outputs else None),
+        )
         if i == rows[0] and not math.isfinite(before):
-            before = max((rms(info) for info in evidence.inputs if math.isfinite(rms(info))), default=math.nan)
+            before = max(
+                (rms(info) for info in evidence.inputs if math.isfinite(rms(info))),
+                default=math.nan,
+            )
         large = gain > LARGE and after > LARGE * before
         small = gain < SMALL and i != rows[-1] and after < SMALL * 10 * before
         if not normed and (large or small):

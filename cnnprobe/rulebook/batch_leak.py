@@ -59,7 +59,11 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     info = next((m for m in evidence.trace.modules if m.fqn == module), None)
     if info is not None and operation_of_module(info) == "batch_norm":
         return
-    recurrent = info is not None and operation_of_module(info) in ("rnn", "attention") and info.config.get("batch_first") is False
+    recurrent = (
+        info is not None
+        and operation_of_module(info) in ("rnn", "attention")
+        and info.config.get("batch_first") is False
+    )
     if recurrent and any(len(t.shape) > 1 for t in evidence.targets):
         return  # the first dimension may be time, of inputs and targets alike
     yield Finding(
@@ -78,7 +82,11 @@ def _over_the_batch(evidence: Evidence) -> Iterator[Finding]:
         return
     for call in evidence.trace.calls:
         info = next((m for m in evidence.trace.modules if m.fqn == call.fqn), None)
-        if info is None or operation_of_module(info) not in ("rnn", "attention") or info.config.get("batch_first") is not False:
+        if (
+            info is None
+            or operation_of_module(info) not in ("rnn", "attention")
+            or info.config.get("batch_first") is not False
+        ):
             continue
         shape = call.inputs[0].shape if call.inputs else ()
         if len(shape) == 3 and shape[0] == n and shape[1] != n:
@@ -95,4 +103,8 @@ def _made_by(evidence: Evidence, fqn: str | None) -> str | None:
     """The module whose argument batch_first is: an attention's in a Transformer's layer is that of the layer."""
     parent = (fqn or "").rpartition(".")[0]
     kinds = {m.fqn: m.kind for m in evidence.trace.modules}
-    return parent if kinds.get(parent) in ("TransformerEncoderLayer", "TransformerDecoderLayer") else fqn
+    return (
+        parent
+        if kinds.get(parent) in ("TransformerEncoderLayer", "TransformerDecoderLayer")
+        else fqn
+    )

@@ -17,7 +17,13 @@ def _net(*constants: Any, **named: Any) -> Mapping[str, Any]:
     from torch import nn
 
     end = (nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4))
-    return classifying(layers(lambda: nn.Conv2d(1, 4, 3, padding=1), lambda: nn.BatchNorm2d(4, *constants, **named), *end))
+    return classifying(
+        layers(
+            lambda: nn.Conv2d(1, 4, 3, padding=1),
+            lambda: nn.BatchNorm2d(4, *constants, **named),
+            *end,
+        )
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -30,7 +36,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(1e-3, 0.01)
 
 
-@rule(code="CP606", name="bn-mixed-up", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
+@rule(
+    code="CP606",
+    name="bn-mixed-up",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("train-eval-gap",),
+)
 def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
     """A BatchNorm has the momentum of another framework, or a momentum in the place of eps.
 
@@ -42,7 +54,11 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
     used = called(evidence)
     layers_called = [m for m in modules_of(evidence, "batch_norm") if m.fqn in used]
     large = [m for m in layers_called if _number(m, "eps") >= LARGE]
-    high = [m for m in layers_called if HIGH <= _number(m, "momentum") < 1 and m.training and m.config.get("track_running_stats")]
+    high = [
+        m
+        for m in layers_called
+        if HIGH <= _number(m, "momentum") < 1 and m.training and m.config.get("track_running_stats")
+    ]
     if large:
         eps = _number(large[0], "eps")
         yield Finding(

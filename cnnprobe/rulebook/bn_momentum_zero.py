@@ -33,7 +33,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(0.01)
 
 
-@rule(code="CP603", name="bn-momentum-zero", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
+@rule(
+    code="CP603",
+    name="bn-momentum-zero",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("train-eval-gap",),
+)
 def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
     """A BatchNorm has momentum 0: its running statistics stay at their initial values.
 

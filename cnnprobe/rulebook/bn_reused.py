@@ -41,7 +41,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(reused=False)
 
 
-@rule(code="CP601", name="bn-reused", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap", "shared-module"))
+@rule(
+    code="CP601",
+    name="bn-reused",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("train-eval-gap", "shared-module"),
+)
 def bn_reused(evidence: Evidence) -> Iterator[Finding]:
     """One BatchNorm normalises the outputs of different layers.
 
@@ -54,7 +60,11 @@ def bn_reused(evidence: Evidence) -> Iterator[Finding]:
     before: dict[str, dict[str | None, None]] = {}
     for i in flow.primitives({"batch_norm"}):
         fqn = flow.calls[i].fqn
-        if fqn is None or not flow.calls[i].inputs or evidence.trace.module(fqn).config.get("track_running_stats") is not True:
+        if (
+            fqn is None
+            or not flow.calls[i].inputs
+            or evidence.trace.module(fqn).config.get("track_running_stats") is not True
+        ):
             continue
         origin = flow.origin(flow.calls[i].inputs[0])
         if origin is not None and flow.calls[origin].fqn is not None:

@@ -6,12 +6,21 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, option
-from cnnprobe.evidence.questions import LossCall, falls_steadily, given_values, loss_calls, stat, warms_up
+from cnnprobe.evidence.questions import (
+    LossCall,
+    falls_steadily,
+    given_values,
+    loss_calls,
+    stat,
+    warms_up,
+)
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
 LEAST = 50  # steps before it is judged
 SHARE = 0.5  # of the first loss
-CLASSIFYING = frozenset({"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"})
+CLASSIFYING = frozenset(
+    {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+)
 
 
 def _training(separable: bool) -> Mapping[str, Any]:
@@ -20,7 +29,9 @@ def _training(separable: bool) -> Mapping[str, Any]:
     torch.manual_seed(0)
     inputs = images() if separable else images(1).expand(8, 1, 8, 8).clone()
     model = perceptron()
-    return classifying(model, inputs=inputs, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2), steps=LEAST)
+    return classifying(
+        model, inputs=inputs, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2), steps=LEAST
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -43,7 +54,12 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
-    if len(losses) < LEAST or losses[0] is None or losses[-1] is None or any(len(step.losses) != 1 for step in evidence.steps):
+    if (
+        len(losses) < LEAST
+        or losses[0] is None
+        or losses[-1] is None
+        or any(len(step.losses) != 1 for step in evidence.steps)
+    ):
         return
     least = _least(evidence)
     if least is None or warms_up(evidence) or losses[0] <= 0.1 or falls_steadily(losses):
@@ -66,13 +82,22 @@ def _least(evidence: Evidence) -> float | None:
     terms = {loss.index for loss in found}
     inside = terms.union(*(flow.before(i) for i in terms))
     beside = (flow.before(made) | {made}) - inside if made is not None else set()
-    if any(isinstance(t.source, str) or t.source in inside - terms for i in beside if flow.is_primitive[i] for t in flow.calls[i].inputs):
+    if any(
+        isinstance(t.source, str) or t.source in inside - terms
+        for i in beside
+        if flow.is_primitive[i]
+        for t in flow.calls[i].inputs
+    ):
         return None
     smoothing = [option(evidence.trace, loss.call, "label_smoothing", 99, 0.0) for loss in found]
     amounts = [float(s) if isinstance(s, int | float) else 0.0 for s in smoothing]
     if not any(amounts):
         return 0.0
-    return _smoothed(amounts[0], found[0].prediction.shape[1]) if len(found) == 1 and len(found[0].prediction.shape) > 1 else None
+    return (
+        _smoothed(amounts[0], found[0].prediction.shape[1])
+        if len(found) == 1 and len(found[0].prediction.shape) > 1
+        else None
+    )
 
 
 def _smoothed(amount: float, classes: int) -> float:

@@ -56,9 +56,18 @@ def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
             fix="call scaler.unscale_(optimizer) before the clip_grad call",
         )
         return
-    events = [e for step in evidence.steps for e in step.events if e.kind in ("clip", "step", "zero_grad", "backward")]
+    events = [
+        e
+        for step in evidence.steps
+        for e in step.events
+        if e.kind in ("clip", "step", "zero_grad", "backward")
+    ]
     clips = [i for i, e in enumerate(events) if e.kind == "clip"]
-    useless = [i for i in clips if not events[i].effective or _next(events, i) == "zero_grad" or _last(events, i) == "step"]
+    useless = [
+        i
+        for i in clips
+        if not events[i].effective or _next(events, i) == "zero_grad" or _last(events, i) == "step"
+    ]
     if clips and len(useless) == len(clips):
         place = (
             "after the optimizer's step"

@@ -94,7 +94,9 @@ def constant_init(evidence: Evidence) -> Iterator[Finding]:
 def _cuts(flow: Flow, module: str) -> bool:
     """Whether every path from the input to the output goes through this layer, and a further projection comes behind it."""
     rows = {i for i in flow.primitives() if flow.calls[i].fqn == module}
-    if not rows or not any(j in flow.after(i) for i in rows for j in flow.primitives(PROJECTIONS) if j not in rows):
+    if not rows or not any(
+        j in flow.after(i) for i in rows for j in flow.primitives(PROJECTIONS) if j not in rows
+    ):
         return False
     stack = [info.source for root in flow.roots() for info in flow.calls[root].outputs]
     seen: set[object] = set()

@@ -48,9 +48,16 @@ def constant_output(evidence: Evidence) -> Iterator[Finding]:
     probes = evidence.probes
     later = probes.spread_after if len(evidence.steps) > 1 else None
     head = _zero_head(evidence)
-    if probes.spread is None or probes.spread > SAME or (later is not None and later > SAME) or (later is None and head):
+    if (
+        probes.spread is None
+        or probes.spread > SAME
+        or (later is not None and later > SAME)
+        or (later is None and head)
+    ):
         return
-    n = batch_size(evidence) or (evidence.inputs[0].shape[0] if evidence.inputs and evidence.inputs[0].shape else 0)
+    n = batch_size(evidence) or (
+        evidence.inputs[0].shape[0] if evidence.inputs and evidence.inputs[0].shape else 0
+    )
     yield Finding(
         module="",
         message=f"all {n} samples get the same output: they differ by {probes.spread:.1e} of its size (less than {SAME:g})",

@@ -16,7 +16,10 @@ def _masks(scale: float) -> Mapping[str, Any]:
     from torch import nn
 
     masks = ((images() * 1.5).round().clamp(0, 2)[:, 0] * scale).long()
-    return classifying(layers(lambda: nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(4, 3, 1)), targets=masks)
+    return classifying(
+        layers(lambda: nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(4, 3, 1)),
+        targets=masks,
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -40,13 +43,23 @@ def constant_targets(evidence: Evidence) -> Iterator[Finding]:
     """
     for loss in loss_calls(evidence):
         shape = loss.prediction.shape
-        if loss.operation not in ("cross_entropy", "nll_loss") or loss.target is None or not loss.target.dtype.startswith("int"):
+        if (
+            loss.operation not in ("cross_entropy", "nll_loss")
+            or loss.target is None
+            or not loss.target.dtype.startswith("int")
+        ):
             continue
         if _compares_samples(evidence, loss):
             continue
         target = given_values(evidence, loss)
         low, high = stat(target, "min"), stat(target, "max")
-        if len(shape) > 1 and shape[1] >= CLASSES and evidence.targets and evidence.targets[0].shape[:1] >= (FEWEST,) and low == high:
+        if (
+            len(shape) > 1
+            and shape[1] >= CLASSES
+            and evidence.targets
+            and evidence.targets[0].shape[:1] >= (FEWEST,)
+            and low == high
+        ):
             yield Finding(
                 module=None,
                 message=f"all {int(stat(target, 'count'))} labels of the batch are {low:.0f}, of {shape[1]} classes",
@@ -59,7 +72,9 @@ def constant_targets(evidence: Evidence) -> Iterator[Finding]:
 def _compares_samples(evidence: Evidence, loss: LossCall) -> bool:
     """Whether the last product before the loss is one of two values, not of values and a weight."""
     behind = loss.flow.before(loss.index)
-    products = [i for i in behind if operation(loss.flow.calls[i]) in PROJECTIONS | {"matmul", "einsum"}]
+    products = [
+        i for i in behind if operation(loss.flow.calls[i]) in PROJECTIONS | {"matmul", "einsum"}
+    ]
     last = loss.flow.calls[max(products)] if products else None
     if last is None or operation(last) in PROJECTIONS:
         return False

@@ -4,11 +4,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import NONLINEAR, NORMALISING, PROJECTIONS, Evidence, Flow, describe, is_inplace
+from cnnprobe.evidence import (
+    NONLINEAR,
+    NORMALISING,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    describe,
+    is_inplace,
+)
 from cnnprobe.evidence.questions import complete
 from cnnprobe.rulebook.material import classifying
 
-KINDS = (NONLINEAR | PROJECTIONS | NORMALISING | {"dropout", "avg_pool", "add", "cat", "clamp", "flatten", "mul"}) - {"softmax"}
+KINDS = (
+    NONLINEAR
+    | PROJECTIONS
+    | NORMALISING
+    | {"dropout", "avg_pool", "add", "cat", "clamp", "flatten", "mul"}
+) - {"softmax"}
 
 
 def _net(kept: bool) -> Mapping[str, Any]:
@@ -68,10 +81,18 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     for i in flow.primitives(KINDS):
         call = flow.calls[i]
         inside = flow.owner(i) is not None and not (call.fqn is not None and call.parent == 0)
-        if not inside or i in returned or flow.readers.get(i) or not call.outputs or is_inplace(trace, call):
+        if (
+            not inside
+            or i in returned
+            or flow.readers.get(i)
+            or not call.outputs
+            or is_inplace(trace, call)
+        ):
             continue
         if losses and (
-            call.sequence is None or not all(loss.complete for loss in losses) or any(n in nodes for n in range(*call.sequence))
+            call.sequence is None
+            or not all(loss.complete for loss in losses)
+            or any(n in nodes for n in range(*call.sequence))
         ):
             continue
         if (call.kind, call.source) in evidence.probes.held:

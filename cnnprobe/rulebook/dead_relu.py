@@ -9,7 +9,9 @@ from cnnprobe.evidence.questions import spoken, stat, traces
 from cnnprobe.rulebook.material import classifying, perceptron
 
 FEWEST = 16  # values: half of them are zero after symmetric initialisation, so that fewer may all be by chance
-DEAD = 0.99  # fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
+DEAD = (
+    0.99  # fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
+)
 
 
 def _net(bias: float) -> Mapping[str, Any]:
@@ -36,7 +38,14 @@ def healthy() -> Mapping[str, Any]:
     name="dead-relu",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("vanishing-gradient", "zero-grad", "constant-output", "ignored-input", "cannot-overfit", "loss-not-decreasing"),
+    explains=(
+        "vanishing-gradient",
+        "zero-grad",
+        "constant-output",
+        "ignored-input",
+        "cannot-overfit",
+        "loss-not-decreasing",
+    ),
 )
 def dead_relu(evidence: Evidence) -> Iterator[Finding]:
     """A ReLU whose output is all but entirely zero.
@@ -46,7 +55,11 @@ def dead_relu(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: a ReLU inside a loss (a hinge) is zero where the loss is; it is not judged.
     Source: Lu et al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733.
     """
-    observed = [t for t in traces(evidence)[:-1] or traces(evidence) if any(o.stats for c in t.calls for o in c.outputs)]
+    observed = [
+        t
+        for t in traces(evidence)[:-1] or traces(evidence)
+        if any(o.stats for c in t.calls for o in c.outputs)
+    ]
     dead = [_dead(Flow(trace)) for trace in observed]
     if not dead:
         return
@@ -69,13 +82,20 @@ def _dead(flow: Flow) -> dict[int, float]:
     for i in flow.primitives(RECTIFIERS):
         if flow.owner(i) is not None and flow.calls[i].outputs:
             before = flow.origin(flow.calls[i].inputs[0]) if flow.calls[i].inputs else None
-            weights = tuple(t.source for t in flow.calls[before].inputs if isinstance(t.source, str)) if before is not None else ()
+            weights = (
+                tuple(t.source for t in flow.calls[before].inputs if isinstance(t.source, str))
+                if before is not None
+                else ()
+            )
             maker = i if before is None else (flow.owner(before), weights)
             places.setdefault((flow.owner(i), flow.calls[i].source, maker), []).append(i)
     shares: dict[int, float] = {}
     for calls in places.values():
         outputs = [flow.calls[i].outputs[0] for i in calls]
         count = sum(stat(info, "count") for info in outputs)
-        if count >= FEWEST and (share := sum(stat(info, "zeros") for info in outputs) / count) >= DEAD:
+        if (
+            count >= FEWEST
+            and (share := sum(stat(info, "zeros") for info in outputs) / count) >= DEAD
+        ):
             shares[calls[0]] = share
     return shares

@@ -33,11 +33,7 @@ def healthy() -> Mapping[str, Any]:
     name="divergence",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=(
-        "constant-output",
-        "ignored-input",
-        "dead-relu",
-    ),
+    explains=("constant-output", "ignored-input", "dead-relu"),
 )
 def divergence(evidence: Evidence) -> Iterator[Finding]:
     """The loss of one batch grows to ten times what it was, or stops being a number, while it is trained on.
@@ -48,11 +44,22 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
     Source: the losses of the observed steps.
     """
     losses = [step.value for step in evidence.steps]
-    if len(losses) < 2 or losses[0] is None or not math.isfinite(losses[0]) or any(len(step.losses) > 1 for step in evidence.steps):
+    if (
+        len(losses) < 2
+        or losses[0] is None
+        or not math.isfinite(losses[0])
+        or any(len(step.losses) > 1 for step in evidence.steps)
+    ):
         return
     for number, value in enumerate(losses[1:], start=2):
         bad = value is not None and not math.isfinite(value)
-        if bad or (number == len(losses) and value is not None and losses[0] > 0 and value > TIMES * losses[0] and value > 1.0):
+        if bad or (
+            number == len(losses)
+            and value is not None
+            and losses[0] > 0
+            and value > TIMES * losses[0]
+            and value > 1.0
+        ):
             yield Finding(
                 module=None,
                 message=f"the loss of the same batch went from {losses[0]:.3g} to {value:.3g} in {number} steps (more than {TIMES:g} times, or not a number)",

@@ -14,7 +14,15 @@ NEXT_TO_ALL = 0.9  # below it a wide layer still learns, and the rate may be mea
 def _net(p: float) -> Mapping[str, Any]:
     from torch import nn
 
-    return classifying(layers(nn.Flatten(), lambda: nn.Linear(64, 64), nn.ReLU(), lambda: nn.Dropout(p), lambda: nn.Linear(64, 4)))
+    return classifying(
+        layers(
+            nn.Flatten(),
+            lambda: nn.Linear(64, 64),
+            nn.ReLU(),
+            lambda: nn.Dropout(p),
+            lambda: nn.Linear(64, 4),
+        )
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -46,7 +54,11 @@ def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
     seen: set[str | None] = set()
     for i in flow.primitives({"dropout"}):
         rate = option(evidence.trace, flow.calls[i], "p", 1, 0.5)
-        if not isinstance(rate, int | float) or rate < MOST or (flow.calls[i].fqn or flow.line(i)) in seen:
+        if (
+            not isinstance(rate, int | float)
+            or rate < MOST
+            or (flow.calls[i].fqn or flow.line(i)) in seen
+        ):
             continue
         seen.add(flow.calls[i].fqn or flow.line(i))
         yield Finding(

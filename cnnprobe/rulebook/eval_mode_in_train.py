@@ -19,7 +19,16 @@ def _loop(mode: bool) -> Mapping[str, Any]:
         loss_fn(model(inputs), targets).backward()
         optimizer.step()
 
-    return stepping(layers(nn.Flatten(), lambda: nn.Linear(64, 32), nn.ReLU(), lambda: nn.Dropout(0.5), lambda: nn.Linear(32, 4)), loop)
+    return stepping(
+        layers(
+            nn.Flatten(),
+            lambda: nn.Linear(64, 32),
+            nn.ReLU(),
+            lambda: nn.Dropout(0.5),
+            lambda: nn.Linear(32, 4),
+        ),
+        loop,
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -32,7 +41,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(mode=True)
 
 
-@rule(code="CP502", name="eval-mode-in-train", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
+@rule(
+    code="CP502",
+    name="eval-mode-in-train",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("train-eval-gap",),
+)
 def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
     """The training steps run with the model in eval mode.
 
@@ -73,4 +88,8 @@ def _is_frozen(flow: Flow, learning: set[str], module: ModuleInfo) -> bool:
         return module.fqn not in learning
     rows = [i for i in flow.primitives() if flow.calls[i].fqn == module.fqn]
     readers = {flow.owner(j) for i in rows for j in flow.passes_on(i)}
-    return bool(rows) and not any(o.requires_grad for i in rows for o in flow.calls[i].outputs) and not readers & learning
+    return (
+        bool(rows)
+        and not any(o.requires_grad for i in rows for o in flow.calls[i].outputs)
+        and not readers & learning
+    )

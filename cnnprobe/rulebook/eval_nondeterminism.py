@@ -74,17 +74,26 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
         (
             i
             for i in flow.primitives()
-            if operation(flow.calls[i]) in RANDOM or (operation(flow.calls[i]) == "dropout" and flow.calls[i].fqn is None)
+            if operation(flow.calls[i]) in RANDOM
+            or (operation(flow.calls[i]) == "dropout" and flow.calls[i].fqn is None)
         ),
         None,
     )
     learned = False
     if place is not None:
         for reader in flow.passes_on(place):
-            others = [t.source for t in flow.calls[reader].inputs if t.source != place and isinstance(t.source, int)]
+            others = [
+                t.source
+                for t in flow.calls[reader].inputs
+                if t.source != place and isinstance(t.source, int)
+            ]
             learned = learned or (
                 operation(flow.calls[reader]) in ("mul", "addcmul")
-                and any(operation(flow.calls[j]) in PROJECTIONS for source in others for j in {*flow.before(source), source})
+                and any(
+                    operation(flow.calls[j]) in PROJECTIONS
+                    for source in others
+                    for j in {*flow.before(source), source}
+                )
             )
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(
@@ -98,7 +107,13 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
 
 def _is_objective(flow: Flow) -> bool:
     """Whether the model gives a loss, or the noise itself that another output is to be compared with: what is random is what it is trained on."""
-    given = [info for i in flow.roots() for info in flow.calls[i].outputs if info.dtype.startswith(("float", "bfloat"))]
+    given = [
+        info
+        for i in flow.roots()
+        for info in flow.calls[i].outputs
+        if info.dtype.startswith(("float", "bfloat"))
+    ]
     return any(info.shape == () for info in given) or any(
-        origin is not None and operation(flow.calls[origin]) in RANDOM for origin in map(flow.origin, given)
+        origin is not None and operation(flow.calls[origin]) in RANDOM
+        for origin in map(flow.origin, given)
     )

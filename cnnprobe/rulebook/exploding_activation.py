@@ -18,7 +18,11 @@ def _net(gain: float) -> Mapping[str, Any]:
     import torch
     from torch import nn
 
-    model = layers(nn.Flatten(), *[part for _ in range(6) for part in ((lambda: nn.Linear(64, 64)), nn.ReLU())], lambda: nn.Linear(64, 4))
+    model = layers(
+        nn.Flatten(),
+        *[part for _ in range(6) for part in ((lambda: nn.Linear(64, 64)), nn.ReLU())],
+        lambda: nn.Linear(64, 4),
+    )
     with torch.no_grad():
         for layer in model:
             if isinstance(layer, nn.Linear):
@@ -41,7 +45,14 @@ def healthy() -> Mapping[str, Any]:
     name="exploding-activation",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("exploding-gradient", "loss-at-init", "nan-forward", "divergence", "lr-too-high", "update-ratio"),
+    explains=(
+        "exploding-gradient",
+        "loss-at-init",
+        "nan-forward",
+        "divergence",
+        "lr-too-high",
+        "update-ratio",
+    ),
 )
 def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
     """A layer's output is ten thousand times as large as the model's input.
@@ -66,7 +77,12 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
         if stat(call.outputs[0], "nan") > 0 or stat(call.outputs[0], "inf") > 0:
             return  # what is not finite comes first, and has a finding of its own
         size = rms(call.outputs[0])
-        if size > LARGE and size > LARGE * given and operation(call) in GROWING and _is_activation(flow, i):
+        if (
+            size > LARGE
+            and size > LARGE * given
+            and operation(call) in GROWING
+            and _is_activation(flow, i)
+        ):
             yield Finding(
                 module=flow.owner(i),
                 message=f"the output of {describe(call)} has a root mean square of {size:.2g} (more than {LARGE:g}); the model's input has {given:.2g}",
@@ -78,6 +94,8 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
 
 def _is_activation(flow: Flow, index: int) -> bool:
     """Whether the values have come through weights, and the gradient of these through them: not coordinates, areas, or targets."""
-    layers = [flow.calls[i] for i in flow.before(index) | {index} if operation(flow.calls[i]) in WEIGHTED]
+    layers = [
+        flow.calls[i] for i in flow.before(index) | {index} if operation(flow.calls[i]) in WEIGHTED
+    ]
     learns = any(info.requires_grad for call in layers for info in call.outputs)
     return bool(layers) and (not learns or flow.calls[index].outputs[0].requires_grad)

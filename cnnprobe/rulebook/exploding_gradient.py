@@ -9,14 +9,20 @@ from cnnprobe.evidence import Evidence, Step
 from cnnprobe.evidence.questions import weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
-GROWN = 1e4  # gradient over weight: of an early layer relative to that of the last ones, or absolute
+GROWN = (
+    1e4  # gradient over weight: of an early layer relative to that of the last ones, or absolute
+)
 
 
 def _net(gain: float) -> Mapping[str, Any]:
     import torch
     from torch import nn
 
-    model = layers(nn.Flatten(), *[part for _ in range(8) for part in ((lambda: nn.Linear(64, 64)), nn.ReLU())], lambda: nn.Linear(64, 4))
+    model = layers(
+        nn.Flatten(),
+        *[part for _ in range(8) for part in ((lambda: nn.Linear(64, 64)), nn.ReLU())],
+        lambda: nn.Linear(64, 4),
+    )
     with torch.no_grad():
         for layer in model:
             if isinstance(layer, nn.Linear):
@@ -34,7 +40,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(2.0)
 
 
-@rule(code="CP202", name="exploding-gradient", severity=Severity.WARNING, examples=(sick, healthy), explains=("divergence", "lr-too-high"))
+@rule(
+    code="CP202",
+    name="exploding-gradient",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("divergence", "lr-too-high"),
+)
 def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
     """A gradient is ten thousand times its weight, or that many times larger in the first layers than in the last.
 
@@ -47,7 +59,11 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
     if step is None or any(e.kind == "clip" and e.effective for e in step.events):
         return
     scale = _scale(step)
-    weights = [dataclasses.replace(w, relative=w.relative / scale) for w in weights_in_order(evidence, step) if w.relative > 0]
+    weights = [
+        dataclasses.replace(w, relative=w.relative / scale)
+        for w in weights_in_order(evidence, step)
+        if w.relative > 0
+    ]
     if not weights:
         return
     worst = max(weights, key=lambda w: w.relative)

@@ -13,7 +13,13 @@ def _net(evaluated: bool) -> Mapping[str, Any]:
     import torch
     from torch import nn
 
-    model = layers(lambda: nn.Conv2d(1, 4, 3, padding=1), lambda: nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4))
+    model = layers(
+        lambda: nn.Conv2d(1, 4, 3, padding=1),
+        lambda: nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        lambda: nn.Linear(256, 4),
+    )
     for layer in list(model)[:2]:
         layer.requires_grad_(False)
     with torch.no_grad():
@@ -34,7 +40,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(evaluated=True)
 
 
-@rule(code="CP602", name="frozen-bn-drift", severity=Severity.WARNING, examples=(sick, healthy), explains=("train-eval-gap",))
+@rule(
+    code="CP602",
+    name="frozen-bn-drift",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("train-eval-gap",),
+)
 def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
     """A BatchNorm is frozen, but in train mode: its running statistics still move.
 
@@ -68,5 +80,10 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _has_learnt(evidence: Evidence, fqn: str) -> bool:
-    mean, var = evidence.values.get(f"{fqn}.running_mean"), evidence.values.get(f"{fqn}.running_var")
-    return (mean is not None and (mean.low != 0 or mean.high != 0)) or (var is not None and (var.low != 1 or var.high != 1))
+    mean, var = (
+        evidence.values.get(f"{fqn}.running_mean"),
+        evidence.values.get(f"{fqn}.running_var"),
+    )
+    return (mean is not None and (mean.low != 0 or mean.high != 0)) or (
+        var is not None and (var.low != 1 or var.high != 1)
+    )

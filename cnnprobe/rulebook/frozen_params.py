@@ -62,7 +62,11 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
             continue
         before = {flow.calls[j].fqn for j in flow.before(i)}
         source = flow.calls[i].inputs[0].source if flow.calls[i].inputs else None
-        beside = {flow.calls[j].fqn for j in flow.readers.get(source, ())} if isinstance(source, int) else set()
+        beside = (
+            {flow.calls[j].fqn for j in flow.readers.get(source, ())}
+            if isinstance(source, int)
+            else set()
+        )
         if before & trained and not beside & trained:
             yield Finding(
                 module=module,
@@ -78,4 +82,7 @@ def _is_fresh(evidence: Evidence, module: str) -> bool:
         return False
     bound = 1 / math.sqrt(math.prod(weight.shape[1:]))
     highest = max(-weight.low, weight.high)
-    return 0.8 * bound < highest <= 1.0001 * bound and abs(weight.std - bound / math.sqrt(3)) < 0.15 * bound
+    return (
+        0.8 * bound < highest <= 1.0001 * bound
+        and abs(weight.std - bound / math.sqrt(3)) < 0.15 * bound
+    )

@@ -61,10 +61,20 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
         if call.fqn is not None:
             continue
         attention = call.kind.endswith("scaled_dot_product_attention")
-        rate = argument(call, "dropout_p", 4, 0.0) if attention else argument(call, "p", 1, 0.5) if operation(call) == "dropout" else 0.0
+        rate = (
+            argument(call, "dropout_p", 4, 0.0)
+            if attention
+            else argument(call, "p", 1, 0.5)
+            if operation(call) == "dropout"
+            else 0.0
+        )
         on = attention or argument(call, "training", 2, True) is True
         if on and isinstance(rate, int | float) and rate > 0:
-            fix = "dropout_p=p if self.training else 0.0" if attention else f"{describe(call)}(x, {rate:g}, training=self.training)"
+            fix = (
+                "dropout_p=p if self.training else 0.0"
+                if attention
+                else f"{describe(call)}(x, {rate:g}, training=self.training)"
+            )
             yield Finding(
                 module=flow.owner(i),
                 message=f"{describe(call)} drops {rate:.0%} of the values in eval mode (must be 0)",

@@ -36,7 +36,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(used=True)
 
 
-@rule(code="CP702", name="ignored-input", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit",))
+@rule(
+    code="CP702",
+    name="ignored-input",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit",),
+)
 def ignored_input(evidence: Evidence) -> Iterator[Finding]:
     """Noise in place of an input gives exactly the same output.
 
@@ -46,7 +52,9 @@ def ignored_input(evidence: Evidence) -> Iterator[Finding]:
     Source: two forward passes in eval mode.
     """
     values = [evidence.values[name] for name in trainable(evidence) if name in evidence.values]
-    if len(evidence.steps) < 2 and (evidence.probes.spread_after == 0.0 or any(v.norm == 0 and len(v.shape) > 1 for v in values)):
+    if len(evidence.steps) < 2 and (
+        evidence.probes.spread_after == 0.0 or any(v.norm == 0 and len(v.shape) > 1 for v in values)
+    ):
         return
     for path in evidence.probes.ignored:
         name = path or "its input"

@@ -12,7 +12,9 @@ from cnnprobe.rulebook.material import classifying, layers
 def _net(inplace: bool) -> Mapping[str, Any]:
     from torch import nn
 
-    return classifying(layers(lambda: nn.ReLU(inplace=inplace), nn.Flatten(), lambda: nn.Linear(64, 4)))
+    return classifying(
+        layers(lambda: nn.ReLU(inplace=inplace), nn.Flatten(), lambda: nn.Linear(64, 4))
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -30,7 +32,13 @@ def healthy() -> Mapping[str, Any]:
     name="input-mutated",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("divergence", "lr-too-high", "loss-not-decreasing", "ignored-input", "constant-output"),
+    explains=(
+        "divergence",
+        "lr-too-high",
+        "loss-not-decreasing",
+        "ignored-input",
+        "constant-output",
+    ),
 )
 def input_mutated(evidence: Evidence) -> Iterator[Finding]:
     """The forward changes the tensor that it is given.

@@ -18,7 +18,11 @@ def _training(factor: float) -> Mapping[str, Any]:
     import torch
 
     model = perceptron()
-    return classifying(model, inputs=images().sigmoid() * factor, optimizer=torch.optim.SGD(model.parameters(), lr=1e-5))
+    return classifying(
+        model,
+        inputs=images().sigmoid() * factor,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1e-5),
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -66,7 +70,11 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
     info = input_stats(flow, flow.calls[first].inputs[0])
     given = flow.outer(flow.calls[first].inputs[0])
     if info.stats is None and given.source is None:
-        same = [i for i in evidence.inputs if i.shape == given.shape or math.prod(i.shape) == math.prod(given.shape)]
+        same = [
+            i
+            for i in evidence.inputs
+            if i.shape == given.shape or math.prod(i.shape) == math.prod(given.shape)
+        ]
         info = same[0] if len(same) == 1 and same[0].dtype.startswith(("float", "bfloat")) else info
     size, spread = rms(info), stat(info, "std")
     if math.isfinite(size) and (size > LARGE or (0 < size < SMALL and spread > 0)):
@@ -82,5 +90,9 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
 
 def _is_untrained_norm(evidence: Evidence, call: ModuleCall) -> bool:
     """Whether the row is a BatchNorm whose running statistics are still those that it was built with."""
-    tracked = evidence.values.get(f"{call.fqn}.num_batches_tracked") if operation(call) == "batch_norm" else None
+    tracked = (
+        evidence.values.get(f"{call.fqn}.num_batches_tracked")
+        if operation(call) == "batch_norm"
+        else None
+    )
     return tracked is not None and tracked.high == 0

@@ -6,7 +6,14 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import LossCall, are_probabilities, given_values, input_stats, loss_calls, stat
+from cnnprobe.evidence.questions import (
+    LossCall,
+    are_probabilities,
+    given_values,
+    input_stats,
+    loss_calls,
+    stat,
+)
 from cnnprobe.rulebook.material import classifying, images, layers
 from cnnprobe.trace import TensorInfo
 
@@ -23,8 +30,15 @@ def sick() -> Mapping[str, Any]:
     import torch
     from torch import nn
 
-    model = layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 64), nn.Sigmoid())
-    return classifying(model, targets=images().flatten(1), loss_fn=nn.MSELoss(), optimizer=torch.optim.Adam(model.parameters()))
+    model = layers(
+        nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 64), nn.Sigmoid()
+    )
+    return classifying(
+        model,
+        targets=images().flatten(1),
+        loss_fn=nn.MSELoss(),
+        optimizer=torch.optim.Adam(model.parameters()),
+    )
 
 
 def healthy() -> Mapping[str, Any]:
@@ -37,7 +51,15 @@ def healthy() -> Mapping[str, Any]:
     name="loss-activation-mismatch",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "loss-at-init", "constant-output", "zero-grad", "negative-loss"),
+    explains=(
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "dead-relu",
+        "loss-at-init",
+        "constant-output",
+        "zero-grad",
+        "negative-loss",
+    ),
 )
 def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     """The last activation cannot give what the loss or the targets need.
@@ -53,7 +75,9 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
         if problem is not None:
             what, fix = problem
             place = loss.origin if loss.origin is not None else loss.flow.producer(loss.prediction)
-            yield Finding(module=loss.flow.owner(place), message=what, fix=fix, source=loss.flow.line(place))
+            yield Finding(
+                module=loss.flow.owner(place), message=what, fix=fix, source=loss.flow.line(place)
+            )
 
 
 def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
@@ -71,8 +95,16 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
         and loss.flow.calls[loss.origin].outputs[0].shape[-1] == 1
         and stat(given, "min") == high == 1.0
     ):
-        return f"a softmax over a single value, of shape {shape}, is always 1", "use a sigmoid for one output"
-    if loss.operation == "nll_loss" and kind not in ("softmax", "sigmoid") and high > 1e-4 and not are_probabilities(given):
+        return (
+            f"a softmax over a single value, of shape {shape}, is always 1",
+            "use a sigmoid for one output",
+        )
+    if (
+        loss.operation == "nll_loss"
+        and kind not in ("softmax", "sigmoid")
+        and high > 1e-4
+        and not are_probabilities(given)
+    ):
         return (
             f"nll_loss takes log-probabilities, which are at most 0, but gets values up to {high:.3g}",
             "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss",
@@ -94,9 +126,17 @@ def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | Non
     """A softmax, whose values add up to 1, for targets that add up to more."""
     shape = loss.prediction.shape
     inside = loss.operation == "cross_entropy"
-    if loss.target is None or loss.target.shape != shape or len(shape) < 2 or not loss.target.dtype.startswith(("float", "bfloat")):
+    if (
+        loss.target is None
+        or loss.target.shape != shape
+        or len(shape) < 2
+        or not loss.target.dtype.startswith(("float", "bfloat"))
+    ):
         return None
-    if not inside and (loss.origin_operation != "softmax" or loss.operation not in (*REGRESSION, "binary_cross_entropy")):
+    if not inside and (
+        loss.origin_operation != "softmax"
+        or loss.operation not in (*REGRESSION, "binary_cross_entropy")
+    ):
         return None
     target = given_values(evidence, loss)
     total = stat(target, "mean") * shape[1]
@@ -104,7 +144,8 @@ def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | Non
         return None
     return (
         f"{'the softmax inside cross entropy' if inside else 'a softmax'} gives each sample values that add up to 1, but the targets of a sample add up to {total:.3g} on average",
-        "labels that do not exclude each other need BCEWithLogitsLoss" + ("" if inside else ", and no softmax"),
+        "labels that do not exclude each other need BCEWithLogitsLoss"
+        + ("" if inside else ", and no softmax"),
     )
 
 

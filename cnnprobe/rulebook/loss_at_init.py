@@ -6,7 +6,14 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, option
-from cnnprobe.evidence.questions import given_values, input_stats, is_cosine, loss_calls, stat, variable
+from cnnprobe.evidence.questions import (
+    given_values,
+    input_stats,
+    is_cosine,
+    loss_calls,
+    stat,
+    variable,
+)
 from cnnprobe.rulebook.material import classifying, perceptron
 
 TIMES = 2.0  # times the loss of guessing ln C ...
@@ -51,14 +58,20 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
         reduction = option(evidence.trace, loss.call, "reduction", 99, "mean")
         if reduction != "mean" or len(loss.call.inputs) > 2:
             continue
-        classes = 2 if loss.operation != "cross_entropy" else loss.prediction.shape[1 if len(loss.prediction.shape) > 1 else 0]
+        classes = (
+            2
+            if loss.operation != "cross_entropy"
+            else loss.prediction.shape[1 if len(loss.prediction.shape) > 1 else 0]
+        )
         value, guess = stat(loss.call.outputs[0], "mean"), math.log(max(classes, 2))
         if is_cosine(loss.flow, loss.origin):
             continue
         if value > TIMES * guess + MORE:
             spread = stat(input_stats(loss.flow, loss.prediction), "std")
             target = given_values(evidence, loss)
-            if loss.operation != "cross_entropy" and not (stat(target, "min") >= 0 and stat(target, "max") <= 1):
+            if loss.operation != "cross_entropy" and not (
+                stat(target, "min") >= 0 and stat(target, "max") <= 1
+            ):
                 continue
             yield Finding(
                 module=loss.flow.owner(loss.origin),

@@ -9,14 +9,23 @@ from cnnprobe.evidence import Evidence, Flow
 from cnnprobe.evidence.questions import loss_calls, variable
 from cnnprobe.rulebook.material import classifying, labels, layers
 
-ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "binary_cross_entropy_with_logits")
+ELEMENTWISE = (
+    "mse_loss",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "kl_div",
+    "binary_cross_entropy_with_logits",
+)
 
 
 def _regression(targets: Any) -> Mapping[str, Any]:
     from torch import nn
 
     return classifying(
-        layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1)), targets=targets, loss_fn=nn.MSELoss()
+        layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1)),
+        targets=targets,
+        loss_fn=nn.MSELoss(),
     )
 
 
@@ -46,7 +55,11 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.nn.functional.mse_loss warns "Using a target size that is different to the input size".
     """
     for loss in loss_calls(evidence):
-        if loss.operation in ELEMENTWISE and loss.target is not None and loss.target.shape != loss.prediction.shape:
+        if (
+            loss.operation in ELEMENTWISE
+            and loss.target is not None
+            and loss.target.shape != loss.prediction.shape
+        ):
             yield _finding(evidence, loss.prediction.shape, loss.target.shape, loss.call.source)
     yield from _by_hand(evidence)
 
@@ -61,19 +74,37 @@ def _by_hand(evidence: Evidence) -> Iterator[Finding]:
             continue
         for target, prediction in (call.inputs, call.inputs[::-1]):
             first = flow.outer(target)
-            outside = first.source is None and first.shape in targets and not target.requires_grad and prediction.requires_grad
+            outside = (
+                first.source is None
+                and first.shape in targets
+                and not target.requires_grad
+                and prediction.requires_grad
+            )
             size = max(math.prod(target.shape), math.prod(prediction.shape))
-            if outside and target.shape != prediction.shape and math.prod(target.shape) > 1 and math.prod(call.outputs[0].shape) > size:
+            if (
+                outside
+                and target.shape != prediction.shape
+                and math.prod(target.shape) > 1
+                and math.prod(call.outputs[0].shape) > size
+            ):
                 yield _finding(evidence, prediction.shape, target.shape, call.source)
                 break
 
 
-def _finding(evidence: Evidence, prediction: tuple[int, ...], target: tuple[int, ...], source: str) -> Finding:
+def _finding(
+    evidence: Evidence, prediction: tuple[int, ...], target: tuple[int, ...], source: str
+) -> Finding:
     rank = max(len(prediction), len(target))
-    pairs = zip((1,) * (rank - len(prediction)) + prediction, (1,) * (rank - len(target)) + target, strict=True)
+    pairs = zip(
+        (1,) * (rank - len(prediction)) + prediction,
+        (1,) * (rank - len(target)) + target,
+        strict=True,
+    )
     together = tuple(max(a, b) for a, b in pairs)
     name = variable(evidence, "targets")
-    fix = f"{name}.unsqueeze(1)" if len(prediction) == len(target) + 1 else f"{name}.view_as(output)"
+    fix = (
+        f"{name}.unsqueeze(1)" if len(prediction) == len(target) + 1 else f"{name}.view_as(output)"
+    )
     return Finding(
         module=None,
         message=f"the loss compares a prediction of shape {prediction} with a target of shape {target}: {math.prod(together)} pairs, broadcast to {together}, instead of {max(math.prod(prediction), math.prod(target))}",

@@ -41,9 +41,19 @@ def loss_not_decreasing(evidence: Evidence) -> Iterator[Finding]:
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
-    if len(losses) < LEAST or any(len(step.losses) != 1 for step in evidence.steps) or losses[0] is None or losses[-1] is None:
+    if (
+        len(losses) < LEAST
+        or any(len(step.losses) != 1 for step in evidence.steps)
+        or losses[0] is None
+        or losses[-1] is None
+    ):
         return
-    if warms_up(evidence) or evidence.probes.keeps_state or falls_steadily(losses) or _chases(evidence):
+    if (
+        warms_up(evidence)
+        or evidence.probes.keeps_state
+        or falls_steadily(losses)
+        or _chases(evidence)
+    ):
         return
     if abs(losses[0]) > 1e-2 and not losses[-1] < losses[0] - FALL * abs(losses[0]):
         yield Finding(
@@ -58,9 +68,15 @@ def _chases(evidence: Evidence) -> bool:
     made = evidence.steps[0].losses[0].call
     flow, learning = Flow(evidence.steps[0].trace), {owner(name) for name in trainable(evidence)}
     behind = flow.before(made) if made is not None else set()
-    fixed = [i for i in behind if flow.is_primitive[i] and any(_is_value(o) and not o.requires_grad for o in flow.calls[i].outputs)]
+    fixed = [
+        i
+        for i in behind
+        if flow.is_primitive[i]
+        and any(_is_value(o) and not o.requires_grad for o in flow.calls[i].outputs)
+    ]
     return any(
-        any(t.requires_grad and isinstance(t.source, int) for t in flow.calls[i].inputs) or (flow.calls[i].fqn in learning)
+        any(t.requires_grad and isinstance(t.source, int) for t in flow.calls[i].inputs)
+        or (flow.calls[i].fqn in learning)
         for i in fixed
         if operation(flow.calls[i]) not in ARRANGING
     )

@@ -7,7 +7,9 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import LOSSES, Evidence, Flow, argument, describe, operation
 from cnnprobe.rulebook.material import perceptron, stepping
 
-KEEPING = frozenset({"mean", "sum", "clone", "squeeze", "view", "reshape", "to", "float", "double", "nanmean"})
+KEEPING = frozenset(
+    {"mean", "sum", "clone", "squeeze", "view", "reshape", "to", "float", "double", "nanmean"}
+)
 LIKELIHOODS = frozenset({"log_softmax", "logsigmoid"})
 
 
@@ -36,7 +38,14 @@ def healthy() -> Mapping[str, Any]:
     name="loss-sign",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("negative-loss", "divergence", "loss-not-decreasing", "cannot-overfit", "lr-too-high", "exploding-gradient"),
+    explains=(
+        "negative-loss",
+        "divergence",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "lr-too-high",
+        "exploding-gradient",
+    ),
 )
 def loss_sign(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer makes the error larger.
@@ -48,7 +57,9 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
     """
     flow = Flow(evidence.trace)
     for optimizer in evidence.optimizers:
-        standard = any(_chain(flow, loss.call)[0] for step in evidence.steps[:1] for loss in step.losses)
+        standard = any(
+            _chain(flow, loss.call)[0] for step in evidence.steps[:1] for loss in step.losses
+        )
         if optimizer.maximize and optimizer.parameters and standard:
             yield Finding(
                 module=None,
@@ -81,7 +92,13 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
                 fix="minimise its distance from 1: loss = 1 - similarity",
                 source=flow.line(place),
             )
-        elif not is_error and place is not None and flips % 2 == 0 and loss.value is not None and loss.value < 0:
+        elif (
+            not is_error
+            and place is not None
+            and flips % 2 == 0
+            and loss.value is not None
+            and loss.value < 0
+        ):
             yield Finding(
                 module=None,
                 message=f"the loss is a log-likelihood without a minus: {loss.value:.3g}, and the optimizer makes the data less likely",
@@ -97,7 +114,12 @@ def _falling_exponential(flow: Flow, end: int | None) -> int | None:
     """A row exp(...) that goes into the loss through sums and constant factors only, with a minus: the loss has no lower bound."""
     toward = set() if end is None else flow.before(end) | {end}
     for i in flow.primitives({"exp"}):
-        if i in toward and flow.calls[i].outputs and flow.calls[i].outputs[0].requires_grad and _signs(flow, i, end, toward) == {-1}:
+        if (
+            i in toward
+            and flow.calls[i].outputs
+            and flow.calls[i].outputs[0].requires_grad
+            and _signs(flow, i, end, toward) == {-1}
+        ):
             return i
     return None
 
@@ -127,7 +149,9 @@ def _factor(flow: Flow, reader: int, index: int) -> int:
         return 0
     if kind in ("mul", "div"):
         number = argument(call, "other", 1, argument(call, "other", 0))
-        return 0 if not isinstance(number, int | float) or number == 0 else (1 if number > 0 else -1)
+        return (
+            0 if not isinstance(number, int | float) or number == 0 else (1 if number > 0 else -1)
+        )
     if kind == "sub":
         second = len(call.inputs) > 1 and call.inputs[1].source == index
         return 0 if second and call.inputs[0].source == index else (-1 if second else 1)
@@ -170,11 +194,16 @@ def _is_similarity(flow: Flow, index: int) -> bool:
     if operation(flow.calls[index]) != "cosine_similarity":
         return False
     ends = [flow.outer(info) for info in flow.calls[index].inputs]
-    return any(e.source is None and not e.requires_grad for e in ends) and any(isinstance(e.source, int) for e in ends)
+    return any(e.source is None and not e.requires_grad for e in ends) and any(
+        isinstance(e.source, int) for e in ends
+    )
 
 
 def _is_likelihood(flow: Flow, index: int) -> bool:
-    return any(i is not None and operation(flow.calls[i]) in LIKELIHOODS for i in (flow.origin(info) for info in flow.calls[index].inputs))
+    return any(
+        i is not None and operation(flow.calls[i]) in LIKELIHOODS
+        for i in (flow.origin(info) for info in flow.calls[index].inputs)
+    )
 
 
 def _is_error(flow: Flow, index: int) -> bool:
@@ -182,4 +211,7 @@ def _is_error(flow: Flow, index: int) -> bool:
     before = flow.producer(flow.data(index))
     if before is None or operation(flow.calls[before]) not in ("sub", "rsub"):
         return False
-    return any(flow.outer(info).source is None and not info.requires_grad for info in flow.calls[before].inputs)
+    return any(
+        flow.outer(info).source is None and not info.requires_grad
+        for info in flow.calls[before].inputs
+    )

@@ -52,7 +52,12 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are given in batches; a train_step that is an epoch, with more steps of the optimizer than of the scheduler.
     Source: torch.optim, "How to adjust learning rate".
     """
-    rates = [e.rate for step in evidence.steps for e in step.events if e.kind == "schedule" and e.rate is not None]
+    rates = [
+        e.rate
+        for step in evidence.steps
+        for e in step.events
+        if e.kind == "schedule" and e.rate is not None
+    ]
     if evidence.collapse is None or evidence.collapse > COLLAPSED or not rates:
         return
     if any(_is_epoch(step) for step in evidence.steps):
@@ -68,5 +73,8 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
 def _is_epoch(step: Step) -> bool:
     """Whether the scheduler steps, and the optimizer more often."""
     made = Counter((e.kind, e.subject) for e in step.events)
-    steps, schedules = (max((n for (k, _), n in made.items() if k == kind), default=0) for kind in ("step", "schedule"))
+    steps, schedules = (
+        max((n for (k, _), n in made.items() if k == kind), default=0)
+        for kind in ("step", "schedule")
+    )
     return 0 < schedules < steps

@@ -61,14 +61,21 @@ def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
     losses = [step.value for step in evidence.steps]
     slower = next((r for r in evidence.replays if r.factor < 1), None)
     first = losses[0] if losses else None
-    if slower is None or first is None or first <= 0 or any(len(step.losses) > 1 for step in evidence.steps):
+    if (
+        slower is None
+        or first is None
+        or first <= 0
+        or any(len(step.losses) > 1 for step in evidence.steps)
+    ):
         return
     values = [value if value is not None and math.isfinite(value) else math.inf for value in losses]
     last, peak = values[-1], max(values)
     end = slower.losses[-1] if slower.losses else None
     falls = end is not None and math.isfinite(end) and end < first
     ratio = first_update(evidence)
-    ruined = last > DIVERGED * first or _collapsed(evidence) or (ratio > WHOLE and peak > RISE * first)
+    ruined = (
+        last > DIVERGED * first or _collapsed(evidence) or (ratio > WHOLE and peak > RISE * first)
+    )
     risen = (last > RISE * first and last > first + FLOOR) or (ruined and peak > first + FLOOR)
     if risen and falls:
         rate = max((r for o in evidence.optimizers for r in o.rates), default=math.nan)
@@ -86,7 +93,9 @@ def first_update(evidence: Evidence) -> float:
     ratios = [
         change / value.norm
         for name, change in evidence.steps[0].changes.items()
-        if (value := evidence.values.get(name)) is not None and len(value.shape) > 1 and value.norm > 0
+        if (value := evidence.values.get(name)) is not None
+        and len(value.shape) > 1
+        and value.norm > 0
     ]
     return statistics.median(ratios) if ratios else 0.0
 

@@ -10,7 +10,9 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import optimised
 from cnnprobe.rulebook.material import classifying, perceptron
 
-SMALLEST = 1e-6  # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
+SMALLEST = (
+    1e-6  # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
+)
 SQUARED = 0.1  # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
 FALL = 1e-3  # relative fall of the loss within three steps at the higher rate, ten times what counts as no movement
 
@@ -50,7 +52,11 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
     for schedule in evidence.schedules:
         most = max(schedule.factors)
         still_rising = schedule.factors[-1] > schedule.factors[-2]
-        if 0 < most <= SQUARED and math.isclose(most, schedule.base, rel_tol=1e-6) and not still_rising:
+        if (
+            0 < most <= SQUARED
+            and math.isclose(most, schedule.base, rel_tol=1e-6)
+            and not still_rising
+        ):
             yield Finding(
                 module=None,
                 message=f"{schedule.name} multiplies the base rate {schedule.base:g} by at most {most:g}, the rate itself: the learning rate is at most {schedule.base * most:g} (a LambdaLR's function gives a factor, usually 1 at its highest)",
@@ -79,26 +85,40 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
         and name in optimised(evidence)
     ]
     end = faster.losses[-1]
-    if ratios and statistics.median(ratios) < SMALLEST and end is not None and end < losses[0] - FALL * abs(losses[0]):
+    if (
+        ratios
+        and statistics.median(ratios) < SMALLEST
+        and end is not None
+        and end < losses[0] - FALL * abs(losses[0])
+    ):
         rate = max(rates)
         why, fix = _shrunk(evidence, statistics.median(ratios))
         yield Finding(
             module=None,
             message=f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to {end:.4g}"
             + why,
-            fix=fix or f"raise lr of {evidence.optimizers[0].name}, {rate * min(100.0, faster.factor):.1g} to begin with",
+            fix=fix
+            or f"raise lr of {evidence.optimizers[0].name}, {rate * min(100.0, faster.factor):.1g} to begin with",
         )
 
 
 def _shrunk(evidence: Evidence, ratio: float) -> tuple[str, str]:
     """What makes the gradients so small that the rate is not to blame: the rest of a message and the repair; empty where nothing does."""
     if all(step.losses and step.losses[-1].scale == 1 for step in evidence.steps):
-        scales = [e.rate for step in evidence.steps for e in step.events if e.kind == "scale" and e.rate]
+        scales = [
+            e.rate for step in evidence.steps for e in step.events if e.kind == "scale" and e.rate
+        ]
         unscaled = all(any(e.kind == "unscale" for e in step.events) for step in evidence.steps)
         if scales and unscaled and ratio * scales[0] >= SMALLEST:
             why = f"; the gradients are divided by the scale of {scales[0]:g} before each step, and backward() was called on the loss without it"
-            return why, "write scaler.scale(loss).backward(): the scaled loss is what scale() returns"
+            return (
+                why,
+                "write scaler.scale(loss).backward(): the scaled loss is what scale() returns",
+            )
     left = [e.rate for step in evidence.steps for e in step.events if e.kind == "clip" and e.rate]
     if left and ratio / max(left) >= SMALLEST:
-        return f"; the clipping leaves {max(left):.1e} of the gradients", "raise the limit of the clip_grad call, 1.0 to begin with"
+        return (
+            f"; the clipping leaves {max(left):.1e} of the gradients",
+            "raise the limit of the clip_grad call, 1.0 to begin with",
+        )
     return "", ""

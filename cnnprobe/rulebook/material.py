@@ -24,7 +24,12 @@ def layers(*given: Any) -> Any:
     from torch import nn
 
     torch.manual_seed(0)
-    return nn.Sequential(*(layer() if isinstance(layer, Callable) and not isinstance(layer, nn.Module) else layer for layer in given))  # type: ignore[arg-type]
+    return nn.Sequential(
+        *(
+            layer() if isinstance(layer, Callable) and not isinstance(layer, nn.Module) else layer  # type: ignore[arg-type]
+            for layer in given
+        )
+    )
 
 
 def classifying(model: Any, **others: Any) -> dict[str, Any]:
@@ -52,7 +57,9 @@ def perceptron(*, end: tuple[Any, ...] = (), hidden: int = 32) -> Any:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 4), *end)
 
 
-def stepping(model: Any, loop: Callable[[Any, Any, Any, Any, Any], Any], **others: Any) -> dict[str, Any]:
+def stepping(
+    model: Any, loop: Callable[[Any, Any, Any, Any, Any], Any], **others: Any
+) -> dict[str, Any]:
     """The arguments of `diagnose` with a train_step of one's own; `loop` gets model, inputs, targets, optimizer, loss function."""
     import torch
     from torch import nn
@@ -63,4 +70,10 @@ def stepping(model: Any, loop: Callable[[Any, Any, Any, Any, Any], Any], **other
     def train_step(inputs: Any, targets: Any) -> Any:
         return loop(model, inputs, targets, optimizer, loss_fn)
 
-    return {"model": model, "inputs": images(), "targets": labels(), "optimizer": optimizer, "train_step": train_step} | others
+    return {
+        "model": model,
+        "inputs": images(),
+        "targets": labels(),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    } | others

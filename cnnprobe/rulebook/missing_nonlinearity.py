@@ -9,7 +9,21 @@ from cnnprobe.evidence.questions import Projection, owner, projection, spoken, t
 from cnnprobe.rulebook.material import classifying, images, layers
 
 HANDING_ON = frozenset(
-    {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "identity", "dropout", "to", "float", "double", "half", "clone"}
+    {
+        "flatten",
+        "view",
+        "reshape",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "identity",
+        "dropout",
+        "to",
+        "float",
+        "double",
+        "half",
+        "clone",
+    }
 )
 
 
@@ -26,10 +40,21 @@ def healthy() -> Mapping[str, Any]:
     from torch import nn
 
     model = layers(nn.Flatten(), lambda: nn.Linear(64, 3), lambda: nn.Linear(3, 64))
-    return classifying(model, targets=images().flatten(1), loss_fn=nn.MSELoss(), optimizer=torch.optim.Adam(model.parameters()))
+    return classifying(
+        model,
+        targets=images().flatten(1),
+        loss_fn=nn.MSELoss(),
+        optimizer=torch.optim.Adam(model.parameters()),
+    )
 
 
-@rule(code="CP312", name="missing-nonlinearity", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit",))
+@rule(
+    code="CP312",
+    name="missing-nonlinearity",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit",),
+)
 def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
     """A linear layer or convolution feeds straight into the next one.
 
@@ -47,7 +72,10 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         following, normalised = found
         if _is_half_frozen(learning, flow.calls[i].fqn, flow.calls[following].fqn):
             continue
-        first, second = projection(evidence.trace, flow.calls[i]), projection(evidence.trace, flow.calls[following])
+        first, second = (
+            projection(evidence.trace, flow.calls[i]),
+            projection(evidence.trace, flow.calls[following]),
+        )
         kinds = (operation(flow.calls[i]), operation(flow.calls[following]))
         if (
             first is None
@@ -95,7 +123,13 @@ def _is_adapter(flow: Flow, first: int, second: int) -> bool:
     """Whether the pair is added to what another layer makes of the same input (LoRA)."""
     source = flow.producer(flow.data(first))
     beside = (
-        [r for r in flow.readers.get(source, ()) if r != first and operation(flow.calls[r]) in PROJECTIONS] if source is not None else []
+        [
+            r
+            for r in flow.readers.get(source, ())
+            if r != first and operation(flow.calls[r]) in PROJECTIONS
+        ]
+        if source is not None
+        else []
     )
     return bool(beside) and any(operation(flow.calls[r]) == "add" for r in flow.passes_on(second))
 
@@ -111,7 +145,9 @@ def _outermost(flow: Flow, index: int) -> int:
     return found
 
 
-def _collapse(kinds: tuple[str, str], first: Projection, second: Projection, normalised: bool) -> bool:
+def _collapse(
+    kinds: tuple[str, str], first: Projection, second: Projection, normalised: bool
+) -> bool:
     if kinds == ("linear", "conv") or first.groups > 1 or second.groups > 1:
         return False
     if kinds == ("conv", "conv"):

@@ -56,12 +56,25 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
     """
     for step in evidence.steps:
         bad = [name for name, g in step.gradients.items() if g.nonfinite]
-        if step.value is None or not math.isfinite(step.value) or not bad or _overflowed(evidence, step):
+        if (
+            step.value is None
+            or not math.isfinite(step.value)
+            or not bad
+            or _overflowed(evidence, step)
+        ):
             continue
-        trace = evidence.steps[min(evidence.backward.step, len(evidence.steps) - 1)].trace if evidence.backward is not None else step.trace
+        trace = (
+            evidence.steps[min(evidence.backward.step, len(evidence.steps) - 1)].trace
+            if evidence.backward is not None
+            else step.trace
+        )
         row = evidence.backward.call if evidence.backward is not None else None
         row = row if row is not None and row < len(trace.calls) else None
-        what = f"; {describe(trace.calls[row])} is the first whose derivative is not" if row is not None else ""
+        what = (
+            f"; {describe(trace.calls[row])} is the first whose derivative is not"
+            if row is not None
+            else ""
+        )
         yield Finding(
             module=Flow(trace).owner(row) if row is not None else owner(bad[0]),
             message=f"the loss is {step.value:.3g}, but the gradients of {len(bad)} parameters are not finite (the first is {bad[0]}){what}",
@@ -75,4 +88,6 @@ def _overflowed(evidence: Evidence, step: Step) -> bool:
     """Whether a GradScaler, which unscales before its step, was only looking for the largest scale: with a smaller one the gradients are finite."""
     if not {"scale", "unscale"} <= {e.kind for e in step.events}:
         return False
-    return any(s.gradients and not any(g.nonfinite for g in s.gradients.values()) for s in evidence.steps)
+    return any(
+        s.gradients and not any(g.nonfinite for g in s.gradients.values()) for s in evidence.steps
+    )

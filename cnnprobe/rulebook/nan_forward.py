@@ -35,7 +35,9 @@ MASKING = frozenset(
     }
 )
 
-UNINITIALISED = frozenset({"empty", "empty_like", "new_empty", "empty_strided"})  # whatever the memory held
+UNINITIALISED = frozenset(
+    {"empty", "empty_like", "new_empty", "empty_strided"}
+)  # whatever the memory held
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:
@@ -125,14 +127,27 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
 def _first(trace: Trace) -> int | None:
     """The row that made the first NaN, or the Inf that it came from, if what is not finite reaches the model's output or the loss."""
     flow = Flow(trace)
-    rows = [i for i in flow.primitives() if flow.calls[i].outputs and operation(flow.calls[i]) not in UNINITIALISED]
-    bad = {i for i in rows if any(stat(o, "nan") > 0 or stat(o, "inf") > 0 for o in flow.calls[i].outputs)}
-    ends = {o.source for r in flow.roots() for o in flow.calls[r].outputs} | {i for i in rows if flow.owner(i) is None}
+    rows = [
+        i
+        for i in flow.primitives()
+        if flow.calls[i].outputs and operation(flow.calls[i]) not in UNINITIALISED
+    ]
+    bad = {
+        i
+        for i in rows
+        if any(stat(o, "nan") > 0 or stat(o, "inf") > 0 for o in flow.calls[i].outputs)
+    }
+    ends = {o.source for r in flow.roots() for o in flow.calls[r].outputs} | {
+        i for i in rows if flow.owner(i) is None
+    }
     reached = [end for end in ends if isinstance(end, int) and end in bad]
     if not reached:
         return None
     toward = set().union(*(flow.before(end) | {end} for end in reached)) & bad
-    nan = next((i for i in rows if i in toward and any(stat(o, "nan") > 0 for o in flow.calls[i].outputs)), None)
+    nan = next(
+        (i for i in rows if i in toward and any(stat(o, "nan") > 0 for o in flow.calls[i].outputs)),
+        None,
+    )
     before = toward if nan is None else toward & flow.before(nan)
     infinite = [i for i in rows if i in before and operation(flow.calls[i]) not in MASKING]
     return infinite[0] if infinite else nan

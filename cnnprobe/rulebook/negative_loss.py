@@ -16,7 +16,9 @@ def _masks(scale: float) -> Mapping[str, Any]:
 
     masks = (images() > 0).float() * scale
     return classifying(
-        layers(lambda: nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(4, 1, 1)), targets=masks, loss_fn=nn.BCEWithLogitsLoss()
+        layers(lambda: nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), lambda: nn.Conv2d(4, 1, 1)),
+        targets=masks,
+        loss_fn=nn.BCEWithLogitsLoss(),
     )
 
 
@@ -35,7 +37,13 @@ def healthy() -> Mapping[str, Any]:
     name="negative-loss",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("divergence", "loss-not-decreasing", "cannot-overfit", "exploding-gradient", "lr-too-high"),
+    explains=(
+        "divergence",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "exploding-gradient",
+        "lr-too-high",
+    ),
 )
 def negative_loss(evidence: Evidence) -> Iterator[Finding]:
     """A loss that should be at least 0 is negative, or can fall without end.
@@ -49,7 +57,9 @@ def negative_loss(evidence: Evidence) -> Iterator[Finding]:
     for loss in loss_calls(evidence):
         target = given_values(evidence, loss)
         low, high = stat(target, "min"), stat(target, "max")
-        if loss.operation == "binary_cross_entropy_with_logits" and (low < -TOLERANCE or high > 1 + TOLERANCE):
+        if loss.operation == "binary_cross_entropy_with_logits" and (
+            low < -TOLERANCE or high > 1 + TOLERANCE
+        ):
             yield Finding(
                 module=None,
                 message=f"the targets of a binary cross entropy run from {low:.3g} to {high:.3g} (outside [0, 1]), so that it has no lower bound",

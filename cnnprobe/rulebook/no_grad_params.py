@@ -5,7 +5,15 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, Flow, sources_read
-from cnnprobe.evidence.questions import complete, optimised, owner, reached, spoken, topmost, trainable
+from cnnprobe.evidence.questions import (
+    complete,
+    optimised,
+    owner,
+    reached,
+    spoken,
+    topmost,
+    trainable,
+)
 from cnnprobe.rulebook.material import classifying
 
 
@@ -37,7 +45,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(cut=False)
 
 
-@rule(code="CP210", name="no-grad-params", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit",))
+@rule(
+    code="CP210",
+    name="no-grad-params",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit",),
+)
 def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
     """Trainable parameters take part in the forward pass, but no loss reaches them.
 
@@ -56,10 +70,16 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
     losses = {loss.call for loss in evidence.steps[0].losses}
     toward = set().union(*(flow.before(i) for i in losses if i is not None)) if losses else set()
     for module in topmost({owner(p) for p in idle}, evidence.trace):
-        rows = {i for i in flow.primitives() if (flow.owner(i) or "") == module or (flow.owner(i) or "").startswith(module + ".")}
+        rows = {
+            i
+            for i in flow.primitives()
+            if (flow.owner(i) or "") == module or (flow.owner(i) or "").startswith(module + ".")
+        }
         onward = set(rows).union(*(flow.after(i) for i in rows)) if rows else set()
         aside = bool(onward & returned) and not onward & toward
-        count = sum(1 for p in idle if owner(p) == module or p.startswith(module + ".") or module == "")
+        count = sum(
+            1 for p in idle if owner(p) == module or p.startswith(module + ".") or module == ""
+        )
         yield Finding(
             module=module,
             severity=Severity.INFO if aside else None,
@@ -84,5 +104,8 @@ def unreached(evidence: Evidence) -> list[str]:
         for name in trainable(evidence)
         if name not in arrived
         and (not evidence.optimizers or name in held)
-        and (name in read or (owner(name) in used and owner(name) in kinds and kinds[owner(name)].is_stock))
+        and (
+            name in read
+            or (owner(name) in used and owner(name) in kinds and kinds[owner(name)].is_stock)
+        )
     ]

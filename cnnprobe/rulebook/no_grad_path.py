@@ -61,12 +61,21 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     ends = [loss.call for loss in evidence.steps[0].losses if loss.call is not None]
     toward = set().union(*(flow.before(i) for i in ends)) if ends else set(range(len(flow.calls)))
     # The nearest cut on the way to the loss; else one whose values left torch, by numpy or by item, and came back as others.
-    for i in (*(i for i in flow.primitives() if i in toward), *(i for i in flow.primitives() if i not in toward)):
+    for i in (
+        *(i for i in flow.primitives() if i in toward),
+        *(i for i in flow.primitives() if i not in toward),
+    ):
         call = flow.calls[i]
-        if not call.outputs or any(o.requires_grad for o in call.outputs) or not call.outputs[0].dtype.startswith(("float", "bfloat")):
+        if (
+            not call.outputs
+            or any(o.requires_grad for o in call.outputs)
+            or not call.outputs[0].dtype.startswith(("float", "bfloat"))
+        ):
             continue
         carries = any(t.requires_grad for t in call.inputs)
-        own = call.fqn in modules or any(isinstance(t.source, str) and t.source in idle for t in call.inputs)
+        own = call.fqn in modules or any(
+            isinstance(t.source, str) and t.source in idle for t in call.inputs
+        )
         upstream = {flow.owner(j) for j in flow.before(i)} | {flow.owner(i)}
         if (carries and upstream & modules) or own:
             yield Finding(

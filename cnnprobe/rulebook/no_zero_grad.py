@@ -34,7 +34,14 @@ def healthy() -> Mapping[str, Any]:
     name="no-zero-grad",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("divergence", "lr-too-high", "exploding-gradient", "loss-not-decreasing", "cannot-overfit", "update-ratio"),
+    explains=(
+        "divergence",
+        "lr-too-high",
+        "exploding-gradient",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "update-ratio",
+    ),
 )
 def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer steps with gradients to which those of earlier steps, or of another optimizer's loss, were added.
@@ -55,7 +62,10 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
         return
     for number, step in enumerate(evidence.steps):
         if step.stale:
-            name = next((e.subject for e in step.events if e.kind == "step"), variable(evidence, "optimizer"))
+            name = next(
+                (e.subject for e in step.events if e.kind == "step"),
+                variable(evidence, "optimizer"),
+            )
             yield Finding(
                 module=None,
                 message=f"in step {number + 1} {name} used {len(step.stale)} gradients that still held those of the step before: there was no zero_grad between them",

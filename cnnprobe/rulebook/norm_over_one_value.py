@@ -39,7 +39,14 @@ def healthy() -> Mapping[str, Any]:
     name="norm-over-one-value",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("constant-output", "zero-grad", "ignored-input", "vanishing-gradient", "cannot-overfit", "loss-not-decreasing"),
+    explains=(
+        "constant-output",
+        "zero-grad",
+        "ignored-input",
+        "vanishing-gradient",
+        "cannot-overfit",
+        "loss-not-decreasing",
+    ),
 )
 def norm_over_one_value(evidence: Evidence) -> Iterator[Finding]:
     """A GroupNorm, InstanceNorm or LayerNorm normalises single values.

@@ -5,7 +5,14 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import are_probabilities, input_stats, loss_calls, spoken, stat, variable
+from cnnprobe.evidence.questions import (
+    are_probabilities,
+    input_stats,
+    loss_calls,
+    spoken,
+    stat,
+    variable,
+)
 from cnnprobe.rulebook.material import classifying, perceptron
 
 
@@ -43,7 +50,11 @@ def probs_into_nll(evidence: Evidence) -> Iterator[Finding]:
             continue
         given = input_stats(loss.flow, loss.prediction)
         if loss.origin_operation in ("softmax", "sigmoid") or are_probabilities(given):
-            place = loss.origin if loss.origin_operation in ("softmax", "sigmoid") else loss.flow.producer(loss.prediction)
+            place = (
+                loss.origin
+                if loss.origin_operation in ("softmax", "sigmoid")
+                else loss.flow.producer(loss.prediction)
+            )
             yield Finding(
                 module=loss.flow.owner(place),
                 message=f"{variable(evidence, 'loss_fn')} takes log-probabilities, which are at most 0, but gets values from {stat(given, 'min'):.3g} to {stat(given, 'max'):.3g}",

@@ -14,7 +14,11 @@ def _net(bias: bool) -> Mapping[str, Any]:
 
     return classifying(
         layers(
-            lambda: nn.Conv2d(1, 4, 3, padding=1, bias=bias), lambda: nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), lambda: nn.Linear(256, 4)
+            lambda: nn.Conv2d(1, 4, 3, padding=1, bias=bias),
+            lambda: nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            lambda: nn.Linear(256, 4),
         )
     )
 
@@ -43,7 +47,12 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
     for i in flow.primitives({"batch_norm"}):
         source = flow.producer(flow.data(i))
         fqn = flow.calls[source].fqn if source is not None else None
-        if source is None or fqn is None or operation(flow.calls[source]) not in PROJECTIONS or flow.readers.get(source) != [i]:
+        if (
+            source is None
+            or fqn is None
+            or operation(flow.calls[source]) not in PROJECTIONS
+            or flow.readers.get(source) != [i]
+        ):
             continue
         if evidence.trace.module(fqn).config.get("bias") is True:
             found.setdefault(fqn, flow.calls[i].fqn or "")

@@ -39,7 +39,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(permuted=True)
 
 
-@rule(code="CP316", name="reshape-scramble", severity=Severity.ERROR, examples=(sick, healthy), explains=("batch-leak", "cannot-overfit"))
+@rule(
+    code="CP316",
+    name="reshape-scramble",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("batch-leak", "cannot-overfit"),
+)
 def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     """A view or reshape exchanges axes, which only a permute can do.
 
@@ -72,9 +78,16 @@ def is_exchange(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     >>> is_exchange((5, 8, 6), (8, 5, 6)), is_exchange((4, 96, 16, 4), (1536, 4, 2, 2))
     (True, False)
     """
-    for k, (left, right) in enumerate(_blocks([n for n in before if n != 1], [n for n in after if n != 1])):
+    for k, (left, right) in enumerate(
+        _blocks([n for n in before if n != 1], [n for n in after if n != 1])
+    ):
         has_batch = k == 0 and before[0] != 1
-        if len(left) > 1 and len(right) > 1 and _is_permutation(left, right) and (not has_batch or sorted(left) == sorted(right)):
+        if (
+            len(left) > 1
+            and len(right) > 1
+            and _is_permutation(left, right)
+            and (not has_batch or sorted(left) == sorted(right))
+        ):
             return True
     return False
 
@@ -110,6 +123,8 @@ def _is_permutation(left: list[int], right: list[int]) -> bool:
     size = right[0]
     for mask in range(1, 2 ** len(left)):
         chosen = [n for k, n in enumerate(left) if mask >> k & 1]
-        if math.prod(chosen) == size and _is_permutation([n for k, n in enumerate(left) if not mask >> k & 1], right[1:]):
+        if math.prod(chosen) == size and _is_permutation(
+            [n for k, n in enumerate(left) if not mask >> k & 1], right[1:]
+        ):
             return True
     return False

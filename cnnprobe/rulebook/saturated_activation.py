@@ -57,7 +57,9 @@ def saturated_activation(evidence: Evidence) -> Iterator[Finding]:
         call = flow.calls[i]
         if i in ends or flow.owner(i) is None or not call.outputs:
             continue
-        share = stat(call.outputs[0], "at_tanh_ends" if "tanh" in operation(call) else "at_sigmoid_ends")
+        share = stat(
+            call.outputs[0], "at_tanh_ends" if "tanh" in operation(call) else "at_sigmoid_ends"
+        )
         if share >= SATURATED:
             before = flow.origin(call.inputs[0]) if call.inputs else None
             yield Finding(

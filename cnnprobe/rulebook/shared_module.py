@@ -15,8 +15,12 @@ def _net(copies: bool) -> Mapping[str, Any]:
 
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
-    blocks = [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(3)] if copies else [block] * 3
-    return classifying(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), *blocks, nn.Linear(32, 4)))
+    blocks = (
+        [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(3)] if copies else [block] * 3
+    )
+    return classifying(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), *blocks, nn.Linear(32, 4))
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -29,7 +33,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(copies=True)
 
 
-@rule(code="CP310", name="shared-module", severity=Severity.WARNING, examples=(sick, healthy), explains=("tied-weights",))
+@rule(
+    code="CP310",
+    name="shared-module",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("tied-weights",),
+)
 def shared_module(evidence: Evidence) -> Iterator[Finding]:
     """One layer stands at several places of a chain under several names.
 
@@ -47,10 +57,16 @@ def shared_module(evidence: Evidence) -> Iterator[Finding]:
             or not any(o == module.fqn or o.startswith(module.fqn + ".") for o in owners)
         ):
             continue
-        if any(module.fqn.startswith(m.fqn + ".") for m in evidence.trace.modules if m.aliases and m.fqn):
+        if any(
+            module.fqn.startswith(m.fqn + ".")
+            for m in evidence.trace.modules
+            if m.aliases and m.fqn
+        ):
             continue
         rows = [i for i, c in enumerate(flow.calls) if c.fqn == module.fqn and not c.recomputed]
-        made = [{t.source for t in flow.calls[i].outputs if isinstance(t.source, int)} for i in rows]
+        made = [
+            {t.source for t in flow.calls[i].outputs if isinstance(t.source, int)} for i in rows
+        ]
         chained = any(made[0] & (flow.before(i) | {i}) - {i} for i in rows[1:]) if made else False
         siblings = {name.rpartition(".")[0] for name in (module.fqn, *module.aliases)}
         if chained and len(siblings) == 1:

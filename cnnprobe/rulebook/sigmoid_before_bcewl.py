@@ -21,14 +21,31 @@ def sick() -> Mapping[str, Any]:
     """A sigmoid at the end, and another one in the loss."""
     from torch import nn
 
-    return _binary(layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1), nn.Sigmoid()))
+    return _binary(
+        layers(
+            nn.Flatten(),
+            lambda: nn.Linear(64, 16),
+            nn.ReLU(),
+            lambda: nn.Linear(16, 1),
+            nn.Sigmoid(),
+        )
+    )
 
 
 def healthy() -> Mapping[str, Any]:
     """The same with the loss that takes probabilities."""
     from torch import nn
 
-    return _binary(layers(nn.Flatten(), lambda: nn.Linear(64, 16), nn.ReLU(), lambda: nn.Linear(16, 1), nn.Sigmoid()), loss_fn=nn.BCELoss())
+    return _binary(
+        layers(
+            nn.Flatten(),
+            lambda: nn.Linear(64, 16),
+            nn.ReLU(),
+            lambda: nn.Linear(16, 1),
+            nn.Sigmoid(),
+        ),
+        loss_fn=nn.BCELoss(),
+    )
 
 
 @rule(
@@ -47,7 +64,11 @@ def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.nn.BCEWithLogitsLoss, "This loss combines a Sigmoid layer and the BCELoss in one single class".
     """
     for loss in loss_calls(evidence):
-        if loss.operation == "binary_cross_entropy_with_logits" and loss.origin_operation in ("sigmoid", "softmax", "hardsigmoid"):
+        if loss.operation == "binary_cross_entropy_with_logits" and loss.origin_operation in (
+            "sigmoid",
+            "softmax",
+            "hardsigmoid",
+        ):
             call = loss.flow.calls[loss.origin] if loss.origin is not None else loss.call
             yield Finding(
                 module=loss.flow.owner(loss.origin),

@@ -48,7 +48,9 @@ def size_changed_late(evidence: Evidence) -> Iterator[Finding]:
     shapes = {p.fqn: p.shape for p in evidence.trace.parameters}
     for module in evidence.trace.modules:
         shape = shapes.get(f"{module.fqn}.weight" if module.fqn else "weight", ())
-        for attribute, axis in AXES.get(module.kind, {}).items() if module.is_stock and module.fqn in used else ():
+        for attribute, axis in (
+            AXES.get(module.kind, {}).items() if module.is_stock and module.fqn in used else ()
+        ):
             said = module.config.get(attribute)
             if isinstance(said, int) and len(shape) > axis and shape[axis] != said:
                 name = spoken(evidence, module.fqn)

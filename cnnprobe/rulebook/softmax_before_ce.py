@@ -5,7 +5,14 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, describe
-from cnnprobe.evidence.questions import are_probabilities, input_stats, loss_calls, spoken, stat, variable
+from cnnprobe.evidence.questions import (
+    are_probabilities,
+    input_stats,
+    loss_calls,
+    spoken,
+    stat,
+    variable,
+)
 from cnnprobe.rulebook.material import classifying, layers, perceptron
 
 
@@ -20,7 +27,14 @@ def healthy() -> Mapping[str, Any]:
     """A softmax inside the model, as attention over positions, and logits at its end."""
     from torch import nn
 
-    return classifying(layers(nn.Flatten(), lambda: nn.Linear(64, 16), lambda: nn.Softmax(dim=1), lambda: nn.Linear(16, 4)))
+    return classifying(
+        layers(
+            nn.Flatten(),
+            lambda: nn.Linear(64, 16),
+            lambda: nn.Softmax(dim=1),
+            lambda: nn.Linear(16, 4),
+        )
+    )
 
 
 @rule(

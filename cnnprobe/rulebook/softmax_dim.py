@@ -68,7 +68,9 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
             and shape[0] == n
             and (judged or (evidence.probes.leak is not None and leaking == flow.owner(i)))
         )
-        wrong_class = axis != 1 and (heads.get(i) == "nll_loss" or (judged and _is_map_of_classes(evidence, shape)))
+        wrong_class = axis != 1 and (
+            heads.get(i) == "nll_loss" or (judged and _is_map_of_classes(evidence, shape))
+        )
         summed = None if over_batch or wrong_class else _summed_over(flow, i, axis)
         if summed is not None:
             yield Finding(
@@ -91,7 +93,11 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
 def _in_loss(flow: Flow, index: int) -> bool:
     """Whether the loss itself takes this softmax of what the model gave; a square matrix may hold similarities, which go both ways."""
     given = flow.data(index)
-    if flow.owner(index) is not None or given is None or (len(given.shape) == 2 and given.shape[0] == given.shape[1]):
+    if (
+        flow.owner(index) is not None
+        or given is None
+        or (len(given.shape) == 2 and given.shape[0] == given.shape[1])
+    ):
         return False
     return flow.owner(flow.origin(given, FORWARDING | {"mul", "div"})) is not None
 
@@ -99,10 +105,19 @@ def _in_loss(flow: Flow, index: int) -> bool:
 def _is_map_of_classes(evidence: Evidence, shape: tuple[int, ...]) -> bool:
     """Whether a target holds one class for each position: (N, H, W) beside (N, C, H, W)."""
     wanted, last = (shape[0], *shape[2:]), shape[:-1]
-    return len(shape) > 2 and any(t.shape == wanted and t.shape != last and t.dtype.startswith(("int", "uint")) for t in evidence.targets)
+    return len(shape) > 2 and any(
+        t.shape == wanted and t.shape != last and t.dtype.startswith(("int", "uint"))
+        for t in evidence.targets
+    )
 
 
-SCORING = FORWARDING | {"mul", "div", "add", "sub", "masked_fill"}  # what is done to scores before the softmax
+SCORING = FORWARDING | {
+    "mul",
+    "div",
+    "add",
+    "sub",
+    "masked_fill",
+}  # what is done to scores before the softmax
 HANDING_ON = frozenset({"dropout", "contiguous", "to", "float", "type_as", "clone", "identity"})
 
 
@@ -113,14 +128,23 @@ def _summed_over(flow: Flow, index: int, axis: int) -> int | None:
     """
     given = flow.data(index)
     scores = None if given is None else flow.origin(given, SCORING)
-    if given is None or scores is None or operation(flow.calls[scores]) != "matmul" or not _between_activations(flow.calls[scores]):
+    if (
+        given is None
+        or scores is None
+        or operation(flow.calls[scores]) != "matmul"
+        or not _between_activations(flow.calls[scores])
+    ):
         return None
     rank, at = len(given.shape), index
     order = list(range(rank))  # which dimension of the softmax each dimension of the weights is
     while len(readers := flow.readers.get(at, [])) == 1:
         before, at = at, readers[0]
         call, kind = flow.calls[at], operation(flow.calls[at])
-        if kind == "matmul" and len(call.inputs) == 2 and all(len(t.shape) == rank for t in call.inputs):
+        if (
+            kind == "matmul"
+            and len(call.inputs) == 2
+            and all(len(t.shape) == rank for t in call.inputs)
+        ):
             summed = order[rank - 1 if call.inputs[0].source == before else rank - 2]
             return summed if summed != axis and axis > 0 else None
         moved = _rearranged(call, order)
@@ -135,7 +159,11 @@ def _rearranged(call: ModuleCall, order: list[int]) -> list[int] | None:
     rank, kind = len(order), operation(call)
     if kind == "permute":
         given = argument(call, "dims", 1)
-        places = given if isinstance(given, tuple | list) else [argument(call, "", k + 1) for k in range(rank)]
+        places = (
+            given
+            if isinstance(given, tuple | list)
+            else [argument(call, "", k + 1) for k in range(rank)]
+        )
         known = [place for place in places if isinstance(place, int)]
         return [order[place] for place in known] if len(known) == rank else None
     if kind == "transpose":

@@ -17,7 +17,9 @@ def _training(late: bool) -> Mapping[str, Any]:
     model = perceptron()
     early = torch.optim.SGD(model.parameters(), lr=0.05)
     model[3] = nn.Linear(32, 4)
-    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05) if late else early)
+    return classifying(
+        model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05) if late else early
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -35,7 +37,13 @@ def healthy() -> Mapping[str, Any]:
     name="stale-optimizer",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("unoptimized-params", "unchanged-weights", "loss-not-decreasing", "cannot-overfit", "zero-grad"),
+    explains=(
+        "unoptimized-params",
+        "unchanged-weights",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "zero-grad",
+    ),
 )
 def stale_optimizer(evidence: Evidence) -> Iterator[Finding]:
     """The optimizer was built before a layer was replaced: it holds the old one's parameters.

@@ -36,7 +36,13 @@ def healthy() -> Mapping[str, Any]:
     name="step-missing",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("unchanged-weights", "loss-not-decreasing", "cannot-overfit", "no-zero-grad", "lr-too-low"),
+    explains=(
+        "unchanged-weights",
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "no-zero-grad",
+        "lr-too-low",
+    ),
 )
 def step_missing(evidence: Evidence) -> Iterator[Finding]:
     """Gradients are computed, and no optimizer uses them.
@@ -46,9 +52,15 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: accumulation over a few batches; updates by hand that change the parameters; passes for the gradient of an input, for SAM's first step, or whose gradients are put together by hand.
     Source: torch.optim, "Taking an optimization step".
     """
-    wasted, passes = sum(s.wasted for s in evidence.steps), sum(len(s.losses) for s in evidence.steps)
+    wasted, passes = (
+        sum(s.wasted for s in evidence.steps),
+        sum(len(s.losses) for s in evidence.steps),
+    )
     if evidence.own_loop and wasted and all(s.wasted for s in evidence.steps if s.losses):
-        name = next((e.subject for s in evidence.steps for e in s.events if e.kind == "zero_grad"), variable(evidence, "optimizer"))
+        name = next(
+            (e.subject for s in evidence.steps for e in s.events if e.kind == "zero_grad"),
+            variable(evidence, "optimizer"),
+        )
         yield Finding(
             module=None,
             message=f"the gradients of {wasted} of {passes} backward passes are cleared before a step uses them: only the last batch of each step counts",
@@ -56,7 +68,12 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
         )
         return
     events = [e.kind for step in evidence.steps for e in step.events]
-    if not evidence.own_loop or "backward" not in events or "step" in events or len(evidence.steps) < 2:
+    if (
+        not evidence.own_loop
+        or "backward" not in events
+        or "step" in events
+        or len(evidence.steps) < 2
+    ):
         return
     if any(change > 0 for step in evidence.steps for change in step.changes.values()):
         return

@@ -17,7 +17,9 @@ def _net(copies: bool) -> Mapping[str, Any]:
     model = perceptron()
     with torch.no_grad():
         row = model[1].weight[:1].clone()
-        model[1].weight.copy_(row.expand(32, 64)) if copies else model[1].weight[:8].copy_(row.expand(8, 64))
+        model[1].weight.copy_(row.expand(32, 64)) if copies else model[1].weight[:8].copy_(
+            row.expand(8, 64)
+        )
     return classifying(model)
 
 

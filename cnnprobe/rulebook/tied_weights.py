@@ -19,7 +19,14 @@ def _net(tied: bool) -> Mapping[str, Any]:
 def _parts() -> tuple[Any, ...]:
     from torch import nn
 
-    return (nn.Flatten(), lambda: nn.Linear(64, 64), nn.ReLU(), lambda: nn.Linear(64, 64), nn.ReLU(), lambda: nn.Linear(64, 4))
+    return (
+        nn.Flatten(),
+        lambda: nn.Linear(64, 64),
+        nn.ReLU(),
+        lambda: nn.Linear(64, 64),
+        nn.ReLU(),
+        lambda: nn.Linear(64, 4),
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -45,11 +52,22 @@ def tied_weights(evidence: Evidence) -> Iterator[Finding]:
     kinds = {m.fqn: m for m in evidence.trace.modules}
     for parameter in evidence.trace.parameters:
         owners = [owner(name) for name in (parameter.fqn, *parameter.aliases)]
-        distinct = [o for o in dict.fromkeys(owners) if o in kinds and operation_of_module(kinds[o]) in PROJECTIONS]
-        if parameter.kind != "parameter" or len(parameter.shape) < 2 or len(distinct) < 2 or len({kinds[o].kind for o in distinct}) > 1:
+        distinct = [
+            o
+            for o in dict.fromkeys(owners)
+            if o in kinds and operation_of_module(kinds[o]) in PROJECTIONS
+        ]
+        if (
+            parameter.kind != "parameter"
+            or len(parameter.shape) < 2
+            or len(distinct) < 2
+            or len({kinds[o].kind for o in distinct}) > 1
+        ):
             continue
         rows = [i for i in flow.primitives() if flow.calls[i].fqn in distinct]
-        if len({flow.calls[i].fqn for i in rows}) > 1 and any(rows[0] in flow.before(i) for i in rows[1:]):
+        if len({flow.calls[i].fqn for i in rows}) > 1 and any(
+            rows[0] in flow.before(i) for i in rows[1:]
+        ):
             yield Finding(
                 module=distinct[0],
                 message=f"{' and '.join(distinct)} ({kinds[distinct[0]].kind}) share one weight of shape {parameter.shape}",

@@ -52,11 +52,20 @@ def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
     Source: Wu and Johnson 2021, arXiv:2105.07576, "Rethinking Batch in BatchNorm".
     """
     evaluated, trained = evidence.probes.evaluation_loss, evidence.probes.training_loss
-    if evaluated is None or trained is None or not evaluated > TIMES * trained or not evaluated > trained + MORE:
+    if (
+        evaluated is None
+        or trained is None
+        or not evaluated > TIMES * trained
+        or not evaluated > trained + MORE
+    ):
         return
     for module in modules_of(evidence, "batch_norm"):
         tracked = evidence.values.get(f"{module.fqn}.num_batches_tracked")
-        if tracked is not None and tracked.high >= TRACKED and module.config.get("track_running_stats"):
+        if (
+            tracked is not None
+            and tracked.high >= TRACKED
+            and module.config.get("track_running_stats")
+        ):
             yield Finding(
                 module=module.fqn,
                 message=f"the loss of the same batch is {evaluated:.3g} in eval mode and {trained:.3g} in train mode (more than {TIMES:g} times), after {tracked.high:.0f} batches; momentum is {module.config.get('momentum')}",

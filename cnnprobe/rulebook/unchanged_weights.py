@@ -32,10 +32,7 @@ def healthy() -> Mapping[str, Any]:
     name="unchanged-weights",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=(
-        "loss-not-decreasing",
-        "cannot-overfit",
-    ),
+    explains=("loss-not-decreasing", "cannot-overfit"),
 )
 def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     """An optimizer steps, and parameters are bit for bit the same afterwards, its change is taken back, or it has no gradients to step with.
@@ -74,19 +71,28 @@ def _still(evidence: Evidence, module: str, names: list[str], count: int) -> Fin
     """The optimizer that holds the module's weights never steps, or its steps are nothing."""
     inside = [n for n in names if not module or n.startswith(f"{module}.")]
     holder = next(o for o in evidence.optimizers if any(n in o.parameters for n in inside))
-    idle = not any(e.kind == "step" and e.subject == holder.name for s in evidence.steps for e in s.events)
+    idle = not any(
+        e.kind == "step" and e.subject == holder.name for s in evidence.steps for e in s.events
+    )
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     why = f"0 of them {holder.name}'s, which holds them" if idle else f"learning rates: {rates}"
     return Finding(
         module=module,
         message=f"the weights of {spoken(evidence, module)} have gradients, but did not change in {count} optimizer steps ({why})",
-        fix=f"call {holder.name}.step() after loss.backward()" if idle else f"set lr of {holder.name} to more than 0, or train in float32",
+        fix=f"call {holder.name}.step() after loss.backward()"
+        if idle
+        else f"set lr of {holder.name} to more than 0, or train in float32",
     )
 
 
 def _order(evidence: Evidence) -> Finding | None:
     """The optimizer's steps have nothing to use: no backward comes before them, or its gradients are cleared first."""
-    events = [e for step in evidence.steps for e in step.events if e.kind in ("zero_grad", "backward", "step")]
+    events = [
+        e
+        for step in evidence.steps
+        for e in step.events
+        if e.kind in ("zero_grad", "backward", "step")
+    ]
     stepped = [i for i, e in enumerate(events) if e.kind == "step"]
     if not evidence.own_loop or len(stepped) < 2:
         return None
@@ -110,7 +116,9 @@ def _order(evidence: Evidence) -> Finding | None:
 
 def _cleared_before(events: list[Event], step: int) -> bool:
     """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward the one before it."""
-    before = [e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject]
+    before = [
+        e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject
+    ]
     return len(before) > 1 and before[-1].kind == "zero_grad" and before[-2].kind == "backward"
 
 
@@ -120,7 +128,12 @@ UNDONE = 0.05  # of an optimizer's change that is left at the end of the step; a
 def _undone(evidence: Evidence) -> Finding | None:
     """Something writes to the weights after the optimizer, and takes back what it did."""
     steps = [s for s in evidence.steps if s.stepped and s.changes]
-    left = [s.changes[n] / moved for s in steps for n, moved in s.stepped.items() if moved > 0 and n in s.changes]
+    left = [
+        s.changes[n] / moved
+        for s in steps
+        for n, moved in s.stepped.items()
+        if moved > 0 and n in s.changes
+    ]
     if not evidence.own_loop or len(steps) < 2 or not left or max(left) > UNDONE:
         return None
     return Finding(
@@ -132,7 +145,10 @@ def _undone(evidence: Evidence) -> Finding | None:
 
 def _held_at_zero(evidence: Evidence) -> Finding | None:
     """Every group's factor of a LambdaLR is 0 at more than its start: a warm-up leaves 0 with its first count."""
-    zeros = [sum(1 for _ in itertools.takewhile(lambda factor: factor == 0, s.factors)) for s in evidence.schedules]
+    zeros = [
+        sum(1 for _ in itertools.takewhile(lambda factor: factor == 0, s.factors))
+        for s in evidence.schedules
+    ]
     if not zeros or min(zeros) < 2 or any(rate for o in evidence.optimizers for rate in o.rates):
         return None
     return Finding(
@@ -152,5 +168,9 @@ def _should_move(evidence: Evidence, step: Step, name: str, *, moving: bool) -> 
     if not any(rates):
         return True
     value = evidence.values.get(name)
-    relative = max(rates) * step.gradients[name].norm / value.norm if value is not None and value.norm else 0.0
+    relative = (
+        max(rates) * step.gradients[name].norm / value.norm
+        if value is not None and value.norm
+        else 0.0
+    )
     return relative > EPSILON or (not moving and max(rates) > 1e-6)

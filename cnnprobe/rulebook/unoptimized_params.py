@@ -5,7 +5,15 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import optimised, owner, reached, spoken, topmost, trainable, variable
+from cnnprobe.evidence.questions import (
+    optimised,
+    owner,
+    reached,
+    spoken,
+    topmost,
+    trainable,
+    variable,
+)
 from cnnprobe.rulebook.material import classifying, perceptron
 
 
@@ -27,7 +35,13 @@ def healthy() -> Mapping[str, Any]:
     return _training(4)
 
 
-@rule(code="CP304", name="unoptimized-params", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit",))
+@rule(
+    code="CP304",
+    name="unoptimized-params",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit",),
+)
 def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
     """Trainable parameters get gradients, but no optimizer holds them.
 
@@ -41,7 +55,9 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
     forgotten = missing(evidence)
     names = ", ".join(o.name for o in evidence.optimizers)
     for module in topmost({owner(p) for p in forgotten}, evidence.trace):
-        count = sum(1 for p in forgotten if owner(p) == module or p.startswith(module + ".") or module == "")
+        count = sum(
+            1 for p in forgotten if owner(p) == module or p.startswith(module + ".") or module == ""
+        )
         yield Finding(
             module=module,
             message=f"{count} trainable parameters of {spoken(evidence, module)} get gradients, but are in no optimizer ({names} has {len(optimised(evidence))})",
@@ -52,7 +68,17 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
 def missing(evidence: Evidence) -> list[str]:
     """Trainable, reached parameters that no optimizer holds and no step changed."""
     arrived = reached(evidence)
-    if not evidence.optimizers or arrived is None or not any(e.kind == "step" for step in evidence.steps for e in step.events):
+    if (
+        not evidence.optimizers
+        or arrived is None
+        or not any(e.kind == "step" for step in evidence.steps for e in step.events)
+    ):
         return []
-    changed = {name for step in evidence.steps for name, change in step.changes.items() if change > 0}
-    return [p for p in trainable(evidence) if p in arrived and p not in optimised(evidence) and p not in changed]
+    changed = {
+        name for step in evidence.steps for name, change in step.changes.items() if change > 0
+    }
+    return [
+        p
+        for p in trainable(evidence)
+        if p in arrived and p not in optimised(evidence) and p not in changed
+    ]

@@ -47,7 +47,14 @@ def healthy() -> Mapping[str, Any]:
     name="unregistered-module",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("unregistered-parameter", "unoptimized-params", "cannot-overfit", "batch-leak", "eval-nondeterminism", "train-eval-gap"),
+    explains=(
+        "unregistered-parameter",
+        "unoptimized-params",
+        "cannot-overfit",
+        "batch-leak",
+        "eval-nondeterminism",
+        "train-eval-gap",
+    ),
 )
 def unregistered_module(evidence: Evidence) -> Iterator[Finding]:
     """The forward uses a layer that the model does not know: it sits in a list, tuple or dict, or is made in the forward itself.
@@ -79,7 +86,9 @@ def _made_anew(evidence: Evidence) -> Iterator[Finding]:
         return
     flow = Flow(evidence.trace)
     for reader, made in _drawn(flow).items():
-        shapes = ", ".join(str(info.shape) for info in flow.calls[reader].inputs if info.source in made)
+        shapes = ", ".join(
+            str(info.shape) for info in flow.calls[reader].inputs if info.source in made
+        )
         place = spoken(evidence, flow.owner(reader))
         yield Finding(
             module=flow.owner(reader),
@@ -96,6 +105,10 @@ def _drawn(flow: Flow) -> dict[int, set[int]]:
         if flow.owner(i) is None or flow.calls[i].kind.startswith(INIT):
             continue
         for info in flow.calls[i].inputs:
-            if info.requires_grad and isinstance(info.source, int) and flow.calls[info.source].kind.startswith(INIT):
+            if (
+                info.requires_grad
+                and isinstance(info.source, int)
+                and flow.calls[info.source].kind.startswith(INIT)
+            ):
                 found.setdefault(i, set()).add(info.source)
     return found

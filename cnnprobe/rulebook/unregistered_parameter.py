@@ -37,7 +37,9 @@ def healthy() -> Mapping[str, Any]:
     return _net(registered=True)
 
 
-@rule(code="CP302", name="unregistered-parameter", severity=Severity.ERROR, examples=(sick, healthy))
+@rule(
+    code="CP302", name="unregistered-parameter", severity=Severity.ERROR, examples=(sick, healthy)
+)
 def unregistered_parameter(evidence: Evidence) -> Iterator[Finding]:
     """The forward uses a tensor that requires grad but is no parameter of the model.
 
@@ -53,5 +55,7 @@ def unregistered_parameter(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=hidden.owner,
                 message=f"{name}, of shape {hidden.shape}, requires grad and is used, but is not among the model's parameters",
-                fix=f"self.{base} = nn.ParameterList(...)" if "[" in hidden.name else f"self.{base} = nn.Parameter(...)",
+                fix=f"self.{base} = nn.ParameterList(...)"
+                if "[" in hidden.name
+                else f"self.{base} = nn.Parameter(...)",
             )

@@ -9,7 +9,9 @@ from cnnprobe.evidence.questions import spoken, traces
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.trace import ModuleCall
 
-COPYING = frozenset({"as_tensor", "tensor", "new_tensor", "cuda", "cpu", "type_as", "copy"})  # to the device that is asked for
+COPYING = frozenset(
+    {"as_tensor", "tensor", "new_tensor", "cuda", "cpu", "type_as", "copy"}
+)  # to the device that is asked for
 
 
 def _net(registered: bool) -> Mapping[str, Any]:
@@ -94,4 +96,6 @@ def _is_moved(call: ModuleCall) -> bool:
     if operation(call) != "to":
         return operation(call) in COPYING
     given = [str(value) for value in call.arguments.values()]
-    return len(call.inputs) > 1 or any(not value.startswith("torch.") and value not in ("True", "False") for value in given)
+    return len(call.inputs) > 1 or any(
+        not value.startswith("torch.") and value not in ("True", "False") for value in given
+    )

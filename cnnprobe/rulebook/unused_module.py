@@ -59,18 +59,27 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
     choices = _chosen_among(evidence)
     bare: list[ModuleInfo] = []
     for module in _idle(evidence):
-        owned = [p for p in evidence.trace.parameters if p.kind == "parameter" and p.fqn.startswith(module.fqn + ".")]
+        owned = [
+            p
+            for p in evidence.trace.parameters
+            if p.kind == "parameter" and p.fqn.startswith(module.fqn + ".")
+        ]
         if not owned:
             bare.append(module)
             continue
-        doubtful = not any(p.trainable for p in owned) or any(_is_inside(module.fqn, c) for c in choices)
-        elsewhere = not any(step.losses for step in evidence.steps) and _is_network(evidence, module)
+        doubtful = not any(p.trainable for p in owned) or any(
+            _is_inside(module.fqn, c) for c in choices
+        )
+        elsewhere = not any(step.losses for step in evidence.steps) and _is_network(
+            evidence, module
+        )
         yield Finding(
             module=module.fqn,
             severity=Severity.INFO if doubtful or elsewhere else Severity.WARNING,
             message=f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} parameters, but "
             + ("nothing in it was called" if module.is_container else "was called 0 times"),
-            fix="call it in the forward, or remove it" + ("; if the training step calls it, pass train_step" if elsewhere else ""),
+            fix="call it in the forward, or remove it"
+            + ("; if the training step calls it, pass train_step" if elsewhere else ""),
         )
     if bare:
         yield Finding(
@@ -84,14 +93,26 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
 def _idle(evidence: Evidence) -> list[ModuleInfo]:
     """The modules of which nothing was called or read, without those inside another such one."""
     used = called(evidence)
-    read = set().union(*(sources_read(trace) for trace in traces(evidence))) | (reached(evidence) or frozenset())
+    read = set().union(*(sources_read(trace) for trace in traces(evidence))) | (
+        reached(evidence) or frozenset()
+    )
     used_owners = {owner(name) for name in read}
     by_name = {m.fqn: m for m in evidence.trace.modules}
-    alive = {f for m in evidence.trace.modules for f in (m.fqn, *_above(m.fqn)) if {*m.aliases, m.fqn} & used or m.fqn in used_owners}
+    alive = {
+        f
+        for m in evidence.trace.modules
+        for f in (m.fqn, *_above(m.fqn))
+        if {*m.aliases, m.fqn} & used or m.fqn in used_owners
+    }
     idle: list[ModuleInfo] = []
     for module in evidence.trace.modules:
         is_empty = module.is_container and not any(_is_inside(m, module.fqn) for m in by_name)
-        if not module.fqn or module.fqn in alive or is_empty or any(_is_inside(module.fqn, i.fqn) for i in idle):
+        if (
+            not module.fqn
+            or module.fqn in alive
+            or is_empty
+            or any(_is_inside(module.fqn, i.fqn) for i in idle)
+        ):
             continue
         if "parametrizations" not in module.fqn and not _belongs_to_stock(module.fqn, by_name):
             idle.append(module)
@@ -100,10 +121,16 @@ def _idle(evidence: Evidence) -> list[ModuleInfo]:
 
 def _is_network(evidence: Evidence, module: ModuleInfo) -> bool:
     """Whether it is one of several layers that takes what the model takes or gives, or gives what it takes: a decoder, a critic, a teacher."""
-    layers = [m.config for m in evidence.trace.modules if _is_inside(m.fqn, module.fqn) and operation_of_module(m) in PROJECTIONS]
+    layers = [
+        m.config
+        for m in evidence.trace.modules
+        if _is_inside(m.fqn, module.fqn) and operation_of_module(m) in PROJECTIONS
+    ]
     if len(layers) < 2:
         return False
-    outputs = [info for i in Flow(evidence.trace).roots() for info in evidence.trace.calls[i].outputs]
+    outputs = [
+        info for i in Flow(evidence.trace).roots() for info in evidence.trace.calls[i].outputs
+    ]
     given, made = _widths(evidence.inputs), _widths(outputs)
     first, last = layers[0], layers[-1]
     takes = first.get("in_channels", first.get("in_features"))
@@ -113,7 +140,10 @@ def _is_network(evidence: Evidence, module: ModuleInfo) -> bool:
 def _widths(infos: Iterable[TensorInfo]) -> set[int]:
     """The channels of images, the features of rows and sequences, and of what is flattened."""
     return {
-        size for info in infos if len(info.shape) > 1 for size in (info.shape[-1 if len(info.shape) == 3 else 1], math.prod(info.shape[1:]))
+        size
+        for info in infos
+        if len(info.shape) > 1
+        for size in (info.shape[-1 if len(info.shape) == 3 else 1], math.prod(info.shape[1:]))
     }
 
 
@@ -135,7 +165,10 @@ def _chosen_among(evidence: Evidence) -> set[str]:
     for trace in traces(evidence):
         flow = Flow(trace)
         for i, call in enumerate(trace.calls):
-            holder = next((h for h in _above(call.fqn or "") if kinds.get(h) in ("ModuleDict", "ModuleList")), None)
+            holder = next(
+                (h for h in _above(call.fqn or "") if kinds.get(h) in ("ModuleDict", "ModuleList")),
+                None,
+            )
             if holder is None:
                 continue
             maker = flow.producer(flow.data(i))

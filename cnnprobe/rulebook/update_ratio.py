@@ -32,7 +32,13 @@ def healthy() -> Mapping[str, Any]:
     return _training(0.01)
 
 
-@rule(code="CP206", name="update-ratio", severity=Severity.WARNING, examples=(sick, healthy), explains=("divergence", "dead-relu"))
+@rule(
+    code="CP206",
+    name="update-ratio",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("divergence", "dead-relu"),
+)
 def update_ratio(evidence: Evidence) -> Iterator[Finding]:
     """The first step changes a weight by as much as it is large.
 
@@ -47,10 +53,14 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
     normed = {
         flow.calls[i].fqn
         for i in flow.primitives(PROJECTIONS)
-        if (after := flow.passes_on(i)) and all(operation(flow.calls[j]) in NORMALISING for j in after)
+        if (after := flow.passes_on(i))
+        and all(operation(flow.calls[j]) in NORMALISING for j in after)
     }
     normed_weights = {
-        info.source for call in evidence.trace.calls if call.fqn is None and operation(call) in NORMALISING for info in call.inputs[:1]
+        info.source
+        for call in evidence.trace.calls
+        if call.fqn is None and operation(call) in NORMALISING
+        for info in call.inputs[:1]
     }
     ratios = {}
     for name, change in evidence.steps[0].changes.items():

@@ -9,9 +9,7 @@ from cnnprobe.evidence.questions import Weight, spoken, weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
 FADED = 1e-6  # gradient over weight of an early layer, relative to that of the last layers
-FADED_BY_SQUASHING = (
-    1e-4  # the same where sigmoids or tanhs lie between: their derivative is at most 0.25; five default layers leave 2e-4, six 2e-5
-)
+FADED_BY_SQUASHING = 1e-4  # the same where sigmoids or tanhs lie between: their derivative is at most 0.25; five default layers leave 2e-4, six 2e-5
 SQUASHED = 5  # hidden sigmoids and tanhs that count as a chain of them
 FIRST = 4  # a quarter of the layers are "the first"; all of them have to be faded, as branches that start at zero are not the trunk
 LEAST = 4  # weight layers; fewer cannot fade
@@ -22,7 +20,11 @@ def _net(activation: str, depth: int) -> Mapping[str, Any]:
 
     kind = getattr(nn, activation)
     return classifying(
-        layers(nn.Flatten(), *[part for _ in range(depth) for part in ((lambda: nn.Linear(64, 64)), kind())], lambda: nn.Linear(64, 4))
+        layers(
+            nn.Flatten(),
+            *[part for _ in range(depth) for part in ((lambda: nn.Linear(64, 64)), kind())],
+            lambda: nn.Linear(64, 4),
+        )
     )
 
 
@@ -54,8 +56,14 @@ def vanishing_gradient(evidence: Evidence) -> Iterator[Finding]:
     found: Weight | None = None
     last = 0.0
     flow = Flow(evidence.trace)
-    bound = FADED_BY_SQUASHING if sum(1 for _ in flow.primitives({"sigmoid", "tanh"})) >= SQUASHED else FADED
-    for step in [s for s in evidence.steps if s.gradients and s.training][:: max(1, len(evidence.steps) - 1)]:
+    bound = (
+        FADED_BY_SQUASHING
+        if sum(1 for _ in flow.primitives({"sigmoid", "tanh"})) >= SQUASHED
+        else FADED
+    )
+    for step in [s for s in evidence.steps if s.gradients and s.training][
+        :: max(1, len(evidence.steps) - 1)
+    ]:
         weights = [w for w in weights_in_order(evidence, step) if w.relative > 0]
         if len(weights) < LEAST:
             return

@@ -16,7 +16,9 @@ def _training(decay: float) -> Mapping[str, Any]:
     import torch
 
     model = perceptron()
-    return classifying(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=decay))
+    return classifying(
+        model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=decay)
+    )
 
 
 def sick() -> Mapping[str, Any]:
@@ -52,8 +54,14 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
         if optimizer.kind.startswith(("LBFGS", "Muon")):
             continue
         if optimizer.decoupled and shrinking > SHRINKING:
-            what = f"each step takes away {shrinking:.1%} of every weight (more than {SHRINKING:.0%})"
-        elif not optimizer.decoupled and optimizer.weight_decay >= HIGH and (pull := _pull(evidence, step, optimizer)) > 1:
+            what = (
+                f"each step takes away {shrinking:.1%} of every weight (more than {SHRINKING:.0%})"
+            )
+        elif (
+            not optimizer.decoupled
+            and optimizer.weight_decay >= HIGH
+            and (pull := _pull(evidence, step, optimizer)) > 1
+        ):
             what = f"it is {pull:.2g} times the gradient of the loss in the median of all weights (more than 1)"
         else:
             continue
@@ -61,7 +69,11 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
             module=None,
             message=f"{optimizer.name} ({optimizer.kind}) has a weight_decay of {optimizer.weight_decay:g}: {what}",
             fix=f"weight_decay={0.01 if optimizer.decoupled else 5e-4:g}"
-            + ("; if momentum was meant, write momentum=" + f"{optimizer.weight_decay:g}" if 0.5 <= optimizer.weight_decay < 1 else ""),
+            + (
+                "; if momentum was meant, write momentum=" + f"{optimizer.weight_decay:g}"
+                if 0.5 <= optimizer.weight_decay < 1
+                else ""
+            ),
         )
 
 
@@ -70,6 +82,9 @@ def _pull(evidence: Evidence, step: Step, optimizer: OptimizerInfo) -> float:
     ratios = [
         optimizer.weight_decay * evidence.values[name].norm / gradient.norm
         for name, gradient in step.gradients.items()
-        if name in optimizer.parameters and name in evidence.values and len(evidence.values[name].shape) > 1 and gradient.norm > 0
+        if name in optimizer.parameters
+        and name in evidence.values
+        and len(evidence.values[name].shape) > 1
+        and gradient.norm > 0
     ]
     return statistics.median(ratios) if ratios else 0.0

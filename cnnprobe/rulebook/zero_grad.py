@@ -9,7 +9,9 @@ from cnnprobe.evidence import LOSSES, Evidence, Flow, Step, describe, operation
 from cnnprobe.evidence.questions import is_routed, owner, spoken, stat, topmost, trainable, zero
 from cnnprobe.rulebook.material import classifying
 
-STEPWISE = frozenset({"round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside"})  # constant but for jumps: derivative 0
+STEPWISE = frozenset(
+    {"round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside"}
+)  # constant but for jumps: derivative 0
 
 
 def _net(shut: bool) -> Mapping[str, Any]:
@@ -44,7 +46,11 @@ def healthy() -> Mapping[str, Any]:
 
 
 @rule(
-    code="CP204", name="zero-grad", severity=Severity.WARNING, examples=(sick, healthy), explains=("cannot-overfit", "loss-not-decreasing")
+    code="CP204",
+    name="zero-grad",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("cannot-overfit", "loss-not-decreasing"),
 )
 def zero_grad(evidence: Evidence) -> Iterator[Finding]:
     """A weight gets a gradient that is exactly zero in every observed step.
@@ -57,8 +63,16 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
     steps = [s for s in evidence.steps if s.gradients]
     if len(steps) < 2:
         return
-    names = [p.fqn for p in trainable(evidence).values() if len(p.shape) > 1 and all(zero(s.gradients.get(p.fqn)) for s in steps)]
-    alive = [name for name in trainable(evidence) if any(g is not None and g.norm > 0 for s in steps for g in [s.gradients.get(name)])]
+    names = [
+        p.fqn
+        for p in trainable(evidence).values()
+        if len(p.shape) > 1 and all(zero(s.gradients.get(p.fqn)) for s in steps)
+    ]
+    alive = [
+        name
+        for name in trainable(evidence)
+        if any(g is not None and g.norm > 0 for s in steps for g in [s.gradients.get(name)])
+    ]
     if not alive:
         yield from _flat_loss(steps)
     if not alive or not any(change > 0 for s in evidence.steps for change in s.changes.values()):
@@ -69,7 +83,9 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
             module=module,
             severity=Severity.INFO if unchosen else Severity.WARNING,
             message=f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in {len(steps)} of {len(steps)} steps"
-            + (": an index that is computed chose nothing of what they put out" if unchosen else ""),
+            + (
+                ": an index that is computed chose nothing of what they put out" if unchosen else ""
+            ),
             fix="look behind it for an operation with derivative zero: a dead ReLU, sign, round, argmax, a product with 0",
         )
 
@@ -77,8 +93,18 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
 def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:
     """Whether everything that the module puts out, with no weight after it that learns, goes through a choice of values by a computed index."""
     inside = module + "."
-    stack = [i for i, c in enumerate(flow.calls) if c.fqn is not None and (c.fqn == module or c.fqn.startswith(inside))]
-    stack += [i for i in flow.primitives() if any(isinstance(t.source, str) and t.source.startswith(inside) for t in flow.calls[i].inputs)]
+    stack = [
+        i
+        for i, c in enumerate(flow.calls)
+        if c.fqn is not None and (c.fqn == module or c.fqn.startswith(inside))
+    ]
+    stack += [
+        i
+        for i in flow.primitives()
+        if any(
+            isinstance(t.source, str) and t.source.startswith(inside) for t in flow.calls[i].inputs
+        )
+    ]
     seen, chosen = set(stack), False
     while stack:
         for reader in flow.readers.get(stack.pop(), ()):
@@ -86,7 +112,9 @@ def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:
             if is_routed(call) or reader in seen:
                 chosen |= is_routed(call)
                 continue
-            learns = any(name.rpartition(".")[0] == call.fqn for name in alive) or any(t.source in alive for t in call.inputs)
+            learns = any(name.rpartition(".")[0] == call.fqn for name in alive) or any(
+                t.source in alive for t in call.inputs
+            )
             if learns or operation(call) in LOSSES:
                 return False
             seen.add(reader)
@@ -98,7 +126,9 @@ def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
     """A loss that does not depend on the parameters although its graph reaches them."""
     values = [s.value for s in steps]
     gradients = [g for s in steps for g in s.gradients.values()]
-    if not all(zero(g) for g in gradients) or any(v is None or v == 0 or not math.isfinite(v) for v in values):
+    if not all(zero(g) for g in gradients) or any(
+        v is None or v == 0 or not math.isfinite(v) for v in values
+    ):
         return
     flow = Flow(steps[0].trace)
     ends = [loss.call for loss in steps[0].losses if loss.call is not None]

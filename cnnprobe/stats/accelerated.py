@@ -21,7 +21,10 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _measure(x, parts, histogram, count, share, BLOCK: tl.constexpr, HISTOGRAM: tl.constexpr, SLOTS: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, N803, PLR0917
+def _measure(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0917
+    x, parts, histogram, count, share,  # noqa: ANN001
+    BLOCK: tl.constexpr, HISTOGRAM: tl.constexpr, SLOTS: tl.constexpr,  # noqa: N803
+):  # fmt: skip
     program = tl.program_id(0)
     start = program.to(tl.int64) * share
     stop = tl.minimum(start + share, count)
@@ -81,7 +84,11 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     parts = table.parts(tensor.device, _programs(tensor.device))[row]
     programs = parts.shape[0]
     share = -(-count // (programs * BLOCK)) * BLOCK
-    histogram = torch.zeros(SIGNED, dtype=torch.int64, device=tensor.device) if table.histograms is not None else None
+    histogram = (
+        torch.zeros(SIGNED, dtype=torch.int64, device=tensor.device)
+        if table.histograms is not None
+        else None
+    )
     with torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext():
         _measure[(programs,)](
             tensor,

@@ -13,7 +13,14 @@ from pathlib import Path
 
 FOLDER = Path(__file__).with_name("kernel")
 SOURCE = FOLDER / "kernel.c"  # includes the others
-FLAGS = ("-O3", "-std=gnu11", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    "-O3",
+    "-std=gnu11",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PACKAGED = FOLDER.with_name("_kernel" + SUFFIX)
 PATIENCE = 120  # seconds for a build that takes five
@@ -58,7 +65,9 @@ def build(target: Path) -> bool:
             stdin=subprocess.DEVNULL,
         )
         Path(scratch).chmod(0o755)
-        Path(scratch).replace(target)  # processes that start together each build one; the last name wins, and all are alike
+        Path(scratch).replace(
+            target
+        )  # processes that start together each build one; the last name wins, and all are alike
     except (OSError, subprocess.SubprocessError):
         return False
     finally:
@@ -73,7 +82,9 @@ def cache() -> Path:
     if chosen:
         return Path(chosen)
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cnnprobe"
+        return (
+            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cnnprobe"
+        )
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "cnnprobe"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnprobe"

@@ -19,7 +19,11 @@ _is_functional = getattr(torch, "_is_functional_tensor", lambda _: False)
 _tracing_state = getattr(torch._C, "_get_tracing_state", lambda: None)
 _function_modes = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
-_untransformed = getattr(sys.modules.get("torch._functorch.pyfunctorch"), "temporarily_clear_interpreter_stack", nullcontext)
+_untransformed = getattr(
+    sys.modules.get("torch._functorch.pyfunctorch"),
+    "temporarily_clear_interpreter_stack",
+    nullcontext,
+)
 _Unobserved = getattr(torch._C, "DisableTorchFunction", torch._C.DisableTorchFunctionSubclass)
 
 _BLOCKED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -37,7 +41,12 @@ class Content:
 @contextmanager
 def unobserved() -> Iterator[None]:
     """No gradient, no torch function and no dispatch mode of the user's sees what is done inside."""
-    with _Unobserved(), _untransformed(), torch.no_grad(), _python_dispatch._disable_current_modes():
+    with (
+        _Unobserved(),
+        _untransformed(),
+        torch.no_grad(),
+        _python_dispatch._disable_current_modes(),
+    ):
         yield
 
 
@@ -63,7 +72,11 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     elif tensor.is_nested:
-        tensor = torch.cat([part.reshape(-1) for part in tensor.unbind()]) if tensor.numel() else torch.empty(0)
+        tensor = (
+            torch.cat([part.reshape(-1) for part in tensor.unbind()])
+            if tensor.numel()
+            else torch.empty(0)
+        )
     elif tensor.is_mkldnn:
         tensor = tensor.to_dense()
     if tensor.layout != torch.strided:
@@ -77,7 +90,12 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
 
 
 def _is_readable(tensor: Tensor) -> bool:
-    if tensor.is_meta or _is_batched(tensor) or _is_functional(tensor) or _tracing_state() is not None:
+    if (
+        tensor.is_meta
+        or _is_batched(tensor)
+        or _is_functional(tensor)
+        or _tracing_state() is not None
+    ):
         return False
     fake = sys.modules.get("torch._subclasses.fake_tensor")
     return fake is None or not isinstance(tensor, fake.FakeTensor)
@@ -87,7 +105,9 @@ def _is_allocated(tensor: Tensor) -> bool:
     """False for a tensor whose storage was freed under it, as sharding frameworks do; torch reads on regardless."""
     if tensor.numel() == 0:
         return True
-    last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    last = tensor.storage_offset() + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
     return tensor.untyped_storage().nbytes() >= (last + 1) * tensor.itemsize
 
 
@@ -111,7 +131,9 @@ def _sparse(tensor: Tensor) -> Content | None:
 def _without_repeats(tensor: Tensor, *, keep: int | None) -> Content:
     """A dimension of stride 0 holds one value many times: one is read, so that `expand` to a million costs nothing."""
     repeated = [
-        d for d, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)) if stride == 0 and size > 1 and d != keep
+        d
+        for d, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))
+        if stride == 0 and size > 1 and d != keep
     ]
     repeats = math.prod(tensor.shape[d] for d in repeated)
     for d in repeated:

@@ -32,7 +32,9 @@ def write(tensor: Tensor, table: Table, row: int) -> None:
                 written = _write(tensor, table, row)
         else:
             written = _write(tensor, table, row)
-    except Exception:  # tensors that refuse: a subclass, a dtype without operations, a freed storage
+    except (
+        Exception
+    ):  # tensors that refuse: a subclass, a dtype without operations, a freed storage
         written = False
     if not written:
         table.clear(row)
@@ -59,14 +61,24 @@ def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
         return False
     if table.pending:
         table.pending.pop(row, None)
-    version = -1 if tensor.is_inference() else tensor._version  # those keep no count of their changes
+    version = (
+        -1 if tensor.is_inference() else tensor._version
+    )  # those keep no count of their changes
     numel = tensor.numel()
     last = table.last
-    if last is not None and last[:4] == (pointer, version, numel, dtype) and _is_alias(tensor, last, table):
+    if (
+        last is not None
+        and last[:4] == (pointer, version, numel, dtype)
+        and _is_alias(tensor, last, table)
+    ):
         table.copy(last[5], row)
         return True
     kernel = native.kernel()
-    if not (chunked.write(tensor, table, row) if kernel is None else kernel.write(tensor, pointer, numel, table, row)):
+    if not (
+        chunked.write(tensor, table, row)
+        if kernel is None
+        else kernel.write(tensor, pointer, numel, table, row)
+    ):
         return False
     table.last = (pointer, version, numel, dtype, weakref.ref(tensor), row)
     return True
@@ -80,7 +92,9 @@ def _is_alias(tensor: Tensor, last: Written, table: Table) -> bool:
     known = last[4]()
     if known is None or last[1] < 0 or known.data_ptr() != last[0]:
         return False
-    return table.channels is None or (known.shape == tensor.shape and known.stride() == tensor.stride())
+    return table.channels is None or (
+        known.shape == tensor.shape and known.stride() == tensor.stride()
+    )
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -105,9 +119,16 @@ def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
         is_whole = type(found.values) is Tensor and found.repeats == 1 and found.implied_zeros == 0
         if is_whole and found.values.is_cuda and _write_on_device(found.values, table, row):
             return True
-        if is_whole and found.values.dtype in native.CODES and _write_dense(found.values.contiguous(), table, row):
+        if (
+            is_whole
+            and found.values.dtype in native.CODES
+            and _write_dense(found.values.contiguous(), table, row)
+        ):
             return True
-        table.hold(row, plain.measure(found, histogram=table.histograms is not None, channels=with_channels))
+        table.hold(
+            row,
+            plain.measure(found, histogram=table.histograms is not None, channels=with_channels),
+        )
     return True
 
 
@@ -149,7 +170,9 @@ _scratch = _Scratch()
 _broken = False  # Triton failed once: it is not tried again for each tensor
 
 
-def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False) -> Statistics | None:
+def summarise(
+    tensor: Tensor, *, histogram: bool = False, channels: bool = False
+) -> Statistics | None:
     """The statistics of one tensor of any kind; None where they are not available (meta, fake, vmapped, traced, a subclass that refuses).
 
     Never raises, never changes the tensor or the state of a random generator, and waits for a device once.
@@ -166,7 +189,9 @@ def summarise(tensor: Tensor, *, histogram: bool = False, channels: bool = False
     True
     """
     table = _scratch.table(histogram=histogram, channels=channels)
-    table.last = None  # what NumPy or another library wrote into the tensor since would go unnoticed
+    table.last = (
+        None  # what NumPy or another library wrote into the tensor since would go unnoticed
+    )
     write(tensor, table, 0)
     try:
         return table.read(0)

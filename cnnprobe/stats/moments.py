@@ -63,4 +63,6 @@ def row_of(moments: Moments, scale: Tensor | None = None) -> Tensor:
     l2 = moments.squares.sqrt() if scale is None else moments.squares.sqrt() * scale
     low, high = (torch.where(some, bound, NAN) for bound in (moments.low, moments.high))
     inf = moments.count - moments.finite - moments.nan
-    return torch.stack([moments.count, mean, std, low, high, moments.zeros, moments.nan, inf, l2], dim=-1)
+    return torch.stack(
+        [moments.count, mean, std, low, high, moments.zeros, moments.nan, inf, l2], dim=-1
+    )

@@ -37,11 +37,33 @@ class Kernel:
     def __init__(self, library: ctypes.CDLL, holding: ctypes.PyDLL) -> None:
         self.sheets = Sheets(library, holding)
         self._measure = library.cnnprobe_measure
-        self._measure.argtypes = [_Address, ctypes.c_int, ctypes.c_int64, _Address, _Address, ctypes.c_int]
+        self._measure.argtypes = [
+            _Address,
+            ctypes.c_int,
+            ctypes.c_int64,
+            _Address,
+            _Address,
+            ctypes.c_int,
+        ]
         self._by_channel = library.cnnprobe_channels
-        self._by_channel.argtypes = [_Address, ctypes.c_int, ctypes.c_int64 * 3, _Address, _Address, _Address]
+        self._by_channel.argtypes = [
+            _Address,
+            ctypes.c_int,
+            ctypes.c_int64 * 3,
+            _Address,
+            _Address,
+            _Address,
+        ]
         self._gap = library.cnnprobe_gap
-        self._gap.argtypes = [_Address, _Address, ctypes.c_int, ctypes.c_int64, ctypes.POINTER(_Allowed), ctypes.c_int, ctypes.c_double * 4]
+        self._gap.argtypes = [
+            _Address,
+            _Address,
+            ctypes.c_int,
+            ctypes.c_int64,
+            ctypes.POINTER(_Allowed),
+            ctypes.c_int,
+            ctypes.c_double * 4,
+        ]
         self._gap.restype = None
 
     def write(self, tensor: Tensor, address: int, count: int, table: Table, row: int) -> bool:
@@ -51,17 +73,28 @@ class Kernel:
                 return self._write_channels(tensor, table, row)
             table.channels[row] = None
         threads = torch.get_num_threads() if count > LARGE else 1
-        status: int = self._measure(address, CODES[tensor.dtype], count, table.address(row), table.histogram_address(row), threads)
+        status: int = self._measure(
+            address,
+            CODES[tensor.dtype],
+            count,
+            table.address(row),
+            table.histogram_address(row),
+            threads,
+        )
         return status == 0
 
-    def gap(self, actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool) -> Gap | None:
+    def gap(
+        self, actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool
+    ) -> Gap | None:
         """How far two contiguous CPU tensors of one size and one of the CODES are apart; None where their memory cannot be read."""
         pointers, count = (actual.data_ptr(), expected.data_ptr()), actual.numel()
         if count and not all(pointers):
             return None
         threads = torch.get_num_threads() if count > LARGE else 1
         found = (ctypes.c_double * 4)()
-        self._gap(*pointers, CODES[actual.dtype], count, _Allowed(*bounds, equal_nan), threads, found)
+        self._gap(
+            *pointers, CODES[actual.dtype], count, _Allowed(*bounds, equal_nan), threads, found
+        )
         return Gap(int(found[0]), int(found[1]), found[2], found[3])
 
     def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:
@@ -70,7 +103,12 @@ class Kernel:
             return False
         values = np.empty((5, sizes[1]))
         arguments = (tensor.data_ptr(), CODES[tensor.dtype], (ctypes.c_int64 * 3)(*sizes))
-        if self._by_channel(*arguments, table.address(row), values.ctypes.data, table.histogram_address(row)) != 0:
+        if (
+            self._by_channel(
+                *arguments, table.address(row), values.ctypes.data, table.histogram_address(row)
+            )
+            != 0
+        ):
             return False
         table.channels[row] = values
         return True

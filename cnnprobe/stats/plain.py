@@ -17,14 +17,18 @@ def measure(content: Content, *, histogram: bool = False, channels: bool = False
     row = _row(x.reshape(-1), scale)
     row = _repeat(_with_zeros(row, content.implied_zeros), content.repeats)
     counts = _histogram(x.reshape(-1)) * content.repeats if histogram else None
-    by_channel = _channels(x, scale) if channels and x.dim() > 1 and not content.implied_zeros else None
+    by_channel = (
+        _channels(x, scale) if channels and x.dim() > 1 and not content.implied_zeros else None
+    )
     if by_channel is not None and content.repeats > 1:
         by_channel[[0, 3, 4]] *= content.repeats
     return Measured(row, counts, by_channel)
 
 
 def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
+    return (
+        torch.float32 if x.device.type == "mps" else torch.float64
+    )  # Apple's GPUs have no double precision
 
 
 def _scale(x: Tensor) -> Tensor | None:
@@ -59,8 +63,12 @@ def _part(x: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
 
 def _row(flat: Tensor, scale: Tensor | None) -> Tensor:
     if flat.numel() == 0:
-        return torch.tensor([0, NAN, NAN, NAN, NAN, 0, 0, 0, 0], dtype=_wide(flat), device=flat.device)
-    return row_of(merged(_columns([_part(chunk, scale) for chunk in torch.split(flat, CHUNK)])), scale)
+        return torch.tensor(
+            [0, NAN, NAN, NAN, NAN, 0, 0, 0, 0], dtype=_wide(flat), device=flat.device
+        )
+    return row_of(
+        merged(_columns([_part(chunk, scale) for chunk in torch.split(flat, CHUNK)])), scale
+    )
 
 
 def _columns(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
@@ -76,7 +84,19 @@ def _with_zeros(row: Tensor, zeros: int) -> Tensor:
     mean, std, low, high = (torch.where(n > 0, value, 0.0) for value in (mean, std, low, high))
     p = n / (n + zeros)
     std = torch.hypot(p.sqrt() * std, (p * (1 - p)).sqrt() * mean)
-    return torch.stack([count + zeros, p * mean, std, low.clamp(max=0), high.clamp(min=0), stored_zeros + zeros, nan, inf, l2])
+    return torch.stack(
+        [
+            count + zeros,
+            p * mean,
+            std,
+            low.clamp(max=0),
+            high.clamp(min=0),
+            stored_zeros + zeros,
+            nan,
+            inf,
+            l2,
+        ]
+    )
 
 
 def _repeat(row: Tensor, repeats: int) -> Tensor:

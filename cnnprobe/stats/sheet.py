@@ -12,7 +12,9 @@ from cnnprobe.stats.engine import write
 from cnnprobe.stats.table import WRITTEN, Table, Transfer
 
 SLOT: Final = 10  # the column that says what a row is about
-SMALL: Final = 2**15  # values below which letting go of the interpreter's lock costs more than it gives
+SMALL: Final = (
+    2**15
+)  # values below which letting go of the interpreter's lock costs more than it gives
 _DENSE = (Tensor, torch.nn.Parameter)
 
 
@@ -42,9 +44,13 @@ class Plan:
 
     __slots__ = ("_memory", "address", "fired")
 
-    def __init__(self, sizes: tuple[int, int, int], fired: NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self, sizes: tuple[int, int, int], fired: NDArray[np.float64] | None = None
+    ) -> None:
         kept = fired is not None and len(fired) == sizes[1]
-        self.fired: NDArray[np.float64] = fired if kept and fired is not None else np.zeros(sizes[1])
+        self.fired: NDArray[np.float64] = (
+            fired if kept and fired is not None else np.zeros(sizes[1])
+        )
         self._memory = np.array([*sizes, self.fired.ctypes.data], dtype=np.int64)
         self.address = int(self._memory.ctypes.data)
 
@@ -100,7 +106,10 @@ class Sheet:
             self._grow()
 
     def _grow(self) -> None:
-        old, self.table = self.table, Table(2 * self.table.rows, histogram=self.table.histograms is not None)
+        old, self.table = (
+            self.table,
+            Table(2 * self.table.rows, histogram=self.table.histograms is not None),
+        )
         self.table.values[: old.rows] = old.values
         if old.histograms is not None and self.table.histograms is not None:
             self.table.histograms[: old.rows] = old.histograms
@@ -118,7 +127,11 @@ class Sheet:
         """The rows so far, on their way; the sheet is empty then."""
         table, rows = self.table, self.next
         histograms = None if table.histograms is None else table.histograms[:rows].copy()
-        taken = Taken(table.values[:rows].copy(), histograms, table.send(settled=True) if table.pending else [])
+        taken = Taken(
+            table.values[:rows].copy(),
+            histograms,
+            table.send(settled=True) if table.pending else [],
+        )
         self._head[2] = 0
         table.last = None
         return taken
@@ -127,7 +140,12 @@ class Sheet:
 class Taken:
     """The rows of a step, apart from those that are still on their way from a device."""
 
-    def __init__(self, values: NDArray[np.float64], histograms: NDArray[np.int64] | None, transfers: list[Transfer]) -> None:
+    def __init__(
+        self,
+        values: NDArray[np.float64],
+        histograms: NDArray[np.int64] | None,
+        transfers: list[Transfer],
+    ) -> None:
         self._values = values
         self._histograms = histograms
         self._transfers = transfers
@@ -156,7 +174,10 @@ def is_plain(tensor: Tensor) -> bool:
         and tensor.is_cpu
         and not tensor.is_nested
         and not tensor.is_neg()
-        and (tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)))
+        and (
+            tensor.is_contiguous()
+            or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        )
         and tensor.data_ptr() != 0
     )
 

@@ -81,7 +81,9 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     """
     mean, std = _moments((_finite(a), a.mean, a.std), (_finite(b), b.mean, b.std))
     low, high = _least(a.min, b.min), -_least(-a.max, -b.max)
-    constant = low == high  # exact, where the weighted mean of equal numbers may be off by its last bit
+    constant = (
+        low == high
+    )  # exact, where the weighted mean of equal numbers may be off by its last bit
     return Statistics(
         count=a.count + b.count,
         mean=low if constant else mean,
@@ -113,7 +115,9 @@ def _moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[
     p, q = n / (n + m), m / (n + m)
     # hypot and the root before the difference: numbers of 1e300 have a std, and no square of them.
     root = math.sqrt(p * q)
-    return p * mean_a + q * mean_b, math.hypot(math.sqrt(p) * std_a, math.sqrt(q) * std_b, root * mean_b - root * mean_a)
+    return p * mean_a + q * mean_b, math.hypot(
+        math.sqrt(p) * std_a, math.sqrt(q) * std_b, root * mean_b - root * mean_a
+    )
 
 
 def _merge_histograms(a: Histogram | None, b: Histogram | None) -> Histogram | None:
@@ -135,13 +139,27 @@ def fold(negative: list[int], positive: list[int]) -> Histogram:
     if not filled:
         return Histogram()
     start, stop = filled[0], filled[-1] + 1
-    return Histogram(lowest=LOWEST + start, negative=tuple(negative[start:stop]), positive=tuple(positive[start:stop]))
+    return Histogram(
+        lowest=LOWEST + start,
+        negative=tuple(negative[start:stop]),
+        positive=tuple(positive[start:stop]),
+    )
 
 
 def _merge_channels(a: Channels | None, b: Channels | None) -> Channels | None:
     if a is None or b is None or len(a.count) != len(b.count):
         return None
-    left, right = (list(zip((n - k for n, k in zip(c.count, c.nonfinite, strict=True)), c.mean, c.std, strict=True)) for c in (a, b))
+    left, right = (
+        list(
+            zip(
+                (n - k for n, k in zip(c.count, c.nonfinite, strict=True)),
+                c.mean,
+                c.std,
+                strict=True,
+            )
+        )
+        for c in (a, b)
+    )
     moments = [_moments(x, y) for x, y in zip(left, right, strict=True)]
     return Channels(
         count=tuple(map(add, a.count, b.count)),

@@ -14,7 +14,9 @@ from cnnprobe.stats.transfer import Sent
 from cnnprobe.trace import Histogram
 
 COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
-WRITTEN = len(COLUMNS)  # the column that is 1 where the row holds statistics, 0 where none were available
+WRITTEN = len(
+    COLUMNS
+)  # the column that is 1 where the row holds statistics, 0 where none were available
 WIDTH = 16  # doubles in a row: two cache lines
 SIGNED = 512  # histogram slots: exponent + 127 for positive values, 256 more for negative ones
 PER_CHANNEL = ("count", "mean", "std", "zeros", "nonfinite")
@@ -28,7 +30,9 @@ class Measured:
 
     __slots__ = ("channels", "histogram", "row")
 
-    def __init__(self, row: Tensor, histogram: Tensor | None = None, channels: Tensor | None = None) -> None:
+    def __init__(
+        self, row: Tensor, histogram: Tensor | None = None, channels: Tensor | None = None
+    ) -> None:
         self.row = row
         self.histogram = histogram
         self.channels = channels
@@ -40,7 +44,9 @@ class Transfer:
     def __init__(self, rows: Sequence[int], parts: Sequence[Measured]) -> None:
         self.rows = rows
         self._parts = parts
-        self._tensors = [t for part in parts for t in (part.row, part.histogram, part.channels) if t is not None]
+        self._tensors = [
+            t for part in parts for t in (part.row, part.histogram, part.channels) if t is not None
+        ]
         wide = torch.float32 if self._tensors[0].device.type == "mps" else torch.float64
         self._sent = Sent(torch.cat([t.reshape(-1).to(wide) for t in self._tensors]))
 
@@ -52,7 +58,14 @@ class Transfer:
         """The same parts on the CPU."""
         host = self._sent.read().double()
         moved = iter(
-            [piece.view(t.shape) for piece, t in zip(torch.split(host, [t.numel() for t in self._tensors]), self._tensors, strict=True)]
+            [
+                piece.view(t.shape)
+                for piece, t in zip(
+                    torch.split(host, [t.numel() for t in self._tensors]),
+                    self._tensors,
+                    strict=True,
+                )
+            ]
         )
         return [
             Measured(
@@ -77,7 +90,9 @@ class Table:
 
     def __init__(self, rows: int, *, histogram: bool = False, channels: bool = False) -> None:
         self.values: NDArray[np.float64] = np.zeros((rows, WIDTH))
-        self.histograms: NDArray[np.int64] | None = np.zeros((rows, SIGNED), dtype=np.int64) if histogram else None
+        self.histograms: NDArray[np.int64] | None = (
+            np.zeros((rows, SIGNED), dtype=np.int64) if histogram else None
+        )
         self.channels: list[NDArray[np.float64] | None] | None = [None] * rows if channels else None
         self.pending: dict[int, Measured] = {}
         self.last: Written | None = None
@@ -92,7 +107,9 @@ class Table:
 
     def histogram_address(self, row: int) -> int | None:
         """Where in memory the row's histogram begins; None for a table without."""
-        return None if self._histogram_address is None else self._histogram_address + row * SIGNED * 8
+        return (
+            None if self._histogram_address is None else self._histogram_address + row * SIGNED * 8
+        )
 
     def copy(self, source: int, row: int) -> None:
         """Give `row` what is in the row `source`."""
@@ -115,7 +132,9 @@ class Table:
         """Memory on `device` for the moments of parts: shape (rows, programs, 9), kept as long as the table."""
         key = (device, programs)
         if key not in self._parts:
-            self._parts[key] = torch.zeros(self.rows, programs, len(moments.COLUMNS), dtype=torch.float64, device=device)
+            self._parts[key] = torch.zeros(
+                self.rows, programs, len(moments.COLUMNS), dtype=torch.float64, device=device
+            )
         return self._parts[key]
 
     def hold_parts(self, row: int, measured: Measured) -> None:
@@ -145,7 +164,11 @@ class Table:
         while self.pending:
             device = next(iter(self.pending.values())).row.device
             rows = [row for row, measured in self.pending.items() if measured.row.device == device]
-            transfers.append(Transfer(rows, _merge_parts([self.pending.pop(row) for row in rows], settled=settled)))
+            transfers.append(
+                Transfer(
+                    rows, _merge_parts([self.pending.pop(row) for row in rows], settled=settled)
+                )
+            )
         return transfers
 
     def read(self, row: int) -> Statistics | None:
@@ -203,7 +226,11 @@ def _merge_parts(measured: list[Measured], *, settled: bool) -> list[Measured]:
     if not in_parts:
         return measured
     if in_parts[0].row.device.type == "cuda" and not settled:
-        torch.cuda.synchronize(in_parts[0].row.device)  # they may have been written on other streams than the one that reads them
+        torch.cuda.synchronize(
+            in_parts[0].row.device
+        )  # they may have been written on other streams than the one that reads them
     stacked = torch.stack([m.row for m in in_parts])  # (rows, parts, 9)
     rows = iter(moments.row_of(moments.merged(stacked.movedim(1, 0).unbind(-1))))
-    return [Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured]
+    return [
+        Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured
+    ]

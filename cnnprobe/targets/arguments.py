@@ -23,10 +23,16 @@ def parse_arguments(items: Iterable[str]) -> dict[str, object]:
         name = name.strip()
         if not equals or not name.isidentifier():
             raise UsageError(
-                f"{item!r} is no constructor argument", where=f"--arg {item}", fix="write --arg name=value, as in --arg num_classes=10"
+                f"{item!r} is no constructor argument",
+                where=f"--arg {item}",
+                fix="write --arg name=value, as in --arg num_classes=10",
             )
         if name in arguments:
-            raise UsageError(f"the constructor argument {name!r} is given twice", where=f"--arg {item}", fix="give it once")
+            raise UsageError(
+                f"the constructor argument {name!r} is given twice",
+                where=f"--arg {item}",
+                fix="give it once",
+            )
         arguments[name] = _value(text.strip())
     return arguments
 
@@ -36,5 +42,10 @@ def _value(text: str) -> object:
         return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: a literal nested too deep
+    except (
+        ValueError,
+        SyntaxError,
+        MemoryError,
+        RecursionError,
+    ):  # the last two: a literal nested too deep
         return text

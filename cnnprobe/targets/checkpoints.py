@@ -21,7 +21,14 @@ from cnnprobe.errors import TargetError, UsageError, suggest
 from cnnprobe.targets.errors import TargetWarning, told
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-_NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")  # where training scripts keep it, likeliest first
+_NESTS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "weights",
+)  # where training scripts keep it, likeliest first
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel; torch.compile
 _SAFE_SINCE = (2, 10)  # CVE-2026-24747: below it a crafted file gets past weights_only=True
 _SHOWN = 4
@@ -44,13 +51,21 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise TargetError(f"{path} does not fit {type(model).__name__}: {error}", where=str(path), fix=_FIT) from error
+        raise TargetError(
+            f"{path} does not fit {type(model).__name__}: {error}", where=str(path), fix=_FIT
+        ) from error
     missing = [name for name in missing if name not in wrong_shapes]
     if missing or unexpected or wrong_shapes:
         counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(wrong_shapes)} of another shape"
-        named = [_named("missing", missing), _named("unexpected", unexpected), "; ".join(list(wrong_shapes.values())[:_SHOWN])]
+        named = [
+            _named("missing", missing),
+            _named("unexpected", unexpected),
+            "; ".join(list(wrong_shapes.values())[:_SHOWN]),
+        ]
         raise TargetError(
-            f"{path} does not fit {type(model).__name__}: {counts}", where=f"{path}: " + "; ".join(part for part in named if part), fix=_FIT
+            f"{path} does not fit {type(model).__name__}: {counts}",
+            where=f"{path}: " + "; ".join(part for part in named if part),
+            fix=_FIT,
         )
 
 
@@ -65,23 +80,34 @@ def _named(kind: str, names: Iterable[str]) -> str:
 
 def _wrong_shapes(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]:
     lazy = UninitializedParameter | UninitializedBuffer
-    wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor) and not isinstance(value, lazy)}
+    wanted = {
+        name: value
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor) and not isinstance(value, lazy)
+    }
     wrong = {}
     for name, value in state.items():
         if name in wanted and isinstance(value, Tensor) and value.shape != wanted[name].shape:
-            wrong[name] = f"{name!r} is {tuple(value.shape)} in the file and {tuple(wanted[name].shape)} in the model"
+            wrong[name] = (
+                f"{name!r} is {tuple(value.shape)} in the file and {tuple(wanted[name].shape)} in the model"
+            )
     return wrong
 
 
 def _without_wrappers(state: Mapping[str, object], wanted: set[str]) -> dict[str, object]:
     """The state under the model's own names, where a wrapper has put its prefix before them or within them."""
     renamed = {name: value for name, value in state.items() if isinstance(name, str)}
-    while prefix := next((p for p in _WRAPPERS if renamed and all(name.startswith(p) for name in renamed)), None):
+    while prefix := next(
+        (p for p in _WRAPPERS if renamed and all(name.startswith(p) for name in renamed)), None
+    ):
         if any(name.startswith(prefix) for name in wanted):
             break
         renamed = {name.removeprefix(prefix): value for name, value in renamed.items()}
     if not any("_orig_mod." in name for name in wanted):
-        renamed = {name.replace("._orig_mod.", ".").removeprefix("_orig_mod."): value for name, value in renamed.items()}
+        renamed = {
+            name.replace("._orig_mod.", ".").removeprefix("_orig_mod."): value
+            for name, value in renamed.items()
+        }
     return renamed
 
 
@@ -92,12 +118,16 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> Mapping[str, object
         return _read_safetensors(path)
     if kind == "torchscript":
         raise TargetError(
-            f"{path} is TorchScript, whose modules cannot be observed", where=str(path), fix="save the Python model's state_dict()"
+            f"{path} is TorchScript, whose modules cannot be observed",
+            where=str(path),
+            fix="save the Python model's state_dict()",
         )
     if kind in ("zip", "pickle"):
         return _state_in(read_pickle(path, trust_pickle=trust_pickle), path)
     raise TargetError(
-        f"{path} {_NO_CHECKPOINT[kind]}", where=str(path), fix="give a .safetensors file, or a state_dict saved by torch.save"
+        f"{path} {_NO_CHECKPOINT[kind]}",
+        where=str(path),
+        fix="give a .safetensors file, or a state_dict saved by torch.save",
     )
 
 
@@ -117,16 +147,24 @@ def kind_of(path: Path) -> str:
         UsageError: there is no such file, or it cannot be opened.
     """
     if not path.is_file():
-        near = [str(p) for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+        near = (
+            [str(p) for p in path.parent.glob("*") if p.suffix in SUFFIXES]
+            if path.parent.is_dir()
+            else []
+        )
         what = "is a folder" if path.is_dir() else "is not there"
         raise UsageError(
-            f"the file {str(path)!r} {what}", where="the file of weights", fix=suggest(str(path), near) if near else "check the path"
+            f"the file {str(path)!r} {what}",
+            where="the file of weights",
+            fix=suggest(str(path), near) if near else "check the path",
         )
     try:
         with path.open("rb") as file:
             head = file.read(40)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", where=str(path), fix="check its permissions") from error
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", where=str(path), fix="check its permissions"
+        ) from error
     if head[:4] == b"PK\x03\x04":
         return _kind_of_zip(path)
     if head[8:9] == b"{":
@@ -156,11 +194,19 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise TargetError("reading .safetensors needs the package safetensors", where=str(path), fix="pip install safetensors") from error
+        raise TargetError(
+            "reading .safetensors needs the package safetensors",
+            where=str(path),
+            fix="pip install safetensors",
+        ) from error
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise TargetError(f"{path} is truncated or damaged: {told(error)}", where=str(path), fix="copy or download it again") from error
+        raise TargetError(
+            f"{path} is truncated or damaged: {told(error)}",
+            where=str(path),
+            fix="copy or download it again",
+        ) from error
 
 
 def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
@@ -174,7 +220,9 @@ def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
         )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # where that matters it fails, and is told below
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol"
+            )  # where that matters it fails, and is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = ", ".join(unsafe_globals(path)) or _global_in(error)
@@ -186,7 +234,9 @@ def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
                 where=str(path),
                 fix="save model.state_dict() instead; or add --trust-pickle if you trust whoever made the file",
             ) from error
-        warnings.warn(f"{path} is trusted and may run code: it names {wanted}", TargetWarning, stacklevel=2)
+        warnings.warn(
+            f"{path} is trusted and may run code: it names {wanted}", TargetWarning, stacklevel=2
+        )
     except Exception as error:
         raise _unreadable(path, error) from error
     try:
@@ -201,7 +251,11 @@ def _version() -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: BaseException) -> TargetError:
-    return TargetError(f"{path} is truncated or damaged: {told(error)}", where=str(path), fix="copy or download it again")
+    return TargetError(
+        f"{path} is truncated or damaged: {told(error)}",
+        where=str(path),
+        fix="copy or download it again",
+    )
 
 
 def _global_in(error: BaseException) -> str:
@@ -213,8 +267,15 @@ def unsafe_globals(path: Path) -> list[str]:
     """The functions and classes beyond tensors that a pickle names, read without running it; for messages only."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (ValueError, RuntimeError):  # a bare pickle, or the older format of torch.save, which is several in a row
-        return sorted(name for name in _globals_in_pickles(path) if not name.startswith(("torch._utils.", "collections.OrderedDict")))
+    except (
+        ValueError,
+        RuntimeError,
+    ):  # a bare pickle, or the older format of torch.save, which is several in a row
+        return sorted(
+            name
+            for name in _globals_in_pickles(path)
+            if not name.startswith(("torch._utils.", "collections.OrderedDict"))
+        )
 
 
 def _globals_in_pickles(path: Path) -> set[str]:
@@ -228,7 +289,9 @@ def _globals_in_pickles(path: Path) -> set[str]:
     return found
 
 
-def _globals_in(operations: Iterable[tuple[pickletools.OpcodeInfo, object, int | None]]) -> set[str]:
+def _globals_in(
+    operations: Iterable[tuple[pickletools.OpcodeInfo, object, int | None]],
+) -> set[str]:
     found, strings, memo = set(), [""], dict[object, str]()
     for operation, argument, _ in operations:
         if operation.name in ("GLOBAL", "INST"):
@@ -250,14 +313,25 @@ def _state_in(saved: object, path: Path) -> Mapping[str, object]:
     if isinstance(saved, nn.Module):
         return saved.state_dict()
     while isinstance(saved, Mapping):
-        nested = next((saved[name] for name in _NESTS if isinstance(saved.get(name), Mapping | nn.Module)), None)
+        nested = next(
+            (saved[name] for name in _NESTS if isinstance(saved.get(name), Mapping | nn.Module)),
+            None,
+        )
         if nested is None:
             break
         saved = nested.state_dict() if isinstance(nested, nn.Module) else nested
     if isinstance(saved, Mapping) and any(isinstance(value, Tensor) for value in saved.values()):
         return saved
-    held = f"a {type(saved).__name__}" + (f" of {', '.join(repr(k) for k in list(saved)[:_SHOWN])}" if isinstance(saved, Mapping) else "")
-    raise TargetError(f"{path} holds no state_dict but {held}", where=str(path), fix="save model.state_dict(), alone or under 'state_dict'")
+    held = f"a {type(saved).__name__}" + (
+        f" of {', '.join(repr(k) for k in list(saved)[:_SHOWN])}"
+        if isinstance(saved, Mapping)
+        else ""
+    )
+    raise TargetError(
+        f"{path} holds no state_dict but {held}",
+        where=str(path),
+        fix="save model.state_dict(), alone or under 'state_dict'",
+    )
 
 
 def refuse_as_model(path: Path) -> NoReturn:
@@ -268,4 +342,8 @@ def refuse_as_model(path: Path) -> NoReturn:
             where=f"SPEC {path}",
             fix="name the Python class: path/to/file.py:Class",
         )
-    raise UsageError(f"{path} holds weights, no model", where=f"SPEC {path}", fix=f"name the model's class, and add --weights {path}")
+    raise UsageError(
+        f"{path} holds weights, no model",
+        where=f"SPEC {path}",
+        fix=f"name the model's class, and add --weights {path}",
+    )

@@ -26,7 +26,9 @@ def find(spec: str) -> object:
     place, colon, attribute = spec.rpartition(":")
     if spec.endswith(".py") or (not colon and os.sep in spec):
         _existing(Path(spec))
-        raise UsageError("the SPEC names a file but no model in it", where=spec, fix=_classes_in(Path(spec)))
+        raise UsageError(
+            "the SPEC names a file but no model in it", where=spec, fix=_classes_in(Path(spec))
+        )
     if not colon or not place or not attribute:
         raise UsageError(f"{spec!r} names no model", where="SPEC", fix=FORMS)
     if place.endswith(".py") or os.sep in place:
@@ -41,9 +43,15 @@ def _existing(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder", where="SPEC", fix="name a file in it: folder/net.py:Class")
+        raise UsageError(
+            f"{str(path)!r} is a folder", where="SPEC", fix="name a file in it: folder/net.py:Class"
+        )
     near = [str(found) for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
-    fix = suggest(str(path), near) if near else "check the path; it is taken from the folder where the command runs"
+    fix = (
+        suggest(str(path), near)
+        if near
+        else "check the path; it is taken from the folder where the command runs"
+    )
     raise UsageError(f"there is no file {str(path)!r}", where="SPEC", fix=fix)
 
 
@@ -104,7 +112,11 @@ def _import_file(path: Path) -> ModuleType:
 def _module_name(path: Path) -> str:
     """The file's stem, so that its neighbours find it under that name, unless another module has it."""
     known = sys.modules.get(path.stem)
-    if known is None and importlib.util.find_spec(path.stem) is not None and path.stem in sys.stdlib_module_names:
+    if (
+        known is None
+        and importlib.util.find_spec(path.stem) is not None
+        and path.stem in sys.stdlib_module_names
+    ):
         return f"cnnprobe_target_{path.stem}"
     if known is not None and getattr(known, "__file__", None) != str(path):
         return f"cnnprobe_target_{path.stem}"
@@ -116,14 +128,18 @@ def _import_failure(name: str, error: BaseException) -> ProbeError:
         return error
     where = user_line(error) or name
     if isinstance(error, SyntaxError):
-        return TargetError(f"{name} is no valid Python: {error.msg}", where=where, fix=_shown_line(error))
+        return TargetError(
+            f"{name} is no valid Python: {error.msg}", where=where, fix=_shown_line(error)
+        )
     if isinstance(error, SystemExit):
         return TargetError(
             f"importing {name} ended the program (sys.exit({error.code!r}))",
             where=where,
             fix="put what runs the script under `if __name__ == '__main__':`",
         )
-    return TargetError(f"importing {name} raised {told(error)}", where=where, fix=_import_fix(error))
+    return TargetError(
+        f"importing {name} raised {told(error)}", where=where, fix=_import_fix(error)
+    )
 
 
 def _shown_line(error: SyntaxError) -> str:
@@ -135,8 +151,12 @@ def _import_fix(error: BaseException) -> str:
     if isinstance(error, ImportError) and "relative import" in str(error):
         return "name it as a module of its package, from the folder above: pkg.mod:Class"
     if isinstance(error, ModuleNotFoundError):
-        return f"install {error.name!r} in this environment, or run the command where it is importable"
-    return "correct that line, or put what should not run on import under `if __name__ == '__main__':`"
+        return (
+            f"install {error.name!r} in this environment, or run the command where it is importable"
+        )
+    return (
+        "correct that line, or put what should not run on import under `if __name__ == '__main__':`"
+    )
 
 
 def _attribute(module: ModuleType, attribute: str, spec: str) -> object:
@@ -145,9 +165,15 @@ def _attribute(module: ModuleType, attribute: str, spec: str) -> object:
         try:
             target = getattr(target, name)
         except AttributeError as error:
-            known = [known for known in vars(target) if not known.startswith("_")] if hasattr(target, "__dict__") else []
+            known = (
+                [known for known in vars(target) if not known.startswith("_")]
+                if hasattr(target, "__dict__")
+                else []
+            )
             raise UnknownNameError(
-                f"{spec.removesuffix(':' + attribute)} has no {attribute!r}", where=f"SPEC {spec}", fix=_nearest(attribute, known, target)
+                f"{spec.removesuffix(':' + attribute)} has no {attribute!r}",
+                where=f"SPEC {spec}",
+                fix=_nearest(attribute, known, target),
             ) from error
     return target
 
@@ -156,6 +182,9 @@ def _nearest(attribute: str, known: list[str], holder: object) -> str:
     """The near names, or else the models that the module itself defines."""
     fix = suggest(attribute, known)
     own = [
-        n for n in known if isinstance(value := getattr(holder, n, None), type) and value.__module__ == getattr(holder, "__name__", None)
+        n
+        for n in known
+        if isinstance(value := getattr(holder, n, None), type)
+        and value.__module__ == getattr(holder, "__name__", None)
     ]
     return fix if fix.startswith("did") else suggest(attribute, own)

@@ -10,7 +10,17 @@ from cnnprobe.targets.inputs import load_inputs
 from cnnprobe.targets.meta import meta_copy
 
 _STRIDED_STEM = (224, 256, 299, 227, 384, 64, 32)  # sizes of ImageNet models, likeliest first
-_PLAIN_STEM = (32, 28, 64, 224, 96, 128, 256, 48, 16)  # a first convolution of stride 1: CIFAR, MNIST, then larger
+_PLAIN_STEM = (
+    32,
+    28,
+    64,
+    224,
+    96,
+    128,
+    256,
+    48,
+    16,
+)  # a first convolution of stride 1: CIFAR, MNIST, then larger
 _COLOURS = 3
 
 
@@ -27,10 +37,18 @@ def default_inputs(
     """
     _check_forward(model)
     candidates = _candidates(model)
-    shape = next((shape for shape in candidates if _runs_on_meta(model, shape)), candidates[0]) if len(candidates) > 1 else candidates[0]
+    shape = (
+        next((shape for shape in candidates if _runs_on_meta(model, shape)), candidates[0])
+        if len(candidates) > 1
+        else candidates[0]
+    )
     text = ",".join(str(size) for size in shape)
     args, kwargs = load_inputs([text], dtype=dtype or _dtype(model), device=device, seed=seed)
-    return args, kwargs, f"no input given: taking --input {text} (random), from the model's first layers"
+    return (
+        args,
+        kwargs,
+        f"no input given: taking --input {text} (random), from the model's first layers",
+    )
 
 
 def _check_forward(model: nn.Module) -> None:
@@ -38,17 +56,25 @@ def _check_forward(model: nn.Module) -> None:
         parameters = inspect.signature(model.forward).parameters.values()
     except (ValueError, TypeError):
         return
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         names = ", ".join(p.name for p in needed)
         example = " ".join(f"--input {p.name}=1,3,32,32" for p in needed[:2])
         raise UsageError(
-            f"{type(model).__name__}.forward takes {names}", where="no --input was given", fix=f"give each its shape or file: {example}"
+            f"{type(model).__name__}.forward takes {names}",
+            where="no --input was given",
+            fix=f"give each its shape or file: {example}",
         )
 
 
 def _candidates(model: nn.Module) -> list[tuple[int, ...]]:
-    configured = getattr(model, "default_cfg", None) or {}  # timm's own record of what the model takes
+    configured = (
+        getattr(model, "default_cfg", None) or {}
+    )  # timm's own record of what the model takes
     if isinstance(configured, dict) and configured.get("input_size"):
         return [(1, *configured["input_size"])]
     for module in model.modules():

@@ -5,7 +5,11 @@ import traceback
 from pathlib import Path
 
 _OURS = str(Path(__file__).resolve().parent)
-_INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sysconfig.get_path("stdlib"))
+_INSTALLED = (
+    sysconfig.get_path("purelib"),
+    sysconfig.get_path("platlib"),
+    sysconfig.get_path("stdlib"),
+)
 
 
 class TargetWarning(UserWarning):
@@ -29,7 +33,11 @@ def user_line(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_OURS, "<"))]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith((_OURS, "<"))
+    ]
     own = [f for f in frames if not f.filename.startswith(_INSTALLED)]
     innermost = (own or frames)[-1:]
     return f"{innermost[0].filename}:{innermost[0].lineno}" if innermost else ""

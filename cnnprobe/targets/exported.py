@@ -35,7 +35,9 @@ def load(path: Path, *, trust_pickle: bool) -> nn.Module:
         return torch.export.unflatten(torch.export.load(path))
     except Exception as error:
         raise TargetError(
-            f"{path} could not be read: {told(error)}", where=str(path), fix="save it again by torch.export.save, with this torch"
+            f"{path} could not be read: {told(error)}",
+            where=str(path),
+            fix="save it again by torch.export.save, with this torch",
         ) from error
 
 
@@ -48,9 +50,15 @@ def _unsafe_globals(path: Path) -> list[str]:
                 with archive.open(name) as entry:
                     if entry.read(4) != b"PK\x03\x04":
                         continue
-                found.update(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(archive.read(name))))
+                found.update(
+                    torch.serialization.get_unsafe_globals_in_checkpoint(
+                        io.BytesIO(archive.read(name))
+                    )
+                )
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
         raise TargetError(
-            f"{path} is no exported program, or is truncated", where=str(path), fix="save it again by torch.export.save, or copy it again"
+            f"{path} is no exported program, or is truncated",
+            where=str(path),
+            fix="save it again by torch.export.save, or copy it again",
         ) from error
     return sorted(found)

@@ -15,7 +15,20 @@ from cnnprobe.targets.memory import available_bytes, binary
 
 FORM = "write a shape such as 1,3,32,32, or name a .pt, .npy, .png or .jpg file"
 INTEGERS_BELOW = 8  # random integers are indices to most models: small enough for any vocabulary
-_NUMBERED = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "int8", "int16", "int32", "int64", "uint8", "bool")
+_NUMBERED = (
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "bool",
+)
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NUMBERED}
 
 
@@ -26,7 +39,9 @@ def dtype_of(name: str) -> torch.dtype:
     torch.bfloat16
     """
     if name not in DTYPES:
-        raise UnknownNameError(f"there is no dtype {name!r}", where=f"--dtype {name}", fix=suggest(name, DTYPES))
+        raise UnknownNameError(
+            f"there is no dtype {name!r}", where=f"--dtype {name}", fix=suggest(name, DTYPES)
+        )
     return DTYPES[name]
 
 
@@ -39,13 +54,19 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"no device {name!r} here: {reason}", where=f"--device {name}", fix="--device cpu, cuda, cuda:1, mps or meta"
+            f"no device {name!r} here: {reason}",
+            where=f"--device {name}",
+            fix="--device cpu, cuda, cuda:1, mps or meta",
         ) from error
     return device
 
 
 def load_inputs(
-    specs: Iterable[str], *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu", seed: int = 0
+    specs: Iterable[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
 ) -> tuple[tuple[object, ...], dict[str, object]]:
     """The positional and the keyword arguments that the specs stand for.
 
@@ -75,7 +96,11 @@ def load_inputs(
         name, text = _split(spec)
         place = f"--input {spec}"
         shape = parse_shape(text, place)
-        value = random_input(shape, dtype, device, generator) if shape else load_file(text, place, dtype=dtype, device=device)
+        value = (
+            random_input(shape, dtype, device, generator)
+            if shape
+            else load_file(text, place, dtype=dtype, device=device)
+        )
         if name in kwargs:
             raise UsageError(f"the input {name!r} is given twice", where=place, fix="give it once")
         if name:
@@ -102,11 +127,17 @@ def parse_shape(text: str, place: str) -> tuple[int, ...] | None:
         raise UsageError(f"{text!r} is no shape", where=place, fix=FORM)
     shape = tuple(int(size) for size in re.split(r"[,x×]", text))
     if min(shape) < 1:
-        raise UsageError(f"the shape {shape} has a size of {min(shape)}", where=place, fix="every size has to be 1 or more")
+        raise UsageError(
+            f"the shape {shape} has a size of {min(shape)}",
+            where=place,
+            fix="every size has to be 1 or more",
+        )
     return shape
 
 
-def random_input(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensor:
+def random_input(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Tensor:
     """A random tensor: standard normal, or integers below 8 (bool: both), drawn on the CPU so that devices agree."""
     if device.type == "meta":
         return torch.empty(shape, dtype=dtype, device=device)
@@ -115,7 +146,9 @@ def random_input(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devic
         if dtype.is_floating_point or dtype.is_complex:
             drawn = torch.randn(shape, dtype=dtype, generator=generator)
         else:
-            drawn = torch.randint(0, 2 if dtype == torch.bool else INTEGERS_BELOW, shape, generator=generator).to(dtype)
+            drawn = torch.randint(
+                0, 2 if dtype == torch.bool else INTEGERS_BELOW, shape, generator=generator
+            ).to(dtype)
         return drawn.to(device)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise _too_large(shape, dtype, f"it could not be made ({told(error)})") from error
@@ -156,9 +189,17 @@ def _from_file(text: str, place: str, dtype: torch.dtype) -> object:
     if not text or (read is None and not path.exists()):
         raise UsageError(f"{text!r} is neither a shape nor a file", where=place, fix=FORM)
     if not path.is_file():
-        raise UsageError(f"there is no file {text!r}" if not path.is_dir() else f"{text!r} is a folder", where=place, fix=FORM)
+        raise UsageError(
+            f"there is no file {text!r}" if not path.is_dir() else f"{text!r} is a folder",
+            where=place,
+            fix=FORM,
+        )
     if read is None:
-        raise UsageError(f"inputs cannot be read from a {path.suffix or 'suffixless'} file", where=place, fix=FORM)
+        raise UsageError(
+            f"inputs cannot be read from a {path.suffix or 'suffixless'} file",
+            where=place,
+            fix=FORM,
+        )
     return read(path, dtype)
 
 
@@ -166,7 +207,9 @@ def _read_saved(path: Path, _: torch.dtype) -> object:
     kind = kind_of(path)
     if kind not in ("zip", "pickle"):
         raise TargetError(
-            f"{path} is {'truncated or damaged' if kind == 'damaged' else 'no saved tensor'}", where=str(path), fix="save it by torch.save"
+            f"{path} is {'truncated or damaged' if kind == 'damaged' else 'no saved tensor'}",
+            where=str(path),
+            fix="save it by torch.save",
         )
     return read_pickle(path)
 
@@ -176,10 +219,14 @@ def _read_numpy(path: Path, _: torch.dtype) -> Tensor:
 
     try:
         array = np.load(path, allow_pickle=False)
-        return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+        return torch.from_numpy(
+            np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+        )
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise TargetError(
-            f"{path} holds no array that torch can take: {told(error)}", where=str(path), fix="save numbers by numpy.save"
+            f"{path} holds no array that torch can take: {told(error)}",
+            where=str(path),
+            fix="save numbers by numpy.save",
         ) from error
 
 
@@ -190,12 +237,18 @@ def _read_picture(path: Path, dtype: torch.dtype) -> Tensor:
     try:
         from PIL import Image
     except ImportError as error:
-        raise TargetError("reading a picture needs Pillow", where=str(path), fix="pip install pillow") from error
+        raise TargetError(
+            "reading a picture needs Pillow", where=str(path), fix="pip install pillow"
+        ) from error
     try:
         with Image.open(path) as picture:
             pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     except Exception as error:  # Pillow raises whatever its decoders do
-        raise TargetError(f"{path} is no picture that can be read: {told(error)}", where=str(path), fix="save it as PNG or JPEG") from error
+        raise TargetError(
+            f"{path} is no picture that can be read: {told(error)}",
+            where=str(path),
+            fix="save it as PNG or JPEG",
+        ) from error
     sample = pixels.permute(2, 0, 1).unsqueeze(0).contiguous()
     return sample.to(dtype) / 255 if dtype.is_floating_point else sample.to(dtype)
 

@@ -24,14 +24,18 @@ def available_bytes(device: torch.device) -> int | None:
 def _of_machine() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration, ValueError, IndexError):
         return None
 
 
 def _of_container() -> int | None:
     try:
-        return int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text())
+        return int((_GROUP / "memory.max").read_text()) - int(
+            (_GROUP / "memory.current").read_text()
+        )
     except (OSError, ValueError):  # no cgroup v2, or "max": no limit
         return None
 

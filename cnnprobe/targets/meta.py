@@ -14,7 +14,9 @@ def meta_copy(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, object] = {}  # for deepcopy: what is already "copied"
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(_on_meta(parameter), requires_grad=parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(
+            _on_meta(parameter), requires_grad=parameter.requires_grad
+        )
     for buffer in model.buffers():
         memo[id(buffer)] = _on_meta(buffer)
     return copy.deepcopy(model, memo)

@@ -19,7 +19,11 @@ NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 
 def load_model(
-    spec: str, *, arguments: Mapping[str, object] = NO_ARGUMENTS, weights: str | Path | None = None, trust_pickle: bool = False
+    spec: str,
+    *,
+    arguments: Mapping[str, object] = NO_ARGUMENTS,
+    weights: str | Path | None = None,
+    trust_pickle: bool = False,
 ) -> nn.Module:
     """The model that SPEC names, built with `arguments`, its parameters taken from the file `weights` if that is given.
 
@@ -54,7 +58,11 @@ def _built(target: object, spec: str, arguments: Mapping[str, object]) -> nn.Mod
     if isinstance(target, nn.Module):
         _refuse_arguments(arguments, spec, "an instance")
         return target
-    if isinstance(target, ModuleType) or not callable(target) or (isinstance(target, type) and not issubclass(target, nn.Module)):
+    if (
+        isinstance(target, ModuleType)
+        or not callable(target)
+        or (isinstance(target, type) and not issubclass(target, nn.Module))
+    ):
         raise _no_model(spec, f"names {_described(target)}, no model")
     _check_signature(target, spec, arguments)
     model = _called(target, spec, arguments)
@@ -65,24 +73,34 @@ def _built(target: object, spec: str, arguments: Mapping[str, object]) -> nn.Mod
 
 def _no_model(spec: str, what: str) -> UsageError:
     return UsageError(
-        f"{spec} {what}", where=f"SPEC {spec}", fix="name a subclass of torch.nn.Module, an instance, or a function that returns one"
+        f"{spec} {what}",
+        where=f"SPEC {spec}",
+        fix="name a subclass of torch.nn.Module, an instance, or a function that returns one",
     )
 
 
 def _described(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return f"the module {value.__name__}" if isinstance(value, ModuleType) else f"a {type(value).__name__}"
+    return (
+        f"the module {value.__name__}"
+        if isinstance(value, ModuleType)
+        else f"a {type(value).__name__}"
+    )
 
 
 def _refuse_arguments(arguments: Mapping[str, object], spec: str, kind: str) -> None:
     if arguments:
         raise UsageError(
-            f"{spec} is {kind} and takes no arguments", where=f"--arg {next(iter(arguments))}", fix="leave --arg out, or name its class"
+            f"{spec} is {kind} and takes no arguments",
+            where=f"--arg {next(iter(arguments))}",
+            fix="leave --arg out, or name its class",
         )
 
 
-def _check_signature(target: Callable[..., Any], spec: str, arguments: Mapping[str, object]) -> None:
+def _check_signature(
+    target: Callable[..., Any], spec: str, arguments: Mapping[str, object]
+) -> None:
     """Names what is missing or unknown before anything is called."""
     try:
         signature = inspect.signature(target)
@@ -91,7 +109,11 @@ def _check_signature(target: Callable[..., Any], spec: str, arguments: Mapping[s
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        named = [
+            p
+            for p in signature.parameters.values()
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         unknown = [name for name in arguments if name not in {p.name for p in named}]
         if unknown:
             raise UnknownNameError(
@@ -119,7 +141,9 @@ def _called(target: Callable[..., Any], spec: str, arguments: Mapping[str, objec
         raise
     except MemoryError as error:
         raise TargetError(
-            f"building {spec} needs more memory than there is", where=user_line(error) or spec, fix="make it smaller by --arg"
+            f"building {spec} needs more memory than there is",
+            where=user_line(error) or spec,
+            fix="make it smaller by --arg",
         ) from error
     except (Exception, SystemExit) as error:
         raise TargetError(
@@ -135,7 +159,11 @@ def unfinished_module(error: BaseException) -> nn.Module | None:
     """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own frame of it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_locals.get("self")
-        if frame.f_code.co_name in ("__setattr__", "__getattr__") and isinstance(module, nn.Module) and "_modules" not in module.__dict__:
+        if (
+            frame.f_code.co_name in ("__setattr__", "__getattr__")
+            and isinstance(module, nn.Module)
+            and "_modules" not in module.__dict__
+        ):
             return module
     return None
 
@@ -144,7 +172,11 @@ def _from_zoo(package: str, name: str, arguments: Mapping[str, object]) -> nn.Mo
     make = _torchvision if package == "torchvision" else _timm
     try:
         builder, fixed = make(name)
-    except (ImportError, PackageNotFoundError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
+    except (
+        ImportError,
+        PackageNotFoundError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a torchvision built for another torch
         raise TargetError(
             f"{package} could not be imported: {told(error)}",
             where=f"SPEC {package}:{name}",
@@ -164,14 +196,19 @@ def _torchvision(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
     known = models.list_models()
     if name not in known:
         raise UnknownNameError(
-            f"torchvision has no model {name!r}", where=f"SPEC torchvision:{name}", fix=_near_or_list(name, known, "torchvision")
+            f"torchvision has no model {name!r}",
+            where=f"SPEC torchvision:{name}",
+            fix=_near_or_list(name, known, "torchvision"),
         )
     builder = models.get_model_builder(name)
     fixed: dict[str, object] = {"weights": None}
     accepted = inspect.signature(builder).parameters
     if "weights_backbone" in accepted:  # its default is a download
         fixed["weights_backbone"] = None
-    if name in ("googlenet", "inception_v3"):  # the value that their default stands for; saying it silences their warning
+    if name in (
+        "googlenet",
+        "inception_v3",
+    ):  # the value that their default stands for; saying it silences their warning
         fixed["init_weights"] = True
     return builder, fixed
 
@@ -180,8 +217,14 @@ def _timm(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
     import timm
 
     known = timm.list_models()
-    if name.partition(".")[0] not in known:  # "resnet18.a1_in1k": a tag of its weights; "hf-hub:..." would go to the network
-        raise UnknownNameError(f"timm has no model {name!r}", where=f"SPEC timm:{name}", fix=_near_or_list(name, known, "timm"))
+    if (
+        name.partition(".")[0] not in known
+    ):  # "resnet18.a1_in1k": a tag of its weights; "hf-hub:..." would go to the network
+        raise UnknownNameError(
+            f"timm has no model {name!r}",
+            where=f"SPEC timm:{name}",
+            fix=_near_or_list(name, known, "timm"),
+        )
 
     def create(**arguments: Any) -> object:
         return timm.create_model(name, **arguments)
@@ -191,4 +234,8 @@ def _timm(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
 
 def _near_or_list(name: str, known: list[str], package: str) -> str:
     fix = suggest(name, known)
-    return fix if fix.startswith("did") else f"{FORMS}; {package}.list_models() lists {len(known)} names"
+    return (
+        fix
+        if fix.startswith("did")
+        else f"{FORMS}; {package}.list_models() lists {len(known)} names"
+    )

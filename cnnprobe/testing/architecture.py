@@ -13,11 +13,22 @@ from cnnprobe.testing.symbols import Shape, Symbols, names_in, parse_shape, spel
 from cnnprobe.totals import total
 from cnnprobe.trace import ParameterInfo, Trace
 
-_AXES = {2: "N C", 3: "N C L", 4: "N C H W", 5: "N C D H W"}  # what the axes of an input are called, by their number
+_AXES = {
+    2: "N C",
+    3: "N C L",
+    4: "N C H W",
+    5: "N C D H W",
+}  # what the axes of an input are called, by their number
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def assert_parameters(model: nn.Module, *, total: int | None = None, trainable: int | None = None, at_most: int | None = None) -> None:
+def assert_parameters(
+    model: nn.Module,
+    *,
+    total: int | None = None,
+    trainable: int | None = None,
+    at_most: int | None = None,
+) -> None:
     """Fail unless the model has this many parameters (elements; tied ones once), in total, trainable, or at most.
 
     Raises:
@@ -28,7 +39,11 @@ def assert_parameters(model: nn.Module, *, total: int | None = None, trainable: 
     """
     __tracebackhide__ = True
     if total is None and trainable is None and at_most is None:
-        raise UsageError("nothing to compare with", where="assert_parameters(model)", fix="give total=, trainable= or at_most=")
+        raise UsageError(
+            "nothing to compare with",
+            where="assert_parameters(model)",
+            fix="give total=, trainable= or at_most=",
+        )
     parameters = [p for p in take_inventory(named_modules(model))[1] if p.kind == "parameter"]
     count = sum(p.numel for p in parameters)
     free = sum(p.numel for p in parameters if p.trainable)
@@ -36,7 +51,9 @@ def assert_parameters(model: nn.Module, *, total: int | None = None, trainable: 
     if total is not None and count != total:
         problems.append(f"{count:,} parameters, expected {total:,} ({count - total:+,})")
     if trainable is not None and free != trainable:
-        problems.append(f"{free:,} trainable parameters, expected {trainable:,} ({free - trainable:+,})")
+        problems.append(
+            f"{free:,} trainable parameters, expected {trainable:,} ({free - trainable:+,})"
+        )
     if at_most is not None and count > at_most:
         problems.append(f"{count:,} parameters, at most {at_most:,} allowed")
     if problems:
@@ -50,11 +67,16 @@ def assert_parameters(model: nn.Module, *, total: int | None = None, trainable: 
 def _largest(parameters: Sequence[ParameterInfo]) -> str:
     ranked = sorted(parameters, key=lambda p: -p.numel)[:3]
     return (
-        ", ".join(f"'{p.fqn}' {p.shape} = {p.numel:,}{'' if p.trainable else ' (frozen)'}" for p in ranked) or "no module: there are none"
+        ", ".join(
+            f"'{p.fqn}' {p.shape} = {p.numel:,}{'' if p.trainable else ' (frozen)'}" for p in ranked
+        )
+        or "no module: there are none"
     )
 
 
-def assert_macs(model: nn.Module, inputs: Inputs, *, total: int | None = None, at_most: int | None = None) -> None:
+def assert_macs(
+    model: nn.Module, inputs: Inputs, *, total: int | None = None, at_most: int | None = None
+) -> None:
     """Fail unless a forward pass takes this many multiply-accumulates (convolutions and matrix products; no biases, batch as given).
 
     >>> import torch
@@ -62,7 +84,11 @@ def assert_macs(model: nn.Module, inputs: Inputs, *, total: int | None = None, a
     """
     __tracebackhide__ = True
     if total is None and at_most is None:
-        raise UsageError("nothing to compare with", where="assert_macs(model, inputs)", fix="give total= or at_most=")
+        raise UsageError(
+            "nothing to compare with",
+            where="assert_macs(model, inputs)",
+            fix="give total= or at_most=",
+        )
     trace = observed(model, inputs).trace
     macs = sum(call.macs or 0 for call in trace.calls)
     problems = []
@@ -71,7 +97,9 @@ def assert_macs(model: nn.Module, inputs: Inputs, *, total: int | None = None, a
     if at_most is not None and macs > at_most:
         problems.append(f"at most {at_most:,} allowed")
     if problems:
-        ranked = sorted((call for call in trace.calls if call.macs), key=lambda call: -(call.macs or 0))[:3]
+        ranked = sorted(
+            (call for call in trace.calls if call.macs), key=lambda call: -(call.macs or 0)
+        )[:3]
         most = ", ".join(f"'{call.fqn or call.kind}' {call.macs:,}" for call in ranked)
         fail(
             f"{trace.model} takes {macs:,} multiply-accumulates, {'; '.join(problems)}",
@@ -109,7 +137,9 @@ def _bytes(amount: int | str) -> int:
         return int(float(number) * _UNITS[unit.strip() or "B"])
     except (ValueError, KeyError) as error:
         raise UsageError(
-            f"{amount!r} is no amount of memory", where="at_most", fix=f"give bytes, or a number and a unit: {', '.join(_UNITS)}"
+            f"{amount!r} is no amount of memory",
+            where="at_most",
+            fix=f"give bytes, or a number and a unit: {', '.join(_UNITS)}",
         ) from error
 
 
@@ -148,7 +178,9 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
                 if reason:
                     given = ", ".join(map(str, outputs)) or f"no tensor but {call.returned}"
                     place = f"'{name}'" if name else "the model"
-                    problems.append(f"{place} ({call.kind}) gives {given}, expected {spell(wanted)} by {pattern!r}: {reason}")
+                    problems.append(
+                        f"{place} ({call.kind}) gives {given}, expected {spell(wanted)} by {pattern!r}: {reason}"
+                    )
     if problems:
         fail(
             f"{counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
@@ -168,7 +200,11 @@ def _bind_inputs(trace: Trace, used: set[str], symbols: Symbols) -> None:
 
 
 def assert_same_architecture(
-    actual: nn.Module, expected: nn.Module, *, ignore: Sequence[str] = (), rename: Mapping[str, str] | None = None
+    actual: nn.Module,
+    expected: nn.Module,
+    *,
+    ignore: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
 ) -> None:
     """Fail unless both models have the same layers in the same order: names, kinds, configuration, parameters, sharing. Values may differ.
 
@@ -190,9 +226,20 @@ def assert_same_architecture(
     names = rename or {}
     ours, theirs = layers_of(actual, naming=lambda name: _renamed(name, names)), layers_of(expected)
     _check_renaming(actual, names)
-    left_out = matching([layer.name for layer in (*ours, *theirs)], ignore, what="module") if ignore else set()
-    ours_text, theirs_text = ([_line(layer) for layer in layers if layer.name not in left_out] for layers in (ours, theirs))
-    details = [line for line in difflib.unified_diff(theirs_text, ours_text, n=1, lineterm="") if line[:3] not in ("---", "+++", "@@ ")]
+    left_out = (
+        matching([layer.name for layer in (*ours, *theirs)], ignore, what="module")
+        if ignore
+        else set()
+    )
+    ours_text, theirs_text = (
+        [_line(layer) for layer in layers if layer.name not in left_out]
+        for layers in (ours, theirs)
+    )
+    details = [
+        line
+        for line in difflib.unified_diff(theirs_text, ours_text, n=1, lineterm="")
+        if line[:3] not in ("---", "+++", "@@ ")
+    ]
     if not details:
         return
     differing = sum(line[0] in "+-" for line in details)
@@ -219,4 +266,8 @@ def _check_renaming(model: nn.Module, rename: Mapping[str, str]) -> None:
     names = [layer.name for layer in layers_of(model)]
     for old in rename:
         if not any(_renamed(name, {old: ""}) != name for name in names):
-            raise UsageError(f"no module named {old!r} to be renamed", where=class_of(model).__name__, fix=suggest(old, names))
+            raise UsageError(
+                f"no module named {old!r} to be renamed",
+                where=class_of(model).__name__,
+                fix=suggest(old, names),
+            )

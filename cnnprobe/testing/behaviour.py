@@ -14,13 +14,28 @@ from cnnprobe.recorder import preserved
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
-from cnnprobe.testing.failures import Inputs, arguments_of, counted, fail, matching, observed, place_of
+from cnnprobe.testing.failures import (
+    Inputs,
+    arguments_of,
+    counted,
+    fail,
+    matching,
+    observed,
+    place_of,
+)
 from cnnprobe.trace import ModuleCall
 
 Loss = Callable[..., Tensor]
 
 
-def assert_finite(model: nn.Module, inputs: Inputs, targets: Any = None, *, loss_fn: Loss | None = None, backward: bool = True) -> None:
+def assert_finite(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any = None,
+    *,
+    loss_fn: Loss | None = None,
+    backward: bool = True,
+) -> None:
     """Fail if any operation of the forward pass puts out NaN or Inf, or any gradient of the backward pass is not finite.
 
     Args:
@@ -32,11 +47,19 @@ def assert_finite(model: nn.Module, inputs: Inputs, targets: Any = None, *, loss
     """
     __tracebackhide__ = True
     trace = observed(model, inputs, statistics=True).trace
-    odd = [i for i, call in enumerate(trace.calls) if any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.outputs)]
+    odd = [
+        i
+        for i, call in enumerate(trace.calls)
+        if any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.outputs)
+    ]
     parents = {call.parent for call in trace.calls}
     first = [i for i in odd if i not in parents]
     if first:
-        counts = next(t.stats for t in trace.calls[first[0]].outputs if t.stats and (t.stats["nan"] or t.stats["inf"]))
+        counts = next(
+            t.stats
+            for t in trace.calls[first[0]].outputs
+            if t.stats and (t.stats["nan"] or t.stats["inf"])
+        )
         fail(
             f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {place_of(trace, first[0])}",
             where=f"{'the only operation' if len(first) == 1 else f'the first of {len(first):,} operations'} with such values; "
@@ -62,7 +85,11 @@ def assert_finite(model: nn.Module, inputs: Inputs, targets: Any = None, *, loss
 def _origin(model: nn.Module, call: ModuleCall) -> str:
     """Where values that are not finite may have come from: parameters first, as they spoil every later run."""
     module = dict(model.named_modules()).get(call.fqn) if call.fqn is not None else None
-    spoilt = [name for name, p in module.named_parameters(recurse=False) if not bool(p.isfinite().all())] if module is not None else []
+    spoilt = (
+        [name for name, p in module.named_parameters(recurse=False) if not bool(p.isfinite().all())]
+        if module is not None
+        else []
+    )
     if spoilt:
         return f"its {' and '.join(spoilt)} {'are' if len(spoilt) > 1 else 'is'} not finite"
     given = any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.inputs)
@@ -70,7 +97,12 @@ def _origin(model: nn.Module, call: ModuleCall) -> str:
 
 
 def assert_gradients_reach(
-    model: nn.Module, inputs: Inputs, targets: Any = None, *, loss_fn: Loss | None = None, ignore: Sequence[str] = ()
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Any = None,
+    *,
+    loss_fn: Loss | None = None,
+    ignore: Sequence[str] = (),
 ) -> None:
     """Fail unless every trainable parameter gets a gradient that is not zero everywhere.
 
@@ -90,7 +122,11 @@ def assert_gradients_reach(
             if name not in left_out and (gradient is None or not bool(gradient.any()))
         ]
     if not gradients:
-        fail("no parameter is trainable", where=class_of(model).__name__, fix="set requires_grad_(True) on what should learn")
+        fail(
+            "no parameter is trainable",
+            where=class_of(model).__name__,
+            fix="set requires_grad_(True) on what should learn",
+        )
     if missing:
         fail(
             f"{len(missing)} of {counted(len(gradients), 'trainable parameter')} without a gradient",
@@ -101,7 +137,9 @@ def assert_gradients_reach(
 
 
 @contextlib.contextmanager
-def _gradients(model: nn.Module, inputs: Inputs, targets: Any, loss_fn: Loss | None) -> Iterator[dict[str, Tensor | None]]:
+def _gradients(
+    model: nn.Module, inputs: Inputs, targets: Any, loss_fn: Loss | None
+) -> Iterator[dict[str, Tensor | None]]:
     """The gradient of each trainable parameter after one forward and backward pass; the model is as before afterwards."""
     __tracebackhide__ = True
     args, kwargs = arguments_of(inputs)
@@ -118,10 +156,14 @@ def _gradients(model: nn.Module, inputs: Inputs, targets: Any, loss_fn: Loss | N
 
 
 @contextlib.contextmanager
-def _kept(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _kept(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Any
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Copies of the arguments to run on; model and generators are as before afterwards, whatever the forward writes to."""
     copies = {id(p): (p, p.detach().clone()) for p in model.parameters()}
-    given = torch.utils._pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
+    given = torch.utils._pytree.tree_map(
+        lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs))
+    )
     with preserved_generators(), preserved(model, (), {}):
         try:
             yield given
@@ -163,12 +205,19 @@ def assert_parameters_change(
             optimizer.zero_grad()
             _loss(model(*args, **kwargs), targets, loss_fn).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            same = [name for name, p in parameters.items() if name not in left_out and torch.equal(p, before[name])]
+            same = [
+                name
+                for name, p in parameters.items()
+                if name not in left_out and torch.equal(p, before[name])
+            ]
     finally:
         optimizer.load_state_dict(state)
     if same:
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        details = [f"'{name}': {'got no change' if id(parameters[name]) in known else 'is not in the optimizer'}" for name in same]
+        details = [
+            f"'{name}': {'got no change' if id(parameters[name]) in known else 'is not in the optimizer'}"
+            for name in same
+        ]
         fail(
             f"{len(same)} of {counted(len(parameters), 'trainable parameter')} did not change in a step",
             details=details,
@@ -184,9 +233,16 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
     """
     __tracebackhide__ = True
     args, kwargs = arguments_of(inputs)
-    batch = next((t.shape[0] for _, t in leaves((args, dict(kwargs))) if isinstance(t, Tensor) and t.dim()), 0)
+    batch = next(
+        (t.shape[0] for _, t in leaves((args, dict(kwargs))) if isinstance(t, Tensor) and t.dim()),
+        0,
+    )
     if batch < 2:
-        fail(f"a batch of {batch} cannot show whether samples are independent", where="inputs", fix="give at least two samples")
+        fail(
+            f"a batch of {batch} cannot show whether samples are independent",
+            where="inputs",
+            fix="give at least two samples",
+        )
     with _in_eval(model, args, kwargs):
         expected = _first_tensor(model(*args, **kwargs))
         if expected.dim() == 0 or expected.shape[0] != batch:
@@ -196,10 +252,14 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
                 fix="keep the batch axis: no squeeze(), view(-1) or mean over axis 0",
             )
         for sample in range(min(batch, 4)):
-            changed = torch.utils._pytree.tree_map(lambda t, k=sample: _replaced(t, k, batch), (args, dict(kwargs)))
+            changed = torch.utils._pytree.tree_map(
+                lambda t, k=sample: _replaced(t, k, batch), (args, dict(kwargs))
+            )
             actual = _first_tensor(model(*changed[0], **changed[1]))
             others = [i for i in range(batch) if i != sample]
-            moved = [i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)]
+            moved = [
+                i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)
+            ]
             if moved:
                 apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
                 fail(
@@ -214,7 +274,11 @@ def _replaced(value: Any, sample: int, batch: int) -> Any:
     if not isinstance(value, Tensor) or not value.dim() or value.shape[0] != batch:
         return value
     other = value.clone()
-    other[sample] = other[(sample + 1) % batch].flip(-1) if not value.dtype.is_floating_point else torch.randn_like(other[sample]) * 3 + 1
+    other[sample] = (
+        other[(sample + 1) % batch].flip(-1)
+        if not value.dtype.is_floating_point
+        else torch.randn_like(other[sample]) * 3 + 1
+    )
     return other
 
 
@@ -230,7 +294,11 @@ def _first_tensor(output: Any) -> Tensor:
     for _, value in leaves(output):
         if isinstance(value, Tensor):
             return value
-    return fail(f"the output is no tensor but {type(output).__name__}", where="the model", fix="return a tensor, or a container with one")
+    return fail(
+        f"the output is no tensor but {type(output).__name__}",
+        where="the model",
+        fix="return a tensor, or a container with one",
+    )
 
 
 def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
@@ -240,7 +308,9 @@ def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
     runs = []
     for _ in range(2):
         with _kept(model, args, kwargs) as (args, kwargs), torch.no_grad():
-            runs.append([t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)])
+            runs.append(
+                [t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+            )
     _compare_runs(
         model,
         runs,
@@ -258,7 +328,9 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
         runs = []
         for seed in range(2):
             torch.manual_seed(seed)
-            runs.append([t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)])
+            runs.append(
+                [t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
+            )
         changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
     if changed:
         fail(
@@ -268,7 +340,10 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
             fix="update statistics only while self.training",
         )
     _compare_runs(
-        model, runs, "two runs in eval mode differ", "look for F.dropout without training=self.training, or for random numbers in forward"
+        model,
+        runs,
+        "two runs in eval mode differ",
+        "look for F.dropout without training=self.training, or for random numbers in forward",
     )
 
 
@@ -280,7 +355,9 @@ def _compare_runs(model: nn.Module, runs: Sequence[Sequence[Tensor]], what: str,
             details.append(f"output {i}: shapes {tuple(first.shape)} and {tuple(second.shape)}")
         elif not torch.equal(first.nan_to_num(), second.nan_to_num()):
             apart = (first.double() - second.double()).abs()
-            details.append(f"output {i}: {int((apart > 0).sum()):,} of {apart.numel():,} values, by up to {float(apart.max()):.3g}")
+            details.append(
+                f"output {i}: {int((apart > 0).sum()):,} of {apart.numel():,} values, by up to {float(apart.max()):.3g}"
+            )
     if details:
         fail(what, details=details, where=class_of(model).__name__, fix=fix)
 
@@ -371,7 +448,9 @@ def assert_same_graph(model: nn.Module, first: Inputs, second: Inputs) -> None:
     ways = [[(call.fqn, call.kind, call.depth) for call in trace.calls] for trace in traces]
     if ways[0] == ways[1]:
         return
-    k = next((i for i, (a, b) in enumerate(zip(*ways, strict=False)) if a != b), min(map(len, ways)))
+    k = next(
+        (i for i, (a, b) in enumerate(zip(*ways, strict=False)) if a != b), min(map(len, ways))
+    )
     taken = [place_of(trace, k) if k < len(trace.calls) else "the end" for trace in traces]
     fail(
         f"the two inputs take different ways: {len(ways[0])} calls and {len(ways[1])}",

@@ -19,7 +19,14 @@ Inputs = Any
 """A tensor, a tuple of positional arguments, or a dict of keyword arguments."""
 
 
-def fail(what: str, *, where: str = "", fix: str = "", details: Sequence[str] = (), report: Report | None = None) -> NoReturn:
+def fail(
+    what: str,
+    *,
+    where: str = "",
+    fix: str = "",
+    details: Sequence[str] = (),
+    report: Report | None = None,
+) -> NoReturn:
     """Raise AssertionError with the whole message; a report with more of it than the message goes along as its `report`."""
     __tracebackhide__ = True
     lines = [what, *(f"  {line}" for line in details[:MOST_LINES])]
@@ -60,13 +67,16 @@ def raised(model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException)
     failure = trace.failure
     if failure is None or not isinstance(error, Exception):
         raise error
-    finding = finding_of_failure(failure, explain(Crash(error=error, model=model, trace=trace, args=args, kwargs=kwargs)))
+    finding = finding_of_failure(
+        failure, explain(Crash(error=error, model=model, trace=trace, args=args, kwargs=kwargs))
+    )
     place = f"module '{failure.module}'" if failure.module else "the model's own forward"
     try:
         fail(
             f"the {failure.stage}{' pass' if failure.stage in ('forward', 'backward') else ''} raised {failure.kind}: {failure.message}",
             details=[] if finding.rule == "crash" else [f"{finding.rule}: {finding.message}"],
-            where=f"{place} ({failure.operation})" + (f", {failure.source}" if failure.source else ""),
+            where=f"{place} ({failure.operation})"
+            + (f", {failure.source}" if failure.source else ""),
             fix=finding.fix,
         )
     except AssertionError as failed:
@@ -102,8 +112,11 @@ def place_of(trace: Trace, index: int) -> str:
     """A call in words: "module 'fc1' (Linear)", "torch.flatten in module 'head'"."""
     call = trace.calls[index]
     if call.fqn is not None:
-        return f"module '{call.fqn}' ({call.kind})" if call.fqn else f"the model itself ({call.kind})"
+        return (
+            f"module '{call.fqn}' ({call.kind})" if call.fqn else f"the model itself ({call.kind})"
+        )
     parent = trace.calls[call.parent].fqn if call.parent is not None else ""
-    return f"{call.kind} in {f'module {parent!r}' if parent else 'the forward of ' + trace.model}" + (
-        f", {call.source}" if call.source else ""
+    return (
+        f"{call.kind} in {f'module {parent!r}' if parent else 'the forward of ' + trace.model}"
+        + (f", {call.source}" if call.source else "")
     )

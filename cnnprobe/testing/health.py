@@ -41,7 +41,11 @@ def assert_healthy(
     __tracebackhide__ = True
     known = [severity.value for severity in Severity]
     if at_least not in known:
-        raise UnknownNameError(f"no severity {at_least!r}", where="assert_healthy(at_least=...)", fix=suggest(at_least, known))
+        raise UnknownNameError(
+            f"no severity {at_least!r}",
+            where="assert_healthy(at_least=...)",
+            fix=suggest(at_least, known),
+        )
     report = diagnose(model, inputs, targets, ignore=ignore, **training)
     if report.error is not None:
         raised(model, inputs, report.trace, report.error)
@@ -51,13 +55,23 @@ def assert_healthy(
             counted(len(found), "finding"),
             details=[line for finding in found for line in _lines(finding)],
             where=report.trace.model,
-            fix="begin with the first, or say why it is meant so: " + f'ignore={{"{found[0].rule}": "the reason"}}',
+            fix="begin with the first, or say why it is meant so: "
+            f'ignore={{"{found[0].rule}": "the reason"}}',
             report=report,
         )
 
 
 def _lines(finding: Finding) -> tuple[str, ...]:
-    place = "" if finding.module is None else f" in '{finding.module}'" if finding.module else " in the model itself"
+    place = (
+        ""
+        if finding.module is None
+        else f" in '{finding.module}'"
+        if finding.module
+        else " in the model itself"
+    )
     follows = f" (follows from {', '.join(finding.follows_from)})" if finding.follows_from else ""
     severity = finding.severity or Severity.INFO
-    return f"{severity.value} {finding.rule} ({finding.code}){place}: {finding.message}{follows}", f"  fix: {finding.fix}"
+    return (
+        f"{severity.value} {finding.rule} ({finding.code}){place}: {finding.message}{follows}",
+        f"  fix: {finding.fix}",
+    )

@@ -29,7 +29,9 @@ class Layer:
     def __str__(self) -> str:
         if self.shared_with:
             return f"{self.name}  the same module as {self.shared_with}"
-        return f"{self.name}  {self.kind}({self.config})  {self.weights}" + (f"  -> {self.shapes}" if self.shapes else "")
+        return f"{self.name}  {self.kind}({self.config})  {self.weights}" + (
+            f"  -> {self.shapes}" if self.shapes else ""
+        )
 
 
 def architecture_text(model: nn.Module, inputs: Inputs | None = None) -> str:
@@ -47,7 +49,9 @@ def architecture_text(model: nn.Module, inputs: Inputs | None = None) -> str:
     return "\n".join(map(str, layers_of(model, inputs))) + "\n"
 
 
-def layers_of(model: nn.Module, inputs: Inputs | None = None, *, naming: Callable[[str], str] = str) -> list[Layer]:
+def layers_of(
+    model: nn.Module, inputs: Inputs | None = None, *, naming: Callable[[str], str] = str
+) -> list[Layer]:
     """The lines of a model; wrappers of torch.compile and of data parallelism are seen through."""
     __tracebackhide__ = True
     model = unwrapped(model)
@@ -60,7 +64,9 @@ def layers_of(model: nn.Module, inputs: Inputs | None = None, *, naming: Callabl
             continue
         name = naming(_plain(fqn)) or ROOT
         if not first:
-            layers.append(Layer(name=name, kind="", config="", weights="", shared_with=places[id(module)]))
+            layers.append(
+                Layer(name=name, kind="", config="", weights="", shared_with=places[id(module)])
+            )
             continue
         places[id(module)] = name
         layers.append(
@@ -120,7 +126,9 @@ def _weights(module: nn.Module, name: str, tensors: dict[int, str]) -> str:
     parts = [str(sum(_size(p) for p in fresh.values()))]
     frozen = [p for p in fresh.values() if not p.requires_grad]
     if frozen:
-        parts.append("frozen" if len(frozen) == len(fresh) else f"({sum(_size(p) for p in frozen)} frozen)")
+        parts.append(
+            "frozen" if len(frozen) == len(fresh) else f"({sum(_size(p) for p in frozen)} frozen)"
+        )
     parts += sorted({dtype_name(p.dtype) for p in fresh.values()} - {"float32"})
     if not is_stock(module):
         buffers = {f"buffer {key}": b for key, b in module._buffers.items() if b is not None}

@@ -20,9 +20,15 @@ def _runs(model: nn.Module, inputs: Inputs) -> None:
 def _batch_independent(model: nn.Module, inputs: Inputs) -> None:
     """A batch of one sample, as deployment gives it, is made two: else nothing could be seen."""
     __tracebackhide__ = True
-    batches = {t.shape[0] if t.dim() else 0 for t in torch.utils._pytree.tree_leaves(inputs) if isinstance(t, Tensor)}
+    batches = {
+        t.shape[0] if t.dim() else 0
+        for t in torch.utils._pytree.tree_leaves(inputs)
+        if isinstance(t, Tensor)
+    }
     if batches == {1}:
-        inputs = torch.utils._pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, inputs)
+        inputs = torch.utils._pytree.tree_map(
+            lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, inputs
+        )
     behaviour.assert_batch_independent(model, inputs)
 
 
@@ -41,7 +47,11 @@ def run(check: str, spec: str, shapes: tuple[str, ...], arguments: tuple[str, ..
     """Build the model, in eval mode, and its inputs anew, and run one check."""
     __tracebackhide__ = True
     if not shapes:
-        raise UsageError("there is no input for the model", where=f"--cnnprobe {spec}", fix="give its shape: --cnnprobe-input 2,3,32,32")
+        raise UsageError(
+            "there is no input for the model",
+            where=f"--cnnprobe {spec}",
+            fix="give its shape: --cnnprobe-input 2,3,32,32",
+        )
     torch.manual_seed(0)
     model = load_model(spec, arguments=parse_arguments(arguments)).eval()
     args, kwargs = load_inputs(shapes)

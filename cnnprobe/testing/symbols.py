@@ -29,12 +29,22 @@ def parse_shape(shape: Shape) -> list[tuple[Dimension, ...]]:
     >>> parse_shape([("N", 5), "N 4"])
     [('N', 5), ('N', 4)]
     """
-    if isinstance(shape, list) and all(isinstance(one, tuple | str) and not _is_dimension(one) for one in shape):
+    if isinstance(shape, list) and all(
+        isinstance(one, tuple | str) and not _is_dimension(one) for one in shape
+    ):
         return [parse_shape(cast("Shape", one))[0] for one in shape]
-    words = shape.replace(",", " ").split() if isinstance(shape, str) else cast("Sequence[Dimension]", shape)
+    words = (
+        shape.replace(",", " ").split()
+        if isinstance(shape, str)
+        else cast("Sequence[Dimension]", shape)
+    )
     dimensions = tuple(_parse_dimension(word) for word in words)
     if sum(_is_open(dimension) for dimension in dimensions) > 1:
-        raise UsageError(f"{shape!r} leaves more than one place open", where="a shape", fix='use "..." or "*name" once')
+        raise UsageError(
+            f"{shape!r} leaves more than one place open",
+            where="a shape",
+            fix='use "..." or "*name" once',
+        )
     return [dimensions]
 
 
@@ -63,13 +73,22 @@ def _check(node: ast.expr, text: str) -> None:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         _check(node.left, text)
         _check(node.right, text)
-    elif not (isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and isinstance(node.value, int))):
+    elif not (
+        isinstance(node, ast.Name)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, int))
+    ):
         raise _unreadable(text)
 
 
 def names_in(shapes: Iterable[Sequence[Sequence[Dimension]]]) -> set[str]:
     """All names that stand in any dimension."""
-    words = {d for outputs in shapes for shape in outputs for d in shape if isinstance(d, str) and not _is_open(d)}
+    words = {
+        d
+        for outputs in shapes
+        for shape in outputs
+        for d in shape
+        if isinstance(d, str) and not _is_open(d)
+    }
     return {name for word in words for name in _names(word)}
 
 
@@ -79,7 +98,10 @@ def _names(text: str) -> list[str]:
 
 def spell(outputs: Sequence[Sequence[Dimension]]) -> str:
     """Shapes as they are shown: "(N, 64, any)"."""
-    texts = [", ".join("any" if d is None else str(d) for d in shape) + ("," if len(shape) == 1 else "") for shape in outputs]
+    texts = [
+        ", ".join("any" if d is None else str(d) for d in shape) + ("," if len(shape) == 1 else "")
+        for shape in outputs
+    ]
     return ", ".join(f"({text})" for text in texts)
 
 
@@ -97,7 +119,9 @@ class Symbols:
         """All bound names in words: "N = 2, H = 32"."""
         return ", ".join(f"{name} = {size}" for name, size in self._bound.items())
 
-    def mismatches(self, wanted: Sequence[Sequence[Dimension]], actual: Sequence[Sequence[int]]) -> str:
+    def mismatches(
+        self, wanted: Sequence[Sequence[Dimension]], actual: Sequence[Sequence[int]]
+    ) -> str:
         """Why the outputs have not the `wanted` shapes, or ""; one wanted shape is that of the first output."""
         if not actual or 1 < len(wanted) != len(actual):
             return f"{len(actual)} outputs, not {len(wanted)}"
@@ -157,10 +181,17 @@ class Symbols:
     def _value(self, node: ast.expr, text: str) -> int:
         if isinstance(node, ast.BinOp):
             try:
-                return _OPERATORS[type(node.op)](self._value(node.left, text), self._value(node.right, text))
+                return _OPERATORS[type(node.op)](
+                    self._value(node.left, text), self._value(node.right, text)
+                )
             except ZeroDivisionError as error:
                 raise _unreadable(text) from error
-        return cast("int", node.value if isinstance(node, ast.Constant) else self._bound[cast("ast.Name", node).id])
+        return cast(
+            "int",
+            node.value
+            if isinstance(node, ast.Constant)
+            else self._bound[cast("ast.Name", node).id],
+        )
 
 
 def _parse(text: str) -> ast.Expression:

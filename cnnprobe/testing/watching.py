@@ -24,7 +24,9 @@ def watch(called: "CalledModels", **checks: bool) -> Iterator[None]:
     __tracebackhide__ = True
     for name in checks:
         if name not in CHECKS:
-            raise UnknownNameError(f"no check named {name!r}", where="@pytest.mark.cnnprobe", fix=suggest(name, CHECKS))
+            raise UnknownNameError(
+                f"no check named {name!r}", where="@pytest.mark.cnnprobe", fix=suggest(name, CHECKS)
+            )
     called.is_finite_wanted = bool(checks.get("finite"))
     with called:
         yield
@@ -96,7 +98,12 @@ class CalledModels:
             pass
         if not self._open and id(module) in self._latest:
             self._latest[id(module)].kwargs = _copied(kwargs)
-        if self.is_finite_wanted and _is_odd(output) and not _is_odd((args, kwargs)) and not any(True for _ in module.children()):
+        if (
+            self.is_finite_wanted
+            and _is_odd(output)
+            and not _is_odd((args, kwargs))
+            and not any(True for _ in module.children())
+        ):
             root = self._open[0] if self._open else module
             name = next((fqn for fqn, m in root.named_modules() if m is module), "")
             fail(
@@ -107,7 +114,9 @@ class CalledModels:
 
 
 def _copied(values: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
+    return torch.utils._pytree.tree_map(
+        lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values
+    )
 
 
 def _as_inputs(seen: Called) -> Any:
@@ -117,7 +126,11 @@ def _as_inputs(seen: Called) -> Any:
     if not seen.args:
         return seen.kwargs
     bound = inspect.signature(seen.model.forward).bind(*seen.args, **seen.kwargs)
-    kinds = {parameter.kind for name, parameter in bound.signature.parameters.items() if name in bound.arguments}
+    kinds = {
+        parameter.kind
+        for name, parameter in bound.signature.parameters.items()
+        if name in bound.arguments
+    }
     if kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
         return dict(bound.arguments)
     return fail(
@@ -129,6 +142,9 @@ def _as_inputs(seen: Called) -> Any:
 
 def _is_odd(value: Any) -> bool:
     return any(
-        isinstance(t, Tensor) and t.dtype.is_floating_point and not t.is_meta and not bool(t.detach().isfinite().all())
+        isinstance(t, Tensor)
+        and t.dtype.is_floating_point
+        and not t.is_meta
+        and not bool(t.detach().isfinite().all())
         for _, t in leaves(value)
     )

@@ -72,7 +72,11 @@ class LoopWatch:
         kind = self._codes.get(frame.f_code)
         if kind is None or event not in ("call", "return"):
             return
-        if kind == "mode" and frame.f_back is not None and self._codes.get(frame.f_back.f_code) == "mode":
+        if (
+            kind == "mode"
+            and frame.f_back is not None
+            and self._codes.get(frame.f_back.f_code) == "mode"
+        ):
             return  # train() calls itself for the children
         sys.setprofile(None)
         try:

@@ -19,7 +19,9 @@ _MOST = 256  # items of a container that are looked at
 class HiddenThing:
     """A module or tensor found outside the registries, with how to find it again."""
 
-    def __init__(self, owner: str, module: nn.Module, attribute: str, name: str, value: Any) -> None:
+    def __init__(
+        self, owner: str, module: nn.Module, attribute: str, name: str, value: Any
+    ) -> None:
         self.owner = owner
         self.module = module
         self.attribute = attribute
@@ -43,7 +45,13 @@ class HiddenThing:
 def find_hidden(model: nn.Module) -> list[HiddenThing]:
     """Everything hidden in attributes, lists, tuples and dicts of the model's own modules."""
     registered = {id(module) for _, module, _ in named_modules(model)}
-    tensors = {id(t) for _, m, _ in named_modules(model) for r in (m._parameters, m._buffers) for t in r.values() if t is not None}
+    tensors = {
+        id(t)
+        for _, m, _ in named_modules(model)
+        for r in (m._parameters, m._buffers)
+        for t in r.values()
+        if t is not None
+    }
     found: list[HiddenThing] = []
     seen: set[int] = set()
     for fqn, module, first in named_modules(model):
@@ -96,10 +104,16 @@ def _leaves_behind(tensor: Tensor) -> Iterator[Tensor]:
         if isinstance(variable, Tensor):
             yield variable
         elif depth < 8:
-            stack.extend((following, depth + 1) for following, _ in node.next_functions if following is not None)
+            stack.extend(
+                (following, depth + 1)
+                for following, _ in node.next_functions
+                if following is not None
+            )
 
 
-def describe_hidden(hidden: list[HiddenThing], used: set[str], before: Mapping[str, int]) -> tuple[Hidden, ...]:
+def describe_hidden(
+    hidden: list[HiddenThing], used: set[str], before: Mapping[str, int]
+) -> tuple[Hidden, ...]:
     """The data of it; `used` are names that a row read or a graph reached, `before` the id of each attribute before the forward."""
     described = []
     for thing in hidden:
@@ -144,7 +158,13 @@ def _values(tensor: Tensor) -> Values:
     found = summarise(tensor)
     if found is None or found.count == found.nan + found.inf:
         return Values(
-            shape=tuple(tensor.shape), norm=0.0, mean=0.0, std=0.0, low=0.0, high=0.0, nonfinite=0 if found is None else found.count
+            shape=tuple(tensor.shape),
+            norm=0.0,
+            mean=0.0,
+            std=0.0,
+            low=0.0,
+            high=0.0,
+            nonfinite=0 if found is None else found.count,
         )
     return Values(
         shape=tuple(tensor.shape),
@@ -154,7 +174,9 @@ def _values(tensor: Tensor) -> Values:
         low=found.min,
         high=found.max,
         nonfinite=found.nan + found.inf,
-        distinct_rows=_distinct_rows(tensor) if tensor.dim() > 1 and tensor.is_floating_point() else None,
+        distinct_rows=_distinct_rows(tensor)
+        if tensor.dim() > 1 and tensor.is_floating_point()
+        else None,
     )
 
 
@@ -163,4 +185,6 @@ def _distinct_rows(tensor: Tensor) -> int:
     flat = tensor.reshape(tensor.shape[0], -1)
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(1, flat.shape[1], generator=generator).to(flat)
-    return len(set((flat * direction).sum(1).tolist()))  # not by matmul, which may sum equal rows in different orders
+    return len(
+        set((flat * direction).sum(1).tolist())
+    )  # not by matmul, which may sum equal rows in different orders

@@ -22,10 +22,17 @@ class TensorState:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         unique = {id(t): t for t in tensors}
-        gradients = {id(t.grad): t.grad for t in unique.values() if t.is_leaf and t.grad is not None}
+        gradients = {
+            id(t.grad): t.grad for t in unique.values() if t.is_leaf and t.grad is not None
+        }
         with torch.no_grad():
             self._copies = [
-                (t, t.detach().clone(), _version(t), t.data_ptr() if t.layout is torch.strided else 0)
+                (
+                    t,
+                    t.detach().clone(),
+                    _version(t),
+                    t.data_ptr() if t.layout is torch.strided else 0,
+                )
                 for t in (unique | gradients).values()
             ]
 
@@ -35,7 +42,11 @@ class TensorState:
             for tensor, saved, version, pointer in self._copies:
                 if tensor.layout is torch.strided and tensor.data_ptr() != pointer:
                     tensor.data = saved
-                elif tensor.is_inference() or _version(tensor) != version or not _equal(tensor, saved):
+                elif (
+                    tensor.is_inference()
+                    or _version(tensor) != version
+                    or not _equal(tensor, saved)
+                ):
                     tensor.detach().copy_(saved)
                 if version is not None and _version(tensor) != version:
                     _set_version(tensor, version)
@@ -64,15 +75,37 @@ class OptimizerState:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._groups = [
-            (group, {k: _copied(v) for k, v in group.items() if k != "params"}, list(group["params"])) for group in optimizer.param_groups
+            (
+                group,
+                {k: _copied(v) for k, v in group.items() if k != "params"},
+                list(group["params"]),
+            )
+            for group in optimizer.param_groups
         ]
         self._list = list(optimizer.param_groups)
-        self._state = [(p, entry, dict(entry) if isinstance(entry, dict) else None) for p, entry in optimizer.state.items()]
+        self._state = [
+            (p, entry, dict(entry) if isinstance(entry, dict) else None)
+            for p, entry in optimizer.state.items()
+        ]
         self._attributes = AttributeState(optimizer, skip=("state", "param_groups"))
-        held = [v for _, entry, _ in self._state if isinstance(entry, dict) for v in entry.values() if isinstance(v, Tensor)]
-        rates = [v for group in optimizer.param_groups for v in group.values() if isinstance(v, Tensor)]
-        self._tensors = TensorState([*held, *rates, *(p for group in optimizer.param_groups for p in group["params"])])
-        self._flags = [(p, p.requires_grad, p.grad) for group in optimizer.param_groups for p in group["params"]]
+        held = [
+            v
+            for _, entry, _ in self._state
+            if isinstance(entry, dict)
+            for v in entry.values()
+            if isinstance(v, Tensor)
+        ]
+        rates = [
+            v for group in optimizer.param_groups for v in group.values() if isinstance(v, Tensor)
+        ]
+        self._tensors = TensorState(
+            [*held, *rates, *(p for group in optimizer.param_groups for p in group["params"])]
+        )
+        self._flags = [
+            (p, p.requires_grad, p.grad)
+            for group in optimizer.param_groups
+            for p in group["params"]
+        ]
         self._others = [(entry, k, copy.deepcopy(v)) for _, entry, _ in self._state if isinstance(entry, dict) for k, v in entry.items() if not isinstance(v, Tensor | nn.Module) and not callable(v)]  # fmt: skip
 
     def restore(self) -> None:
@@ -99,7 +132,13 @@ class OptimizerState:
 
 
 def _copied(value: Any) -> Any:
-    return list(value) if isinstance(value, list) else dict(value) if isinstance(value, dict) else value
+    return (
+        list(value)
+        if isinstance(value, list)
+        else dict(value)
+        if isinstance(value, dict)
+        else value
+    )
 
 
 class AttributeState:
@@ -109,7 +148,9 @@ class AttributeState:
         self._dict = subject.__dict__
         self._skip = skip
         self._values = {k: v for k, v in self._dict.items() if k not in skip}
-        self._contents = [ContainerState(v) for v in self._values.values() if ContainerState.fits(v)]
+        self._contents = [
+            ContainerState(v) for v in self._values.values() if ContainerState.fits(v)
+        ]
 
     def restore(self) -> None:
         """Put them back, and take away what is new."""
@@ -130,7 +171,15 @@ class ContainerState:
     @staticmethod
     def fits(value: Any) -> bool:
         """Whether it is a container of a kind that can be refilled."""
-        return type(value) in (list, dict, set, collections.deque, collections.defaultdict, collections.Counter, collections.OrderedDict)
+        return type(value) in (
+            list,
+            dict,
+            set,
+            collections.deque,
+            collections.defaultdict,
+            collections.Counter,
+            collections.OrderedDict,
+        )
 
     def restore(self) -> None:
         """Refill it."""
@@ -156,7 +205,12 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
     states.extend(OptimizerState(optimizer) for _, optimizer in surroundings.optimizers.values())
     states.extend(AttributeState(scheduler) for _, scheduler in surroundings.schedulers.values())
     for scaler in (value for _, value, _ in variables if isinstance(value, GradScaler)):
-        states.extend([AttributeState(scaler), TensorState(v for v in vars(scaler).values() if isinstance(v, Tensor))])
+        states.extend(
+            [
+                AttributeState(scaler),
+                TensorState(v for v in vars(scaler).values() if isinstance(v, Tensor)),
+            ]
+        )
     states.append(_Variables(variables))
     with preserved_generators():
         try:
@@ -172,7 +226,9 @@ class _Variables:
     def restore(self) -> None:
         """Assign the variables what they had."""
         for write, value, _ in self._variables:
-            with contextlib.suppress(Exception):  # a read-only attribute was not written to by the step either
+            with contextlib.suppress(
+                Exception
+            ):  # a read-only attribute was not written to by the step either
                 write(value)
 
 

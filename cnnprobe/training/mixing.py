@@ -9,13 +9,21 @@ class Mixing:
     def __init__(self) -> None:
         self.found: tuple[str, str, int] | None = None
         self._reached: frozenset[str] = frozenset()  # by the latest backward
-        self.rivals: dict[str, tuple[str, frozenset[str]]] = {}  # a parameter with a gradient: who stepped with the same loss, and what
-        self._mixed: dict[str, str] = {}  # of these, the ones that a further loss of both was added to
+        self.rivals: dict[
+            str, tuple[str, frozenset[str]]
+        ] = {}  # a parameter with a gradient: who stepped with the same loss, and what
+        self._mixed: dict[
+            str, str
+        ] = {}  # of these, the ones that a further loss of both was added to
 
     def backward(self, reached: frozenset[str]) -> None:
         """A backward pass, with the parameters that it reaches."""
         self._reached = reached
-        self._mixed |= {name: rival for name, (rival, used) in self.rivals.items() if name in reached and used & reached}
+        self._mixed |= {
+            name: rival
+            for name, (rival, used) in self.rivals.items()
+            if name in reached and used & reached
+        }
 
     def cleared(self, names: Iterable[str]) -> None:
         """Parameters without a gradient, or with one of zero."""
@@ -33,4 +41,6 @@ class Mixing:
         self.rivals = {name: entry for name, entry in self.rivals.items() if name not in held}
         self._mixed = {name: rival for name, rival in self._mixed.items() if name not in held}
         if used:
-            self.rivals |= {name: (optimizer, used) for name in self._reached - held if name not in self._mixed}
+            self.rivals |= {
+                name: (optimizer, used) for name in self._reached - held if name not in self._mixed
+            }

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
-from cnnprobe.evidence import Backward, Evidence, Flow, OptimizerInfo, Replay, Schedule, Step, Values, sources_read
+from cnnprobe.evidence import (
+    Backward,
+    Evidence,
+    Flow,
+    OptimizerInfo,
+    Replay,
+    Schedule,
+    Step,
+    Values,
+    sources_read,
+)
 from cnnprobe.recorder import Recording, is_compiled
 from cnnprobe.recorder.inventory import is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
@@ -29,7 +39,15 @@ BRISK = 1e-2  # update norm over weight norm that a replay aims at where it did 
 UNMOVED = 1e-4  # relative change of the loss that counts as none
 SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _WITH_AN_END = frozenset(
-    {"OneCycleLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "PolynomialLR", "LinearLR", "ReduceLROnPlateau"}
+    {
+        "OneCycleLR",
+        "CosineAnnealingLR",
+        "CosineAnnealingWarmRestarts",
+        "CyclicLR",
+        "PolynomialLR",
+        "LinearLR",
+        "ReduceLROnPlateau",
+    }
 )
 
 
@@ -53,15 +71,26 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     model = request.model
     if not isinstance(model, nn.Module):
         raise TargetError(
-            f"{type(model).__name__} is not a torch.nn.Module", where="the model to diagnose", fix="pass an instance of an nn.Module"
+            f"{type(model).__name__} is not a torch.nn.Module",
+            where="the model to diagnose",
+            fix="pass an instance of an nn.Module",
         )
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
-    given = {request.names.get(role, role): getattr(request, role) for role in ("model", "optimizer", "scheduler", "loss_fn")}
+    given = {
+        request.names.get(role, role): getattr(request, role)
+        for role in ("model", "optimizer", "scheduler", "loss_fn")
+    }
     around = look_around(request.train_step, given)
     around.add("loss_fn", request.loss_fn)
-    tensors = [leaf for _, leaf in leaves((request.inputs, request.targets)) if isinstance(leaf, Tensor)]
-    eager = torch.compiler.set_stance("force_eager") if any(is_compiled(m) for _, m in around.models.values()) else contextlib.nullcontext()
+    tensors = [
+        leaf for _, leaf in leaves((request.inputs, request.targets)) if isinstance(leaf, Tensor)
+    ]
+    eager = (
+        torch.compiler.set_stance("force_eager")
+        if any(is_compiled(m) for _, m in around.models.values())
+        else contextlib.nullcontext()
+    )
     with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
         return _Observation(request, around, states).run()
@@ -94,12 +123,19 @@ class _Observation:
         collapse = self.collapse(steps)
         if self.error is None and evaluation.error is None:
             probes = run_late_probes(self.model, request.inputs, request.targets, probes)
-        training = steps[0].value if steps and steps[0].training and len(steps[0].losses) == 1 else None
+        training = (
+            steps[0].value if steps and steps[0].training and len(steps[0].losses) == 1 else None
+        )
         probes = replace(probes, evaluation_loss=evaluated, training_loss=training)
         backward = self.find_backward(steps)
         replays = self.replays(steps, values)
         restore(self.states)
-        if not any(step.training for step in steps) and not self.model.training and trace.never_called and self.error is None:
+        if (
+            not any(step.training for step in steps)
+            and not self.model.training
+            and trace.never_called
+            and self.error is None
+        ):
             probes = replace(probes, called_in_train=self.called_in_train())
         used = self.used([trace, evaluation.trace, *(step.trace for step in steps)], steps)
         evidence = Evidence(
@@ -147,7 +183,11 @@ class _Observation:
         output = call(self.model, request.inputs)
         loss_fn = request.loss_fn
         assert loss_fn is not None  # noqa: S101  (trains() said so)
-        loss = loss_fn(_fitting(output, loss_fn)) if request.targets is None else loss_fn(_fitting(output, loss_fn), request.targets)
+        loss = (
+            loss_fn(_fitting(output, loss_fn))
+            if request.targets is None
+            else loss_fn(_fitting(output, loss_fn), request.targets)
+        )
         if isinstance(loss, Tensor) and loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
             for _, optimizer in self.around.optimizers.values():
@@ -163,7 +203,11 @@ class _Observation:
         try:
             with torch.no_grad():
                 given = _fitting(output, request.loss_fn)
-                loss = request.loss_fn(given) if request.targets is None else request.loss_fn(given, request.targets)
+                loss = (
+                    request.loss_fn(given)
+                    if request.targets is None
+                    else request.loss_fn(given, request.targets)
+                )
         except Exception:  # eval mode may give another kind of output
             return None
         return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
@@ -176,7 +220,9 @@ class _Observation:
             count = 1
         made: list[Step] = []
         for i in range(max(1, count)):
-            made.append(stepper.run(step, statistics=i in (0, count - 1), measured=i in (0, 1, count - 1)))
+            made.append(
+                stepper.run(step, statistics=i in (0, count - 1), measured=i in (0, 1, count - 1))
+            )
             if stepper.error is not None:
                 self.error = stepper.error
                 break
@@ -203,7 +249,9 @@ class _Observation:
 
     def collapse(self, steps: tuple[Step, ...]) -> float | None:
         """Rate after a hundred batches over the first one, if each batch steps a scheduler that only ever decays."""
-        if len(steps) < 2 or not all(any(e.kind == "schedule" for e in step.events) for step in steps):
+        if len(steps) < 2 or not all(
+            any(e.kind == "schedule" for e in step.events) for step in steps
+        ):
             return None
         for _, scheduler in self.around.schedulers.values():
             kinds = {type(s).__name__ for s in (scheduler, *getattr(scheduler, "_schedulers", ()))}
@@ -216,19 +264,33 @@ class _Observation:
                     scheduler.step()
             except Exception:  # noqa: S112 - one with a total number of steps of its own
                 continue
-            highest = max((max(factors) for _, factors in _factors(scheduler)), default=1.0)  # a warm-up begins with a rate of 0
+            highest = max(
+                (max(factors) for _, factors in _factors(scheduler)), default=1.0
+            )  # a warm-up begins with a rate of 0
             return float(optimizer.param_groups[0]["lr"]) / (float(rates[0]) * (highest or 1.0))
         return None
 
     def schedules(self) -> tuple[Schedule, ...]:
         """The factors of every LambdaLR."""
-        found = [(name, entry) for name, scheduler in self.around.schedulers.values() for entry in _factors(scheduler)]
-        return tuple(Schedule(name=name, base=base, factors=factors) for name, (base, factors) in found)
+        found = [
+            (name, entry)
+            for name, scheduler in self.around.schedulers.values()
+            for entry in _factors(scheduler)
+        ]
+        return tuple(
+            Schedule(name=name, base=base, factors=factors) for name, (base, factors) in found
+        )
 
     def replays(self, steps: tuple[Step, ...], values: Mapping[str, Values]) -> tuple[Replay, ...]:
         """The first steps again with another rate, where the loss rose or did not move."""
         losses = [step.value for step in steps]
-        if len(steps) < 3 or losses[0] is None or not math.isfinite(losses[0]) or self.error is not None or not self.around.optimizers:
+        if (
+            len(steps) < 3
+            or losses[0] is None
+            or not math.isfinite(losses[0])
+            or self.error is not None
+            or not self.around.optimizers
+        ):
             return ()
         highest = max((v if finite(v) else math.inf) for v in losses if v is not None)
         moved = abs(highest - losses[0]) + abs(min(v for v in losses if v is not None) - losses[0])
@@ -236,7 +298,11 @@ class _Observation:
             return (self.replay(SLOWER),)
         if moved <= UNMOVED * abs(losses[0]):
             ratios = [c / values[n].norm for step in steps for n, c in step.changes.items() if n in values and len(values[n].shape) > 1 and c > 0 and values[n].norm > 0]  # fmt: skip
-            return (self.replay(min(1e9, max(10.0, BRISK / statistics.median(ratios)))),) if ratios else ()
+            return (
+                (self.replay(min(1e9, max(10.0, BRISK / statistics.median(ratios)))),)
+                if ratios
+                else ()
+            )
         return ()
 
     def replay(self, factor: float) -> Replay:
@@ -259,7 +325,11 @@ class _Observation:
 
     def find_backward(self, steps: tuple[Step, ...]) -> Backward | None:
         """Where the backward pass of a finite loss first made a non-finite gradient."""
-        bad = [i for i, step in enumerate(steps) if finite(step.value) and any(g.nonfinite for g in step.gradients.values())]
+        bad = [
+            i
+            for i, step in enumerate(steps)
+            if finite(step.value) and any(g.nonfinite for g in step.gradients.values())
+        ]
         if not bad:
             return None
         restore(self.states)
@@ -303,7 +373,13 @@ class _Observation:
                     foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
                     scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
                     maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
-                    weight_decay=max((float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups), default=0.0),
+                    weight_decay=max(
+                        (
+                            float(group.get("weight_decay") or 0.0)
+                            for group in optimizer.param_groups
+                        ),
+                        default=0.0,
+                    ),
                     decoupled=type(optimizer).__name__.endswith("W")
                     or any(g.get("decoupled_weight_decay") for g in optimizer.param_groups),
                 )
@@ -314,14 +390,20 @@ class _Observation:
 def _factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:
     """Base rate and factors of the first hundred epochs, for each group of a LambdaLR."""
     found = []
-    for base, function in zip(getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False):
+    for base, function in zip(
+        getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False
+    ):
         with contextlib.suppress(Exception):  # the user's own function, of epochs that may not come
             found.append((float(base), tuple(float(function(epoch)) for epoch in range(SCHEDULED))))
     return found
 
 
 def _described(value: Any) -> tuple[TensorInfo, ...]:
-    return tuple(describe_tensor(leaf, path, None, summary(leaf)) for path, leaf in leaves(value) if isinstance(leaf, Tensor))
+    return tuple(
+        describe_tensor(leaf, path, None, summary(leaf))
+        for path, leaf in leaves(value)
+        if isinstance(leaf, Tensor)
+    )
 
 
 def _fitting(output: Any, loss_fn: Any) -> Any:
@@ -335,7 +417,9 @@ def _fitting(output: Any, loss_fn: Any) -> Any:
     return next((leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor)), output)
 
 
-def _first_bad_derivative(model: nn.Module, run: Callable[[], Any], names: Mapping[int, str]) -> int | None:
+def _first_bad_derivative(
+    model: nn.Module, run: Callable[[], Any], names: Mapping[int, str]
+) -> int | None:
     """Runs one step with a hook on what every row made; the row that turned a finite gradient into a non-finite one."""
     fired: list[tuple[int, bool]] = []
     count = 0
@@ -359,16 +443,33 @@ def _first_bad_derivative(model: nn.Module, run: Callable[[], Any], names: Mappi
         except Exception:  # it ran before; what was seen until now is enough
             return None
     trace = unwrapped(recording.trace, "")
-    rows = {int(info.stats["slot"]): i for i, c in enumerate(trace.calls) for info in c.outputs if info.stats}
+    rows = {
+        int(info.stats["slot"]): i
+        for i, c in enumerate(trace.calls)
+        for info in c.outputs
+        if info.stats
+    }
     flow = Flow(trace)
     state = {rows[slot]: good for slot, good in fired if slot in rows}
     for slot, good in fired:
         if not good and slot in rows:
             readers = [r for r in flow.readers.get(rows[slot], ()) if state.get(r, True)]
             return readers[0] if readers else rows[slot]
-    bad = {name for p in model.parameters() if p.grad is not None and not bool(p.grad.isfinite().all()) for name in [names.get(id(p), "")]}
+    bad = {
+        name
+        for p in model.parameters()
+        if p.grad is not None and not bool(p.grad.isfinite().all())
+        for name in [names.get(id(p), "")]
+    }
     owners = {name.rpartition(".")[0] for name in bad}
-    return next((i for i, c in reversed(list(enumerate(trace.calls))) if c.fqn in owners and flow.is_primitive[i]), None)
+    return next(
+        (
+            i
+            for i, c in reversed(list(enumerate(trace.calls)))
+            if c.fqn in owners and flow.is_primitive[i]
+        ),
+        None,
+    )
 
 
 def module_names(model: nn.Module) -> list[str]:

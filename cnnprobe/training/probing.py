@@ -34,7 +34,9 @@ class Pass:
     trace: Trace
     output: Any = None
     error: BaseException | None = None
-    held: frozenset[tuple[str, str]] = frozenset()  # kind and line of the rows whose results the model's attributes hold
+    held: frozenset[tuple[str, str]] = (
+        frozenset()
+    )  # kind and line of the rows whose results the model's attributes hold
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -54,7 +56,12 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def fresh(value: Any) -> Any:
     """The same nested value with copies of its tensors."""
-    return torch.utils._pytree.tree_map(lambda v: v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, Tensor) else v, value)
+    return torch.utils._pytree.tree_map(
+        lambda v: (
+            v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, Tensor) else v
+        ),
+        value,
+    )
 
 
 def forward(
@@ -94,18 +101,32 @@ def forward(
         for module, mode in modes:
             module.training = mode
     rows = recording.trace.calls
-    held = frozenset((rows[i].kind, rows[i].source) for i in makers if i is not None and i < len(rows))
-    return Pass(trace=unwrapped(recording.trace, type(model).__name__), output=output, error=error, held=held)
+    held = frozenset(
+        (rows[i].kind, rows[i].source) for i in makers if i is not None and i < len(rows)
+    )
+    return Pass(
+        trace=unwrapped(recording.trace, type(model).__name__),
+        output=output,
+        error=error,
+        held=held,
+    )
 
 
 def tensors_held(model: nn.Module) -> list[Tensor]:
     """The tensors that hang on the model without being registered: an auxiliary loss, a map of attention."""
-    return [tensor for thing in find_hidden(model) if isinstance(thing.value, Tensor) for _, tensor in thing.tensors()]
+    return [
+        tensor
+        for thing in find_hidden(model)
+        if isinstance(thing.value, Tensor)
+        for _, tensor in thing.tensors()
+    ]
 
 
 def tensors_of(value: Any) -> list[Tensor]:
     """The floating tensors in a nested value."""
-    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [
+        leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
 
 
 def _all_tensors(value: Any) -> list[Tensor]:
@@ -114,9 +135,14 @@ def _all_tensors(value: Any) -> list[Tensor]:
 
 def batch_size(inputs: Any, targets: Any) -> int | None:
     """The common size of dimension 0 of inputs and targets; None where dimension 0 cannot be said to be the batch."""
-    if any(isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.shape[0] == leaf.shape[1] for _, leaf in list(leaves(inputs))[1:]):
+    if any(
+        isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.shape[0] == leaf.shape[1]
+        for _, leaf in list(leaves(inputs))[1:]
+    ):
         return None  # a square matrix beside the data relates samples to each other: the adjacency of a graph's nodes
-    sizes = {leaf.shape[0] for _, leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0}
+    sizes = {
+        leaf.shape[0] for _, leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0
+    }
     labels = [leaf for _, leaf in leaves(targets) if isinstance(leaf, Tensor)]
     if labels and any(label.dim() == 0 for label in labels):
         return None
@@ -127,7 +153,11 @@ def batch_size(inputs: Any, targets: Any) -> int | None:
 def difference(a: Any, b: Any, select: Callable[[Tensor], Tensor] = lambda t: t) -> float | None:
     """The greatest difference of two outputs over the magnitude of the first; None where they cannot be compared."""
     left, right = tensors_of(a), tensors_of(b)
-    if not left or len(left) != len(right) or any(x.shape != y.shape for x, y in zip(left, right, strict=True)):
+    if (
+        not left
+        or len(left) != len(right)
+        or any(x.shape != y.shape for x, y in zip(left, right, strict=True))
+    ):
         return None
     worst = 0.0
     for x, y in zip(left, right, strict=True):
@@ -175,12 +205,22 @@ def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
     """A checksum of all samples but the first."""
 
     def summarise(tensor: Tensor) -> dict[str, float] | None:
-        if tensor.dim() == 0 or tensor.shape[0] != n or not tensor.is_floating_point() or tensor.device.type == "meta":
+        if (
+            tensor.dim() == 0
+            or tensor.shape[0] != n
+            or not tensor.is_floating_point()
+            or tensor.device.type == "meta"
+        ):
             return None
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rest = tensor.detach()[1:].double()
-            ramp = torch.linspace(1.0, 2.0, max(1, rest.numel()), dtype=torch.float64, device=rest.device)
-            return {"others": float((rest.reshape(-1) * ramp[: rest.numel()]).sum()), "size": float(rest.abs().sum())}
+            ramp = torch.linspace(
+                1.0, 2.0, max(1, rest.numel()), dtype=torch.float64, device=rest.device
+            )
+            return {
+                "others": float((rest.reshape(-1) * ramp[: rest.numel()]).sum()),
+                "size": float(rest.abs().sum()),
+            }
 
     return summarise
 
@@ -207,7 +247,11 @@ def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float]
     """Where, in eval mode, another first sample changes the others first; None where it does not."""
     base = forward(model, fresh(inputs), training=False, summarise=_others(n))
     other = forward(model, other_first_sample(inputs), training=False, summarise=_others(n))
-    if base.error is not None or other.error is not None or any(t.dim() == 0 or t.shape[0] != n for t in tensors_of(base.output)):
+    if (
+        base.error is not None
+        or other.error is not None
+        or any(t.dim() == 0 or t.shape[0] != n for t in tensors_of(base.output))
+    ):
         return None
     gap = difference(base.output, other.output, lambda t: t[1:])
     if gap is None or gap < SMALLEST_LEAK:
@@ -215,12 +259,21 @@ def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float]
     if all(t.dim() == 2 and t.shape[1] == n for t in tensors_of(base.output)):
         columns = difference(base.output, other.output, lambda t: t[1:, 1:])
         if columns is not None and columns < SMALLEST_LEAK:
-            return None  # a matrix of similarities between the samples: its column 0 is about sample 0
+            return (
+                None  # a matrix of similarities between the samples: its column 0 is about sample 0
+            )
     flow = Flow(base.trace)
     for i in flow.primitives():
         if i < len(other.trace.calls) and other.trace.calls[i].kind == base.trace.calls[i].kind:
-            for a, b in zip(base.trace.calls[i].outputs, other.trace.calls[i].outputs, strict=False):
-                if a.stats and b.stats and abs(a.stats["others"] - b.stats["others"]) > 1e-7 * max(a.stats["size"], 1e-30):
+            for a, b in zip(
+                base.trace.calls[i].outputs, other.trace.calls[i].outputs, strict=False
+            ):
+                if (
+                    a.stats
+                    and b.stats
+                    and abs(a.stats["others"] - b.stats["others"])
+                    > 1e-7 * max(a.stats["size"], 1e-30)
+                ):
                     return flow.owner(i), gap
     return "", gap
 
@@ -228,7 +281,9 @@ def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float]
 # -- further probes ----------------------------------------------------------------------------------------------------------
 
 
-def find_ignored(model: nn.Module, inputs: Any, base: Any, *, training: bool = False) -> tuple[str, ...]:
+def find_ignored(
+    model: nn.Module, inputs: Any, base: Any, *, training: bool = False
+) -> tuple[str, ...]:
     """Paths of the tensor inputs that can be anything without changing what comes out."""
     found = []
     paths = [(path, leaf) for path, leaf in leaves(inputs) if isinstance(leaf, Tensor)]
@@ -236,8 +291,13 @@ def find_ignored(model: nn.Module, inputs: Any, base: Any, *, training: bool = F
         if leaf.numel() < 2 or not leaf.is_floating_point() or leaf.dim() == 0:
             continue
         generator = torch.Generator().manual_seed(2)
-        noise = (torch.randn(leaf.shape, generator=generator) * max(float(leaf.std()), 1e-3) + float(leaf.mean())).to(leaf)
-        changed = torch.utils._pytree.tree_map(lambda v, leaf=leaf, noise=noise: noise if v is leaf else v, inputs)
+        noise = (
+            torch.randn(leaf.shape, generator=generator) * max(float(leaf.std()), 1e-3)
+            + float(leaf.mean())
+        ).to(leaf)
+        changed = torch.utils._pytree.tree_map(
+            lambda v, leaf=leaf, noise=noise: noise if v is leaf else v, inputs
+        )
         again = forward(model, changed, training=training)
         if again.error is None and difference(base, again.output) == 0.0:
             found.append(path)
@@ -251,17 +311,32 @@ class _OutOfPlace(TorchFunctionMode):
         super().__init__()
         self.chosen = chosen
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = dict(kwargs or {})
         kind = operation_of(func).kind
-        if any(kind == k for k, _ in self.chosen) and (kind, _nearest(sys._getframe(1))) in self.chosen:
+        if (
+            any(kind == k for k, _ in self.chosen)
+            and (kind, _nearest(sys._getframe(1))) in self.chosen
+        ):
             if kwargs.get("inplace") is True:
                 kwargs["inplace"] = False
             holder, _, name = kind.rpartition(".")
             if name.startswith("__i"):
                 return getattr(Tensor, "__" + name[3:])(*args, **kwargs)
-            plain = getattr(Tensor if holder == "torch.Tensor" else F, name.rstrip("_"), None) or getattr(torch, name.rstrip("_"), None)
-            if _ends_in_underscore(name) and plain is not None and not _result_is_dropped(sys._getframe(1)):
+            plain = getattr(
+                Tensor if holder == "torch.Tensor" else F, name.rstrip("_"), None
+            ) or getattr(torch, name.rstrip("_"), None)
+            if (
+                _ends_in_underscore(name)
+                and plain is not None
+                and not _result_is_dropped(sys._getframe(1))
+            ):
                 return plain(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -283,11 +358,19 @@ def _result_is_dropped(frame: types.FrameType | None) -> bool:
 @contextlib.contextmanager
 def _flipped(model: nn.Module, trace: Trace, rows: list[int]) -> Iterator[None]:
     modules = dict(model.named_modules())
-    flipped = [modules[fqn] for i in rows if (fqn := trace.calls[i].fqn) is not None and fqn in modules]
+    flipped = [
+        modules[fqn] for i in rows if (fqn := trace.calls[i].fqn) is not None and fqn in modules
+    ]
     for module in flipped:
         module.inplace = False
     try:
-        with _OutOfPlace({(trace.calls[i].kind, trace.calls[i].source) for i in rows if trace.calls[i].fqn is None}):
+        with _OutOfPlace(
+            {
+                (trace.calls[i].kind, trace.calls[i].source)
+                for i in rows
+                if trace.calls[i].fqn is None
+            }
+        ):
             yield
     finally:
         for module in flipped:
@@ -312,14 +395,23 @@ def find_overwritten(model: nn.Module, inputs: Any, base: Pass) -> tuple[int, ..
     return tuple(i for i in rows[:_MOST_FLIPS] if changes([i]))[:1] or (rows[0],)
 
 
-def find_mutated(inputs: Any, run: Callable[[Any], Pass]) -> tuple[Pass, tuple[tuple[str, int | None], ...]]:
+def find_mutated(
+    inputs: Any, run: Callable[[Any], Pass]
+) -> tuple[Pass, tuple[tuple[str, int | None], ...]]:
     """A pass on copies of the inputs, and the inputs that it wrote to with the row that did."""
     copies = fresh(inputs)
-    before = [(path, leaf, leaf._version) for path, leaf in leaves(copies) if isinstance(leaf, Tensor)]
+    before = [
+        (path, leaf, leaf._version) for path, leaf in leaves(copies) if isinstance(leaf, Tensor)
+    ]
     made = run(copies)
     calls = made.trace.calls
     writer = next(
-        (i for i, c in enumerate(calls) if c.inputs and c.inputs[0].source is None and c.depth > 1 and is_inplace(made.trace, c)), None
+        (
+            i
+            for i, c in enumerate(calls)
+            if c.inputs and c.inputs[0].source is None and c.depth > 1 and is_inplace(made.trace, c)
+        ),
+        None,
     )
     return made, tuple((path, writer) for path, leaf, version in before if leaf._version != version)
 
@@ -329,10 +421,14 @@ def _versions(model: nn.Module) -> list[tuple[int, int | None]]:
     return [(id(tensor), version(tensor)) for tensor in (*model.parameters(), *model.buffers())]
 
 
-def run_probes(model: nn.Module, inputs: Any, targets: Any, names: Mapping[int, str]) -> tuple[Pass, Probes]:
+def run_probes(
+    model: nn.Module, inputs: Any, targets: Any, names: Mapping[int, str]
+) -> tuple[Pass, Probes]:
     """Everything that is probed before the first step; the evaluation pass too."""
     written = _versions(model)
-    base, mutated = find_mutated(inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names))
+    base, mutated = find_mutated(
+        inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names)
+    )
     if base.error is not None:
         return base, Probes()
     keeps_state = written != _versions(model)
@@ -358,10 +454,17 @@ def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes)
     if late.error is not None or any(not bool(t.isfinite().all()) for t in tensors_of(late.output)):
         return probes
     n = batch_size(inputs, targets)
-    differ = any(t.dim() > 0 and t.shape[0] > 1 and bool((t[1:] != t[:1]).any()) for t in _all_tensors(inputs))
+    differ = any(
+        t.dim() > 0 and t.shape[0] > 1 and bool((t[1:] != t[:1]).any())
+        for t in _all_tensors(inputs)
+    )
     after = spread_in_both_modes(model, inputs, late.output, n) if differ else None
     ignored = find_ignored(model, inputs, late.output)
     if ignored and _normalises(model):
         trained = forward(model, fresh(inputs), training=True)
-        ignored = tuple(path for path in find_ignored(model, inputs, trained.output, training=True) if path in ignored)
+        ignored = tuple(
+            path
+            for path in find_ignored(model, inputs, trained.output, training=True)
+            if path in ignored
+        )
     return replace(probes, spread_after=after, ignored=ignored)

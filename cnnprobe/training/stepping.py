@@ -55,10 +55,17 @@ def summary(tensor: Tensor) -> dict[str, float | int] | None:
     if statistics is None:
         return None
     result = dict(statistics.as_mapping())
-    if statistics.min >= -1.0 and statistics.max <= 1.0 and tensor.is_floating_point() and tensor.numel():
+    if (
+        statistics.min >= -1.0
+        and statistics.max <= 1.0
+        and tensor.is_floating_point()
+        and tensor.numel()
+    ):
         with torch.no_grad(), torch._C.DisableTorchFunction():
             values = tensor.detach()
-            result["at_sigmoid_ends"] = float(((values < SATURATED_LOW) | (values > 1 - SATURATED_LOW)).float().mean())
+            result["at_sigmoid_ends"] = float(
+                ((values < SATURATED_LOW) | (values > 1 - SATURATED_LOW)).float().mean()
+            )
             result["at_tanh_ends"] = float((values.abs() > SATURATED).float().mean())
     return result
 
@@ -66,13 +73,17 @@ def summary(tensor: Tensor) -> dict[str, float | int] | None:
 class Stepper:
     """Observes steps of one model; keeps between them what must be compared from step to step."""
 
-    def __init__(self, model: nn.Module, surroundings: Surroundings, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, model: nn.Module, surroundings: Surroundings, names: Mapping[int, str]
+    ) -> None:
         self.model = model
         self.surroundings = surroundings
         self.names = names  # id of parameter or hidden tensor -> fqn
         self.parameters = dict(_parameters(model))
         self.canaries: list[weakref.ref[_Canary]] = []
-        self.stepped: set[str] = set()  # parameters whose gradient an optimizer has used and nobody has cleared since
+        self.stepped: set[str] = (
+            set()
+        )  # parameters whose gradient an optimizer has used and nobody has cleared since
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
         self.mixing = Mixing()
         self.error: BaseException | None = None
@@ -86,7 +97,9 @@ class Stepper:
         if measured:  # also without an optimizer: a loop may update by hand
             draft.before = {name: p.detach().clone() for name, p in self.parameters.items()}
         trace = _record(self.model, step, self, draft, statistics=statistics)
-        changes = {name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()}
+        changes = {
+            name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()
+        }
         gc.collect()
         alive = sum(1 for canary in self.canaries if canary() is not None)
         self.canaries.extend(draft.canaries)
@@ -111,9 +124,16 @@ class Stepper:
         for name, parameter in self.parameters.items():
             grad = parameter.grad
             if grad is not None:
-                dense = grad.detach().coalesce().values() if grad.layout is torch.sparse_coo else grad.detach()
+                dense = (
+                    grad.detach().coalesce().values()
+                    if grad.layout is torch.sparse_coo
+                    else grad.detach()
+                )
                 norm = _norm(dense)  # not finite as soon as one value is not
-                found[name] = Gradient(norm=norm, nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()))
+                found[name] = Gradient(
+                    norm=norm,
+                    nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()),
+                )
         return found
 
 
@@ -143,7 +163,9 @@ class _Draft:
         self.before: dict[str, Tensor] = {}
         self.stepped: dict[str, float] = {}
         self.waste = Waste(stepper.parameters)
-        self.scaled: dict[int, float] = {}  # sequence number of a loss that a GradScaler multiplied -> by what
+        self.scaled: dict[
+            int, float
+        ] = {}  # sequence number of a loss that a GradScaler multiplied -> by what
         self.unclipped = 0.0
         self.canaries: list[weakref.ref[_Canary]] = []
         self.training = stepper.model.training
@@ -158,7 +180,11 @@ class _Draft:
 
     def _backward(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         tensors = scope.get("tensors")
-        losses = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors or () if isinstance(t, Tensor)]
+        losses = (
+            [tensors]
+            if isinstance(tensors, Tensor)
+            else [t for t in tensors or () if isinstance(t, Tensor)]
+        )
         if not losses:
             return
         if not self.losses:
@@ -175,7 +201,9 @@ class _Draft:
             Loss(
                 value=float(loss) / scale if loss.numel() == 1 else None,
                 shape=tuple(loss.shape),
-                call=self.recording._watcher.maker_of(losses[0]) if self.recording is not None else None,
+                call=self.recording._watcher.maker_of(losses[0])
+                if self.recording is not None
+                else None,
                 reached=reached,
                 foreign=foreign,
                 nodes=nodes,
@@ -191,7 +219,14 @@ class _Draft:
     def multiplier(self, loss: Tensor) -> float:
         """What a GradScaler has multiplied this loss by; 1 where it is none of those that it gave."""
         parts = loss.grad_fn.next_functions if loss.grad_fn is not None else ()
-        return next((self.scaled[n] for node, _ in parts if node is not None and (n := node._sequence_nr()) in self.scaled), 1.0)
+        return next(
+            (
+                self.scaled[n]
+                for node, _ in parts
+                if node is not None and (n := node._sequence_nr()) in self.scaled
+            ),
+            1.0,
+        )
 
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
@@ -207,7 +242,11 @@ class _Draft:
                 self.stepper.pending.discard(name)
 
     def _without_gradient(self) -> list[str]:
-        return [n for n, p in self.stepper.parameters.items() if p.grad is None or not bool((p.grad.detach() != 0).any())]
+        return [
+            n
+            for n, p in self.stepper.parameters.items()
+            if p.grad is None or not bool((p.grad.detach() != 0).any())
+        ]
 
     def _zero_grad_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self._forget_cleared()
@@ -226,21 +265,34 @@ class _Draft:
             else list(self.stepper.parameters.values())
         )
         self.unclipped = self._size_of_gradients()
-        self.events.append(Event(kind="clip", effective=any(p.grad is not None for p in listed if isinstance(p, Tensor))))
+        self.events.append(
+            Event(
+                kind="clip",
+                effective=any(p.grad is not None for p in listed if isinstance(p, Tensor)),
+            )
+        )
 
     def _clip_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         if self.events and self.events[-1].kind == "clip" and self.unclipped:
-            self.events[-1] = replace(self.events[-1], rate=self._size_of_gradients() / self.unclipped)
+            self.events[-1] = replace(
+                self.events[-1], rate=self._size_of_gradients() / self.unclipped
+            )
 
     def _size_of_gradients(self) -> float:
         return math.hypot(
-            *(_norm(p.grad.detach()) for p in self.stepper.parameters.values() if p.grad is not None and not p.grad.is_sparse)
+            *(
+                _norm(p.grad.detach())
+                for p in self.stepper.parameters.values()
+                if p.grad is not None and not p.grad.is_sparse
+            )
         )
 
     def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         module = scope.get("self")
         kind = "train" if scope.get("mode") else "eval"
-        self.events.append(Event(kind=kind, subject=self._name(module), effective=module is self.stepper.model))
+        self.events.append(
+            Event(kind=kind, subject=self._name(module), effective=module is self.stepper.model)
+        )
 
     def _schedule(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         """The outermost call only: a scheduler's step may call another's."""
@@ -253,7 +305,9 @@ class _Draft:
 
     def _scale_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         scale = getattr(scope.get("self"), "_scale", None)
-        self.events.append(Event(kind="scale", rate=float(scale) if isinstance(scale, Tensor) else None))
+        self.events.append(
+            Event(kind="scale", rate=float(scale) if isinstance(scale, Tensor) else None)
+        )
         node = getattr(scope.get("outputs"), "grad_fn", None)
         if isinstance(scale, Tensor) and node is not None:
             self.scaled[node._sequence_nr()] = float(scale)
@@ -267,17 +321,25 @@ class _Draft:
         self._forget_cleared()
         self.waste.step()
         held = self._held_by(args[0] if args else None)
-        self.stale = tuple(dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending))))
+        self.stale = tuple(
+            dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending)))
+        )
         row = self.recording._watcher.current if self.recording is not None else None
         if row is not None and not has_closure and not row.suspended:
-            row.suspended = self.suspended = True  # what the optimizer computes is no part of the data flow
+            row.suspended = self.suspended = (
+                True  # what the optimizer computes is no part of the data flow
+            )
 
     def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args = scope.get("args") or (None,)
         self.events.append(Event(kind="step", subject=self._name(args[0])))
         held = self._held_by(args[0])
         self.stepper.mixing.step(self._name(args[0]), held)
-        self.stepped |= {name: _norm(self.stepper.parameters[name].detach() - self.before[name]) for name in held if name in self.before}
+        self.stepped |= {
+            name: _norm(self.stepper.parameters[name].detach() - self.before[name])
+            for name in held
+            if name in self.before
+        }
         self.stepper.stepped.update(held)
         self.stepper.pending.difference_update(held)
         row = self.recording._watcher.current if self.recording is not None else None
@@ -297,7 +359,9 @@ class _Draft:
         return type(subject).__name__
 
 
-def _record(model: nn.Module, step: Callable[[], Any], stepper: Stepper, draft: _Draft, *, statistics: bool) -> Trace:
+def _record(
+    model: nn.Module, step: Callable[[], Any], stepper: Stepper, draft: _Draft, *, statistics: bool
+) -> Trace:
     wrapper = TrainingStep(model, step)
     recording = Recording(wrapper, statistics=statistics, through_compiled=True)
     if statistics:
@@ -320,13 +384,23 @@ def unwrapped(trace: Trace, model: str) -> Trace:
         trace,
         model=model,
         modules=tuple(
-            replace(m, fqn=_short(m.fqn), aliases=tuple(map(_short, m.aliases)), parameters=tuple(map(_short, m.parameters)))
+            replace(
+                m,
+                fqn=_short(m.fqn),
+                aliases=tuple(map(_short, m.aliases)),
+                parameters=tuple(map(_short, m.parameters)),
+            )
             for m in trace.modules
             if m.fqn
         ),
         calls=tuple(_shortened(call) for call in trace.calls),
-        parameters=tuple(replace(p, fqn=_short(p.fqn), aliases=tuple(map(_short, p.aliases))) for p in trace.parameters),
-        failure=None if trace.failure is None else replace(trace.failure, module=_short(trace.failure.module)),
+        parameters=tuple(
+            replace(p, fqn=_short(p.fqn), aliases=tuple(map(_short, p.aliases)))
+            for p in trace.parameters
+        ),
+        failure=None
+        if trace.failure is None
+        else replace(trace.failure, module=_short(trace.failure.module)),
     )
 
 
@@ -336,7 +410,9 @@ def _short(fqn: str) -> str:
 
 def _shortened(call: ModuleCall) -> ModuleCall:
     if call.parent is None and call.fqn == "":
-        return replace(call, fqn=None, kind="train_step", outputs=tuple(map(_renamed, call.outputs)))
+        return replace(
+            call, fqn=None, kind="train_step", outputs=tuple(map(_renamed, call.outputs))
+        )
     return replace(
         call,
         fqn=None if call.fqn is None else _short(call.fqn),

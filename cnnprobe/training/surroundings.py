@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 _DEEPEST = 4  # functions calling functions, trainers holding trainers
-Place = tuple[str, Callable[[], Any], Callable[[Any], None]]  # the variable's name, how to read and how to write it
+Place = tuple[
+    str, Callable[[], Any], Callable[[Any], None]
+]  # the variable's name, how to read and how to write it
 
 
 @dataclass(slots=True)
@@ -59,7 +61,13 @@ def look_around(train_step: Callable[..., Any] | None, given: dict[str, Any]) ->
             if found.add(name, value):
                 continue
             found.variables.append((name, read, write))
-            items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+            items = (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, tuple | list)
+                else ()
+            )
             for i, item in enumerate(list(items)[:64]):
                 found.add(f"{name}[{i}]", item)
             if callable(value) or _is_users(value):
@@ -95,13 +103,21 @@ def _is_users(value: Any) -> bool:
 def _of_function(function: types.FunctionType) -> Iterator[Place]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         if _is_filled(cell):
-            yield name, functools.partial(getattr, cell, "cell_contents"), functools.partial(setattr, cell, "cell_contents")
+            yield (
+                name,
+                functools.partial(getattr, cell, "cell_contents"),
+                functools.partial(setattr, cell, "cell_contents"),
+            )
     if (function.__module__ or "").startswith(("torch.", "cnnprobe.")):
         return
     space = function.__globals__
     for name in sorted(_names(function.__code__)):
         if name in space:
-            yield name, functools.partial(space.get, name), functools.partial(space.__setitem__, name)
+            yield (
+                name,
+                functools.partial(space.get, name),
+                functools.partial(space.__setitem__, name),
+            )
     for i, value in enumerate(function.__defaults__ or ()):
         yield f"default {i}", _constant(value), _ignore
 
@@ -117,7 +133,11 @@ def _names(code: types.CodeType) -> set[str]:
 def _attributes(instance: Any) -> Iterator[Place]:
     attributes: dict[str, Any] = getattr(instance, "__dict__", None) or {}
     for name in list(attributes):
-        yield f"self.{name}", functools.partial(getattr, instance, name, None), functools.partial(attributes.__setitem__, name)
+        yield (
+            f"self.{name}",
+            functools.partial(getattr, instance, name, None),
+            functools.partial(attributes.__setitem__, name),
+        )
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -138,17 +158,37 @@ def _ignore(value: Any) -> None:
 
 _ROLES = {
     "model": ("model", "net", "network", "module", "m"),
-    "inputs": ("inputs", "input", "x", "xb", "images", "image", "imgs", "img", "data", "features", "batch_x", "x_batch", "xs"),
+    "inputs": (
+        "inputs",
+        "input",
+        "x",
+        "xb",
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "data",
+        "features",
+        "batch_x",
+        "x_batch",
+        "xs",
+    ),
     "targets": ("targets", "target", "y", "yb", "labels", "label", "batch_y", "y_batch", "ys", "t"),
     "batch": ("batch", "sample", "minibatch"),
     "optimizer": ("optimizer", "optim", "opt", "optimiser"),
     "loss_fn": ("loss_fn", "criterion", "loss", "loss_func", "loss_function", "crit"),
     "scheduler": ("scheduler", "sched", "lr_scheduler"),
 }
-_ORDER = {2: ("inputs", "targets"), 3: ("model", "inputs", "targets"), 4: ("model", "inputs", "targets", "optimizer")}
+_ORDER = {
+    2: ("inputs", "targets"),
+    3: ("model", "inputs", "targets"),
+    4: ("model", "inputs", "targets", "optimizer"),
+}
 
 
-def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def arguments_of(
+    train_step: Callable[..., Any], available: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
     """The arguments that a train_step wants, by the names of its parameters, else by their number.
 
     `available` has "model", "inputs", "targets", "batch", "optimizer", "loss_fn", "scheduler".
@@ -157,17 +197,32 @@ def arguments_of(train_step: Callable[..., Any], available: dict[str, Any]) -> t
         parameters = list(inspect.signature(train_step).parameters.values())
     except (TypeError, ValueError):
         return [available["inputs"], available["targets"]], {}
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and not [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]:
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and not [
+        p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]:
         return [available["inputs"], available["targets"]], {}
     wanted = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    roles = [next((role for role, names in _ROLES.items() if p.name.lower() in names), None) for p in wanted]
+    roles = [
+        next((role for role, names in _ROLES.items() if p.name.lower() in names), None)
+        for p in wanted
+    ]
     required = [i for i, p in enumerate(wanted) if p.default is p.empty]
     known = [role for role in roles if role is not None]
-    alone = len(required) == 1 and roles[required[0]] == "targets" and available.get("targets") is None
+    alone = (
+        len(required) == 1 and roles[required[0]] == "targets" and available.get("targets") is None
+    )
     if any(roles[i] is None for i in required) or len(set(known)) < len(known) or alone:
-        single = ("inputs",) if available.get("targets") is None or len(set(known)) < len(known) else ("batch",)
+        single = (
+            ("inputs",)
+            if available.get("targets") is None or len(set(known)) < len(known)
+            else ("batch",)
+        )
         order = (
-            single if len(required) == 1 else _ORDER.get(len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler"))
+            single
+            if len(required) == 1
+            else _ORDER.get(
+                len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
+            )
         )
         for i, meant in zip(required, order, strict=False):
             roles[i] = meant

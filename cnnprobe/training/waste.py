@@ -37,7 +37,9 @@ class Waste:
 
     def zero_grad_done(self) -> None:
         """Some gradients were cleared; what matters is whether all were."""
-        if self._passes and not any(p.grad is not None and bool((p.grad != 0).any()) for p in self.parameters.values()):
+        if self._passes and not any(
+            p.grad is not None and bool((p.grad != 0).any()) for p in self.parameters.values()
+        ):
             self._passes[-1].cleared = True
 
     def step(self) -> None:
@@ -45,11 +47,17 @@ class Waste:
         last = self._passes[-1] if self._passes else None
         if last is not None and not last.cleared and self._places() == self._made:
             earlier = [p for p in self._passes[:-1] if p.cleared and p.alone]
-            self.total += sum(1 for p in earlier if p.weights == last.weights and not p.nodes & last.nodes)
+            self.total += sum(
+                1 for p in earlier if p.weights == last.weights and not p.nodes & last.nodes
+            )
         self._passes = []
 
     def _places(self) -> dict[str, int]:
-        return {name: p.grad.data_ptr() for name, p in self.parameters.items() if p.grad is not None and not p.grad.is_sparse}
+        return {
+            name: p.grad.data_ptr()
+            for name, p in self.parameters.items()
+            if p.grad is not None and not p.grad.is_sparse
+        }
 
     def _weights(self) -> float:
         return sum(float(p.detach().sum()) for p in self.parameters.values())

@@ -15,7 +15,11 @@ def adversaries(step):
     def train_step(inputs):
         step(generator, critic, makes, judges, inputs, real)
 
-    return {"model": nn.ModuleDict({"generator": generator, "critic": critic}), "inputs": torch.randn(8, 8), "train_step": train_step}
+    return {
+        "model": nn.ModuleDict({"generator": generator, "critic": critic}),
+        "inputs": torch.randn(8, 8),
+        "train_step": train_step,
+    }
 
 
 def judged(scores, truth):

@@ -35,7 +35,13 @@ def looped(model, step, **others):
     def train_step(model, inputs, targets):
         return step(model, inputs, targets, optimizer)
 
-    return {"model": model, "inputs": images(), "targets": labels(), "optimizer": optimizer, "train_step": train_step} | others
+    return {
+        "model": model,
+        "inputs": images(),
+        "targets": labels(),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    } | others
 
 
 def net(forward, **parts):

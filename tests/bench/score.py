@@ -26,13 +26,19 @@ def score(name):
     torch.manual_seed(0)
     healthy = cnnprobe.diagnose(**case.build(False))
     hits = [f for f in sick.findings if f.rule == case.rule]
-    unable = tuple(note for report in (sick, healthy) for note in report.trace.notes if "could not judge" in note)
+    unable = tuple(
+        note
+        for report in (sick, healthy)
+        for note in report.trace.notes
+        if "could not judge" in note
+    )
     return Score(
         name=name,
         rule=case.rule,
         found=bool(hits),
         located=any(f.module in case.modules for f in hits),
-        loud=tuple((f.rule, f.module, f.message) for f in healthy.findings if f.severity != "info") + unable,
+        loud=tuple((f.rule, f.module, f.message) for f in healthy.findings if f.severity != "info")
+        + unable,
         said=tuple((f.rule, f.module) for f in sick.findings),
     )
 

@@ -90,7 +90,9 @@ class PlainBlock(CommaBlock):
 
 @crashes("not-a-tensor", "0", repair="trailing comma")
 def trailing_comma_in_a_return(fixed):
-    return nn.Sequential(PlainBlock() if fixed else CommaBlock(), nn.Conv2d(4, 2, 3)), (torch.randn(2, 3, 8, 8),)
+    return nn.Sequential(PlainBlock() if fixed else CommaBlock(), nn.Conv2d(4, 2, 3)), (
+        torch.randn(2, 3, 8, 8),
+    )
 
 
 class WrappedLayer(nn.Module):
@@ -118,7 +120,9 @@ def lstm_in_a_sequential(fixed):
         def forward(self, x):
             return self.lstm(x)[0]
 
-    return nn.Sequential(First() if fixed else nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)), (torch.randn(2, 5, 4),)
+    return nn.Sequential(First() if fixed else nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)), (
+        torch.randn(2, 5, 4),
+    )
 
 
 class Forgetful(nn.Module):

@@ -124,7 +124,9 @@ class Rows(nn.Module):
         return self.up(self.fc(x).view(-1, self.channels, 4, 4))
 
 
-@crashes("batch-merge-view", "", repair="view(-1, 8, 4, 4)", on_meta=False)  # torch checks no channels of it on meta
+@crashes(
+    "batch-merge-view", "", repair="view(-1, 8, 4, 4)", on_meta=False
+)  # torch checks no channels of it on meta
 def decoder_view_of_too_few_channels(fixed):
     return Rows(8 if fixed else 4), (torch.randn(2, 10),)
 
@@ -133,7 +135,9 @@ class Clips(nn.Module):
     def __init__(self, halvings):
         super().__init__()
         sizes = [3, 4, 4, 4]
-        self.convs = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes))
+        self.convs = nn.ModuleList(
+            nn.Conv3d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes)
+        )
         self.pools = nn.ModuleList(nn.MaxPool3d(2 if i < halvings else (1, 2, 2)) for i in range(3))
         self.head = nn.Linear(4 * 4 * 4, 5)
 
@@ -188,8 +192,12 @@ def list_of_layers_that_lost_a_pooling(fixed):
 class Branching(nn.Module):
     def __init__(self, channels, planes, expansion):
         super().__init__()
-        self.reduce = nn.Sequential(nn.Conv2d(channels, planes, 1), nn.BatchNorm2d(planes), nn.ReLU())
-        self.expand = nn.Sequential(nn.Conv2d(planes, planes * expansion, 1), nn.BatchNorm2d(planes * expansion))
+        self.reduce = nn.Sequential(
+            nn.Conv2d(channels, planes, 1), nn.BatchNorm2d(planes), nn.ReLU()
+        )
+        self.expand = nn.Sequential(
+            nn.Conv2d(planes, planes * expansion, 1), nn.BatchNorm2d(planes * expansion)
+        )
         self.downsample = nn.Conv2d(channels, planes * 4, 1)
 
     def forward(self, x):
@@ -237,8 +245,14 @@ class Heads(nn.Module):
 
     def forward(self, x):
         n, length, channels = x.shape
-        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
-        return x + ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(n, length, channels)
+        q, k, v = (
+            self.qkv(x)
+            .reshape(n, length, 3, self.heads, channels // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        return x + ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(
+            n, length, channels
+        )
 
 
 class Headed(nn.Module):
@@ -279,13 +293,20 @@ def upsampling_by_another_factor(fixed):
 
 @crashes("cat-mismatch", "pool", repair="padding=1 in 'pool'")
 def pooling_that_does_not_halve(fixed):
-    return Scaling(nn.ConvTranspose2d(8, 4, 2, 2), nn.MaxPool2d(3, 2, padding=1 if fixed else 0)), (torch.randn(2, 3, 16, 16),)
+    return Scaling(nn.ConvTranspose2d(8, 4, 2, 2), nn.MaxPool2d(3, 2, padding=1 if fixed else 0)), (
+        torch.randn(2, 3, 16, 16),
+    )
 
 
 class Reading(nn.Module):
     def __init__(self, pool):
         super().__init__()
-        self.conv = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(pool))
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.MaxPool2d(pool),
+        )
         self.rnn = nn.GRU(8, 6)
         self.head = nn.Linear(6, 5)
 

@@ -26,7 +26,9 @@ class AsWritten(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(ConvLayer(3, 32), ConvLayer(32, 64), ConvLayer(64, 128))
-        self.classifier = nn.Sequential(nn.Linear(128 * 4 * 4, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10))
+        self.classifier = nn.Sequential(
+            nn.Linear(128 * 4 * 4, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 10)
+        )
 
     def forward(self, x):
         return self.classifier(self.features(x))
@@ -64,13 +66,17 @@ def functional_net_without_flatten(fixed):
 @crashes("missing-flatten", "2", "1", repair="nn.Flatten()")
 def global_pool_without_flatten(fixed):
     flatten = [nn.Flatten()] if fixed else []
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), *flatten, nn.Linear(8, 4)), (images(),)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), *flatten, nn.Linear(8, 4)), (
+        images(),
+    )
 
 
 @crashes("missing-flatten", "3", repair="nn.Flatten()")
 def series_without_flatten(fixed):
     flatten = [nn.Flatten()] if fixed else []
-    return nn.Sequential(nn.Conv1d(2, 4, 5), nn.ReLU(), nn.MaxPool1d(2), *flatten, nn.Linear(4 * 14, 3)), (torch.randn(3, 2, 32),)
+    return nn.Sequential(
+        nn.Conv1d(2, 4, 5), nn.ReLU(), nn.MaxPool1d(2), *flatten, nn.Linear(4 * 14, 3)
+    ), (torch.randn(3, 2, 32),)
 
 
 class WeightOnly(nn.Module):
@@ -150,7 +156,9 @@ def lenet_for_32_pixels_given_28(fixed):
 
 @crashes("linear-in-features", "2", repair="in_features=20")
 def second_linear_does_not_fit_the_first(fixed):
-    return nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20 if fixed else 24, 3)), (torch.randn(5, 12),)
+    return nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20 if fixed else 24, 3)), (
+        torch.randn(5, 12),
+    )
 
 
 class Reader(nn.Module):
@@ -193,7 +201,9 @@ def image_with_an_alpha_channel(fixed):
 @crashes("channel-mismatch", "0", repair="unsqueeze(1)")
 def grey_batch_without_channel_axis(fixed):
     x = torch.randn(5, 28, 28)
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 2)), (x.unsqueeze(1) if fixed else x,)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 2)), (
+        x.unsqueeze(1) if fixed else x,
+    )
 
 
 class Fused(nn.Module):
@@ -214,12 +224,16 @@ def width_after_a_concatenation(fixed):
 
 @crashes("channel-mismatch", "2", repair="in_channels=6", on_meta=False)
 def transposed_convolution_with_wrong_channels(fixed):
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6 if fixed else 5, 3, 2)), (images(),)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6 if fixed else 5, 3, 2)
+    ), (images(),)
 
 
 @crashes("channel-mismatch", "1", repair="in_channels=4")
 def volume_with_wrong_channels(fixed):
-    return nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4 if fixed else 8, 4, 3)), (torch.randn(1, 1, 8, 8, 8),)
+    return nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4 if fixed else 8, 4, 3)), (
+        torch.randn(1, 1, 8, 8, 8),
+    )
 
 
 @crashes("nhwc-input", "0", repair="permute(0, 3, 1, 2)")
@@ -236,7 +250,9 @@ def channels_last_series(fixed):
 
 @crashes("bn-features-mismatch", "1", repair="num_features=8")
 def batch_norm_of_another_width(fixed):
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8 if fixed else 16), nn.ReLU()), (images(),)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8 if fixed else 16), nn.ReLU()), (
+        images(),
+    )
 
 
 @crashes("bn-features-mismatch", "1", repair="num_channels=12")
@@ -262,7 +278,9 @@ def one_sample_in_train_mode(fixed):
 
 
 def _pooled(times):
-    return [layer for _ in range(times) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(2))]
+    return [
+        layer for _ in range(times) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.MaxPool2d(2))
+    ]
 
 
 @crashes("spatial-collapse", "9", repair="at least 32 x 32")
@@ -334,7 +352,9 @@ def attention_of_another_width(fixed):
 @crashes("missing-batch", "3", repair="unsqueeze(0)")
 def one_image_without_a_batch(fixed):
     x = torch.randn(3, 16, 16)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)), (x[None] if fixed else x,)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)), (
+        x[None] if fixed else x,
+    )
 
 
 @crashes("shape-mismatch", "1", repair="take '0' out")
@@ -346,7 +366,9 @@ def flatten_before_the_convolution(fixed):
 @crashes("linear-in-features", "3", repair="nn.AdaptiveAvgPool2d(1)")
 def global_pooling_is_missing(fixed):
     pool = [nn.AdaptiveAvgPool2d(1)] if fixed else []
-    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), *pool, nn.Flatten(), nn.Linear(64, 10)), (images(size=8),)
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), *pool, nn.Flatten(), nn.Linear(64, 10)), (
+        images(size=8),
+    )
 
 
 class Tokens(nn.Module):
@@ -354,7 +376,9 @@ class Tokens(nn.Module):
         super().__init__()
         self.fixed = fixed
         self.patches = nn.Conv2d(3, 32, 8, 8)
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1
+        )
         self.head = nn.Linear(32, 5)
 
     def forward(self, x):
@@ -376,7 +400,9 @@ def softmax_over_an_axis_that_is_not_there(fixed):
 
 @crashes("channel-mismatch", "1", repair="out_channels=12")
 def pixel_shuffle_of_an_odd_number_of_channels(fixed):
-    return nn.Sequential(nn.Conv2d(3, 12 if fixed else 10, 3), nn.PixelShuffle(2)), (images(n=1, size=8),)
+    return nn.Sequential(nn.Conv2d(3, 12 if fixed else 10, 3), nn.PixelShuffle(2)), (
+        images(n=1, size=8),
+    )
 
 
 class Lenient(nn.Module):

@@ -41,13 +41,17 @@ def indices_as_floats(fixed):
 
 @crashes("index-range", "0", repair="num_embeddings=12", on_meta=False)
 def index_outside_of_the_table(fixed):
-    return nn.Sequential(nn.Embedding(12 if fixed else 10, 4), nn.Linear(4, 2)), (torch.tensor([[1, 11], [0, 3]]),)
+    return nn.Sequential(nn.Embedding(12 if fixed else 10, 4), nn.Linear(4, 2)), (
+        torch.tensor([[1, 11], [0, 3]]),
+    )
 
 
 @crashes("dtype-mismatch", "3", repair="torch.float32", on_meta=False)
 def one_layer_in_double(fixed):
     model = small()
-    return (model if fixed else nn.Sequential(*model[:3], model[3].double())), (torch.randn(2, 3, 8, 8),)
+    return (model if fixed else nn.Sequential(*model[:3], model[3].double())), (
+        torch.randn(2, 3, 8, 8),
+    )
 
 
 class Casting(nn.Module):
@@ -79,7 +83,9 @@ def layer_left_on_another_device(fixed):
 
 @crashes("device-mismatch", "0", repair="to('cpu')", on_meta=False)
 def input_on_another_device(fixed):
-    return nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (torch.randn(2, 4, device="cpu" if fixed else "meta"),)
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (
+        torch.randn(2, 4, device="cpu" if fixed else "meta"),
+    )
 
 
 class Masked(nn.Module):

@@ -23,4 +23,6 @@ POSTS: list[Post] = []
 def post(name, diagnosis, blames, *, repair, source, old, new):
     """Register a file that crashes, and with `new` instead of `old` does not."""
     assert old in source
-    POSTS.append(Post(name, diagnosis, blames, repair, HEAD + source, HEAD + source.replace(old, new)))
+    POSTS.append(
+        Post(name, diagnosis, blames, repair, HEAD + source, HEAD + source.replace(old, new))
+    )

@@ -140,7 +140,9 @@ post(
     repair="return a gradient of the shape (4,) for 'scale'",
     old="gradient * wide, (gradient * x).sum((0, 1))",
     new="gradient * wide, (gradient * x).sum((0, 2, 3))",
-    source=SCALED.replace("gradient * scale,", "gradient * wide,").replace("sum((0, 2, 3))", "sum((0, 1))"),
+    source=SCALED.replace("gradient * scale,", "gradient * wide,").replace(
+        "sum((0, 2, 3))", "sum((0, 1))"
+    ),
 )
 
 post(

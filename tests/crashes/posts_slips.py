@@ -166,7 +166,11 @@ class Net(nn.Module):
 
 def slip(name, diagnosis, blames, *, repair, step, old, new):
     """A post whose model is one layer."""
-    source = LINEAR + "def run(model):\n    x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])\n" + step
+    source = (
+        LINEAR
+        + "def run(model):\n    x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])\n"
+        + step
+    )
     post(name, diagnosis, blames, repair=repair, old=old, new=new, source=source)
 
 

@@ -32,7 +32,9 @@ def _with_loss(model, loss_fn, target, *, x=None):
 
 @crashes("label-range", "2", repair="out_features=5")
 def label_beyond_the_last_class(fixed):
-    return _with_loss(classifier(5 if fixed else 4), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 4]))
+    return _with_loss(
+        classifier(5 if fixed else 4), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 4])
+    )
 
 
 @crashes("label-range", None, repair="targets - 1")
@@ -62,7 +64,11 @@ def class_indices_as_int32(fixed):
 @crashes("target-dtype", None, repair="targets.float()")
 def binary_labels_as_integers(fixed):
     target = torch.tensor([[0], [1], [1], [0], [1]])
-    return _with_loss(nn.Sequential(classifier(1), nn.Sigmoid()), nn.BCELoss(), target.float() if fixed else target)
+    return _with_loss(
+        nn.Sequential(classifier(1), nn.Sigmoid()),
+        nn.BCELoss(),
+        target.float() if fixed else target,
+    )
 
 
 @crashes("target-shape", None, repair="squeeze(1)")
@@ -80,13 +86,20 @@ def one_hot_integers(fixed):
 @crashes("target-shape", None, repair="unsqueeze(1)")
 def binary_targets_without_the_last_axis(fixed):
     target = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
-    return _with_loss(classifier(1), nn.BCEWithLogitsLoss(), target.unsqueeze(1) if fixed else target)
+    return _with_loss(
+        classifier(1), nn.BCEWithLogitsLoss(), target.unsqueeze(1) if fixed else target
+    )
 
 
 @crashes("target-shape", None, repair="squeeze(1)")
 def mask_with_a_channel_axis(fixed):
     target = torch.randint(0, 3, (2, 1, 8, 8))
-    return _with_loss(nn.Conv2d(3, 3, 1), nn.CrossEntropyLoss(), target.squeeze(1) if fixed else target, x=torch.randn(2, 3, 8, 8))
+    return _with_loss(
+        nn.Conv2d(3, 3, 1),
+        nn.CrossEntropyLoss(),
+        target.squeeze(1) if fixed else target,
+        x=torch.randn(2, 3, 8, 8),
+    )
 
 
 @crashes("target-shape", "0", repair="torch.flatten(output, 1)")
@@ -127,7 +140,9 @@ class Flat(nn.Module):
 
 @crashes("batch-merge-view", "", repair="torch.flatten(x, 1)")
 def view_that_multiplies_the_batch(fixed):
-    return _with_loss(Flat(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1]), x=torch.randn(2, 3, 8, 8))
+    return _with_loss(
+        Flat(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1]), x=torch.randn(2, 3, 8, 8)
+    )
 
 
 class TupleOut(nn.Module):
@@ -146,7 +161,9 @@ class TensorOut(TupleOut):
 
 @crashes("not-a-tensor", "", repair="trailing comma")
 def model_that_returns_a_tuple(fixed):
-    return _with_loss(TensorOut() if fixed else TupleOut(), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+    return _with_loss(
+        TensorOut() if fixed else TupleOut(), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1])
+    )
 
 
 class Overwriting(nn.Module):
@@ -172,7 +189,9 @@ def addition_in_place_to_a_sigmoid(fixed):
 
 @crashes("inplace-autograd", "2", repair="inplace=False")
 def relu_in_place_after_a_softmax(fixed):
-    model = nn.Sequential(nn.Linear(6, 8), nn.Softmax(1), nn.ReLU(inplace=not fixed), nn.Linear(8, 4))
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.Softmax(1), nn.ReLU(inplace=not fixed), nn.Linear(8, 4)
+    )
     return _with_loss(model, nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
 
 
@@ -267,7 +286,9 @@ def output_that_is_detached(fixed):
 
 @crashes("detached-graph", "", repair="requires_grad_(True)")
 def model_whose_parameters_are_all_frozen(fixed):
-    return _with_loss(classifier().requires_grad_(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
+    return _with_loss(
+        classifier().requires_grad_(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1])
+    )
 
 
 @crashes("detached-graph", None, repair="torch.tensor")
@@ -337,7 +358,11 @@ def regression_targets_of_another_length(fixed):
 
 def _scaled(fixed, model, optimizer, *, calls, right):
     """One step with a GradScaler: the names of its calls in their order, wrong and right."""
-    scaler, x, target = torch.amp.GradScaler("cpu"), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 1])
+    scaler, x, target = (
+        torch.amp.GradScaler("cpu"),
+        torch.randn(5, 6),
+        torch.tensor([0, 1, 2, 3, 1]),
+    )
 
     def step():
         loss = F.cross_entropy(model(x).float(), target)
@@ -353,7 +378,9 @@ def _scaled(fixed, model, optimizer, *, calls, right):
 
 def _scaled_classifier(fixed, calls, right="zero scaled step update"):
     model = classifier()
-    return _scaled(fixed, model, torch.optim.SGD(model.parameters(), lr=0.1), calls=calls, right=right)
+    return _scaled(
+        fixed, model, torch.optim.SGD(model.parameters(), lr=0.1), calls=calls, right=right
+    )
 
 
 @crashes("scaler-order", None, repair="write scaler.scale(loss).backward()")
@@ -378,21 +405,27 @@ def scaler_that_is_never_updated(fixed):
 
 @crashes("scaler-order", None, repair="call scaler.unscale_(optimizer) once")
 def gradients_unscaled_twice(fixed):
-    return _scaled_classifier(fixed, "scaled unscale unscale step update", "scaled unscale step update")
+    return _scaled_classifier(
+        fixed, "scaled unscale unscale step update", "scaled unscale step update"
+    )
 
 
 @crashes("scaler-order", None, repair="build the optimizer over model.parameters()")
 def scaler_with_the_optimizer_of_another_model(fixed):
     model, other = classifier(), classifier()
     optimizer = torch.optim.SGD((model if fixed else other).parameters(), lr=0.1)
-    return _scaled(fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update")
+    return _scaled(
+        fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update"
+    )
 
 
 @crashes("scaled-half-weights", "", repair="without .half()")
 def scaler_over_weights_in_half_precision(fixed):
     model = classifier() if fixed else _Halved(classifier().half())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return _scaled(fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update")
+    return _scaled(
+        fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update"
+    )
 
 
 class _Halved(nn.Module):

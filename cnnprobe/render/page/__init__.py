@@ -57,7 +57,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"inert": inert, "lines": inert_lines, "view": table_view, "bars": bars, "kind": _kind, "pack": pack}
+    environment.filters |= {
+        "inert": inert,
+        "lines": inert_lines,
+        "view": table_view,
+        "bars": bars,
+        "kind": _kind,
+        "pack": pack,
+    }
     return environment
 
 
@@ -74,7 +81,11 @@ def _asset(name: str) -> str:
 def _script() -> str:
     """The parts of the script in one scope: none of their names can be seen, or overwritten, from outside. Without comments and indentation."""
     lines = (line.lstrip() for part in _PARTS for line in _asset(part).splitlines())
-    return "(() => {\n" + "\n".join(line for line in lines if line and not line.startswith("//")) + "\n})();\n"
+    return (
+        "(() => {\n"
+        + "\n".join(line for line in lines if line and not line.startswith("//"))
+        + "\n})();\n"
+    )
 
 
 def _hash(script: str) -> str:

@@ -64,7 +64,9 @@ class Bar:
 
 def arranged(blocks: Iterable[Block]) -> Iterator[Block | Beside | Charts]:
     """The blocks, with pictures that follow a tree right beside it, and charts in a row together."""
-    for kind, found in groupby(_attached(blocks), lambda block: isinstance(block, Picture) and block.is_chart):
+    for kind, found in groupby(
+        _attached(blocks), lambda block: isinstance(block, Picture) and block.is_chart
+    ):
         if kind:
             yield Charts(charts=tuple(block for block in found if isinstance(block, Picture)))
         else:
@@ -92,12 +94,21 @@ def _is_tree(table: Table) -> bool:
 def table_view(table: Table) -> TableView:
     """The table as the template shows it."""
     axis = axis_of(table)
-    wholes = [_whole(table, i) if column.is_share else 0.0 for i, column in enumerate(table.columns)]
+    wholes = [
+        _whole(table, i) if column.is_share else 0.0 for i, column in enumerate(table.columns)
+    ]
     is_tree = _is_tree(table)
-    head = "".join(_element("th", inert(column.name), {"scope": "col", "class": " ".join(_classes(column))}) for column in table.columns)
+    head = "".join(
+        _element("th", inert(column.name), {"scope": "col", "class": " ".join(_classes(column))})
+        for column in table.columns
+    )
     return TableView(
         title=inert(table.title),
-        classes=" ".join(f"{name}{i}" for i, column in enumerate(table.columns, start=1) for name in _classes(column)),
+        classes=" ".join(
+            f"{name}{i}"
+            for i, column in enumerate(table.columns, start=1)
+            for name in _classes(column)
+        ),
         head=Markup(head),  # noqa: S704 - every part of it was escaped in _element
         rows=tuple(Markup("".join(_row(table, row, axis, wholes))) for row in table.rows),  # noqa: S704
         notes=(*map(inert, table.notes), *_legend(table, axis)),
@@ -108,8 +119,15 @@ def table_view(table: Table) -> TableView:
 
 def column_styles(page: str) -> str:
     """For the classes of columns that the tables of a page have ("n5": the fifth holds numbers) what they mean."""
-    used = {name for classes in re.findall(r'<table class="([a-z0-9 ]+)">', page) for name in classes.split()}
-    return "".join(_STYLES[name[0]].format(f".{name} tr:not(.note)>:nth-child({name[1:]})") + "\n" for name in sorted(used))
+    used = {
+        name
+        for classes in re.findall(r'<table class="([a-z0-9 ]+)">', page)
+        for name in classes.split()
+    }
+    return "".join(
+        _STYLES[name[0]].format(f".{name} tr:not(.note)>:nth-child({name[1:]})") + "\n"
+        for name in sorted(used)
+    )
 
 
 _STYLES = {
@@ -122,7 +140,13 @@ _STYLES = {
 
 def _element(tag: str, inside: str, attributes: Mapping[str, str]) -> str:
     """An element of HTML without its end; what is inside is escaped unless it is Markup, and attributes always. A template would take ten times as long."""
-    given = "".join([f" {name}={said if _PLAIN.fullmatch(said) else _quoted(said)}" for name, said in attributes.items() if said])
+    given = "".join(
+        [
+            f" {name}={said if _PLAIN.fullmatch(said) else _quoted(said)}"
+            for name, said in attributes.items()
+            if said
+        ]
+    )
     return f"<{tag}{given}>{inside if isinstance(inside, Markup) else escape(inside)}"
 
 
@@ -131,24 +155,45 @@ def _quoted(said: str) -> str:
 
 
 def _whole(table: Table, column: int) -> float:
-    return max((n for row in table.rows if isinstance(n := row.cells[column], int | float)), default=0.0)
+    return max(
+        (n for row in table.rows if isinstance(n := row.cells[column], int | float)), default=0.0
+    )
 
 
 def _classes(column: Column) -> list[str]:
     """Numbers, values, rare, and those that take much width."""
-    kinds = {"n": column.align == "right", "v": column.name == "values", "r": column.priority >= _RARE, "w": column.priority == _WIDE}
+    kinds = {
+        "n": column.align == "right",
+        "v": column.name == "values",
+        "r": column.priority >= _RARE,
+        "w": column.priority == _WIDE,
+    }
     return [name for name, on in kinds.items() if on]
 
 
 def _row(table: Table, row: Row, axis: Axis, wholes: Sequence[float]) -> Iterator[str]:
     depth = f"--d:{row.depth}" if row.depth else ""
-    cells = [_cell(cell, column, axis, whole) for cell, column, whole in zip(row.cells, table.columns, wholes, strict=True)]
-    inside = [_element("td" if i else "th", text, given if i else {"scope": "row", **given}) for i, (text, given) in enumerate(cells)]
-    yield _element("tr", Markup("".join(inside)), {"id": row.key, "class": row.emphasis, "style": depth})  # noqa: S704 - made of elements
+    cells = [
+        _cell(cell, column, axis, whole)
+        for cell, column, whole in zip(row.cells, table.columns, wholes, strict=True)
+    ]
+    inside = [
+        _element("td" if i else "th", text, given if i else {"scope": "row", **given})
+        for i, (text, given) in enumerate(cells)
+    ]
+    yield _element(
+        "tr",
+        Markup("".join(inside)),  # noqa: S704
+        {"id": row.key, "class": row.emphasis, "style": depth},
+    )
     if row.note:
         said = Markup("<br>").join(inert_lines(row.note))
         note = _element("td", Markup(f"<span>{said}</span>"), {"colspan": str(len(table.columns))})  # noqa: S704
-        yield "\n" + _element("tr", Markup(note), {"class": f"note {row.emphasis}".strip(), "style": depth})  # noqa: S704
+        yield "\n" + _element(
+            "tr",
+            Markup(note),  # noqa: S704
+            {"class": f"note {row.emphasis}".strip(), "style": depth},
+        )
 
 
 def _cell(cell: Cell, column: Column, axis: Axis, whole: float) -> tuple[str, Mapping[str, str]]:

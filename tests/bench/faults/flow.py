@@ -15,7 +15,9 @@ def convolutions_in_a_row(sick):
         x = F.relu(self.conv2(x if sick else F.relu(x)))
         return self.fc(x.mean((2, 3)))
 
-    return classifier(net(forward, conv1=nn.Conv2d(3, 8, 3), conv2=nn.Conv2d(8, 16, 3), fc=nn.Linear(16, 4)))
+    return classifier(
+        net(forward, conv1=nn.Conv2d(3, 8, 3), conv2=nn.Conv2d(8, 16, 3), fc=nn.Linear(16, 4))
+    )
 
 
 @case("missing-nonlinearity", "fc1", "fc2")
@@ -25,7 +27,9 @@ def functional_linear_layers_in_a_row(sick):
         x = self.fc1(x)
         return self.fc2(F.dropout(x, 0.2, self.training) if sick else F.relu(x))
 
-    return classifier(net(forward, conv=nn.Conv2d(3, 4, 3), fc1=nn.Linear(784, 32), fc2=nn.Linear(32, 4)))
+    return classifier(
+        net(forward, conv=nn.Conv2d(3, 4, 3), fc1=nn.Linear(784, 32), fc2=nn.Linear(32, 4))
+    )
 
 
 @case("dead-output", "bn", "")
@@ -38,7 +42,9 @@ def batch_norm_that_is_dropped(sick):
             x = self.bn(x)
         return self.fc(F.relu(x).mean((2, 3)))
 
-    return classifier(net(forward, conv=nn.Conv2d(3, 8, 3, bias=False), bn=nn.BatchNorm2d(8), fc=nn.Linear(8, 4)))
+    return classifier(
+        net(forward, conv=nn.Conv2d(3, 8, 3, bias=False), bn=nn.BatchNorm2d(8), fc=nn.Linear(8, 4))
+    )
 
 
 @case("inplace-skip", "", "relu")
@@ -51,7 +57,11 @@ def identity_overwritten(sick):
         y = y + identity
         return self.fc(y.mean((2, 3)))
 
-    return classifier(net(forward, stem=nn.Conv2d(3, 8, 3), conv=nn.Conv2d(8, 8, 3, padding=1), fc=nn.Linear(8, 4)))
+    return classifier(
+        net(
+            forward, stem=nn.Conv2d(3, 8, 3), conv=nn.Conv2d(8, 8, 3, padding=1), fc=nn.Linear(8, 4)
+        )
+    )
 
 
 @case("input-mutated", "")
@@ -90,7 +100,9 @@ def lstm_without_batch_first(sick):
 def normalised_over_the_batch(sick):
     def forward(self, x):
         x = self.backbone(x)
-        x = (x - x.mean(0 if sick else 1, keepdim=True)) / (x.std(0 if sick else 1, keepdim=True) + 1e-5)
+        x = (x - x.mean(0 if sick else 1, keepdim=True)) / (
+            x.std(0 if sick else 1, keepdim=True) + 1e-5
+        )
         return self.fc(x)
 
     return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4)))

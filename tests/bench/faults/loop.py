@@ -80,9 +80,15 @@ def exponential_decay_every_batch(sick):
 
 @case("lr-too-high", None)
 def adam_with_a_rate_of_one(sick):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)
+    )
     targets = labels() if not sick else torch.tensor([0, 1, 2, 3, 3, 2, 1, 0])
-    return classifier(model, targets=targets, optimizer=torch.optim.SGD(model.parameters(), lr=50.0 if sick else 0.01))
+    return classifier(
+        model,
+        targets=targets,
+        optimizer=torch.optim.SGD(model.parameters(), lr=50.0 if sick else 0.01),
+    )
 
 
 @case("graph-kept-alive", None)

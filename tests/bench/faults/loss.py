@@ -48,7 +48,9 @@ def segmentation_with_two_sigmoids(sick):
         return torch.sigmoid(x) if sick else x
 
     model = net(forward, conv=nn.Conv2d(3, 8, 3, padding=1), out=nn.Conv2d(8, 1, 1))
-    return classifier(model, targets=(images()[:, :1] > 0).float(), loss_fn=F.binary_cross_entropy_with_logits)
+    return classifier(
+        model, targets=(images()[:, :1] > 0).float(), loss_fn=F.binary_cross_entropy_with_logits
+    )
 
 
 @case("probs-into-nll", "")
@@ -84,7 +86,11 @@ def relu_for_targets_of_both_signs(sick):
         x = self.fc2(F.relu(self.fc1(x.flatten(1)))).squeeze(1)
         return F.relu(x) if sick else x
 
-    return classifier(net(forward, fc1=nn.Linear(768, 32), fc2=nn.Linear(32, 1)), targets=torch.linspace(-2, 2, 8), loss_fn=nn.MSELoss())
+    return classifier(
+        net(forward, fc1=nn.Linear(768, 32), fc2=nn.Linear(32, 1)),
+        targets=torch.linspace(-2, 2, 8),
+        loss_fn=nn.MSELoss(),
+    )
 
 
 @case("loss-activation-mismatch", "fc", "")
@@ -112,7 +118,10 @@ def column_against_row(sick):
 @case("loss-sign", None)
 def negative_criterion(sick):
     criterion = nn.CrossEntropyLoss()
-    return classifier(Classifier(), loss_fn=lambda output, y: -criterion(output, y) if sick else criterion(output, y))
+    return classifier(
+        Classifier(),
+        loss_fn=lambda output, y: -criterion(output, y) if sick else criterion(output, y),
+    )
 
 
 @case("loss-sign", None)
@@ -140,4 +149,8 @@ def loss_through_numpy(sick):
 @case("negative-loss", None)
 def masks_of_255(sick):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
-    return classifier(model, targets=(images()[:, :1] > 0).float() * (255 if sick else 1), loss_fn=nn.BCEWithLogitsLoss())
+    return classifier(
+        model,
+        targets=(images()[:, :1] > 0).float() * (255 if sick else 1),
+        loss_fn=nn.BCEWithLogitsLoss(),
+    )

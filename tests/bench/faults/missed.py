@@ -20,7 +20,9 @@ def similarity_that_is_minimised(sick):
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 16))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    return looped(model, step, optimizer=optimizer, targets=F.normalize(torch.randn(len(images()), 16), dim=1))
+    return looped(
+        model, step, optimizer=optimizer, targets=F.normalize(torch.randn(len(images()), 16), dim=1)
+    )
 
 
 @case("no-grad-path", "")
@@ -71,7 +73,14 @@ def train_mode_that_is_lost_after_the_first_step(sick):
         with torch.no_grad():
             model(inputs)
 
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    )
     return looped(model.append(nn.Linear(32, 4)).train(), step)
 
 
@@ -83,7 +92,11 @@ def function_that_ends_in_an_underscore(sick):
         out = self.conv(F.relu_(x) if sick else F.relu(x))
         return self.fc((out + skip).mean((2, 3)))
 
-    parts = {"stem": nn.Conv2d(3, 8, 3, padding=1), "conv": nn.Conv2d(8, 8, 3, padding=1), "fc": nn.Linear(8, 4)}
+    parts = {
+        "stem": nn.Conv2d(3, 8, 3, padding=1),
+        "conv": nn.Conv2d(8, 8, 3, padding=1),
+        "fc": nn.Linear(8, 4),
+    }
     return classifier(net(forward, **parts))
 
 
@@ -101,9 +114,18 @@ def filters_of_zero_with_nothing_beside_them(sick):
 @case("lr-too-high", None)
 def first_steps_that_ruin_every_filter(sick):
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 4)
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 4),
     )
-    return classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=50.0 if sick else 0.05, momentum=0.9))
+    return classifier(
+        model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=50.0 if sick else 0.05, momentum=0.9),
+    )
 
 
 @case("ignored-input", "")
@@ -112,6 +134,11 @@ def branch_that_is_computed_and_left_out(sick):
         a, b = self.image(image).mean((2, 3)), self.table(table)
         return self.fc(torch.cat([a, a if sick else b], dim=1))
 
-    model = net(forward, image=nn.Conv2d(3, 8, 3), table=nn.Sequential(nn.Linear(4, 8), nn.ReLU()), fc=nn.Linear(16, 4))
+    model = net(
+        forward,
+        image=nn.Conv2d(3, 8, 3),
+        table=nn.Sequential(nn.Linear(4, 8), nn.ReLU()),
+        fc=nn.Linear(16, 4),
+    )
     given = classifier(model)
     return given | {"inputs": (given["inputs"], torch.randn(len(given["inputs"]), 4))}

@@ -22,7 +22,10 @@ def dropout_that_stays_on(sick):
 def raw_pixels(sick):
     x = (images().sigmoid() * 255).round()
     return classifier(
-        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)), inputs=x if sick else x / 255
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        ),
+        inputs=x if sick else x / 255,
     )
 
 
@@ -33,8 +36,14 @@ def one_batch_norm_for_two_convolutions(sick):
         x = F.relu((self.bn if sick else self.bn2)(self.conv2(x)))
         return self.fc(x.mean((2, 3)))
 
-    parts = {"conv1": nn.Conv2d(3, 8, 3, bias=False), "conv2": nn.Conv2d(8, 8, 3, bias=False), "bn": nn.BatchNorm2d(8)}
-    return classifier(net(forward, **parts, **({} if sick else {"bn2": nn.BatchNorm2d(8)}), fc=nn.Linear(8, 4)))
+    parts = {
+        "conv1": nn.Conv2d(3, 8, 3, bias=False),
+        "conv2": nn.Conv2d(8, 8, 3, bias=False),
+        "bn": nn.BatchNorm2d(8),
+    }
+    return classifier(
+        net(forward, **parts, **({} if sick else {"bn2": nn.BatchNorm2d(8)}), fc=nn.Linear(8, 4))
+    )
 
 
 @case("bn-momentum-zero", "backbone.bn1")
@@ -62,7 +71,11 @@ def bias_of_minus_a_hundred(sick):
 
 @case("vanishing-gradient", "0", "1", "2", "3")
 def deep_sigmoids(sick):
-    layers = [layer for _ in range(14) for layer in (nn.Linear(32, 32), nn.Sigmoid() if sick else nn.ReLU())]
+    layers = [
+        layer
+        for _ in range(14)
+        for layer in (nn.Linear(32, 32), nn.Sigmoid() if sick else nn.ReLU())
+    ]
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), *layers, nn.Linear(32, 4))
     if not sick:
         for layer in model:
@@ -98,7 +111,14 @@ def keep_probability_as_rate(sick):
     def forward(self, x):
         return self.fc2(self.drop(F.relu(self.fc1(x.flatten(1)))))
 
-    return classifier(net(forward, fc1=nn.Linear(768, 64), drop=nn.Dropout(0.95 if sick else 0.05), fc2=nn.Linear(64, 4)))
+    return classifier(
+        net(
+            forward,
+            fc1=nn.Linear(768, 64),
+            drop=nn.Dropout(0.95 if sick else 0.05),
+            fc2=nn.Linear(64, 4),
+        )
+    )
 
 
 @case("eval-nondeterminism", "")
@@ -127,7 +147,9 @@ def deep_network_of_standard_normal_weights(sick):
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), *layers, nn.Linear(64, 4))
     for layer in model:
         if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=1.5) if sick else nn.init.kaiming_normal_(layer.weight)
+            nn.init.normal_(layer.weight, std=1.5) if sick else nn.init.kaiming_normal_(
+                layer.weight
+            )
     return classifier(model)
 
 

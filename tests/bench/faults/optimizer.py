@@ -55,14 +55,21 @@ def average_that_is_copied_into_the_model(sick):
 def factor_that_is_a_rate(sick):
     model = Classifier()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: (1e-3 if sick else 1.0) * 0.95**epoch)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda epoch: (1e-3 if sick else 1.0) * 0.95**epoch
+    )
     return classifier(model, optimizer=optimizer, scheduler=scheduler)
 
 
 @case("weight-decay-high", None)
 def momentum_as_weight_decay(sick):
     model = Classifier()
-    return classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, **{"weight_decay" if sick else "momentum": 0.9}))
+    return classifier(
+        model,
+        optimizer=torch.optim.SGD(
+            model.parameters(), lr=0.05, **{"weight_decay" if sick else "momentum": 0.9}
+        ),
+    )
 
 
 @case("clip-ineffective", None)
@@ -97,7 +104,14 @@ def optimizer_that_steps_with_scaled_gradients(sick):
 def momentum_as_eps(sick):
     norm = nn.BatchNorm2d(8, 0.8) if sick else nn.BatchNorm2d(8, momentum=0.2)
     return classifier(
-        nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False),
+            norm,
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
     )
 
 
@@ -107,7 +121,9 @@ def generator_that_steps_with_its_critics_loss(sick):
         judges.zero_grad()
         makes.zero_grad()
         made = generator(noise)
-        (judged(critic(real), 1.0) + judged(critic(made if sick else made.detach()), 0.0)).backward()
+        (
+            judged(critic(real), 1.0) + judged(critic(made if sick else made.detach()), 0.0)
+        ).backward()
         judges.step()
         judged(critic(generator(noise)), 1.0).backward()
         makes.step()
@@ -119,7 +135,9 @@ def generator_that_steps_with_its_critics_loss(sick):
 def warm_up_that_returns_a_rate(sick):
     model = Classifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (5e-4 if sick else 1.0) * min(1.0, step / 20))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (5e-4 if sick else 1.0) * min(1.0, step / 20)
+    )
 
     def step(model, inputs, targets, optimizer):
         optimizer.zero_grad()

@@ -18,7 +18,9 @@ def blocks_in_a_dict(sick):
             x = F.relu(self.blocks[name](x))
         return self.head(x)
 
-    return classifier(net(forward, blocks=blocks if sick else nn.ModuleDict(blocks), head=nn.Linear(32, 4)))
+    return classifier(
+        net(forward, blocks=blocks if sick else nn.ModuleDict(blocks), head=nn.Linear(32, 4))
+    )
 
 
 @case("unregistered-parameter", "")
@@ -28,7 +30,9 @@ def parameter_that_was_moved(sick):
     def forward(self, x):
         return self.fc(self.backbone(x) * self.scale)
 
-    return classifier(net(forward, backbone=Backbone(), fc=nn.Linear(16, 4), scale=scale * 0.5 if sick else scale))
+    return classifier(
+        net(forward, backbone=Backbone(), fc=nn.Linear(16, 4), scale=scale * 0.5 if sick else scale)
+    )
 
 
 @case("unoptimized-params", "fc")
@@ -75,7 +79,9 @@ def repeated_block(sick):
         x = F.relu(self.stem(x))
         return self.fc(self.body(x).mean((2, 3)))
 
-    return classifier(net(forward, stem=nn.Conv2d(3, 8, 3), body=nn.Sequential(*body), fc=nn.Linear(8, 4)))
+    return classifier(
+        net(forward, stem=nn.Conv2d(3, 8, 3), body=nn.Sequential(*body), fc=nn.Linear(8, 4))
+    )
 
 
 @case("no-grad-path", "backbone", "", "backbone.conv1")

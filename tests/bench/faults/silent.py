@@ -9,7 +9,9 @@ from bench.parts import Classifier, classifier, images, labels
 
 
 def segmenter(**others):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1)
+    )
     masks = torch.bucketize(F.avg_pool2d(images(), 5, 1, 2).mean(1), torch.tensor([-0.05, 0.05]))
     return classifier(model, targets=masks) | others
 
@@ -22,7 +24,9 @@ def dice(probabilities, target):
 @case("softmax-dim", None)
 def dice_of_a_softmax_over_the_batch(sick):
     def loss_fn(logits, target):
-        return dice(F.softmax(logits, dim=0 if sick else 1), F.one_hot(target, 3).permute(0, 3, 1, 2))
+        return dice(
+            F.softmax(logits, dim=0 if sick else 1), F.one_hot(target, 3).permute(0, 3, 1, 2)
+        )
 
     return segmenter(loss_fn=loss_fn)
 
@@ -30,7 +34,9 @@ def dice_of_a_softmax_over_the_batch(sick):
 @case("softmax-dim", None)
 def dice_of_a_softmax_over_the_columns(sick):
     def loss_fn(logits, target):
-        return dice((logits / 0.7).softmax(-1 if sick else 1), F.one_hot(target, 3).permute(0, 3, 1, 2))
+        return dice(
+            (logits / 0.7).softmax(-1 if sick else 1), F.one_hot(target, 3).permute(0, 3, 1, 2)
+        )
 
     return segmenter(loss_fn=loss_fn)
 
@@ -38,7 +44,9 @@ def dice_of_a_softmax_over_the_columns(sick):
 @case("softmax-dim", None)
 def own_cross_entropy_over_the_batch(sick):
     def loss_fn(logits, target):
-        return -torch.log_softmax(logits, 0 if sick else 1)[torch.arange(len(target)), target].mean()
+        return -torch.log_softmax(logits, 0 if sick else 1)[
+            torch.arange(len(target)), target
+        ].mean()
 
     return classifier(Classifier(), loss_fn=loss_fn)
 
@@ -47,7 +55,10 @@ def own_cross_entropy_over_the_batch(sick):
 def dice_of_rounded_predictions(sick):
     def loss_fn(logits, target):
         probabilities = torch.sigmoid(logits)
-        return dice(torch.round(probabilities) if sick else probabilities, F.one_hot(target, 3).permute(0, 3, 1, 2))
+        return dice(
+            torch.round(probabilities) if sick else probabilities,
+            F.one_hot(target, 3).permute(0, 3, 1, 2),
+        )
 
     return segmenter(loss_fn=loss_fn)
 
@@ -72,7 +83,11 @@ def cross_entropy_of_several_labels(sick):
     def forward(self, x):
         return self.body(x)
 
-    return classifier(net(forward, body=Classifier()), targets=several, loss_fn=nn.CrossEntropyLoss() if sick else nn.BCEWithLogitsLoss())
+    return classifier(
+        net(forward, body=Classifier()),
+        targets=several,
+        loss_fn=nn.CrossEntropyLoss() if sick else nn.BCEWithLogitsLoss(),
+    )
 
 
 @case("loss-activation-mismatch", "")
@@ -106,7 +121,12 @@ def class_token_that_sees_other_samples_only(sick):
 
     layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=not sick)
     encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-    parts = {"patch": nn.Conv2d(3, 16, 4, 4), "token": nn.Parameter(torch.zeros(1, 1, 16)), "encoder": encoder, "fc": nn.Linear(16, 4)}
+    parts = {
+        "patch": nn.Conv2d(3, 16, 4, 4),
+        "token": nn.Parameter(torch.zeros(1, 1, 16)),
+        "encoder": encoder,
+        "fc": nn.Linear(16, 4),
+    }
     return classifier(net(forward, **parts))
 
 
@@ -161,14 +181,23 @@ def divergence_without_its_minus(sick):
     def forward(self, x):
         h = F.relu(self.encoder(x.flatten(1)))
         mean, logvar = self.mean(h), self.logvar(h)
-        return torch.sigmoid(self.decoder(mean + torch.randn_like(mean) * torch.exp(0.5 * logvar))), mean, logvar
+        return (
+            torch.sigmoid(self.decoder(mean + torch.randn_like(mean) * torch.exp(0.5 * logvar))),
+            mean,
+            logvar,
+        )
 
     def loss_fn(output, target):
         made, mean, logvar = output
         divergence = (0.5 if sick else -0.5) * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
         return F.binary_cross_entropy(made, target.flatten(1), reduction="sum") + divergence
 
-    parts = {"encoder": nn.Linear(768, 16), "mean": nn.Linear(16, 4), "logvar": nn.Linear(16, 4), "decoder": nn.Linear(4, 768)}
+    parts = {
+        "encoder": nn.Linear(768, 16),
+        "mean": nn.Linear(16, 4),
+        "logvar": nn.Linear(16, 4),
+        "decoder": nn.Linear(4, 768),
+    }
     return classifier(net(forward, **parts), targets=images().sigmoid(), loss_fn=loss_fn)
 
 

@@ -15,7 +15,14 @@ def layer_that_is_made_in_the_forward(sick):
         x = self.drop(self.body(x))
         return (nn.Linear(x.shape[1], 4) if sick else self.fc)(x)
 
-    return classifier(net(forward, body=Backbone(), drop=nn.Dropout(0.1), **({} if sick else {"fc": nn.Linear(16, 4)})))
+    return classifier(
+        net(
+            forward,
+            body=Backbone(),
+            drop=nn.Dropout(0.1),
+            **({} if sick else {"fc": nn.Linear(16, 4)}),
+        )
+    )
 
 
 @case("unregistered-module", "head")
@@ -25,7 +32,9 @@ def projection_that_is_made_in_the_forward_of_a_head(sick):
         return self.fc(F.relu(project(x)).mean((2, 3)))
 
     head = net(forward, fc=nn.Linear(16, 4), **({} if sick else {"project": nn.Conv2d(8, 16, 1)}))
-    return classifier(net(lambda self, x: self.head(F.relu(self.stem(x))), stem=nn.Conv2d(3, 8, 3), head=head))
+    return classifier(
+        net(lambda self, x: self.head(F.relu(self.stem(x))), stem=nn.Conv2d(3, 8, 3), head=head)
+    )
 
 
 @case("norm-over-one-value", "norm")
@@ -33,7 +42,9 @@ def instance_norm_as_groups_behind_the_pooling(sick):
     def forward(self, x):
         return self.fc(self.norm(self.body(x)[..., None, None]).flatten(1))
 
-    return classifier(net(forward, body=Backbone(), norm=nn.GroupNorm(16 if sick else 4, 16), fc=nn.Linear(16, 4)))
+    return classifier(
+        net(forward, body=Backbone(), norm=nn.GroupNorm(16 if sick else 4, 16), fc=nn.Linear(16, 4))
+    )
 
 
 @case("norm-over-one-value", "4")
@@ -41,7 +52,13 @@ def layer_norm_of_the_last_axis_of_a_picture(sick):
     shape = (1,) if sick else (16, 1, 1)
     return classifier(
         nn.Sequential(
-            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Identity(), nn.LayerNorm(shape), nn.Flatten(), nn.Linear(16, 4)
+            nn.Conv2d(3, 16, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Identity(),
+            nn.LayerNorm(shape),
+            nn.Flatten(),
+            nn.Linear(16, 4),
         )
     )
 
@@ -51,7 +68,9 @@ def warm_up_that_divides_whole_numbers(sick):
     model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     rise = (lambda epoch: min(1, epoch // 5)) if sick else (lambda epoch: min(1.0, epoch / 5))
-    return classifier(model, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, rise))
+    return classifier(
+        model, optimizer=optimizer, scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, rise)
+    )
 
 
 @case("unchanged-weights", "backbone", "backbone.conv1", "backbone.conv2")
@@ -102,4 +121,7 @@ def encoder_layer_without_batch_first(sick):
         return self.fc(self.encoder(x).mean(1))
 
     encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=not sick)
-    return classifier(net(forward, stem=nn.Conv2d(3, 16, 4, 4), encoder=encoder, fc=nn.Linear(16, 4)), inputs=images())
+    return classifier(
+        net(forward, stem=nn.Conv2d(3, 16, 4, 4), encoder=encoder, fc=nn.Linear(16, 4)),
+        inputs=images(),
+    )

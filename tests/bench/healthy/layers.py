@@ -12,11 +12,20 @@ class UNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.down1, self.down2 = self.double(3, 8), self.double(8, 16)
-        self.up, self.up1, self.out = nn.ConvTranspose2d(16, 8, 2, stride=2), self.double(16, 8), nn.Conv2d(8, 2, 1)
+        self.up, self.up1, self.out = (
+            nn.ConvTranspose2d(16, 8, 2, stride=2),
+            self.double(16, 8),
+            nn.Conv2d(8, 2, 1),
+        )
 
     @staticmethod
     def double(a, b):
-        return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(b, b, 3, padding=1), nn.ReLU(inplace=True))
+        return nn.Sequential(
+            nn.Conv2d(a, b, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(b, b, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
 
     def forward(self, x):
         a = self.down1(x)
@@ -32,7 +41,11 @@ def unet():
 class InvertedResidual(nn.Module):
     def __init__(self):
         super().__init__()
-        self.expand, self.depthwise, self.project = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 8, 1)
+        self.expand, self.depthwise, self.project = (
+            nn.Conv2d(8, 32, 1),
+            nn.Conv2d(32, 32, 3, padding=1, groups=32),
+            nn.Conv2d(32, 8, 1),
+        )
         self.norms = nn.ModuleList([nn.BatchNorm2d(32), nn.BatchNorm2d(32), nn.BatchNorm2d(8)])
         self.act = nn.ReLU6(inplace=True)
 
@@ -59,7 +72,14 @@ def linear_bottlenecks_as_in_mobilenet():
 
 @design
 def separable_convolutions():
-    body = [nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, (1, 3)), nn.Conv2d(8, 8, (3, 1)), nn.ReLU()]
+    body = [
+        nn.Conv2d(3, 3, 3, groups=3),
+        nn.Conv2d(3, 8, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, (1, 3)),
+        nn.Conv2d(8, 8, (3, 1)),
+        nn.ReLU(),
+    ]
     return classifier(nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
 
 
@@ -80,7 +100,14 @@ class Lora(nn.Module):
 @design
 def low_rank_adapters_beside_frozen_layers():
     return classifier(
-        nn.Sequential(nn.Flatten(), Lora(nn.Linear(768, 32)), nn.ReLU(), Lora(nn.Linear(32, 32)), nn.ReLU(), Lora(nn.Linear(32, 4)))
+        nn.Sequential(
+            nn.Flatten(),
+            Lora(nn.Linear(768, 32)),
+            nn.ReLU(),
+            Lora(nn.Linear(32, 32)),
+            nn.ReLU(),
+            Lora(nn.Linear(32, 4)),
+        )
     )
 
 
@@ -119,7 +146,14 @@ class Residual(nn.Module):
 @design
 def preactivated_residual_blocks():
     return classifier(
-        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Residual(), Residual(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            Residual(),
+            Residual(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
     )
 
 
@@ -143,7 +177,11 @@ class Pyramid(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body, self.head, self.score = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 1), nn.Conv2d(8, 4, 1)
+        self.body, self.head, self.score = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 1, 1),
+            nn.Conv2d(8, 4, 1),
+        )
         nn.init.constant_(self.head.bias, -0.1)
 
     def forward(self, x):
@@ -151,7 +189,10 @@ class Pyramid(nn.Module):
         while maps[-1].shape[-1] > 1:
             maps.append(F.avg_pool2d(maps[-1], 2))
         distances = [F.relu(self.head(each)) for each in maps]
-        return sum((self.score(each) * (1 + distance)).mean((2, 3)) for each, distance in zip(maps, distances))
+        return sum(
+            (self.score(each) * (1 + distance)).mean((2, 3))
+            for each, distance in zip(maps, distances)
+        )
 
 
 @design

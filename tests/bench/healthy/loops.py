@@ -32,7 +32,11 @@ def frozen_backbone_in_eval_with_all_parameters_in_the_optimizer():
 @design
 def gradient_accumulation():
     model = Classifier()
-    optimizer, count, loss_fn = torch.optim.SGD(model.parameters(), lr=0.01), [0], nn.CrossEntropyLoss()
+    optimizer, count, loss_fn = (
+        torch.optim.SGD(model.parameters(), lr=0.01),
+        [0],
+        nn.CrossEntropyLoss(),
+    )
 
     def train_step(x, y):
         (loss_fn(model(x), y) / 4).backward()
@@ -42,7 +46,13 @@ def gradient_accumulation():
             optimizer.step()
             optimizer.zero_grad()
 
-    return {"model": model, "inputs": images(), "targets": labels(), "optimizer": optimizer, "train_step": train_step}
+    return {
+        "model": model,
+        "inputs": images(),
+        "targets": labels(),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    }
 
 
 @design
@@ -105,14 +115,22 @@ def momentum_teacher():
         with torch.no_grad():
             soft = teacher(x).softmax(1)
         output = student(x)
-        loss = F.cross_entropy(output, y) + F.kl_div(output.log_softmax(1), soft, reduction="batchmean")
+        loss = F.cross_entropy(output, y) + F.kl_div(
+            output.log_softmax(1), soft, reduction="batchmean"
+        )
         loss.backward()
         optimizer.step()
         with torch.no_grad():
             for a, b in zip(teacher.parameters(), student.parameters()):
                 a.lerp_(b, 0.01)
 
-    return {"model": student, "inputs": images(), "targets": labels(), "optimizer": optimizer, "train_step": train_step}
+    return {
+        "model": student,
+        "inputs": images(),
+        "targets": labels(),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    }
 
 
 @design
@@ -133,7 +151,9 @@ def policy_gradient():
     advantage = torch.randn(8)
 
     def loss_fn(logits, actions):
-        return -(logits.log_softmax(1).gather(1, actions.unsqueeze(1)).squeeze(1) * advantage).mean()
+        return -(
+            logits.log_softmax(1).gather(1, actions.unsqueeze(1)).squeeze(1) * advantage
+        ).mean()
 
     return {
         "model": model,

@@ -14,7 +14,9 @@ class Experts(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone, self.gate, self.head = Backbone(), nn.Linear(16, 6), nn.Linear(16, 4)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(6))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(6)
+        )
 
     def forward(self, x):
         x = self.backbone(x)
@@ -43,7 +45,10 @@ def experts_forward_alone():
 class Tasks(nn.Module):
     def __init__(self):
         super().__init__()
-        self.backbone, self.heads = Backbone(), nn.ModuleDict({"kind": nn.Linear(16, 4), "age": nn.Linear(16, 1)})
+        self.backbone, self.heads = (
+            Backbone(),
+            nn.ModuleDict({"kind": nn.Linear(16, 4), "age": nn.Linear(16, 1)}),
+        )
 
     def forward(self, x, task="kind"):
         return self.heads[task](self.backbone(x))
@@ -61,7 +66,10 @@ class Queue(nn.Module):
         super().__init__()
         self.query = Classifier()
         self.key = copy.deepcopy(self.query).requires_grad_(False)
-        self.register_buffer("keys", F.normalize(torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), dim=1))
+        self.register_buffer(
+            "keys",
+            F.normalize(torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), dim=1),
+        )
         self.register_buffer("position", torch.zeros(1, dtype=torch.long))
 
     def forward(self, x, y):
@@ -70,7 +78,9 @@ class Queue(nn.Module):
             for slow, fast in zip(self.key.parameters(), self.query.parameters(), strict=True):
                 slow.mul_(0.99).add_(fast, alpha=0.01)
             key = F.normalize(self.key(y), dim=1)
-        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.keys.clone().t()], 1) / 0.2
+        logits = (
+            torch.cat([(query * key).sum(1, keepdim=True), query @ self.keys.clone().t()], 1) / 0.2
+        )
         with torch.no_grad():
             at = int(self.position)
             self.keys[at : at + len(key)] = key
@@ -82,7 +92,13 @@ class Queue(nn.Module):
 def queue_of_keys_that_the_forward_fills():
     model = Queue()
     optimizer = torch.optim.SGD(model.query.parameters(), lr=0.03, momentum=0.9)
-    return classifier(model, inputs=(images(), images().flip(3)), targets=torch.zeros(8, dtype=torch.long), optimizer=optimizer, steps=20)
+    return classifier(
+        model,
+        inputs=(images(), images().flip(3)),
+        targets=torch.zeros(8, dtype=torch.long),
+        optimizer=optimizer,
+        steps=20,
+    )
 
 
 class Denoiser(nn.Module):
@@ -90,7 +106,12 @@ class Denoiser(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1))
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.GroupNorm(4, 16),
+            nn.SiLU(),
+            nn.Conv2d(16, 3, 3, padding=1),
+        )
         nn.init.zeros_(self.net[3].weight)
 
     def forward(self, x):
@@ -119,9 +140,15 @@ def denoiser_forward_alone():
 
 @design
 def image_network_before_frozen_features_in_the_loss():
-    features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).requires_grad_(False)
+    features = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+    ).requires_grad_(False)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1))
-    return classifier(model, targets=images().flip(3), loss_fn=lambda out, y: F.mse_loss(features(out), features(y)))
+    return classifier(
+        model,
+        targets=images().flip(3),
+        loss_fn=lambda out, y: F.mse_loss(features(out), features(y)),
+    )
 
 
 @design
@@ -156,7 +183,10 @@ def fine_tuning_that_is_slow():
         given["loss_fn"](given["model"](given["inputs"]), given["targets"]).backward()
         learner.step()
     learner.zero_grad()
-    return given | {"optimizer": torch.optim.AdamW(given["model"].parameters(), lr=5e-5), "steps": 50}
+    return given | {
+        "optimizer": torch.optim.AdamW(given["model"].parameters(), lr=5e-5),
+        "steps": 50,
+    }
 
 
 @design
@@ -164,10 +194,14 @@ def distillation_beside_the_labels():
     model, teacher = Classifier(), Classifier().eval().requires_grad_(False)
 
     def loss_fn(out, y):
-        soft = F.kl_div(F.log_softmax(out / 4, 1), F.softmax(teacher(images()) / 4, 1), reduction="batchmean")
+        soft = F.kl_div(
+            F.log_softmax(out / 4, 1), F.softmax(teacher(images()) / 4, 1), reduction="batchmean"
+        )
         return 0.3 * F.cross_entropy(out, y) + 16 * soft
 
-    return classifier(model, loss_fn=loss_fn, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2), steps=50)
+    return classifier(
+        model, loss_fn=loss_fn, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2), steps=50
+    )
 
 
 class Margin(nn.Module):
@@ -186,7 +220,11 @@ class Margin(nn.Module):
 @design
 def cosines_with_a_margin():
     model = Margin()
-    return classifier(model, inputs=(images(), labels()), optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+    return classifier(
+        model,
+        inputs=(images(), labels()),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+    )
 
 
 @design
@@ -198,7 +236,16 @@ def step_whose_argument_is_a_time():
         t = t.clone().requires_grad_(True)
         slope = torch.autograd.grad(model(t).sum(), t, create_graph=True)[0]
         optimizer.zero_grad()
-        ((slope + model(t)).pow(2).mean() + (model(torch.zeros(1, 1)) - 1).pow(2).mean() + 0 * (y or 0)).backward()
+        (
+            (slope + model(t)).pow(2).mean()
+            + (model(torch.zeros(1, 1)) - 1).pow(2).mean()
+            + 0 * (y or 0)
+        ).backward()
         optimizer.step()
 
-    return {"model": model, "inputs": torch.rand(16, 1), "optimizer": optimizer, "train_step": train_step}
+    return {
+        "model": model,
+        "inputs": torch.rand(16, 1),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    }

@@ -109,7 +109,9 @@ def adversarial_training():
 def warm_up_whose_first_factor_is_the_rate():
     model = Classifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.3)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 100))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 100)
+    )
     return classifier(model, optimizer=optimizer, scheduler=scheduler)
 
 
@@ -126,7 +128,12 @@ def critic_with_clamped_weights():
         return loss
 
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 16, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(256, 1)
+        nn.Conv2d(3, 8, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 16, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(256, 1),
     )
     return looped(model, step, optimizer=torch.optim.RMSprop(model.parameters(), lr=5e-5))
 
@@ -134,7 +141,13 @@ def critic_with_clamped_weights():
 @design
 def similarities_that_are_normalised_both_ways():
     def loss_fn(similarity, targets):
-        return -(F.log_softmax(similarity, 0).diag().mean() + F.log_softmax(similarity, 1).diag().mean()) / 2
+        return (
+            -(
+                F.log_softmax(similarity, 0).diag().mean()
+                + F.log_softmax(similarity, 1).diag().mean()
+            )
+            / 2
+        )
 
     class Pair(nn.Module):
         def __init__(self):
@@ -142,15 +155,22 @@ def similarities_that_are_normalised_both_ways():
             self.image, self.text = Classifier(), nn.Linear(6, 4)
 
         def forward(self, image, text):
-            return 2.0 * F.normalize(self.image(image), dim=1) @ F.normalize(self.text(text), dim=1).T
+            return (
+                2.0 * F.normalize(self.image(image), dim=1) @ F.normalize(self.text(text), dim=1).T
+            )
 
-    return classifier(Pair(), inputs=(images(), torch.randn(8, 6)), targets=labels(), loss_fn=loss_fn)
+    return classifier(
+        Pair(), inputs=(images(), torch.randn(8, 6)), targets=labels(), loss_fn=loss_fn
+    )
 
 
 @design
 def scale_that_overflows_at_first():
     model = Classifier()
-    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.05), torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    optimizer, scaler = (
+        torch.optim.SGD(model.parameters(), lr=0.05),
+        torch.amp.GradScaler("cpu", init_scale=2.0**20),
+    )
 
     def train_step(inputs, targets):
         optimizer.zero_grad()

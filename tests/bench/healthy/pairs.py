@@ -41,8 +41,12 @@ def siamese():
 class SimSiam(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(Backbone(), nn.Linear(16, 16), nn.BatchNorm1d(16, affine=False))
-        self.predictor = nn.Sequential(nn.Linear(16, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 16))
+        self.encoder = nn.Sequential(
+            Backbone(), nn.Linear(16, 16), nn.BatchNorm1d(16, affine=False)
+        )
+        self.predictor = nn.Sequential(
+            nn.Linear(16, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 16)
+        )
 
     def forward(self, a, b):
         za, zb = self.encoder(a), self.encoder(b)
@@ -72,6 +76,13 @@ def contrastive_similarities():
     def clip_loss(outputs):
         a, b = outputs
         logits = a @ b.t() / 0.1
-        return (F.cross_entropy(logits, torch.arange(8)) + F.cross_entropy(logits.t(), torch.arange(8))) / 2
+        return (
+            F.cross_entropy(logits, torch.arange(8)) + F.cross_entropy(logits.t(), torch.arange(8))
+        ) / 2
 
-    return {"model": model, "inputs": (images(), images() * 0.9), "loss_fn": clip_loss, "optimizer": torch.optim.Adam(model.parameters())}
+    return {
+        "model": model,
+        "inputs": (images(), images() * 0.9),
+        "loss_fn": clip_loss,
+        "optimizer": torch.optim.Adam(model.parameters()),
+    }

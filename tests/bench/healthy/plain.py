@@ -16,7 +16,9 @@ def small_steps_that_each_lower_the_loss():
 
 @design
 def dropout_of_four_fifths_of_a_wide_layer():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 256), nn.ReLU(), nn.Dropout(0.8), nn.Linear(256, 4))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 256), nn.ReLU(), nn.Dropout(0.8), nn.Linear(256, 4)
+    )
     return classifier(model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3), steps=20)
 
 
@@ -25,8 +27,16 @@ class Pair(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.generator = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 768), nn.Tanh(), nn.Unflatten(1, (3, 16, 16)))
-        self.critic = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.LeakyReLU(0.2), nn.Conv2d(8, 16, 3, 2), nn.Flatten(), nn.Linear(144, 1))
+        self.generator = nn.Sequential(
+            nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 768), nn.Tanh(), nn.Unflatten(1, (3, 16, 16))
+        )
+        self.critic = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 16, 3, 2),
+            nn.Flatten(),
+            nn.Linear(144, 1),
+        )
 
     def forward(self, z):
         return self.generator(z)
@@ -42,7 +52,10 @@ class Moved(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mean, self.scales = torch.full((3, 1, 1), 0.1), [torch.ones(3, 1, 1), torch.full((3, 1, 1), 2.0)]
+        self.mean, self.scales = (
+            torch.full((3, 1, 1), 0.1),
+            [torch.ones(3, 1, 1), torch.full((3, 1, 1), 2.0)],
+        )
         self.fc = nn.Linear(768, 4)
 
     def forward(self, x):
@@ -83,7 +96,10 @@ class Contrast(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 16))
-        self.register_buffer("others", F.normalize(torch.randn(16, 24, generator=torch.Generator().manual_seed(0)), dim=0))
+        self.register_buffer(
+            "others",
+            F.normalize(torch.randn(16, 24, generator=torch.Generator().manual_seed(0)), dim=0),
+        )
 
     def forward(self, x, y):
         query, key = (F.normalize(self.net(part), dim=1) for part in (x, y))
@@ -93,12 +109,16 @@ class Contrast(nn.Module):
 
 @design
 def contrast_of_which_the_first_is_always_right():
-    return classifier(Contrast(), inputs=(images(), images().flip(3)), targets=torch.zeros_like(labels()))
+    return classifier(
+        Contrast(), inputs=(images(), images().flip(3)), targets=torch.zeros_like(labels())
+    )
 
 
 @design
 def raw_pixels_before_a_norm_that_has_seen_none():
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 4))
+    model = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 4)
+    )
     return {"model": model.eval(), "inputs": (images() * 64 + 128).clamp(0, 255).round()}
 
 
