@@ -14,7 +14,7 @@ from torch import nn
 
 from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
-from cnnprobe.crash import Crash, add_note, explain
+from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
 from cnnprobe.crash.again import Loop, explain_again
 from cnnprobe.diagnosis import Rule, finding_of_failure, ignored_by_classes, run_rules
 from cnnprobe.errors import UnknownNameError
@@ -106,7 +106,7 @@ class ExplainedRecording(Recording):
         super().__exit__(kind, error, trace)
         if not isinstance(error, Exception):
             return
-        latest = self.traces[-1] if self.traces else None
+        latest = self.traces[-1] if self.traces else NOTHING_SEEN
         self.explanation = explain(
             Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs)
         )

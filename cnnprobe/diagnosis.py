@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.discovery import read_page
+from cnnprobe.errors import UsageError
 from cnnprobe.evidence import Evidence
 from cnnprobe.trace import Failure
 
@@ -85,12 +86,7 @@ class Rule:
     @property
     def page(self) -> str:
         """The rule's page: the docstring of its check."""
-        lines = (self.check.__doc__ or "").strip().splitlines()
-        return (
-            "\n".join([lines[0], *(line.removeprefix("    ") for line in lines[1:])])
-            if lines
-            else ""
-        )
+        return read_page(self.check)
 
     @property
     def sentence(self) -> str:
@@ -127,16 +123,6 @@ def rule(
         )
 
     return decorate
-
-
-def find_rule(name: str, rules: Sequence[Rule]) -> Rule:
-    """The rule of that name or code."""
-    for candidate in rules:
-        if name in (candidate.name, candidate.code):
-            return candidate
-    raise UnknownNameError(
-        f"no rule called {name!r}", where="the rules", fix=suggest(name, [r.name for r in rules])
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

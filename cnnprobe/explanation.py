@@ -45,3 +45,5 @@ class Explanation:
     repairs: tuple[Repair, ...] = ()  # best first
     evidence: tuple[str, ...] = ()  # further observations, in sentences
     error: str = ""  # exception class and torch's own message
+    code: str = ""  # of the cause: "CP001"
+    family: str = ""  # the wider name of the fault; the diagnosis itself where there is none

@@ -13,8 +13,8 @@ from crashes.table import TABLE
 from torch import nn
 
 import cnnprobe
-from cnnprobe.crash import Crash, explained
-from cnnprobe.crash.shadow import Shadow
+from cnnprobe.crash import NOTHING_SEEN, Crash, explained
+from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, observe
 
@@ -52,7 +52,7 @@ def explain_step(sick):
             Crash(
                 error=error,
                 model=model,
-                trace=recording.traces[-1] if recording.traces else None,
+                trace=recording.traces[-1] if recording.traces else NOTHING_SEEN,
                 args=given[0],
             )
         )
@@ -206,8 +206,8 @@ def test_model_is_bit_for_bit_as_it_was_after_a_crash_was_explained(sick):
 @pytest.mark.parametrize("sick", CASES)
 def test_explaining_costs_at_most_twenty_forwards(sick, monkeypatch):
     count = []
-    run = Shadow.run
-    monkeypatch.setattr(Shadow, "run", lambda self: count.append(1) or run(self))
+    run = ModelCopy.run
+    monkeypatch.setattr(ModelCopy, "run", lambda self: count.append(1) or run(self))
     explain(*sick.build(False))
     assert len(count) <= 20
 

@@ -291,7 +291,7 @@ def rules_command(files: tuple[str, ...]) -> None:
 @_rules_option
 def explain_command(name: str, files: tuple[str, ...]) -> None:
     """Print the page of the rule NAME: its name, dead-relu, or its code, CP101."""
-    from cnnprobe.diagnosis import find_rule
+    from cnnprobe.discovery import find_entry
 
-    rule = find_rule(name, _known(files))
+    rule = find_entry(name, _known(files))
     click.echo(f"{rule.name} ({rule.code}, {rule.severity.value})\n\n{rule.page}")

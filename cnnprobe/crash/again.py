@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash import Crash, failure_and_explanation
-from cnnprobe.crash.users_code import arguments_of
+from cnnprobe.crash.facts.frames import read_arguments
 from cnnprobe.explanation import Explanation
 from cnnprobe.recorder import observe
 from cnnprobe.trace import Trace
@@ -29,7 +29,7 @@ def explain_again(error: BaseException, loop: Loop) -> tuple[Trace, Explanation 
 
     The trace has the failure in it, of whichever stage.
     """
-    args, kwargs = arguments_of(error, loop.model) or (loop.args, loop.kwargs)
+    args, kwargs = read_arguments(error, loop.model) or (loop.args, loop.kwargs)
     seen = observe(loop.model, args, kwargs)
     crash = Crash(
         error=seen.error or error, model=loop.model, trace=seen.trace, args=args, kwargs=kwargs

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.case import Case, operation, quoted
-from cnnprobe.crash.graphs import Saved, broke_off, nodes_of, number_of, saved_tensors
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.frames import find_cut, read_frame
+from cnnprobe.crash.facts.saved import Saved, broke_off, find_saved, get_number, walk_nodes
+from cnnprobe.crash.facts.words import operation, quote
+from cnnprobe.crash.model_copy import copy_model
 from cnnprobe.crash.overwriting import explain_overwritten
 from cnnprobe.crash.own_backward import explain_own_backward
-from cnnprobe.crash.shadow import make_shadow
-from cnnprobe.crash.training import Training, Verdict, differentiated
-from cnnprobe.crash.users_code import cutting_call, frame_locals
+from cnnprobe.crash.training import Verdict, differentiated
 from cnnprobe.explanation import Repair
 from cnnprobe.trace import ModuleCall
 
@@ -45,31 +46,31 @@ _CHANGED = re.compile(
 _UNFREEZE = "set requires_grad_(True) on what is to be trained"
 
 
-def explain_backward(training: Training) -> Verdict:
+def explain_backward(crash: Crash) -> Verdict:
     """Why the backward raised."""
-    loss = differentiated(training)
+    loss = differentiated(crash)
     if loss is None:
         return Verdict(
             diagnosis="unknown",
             message="the cause is not known: the tensor that was differentiated could not be found",
         )
     if not loss.requires_grad:
-        return _detached(training, loss)
-    if loss.numel() != 1 and not _has_gradient(training):
-        return _non_scalar(training, loss)
-    own = explain_own_backward(training, loss) or _hook_raised(training)
+        return _detached(crash, loss)
+    if loss.numel() != 1 and not _has_gradient(crash):
+        return _non_scalar(crash, loss)
+    own = explain_own_backward(crash, loss) or _hook_raised(crash)
     if own is not None:
         return own
-    modified, freed, kept = saved_tensors(loss)
+    modified, freed, kept = find_saved(loss)
     if modified:
-        return explain_overwritten(training, modified[0])
-    reshaping = _hook_reshapes(training)
+        return explain_overwritten(crash, modified[0])
+    reshaping = _hook_reshapes(crash)
     if reshaping is not None:
         return reshaping
     if freed and not broke_off(freed, kept):
-        return _freed(training, freed)
+        return _freed(crash, freed)
     parameters = [
-        p for m in training.modules().values() for p in m._parameters.values() if p is not None
+        p for m in crash.modules.values() for p in m._parameters.values() if p is not None
     ]
     if parameters and loss.dtype != parameters[0].dtype:
         return Verdict(
@@ -91,21 +92,21 @@ def explain_backward(training: Training) -> Verdict:
     )
 
 
-def _hook_raised(training: Training) -> Verdict | None:
+def _hook_raised(crash: Crash) -> Verdict | None:
     """A backward hook of a module's, or of a parameter's, that raised; None where none did."""
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(training.error.__traceback__)]
-    for fqn, module in training.modules().items():
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
+    for fqn, module in crash.modules.items():
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
             if getattr(hook, "__code__", None) in codes:
-                kind = type(training.error).__name__
+                kind = type(crash.error).__name__
                 return Verdict(
                     diagnosis="broken-hook",
                     module=fqn,
-                    message=f"the backward hook {hook.__name__!r} on {quoted(fqn)} raised {kind}: {training.error}",
+                    message=f"the backward hook {hook.__name__!r} on {quote(fqn)} raised {kind}: {crash.error}",
                     arithmetic="it is called as hook(module, grad_input, grad_output), and the gradients are tuples of tensors",
                     repairs=(
                         Repair(
-                            title=f"correct {hook.__name__!r}: grad_output[0] is the gradient of what {quoted(fqn)} gives"
+                            title=f"correct {hook.__name__!r}: grad_output[0] is the gradient of what {quote(fqn)} gives"
                         ),
                     ),
                 )
@@ -117,7 +118,7 @@ def _hook_raised(training: Training) -> Verdict | None:
                         name,
                         p,
                         hook,
-                        f"raised {type(training.error).__name__}: {training.error}",
+                        f"raised {type(crash.error).__name__}: {crash.error}",
                     )
     return None
 
@@ -127,7 +128,7 @@ def _hook_of_gradient(fqn: str, name: str, parameter: Tensor, hook: Any, what: s
     return Verdict(
         diagnosis="broken-hook",
         module=fqn,
-        message=f"the gradient hook {getattr(hook, '__name__', 'of no name')!r} on the parameter {name!r} of {quoted(fqn)} {what}",
+        message=f"the gradient hook {getattr(hook, '__name__', 'of no name')!r} on the parameter {name!r} of {quote(fqn)} {what}",
         arithmetic=f"it is called with the gradient, {shape}, and gives one of that shape or None",
         repairs=(
             Repair(title=f"return a gradient of {shape} from the hook, or take it off", module=fqn),
@@ -135,22 +136,22 @@ def _hook_of_gradient(fqn: str, name: str, parameter: Tensor, hook: Any, what: s
     )
 
 
-def _hook_reshapes(training: Training) -> Verdict | None:
+def _hook_reshapes(crash: Crash) -> Verdict | None:
     """A hook of a parameter that gives another kind of gradient than it was given; torch tells the name of the hook, and not of what."""
-    said = _CHANGED.search(str(training.error))
+    said = _CHANGED.search(str(crash.error))
     if said is None:
         return None
     what = f"returns a gradient of another {said[2]}"
     found = [
         (fqn, name, p, hook)
-        for fqn, module in training.modules().items()
+        for fqn, module in crash.modules.items()
         for name, p in module._parameters.items()
         for hook in (getattr(p, "_backward_hooks", None) or {}).values()
         if p is not None and getattr(hook, "__name__", None) == said[1]
     ]
     if len(found) == 1:
         return _hook_of_gradient(*found[0], what)
-    places = ", ".join(quoted(f"{fqn}.{name}" if fqn else name) for fqn, name, _, _ in found)
+    places = ", ".join(quote(f"{fqn}.{name}" if fqn else name) for fqn, name, _, _ in found)
     return Verdict(
         diagnosis="broken-hook",
         message=f"a gradient hook {said[1]!r} {what}"
@@ -163,18 +164,18 @@ def _hook_reshapes(training: Training) -> Verdict | None:
     )
 
 
-def _has_gradient(training: Training) -> bool:
-    found = frame_locals(training.error, "torch/_tensor.py", "backward")
+def _has_gradient(crash: Crash) -> bool:
+    found = read_frame(crash.error, "torch/_tensor.py", "backward")
     return bool(found) and found is not None and found.get("gradient") is not None
 
 
-def _non_scalar(training: Training, loss: Tensor) -> Verdict:
+def _non_scalar(crash: Crash, loss: Tensor) -> Verdict:
     shape = tuple(loss.shape)
     return Verdict(
         diagnosis="non-scalar-loss",
         message=f"the loss has the shape {shape}, and backward() starts from one number",
         arithmetic=f"{loss.numel()} elements",
-        repairs=tuple(_reduced(training, loss)),
+        repairs=tuple(_reduced(crash, loss)),
         tensors=(loss,),
         evidence=("a loss made with reduction='none' is to be reduced by yourself",)
         if loss.dim()
@@ -182,10 +183,10 @@ def _non_scalar(training: Training, loss: Tensor) -> Verdict:
     )
 
 
-def _reduced(training: Training, loss: Tensor) -> Iterator[Repair]:
+def _reduced(crash: Crash, loss: Tensor) -> Iterator[Repair]:
     parameters = [
         p
-        for m in training.modules().values()
+        for m in crash.modules.values()
         for p in m._parameters.values()
         if p is not None and p.requires_grad
     ]
@@ -218,14 +219,14 @@ def _reduced(training: Training, loss: Tensor) -> Iterator[Repair]:
 # -- a loss that is cut off --------------------------------------------------------------------------------------------------
 
 
-def _detached(training: Training, loss: Tensor) -> Verdict:
-    module, message, fix = _cut(training, loss)
-    last, repair = training.last_layer(), Repair(title=fix, module=module)
-    if fix == _UNFREEZE and last is not None and _learns(training, last):
+def _detached(crash: Crash, loss: Tensor) -> Verdict:
+    module, message, fix = _cut(crash, loss)
+    last, repair = crash.find_last_layer(), Repair(title=fix, module=module)
+    if fix == _UNFREEZE and last is not None and _learns(crash, last):
         code = f"model.{last}.requires_grad_(True)"
         tried = "tried: forward and backward pass on a copy of the model"
         repair = Repair(
-            title=f"{fix}, at least on {quoted(last)}: {code}",
+            title=f"{fix}, at least on {quote(last)}: {code}",
             code=code,
             module=last,
             works=True,
@@ -242,11 +243,11 @@ def _detached(training: Training, loss: Tensor) -> Verdict:
     )
 
 
-def _learns(training: Training, fqn: str) -> bool:
+def _learns(crash: Crash, fqn: str) -> bool:
     """Whether a backward passes on a copy of the model in which one layer requires gradients."""
-    if training.model is None or not (training.args or training.kwargs):
+    if crash.model is None or not (crash.args or crash.kwargs):
         return False
-    shadow = make_shadow(training.model, training.args, training.kwargs, meta=False, grad=True)
+    shadow = copy_model(crash.model, crash.args, crash.kwargs, meta=False, grad=True)
     with contextlib.suppress(Exception):
         if shadow is not None:
             shadow.module(fqn).requires_grad_(True)
@@ -254,11 +255,11 @@ def _learns(training: Training, fqn: str) -> bool:
     return False
 
 
-def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
+def _cut(crash: Crash, loss: Tensor) -> tuple[str | None, str, str]:
     parameters = [
-        p for m in training.modules().values() for p in m._parameters.values() if p is not None
+        p for m in crash.modules.values() for p in m._parameters.values() if p is not None
     ]
-    if not parameters and training.model is not None:
+    if not parameters and crash.model is not None:
         return (
             "",
             "the model has no parameters: there is nothing to train",
@@ -272,7 +273,7 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
             f"the loss is {loss.dtype}: no gradient passes through whole numbers",
             "compute the loss from the logits, not from argmax",
         )
-    case = training.case()
+    case = crash if crash.trace.calls else None
     calls = case.trace.calls if case is not None else ()
     if case is None or not calls:
         return (
@@ -282,8 +283,8 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
         )
     if any(t.requires_grad for t in calls[0].outputs):
         where = "the model's output requires a gradient, the loss does not: it was cut off after the model"
-        cut = cutting_call(
-            training.error,
+        cut = find_cut(
+            crash.error,
             _CUTTING | {"item", "numpy", "tolist", "tensor", "as_tensor", "Tensor", "from_numpy"},
         )
         if cut is not None:
@@ -307,18 +308,18 @@ def _cut(training: Training, loss: Tensor) -> tuple[str | None, str, str]:
     return _cut_inside(case, calls)
 
 
-def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, str, str]:
+def _cut_inside(case: Crash, calls: tuple[ModuleCall, ...]) -> tuple[str | None, str, str]:
     for call in reversed(calls):
         if (
             call.outputs
             and not any(t.requires_grad for t in call.outputs)
             and any(t.requires_grad for t in call.inputs)
         ):
-            owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+            owner = call.fqn if call.fqn is not None else case.find_module_above(call.parent)
             return (
                 owner,
-                f"{case.name_of(call)} cuts the graph: its input requires a gradient, its output does not",
-                (f"take {operation(call) or quoted(call.fqn or '')} out"),
+                f"{case.describe_call(call)} cuts the graph: its input requires a gradient, its output does not",
+                (f"take {operation(call) or quote(call.fqn or '')} out"),
             )
     for call in reversed(calls):
         strangers = [
@@ -327,8 +328,8 @@ def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, 
             if t.source is None and not case.is_input(t) and not t.requires_grad
         ]
         if strangers and call.parent is not None:
-            owner = case.module_above(call.parent)
-            what = f"{case.name_of(call)} was given a tensor that no recorded call made: the graph ends there (numpy, torch.tensor, .data)"
+            owner = case.find_module_above(call.parent)
+            what = f"{case.describe_call(call)} was given a tensor that no recorded call made: the graph ends there (numpy, torch.tensor, .data)"
             return owner, what, "stay with torch's own functions on the way"
     return (
         "",
@@ -340,14 +341,14 @@ def _cut_inside(case: Case, calls: tuple[ModuleCall, ...]) -> tuple[str | None, 
 # -- a graph that is gone ----------------------------------------------------------------------------------------------------
 
 
-def _freed(training: Training, freed: list[Saved]) -> Verdict:
-    keepers = list(_keepers(training))
+def _freed(crash: Crash, freed: list[Saved]) -> Verdict:
+    keepers = list(_keepers(crash))
     if keepers:
         fqn, name = keepers[0]
         return Verdict(
             diagnosis="backward-twice",
             module=fqn,
-            message=f"the attribute '{name}' of {quoted(fqn)} keeps the graph of an earlier step, whose tensors are freed",
+            message=f"the attribute '{name}' of {quote(fqn)} keeps the graph of an earlier step, whose tensors are freed",
             arithmetic=f"{len(freed)} saved tensors are gone; the first is that of {freed[0].node.name()}",
             repairs=(
                 Repair(
@@ -357,24 +358,20 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
                 ),
             ),
         )
-    start = (
-        training.trace.calls[0].sequence
-        if training.trace is not None and training.trace.calls
-        else None
-    )
+    start = crash.trace.calls[0].sequence if crash.trace is not None and crash.trace.calls else None
     old = [
         one.node
         for one in freed
-        if start is not None and (number_of(one.node) or start[0]) < start[0]
+        if start is not None and (get_number(one.node) or start[0]) < start[0]
     ]
-    earlier, part = bool(old), _part_of(training, old)
+    earlier, part = bool(old), _part_of(crash, old)
     why = (
-        f"{f'what {quoted(part)} gave' if part else 'a part of its graph'} belongs to an earlier forward, and was freed by an earlier backward"
+        f"{f'what {quote(part)} gave' if part else 'a part of its graph'} belongs to an earlier forward, and was freed by an earlier backward"
         if earlier
         else "its graph was freed by an earlier backward over the same forward"
     )
     detach = (
-        f"detach() what {quoted(part)} gives for the earlier backward"
+        f"detach() what {quote(part)} gives for the earlier backward"
         if part
         else "detach() what is carried over from the earlier step"
     )
@@ -393,17 +390,17 @@ def _freed(training: Training, freed: list[Saved]) -> Verdict:
     )
 
 
-def _part_of(training: Training, nodes: list[Any]) -> str:
+def _part_of(crash: Crash, nodes: list[Any]) -> str:
     """The part of the model that made some nodes, by the parameters that they lead to; "" where it is not one part below the model."""
     names = {
         id(p): fqn
-        for fqn, m in training.modules().items()
+        for fqn, m in crash.modules.items()
         for p in m._parameters.values()
         if p is not None
     }
     found = {
         names[id(v)]
-        for node in nodes_of(*nodes)
+        for node in walk_nodes(*nodes)
         if (v := getattr(node, "variable", None)) is not None and id(v) in names
     }
     paths = [fqn.split(".") for fqn in found]
@@ -411,9 +408,9 @@ def _part_of(training: Training, nodes: list[Any]) -> str:
     return ".".join(shared)
 
 
-def _keepers(training: Training) -> Iterator[tuple[str, str]]:
+def _keepers(crash: Crash) -> Iterator[tuple[str, str]]:
     """The modules whose attributes hold tensors with a graph."""
-    for fqn, module in training.modules().items():
+    for fqn, module in crash.modules.items():
         for name, value in [*module.__dict__.items(), *module._buffers.items()]:
             if (
                 name.startswith("__")

@@ -7,11 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.adapting import configured
-from cnnprobe.crash.case import Case, named
-from cnnprobe.crash.edits import Edit
-from cnnprobe.crash.geometry import Window, steps_to, through, variants, window_of
-from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.windows import (
+    Window,
+    apply_windows,
+    get_window,
+    list_steps,
+    list_variants,
+)
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
@@ -26,9 +32,9 @@ class Odd:
     weight: int
 
 
-def odd_windows(case: Case, parts: Sequence[TensorInfo], mould: Suspicion) -> Iterator[Suspicion]:
+def odd_windows(crash: Crash, parts: Sequence[TensorInfo], mould: Suspect) -> Iterator[Suspect]:
     """One suspicion for each layer that alone makes the sizes of the parts differ."""
-    since = _parting(case, parts)
+    since = _parting(crash, parts)
     sizes = [t.shape[2:] for t in parts]
     counted = Counter(sizes).most_common(2)
     usual = (
@@ -44,24 +50,24 @@ def odd_windows(case: Case, parts: Sequence[TensorInfo], mould: Suspicion) -> It
         for target in others:
             if info.shape[2:] != target:
                 found += [
-                    *fitting(case, info, target, since=since),
-                    *_rescaled(case, info, target, since),
+                    *fitting(crash, info, target, since=since),
+                    *_rescaled(crash, info, target, since),
                 ]
     for odd in sorted(found, key=lambda one: (-one.weight, len(one.settings))):
         texts = ", ".join(f"{name}={value!r}" for name, value in odd.settings.items())
         yield replace(
             mould,
             module=odd.fqn,
-            message=f"{mould.message}; with {texts} in {named(case, odd.fqn)} they would",
-            candidates=(candidate(configured(case, odd.fqn, **odd.settings), weight=odd.weight),),
+            message=f"{mould.message}; with {texts} in {describe_module(crash, odd.fqn)} they would",
+            candidates=(propose(configure(crash, odd.fqn, **odd.settings), weight=odd.weight),),
             weight=odd.weight,
         )
 
 
-def _rescaled(case: Case, info: TensorInfo, target: tuple[int, ...], since: int) -> Iterator[Odd]:
+def _rescaled(crash: Crash, info: TensorInfo, target: tuple[int, ...], since: int) -> Iterator[Odd]:
     """The nn.Upsample of a branch with the factor that brings it to the target's size, where nothing after it changes the size."""
-    for index, row in case.lineage(info):
-        layer = case.modules.get(row.fqn or "") if row.fqn else None
+    for index, row in crash.walk_back(info):
+        layer = crash.modules.get(row.fqn or "") if row.fqn else None
         if index <= since or not row.outputs or row.outputs[0].shape[2:] != info.shape[2:]:
             return
         if isinstance(layer, nn.Upsample) and layer.scale_factor is not None and row.inputs:
@@ -77,19 +83,21 @@ def _rescaled(case: Case, info: TensorInfo, target: tuple[int, ...], since: int)
             return
 
 
-def _parting(case: Case, parts: Sequence[TensorInfo]) -> int:
+def _parting(crash: Crash, parts: Sequence[TensorInfo]) -> int:
     """Index of the latest call that all the parts come from; -1 where there is none."""
-    ways = [{i for i, _ in case.lineage(t)} for t in parts]
+    ways = [{i for i, _ in crash.walk_back(t)} for t in parts]
     return max(set.intersection(*ways), default=-1) if ways else -1
 
 
 def fitting(
-    case: Case, info: TensorInfo, target: tuple[int, ...], *, since: int = -1
+    crash: Crash, info: TensorInfo, target: tuple[int, ...], *, since: int = -1
 ) -> Iterator[Odd]:
     """The single changes of a layer after the parting that bring a branch to the target's size."""
-    rows = {id(call): i for i, call in enumerate(case.trace.calls)}
+    rows = {id(call): i for i, call in enumerate(crash.trace.calls)}
     steps = [
-        s for s in steps_to(case, info) if s.window is not None and rows.get(id(s.call), -1) > since
+        s
+        for s in list_steps(crash, info)
+        if s.window is not None and rows.get(id(s.call), -1) > since
     ]
     windows = [s.window for s in steps]
     if not steps or len(steps[0].before) != len(target):
@@ -99,12 +107,13 @@ def fitting(
         if window is None or window.adaptive or step.call.fqn is None:
             continue
         siblings = [w for j, w in enumerate(windows) if j != i and w is not None]
-        siblings += _transposed(case) if window.transposed else []
+        siblings += _transposed(crash) if window.transposed else []
         seen: list[dict[str, Any]] = []
         for changed, settings, weight in _changes(window, siblings):
             if (
                 settings not in seen
-                and through([*windows[:i], changed, *windows[i + 1 :]], steps[0].before) == target
+                and apply_windows([*windows[:i], changed, *windows[i + 1 :]], steps[0].before)
+                == target
             ):
                 seen.append(settings)
                 yield Odd(fqn=step.call.fqn, settings=settings, weight=weight)
@@ -113,7 +122,7 @@ def fitting(
 def _changes(
     window: Window, siblings: list[Window]
 ) -> Iterator[tuple[Window, dict[str, Any], int]]:
-    for changed, settings in variants(window, siblings):
+    for changed, settings in list_variants(window, siblings):
         yield changed, settings, USUAL if "stride" in settings and not window.transposed else STRONG
     if window.transposed:
         yield from _multiplying(window)
@@ -143,12 +152,12 @@ def _changes(
             yield replace(window, stride=(stride,) * len(window.kernel)), {"stride": stride}, weight
 
 
-def _transposed(case: Case) -> list[Window]:
+def _transposed(crash: Crash) -> list[Window]:
     """The geometry of every transposed convolution of the model: a decoder's are alike as a rule, and those after a crash did not run."""
     return [
         w
-        for m in case.modules.values()
-        if not m._modules and (w := window_of(m)) is not None and w.transposed
+        for m in crash.modules.values()
+        if not m._modules and (w := get_window(m)) is not None and w.transposed
     ]
 
 
@@ -186,9 +195,9 @@ def _multiplying(window: Window) -> Iterator[tuple[Window, dict[str, Any], int]]
         yield replace(window, stride=(wanted,) * n), {"stride": wanted}, STRONG
 
 
-def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> list[Odd]:
+def lacking_padding(crash: Crash, info: TensorInfo, target: tuple[int, ...]) -> list[Odd]:
     """The transposed convolutions on the way to a tensor that do not multiply their input exactly, where all of them together make the difference."""
-    steps = [s for s in steps_to(case, info) if s.window is not None]
+    steps = [s for s in list_steps(crash, info) if s.window is not None]
     windows = [s.window for s in steps if s.window is not None]
     odd = [
         i
@@ -199,7 +208,7 @@ def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> li
     if (
         not odd
         or len(steps[0].before) != len(target)
-        or through(changed, steps[0].before) != target
+        or apply_windows(changed, steps[0].before) != target
     ):
         return []
     return [
@@ -213,64 +222,64 @@ def lacking_padding(case: Case, info: TensorInfo, target: tuple[int, ...]) -> li
 
 
 def odd_channels(
-    case: Case, shortcut: TensorInfo, branch: TensorInfo, mould: Suspicion
-) -> Iterator[Suspicion]:
+    crash: Crash, shortcut: TensorInfo, branch: TensorInfo, mould: Suspect
+) -> Iterator[Suspect]:
     """The last layer of a branch that could give as many channels as the other has, with the normalisation after it."""
     if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
         return
-    since = _parting(case, (shortcut, branch))
-    later = _written_for(case, (shortcut.shape[1], branch.shape[1]))
+    since = _parting(crash, (shortcut, branch))
+    later = _written_for(crash, (shortcut.shape[1], branch.shape[1]))
     for info, wanted, usual in (
         (shortcut, branch.shape[1], STRONG),
         (branch, shortcut.shape[1], POSSIBLE),
     ):
         weight = usual if later is None else STRONG if later == wanted else POSSIBLE
-        edits = made_with(case, info, wanted, since=since)
+        edits = made_with(crash, info, wanted, since=since)
         if edits:
             yield replace(
                 mould,
                 module=edits[0].module,
-                message=f"{mould.message}; with {edits[0].code} in {named(case, edits[0].module or '')} they would",
-                candidates=(candidate(*edits, weight=weight),),
+                message=f"{mould.message}; with {edits[0].code} in {describe_module(crash, edits[0].module or '')} they would",
+                candidates=(propose(*edits, weight=weight),),
                 weight=weight,
             )
 
 
 def other_maker(
-    case: Case, info: TensorInfo, wanted: int, *, module: str, diagnosis: str
-) -> Iterator[Suspicion]:
+    crash: Crash, info: TensorInfo, wanted: int, *, module: str, diagnosis: str
+) -> Iterator[Suspect]:
     """The layer that decides the channels of what arrives may be the wrong one, rather than `module`, which was written for `wanted`."""
-    edits = made_with(case, info, wanted)
+    edits = made_with(crash, info, wanted)
     if edits:
-        yield Suspicion(
+        yield Suspect(
             diagnosis=diagnosis,
             module=edits[0].module,
-            message=f"{named(case, edits[0].module or '')} gives {info.shape[1]} channels, and {named(case, module)} was written for {wanted}",
+            message=f"{describe_module(crash, edits[0].module or '')} gives {info.shape[1]} channels, and {describe_module(crash, module)} was written for {wanted}",
             arithmetic=f"wanted {wanted}, arrived {info.shape}",
-            candidates=(candidate(*edits, weight=POSSIBLE),),
+            candidates=(propose(*edits, weight=POSSIBLE),),
             weight=POSSIBLE,
             needs_proof=True,
         )
 
 
-def made_with(case: Case, info: TensorInfo, wanted: int, *, since: int = -1) -> list[Edit]:
+def made_with(crash: Crash, info: TensorInfo, wanted: int, *, since: int = -1) -> list[Edit]:
     """What gives a tensor another number of channels: that of the layer that decides it, and of the BatchNorms after that; nothing where it is unknown."""
-    found = _maker_of_channels(case, info, since)
+    found = _maker_of_channels(crash, info, since)
     if found is None:
         return []
     fqn, norms = found
-    name = "out_features" if isinstance(case.modules[fqn], nn.Linear) else "out_channels"
+    name = "out_features" if isinstance(crash.modules[fqn], nn.Linear) else "out_channels"
     return [
-        configured(case, fqn, **{name: wanted}),
-        *(configured(case, norm, num_features=wanted) for norm in norms),
+        configure(crash, fqn, **{name: wanted}),
+        *(configure(crash, norm, num_features=wanted) for norm in norms),
     ]
 
 
-def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, list[str]] | None:
+def _maker_of_channels(crash: Crash, info: TensorInfo, since: int) -> tuple[str, list[str]] | None:
     """The layer after the parting that decides how many channels a tensor has, and the BatchNorms between."""
     norms: list[str] = []
-    for index, row in case.lineage(info):
-        layer = case.modules.get(row.fqn) if row.fqn is not None else None
+    for index, row in crash.walk_back(info):
+        layer = crash.modules.get(row.fqn) if row.fqn is not None else None
         keeps = bool(row.outputs) and row.outputs[0].shape[1:2] == info.shape[1:2]
         if index <= since:
             return None
@@ -279,7 +288,7 @@ def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, l
         if layer is None:
             return None
         if isinstance(layer, nn.Linear) or (
-            isinstance(layer, nn.modules.conv._ConvNd) and window_of(layer) is not None
+            isinstance(layer, nn.modules.conv._ConvNd) and get_window(layer) is not None
         ):
             return row.fqn or "", norms
         if layer._modules or not keeps:
@@ -289,17 +298,17 @@ def _maker_of_channels(case: Case, info: TensorInfo, since: int) -> tuple[str, l
     return None
 
 
-def _written_for(case: Case, counts: tuple[int, int]) -> int | None:
+def _written_for(crash: Crash, counts: tuple[int, int]) -> int | None:
     """Which of two numbers of channels the first layer after a block was written for; None where it was for neither, or the block is the model."""
-    names = list(case.modules)
+    names = list(crash.modules)
     inside = (
-        [i for i, name in enumerate(names) if name.startswith(f"{case.owner}.")]
-        if case.owner
+        [i for i, name in enumerate(names) if name.startswith(f"{crash.owner}.")]
+        if crash.owner
         else []
     )
     for name in names[inside[-1] + 1 :] if inside else ():
         for setting in ("in_channels", "in_features", "num_features"):
-            count = getattr(case.modules[name], setting, None)
+            count = getattr(crash.modules[name], setting, None)
             if isinstance(count, int):
                 return count if count in counts else None
     return None

@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cnnprobe.crash.functions import with_first_statement
-from cnnprobe.crash.patch import diff_of
-from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import calls_on_the_line, evaluated, frame_locals, innermost_locals
+from cnnprobe.crash.edits.diff import write_changes
+from cnnprobe.crash.edits.writing import add_first_statement
+from cnnprobe.crash.facts.frames import list_calls, read_frame, read_locals
+from cnnprobe.crash.facts.source import evaluate
+from cnnprobe.crash.training import Crash, Verdict
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.targets.models import unfinished_module
@@ -16,30 +17,28 @@ from cnnprobe.targets.models import unfinished_module
 _MOST_SHAPES = 4
 
 
-def explain_elsewhere(training: Training) -> Verdict | None:
+def explain_elsewhere(crash: Crash) -> Verdict | None:
     """Why something beside forward, loss, backward and step raised; None where it is nothing of the kind."""
-    checks: tuple[Callable[[Training], Verdict | None], ...] = (
+    checks: tuple[Callable[[Crash], Verdict | None], ...] = (
         _without_super,
         _unstacked,
         _graph_to_numpy,
     )
-    return next((verdict for check in checks if (verdict := check(training)) is not None), None)
+    return next((verdict for check in checks if (verdict := check(crash)) is not None), None)
 
 
 # -- super().__init__() ------------------------------------------------------------------------------------------------------
 
 
-def _without_super(training: Training) -> Verdict | None:
-    module = (
-        unfinished_module(training.error) if isinstance(training.error, AttributeError) else None
-    )
+def _without_super(crash: Crash) -> Verdict | None:
+    module = unfinished_module(crash.error) if isinstance(crash.error, AttributeError) else None
     if module is None:
         return None
     kind, code = (
         class_of(module).__name__,
         getattr(vars(class_of(module)).get("__init__"), "__code__", None),
     )
-    written = with_first_statement(code, "super().__init__()") if code is not None else list
+    written = add_first_statement(code, "super().__init__()") if code is not None else list
     return Verdict(
         diagnosis="missing-attribute",
         message=f"{kind}.__init__ gives the module a layer or parameter before nn.Module.__init__ has run, which makes the place for them",
@@ -48,7 +47,7 @@ def _without_super(training: Training) -> Verdict | None:
             Repair(
                 title=f"call super().__init__() first in the __init__ of {kind}",
                 code="super().__init__()",
-                patch=diff_of(written),
+                patch=write_changes(written),
             ),
         ),
         raised_in=f"{kind}.__init__",
@@ -58,10 +57,9 @@ def _without_super(training: Training) -> Verdict | None:
 # -- samples that cannot be stacked ------------------------------------------------------------------------------------------
 
 
-def _unstacked(training: Training) -> Verdict | None:
+def _unstacked(crash: Crash) -> Verdict | None:
     batch = (
-        frame_locals(training.error, "torch/utils/data/_utils/collate.py", "collate_tensor_fn")
-        or {}
+        read_frame(crash.error, "torch/utils/data/_utils/collate.py", "collate_tensor_fn") or {}
     ).get("batch")
     tensors = [t for t in batch if isinstance(t, Tensor)] if isinstance(batch, list | tuple) else []
     shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
@@ -94,17 +92,17 @@ def _unstacked(training: Training) -> Verdict | None:
 # -- .numpy() ----------------------------------------------------------------------------------------------------------------
 
 
-def _graph_to_numpy(training: Training) -> Verdict | None:
-    if not isinstance(training.error, RuntimeError):
+def _graph_to_numpy(crash: Crash) -> Verdict | None:
+    if not isinstance(crash.error, RuntimeError):
         return None
-    values = innermost_locals(training.error)
-    for call in calls_on_the_line(training.error):
+    values = read_locals(crash.error)
+    for call in list_calls(crash.error):
         if not isinstance(call.func, ast.Attribute) or call.func.attr != "numpy":
             continue
-        value, written = evaluated(call.func.value, values), ast.unparse(call.func.value)
+        value, written = evaluate(call.func.value, values), ast.unparse(call.func.value)
         if isinstance(value, Tensor) and value.requires_grad:
             return _recorded(written, value)
-    found = (frame_locals(training.error, "torch/_tensor.py", "__array__") or {}).get("self")
+    found = (read_frame(crash.error, "torch/_tensor.py", "__array__") or {}).get("self")
     return _recorded("x", found) if isinstance(found, Tensor) and found.requires_grad else None
 
 

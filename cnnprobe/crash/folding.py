@@ -6,22 +6,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import (
-    before_call,
-    in_sequential,
-    inserted,
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import (
+    adapt_call,
+    change_tensor,
+    insert_before,
+    is_in_sequential,
     is_root_input,
-    present,
-    with_tensor,
+    keep_present,
 )
-from cnnprobe.crash.case import Case, operation, quoted, short, size
-from cnnprobe.crash.edits import Adapt, AdaptOutput, Rewrite
-from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, candidate
+from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Rewrite
+from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, propose
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 
 def unflattened(
-    case: Case, x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int
+    crash: Crash, x: TensorInfo, flattening: ModuleCall | None, *, channels: int, axes: int
 ) -> Iterator[Candidate]:
     """Rows that are to be maps again: (N, 784) into (N, 1, 28, 28), and (N, 1568) into the (N, 8, 14, 14) that it was."""
     sizes = _map_of(x, flattening, channels=channels, axes=axes) if len(x.shape) == 2 else None
@@ -32,22 +33,24 @@ def unflattened(
     def reshaped(t: Tensor) -> Tensor:
         return t.reshape(-1, *sizes)
 
-    if is_root_input(case, x):
-        yield candidate(with_tensor(case, x, reshaped, code), weight=STRONG)
+    if is_root_input(crash, x):
+        yield propose(change_tensor(crash, x, reshaped, code), weight=STRONG)
         return
-    call = case.call
-    if call is not None and call.fqn is not None and in_sequential(case, call.fqn):
-        for edit in present(
-            inserted(case, call.fqn, lambda: nn.Unflatten(1, sizes), f"nn.Unflatten(1, {sizes})")
+    call = crash.call
+    if call is not None and call.fqn is not None and is_in_sequential(crash, call.fqn):
+        for edit in keep_present(
+            insert_before(
+                crash, call.fqn, lambda: nn.Unflatten(1, sizes), f"nn.Unflatten(1, {sizes})"
+            )
         ):
-            yield candidate(edit, weight=STRONG)
+            yield propose(edit, weight=STRONG)
     else:
-        yield candidate(before_call(case, reshaped, code), weight=STRONG)
+        yield propose(adapt_call(crash, reshaped, code), weight=STRONG)
 
 
-def left_as_it_was(case: Case, x: TensorInfo, *, channels: int, axes: int) -> Iterator[Candidate]:
+def left_as_it_was(crash: Crash, x: TensorInfo, *, channels: int, axes: int) -> Iterator[Candidate]:
     """A view that has flattened just what the layer wants: without it."""
-    made = case.producer(x)
+    made = crash.find_producer(x)
     if (
         made is None
         or made.fqn is not None
@@ -57,14 +60,14 @@ def left_as_it_was(case: Case, x: TensorInfo, *, channels: int, axes: int) -> It
         return
     before = made.inputs[0].shape
     if len(before) == axes + 2 and before[1] == channels:
-        title = f"take {operation(made)} at {short(made.source)} out, or put it after the layer: {before} is what is wanted"
+        title = f"take {operation(made)} at {shorten(made.source)} out, or put it after the layer: {before} is what is wanted"
         where: dict[str, Any] = {
-            "module": case.module_above(made.parent),
+            "module": crash.find_module_above(made.parent),
             "kind": made.kind,
             "source": made.source,
         }
         edit = Rewrite(title=title, function=lambda _func, args, _kwargs: args[0], **where)
-        yield candidate(edit, weight=STRONG)
+        yield propose(edit, weight=STRONG)
 
 
 def _map_of(
@@ -73,7 +76,7 @@ def _map_of(
     """The sizes of a map of these channels with as many elements as a row has: those that were flattened, else a square."""
     features = x.shape[1]
     before = flattening.inputs[0].shape[1:] if flattening is not None and flattening.inputs else ()
-    if len(before) == axes + 1 and before[0] == channels and size(before) == features:
+    if len(before) == axes + 1 and before[0] == channels and count_elements(before) == features:
         return before
     if features % channels:
         return None
@@ -83,12 +86,12 @@ def _map_of(
     )
 
 
-def folded(case: Case, x: TensorInfo, module: str, *, channels: int) -> Iterator[Candidate]:
+def folded(crash: Crash, x: TensorInfo, module: str, *, channels: int) -> Iterator[Candidate]:
     """(N, T, C, H, W) for a layer of images: the frames as samples of their own before the part that starts with it, and apart again after it."""
     at = next((axis for axis in (2, 1) if x.shape[axis] == channels), None)
     if at is None:
         return
-    place, frames = case.outermost_starting_with(module), x.shape[3 - at]
+    place, frames = crash.find_container(module), x.shape[3 - at]
     turned = "" if at == 2 else ".transpose(1, 2)"  # (N, C, T, H, W)
     code, back = f"{{x}}{turned}.flatten(0, 1)", f"{{x}}.unflatten(0, (-1, {frames}))"
 
@@ -96,7 +99,7 @@ def folded(case: Case, x: TensorInfo, module: str, *, channels: int) -> Iterator
         return (t if at == 2 else t.transpose(1, 2)).flatten(0, 1)
 
     before = Adapt(
-        title=f"pass {code.format(x='x')} to {quoted(place)}",
+        title=f"pass {code.format(x='x')} to {quote(place)}",
         code=code,
         module=place,
         function=merge,
@@ -107,5 +110,5 @@ def folded(case: Case, x: TensorInfo, module: str, *, channels: int) -> Iterator
         module=place,
         function=lambda t: t.unflatten(0, (-1, frames)),
     )
-    yield candidate(before, after, weight=STRONG)
-    yield candidate(before, weight=USUAL)
+    yield propose(before, after, weight=STRONG)
+    yield propose(before, weight=USUAL)

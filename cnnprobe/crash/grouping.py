@@ -5,19 +5,21 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from cnnprobe.crash.case import Case, named, operation, quoted
-from cnnprobe.crash.edits import Edit, SetAttribute
-from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import SetAttribute
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.words import operation, quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _MOST_SHOWN = 2  # other numbers that are tried
 
 
 def undivided(
-    case: Case, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]
-) -> Iterator[Suspicion]:
+    crash: Crash, call: ModuleCall, x: TensorInfo, sizes: tuple[int, ...]
+) -> Iterator[Suspect]:
     """`x.view(b, self.heads, c // self.heads, n)` where heads does not divide c: c is what the elements that are there leave for the two."""
-    owner = case.modules.get(case.owner)
+    owner = crash.modules.get(crash.owner)
     for name, parts in _whole_numbers(owner) if owner is not None else ():
         for each in dict.fromkeys(sizes):
             channels, rest = (
@@ -27,12 +29,12 @@ def undivided(
             )
             if parts not in sizes or rest or channels // parts != each or not channels % parts:
                 continue
-            yield Suspicion(
+            yield Suspect(
                 diagnosis="shape-mismatch",
-                module=case.owner,
-                message=f"{named(case, case.owner)} takes {channels} channels apart by {name}={parts}, which does not divide them",
+                module=crash.owner,
+                message=f"{describe_module(crash, crash.owner)} takes {channels} channels apart by {name}={parts}, which does not divide them",
                 arithmetic=f"{channels} = {parts} x {each} + {channels % parts}; {operation(call)}{sizes} of {x.shape}",
-                candidates=tuple(_other_numbers(case, name, parts, each=each, channels=channels)),
+                candidates=tuple(_other_numbers(crash, name, parts, each=each, channels=channels)),
                 weight=STRONG,
             )
             return
@@ -45,10 +47,10 @@ def _whole_numbers(module: nn.Module) -> list[tuple[str, int]]:
 
 
 def _other_numbers(
-    case: Case, name: str, parts: int, *, each: int, channels: int
+    crash: Crash, name: str, parts: int, *, each: int, channels: int
 ) -> Iterator[Candidate]:
     """First the number of groups that a layer beside it has, then the nearest that divide the channels."""
-    owner = case.modules[case.owner]
+    owner = crash.modules[crash.owner]
     beside = [
         m.groups
         for m in owner.modules()
@@ -59,7 +61,7 @@ def _other_numbers(
     nearest = sorted((n for n in fitting if n not in best), key=lambda n: (abs(n - parts), -n))
     alike = [
         fqn
-        for fqn, m in case.modules.items()
+        for fqn, m in crash.modules.items()
         if type(m) is type(owner) and m.__dict__.get(name) == parts
     ]
     kept = [
@@ -72,9 +74,9 @@ def _other_numbers(
         edits = tuple(_set(fqn, key, value) for fqn in alike for key, value in values.items())
         texts = ", ".join(f"{key}={value}" for key, value in values.items())
         places = (
-            quoted(alike[0])
+            quote(alike[0])
             if len(alike) == 1
-            else f"the {len(alike)} modules like {quoted(case.owner)}"
+            else f"the {len(alike)} modules like {quote(crash.owner)}"
         )
         yield Candidate(
             edits=edits,
@@ -85,7 +87,7 @@ def _other_numbers(
 
 def _set(fqn: str, name: str, value: int) -> Edit:
     return SetAttribute(
-        title=f"set {name}={value} in {quoted(fqn)}",
+        title=f"set {name}={value} in {quote(fqn)}",
         code=f"{name}={value}",
         module=fqn,
         name=name,

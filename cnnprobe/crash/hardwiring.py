@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from cnnprobe.crash.case import Case, operation, short
-from cnnprobe.crash.edits import Edit, Rewrite
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.words import operation, shorten
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _MAKING = frozenset(
@@ -25,9 +27,9 @@ _MAKING = frozenset(
 )
 
 
-def makers(case: Case, info: TensorInfo, wrong: int) -> Iterator[ModuleCall]:
+def makers(crash: Crash, info: TensorInfo, wrong: int) -> Iterator[ModuleCall]:
     """The call on a tensor's way that was told the wrong batch as a plain number."""
-    for _, call in case.lineage(info):
+    for _, call in crash.walk_back(info):
         if call.fqn is not None:
             return
         if operation(call) in _MAKING and wrong in call.arguments.values():
@@ -36,22 +38,22 @@ def makers(case: Case, info: TensorInfo, wrong: int) -> Iterator[ModuleCall]:
 
 
 def corrected(
-    case: Case, tensors: Iterable[TensorInfo], wrong: int, right: int
+    crash: Crash, tensors: Iterable[TensorInfo], wrong: int, right: int
 ) -> tuple[Edit, ...]:
     """The edits that make these tensors for the batch that arrives; none where it is not known who made one of them."""
     edits: list[Edit] = []
     for info in tensors:
-        call = next(makers(case, info, wrong), None)
+        call = next(makers(crash, info, wrong), None)
         if call is None:
             return ()
         if not any(
             isinstance(e, Rewrite) and (e.kind, e.source) == (call.kind, call.source) for e in edits
         ):
-            edits.append(_for_batch(case, call, wrong, right))
+            edits.append(_for_batch(crash, call, wrong, right))
     return tuple(edits)
 
 
-def _for_batch(case: Case, call: ModuleCall, wrong: int, right: int) -> Rewrite:
+def _for_batch(crash: Crash, call: ModuleCall, wrong: int, right: int) -> Rewrite:
     def corrected_size(value: Any) -> Any:
         if isinstance(value, tuple | list):
             return type(value)(right if v == wrong else v for v in value)
@@ -64,9 +66,9 @@ def _for_batch(case: Case, call: ModuleCall, wrong: int, right: int) -> Rewrite:
         )
 
     return Rewrite(
-        title=f"use x.size(0) instead of {wrong} at {short(call.source)}",
+        title=f"use x.size(0) instead of {wrong} at {shorten(call.source)}",
         code="x.size(0)",
-        module=case.module_above(call.parent),
+        module=crash.find_module_above(call.parent),
         kind=call.kind,
         source=call.source,
         function=rewritten,

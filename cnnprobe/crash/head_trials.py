@@ -5,27 +5,29 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import nn
 
-from cnnprobe.crash.adapting import configured, resized
 from cnnprobe.crash.branches import fitting, lacking_padding
-from cnnprobe.crash.case import Case, short, size
-from cnnprobe.crash.edits import Edit, Rewrite
-from cnnprobe.crash.geometry import steps_to, through
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import configure, resize_input
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.diff import write_diff
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.windows import apply_windows, list_steps
+from cnnprobe.crash.facts.words import count_elements, shorten
 from cnnprobe.crash.linear import flattening
 from cnnprobe.crash.loss_trials import BY_CLASS, repaired
-from cnnprobe.crash.patch import diff
-from cnnprobe.crash.shadow import Outcome, make_shadow
-from cnnprobe.crash.training import Loss, Training
+from cnnprobe.crash.model_copy import Outcome, copy_model
+from cnnprobe.crash.training import Loss
 from cnnprobe.explanation import Repair
 from cnnprobe.trace import ModuleCall
 
 _MOST_TRIALS = 3
 
 
-def _outcome(training: Training, edits: Sequence[Edit]) -> Outcome | None:
+def _outcome(crash: Crash, edits: Sequence[Edit]) -> Outcome | None:
     """One forward of a shadow with these edits; None where that cannot be tried."""
-    if training.model is None or not (training.args or training.kwargs):
+    if crash.model is None or not (crash.args or crash.kwargs):
         return None
-    shadow = make_shadow(training.model, training.args, training.kwargs, meta=True, grad=False)
+    shadow = copy_model(crash.model, crash.args, crash.kwargs, meta=True, grad=False)
     if shadow is None:
         return None
     try:
@@ -39,7 +41,7 @@ def _said(outcome: Outcome) -> str:
     return f"tried: the forward passes and gives {outcome.shapes[0]}; on meta, by shapes alone"
 
 
-def _worked(case: Case, edits: Sequence[Edit], outcome: Outcome) -> Repair:
+def _worked(case: Crash, edits: Sequence[Edit], outcome: Outcome) -> Repair:
     """Edits after which the model gives what the loss wants."""
     return Repair(
         title=", and ".join(edit.title for edit in edits),
@@ -49,13 +51,13 @@ def _worked(case: Case, edits: Sequence[Edit], outcome: Outcome) -> Repair:
         plausible=True,
         tried=_said(outcome),
         outputs=outcome.shapes,
-        patch=diff(case, edits),
+        patch=write_diff(case, edits),
     )
 
 
-def resized_by_layers(training: Training, found: Loss) -> Iterator[Repair]:
+def resized_by_layers(crash: Crash, found: Loss) -> Iterator[Repair]:
     """Where only height and width differ: the layer that could be another for the output to have the targets' size, or an interpolation."""
-    x, target, case = found.input, found.target, training.case()
+    x, target, case = found.input, found.target, (crash if crash.trace.calls else None)
     if (
         x.dim() != target.dim()
         or x.dim() < 3
@@ -65,7 +67,7 @@ def resized_by_layers(training: Training, found: Loss) -> Iterator[Repair]:
         return
     sizes = tuple(target.shape[2:])
     if case is not None:
-        yield from _other_layers(training, case, tuple(x.shape), sizes)
+        yield from _other_layers(crash, case, tuple(x.shape), sizes)
     resize = lambda a, b: (F.interpolate(a, size=sizes), b)  # noqa: E731
     title = f"bring the output to the targets' size: F.interpolate(output, size={sizes})"
     yield repaired(
@@ -78,7 +80,7 @@ def resized_by_layers(training: Training, found: Loss) -> Iterator[Repair]:
 
 
 def _other_layers(
-    training: Training, case: Case, shape: tuple[int, ...], sizes: tuple[int, ...]
+    crash: Crash, case: Crash, shape: tuple[int, ...], sizes: tuple[int, ...]
 ) -> Iterator[Repair]:
     ends = case.trace.calls[0].outputs if case.trace.calls else ()
     if not ends or ends[0].shape != shape:
@@ -87,19 +89,19 @@ def _other_layers(
     wholes = [several] if len(several) > 1 else []
     wholes += [[odd] for odd in sorted(fitting(case, ends[0], sizes), key=lambda one: -one.weight)]
     for odds in wholes[:_MOST_TRIALS]:
-        edits = [configured(case, odd.fqn, **odd.settings) for odd in odds]
-        outcome = _outcome(training, edits)
+        edits = [configure(case, odd.fqn, **odd.settings) for odd in odds]
+        outcome = _outcome(crash, edits)
         if outcome is not None and outcome.works and outcome.shapes[:1] == ((*shape[:2], *sizes),):
             yield _worked(case, edits, outcome)
 
 
 def flattened_instead(
-    training: Training, case: Case, call: ModuleCall, found: Loss
+    crash: Crash, case: Crash, call: ModuleCall, found: Loss
 ) -> tuple[Repair, ...]:
     """What keeps one row for each sample in the place of a view that does not, with a Linear after it that fits; the loss has to pass too."""
-    owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+    owner = call.fqn if call.fqn is not None else case.find_module_above(call.parent)
     flat: list[Edit] = [flattening(call, owner)]
-    features = size(call.inputs[0].shape[1:])
+    features = count_elements(call.inputs[0].shape[1:])
     at = case.trace.calls.index(call)
     after = next(
         (
@@ -111,9 +113,9 @@ def flattened_instead(
     )
     layer = case.modules.get(after.fqn or "") if after is not None else None
     if isinstance(layer, nn.Linear) and after is not None and layer.in_features != features:
-        flat.append(configured(case, after.fqn or "", in_features=features))
+        flat.append(configure(case, after.fqn or "", in_features=features))
     tried = [
-        _kept_rows(training, case, edits, found)
+        _kept_rows(crash, case, edits, found)
         for edits in (flat, *_one_place(case, call), _pooled(call, owner))
     ]
     working = [repair for repair in tried if repair.works]
@@ -122,10 +124,10 @@ def flattened_instead(
     )
 
 
-def _one_place(case: Case, call: ModuleCall) -> Iterator[list[Edit]]:
+def _one_place(case: Crash, call: ModuleCall) -> Iterator[list[Edit]]:
     """What leaves one place of a map of one channel, where a discriminator for smaller images leaves several: smaller ones, or a last kernel as large as its map."""
     x = call.inputs[0]
-    steps = [s for s in steps_to(case, x) if s.window is not None]
+    steps = [s for s in list_steps(case, x) if s.window is not None]
     if (
         x.shape[1:2] != (1,)
         or len(x.shape) < 3
@@ -139,7 +141,7 @@ def _one_place(case: Case, call: ModuleCall) -> Iterator[list[Edit]]:
         (
             n
             for n in range(max(steps[0].before) - 1, 0, -1)
-            if through(windows, (n,) * len(one)) == one
+            if apply_windows(windows, (n,) * len(one)) == one
         ),
         None,
     )
@@ -147,12 +149,12 @@ def _one_place(case: Case, call: ModuleCall) -> Iterator[list[Edit]]:
         (
             n
             for n in (2**k for k in range(10, 0, -1))
-            if n < max(steps[0].before) and through(windows, (n,) * len(one)) == one
+            if n < max(steps[0].before) and apply_windows(windows, (n,) * len(one)) == one
         ),
         None,
     )
     if fitting_size is not None:
-        yield [resized((rounded or fitting_size,) * len(one), exact=True)]
+        yield [resize_input((rounded or fitting_size,) * len(one), exact=True)]
     last = steps[-1]
     layer = case.modules.get(last.call.fqn or "") if last.call.fqn else None
     if (
@@ -161,7 +163,7 @@ def _one_place(case: Case, call: ModuleCall) -> Iterator[list[Edit]]:
         and last.window is not None
         and not any(last.window.padding)
     ):
-        yield [configured(case, last.call.fqn or "", kernel_size=last.before[0])]
+        yield [configure(case, last.call.fqn or "", kernel_size=last.before[0])]
 
 
 def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
@@ -170,7 +172,7 @@ def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
     code = "{x}.flatten(1).mean(1)" if one else "{x}.flatten(2).mean(2)"
     return [
         Rewrite(
-            title=f"use {code.format(x='x')} instead of {call.kind.rpartition('.')[2]} at {short(call.source)}",
+            title=f"use {code.format(x='x')} instead of {call.kind.rpartition('.')[2]} at {shorten(call.source)}",
             code=code,
             module=owner,
             kind=call.kind,
@@ -183,13 +185,13 @@ def _pooled(call: ModuleCall, owner: str) -> list[Edit]:
     ]
 
 
-def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]:
+def of_one_size(crash: Crash, wanted: tuple[int, ...]) -> Iterator[Repair]:
     """The last Linear of each output of the model that has another number of features than a loss compares it with, as wide as that."""
-    case = training.case()
+    case = crash if crash.trace.calls else None
     outputs = case.trace.calls[0].outputs if case is not None and case.trace.calls else ()
     edits: list[Edit] = []
     for info in outputs:
-        made = case.producer(info) if case is not None else None
+        made = case.find_producer(info) if case is not None else None
         layer = (
             case.modules.get(made.fqn or "")
             if case is not None and made is not None and made.fqn
@@ -202,8 +204,8 @@ def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]
             and info.shape != wanted
             and isinstance(layer, nn.Linear)
         ):
-            edits.append(configured(case, made.fqn or "", out_features=wanted[-1]))
-    outcome = _outcome(training, edits) if edits else None
+            edits.append(configure(case, made.fqn or "", out_features=wanted[-1]))
+    outcome = _outcome(crash, edits) if edits else None
     if (
         case is not None
         and outcome is not None
@@ -213,8 +215,8 @@ def of_one_size(training: Training, wanted: tuple[int, ...]) -> Iterator[Repair]
         yield _worked(case, edits, outcome)
 
 
-def _kept_rows(training: Training, case: Case, edits: list[Edit], found: Loss) -> Repair:
-    outcome = _outcome(training, edits)
+def _kept_rows(crash: Crash, case: Crash, edits: list[Edit], found: Loss) -> Repair:
+    outcome = _outcome(crash, edits)
     works = outcome is not None and outcome.works and outcome.shapes[0][:1] == (case.batch,)
     said = ""
     if works and outcome is not None:
@@ -229,5 +231,5 @@ def _kept_rows(training: Training, case: Case, edits: list[Edit], found: Loss) -
         plausible=works,
         tried=said if works else "",
         outputs=outcome.shapes if works and outcome is not None else (),
-        patch=diff(case, edits) if works else "",
+        patch=write_diff(case, edits) if works else "",
     )

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.case import Case, named, quoted, short
-from cnnprobe.crash.edits import Edit
-from cnnprobe.crash.functions import with_first_of, with_parameters, without_return
-from cnnprobe.crash.shadow import Shadow
-from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.writing import add_parameters, drop_return, index_parameter
+from cnnprobe.crash.facts.words import quote, shorten
+from cnnprobe.crash.model_copy import ModelCopy
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
 _TORCHS = "torch/nn/modules/module.py"
 
@@ -26,7 +27,7 @@ class ChangeHook(Edit):
     key: int
     hook: Callable[..., Any] | None
 
-    def apply(self, shadow: Shadow) -> None:
+    def apply(self, shadow: ModelCopy) -> None:
         """See Edit."""
         hooks = shadow.module(self.module or "")._forward_hooks
         before = dict(hooks)
@@ -42,18 +43,18 @@ class ChangeHook(Edit):
         shadow.undo.append(put_back)
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong with the hooks on the failing module, or on those that made what it was given."""
-    raised = _raised(case.error)
+    raised = _raised(crash.error)
     if raised is not None:
-        yield from _broken(case, *raised)
+        yield from _broken(crash, *raised)
         return
-    makers = (call.fqn for info in case.inputs for _, call in case.lineage(info))
+    makers = (call.fqn for info in crash.inputs for _, call in crash.walk_back(info))
     for fqn in dict.fromkeys(fqn for fqn in makers if fqn is not None):
-        module = case.modules.get(fqn)
+        module = crash.modules.get(fqn)
         for key, hook in dict(module._forward_hooks).items() if module is not None else ():
             if _code(hook) is not None:
-                yield _replacing(case, fqn, key, hook)
+                yield _replacing(crash, fqn, key, hook)
 
 
 def _raised(error: BaseException) -> tuple[nn.Module, Callable[..., Any], Any] | None:
@@ -86,46 +87,44 @@ def _code(hook: Callable[..., Any]) -> types.CodeType | None:
 def _name(hook: Callable[..., Any]) -> str:
     code = _code(hook)
     return (
-        f"the hook {code.co_name!r} at {short(f'{code.co_filename}:{code.co_firstlineno}')}"
+        f"the hook {code.co_name!r} at {shorten(f'{code.co_filename}:{code.co_firstlineno}')}"
         if code is not None
         else "a hook"
     )
 
 
 def _broken(
-    case: Case, module: nn.Module, hook: Callable[..., Any], given: Any
-) -> Iterator[Suspicion]:
-    fqn = next((name for name, m in case.modules.items() if m is module), "")
+    crash: Crash, module: nn.Module, hook: Callable[..., Any], given: Any
+) -> Iterator[Suspect]:
+    fqn = next((name for name, m in crash.modules.items() if m is module), "")
     key = next((k for k, h in module._forward_hooks.items() if h is hook), None)
-    message = f"{_name(hook)} on {named(case, fqn)} raised {type(case.error).__name__}"
+    message = f"{_name(hook)} on {describe_module(crash, fqn)} raised {type(crash.error).__name__}"
     arithmetic, candidates = "", list[Candidate]()
     code = _code(hook)
     if key is not None and not _takes(hook, module, key):
         names = list(inspect.signature(hook).parameters)
-        message = f"{_name(hook)} on {named(case, fqn)} cannot be called as a forward hook is: hook(module, args, output)"
+        message = f"{_name(hook)} on {describe_module(crash, fqn)} cannot be called as a forward hook is: hook(module, args, output)"
         arithmetic = f"its parameters are ({', '.join(names)})"
         if len(names) == 1 and code is not None:
-            candidates.append(candidate(_of_output(fqn, key, hook, code), weight=STRONG))
+            candidates.append(propose(_of_output(fqn, key, hook, code), weight=STRONG))
     elif key is not None and isinstance(given, tuple) and given and isinstance(given[0], Tensor):
-        arithmetic = (
-            f"{named(case, fqn)} gives a tuple of {len(given)}, and the hook is given it as it is"
-        )
+        arithmetic = f"{describe_module(crash, fqn)} gives a tuple of {len(given)}, and the hook is given it as it is"
 
         def first(module: nn.Module, args: Any, output: Any) -> None:
             hook(module, args, output[0])
 
-        written = with_first_of(code, code.co_argcount - 1) if code is not None else None
+        written = index_parameter(code, code.co_argcount - 1) if code is not None else None
         title = f"use output[0] in {_name(hook)}"
         edit = ChangeHook(
             title=title, code="output[0]", module=fqn, key=key, hook=first, written=written
         )
-        candidates.append(candidate(edit, weight=STRONG))
+        candidates.append(propose(edit, weight=STRONG))
     if key is not None:
         off = ChangeHook(
-            title=f"take {_name(hook)} off {quoted(fqn)}", module=fqn, key=key, hook=None
+            title=f"take {_name(hook)} off {quote(fqn)}", module=fqn, key=key, hook=None
         )
-        candidates.append(candidate(off, weight=USUAL))
-    yield Suspicion(
+        candidates.append(propose(off, weight=USUAL))
+    yield Suspect(
         diagnosis="broken-hook",
         module=fqn,
         message=message,
@@ -144,7 +143,7 @@ def _of_output(fqn: str, key: int, hook: Callable[..., Any], code: types.CodeTyp
         module=fqn,
         key=key,
         hook=lambda _module, _args, output: hook(output),
-        written=with_parameters(code, "module", "args"),
+        written=add_parameters(code, "module", "args"),
     )
 
 
@@ -159,23 +158,25 @@ def _takes(hook: Callable[..., Any], module: nn.Module, key: int) -> bool:
     return True
 
 
-def _replacing(case: Case, fqn: str, key: int, hook: Callable[..., Any]) -> Suspicion:
+def _replacing(crash: Crash, fqn: str, key: int, hook: Callable[..., Any]) -> Suspect:
     """What a hook returns takes the place of what its module gives: proven by a forward where it returns nothing."""
 
     def silent(*args: Any, **kwargs: Any) -> None:
         hook(*args, **kwargs)
 
     code = _code(hook)
-    written = without_return(code) if code is not None else None
+    written = drop_return(code) if code is not None else None
     edit = ChangeHook(
         title=f"let {_name(hook)} return nothing", module=fqn, key=key, hook=silent, written=written
     )
-    return Suspicion(
+    return Suspect(
         diagnosis="broken-hook",
         module=fqn,
-        message=f"{_name(hook)} on {named(case, fqn)} returns something, which takes the place of what {quoted(fqn)} gives",
-        arithmetic="; ".join(f"{t.shape} arrives from {case.origin(t)}" for t in case.inputs[:2]),
-        candidates=(candidate(edit, weight=STRONG),),
+        message=f"{_name(hook)} on {describe_module(crash, fqn)} returns something, which takes the place of what {quote(fqn)} gives",
+        arithmetic="; ".join(
+            f"{t.shape} arrives from {crash.describe_origin(t)}" for t in crash.inputs[:2]
+        ),
+        candidates=(propose(edit, weight=STRONG),),
         weight=USUAL,
         needs_proof=True,
     )

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnprobe.crash import branches, hardwiring, places, viewing
-from cnnprobe.crash.adapting import resized, spelt, with_tensor
-from cnnprobe.crash.case import Case, named, operation, quoted, short, size
-from cnnprobe.crash.edits import Edit, Rewrite
-from cnnprobe.crash.shadow import Shadow
-from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import change_tensor, resize_input, spell_path
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
+from cnnprobe.crash.model_copy import ModelCopy
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _CATS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
@@ -42,26 +44,26 @@ _PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "badd
 _MULTIPLE = 32  # U-Nets halve a map up to five times
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong where tensors are joined."""
-    call = case.call
+    call = crash.call
     if call is None or call.fqn is not None:
         return
     name = operation(call)
     if name in _CATS:
-        yield from _concatenation(case, call)
+        yield from _concatenation(crash, call)
     elif name in _BROADCASTING:
-        yield from _broadcast(case, call, name)
+        yield from _broadcast(crash, call, name)
     elif name in _PRODUCTS:
-        yield from _product(case, call)
+        yield from _product(crash, call)
     elif name in ("view", "reshape", "view_as", "reshape_as", "unflatten"):
-        yield from viewing.suspect_view(case, call, name)
+        yield from viewing.suspect_view(crash, call, name)
 
 
 # -- concatenation -----------------------------------------------------------------------------------------------------------
 
 
-def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _concatenation(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     shapes = [t.shape for t in call.inputs]
     if len(shapes) < 2:
         return
@@ -75,44 +77,44 @@ def _concatenation(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     )
     if len(set(map(len, shapes))) == 1 and not differing:
         return
-    message = f"{call.kind} along axis {dim} in {named(case, case.owner)}: " + (
+    message = f"{call.kind} along axis {dim} in {describe_module(crash, crash.owner)}: " + (
         f"the sizes differ on axis {' and '.join(map(str, differing))}"
         if differing
         else "the numbers of axes differ"
     )
-    arithmetic = "; ".join(f"{t.shape} from {case.origin(t)}" for t in call.inputs[:6])
-    mould = Suspicion(
+    arithmetic = "; ".join(f"{t.shape} from {crash.describe_origin(t)}" for t in call.inputs[:6])
+    mould = Suspect(
         diagnosis="cat-mismatch",
-        module=case.owner,
+        module=crash.owner,
         message=message,
         arithmetic=arithmetic,
         weight=STRONG,
     )
     if not differing:
-        yield replace(mould, candidates=tuple(_same_rank(case, call)))
+        yield replace(mould, candidates=tuple(_same_rank(crash, call)))
         return
     if min(differing) >= 2:
-        yield from branches.odd_windows(case, call.inputs, mould)
-    candidates = [*other_input_sizes(case, call.inputs), *_other_batch(case, call, differing)]
+        yield from branches.odd_windows(crash, call.inputs, mould)
+    candidates = [*other_input_sizes(crash, call.inputs), *_other_batch(crash, call, differing)]
     candidates += [
-        *_other_dim(case, call, shapes, dim),
-        *_resized_parts(case, call, shapes, differing),
+        *_other_dim(crash, call, shapes, dim),
+        *_resized_parts(crash, call, shapes, differing),
     ]
     yield replace(mould, candidates=tuple(candidates))
 
 
-def _other_batch(case: Case, call: ModuleCall, differing: list[int]) -> Iterator[Candidate]:
+def _other_batch(crash: Crash, call: ModuleCall, differing: list[int]) -> Iterator[Candidate]:
     """A part that was made for a batch of another size."""
-    wrong = [t for t in call.inputs if t.shape[0] != case.batch]
-    if 0 not in differing or case.batch is None or not wrong:
+    wrong = [t for t in call.inputs if t.shape[0] != crash.batch]
+    if 0 not in differing or crash.batch is None or not wrong:
         return
-    edits = hardwiring.corrected(case, wrong, wrong[0].shape[0], case.batch)
+    edits = hardwiring.corrected(crash, wrong, wrong[0].shape[0], crash.batch)
     if edits:
-        yield candidate(*edits, weight=STRONG)
+        yield propose(*edits, weight=STRONG)
 
 
 def _on_part(
-    case: Case,
+    crash: Crash,
     call: ModuleCall,
     part: TensorInfo,
     change: Callable[[Tensor], Tensor],
@@ -134,7 +136,7 @@ def _on_part(
     return Rewrite(
         title=title,
         code=code,
-        module=case.owner,
+        module=crash.owner,
         kind=call.kind,
         source=call.source,
         function=rewritten,
@@ -143,20 +145,20 @@ def _on_part(
     )
 
 
-def _same_rank(case: Case, call: ModuleCall) -> Iterator[Candidate]:
+def _same_rank(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
     least = min(len(t.shape) for t in call.inputs)
     edits = []
     for odd in (t for t in call.inputs if len(t.shape) > least):
         code = f"torch.flatten({{x}}, {least - 1})"
-        title = f"flatten what comes from {case.origin(odd)} first: {code.format(x='x')}"
+        title = f"flatten what comes from {crash.describe_origin(odd)} first: {code.format(x='x')}"
         edits.append(
-            _on_part(case, call, odd, lambda t: t.flatten(least - 1), title=title, code=code)
+            _on_part(crash, call, odd, lambda t: t.flatten(least - 1), title=title, code=code)
         )
-    yield candidate(*edits)
+    yield propose(*edits)
 
 
 def _other_dim(
-    case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int
+    crash: Crash, call: ModuleCall, shapes: list[tuple[int, ...]], dim: int
 ) -> Iterator[Candidate]:
     uneven = [i for i in range(len(shapes[0])) if len({s[i] for s in shapes}) > 1]
     if len(uneven) != 1 or uneven[0] == dim:
@@ -169,49 +171,49 @@ def _other_dim(
     edit = Rewrite(
         title=f"concatenate along dim={axis}",
         code=f"dim={axis}",
-        module=case.owner,
+        module=crash.owner,
         kind=call.kind,
         source=call.source,
         function=rewritten,
         keyword=("dim", axis, 1),
     )
-    yield candidate(edit, weight=STRONG)
+    yield propose(edit, weight=STRONG)
 
 
 def _resized_parts(
-    case: Case, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]
+    crash: Crash, call: ModuleCall, shapes: list[tuple[int, ...]], differing: list[int]
 ) -> Iterator[Candidate]:
     """Every other part in the size of the one that was made first: in a U-Net the skip, which has lost the least."""
     if len(shapes[0]) < 3 or min(differing) < 2:
         return
-    pixels = case.root_inputs[0].shape[2:] if case.root_inputs else ()
+    pixels = crash.root_inputs[0].shape[2:] if crash.root_inputs else ()
     if len(pixels) == len(shapes[0]) - 2 and any(n % _MULTIPLE for n in pixels):
         for multiple in (8, 16, 32):
             fitting = tuple(math.ceil(n / multiple) * multiple for n in pixels)
             if fitting != pixels:
-                yield candidate(resized(fitting), weight=POSSIBLE)
+                yield propose(resize_input(fitting), weight=POSSIBLE)
                 break
     first = min(call.inputs, key=lambda t: t.source if isinstance(t.source, int) else -1)
     target = first.shape[2:]
     odd = [t for t in call.inputs if t.shape[2:] != target]
-    yield candidate(*(_interpolated(case, call, t, target) for t in odd))
+    yield propose(*(_interpolated(crash, call, t, target) for t in odd))
     if all(m >= n for t in odd for m, n in zip(t.shape[2:], target, strict=True)):
-        yield candidate(*(_cropped(case, call, t, target) for t in odd))
+        yield propose(*(_cropped(crash, call, t, target) for t in odd))
     elif len(odd) == 1:
         least = tuple(
             min(s[i] for s in (t.shape[2:] for t in call.inputs)) for i in range(len(target))
         )
         larger = [t for t in call.inputs if t.shape[2:] != least]
-        yield candidate(*(_cropped(case, call, t, least) for t in larger), weight=POSSIBLE)
+        yield propose(*(_cropped(crash, call, t, least) for t in larger), weight=POSSIBLE)
 
 
 def _interpolated(
-    case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]
+    crash: Crash, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]
 ) -> Rewrite:
     code = f"F.interpolate({{x}}, size={sizes})"
-    title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    title = f"bring what comes from {crash.describe_origin(part)} to {sizes}: {code.format(x='x')}"
     return _on_part(
-        case,
+        crash,
         call,
         part,
         lambda t: F.interpolate(t.float(), size=sizes).to(t.dtype),
@@ -220,10 +222,10 @@ def _interpolated(
     )
 
 
-def _cropped(case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
+def _cropped(crash: Crash, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]) -> Rewrite:
     code = "{x}[..., " + ", ".join(f":{n}" for n in sizes) + "]"
-    title = f"crop what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
-    return _on_part(case, call, part, lambda t: _first(t, sizes), title=title, code=code)
+    title = f"crop what comes from {crash.describe_origin(part)} to {sizes}: {code.format(x='x')}"
+    return _on_part(crash, call, part, lambda t: _first(t, sizes), title=title, code=code)
 
 
 def _first(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -233,9 +235,11 @@ def _first(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return x
 
 
-def other_input_sizes(case: Case, parts: Sequence[TensorInfo]) -> Iterator[Candidate]:
+def other_input_sizes(crash: Crash, parts: Sequence[TensorInfo]) -> Iterator[Candidate]:
     """Parts that come from different inputs of the model through the same layers: the inputs differ in size, and one is to be as the other."""
-    roots = [root for t in parts if (root := case.root_of(t)) is not None and len(root.shape) > 1]
+    roots = [
+        root for t in parts if (root := crash.find_root(t)) is not None and len(root.shape) > 1
+    ]
     first = roots[0] if roots else None
     for root in roots[1:]:
         if (
@@ -247,50 +251,48 @@ def other_input_sizes(case: Case, parts: Sequence[TensorInfo]) -> Iterator[Candi
             continue
         for one, like in ((root, first), (first, root)):
             shape = like.shape
-            title = f"give {spelt(case, one.path)!r} the size of {spelt(case, like.path)!r}: {shape} instead of {one.shape}"
-            edit = with_tensor(
-                case,
+            title = f"give {spell_path(crash, one.path)!r} the size of {spell_path(crash, like.path)!r}: {shape} instead of {one.shape}"
+            edit = change_tensor(
+                crash,
                 one,
                 lambda x, shape=shape: x.new_zeros(shape),  # type: ignore[misc]
                 "{x}",
                 title=title,
             )
-            yield candidate(edit, weight=STRONG if one is root else USUAL)
+            yield propose(edit, weight=STRONG if one is root else USUAL)
         return
 
 
 # -- addition and other broadcasting ---------------------------------------------------------------------------------------------
 
 
-def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
+def _broadcast(crash: Crash, call: ModuleCall, name: str) -> Iterator[Suspect]:
     pair = [t for t in call.inputs if t.shape][:2]
     if len(pair) < 2 or _fits(pair[0].shape, pair[1].shape):
         return
     a, b = pair
     owned = next((t for t in pair if isinstance(t.source, str)), None)
     if owned is not None:
-        yield from places.parameter_mismatch(case, call, owned, a if owned is b else b)
+        yield from places.parameter_mismatch(crash, call, owned, a if owned is b else b)
         return
     residual = len(a.shape) == len(b.shape) >= 2 and name in _SUMS
-    shortcut, branch = sorted(pair, key=lambda t: _layers_inside(case, t))
-    message = f"{call.kind.rpartition('.')[2]} in {named(case, case.owner)}: {shortcut.shape} and {branch.shape} do not fit each other"
-    arithmetic = (
-        f"{shortcut.shape} from {case.origin(shortcut)}; {branch.shape} from {case.origin(branch)}"
-    )
-    candidates: list[Candidate] = list(other_input_sizes(case, (a, b)))
+    shortcut, branch = sorted(pair, key=lambda t: _layers_inside(crash, t))
+    message = f"{call.kind.rpartition('.')[2]} in {describe_module(crash, crash.owner)}: {shortcut.shape} and {branch.shape} do not fit each other"
+    arithmetic = f"{shortcut.shape} from {crash.describe_origin(shortcut)}; {branch.shape} from {crash.describe_origin(branch)}"
+    candidates: list[Candidate] = list(other_input_sizes(crash, (a, b)))
     if residual:
-        mould = Suspicion(
+        mould = Suspect(
             diagnosis="residual-mismatch", module="", message=message, arithmetic=arithmetic
         )
-        yield from branches.odd_windows(case, (shortcut, branch), mould)
-        yield from branches.odd_channels(case, shortcut, branch, mould)
-        candidates += _projections(case, call, shortcut, branch)
-        candidates += _resized_operand(case, call, shortcut, branch)
+        yield from branches.odd_windows(crash, (shortcut, branch), mould)
+        yield from branches.odd_channels(crash, shortcut, branch, mould)
+        candidates += _projections(crash, call, shortcut, branch)
+        candidates += _resized_operand(crash, call, shortcut, branch)
     elif len(a.shape) != len(b.shape):
-        candidates += _more_axes(case, call, a, b)
-    yield Suspicion(
+        candidates += _more_axes(crash, call, a, b)
+    yield Suspect(
         diagnosis="residual-mismatch" if residual else "shape-mismatch",
-        module=case.owner,
+        module=crash.owner,
         message=message,
         arithmetic=arithmetic,
         candidates=tuple(candidates),
@@ -298,15 +300,15 @@ def _broadcast(case: Case, call: ModuleCall, name: str) -> Iterator[Suspicion]:
     )
 
 
-def _layers_inside(case: Case, info: TensorInfo) -> tuple[int, int]:
+def _layers_inside(crash: Crash, info: TensorInfo) -> tuple[int, int]:
     """How many layers with weights a tensor has passed since the module was entered that joins it: the shortcut has passed fewer."""
-    call = case.call
+    call = crash.call
     start = call.parent if call is not None and call.parent is not None else -1
-    rows = [(i, c) for i, c in case.lineage(info) if i > start]
+    rows = [(i, c) for i, c in crash.walk_back(info) if i > start]
     weighted = [
         i
         for i, c in rows
-        if c.fqn is not None and (m := case.modules.get(c.fqn)) is not None and m._parameters
+        if c.fqn is not None and (m := crash.modules.get(c.fqn)) is not None and m._parameters
     ]
     return len(weighted), info.source if isinstance(info.source, int) else -1
 
@@ -325,7 +327,7 @@ class Project(Edit):
     shortcut: tuple[int, ...]
     branch: tuple[int, ...]
 
-    def apply(self, shadow: Shadow) -> None:
+    def apply(self, shadow: ModelCopy) -> None:
         """See Edit."""
         owner = shadow.module(self.module or "")
         layers: dict[str, nn.Module] = {}
@@ -364,7 +366,7 @@ def _names(stem: str) -> Iterator[str]:
 
 
 def _projections(
-    case: Case, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo
+    crash: Crash, call: ModuleCall, shortcut: TensorInfo, branch: TensorInfo
 ) -> Iterator[Candidate]:
     a, b = shortcut.shape, branch.shape
     if a[0] != b[0]:
@@ -381,11 +383,11 @@ def _projections(
         layer = lambda: kind(a[1], b[1], 1, stride=stride)  # noqa: E731
     else:
         return
-    yield candidate(
+    yield propose(
         Project(
-            title=f"pass the shortcut through a downsample layer of its own in {quoted(case.owner)}: {code}",
+            title=f"pass the shortcut through a downsample layer of its own in {quote(crash.owner)}: {code}",
             code=code,
-            module=case.owner,
+            module=crash.owner,
             kind=call.kind,
             source=call.source,
             layer=layer,
@@ -397,32 +399,33 @@ def _projections(
 
 
 def _resized_operand(
-    case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo
+    crash: Crash, call: ModuleCall, a: TensorInfo, b: TensorInfo
 ) -> Iterator[Candidate]:
     """Maps of two resolutions that are added, as in the gate of an attention U-Net: one of them in the size of the other, the larger first."""
     if len(a.shape) < 3 or a.shape[:2] != b.shape[:2] or len(call.inputs) != 2:
         return
     if not min(
-        _layers_inside(case, t)[0] for t in (a, b)
+        _layers_inside(crash, t)[0] for t in (a, b)
     ):  # a shortcut: the branch is to keep the size
         return
     for part, like in sorted(
-        ((a, b), (b, a)), key=lambda pair: (not _is_enlarged(case, pair[0]), size(pair[0].shape))
+        ((a, b), (b, a)),
+        key=lambda pair: (not _is_enlarged(crash, pair[0]), count_elements(pair[0].shape)),
     ):
-        yield candidate(_interpolated_operand(case, call, part, like.shape[2:]), weight=USUAL)
+        yield propose(_interpolated_operand(crash, call, part, like.shape[2:]), weight=USUAL)
 
 
-def _is_enlarged(case: Case, info: TensorInfo) -> bool:
+def _is_enlarged(crash: Crash, info: TensorInfo) -> bool:
     """Whether a map comes from an interpolation, whose size is free."""
-    call = case.producer(info)
+    call = crash.find_producer(info)
     return call is not None and (
         operation(call) == "interpolate"
-        or isinstance(case.modules.get(call.fqn or ""), nn.Upsample)
+        or isinstance(crash.modules.get(call.fqn or ""), nn.Upsample)
     )
 
 
 def _interpolated_operand(
-    case: Case, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]
+    crash: Crash, call: ModuleCall, part: TensorInfo, sizes: tuple[int, ...]
 ) -> Rewrite:
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = (
@@ -434,18 +437,18 @@ def _interpolated_operand(
         return func(*given, **kwargs)
 
     code = f"F.interpolate({{x}}, size={sizes})"
-    title = f"bring what comes from {case.origin(part)} to {sizes}: {code.format(x='x')}"
+    title = f"bring what comes from {crash.describe_origin(part)} to {sizes}: {code.format(x='x')}"
     return Rewrite(
         title=title,
         code=code,
-        module=case.owner,
+        module=crash.owner,
         kind=call.kind,
         source=call.source,
         function=rewritten,
     )
 
 
-def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:
+def _more_axes(crash: Crash, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> Iterator[Candidate]:
     """(N, C) against (N, C, H, W): the missing axes belong at the end."""
     large, small = (a, b) if len(a.shape) > len(b.shape) else (b, a)
     missing = len(large.shape) - len(small.shape)
@@ -464,12 +467,12 @@ def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> It
         )
         return func(*widened, **kwargs)
 
-    title = f"give what comes from {case.origin(small)} its missing axes: {code.format(x='x')}"
-    yield candidate(
+    title = f"give what comes from {crash.describe_origin(small)} its missing axes: {code.format(x='x')}"
+    yield propose(
         Rewrite(
             title=title,
             code=code,
-            module=case.owner,
+            module=crash.owner,
             kind=call.kind,
             source=call.source,
             function=rewritten,
@@ -480,7 +483,7 @@ def _more_axes(case: Case, call: ModuleCall, a: TensorInfo, b: TensorInfo) -> It
 # -- products ----------------------------------------------------------------------------------------------------------------
 
 
-def _product(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _product(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     if len(call.inputs) < 2:
         return
     a, b = call.inputs[0].shape, call.inputs[1].shape
@@ -489,18 +492,18 @@ def _product(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     candidates: list[Candidate] = []
     for position, fits, name in ((1, b[-1] == a[-1], "second"), (0, a[-2] == b[-2], "first")):
         if fits:
-            candidates.append(candidate(_transposed(case, call, position, name)))
-    yield Suspicion(
+            candidates.append(propose(_transposed(crash, call, position, name)))
+    yield Suspect(
         diagnosis="shape-mismatch",
-        module=case.owner,
-        message=f"{call.kind} in {named(case, case.owner)}: the last axis of {a} and the last but one of {b} differ",
-        arithmetic=f"{a[-1]} against {b[-2]}; from {case.origin(call.inputs[0])} and {case.origin(call.inputs[1])}",
+        module=crash.owner,
+        message=f"{call.kind} in {describe_module(crash, crash.owner)}: the last axis of {a} and the last but one of {b} differ",
+        arithmetic=f"{a[-1]} against {b[-2]}; from {crash.describe_origin(call.inputs[0])} and {crash.describe_origin(call.inputs[1])}",
         candidates=tuple(candidates),
         weight=USUAL,
     )
 
 
-def _transposed(case: Case, call: ModuleCall, position: int, name: str) -> Rewrite:
+def _transposed(crash: Crash, call: ModuleCall, position: int, name: str) -> Rewrite:
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args[0].shape[-1] == args[1].shape[-2]:  # another product on the same line
             return func(*args, **kwargs)
@@ -509,9 +512,9 @@ def _transposed(case: Case, call: ModuleCall, position: int, name: str) -> Rewri
         )
 
     return Rewrite(
-        title=f"transpose the {name} factor at {short(call.source)}: x.transpose(-2, -1)",
+        title=f"transpose the {name} factor at {shorten(call.source)}: x.transpose(-2, -1)",
         code="{x}.transpose(-2, -1)",
-        module=case.owner,
+        module=crash.owner,
         kind=call.kind,
         source=call.source,
         function=rewritten,

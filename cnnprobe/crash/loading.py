@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.case import quoted
-from cnnprobe.crash.edits import Edit, Reconfigure
-from cnnprobe.crash.shadow import make_shadow
-from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import frame_locals
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Reconfigure
+from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.model_copy import copy_model
+from cnnprobe.crash.training import Crash, Verdict
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of, named_modules
 
@@ -25,9 +26,9 @@ _SIZES: dict[type[nn.Module], tuple[str, ...]] = {
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, of torch.compile, of a wrapper
 
 
-def explain_loading(training: Training) -> Verdict | None:
+def explain_loading(crash: Crash) -> Verdict | None:
     """Why load_state_dict raised; None where it was something else that raised."""
-    found = frame_locals(training.error, "torch/nn/modules/module.py", "load_state_dict")
+    found = read_frame(crash.error, "torch/nn/modules/module.py", "load_state_dict")
     model, state = (found or {}).get("self"), (found or {}).get("state_dict")
     if not isinstance(model, nn.Module) or not isinstance(state, Mapping):
         return None
@@ -52,7 +53,7 @@ def explain_loading(training: Training) -> Verdict | None:
     )
     return Verdict(
         diagnosis="state-mismatch",
-        module=resized[0].rpartition(".")[0] if resized and model is training.model else None,
+        module=resized[0].rpartition(".")[0] if resized and model is crash.model else None,
         message=f"the state_dict does not fit {class_of(model).__name__}: {'; '.join(said) or 'the names and shapes agree'}",
         arithmetic=f"{len(own)} entries here, {len(state)} there, {len(resized)} of another shape",
         repairs=tuple(_repairs(model, own, state, resized)),
@@ -95,7 +96,7 @@ def _loads(
     model: nn.Module, state: Mapping[str, Any], edits: tuple[Edit, ...], *, strict: bool
 ) -> bool:
     """Whether a shadow of the model takes a state."""
-    shadow = make_shadow(model, (), {}, meta=True)
+    shadow = copy_model(model, (), {}, meta=True)
     if shadow is None:
         return False
     try:
@@ -144,7 +145,7 @@ def _as_it_was(
             changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
             texts = ", ".join(f"{what}={n}" for what, n in changes.items())
             edits[fqn] = Reconfigure(
-                title=f"{texts} in {quoted(fqn)}", code=texts, module=fqn, changes=changes
+                title=f"{texts} in {quote(fqn)}", code=texts, module=fqn, changes=changes
             )
     if not edits or not _loads(model, state, tuple(edits.values()), strict=True):
         return []

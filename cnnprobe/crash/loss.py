@@ -9,33 +9,34 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.case import quoted
+from cnnprobe.crash.facts.frames import read_locals
+from cnnprobe.crash.facts.source import find_one_tuples, get_forward, returns_nothing
+from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.head_trials import flattened_instead, resized_by_layers
 from cnnprobe.crash.loss_trials import BY_CLASS, Change, repaired, working
 from cnnprobe.crash.pairs import compared, explain_pairs
 from cnnprobe.crash.targets import class_dtype, class_shape, class_weights, label_range, swapped
-from cnnprobe.crash.training import Loss, Training, Verdict, loss_from, range_of
-from cnnprobe.crash.users_code import forward_of, innermost_locals, one_tuples, returns_nothing
+from cnnprobe.crash.training import Crash, Loss, Verdict, loss_from, range_of
 from cnnprobe.recorder.inventory import class_of
 
 _CLASSES = ("cross_entropy", "nll_loss", "nll_loss2d", "multi_margin_loss")
 _BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 
 
-def explain_loss(training: Training) -> Verdict:
+def explain_loss(crash: Crash) -> Verdict:
     """Why the loss raised."""
-    found = loss_from(training)
+    found = loss_from(crash)
     if found is None:
-        return _unknown(training)
+        return _unknown(crash)
     name = BY_CLASS.get(found.name, found.name)
     if not isinstance(found.input, Tensor):
-        return _no_tensor(training, found)
-    pair = explain_pairs(training, found, name)
+        return _no_tensor(crash, found)
+    pair = explain_pairs(crash, found, name)
     if pair is not None:
         return pair
     if not isinstance(found.target, Tensor):
         return _target_no_tensor(found) if not compared(found) else _shapes(found)
-    checks: list[Callable[[Training, Loss, str], Verdict | None]] = [_devices, _merged_batch]
+    checks: list[Callable[[Crash, Loss, str], Verdict | None]] = [_devices, _merged_batch]
     if name in _CLASSES:
         checks += [swapped, class_dtype, class_shape, label_range, class_weights]
     elif name in _BINARY:
@@ -43,7 +44,7 @@ def explain_loss(training: Training) -> Verdict:
     else:
         checks += [_output_range, _same_shape, _float_target]
     for check in checks:
-        verdict = check(training, found, name)
+        verdict = check(crash, found, name)
         if verdict is not None:
             return verdict
     return _shapes(found)
@@ -52,14 +53,14 @@ def explain_loss(training: Training) -> Verdict:
 # -- what is no tensor -------------------------------------------------------------------------------------------------------
 
 
-def _no_tensor(training: Training, found: Loss) -> Verdict:
+def _no_tensor(crash: Crash, found: Loss) -> Verdict:
     value = found.input
     kind = type(value).__name__
-    root = training.trace.calls[0] if training.trace is not None and training.trace.calls else None
+    root = crash.trace.calls[0] if crash.trace is not None and crash.trace.calls else None
     comma = None
-    for fqn, module in training.modules().items():
+    for fqn, module in crash.modules.items():
         if not class_of(module).__module__.startswith("torch."):
-            node = next(one_tuples(forward_of(module)), None)
+            node = next(find_one_tuples(get_forward(module)), None)
             if node is not None:
                 comma = (fqn, node.lineno)
                 break
@@ -78,11 +79,11 @@ def _no_tensor(training: Training, found: Loss) -> Verdict:
         )
         repairs.append(repaired(arguments, name, title, lambda x, t: (x, t), code=f"output{path}"))
     why = (
-        f": the trailing comma at line {comma[1]} of the forward of {quoted(comma[0])} makes a tuple"
+        f": the trailing comma at line {comma[1]} of the forward of {quote(comma[0])} makes a tuple"
         if comma is not None
         else ""
     )
-    if value is None and training.model is not None and returns_nothing(forward_of(training.model)):
+    if value is None and crash.model is not None and returns_nothing(get_forward(crash.model)):
         why = ": its forward has no return"
     return Verdict(
         diagnosis="not-a-tensor",
@@ -135,7 +136,7 @@ def _target_no_tensor(found: Loss) -> Verdict:
 # -- outputs and targets of one shape ----------------------------------------------------------------------------------------
 
 
-def _same_shape(training: Training, found: Loss, name: str) -> Verdict | None:
+def _same_shape(crash: Crash, found: Loss, name: str) -> Verdict | None:
     x, target = found.input, found.target
     if x.shape == target.shape:
         return None
@@ -143,7 +144,7 @@ def _same_shape(training: Training, found: Loss, name: str) -> Verdict | None:
         repaired(found, name, title, change, code=code)
         for title, code, change in _same_elements(x, target)
     ]
-    resizing = list(resized_by_layers(training, found))
+    resizing = list(resized_by_layers(crash, found))
     repairs += resizing
     if (
         x.dim() == 2
@@ -220,7 +221,7 @@ def _same_elements(x: Tensor, target: Tensor) -> Iterator[tuple[str, str, Change
         )
 
 
-def _float_target(_training: Training, found: Loss, name: str) -> Verdict | None:
+def _float_target(_crash: Crash, found: Loss, name: str) -> Verdict | None:
     x, target = found.input, found.target
     if x.dtype == target.dtype or not x.is_floating_point():
         return None
@@ -238,14 +239,14 @@ def _float_target(_training: Training, found: Loss, name: str) -> Verdict | None
     )
 
 
-def _binary_range(training: Training, found: Loss, name: str) -> Verdict | None:
+def _binary_range(crash: Crash, found: Loss, name: str) -> Verdict | None:
     outputs, labels = range_of(found.input), range_of(found.target)
     if (
         name == "binary_cross_entropy"
         and outputs is not None
         and not (outputs[0] >= 0 and outputs[1] <= 1)
     ):
-        last = training.last_layer()
+        last = crash.find_last_layer()
         repairs = (
             repaired(
                 found,
@@ -267,9 +268,7 @@ def _binary_range(training: Training, found: Loss, name: str) -> Verdict | None:
             diagnosis="bce-range",
             message=f"{found.shown} wants probabilities, and the outputs go from {outputs[0]:.3g} to {outputs[1]:.3g}: they are logits",
             arithmetic="legal are 0 to 1"
-            + (
-                f"; {quoted(last)} makes them, with no sigmoid after it" if last is not None else ""
-            ),
+            + (f"; {quote(last)} makes them, with no sigmoid after it" if last is not None else ""),
             repairs=working(*repairs),
             tensors=(found.input, found.target),
             raised_in=found.shown,
@@ -291,7 +290,7 @@ def _binary_range(training: Training, found: Loss, name: str) -> Verdict | None:
     return None
 
 
-def _output_range(_training: Training, found: Loss, name: str) -> Verdict | None:
+def _output_range(_crash: Crash, found: Loss, name: str) -> Verdict | None:
     var = found.arguments.get("var")
     bounds = range_of(var)
     if name != "gaussian_nll_loss" or bounds is None or bounds[0] >= 0:
@@ -320,7 +319,7 @@ def _output_range(_training: Training, found: Loss, name: str) -> Verdict | None
 # -- anything else -----------------------------------------------------------------------------------------------------------
 
 
-def _devices(_training: Training, found: Loss, name: str) -> Verdict | None:
+def _devices(_crash: Crash, found: Loss, name: str) -> Verdict | None:
     x, target = found.input, found.target
     if x.device == target.device:
         return None
@@ -347,9 +346,9 @@ def _on_device_of(x: Tensor, target: Tensor) -> Tensor:
     )
 
 
-def _merged_batch(training: Training, found: Loss, _name: str) -> Verdict | None:
+def _merged_batch(crash: Crash, found: Loss, _name: str) -> Verdict | None:
     """The model has lost or multiplied the batch on the way."""
-    case = training.case()
+    case = crash if crash.trace.calls else None
     x, target = found.input, found.target
     if (
         case is None
@@ -371,13 +370,13 @@ def _merged_batch(training: Training, found: Loss, _name: str) -> Verdict | None
         before, after = call.inputs[0].shape, call.outputs[0].shape
         if before[:1] == (case.batch,) and after[:1] != (case.batch,):
             squeezed = name == "squeeze"
-            owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+            owner = call.fqn if call.fqn is not None else case.find_module_above(call.parent)
             return Verdict(
                 diagnosis="squeeze-batch" if squeezed else "batch-merge-view",
                 module=owner,
-                message=f"{case.name_of(call)} does not keep one row for each sample: {before} became {after}",
+                message=f"{case.describe_call(call)} does not keep one row for each sample: {before} became {after}",
                 arithmetic=f"{case.batch} samples went in, the output is {tuple(x.shape)}, the targets {tuple(target.shape)}",
-                repairs=flattened_instead(training, case, call, found),
+                repairs=flattened_instead(crash, case, call, found),
                 tensors=(x, target),
                 raised_in=found.shown,
             )
@@ -399,10 +398,10 @@ def _shapes(found: Loss) -> Verdict:
     )
 
 
-def _unknown(training: Training) -> Verdict:
+def _unknown(crash: Crash) -> Verdict:
     values = {
         name: v
-        for name, v in innermost_locals(training.error).items()
+        for name, v in read_locals(crash.error).items()
         if any(isinstance(t, Tensor) for t in tree_leaves(v))
     }
     tensors = [(name, v) for name, v in values.items() if isinstance(v, Tensor)][:6]

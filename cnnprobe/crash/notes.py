@@ -2,7 +2,7 @@
 
 import contextlib
 
-from cnnprobe.crash.case import short
+from cnnprobe.crash.facts.words import shorten
 from cnnprobe.explanation import Explanation
 
 _MOST_REPAIRS = 2
@@ -24,7 +24,7 @@ def brief(explanation: Explanation) -> str:
         lines.append(f"  {explanation.arithmetic}")
     if explanation.source:
         lines.append(
-            f"  at {short(explanation.source)}"
+            f"  at {shorten(explanation.source)}"
             + (f": {explanation.line}" if explanation.line else "")
         )
     repairs = explanation.repairs[:_MOST_REPAIRS]

@@ -7,10 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import before_call, configured, reshaped_parameter, with_tensor
-from cnnprobe.crash.case import Case, named, operation, product, quoted, short, size, values
-from cnnprobe.crash.edits import Edit, Rewrite
-from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, reshape_parameter
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.words import (
+    count_elements,
+    get_argument,
+    operation,
+    quote,
+    shorten,
+    write_product,
+)
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.recorder.functions import is_writing
 from cnnprobe.trace import ModuleCall, TensorInfo
 
@@ -19,33 +28,33 @@ _MODES = {"linear": 3, "bilinear": 4, "bicubic": 4, "trilinear": 5}
 _MODE_FOR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong where one of these functions, or a layer like it, was given the wrong thing."""
-    call = case.call
+    call = crash.call
     if call is None or not call.inputs:
         return
     name = operation(call)
     if name in ("split", "split_with_sizes"):
-        yield from _split(case, call)
+        yield from _split(crash, call)
     elif name == "einsum":
-        yield from _einsum(case, call)
-    elif name == "interpolate" or isinstance(case.leaf, nn.Upsample):
-        yield from _interpolate(case, call)
-    elif isinstance(case.leaf, nn.Unflatten):
-        yield from _unflatten(case, case.leaf, call.inputs[0])
+        yield from _einsum(crash, call)
+    elif name == "interpolate" or isinstance(crash.leaf, nn.Upsample):
+        yield from _interpolate(crash, call)
+    elif isinstance(crash.leaf, nn.Unflatten):
+        yield from _unflatten(crash, crash.leaf, call.inputs[0])
     elif call.fqn is None and is_writing(name, dict(call.arguments)):
-        yield from _written_leaf(case, call)
+        yield from _written_leaf(crash, call)
 
 
 # -- split -------------------------------------------------------------------------------------------------------------------
 
 
-def _split(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _split(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     x, sizes = (
         call.inputs[0],
-        values(call, 1, "split_size_or_sections") or values(call, 1, "split_size"),
+        get_argument(call, 1, "split_size_or_sections") or get_argument(call, 1, "split_size"),
     )
-    dim = values(call, 2, "dim") or 0
+    dim = get_argument(call, 2, "dim") or 0
     if (
         not isinstance(sizes, tuple)
         or not all(isinstance(n, int) for n in sizes)
@@ -55,32 +64,32 @@ def _split(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     if not -len(x.shape) <= dim < len(x.shape) or sum(sizes) == x.shape[dim]:
         return
     dim %= len(x.shape)
-    yield Suspicion(
+    yield Suspect(
         diagnosis="shape-mismatch",
-        module=case.owner,
-        message=f"{call.kind} in {named(case, case.owner)}: the sizes {sizes} add up to {sum(sizes)}, and axis {dim} of {x.shape} has {x.shape[dim]}",
-        arithmetic=f"{' + '.join(map(str, sizes))} = {sum(sizes)}; {x.shape} from {case.origin(x)}",
+        module=crash.owner,
+        message=f"{call.kind} in {describe_module(crash, crash.owner)}: the sizes {sizes} add up to {sum(sizes)}, and axis {dim} of {x.shape} has {x.shape[dim]}",
+        arithmetic=f"{' + '.join(map(str, sizes))} = {sum(sizes)}; {x.shape} from {crash.describe_origin(x)}",
         candidates=(
-            *_produced(case, x, dim, sum(sizes)),
-            *_other_sizes(case, call, x.shape[dim], len(sizes)),
+            *_produced(crash, x, dim, sum(sizes)),
+            *_other_sizes(crash, call, x.shape[dim], len(sizes)),
         ),
         weight=STRONG,
     )
 
 
-def _produced(case: Case, x: TensorInfo, dim: int, wanted: int) -> Iterator[Candidate]:
+def _produced(crash: Crash, x: TensorInfo, dim: int, wanted: int) -> Iterator[Candidate]:
     """The layer that makes the axis, with another number of outputs."""
-    for _, call in case.lineage(x):
-        layer = case.modules.get(call.fqn) if call.fqn is not None else None
+    for _, call in crash.walk_back(x):
+        layer = crash.modules.get(call.fqn) if call.fqn is not None else None
         if isinstance(layer, nn.Linear) and dim == len(x.shape) - 1:
-            yield candidate(configured(case, call.fqn or "", out_features=wanted), weight=USUAL)
+            yield propose(configure(crash, call.fqn or "", out_features=wanted), weight=USUAL)
         elif isinstance(layer, nn.modules.conv._ConvNd) and dim == 1:
-            yield candidate(configured(case, call.fqn or "", out_channels=wanted), weight=USUAL)
+            yield propose(configure(crash, call.fqn or "", out_channels=wanted), weight=USUAL)
         if call.fqn is not None:
             return
 
 
-def _other_sizes(case: Case, call: ModuleCall, have: int, parts: int) -> Iterator[Candidate]:
+def _other_sizes(crash: Crash, call: ModuleCall, have: int, parts: int) -> Iterator[Candidate]:
     if have % parts:
         return
     sizes = [have // parts] * parts
@@ -93,23 +102,23 @@ def _other_sizes(case: Case, call: ModuleCall, have: int, parts: int) -> Iterato
             **{k: v for k, v in kwargs.items() if not k.startswith("split_size")},
         )
 
-    title = f"split into {sizes} at {short(call.source)}"
+    title = f"split into {sizes} at {shorten(call.source)}"
     edit = Rewrite(
         title=title,
         code=str(sizes),
-        module=case.owner,
+        module=crash.owner,
         kind=call.kind,
         source=call.source,
         function=rewritten,
     )
-    yield candidate(edit, weight=POSSIBLE)
+    yield propose(edit, weight=POSSIBLE)
 
 
 # -- einsum ------------------------------------------------------------------------------------------------------------------
 
 
-def _einsum(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
-    equation = values(call, 0, "equation")
+def _einsum(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
+    equation = get_argument(call, 0, "equation")
     if not isinstance(equation, str):
         return
     terms = equation.replace(" ", "").partition("->")[0].split(",")
@@ -118,7 +127,7 @@ def _einsum(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
     sizes: dict[str, tuple[int, TensorInfo]] = {}
     for term, info in zip(terms, call.inputs, strict=True):
         if len(term) != len(info.shape):
-            yield _einsum_axes(case, call, equation, term, info)
+            yield _einsum_axes(crash, call, equation, term, info)
             return
         for axis, letter in enumerate(term):
             n, first = sizes.setdefault(letter, (info.shape[axis], info))
@@ -126,7 +135,7 @@ def _einsum(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
                 sizes[letter] = (info.shape[axis], info)
             elif info.shape[axis] not in (1, n):
                 yield _einsum_sizes(
-                    case,
+                    crash,
                     call,
                     equation,
                     letter=letter,
@@ -137,23 +146,23 @@ def _einsum(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
 
 
 def _einsum_axes(
-    case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo
-) -> Suspicion:
-    return Suspicion(
+    crash: Crash, call: ModuleCall, equation: str, term: str, info: TensorInfo
+) -> Suspect:
+    return Suspect(
         diagnosis="shape-mismatch",
-        module=case.owner,
-        message=f"einsum '{equation}' in {named(case, case.owner)} names {len(term)} axes '{term}', and {info.shape} has {len(info.shape)}",
-        arithmetic=f"{info.shape} from {case.origin(info)}",
-        candidates=tuple(_letters(case, call, equation, term, info)),
+        module=crash.owner,
+        message=f"einsum '{equation}' in {describe_module(crash, crash.owner)} names {len(term)} axes '{term}', and {info.shape} has {len(info.shape)}",
+        arithmetic=f"{info.shape} from {crash.describe_origin(info)}",
+        candidates=tuple(_letters(crash, call, equation, term, info)),
         weight=STRONG,
     )
 
 
 def _letters(
-    case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo
+    crash: Crash, call: ModuleCall, equation: str, term: str, info: TensorInfo
 ) -> Iterator[Candidate]:
     """A map that is to be flattened first, or one batch axis more in every term and in the result, where the tensor has one more than the equation names."""
-    yield from _flattened_operand(case, call, equation, term, info)
+    yield from _flattened_operand(crash, call, equation, term, info)
     free = next(letter for letter in string.ascii_lowercase if letter not in equation)
     left, arrow, right = equation.replace(" ", "").partition("->")
     if len(info.shape) != len(term) + 1 or not arrow:
@@ -171,12 +180,12 @@ def _letters(
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(new, *args[1:], **kwargs)
 
-    title = f"write '{new}' instead of '{equation}' at {short(call.source)}"
-    yield candidate(
+    title = f"write '{new}' instead of '{equation}' at {shorten(call.source)}"
+    yield propose(
         Rewrite(
             title=title,
             code=repr(new),
-            module=case.owner,
+            module=crash.owner,
             kind=call.kind,
             source=call.source,
             function=rewritten,
@@ -185,7 +194,7 @@ def _letters(
 
 
 def _flattened_operand(
-    case: Case, call: ModuleCall, equation: str, term: str, info: TensorInfo
+    crash: Crash, call: ModuleCall, equation: str, term: str, info: TensorInfo
 ) -> Iterator[Candidate]:
     """Its last axes as the one axis that the equation names, where another operand has that axis in this size."""
     terms, last = equation.replace(" ", "").partition("->")[0].split(","), len(term) - 1
@@ -199,7 +208,7 @@ def _flattened_operand(
     if (
         last < 1
         or len(info.shape) <= len(term)
-        or (term[last], size(info.shape[last:])) not in known
+        or (term[last], count_elements(info.shape[last:])) not in known
     ):
         return
     code = f"{{x}}.flatten({last})"
@@ -213,41 +222,41 @@ def _flattened_operand(
             **kwargs,
         )
 
-    title = f"flatten what comes from {case.origin(info)} first: {code.format(x='x')}"
-    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
-    yield candidate(Rewrite(title=title, code=code, function=rewritten, **where), weight=STRONG)
+    title = f"flatten what comes from {crash.describe_origin(info)} first: {code.format(x='x')}"
+    where: dict[str, Any] = {"module": crash.owner, "kind": call.kind, "source": call.source}
+    yield propose(Rewrite(title=title, code=code, function=rewritten, **where), weight=STRONG)
 
 
 def _einsum_sizes(
-    case: Case,
+    crash: Crash,
     call: ModuleCall,
     equation: str,
     *,
     letter: str,
     pair: tuple[tuple[int, TensorInfo], tuple[int, TensorInfo]],
     terms: list[str],
-) -> Suspicion:
+) -> Suspect:
     (m, a), (n, b) = pair
     candidates: list[Candidate] = []
     owned = next(
         ((i, t) for i, t in enumerate(call.inputs) if t in (a, b) and isinstance(t.source, str)),
         None,
     )
-    module = case.owner
+    module = crash.owner
     if owned is not None:
         at, info = owned
         wanted = tuple(
             (m if info is b else n) if c == letter else k
             for c, k in zip(terms[at], info.shape, strict=True)
         )
-        edit = reshaped_parameter(case, info.source, wanted)
-        candidates = [candidate(edit)] if edit is not None else []
-        module = case.owner_of_parameter(str(info.source))
-    return Suspicion(
+        edit = reshape_parameter(crash, info.source, wanted)
+        candidates = [propose(edit)] if edit is not None else []
+        module = crash.owner_of_parameter(str(info.source))
+    return Suspect(
         diagnosis="shape-mismatch",
         module=module,
-        message=f"einsum '{equation}' in {named(case, case.owner)}: '{letter}' is {m} in {a.shape} and {n} in {b.shape}",
-        arithmetic=f"{a.shape} from {case.origin(a)}; {b.shape} from {case.origin(b)}",
+        message=f"einsum '{equation}' in {describe_module(crash, crash.owner)}: '{letter}' is {m} in {a.shape} and {n} in {b.shape}",
+        arithmetic=f"{a.shape} from {crash.describe_origin(a)}; {b.shape} from {crash.describe_origin(b)}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
@@ -256,28 +265,28 @@ def _einsum_sizes(
 # -- interpolation -------------------------------------------------------------------------------------------------------------
 
 
-def _interpolate(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _interpolate(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     x = call.inputs[0]
-    yield from _interpolated_sizes(case, call, x)
+    yield from _interpolated_sizes(crash, call, x)
     mode = (
-        getattr(case.leaf, "mode", None)
+        getattr(crash.leaf, "mode", None)
         if call.fqn is not None
-        else values(call, 4, "mode") or "nearest"
+        else get_argument(call, 4, "mode") or "nearest"
     )
     wanted = _MODES.get(str(mode))
     if wanted is None or len(x.shape) == wanted:
         return
-    place = call.fqn if call.fqn is not None else case.owner
+    place = call.fqn if call.fqn is not None else crash.owner
     candidates: list[Candidate] = []
     if (
         len(x.shape) == wanted - 1
-        and case.root_of(x) is not None
-        and len(case.root_inputs[0].shape) == wanted - 1
+        and crash.find_root(x) is not None
+        and len(crash.root_inputs[0].shape) == wanted - 1
     ):
         candidates.append(
-            candidate(
-                with_tensor(
-                    case,
+            propose(
+                change_tensor(
+                    crash,
                     x,
                     lambda t: t[None],
                     "{x}[None]",
@@ -288,24 +297,24 @@ def _interpolate(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         )
     other = _MODE_FOR.get(len(x.shape))
     if other is not None:
-        candidates.append(candidate(_other_mode(case, call, other), weight=USUAL))
+        candidates.append(propose(_other_mode(crash, call, other), weight=USUAL))
     if len(x.shape) == wanted - 1:
-        edit = before_call(case, lambda t: t.unsqueeze(1), "{x}.unsqueeze(1)")
-        candidates.append(candidate(edit, weight=POSSIBLE))
-    yield Suspicion(
+        edit = adapt_call(crash, lambda t: t.unsqueeze(1), "{x}.unsqueeze(1)")
+        candidates.append(propose(edit, weight=POSSIBLE))
+    yield Suspect(
         diagnosis="shape-mismatch",
         module=place,
-        message=f"mode '{mode}' of {case.name_of(call)} is for {wanted} axes, and {x.shape} has {len(x.shape)}"
+        message=f"mode '{mode}' of {crash.describe_call(call)} is for {wanted} axes, and {x.shape} has {len(x.shape)}"
         + (f": '{other}' is for {len(x.shape)}" if other is not None else ""),
-        arithmetic=f"{x.shape} from {case.origin(x)}",
+        arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
 
 
-def _interpolated_sizes(case: Case, call: ModuleCall, x: TensorInfo) -> Iterator[Suspicion]:
+def _interpolated_sizes(crash: Crash, call: ModuleCall, x: TensorInfo) -> Iterator[Suspect]:
     """A size for more axes than there are to be resized: `size=x.shape`, which counts the batch and the channels too."""
-    sizes, spatial = values(call, 1, "size"), len(x.shape) - 2
+    sizes, spatial = get_argument(call, 1, "size"), len(x.shape) - 2
     if call.fqn is not None or not isinstance(sizes, tuple) or spatial < 1 or len(sizes) == spatial:
         return
 
@@ -313,29 +322,29 @@ def _interpolated_sizes(case: Case, call: ModuleCall, x: TensorInfo) -> Iterator
         given = {"size": args[1]} if len(args) > 1 else {}
         return func(args[0], *args[2:], **{**kwargs, **given, "size": sizes[-spatial:]})
 
-    title = f"give it {spatial} sizes at {short(call.source)}: size=x.shape[-{spatial}:]"
-    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    title = f"give it {spatial} sizes at {shorten(call.source)}: size=x.shape[-{spatial}:]"
+    where: dict[str, Any] = {"module": crash.owner, "kind": call.kind, "source": call.source}
     edit = Rewrite(title=title, code=f"size=x.shape[-{spatial}:]", function=rewritten, **where)
-    yield Suspicion(
+    yield Suspect(
         diagnosis="shape-mismatch",
-        module=case.owner,
-        message=f"{case.name_of(call)} resizes the {spatial} axes after batch and channels, and was given {len(sizes)} sizes: {sizes}",
-        arithmetic=f"{x.shape} from {case.origin(x)}",
-        candidates=(candidate(edit, weight=STRONG),) if len(sizes) > spatial else (),
+        module=crash.owner,
+        message=f"{crash.describe_call(call)} resizes the {spatial} axes after batch and channels, and was given {len(sizes)} sizes: {sizes}",
+        arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
+        candidates=(propose(edit, weight=STRONG),) if len(sizes) > spatial else (),
         weight=STRONG,
     )
 
 
-def _other_mode(case: Case, call: ModuleCall, mode: str) -> Edit:
+def _other_mode(crash: Crash, call: ModuleCall, mode: str) -> Edit:
     if call.fqn is not None:
-        return configured(case, call.fqn, mode=mode)
+        return configure(crash, call.fqn, mode=mode)
 
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named_mode = {name: value for name, value in kwargs.items() if name != "mode"}
         return func(*args[:3], **named_mode, mode=mode)
 
-    title = f"use mode='{mode}' at {short(call.source)}"
-    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    title = f"use mode='{mode}' at {shorten(call.source)}"
+    where: dict[str, Any] = {"module": crash.owner, "kind": call.kind, "source": call.source}
     return Rewrite(
         title=title, code=f"mode='{mode}'", function=rewritten, keyword=("mode", mode, 3), **where
     )
@@ -344,7 +353,7 @@ def _other_mode(case: Case, call: ModuleCall, mode: str) -> Edit:
 # -- unflatten ---------------------------------------------------------------------------------------------------------------
 
 
-def _unflatten(case: Case, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspicion]:
+def _unflatten(crash: Crash, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspect]:
     sizes, dim = layer.unflattened_size, layer.dim
     if (
         not isinstance(dim, int)
@@ -353,23 +362,25 @@ def _unflatten(case: Case, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspi
     ):
         return
     plain = tuple(int(n) for n in sizes)
-    wanted, got = size(plain), x.shape[dim]
+    wanted, got = count_elements(plain), x.shape[dim]
     if -1 in plain or wanted == got:
         return
-    fqn = case.call.fqn or "" if case.call is not None else ""
-    candidates = [*_produced(case, x, dim % len(x.shape), wanted)]
-    if len(plain) > 1 and got % size(plain[1:]) == 0:
+    fqn = crash.call.fqn or "" if crash.call is not None else ""
+    candidates = [*_produced(crash, x, dim % len(x.shape), wanted)]
+    if len(plain) > 1 and got % count_elements(plain[1:]) == 0:
         candidates.append(
-            candidate(
-                configured(case, fqn, unflattened_size=(got // size(plain[1:]), *plain[1:])),
+            propose(
+                configure(
+                    crash, fqn, unflattened_size=(got // count_elements(plain[1:]), *plain[1:])
+                ),
                 weight=POSSIBLE,
             )
         )
-    yield Suspicion(
+    yield Suspect(
         diagnosis="shape-mismatch",
         module=fqn,
-        message=f"{named(case, fqn)} wants {product(plain)} elements on axis {dim}, and {x.shape} from {case.origin(x)} has {got}",
-        arithmetic=f"{product(plain)} against {got}",
+        message=f"{describe_module(crash, fqn)} wants {write_product(plain)} elements on axis {dim}, and {x.shape} from {crash.describe_origin(x)} has {got}",
+        arithmetic=f"{write_product(plain)} against {got}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
@@ -378,12 +389,12 @@ def _unflatten(case: Case, layer: nn.Unflatten, x: TensorInfo) -> Iterator[Suspi
 # -- writing to a leaf -----------------------------------------------------------------------------------------------------------
 
 
-def _written_leaf(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _written_leaf(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     """A parameter, or an input that requires a gradient, that is written to in place while a graph is recorded."""
     target = call.inputs[0]
     if (
         not target.requires_grad
-        or not (isinstance(target.source, str) or case.is_input(target))
+        or not (isinstance(target.source, str) or crash.is_input(target))
         or not torch.is_grad_enabled()
     ):
         return
@@ -404,26 +415,26 @@ def _written_leaf(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
             args[0].clone() if isinstance(args[0], Tensor) else args[0], *args[1:], **kwargs
         )
 
-    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
+    where: dict[str, Any] = {"module": crash.owner, "kind": call.kind, "source": call.source}
     quiet = Rewrite(
-        title=f"put 'with torch.no_grad():' around {short(call.source)}",
+        title=f"put 'with torch.no_grad():' around {shorten(call.source)}",
         code="with torch.no_grad():",
         function=without_graph,
         **where,
     )
     copy = Rewrite(
-        title=f"compute a new tensor at {short(call.source)} instead of writing in place",
+        title=f"compute a new tensor at {shorten(call.source)} instead of writing in place",
         code="x.clone()",
         function=on_a_copy,
         **where,
     )
-    yield Suspicion(
+    yield Suspect(
         diagnosis="inplace-autograd",
-        module=case.owner_of_parameter(target.source)
+        module=crash.owner_of_parameter(target.source)
         if isinstance(target.source, str)
-        else case.owner,
-        message=f"{case.name_of(call)} writes in place to {what} while autograd is recording: a leaf of the graph cannot change",
-        arithmetic=f"{quoted(str(target.source)) if isinstance(target.source, str) else 'x'} {target.shape} requires_grad=True",
-        candidates=(candidate(quiet, weight=STRONG), candidate(copy, weight=USUAL)),
+        else crash.owner,
+        message=f"{crash.describe_call(call)} writes in place to {what} while autograd is recording: a leaf of the graph cannot change",
+        arithmetic=f"{quote(str(target.source)) if isinstance(target.source, str) else 'x'} {target.shape} requires_grad=True",
+        candidates=(propose(quiet, weight=STRONG), propose(copy, weight=USUAL)),
         weight=STRONG,
     )

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import frame_locals, innermost_locals
+from cnnprobe.crash.facts.frames import read_frame, read_locals
+from cnnprobe.crash.training import Crash, Verdict
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.inventory import class_of, named_modules
 
 _SCHEDULERS = "torch/optim/lr_scheduler.py"
 
 
-def explain_step(training: Training) -> Verdict:
+def explain_step(crash: Crash) -> Verdict:
     """Why the optimizer raised: as a rule it was given nothing."""
-    found = frame_locals(training.error, "torch/optim/optimizer.py", "__init__")
-    model = training.model
-    method = _method_given(training)
+    found = read_frame(crash.error, "torch/optim/optimizer.py", "__init__")
+    model = crash.model
+    method = _method_given(crash)
     if method is not None:
-        return _uncalled(training, method)
-    misused = _without_closure(training) or _scheduler_of_no_optimizer(training)
+        return _uncalled(crash, method)
+    misused = _without_closure(crash) or _scheduler_of_no_optimizer(crash)
     if misused is not None:
         return misused
     given = list((found or {}).get("param_groups") or [])
@@ -60,9 +60,9 @@ def explain_step(training: Training) -> Verdict:
     )
 
 
-def _without_closure(training: Training) -> Verdict | None:
+def _without_closure(crash: Crash) -> Verdict | None:
     """An optimizer such as LBFGS, which evaluates the loss several times a step, and was not told how."""
-    locals_of = [f.f_locals for f, _ in traceback.walk_tb(training.error.__traceback__)]
+    locals_of = [f.f_locals for f, _ in traceback.walk_tb(crash.error.__traceback__)]
     given = [
         v
         for values in locals_of
@@ -78,7 +78,7 @@ def _without_closure(training: Training) -> Verdict | None:
     if (
         needed is None
         or needed.default is not needed.empty
-        or not isinstance(training.error, TypeError)
+        or not isinstance(crash.error, TypeError)
     ):
         return None
     kind = type(optimizer).__name__
@@ -96,12 +96,10 @@ def _without_closure(training: Training) -> Verdict | None:
     )
 
 
-def _scheduler_of_no_optimizer(training: Training) -> Verdict | None:
+def _scheduler_of_no_optimizer(crash: Crash) -> Verdict | None:
     """A scheduler that was given the model, or what else, in the place of the optimizer."""
     frames = [
-        f
-        for f, _ in traceback.walk_tb(training.error.__traceback__)
-        if f.f_code.co_name == "__init__"
+        f for f, _ in traceback.walk_tb(crash.error.__traceback__) if f.f_code.co_name == "__init__"
     ]
     frames = [f for f in frames if f.f_code.co_filename.replace("\\", "/").endswith(_SCHEDULERS)]
     found = frames[0].f_locals if frames else {}
@@ -111,7 +109,7 @@ def _scheduler_of_no_optimizer(training: Training) -> Verdict | None:
         return None
     named = [
         (name, value)
-        for name, value in innermost_locals(training.error).items()
+        for name, value in read_locals(crash.error).items()
         if isinstance(value, Optimizer)
     ]
     name, optimizer = named[0] if len(named) == 1 else ("optimizer", None)
@@ -151,9 +149,9 @@ def _scheduler_of_no_optimizer(training: Training) -> Verdict | None:
     )
 
 
-def _method_given(training: Training) -> Any:
+def _method_given(crash: Crash) -> Any:
     """The method that an optimizer was given where parameters were meant, from the frame of its __init__."""
-    for frame, _ in traceback.walk_tb(training.error.__traceback__):
+    for frame, _ in traceback.walk_tb(crash.error.__traceback__):
         given = frame.f_locals.get("params")
         if "/torch/optim/" in frame.f_code.co_filename.replace("\\", "/") and inspect.ismethod(
             given
@@ -162,13 +160,13 @@ def _method_given(training: Training) -> Any:
     return None
 
 
-def _uncalled(training: Training, method: Any) -> Verdict:
+def _uncalled(crash: Crash, method: Any) -> Verdict:
     """The method itself where what it gives was meant: Adam(model.parameters)."""
     is_known = isinstance(method.__self__, nn.Module) and method.__name__ == "parameters"
     count = sum(isinstance(p, Tensor) for p in method()) if is_known else 0
     return Verdict(
         diagnosis="empty-parameters",
-        module="" if method.__self__ is training.model else None,
+        module="" if method.__self__ is crash.model else None,
         message=f"the optimizer was given the method {method.__name__} itself, and not the parameters that it gives when it is called",
         arithmetic=f"{count} parameters are in it" if count else "",
         repairs=(

@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.case import Case, line_of, operation, quoted, short
-from cnnprobe.crash.edits import Edit, Reconfigure, Rewrite
-from cnnprobe.crash.graphs import Saved, maker_of
-from cnnprobe.crash.patch import diff
-from cnnprobe.crash.shadow import make_shadow
-from cnnprobe.crash.training import Training, Verdict
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.diff import write_diff
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Reconfigure
+from cnnprobe.crash.facts.saved import Saved, find_maker
+from cnnprobe.crash.facts.words import operation, quote, read_line, shorten
+from cnnprobe.crash.model_copy import copy_model
+from cnnprobe.crash.training import Verdict
 from cnnprobe.explanation import Repair
 from cnnprobe.recorder.functions import is_writing
 from cnnprobe.trace import ModuleCall
@@ -32,13 +35,13 @@ _VIEWS = frozenset(
 )
 
 
-def explain_overwritten(training: Training, saved: Saved) -> Verdict:
+def explain_overwritten(crash: Crash, saved: Saved) -> Verdict:
     """Which call wrote to a tensor that another had saved, and how it goes without."""
-    case = training.case()
-    maker = maker_of(case, saved.node)
-    parameter = _changed_parameter(training, saved)
+    case = crash if crash.trace.calls else None
+    maker = find_maker(case, saved.node)
+    parameter = _changed_parameter(crash, saved)
     what = saved.node.name().rstrip("0123456789").removesuffix("Backward") or saved.node.name()
-    keeper = case.name_of(maker[1]) if case is not None and maker is not None else what
+    keeper = case.describe_call(maker[1]) if case is not None and maker is not None else what
     if parameter is not None:
         owner = parameter.rpartition(".")[0]
         return Verdict(
@@ -57,7 +60,9 @@ def explain_overwritten(training: Training, saved: Saved) -> Verdict:
     if case is None or writer is None:
         return Verdict(
             diagnosis="inplace-autograd",
-            module=case.module_above(maker[0]) if case is not None and maker is not None else None,
+            module=case.find_module_above(maker[0])
+            if case is not None and maker is not None
+            else None,
             message=f"a tensor that {keeper} saved for its backward was overwritten in place afterwards",
             arithmetic=f"{saved.node.name()}{saved.name} has another version than when it was saved",
             repairs=(
@@ -67,24 +72,24 @@ def explain_overwritten(training: Training, saved: Saved) -> Verdict:
             ),
         )
     at, call = writer
-    owner = call.fqn if call.fqn is not None else case.module_above(call.parent)
+    owner = call.fqn if call.fqn is not None else case.find_module_above(call.parent)
     return Verdict(
         diagnosis="inplace-autograd",
         module=owner,
-        message=f"{case.name_of(call)} overwrites in place a tensor that {keeper} saved for its backward",
+        message=f"{case.describe_call(call)} overwrites in place a tensor that {keeper} saved for its backward",
         arithmetic=f"saved by {saved.node.name()}, overwritten by call {at} ({call.kind})",
-        repairs=tuple(_out_of_place(training, case, call)),
+        repairs=tuple(_out_of_place(crash, case, call)),
         raised_in=f"the backward of {keeper}",
     )
 
 
-def _changed_parameter(training: Training, saved: Saved) -> str | None:
+def _changed_parameter(crash: Crash, saved: Saved) -> str | None:
     """The parameter that a node keeps, where it is the parameter itself that was written to."""
     if not saved.name.endswith(("weight", "mat2", "mat1", "other", "self")):
         return None
     names = {
         id(p): f"{fqn}.{name}" if fqn else name
-        for fqn, m in training.modules().items()
+        for fqn, m in crash.modules.items()
         for name, p in m._parameters.items()
         if p is not None
     }
@@ -111,7 +116,7 @@ def _is_kept(saved: Saved, variable: Tensor) -> bool:
     return saved.name.endswith(("weight", "mat2")) or variable._version > 1
 
 
-def _writer(case: Case, maker: tuple[int, ModuleCall] | None) -> tuple[int, ModuleCall] | None:
+def _writer(case: Crash, maker: tuple[int, ModuleCall] | None) -> tuple[int, ModuleCall] | None:
     """The first call after the saving one that writes to what it saved: its output, or one of its inputs."""
     start = maker[0] if maker is not None else -1
     kept: set[Any] = set()
@@ -137,7 +142,7 @@ def _writer(case: Case, maker: tuple[int, ModuleCall] | None) -> tuple[int, Modu
     return next(iter(exact or inputs or writers), None)
 
 
-def _writes(case: Case, call: ModuleCall) -> bool:
+def _writes(case: Crash, call: ModuleCall) -> bool:
     if call.fqn is None:
         return (
             is_writing(operation(call), dict(call.arguments))
@@ -146,12 +151,12 @@ def _writes(case: Case, call: ModuleCall) -> bool:
     return bool(getattr(case.modules.get(call.fqn), "inplace", False))
 
 
-def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[Repair]:
+def _out_of_place(crash: Crash, case: Crash, call: ModuleCall) -> Iterator[Repair]:
     for edit in _edits(case, call):
-        tried = backward_passes(training, case, edit)
+        tried = backward_passes(crash, case, edit)
         if tried is not False:
             said = "tried: forward and backward pass on a copy of the model" if tried else ""
-            worked, patch = bool(tried), diff(case, [edit])
+            worked, patch = bool(tried), write_diff(case, [edit])
             yield Repair(
                 title=edit.title,
                 code=edit.code,
@@ -163,29 +168,29 @@ def _out_of_place(training: Training, case: Case, call: ModuleCall) -> Iterator[
             )
     if operation(call) in ("__setitem__", "copy_", "zero_", "fill_"):
         yield Repair(
-            title=f"clone the tensor before writing to it at {short(call.source)}: x = x.clone()",
+            title=f"clone the tensor before writing to it at {shorten(call.source)}: x = x.clone()",
             code="x = x.clone()",
         )
 
 
-def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
+def _edits(case: Crash, call: ModuleCall) -> Iterator[Edit]:
     if call.fqn is not None:
         yield Reconfigure(
-            title=f"set inplace=False in {quoted(call.fqn)}",
+            title=f"set inplace=False in {quote(call.fqn)}",
             code="inplace=False",
             module=call.fqn,
             changes={"inplace": False},
         )
         return
     name = operation(call)
-    owner = case.module_above(call.parent)
+    owner = case.find_module_above(call.parent)
     symbol = {"add_": "+", "sub_": "-", "mul_": "*", "div_": "/"}.get(
         name.replace("__itruediv__", "div_").replace("__i", "").replace("__", "_")
     )
-    if symbol is not None and f"{symbol}=" in line_of(call.source):
+    if symbol is not None and f"{symbol}=" in read_line(call.source):
         plain = {"+": "__add__", "-": "__sub__", "*": "__mul__", "/": "__truediv__"}[symbol]
         yield Rewrite(
-            title=f"write x = x {symbol} y instead of x {symbol}= y at {short(call.source)}",
+            title=f"write x = x {symbol} y instead of x {symbol}= y at {shorten(call.source)}",
             code=f"x = x {symbol} y",
             module=owner,
             kind=call.kind,
@@ -195,7 +200,7 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
         )
     elif name.endswith("_") and not name.endswith("__"):
         yield Rewrite(
-            title=f"use {name.rstrip('_')} instead of {name} at {short(call.source)}: x = x.{name.rstrip('_')}(...)",
+            title=f"use {name.rstrip('_')} instead of {name} at {shorten(call.source)}: x = x.{name.rstrip('_')}(...)",
             code=f"x = x.{name.rstrip('_')}(...)",
             module=owner,
             kind=call.kind,
@@ -206,7 +211,7 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
         )
     elif call.arguments.get("inplace") is True:
         yield Rewrite(
-            title=f"use inplace=False at {short(call.source)}",
+            title=f"use inplace=False at {shorten(call.source)}",
             code="inplace=False",
             module=owner,
             kind=call.kind,
@@ -215,11 +220,11 @@ def _edits(case: Case, call: ModuleCall) -> Iterator[Edit]:
         )
 
 
-def backward_passes(training: Training, case: Case, edit: Edit) -> bool | None:
+def backward_passes(crash: Crash, case: Crash, edit: Edit) -> bool | None:
     """Whether forward and backward pass on a copy with this edit; None where that could not be tried."""
-    if not training.args and not training.kwargs:
+    if not crash.args and not crash.kwargs:
         return None
-    shadow = make_shadow(case.model, training.args, training.kwargs, meta=False, grad=True)
+    shadow = copy_model(case.modules[""], crash.args, crash.kwargs, meta=False, grad=True)
     if shadow is None:
         return None
     try:

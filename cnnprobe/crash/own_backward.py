@@ -10,46 +10,46 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, Function
 
-from cnnprobe.crash.case import Case
-from cnnprobe.crash.edits import Bind
-from cnnprobe.crash.functions import with_more_returned
-from cnnprobe.crash.graphs import maker_of, nodes_of
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.calls import Bind
+from cnnprobe.crash.edits.diff import write_changes
+from cnnprobe.crash.edits.writing import extend_return
+from cnnprobe.crash.facts.frames import list_names
+from cnnprobe.crash.facts.saved import find_maker, walk_nodes
+from cnnprobe.crash.facts.source import get_forward, parse, recompile
 from cnnprobe.crash.overwriting import backward_passes
-from cnnprobe.crash.patch import diff_of
-from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import compiled_again, forward_of, names_on_the_line, parsed
+from cnnprobe.crash.training import Verdict
 from cnnprobe.explanation import Repair
 
 _MOST_NAMES = 6  # tensors of a failing line that are told with their shapes
 
 
-def explain_own_backward(training: Training, loss: Tensor) -> Verdict | None:
+def explain_own_backward(crash: Crash, loss: Tensor) -> Verdict | None:
     """What is wrong with the backward of an autograd function in the graph of a loss, as far as its source tells; None where nothing is."""
-    case, seen = training.case(), set()
+    case, seen = (crash if crash.trace.calls else None), set()
     entered = {
-        frame.f_code: (frame, line)
-        for frame, line in traceback.walk_tb(training.error.__traceback__)
+        frame.f_code: (frame, line) for frame, line in traceback.walk_tb(crash.error.__traceback__)
     }
-    for node in nodes_of(loss.grad_fn):
+    for node in walk_nodes(loss.grad_fn):
         kind = getattr(node, "_forward_cls", None) if isinstance(node, BackwardCFunction) else None
         if kind is None or kind in seen:
             continue
         seen.add(kind)
         if kind.backward.__code__ in entered:
-            return _raised(training, case, node, *entered[kind.backward.__code__])
+            return _raised(crash, case, node, *entered[kind.backward.__code__])
         wanted, given = _inputs(kind), _gradients(kind)
         if wanted is not None and given is not None and wanted != given:
-            return _miscounted(training, case, _owner(case, node), kind, wanted=wanted, given=given)
-        refused = _refused_shapes(training, case, node, kind)
+            return _miscounted(crash, case, _owner(case, node), kind, wanted=wanted, given=given)
+        refused = _refused_shapes(crash, case, node, kind)
         if refused is not None:
             return refused
     return None
 
 
-def _owner(case: Case | None, node: Any) -> str | None:
+def _owner(case: Crash | None, node: Any) -> str | None:
     """The module whose forward made a node."""
-    maker = maker_of(case, node)
-    return case.module_above(maker[0]) if case is not None and maker is not None else None
+    maker = find_maker(case, node)
+    return case.find_module_above(maker[0]) if case is not None and maker is not None else None
 
 
 def _shapes_wanted(node: Any) -> list[tuple[int, ...] | None]:
@@ -69,7 +69,7 @@ def _shapes_wanted(node: Any) -> list[tuple[int, ...] | None]:
 
 
 def _raised(
-    training: Training, case: Case | None, node: Any, frame: types.FrameType, line: int
+    crash: Crash, case: Crash | None, node: Any, frame: types.FrameType, line: int
 ) -> Verdict:
     """The code of a backward that raised itself."""
     kind = node._forward_cls
@@ -77,7 +77,7 @@ def _raised(
         _owner(case, node),
         ", ".join("None" if s is None else str(s) for s in _shapes_wanted(node)),
     )
-    names = dict.fromkeys((*names_on_the_line(training.error), *frame.f_locals))
+    names = dict.fromkeys((*list_names(crash.error), *frame.f_locals))
     at_hand = [
         f"{name} is {tuple(v.shape)}"
         for name in names
@@ -86,7 +86,7 @@ def _raised(
     return Verdict(
         diagnosis="broken-backward",
         module=owner,
-        message=f"the backward of {kind.__name__}, an autograd function of your own, raised at line {line}: {training.error}",
+        message=f"the backward of {kind.__name__}, an autograd function of your own, raised at line {line}: {crash.error}",
         arithmetic="; ".join(at_hand[:_MOST_NAMES]),
         repairs=(
             Repair(
@@ -98,7 +98,7 @@ def _raised(
 
 
 def _refused_shapes(
-    training: Training, case: Case | None, node: Any, kind: type[Function]
+    crash: Crash, case: Crash | None, node: Any, kind: type[Function]
 ) -> Verdict | None:
     """A backward that returns gradients of other shapes than its inputs have, seen by running it on a copy of the model."""
     owner, wanted = _owner(case, node), _shapes_wanted(node)
@@ -116,7 +116,7 @@ def _refused_shapes(
     forward = _with_function(module, kind, watched) if module is not None else None
     if case is None or forward is None:
         return None
-    backward_passes(training, case, Bind(title="", code="", module=owner, function=forward))
+    backward_passes(crash, case, Bind(title="", code="", module=owner, function=forward))
     wrong = [
         (i, a, b)
         for i, (a, b) in enumerate(zip(given, wanted, strict=False))
@@ -161,7 +161,7 @@ def _inputs(kind: type[Function]) -> int | None:
 
 def _gradients(kind: type[Function]) -> int | None:
     """How many gradients the backward returns, where its returns are written out and agree."""
-    tree = parsed(kind.backward)
+    tree = parse(kind.backward)
     values = (
         [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
         if tree is not None
@@ -206,8 +206,8 @@ def _is_made_of_several(tree: ast.FunctionDef | None, name: str) -> bool:
 
 
 def _miscounted(
-    training: Training,
-    case: Case | None,
+    crash: Crash,
+    case: Crash | None,
     owner: str | None,
     kind: type[Function],
     *,
@@ -215,10 +215,8 @@ def _miscounted(
     given: int,
 ) -> Verdict:
     names = [p for p in inspect.signature(kind.forward).parameters if p != "ctx"][:wanted]
-    first, last = inspect.getsourcelines(kind.backward)[1], parsed(kind.backward)
-    repairs = (
-        tuple(_completed(training, case, owner, kind, wanted - given)) if wanted > given else ()
-    )
+    first, last = inspect.getsourcelines(kind.backward)[1], parse(kind.backward)
+    repairs = tuple(_completed(crash, case, owner, kind, wanted - given)) if wanted > given else ()
     return Verdict(
         diagnosis="call-signature",
         module=owner,
@@ -236,7 +234,7 @@ def _miscounted(
 
 
 def _completed(
-    training: Training, case: Case | None, owner: str | None, kind: type[Function], lacking: int
+    crash: Crash, case: Crash | None, owner: str | None, kind: type[Function], lacking: int
 ) -> Iterator[Repair]:
     """The same backward with None for the inputs that it forgot, tried with a copy of the function."""
 
@@ -248,18 +246,18 @@ def _completed(
                     elts=[*elements, *(ast.Constant(None) for _ in range(lacking))], ctx=ast.Load()
                 )
 
-    again = compiled_again(kind.backward, complete)
+    again = recompile(kind.backward, complete)
     if again is None:
         return
     nones = ", ".join(["None"] * lacking)
     title = f"return {nones} as well, after the gradient{'s' * (lacking > 1)} that the backward of {kind.__name__} returns"
     module = case.modules.get(owner) if case is not None and owner is not None else None
     forward = _with_function(module, kind, again) if module is not None else None
-    written = with_more_returned(kind.backward.__code__, nones)
+    written = extend_return(kind.backward.__code__, nones)
     tried = ""
     if case is not None and forward is not None:
         edit = Bind(title=title, code="", module=owner, function=forward)
-        passed = backward_passes(training, case, edit)
+        passed = backward_passes(crash, case, edit)
         tried = "tried: forward and backward pass on a copy of the model" if passed else ""
     yield Repair(
         title=title,
@@ -268,7 +266,7 @@ def _completed(
         works=bool(tried),
         plausible=bool(tried),
         tried=tried,
-        patch=diff_of(written),
+        patch=write_changes(written),
     )
 
 
@@ -276,7 +274,7 @@ def _with_function(
     module: nn.Module, kind: type[Function], backward: Callable[..., Any]
 ) -> Callable[..., Any] | None:
     """A module's forward in which the name of an autograd function stands for one with another backward."""
-    forward = forward_of(module)
+    forward = get_forward(module)
     if not isinstance(forward, types.FunctionType):
         return None
     names = [name for name, value in forward.__globals__.items() if value is kind]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cnnprobe.crash.head_trials import of_one_size
 from cnnprobe.crash.loss_trials import working
-from cnnprobe.crash.training import Loss, Training, Verdict
+from cnnprobe.crash.training import Crash, Loss, Verdict
 from cnnprobe.explanation import Repair
 
 _COMPARED = (
@@ -29,14 +29,14 @@ def compared(found: Loss) -> list[Tensor]:
     return tensors if given and len(tensors) == len(given[0]) else []
 
 
-def explain_pairs(training: Training, found: Loss, name: str) -> Verdict | None:
+def explain_pairs(crash: Crash, found: Loss, name: str) -> Verdict | None:
     """What is wrong with the arguments of such a loss; None where it is another one, or nothing is."""
     outputs = compared(found)
     if not outputs:
         return None
     shapes = [tuple(t.shape) for t in outputs]
     if len(set(shapes)) > 1:
-        repairs = tuple(of_one_size(training, Counter(shapes).most_common(1)[0][0]))
+        repairs = tuple(of_one_size(crash, Counter(shapes).most_common(1)[0][0]))
         return Verdict(
             diagnosis="shape-mismatch",
             module=repairs[0].module if repairs else None,

@@ -4,39 +4,46 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnnprobe.crash.adapting import configured, reshaped_parameter, resized
-from cnnprobe.crash.case import Case, named, operation, size
-from cnnprobe.crash.edits import Edit
-from cnnprobe.crash.geometry import LARGEST_INPUT, Step, steps_to, through, window_of_call
-from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure, reshape_parameter, resize_input
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.windows import (
+    LARGEST_INPUT,
+    Step,
+    apply_windows,
+    get_call_window,
+    list_steps,
+)
+from cnnprobe.crash.facts.words import count_elements, operation
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
 
 
 def parameter_mismatch(
-    case: Case, call: ModuleCall, owned: TensorInfo, x: TensorInfo
-) -> Iterator[Suspicion]:
+    crash: Crash, call: ModuleCall, owned: TensorInfo, x: TensorInfo
+) -> Iterator[Suspect]:
     """What may be wrong where a parameter does not fit a tensor in an elementwise operation."""
-    owner = case.owner_of_parameter(str(owned.source))
+    owner = crash.owner_of_parameter(str(owned.source))
     wanted = _fitting(owned.shape, x.shape)
-    edits = [reshaped_parameter(case, owned.source, wanted)]
-    mould = Suspicion(
+    edits = [reshape_parameter(crash, owned.source, wanted)]
+    mould = Suspect(
         diagnosis="shape-mismatch",
         module=owner,
         message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape} in {call.kind}",
-        arithmetic=f"{x.shape} from {case.origin(x)}; '{owned.source}' should have the sizes {wanted}",
+        arithmetic=f"{x.shape} from {crash.describe_origin(x)}; '{owned.source}' should have the sizes {wanted}",
         weight=STRONG,
     )
     patches = (
-        _patches_of(case, x)
+        _patches_of(crash, x)
         if len(owned.shape) == 3 == len(x.shape) and wanted[1] != owned.shape[1]
         else None
     )
     if patches is not None:
-        yield from _other_patches(case, patches, owned.shape[1], mould)
+        yield from _other_patches(crash, patches, owned.shape[1], mould)
         edits.append(_other_image(patches, owned.shape[1]))
-    yield replace(mould, candidates=tuple(candidate(edit) for edit in edits if edit is not None))
+    yield replace(mould, candidates=tuple(propose(edit) for edit in edits if edit is not None))
 
 
 def _fitting(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
@@ -52,36 +59,35 @@ class _Patches:
     extra: int
 
 
-def _patches_of(case: Case, x: TensorInfo) -> _Patches | None:
+def _patches_of(crash: Crash, x: TensorInfo) -> _Patches | None:
     """How a sequence came from the image that the model was given; None where it did not."""
-    producer = case.producer(x)
+    producer = crash.find_producer(x)
     patches = (
-        max(producer.inputs, key=lambda t: size(t.shape))
+        max(producer.inputs, key=lambda t: count_elements(t.shape))
         if producer is not None and operation(producer) in ("cat", "concat")
         else x
     )
     way = [
         patches,
-        *(t for _, call in case.lineage(patches) for t in call.inputs),
+        *(t for _, call in crash.walk_back(patches) for t in call.inputs),
     ]  # the map before it was flattened and turned
     patches = next(
         (
             t
             for t in way
-            if (made := case.producer(t)) is not None and window_of_call(case, made) is not None
+            if (made := crash.find_producer(t)) is not None
+            and get_call_window(crash, made) is not None
         ),
         patches,
     )
-    steps = [s for s in steps_to(case, patches) if s.window is not None]
-    if not steps or not case.root_inputs or steps[0].before != case.root_inputs[0].shape[2:]:
+    steps = [s for s in list_steps(crash, patches) if s.window is not None]
+    if not steps or not crash.root_inputs or steps[0].before != crash.root_inputs[0].shape[2:]:
         return None
-    extra = x.shape[1] - size(steps[-1].after)
+    extra = x.shape[1] - count_elements(steps[-1].after)
     return _Patches(steps=steps, extra=extra) if 0 <= extra <= _MOST_TOKENS else None
 
 
-def _other_patches(
-    case: Case, found: _Patches, wanted: int, mould: Suspicion
-) -> Iterator[Suspicion]:
+def _other_patches(crash: Crash, found: _Patches, wanted: int, mould: Suspect) -> Iterator[Suspect]:
     """A convolution whose patches overlap, or leave pixels out, where side by side they would be as many as the table has places."""
     windows = [s.window for s in found.steps]
     for i, step in enumerate(found.steps):
@@ -104,7 +110,9 @@ def _other_patches(
         ):
             changed = replace(plain, kernel=kernel, stride=kernel)
             if (
-                size(through([*windows[:i], changed, *windows[i + 1 :]], found.steps[0].before))
+                count_elements(
+                    apply_windows([*windows[:i], changed, *windows[i + 1 :]], found.steps[0].before)
+                )
                 != wanted - found.extra
             ):
                 continue
@@ -115,8 +123,8 @@ def _other_patches(
             yield replace(
                 mould,
                 module=step.call.fqn,
-                message=f"{mould.message}; with {texts} in {named(case, step.call.fqn)} there are as many patches as it has places",
-                candidates=(candidate(configured(case, step.call.fqn, **settings), weight=STRONG),),
+                message=f"{mould.message}; with {texts} in {describe_module(crash, step.call.fqn)} there are as many patches as it has places",
+                candidates=(propose(configure(crash, step.call.fqn, **settings), weight=STRONG),),
                 needs_proof=True,
             )
 
@@ -125,6 +133,14 @@ def _other_image(found: _Patches, wanted: int) -> Edit | None:
     """The square input whose map has so many places that, with the tokens put before them, they fit a table of `wanted` of them."""
     windows, n = [s.window for s in found.steps], len(found.steps[0].before)
     places = wanted - found.extra
-    fitting = [p for p in range(1, LARGEST_INPUT + 1) if size(through(windows, (p,) * n)) == places]
+    fitting = [
+        p
+        for p in range(1, LARGEST_INPUT + 1)
+        if count_elements(apply_windows(windows, (p,) * n)) == places
+    ]
     # Of the sizes that do, the one that halves most often: 64 rather than 60.
-    return resized((max(fitting, key=lambda p: (p & -p, -p)),) * n, exact=True) if fitting else None
+    return (
+        resize_input((max(fitting, key=lambda p: (p & -p, -p)),) * n, exact=True)
+        if fitting
+        else None
+    )

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.adapting import before_call, is_root_input, with_input, with_tensor
-from cnnprobe.crash.case import Case, is_floating, named, operation, quoted
-from cnnprobe.crash.edits import Edit, Move, RegisterLayers, SetAttribute
-from cnnprobe.crash.geometry import axes_of
-from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import Move, RegisterLayers, SetAttribute
+from cnnprobe.crash.edits.build import adapt_call, change_input, change_tensor, is_root_input
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.windows import count_dims
+from cnnprobe.crash.facts.words import is_floating, operation, quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _MIXING = frozenset({
@@ -22,22 +24,22 @@ _MIXING = frozenset({
 _BY_INDEX = (nn.Embedding, nn.EmbeddingBag)
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong with dtypes, devices and the input as a whole."""
-    call = case.call
+    call = crash.call
     if call is not None and call.inputs:
-        yield from _devices(case, call)
-        yield from _dtypes(case, call)
-    yield from _unbatched(case)
-    yield from _integers(case)
+        yield from _devices(crash, call)
+        yield from _dtypes(crash, call)
+    yield from _unbatched(crash)
+    yield from _integers(crash)
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------------
 
 
-def _own(case: Case, call: ModuleCall) -> dict[str, Tensor]:
+def _own(crash: Crash, call: ModuleCall) -> dict[str, Tensor]:
     """The parameters and buffers that the failing call works with, by name."""
-    layer = case.leaf
+    layer = crash.leaf
     if layer is None or call.fqn is None:
         return {}
     return {
@@ -48,18 +50,18 @@ def _own(case: Case, call: ModuleCall) -> dict[str, Tensor]:
     }
 
 
-def _devices(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
-    own = {name: str(t.device) for name, t in _own(case, call).items()}
+def _devices(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
+    own = {name: str(t.device) for name, t in _own(crash, call).items()}
     arrived = {t.device for t in call.inputs if t.shape}
     if len(arrived | set(own.values())) < 2:
         return
-    usual = _majority([p.device for p in case.trace.parameters], [str(p) for p in arrived])
+    usual = _majority([p.device for p in crash.trace.parameters], [str(p) for p in arrived])
     strangers = [name for name, device in own.items() if device != usual]
     if strangers:
         fqn = call.fqn or ""
-        yield _stranger(case, fqn, own[strangers[0]], usual)
+        yield _stranger(crash, fqn, own[strangers[0]], usual)
         return
-    yield from _foreign_tensors(case, call, usual)
+    yield from _foreign_tensors(crash, call, usual)
 
 
 def _majority(first: list[str], otherwise: list[str]) -> str:
@@ -67,36 +69,36 @@ def _majority(first: list[str], otherwise: list[str]) -> str:
     return found[0][0] if found else "cpu"
 
 
-def _stranger(case: Case, fqn: str, device: str, usual: str) -> Suspicion:
+def _stranger(crash: Crash, fqn: str, device: str, usual: str) -> Suspect:
     move = Move(
-        title=f"move {quoted(fqn)} to {usual}: model.to({usual!r})",
+        title=f"move {quote(fqn)} to {usual}: model.to({usual!r})",
         code=f".to({usual!r})",
         module=fqn,
         device=usual,
     )
-    return Suspicion(
+    return Suspect(
         diagnosis="device-mismatch",
         module=fqn,
-        message=f"{named(case, fqn)} is on {device}, the rest of the model on {usual}",
-        arithmetic=f"{quoted(fqn)}: {device}; the input: {', '.join(t.device for t in case.root_inputs)}",
-        candidates=(candidate(move, weight=STRONG),),
+        message=f"{describe_module(crash, fqn)} is on {device}, the rest of the model on {usual}",
+        arithmetic=f"{quote(fqn)}: {device}; the input: {', '.join(t.device for t in crash.root_inputs)}",
+        candidates=(propose(move, weight=STRONG),),
         weight=STRONG,
     )
 
 
-def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspicion]:
+def _foreign_tensors(crash: Crash, call: ModuleCall, usual: str) -> Iterator[Suspect]:
     for position, info in enumerate(call.inputs):
         if info.device == usual or not info.shape:
             continue
-        attribute = case.attribute_of(info)
+        attribute = crash.find_attribute(info)
         if isinstance(info.source, str):
-            yield _stranger(case, case.owner_of_parameter(info.source), info.device, usual)
+            yield _stranger(crash, crash.owner_of_parameter(info.source), info.device, usual)
             return
-        if attribute is None and (case.is_input(info) or is_root_input(case, info)):
-            blamed = call.fqn if call.fqn is not None else case.owner
-            what = f"the input is on {info.device}, {named(case, blamed)} on {usual}"
+        if attribute is None and (crash.is_input(info) or is_root_input(crash, info)):
+            blamed = call.fqn if call.fqn is not None else crash.owner
+            what = f"the input is on {info.device}, {describe_module(crash, blamed)} on {usual}"
             code = f"{{x}}.to({usual!r})"
-            edit: Edit = with_input(
+            edit: Edit = change_input(
                 lambda t: _moved(t, usual),
                 code,
                 every=True,
@@ -104,46 +106,46 @@ def _foreign_tensors(case: Case, call: ModuleCall, usual: str) -> Iterator[Suspi
             )
         elif attribute is not None:
             blamed, name = attribute
-            what = f"the tensor '{name}' of {named(case, blamed)} is no buffer, so that .to() left it on {info.device}"
-            edit = before_call(
-                case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position
+            what = f"the tensor '{name}' of {describe_module(crash, blamed)} is no buffer, so that .to() left it on {info.device}"
+            edit = adapt_call(
+                crash, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position
             )
             edit = replace(
                 edit,
                 title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model",
             )
-        elif (hidden := hidden_layers(case, info)) is not None:
+        elif (hidden := hidden_layers(crash, info)) is not None:
             blamed, name = hidden
-            what = f"the layers in '{name}' of {named(case, blamed)} stand in a plain list or dict, so that .to() left them on {info.device}"
+            what = f"the layers in '{name}' of {describe_module(crash, blamed)} stand in a plain list or dict, so that .to() left them on {info.device}"
             title = f"make it an nn.ModuleList (or nn.ModuleDict): self.{name} = nn.ModuleList(...)"
             edit = RegisterLayers(
                 title=title, code="nn.ModuleList", module=blamed, name=name, device=usual
             )
         else:
-            blamed = case.owner
-            what = f"a tensor from {case.origin(info)} is on {info.device}, the model on {usual}"
-            edit = before_call(
-                case, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position
+            blamed = crash.owner
+            what = f"a tensor from {crash.describe_origin(info)} is on {info.device}, the model on {usual}"
+            edit = adapt_call(
+                crash, lambda t: _moved(t, usual), f"{{x}}.to({usual!r})", position=position
             )
             edit = replace(
                 edit, title=f"make it where the input is: device=x.device, or .to({usual!r})"
             )
-        yield Suspicion(
+        yield Suspect(
             diagnosis="device-mismatch",
             module=blamed,
             message=what,
             arithmetic="; ".join(
-                f"{t.shape} on {t.device} from {case.origin(t)}" for t in call.inputs[:4]
+                f"{t.shape} on {t.device} from {crash.describe_origin(t)}" for t in call.inputs[:4]
             ),
-            candidates=(candidate(edit, weight=STRONG),),
+            candidates=(propose(edit, weight=STRONG),),
             weight=STRONG,
         )
         return
 
 
-def hidden_layers(case: Case, info: TensorInfo) -> tuple[str, str] | None:
+def hidden_layers(crash: Crash, info: TensorInfo) -> tuple[str, str] | None:
     """The plain attribute in whose list or dict a layer stands that has such a tensor: fqn of the module and name."""
-    for fqn, module in case.modules.items():
+    for fqn, module in crash.modules.items():
         for name, value in module.__dict__.items():
             layers = (
                 [m for m in tree_leaves(value) if isinstance(m, nn.Module)]
@@ -170,119 +172,125 @@ def _moved(value: object, device: str) -> object:
 # -- dtypes ------------------------------------------------------------------------------------------------------------------
 
 
-def _dtypes(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _dtypes(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     own = [
         str(t.dtype).removeprefix("torch.")
-        for t in _own(case, call).values()
+        for t in _own(crash, call).values()
         if t.is_floating_point()
     ]
-    if own and not isinstance(case.leaf, _BY_INDEX):
+    if own and not isinstance(crash.leaf, _BY_INDEX):
         x = call.inputs[0]
         if x.dtype != own[0]:
-            yield from _layer_dtype(case, call, x, own[0])
+            yield from _layer_dtype(crash, call, x, own[0])
     elif operation(call) in _MIXING and len({t.dtype for t in call.inputs}) > 1:
-        yield from _function_dtype(case, call)
+        yield from _function_dtype(crash, call)
 
 
-def _layer_dtype(case: Case, call: ModuleCall, x: TensorInfo, wanted: str) -> Iterator[Suspicion]:
+def _layer_dtype(crash: Crash, call: ModuleCall, x: TensorInfo, wanted: str) -> Iterator[Suspect]:
     fqn = call.fqn or ""
     usual = _majority(
         [
             p.dtype
-            for p in case.trace.parameters
+            for p in crash.trace.parameters
             if is_floating(p.dtype) and not p.fqn.startswith(fqn + ".")
         ],
         [wanted],
     )
     if wanted != usual and is_floating(x.dtype):
         edit = Move(
-            title=f"bring {quoted(fqn)} to {usual}: .to(torch.{usual})",
+            title=f"bring {quote(fqn)} to {usual}: .to(torch.{usual})",
             code=f".to(torch.{usual})",
             module=fqn,
             dtype=getattr(torch, usual),
         )
-        cast = before_call(
-            case, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})"
+        cast = adapt_call(
+            crash, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})"
         )
-        yield Suspicion(
+        yield Suspect(
             diagnosis="dtype-mismatch",
             module=fqn,
-            message=f"{named(case, fqn)} has {wanted} weights, the rest of the model {usual}",
+            message=f"{describe_module(crash, fqn)} has {wanted} weights, the rest of the model {usual}",
             arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
-            candidates=(candidate(edit, weight=STRONG), candidate(cast, weight=USUAL)),
+            candidates=(propose(edit, weight=STRONG), propose(cast, weight=USUAL)),
             weight=STRONG,
         )
         return
-    yield from _cast_before(case, x, fqn, wanted)
+    yield from _cast_before(crash, x, fqn, wanted)
 
 
-def _function_dtype(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
-    usual = _majority([p.dtype for p in case.trace.parameters if is_floating(p.dtype)], ["float32"])
+def _function_dtype(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
+    usual = _majority(
+        [p.dtype for p in crash.trace.parameters if is_floating(p.dtype)], ["float32"]
+    )
     odd = next((t for t in call.inputs if t.dtype != usual), None)
     if odd is None:
         return
     if isinstance(odd.source, str):
-        owner = case.owner_of_parameter(odd.source)
+        owner = crash.owner_of_parameter(odd.source)
         edit = Move(
-            title=f"bring {quoted(owner)} to {usual}",
+            title=f"bring {quote(owner)} to {usual}",
             code=f".to(torch.{usual})",
             module=owner,
             dtype=getattr(torch, usual),
         )
-        yield Suspicion(
+        yield Suspect(
             diagnosis="dtype-mismatch",
             module=owner,
             message=f"the parameter '{odd.source}' is {odd.dtype}, the rest of the model {usual}",
             arithmetic=", ".join(t.dtype for t in call.inputs),
-            candidates=(candidate(edit, weight=STRONG),),
+            candidates=(propose(edit, weight=STRONG),),
             weight=STRONG,
         )
         return
-    yield from _cast_before(case, odd, case.owner, usual, position=call.inputs.index(odd))
+    yield from _cast_before(crash, odd, crash.owner, usual, position=call.inputs.index(odd))
 
 
 def _cast_before(
-    case: Case, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0
-) -> Iterator[Suspicion]:
+    crash: Crash, x: TensorInfo, fqn: str, wanted: str, *, position: int = 0
+) -> Iterator[Suspect]:
     """The tensor is the odd one: the input's own dtype, a tensor of another dtype that was mixed in, or a cast on the way."""
     dtype = getattr(torch, wanted)
     code = "{x}.float()" if wanted == "float32" else f"{{x}}.to(torch.{wanted})"
-    if is_root_input(case, x) and (root := case.root_of(x)) is not None and root.dtype == x.dtype:
-        message = f"the input is {x.dtype}, and {named(case, fqn)} computes in {wanted}"
+    if (
+        is_root_input(crash, x)
+        and (root := crash.find_root(x)) is not None
+        and root.dtype == x.dtype
+    ):
+        message = f"the input is {x.dtype}, and {describe_module(crash, fqn)} computes in {wanted}"
         if x.dtype == "uint8":
             message += "; bytes of an image are to be scaled too, by / 255"
-        yield Suspicion(
+        yield Suspect(
             diagnosis="input-dtype",
             module=fqn,
             message=message,
             arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
             candidates=(
-                candidate(with_tensor(case, x, lambda t: t.to(dtype), code), weight=STRONG),
+                propose(change_tensor(crash, x, lambda t: t.to(dtype), code), weight=STRONG),
             ),
             weight=STRONG,
         )
-        if case.is_input(x):
+        if crash.is_input(x):
             return
-    mixed = _mixed_in(case, x, dtype)
+    mixed = _mixed_in(crash, x, dtype)
     if mixed is not None:
         yield mixed
     caster = next(
         (
             c
-            for _, c in case.lineage(x)
+            for _, c in crash.walk_back(x)
             if c.outputs and c.inputs and c.outputs[0].dtype != c.inputs[0].dtype
         ),
         None,
     )
-    made = f"; {case.name_of(caster)} made it {x.dtype}" if caster is not None else ""
-    yield Suspicion(
+    made = f"; {crash.describe_call(caster)} made it {x.dtype}" if caster is not None else ""
+    yield Suspect(
         diagnosis="dtype-mismatch",
         module=fqn,
-        message=f"{x.dtype} from {case.origin(x)} arrives at {named(case, fqn)}, which computes in {wanted}{made}",
+        message=f"{x.dtype} from {crash.describe_origin(x)} arrives at {describe_module(crash, fqn)}, which computes in {wanted}{made}",
         arithmetic=f"wanted {wanted}, arrived {x.dtype} {x.shape}",
         candidates=(
-            candidate(
-                before_call(case, lambda t: t.to(dtype), code, position=position),
+            propose(
+                adapt_call(crash, lambda t: t.to(dtype), code, position=position),
                 weight=STRONG if caster else USUAL,
             ),
         ),
@@ -290,10 +298,14 @@ def _cast_before(
     )
 
 
-def _mixed_in(case: Case, x: TensorInfo, dtype: torch.dtype) -> Suspicion | None:
+def _mixed_in(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Suspect | None:
     """The parameter, buffer or plain attribute of another dtype that has drawn what the model computed to it."""
     caster = next(
-        (c for _, c in case.lineage(x) if c.outputs and any(t.dtype != x.dtype for t in c.inputs)),
+        (
+            c
+            for _, c in crash.walk_back(x)
+            if c.outputs and any(t.dtype != x.dtype for t in c.inputs)
+        ),
         None,
     )
     odd = (
@@ -303,24 +315,24 @@ def _mixed_in(case: Case, x: TensorInfo, dtype: torch.dtype) -> Suspicion | None
         return None
     if isinstance(odd.source, str):
         owner, _, name = odd.source.rpartition(".")
-    elif (found := case.attribute_of(odd)) is not None:
+    elif (found := crash.find_attribute(odd)) is not None:
         owner, name = found
     else:
         return None
     short_type = str(dtype).removeprefix("torch.")
     edit = SetAttribute(
-        title=f"make 'self.{name}' of {named(case, owner)} {short_type}: .to(torch.{short_type})",
+        title=f"make 'self.{name}' of {describe_module(crash, owner)} {short_type}: .to(torch.{short_type})",
         code=f".to(torch.{short_type})",
         module=owner,
         name=name,
         value=lambda module: _cast(getattr(module, name), dtype),
     )
-    return Suspicion(
+    return Suspect(
         diagnosis="dtype-mismatch",
         module=owner,
-        message=f"'self.{name}' of {named(case, owner)} is {odd.dtype}, so that {case.name_of(caster)} gives {x.dtype}",
-        arithmetic=f"'self.{name}' {odd.shape} {odd.dtype}; {case.name_of(case.call) if case.call is not None else ''} computes in {short_type}",
-        candidates=(candidate(edit, weight=STRONG),),
+        message=f"'self.{name}' of {describe_module(crash, owner)} is {odd.dtype}, so that {crash.describe_call(caster)} gives {x.dtype}",
+        arithmetic=f"'self.{name}' {odd.shape} {odd.dtype}; {crash.describe_call(crash.call) if crash.call is not None else ''} computes in {short_type}",
+        candidates=(propose(edit, weight=STRONG),),
         weight=STRONG + 1,
     )
 
@@ -337,38 +349,45 @@ def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
 # -- the input as a whole ----------------------------------------------------------------------------------------------------
 
 
-def _unbatched(case: Case) -> Iterator[Suspicion]:
+def _unbatched(crash: Crash) -> Iterator[Suspect]:
     """One sample without its batch axis: convolutions take it, what comes after them does not."""
-    if not case.root_inputs:
+    if not crash.root_inputs:
         return
-    shape = case.root_inputs[0].shape
+    shape = crash.root_inputs[0].shape
     first = next(
-        (c for c in case.trace.calls if c.fqn is not None and c.inputs and _axes(case, c)), None
+        (c for c in crash.trace.calls if c.fqn is not None and c.inputs and _axes(crash, c)), None
     )
-    if first is None and case.leaf is None and case.call is not None and case.call.fqn is not None:
-        yield from _unbatched_before_the_layers(case, shape)
+    if (
+        first is None
+        and crash.leaf is None
+        and crash.call is not None
+        and crash.call.fqn is not None
+    ):
+        yield from _unbatched_before_the_layers(crash, shape)
     if (
         first is None
         or first.fqn is None
-        or len(first.inputs[0].shape) != _axes(case, first) + 1
-        or len(shape) != _axes(case, first) + 1
+        or len(first.inputs[0].shape) != _axes(crash, first) + 1
+        or len(shape) != _axes(crash, first) + 1
     ):
         return
-    layer = case.modules[first.fqn]
+    layer = crash.modules[first.fqn]
     if (
         isinstance(layer, nn.modules.conv._ConvNd)
         and layer.in_channels != shape[0]
         and shape[-1] != layer.in_channels
     ):
         return
-    yield Suspicion(
+    yield Suspect(
         diagnosis="missing-batch",
-        module=case.call.fqn if case.call is not None and case.call.fqn is not None else case.owner,
+        module=crash.call.fqn
+        if crash.call is not None and crash.call.fqn is not None
+        else crash.owner,
         message=f"the input {shape} is one sample without a batch axis",
         arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
         candidates=(
-            candidate(
-                with_input(
+            propose(
+                change_input(
                     lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"
                 ),
                 weight=STRONG,
@@ -378,19 +397,21 @@ def _unbatched(case: Case) -> Iterator[Suspicion]:
     )
 
 
-def _unbatched_before_the_layers(case: Case, shape: tuple[int, ...]) -> Iterator[Suspicion]:
+def _unbatched_before_the_layers(crash: Crash, shape: tuple[int, ...]) -> Iterator[Suspect]:
     """The user's own code wanted a batch axis, before the first convolution was called."""
-    layer = next((m for m in case.modules.values() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    if layer is None or len(shape) != axes_of(layer) + 1 or shape[0] != layer.in_channels:
+    layer = next(
+        (m for m in crash.modules.values() if isinstance(m, nn.modules.conv._ConvNd)), None
+    )
+    if layer is None or len(shape) != count_dims(layer) + 1 or shape[0] != layer.in_channels:
         return
-    yield Suspicion(
+    yield Suspect(
         diagnosis="missing-batch",
-        module=case.owner,
+        module=crash.owner,
         message=f"the input {shape} is one sample without a batch axis",
         arithmetic=f"(N, {', '.join(map(str, shape))}) is wanted, {shape} arrived",
         candidates=(
-            candidate(
-                with_input(
+            propose(
+                change_input(
                     lambda t: t[None], "{x}[None]", title="add the batch axis: x.unsqueeze(0)"
                 ),
                 weight=STRONG,
@@ -399,36 +420,36 @@ def _unbatched_before_the_layers(case: Case, shape: tuple[int, ...]) -> Iterator
     )
 
 
-def _axes(case: Case, call: ModuleCall) -> int:
-    module = case.modules.get(call.fqn or "")
+def _axes(crash: Crash, call: ModuleCall) -> int:
+    module = crash.modules.get(call.fqn or "")
     return (
-        axes_of(module)
+        count_dims(module)
         if isinstance(module, nn.modules.conv._ConvNd | nn.BatchNorm2d | nn.BatchNorm3d)
         else 0
     )
 
 
-def _integers(case: Case) -> Iterator[Suspicion]:
+def _integers(crash: Crash) -> Iterator[Suspect]:
     """An input of integers where no layer looks anything up."""
-    x = case.root_inputs[0] if case.root_inputs else None
-    call = case.call
+    x = crash.root_inputs[0] if crash.root_inputs else None
+    call = crash.call
     if (
         x is None
         or call is None
         or is_floating(x.dtype)
         or x.dtype.startswith("complex")
-        or isinstance(case.leaf, _BY_INDEX)
+        or isinstance(crash.leaf, _BY_INDEX)
     ):
         return
-    if not call.inputs or is_floating(call.inputs[0].dtype) or _own(case, call):
+    if not call.inputs or is_floating(call.inputs[0].dtype) or _own(crash, call):
         return
     candidates: tuple[Candidate, ...] = (
-        candidate(with_input(lambda t: t.float(), "{x}.float()"), weight=USUAL),
+        propose(change_input(lambda t: t.float(), "{x}.float()"), weight=USUAL),
     )
-    yield Suspicion(
+    yield Suspect(
         diagnosis="input-dtype",
-        module=call.fqn if call.fqn is not None else case.owner,
-        message=f"the input is {x.dtype}, and {case.name_of(call)} is for floating-point numbers",
+        module=call.fqn if call.fqn is not None else crash.owner,
+        message=f"the input is {x.dtype}, and {crash.describe_call(call)} is for floating-point numbers",
         arithmetic=f"arrived {x.dtype} {x.shape}",
         candidates=candidates,
         weight=USUAL,

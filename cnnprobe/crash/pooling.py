@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from cnnprobe.crash.case import Case, named, quoted
-from cnnprobe.crash.edits import Exchange
-from cnnprobe.crash.geometry import axes_of
-from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Suspicion, candidate
-from cnnprobe.crash.users_code import calls_on_the_line
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.frames import list_calls
+from cnnprobe.crash.facts.windows import count_dims
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
 from cnnprobe.crash.wording import reworded
 
 _OF_A_KERNEL = re.compile(r"(max|avg)_pool[123]d")
@@ -27,15 +28,15 @@ _SETTINGS = {
 }  # with torch's defaults
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong where a pooling was given a map of another rank, or no kernel."""
-    layer, call = case.leaf, case.call
-    if layer is None and call is not None and isinstance(case.error, TypeError):
-        yield from _without_kernel(case)
+    layer, call = crash.leaf, crash.call
+    if layer is None and call is not None and isinstance(crash.error, TypeError):
+        yield from _without_kernel(crash)
     family = type(layer).__name__.rstrip("d123") if layer is not None else ""
     if layer is None or call is None or family not in _FAMILIES or not call.inputs:
         return
-    shape, axes, fqn = call.inputs[0].shape, axes_of(layer), call.fqn or ""
+    shape, axes, fqn = call.inputs[0].shape, count_dims(layer), call.fqn or ""
     if len(shape) in (axes + 1, axes + 2):
         return
     other = getattr(nn, f"{family}{len(shape) - 2}d", None)
@@ -44,25 +45,25 @@ def suspect(case: Case) -> Iterator[Suspicion]:
     if other is not None and settings is not None:
         code = f"nn.{other.__name__}({', '.join(f'{name}={value}' for name, value in settings.items())})"
         edit = Exchange(
-            title=f"make {quoted(fqn)} an {code}",
+            title=f"make {quote(fqn)} an {code}",
             code=code,
             module=fqn,
             layer=lambda _old: other(**settings),
         )
-        candidates.append(candidate(edit, weight=STRONG))
-    yield Suspicion(
+        candidates.append(propose(edit, weight=STRONG))
+    yield Suspect(
         diagnosis="shape-mismatch",
         module=fqn,
-        message=f"{named(case, fqn)} is for {axes + 2} axes (batch, channels and {axes} more), and {shape} has {len(shape)}",
-        arithmetic=f"{case.origin(call.inputs[0])} gives {shape}",
+        message=f"{describe_module(crash, fqn)} is for {axes + 2} axes (batch, channels and {axes} more), and {shape} has {len(shape)}",
+        arithmetic=f"{crash.describe_origin(call.inputs[0])} gives {shape}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
 
 
-def _without_kernel(case: Case) -> Iterator[Suspicion]:
+def _without_kernel(crash: Crash) -> Iterator[Suspect]:
     """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
-    for call in calls_on_the_line(case.error):
+    for call in list_calls(crash.error):
         name = (
             call.func.attr
             if isinstance(call.func, ast.Attribute)
@@ -80,7 +81,7 @@ def _without_kernel(case: Case) -> Iterator[Suspicion]:
             filled = copy.deepcopy(call)
             filled.args.append(ast.Constant(kernel))
             found = reworded(
-                case,
+                crash,
                 call,
                 ast.unparse(filled),
                 diagnosis="call-signature",

@@ -5,25 +5,25 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.training import Training, Verdict
+from cnnprobe.crash.training import Crash, Verdict
 from cnnprobe.explanation import Repair
 
 SCALER = "torch/amp/grad_scaler.py"
 _ORDER = "scaler.scale(loss).backward(), scaler.step(optimizer), scaler.update()"
 
 
-def explain_scaling(training: Training) -> Verdict | None:
+def explain_scaling(crash: Crash) -> Verdict | None:
     """Why a GradScaler raised; None where it was not one that did."""
-    frame = list(traceback.walk_tb(training.error.__traceback__))[-1][0]
+    frame = list(traceback.walk_tb(crash.error.__traceback__))[-1][0]
     if not frame.f_code.co_filename.replace("\\", "/").endswith(SCALER):
         return None
     for part, judge in _CASES:
-        if part in str(training.error):
-            return judge(training, frame.f_locals)
+        if part in str(crash.error):
+            return judge(crash, frame.f_locals)
     return None
 
 
-def _never_scaled(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
+def _never_scaled(crash: Crash, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
     called = scope.get("funcname", "step")
     return _ordered(
         f"scaler.{called}() was called before scaler.scale(): the backward that came before it was that of a loss without the scale",
@@ -32,14 +32,11 @@ def _never_scaled(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa
     )
 
 
-def _nothing_checked(training: Training, scope: dict[str, Any]) -> Verdict:
+def _nothing_checked(crash: Crash, scope: dict[str, Any]) -> Verdict:
     groups = getattr(scope.get("optimizer"), "param_groups", ())
     held = [p for group in groups for p in group["params"] if isinstance(p, Tensor)]
     own = [
-        p
-        for module in training.modules().values()
-        for p in module._parameters.values()
-        if p is not None
+        p for module in crash.modules.values() for p in module._parameters.values() if p is not None
     ]
     elsewhere = sum(p.grad is not None for p in own)
     strangers = len(held) - len({id(p) for p in held} & {id(p) for p in own})
@@ -63,7 +60,7 @@ def _nothing_checked(training: Training, scope: dict[str, Any]) -> Verdict:
     )
 
 
-def _never_stepped(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
+def _never_stepped(crash: Crash, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
     return _ordered(
         "scaler.update() was called without scaler.step() before it: the optimizer's own step took the gradients with the scale in them",
         "write scaler.step(optimizer) for optimizer.step()",
@@ -71,7 +68,7 @@ def _never_stepped(training: Training, scope: dict[str, Any]) -> Verdict:  # noq
     )
 
 
-def _never_updated(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
+def _never_updated(crash: Crash, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
     return _ordered(
         "scaler.step() was followed by another without scaler.update() in between",
         "call scaler.update() once at the end of each step, after every scaler.step()",
@@ -79,7 +76,7 @@ def _never_updated(training: Training, scope: dict[str, Any]) -> Verdict:  # noq
     )
 
 
-def _unscaled_twice(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
+def _unscaled_twice(crash: Crash, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
     return _ordered(
         "scaler.unscale_() ran a second time for one optimizer since the last scaler.update()",
         "call scaler.unscale_(optimizer) once, after the last backward of the step, and scaler.update() at its end",
@@ -87,10 +84,10 @@ def _unscaled_twice(training: Training, scope: dict[str, Any]) -> Verdict:  # no
     )
 
 
-def _half(training: Training, scope: dict[str, Any]) -> Verdict:
+def _half(crash: Crash, scope: dict[str, Any]) -> Verdict:
     halves = [
         fqn
-        for fqn, m in training.modules().items()
+        for fqn, m in crash.modules.items()
         if any(str(p.dtype) == "torch.float16" for p in m._parameters.values() if p is not None)
     ]
     dtype = getattr(getattr(scope.get("param"), "grad", None), "dtype", "torch.float16")
@@ -108,7 +105,7 @@ def _half(training: Training, scope: dict[str, Any]) -> Verdict:
     )
 
 
-def _closure(training: Training, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
+def _closure(crash: Crash, scope: dict[str, Any]) -> Verdict:  # noqa: ARG001
     return _ordered(
         "scaler.step() was given a closure, and cannot unscale the gradients that the closure makes",
         "use an optimizer that steps without a closure, or leave the GradScaler out",

@@ -6,84 +6,86 @@ import torch
 from torch import nn
 
 from cnnprobe.crash import hardwiring
-from cnnprobe.crash.adapting import before_call, configured
-from cnnprobe.crash.case import Case, named, quoted
-from cnnprobe.crash.edits import Exchange, KeepFirst
-from cnnprobe.crash.suspicion import POSSIBLE, STRONG, USUAL, Candidate, Suspicion, candidate
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import adapt_call, configure
+from cnnprobe.crash.edits.calls import KeepFirst
+from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong where one of these layers was given the wrong thing."""
-    layer, call = case.leaf, case.call
+    layer, call = crash.leaf, crash.call
     if call is None or not call.inputs:
         return
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-        yield from _recurrent(case, layer, call.inputs[0])
+        yield from _recurrent(crash, layer, call.inputs[0])
     elif isinstance(layer, nn.MultiheadAttention):
-        yield from _attention(case, layer, call.inputs[0])
+        yield from _attention(crash, layer, call.inputs[0])
 
 
-def _recurrent(case: Case, layer: nn.Module, x: TensorInfo) -> Iterator[Suspicion]:
-    fqn = case.call.fqn or "" if case.call is not None else ""
+def _recurrent(crash: Crash, layer: nn.Module, x: TensorInfo) -> Iterator[Suspect]:
+    fqn = crash.call.fqn or "" if crash.call is not None else ""
     wanted = int(layer.input_size)  # type: ignore[arg-type]
     if len(x.shape) < 2:
         return
     if len(x.shape) > 3:
-        edit = before_call(case, lambda t: t.flatten(2), "{x}.flatten(2)")
-        yield Suspicion(
+        edit = adapt_call(crash, lambda t: t.flatten(2), "{x}.flatten(2)")
+        yield Suspect(
             diagnosis="shape-mismatch",
             module=fqn,
-            message=f"{named(case, fqn)} is for sequences of {wanted} features (3 axes), and {x.shape} has {len(x.shape)}",
-            arithmetic=f"{case.origin(x)} gives {x.shape}",
-            candidates=(candidate(edit, weight=POSSIBLE),),
+            message=f"{describe_module(crash, fqn)} is for sequences of {wanted} features (3 axes), and {x.shape} has {len(x.shape)}",
+            arithmetic=f"{crash.describe_origin(x)} gives {x.shape}",
+            candidates=(propose(edit, weight=POSSIBLE),),
         )
     elif x.shape[-1] != wanted:
         candidates = (
-            [candidate(configured(case, fqn, input_size=x.shape[-1]))]
+            [propose(configure(crash, fqn, input_size=x.shape[-1]))]
             if isinstance(layer, nn.RNNBase)
             else []
         )
         if len(x.shape) == 3 and x.shape[1] == wanted:
-            turned = before_call(case, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)")
-            candidates.insert(0, candidate(turned, weight=STRONG))
-        yield Suspicion(
+            turned = adapt_call(crash, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)")
+            candidates.insert(0, propose(turned, weight=STRONG))
+        yield Suspect(
             diagnosis="shape-mismatch",
             module=fqn,
-            message=f"{named(case, fqn)} has input_size {wanted}, and {x.shape[-1]} features arrive from {case.origin(x)}",
+            message=f"{describe_module(crash, fqn)} has input_size {wanted}, and {x.shape[-1]} features arrive from {crash.describe_origin(x)}",
             arithmetic=f"input_size {wanted}, arrived {x.shape}",
             candidates=tuple(candidates),
             weight=STRONG,
         )
-    elif case.call is not None and len(case.call.inputs) > 1 and isinstance(layer, nn.RNNBase):
-        yield _hidden_state(case, layer, fqn, x)
+    elif crash.call is not None and len(crash.call.inputs) > 1 and isinstance(layer, nn.RNNBase):
+        yield _hidden_state(crash, layer, fqn, x)
 
 
-def _hidden_state(case: Case, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> Suspicion:
-    hidden = case.call.inputs[1] if case.call is not None else x
+def _hidden_state(crash: Crash, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> Suspect:
+    hidden = crash.call.inputs[1] if crash.call is not None else x
     batch = x.shape[0] if layer.batch_first else x.shape[1]
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     wanted = (rows, batch, layer.proj_size or layer.hidden_size)
-    candidates = [candidate(configured(case, fqn, batch_first=not layer.batch_first), weight=USUAL)]
+    candidates = [propose(configure(crash, fqn, batch_first=not layer.batch_first), weight=USUAL)]
     if len(hidden.shape) == 3 and hidden.shape[1] != batch:
-        states = [t for t in case.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
-        edits = hardwiring.corrected(case, states, hidden.shape[1], batch)
-        candidates += [candidate(*edits, weight=STRONG)] if edits else []
-        if all(_is_kept_zeros(case, t) for t in states):
+        states = [t for t in crash.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
+        edits = hardwiring.corrected(crash, states, hidden.shape[1], batch)
+        candidates += [propose(*edits, weight=STRONG)] if edits else []
+        if all(_is_kept_zeros(crash, t) for t in states):
             title = (
-                f"call {quoted(fqn)} without a state: it starts from zeros of the right size then"
+                f"call {quote(fqn)} without a state: it starts from zeros of the right size then"
             )
-            candidates.append(candidate(KeepFirst(title=title, module=fqn), weight=STRONG))
-    kept = case.attribute_of(hidden) if hidden.source is None else None
+            candidates.append(propose(KeepFirst(title=title, module=fqn), weight=STRONG))
+    kept = crash.find_attribute(hidden) if hidden.source is None else None
     origin = (
-        f"the attribute {kept[1]!r} of {named(case, kept[0])}"
+        f"the attribute {kept[1]!r} of {describe_module(crash, kept[0])}"
         if kept is not None
-        else case.origin(hidden)
+        else crash.describe_origin(hidden)
     )
-    return Suspicion(
+    return Suspect(
         diagnosis="shape-mismatch",
         module=fqn,
-        message=f"the hidden state {hidden.shape} does not fit the input {x.shape}: {named(case, fqn)} with "
+        message=f"the hidden state {hidden.shape} does not fit the input {x.shape}: {describe_module(crash, fqn)} with "
         f"batch_first={layer.batch_first} wants {wanted}",
         arithmetic=f"(layers x directions, batch, hidden) = {wanted}, arrived {hidden.shape} from {origin}",
         candidates=tuple(candidates),
@@ -91,65 +93,65 @@ def _hidden_state(case: Case, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> Sus
     )
 
 
-def _is_kept_zeros(case: Case, info: TensorInfo) -> bool:
+def _is_kept_zeros(crash: Crash, info: TensorInfo) -> bool:
     """Whether a tensor is an attribute of a module, made of zeros."""
-    kept = case.attribute_of(info) if info.source is None else None
-    value = case.modules[kept[0]].__dict__[kept[1]] if kept is not None else None
+    kept = crash.find_attribute(info) if info.source is None else None
+    value = crash.modules[kept[0]].__dict__[kept[1]] if kept is not None else None
     return isinstance(value, torch.Tensor) and not value.is_meta and not bool(value.any())
 
 
-def _attention(case: Case, layer: nn.MultiheadAttention, x: TensorInfo) -> Iterator[Suspicion]:
-    fqn = case.call.fqn or "" if case.call is not None else ""
+def _attention(crash: Crash, layer: nn.MultiheadAttention, x: TensorInfo) -> Iterator[Suspect]:
+    fqn = crash.call.fqn or "" if crash.call is not None else ""
     if x.shape and x.shape[-1] == layer.embed_dim:
-        others = case.inputs[1:]
+        others = crash.inputs[1:]
         batch_axis = 0 if layer.batch_first else 1
         if (
             others
             and len(others[0].shape) == 3 == len(x.shape)
             and others[0].shape[batch_axis] != x.shape[batch_axis]
         ):
-            edit = configured(case, fqn, batch_first=not layer.batch_first)
-            yield Suspicion(
+            edit = configure(crash, fqn, batch_first=not layer.batch_first)
+            yield Suspect(
                 diagnosis="shape-mismatch",
                 module=fqn,
                 message=f"query {x.shape} and key {others[0].shape} have different batches on axis {batch_axis}, "
                 f"which is the batch for batch_first={layer.batch_first}",
                 arithmetic=f"{x.shape[batch_axis]} against {others[0].shape[batch_axis]}",
-                candidates=(candidate(edit, weight=STRONG),),
+                candidates=(propose(edit, weight=STRONG),),
                 weight=STRONG,
             )
         return
     candidates = []
     if x.shape and x.shape[-1] % layer.num_heads == 0:
-        candidates.append(candidate(configured(case, fqn, embed_dim=x.shape[-1])))
-    candidates += _made_wider(case, x, layer.embed_dim)
-    place = case.outermost_starting_with(fqn)
+        candidates.append(propose(configure(crash, fqn, embed_dim=x.shape[-1])))
+    candidates += _made_wider(crash, x, layer.embed_dim)
+    place = crash.find_container(fqn)
     if len(x.shape) == 3 and x.shape[1] == layer.embed_dim:
-        title = f"pass x.transpose(1, 2) to {quoted(place)}"
+        title = f"pass x.transpose(1, 2) to {quote(place)}"
         turned = (
-            before_call(case, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)")
+            adapt_call(crash, lambda t: t.transpose(1, 2), "{x}.transpose(1, 2)")
             if place != fqn
             else _transposed_attention(fqn, title)
         )
-        candidates.insert(0, candidate(turned, weight=STRONG))
-    yield Suspicion(
+        candidates.insert(0, propose(turned, weight=STRONG))
+    yield Suspect(
         diagnosis="shape-mismatch",
         module=place,
-        message=f"{named(case, fqn)} has embed_dim {layer.embed_dim}, and {x.shape} arrives from {case.origin(x)}",
+        message=f"{describe_module(crash, fqn)} has embed_dim {layer.embed_dim}, and {x.shape} arrives from {crash.describe_origin(x)}",
         arithmetic=f"embed_dim {layer.embed_dim}, last axis {x.shape[-1] if x.shape else 'none'}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
 
 
-def _made_wider(case: Case, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
+def _made_wider(crash: Crash, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
     """The layer that makes the features, with as many as are wanted."""
-    for _, call in case.lineage(x):
-        made = case.modules.get(call.fqn or "")
+    for _, call in crash.walk_back(x):
+        made = crash.modules.get(call.fqn or "")
         if isinstance(made, nn.modules.conv._ConvNd) and made.out_channels == x.shape[-1]:
-            yield candidate(configured(case, call.fqn or "", out_channels=wanted))
+            yield propose(configure(crash, call.fqn or "", out_channels=wanted))
         elif isinstance(made, nn.Linear) and made.out_features == x.shape[-1]:
-            yield candidate(configured(case, call.fqn or "", out_features=wanted))
+            yield propose(configure(crash, call.fqn or "", out_features=wanted))
         if made is not None and made._parameters:
             return
 

@@ -9,37 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.files import Change, UnknownPlaceError, open_file
-from cnnprobe.crash.patch import diff_of
-from cnnprobe.crash.training import Training, Verdict
-from cnnprobe.crash.users_code import (
-    calls_on_the_line,
-    evaluated,
-    expression_of,
-    innermost_locals,
-    users_frames,
-)
+from cnnprobe.crash.edits.diff import write_changes
+from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.facts.frames import find_frames, list_calls, read_locals, walk_expression
+from cnnprobe.crash.facts.source import evaluate
+from cnnprobe.crash.training import Crash, Verdict
 from cnnprobe.explanation import Repair
 
 _LOSSES = "torch/nn/modules/loss.py"
 
 
-def explain_slip(training: Training) -> Verdict | None:
+def explain_slip(crash: Crash) -> Verdict | None:
     """What is wrong with the wording of the failing line of a loop; None where that is not known."""
-    checks: tuple[Callable[[Training], Verdict | None], ...] = (
+    checks: tuple[Callable[[Crash], Verdict | None], ...] = (
         _loss_class,
         _asked_for_a_key,
         _list_of_tensors,
         _gathered,
     )
-    return next((verdict for check in checks if (verdict := check(training)) is not None), None)
+    return next((verdict for check in checks if (verdict := check(crash)) is not None), None)
 
 
 def _reworded(error: BaseException, old: ast.expr, text: str) -> str:
     """The diff that writes an expression of the failing line otherwise."""
 
     def written() -> list[Change]:
-        frame = users_frames(error)[-1]
+        frame = find_frames(error)[-1]
         file, shown = open_file(frame.filename), ast.unparse(old)
         first, last = frame.lineno or 0, frame.end_lineno or frame.lineno or 0
         found = [
@@ -51,16 +46,16 @@ def _reworded(error: BaseException, old: ast.expr, text: str) -> str:
             raise UnknownPlaceError
         return [file.replace(found[0], text)]
 
-    return diff_of(written)
+    return write_changes(written)
 
 
 # -- nn.MSELoss(output, targets) ---------------------------------------------------------------------------------------------
 
 
-def _loss_class(training: Training) -> Verdict | None:
+def _loss_class(crash: Crash) -> Verdict | None:
     """A loss that was made from tensors, which are taken for its settings."""
     made = None
-    for frame, _ in traceback.walk_tb(training.error.__traceback__):
+    for frame, _ in traceback.walk_tb(crash.error.__traceback__):
         path, module = frame.f_code.co_filename.replace("\\", "/"), frame.f_locals.get("self")
         if (
             path.endswith(_LOSSES)
@@ -79,7 +74,7 @@ def _loss_class(training: Training) -> Verdict | None:
     if made is None or len(tensors) < 2:
         return None
     kind = made[0].__name__
-    repair = _made_first(training, made[0], tensors)
+    repair = _made_first(crash, made[0], tensors)
     return Verdict(
         diagnosis="call-signature",
         message=f"nn.{kind}(...) makes the loss, and takes the tensors for its settings: the loss is to be called with them",
@@ -90,7 +85,7 @@ def _loss_class(training: Training) -> Verdict | None:
     )
 
 
-def _made_first(training: Training, kind: type[nn.Module], tensors: list[Tensor]) -> Repair:
+def _made_first(crash: Crash, kind: type[nn.Module], tensors: list[Tensor]) -> Repair:
     tried = ""
     try:
         with torch.no_grad():
@@ -102,13 +97,13 @@ def _made_first(training: Training, kind: type[nn.Module], tensors: list[Tensor]
     called = next(
         (
             c
-            for c in calls_on_the_line(training.error)
+            for c in list_calls(crash.error)
             if ast.unparse(c.func).rpartition(".")[2] == kind.__name__
         ),
         None,
     )
     patch = (
-        _reworded(training.error, called.func, f"{ast.unparse(called.func)}()")
+        _reworded(crash.error, called.func, f"{ast.unparse(called.func)}()")
         if called is not None and works
         else ""
     )
@@ -126,20 +121,20 @@ def _made_first(training: Training, kind: type[nn.Module], tensors: list[Tensor]
 # -- output['logits'] --------------------------------------------------------------------------------------------------------
 
 
-def _asked_for_a_key(training: Training) -> Verdict | None:
+def _asked_for_a_key(crash: Crash) -> Verdict | None:
     """A tensor that is taken for a dict."""
-    if not isinstance(training.error, IndexError | TypeError):
+    if not isinstance(crash.error, IndexError | TypeError):
         return None
-    values = innermost_locals(training.error)
-    for node in expression_of(training.error):
+    values = read_locals(crash.error)
+    for node in walk_expression(crash.error):
         if (
             isinstance(node, ast.Subscript)
             and isinstance(node.slice, ast.Constant)
             and isinstance(node.slice.value, str)
         ):
-            value, written = evaluated(node.value, values), ast.unparse(node.value)
+            value, written = evaluate(node.value, values), ast.unparse(node.value)
             if isinstance(value, Tensor):
-                patch = _reworded(training.error, node, written)
+                patch = _reworded(crash.error, node, written)
                 return Verdict(
                     diagnosis="call-signature",
                     message=f"{written} is a tensor of {tuple(value.shape)}, not a dict: it has no {node.slice.value!r}",
@@ -159,11 +154,11 @@ def _asked_for_a_key(training: Training) -> Verdict | None:
 # -- torch.tensor([x1, x2]) --------------------------------------------------------------------------------------------------
 
 
-def _list_of_tensors(training: Training) -> Verdict | None:
+def _list_of_tensors(crash: Crash) -> Verdict | None:
     """torch.tensor of tensors with more than one element, which are to be stacked."""
-    values = innermost_locals(training.error)
-    for call in calls_on_the_line(training.error):
-        value: Any = evaluated(call.args[0], values) if call.args else None
+    values = read_locals(crash.error)
+    for call in list_calls(crash.error):
+        value: Any = evaluate(call.args[0], values) if call.args else None
         is_list = (
             isinstance(value, list | tuple)
             and len(value) > 0
@@ -194,7 +189,7 @@ def _list_of_tensors(training: Training) -> Verdict | None:
                     tried=f"tried: it gives {tuple(torch.stack(list(value)).shape)}"
                     if works
                     else "",
-                    patch=_reworded(training.error, call, text) if works else "",
+                    patch=_reworded(crash.error, call, text) if works else "",
                 ),
             ),
             tensors=tuple(value[:2]),
@@ -205,16 +200,16 @@ def _list_of_tensors(training: Training) -> Verdict | None:
 # -- logp.gather(1, y) -------------------------------------------------------------------------------------------------------
 
 
-def _gathered(training: Training) -> Verdict | None:
+def _gathered(crash: Crash) -> Verdict | None:
     """An index with an axis too few for gather."""
-    values = innermost_locals(training.error)
-    for call in calls_on_the_line(training.error):
+    values = read_locals(crash.error)
+    for call in list_calls(crash.error):
         if not isinstance(call.func, ast.Attribute) or call.func.attr != "gather":
             continue
         is_function = isinstance(call.func.value, ast.Name) and call.func.value.id == "torch"
         given = call.args if is_function else [call.func.value, *call.args]
         x, dim, index = (
-            (evaluated(node, values) for node in given) if len(given) == 3 else (None, None, None)
+            (evaluate(node, values) for node in given) if len(given) == 3 else (None, None, None)
         )
         if (
             not isinstance(x, Tensor)
@@ -224,13 +219,11 @@ def _gathered(training: Training) -> Verdict | None:
         ):
             continue
         written = ast.unparse(given[2])
-        return _unsqueezed(training, given[2], f"{written}.unsqueeze({dim})", parts=(x, dim, index))
+        return _unsqueezed(crash, given[2], f"{written}.unsqueeze({dim})", parts=(x, dim, index))
     return None
 
 
-def _unsqueezed(
-    training: Training, node: ast.expr, text: str, *, parts: tuple[Any, int, Any]
-) -> Verdict:
+def _unsqueezed(crash: Crash, node: ast.expr, text: str, *, parts: tuple[Any, int, Any]) -> Verdict:
     x, dim, index = parts
     tried = ""
     try:
@@ -248,7 +241,7 @@ def _unsqueezed(
                 works=bool(tried),
                 plausible=bool(tried),
                 tried=tried,
-                patch=_reworded(training.error, node, text) if tried else "",
+                patch=_reworded(crash.error, node, text) if tried else "",
             ),
         ),
         tensors=(x, index),

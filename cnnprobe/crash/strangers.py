@@ -10,54 +10,47 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash import structure
-from cnnprobe.crash.adapting import configured, with_input
-from cnnprobe.crash.case import Case, named, operation, quoted, short
-from cnnprobe.crash.edits import (
-    AdaptOutput,
-    Bind,
-    ChangeArguments,
-    Edit,
-    HandIndices,
-    Rewrite,
-    SetAttribute,
-)
-from cnnprobe.crash.suspicion import STRONG, USUAL, Candidate, Suspicion, candidate
-from cnnprobe.crash.users_code import (
-    arguments_of,
-    compiled_again,
-    forward_of,
-    innermost_locals,
-    names_on_the_line,
-    one_tuples,
-    operands_on_the_line,
-    returning,
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import SetAttribute
+from cnnprobe.crash.edits.build import change_input, configure
+from cnnprobe.crash.edits.calls import AdaptOutput, Bind, HandIndices, Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.inputs import ChangeArguments
+from cnnprobe.crash.facts.frames import list_names, list_operands, read_arguments, read_locals
+from cnnprobe.crash.facts.source import (
+    add_return,
+    drop_one_tuples,
+    find_one_tuples,
+    get_forward,
+    recompile,
     returns_nothing,
-    without_one_tuples,
 )
+from cnnprobe.crash.facts.words import operation, quote, shorten
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.trace import ModuleCall
 
 _NUMBERS = (int, float, bool, complex)
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong where something arrived that is no tensor."""
-    yield from _input_of_another_type(case)
-    if case.call is not None and not structure.has_no_forward(case):
-        yield from _wrapped_attributes(case)
-        yield from _something_else(case)
+    yield from _input_of_another_type(crash)
+    if crash.call is not None and not structure.has_no_forward(crash):
+        yield from _wrapped_attributes(crash)
+        yield from _something_else(crash)
 
 
-def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
-    given = case.args[0] if case.args else next(iter(case.kwargs.values()), None)
+def _input_of_another_type(crash: Crash) -> Iterator[Suspect]:
+    given = crash.args[0] if crash.args else next(iter(crash.kwargs.values()), None)
     if (
         isinstance(given, dict | list | tuple)
-        and any(t.path == "" for t in case.inputs)
-        and case.index
+        and any(t.path == "" for t in crash.inputs)
+        and crash.index
     ):
         return  # the model took it apart, and what failed was given a tensor
     if isinstance(given, (Tensor, *_NUMBERS)) or (
-        given is None and (not case.args or case.leaf is None or case.inputs)
+        given is None and (not crash.args or crash.leaf is None or crash.inputs)
     ):
         return
     kind = type(given).__name__
@@ -66,8 +59,8 @@ def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
         edits += _from_mapping(given)
     elif isinstance(given, list | tuple) and given and all(isinstance(v, Tensor) for v in given):
         if len({v.shape for v in given}) == 1:
-            edits.append((with_input(lambda v: torch.stack(list(v)), "torch.stack({x})"), STRONG))
-        edits.append((with_input(lambda v: v[0], "{x}[0]"), USUAL))
+            edits.append((change_input(lambda v: torch.stack(list(v)), "torch.stack({x})"), STRONG))
+        edits.append((change_input(lambda v: v[0], "{x}[0]"), USUAL))
         edits.append(
             (
                 ChangeArguments(
@@ -85,22 +78,22 @@ def _input_of_another_type(case: Case) -> Iterator[Suspicion]:
     if (
         not edits
         and not isinstance(given, str | bytes | None)
-        and case.trace.calls
-        and len(case.trace.calls) > 2
+        and crash.trace.calls
+        and len(crash.trace.calls) > 2
     ):
         return
-    first = case.call
-    yield Suspicion(
+    first = crash.call
+    yield Suspect(
         diagnosis="not-a-tensor",
-        module=first.fqn if first is not None and first.fqn is not None else case.owner,
-        message=f"the model was given a {kind}, and {case.name_of(first) if first is not None else 'it'} needs a tensor",
+        module=first.fqn if first is not None and first.fqn is not None else crash.owner,
+        message=f"the model was given a {kind}, and {crash.describe_call(first) if first is not None else 'it'} needs a tensor",
         arithmetic=f"type {type(given).__module__}.{kind}"
         + (
             f", shape {tuple(shape)}"
             if (shape := getattr(given, "shape", None)) is not None
             else ""
         ),
-        candidates=tuple(candidate(edit, weight=weight) for edit, weight in edits),
+        candidates=tuple(propose(edit, weight=weight) for edit, weight in edits),
         weight=STRONG,
         evidence=("load the file first, and turn the image into a tensor",)
         if isinstance(given, str | bytes)
@@ -120,7 +113,7 @@ def _from_mapping(given: dict[Any, Any]) -> Iterator[tuple[Edit, int]]:
         )
     for key, value in given.items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            yield with_input(lambda v, key=key: v[key], f"{{x}}[{key!r}]"), USUAL  # type: ignore[misc]
+            yield change_input(lambda v, key=key: v[key], f"{{x}}[{key!r}]"), USUAL  # type: ignore[misc]
             return
 
 
@@ -138,78 +131,82 @@ def _from_array(given: Any) -> Iterator[tuple[Edit, int]]:
             x = as_tensor(value)
             return (x[None] if x.dim() == 2 else x.permute(2, 0, 1))[None] / 255
 
-        yield with_input(from_image, code), STRONG
+        yield change_input(from_image, code), STRONG
     else:
-        yield with_input(as_tensor, "torch.as_tensor({x}).float()"), STRONG
+        yield change_input(as_tensor, "torch.as_tensor({x}).float()"), STRONG
 
 
-def _wrapped_attributes(case: Case) -> Iterator[Suspicion]:
+def _wrapped_attributes(crash: Crash) -> Iterator[Suspect]:
     """A layer that a trailing comma has wrapped: `self.fc = nn.Linear(8, 2),`."""
-    owner = case.modules.get(case.owner)
-    if owner is None or case.leaf is not None or (case.call is not None and case.call.fqn is None):
+    owner = crash.modules.get(crash.owner)
+    if (
+        owner is None
+        or crash.leaf is not None
+        or (crash.call is not None and crash.call.fqn is None)
+    ):
         return
     for name, value in owner.__dict__.items():
         if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], nn.Module):
             edit = SetAttribute(
                 title=f"drop the comma at the end of 'self.{name} = ...'",
                 code=f"self.{name} = {value[0]}",
-                module=case.owner,
+                module=crash.owner,
                 name=name,
                 value=lambda module, name=name: module.__dict__[name][0],  # type: ignore[misc]
             )
-            child = f"{case.owner}.{name}" if case.owner else name
-            yield Suspicion(
+            child = f"{crash.owner}.{name}" if crash.owner else name
+            yield Suspect(
                 diagnosis="not-a-tensor",
-                module=case.owner,
+                module=crash.owner,
                 message=f"'{child}' is a tuple of one {type(value[0]).__name__}, not the layer: a trailing comma made it",
                 arithmetic=f"self.{name} is {type(value).__name__} of length 1, so that its parameters are not registered either",
-                candidates=(candidate(edit, weight=STRONG),),
+                candidates=(propose(edit, weight=STRONG),),
                 weight=STRONG,
             )
 
 
-def _something_else(case: Case) -> Iterator[Suspicion]:
+def _something_else(crash: Crash) -> Iterator[Suspect]:
     """A module returned a tuple (or None), and the next thing wanted a tensor."""
-    call = case.call
-    if call is None or case.index is None:
+    call = crash.call
+    if call is None or crash.index is None:
         return
-    kind, what = _what_arrived(case, call)
+    kind, what = _what_arrived(crash, call)
     if not kind:
         return
-    receiver, maker = _maker(case, call, kind)
-    if maker is None and receiver == 0 and case.trace.calls[0].arguments:
+    receiver, maker = _maker(crash, call, kind)
+    if maker is None and receiver == 0 and crash.trace.calls[0].arguments:
         return  # what the model itself was given, which was said already
     if kind == "None":
-        yield _none(case, call, what, receiver=receiver, maker=maker)
+        yield _none(crash, call, what, receiver=receiver, maker=maker)
     else:
-        yield _tuple(case, call, what, maker=maker)
+        yield _tuple(crash, call, what, maker=maker)
 
 
-def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None) -> Suspicion:
-    blamed = maker.fqn if maker is not None and maker.fqn is not None else case.owner
-    module = case.modules.get(blamed)
+def _tuple(crash: Crash, call: ModuleCall, what: str, *, maker: ModuleCall | None) -> Suspect:
+    blamed = maker.fqn if maker is not None and maker.fqn is not None else crash.owner
+    module = crash.modules.get(blamed)
     comma = _comma_in(module)
     candidates = []
     if comma is not None and module is not None:
-        again = compiled_again(forward_of(module), without_one_tuples)
+        again = recompile(get_forward(module), drop_one_tuples)
         if again is not None:
-            title = f"drop the trailing comma in the forward of {named(case, blamed)}, line {comma}"
+            title = f"drop the trailing comma in the forward of {describe_module(crash, blamed)}, line {comma}"
             candidates.append(
-                candidate(Bind(title=title, code="", module=blamed, function=again), weight=STRONG)
+                propose(Bind(title=title, code="", module=blamed, function=again), weight=STRONG)
             )
     elif maker is not None and maker.fqn is None:
-        candidates.append(candidate(_first_of(case, maker), weight=STRONG))
+        candidates.append(propose(_first_of(crash, maker), weight=STRONG))
     elif maker is not None and getattr(module, "return_indices", False):
-        candidates += _with_indices(case, blamed)
+        candidates += _with_indices(crash, blamed)
     elif maker is not None:
-        title = f"take the first element of what {quoted(blamed)} returns: {quoted(blamed)}(...)[0]"
+        title = f"take the first element of what {quote(blamed)} returns: {quote(blamed)}(...)[0]"
         candidates.append(
-            candidate(
+            propose(
                 AdaptOutput(title=title, code="{x}[0]", module=blamed, function=lambda out: out[0]),
                 weight=STRONG,
             )
         )
-    maker_name = case.name_of(maker) if maker is not None else named(case, blamed)
+    maker_name = crash.describe_call(maker) if maker is not None else describe_module(crash, blamed)
     why = (
         f"a trailing comma at line {comma} of its forward makes it"
         if comma is not None
@@ -218,31 +215,31 @@ def _tuple(case: Case, call: ModuleCall, what: str, *, maker: ModuleCall | None)
     if getattr(module, "return_indices", False):
         why += ", as return_indices=True asks for the indices as well"
     if comma is None and maker is None:
-        why = f"the forward of {named(case, blamed)} makes it"
-    return Suspicion(
+        why = f"the forward of {describe_module(crash, blamed)} makes it"
+    return Suspect(
         diagnosis="not-a-tensor",
         module=blamed,
         message=f"{what} where a tensor was meant: {why}",
-        arithmetic=_given_at(case, call),
+        arithmetic=_given_at(crash, call),
         candidates=tuple(candidates),
         weight=STRONG,
     )
 
 
-def _with_indices(case: Case, pool: str) -> Iterator[Candidate]:
+def _with_indices(crash: Crash, pool: str) -> Iterator[Candidate]:
     """A pooling whose indices an unpooling wants, or nobody."""
     unpool = next(
-        (fqn for fqn, m in case.modules.items() if isinstance(m, nn.modules.pooling._MaxUnpoolNd)),
+        (fqn for fqn, m in crash.modules.items() if isinstance(m, nn.modules.pooling._MaxUnpoolNd)),
         None,
     )
     if unpool is not None:
-        title = f"unpack what {quoted(pool)} gives, x, indices = {quoted(pool)}(...), and call {quoted(unpool)}(x, indices)"
-        yield candidate(HandIndices(title=title, code="x, indices", module=pool), weight=STRONG)
+        title = f"unpack what {quote(pool)} gives, x, indices = {quote(pool)}(...), and call {quote(unpool)}(x, indices)"
+        yield propose(HandIndices(title=title, code="x, indices", module=pool), weight=STRONG)
     else:
-        yield candidate(configured(case, pool, return_indices=False), weight=STRONG)
+        yield propose(configure(crash, pool, return_indices=False), weight=STRONG)
 
 
-def _first_of(case: Case, maker: ModuleCall) -> Rewrite:
+def _first_of(crash: Crash, maker: ModuleCall) -> Rewrite:
     """The values of a function that returns them with their indices: torch.max(x, 1)."""
     name = operation(maker)
     respell = (
@@ -251,9 +248,9 @@ def _first_of(case: Case, maker: ModuleCall) -> Rewrite:
         else f"{maker.kind}({{x}}, {{rest}})[0]"
     )
     return Rewrite(
-        title=f"take the first of what {case.name_of(maker)} returns, the values: {name}(...)[0]",
+        title=f"take the first of what {crash.describe_call(maker)} returns, the values: {name}(...)[0]",
         code=f"{name}(...)[0]",
-        module=case.owner,
+        module=crash.owner,
         kind=maker.kind,
         source=maker.source,
         function=lambda func, args, kwargs: func(*args, **kwargs)[0],
@@ -262,17 +259,17 @@ def _first_of(case: Case, maker: ModuleCall) -> Rewrite:
 
 
 def _none(
-    case: Case, call: ModuleCall, what: str, *, receiver: int, maker: ModuleCall | None
-) -> Suspicion:
+    crash: Crash, call: ModuleCall, what: str, *, receiver: int, maker: ModuleCall | None
+) -> Suspect:
     advice = ""
     candidates = []
     if maker is not None:
         blamed = maker.fqn or ""
-        why = f"{named(case, blamed)} returns None"
-        if returns_nothing(forward_of(case.modules[blamed])):
+        why = f"{describe_module(crash, blamed)} returns None"
+        if returns_nothing(get_forward(crash.modules[blamed])):
             why += ": its forward has no return"
-        advice = f"end the forward of {named(case, blamed)} with a return"
-        again, last = returning(forward_of(case.modules[blamed]))
+        advice = f"end the forward of {describe_module(crash, blamed)} with a return"
+        again, last = add_return(get_forward(crash.modules[blamed]))
         if again is not None:
             edit = Bind(
                 title=f"{advice}: return {last}",
@@ -280,52 +277,52 @@ def _none(
                 module=blamed,
                 function=again,
             )
-            candidates.append(candidate(edit, weight=STRONG))
+            candidates.append(propose(edit, weight=STRONG))
             advice = ""
     else:
         blamed = (
-            case.module_above(case.trace.calls[receiver].parent)
-            if receiver != case.index or case.leaf is not None
-            else case.owner
+            crash.find_module_above(crash.trace.calls[receiver].parent)
+            if receiver != crash.index or crash.leaf is not None
+            else crash.owner
         )
-        name = _defaulted(case, blamed)
+        name = _defaulted(crash, blamed)
         why = (
             f"its forward was not given {name!r}, which is None by default"
             if name
             else "nothing has set it"
         )
-        why = f"{named(case, blamed)} passes it on; {why}"
+        why = f"{describe_module(crash, blamed)} passes it on; {why}"
         advice = (
-            f"give {named(case, blamed)} {name!r} as well, or skip what needs it where it is None"
+            f"give {describe_module(crash, blamed)} {name!r} as well, or skip what needs it where it is None"
             if name
             else ""
         )
-    return Suspicion(
+    return Suspect(
         diagnosis="not-a-tensor",
         module=blamed,
         message=f"{what} where a tensor was meant: {why}",
-        arithmetic=_given_at(case, call),
+        arithmetic=_given_at(crash, call),
         candidates=tuple(candidates),
         weight=STRONG,
         advice=(advice,) if advice else (),
     )
 
 
-def _given_at(case: Case, call: ModuleCall) -> str:
-    source = short(case.trace.failure.source if case.trace.failure else call.source)
+def _given_at(crash: Crash, call: ModuleCall) -> str:
+    source = shorten(crash.trace.failure.source if crash.trace.failure else call.source)
     reader = (
-        f"{case.name_of(call)} was given it"
-        if case.leaf is not None or call.fqn is None
-        else f"in the forward of {case.name_of(call)}"
+        f"{crash.describe_call(call)} was given it"
+        if crash.leaf is not None or call.fqn is None
+        else f"in the forward of {crash.describe_call(call)}"
     )
     return reader + (f" at {source}" if source else "")
 
 
-def _defaulted(case: Case, fqn: str) -> str:
+def _defaulted(crash: Crash, fqn: str) -> str:
     """The parameter of a module's forward that was left at its default None, where there is one, by preference on the failing line."""
-    module = case.modules.get(fqn)
+    module = crash.modules.get(fqn)
     frames = (
-        f for f, _ in traceback.walk_tb(case.error.__traceback__) if f.f_code.co_name == "forward"
+        f for f, _ in traceback.walk_tb(crash.error.__traceback__) if f.f_code.co_name == "forward"
     )
     frame = next((f for f in frames if f.f_locals.get("self") is module), None)
     if module is None or frame is None:
@@ -336,19 +333,19 @@ def _defaulted(case: Case, fqn: str) -> str:
         if p.default is None
     }
     found = [name for name in given if frame.f_locals.get(name, given) is None]
-    line = names_on_the_line(case.error)
+    line = list_names(crash.error)
     return next((name for name in found if name in line), found[0] if len(found) == 1 else "")
 
 
-def _what_arrived(case: Case, call: ModuleCall) -> tuple[str, str]:
+def _what_arrived(crash: Crash, call: ModuleCall) -> tuple[str, str]:
     """What the failing call got that is no tensor ("tuple", "None"; "": nothing of the kind), and the same in words."""
-    if case.leaf is not None and not isinstance(case.leaf, nn.RNNBase | nn.MultiheadAttention):
+    if crash.leaf is not None and not isinstance(crash.leaf, nn.RNNBase | nn.MultiheadAttention):
         if not call.inputs and call.arguments:
             given = next(iter(call.arguments.values()))
             return (
                 "None" if given is None else "other"
-            ), f"{given} arrived at {case.name_of(call)}"
-        given_to_it = arguments_of(case.error, case.leaf)
+            ), f"{given} arrived at {crash.describe_call(call)}"
+        given_to_it = read_arguments(crash.error, crash.leaf)
         one = given_to_it is None or (
             len(given_to_it[0]) == 1 and isinstance(given_to_it[0][0], tuple | list)
         )
@@ -360,16 +357,16 @@ def _what_arrived(case: Case, call: ModuleCall) -> tuple[str, str]:
             and len(call.inputs) <= 3
         ):
             return (
-                "tuple" if _takes_one(case.leaf) else ""
-            ), f"a tuple of {_length(call)} arrived at {case.name_of(call)}"
+                "tuple" if _takes_one(crash.leaf) else ""
+            ), f"a tuple of {_length(call)} arrived at {crash.describe_call(call)}"
         return "", ""
-    if not isinstance(case.error, AttributeError | TypeError):
+    if not isinstance(crash.error, AttributeError | TypeError):
         return "", ""
-    subject = getattr(case.error, "obj", None)
+    subject = getattr(crash.error, "obj", None)
     if isinstance(subject, tuple | list) and any(isinstance(v, Tensor) for v in subject):
         return "tuple", f"a {type(subject).__name__} of {len(subject)}"
-    values = innermost_locals(case.error)
-    for name in names_on_the_line(case.error):
+    values = read_locals(crash.error)
+    for name in list_names(crash.error):
         value = values.get(name, values)
         if value is None or (
             isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)
@@ -379,11 +376,11 @@ def _what_arrived(case: Case, call: ModuleCall) -> tuple[str, str]:
                 if value is None
                 else ("tuple", f"{name!r} is a tuple of {len(value)}")
             )
-    operands = operands_on_the_line(case.error)
+    operands = list_operands(crash.error)
     made = [
         c
-        for c in case.trace.calls
-        if c.parent == case.index and (c.fqn or "").rpartition(".")[2] in operands
+        for c in crash.trace.calls
+        if c.parent == crash.index and (c.fqn or "").rpartition(".")[2] in operands
     ]
     if made and made[-1].returned in ("tuple", "list"):
         return "tuple", f"a {made[-1].returned} stands"
@@ -407,11 +404,11 @@ def _takes_one(layer: nn.Module) -> bool:
     ) or (len(inspect.signature(type(layer).forward).parameters) == 2)
 
 
-def _maker(case: Case, call: ModuleCall, kind: str) -> tuple[int, ModuleCall | None]:
+def _maker(crash: Crash, call: ModuleCall, kind: str) -> tuple[int, ModuleCall | None]:
     """The outermost call that was handed the very thing, and the call beside it, or inside of the code that raised, that returned it."""
     returned = ("NoneType",) if kind == "None" else ("tuple", "list")
-    calls, index = case.trace.calls, case.index or 0
-    if case.leaf is None and call.fqn is not None:
+    calls, index = crash.trace.calls, crash.index or 0
+    if crash.leaf is None and call.fqn is not None:
         inner = [
             c
             for c in calls
@@ -440,7 +437,7 @@ def _maker(case: Case, call: ModuleCall, kind: str) -> tuple[int, ModuleCall | N
     ]
     count = len(calls[index].inputs)
     beside = [c for c in beside if kind == "None" or len(c.outputs) == count] or (
-        beside if case.leaf is None else []
+        beside if crash.leaf is None else []
     )
     return index, beside[-1] if beside else None
 
@@ -456,5 +453,5 @@ def _handed_on(outer: ModuleCall, inner: ModuleCall, kind: str) -> bool:
 def _comma_in(module: nn.Module | None) -> int | None:
     if module is None or class_of(module).__module__.startswith("torch."):
         return None
-    found = next(one_tuples(forward_of(module)), None)
+    found = next(find_one_tuples(get_forward(module)), None)
     return None if found is None else found.lineno

@@ -8,42 +8,42 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.adapting import resized
-from cnnprobe.crash.case import Case, named, quoted
-from cnnprobe.crash.edits import Bind, ChangeArguments, Edit, Exchange, SetAttribute
-from cnnprobe.crash.functions import outdented
-from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
-from cnnprobe.crash.users_code import (
-    arguments_of,
-    called_on_the_line,
-    frame_locals,
-    nested,
-    users_frames,
-)
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import SetAttribute
+from cnnprobe.crash.edits.build import resize_input
+from cnnprobe.crash.edits.calls import Bind
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.inputs import ChangeArguments
+from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.edits.writing import outdent
+from cnnprobe.crash.facts.frames import find_frames, list_called, read_arguments, read_frame
+from cnnprobe.crash.facts.source import lift_nested
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of, is_leaf
 from cnnprobe.trace import ModuleCall
 
 _SMALLEST_IMAGE = 16  # pixels: below, a size is that of a patch or a window
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong with the code rather than with the numbers."""
-    module, call = case.module, case.call
+    module, call = crash.module, crash.call
     if call is None:
         return
-    if module is not None and has_no_forward(case):
+    if module is not None and has_no_forward(crash):
         yield from _no_forward(call.fqn or "", module)
         return
     if module is not None:
-        yield from _signature(case, call, module)
-        yield from _called_none(case, call, module)
-    yield from _missing_attribute(case)
-    yield from _refused_size(case)
+        yield from _signature(crash, call, module)
+        yield from _called_none(crash, call, module)
+    yield from _missing_attribute(crash)
+    yield from _refused_size(crash)
 
 
-def has_no_forward(case: Case) -> bool:
+def has_no_forward(crash: Crash) -> bool:
     """Whether the failing module's class defines no forward."""
-    module = case.module
+    module = crash.module
     return (
         module is not None
         and not is_leaf(module)
@@ -55,7 +55,7 @@ def has_no_forward(case: Case) -> bool:
 # -- no forward --------------------------------------------------------------------------------------------------------------
 
 
-def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
+def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspect]:
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         kind = type(module).__name__
         children = list(module._modules)
@@ -63,13 +63,13 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
         def sequential(old: nn.Module) -> nn.Module:
             return nn.Sequential(*(old._modules[name] for name in children))  # type: ignore[arg-type]
 
-        title = f"make {quoted(fqn)} an nn.Sequential, or call its modules one by one"
-        yield Suspicion(
+        title = f"make {quote(fqn)} an nn.Sequential, or call its modules one by one"
+        yield Suspect(
             diagnosis="missing-forward",
             module=fqn,
-            message=f"{quoted(fqn)} is an nn.{kind}: a list of modules, which cannot be called itself",
+            message=f"{quote(fqn)} is an nn.{kind}: a list of modules, which cannot be called itself",
             candidates=(
-                candidate(
+                propose(
                     Exchange(title=title, code="nn.Sequential(*...)", module=fqn, layer=sequential),
                     weight=STRONG,
                 ),
@@ -96,22 +96,22 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
             module=fqn,
             function=function,
         )
-        candidates.append(candidate(edit, weight=STRONG))
+        candidates.append(propose(edit, weight=STRONG))
     kind_name = class_of(module).__name__
     has = f"; it has {near[0]!r}" if near else f"; its methods are {', '.join(methods) or 'none'}"
     inside = _inside_init(module)
     if inside is not None and not near:
         line = inside.__code__.co_firstlineno
         has = f": it is defined at line {line}, inside of __init__"
-        written = outdented(getattr(class_of(module), "__init__").__code__, "forward")  # noqa: B009 - `type` has another
+        written = outdent(getattr(class_of(module), "__init__").__code__, "forward")  # noqa: B009 - `type` has another
         edit = Bind(
             title=f"indent the forward at line {line} as __init__ is",
             module=fqn,
             function=inside,
             written=written,
         )
-        candidates.append(candidate(edit, weight=STRONG))
-    yield Suspicion(
+        candidates.append(propose(edit, weight=STRONG))
+    yield Suspect(
         diagnosis="missing-forward",
         module=fqn,
         message=f"the class {kind_name} has no method named forward{has}",
@@ -129,7 +129,7 @@ def _no_forward(fqn: str, module: nn.Module) -> Iterator[Suspicion]:
 def _inside_init(module: nn.Module) -> types.FunctionType | None:
     """The forward that stands inside of __init__, by its indentation."""
     try:
-        found = nested(getattr(class_of(module), "__init__"), "forward")  # noqa: B009 - `type` has another
+        found = lift_nested(getattr(class_of(module), "__init__"), "forward")  # noqa: B009 - `type` has another
     except ValueError:  # defaults that only the running __init__ knows
         return None
     return found if isinstance(found, types.FunctionType) else None
@@ -142,17 +142,17 @@ def _is_torchs(kind: type) -> bool:
 # -- a size that the model's own code refuses -------------------------------------------------------------------------------
 
 
-def _refused_size(case: Case) -> Iterator[Suspicion]:
+def _refused_size(crash: Crash) -> Iterator[Suspect]:
     """An assertion or a ValueError of the model's own code about its input, where an attribute of it names another size."""
-    owner = case.modules.get(case.owner)
+    owner = crash.modules.get(crash.owner)
     if (
         owner is None
-        or not isinstance(case.error, AssertionError | ValueError)
-        or not case.root_inputs
-        or case.leaf is not None
+        or not isinstance(crash.error, AssertionError | ValueError)
+        or not crash.root_inputs
+        or crash.leaf is not None
     ):
         return
-    shape = case.root_inputs[0].shape
+    shape = crash.root_inputs[0].shape
     own = {
         name: value
         for name, value in owner.__dict__.items()
@@ -166,28 +166,28 @@ def _refused_size(case: Case) -> Iterator[Suspicion]:
             and all(type(n) is int and n >= _SMALLEST_IMAGE for n in sizes)
             and sizes != shape[2:]
         ):
-            yield Suspicion(
+            yield Suspect(
                 diagnosis="shape-mismatch",
-                module=case.owner,
-                message=f"{named(case, case.owner)} itself refuses {shape}; its {name} is {value}",
+                module=crash.owner,
+                message=f"{describe_module(crash, crash.owner)} itself refuses {shape}; its {name} is {value}",
                 arithmetic=f"{name} {sizes[0]} x {sizes[1]}, arrived {shape[2]} x {shape[3]}",
-                candidates=(candidate(resized(sizes, exact=True), weight=STRONG),),
+                candidates=(propose(resize_input(sizes, exact=True), weight=STRONG),),
             )
 
 
 # -- arguments and attributes ------------------------------------------------------------------------------------------------
 
 
-def _signature(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Suspicion]:
-    if not isinstance(case.error, TypeError) or any(
-        c.parent == case.index for c in case.trace.calls
+def _signature(crash: Crash, call: ModuleCall, module: nn.Module) -> Iterator[Suspect]:
+    if not isinstance(crash.error, TypeError) or any(
+        c.parent == crash.index for c in crash.trace.calls
     ):
         return
     try:
         signature = inspect.signature(module.forward)
     except (TypeError, ValueError):
         return
-    args, names = _given(case, call)
+    args, names = _given(crash, call)
     try:
         signature.bind(*range(args), **dict.fromkeys(names))
     except TypeError:
@@ -213,26 +213,28 @@ def _signature(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Susp
     if surplus > 0:
         said.append(f"was given {surplus} argument{'s' * (surplus > 1)} too many")
     fqn = call.fqn or ""
-    yield Suspicion(
+    yield Suspect(
         diagnosis="call-signature",
         module=fqn,
-        message=f"the forward of {named(case, fqn)} {' and '.join(said) or 'cannot take these arguments'}",
+        message=f"the forward of {describe_module(crash, fqn)} {' and '.join(said) or 'cannot take these arguments'}",
         arithmetic=f"forward({', '.join(parameters)}); given {args} by position"
         + (f" and {', '.join(names)}" if names else ""),
         candidates=tuple(
-            candidate(edit) for edit in _other_arguments(case, fqn, unknown, missing, surplus)
+            propose(edit) for edit in _other_arguments(crash, fqn, unknown, missing, surplus)
         ),
         weight=STRONG,
-        advice=(f"call {quoted(fqn)} with {', '.join(missing)} as well",)
+        advice=(f"call {quote(fqn)} with {', '.join(missing)} as well",)
         if missing and not unknown
         else (),
     )
 
 
-def _given(case: Case, call: ModuleCall) -> tuple[int, list[str]]:
+def _given(crash: Crash, call: ModuleCall) -> tuple[int, list[str]]:
     """How many arguments a module got by position, and the names of the others."""
     found = (
-        (case.args, case.kwargs) if call.parent is None else arguments_of(case.error, case.module)
+        (crash.args, crash.kwargs)
+        if call.parent is None
+        else read_arguments(crash.error, crash.module)
     )
     if found is not None:
         return len(found[0]), sorted(found[1])
@@ -243,7 +245,7 @@ def _given(case: Case, call: ModuleCall) -> tuple[int, list[str]]:
 
 
 def _other_arguments(
-    case: Case, fqn: str, unknown: list[str], missing: list[str], surplus: int
+    crash: Crash, fqn: str, unknown: list[str], missing: list[str], surplus: int
 ) -> Iterator[Edit]:
     if fqn:
         return
@@ -265,7 +267,7 @@ def _other_arguments(
             function=lambda a, k: (a, {n: v for n, v in k.items() if n not in unknown}),
         )
     elif surplus > 0:
-        count = len(case.args) - surplus
+        count = len(crash.args) - surplus
         yield ChangeArguments(
             title=f"give it {count} argument{'s' * (count != 1)}",
             code="",
@@ -273,16 +275,14 @@ def _other_arguments(
         )
 
 
-def _called_none(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Suspicion]:
+def _called_none(crash: Crash, call: ModuleCall, module: nn.Module) -> Iterator[Suspect]:
     """A layer that is None, as an option of the constructor left it, and is called all the same."""
-    if not isinstance(case.error, TypeError) or any(
-        frame.name != "forward" for frame in users_frames(case.error)[-1:]
+    if not isinstance(crash.error, TypeError) or any(
+        frame.name != "forward" for frame in find_frames(crash.error)[-1:]
     ):
         return
     called = (
-        called_on_the_line(case.error)
-        if not isinstance(module, nn.Sequential)
-        else list(module._modules)
+        list_called(crash.error) if not isinstance(module, nn.Sequential) else list(module._modules)
     )
     name = next(
         (
@@ -296,25 +296,25 @@ def _called_none(case: Case, call: ModuleCall, module: nn.Module) -> Iterator[Su
         return
     fqn = f"{call.fqn}.{name}" if call.fqn else name
     skip = SetAttribute(
-        title=f"make {quoted(fqn)} an nn.Identity() where there is nothing to do",
+        title=f"make {quote(fqn)} an nn.Identity() where there is nothing to do",
         code="nn.Identity()",
         module=call.fqn or "",
         name=name,
         value=lambda _module: nn.Identity(),
     )
-    yield Suspicion(
+    yield Suspect(
         diagnosis="missing-attribute",
         module=call.fqn or "",
-        message=f"{named(case, call.fqn or '')} calls its layer {name!r}, which is None",
+        message=f"{describe_module(crash, call.fqn or '')} calls its layer {name!r}, which is None",
         arithmetic=f"self.{name} is None",
-        candidates=(candidate(skip, weight=STRONG),),
+        candidates=(propose(skip, weight=STRONG),),
         weight=STRONG,
-        advice=(f"build {quoted(fqn)} in __init__, or call it only where it is not None",),
+        advice=(f"build {quote(fqn)} in __init__, or call it only where it is not None",),
     )
 
 
-def _missing_attribute(case: Case) -> Iterator[Suspicion]:
-    error = case.error
+def _missing_attribute(crash: Crash) -> Iterator[Suspect]:
+    error = crash.error
     subject, name = getattr(error, "obj", None), getattr(error, "name", None)
     if not isinstance(error, AttributeError) or not isinstance(name, str):
         name, subject = (
@@ -333,15 +333,15 @@ def _missing_attribute(case: Case) -> Iterator[Suspicion]:
         edit = SetAttribute(
             title=f"write self.{near[0]} instead of self.{name}",
             code=near[0],
-            module=case.owner,
+            module=crash.owner,
             name=name,
             value=lambda m: getattr(m, near[0]),
         )
-        candidates.append(candidate(edit, weight=STRONG))
-    yield Suspicion(
+        candidates.append(propose(edit, weight=STRONG))
+    yield Suspect(
         diagnosis="missing-attribute",
-        module=case.owner,
-        message=f"{named(case, case.owner)} has no attribute {name!r}"
+        module=crash.owner,
+        message=f"{describe_module(crash, crash.owner)} has no attribute {name!r}"
         + (f"; it has {near[0]!r}" if near else ""),
         arithmetic=f"registered are {', '.join(known[:12])}"
         if known
@@ -353,7 +353,7 @@ def _missing_attribute(case: Case) -> Iterator[Suspicion]:
 
 def _asked_of_module(error: AttributeError) -> tuple[str | None, nn.Module | None]:
     """nn.Module raises without saying of whom what was asked; its frame has both."""
-    found = frame_locals(error, "torch/nn/modules/module.py", "__getattr__")
+    found = read_frame(error, "torch/nn/modules/module.py", "__getattr__")
     if found is None:
         return None, None
     owner = found.get("self")

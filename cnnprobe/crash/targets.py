@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash.case import quoted
+from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.loss_trials import repaired, working
-from cnnprobe.crash.training import Loss, Training, Verdict, range_of
+from cnnprobe.crash.training import Crash, Loss, Verdict, range_of
 
 
-def swapped(_training: Training, found: Loss, name: str) -> Verdict | None:
+def swapped(_crash: Crash, found: Loss, name: str) -> Verdict | None:
     """The arguments of the loss in the wrong order."""
     x, target = found.input, found.target
     if x.is_floating_point() or not target.is_floating_point() or target.dim() < x.dim():
@@ -26,7 +26,7 @@ def swapped(_training: Training, found: Loss, name: str) -> Verdict | None:
     )
 
 
-def class_dtype(_training: Training, found: Loss, name: str) -> Verdict | None:
+def class_dtype(_crash: Crash, found: Loss, name: str) -> Verdict | None:
     """Class indices that are no whole numbers of 64 bits."""
     x, target = found.input, found.target
     if target.dtype is torch.long or (
@@ -65,7 +65,7 @@ def class_dtype(_training: Training, found: Loss, name: str) -> Verdict | None:
     )
 
 
-def class_shape(training: Training, found: Loss, name: str) -> Verdict | None:
+def class_shape(crash: Crash, found: Loss, name: str) -> Verdict | None:
     """Class indices of another shape than the output asks for."""
     x, target = found.input, found.target
     wanted = (x.shape[0], *x.shape[2:]) if x.dim() > 1 else ()
@@ -152,13 +152,13 @@ def class_shape(training: Training, found: Loss, name: str) -> Verdict | None:
         message=f"{found.shown} wants targets of shape {tuple(wanted)} for an output of {tuple(x.shape)}, and they are {tuple(target.shape)}",
         arithmetic=f"output {tuple(x.shape)}, targets {tuple(target.shape)}",
         repairs=working(*repairs),
-        module=training.last_layer() if x.dim() > 2 and target.dim() == 1 else None,
+        module=crash.find_last_layer() if x.dim() > 2 and target.dim() == 1 else None,
         tensors=(x, target),
         raised_in=found.shown,
     )
 
 
-def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
+def label_range(crash: Crash, found: Loss, name: str) -> Verdict | None:
     """Class indices that the output has no class for."""
     x, target = found.input, found.target
     bounds = range_of(target)
@@ -171,8 +171,8 @@ def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
     if low >= 0 and high < classes:
         return None
     repairs = []
-    last = training.last_layer()
-    head = training.modules().get(last) if last is not None else None
+    last = crash.find_last_layer()
+    head = crash.modules.get(last) if last is not None else None
     if low == 1 and high == classes:
         repairs.append(
             repaired(
@@ -185,7 +185,7 @@ def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
         )
     if low >= 0 and isinstance(head, nn.Linear | nn.Conv2d):
         argument = "out_features" if isinstance(head, nn.Linear) else "out_channels"
-        title = f"set {argument}={high + 1} in {quoted(last or '')} (now {classes})"
+        title = f"set {argument}={high + 1} in {quote(last or '')} (now {classes})"
         widen = (  # noqa: E731
             lambda a, b: (
                 torch.cat([a, a.new_zeros((a.shape[0], high + 1 - classes, *a.shape[2:]))], 1),
@@ -236,14 +236,14 @@ def label_range(training: Training, found: Loss, name: str) -> Verdict | None:
         module=last if low == 0 and not (strange.numel() == 1 and high > classes) else None,
         message=f"labels go from {low} to {high}, and the output has {classes} classes: legal are 0 to {classes - 1}",
         arithmetic=f"{outside} of {counted.numel()} labels are outside"
-        + (f"; the classes come from {quoted(last)}" if last is not None else ""),
+        + (f"; the classes come from {quote(last)}" if last is not None else ""),
         repairs=working(*repairs),
         tensors=(x, target),
         raised_in=found.shown,
     )
 
 
-def class_weights(_training: Training, found: Loss, _name: str) -> Verdict | None:
+def class_weights(_crash: Crash, found: Loss, _name: str) -> Verdict | None:
     """A weight for another number of classes."""
     weight = found.arguments.get("weight", getattr(found.module, "weight", None))
     classes = found.input.shape[1] if found.input.dim() > 1 else found.input.shape[0]

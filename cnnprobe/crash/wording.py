@@ -9,21 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.adapting import with_tensor
-from cnnprobe.crash.case import Case, line_of, named, operation, quoted, short
-from cnnprobe.crash.edits import AdaptOutput, Bind, Edit, Rewrite
-from cnnprobe.crash.files import Change
-from cnnprobe.crash.functions import with_call, with_more_names, with_name, with_parameters
-from cnnprobe.crash.suspicion import STRONG, Suspicion, candidate
-from cnnprobe.crash.users_code import (
-    arguments_of,
-    calls_on_the_line,
-    compiled_again,
-    data_on_the_line,
-    forward_of,
-    innermost_locals,
-    parsed,
-)
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import change_tensor
+from cnnprobe.crash.edits.calls import AdaptOutput, Bind, Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.writing import add_parameters, extend_targets, replace_call, replace_name
+from cnnprobe.crash.facts.frames import list_calls, list_data, read_arguments, read_locals
+from cnnprobe.crash.facts.source import get_forward, parse, recompile
+from cnnprobe.crash.facts.words import operation, quote, read_line, shorten
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.trace import ModuleCall
 
@@ -31,19 +26,19 @@ from cnnprobe.trace import ModuleCall
 _OF_SEQUENCES = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
 
 
-def suspect(case: Case) -> Iterator[Suspicion]:
+def suspect(crash: Crash) -> Iterator[Suspect]:
     """What may be wrong with the wording of the failing line or of the forward."""
-    if case.call is None:
+    if crash.call is None:
         return
-    if isinstance(case.error, TypeError) and case.leaf is None:
-        yield from _without_self(case, case.call)
-        yield from _unlisted(case)
-    if isinstance(case.error, NameError):
-        yield from _without_prefix(case)
-    if isinstance(case.error, ValueError) and case.leaf is None:
-        yield from _unpacked(case, case.call)
-    if isinstance(case.error, TypeError | AttributeError | RuntimeError):
-        yield from _class_called(case)
+    if isinstance(crash.error, TypeError) and crash.leaf is None:
+        yield from _without_self(crash, crash.call)
+        yield from _unlisted(crash)
+    if isinstance(crash.error, NameError):
+        yield from _without_prefix(crash)
+    if isinstance(crash.error, ValueError) and crash.leaf is None:
+        yield from _unpacked(crash, crash.call)
+    if isinstance(crash.error, TypeError | AttributeError | RuntimeError):
+        yield from _class_called(crash)
 
 
 def _bound(
@@ -56,11 +51,11 @@ def _bound(
 # -- def forward(x) ------------------------------------------------------------------------------------------------------------
 
 
-def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
-    module = case.module
+def _without_self(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
+    module = crash.module
     if module is None or class_of(module).__module__.startswith("torch."):
         return
-    given, tree = arguments_of(case.error, module), parsed(forward_of(module))
+    given, tree = read_arguments(crash.error, module), parse(get_forward(module))
     if (
         tree is None
         or given is None
@@ -70,7 +65,7 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         return
     if not any(isinstance(node, ast.Name) and node.id == "self" for node in ast.walk(tree)):
         return
-    again = compiled_again(forward_of(module), lambda one: one.args.args.insert(0, ast.arg("self")))
+    again = recompile(get_forward(module), lambda one: one.args.args.insert(0, ast.arg("self")))
     kind, fqn = class_of(module).__name__, call.fqn or ""
     names = ", ".join(["self", *(a.arg for a in tree.args.args)])
     edits = (
@@ -81,16 +76,16 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
                 f"write def forward({names}) in {kind}",
                 fqn,
                 again,
-                with_parameters(forward_of(module).__code__, "self"),
+                add_parameters(get_forward(module).__code__, "self"),
             )
         ]
     )
-    yield Suspicion(
+    yield Suspect(
         diagnosis="call-signature",
         module=fqn,
-        message=f"the forward of {named(case, fqn)} has no parameter self, so that the module itself takes the place of the first",
+        message=f"the forward of {describe_module(crash, fqn)} has no parameter self, so that the module itself takes the place of the first",
         arithmetic=f"forward({', '.join(a.arg for a in tree.args.args)}), at line {tree.lineno}",
-        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
         weight=STRONG + 1,
     )
 
@@ -98,9 +93,9 @@ def _without_self(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
 # -- conv1(x) for self.conv1(x) ----------------------------------------------------------------------------------------------
 
 
-def _without_prefix(case: Case) -> Iterator[Suspicion]:
+def _without_prefix(crash: Crash) -> Iterator[Suspect]:
     """A layer that is called without its module."""
-    name, owner = getattr(case.error, "name", None), case.modules.get(case.owner)
+    name, owner = getattr(crash.error, "name", None), crash.modules.get(crash.owner)
     if (
         owner is None
         or not isinstance(name, str)
@@ -119,7 +114,7 @@ def _without_prefix(case: Case) -> Iterator[Suspicion]:
     def changed(tree: ast.FunctionDef) -> None:
         _Prefixed(name).visit(tree)
 
-    again = compiled_again(forward_of(owner), changed)
+    again = recompile(get_forward(owner), changed)
     title = f"write self.{name} instead of {name}"
     edits = (
         []
@@ -127,18 +122,18 @@ def _without_prefix(case: Case) -> Iterator[Suspicion]:
         else [
             _bound(
                 title,
-                case.owner,
+                crash.owner,
                 again,
-                with_name(forward_of(owner).__code__, name, f"self.{name}"),
+                replace_name(get_forward(owner).__code__, name, f"self.{name}"),
             )
         ]
     )
-    yield Suspicion(
+    yield Suspect(
         diagnosis="missing-attribute",
-        module=case.owner,
-        message=f"there is no variable {name!r} in the forward of {named(case, case.owner)}: it is an attribute of the module, self.{name}",
+        module=crash.owner,
+        message=f"there is no variable {name!r} in the forward of {describe_module(crash, crash.owner)}: it is an attribute of the module, self.{name}",
         arithmetic=f"self.{name} is a {type(getattr(owner, name)).__name__}",
-        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
 
@@ -162,18 +157,20 @@ class _Prefixed(ast.NodeTransformer):
 # -- a, b = x.chunk(3) -------------------------------------------------------------------------------------------------------
 
 
-def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
+def _unpacked(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     """Another number of names than of things that a call gives."""
-    failure = case.trace.failure
+    failure = crash.trace.failure
     source = failure.source if failure is not None else ""
     wanted = _names_assigned(source)
-    if wanted and (sized := _sizes_taken(case, source)) is not None:
-        yield _other_rank(case, *sized, wanted=wanted, source=source)
+    if wanted and (sized := _sizes_taken(crash, source)) is not None:
+        yield _other_rank(crash, *sized, wanted=wanted, source=source)
         return
     made = [
-        c for c in case.trace.calls if c.parent == case.index and c.source == source and c.completed
+        c
+        for c in crash.trace.calls
+        if c.parent == crash.index and c.source == source and c.completed
     ]
-    if len(made) > 1 and operation(made[-1]) == "unbind" and "unbind" not in line_of(source):
+    if len(made) > 1 and operation(made[-1]) == "unbind" and "unbind" not in read_line(source):
         made.pop()  # torch iterates over a tensor by it
     if (
         not wanted
@@ -192,28 +189,28 @@ def _unpacked(case: Case, call: ModuleCall) -> Iterator[Suspicion]:
         return
     edits: list[Edit] = []
     if is_one and last.fqn is not None:
-        title = f"take what {quoted(last.fqn)} gives as it is, without unpacking: it is one tensor"
+        title = f"take what {quote(last.fqn)} gives as it is, without unpacking: it is one tensor"
         edits.append(
             AdaptOutput(
                 title=title, module=last.fqn, function=lambda x: (x, *[None] * (wanted - 1))
             )
         )
     elif operation(last) == "chunk":
-        edits.append(_chunked(case, last, wanted))
+        edits.append(_chunked(crash, last, wanted))
     what = "one tensor, whose first axis would be unpacked" if is_one else f"{tensors} tensors"
-    yield Suspicion(
+    yield Suspect(
         diagnosis="call-signature",
-        module=case.owner,
-        message=f"{case.name_of(last)} gives {what}, and {wanted} name{'s' * (wanted != 1)} take{'s' * (wanted == 1)} it",
+        module=crash.owner,
+        message=f"{crash.describe_call(last)} gives {what}, and {wanted} name{'s' * (wanted != 1)} take{'s' * (wanted == 1)} it",
         arithmetic=f"{given} against {wanted}",
-        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
 
 
 def _callee(source: str) -> str:
     """The name of the function or layer whose very result a line assigns; "" where it assigns something else."""
-    node = ast.parse(line_of(source)).body[0]
+    node = ast.parse(read_line(source)).body[0]
     value = node.value if isinstance(node, ast.Assign) else None
     function = value.func if isinstance(value, ast.Call) else None
     return (
@@ -225,9 +222,9 @@ def _callee(source: str) -> str:
     )
 
 
-def _sizes_taken(case: Case, source: str) -> tuple[str, Tensor] | None:
+def _sizes_taken(crash: Crash, source: str) -> tuple[str, Tensor] | None:
     """The tensor whose sizes a line unpacks, `b, c, h, w = x.shape`, and how it is written."""
-    tree = ast.parse(line_of(source)).body[0]
+    tree = ast.parse(read_line(source)).body[0]
     value = tree.value if isinstance(tree, ast.Assign) else None
     if (
         isinstance(value, ast.Call)
@@ -240,18 +237,18 @@ def _sizes_taken(case: Case, source: str) -> tuple[str, Tensor] | None:
         node = value.value
     else:
         return None
-    found = innermost_locals(case.error).get(node.id) if isinstance(node, ast.Name) else None
+    found = read_locals(crash.error).get(node.id) if isinstance(node, ast.Name) else None
     return (ast.unparse(node), found) if isinstance(found, Tensor) else None
 
 
-def _other_rank(case: Case, written: str, x: Tensor, *, wanted: int, source: str) -> Suspicion:
+def _other_rank(crash: Crash, written: str, x: Tensor, *, wanted: int, source: str) -> Suspect:
     shape = tuple(x.shape)
-    given = next((t for t in case.root_inputs if t.shape == shape), None)
+    given = next((t for t in crash.root_inputs if t.shape == shape), None)
     edits: list[Edit] = []
     if given is not None and len(shape) == wanted - 1:
         edits.append(
-            with_tensor(
-                case,
+            change_tensor(
+                crash,
                 given,
                 lambda t: t[None],
                 "{x}.unsqueeze(0)",
@@ -260,20 +257,20 @@ def _other_rank(case: Case, written: str, x: Tensor, *, wanted: int, source: str
         )
     missing = bool(edits)
     if len(shape) > wanted:
-        edits += _more_names(case, source, len(shape) - wanted)
-    return Suspicion(
+        edits += _more_names(crash, source, len(shape) - wanted)
+    return Suspect(
         diagnosis="missing-batch" if missing else "shape-mismatch",
-        module=case.owner,
+        module=crash.owner,
         message=f"{wanted} names take the sizes of {written}, which has {len(shape)} axes: {shape}",
         arithmetic=f"{len(shape)} against {wanted}",
-        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
 
 
-def _more_names(case: Case, source: str, count: int) -> Iterator[Edit]:
+def _more_names(crash: Crash, source: str, count: int) -> Iterator[Edit]:
     """The same forward with a name for each of the axes that have none."""
-    function, line = forward_of(case.modules[case.owner]), int(source.rpartition(":")[2])
+    function, line = get_forward(crash.modules[crash.owner]), int(source.rpartition(":")[2])
 
     def changed(tree: ast.FunctionDef) -> None:
         for node in ast.walk(tree):
@@ -284,17 +281,17 @@ def _more_names(case: Case, source: str, count: int) -> Iterator[Edit]:
             ):
                 node.targets[0].elts += [ast.Name("_", ctx=ast.Store()) for _ in range(count)]
 
-    again, more = compiled_again(function, changed), ", ".join("_" * count)
-    target, _, value = line_of(source).partition("=")
+    again, more = recompile(function, changed), ", ".join("_" * count)
+    target, _, value = read_line(source).partition("=")
     if again is not None:
         title = f"write {target.strip()}, {more} = {value.strip()}"
-        yield _bound(title, case.owner, again, with_more_names(function.__code__, line, more))
+        yield _bound(title, crash.owner, again, extend_targets(function.__code__, line, more))
 
 
 def _names_assigned(source: str) -> int:
     """How many names a line's assignment has on its left; 0 where it is none, or takes a rest."""
     try:
-        tree = ast.parse(line_of(source))
+        tree = ast.parse(read_line(source))
     except SyntaxError:
         return 0
     node = tree.body[0] if tree.body else None
@@ -306,7 +303,7 @@ def _names_assigned(source: str) -> int:
     return len(target.elts)
 
 
-def _chunked(case: Case, call: ModuleCall, wanted: int) -> Rewrite:
+def _chunked(crash: Crash, call: ModuleCall, wanted: int) -> Rewrite:
     def rewritten(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(
             args[0],
@@ -315,8 +312,8 @@ def _chunked(case: Case, call: ModuleCall, wanted: int) -> Rewrite:
             **{name: value for name, value in kwargs.items() if name != "chunks"},
         )
 
-    where: dict[str, Any] = {"module": case.owner, "kind": call.kind, "source": call.source}
-    title = f"split it into {wanted} at {short(call.source)}: chunk({wanted}, ...)"
+    where: dict[str, Any] = {"module": crash.owner, "kind": call.kind, "source": call.source}
+    title = f"split it into {wanted} at {shorten(call.source)}: chunk({wanted}, ...)"
     return Rewrite(
         title=title,
         code=f"chunk({wanted}, ...)",
@@ -329,9 +326,9 @@ def _chunked(case: Case, call: ModuleCall, wanted: int) -> Rewrite:
 # -- torch.cat(a, b) ---------------------------------------------------------------------------------------------------------
 
 
-def _unlisted(case: Case) -> Iterator[Suspicion]:
-    values = innermost_locals(case.error)
-    for call in calls_on_the_line(case.error):
+def _unlisted(crash: Crash) -> Iterator[Suspect]:
+    values = read_locals(crash.error)
+    for call in list_calls(crash.error):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
         tensors = [a for a in call.args if _may_be_tensor(a, values)]
         if name not in _OF_SEQUENCES or len(tensors) < 2 or tensors[0] is not call.args[0]:
@@ -340,7 +337,7 @@ def _unlisted(case: Case) -> Iterator[Suspicion]:
         others = [a for a in call.args if a not in tensors]
         listed.args = [ast.List(elts=tensors, ctx=ast.Load()), *others]
         yield reworded(
-            case,
+            crash,
             call,
             ast.unparse(listed),
             diagnosis="not-a-tensor",
@@ -359,20 +356,20 @@ def _may_be_tensor(node: ast.expr, values: dict[str, Any]) -> bool:
 # -- nn.ReLU(x) ----------------------------------------------------------------------------------------------------------------
 
 
-def _class_called(case: Case) -> Iterator[Suspicion]:
+def _class_called(crash: Crash) -> Iterator[Suspect]:
     """A layer that was made from a tensor, where a layer was to be applied to it: `x = nn.ReLU(x)`."""
-    owner = case.modules.get(case.owner)
+    owner = crash.modules.get(crash.owner)
     if owner is None or class_of(owner).__module__.startswith("torch."):
         return
-    tree, known = parsed(forward_of(owner)), forward_of(owner).__globals__
+    tree, known = parse(get_forward(owner)), get_forward(owner).__globals__
     calls = (
         [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if tree is not None else []
     )
     applied = {id(call.func) for call in calls}
-    failing = {ast.unparse(call) for call in calls_on_the_line(case.error)}
-    values = innermost_locals(case.error)
+    failing = {ast.unparse(call) for call in list_calls(crash.error)}
+    values = read_locals(crash.error)
     taken = [
-        type(values[name]) for name in data_on_the_line(case.error) if name in values
+        type(values[name]) for name in list_data(crash.error) if name in values
     ]  # a layer where a tensor was meant
     for call in calls:
         kind = _layer_class(call.func, known)
@@ -394,7 +391,7 @@ def _class_called(case: Case) -> Iterator[Suspicion]:
         options = ", ".join(ast.unparse(k) for k in call.keywords)
         name = ast.unparse(call.func)
         yield reworded(
-            case,
+            crash,
             call,
             f"{name}({options})({ast.unparse(call.args[0])})",
             diagnosis="not-a-tensor",
@@ -442,31 +439,33 @@ def _is_size(node: ast.expr) -> bool:
 
 
 def reworded(
-    case: Case, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str
-) -> Suspicion:
-    """A suspicion whose candidate is the same forward with an expression written otherwise."""
-    function = forward_of(case.modules[case.owner])
+    crash: Crash, call: ast.Call, text: str, *, diagnosis: str, message: str, arithmetic: str
+) -> Suspect:
+    """A suspicion whose propose is the same forward with an expression written otherwise."""
+    function = get_forward(crash.modules[crash.owner])
     old = ast.unparse(call)
     new = ast.parse(text, mode="eval").body
 
     def changed(tree: ast.FunctionDef) -> None:
         _Exchanged(old, call.lineno, new).visit(tree)
 
-    again = compiled_again(function, changed)
+    again = recompile(function, changed)
     title = f"write {text} instead of {old}"
     edits = (
         []
         if again is None
         else [
-            _bound(title, case.owner, again, with_call(function.__code__, call.lineno, old, text))
+            _bound(
+                title, crash.owner, again, replace_call(function.__code__, call.lineno, old, text)
+            )
         ]
     )
-    return Suspicion(
+    return Suspect(
         diagnosis=diagnosis,
-        module=case.owner,
+        module=crash.owner,
         message=message,
         arithmetic=arithmetic,
-        candidates=tuple(candidate(edit, weight=STRONG) for edit in edits),
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.case import Case
+from cnnprobe.crash.crash import Crash
 from cnnprobe.trace import ModuleCall
 
 MOST_NODES = (
@@ -23,7 +23,7 @@ class Saved:
     name: str
 
 
-def nodes_of(*starts: Any) -> Iterator[Any]:
+def walk_nodes(*starts: Any) -> Iterator[Any]:
     """The nodes of a graph that some nodes start, by level."""
     seen: set[Any] = set()
     level = list(starts)
@@ -38,7 +38,7 @@ def nodes_of(*starts: Any) -> Iterator[Any]:
         level = below
 
 
-def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
+def find_saved(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
     """The saved tensors that were overwritten, those that are gone, and those that are there, in the order of the backward.
 
     Reading one raises in the first two cases; only one that is still there lets hooks be registered.
@@ -46,7 +46,7 @@ def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
     modified: list[Saved] = []
     freed: list[Saved] = []
     kept: list[Saved] = []
-    for node in nodes_of(loss.grad_fn):
+    for node in walk_nodes(loss.grad_fn):
         for name in dir(node):
             if name.startswith("_saved_"):
                 state = _state(node, name)
@@ -59,8 +59,8 @@ def saved_tensors(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
 
 def broke_off(freed: list[Saved], kept: list[Saved]) -> bool:
     """Whether what is gone went in this very backward, which runs the nodes that were made last first: all that is left is older than it."""
-    gone = [n for one in freed if (n := number_of(one.node)) is not None]
-    left = [n for one in kept if (n := number_of(one.node)) is not None]
+    gone = [n for one in freed if (n := get_number(one.node)) is not None]
+    left = [n for one in kept if (n := get_number(one.node)) is not None]
     return bool(gone) and bool(left) and max(left) < min(gone)
 
 
@@ -80,21 +80,21 @@ def _state(node: Any, name: str) -> str | None:
         return None
 
 
-def number_of(node: Any) -> int | None:
+def get_number(node: Any) -> int | None:
     """Autograd's sequence number of a node: the order in which nodes were made."""
     with contextlib.suppress(AttributeError, RuntimeError):
         return int(node._sequence_nr())
     return None
 
 
-def maker_of(case: Case | None, node: Any) -> tuple[int, ModuleCall] | None:
+def find_maker(crash: Crash | None, node: Any) -> tuple[int, ModuleCall] | None:
     """The innermost recorded call that made a node of the graph."""
-    number = number_of(node)
-    if case is None or number is None:
+    number = get_number(node)
+    if crash is None or number is None:
         return None
     found = [
         (i, c)
-        for i, c in enumerate(case.trace.calls)
+        for i, c in enumerate(crash.trace.calls)
         if c.sequence is not None and c.sequence[0] <= number < c.sequence[1]
     ]
     return max(found, key=lambda pair: pair[1].depth, default=None)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.shadow import Shadow, make_shadow
+from cnnprobe.crash.model_copy import ModelCopy, copy_model
 from cnnprobe.errors import TargetError
 
 LARGEST = 2048  # pixels
@@ -39,7 +39,7 @@ def least_input(
             where="least_input",
             fix="give it an image: (N, C, H, W)",
         )
-    shadow = make_shadow(model, args, kwargs or {}, meta=True)
+    shadow = copy_model(model, args, kwargs or {}, meta=True)
     if shadow is None:
         raise TargetError(
             f"{type(model).__name__} cannot be copied",
@@ -61,7 +61,7 @@ def least_input(
     return (high,) * axes
 
 
-def _first_that_passes(shadow: Shadow, axes: int) -> int | None:
+def _first_that_passes(shadow: ModelCopy, axes: int) -> int | None:
     pixels = 1
     while pixels <= LARGEST:
         if passes(shadow, pixels, axes):
@@ -70,7 +70,7 @@ def _first_that_passes(shadow: Shadow, axes: int) -> int | None:
     return None
 
 
-def passes(shadow: Shadow, pixels: int, axes: int) -> bool:
+def passes(shadow: ModelCopy, pixels: int, axes: int) -> bool:
     """Whether the shadow takes an input of this size."""
     first = shadow.args[0]
     sized = torch.empty(

@@ -8,33 +8,27 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from cnnprobe.crash.case import Case
-from cnnprobe.crash.edits import (
-    Adapt,
-    AdaptOutput,
-    Bind,
-    Edit,
-    Exchange,
-    Insert,
-    KeepFirst,
-    Reconfigure,
-    Rewrite,
-    SetAttribute,
-)
-from cnnprobe.crash.files import Change, File, UnknownPlaceError, open_file
-from cnnprobe.crash.users_code import parsed
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.attributes import SetAttribute
+from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Bind, KeepFirst, Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.layers import Exchange, Insert, Reconfigure
+from cnnprobe.crash.facts.source import parse
 from cnnprobe.recorder.inventory import class_of
 
 _OPERATORS = {"add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div}
 
 
-def diff(case: Case, edits: Iterable[Edit]) -> str:
+def write_diff(crash: Crash, edits: Iterable[Edit]) -> str:
     """The unified diff that makes the edits; "" where one of them has no known line."""
     edits = tuple(edits)
-    return diff_of(lambda: [change for edit in edits for change in _changes(case, edit, edits)])
+    return write_changes(
+        lambda: [change for edit in edits for change in _changes(crash, edit, edits)]
+    )
 
 
-def diff_of(written: Callable[[], Iterable[Change]]) -> str:
+def write_changes(written: Callable[[], Iterable[Change]]) -> str:
     """The unified diff of some changes; "" where they have no known line."""
     try:
         changes = _distinct(written())
@@ -69,27 +63,27 @@ def _distinct(changes: Iterable[Change]) -> list[Change]:
     return found
 
 
-def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
+def _changes(crash: Crash, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
     if edit.written is not None:
         return edit.written()
     if isinstance(edit, Reconfigure):
-        return _reconfigured(case, edit, edits)
+        return _reconfigured(crash, edit, edits)
     if isinstance(edit, AdaptOutput):
-        return [_adapted_output(case, edit)]
+        return [_adapted_output(crash, edit)]
     if isinstance(edit, Insert):
-        return [_inserted(case, edit)]
+        return [_inserted(crash, edit)]
     if isinstance(edit, Adapt):
-        return [_adapted(case, edit)]
+        return [_adapted(crash, edit)]
     if isinstance(edit, KeepFirst):
-        return [_kept_first(case, edit)]
+        return [_kept_first(crash, edit)]
     if isinstance(edit, Rewrite):
-        return [_rewritten(case, edit)]
+        return [_rewritten(crash, edit)]
     if isinstance(edit, SetAttribute):
-        return [_attribute(case, edit)]
+        return [_attribute(crash, edit)]
     if isinstance(edit, Bind):
-        return _bound(case, edit)
+        return _bound(crash, edit)
     if isinstance(edit, Exchange) and edit.code.startswith("nn.") and "*" not in edit.code:
-        file, call = _constructor(case, edit.module or "")
+        file, call = _constructor(crash, edit.module or "")
         return [file.replace(call, _prefix(file, call) + edit.code.removeprefix("nn."))]
     raise UnknownPlaceError
 
@@ -98,20 +92,20 @@ def _changes(case: Case, edit: Edit, edits: tuple[Edit, ...]) -> list[Change]:
 
 
 def _users_class(
-    case: Case, fqn: str, alike: frozenset[str] = frozenset()
+    crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
 ) -> tuple[str, list[str]]:
     """The innermost module of the user's own class above a module, and the path from there to it; `alike` are changed in the same way."""
     path: list[str] = []
     while fqn:
         fqn, _, name = fqn.rpartition(".")
         path.insert(0, name)
-        if not class_of(case.modules[fqn]).__module__.startswith("torch."):
+        if not class_of(crash.modules[fqn]).__module__.startswith("torch."):
             break
-    module = case.modules[fqn]
+    module = crash.modules[fqn]
     if not path or class_of(module).__module__.startswith("torch."):
         raise UnknownPlaceError
     others = [
-        name for name, m in case.modules.items() if type(m) is type(module) and m is not module
+        name for name, m in crash.modules.items() if type(m) is type(module) and m is not module
     ]
     if not all(".".join(filter(None, [name, *path])) in alike for name in others):
         raise UnknownPlaceError  # a change of the class would change its other instances too
@@ -120,7 +114,7 @@ def _users_class(
 
 def _method(kind: type, name: str) -> tuple[File, ast.FunctionDef]:
     function = getattr(kind, name)
-    tree = parsed(function)
+    tree = parse(function)
     path = inspect.getsourcefile(function)
     if tree is None or path is None:
         raise UnknownPlaceError
@@ -148,15 +142,15 @@ def _assigned(function: ast.FunctionDef, name: str) -> ast.expr:
 
 
 def _constructor(
-    case: Case, fqn: str, alike: frozenset[str] = frozenset()
+    crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
 ) -> tuple[File, ast.Call]:
     """The call in the user's file that makes a layer."""
-    owner, path = _users_class(case, fqn, alike)
-    file, function = _method(class_of(case.modules[owner]), "__init__")
+    owner, path = _users_class(crash, fqn, alike)
+    file, function = _method(class_of(crash.modules[owner]), "__init__")
     value = _assigned(function, path[0])
     at = f"{owner}.{path[0]}" if owner else path[0]
     for name in path[1:]:
-        value = _members(value)[list(case.modules[at]._modules).index(name)]
+        value = _members(value)[list(crash.modules[at]._modules).index(name)]
         at += f".{name}"
     if not isinstance(value, ast.Call):
         raise UnknownPlaceError
@@ -174,15 +168,15 @@ def _members(value: ast.expr) -> list[ast.expr]:
     raise UnknownPlaceError
 
 
-def _reconfigured(case: Case, edit: Reconfigure, edits: tuple[Edit, ...]) -> list[Change]:
+def _reconfigured(crash: Crash, edit: Reconfigure, edits: tuple[Edit, ...]) -> list[Change]:
     fqn = edit.module or ""
     alike = frozenset(
         e.module or "" for e in edits if isinstance(e, Reconfigure) and e.changes == edit.changes
     )
-    file, call = _constructor(case, fqn, alike)
+    file, call = _constructor(crash, fqn, alike)
     kind = next(
         base
-        for base in class_of(case.modules[fqn]).__mro__
+        for base in class_of(crash.modules[fqn]).__mro__
         if base.__module__.startswith("torch.nn.")
     )
     names = list(inspect.signature(kind).parameters)
@@ -223,11 +217,11 @@ def _prefix(file: File, call: ast.Call) -> str:
     return name.rpartition(".")[0] + "."
 
 
-def _inserted(case: Case, edit: Insert) -> Change:
+def _inserted(crash: Crash, edit: Insert) -> Change:
     fqn = edit.module or ""
     parent, _, name = fqn.rpartition(".")
-    file, call = _constructor(case, parent)
-    member = _members(call)[list(case.modules[parent]._modules).index(name)]
+    file, call = _constructor(crash, parent)
+    member = _members(call)[list(crash.modules[parent]._modules).index(name)]
     prefix = _prefix(file, call)
     code = edit.code.replace("nn.", prefix)
     start = file.span(member)[0]
@@ -258,10 +252,10 @@ def _only(found: list[ast.Call]) -> ast.Call:
     return found[0]
 
 
-def _call_of(case: Case, fqn: str) -> tuple[str, File, ast.Call]:
+def _call_of(crash: Crash, fqn: str) -> tuple[str, File, ast.Call]:
     """The only call of a module in the forward that holds it: that module's fqn, the file, the call."""
-    owner, path = _users_class(case, fqn)
-    source = next((c.source for c in case.trace.calls if c.fqn == fqn), "")
+    owner, path = _users_class(crash, fqn)
+    source = next((c.source for c in crash.trace.calls if c.fqn == fqn), "")
     file, line = _line(source)
     if len(path) != 1:
         raise UnknownPlaceError
@@ -278,30 +272,30 @@ def _call_of(case: Case, fqn: str) -> tuple[str, File, ast.Call]:
     )
 
 
-def _adapted_output(case: Case, edit: AdaptOutput) -> Change:
-    _, file, call = _call_of(case, edit.module or "")
+def _adapted_output(crash: Crash, edit: AdaptOutput) -> Change:
+    _, file, call = _call_of(crash, edit.module or "")
     if not edit.code.startswith("{x}"):
         raise UnknownPlaceError
     end = file.span(call)[1]
     return Change(file.path, end, end, edit.code.removeprefix("{x}"))
 
 
-def _adapted(case: Case, edit: Adapt) -> Change:
-    owner, file, call = _call_of(case, edit.module or "")
-    _check_names(case, owner, edit.code)
+def _adapted(crash: Crash, edit: Adapt) -> Change:
+    owner, file, call = _call_of(crash, edit.module or "")
+    _check_names(crash, owner, edit.code)
     return file.replace(call.args[0], edit.code.format(x=_operand(file, call.args[0], edit.code)))
 
 
-def _kept_first(case: Case, edit: KeepFirst) -> Change:
-    _, file, call = _call_of(case, edit.module or "")
+def _kept_first(crash: Crash, edit: KeepFirst) -> Change:
+    _, file, call = _call_of(crash, edit.module or "")
     if call.keywords or len(call.args) < 2:
         raise UnknownPlaceError
     return Change(file.path, file.span(call.args[0])[1], file.span(call.args[-1])[1], "")
 
 
-def _check_names(case: Case, owner: str, code: str) -> None:
+def _check_names(crash: Crash, owner: str, code: str) -> None:
     """Code that says torch. or F. is no patch for a file that has not imported them."""
-    names = vars(sys.modules.get(class_of(case.modules[owner]).__module__, object()))
+    names = vars(sys.modules.get(class_of(crash.modules[owner]).__module__, object()))
     for word in ("torch", "F", "nn"):
         if f"{word}." in code.replace("{x}", "") and code.startswith(word) and word not in names:
             raise UnknownPlaceError
@@ -313,7 +307,7 @@ def _operand(file: File, node: ast.expr, code: str) -> str:
     return text if simple or not code.startswith("{x}") else f"({text})"
 
 
-def _rewritten(case: Case, edit: Rewrite) -> Change:
+def _rewritten(crash: Crash, edit: Rewrite) -> Change:
     file, line = _line(edit.source)
     name = edit.kind.rpartition(".")[2]
     found = [c for c in _calls_on(file, line) if _called(c) == name]
@@ -321,7 +315,7 @@ def _rewritten(case: Case, edit: Rewrite) -> Change:
         return _keyword(file, _only(found), edit.keyword)
     if not edit.respell:
         raise UnknownPlaceError
-    _check_names(case, edit.module or "", edit.respell)
+    _check_names(crash, edit.module or "", edit.respell)
     if edit.element is not None:
         return _element(file, _only(found), edit.element, edit.respell)
     if not found and name.rstrip("_") in _OPERATORS:
@@ -400,8 +394,8 @@ def _augmented(file: File, line: int, edit: Rewrite) -> Change:
 # -- methods and attributes --------------------------------------------------------------------------------------------------
 
 
-def _attribute(case: Case, edit: SetAttribute) -> Change:
-    owner = case.modules[edit.module or ""]
+def _attribute(crash: Crash, edit: SetAttribute) -> Change:
+    owner = crash.modules[edit.module or ""]
     if edit.name in owner.__dict__:
         file, function = _method(class_of(owner), "__init__")
         value = _assigned(function, edit.name)
@@ -410,7 +404,7 @@ def _attribute(case: Case, edit: SetAttribute) -> Change:
         return file.replace(value, file.source(value.elts[0]))
     if not edit.code.isidentifier():
         raise UnknownPlaceError
-    failure = case.trace.failure
+    failure = crash.trace.failure
     file, line = _line(failure.source if failure is not None else "")
     found = [
         n
@@ -422,8 +416,8 @@ def _attribute(case: Case, edit: SetAttribute) -> Change:
     return file.replace(found[0], f"{file.source(found[0].value)}.{edit.code}")
 
 
-def _bound(case: Case, edit: Bind) -> list[Change]:
-    kind = class_of(case.modules[edit.module or ""])
+def _bound(crash: Crash, edit: Bind) -> list[Change]:
+    kind = class_of(crash.modules[edit.module or ""])
     if edit.code == "def forward":
         file, function = _method(kind, edit.function.__name__)
         start, end = file.span(function)

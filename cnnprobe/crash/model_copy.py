@@ -43,11 +43,11 @@ class Outcome:
 class Editing(Protocol):
     """A change that can be made in a shadow."""
 
-    def apply(self, shadow: "Shadow") -> None:
+    def apply(self, shadow: "ModelCopy") -> None:
         """Make it; what takes it back goes onto `shadow.undo`."""
 
 
-class Shadow:
+class ModelCopy:
     """A copy of the model with its arguments, edits that can be taken back, and a forward that is watched."""
 
     def __init__(
@@ -310,19 +310,19 @@ def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -
     return torch.empty_like(input)
 
 
-def make_shadow(
+def copy_model(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
     meta: bool,
     grad: bool = True,
-) -> Shadow | None:
+) -> ModelCopy | None:
     """A shadow, or None where the model cannot be copied or a real copy would be too large."""
     if not meta and sum(t.numel() for t in _tensors_of(model) if not is_lazy(t)) > LARGEST_COPY:
         return None
     try:
-        return Shadow(model, args, kwargs, meta=meta, grad=grad)
+        return ModelCopy(model, args, kwargs, meta=meta, grad=grad)
     except Exception:  # a lock, a generator, a foreign object: whatever cannot be copied
         return None
 

@@ -1,35 +1,91 @@
-"""One crash with everything known about it, and the questions that the reasoning asks of it."""
+"""One crash with everything known about it, and the questions that the causes ask of it."""
 
 import contextlib
-import linecache
-import math
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from cnnprobe.crash.facts.frames import find_frames
+from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.recorder.inventory import class_of, is_leaf, named_modules
-from cnnprobe.trace import ModuleCall, TensorInfo, Trace
+from cnnprobe.trace import Failure, ModuleCall, TensorInfo, Trace
+
+if TYPE_CHECKING:
+    from cnnprobe.crash.trials import Trials
+
+
+NOTHING_SEEN = Trace(model="")  # of a crash whose forward was not recorded
+_SCALER = "torch/amp/grad_scaler.py"
 
 
 @dataclass(kw_only=True)
-class Case:
-    """A failed forward: the exception, the trace up to it, and the live model and arguments, which are only looked at."""
+class Crash:
+    """Everything that is known of one crash, of whichever stage. Only `error` is needed.
+
+    The model and its arguments are looked at, never changed. What is left out is read from the
+    frames of the exception where they hold it.
+    """
 
     error: BaseException
-    trace: Trace
-    model: nn.Module
+    model: nn.Module | None = None
+    trace: Trace = NOTHING_SEEN  # of the latest forward
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    lenient: bool = False  # a room of the reasoning that stumbles over this model is passed over
+    output: Any = None
+    loss: Any = None
+    loss_fn: Any = None
+    targets: Any = None
+    optimizer: Any = None
+    causes: tuple[Any, ...] = ()  # causes of the user's own, beside those that are built in
+    trials: "Trials | None" = field(default=None, repr=False)  # set by the engine
+    is_lenient: bool = False  # a cause that stumbles over this model is passed over
+
+    @cached_property
+    def stage(self) -> str:
+        """Where the exception came from: "forward", "loss", "backward" or "step"."""
+        frames = [frame for frame, _ in traceback.walk_tb(self.error.__traceback__)]
+        found = [(f.f_code.co_filename.replace("\\", "/"), f.f_code.co_name) for f in frames]
+        if any(
+            "/torch/optim/" in path or (path.endswith(_SCALER) and name != "scale")
+            for path, name in found
+        ):
+            return "step"
+        if any(
+            path.endswith(("torch/_tensor.py", "torch/autograd/__init__.py"))
+            and name in ("backward", "grad")
+            for path, name in found
+        ):
+            return "backward"
+        return "forward" if self.trace.failure is not None else "loss"
+
+    @property
+    def source(self) -> str:
+        """The user's line that failed: that of the failing row, else of the innermost frame."""
+        failure, call = self.trace.failure, self.call
+        if self.stage == "forward" and failure is not None:
+            return failure.source or (call.source if call is not None else "")
+        frames = find_frames(self.error)
+        return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+    def find_last_layer(self) -> str | None:
+        """Fqn of the layer with weights that was called last."""
+        for call in reversed(self.trace.calls):
+            module = self.modules.get(call.fqn) if call.fqn is not None else None
+            if module is not None and module._parameters and not module._modules:
+                return call.fqn
+        return None
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """Every module by each of its names."""
+        """Every module by each of its names; none where the model is not known."""
+        if self.model is None:
+            return {}
         return {fqn: module for fqn, module, _ in named_modules(self.model)}
 
     @cached_property
@@ -62,9 +118,9 @@ class Case:
             return ""
         if call.fqn is not None and self.leaf is None:
             return call.fqn
-        return self.module_above(call.parent)
+        return self.find_module_above(call.parent)
 
-    def module_above(self, index: int | None) -> str:
+    def find_module_above(self, index: int | None) -> str:
         """Fqn of the innermost module whose row is `index` or above it."""
         while index is not None:
             call = self.trace.calls[index]
@@ -78,11 +134,11 @@ class Case:
         """The tensors that the failing call was given."""
         return self.call.inputs if self.call is not None else ()
 
-    def producer(self, info: TensorInfo) -> ModuleCall | None:
+    def find_producer(self, info: TensorInfo) -> ModuleCall | None:
         """The call that made a tensor."""
         return self.trace.calls[info.source] if isinstance(info.source, int) else None
 
-    def lineage(self, info: TensorInfo) -> Iterator[tuple[int, ModuleCall]]:
+    def walk_back(self, info: TensorInfo) -> Iterator[tuple[int, ModuleCall]]:
         """The rows on the main path back to the input, latest first: always through the first input that some call made."""
         seen: set[int] = set()
         source = info.source
@@ -93,24 +149,24 @@ class Case:
             outside = [t for t in call.inputs if not isinstance(t.source, str)]
             source = next((t.source for t in outside if isinstance(t.source, int)), None)
 
-    def lineage_to_input(self, info: TensorInfo) -> list[tuple[int, ModuleCall]]:
+    def list_path(self, info: TensorInfo) -> list[tuple[int, ModuleCall]]:
         """The main path, earliest first."""
-        return list(self.lineage(info))[::-1]
+        return list(self.walk_back(info))[::-1]
 
-    def origin(self, info: TensorInfo) -> str:
+    def describe_origin(self, info: TensorInfo) -> str:
         """Which call made a tensor, in words."""
         if isinstance(info.source, str):
             return f"the parameter '{info.source}'"
-        call = self.producer(info)
+        call = self.find_producer(info)
         if call is None:
             return "the input" if self.is_input(info) else "outside the recorded calls"
-        return self.name_of(call)
+        return self.describe_call(call)
 
-    def name_of(self, call: ModuleCall) -> str:
+    def describe_call(self, call: ModuleCall) -> str:
         """A call in words: 'conv1' (Conv2d), torch.flatten at net.py:12."""
         if call.fqn is not None:
-            return f"{quoted(call.fqn)} ({call.kind})"
-        place = short(call.source)
+            return f"{quote(call.fqn)} ({call.kind})"
+        place = shorten(call.source)
         return f"{call.kind}" + (f" at {place}" if place else "")
 
     def is_input(self, info: TensorInfo) -> bool:
@@ -119,28 +175,28 @@ class Case:
             return False
         return any(_alike(t, info) for t in self.root_inputs)
 
-    def root_of(self, info: TensorInfo) -> TensorInfo | None:
+    def find_root(self, info: TensorInfo) -> TensorInfo | None:
         """The tensor that the model was given from which another came: itself, or the first on its main path."""
         if info.source is None:
             return next((t for t in self.root_inputs if _alike(t, info)), None)
-        first = next(iter(self.lineage_to_input(info)), None)
+        first = next(iter(self.list_path(info)), None)
         found = (
-            (self.root_of(t) for t in first[1].inputs if t.source is None)
+            (self.find_root(t) for t in first[1].inputs if t.source is None)
             if first is not None
             else ()
         )
         return next((t for t in found if t is not None), None)
 
-    def attribute_of(self, info: TensorInfo) -> tuple[str, str] | None:
+    def find_attribute(self, info: TensorInfo) -> tuple[str, str] | None:
         """The plain attribute of a module that a tensor was or was cut from, as far as shape, dtype and device tell: fqn and name."""
         if info.source is not None:
-            first = next(iter(self.lineage_to_input(info)), None)
+            first = next(iter(self.list_path(info)), None)
             root = (
                 next((t for t in first[1].inputs if t.source is None), None)
                 if first is not None
                 else None
             )
-            return None if root is None else self.attribute_of(root)
+            return None if root is None else self.find_attribute(root)
         for fqn, module in self.modules.items():
             for name, value in module.__dict__.items():
                 if isinstance(value, torch.Tensor) and (
@@ -151,7 +207,7 @@ class Case:
                     return fqn, name
         return None
 
-    def bounds(self, info: TensorInfo) -> tuple[float, float] | None:
+    def read_bounds(self, info: TensorInfo) -> tuple[float, float] | None:
         """Least and greatest value of a tensor: as recorded, or read from the argument that it was."""
         if info.stats is not None and "min" in info.stats:
             return info.stats["min"], info.stats["max"]
@@ -183,7 +239,7 @@ class Case:
         """The module that a parameter belongs to."""
         return fqn.rpartition(".")[0]
 
-    def outermost_starting_with(self, fqn: str) -> str:
+    def find_container(self, fqn: str) -> str:
         """The outermost of torch's own containers (below the root) that was handed what arrived at `fqn`: the part that got the wrong thing."""
         call = self.call
         if call is None or call.fqn != fqn or not call.inputs:
@@ -217,63 +273,21 @@ def _alike(a: TensorInfo, b: TensorInfo) -> bool:
     return (a.shape, a.dtype, a.strides, a.device) == (b.shape, b.dtype, b.strides, b.device)
 
 
-def quoted(fqn: str) -> str:
-    """A module's name in quotes; the root has none."""
-    return f"'{fqn}'" if fqn else "the model"
-
-
-def named(case: Case, fqn: str) -> str:
+def describe_module(crash: Crash, fqn: str) -> str:
     """'fc1' (Linear), or the model's class."""
-    module = case.modules.get(fqn)
+    module = crash.modules.get(fqn)
     kind = class_of(module).__name__ if module is not None else ""
-    return f"{quoted(fqn)} ({kind})" if kind else quoted(fqn)
+    return f"{quote(fqn)} ({kind})" if kind else quote(fqn)
 
 
-def short(source: str) -> str:
-    """A source without its folders: net.py:12."""
-    return source.replace("\\", "/").rpartition("/")[2]
-
-
-def line_of(source: str) -> str:
-    """The text of the line that a source names."""
-    path, _, number = source.rpartition(":")
-    return linecache.getline(path, int(number)).strip() if path and number.isdigit() else ""
-
-
-def size(shape: tuple[int, ...]) -> int:
-    """Number of elements."""
-    return math.prod(shape)
-
-
-def product(shape: tuple[int, ...]) -> str:
-    """128 x 4 x 4 = 2048."""
-    return " x ".join(map(str, shape)) + (f" = {math.prod(shape)}" if len(shape) > 1 else "")
-
-
-def values(call: ModuleCall, position: int, name: str) -> Any:
-    """A plain argument of a recorded call, by position or name; a tuple where it was one, None where it was not given."""
-    given = call.arguments
-    for path in (f"[{position}]", name):
-        if path in given:
-            return given[path]
-        parts = [given[key] for key in given if key.startswith(path + "[")]
-        if parts:
-            return tuple(parts)
-    return None
-
-
-def tensor(call: ModuleCall, position: int, name: str) -> TensorInfo | None:
-    """A tensor argument of a recorded call, by position or name."""
-    paths = {f"[{position}]", name} | ({""} if position == 0 else set())
-    return next((t for t in call.inputs if t.path in paths), None)
-
-
-def operation(call: ModuleCall) -> str:
-    """The bare name of a function: "view", "cat"; "" for a module."""
-    return "" if call.fqn is not None else call.kind.rpartition(".")[2]
-
-
-def is_floating(dtype: str) -> bool:
-    """Whether a dtype's name is that of a floating-point type."""
-    found = getattr(torch, dtype, None)
-    return isinstance(found, torch.dtype) and found.is_floating_point
+def to_failure(error: BaseException, stage: str, source: str, operation: str = "") -> Failure:
+    """A Failure of another stage than the forward."""
+    return Failure(
+        kind=type(error).__name__,
+        message=str(error),
+        module="",
+        operation=operation,
+        source=source,
+        traceback="".join(traceback.format_exception(error)),
+        stage=stage,
+    )

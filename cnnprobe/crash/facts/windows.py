@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.case import Case, operation, tensor, values
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.words import get_argument, get_tensor, operation
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 LARGEST_INPUT = 1024  # pixels: no model asks for more at least
@@ -74,7 +75,7 @@ class Window:
         )
 
 
-def per_axis(value: Any, n: int) -> tuple[int, ...]:
+def repeat_per_dim(value: Any, n: int) -> tuple[int, ...]:
     """A setting for each of `n` axes."""
     if isinstance(value, tuple | list):
         return (
@@ -85,7 +86,7 @@ def per_axis(value: Any, n: int) -> tuple[int, ...]:
     return tuple(int(value) for _ in range(n))
 
 
-def axes_of(module: nn.Module) -> int:
+def count_dims(module: nn.Module) -> int:
     """How many spatial axes the class of a layer is for: 2 for Conv2d; 0 where it is for none."""
     digits = [letter for letter in type(module).__name__ if letter in "123"]
     for kind in type(module).__mro__:
@@ -95,26 +96,26 @@ def axes_of(module: nn.Module) -> int:
     return 0
 
 
-def window_of(module: nn.Module) -> Window | None:
+def get_window(module: nn.Module) -> Window | None:
     """The geometry of a layer; None where it has none."""
-    n = axes_of(module)
+    n = count_dims(module)
     if isinstance(module, nn.modules.conv._ConvNd):
-        kernel, dilation = per_axis(module.kernel_size, n), per_axis(module.dilation, n)
+        kernel, dilation = repeat_per_dim(module.kernel_size, n), repeat_per_dim(module.dilation, n)
         if isinstance(module.padding, str):
             padding = tuple(
                 d * (k - 1) if module.padding == "same" else 0
                 for k, d in zip(kernel, dilation, strict=True)
             )
         else:
-            padding = tuple(2 * p for p in per_axis(module.padding, n))
+            padding = tuple(2 * p for p in repeat_per_dim(module.padding, n))
         transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
         return Window(
             kernel=kernel,
-            stride=per_axis(module.stride, n),
+            stride=repeat_per_dim(module.stride, n),
             padding=padding,
             dilation=dilation,
             transposed=transposed,
-            extra=per_axis(module.output_padding, n),
+            extra=repeat_per_dim(module.output_padding, n),
         )
     if isinstance(module, _POOLS):
         padding, dilation = module.__dict__.get("padding", 0), module.__dict__.get("dilation", 1)
@@ -129,55 +130,58 @@ def window_of(module: nn.Module) -> Window | None:
 
 
 def _pool(n: int, kernel: Any, stride: Any, padding: Any, *, dilation: Any, ceil: Any) -> Window:
-    kernel = per_axis(kernel, n)
+    kernel = repeat_per_dim(kernel, n)
     return Window(
         kernel=kernel,
-        stride=per_axis(stride, n) if stride not in (None, ()) else kernel,
-        padding=tuple(2 * p for p in per_axis(padding or 0, n)),
-        dilation=per_axis(dilation or 1, n),
+        stride=repeat_per_dim(stride, n) if stride not in (None, ()) else kernel,
+        padding=tuple(2 * p for p in repeat_per_dim(padding or 0, n)),
+        dilation=repeat_per_dim(dilation or 1, n),
         ceil=bool(ceil),
         is_pool=True,
     )
 
 
-def window_of_call(case: Case, call: ModuleCall) -> Window | None:
+def get_call_window(crash: Crash, call: ModuleCall) -> Window | None:
     """The geometry of a recorded call, of a layer or of a function such as F.max_pool2d."""
     if call.fqn is not None:
-        module = case.modules.get(call.fqn)
-        return None if module is None or module._modules else window_of(module)
+        module = crash.modules.get(call.fqn)
+        return None if module is None or module._modules else get_window(module)
     name = operation(call)
     if not name or name[-1] != "d" or name[-2:-1] not in ("1", "2", "3"):
         return None
     n = int(name[-2])
     if name.startswith(("max_pool", "avg_pool")):
-        kernel = values(call, 1, "kernel_size")
-        dilation = values(call, 4, "dilation") if name.startswith("max") else 1
-        ceil = values(call, 5 if name.startswith("max") else 4, "ceil_mode")
+        kernel = get_argument(call, 1, "kernel_size")
+        dilation = get_argument(call, 4, "dilation") if name.startswith("max") else 1
+        ceil = get_argument(call, 5 if name.startswith("max") else 4, "ceil_mode")
         if kernel is None:
             return None
         return _pool(
             n,
             kernel,
-            values(call, 2, "stride"),
-            values(call, 3, "padding"),
+            get_argument(call, 2, "stride"),
+            get_argument(call, 3, "padding"),
             dilation=dilation,
             ceil=ceil,
         )
     if name.startswith("conv") and not name.startswith("conv_t"):
-        weight = tensor(call, 1, "weight")
+        weight = get_tensor(call, 1, "weight")
         if weight is None or len(weight.shape) != n + 2:
             return None
-        padding = values(call, 4, "padding")
-        kernel, dilation = weight.shape[2:], per_axis(values(call, 5, "dilation") or 1, n)
+        padding = get_argument(call, 4, "padding")
+        kernel, dilation = (
+            weight.shape[2:],
+            repeat_per_dim(get_argument(call, 5, "dilation") or 1, n),
+        )
         same = tuple(d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
         both = (
             (same if padding == "same" else (0,) * n)
             if isinstance(padding, str)
-            else tuple(2 * p for p in per_axis(padding or 0, n))
+            else tuple(2 * p for p in repeat_per_dim(padding or 0, n))
         )
         return Window(
             kernel=kernel,
-            stride=per_axis(values(call, 3, "stride") or 1, n),
+            stride=repeat_per_dim(get_argument(call, 3, "stride") or 1, n),
             padding=both,
             dilation=dilation,
         )
@@ -202,18 +206,18 @@ _TURNING = frozenset(
 )
 
 
-def is_channels_first(case: Case, info: TensorInfo) -> bool:
+def is_channels_first(crash: Crash, info: TensorInfo) -> bool:
     """Whether a tensor is known to have its channels on axis 1: a convolution, a pooling or a BatchNorm made it so, and nothing turned it since."""
-    for _, call in case.lineage(info):
+    for _, call in crash.walk_back(info):
         if (
             (call.fqn is None and operation(call) in _TURNING)
             or not call.outputs
             or len(call.outputs[0].shape) != len(info.shape)
         ):
             return False
-        layer = case.modules.get(call.fqn or "")
+        layer = crash.modules.get(call.fqn or "")
         is_norm = isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm)
-        if window_of_call(case, call) is not None or is_norm:
+        if get_call_window(crash, call) is not None or is_norm:
             return True
         if layer is not None and layer._parameters:
             return False
@@ -230,16 +234,16 @@ class Step:
     after: tuple[int, ...]
 
 
-def steps_to(case: Case, info: TensorInfo) -> list[Step]:
+def list_steps(crash: Crash, info: TensorInfo) -> list[Step]:
     """The windows on the main path from the input to a tensor, as long as they explain the sizes that were recorded.
 
     A change of size that no window explains (an interpolation, a crop) restarts the path there.
     """
     steps: list[Step] = []
-    for _, call in case.lineage_to_input(info):
+    for _, call in crash.list_path(info):
         if not call.inputs or not call.outputs:
             continue
-        window = window_of_call(case, call)
+        window = get_call_window(crash, call)
         source = next((t for t in call.inputs if not isinstance(t.source, str)), call.inputs[0])
         if window is None:
             if (
@@ -257,7 +261,7 @@ def steps_to(case: Case, info: TensorInfo) -> list[Step]:
     return steps
 
 
-def through(windows: Iterable[Window | None], sizes: tuple[int, ...]) -> tuple[int, ...]:
+def apply_windows(windows: Iterable[Window | None], sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes after a chain of windows; (0, ...) where one of them does not fit any more."""
     for window in windows:
         if window is not None:
@@ -276,7 +280,7 @@ _ARGUMENTS = {
 }
 
 
-def variants(window: Window, others: Iterable[Window]) -> list[tuple[Window, dict[str, Any]]]:
+def list_variants(window: Window, others: Iterable[Window]) -> list[tuple[Window, dict[str, Any]]]:
     """Single changes of a window: first those that make it like one of its siblings; each with the constructor's arguments."""
     found: list[tuple[Window, dict[str, Any]]] = []
     for other in others:

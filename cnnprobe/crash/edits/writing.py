@@ -4,10 +4,10 @@ import ast
 import types
 from collections.abc import Callable
 
-from cnnprobe.crash.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
 
 
-def definition(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
+def find_definition(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
     """The file and the syntax tree of a function, by its code."""
     file = open_file(code.co_filename)
     for node in ast.walk(file.tree):
@@ -20,22 +20,22 @@ def definition(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
     raise UnknownPlaceError
 
 
-def with_parameters(code: types.CodeType, *names: str) -> Callable[[], list[Change]]:
+def add_parameters(code: types.CodeType, *names: str) -> Callable[[], list[Change]]:
     """More parameters before the first."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         start = file.span(function.args.args[0])[0]
         return [Change(file.path, start, start, "".join(f"{name}, " for name in names))]
 
     return written
 
 
-def with_first_of(code: types.CodeType, position: int) -> Callable[[], list[Change]]:
+def index_parameter(code: types.CodeType, position: int) -> Callable[[], list[Change]]:
     """The first element of a parameter wherever it is read."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         name = function.args.args[position].arg
         found = [
             node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name
@@ -47,11 +47,11 @@ def with_first_of(code: types.CodeType, position: int) -> Callable[[], list[Chan
     return written
 
 
-def without_return(code: types.CodeType) -> Callable[[], list[Change]]:
+def drop_return(code: types.CodeType) -> Callable[[], list[Change]]:
     """What was returned is computed and dropped, at the end of a function."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         returns = [node for node in ast.walk(function) if isinstance(node, ast.Return)]
         if returns != [function.body[-1]] or returns[0].value is None:
             raise UnknownPlaceError
@@ -64,11 +64,11 @@ def without_return(code: types.CodeType) -> Callable[[], list[Change]]:
     return written
 
 
-def with_more_returned(code: types.CodeType, more: str) -> Callable[[], list[Change]]:
+def extend_return(code: types.CodeType, more: str) -> Callable[[], list[Change]]:
     """More values after those that are returned."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
         values = [value for value in returns if value is not None]
         ends = [
@@ -79,11 +79,11 @@ def with_more_returned(code: types.CodeType, more: str) -> Callable[[], list[Cha
     return written
 
 
-def with_first_statement(code: types.CodeType, text: str) -> Callable[[], list[Change]]:
+def add_first_statement(code: types.CodeType, text: str) -> Callable[[], list[Change]]:
     """A statement before all others but a docstring."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         has_docstring = isinstance(function.body[0], ast.Expr) and isinstance(
             function.body[0].value, ast.Constant
         )
@@ -99,11 +99,11 @@ def with_first_statement(code: types.CodeType, text: str) -> Callable[[], list[C
     return written
 
 
-def with_call(code: types.CodeType, line: int, old: str, new: str) -> Callable[[], list[Change]]:
+def replace_call(code: types.CodeType, line: int, old: str, new: str) -> Callable[[], list[Change]]:
     """Another expression in the place of the only call on a line that reads so."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         found = [
             n
             for n in ast.walk(function)
@@ -116,11 +116,11 @@ def with_call(code: types.CodeType, line: int, old: str, new: str) -> Callable[[
     return written
 
 
-def with_more_names(code: types.CodeType, line: int, more: str) -> Callable[[], list[Change]]:
+def extend_targets(code: types.CodeType, line: int, more: str) -> Callable[[], list[Change]]:
     """More names after those that an assignment on a line takes apart into."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         targets = [
             n.targets[0]
             for n in ast.walk(function)
@@ -134,11 +134,11 @@ def with_more_names(code: types.CodeType, line: int, more: str) -> Callable[[], 
     return written
 
 
-def with_name(code: types.CodeType, old: str, new: str) -> Callable[[], list[Change]]:
+def replace_name(code: types.CodeType, old: str, new: str) -> Callable[[], list[Change]]:
     """Another expression in the place of a name wherever it is read."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         return [
             file.replace(n, new)
             for n in ast.walk(function)
@@ -148,11 +148,11 @@ def with_name(code: types.CodeType, old: str, new: str) -> Callable[[], list[Cha
     return written
 
 
-def outdented(code: types.CodeType, name: str) -> Callable[[], list[Change]]:
+def outdent(code: types.CodeType, name: str) -> Callable[[], list[Change]]:
     """The function of a name that ends another as deep as that is."""
 
     def written() -> list[Change]:
-        file, function = definition(code)
+        file, function = find_definition(code)
         inner = function.body[-1]
         if not isinstance(inner, ast.FunctionDef) or inner.name != name or inner.decorator_list:
             raise UnknownPlaceError

@@ -1,0 +1,1 @@
+"""The causes of crashes, one a file."""

@@ -1,0 +1,46 @@
+"""Tensors that do not fit an operation, where no other cause says why."""
+
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.suspect import FALLBACK, Suspect
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.linalg.inv(self.fc(x))
+
+
+    model, args = Net(), (torch.randn(3, 4),)
+    """,
+    old="torch.randn(3, 4)",
+    new="torch.randn(4, 4)",
+    blames="",
+    is_tried=False,
+)
+
+
+@cause(code="CP098", name="shape-mismatch", prior=1, examples=EXAMPLE)
+def shape_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """An operation refused the tensors it got, and no other cause says why.
+
+    Why it happens: the shapes, the dtypes or the values do not fit the operation.
+    What to do: compare what arrived with what its page in the documentation of torch asks for.
+    Known exceptions: none.
+    Source: none.
+    """
+    call = crash.call
+    if call is None or not crash.inputs or (call.fqn is not None and crash.leaf is None):
+        return
+    arrived = ", ".join(f"{t.shape} {t.dtype}" for t in crash.inputs[:8])
+    yield Suspect(
+        module=crash.owner if call.fqn is None else call.fqn,
+        message=f"the cause is not known; {crash.describe_call(call)} raised when it was given {arrived}",
+        weight=FALLBACK,
+    )

@@ -1,0 +1,1 @@
+"""Changes that a copy of the model can try, and that can be written into the user's file."""

@@ -1,0 +1,117 @@
+"""Attributes, devices, dtypes and modes of modules."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.crash.edits.edit import Edit, refill
+from cnnprobe.crash.model_copy import ModelCopy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move(Edit):
+    """Bring the tensors of a module (and of all below it) to a dtype or device."""
+
+    dtype: torch.dtype | None = None
+    device: str | None = None
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        seen: set[int] = set()
+        for part in module.modules():
+            registries: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for registry in registries:
+                for name, value in list(registry.items()):
+                    if value is not None and id(value) not in seen:
+                        seen.add(id(value))
+                        moved = self._moved(value)
+                        registry[name] = (
+                            nn.Parameter(moved, requires_grad=value.requires_grad)
+                            if isinstance(value, nn.Parameter)
+                            else moved
+                        )
+                        shadow.undo.append(_restorer(registry, name, value))
+
+    def _moved(self, value: Tensor) -> Tensor:
+        dtype = self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
+        device = torch.device(self.device) if self.device is not None else value.device
+        if value.device.type == "meta" and device.type != "meta":
+            return torch.zeros(value.shape, dtype=dtype, device=device)
+        return value.detach().to(device=device, dtype=dtype)
+
+
+def _restorer(registry: Any, name: str, value: Any) -> Callable[[], None]:
+    return lambda: registry.__setitem__(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAttribute(Edit):
+    """Give the module `module` another value for an attribute."""
+
+    name: str
+    value: Callable[[nn.Module], Any]
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        attributes = dict(module.__dict__)
+        registries = {
+            name: dict(attributes[name]) for name in ("_modules", "_parameters", "_buffers")
+        }
+        value = self.value(module)
+        module.__dict__.pop(self.name, None)
+        module._parameters.pop(self.name, None)
+        setattr(module, self.name, value)
+
+        def put_back() -> None:
+            refill(module.__dict__, attributes)
+            for registry, content in registries.items():
+                refill(module.__dict__[registry], content)
+
+        shadow.undo.append(put_back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterLayers(Edit):
+    """Make the plain list or dict of layers at an attribute one that .to() and parameters() see, on a device."""
+
+    name: str
+    device: str
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        hidden = module.__dict__[self.name]
+        layers = nn.ModuleDict(hidden) if isinstance(hidden, dict) else nn.ModuleList(hidden)
+        del module.__dict__[self.name]
+        module._modules[self.name] = copy.deepcopy(layers).to_empty(device=self.device)
+
+        def put_back() -> None:
+            del module._modules[self.name]
+            module.__dict__[self.name] = hidden
+
+        shadow.undo.append(put_back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMode(Edit):
+    """Put a module into train or eval mode."""
+
+    training: bool
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        module = shadow.module(self.module or "")
+        modes = [(part, part.training) for part in module.modules()]
+        module.train(self.training)
+
+        def put_back() -> None:
+            for part, mode in modes:
+                part.training = mode
+
+        shadow.undo.append(put_back)

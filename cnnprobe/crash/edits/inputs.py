@@ -1,0 +1,66 @@
+"""Other arguments of the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.model_copy import ModelCopy
+from cnnprobe.recorder.values import argument_leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeInput(Edit):
+    """Pass the tensors that the model is given through a function (`only_first`: the first one)."""
+
+    function: Callable[[Any], Any]
+    only_first: bool = True
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        args, kwargs = shadow.args, shadow.kwargs
+        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
+        if not self.only_first:
+            change = lambda value: self.function(value) if isinstance(value, Tensor) else value  # noqa: E731
+            shadow.args, shadow.kwargs = tree_map(change, args), tree_map(change, kwargs)
+        elif args:
+            shadow.args = (self.function(args[0]), *args[1:])
+        elif kwargs:
+            first = next(iter(kwargs))
+            shadow.kwargs = {**kwargs, first: self.function(kwargs[first])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeTensor(Edit):
+    """Pass the tensor that stands at a path of the model's arguments through a function: "[1]", "image", "['mask']"."""
+
+    path: str
+    function: Callable[[Any], Any]
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        args, kwargs = shadow.args, shadow.kwargs
+        meant = next(value for path, value in argument_leaves(args, kwargs) if path == self.path)
+        change = lambda value: self.function(value) if value is meant else value  # noqa: E731
+        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
+        shadow.args, shadow.kwargs = tree_map(change, args), tree_map(change, kwargs)
+
+
+def _set_arguments(shadow: ModelCopy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    shadow.args, shadow.kwargs = args, kwargs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeArguments(Edit):
+    """Call the model with other arguments altogether."""
+
+    function: Callable[[tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+    def apply(self, shadow: ModelCopy) -> None:
+        """See Edit."""
+        args, kwargs = shadow.args, shadow.kwargs
+        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
+        shadow.args, shadow.kwargs = self.function(args, kwargs)

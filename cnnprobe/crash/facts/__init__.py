@@ -1,0 +1,1 @@
+"""What can be asked of a crash: frames, source, lineage, windows, saved tensors, losses."""

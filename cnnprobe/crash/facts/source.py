@@ -1,0 +1,181 @@
+"""The user's functions as syntax trees, and compiled again with a change."""
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprobe.recorder.inventory import class_of
+
+
+def returns_nothing(function: Callable[..., Any]) -> bool:
+    """Whether a function is known to have no return with a value."""
+    tree = parse(function)
+    return tree is not None and not any(
+        isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree)
+    )
+
+
+def parse(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    """The syntax tree of a function, with the line numbers of its file."""
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return None
+    ast.increment_lineno(tree, first - 1)
+    node = tree.body[0] if tree.body else None
+    return node if isinstance(node, ast.FunctionDef) else None
+
+
+def get_forward(module: nn.Module) -> Callable[..., Any]:
+    """The forward as its class has it."""
+    return getattr(class_of(module), "forward")  # type: ignore[no-any-return]  # noqa: B009 - `type` has none
+
+
+def find_one_tuples(function: Callable[..., Any]) -> Iterator[ast.Tuple]:
+    """The tuples of one element that a function assigns or returns: what a trailing comma makes."""
+    tree = parse(function)
+    for node in ast.walk(tree) if tree is not None else ():
+        if (
+            isinstance(node, ast.Assign | ast.Return)
+            and isinstance(node.value, ast.Tuple)
+            and len(node.value.elts) == 1
+        ):
+            yield node.value
+
+
+def recompile(
+    function: Callable[..., Any], transform: Callable[[ast.FunctionDef], None]
+) -> Callable[..., Any] | None:
+    """A function like the user's with a change in its syntax tree; same globals, defaults and closure."""
+    tree = parse(function)
+    if tree is None or not isinstance(function, types.FunctionType):
+        return None
+    transform(tree)
+    tree.decorator_list = []
+    outer = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}):\n    return None")
+    outer.body[0].body.insert(0, tree)  # type: ignore[attr-defined]
+    code = compile(ast.fix_missing_locations(outer), function.__code__.co_filename, "exec")
+    inner = next((c for c in _constants(code) if c.co_name == function.__name__), None)
+    if inner is None:
+        return None
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    if not set(inner.co_freevars) <= set(cells):
+        return None
+    made = types.FunctionType(
+        inner,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cells[name] for name in inner.co_freevars),
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _constants(code: types.CodeType) -> Iterator[types.CodeType]:
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield value
+            yield from _constants(value)
+
+
+def drop_one_tuples(tree: ast.FunctionDef) -> None:
+    """Drop the trailing commas of assignments and returns."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Assign | ast.Return)
+            and isinstance(node.value, ast.Tuple)
+            and len(node.value.elts) == 1
+        ):
+            node.value = node.value.elts[0]
+
+
+def lift_nested(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
+    """The function of a name that is defined inside of another, as if it stood beside it."""
+    tree = parse(function)
+    found = (
+        next(
+            (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name),
+            None,
+        )
+        if tree is not None
+        else None
+    )
+    if found is None or not isinstance(function, types.FunctionType):
+        return None
+    code = compile(ast.Module(body=[found], type_ignores=[]), function.__code__.co_filename, "exec")
+    inner = next(value for value in code.co_consts if isinstance(value, types.CodeType))
+    defaults = [ast.literal_eval(node) for node in found.args.defaults]
+    return types.FunctionType(inner, function.__globals__, name, tuple(defaults))
+
+
+def add_return(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, str]:
+    """A function like the user's that returns what its last statement computes, and that in his words; None where there is no such thing."""
+    tree = parse(function)
+    last = tree.body[-1] if tree is not None and tree.body else None
+    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
+        shown = ast.unparse(last.value)
+
+        def returned(node: ast.FunctionDef) -> None:
+            node.body[-1] = ast.Return(value=node.body[-1].value)  # type: ignore[attr-defined]
+    elif isinstance(last, ast.Assign | ast.AugAssign | ast.AnnAssign):
+        target = last.targets[-1] if isinstance(last, ast.Assign) else last.target
+        if not isinstance(target, ast.Name):
+            return None, ""
+        shown = target.id
+
+        def returned(node: ast.FunctionDef) -> None:
+            node.body.append(ast.Return(value=ast.Name(id=shown, ctx=ast.Load())))
+    else:
+        return None, ""
+    return recompile(function, returned), shown
+
+
+_WRITING = frozenset(
+    {"backward", "retain_grad", "register_hook", "resize", "resize_as"}
+)  # methods that write, without a _ at the end
+
+
+def evaluate(node: ast.expr, values: dict[str, Any]) -> Any:
+    """A name, an item or attribute of it, or methods of a tensor that write nothing, called with plain values; None for everything else."""
+    if isinstance(node, ast.Name):
+        return values.get(node.id)
+    if _literal(node) is not None:
+        return _literal(node)
+    if isinstance(node, ast.Subscript):
+        value, index = evaluate(node.value, values), _literal(node.slice)
+        is_plain = isinstance(value, torch.Tensor | list | tuple | dict) and index is not None
+        return value[index] if is_plain else None
+    if not (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ) or node.func.attr.endswith("_"):
+        return None
+    value, given = evaluate(node.func.value, values), [_literal(a) for a in node.args]
+    options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
+    if (
+        type(value) is not torch.Tensor
+        or None in given
+        or None in options.values()
+        or len(options) < len(node.keywords)
+    ):
+        return None
+    method = getattr(torch.Tensor, node.func.attr, None)
+    return (
+        method(value, *given, **options)
+        if method is not None and node.func.attr not in _WRITING
+        else None
+    )
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

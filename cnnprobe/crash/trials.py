@@ -1,0 +1,281 @@
+"""Trials of candidates on copies: of the forward, the loss, the backward, and of what is tried by itself.
+
+It runs copies of the model, never the user's own, at most twenty times. It is the only place that
+says what came of a trial: "tried: ...".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.outside import Advice, ChangeLoss, Check
+from cnnprobe.crash.facts.losses import find_loss
+from cnnprobe.crash.facts.words import count_elements
+from cnnprobe.crash.model_copy import ModelCopy, Outcome, copy_model
+from cnnprobe.crash.suspect import Candidate, Suspect
+
+MOST_FORWARDS = 20
+SMALL_MODEL = 4_000_000  # elements of parameters that are copied rather than shadowed on meta
+SMALL_INPUT = 100_000  # elements of its input: 8 images of 3 x 64 x 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A candidate that was tried, with what came of it."""
+
+    suspect: Suspect
+    candidate: Candidate
+    works: bool
+    is_plausible: bool = False  # what came out looks like what the model is for
+    said: str = ""  # what was seen: "the forward passes and gives (2, 10)"
+    outcome: Outcome | None = None  # of the forward, where one was run
+
+    @property
+    def tried(self) -> str:
+        """What was tried and seen, as a repair shows it."""
+        return f"tried: {self.said}" if self.said else ""
+
+
+class Trials:
+    """Copies on which the crash happens as it did, and how often they may still be run."""
+
+    def __init__(self, crash: Crash, *, budget: int = MOST_FORWARDS) -> None:
+        self.crash = crash
+        self.left = budget
+        self.notes: list[str] = []
+        self.baseline: Outcome | None = None
+        self.copy: ModelCopy | None = None  # crashes as the model did; None: there is no such copy
+        self.meta = True
+        if crash.stage == "forward":
+            self._set_up()
+
+    def _set_up(self) -> None:
+        """Make the copy that crashes where the model did: on meta if that shows it, else for real."""
+        for meta in list_worlds(self.crash):
+            copy = self._copy_model(meta=meta, grad=torch.is_grad_enabled())
+            if copy is None or self.left <= 0:
+                continue
+            self.left -= 1
+            outcome = copy.run()
+            if not outcome.works and _fails_alike(self.crash, outcome):
+                self.copy, self.baseline, self.meta = copy, outcome, meta
+                return
+        self.notes.append(
+            "no repair was tried: the model could not be copied, or its copy does not crash as it did"
+        )
+
+    def _copy_model(self, *, meta: bool, grad: bool) -> ModelCopy | None:
+        crash = self.crash
+        if crash.model is None:
+            return None
+        return copy_model(crash.model, crash.args, crash.kwargs, meta=meta, grad=grad)
+
+    # -- one forward ---------------------------------------------------------------------------
+
+    def run(self, edits: Sequence[Edit], copy: ModelCopy | None = None) -> Outcome | None:
+        """One forward with these edits, which are taken back.
+
+        None where they cannot be made, or no forward is left.
+        """
+        copy = copy or self.copy
+        if copy is None or self.left <= 0:
+            return None
+        self.left -= 1
+        try:
+            copy.apply(edits)
+            return copy.run()
+        except Exception:  # an edit that does not fit this model is no repair
+            return None
+        finally:
+            copy.reset()
+
+    # -- one candidate -------------------------------------------------------------------------
+
+    def attempt(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
+        """Try a candidate at the stage that raised; None where it cannot be tried."""
+        edits = candidate.edits
+        if any(isinstance(edit, Advice) for edit in edits):
+            return None
+        if all(isinstance(edit, Check) for edit in edits):
+            return self._check(suspect, candidate)
+        way = {"forward": self._forward, "backward": self._backward}
+        return way.get(self.crash.stage, self._loss)(suspect, candidate)
+
+    def _check(self, suspect: Suspect, candidate: Candidate) -> Attempt:
+        """What is tried by itself, without the model: it says what it saw, or raises."""
+        try:
+            seen = [edit.check() for edit in candidate.edits if isinstance(edit, Check)]
+        except Exception as error:  # it does not mend it: the sentence says so
+            said = f"{type(error).__name__} is raised then"
+            return Attempt(suspect=suspect, candidate=candidate, works=False, said=said)
+        said = "; ".join(filter(None, seen))
+        return Attempt(
+            suspect=suspect,
+            candidate=candidate,
+            works=bool(said),
+            is_plausible=bool(said),
+            said=said,
+        )
+
+    def _forward(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
+        outcome = self.run(candidate.edits)
+        return None if outcome is None else self.judge_forward(suspect, candidate, outcome)
+
+    def judge_forward(self, suspect: Suspect, candidate: Candidate, outcome: Outcome) -> Attempt:
+        """What a forward with a candidate's edits comes to."""
+        before = sum(p.numel for p in self.crash.trace.parameters if p.kind == "parameter")
+        after = outcome.parameters
+        said = _describe_forward(outcome) + (
+            f"; {after:,} parameters unchanged"
+            if after == before
+            else f"; {after:,} parameters instead of {before:,}"
+        )
+        if self.meta and self.crash.trace.mode != "meta":
+            said += "; on meta, by shapes alone"
+        return Attempt(
+            suspect=suspect,
+            candidate=candidate,
+            works=outcome.works,
+            is_plausible=is_plausible(self.crash, outcome),
+            said=said if outcome.works else "",
+            outcome=outcome,
+        )
+
+    def _loss(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
+        """The loss with other arguments; after another forward, where an edit is of the model."""
+        found = find_loss(self.crash)
+        of_model = [edit for edit in candidate.edits if not isinstance(edit, ChangeLoss)]
+        outcome: Outcome | None = None
+        seen: list[str] = []
+        output = found.input if found is not None else None
+        if of_model:
+            meta = list_worlds(self.crash)[0]
+            copy = self._copy_model(meta=meta, grad=False)
+            outcome = self.run(of_model, copy)
+            if outcome is None:
+                return None
+            if not outcome.works or not outcome.shapes:
+                return Attempt(suspect=suspect, candidate=candidate, works=False, outcome=outcome)
+            output = _stand_in(output, outcome)
+            seen.append(_describe_forward(outcome))
+        if found is None or not isinstance(output, Tensor):
+            return None
+        try:
+            value = found.call(output, [e for e in candidate.edits if isinstance(e, ChangeLoss)])
+        except Exception as error:  # it does not mend it: the sentence says so
+            said = f"{type(error).__name__} is raised then"
+            return Attempt(
+                suspect=suspect, candidate=candidate, works=False, said=said, outcome=outcome
+            )
+        seen.append(
+            "the loss takes it" if of_model else f"the loss passes and gives {_show(value)}"
+        )
+        if of_model and outcome is not None and outcome.output is not None and meta:
+            seen.append("on meta, by shapes alone")
+        return Attempt(
+            suspect=suspect,
+            candidate=candidate,
+            works=True,
+            is_plausible=value.numel() == 1,
+            said="; ".join(seen),
+            outcome=outcome,
+        )
+
+    def _backward(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
+        """Forward and backward on a real copy."""
+        if not self.crash.args and not self.crash.kwargs:
+            return None
+        copy = self._copy_model(meta=False, grad=True)
+        if copy is None or self.left <= 0:
+            return None
+        self.left -= 1
+        try:
+            copy.apply(candidate.edits)
+            passed = copy.backward()
+        except Exception:  # the edit does not fit, or does not mend it
+            passed = False
+        said = "forward and backward pass on a copy of the model" if passed else ""
+        return Attempt(
+            suspect=suspect, candidate=candidate, works=passed, is_plausible=passed, said=said
+        )
+
+
+def _describe_forward(outcome: Outcome) -> str:
+    gives = ", ".join(map(str, outcome.shapes[:3])) + (", ..." if len(outcome.shapes) > 3 else "")
+    return f"the forward passes and gives {gives or 'no tensor'}"
+
+
+def _show(value: Tensor) -> str:
+    """A loss in words: its value, or its shape where it is not one number."""
+    if value.numel() == 1 and not value.is_meta:
+        return f"{float(value):.4g}"
+    return f"a tensor of shape {tuple(value.shape)}"
+
+
+def _stand_in(like: object, outcome: Outcome) -> object:
+    """What a copy gave; where it gave shapes alone, the first real value in that shape."""
+    output = outcome.output
+    if not isinstance(output, Tensor) or not output.is_meta or not isinstance(like, Tensor):
+        return output
+    return like.detach().flatten()[:1].expand(output.shape)
+
+
+def list_worlds(crash: Crash) -> tuple[bool, ...]:
+    """Where to copy first, on meta (True) or for real, and where next.
+
+    Devices can be at fault only for real: there is one device on meta.
+    """
+    devices = {p.device for p in crash.trace.parameters}
+    devices |= {t.device for t in (*crash.root_inputs, *crash.inputs)}
+    if len(devices) > 1:
+        return (False,)
+    # A small copy runs faster than torch imports what its meta kernels need, and it sees values,
+    # dtypes and branches as they are.
+    elements = sum(p.numel for p in crash.trace.parameters)
+    inputs = sum(count_elements(t.shape) for t in crash.root_inputs)
+    is_small = elements <= SMALL_MODEL and inputs <= SMALL_INPUT
+    return (False, True) if is_small else (True, False)
+
+
+def _fails_alike(crash: Crash, outcome: Outcome) -> bool:
+    failure = outcome.trace.failure
+    if failure is None:  # it ran through on meta, but a layer was given what it would have refused
+        return not outcome.works
+    if failure.call is None or crash.index is None:
+        return failure.call == crash.index
+    here, there = outcome.trace.calls[failure.call], crash.trace.calls[crash.index]
+    same = (here.fqn, here.kind, here.index) == (there.fqn, there.kind, there.index)
+    return same and failure.call == crash.index
+
+
+def is_plausible(crash: Crash, outcome: Outcome) -> bool:
+    """Whether what came out looks like what the model is for.
+
+    There is a row for each sample, and logits where the last layer makes logits.
+    """
+    if not outcome.works or not outcome.shapes or not outcome.trace.calls:
+        return False
+    first, inputs = outcome.shapes[0], outcome.trace.calls[0].inputs
+    is_image = bool(inputs) and len(inputs[0].shape) >= 4
+    recurrent = nn.RNNBase | nn.MultiheadAttention
+    is_sequence = len(first) == 3 and any(isinstance(m, recurrent) for m in crash.modules.values())
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    if batch is not None and first and batch not in first[: 2 if is_sequence else 1]:
+        return False
+    last = _find_last_linear(crash, outcome)
+    if last is None or not first:
+        return True
+    return first[-1] == last.out_features and (not is_image or len(first) == 2 or is_sequence)
+
+
+def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
+    """The Linear that was called last, if no other layer with weights came after it."""
+    for call in reversed(outcome.trace.calls):
+        module = crash.modules.get(call.fqn) if call.fqn is not None else None
+        if module is not None and not module._modules and module._parameters:
+            return module if isinstance(module, nn.Linear) else None
+    return None
