@@ -1,0 +1,94 @@
+"""Every cause: its page, and its examples, which are explained and corrected as they say."""
+
+import re
+import subprocess
+
+import pytest
+import torch
+from examples import explain_text
+
+from cnnprobe.crash.cause import all_causes
+from cnnprobe.rulebook import all_rules
+
+HEADINGS = ("Why it happens:", "What to do:", "Known exceptions:", "Source:")
+CAUSES = [pytest.param(cause, id=cause.name) for cause in all_causes()]
+EXAMPLES = [
+    pytest.param(cause, example, id=f"{cause.name}-{i}")
+    for cause in all_causes()
+    for i, example in enumerate(cause.examples)
+]
+META = [
+    param
+    for param in EXAMPLES
+    if param.values[1].on_meta and "def run(" not in param.values[1].program
+]
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_page_of_a_cause_has_a_sentence_and_all_headings_in_their_order(cause):
+    assert cause.sentence.endswith(".")
+    found = [
+        heading
+        for line in cause.page.splitlines()
+        for heading in HEADINGS
+        if line.startswith(heading)
+    ]
+    assert list(HEADINGS) == found
+    assert re.fullmatch(r"CP0\d\d", cause.code)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_cause_has_an_example(cause):
+    assert cause.examples
+
+
+def test_codes_and_names_of_causes_and_rules_are_all_different():
+    entries = (*all_causes(), *all_rules())
+    assert (
+        len(entries)
+        == len({entry.code for entry in entries})
+        == len({entry.name for entry in entries})
+    )
+
+
+def apply_patch(patch, text, folder):
+    path = folder / "patched.py"
+    path.write_text(text)
+    renamed = re.sub(r"(?m)^(---|\+\+\+) .*$", r"\1 patched.py", patch)
+    subprocess.run(["patch", "-s", str(path)], input=renamed, text=True, check=True)
+    return path.read_text()
+
+
+@pytest.mark.parametrize(("cause", "example"), EXAMPLES)
+def test_example_of_a_cause_is_named_and_located_and_its_first_repair_is_tried_and_right(
+    cause, example, tmp_path
+):
+    explanation = explain_text(example.sick, tmp_path)
+    assert (cause.name, cause.code, example.blames) == (
+        explanation.diagnosis,
+        explanation.code,
+        explanation.module,
+    ), explanation.message
+    if not example.repair:
+        assert not any(repair.works for repair in explanation.repairs)
+        return
+    first = explanation.repairs[0]
+    assert example.repair in first.title
+    assert example.is_tried == (
+        first.works and first.plausible and first.tried.startswith("tried: ")
+    )
+    if first.patch:
+        mended = apply_patch(first.patch, example.sick, tmp_path)
+        assert explain_text(mended, tmp_path) is None
+
+
+@pytest.mark.parametrize(("cause", "example"), EXAMPLES)
+def test_corrected_example_of_a_cause_gives_no_explanation(cause, example, tmp_path):
+    assert explain_text(example.repaired, tmp_path) is None
+
+
+@pytest.mark.parametrize(("cause", "example"), META)
+def test_example_of_a_cause_is_named_on_the_meta_device_too(cause, example, tmp_path):
+    with torch.device("meta"):
+        explanation = explain_text(example.sick, tmp_path)
+    assert (cause.name, example.blames) == (explanation.diagnosis, explanation.module)
