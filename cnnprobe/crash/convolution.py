@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cnnprobe.crash import branches, folding, growing, viewing
+from cnnprobe.crash import folding, growing, viewing
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import (
     adapt_call,
@@ -18,6 +18,7 @@ from cnnprobe.crash.edits.build import (
 from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.layers import Remove
+from cnnprobe.crash.facts.channels import suspect_channel_maker
 from cnnprobe.crash.facts.windows import (
     LARGEST_INPUT,
     Window,
@@ -96,7 +97,7 @@ def suspect(crash: Crash) -> Iterator[Suspect]:
             yield from viewing.suspect_earlier_view(crash, found.x, found.wanted)
             yield from growing.other_growth(crash, found.x, found.wanted, found.module)
             yield from _channels(crash, found)
-            yield from branches.other_maker(
+            yield from suspect_channel_maker(
                 crash, found.x, found.wanted, module=found.module, diagnosis="channel-mismatch"
             )
     if crash.trials is not None:

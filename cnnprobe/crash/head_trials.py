@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import nn
 
-from cnnprobe.crash.branches import fitting, lacking_padding
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure, resize_input
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.diff import write_diff
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
 from cnnprobe.crash.facts.windows import apply_windows, list_steps
 from cnnprobe.crash.facts.words import count_elements, shorten
 from cnnprobe.crash.linear import flattening
@@ -85,9 +85,11 @@ def _other_layers(
     ends = case.trace.calls[0].outputs if case.trace.calls else ()
     if not ends or ends[0].shape != shape:
         return
-    several = lacking_padding(case, ends[0], sizes)
+    several = refit_every_upsampling(case, ends[0], sizes)
     wholes = [several] if len(several) > 1 else []
-    wholes += [[odd] for odd in sorted(fitting(case, ends[0], sizes), key=lambda one: -one.weight)]
+    wholes += [
+        [odd] for odd in sorted(refit_size(case, ends[0], sizes), key=lambda one: -one.weight)
+    ]
     for odds in wholes[:_MOST_TRIALS]:
         edits = [configure(case, odd.fqn, **odd.settings) for odd in odds]
         outcome = _outcome(crash, edits)

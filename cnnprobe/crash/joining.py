@@ -9,11 +9,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash import branches, hardwiring, places, viewing
+from cnnprobe.crash import hardwiring, places, viewing
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import change_tensor, resize_input, spell_path
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.branches import find_fork, refit_parts
+from cnnprobe.crash.facts.channels import refit_channels
 from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
@@ -94,7 +96,7 @@ def _concatenation(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
         yield replace(mould, candidates=tuple(_same_rank(crash, call)))
         return
     if min(differing) >= 2:
-        yield from branches.odd_windows(crash, call.inputs, mould)
+        yield from _refit_parts(crash, call.inputs, mould)
     candidates = [*other_input_sizes(crash, call.inputs), *_other_batch(crash, call, differing)]
     candidates += [
         *_other_dim(crash, call, shapes, dim),
@@ -284,8 +286,8 @@ def _broadcast(crash: Crash, call: ModuleCall, name: str) -> Iterator[Suspect]:
         mould = Suspect(
             diagnosis="residual-mismatch", module="", message=message, arithmetic=arithmetic
         )
-        yield from branches.odd_windows(crash, (shortcut, branch), mould)
-        yield from branches.odd_channels(crash, shortcut, branch, mould)
+        yield from _refit_parts(crash, (shortcut, branch), mould)
+        yield from _refit_channels(crash, shortcut, branch, mould)
         candidates += _projections(crash, call, shortcut, branch)
         candidates += _resized_operand(crash, call, shortcut, branch)
     elif len(a.shape) != len(b.shape):
@@ -519,3 +521,58 @@ def _transposed(crash: Crash, call: ModuleCall, position: int, name: str) -> Rew
         source=call.source,
         function=rewritten,
     )
+
+
+# -- branches --------------------------------------------------------------------------------------
+
+
+def _refit_parts(crash: Crash, parts: Sequence[TensorInfo], mould: Suspect) -> Iterator[Suspect]:
+    """One suspicion for each layer that alone makes the sizes of the parts differ."""
+    for one in refit_parts(crash, parts):
+        yield replace(
+            mould,
+            module=one.fqn,
+            message=f"{mould.message}; with {one.text} in {describe_module(crash, one.fqn)} they would",
+            candidates=(propose(one.to_edit(crash), weight=one.weight),),
+            weight=one.weight,
+        )
+
+
+def _refit_channels(
+    crash: Crash, shortcut: TensorInfo, branch: TensorInfo, mould: Suspect
+) -> Iterator[Suspect]:
+    """The last layer of a branch that could give as many channels as the other has, with the normalisation after it."""
+    if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
+        return
+    fork = find_fork(crash, (shortcut, branch))
+    later = _written_for(crash, (shortcut.shape[1], branch.shape[1]))
+    for info, wanted, usual in (
+        (shortcut, branch.shape[1], STRONG),
+        (branch, shortcut.shape[1], POSSIBLE),
+    ):
+        weight = usual if later is None else STRONG if later == wanted else POSSIBLE
+        edits = refit_channels(crash, info, wanted, fork=fork)
+        if edits:
+            yield replace(
+                mould,
+                module=edits[0].module,
+                message=f"{mould.message}; with {edits[0].code} in {describe_module(crash, edits[0].module or '')} they would",
+                candidates=(propose(*edits, weight=weight),),
+                weight=weight,
+            )
+
+
+def _written_for(crash: Crash, counts: tuple[int, int]) -> int | None:
+    """Which of two numbers of channels the first layer after a block was written for; None where it was for neither, or the block is the model."""
+    names = list(crash.modules)
+    inside = (
+        [i for i, name in enumerate(names) if name.startswith(f"{crash.owner}.")]
+        if crash.owner
+        else []
+    )
+    for name in names[inside[-1] + 1 :] if inside else ():
+        for setting in ("in_channels", "in_features", "num_features"):
+            count = getattr(crash.modules[name], setting, None)
+            if isinstance(count, int):
+                return count if count in counts else None
+    return None

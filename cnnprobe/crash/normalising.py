@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from cnnprobe.crash import branches, growing
+from cnnprobe.crash import growing
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.attributes import SetMode
 from cnnprobe.crash.edits.build import adapt_call, change_input, change_tensor, configure
 from cnnprobe.crash.edits.calls import Adapt, AdaptOutput
 from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.channels import suspect_channel_maker
 from cnnprobe.crash.facts.windows import count_dims, is_channels_first
 from cnnprobe.crash.facts.words import (
     count_elements,
@@ -121,7 +122,7 @@ def _channels(crash: Crash, x: TensorInfo, wanted: int, name: str) -> Iterator[S
         return
     yield from growing.other_growth(crash, x, wanted, fqn)
     candidates = [propose(configure(crash, fqn, **_settings(crash, fqn, name, got)), weight=STRONG)]
-    yield from branches.other_maker(crash, x, wanted, module=fqn, diagnosis="channel-mismatch")
+    yield from suspect_channel_maker(crash, x, wanted, module=fqn, diagnosis="channel-mismatch")
     if len(x.shape) == 3 and x.shape[-1] == wanted and not crash.is_input(x):
         candidates = [*_there_and_back(fqn), propose(candidates[0].edits[0], weight=POSSIBLE)]
     elif len(x.shape) >= 3 and x.shape[-1] == wanted:

@@ -1,0 +1,70 @@
+"""The layer that decides how many channels a tensor has, and what gives it another number."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.windows import get_window
+from cnnprobe.crash.suspect import POSSIBLE, Suspect, propose
+from cnnprobe.trace import TensorInfo
+
+
+def find_channel_maker(
+    crash: Crash, info: TensorInfo, fork: int = -1
+) -> tuple[str, list[str]] | None:
+    """The layer after the fork that decides the channels of a tensor, and the BatchNorms between."""
+    norms: list[str] = []
+    for index, row in crash.walk_back(info):
+        layer = crash.modules.get(row.fqn) if row.fqn is not None else None
+        keeps = bool(row.outputs) and row.outputs[0].shape[1:2] == info.shape[1:2]
+        if index <= fork:
+            return None
+        if row.fqn is None and len([t for t in row.inputs if t.shape]) == 1 and keeps:
+            continue  # an activation or an interpolation
+        if layer is None:
+            return None
+        is_convolution = isinstance(layer, nn.modules.conv._ConvNd)
+        if isinstance(layer, nn.Linear) or (is_convolution and get_window(layer) is not None):
+            return row.fqn or "", norms
+        if layer._modules or not keeps:
+            return None
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            norms.append(row.fqn or "")
+    return None
+
+
+def refit_channels(crash: Crash, info: TensorInfo, wanted: int, *, fork: int = -1) -> list[Edit]:
+    """The edits that give a tensor another number of channels; none where they are unknown.
+
+    They are that of the layer that decides it, and of the BatchNorms after that.
+    """
+    found = find_channel_maker(crash, info, fork)
+    if found is None:
+        return []
+    fqn, norms = found
+    name = "out_features" if isinstance(crash.modules[fqn], nn.Linear) else "out_channels"
+    return [
+        configure(crash, fqn, **{name: wanted}),
+        *(configure(crash, norm, num_features=wanted) for norm in norms),
+    ]
+
+
+def suspect_channel_maker(
+    crash: Crash, info: TensorInfo, wanted: int, *, module: str, diagnosis: str = ""
+) -> Iterator[Suspect]:
+    """The layer that made `info` may be the wrong one, rather than `module`, which wants `wanted`."""
+    edits = refit_channels(crash, info, wanted)
+    if edits:
+        maker, user = (describe_module(crash, fqn or "") for fqn in (edits[0].module, module))
+        yield Suspect(
+            diagnosis=diagnosis,
+            module=edits[0].module,
+            message=f"{maker} gives {info.shape[1]} channels, but {user} expects {wanted}",
+            arithmetic=f"expected {wanted} channels, got {info.shape}",
+            candidates=(propose(*edits, weight=POSSIBLE),),
+            weight=POSSIBLE,
+            needs_proof=True,
+        )
