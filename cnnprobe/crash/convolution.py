@@ -19,6 +19,7 @@ from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.channels import suspect_channel_maker
+from cnnprobe.crash.facts.products import find_flattened_map, find_product
 from cnnprobe.crash.facts.windows import (
     LARGEST_INPUT,
     Window,
@@ -492,16 +493,14 @@ def _fits(trials: Trials, pixels: int, given: tuple[int, ...]) -> bool | None:
 
 def _sizes_for_the_rest(trials: Trials, least: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Larger sizes for which the first Linear fits as well, by arithmetic over the path that the least size gets."""
-    from cnnprobe.crash import linear
-
     outcome = trials.run([resize_input(least)])
     if outcome is None or outcome.works or outcome.trace.failure is None:
         return []
     crash = Crash(error=trials.crash.error, trace=outcome.trace, model=trials.crash.model)
-    found = linear.product_of(crash)
+    found = find_product(crash)
     if found is None:
         return []
-    flattened = linear._flattened_map(crash, found)
+    flattened = find_flattened_map(crash, found.x)
     steps = list_steps(crash, flattened) if flattened is not None else []
     for pixels in range(least[0], LARGEST_INPUT + 1) if flattened is not None and steps else ():
         if (

@@ -10,10 +10,10 @@ from cnnprobe.crash.edits.build import configure, resize_input
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.diff import write_diff
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.reshaping import flatten_otherwise
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
 from cnnprobe.crash.facts.windows import apply_windows, list_steps
 from cnnprobe.crash.facts.words import count_elements, shorten
-from cnnprobe.crash.linear import flattening
 from cnnprobe.crash.loss_trials import BY_CLASS, repaired
 from cnnprobe.crash.model_copy import Outcome, copy_model
 from cnnprobe.crash.training import Loss
@@ -102,7 +102,7 @@ def flattened_instead(
 ) -> tuple[Repair, ...]:
     """What keeps one row for each sample in the place of a view that does not, with a Linear after it that fits; the loss has to pass too."""
     owner = call.fqn if call.fqn is not None else case.find_module_above(call.parent)
-    flat: list[Edit] = [flattening(call, owner)]
+    flat: list[Edit] = [flatten_otherwise(case, call)]
     features = count_elements(call.inputs[0].shape[1:])
     at = case.trace.calls.index(call)
     after = next(

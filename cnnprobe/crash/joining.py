@@ -9,11 +9,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash import hardwiring, places, viewing
+from cnnprobe.crash import places, viewing
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import change_tensor, resize_input, spell_path
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.branches import find_fork, refit_parts
 from cnnprobe.crash.facts.channels import refit_channels
 from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
@@ -110,7 +111,7 @@ def _other_batch(crash: Crash, call: ModuleCall, differing: list[int]) -> Iterat
     wrong = [t for t in call.inputs if t.shape[0] != crash.batch]
     if 0 not in differing or crash.batch is None or not wrong:
         return
-    edits = hardwiring.corrected(crash, wrong, wrong[0].shape[0], crash.batch)
+    edits = correct_batches(crash, wrong, wrong[0].shape[0], crash.batch)
     if edits:
         yield propose(*edits, weight=STRONG)
 

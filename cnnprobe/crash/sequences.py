@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from cnnprobe.crash import hardwiring
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import adapt_call, configure
 from cnnprobe.crash.edits.calls import KeepFirst
 from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import TensorInfo
@@ -69,7 +69,7 @@ def _hidden_state(crash: Crash, layer: nn.RNNBase, fqn: str, x: TensorInfo) -> S
     candidates = [propose(configure(crash, fqn, batch_first=not layer.batch_first), weight=USUAL)]
     if len(hidden.shape) == 3 and hidden.shape[1] != batch:
         states = [t for t in crash.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
-        edits = hardwiring.corrected(crash, states, hidden.shape[1], batch)
+        edits = correct_batches(crash, states, hidden.shape[1], batch)
         candidates += [propose(*edits, weight=STRONG)] if edits else []
         if all(_is_kept_zeros(crash, t) for t in states):
             title = (

@@ -1,0 +1,105 @@
+"""Products with a weight, and the reshaping that made the features of what they were given."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.words import get_tensor
+from cnnprobe.operations import find, resolve_name
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+_WEIGHTS = ("weight", "other", "mat2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """x @ weight: the tensor, the number of features that the weight takes, and its owner."""
+
+    x: TensorInfo
+    wanted: int
+    module: str
+    is_layer: bool = True  # an nn.Linear, whose in_features can be changed
+    parameter: str = ""  # where it is no layer: the weight's name
+    shape: tuple[int, ...] = ()  # the shape with which that weight would fit
+
+    @property
+    def got(self) -> int:
+        """The number of features that arrived."""
+        return self.x.shape[-1]
+
+
+def find_product(crash: Crash) -> Product | None:
+    """The failing call as a product with a weight whose features do not fit; None: it is none."""
+    call = crash.call
+    if call is None or not call.inputs:
+        return None
+    if isinstance(crash.leaf, nn.Linear):
+        wanted = crash.leaf.in_features
+        found = Product(x=call.inputs[0], wanted=wanted, module=call.fqn or "")
+    else:
+        other = _find_function(crash, call)
+        if other is None:
+            return None
+        found = other
+    return found if found.x.shape and found.got != found.wanted else None
+
+
+def _find_function(crash: Crash, call: ModuleCall) -> Product | None:
+    """A product by a function: F.linear, @, torch.mm."""
+    name = resolve_name(call.kind)
+    if call.fqn is not None or name not in ("linear", "matmul", "rmatmul"):
+        return None
+    dim = -1 if name == "linear" else 0
+    x, weight = get_tensor(call, 0, "input"), None
+    for argument in _WEIGHTS:
+        weight = weight or get_tensor(call, 1, argument)
+    if x is None or weight is None or len(weight.shape) != 2 or not x.shape:
+        return None
+    parameter, is_turned = _name_weight(crash, weight)
+    if not parameter:
+        return None
+    fitting = (weight.shape[0], x.shape[-1]) if dim == -1 else (x.shape[-1], weight.shape[1])
+    return Product(
+        x=x,
+        wanted=weight.shape[dim],
+        module=crash.owner_of_parameter(parameter),
+        is_layer=False,
+        parameter=parameter,
+        shape=fitting[::-1] if is_turned else fitting,
+    )
+
+
+def _name_weight(crash: Crash, weight: TensorInfo) -> tuple[str, bool]:
+    """The name of a weight, "" where it is none, and whether it was transposed first."""
+    call = crash.find_producer(weight)
+    info = find(call) if call is not None else None
+    if call is None or info is None or info.effect != "turns" or not call.inputs:
+        return (weight.source if isinstance(weight.source, str) else ""), False
+    source = call.inputs[0].source
+    return (source if isinstance(source, str) else ""), True
+
+
+def find_reshaping(crash: Crash, info: TensorInfo) -> ModuleCall | None:
+    """The latest call that gave a tensor its shape, if no layer with weights came after it."""
+    for _, call in crash.walk_back(info):
+        operation = find(call)
+        if operation is not None and operation.effect == "reshapes":
+            return call
+        module = crash.modules.get(call.fqn) if call.fqn is not None else None
+        if module is not None and module._parameters:
+            return None
+    return None
+
+
+def find_flattened_map(crash: Crash, info: TensorInfo) -> TensorInfo | None:
+    """The feature map that was flattened into a tensor; itself where it is one."""
+    call = find_reshaping(crash, info)
+    found = call.inputs[0] if call is not None and call.inputs else info
+    return found if len(found.shape) >= 3 else None
+
+
+def read_sizes(call: ModuleCall) -> tuple[int, ...]:
+    """The sizes that a view was asked for: view(2, -1), view((2, -1)), view(size=(2, -1))."""
+    given = [value for path, value in call.arguments.items() if path not in ("", "[0]", "input")]
+    return tuple(value for value in given if type(value) is int)
