@@ -1,6 +1,7 @@
 """The frames of an exception: which values stood on the failing line."""
 
 import ast
+import functools
 import inspect
 import linecache
 import textwrap
@@ -30,6 +31,15 @@ def read_locals(error: BaseException) -> dict[str, Any]:
         if sources.is_users(frame.f_code.co_filename):
             found = frame.f_locals
     return dict(found)
+
+
+def read_names(error: BaseException) -> dict[str, Any]:
+    """The variables that the user's innermost frame can read: its locals and globals."""
+    found: dict[str, Any] = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if sources.is_users(frame.f_code.co_filename):
+            found = {**frame.f_globals, **frame.f_locals}
+    return found
 
 
 def read_frame(error: BaseException, filename_end: str, function: str) -> dict[str, Any] | None:
@@ -67,12 +77,8 @@ def list_data(error: BaseException) -> list[str]:
 
 
 def list_calls(error: BaseException) -> list[ast.Call]:
-    """The calls in the failing expression, with the line numbers of their file."""
-    frames = find_frames(error)
-    calls = [node for node in walk_expression(error) if isinstance(node, ast.Call)]
-    for call in calls:
-        call.lineno += (frames[-1].lineno or 1) - 1
-    return calls
+    """The calls in the failing expression."""
+    return [node for node in walk_expression(error) if isinstance(node, ast.Call)]
 
 
 def find_cut(error: BaseException, names: Collection[str]) -> tuple[str, int] | None:
@@ -151,23 +157,57 @@ def list_operands(error: BaseException) -> list[str]:
 
 
 def walk_expression(error: BaseException) -> list[ast.AST]:
-    """The nodes of the failing expression, by level; none where its source is not at hand."""
+    """The nodes of the failing expression, by level; none where its source is not at hand.
+
+    They are nodes of the tree of the whole file, with its line numbers. Do not change them.
+    """
     frames = find_frames(error)
-    if not frames:
-        return []
+    node = _find_expression(frames[-1]) if frames else None
+    return [] if node is None else list(ast.walk(node))
+
+
+def _find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
+    """The smallest node that holds what a frame was at, and ends with it.
+
+    Python gives a call of a method in a chain over several lines the place of its name alone.
+    """
+    tree = parse_file(frame.filename)
+    if tree is None or frame.lineno is None:
+        return None
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
+    end_line = frame.end_lineno or frame.lineno
+    if frame.colno is None or frame.end_colno is None:
+        held = [
+            node
+            for node in nodes
+            if isinstance(node, ast.stmt)
+            and node.lineno <= frame.lineno
+            and end_line <= (node.end_lineno or node.lineno)
+        ]
+    else:
+        start, end = (frame.lineno, frame.colno), (end_line, frame.end_colno)
+        held = [
+            node
+            for node in nodes
+            if (node.lineno, node.col_offset) <= start
+            and (node.end_lineno, node.end_col_offset) == end
+        ]
+    return min(held, key=_size, default=None)
+
+
+def _size(node: ast.expr | ast.stmt) -> tuple[int, int, int]:
+    """How much of the file a node takes, for nodes that end alike; an expression before its statement."""
+    return -node.lineno, -node.col_offset, isinstance(node, ast.stmt)
+
+
+def parse_file(path: str) -> ast.Module | None:
+    """The syntax tree of a file, or of a cell of a notebook; None where it is not at hand."""
+    return _parse_text("".join(linecache.getlines(path)))
+
+
+@functools.lru_cache(maxsize=32)
+def _parse_text(text: str) -> ast.Module | None:
     try:
-        return list(ast.walk(ast.parse(textwrap.dedent(_statement(frames[-1])).strip())))
+        return ast.parse(text) if text else None
     except (SyntaxError, ValueError):
-        return []
-
-
-def _statement(frame: traceback.FrameSummary) -> str:
-    first, last = frame.lineno or 0, frame.end_lineno or frame.lineno or 0
-    lines = [linecache.getline(frame.filename, n) for n in range(first, last + 1)]
-    if frame.colno is None or frame.end_colno is None or not lines:
-        return "".join(lines)
-    if len(lines) == 1:
-        return lines[0].encode()[frame.colno : frame.end_colno].decode()
-    lines[0] = lines[0].encode()[frame.colno :].decode()
-    lines[-1] = lines[-1].encode()[: frame.end_colno].decode()
-    return "(" + "".join(lines) + ")"
+        return None

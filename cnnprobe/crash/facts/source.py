@@ -138,40 +138,44 @@ def add_return(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None,
     return recompile(function, returned), shown
 
 
-_WRITING = frozenset(
-    {"backward", "retain_grad", "register_hook", "resize", "resize_as"}
-)  # methods that write, without a _ at the end
+# Methods that write, without a _ at the end.
+_WRITING = frozenset({"backward", "retain_grad", "register_hook", "resize", "resize_as"})
 
 
-def evaluate(node: ast.expr, values: dict[str, Any]) -> Any:
-    """A name, an item or attribute of it, or methods of a tensor that write nothing, called with plain values; None for everything else."""
+def evaluate(
+    node: ast.expr, values: dict[str, Any], known: Callable[[ast.expr], Any] | None = None
+) -> Any:
+    """The value of a name, of an item of it, or of a tensor's method called with plain values.
+
+    No method that writes is called. `known` gives the values of further expressions. None for
+    everything else.
+    """
     if isinstance(node, ast.Name):
         return values.get(node.id)
     if _literal(node) is not None:
         return _literal(node)
+    found = known(node) if known is not None else None
+    if found is not None:
+        return found
     if isinstance(node, ast.Subscript):
-        value, index = evaluate(node.value, values), _literal(node.slice)
+        value, index = evaluate(node.value, values, known), _literal(node.slice)
         is_plain = isinstance(value, torch.Tensor | list | tuple | dict) and index is not None
         return value[index] if is_plain else None
-    if not (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    ) or node.func.attr.endswith("_"):
-        return None
-    value, given = evaluate(node.func.value, values), [_literal(a) for a in node.args]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return _call_method(node, node.func.attr, evaluate(node.func.value, values, known))
+    return None
+
+
+def _call_method(node: ast.Call, name: str, value: Any) -> Any:
+    given = [_literal(argument) for argument in node.args]
     options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
-    if (
-        type(value) is not torch.Tensor
-        or None in given
-        or None in options.values()
-        or len(options) < len(node.keywords)
-    ):
+    is_plain = None not in given and None not in options.values()
+    if type(value) is not torch.Tensor or not is_plain or len(options) < len(node.keywords):
         return None
-    method = getattr(torch.Tensor, node.func.attr, None)
-    return (
-        method(value, *given, **options)
-        if method is not None and node.func.attr not in _WRITING
-        else None
-    )
+    if name in _WRITING or name.endswith("_"):
+        return None
+    method = getattr(torch.Tensor, name, None)
+    return method(value, *given, **options) if method is not None else None
 
 
 def _literal(node: ast.expr) -> Any:

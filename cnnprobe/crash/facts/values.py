@@ -1,0 +1,161 @@
+"""What the expressions of the failing line were: names as they stood, calls as they were recorded.
+
+A tensor that has no name on the line is known from the record: a stand-in on the meta device has
+its shape, dtype and requires_grad. So `self.fc(self.pool(x).view(n, -1)).numpy()` has a value at
+each of its calls.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprobe import operations
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.frames import find_frames, read_names, walk_expression
+from cnnprobe.crash.facts.source import evaluate
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+_OPERATORS = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The failing expression: its syntax tree, its names, and the recorded row of each call."""
+
+    nodes: list[ast.AST]  # by level, the whole expression first
+    names: dict[str, Any]
+    rows: dict[int, ModuleCall] = field(default_factory=dict)  # by id of the node
+
+    def find_row(self, node: ast.AST) -> ModuleCall | None:
+        """The recorded call that an expression of the line made."""
+        return self.rows.get(id(node))
+
+    def evaluate(self, node: ast.expr) -> Any:
+        """The value of an expression, or a stand-in for a tensor; None where it is not known."""
+        if isinstance(node, ast.Tuple | ast.List):
+            parts = [self.evaluate(part) for part in node.elts]
+            return None if any(part is None for part in parts) else parts
+        try:
+            return evaluate(node, self.names, self._find_known)
+        except Exception:  # what raised is the expression itself
+            return None
+
+    def _find_known(self, node: ast.expr) -> Any:
+        row = self.find_row(node)
+        return read_attribute(node, self.names) if row is None else _stand_in(row)
+
+
+def read_failing_line(crash: Crash) -> Line:
+    """The failing expression of a crash with everything known of its parts."""
+    nodes, names = walk_expression(crash.error), read_names(crash.error)
+    frames = find_frames(crash.error)
+    if not nodes or not frames:
+        return Line(nodes=nodes, names=names)
+    path = frames[-1].filename
+    left = list(_rows_below(crash))
+    line = Line(nodes=nodes, names=names)
+    names_of = {id(module): name for name, module in crash.modules.items()}
+    # All parts of the failing expression have just run, so that the last rows are theirs.
+    for node in reversed(list(_walk_as_run(nodes[0]))):
+        key = _key_of_node(node, names, names_of)
+        places = {f"{path}:{n}" for n in range(node.lineno, (node.end_lineno or 0) + 1)}
+        row = next(
+            (r for r in reversed(left) if _key_of_row(r) == key and r.source in places), None
+        )
+        if row is not None:
+            line.rows[id(node)] = row
+            left.remove(row)
+    return line
+
+
+def _rows_below(crash: Crash) -> Iterator[ModuleCall]:
+    """The rows of the function that raised, or that of the model where the loop has called it."""
+    if crash.stage != "forward" or crash.call is None:
+        yield from crash.trace.calls[:1]
+        return
+    above = crash.index if crash.call.fqn is not None and crash.leaf is None else crash.call.parent
+    yield from (call for call in crash.trace.calls if call.parent == above)
+
+
+def _walk_as_run(node: ast.AST) -> Iterator[ast.expr]:
+    """The expressions that compute something, in the order in which Python runs them."""
+    for child in ast.iter_child_nodes(node):
+        yield from _walk_as_run(child)
+    if isinstance(node, ast.Call | ast.BinOp | ast.Subscript):
+        yield node
+
+
+def _key_of_node(node: ast.expr, names: dict[str, Any], names_of: dict[int, str]) -> str:
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS.get(type(node.op), "?")
+    if not isinstance(node, ast.Call):
+        return "getitem"
+    called = read_attribute(node.func, names)
+    if isinstance(called, nn.Module):
+        return f"module {names_of.get(id(called), '?')}"
+    return operations.resolve_name(ast.unparse(node.func).rpartition(".")[2])
+
+
+def _key_of_row(row: ModuleCall) -> str:
+    if row.fqn is not None:
+        return f"module {row.fqn}"
+    info = operations.find_function(row.kind)
+    return info.mirrors or info.name if info is not None else operations.resolve_name(row.kind)
+
+
+def read_attribute(node: ast.expr, names: dict[str, Any]) -> Any:
+    """What a name or a path of attributes and items of modules stands for; None: not known.
+
+    Only registries and plain attributes are read: no property of the user's runs.
+    """
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute):
+        value = read_attribute(node.value, names)
+        if isinstance(value, nn.Module):
+            return _own_attribute(value, node.attr)
+        return vars(value).get(node.attr) if type(value) is type(torch) else None
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return _get_item(read_attribute(node.value, names), node.slice.value)
+    return None
+
+
+def _get_item(value: Any, key: Any) -> Any:
+    if isinstance(value, nn.Sequential | nn.ModuleList | nn.ModuleDict | list | dict | tuple):
+        try:
+            return value[key]
+        except (LookupError, TypeError):
+            return None
+    return None
+
+
+def _own_attribute(module: nn.Module, name: str) -> Any:
+    for registry in (module._modules, module._parameters, module._buffers, module.__dict__):
+        if name in registry:
+            return registry[name]
+    return None
+
+
+def _stand_in(row: ModuleCall) -> Any:
+    """What a recorded call returned: a tensor, or a tuple of tensors."""
+    if not row.completed or not row.outputs:
+        return None
+    if row.returned in ("tuple", "list"):
+        return tuple(_stand_in_tensor(info) for info in row.outputs)
+    is_tensor = len(row.outputs) == 1 and row.outputs[0].path == ""
+    return _stand_in_tensor(row.outputs[0]) if is_tensor else None
+
+
+def _stand_in_tensor(info: TensorInfo) -> torch.Tensor:
+    dtype = getattr(torch, info.dtype)
+    if info.strides is None:
+        made = torch.empty(info.shape, dtype=dtype, device="meta")
+    else:
+        made = torch.empty_strided(info.shape, info.strides, dtype=dtype, device="meta")
+    return made.requires_grad_(info.requires_grad and (dtype.is_floating_point or dtype.is_complex))
