@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cnnprobe.crash.edits.diff import write_changes
+from cnnprobe.crash.edits.files import write_changes
 from cnnprobe.crash.edits.writing import add_first_statement
 from cnnprobe.crash.facts.frames import list_calls, read_frame, read_locals
 from cnnprobe.crash.facts.source import evaluate

@@ -8,8 +8,7 @@ from torch import nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure, resize_input
 from cnnprobe.crash.edits.calls import Rewrite
-from cnnprobe.crash.edits.diff import write_diff
-from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.edit import Edit, write_diff
 from cnnprobe.crash.edits.reshaping import flatten_otherwise
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
 from cnnprobe.crash.facts.windows import apply_windows, list_steps

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.calls import Rewrite
-from cnnprobe.crash.edits.diff import write_diff
-from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.edit import Edit, write_diff
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.facts.saved import Saved, find_maker
 from cnnprobe.crash.facts.words import operation, quote, read_line, shorten

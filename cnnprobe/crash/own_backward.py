@@ -12,7 +12,7 @@ from torch.autograd.function import BackwardCFunction, Function
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.calls import Bind
-from cnnprobe.crash.edits.diff import write_changes
+from cnnprobe.crash.edits.files import write_changes
 from cnnprobe.crash.edits.writing import extend_return
 from cnnprobe.crash.facts.frames import list_names
 from cnnprobe.crash.facts.saved import find_maker, walk_nodes

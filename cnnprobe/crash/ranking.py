@@ -20,7 +20,7 @@ from cnnprobe.crash import (
 )  # fmt: skip
 from cnnprobe.crash.cause import Cause, all_causes
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.diff import write_diff
+from cnnprobe.crash.edits.edit import write_diff
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.words import read_line

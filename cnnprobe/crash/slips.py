@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.edits.diff import write_changes
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file, write_changes
 from cnnprobe.crash.facts.frames import find_frames, list_calls, read_locals, walk_expression
 from cnnprobe.crash.facts.source import evaluate
 from cnnprobe.crash.training import Crash, Verdict

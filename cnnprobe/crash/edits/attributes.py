@@ -1,15 +1,24 @@
 """Attributes, devices, dtypes and modes of modules."""
 
+import ast
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit, refill
+from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.places import (
+    find_assigned,
+    find_method,
+    open_line,
+)
 from cnnprobe.crash.model_copy import ModelCopy
+from cnnprobe.recorder.inventory import class_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +28,9 @@ class Move(Edit):
     dtype: torch.dtype | None = None
     device: str | None = None
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        module = shadow.module(self.module or "")
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
         seen: set[int] = set()
         for part in module.modules():
             registries: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
@@ -35,7 +44,7 @@ class Move(Edit):
                             if isinstance(value, nn.Parameter)
                             else moved
                         )
-                        shadow.undo.append(_restorer(registry, name, value))
+                        twin.undo.append(_restorer(registry, name, value))
 
     def _moved(self, value: Tensor) -> Tensor:
         dtype = self.dtype if self.dtype is not None and value.is_floating_point() else value.dtype
@@ -56,9 +65,9 @@ class SetAttribute(Edit):
     name: str
     value: Callable[[nn.Module], Any]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        module = shadow.module(self.module or "")
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
         attributes = dict(module.__dict__)
         registries = {
             name: dict(attributes[name]) for name in ("_modules", "_parameters", "_buffers")
@@ -73,7 +82,29 @@ class SetAttribute(Edit):
             for registry, content in registries.items():
                 refill(module.__dict__[registry], content)
 
-        shadow.undo.append(put_back)
+        twin.undo.append(put_back)
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        owner = crash.modules[self.module or ""]
+        if self.name in owner.__dict__:
+            file, function = find_method(class_of(owner), "__init__")
+            value = find_assigned(function, self.name)
+            if not isinstance(value, ast.Tuple):
+                raise UnknownPlaceError
+            return [file.replace(value, file.source(value.elts[0]))]
+        if not self.code.isidentifier():
+            raise UnknownPlaceError
+        failure = crash.trace.failure
+        file, line = open_line(failure.source if failure is not None else "")
+        found = [
+            n
+            for n in ast.walk(file.tree)
+            if isinstance(n, ast.Attribute) and n.attr == self.name and n.lineno == line
+        ]
+        if len(found) != 1:
+            raise UnknownPlaceError
+        return [file.replace(found[0], f"{file.source(found[0].value)}.{self.code}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +114,9 @@ class RegisterLayers(Edit):
     name: str
     device: str
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        module = shadow.module(self.module or "")
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
         hidden = module.__dict__[self.name]
         layers = nn.ModuleDict(hidden) if isinstance(hidden, dict) else nn.ModuleList(hidden)
         del module.__dict__[self.name]
@@ -95,7 +126,7 @@ class RegisterLayers(Edit):
             del module._modules[self.name]
             module.__dict__[self.name] = hidden
 
-        shadow.undo.append(put_back)
+        twin.undo.append(put_back)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +135,9 @@ class SetMode(Edit):
 
     training: bool
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        module = shadow.module(self.module or "")
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
         modes = [(part, part.training) for part in module.modules()]
         module.train(self.training)
 
@@ -114,4 +145,4 @@ class SetMode(Edit):
             for part, mode in modes:
                 part.training = mode
 
-        shadow.undo.append(put_back)
+        twin.undo.append(put_back)

@@ -1,14 +1,32 @@
 """Calls that are made otherwise: other arguments, another result, another forward."""
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.places import (
+    check_names,
+    check_plain,
+    find_call,
+    find_method,
+    is_function,
+    list_calls_on,
+    open_line,
+    read_called,
+    take_only,
+    write_argument,
+    write_operand,
+)
 from cnnprobe.crash.model_copy import ModelCopy, Rewriting, bind
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import class_of, named_modules
+
+_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +35,8 @@ class Adapt(Edit):
 
     function: Callable[[Any], Any]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
 
         def change(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -31,21 +49,38 @@ class Adapt(Edit):
                 first: self.function(kwargs[first]),
             }
 
-        shadow.undo.append(
-            shadow.module(self.module or "")
+        twin.undo.append(
+            twin.module(self.module or "")
             .register_forward_pre_hook(change, with_kwargs=True, prepend=True)
             .remove
         )
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        owner, file, call = find_call(crash, self.module or "")
+        check_names(crash, owner, self.code)
+        return [
+            file.replace(
+                call.args[0], self.code.format(x=write_operand(file, call.args[0], self.code))
+            )
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepFirst(Edit):
     """Call the module `module` with its first argument alone."""
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        module = shadow.module(self.module or "")
-        shadow.undo.append(module.register_forward_pre_hook(lambda _module, args: args[:1]).remove)
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
+        twin.undo.append(module.register_forward_pre_hook(lambda _module, args: args[:1]).remove)
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        _, file, call = find_call(crash, self.module or "")
+        if call.keywords or len(call.args) < 2:
+            raise UnknownPlaceError
+        return [Change(file.path, file.span(call.args[0])[1], file.span(call.args[-1])[1], "")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +89,29 @@ class AdaptOutput(Edit):
 
     function: Callable[[Any], Any]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
         function = self.function
-        handle = shadow.module(self.module or "").register_forward_hook(
+        handle = twin.module(self.module or "").register_forward_hook(
             lambda _module, _args, output: function(output)
         )
-        shadow.undo.append(handle.remove)
+        twin.undo.append(handle.remove)
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        _, file, call = find_call(crash, self.module or "")
+        if not self.code.startswith("{x}"):
+            raise UnknownPlaceError
+        end = file.span(call)[1]
+        return [Change(file.path, end, end, self.code.removeprefix("{x}"))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HandIndices(Edit):
     """Unpack what every pooling with return_indices gives, and hand the indices to the unpooling that undoes it: the last first."""
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
         kept: list[Tensor] = []
 
         def unpack(
@@ -80,11 +123,11 @@ class HandIndices(Edit):
         def hand(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (*args, kept.pop()) if len(args) == 1 and kept else args
 
-        for _, module, first in named_modules(shadow.model):
+        for _, module, first in named_modules(twin.model):
             if first and getattr(module, "return_indices", False):
-                shadow.undo.append(module.register_forward_hook(unpack).remove)
+                twin.undo.append(module.register_forward_hook(unpack).remove)
             elif first and isinstance(module, nn.modules.pooling._MaxUnpoolNd):
-                shadow.undo.append(module.register_forward_pre_hook(hand).remove)
+                twin.undo.append(module.register_forward_pre_hook(hand).remove)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +145,39 @@ class Rewrite(Edit):
         None  # the argument that is to have another value: name, value, position
     )
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
         entry = (self.kind, self.source, self.function)
-        shadow.rewrites.append(entry)
-        shadow.undo.append(lambda: shadow.rewrites.remove(entry))
+        twin.rewrites.append(entry)
+        twin.undo.append(lambda: twin.rewrites.remove(entry))
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        file, line = open_line(self.source)
+        name = self.kind.rpartition(".")[2]
+        found = [c for c in list_calls_on(file, line) if read_called(c) == name]
+        if self.keyword is not None:
+            return [_write_keyword(file, take_only(found), self.keyword)]
+        if not self.respell:
+            raise UnknownPlaceError
+        check_names(crash, self.module or "", self.respell)
+        if self.element is not None:
+            return [_write_element(file, take_only(found), self.element, self.respell)]
+        if not found and name.rstrip("_") in _SYMBOLS:
+            return [_write_augmented(file, line, self.respell)]
+        call = take_only(found)
+        is_free = is_function(file, call)
+        receiver = call.args[0] if is_free else call.func.value  # type: ignore[attr-defined]
+        others = call.args[1:] if is_free else call.args
+        rest = ", ".join(
+            [file.source(a) for a in others]
+            + [f"{k.arg}={file.source(k.value)}" for k in call.keywords]
+        )
+        return [
+            file.replace(
+                call, self.respell.format(x=write_operand(file, receiver, self.respell), rest=rest)
+            )
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +186,75 @@ class Bind(Edit):
 
     function: Callable[..., Any]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        kind = type(shadow.module(self.module or ""))
-        for _, module, first in named_modules(shadow.model):
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        kind = type(twin.module(self.module or ""))
+        for _, module, first in named_modules(twin.model):
             if first and type(module) is kind:
-                bind(module, "forward", self.function, shadow.undo)
+                bind(module, "forward", self.function, twin.undo)
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        kind = class_of(crash.modules[self.module or ""])
+        if self.code == "def forward":
+            file, function = find_method(kind, self.function.__name__)
+            start, end = file.span(function)
+            at = file.text.index(f"def {function.name}", start, end)
+            return [Change(file.path, at, at + len(f"def {function.name}"), self.code)]
+        file, function = find_method(kind, "forward")
+        if self.code.startswith("return "):
+            return [_write_return(file, function.body[-1], self.code)]
+        found = [
+            node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign | ast.Return)
+            and isinstance(node.value, ast.Tuple)
+            and len(node.value.elts) == 1
+        ]
+        return [file.replace(value, file.source(value.elts[0])) for value in found]
+
+
+def _write_keyword(file: File, call: ast.Call, keyword: tuple[str, object, int]) -> Change:
+    """Another value for an argument, wherever it stands."""
+    name, value, position = keyword
+    position -= not is_function(file, call)
+    check_plain(call)
+    return write_argument(file, call, [*[""] * position, name], name, value)
+
+
+def _write_element(file: File, call: ast.Call, element: int, code: str) -> Change:
+    """One element of the sequence that a function is given."""
+    parts = call.args[0] if call.args else None
+    if not isinstance(parts, ast.List | ast.Tuple) or any(
+        isinstance(e, ast.Starred) for e in parts.elts
+    ):
+        raise UnknownPlaceError
+    return file.replace(
+        parts.elts[element], code.format(x=write_operand(file, parts.elts[element], code))
+    )
+
+
+def _write_augmented(file: File, line: int, respell: str) -> Change:
+    """`x += y`, which is a statement of its own."""
+    for node in ast.walk(file.tree):
+        if (
+            isinstance(node, ast.AugAssign)
+            and node.lineno == line
+            and respell == "{x} = {x} + {rest}"
+        ):
+            symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
+            if symbol is not None:
+                target = file.source(node.target)
+                return file.replace(node, f"{target} = {target} {symbol} {file.source(node.value)}")
+    raise UnknownPlaceError
+
+
+def _write_return(file: File, last: ast.stmt, code: str) -> Change:
+    """The last statement as a return, or a return after it."""
+    start, end = file.span(last)
+    if isinstance(last, ast.Expr):
+        return Change(file.path, start, start, "return ")
+    indent = file.text[:start].rpartition("\n")[2]
+    return Change(
+        file.path, end, end, f"\n{indent if not indent.strip() else ' ' * last.col_offset}{code}"
+    )

@@ -1,6 +1,9 @@
 """The user's source files with their syntax trees, and changes of their text."""
 
 import ast
+import difflib
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +57,38 @@ def open_file(path: str) -> File:
         raise UnknownPlaceError
     text = Path(path).read_text(encoding="utf-8")
     return File(path, text, ast.parse(text))
+
+
+def write_changes(written: Callable[[], Iterable[Change]]) -> str:
+    """The unified diff of some changes; "" where they have no known line."""
+    try:
+        changes = _distinct(written())
+    except (UnknownPlaceError, SyntaxError, OSError, TypeError, UnicodeDecodeError, IndexError):
+        return ""
+    paths = {change.path for change in changes}
+    return "".join(_unified(path, [c for c in changes if c.path == path]) for path in sorted(paths))
+
+
+def _unified(path: str, changes: list[Change]) -> str:
+    old = Path(path).read_text(encoding="utf-8")
+    new = old
+    for change in sorted(changes, key=lambda c: -c.start):
+        new = new[: change.start] + change.text + new[change.end :]
+    shown = (
+        os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path.lstrip("/")
+    )  # for `patch -p1 -d /`
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{shown}", f"b/{shown}"
+    )
+    return "".join(
+        line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def _distinct(changes: Iterable[Change]) -> list[Change]:
+    """Each change once; two that overlap cannot both be made."""
+    found = list(dict.fromkeys(changes))
+    for i, a in enumerate(found):
+        if any(a.path == b.path and a.start < b.end and b.start < a.end for b in found[:i]):
+            raise UnknownPlaceError
+    return found

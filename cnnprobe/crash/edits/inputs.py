@@ -19,18 +19,18 @@ class ChangeInput(Edit):
     function: Callable[[Any], Any]
     only_first: bool = True
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        args, kwargs = shadow.args, shadow.kwargs
-        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        args, kwargs = twin.args, twin.kwargs
+        twin.undo.append(lambda: _set_arguments(twin, args, kwargs))
         if not self.only_first:
             change = lambda value: self.function(value) if isinstance(value, Tensor) else value  # noqa: E731
-            shadow.args, shadow.kwargs = tree_map(change, args), tree_map(change, kwargs)
+            twin.args, twin.kwargs = tree_map(change, args), tree_map(change, kwargs)
         elif args:
-            shadow.args = (self.function(args[0]), *args[1:])
+            twin.args = (self.function(args[0]), *args[1:])
         elif kwargs:
             first = next(iter(kwargs))
-            shadow.kwargs = {**kwargs, first: self.function(kwargs[first])}
+            twin.kwargs = {**kwargs, first: self.function(kwargs[first])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +40,17 @@ class ChangeTensor(Edit):
     path: str
     function: Callable[[Any], Any]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        args, kwargs = shadow.args, shadow.kwargs
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        args, kwargs = twin.args, twin.kwargs
         meant = next(value for path, value in argument_leaves(args, kwargs) if path == self.path)
         change = lambda value: self.function(value) if value is meant else value  # noqa: E731
-        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
-        shadow.args, shadow.kwargs = tree_map(change, args), tree_map(change, kwargs)
+        twin.undo.append(lambda: _set_arguments(twin, args, kwargs))
+        twin.args, twin.kwargs = tree_map(change, args), tree_map(change, kwargs)
 
 
-def _set_arguments(shadow: ModelCopy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    shadow.args, shadow.kwargs = args, kwargs
+def _set_arguments(twin: ModelCopy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    twin.args, twin.kwargs = args, kwargs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class ChangeArguments(Edit):
 
     function: Callable[[tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        args, kwargs = shadow.args, shadow.kwargs
-        shadow.undo.append(lambda: _set_arguments(shadow, args, kwargs))
-        shadow.args, shadow.kwargs = self.function(args, kwargs)
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        args, kwargs = twin.args, twin.kwargs
+        twin.undo.append(lambda: _set_arguments(twin, args, kwargs))
+        twin.args, twin.kwargs = self.function(args, kwargs)

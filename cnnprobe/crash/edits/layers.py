@@ -1,15 +1,27 @@
 """Layers that are put in, taken out, exchanged or built again with other settings."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit, refill
+from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.places import (
+    check_plain,
+    find_constructor,
+    list_members,
+    read_prefix,
+    write_argument,
+)
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.recorder.inventory import class_of
+
+# Their signature hides them. Source: torch.nn.RNNBase.
+_OF_RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +30,10 @@ class Insert(Edit):
 
     layer: Callable[[], nn.Module]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
         parent_name, _, name = (self.module or "").rpartition(".")
-        registry = shadow.module(parent_name)._modules
+        registry = twin.module(parent_name)._modules
         before = dict(registry)
         changed: dict[str, nn.Module | None] = {}
         for key, child in before.items():
@@ -29,16 +41,29 @@ class Insert(Edit):
                 changed["inserted"] = self.layer()
             changed[key] = child
         refill(registry, changed)
-        shadow.undo.append(lambda: refill(registry, before))
+        twin.undo.append(lambda: refill(registry, before))
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        fqn = self.module or ""
+        parent, _, name = fqn.rpartition(".")
+        file, call = find_constructor(crash, parent)
+        member = list_members(call)[list(crash.modules[parent]._modules).index(name)]
+        prefix = read_prefix(file, call)
+        code = self.code.replace("nn.", prefix)
+        start = file.span(member)[0]
+        line = file.text[:start].rpartition("\n")[2]
+        between = ",\n" + line if not line.strip() else ", "
+        return [Change(file.path, start, start, code + between)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remove(Edit):
     """Take a layer out: nothing happens in its place."""
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        shadow.set_module(self.module or "", nn.Identity())
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        twin.set_module(self.module or "", nn.Identity())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +72,32 @@ class Reconfigure(Edit):
 
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        module = shadow.module(self.module or "")
-        shadow.set_module(self.module or "", rebuild(module, self.changes))
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
+        twin.set_module(self.module or "", rebuild(module, self.changes))
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:
+        """Find the place and change it."""
+        fqn = self.module or ""
+        alike = frozenset(
+            e.module or ""
+            for e in edits
+            if isinstance(e, Reconfigure) and e.changes == self.changes
+        )
+        file, call = find_constructor(crash, fqn, alike)
+        kind = next(
+            base
+            for base in class_of(crash.modules[fqn]).__mro__
+            if base.__module__.startswith("torch.nn.")
+        )
+        names = list(inspect.signature(kind).parameters)
+        if names[:1] == ["args"]:  # recurrent layers
+            names = list(_OF_RECURRENT)
+        check_plain(call)
+        return [
+            write_argument(file, call, names, name, value) for name, value in self.changes.items()
+        ]
 
 
 def rebuild(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
@@ -59,15 +106,7 @@ def rebuild(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
         base for base in class_of(module).__mro__ if base.__module__.startswith("torch.nn.")
     )
     if isinstance(module, nn.RNNBase):
-        names = [
-            "input_size",
-            "hidden_size",
-            "num_layers",
-            "bias",
-            "batch_first",
-            "dropout",
-            "bidirectional",
-        ]
+        names = list(_OF_RECURRENT)
     else:
         names = [
             name
@@ -99,6 +138,13 @@ class Exchange(Edit):
 
     layer: Callable[[nn.Module], nn.Module]
 
-    def apply(self, shadow: ModelCopy) -> None:
-        """See Edit."""
-        shadow.set_module(self.module or "", self.layer(shadow.module(self.module or "")))
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        twin.set_module(self.module or "", self.layer(twin.module(self.module or "")))
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Write the other layer where this one is made."""
+        if not self.code.startswith("nn.") or "*" in self.code:
+            raise UnknownPlaceError
+        file, call = find_constructor(crash, self.module or "")
+        return [file.replace(call, read_prefix(file, call) + self.code.removeprefix("nn."))]

@@ -1,0 +1,200 @@
+"""Where in the user's files a layer is made and a module is called.
+
+Everything here raises UnknownPlaceError where the place is not known for certain.
+"""
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.facts.source import parse
+from cnnprobe.recorder.inventory import class_of
+
+
+def _find_users_class(
+    crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
+) -> tuple[str, list[str]]:
+    """The innermost module of the user's own class above a module, and the path from there to it; `alike` are changed in the same way."""
+    path: list[str] = []
+    while fqn:
+        fqn, _, name = fqn.rpartition(".")
+        path.insert(0, name)
+        if not class_of(crash.modules[fqn]).__module__.startswith("torch."):
+            break
+    module = crash.modules[fqn]
+    if not path or class_of(module).__module__.startswith("torch."):
+        raise UnknownPlaceError
+    others = [
+        name for name, m in crash.modules.items() if type(m) is type(module) and m is not module
+    ]
+    if not all(".".join(filter(None, [name, *path])) in alike for name in others):
+        raise UnknownPlaceError  # a change of the class would change its other instances too
+    return fqn, path
+
+
+def find_method(kind: type, name: str) -> tuple[File, ast.FunctionDef]:
+    """The file of a class's method, and its syntax tree."""
+    function = getattr(kind, name)
+    tree = parse(function)
+    path = inspect.getsourcefile(function)
+    if tree is None or path is None:
+        raise UnknownPlaceError
+    file = open_file(path)
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef) and node.name == name and node.lineno == tree.lineno:
+            return file, node
+    raise UnknownPlaceError
+
+
+def find_assigned(function: ast.FunctionDef, name: str) -> ast.expr:
+    """The value of the only assignment `self.name = ...`."""
+    found = [
+        node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Attribute)
+        and target.attr == name
+        and isinstance(target.value, ast.Name)
+    ]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return found[0]
+
+
+def find_constructor(
+    crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
+) -> tuple[File, ast.Call]:
+    """The call in the user's file that makes a layer."""
+    owner, path = _find_users_class(crash, fqn, alike)
+    file, function = find_method(class_of(crash.modules[owner]), "__init__")
+    value = find_assigned(function, path[0])
+    at = f"{owner}.{path[0]}" if owner else path[0]
+    for name in path[1:]:
+        value = list_members(value)[list(crash.modules[at]._modules).index(name)]
+        at += f".{name}"
+    if not isinstance(value, ast.Call):
+        raise UnknownPlaceError
+    return file, value
+
+
+def list_members(value: ast.expr) -> list[ast.expr]:
+    """The layers that are written out in a Sequential or ModuleList."""
+    if isinstance(value, ast.Call) and not value.keywords:
+        members = value.args
+        if len(members) == 1 and isinstance(members[0], ast.List):
+            members = members[0].elts
+        if members and not any(isinstance(m, ast.Starred | ast.Dict) for m in members):
+            return members
+    raise UnknownPlaceError
+
+
+def write_argument(
+    file: File, call: ast.Call, names: list[str], name: str, value: object
+) -> Change:
+    """Another value for an argument of a call, or the argument put last."""
+    given = next((k.value for k in call.keywords if k.arg == name), None)
+    if given is None and name in names and names.index(name) < len(call.args):
+        given = call.args[names.index(name)]
+    if given is not None:
+        return file.replace(given, repr(value))
+    end = file.span(call)[1] - 1
+    before = file.text[:end].rstrip()
+    separator = "" if before.endswith("(") else " " if before.endswith(",") else ", "
+    return Change(file.path, len(before), len(before), f"{separator}{name}={value!r}")
+
+
+def check_plain(call: ast.Call) -> None:
+    """A call with *args or **kwargs cannot be changed."""
+    unpacks = any(isinstance(a, ast.Starred) for a in call.args)
+    if unpacks or any(k.arg is None for k in call.keywords):
+        raise UnknownPlaceError
+
+
+def read_prefix(file: File, call: ast.Call) -> str:
+    """What stands before the class name in the user's spelling: "nn.", "torch.nn."."""
+    name = file.source(call.func)
+    if "." not in name:
+        raise UnknownPlaceError  # imported one by one: the other name may not be
+    return name.rpartition(".")[0] + "."
+
+
+def open_line(source: str) -> tuple[File, int]:
+    """The file that a source names, and the line."""
+    path, _, number = source.rpartition(":")
+    if not number.isdigit():
+        raise UnknownPlaceError
+    return open_file(path), int(number)
+
+
+def list_calls_on(file: File, line: int) -> Iterator[ast.Call]:
+    """The calls of a file that stand on a line."""
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Call) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            yield node
+
+
+def take_only(found: list[ast.Call]) -> ast.Call:
+    """The one call that was found."""
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return found[0]
+
+
+def find_call(crash: Crash, fqn: str) -> tuple[str, File, ast.Call]:
+    """The only call of a module in the forward that holds it: that module's fqn, the file, the call."""
+    owner, path = _find_users_class(crash, fqn)
+    source = next((c.source for c in crash.trace.calls if c.fqn == fqn), "")
+    file, line = open_line(source)
+    if len(path) != 1:
+        raise UnknownPlaceError
+    return (
+        owner,
+        file,
+        take_only(
+            [
+                c
+                for c in list_calls_on(file, line)
+                if isinstance(c.func, ast.Attribute) and c.func.attr == path[0] and c.args
+            ]
+        ),
+    )
+
+
+def check_names(crash: Crash, owner: str, code: str) -> None:
+    """Code that says torch. or F. is no patch for a file that has not imported them."""
+    names = vars(sys.modules.get(class_of(crash.modules[owner]).__module__, object()))
+    for word in ("torch", "F", "nn"):
+        if f"{word}." in code.replace("{x}", "") and code.startswith(word) and word not in names:
+            raise UnknownPlaceError
+
+
+def write_operand(file: File, node: ast.expr, code: str) -> str:
+    """An expression as it goes into code: in parentheses where it must."""
+    text = file.source(node)
+    simple = isinstance(node, ast.Name | ast.Call | ast.Attribute | ast.Subscript)
+    return text if simple or not code.startswith("{x}") else f"({text})"
+
+
+def is_function(file: File, call: ast.Call) -> bool:
+    """torch.softmax(x) rather than x.softmax()."""
+    return not isinstance(call.func, ast.Attribute) or file.source(call.func.value) in (
+        "torch",
+        "F",
+        "nn.functional",
+        "torch.nn.functional",
+    )
+
+
+def read_called(call: ast.Call) -> str:
+    """The last part of the name that a call calls."""
+    return (
+        call.func.attr
+        if isinstance(call.func, ast.Attribute)
+        else call.func.id
+        if isinstance(call.func, ast.Name)
+        else ""
+    )
