@@ -36,8 +36,22 @@ MOST_SHOWN = 5  # repairs in an explanation
 _MOST_STEPS = 3  # faults behind one another that are looked for
 _RESERVE = 4  # forwards kept for a second fault
 _MOST_ARRIVED = 8  # tensors that an explanation shows
-# Rooms that are no causes yet, in the order in which ties between them are decided.
-_ROOMS = (hooks, wording, structure, placing, strangers, linear, convolution, normalising, sequences, joining, operations, axes, pooling)  # fmt: skip
+# Rooms that are no causes yet, with their priors.
+_ROOMS = (
+    (hooks, 1300),
+    (wording, 1200),
+    (structure, 1100),
+    (placing, 1000),
+    (strangers, 900),
+    (linear, 800),
+    (convolution, 700),
+    (normalising, 600),
+    (sequences, 500),
+    (joining, 400),
+    (operations, 300),
+    (axes, 200),
+    (pooling, 100),
+)
 
 
 def explain_crash(crash: Crash) -> Explanation:
@@ -72,8 +86,8 @@ def find_suspects(crash: Crash) -> list[Suspect]:
     for cause in (*all_causes(), *crash.causes):
         if crash.stage in cause.stages or ("around" in cause.stages and not forward):
             found += [(cause.prior, one) for one in _ask(crash, cause)]
-    for i, room in enumerate(_ROOMS if forward else ()):
-        found += [(1300 - 100 * i, one) for one in _ask_room(crash, room.suspect)]
+    for room, prior in _ROOMS if forward else ():
+        found += [(prior, one) for one in _ask_room(crash, room.suspect)]
     return [one for _, one in sorted(found, key=lambda pair: (-pair[1].weight, -pair[0]))]
 
 
