@@ -110,6 +110,8 @@ def find_signature(kind: str) -> Signature | None:
     info = find_function(kind)
     if info is None:
         return None
+    if not kind.endswith("__"):
+        kind = kind.removesuffix("_")
     return info.variants.get(kind) or info.variants.get(read_name(kind)) or info.signature
 
 

@@ -7,7 +7,7 @@ from cnnprobe.operations.info import OperationInfo, entry, table
 _VIEWS = """
 view _unsafe_view | | input, size
 view_as | | input, other
-reshape _reshape_alias | | input, shape
+reshape | | input, shape
 reshape_as | | input, other
 ravel
 squeeze | | input, dim=None
@@ -29,7 +29,7 @@ H | | | | transpose
 mH adjoint | | | | transpose
 """
 _SELECTIONS = """
-getitem __getitem__ | | input, index | view
+-getitem __getitem__ | | input, index | view
 select | | input, dim, index | view
 narrow | | input, dim, start, length | view
 slice | | input, dim=0, start=None, end=None, step=1 | view
@@ -45,9 +45,7 @@ diagonal | | input, offset=0, dim1=0, dim2=1 | view
 linalg.diagonal | | A, offset=0, dim1=-2, dim2=-1 | view | diagonal
 diag | | input, diagonal=0
 as_strided | | input, size, stride, storage_offset=None | view
-Tensor.unfold | | input, dimension, size, step | view | unfold
 index_select | | input, dim, index
-index | | input, indices
 gather | | input, dim, index, sparse_grad=False
 masked_select | | input, mask
 narrow_copy | | input, dim, start, length
@@ -76,6 +74,7 @@ expand | | input, size | view
 expand_as | | input, other | view
 broadcast_to | | input, size | view
 broadcast_tensors | | tensors | view sequence
+Tensor.unfold | | input, dimension, size, step | view | unfold
 meshgrid | | tensors, indexing=None | view sequence
 repeat | | input, repeats
 tile | | input, dims
@@ -116,7 +115,6 @@ new_zeros | | input, size
 new_ones | | input, size
 new_full | | input, size, fill_value
 new_tensor | | input, data
-affine_grid affine_grid_generator | | theta, size, align_corners=None
 empty | | size | uninitialised
 empty_like | | input | uninitialised
 empty_strided | | size, stride | uninitialised
@@ -129,34 +127,36 @@ randperm | | n | random
 rand_like | | input | random
 randn_like | | input | random
 randint_like | | input, low, high | random
-normal | | mean, std | random
-bernoulli | | input, p=None | random
 multinomial | | input, num_samples, replacement=False | random
-poisson | | input | random
-binomial | | count, prob | random
+"""
+_DRAWS = """
+normal | | mean, std | flat
+bernoulli | | input, p=None | flat
+poisson | | | flat
+binomial | | count, prob | one-dtype
 """
 _CONTENTS = """
-setitem __setitem__ | | input, index, value | writes
+-setitem __setitem__ | | input, index, value | writes
 copy | | input, src, non_blocking=False
 fill | | input, value
 zero
 fill_diagonal | | input, fill_value, wrap=False
-index_put | | input, indices, values, accumulate=False
-index_copy | | input, dim, index, source
+index_put | | input, indices, values, accumulate=False | one-dtype
+index_copy | | input, dim, index, source | one-dtype
 index_fill | | input, dim, index, value
-masked_scatter | | input, mask, source
-scatter | | input, dim, index, src
+masked_scatter | | input, mask, source | one-dtype
+scatter | | input, dim, index, src | one-dtype
 select_scatter | | input, src, dim, index
 slice_scatter | | input, src, dim=0, start=None, end=None, step=1
 diagonal_scatter | | input, src, offset=0, dim1=0, dim2=1
-put | | input, index, source, accumulate=False
+put | | input, index, source, accumulate=False | one-dtype
 uniform | | input, from=0, to=1 | random
 random | | input, from=0, to=None | random
 exponential | | input, lambd=1 | random
 cauchy | | input, median=0, sigma=1 | random
 geometric | | input, p | random
 log_normal | | input, mean=1, std=2 | random
-resize | | input, size
+-resize | | input, size
 resize_as | | input, other
 """
 _SUMS_IN_PLACE = """
@@ -176,8 +176,8 @@ __float__
 __complex__
 __index__
 __len__
-__contains__
-allclose | | input, other, rtol=1e-05, atol=1e-08, equal_nan=False
+__contains__ | | input, element
+allclose | | input, other, rtol=1e-05, atol=1e-08, equal_nan=False | one-dtype
 equal | | input, other
 is_nonzero
 numel nelement
@@ -205,8 +205,16 @@ def operations() -> tuple[OperationInfo, ...]:
         *_paddings(),
         *table(_JOINS, "join", "joins", "tensors", traits="sequence", group="cat"),
         *table(_MAKERS, "creation", "makes", traits="cuts"),
+        *table(
+            _DRAWS, "creation", "makes", traits="random",
+            variants={"torch.Tensor.normal": "input, mean=0.0, std=1.0"},
+        ),
+        entry(
+            "affine_grid affine_grid_generator", "creation", "makes",
+            "theta, size, align_corners=None",
+        ),
         *table(_CONTENTS, "writing", "fills"),
-        *table(_SUMS_IN_PLACE, "arithmetic", "fills"),
+        *table(_SUMS_IN_PLACE, "arithmetic", "fills", traits="one-dtype"),
         *table(_QUESTIONS, "question", "asks", traits="cuts"),
     )  # fmt: skip
 

@@ -58,10 +58,13 @@ Trait = Literal[
 PARAMETERS = frozenset({"weight", "bias", "running_mean", "running_var"})
 TENSORS = PARAMETERS | frozenset({
     "input", "input1", "input2", "other", "tensors", "operands", "mat1", "mat2", "batch1", "batch2",
-    "vec", "vec1", "vec2", "x1", "x2", "query", "key", "value_tensor", "attn_mask", "target",
+    "vec", "vec1", "vec2", "x1", "x2", "query", "key", "attn_mask", "target",
     "targets", "log_probs", "anchor", "positive", "negative", "var", "pos_weight", "end", "tensor1",
     "tensor2", "condition", "mask", "index", "indices", "src", "source", "grid", "theta", "offsets",
-    "hx", "linear_weight", "linear_bias", "in_proj_weight", "in_proj_bias",
+    "hx", "linear_weight", "linear_bias", "in_proj_weight", "in_proj_bias", "out_proj_weight",
+    "out_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight", "bias_k", "bias_v",
+    "static_k", "static_v", "key_padding_mask", "logits", "input_lengths", "target_lengths",
+    "per_sample_weights", "_random_samples", "out",
 })  # fmt: skip
 
 
@@ -134,7 +137,7 @@ def entry(
         layers: the classes of torch.nn.
         traits: words of Trait.
         group: the name for the diagnosis rules; the canonical one where empty.
-        built: the signature of the first layer.
+        built: the signature of the first layer; by default the function's without its tensors.
         variants: other signatures, by spelling, full name or layer class.
         mirrors: the operation that this one is with its operands in the other order.
         pairwise: the operation that this one is where it gets two tensors.
@@ -149,11 +152,25 @@ def entry(
         functions=tuple(others if first.startswith("-") else (first, *others)),
         layers=tuple(layers.split()),
         signature=signature(takes),
-        constructor=None if built is None else signature(built),
+        constructor=_constructor(takes, built) if layers and family != "loss" else None,
         variants={key: signature(text) for key, text in (variants or {}).items()},
         traits=cast("frozenset[Trait]", frozenset(traits.split())),
         mirrors=mirrors,
         pairwise=pairwise,
+    )
+
+
+def _constructor(takes: str, built: str | None) -> Signature:
+    """The signature of a layer; where none is given, it takes what is no tensor."""
+    if built is not None:
+        return signature(built)
+    given = [part.partition("=")[0] for part in takes.split(", ")]
+    return signature(
+        ", ".join(
+            part
+            for part, name in zip(takes.split(", "), given, strict=True)
+            if name not in TENSORS and name != "training"
+        )
     )
 
 
@@ -165,11 +182,14 @@ def table(
     *,
     traits: str = "",
     group: str = "",
+    built: str | None = None,
+    variants: Mapping[str, str] | None = None,
 ) -> Iterator[OperationInfo]:
     """Several operations of one family, a line each: `names | layers | takes | traits | group`.
 
     A cell may be left out at the end, or empty: the arguments of this function stand for it.
     """
+    other = variants or {}
     for row in rows.strip().splitlines():
         cells = [" ".join(cell.split()) for cell in row.split("|")]
         names, layers, own_takes, own_traits, own_group = cells + [""] * (5 - len(cells))
@@ -181,4 +201,6 @@ def table(
             layers=layers,
             traits=f"{traits} {own_traits}",
             group=own_group or group,
+            built=built,
+            variants={key: other[key] for key in other if key.split(".")[-1] in names.split()},
         )

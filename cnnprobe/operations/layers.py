@@ -39,6 +39,7 @@ dropout3d | Dropout3d | {_DROPPING}
 alpha_dropout | AlphaDropout | {_DROPPING_ALPHA}
 feature_alpha_dropout | FeatureAlphaDropout | {_DROPPING_ALPHA}
 """
+_DROPPING_IN_TORCH = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 _SOFTMAX = "input, dim=None, _stacklevel=3, dtype=None"
 _SOFTMAX_IN_TORCH = "input, dim, dtype=None"  # of torch, torch.Tensor and torch.special
 
@@ -58,12 +59,12 @@ _OTHER_WINDOWS = """
 conv_tbc | | input, weight, bias, pad=0 | one-dtype
 convolution | | input, weight, bias, stride, padding, dilation, transposed, output_padding, \
     groups | product one-dtype | conv
-unfold functional.unfold im2col | Unfold | input, kernel_size, dilation=1, padding=0, stride=1
-fold col2im | Fold | input, output_size, kernel_size, dilation=1, padding=0, stride=1
+unfold functional.unfold | Unfold | input, kernel_size, dilation=1, padding=0, stride=1
+fold | Fold | input, output_size, kernel_size, dilation=1, padding=0, stride=1
 """
 
 _PRODUCTS = """
-matmul mm bmm linalg.matmul __matmul__ __imatmul__ | | input, other
+matmul mm bmm linalg.matmul __matmul__ | | input, other
 addmm | | input, mat1, mat2, beta=1, alpha=1
 addbmm | | input, batch1, batch2, beta=1, alpha=1
 baddbmm | | input, batch1, batch2, beta=1, alpha=1
@@ -75,7 +76,6 @@ inner | | input, other
 tensordot | | a, b, dims=2, out=None
 einsum | | equation, operands
 chain_matmul linalg.multi_dot | | matrices | sequence
-matrix_power linalg.matrix_power | | input, n
 """
 _OUTER_PRODUCTS = """
 outer ger | | input, vec2
@@ -92,40 +92,34 @@ multi_head_attention_forward | MultiheadAttention | query, key, value, embed_dim
     v_proj_weight=None, static_k=None, static_v=None, average_attn_weights=True, \
     is_causal=False | | attention
 """
-_RECURRENT = """
-lstm | LSTM
-gru | GRU
-rnn_tanh | RNN
-rnn_relu
-"""
-_CELLS = """
-lstm_cell | LSTMCell
-gru_cell | GRUCell
-rnn_tanh_cell | RNNCell
-rnn_relu_cell
-"""
+_ATTENTION_LAYER = """embed_dim, num_heads, dropout=0.0, bias=True, add_bias_kv=False, \
+add_zero_attn=False, kdim=None, vdim=None, batch_first=False"""
 _LOOKING = "padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False"
 _SCALING = "size=None, scale_factor=None"
 
 
 def operations() -> tuple[OperationInfo, ...]:
     """All of them."""
-    steps = "input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first"
-    step = "input, hx, w_ih, w_hh, b_ih=None, b_hh=None"
     product = "product one-dtype"
     return (
         *table(_ACTIVATIONS, "activation", "elementwise"),
         *_further_activations(),
         *_norms(),
-        *table(_DROPOUTS, "dropout", "elementwise", traits="random", group="dropout"),
+        *table(
+            _DROPOUTS,
+            "dropout",
+            "elementwise",
+            traits="random",
+            group="dropout",
+            variants={f"torch.{name}": "input, p, training" for name in _DROPPING_IN_TORCH},
+        ),
         *(info for n in (1, 2, 3) for info in _windows(n)),
         *table(_OTHER_WINDOWS, "convolution", "windows"),
         *table(_PRODUCTS, "matmul", "products", traits=product),
         *table(_OUTER_PRODUCTS, "matmul", "products"),
         *_further_products(),
-        *table(_ATTENTION, "attention", "products", traits=product),
-        *table(_RECURRENT, "recurrent", "recurs", steps, traits=product, group="rnn"),
-        *table(_CELLS, "recurrent", "recurs", step, traits=product, group="rnn"),
+        *table(_ATTENTION, "attention", "products", traits=product, built=_ATTENTION_LAYER),
+        *_recurrences(),
         *_lookups(),
         *_resizings(),
     )
@@ -160,7 +154,7 @@ def _norms() -> Iterator[OperationInfo]:
         "eps=1e-05",
         layers="BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm LazyBatchNorm1d LazyBatchNorm2d "
         "LazyBatchNorm3d",
-        built=f"{built}, affine=True, track_running_stats=True", traits="one-dtype",
+        built=f"{built}, affine=True, track_running_stats=True, bias=True", traits="one-dtype",
         variants={"torch.batch_norm": f"{given}, training, momentum, eps, cudnn_enabled"},
     )  # fmt: skip
     yield entry(
@@ -169,7 +163,7 @@ def _norms() -> Iterator[OperationInfo]:
         "momentum=0.1, eps=1e-05",
         layers="InstanceNorm1d InstanceNorm2d InstanceNorm3d LazyInstanceNorm1d "
         "LazyInstanceNorm2d LazyInstanceNorm3d",
-        built=f"{built}, affine=False, track_running_stats=False", traits="one-dtype",
+        built=f"{built}, affine=False, track_running_stats=False, bias=True", traits="one-dtype",
         variants={"torch.instance_norm": f"{given}, use_input_stats, momentum, eps, cudnn_enabled"},
     )  # fmt: skip
     yield entry(
@@ -184,12 +178,12 @@ def _norms() -> Iterator[OperationInfo]:
     )  # fmt: skip
     yield entry(
         "group_norm", "norm", "scans", "input, num_groups, weight=None, bias=None, eps=1e-05",
-        layers="GroupNorm", built="num_groups, num_channels, eps=1e-05, affine=True",
+        layers="GroupNorm", built="num_groups, num_channels, eps=1e-05, affine=True, bias=True",
         traits="one-dtype",
     )  # fmt: skip
     near = "size, alpha=0.0001, beta=0.75, k=1.0"
     yield entry(
-        "local_response_norm", "norm", "elementwise", f"input, {near}", layers="LocalResponseNorm",
+        "local_response_norm", "norm", "elementwise", f"input, {near}", layers="LocalResponseNorm CrossMapLRN2d",
         built=near,
     )  # fmt: skip
     yield entry("normalize", "norm", "scans", "input, p=2.0, dim=1, eps=1e-12, out=None")
@@ -213,9 +207,11 @@ def _windows(n: int) -> Iterator[OperationInfo]:
         (f"adaptive_max_pool{n}d", f"AdaptiveMaxPool{n}d", adaptive, adaptive[7:]),
     ):
         with_indices = takes.replace("return_indices=False", "return_indices=True")
+        always = (f"{name}_with_indices", "torch.adaptive_max_pool1d")
         yield entry(
             f"{name} {name}_with_indices", "pooling", "windows", takes, layers=layer, built=built,
-            variants={f"{name}_with_indices": with_indices}, group="max_pool",
+            variants={spelling: with_indices for spelling in always if name in spelling},
+            group="max_pool",
         )  # fmt: skip
     override = ", divisor_override=None" if n > 1 else ""
     norms = "norm_type, kernel_size, stride=None, ceil_mode=False"
@@ -248,6 +244,9 @@ def _further_products() -> Iterator[OperationInfo]:
         built="in_features, out_features, bias=True",
     )  # fmt: skip
     yield entry(
+        "matrix_power linalg.matrix_power", "matmul", "products", "input, n", traits="product"
+    )  # fmt: skip
+    yield entry(
         "bilinear", "linear", "products", "input1, input2, weight, bias=None", layers="Bilinear",
         built="in1_features, in2_features, out_features, bias=True", traits="one-dtype",
     )  # fmt: skip
@@ -255,6 +254,27 @@ def _further_products() -> Iterator[OperationInfo]:
         "-rmatmul __rmatmul__", "matmul", "products", "other, input", traits="product one-dtype",
         mirrors="matmul", group="matmul",
     )  # fmt: skip
+
+
+def _recurrences() -> Iterator[OperationInfo]:
+    steps = "input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first"
+    step = "input, hx, w_ih, w_hh, b_ih=None, b_hh=None"
+    sizes, bend = "input_size, hidden_size", "nonlinearity='tanh'"
+    more = "bias=True, batch_first=False, dropout=0.0, bidirectional=False"
+    for names, layers, takes, built in (
+        ("lstm", "LSTM", steps, f"{sizes}, num_layers=1, {more}"),
+        ("gru", "GRU", steps, f"{sizes}, num_layers=1, {more}"),
+        ("rnn_tanh", "RNN", steps, f"{sizes}, num_layers=1, {bend}, {more}"),
+        ("rnn_relu", "", steps, ""),
+        ("lstm_cell", "LSTMCell", step, f"{sizes}, bias=True"),
+        ("gru_cell", "GRUCell", step, f"{sizes}, bias=True"),
+        ("rnn_tanh_cell", "RNNCell", step, f"{sizes}, bias=True, {bend}"),
+        ("rnn_relu_cell", "", step, ""),
+    ):
+        yield entry(
+            names, "recurrent", "recurs", takes, layers=layers, built=built, group="rnn",
+            traits="product one-dtype",
+        )  # fmt: skip
 
 
 def _lookups() -> Iterator[OperationInfo]:
@@ -272,9 +292,12 @@ def _lookups() -> Iterator[OperationInfo]:
     yield entry(
         "embedding_bag", "embedding", "looks up", "input, weight, offsets=None, max_norm=None, "
         f"norm_type=2, scale_grad_by_freq=False, mode='mean', {further}", layers="EmbeddingBag",
+        built="num_embeddings, embedding_dim, max_norm=None, norm_type=2.0, "
+        "scale_grad_by_freq=False, mode='mean', sparse=False, _weight=None, "
+        "include_last_offset=False, padding_idx=None",
         variants={
             "torch.embedding_bag":
-                f"weight, input, offsets, scale_grad_by_freq=False, mode=0, {further}",
+                f"weight, input, offsets, scale_grad_by_freq=False, mode='sum', {further}",
         },
     )  # fmt: skip
     yield entry("one_hot", "embedding", "looks up", "tensor, num_classes=-1", traits="cuts")
@@ -293,4 +316,5 @@ def _resizings() -> Iterator[OperationInfo]:
         "grid_sample grid_sampler", "resize", "resizes",
         "input, grid, mode='bilinear', padding_mode='zeros', align_corners=None",
         traits="one-dtype",
+        variants={"grid_sampler": "input, grid, mode, padding_mode, align_corners"},
     )  # fmt: skip

@@ -8,7 +8,7 @@ _MATH = """
 abs absolute __abs__
 acos arccos
 acosh arccosh
-angle
+angle | | | flat
 asin arcsin
 asinh arcsinh
 atan arctan
@@ -37,12 +37,12 @@ neg negative __neg__
 rad2deg
 reciprocal
 rsqrt
-sgn
+sgn | | | flat
 sin
 sinc
 sinh
-special.bessel_j0
-special.bessel_j1
+special.bessel_j0 | | | cuts
+special.bessel_j1 | | | cuts
 special.entr
 special.erfcx
 special.i0e
@@ -96,9 +96,9 @@ fmod
 remainder __mod__ __imod__
 pow __pow__ __ipow__ | | input, exponent
 float_power | | input, exponent
-floor_divide __floordiv__ __ifloordiv__ | | | cuts
+floor_divide __floordiv__ __ifloordiv__
 ldexp
-nextafter | | | cuts
+nextafter
 xlogy
 special.xlog1py
 special.zeta
@@ -106,7 +106,7 @@ igamma gammainc
 igammac gammaincc
 gcd | | | cuts commutes
 lcm | | | cuts commutes
-heaviside | | input, values | cuts
+heaviside | | input, values | one-dtype
 lerp | | input, end, weight | one-dtype
 addcmul | | input, tensor1, tensor2, value=1
 addcdiv | | input, tensor1, tensor2, value=1
@@ -145,7 +145,7 @@ _MIRRORED: tuple[tuple[str, Family, str, str], ...] = (
     ("-rdiv __rdiv__ __rtruediv__", "join", "div", ""),
     ("-rpow __rpow__", "arithmetic", "pow", ""),
     ("-rremainder __rmod__", "arithmetic", "remainder", ""),
-    ("-rfloor_divide __rfloordiv__", "arithmetic", "floor_divide", "cuts"),
+    ("-rfloor_divide __rfloordiv__", "arithmetic", "floor_divide", ""),
     ("-rbitwise_left_shift __rlshift__", "logic", "bitwise_left_shift", "cuts"),
     ("-rbitwise_right_shift __rrshift__", "logic", "bitwise_right_shift", "cuts"),
 )
@@ -171,7 +171,7 @@ long | | input, memory_format=None | cuts
 short | | input, memory_format=None | cuts
 """
 _KEEPING = """
-identity | Identity
+-identity | Identity
 alias | | | view
 clone | | input, memory_format=None
 contiguous | | input, memory_format=None

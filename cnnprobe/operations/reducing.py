@@ -27,8 +27,8 @@ linalg.vector_norm | | x, ord=2, dim=None, keepdim=False, dtype=None
 linalg.matrix_norm | | A, ord='fro', dim=(-2,-1), keepdim=False, dtype=None
 dist | | input, other, p=2
 trace
-cov | | input, correction=1, fweights=None, aweights=None
-corrcoef
+cov | | input, correction=1, fweights=None, aweights=None | product
+corrcoef | | | product
 sum_to_size | | input, size
 all | | input, dim=None, keepdim=False | cuts
 any | | input, dim=None, keepdim=False | cuts
@@ -38,6 +38,8 @@ count_nonzero | | input, dim=None | cuts
 histc | | input, bins=100, min=0, max=0 | cuts
 bincount | | input, weights=None, minlength=0 | cuts
 trapezoid trapz | | y, x=None, dim=-1
+cumulative_trapezoid | | y, x=None, dim=-1
+diff | | input, n=1, dim=-1, prepend=None, append=None
 """
 _SCANS = """
 cumsum | | input, dim, dtype=None
@@ -45,22 +47,22 @@ cumprod | | input, dim, dtype=None
 cummax | | input, dim
 cummin | | input, dim
 logcumsumexp | | input, dim
-cumulative_trapezoid | | y, x=None, dim=-1
-diff | | input, n=1, dim=-1, prepend=None, append=None
 argsort | | input, dim=-1, descending=False, stable=False | cuts
 """
-_LINALG = """
+_DETERMINANTS = """
 det linalg.det | | A
 logdet
 slogdet linalg.slogdet | | A
+"""
+_MATRICES = """
 inverse linalg.inv | | A
 pinverse linalg.pinv | | input, rcond=1e-15
 matrix_exp linalg.matrix_exp | | A
-orgqr linalg.householder_product | | input, tau
+orgqr linalg.householder_product | | input, tau | one-dtype
 linalg.cholesky | | A
 linalg.eigh | | A
 linalg.qr | | A, mode='reduced'
-linalg.solve | | A, B, left=True
+linalg.solve | | A, B, left=True | one-dtype
 linalg.svd | | A, full_matrices=True
 """
 _OLD = "size_average=None, reduce=None, reduction='mean'"  # the options that most losses share
@@ -73,7 +75,7 @@ _LOSSES = f"""
 cross_entropy | CrossEntropyLoss | {_CLASSES}, label_smoothing=0.0 | classes
 nll_loss | NLLLoss NLLLoss2d | {_CLASSES} | classes
 multi_margin_loss | MultiMarginLoss | input, target, p=1, margin=1.0, weight=None, {_OLD} | classes
-binary_cross_entropy | BCELoss | input, target, weight=None, {_OLD} | probabilities
+binary_cross_entropy | BCELoss | input, target, weight=None, {_OLD} | probabilities one-dtype
 binary_cross_entropy_with_logits | BCEWithLogitsLoss | \
     input, target, weight=None, {_OLD}, pos_weight=None | probabilities
 multilabel_soft_margin_loss | MultiLabelSoftMarginLoss | \
@@ -99,22 +101,37 @@ triplet_margin_with_distance_loss | TripletMarginWithDistanceLoss | anchor, posi
 ctc_loss | CTCLoss | log_probs, targets, input_lengths, target_lengths, blank=0, \
     reduction='mean', zero_infinity=False
 linear_cross_entropy | LinearCrossEntropyLoss | input, linear_weight, target, linear_bias=None, \
-    weight=None, reduction='mean', ignore_index=None, label_smoothing=0.0, options=None | product
+    weight=None, reduction='mean', ignore_index=None, label_smoothing=0.0, options=None | product one-dtype
 -adaptive_log_softmax | AdaptiveLogSoftmaxWithLoss | input, target | product
 """
+# The functions of torch itself take a number for `reduction`, and give a loss a value by default.
+_LOSSES_IN_TORCH = {
+    "torch.binary_cross_entropy_with_logits":
+        "input, target, weight=None, pos_weight=None, reduction='none'",
+    "torch.kl_div": "input, target, reduction='none', log_target=False",
+    "torch.hinge_embedding_loss": "input, target, margin=1.0, reduction='none'",
+    "torch.poisson_nll_loss": "input, target, log_input, full, eps, reduction",
+    "torch.cosine_embedding_loss": "input1, input2, target, margin=0.0, reduction='none'",
+    "torch.margin_ranking_loss": "input1, input2, target, margin=0.0, reduction='none'",
+    "torch.triplet_margin_loss":
+        "anchor, positive, negative, margin=1.0, p=2, eps=1e-06, swap=False, reduction='none'",
+    "torch.ctc_loss": "log_probs, targets, input_lengths, target_lengths, blank=0, "
+        "reduction='none', zero_infinity=False",
+}  # fmt: skip
 _DISTANCES = """
 cosine_similarity | CosineSimilarity | x1, x2, dim=1, eps=1e-08
 pairwise_distance | PairwiseDistance | x1, x2, p=2.0, eps=1e-06, keepdim=False
 pdist | | input, p=2
-cdist | | x1, x2, p=2.0, compute_mode='use_mm_for_euclid_dist_if_necessary'
+cdist | | x1, x2, p=2.0, compute_mode='use_mm_for_euclid_dist_if_necessary' | \
+    one-dtype
 """
 _PLACES = """
 searchsorted | | sorted_sequence, input, out_int32=False, right=False, side=None, sorter=None
 bucketize | | input, boundaries, out_int32=False, right=False
 """
 _CROSS = """
-cross | | input, other, dim=None
-linalg.cross | | input, other, dim=-1 | | cross
+cross | | input, other, dim=None | one-dtype
+linalg.cross | | input, other, dim=-1 | one-dtype | cross
 """
 
 
@@ -127,8 +144,9 @@ def operations() -> tuple[OperationInfo, ...]:
         *table(_REDUCTIONS, "reduction", "reduces"),
         *table(_SCANS, "scan", "scans"),
         *table(_PLACES, "scan", "looks up", traits="cuts"),
-        *table(_LINALG, "linalg", "reduces"),
+        *table(_DETERMINANTS, "linalg", "reduces"),
+        *table(_MATRICES, "linalg", "products"),
         *table(_DISTANCES, "distance", "reduces"),
         *table(_CROSS, "arithmetic", "broadcasts"),
-        *table(_LOSSES, "loss", "compares"),
+        *table(_LOSSES, "loss", "compares", variants=_LOSSES_IN_TORCH),
     )
