@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cnnprobe.operations import find_signature
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 
@@ -51,6 +52,26 @@ def get_tensor(call: ModuleCall, position: int, name: str) -> TensorInfo | None:
     """A tensor argument of a recorded call, by position or name."""
     paths = {f"[{position}]", name} | ({""} if position == 0 else set())
     return next((t for t in call.inputs if t.path in paths), None)
+
+
+def read_argument(call: ModuleCall, name: str) -> Any:
+    """A plain argument of a recorded function, by torch's name for it; None: not given."""
+    return get_argument(call, _find_position(call, name), name)
+
+
+def read_tensor(call: ModuleCall, name: str) -> TensorInfo | None:
+    """A tensor argument of a recorded function, by torch's name for it."""
+    return get_tensor(call, _find_position(call, name), name)
+
+
+def _find_position(call: ModuleCall, name: str) -> int:
+    signature = find_signature(call.kind)
+    return signature.names.index(name) if signature and name in signature.names else -1
+
+
+def count_of(number: int, noun: str) -> str:
+    """1 channel, 3 channels."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def operation(call: ModuleCall) -> str:
