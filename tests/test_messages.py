@@ -196,7 +196,7 @@ Small takes 9,540 bytes, at most 1,024 allowed
   fix:   correct the first one first: later layers only follow""",
     "crash": """\
 the forward pass raised RuntimeError: Given groups=1, weight of size [6, 5, 3, 3], expected input[2, 4, 6, 6] to have 5 channels, but got 4 channels instead
-  channel-mismatch: 'block.2' (Conv2d) has weights for 5 channels, and 4 arrive from 'block.1' (BatchNorm2d): wanted 5 channels, arrived (2, 4, 6, 6)
+  channel-mismatch: 'block.2' (Conv2d) expects 5 input channels but got 4 (from 'block.1' (BatchNorm2d)): expected 5 channels, got (2, 4, 6, 6)
   where: module 'block.2' (Conv2d), models.py:LINE
   fix:   set in_channels=4 in 'block.2' (now 5) (tried: the forward passes and gives (2, 6, 4, 4); 342 parameters instead of 396)""",
     "architecture": """\

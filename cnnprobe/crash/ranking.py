@@ -9,10 +9,8 @@ from cnnprobe.crash import (
     hooks,
     joining,
     linear,
-    normalising,
     operations,
     placing,
-    pooling,
     sequences,
     strangers,
     structure,
@@ -45,12 +43,10 @@ _ROOMS = (
     (strangers, 900),
     (linear, 800),
     (convolution, 700),
-    (normalising, 600),
     (sequences, 500),
     (joining, 400),
     (operations, 300),
     (axes, 200),
-    (pooling, 100),
 )
 
 

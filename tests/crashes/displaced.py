@@ -9,32 +9,6 @@ from torch import nn
 from crashes.table import crashes
 
 
-class DenseLayer(nn.Module):
-    def __init__(self, channels, growth, fixed):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.conv = nn.Conv2d(channels, growth if fixed else 2 * growth, 3, padding=1, bias=False)
-
-    def forward(self, x):
-        return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
-
-
-class DenseNet(nn.Module):
-    def __init__(self, fixed):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.block = nn.Sequential(*(DenseLayer(8 + 4 * i, 4, fixed) for i in range(4)))
-        self.head = nn.Linear(24, 5)
-
-    def forward(self, x):
-        return self.head(self.block(self.stem(x)).mean((2, 3)))
-
-
-@crashes("channel-mismatch", "block.0.conv", repair="set out_channels=4 in the 4 layers")
-def dense_block_of_another_growth(fixed):
-    return DenseNet(fixed), (torch.randn(2, 3, 8, 8),)
-
-
 class Pyramid(nn.Module):
     def __init__(self, fixed):
         super().__init__()
@@ -218,23 +192,6 @@ class Bottlenecks(nn.Module):
 @crashes("residual-mismatch", "first.expand.0", repair="out_channels=16 in 'first.expand.0'")
 def bottlenecks_that_do_not_expand(fixed):
     return Bottlenecks(4 if fixed else 1), (torch.randn(2, 3, 8, 8),)
-
-
-class Transition(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3)
-        self.transition = nn.Sequential(nn.Conv2d(8, channels, 1), nn.AvgPool2d(2))
-        self.norm = nn.BatchNorm2d(12)
-        self.conv = nn.Conv2d(12, 4, 1)
-
-    def forward(self, x):
-        return self.conv(F.relu(self.norm(self.transition(self.stem(x)))))
-
-
-@crashes("channel-mismatch", "transition.0", repair="out_channels=12 in 'transition.0'")
-def transition_that_halves_the_channels(fixed):
-    return Transition(12 if fixed else 6), (torch.randn(2, 3, 10, 10),)
 
 
 class Heads(nn.Module):

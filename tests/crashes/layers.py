@@ -178,11 +178,6 @@ def bidirectional_lstm_doubles_the_features(fixed):
     return Reader(12 if fixed else 6), (torch.randint(0, 50, (4, 7)),)
 
 
-@crashes("channel-mismatch", "1", repair="in_channels=8")
-def second_convolution_does_not_fit_the_first(fixed):
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8 if fixed else 16, 8, 3)), (images(),)
-
-
 @crashes("channel-mismatch", "0", repair="expand(-1, 3, -1, -1)")
 def grey_image_into_a_colour_net(fixed):
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (images(c=3 if fixed else 1),)
@@ -196,14 +191,6 @@ def colour_image_into_a_grey_net(fixed):
 @crashes("channel-mismatch", "0", repair="x[:, :3]")
 def image_with_an_alpha_channel(fixed):
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (images(c=3 if fixed else 4),)
-
-
-@crashes("channel-mismatch", "0", repair="unsqueeze(1)")
-def grey_batch_without_channel_axis(fixed):
-    x = torch.randn(5, 28, 28)
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 2)), (
-        x.unsqueeze(1) if fixed else x,
-    )
 
 
 class Fused(nn.Module):
@@ -236,45 +223,15 @@ def volume_with_wrong_channels(fixed):
     )
 
 
-@crashes("nhwc-input", "0", repair="permute(0, 3, 1, 2)")
-def channels_last_image(fixed):
-    x = torch.randn(2, 32, 32, 3)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (x.permute(0, 3, 1, 2) if fixed else x,)
-
-
 @crashes("nhwc-input", "0", repair="permute(0, 2, 1)")
 def channels_last_series(fixed):
     x = torch.randn(2, 50, 6)
     return nn.Sequential(nn.Conv1d(6, 8, 3), nn.ReLU()), (x.permute(0, 2, 1) if fixed else x,)
 
 
-@crashes("bn-features-mismatch", "1", repair="num_features=8")
-def batch_norm_of_another_width(fixed):
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8 if fixed else 16), nn.ReLU()), (
-        images(),
-    )
-
-
 @crashes("bn-features-mismatch", "1", repair="num_channels=12")
 def group_norm_of_another_width(fixed):
     return nn.Sequential(nn.Conv2d(3, 12, 3), nn.GroupNorm(4, 12 if fixed else 16)), (images(),)
-
-
-@crashes("bn-features-mismatch", "1", repair="normalized_shape=16")
-def layer_norm_of_another_width(fixed):
-    return nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16 if fixed else 8)), (torch.randn(4, 8),)
-
-
-@crashes("shape-mismatch", "2", repair="nn.BatchNorm1d(5)")
-def two_dimensional_batch_norm_after_a_linear(fixed):
-    norm = nn.BatchNorm1d(5) if fixed else nn.BatchNorm2d(5)
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5), norm), (images(size=8),)
-
-
-@crashes("bn-single-value", "2", repair="eval()")
-def one_sample_in_train_mode(fixed):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5))
-    return model, (images(n=2 if fixed else 1, size=2),)
 
 
 def _pooled(times):
@@ -357,12 +314,6 @@ def one_image_without_a_batch(fixed):
     )
 
 
-@crashes("shape-mismatch", "1", repair="take '0' out")
-def flatten_before_the_convolution(fixed):
-    layers = [nn.Conv2d(3, 4, 3), nn.Flatten()] if fixed else [nn.Flatten(), nn.Conv2d(3, 4, 3)]
-    return nn.Sequential(*layers), (images(),)
-
-
 @crashes("linear-in-features", "3", repair="nn.AdaptiveAvgPool2d(1)")
 def global_pooling_is_missing(fixed):
     pool = [nn.AdaptiveAvgPool2d(1)] if fixed else []
@@ -396,13 +347,6 @@ def tokens_without_transpose(fixed):
 @crashes("shape-mismatch", "1", repair="dim=-1", on_meta=False)
 def softmax_over_an_axis_that_is_not_there(fixed):
     return nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1 if fixed else 2)), (torch.randn(2, 3),)
-
-
-@crashes("channel-mismatch", "1", repair="out_channels=12")
-def pixel_shuffle_of_an_odd_number_of_channels(fixed):
-    return nn.Sequential(nn.Conv2d(3, 12 if fixed else 10, 3), nn.PixelShuffle(2)), (
-        images(n=1, size=8),
-    )
 
 
 class Lenient(nn.Module):

@@ -24,28 +24,6 @@ def input_of_doubles(fixed):
     return small(), (x if fixed else x.double(),)
 
 
-@crashes("input-dtype", "embed", repair="x.long()")
-def indices_as_floats(fixed):
-    class Bag(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Embedding(9, 4)
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.fc(self.embed(x).mean(1))
-
-    x = torch.randint(0, 9, (2, 5))
-    return Bag(), (x if fixed else x.float(),)
-
-
-@crashes("index-range", "0", repair="num_embeddings=12", on_meta=False)
-def index_outside_of_the_table(fixed):
-    return nn.Sequential(nn.Embedding(12 if fixed else 10, 4), nn.Linear(4, 2)), (
-        torch.tensor([[1, 11], [0, 3]]),
-    )
-
-
 @crashes("dtype-mismatch", "3", repair="torch.float32", on_meta=False)
 def one_layer_in_double(fixed):
     model = small()

@@ -3,28 +3,6 @@
 from crashes.posts import post
 
 post(
-    "bn1d_seq",
-    "bn-features-mismatch",
-    "bn",
-    repair="x.transpose(1, 2)",
-    old="        h = F.relu(self.bn(h))",
-    new="        h = F.relu(self.bn(h.transpose(1, 2)).transpose(1, 2))",
-    source="""
-class Net(nn.Module):
-    def __init__(self, d=24):
-        super().__init__()
-        self.proj = nn.Linear(10, d)
-        self.bn = nn.BatchNorm1d(d)
-        self.out = nn.Linear(d, 3)
-    def forward(self, x):            # (N, L, 10)
-        h = self.proj(x)
-        h = F.relu(self.bn(h))
-        return self.out(h.mean(1))
-def inputs(): return torch.randn(4, 7, 10),
-""",
-)
-
-post(
     "res_stride",
     "residual-mismatch",
     "layer.downsample.0",
@@ -146,26 +124,6 @@ class Net(nn.Module):
         h = torch.cat((self.a(x), self.b(x)))
         return self.fc(h)
 def inputs(): return torch.randn(3, 10),
-""",
-)
-
-post(
-    "flat_into_conv",
-    "shape-mismatch",
-    "conv",
-    repair="x.view(-1, 1, 28, 28)",
-    old="def inputs(): return torch.randn(16, 784),",
-    new="def inputs(): return torch.randn(16, 784).view(-1, 1, 28, 28),",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 8, 3)
-        self.fc = nn.Linear(8 * 26 * 26, 10)
-    def forward(self, x):
-        x = F.relu(self.conv(x))
-        return self.fc(x.flatten(1))
-def inputs(): return torch.randn(16, 784),
 """,
 )
 

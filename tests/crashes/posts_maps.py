@@ -88,43 +88,6 @@ def run(model):
 )
 
 post(
-    "shuffle_by_the_factor_once",
-    "channel-mismatch",
-    "up.1",
-    repair="out_channels=12",
-    old="3 * scale,",
-    new="3 * scale**2,",
-    source="""
-class Net(nn.Module):
-    def __init__(self, scale=2):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.Tanh())
-        self.up = nn.Sequential(nn.Conv2d(16, 3 * scale, 3, padding=1), nn.PixelShuffle(scale))
-    def forward(self, x): return self.up(self.body(x))
-def inputs(): return torch.randn(2, 3, 12, 12),
-""",
-)
-
-post(
-    "layer_norm_of_channels_first",
-    "bn-features-mismatch",
-    "norm",
-    repair="pass x.permute(0, 2, 3, 1) to 'norm', and turn back what it gives: x.permute(0, 3, 1, 2)",
-    old="self.norm(self.dw(x))",
-    new="self.norm(self.dw(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.dw, self.norm, self.fc = nn.Conv2d(3, 24, 4, 4), nn.LayerNorm(24), nn.Linear(24, 10)
-    def forward(self, x):
-        x = self.norm(self.dw(x))
-        return self.fc(x.mean((2, 3)))
-def inputs(): return torch.randn(2, 3, 32, 32),
-""",
-)
-
-post(
     "gate_of_two_resolutions",
     "residual-mismatch",
     "att",
@@ -153,28 +116,8 @@ def inputs(): return torch.randn(1, 1, 16, 16),
 )
 
 post(
-    "film_into_a_backbone",
-    "shape-mismatch",
-    "backbone.0",
-    repair="pass x.flatten(0, 1) to 'backbone', and give what comes out its frames again: x.unflatten(0, (-1, 4))",
-    old="self.backbone(clip)",
-    new="self.backbone(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.rnn, self.fc = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 5)
-    def forward(self, clip):
-        out, _ = self.rnn(self.backbone(clip))
-        return self.fc(out[:, -1])
-def inputs(): return torch.randn(2, 4, 3, 16, 16),
-""",
-)
-
-post(
     "decoder_without_unflatten",
-    "shape-mismatch",
+    "flattened-before-conv",
     "dec.2",
     repair="put nn.Unflatten(1, (8, 14, 14)) before 'dec.2'",
     old="nn.ReLU(), nn.ConvTranspose2d",

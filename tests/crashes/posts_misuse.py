@@ -3,27 +3,8 @@
 from crashes.posts import post
 
 post(
-    "pooling_without_its_kernel",
-    "call-signature",
-    "",
-    repair="write F.max_pool2d(F.relu(self.conv(x)), 2)",
-    old="F.max_pool2d(F.relu(self.conv(x)))",
-    new="F.max_pool2d(F.relu(self.conv(x)), 2)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 4 * 4, 2)
-    def forward(self, x):
-        x = F.max_pool2d(F.relu(self.conv(x)))
-        return self.fc(x.flatten(1))
-def inputs(): return torch.randn(2, 1, 8, 8),
-""",
-)
-
-post(
     "pooling_without_its_kernel_before_a_fault_of_its_own",
-    "call-signature",
+    "pooling-arguments",
     "",
     repair="write F.avg_pool2d(F.relu(self.conv(x)), 2)",
     old="        x = F.avg_pool2d(F.relu(self.conv(x)))\n        return self.fc(x.flatten(1))",

@@ -60,23 +60,6 @@ def inputs(): return torch.randn(5, 4, 10),
 )
 
 post(
-    "pooling_of_one_axis",
-    "shape-mismatch",
-    "pool",
-    repair="make 'pool' an nn.MaxPool2d(kernel_size=2)",
-    old="nn.MaxPool1d(2)",
-    new="nn.MaxPool2d(2)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.pool, self.fc = nn.Conv2d(3, 8, 3), nn.MaxPool1d(2), nn.Linear(8 * 9, 2)
-    def forward(self, x): return self.fc(self.pool(F.relu(self.conv(x))).flatten(1))
-def inputs(): return torch.randn(2, 3, 8, 8),
-""",
-)
-
-post(
     "boxes_of_other_classes",
     "shape-mismatch",
     "",
@@ -98,7 +81,7 @@ def inputs(): return torch.randn(2, 3, 16, 16),
 
 post(
     "flattened_before_its_convolution",
-    "shape-mismatch",
+    "flattened-before-conv",
     "conv",
     repair="take view at",
     old="x.view(x.size(0), -1)",

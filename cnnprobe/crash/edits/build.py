@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.attributes import SetAttribute
-from cnnprobe.crash.edits.calls import Adapt, Rewrite
+from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Rewrite
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.inputs import ChangeInput, ChangeTensor
 from cnnprobe.crash.edits.layers import Insert, Reconfigure
@@ -136,6 +136,32 @@ def change_tensor(
         path=root.path,
         function=function,
     )
+
+
+def adapt_tensor(crash: Crash, info: TensorInfo, function: Callable[[Any], Any], code: str) -> Edit:
+    """Pass a tensor through a function: the model's input where it is one, else at the call."""
+    if crash.is_input(info):
+        return change_tensor(crash, info, function, code)
+    return adapt_call(crash, function, code)
+
+
+def wrap_layer(fqn: str, there: tuple[int, ...], *, short: str = "") -> tuple[Edit, Edit]:
+    """Permute what a layer gets, and permute back what it gives; `short`: a transpose for both."""
+    back = tuple(there.index(i) for i in range(len(there)))
+    codes = [f".{short}" if short else f".permute{order}" for order in (there, back)]
+    before = Adapt(
+        title=f"pass x{codes[0]} to {quote(fqn)}",
+        code="{x}" + codes[0],
+        module=fqn,
+        function=lambda x: x.permute(there),
+    )
+    after = AdaptOutput(
+        title=f"permute its output back: x{codes[1]}",
+        code="{x}" + codes[1],
+        module=fqn,
+        function=lambda x: x.permute(back),
+    )
+    return before, after
 
 
 def spell_path(crash: Crash, path: str) -> str:

@@ -1,0 +1,1 @@
+"""Causes about convolutions, and about channels and sizes of maps."""

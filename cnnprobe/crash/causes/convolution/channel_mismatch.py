@@ -1,0 +1,155 @@
+"""A layer with weights for another number of channels than it gets."""
+
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, reshape_parameter
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.channels import suspect_channel_maker
+from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.windows import is_channels_first
+from cnnprobe.crash.facts.words import count_of, read_tensor
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
+from cnnprobe.operations import find
+
+EXAMPLES = (
+    Example(
+        """
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3),
+            nn.ReLU(),
+        )
+        args = (torch.randn(2, 3, 16, 16),)
+        """,
+        old="nn.Conv2d(16, 32, 3)",
+        new="nn.Conv2d(8, 32, 3)",
+        blames="2",
+        repair="in_channels=8",
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem = nn.Conv2d(3, 12, 3, padding=1)
+                self.transition = nn.Conv2d(12, 6, 1)
+                self.norm = nn.BatchNorm2d(12)
+                self.head = nn.Linear(12, 2)
+
+            def forward(self, x):
+                x = self.norm(self.transition(F.relu(self.stem(x))))
+                return self.head(x.mean((2, 3)))
+
+
+        model, args = Net(), (torch.randn(2, 3, 8, 8),)
+        """,
+        old="nn.Conv2d(12, 6, 1)",
+        new="nn.Conv2d(12, 12, 1)",
+        blames="transition",
+        repair="out_channels=12",
+    ),
+)
+
+
+@cause(code="CP015", name="channel-mismatch", prior=690, examples=EXAMPLES)
+def channel_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """A layer got another number of channels than it has weights for.
+
+    Why it happens: the layer before it gives another number, a concatenation adds some, or the
+    image is grey, or has an alpha channel.
+    What to do: set in_channels to what arrives. Convert the images where they are at fault.
+    Known exceptions: a lazy layer (nn.LazyConv2d) takes any number at its first call.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
+    """
+    found = find_mismatch(crash)
+    if found is None:
+        return
+    if found.kind != "norm":
+        yield _suspect_layer(crash, found)
+    yield from suspect_channel_maker(crash, found.x, found.expected, module=found.module)
+
+
+def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
+    shape, got = found.x.shape, found.got
+    note = f"; torch takes {shape} for one sample without a batch" if found.is_unbatched else ""
+    expected = count_of(found.expected, "input channel")
+    if found.kind == "prelu":
+        expected = f"{found.expected} channels (num_parameters)"
+    return Suspect(
+        module=found.module,
+        message=f"{describe_module(crash, found.module)} expects {expected} but got {got} "
+        f"(from {crash.describe_origin(found.x)}){note}",
+        arithmetic=_count_joined(crash, found),
+        candidates=tuple(_list_candidates(crash, found)),
+        weight=STRONG if found.kind == "prelu" else 2,
+    )
+
+
+def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
+    shape, got, dim = found.x.shape, found.got, found.dim
+    if found.is_unbatched and shape[1] == found.expected and found.dims > 1:
+        wide = adapt_call(crash, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
+        yield propose(wide, weight=STRONG)
+    if found.is_first and found.kind == "conv":
+        yield from _convert_images(crash, found)
+    if found.setting == "num_parameters":
+        yield propose(configure(crash, found.module, num_parameters=got))
+    elif found.setting:
+        yield from _set_channels(crash, found)
+    elif (edit := _reshape_weight(crash, found)) is not None:
+        yield propose(edit)
+    others = [i for i in range(len(shape) - 1) if shape[i] == found.expected and i != dim]
+    if others and not is_channels_first(crash, found.x):
+        code = f"{{x}}.transpose({others[0]}, {dim})"
+        turned = adapt_call(crash, lambda x: x.transpose(others[0], dim), code)
+        yield propose(turned, weight=POSSIBLE)
+
+
+def _convert_images(crash: Crash, found: Expected) -> Iterator[Candidate]:
+    """Grey into colour, colour into grey, an alpha channel too many."""
+    expected, dim = found.expected, found.dim
+    if found.got == 1:
+        sizes = [-1] * found.rank
+        sizes[dim] = expected
+        code = "{x}.expand(" + ", ".join(map(str, sizes)) + ")"
+        yield propose(change_tensor(crash, found.x, lambda x: x.expand(sizes), code))
+    elif expected == 1:
+        code = f"{{x}}.mean({dim}, keepdim=True)"
+        yield propose(change_tensor(crash, found.x, lambda x: x.mean(dim, keepdim=True), code))
+    elif found.got == expected + 1:
+        code = f"{{x}}[:, :{expected}]" if dim == 1 else f"{{x}}[:{expected}]"
+        yield propose(change_tensor(crash, found.x, lambda x: x.narrow(dim, 0, expected), code))
+
+
+def _set_channels(crash: Crash, found: Expected) -> Iterator[Candidate]:
+    """What arrives for in_channels; in and out exchanged, where they were swapped."""
+    layer, got = crash.modules[found.module], found.got
+    groups, out = int(getattr(layer, "groups", 1)), int(getattr(layer, "out_channels", 0))
+    changes = {"in_channels": got}
+    if got % groups:
+        changes |= {"groups": got} | ({"out_channels": got} if out % got else {})
+    yield propose(configure(crash, found.module, **changes))
+    if out == got and groups == 1:
+        yield propose(configure(crash, found.module, in_channels=got, out_channels=found.expected))
+
+
+def _reshape_weight(crash: Crash, found: Expected) -> Edit | None:
+    """F.conv2d(x, self.weight): a parameter of another shape."""
+    weight = read_tensor(crash.call, "weight") if crash.call is not None else None
+    if weight is None or found.expected != weight.shape[1]:
+        return None
+    return reshape_parameter(crash, weight.source, (weight.shape[0], found.got, *weight.shape[2:]))
+
+
+def _count_joined(crash: Crash, found: Expected) -> str:
+    producer = crash.find_producer(found.x)
+    info = find(producer) if producer is not None else None
+    if producer is not None and info is not None and info.name == "cat":
+        shapes = [t.shape for t in producer.inputs]
+        if all(len(shape) > 1 for shape in shapes):
+            parts = " + ".join(str(shape[1]) for shape in shapes)
+            return f"{parts} = {found.got} channels after cat; {found.expected} expected"
+    return f"expected {count_of(found.expected, 'channel')}, got {found.x.shape}"

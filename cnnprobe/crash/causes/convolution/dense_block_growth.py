@@ -1,0 +1,116 @@
+"""Layers of a repeated block that add another number of channels than the next was built for."""
+
+import re
+from collections.abc import Iterator
+
+from torch import nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.facts.channels import find_channel_maker
+from cnnprobe.crash.facts.expected import find_mismatch
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect
+from cnnprobe.operations import find
+from cnnprobe.trace import TensorInfo
+
+_NUMBER = re.compile(r"\d+")
+
+EXAMPLE = Example(
+    """
+    class DenseLayer(nn.Module):
+        def __init__(self, channels, growth):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(channels)
+            self.conv = nn.Conv2d(channels, 2 * growth, 3, padding=1)
+
+        def forward(self, x):
+            return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
+
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), DenseLayer(8, 4), DenseLayer(12, 4), DenseLayer(16, 4)
+    )
+    args = (torch.randn(2, 3, 8, 8),)
+    """,
+    old="2 * growth",
+    new="growth",
+    blames="1.conv",
+    repair="out_channels=4 in the 3 layers",
+)
+
+
+@cause(
+    code="CP016", name="dense-block-growth", family="channel-mismatch", prior=695, examples=EXAMPLE
+)
+def dense_block_growth(crash: Crash) -> Iterator[Suspect]:
+    """The layers of a dense block add another number of channels than the next layer expects.
+
+    Why it happens: each layer's output is concatenated to its input, so that the channels grow by
+    out_channels a layer. The next layer was built for another growth.
+    What to do: set out_channels of these layers to the growth that the others were built for.
+    Known exceptions: with one such layer alone, it is as likely that the next one is wrong.
+    Source: Huang et al. 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993.
+    """
+    found = find_mismatch(crash)
+    if found is None:
+        return
+    joined = _list_joined(crash, found.x)
+    for part in reversed(joined):
+        maker = _find_maker(crash, part)
+        count = found.expected - sum(t.shape[1] for t in joined if t is not part)
+        if maker is None or count < 1 or count == part.shape[1]:
+            continue
+        family = _list_siblings(crash, maker)
+        if len(family) < 2:  # one layer alone is as likely to be right as the layer that raised
+            continue
+        names = ", ".join(map(quote, family[:3])) + (", ..." if len(family) > 3 else "")
+        summary = f"set out_channels={count} in the {len(family)} layers {names}"
+        edits = tuple(configure(crash, fqn, out_channels=count) for fqn in family)
+        sizes = " + ".join(str(t.shape[1]) for t in joined)
+        yield Suspect(
+            module=maker,
+            message=f"{describe_module(crash, maker)} adds {part.shape[1]} channels to the "
+            f"concatenation, but {describe_module(crash, found.module)} expects "
+            f"{found.expected} in all: {count} would fit",
+            arithmetic=f"{sizes} = {found.got} channels after cat; {found.expected} expected",
+            candidates=(
+                Candidate(edits=edits, weight=STRONG, summary=f"{summary} (now {part.shape[1]})"),
+            ),
+            weight=STRONG,
+            needs_proof=True,
+        )
+
+
+def _list_joined(crash: Crash, x: TensorInfo) -> list[TensorInfo]:
+    """The tensors that were concatenated along the channels, with the same shape since."""
+    for _, call in crash.walk_back(x):
+        if not call.outputs or call.outputs[0].shape != x.shape:
+            return []
+        info = find(call)
+        if info is not None and info.name == "cat":
+            parts = list(call.inputs)
+            is_map = all(len(t.shape) > 2 for t in parts)
+            return parts if is_map and sum(t.shape[1] for t in parts) == x.shape[1] else []
+    return []
+
+
+def _find_maker(crash: Crash, part: TensorInfo) -> str | None:
+    """The convolution that decides how many channels a tensor has."""
+    fqn, norms = find_channel_maker(crash, part) or ("", [])
+    layer = crash.modules.get(fqn)
+    is_convolution = isinstance(layer, nn.modules.conv._ConvNd) and layer.groups == 1
+    return fqn if is_convolution and not norms else None
+
+
+def _list_siblings(crash: Crash, fqn: str) -> list[str]:
+    """The layers that only a number in their names tells from one: as many channels, one class."""
+    like = crash.modules[fqn]
+    return [
+        name
+        for name, module in crash.modules.items()
+        if _NUMBER.sub("#", name) == _NUMBER.sub("#", fqn)
+        and type(module) is type(like)
+        and getattr(module, "out_channels", None) == like.out_channels
+    ]

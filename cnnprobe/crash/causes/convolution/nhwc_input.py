@@ -1,0 +1,96 @@
+"""Channels in another dim than dim 1."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import adapt_tensor
+from cnnprobe.crash.edits.calls import AdaptOutput
+from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.windows import is_channels_first
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+
+EXAMPLES = (
+    Example(
+        """
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        images = torch.rand(2, 32, 32, 3)
+        args = (images,)
+        """,
+        old="args = (images,)",
+        new="args = (images.permute(0, 3, 1, 2),)",
+        blames="0",
+        repair="permute(0, 3, 1, 2)",
+    ),
+    Example(
+        """
+        model = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU())
+        clips = torch.rand(2, 8, 3, 16, 16)
+        args = (clips,)
+        """,
+        old="args = (clips,)",
+        new="args = (clips.transpose(1, 2),)",
+        blames="0",
+        repair="permute(0, 2, 1, 3, 4)",
+    ),
+)
+
+
+@cause(code="CP018", name="nhwc-input", prior=700, examples=EXAMPLES)
+def nhwc_input(crash: Crash) -> Iterator[Suspect]:
+    """The channels are in another dim than the one where torch looks for them.
+
+    Why it happens: images of numpy, PIL, OpenCV and TensorFlow are (N, H, W, C), series are often
+    (N, L, C), and clips (N, T, C, H, W). torch takes (N, C, H, W), (N, C, L) and (N, C, T, H, W).
+    What to do: permute the tensor, e.g. x.permute(0, 3, 1, 2), where the data is made.
+    Known exceptions: torch.channels_last is another thing; it changes the memory, not the shape.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.permute.html
+    """
+    found = find_mismatch(crash)
+    if found is None or found.kind == "prelu" or is_channels_first(crash, found.x):
+        return
+    is_input = crash.is_input(found.x)
+    if found.kind == "norm" and found.rank == 3 and not is_input:
+        return  # the output of a layer of sequences: it is to be turned back after the norm
+    last, middle = found.rank - 1, range(2, found.rank - 1)
+    if found.x.shape[last] == found.expected and last != found.dim:
+        yield _suspect_dim(crash, found, last)
+    inner = [i for i in middle if found.x.shape[i] == found.expected]
+    if len(inner) == 1 and is_input and not found.is_unbatched:
+        yield _suspect_dim(crash, found, inner[0])
+
+
+def _suspect_dim(crash: Crash, found: Expected, at: int) -> Suspect:
+    shape, start = found.x.shape, 0 if found.is_unbatched else 1
+    rest = [i for i in range(start, found.rank) if i != at]
+    order = (*range(start), at, *rest)
+    weight = STRONG if found.kind == "conv" else USUAL
+    others = ", ".join(str(shape[i]) for i in rest)
+    return Suspect(
+        module=found.module,
+        message=f"{describe_module(crash, found.module)} expects {found.expected} channels in dim "
+        f"{found.dim}, but {shape} has them in dim {at}",
+        arithmetic=f"expected (N, {found.expected}, {others}), got {shape}",
+        candidates=tuple(_turn(crash, found, order, weight)),
+        weight=weight,
+    )
+
+
+def _turn(
+    crash: Crash, found: Expected, order: tuple[int, ...], weight: int
+) -> Iterator[Candidate]:
+    code = "{x}.permute(" + ", ".join(map(str, order)) + ")"
+    code += "[None]" if found.is_unbatched else ""
+
+    def turn(x: Tensor) -> Tensor:
+        return x.permute(order)[None] if found.is_unbatched else x.permute(order)
+
+    yield propose(adapt_tensor(crash, found.x, turn, code), weight=weight)
+    producer = crash.find_producer(found.x)
+    if producer is not None and producer.fqn is not None:
+        title = f"use {code.format(x=quote(producer.fqn) + '(...)')}"
+        edit = AdaptOutput(title=title, code=code, module=producer.fqn, function=turn)
+        yield propose(edit, weight=weight)

@@ -1,0 +1,99 @@
+"""Poolings without a kernel, or with a padding too wide for it."""
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.facts.frames import list_calls
+from cnnprobe.crash.facts.windows import get_call_window
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.wording import reworded
+from cnnprobe.operations import find_function
+
+_KERNELS = (2, 3, 4)  # of poolings, the most usual first
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.fc = nn.Linear(8 * 4 * 4, 2)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.conv(x)))
+            return self.fc(x.flatten(1))
+
+
+    model, args = Net(), (torch.randn(2, 3, 8, 8),)
+    """,
+    old="F.relu(self.conv(x)))",
+    new="F.relu(self.conv(x)), 2)",
+    blames="",
+    repair="write F.max_pool2d(F.relu(self.conv(x)), 2)",
+)
+
+
+@cause(code="CP027", name="pooling-arguments", family="call-signature", prior=90, examples=EXAMPLE)
+def pooling_arguments(crash: Crash) -> Iterator[Suspect]:
+    """A pooling lacks its kernel size, or pads by more than half of it.
+
+    Why it happens: F.max_pool2d has no default kernel size. A window that lies in the padding
+    alone has no maximum, which torch refuses.
+    What to do: give the kernel size: F.max_pool2d(x, 2). Keep padding <= kernel_size / 2.
+    Known exceptions: the adaptive poolings take the size of their output instead.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.max_pool2d.html
+    """
+    if crash.leaf is None and crash.call is not None and isinstance(crash.error, TypeError):
+        yield from _suspect_missing_kernel(crash)
+    yield from _suspect_padding(crash)
+
+
+def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
+    """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
+    for call in list_calls(crash.error):
+        name = ast.unparse(call.func).rpartition(".")[2]
+        info = find_function(name)
+        takes_kernel = info is not None and info.signature.names[1:2] == ("kernel_size",)
+        is_given = any(k.arg in ("kernel_size", None) for k in call.keywords)
+        if not takes_kernel or len(call.args) > 1 or is_given:
+            continue
+        for kernel in _KERNELS:
+            filled = copy.deepcopy(call)
+            filled.args.append(ast.Constant(kernel))
+            found = reworded(
+                crash,
+                call,
+                ast.unparse(filled),
+                diagnosis="",
+                message=f"{name} was called without its kernel size",
+                arithmetic=f"{name}(input, kernel_size, ...)",
+            )
+            weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
+            candidates = tuple(replace(one, weight=weight) for one in found.candidates)
+            yield replace(found, candidates=candidates)
+        return
+
+
+def _suspect_padding(crash: Crash) -> Iterator[Suspect]:
+    call = crash.call
+    window = get_call_window(crash, call) if call is not None else None
+    if call is None or window is None or not window.is_pool or not window.kernel:
+        return
+    if all(p <= k for p, k in zip(window.padding, window.kernel, strict=True)):
+        return
+    padding, kernel = window.padding[0] // 2, window.kernel[0]
+    layer = call.fqn
+    edits = [configure(crash, layer, padding=kernel // 2)] if layer is not None else []
+    yield Suspect(
+        module=layer if layer is not None else crash.owner,
+        message=f"{crash.describe_call(call)} pads by {padding}, but at most half of its kernel "
+        f"size {kernel} is valid",
+        arithmetic=f"{padding} > {kernel} / 2",
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
+        weight=STRONG,
+    )

@@ -1,0 +1,52 @@
+"""An embedding that got an index beyond its table."""
+
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.facts.tables import find_lookup
+from cnnprobe.crash.facts.words import is_floating
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
+    args = (torch.tensor([[0, 3, 11]]),)
+    """,
+    old="nn.Embedding(10, 4)",
+    new="nn.Embedding(12, 4)",
+    blames="0",
+    repair="num_embeddings=12",
+    on_meta=False,
+)
+
+
+@cause(code="CP029", name="index-out-of-table", family="index-range", prior=594, examples=EXAMPLE)
+def index_out_of_table(crash: Crash) -> Iterator[Suspect]:
+    """An embedding got an index that its table has no row for.
+
+    Why it happens: the vocabulary is larger than num_embeddings, the indices start at 1, or -1 or
+    a special token stands for padding. Rows are counted from 0.
+    What to do: set num_embeddings to the greatest index + 1; give padding an index of its own.
+    Known exceptions: none.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html
+    """
+    found = find_lookup(crash)
+    if found is None or is_floating(found.x.dtype):
+        return
+    bounds = crash.read_bounds(found.x)
+    if found.rows is None or bounds is None or (bounds[0] >= 0 and bounds[1] < found.rows):
+        return
+    low, high = int(bounds[0]), int(bounds[1])
+    candidates = []
+    if crash.leaf is not None and low >= 0:
+        candidates.append(propose(configure(crash, found.module, num_embeddings=high + 1)))
+    yield Suspect(
+        module=found.module,
+        message=f"an index is out of range for {describe_module(crash, found.module)}: indices "
+        f"range from {low} to {high}, valid are 0 to {found.rows - 1}",
+        arithmetic=f"num_embeddings {found.rows}, greatest index {high}, least {low}",
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )

@@ -1,0 +1,89 @@
+"""A normalisation layer for another number of channels than it gets."""
+
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure, wrap_layer
+from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.words import count_of
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+
+EXAMPLES = (
+    Example(
+        """
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+        )
+        args = (torch.randn(2, 3, 8, 8),)
+        """,
+        old="nn.BatchNorm2d(16)",
+        new="nn.BatchNorm2d(8)",
+        blames="1",
+        repair="num_features=8",
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.proj = nn.Linear(12, 24)
+                self.bn = nn.BatchNorm1d(24)
+
+            def forward(self, x):
+                return self.bn(self.proj(x))
+
+
+        model, args = Net(), (torch.randn(4, 7, 12),)
+        """,
+        old="self.bn(self.proj(x))",
+        new="self.bn(self.proj(x).transpose(1, 2)).transpose(1, 2)",
+        blames="bn",
+        repair="x.transpose(1, 2) to 'bn'",
+    ),
+)
+
+
+@cause(code="CP023", name="bn-features-mismatch", prior=598, examples=EXAMPLES)
+def bn_features_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """A normalisation layer got another number of channels than it was built for.
+
+    Why it happens: the layer before it was changed alone, or a sequence (N, L, C) arrives where
+    nn.BatchNorm1d takes the channels from dim 1.
+    What to do: set num_features (num_channels of nn.GroupNorm) to what arrives, or transpose.
+    Known exceptions: a lazy layer (nn.LazyBatchNorm2d) takes any number at its first call.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
+    """
+    found = find_mismatch(crash)
+    if found is None or found.kind != "norm":
+        return
+    shape, setting = found.x.shape, found.setting or "a weight"
+    expected = count_of(found.expected, "channel")
+    yield Suspect(
+        module=found.module,
+        message=f"{describe_module(crash, found.module)} expects {expected} ({setting}) but got "
+        f"{found.got} (from {crash.describe_origin(found.x)})",
+        arithmetic=f"expected {expected} in dim 1, got {shape}",
+        candidates=tuple(_list_candidates(crash, found)),
+        weight=STRONG,
+    )
+
+
+def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
+    shape = found.x.shape
+    if not found.setting or found.got < 1:
+        return
+    is_sequence = len(shape) == 3 and shape[2] == found.expected and not crash.is_input(found.x)
+    if is_sequence:
+        before, after = wrap_layer(found.module, (0, 2, 1), short="transpose(1, 2)")
+        yield propose(before, after, weight=STRONG)
+        yield propose(before, weight=USUAL)
+    changes = {found.setting: found.got}
+    groups = int(getattr(crash.modules[found.module], "num_groups", 1))
+    if found.got % groups:
+        fitting = next(n for n in range(groups, 0, -1) if found.got % n == 0)
+        changes = {"num_groups": fitting, **changes}
+    edit = configure(crash, found.module, **changes)
+    yield propose(edit, weight=POSSIBLE if is_sequence else STRONG)

@@ -1,0 +1,108 @@
+"""A LayerNorm for another shape than the last dims of what it gets."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure, wrap_layer
+from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.windows import is_channels_first
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.trace import TensorInfo
+
+EXAMPLES = (
+    Example(
+        """
+        model = nn.Sequential(
+            nn.Linear(8, 16),
+            nn.LayerNorm(8),
+        )
+        args = (torch.randn(4, 8),)
+        """,
+        old="nn.LayerNorm(8)",
+        new="nn.LayerNorm(16)",
+        blames="1",
+        repair="normalized_shape=16",
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 24, 7, padding=3)
+                self.norm = nn.LayerNorm(24)
+
+            def forward(self, x):
+                x = self.conv(x)
+                x = self.norm(x)
+                return x
+
+
+        model, args = Net(), (torch.randn(2, 3, 8, 8),)
+        """,
+        old="x = self.norm(x)",
+        new="x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",
+        blames="norm",
+        repair="permute(0, 2, 3, 1) to 'norm'",
+    ),
+)
+
+
+@cause(
+    code="CP024",
+    name="layer-norm-shape",
+    family="bn-features-mismatch",
+    prior=597,
+    examples=EXAMPLES,
+)
+def layer_norm_shape(crash: Crash) -> Iterator[Suspect]:
+    """A LayerNorm got a tensor whose last dims are not its normalized_shape.
+
+    Why it happens: nn.LayerNorm normalises the last dims. After a convolution these are height and
+    width, and the channels are in dim 1.
+    What to do: set normalized_shape to the last size, or permute the channels to the end and back.
+    Known exceptions: nn.GroupNorm(1, C) normalises over channels, height and width at once.
+    Source: Liu et al. 2022, "A ConvNet for the 2020s", arXiv:2201.03545, for (N, H, W, C) inside.
+    """
+    layer, call = crash.leaf, crash.call
+    if not isinstance(layer, nn.LayerNorm | nn.RMSNorm) or call is None or not call.inputs:
+        return
+    x, expected = call.inputs[0], tuple(layer.normalized_shape)
+    got = x.shape[-len(expected) :]
+    candidates = tuple(_list_candidates(crash, x, expected))
+    if got == expected or not candidates:
+        return
+    yield Suspect(
+        module=call.fqn,
+        message=f"{describe_module(crash, call.fqn or '')} has normalized_shape {expected}, but the"
+        f" last {'dim' if len(got) == 1 else 'dims'} of {x.shape} differ: {got}",
+        arithmetic=f"{crash.describe_origin(x)} gives {x.shape}",
+        candidates=candidates,
+        weight=STRONG,
+    )
+
+
+def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Iterator[Candidate]:
+    fqn = crash.call.fqn or "" if crash.call is not None else ""
+    got, rank = x.shape[-len(expected) :], len(x.shape)
+    is_map = len(expected) == 1 and rank > 2 and x.shape[1] == expected[0]
+    if is_map:
+        group = f"nn.GroupNorm(1, {expected[0]})"
+        edit = Exchange(
+            title=f"make {quote(fqn)} an {group}",
+            code=group,
+            module=fqn,
+            layer=lambda _old: nn.GroupNorm(1, expected[0]),
+        )
+        yield propose(edit, weight=USUAL)
+    if is_map and is_channels_first(crash, x):
+        # The last dim is a size of the image, which is none of the layer.
+        before, after = wrap_layer(fqn, (0, *range(2, rank), 1))
+        yield propose(before, after, weight=STRONG)
+        yield propose(before, weight=POSSIBLE)
+    elif len(got) == len(expected):
+        shape = got if len(got) > 1 else got[0]
+        yield propose(configure(crash, fqn, normalized_shape=shape), weight=USUAL)
