@@ -16,7 +16,7 @@ from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
 from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
 from cnnprobe.crash.again import Loop, explain_again
-from cnnprobe.diagnosis import Rule, finding_of_failure, ignored_by_classes, run_rules
+from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
@@ -376,11 +376,8 @@ def diagnose(
     evidence, error = observe_training(given)
     own = [each for each in rules if isinstance(each, Rule)]
     known = load_rules([pathlib.Path(each) for each in rules if not isinstance(each, Rule)])
-    outcome = run_rules(
-        evidence,
-        (*known, *own),
-        ignore={**ignored_by_classes(model.named_modules()), **(ignore or {})},
-    )
+    suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
+    outcome = run_rules(evidence, (*known, *own), ignore=suppressed)
     trace, explanation = evidence.trace, None
     if error is not None:
         args, kwargs = arguments(inputs)
@@ -398,11 +395,16 @@ def diagnose(
                 (step.trace for step in evidence.steps if step.trace.failure is not None),
                 evidence.trace,
             )
-    crashed = (finding_of_failure(trace.failure, explanation),) if trace.failure is not None else ()
+    crashed, accepted = split_ignored(
+        [to_finding(trace.failure, explanation)] if trace.failure is not None else [], suppressed
+    )
     notes = (
         *trace.notes,
         *outcome.notes,
-        *(f"{f.rule} in {f.module!r} is ignored: {reason}" for f, reason in outcome.suppressed),
+        *(
+            f"{f.rule} in {f.module!r} is ignored: {reason}"
+            for f, reason in (*accepted, *outcome.suppressed)
+        ),
     )
     report = Report(
         trace=replace(trace, notes=notes),

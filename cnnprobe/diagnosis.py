@@ -15,7 +15,7 @@ from cnnprobe.errors import UsageError
 from cnnprobe.evidence import Evidence
 from cnnprobe.trace import Failure
 
-CRASH = "CP000"  # code of the finding that is an exception
+UNKNOWN = ("unknown", "CP099")  # name and code of a crash whose cause is not known
 SHOWN = 5  # findings that a report shows before it folds the rest
 
 
@@ -64,6 +64,12 @@ class Finding:
     code: str = ""
     follows_from: tuple[str, ...] = ()
     source: str = ""  # the user's line, "file.py:12"
+    family: str = ""  # the wider name of a cause of crashes: "shape-mismatch"; "" where it has none
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether it is an exception, and not what a rule found."""
+        return self.code.startswith("CP0")
 
 
 _IGNORED = "__cnnprobe_ignore__"  # attribute of a decorated class: rule name or code to the reason
@@ -168,8 +174,7 @@ def run_rules(
             )
         except Exception as error:  # one rule's mistake must not hide what the others found
             notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
-    kept = [f for f in found if _reason(f, ignore) is None]
-    suppressed = tuple((f, reason) for f in found if (reason := _reason(f, ignore)) is not None)
+    kept, suppressed = split_ignored(found, ignore)
     return Diagnosis(findings=in_order(kept, rules), suppressed=suppressed, notes=tuple(notes))
 
 
@@ -217,41 +222,51 @@ def ignored_by_classes(modules: Iterable[tuple[str, object]]) -> dict[str, str]:
     return found
 
 
-def finding_of_failure(failure: Failure, explanation: Any = None) -> Finding:
-    """A crash as a finding: the one place where what is known of an exception joins what the rules found.
+def to_finding(failure: Failure, explanation: Any = None) -> Finding:
+    """A crash as a finding, with the name and code of its cause.
 
     Args:
         failure: where and what was raised.
-        explanation: the crash's Explanation where there is one: its diagnosis becomes the rule's name, its first repair the fix.
+        explanation: the crash's Explanation; its first repair becomes the fix.
     """
-    if explanation is None or explanation.diagnosis == "unknown":
-        fix = "the trace shows what every layer before it was given"
-        message = f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}"
+    if explanation is None or explanation.diagnosis == UNKNOWN[0]:
+        name, code = UNKNOWN
         return Finding(
-            rule="crash",
-            code=CRASH,
+            rule=name,
+            code=code,
             severity=Severity.ERROR,
             module=failure.module,
-            message=message,
-            fix=fix,
+            message=f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}",
+            fix="the trace shows what every layer before it got",
             source=failure.source,
         )
     best = explanation.repairs[0] if explanation.repairs else None
-    tried = f" ({best.tried})" if best is not None and best.tried else ""
+    outcome = f" ({best.tried or 'not tried'})" if best is not None else ""
     return Finding(
         rule=explanation.diagnosis,
-        code=CRASH,
+        code=explanation.code,
+        family=explanation.family if explanation.family != explanation.diagnosis else "",
         severity=Severity.ERROR,
         module=explanation.module,
         message=explanation.message
         + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),
-        fix=f"{best.title}{tried}" if best is not None else "no repair was found that works",
+        fix=f"{best.title}{outcome}" if best is not None else "no repair was found that works",
         source=explanation.source or failure.source,
     )
 
 
-def _reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
-    for name in (finding.rule, finding.code):
+def split_ignored(
+    findings: Iterable[Finding], ignore: Mapping[str, str]
+) -> tuple[tuple[Finding, ...], tuple[tuple[Finding, str], ...]]:
+    """The findings that stay, and those that are suppressed, each with the reason."""
+    judged = [(finding, find_reason(finding, ignore)) for finding in findings]
+    kept = tuple(finding for finding, reason in judged if reason is None)
+    return kept, tuple((finding, reason) for finding, reason in judged if reason is not None)
+
+
+def find_reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
+    """Why a finding is suppressed; None where it is not."""
+    for name in filter(None, (finding.rule, finding.code, finding.family)):
         for key in (name, f"{name}:{finding.module}"):
             if key in ignore:
                 return ignore[key]

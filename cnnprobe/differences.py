@@ -73,9 +73,8 @@ class Difference:
     actual: str  # the place in the actual model: "'conv1' (Conv2d)"; "" where it has none
     expected: str
     message: str
-    inputs_equal: bool | None = (
-        None  # of a difference of numbers: what went in was equal, so it began here
-    )
+    # of a difference of numbers: what went in was equal, so it began here
+    inputs_equal: bool | None = None
     discrepancy: Discrepancy | None = None
 
 

@@ -53,9 +53,8 @@ class Live:
             self._handle = display(self, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(self)
-        self._drawn = (
-            time.monotonic()
-        )  # after drawing: a slow display is updated less often, and never holds up the training
+        # after drawing: a slow display is updated less often, and never holds up the training
+        self._drawn = time.monotonic()
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         history = self._source.history

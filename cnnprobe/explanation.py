@@ -14,15 +14,22 @@ class Repair:
 
     title: str  # what to change, as one sentence: "put nn.Flatten() first in 'classifier'"
     code: str = ""  # what to write: "nn.Flatten()"
-    module: str | None = (
-        None  # fqn of the module that it changes, "" the root; None: the input, the loss, the loop
-    )
+    # fqn of the module that it changes, "" the root; None: the input, the loss, the loop
+    module: str | None = None
     works: bool = False  # it was tried, and what failed passed
     plausible: bool = False  # what came out looks like what the model is for
     tried: str = ""  # "the forward passes and gives (2, 10); 1,147,466 parameters unchanged"; "": it was not tried
     outputs: tuple[tuple[int, ...], ...] = ()
     parameters: int | None = None  # of the repaired model; None: not counted
     patch: str = ""  # unified diff of the user's file; "" where the line to change is not known
+
+    @property
+    def outcome(self) -> str:
+        """What came of trying it, and whether it is what is wanted."""
+        doubt = (
+            "" if self.plausible or not self.works else " (runs, but probably not what you want)"
+        )
+        return (self.tried or "not tried") + doubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

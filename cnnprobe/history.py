@@ -33,9 +33,8 @@ class Series:
 
     fqn: str  # of the module for activations and gradients, of the parameter for the rest
     what: What
-    call: int = (
-        0  # k-th call of the module in a forward pass, for activations and the gradients of those
-    )
+    # k-th call of the module in a forward pass, for activations and the gradients of those
+    call: int = 0
     output: str = ""  # path in a nested output: "", "[0]", "['logits']"
     kind: str = ""  # class name of the module, or of the one that the parameter is registered in
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -69,9 +68,8 @@ class NonFinite:
     inputs: tuple[
         TensorInfo, ...
     ] = ()  # with their statistics, so that one sees whether the call made it or passed it on
-    seen_before: int | None = (
-        None  # the last observed step before it, which was finite; None: there was none
-    )
+    # the last observed step before it, which was finite; None: there was none
+    seen_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe import schema
-from cnnprobe.diagnosis import CRASH, Finding
+from cnnprobe.diagnosis import Finding
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
@@ -52,9 +52,8 @@ class Report:
 
     trace: Trace
     findings: tuple[Finding, ...] = ()  # root causes first
-    explanation: Explanation | None = (
-        None  # where the forward (or the loss, the backward, the step) raised
-    )
+    # where the forward (or the loss, the backward, the step) raised
+    explanation: Explanation | None = None
     graph: Any = None  # a Graph where one was asked for
     history: History | None = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
@@ -220,9 +219,8 @@ def _laid_out(
     parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
     document = lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
     crashed = report.explanation is not None and (sections is None or "failure" in sections)
-    others = [
-        f for f in report.findings if not (crashed and f.code == CRASH)
-    ]  # what raised has its own place in the document
+    # What raised has its own place in the document.
+    others = [f for f in report.findings if not (crashed and f.is_crash)]
     return with_findings(document, others, report.trace) if others else document
 
 

@@ -35,16 +35,13 @@ class TensorInfo:
     device: str
     nbytes: int
     requires_grad: bool
-    strides: tuple[int, ...] | None = (
-        None  # None: the layout has none (sparse, nested, quantized per channel)
-    )
+    # None: the layout has none (sparse, nested, quantized per channel)
+    strides: tuple[int, ...] | None = None
     path: str = ""  # where in a nested value: "", "[0]", "['logits']", ".hidden"; for inputs "0", "x", "0[1]"
-    source: Source = (
-        None  # index of the call that made it, fqn of the parameter or buffer, None: from outside
-    )
-    stats: Mapping[str, float | int] | None = (
-        None  # None: not asked for, or not available for this kind of tensor
-    )
+    # index of the call that made it, fqn of the parameter or buffer, None: from outside
+    source: Source = None
+    # None: not asked for, or not available for this kind of tensor
+    stats: Mapping[str, float | int] | None = None
     histogram: Histogram | None = None  # None: not asked for, or not available
 
 
@@ -79,16 +76,14 @@ class ModuleCall:
         default_factory=dict
     )  # the inputs that are no tensors, by path, as plain values
     returned: str = ""  # type name of what came back: "Tensor", "tuple", "dict", "NoneType"; "" where nothing did
-    macs: int | None = (
-        0  # own multiply-accumulates of a row without rows below; None: no formula for it
-    )
+    # own multiply-accumulates of a row without rows below; None: no formula for it
+    macs: int | None = 0
     seconds: float = 0.0
     source: str = ""  # "file.py:12", the user's line that made the call; "" unknown
     completed: bool = True
     recomputed: bool = False  # made again during the backward pass by activation checkpointing
-    sequence: tuple[int, int] | None = (
-        None  # autograd's sequence numbers at start and end: the nodes made by this call
-    )
+    # autograd's sequence numbers at start and end: the nodes made by this call
+    sequence: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,14 +33,17 @@ napoleon_google_docstring = True
 
 
 class Rules(SphinxDirective):
-    """The page of every rule, as its own docstring says it."""
+    """The page of every rule, or of every cause of a crash, as its own docstring says it."""
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """One section a rule, in the order of the codes."""
+        """One section an entry, in the order of the codes."""
         from cnnprobe.api import rules
+        from cnnprobe.crash.cause import all_causes
 
         found: list[nodes.Node] = []
-        for rule in sorted(rules(), key=lambda rule: rule.code):
+        for rule in all_causes() if self.arguments == ["causes"] else rules():
             section = nodes.section(ids=[rule.name])
             section += nodes.title(text=f"{rule.code} {rule.name}")
             section += nodes.paragraph("", "", nodes.emphasis(text=rule.severity.value))
@@ -49,6 +52,10 @@ class Rules(SphinxDirective):
                 for line in rule.page.split("\n\n")
                 for part in _headed(line)
             ]
+            if family := getattr(rule, "family", ""):
+                section += nodes.paragraph(text=f"Family: {family}")
+            for example in getattr(rule, "examples", ())[:1]:
+                section += nodes.literal_block(example.diff, example.diff, language="diff")
             found.append(section)
         return found
 
@@ -58,7 +65,13 @@ def _headed(paragraph: str) -> list[str]:
     parts: list[str] = []
     for line in paragraph.splitlines():
         if not parts or line.startswith(
-            ("Why it matters:", "What to do:", "Known exceptions:", "Source:")
+            (
+                "Why it matters:",
+                "Why it happens:",
+                "What to do:",
+                "Known exceptions:",
+                "Source:",
+            )
         ):
             parts.append(line)
         else:
@@ -113,9 +126,10 @@ class Fields(SphinxDirective):
         """One definition list a dataclass, in the order in which they are met."""
         found: list[nodes.Node] = []
         for kind in _saved_classes():
-            remarks = dict(
-                re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", inspect.getsource(kind), re.MULTILINE)
-            )
+            code = inspect.getsource(kind)
+            beside = re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", code, re.MULTILINE)
+            above = re.findall(r"^    # (.*)\n    (\w+):", code, re.MULTILINE)
+            remarks = dict(beside) | {name: remark for remark, name in above}
             section = nodes.section(ids=[f"saved-{kind.__name__.lower()}"])
             section += [
                 nodes.title(text=kind.__name__),

@@ -25,6 +25,7 @@ from cnnprobe.errors import CheckError, TargetError, UnknownNameError, UsageErro
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from cnnprobe.crash.cause import Cause, Example
     from cnnprobe.diagnosis import Rule
     from cnnprobe.report import Report
 
@@ -245,9 +246,10 @@ def _shown(report: "Report", form: str, wished: OutputRequest) -> str:
 def _check_thresholds(thresholds: tuple[str, ...], files: tuple[str, ...]) -> None:
     from cnnprobe.diagnosis import Severity
 
-    names = {s.value for s in Severity} | {
-        n for rule in _known(files) for n in (rule.name, rule.code)
-    }
+    entries = _list_entries(files)
+    names = {severity.value for severity in Severity}
+    names |= {n for entry in entries for n in (entry.name, entry.code)}
+    names |= {family for entry in entries if (family := getattr(entry, "family", ""))}
     for threshold in thresholds:
         if threshold not in names:
             raise UnknownNameError(
@@ -272,26 +274,44 @@ def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -
 
 
 @functools.cache
-def _known(files: tuple[str, ...]) -> "tuple[Rule, ...]":
+def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | Cause, ...]":
+    """Every cause of a crash and every rule, by code."""
+    from cnnprobe.crash.cause import all_causes, load_causes
+    from cnnprobe.discovery import sort_by_code
     from cnnprobe.rulebook import load_rules
 
-    return load_rules(files)
+    return sort_by_code((*all_causes(), *load_causes(files), *load_rules(files)))
 
 
-@click.command("rules", short_help="List what is looked for.")
+@click.command("rules", short_help="List the diagnosis rules and the causes of crashes.")
 @_rules_option
 def rules_command(files: tuple[str, ...]) -> None:
-    """List the rules: code, severity, name, and what each finds."""
-    for rule in _known(files):
-        click.echo(f"{rule.code}  {rule.severity.value:<7}  {rule.name:<24}  {rule.sentence}")
+    """List the causes of crashes (CP0) and the rules: code, severity, name, what each finds."""
+    entries = _list_entries(files)
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        click.echo(
+            f"{entry.code}  {entry.severity.value:<7}  {entry.name:<{width}}  {entry.sentence}"
+        )
 
 
-@click.command("explain", short_help="Print the page of a rule.")
+@click.command("explain", short_help="Print the page of a rule or of a cause.")
 @click.argument("name")
 @_rules_option
 def explain_command(name: str, files: tuple[str, ...]) -> None:
-    """Print the page of the rule NAME: its name, dead-relu, or its code, CP101."""
+    """Print the page of the rule or cause NAME: its name, missing-flatten, or its code, CP001."""
     from cnnprobe.discovery import find_entry
 
-    rule = find_entry(name, _known(files))
-    click.echo(f"{rule.name} ({rule.code}, {rule.severity.value})\n\n{rule.page}")
+    entries = _list_entries(files)
+    family = [entry for entry in entries if getattr(entry, "family", "") == name]
+    known = any(name in (entry.name, entry.code) for entry in entries)
+    shown = [find_entry(name, entries), *family] if known or not family else family
+    click.echo("\n\n".join(_write_page(entry) for entry in shown))
+
+
+def _write_page(entry: "Rule | Cause") -> str:
+    """The page, with the correction of a cause's example as a diff."""
+    title = f"{entry.name} ({entry.code}, {entry.severity.value})"
+    examples: tuple[Example, ...] = getattr(entry, "examples", ())
+    diffs = "".join(f"\n\nExample:\n\n{example.diff}" for example in examples[:1])
+    return f"{title}\n\n{entry.page}{diffs}".rstrip()

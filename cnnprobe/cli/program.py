@@ -77,9 +77,8 @@ class Program(click.Group):
 def tell(message: str) -> None:
     """Write a message to stderr, with every control character in it made visible."""
     try:
-        clear = (
-            "\r\x1b[K" if sys.stderr.isatty() else ""
-        )  # the line that says what is being waited for
+        # the line that says what is being waited for
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         click.echo(clear + printable(message), err=True)
     except OSError:  # nobody is listening
         return

@@ -15,9 +15,8 @@ Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, the
 greatest of 10**6 normally distributed errors is 5 standard deviations, each rounding has one of eps / sqrt(12) * 2, which gives about 3."""
 
 
-_PIECE = (
-    32_768  # elements; three float32 buffers and both pieces of this size stay in a cache of 1 MiB
-)
+# elements; three float32 buffers and both pieces of this size stay in a cache of 1 MiB
+_PIECE = 32_768
 _NOT_FINITE = Discrepancy(
     mismatched=0,
     elements=0,
@@ -213,9 +212,8 @@ def _measure_whole(
     apart = (actual - expected).abs().masked_fill_(close, 0)
     apart = torch.where(apart.isnan(), torch.inf, apart) if apart.is_floating_point() else apart
     where = int(apart.argmax())
-    wide = (
-        (lambda t: t) if apart.is_floating_point() else Tensor.double
-    )  # floats divide in their own precision, as in assert_close
+    # floats divide in their own precision, as in assert_close
+    wide = (lambda t: t) if apart.is_floating_point() else Tensor.double
     relative = torch.where(apart > 0, wide(apart) / wide(expected.abs()), 0.0)
     return Discrepancy(
         mismatched=mismatched,

@@ -4,6 +4,7 @@ A cause is one file in `causes`, which is found by itself. A user's own is a fil
 `load_causes`, or an entry point of the group "cnnprobe.causes".
 """
 
+import difflib
 import functools
 import importlib
 import os
@@ -54,6 +55,15 @@ class Example:
                 fix="name a part that stands in it once",
             )
         return self.sick.replace(self.old, self.new)
+
+    @property
+    def diff(self) -> str:
+        """The program with its correction, as a diff of the whole."""
+        before, after = self.sick.splitlines(), self.repaired.splitlines()
+        lines = list(
+            difflib.ndiff(before[len(HEAD.splitlines()) :], after[len(HEAD.splitlines()) :])
+        )
+        return "\n".join(f"    {line}".rstrip() for line in lines if not line.startswith("?"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

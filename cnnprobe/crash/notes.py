@@ -28,10 +28,7 @@ def brief(explanation: Explanation) -> str:
             + (f": {explanation.line}" if explanation.line else "")
         )
     repairs = explanation.repairs[:_MOST_REPAIRS]
-    lines += [
-        f"  fix: {repair.title}" + (f" ({repair.tried})" if repair.tried else "")
-        for repair in repairs
-    ]
+    lines += [f"  fix: {repair.title} ({repair.outcome})" for repair in repairs]
     return "\n".join(lines)
 
 

@@ -15,15 +15,13 @@ class Loss:
     value: float | None  # None: not a single finite or infinite number
     shape: tuple[int, ...] = ()
     call: int | None = None  # the row of the step's trace that made it
-    reached: frozenset[str] = (
-        frozenset()
-    )  # parameters of the model, and hidden tensors, that the graph ends at
+    # parameters of the model, and hidden tensors, that the graph ends at
+    reached: frozenset[str] = frozenset()
     foreign: int = 0  # other leaves that it ends at
     nodes: frozenset[int] = frozenset()  # autograd sequence numbers of its graph
     complete: bool = True  # False: the graph is too large to be walked
-    scale: float = (
-        1.0  # what a GradScaler has multiplied it by before the backward; `value` is without it
-    )
+    # what a GradScaler has multiplied it by before the backward; `value` is without it
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +30,8 @@ class Event:
 
     kind: str
     subject: str = ""  # the user's name of the model, optimizer or scheduler
-    rate: float | None = (
-        None  # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip" leaves
-    )
+    # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip" leaves
+    rate: float | None = None
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
 
 
@@ -57,9 +54,8 @@ class Step:
     stale: tuple[
         str, ...
     ] = ()  # parameters that came into the first backward with a gradient from before the last step
-    mixed: tuple[str, str, int] | None = (
-        None  # an optimizer, that other one whose loss had left it gradients, how many it used
-    )
+    # an optimizer, that other one whose loss had left it gradients, how many it used
+    mixed: tuple[str, str, int] | None = None
     changes: Mapping[str, float] = field(
         default_factory=dict
     )  # L2 norm of what was added to each parameter; empty where not measured
@@ -134,28 +130,24 @@ class Hidden:
 class Probes:
     """What further forward passes showed, each in eval mode, each None where it was not made or could not be judged."""
 
-    leak: tuple[str | None, float] | None = (
-        None  # module where other samples changed first, and by how much of the output's spread
-    )
+    # module where other samples changed first, and by how much of the output's spread
+    leak: tuple[str | None, float] | None = None
     ignored: tuple[str, ...] = ()  # inputs, by path, that change nothing
-    spread: float | None = (
-        None  # greatest difference between samples over the output's magnitude; 0 is a constant output
-    )
+    # greatest difference between samples over the output's magnitude; 0 is a constant output
+    spread: float | None = None
     spread_after: float | None = None  # the same after the observed steps
     repeat: float | None = None  # greatest difference of two runs over the output's magnitude
     overwritten: tuple[
         int, ...
     ] = ()  # rows of the evaluation trace whose in-place write changes what the model gives
-    held: frozenset[tuple[str, str]] = (
-        frozenset()
-    )  # kind and line of the rows whose results the model's attributes hold afterwards
+    # kind and line of the rows whose results the model's attributes hold afterwards
+    held: frozenset[tuple[str, str]] = frozenset()
     keeps_state: bool = False  # a pass in eval mode writes to registered parameters or buffers
     mutated: tuple[
         tuple[str, int | None], ...
     ] = ()  # inputs that the forward wrote to, and the row that did
-    called_in_train: frozenset[str] = (
-        frozenset()
-    )  # modules that a forward pass in train mode calls, where the steps were in eval mode
+    # modules that a forward pass in train mode calls, where the steps were in eval mode
+    called_in_train: frozenset[str] = frozenset()
     evaluation_loss: float | None = None
     training_loss: float | None = None  # the same batch in train mode
 
@@ -191,9 +183,8 @@ class Evidence:
     targets: tuple[TensorInfo, ...] = ()
     replays: tuple[Replay, ...] = ()
     schedules: tuple[Schedule, ...] = ()
-    collapse: float | None = (
-        None  # learning rate after 100 further scheduler steps over the first, where each batch makes one
-    )
+    # learning rate after 100 further scheduler steps over the first, where each batch makes one
+    collapse: float | None = None
     backward: Backward | None = None
     names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables
     own_loop: bool = False  # the steps are those of the user's own train_step

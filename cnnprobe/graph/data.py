@@ -29,17 +29,15 @@ class Node(NamedTuple):
     id: int
     name: str  # "ConvolutionBackward0"; in a module view the class ("Conv2d") or function ("torch.flatten")
     kind: str  # operation | custom | checkpoint | parameter | input | module | function | blocks (identical ones) | more (left out)
-    module: str | None = (
-        None  # fqn of the innermost module call that made it; None: outside of every recorded call
-    )
+    # fqn of the innermost module call that made it; None: outside of every recorded call
+    module: str | None = None
     call: int = 0  # k-th call of that module, from 0
     source: str = ""  # the user's line, "net.py:12"
     shape: tuple[int, ...] | None = None  # of its (first) output; None: not known
     dtype: str = ""
     parameter: str | None = None  # fqn of a leaf that is a parameter of the model
-    saved_bytes: int = (
-        0  # held for backward and saved here first; parameters and inputs are not in it
-    )
+    # held for backward and saved here first; parameters and inputs are not in it
+    saved_bytes: int = 0
     marks: tuple[str, ...] = ()  # "view", "in-place", "hook", "overwritten", "2 outputs", ...
     members: int = 1  # nodes folded into this one
 

@@ -132,7 +132,6 @@ def _told(
             if item == at:
                 yield k - base
             else:
-                back = (
-                    1 if item is None else at - item
-                )  # the first of a row takes from outside what the others take from their neighbour
+                # the first of a row takes from outside what the others take from their neighbour
+                back = 1 if item is None else at - item
                 yield given.shape, given.parameter is not None, back

@@ -21,9 +21,8 @@ class Entry:
     is_shared: bool = False  # its parameters are counted at another row
     call: int | None = None  # index in the trace; None where nothing was called
     module: int | None = None  # index in the trace's modules
-    parameter: int | None = (
-        None  # index in the trace's parameters: a parameter that its module uses itself
-    )
+    # index in the trace's parameters: a parameter that its module uses itself
+    parameter: int | None = None
     state: str = ""  # "" | "raised here" | "unfinished" | "never called" | "not reached" | "only its parameters are used"
     copies: int = 1
 

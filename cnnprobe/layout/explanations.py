@@ -101,5 +101,4 @@ def _is_contiguous(info: TensorInfo) -> bool:
 
 
 def _repair(number: int, repair: Repair) -> tuple[str, str]:
-    odd = "" if repair.plausible or not repair.works else " (hardly what is meant)"
-    return str(number), f"{repair.title}\n{repair.tried or 'not tried'}{odd}"
+    return str(number), f"{repair.title}\n{repair.outcome}"

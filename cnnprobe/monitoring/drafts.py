@@ -34,9 +34,8 @@ class Draft:
     taken: Taken | None = None
     changes: Changes | None = None
     norms: Sent | None = None  # of the changes, where they are on a device
-    scale: Sent | None = (
-        None  # by which the loss, and so every gradient of an activation, was multiplied
-    )
+    # by which the loss, and so every gradient of an activation, was multiplied
+    scale: Sent | None = None
     scaled: tuple[int, int] = (0, 0)  # rows of parameters' gradients that are scaled too
     skipped: bool = False  # no optimizer has used the gradients
     dead: dict[int, int] = field(

@@ -26,9 +26,8 @@ from cnnprobe.recorder.watching import Summary, Watcher
 from cnnprobe.stats import Statistics, summarise
 from cnnprobe.trace import Trace
 
-KEPT_TRACES = (
-    1_000  # a training loop of any length stays in bounds; `forwards` still counts them all
-)
+# a training loop of any length stays in bounds; `forwards` still counts them all
+KEPT_TRACES = 1_000
 _FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
 
 __all__ = [

@@ -200,12 +200,10 @@ class Kind:
             module
         )  # its cost is known without looking into it
         self.formula = cost.formula(module) if self.is_leaf else None
-        self.macs = (
-            0 if not self.is_leaf or cost.is_moving(module) else None
-        )  # where there is no formula
-        self.is_chain = (
-            type(module) is nn.Sequential
-        )  # its forward calls its children and nothing else
+        # where there is no formula
+        self.macs = 0 if not self.is_leaf or cost.is_moving(module) else None
+        # its forward calls its children and nothing else
+        self.is_chain = type(module) is nn.Sequential
         self.is_scripted = isinstance(module, torch.jit.ScriptModule)
         self.is_fused = isinstance(module, FUSED)
         self.public: dict[

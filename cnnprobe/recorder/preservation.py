@@ -31,9 +31,8 @@ class StateGuard:
     """Copies, on the first write, of the storages that must be as they were."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.on_write: Callable[[Tensor], None] | None = (
-            None  # told of each write before it happens
-        )
+        # told of each write before it happens
+        self.on_write: Callable[[Tensor], None] | None = None
         self._guarded: dict[int, list[Tensor]] = {}
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         for tensor in tensors:

@@ -21,9 +21,8 @@ _WRAPPED = getattr(nn.Module, "_wrapped_call_impl", nn.Module._call_impl).__code
 _TO_WRAPPED = 4  # of_module_call <- hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller
 _OURS = str(pathlib.Path(__file__).parent.parent)
 _COMMAND = str(pathlib.Path(_OURS) / "cli")
-_MOST_FRAMES = (
-    24  # between a function's call and the mode that sees it; more are the user's recursion
-)
+# between a function's call and the mode that sees it; more are the user's recursion
+_MOST_FRAMES = 24
 
 
 @functools.lru_cache(maxsize=65_536)

@@ -130,9 +130,8 @@ def _tables(table: Table) -> Iterator[str]:
         return
     yield _table(table, table.title, [row for row in table.rows if row.depth <= level], notes=True)
     for title, rows in _subtrees(table.rows, level):
-        opened = (
-            " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""
-        )  # what went wrong is never hidden
+        # what went wrong is never hidden
+        opened = " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""
         yield f"<details{opened}><summary>{_safe(title)}: {len(rows)} rows</summary>\n{_table(table, title, rows, notes=False)}\n</details>"
 
 

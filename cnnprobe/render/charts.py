@@ -51,9 +51,8 @@ class _Axes:
 
     def y(self, number: float) -> float:
         low, high, at = (math.log10(n) if self.is_log else n for n in (self.low, self.high, number))
-        share = (
-            (at / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
-        )  # halves: a difference may be too large for a float
+        # halves: a difference may be too large for a float
+        share = (at / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5
         return _TOP + (_HEIGHT - _BOTTOM - _TOP) * (1 - share)
 
 
@@ -123,9 +122,8 @@ def _path(line: Line, axes: _Axes, colour: str, most: int) -> str:
     for x, y in points:
         path.append("" if y is None else f"{'L' if drawing else 'M'}{x:.4g} {y:.4g}")
         drawing = y is not None
-    lonely = (
-        len([y for _, y in points if y is not None]) == 1
-    )  # a line of one point would not be seen
+    # a line of one point would not be seen
+    lonely = len([y for _, y in points if y is not None]) == 1
     drawn = "".join(path) + ("h.1" if lonely else "")
     title = f"<title>{escape(inert(in_words(line)))}</title>"
     return f'<path fill="none" stroke="{colour}" stroke-width="{4 if lonely else 1.6}" stroke-linecap="round" stroke-linejoin="round" d="{drawn}">{title}</path>'

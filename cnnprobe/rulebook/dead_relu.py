@@ -9,9 +9,8 @@ from cnnprobe.evidence.questions import spoken, stat, traces
 from cnnprobe.rulebook.material import classifying, perceptron
 
 FEWEST = 16  # values: half of them are zero after symmetric initialisation, so that fewer may all be by chance
-DEAD = (
-    0.99  # fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
-)
+# fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
+DEAD = 0.99
 
 
 def _net(bias: float) -> Mapping[str, Any]:

@@ -9,9 +9,8 @@ from cnnprobe.evidence import Evidence, Step
 from cnnprobe.evidence.questions import weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
-GROWN = (
-    1e4  # gradient over weight: of an early layer relative to that of the last ones, or absolute
-)
+# gradient over weight: of an early layer relative to that of the last ones, or absolute
+GROWN = 1e4
 
 
 def _net(gain: float) -> Mapping[str, Any]:

@@ -10,9 +10,8 @@ from cnnprobe.evidence import Evidence
 from cnnprobe.evidence.questions import optimised
 from cnnprobe.rulebook.material import classifying, perceptron
 
-SMALLEST = (
-    1e-6  # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
-)
+# median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
+SMALLEST = 1e-6
 SQUARED = 0.1  # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
 FALL = 1e-3  # relative fall of the loss within three steps at the higher rate, ten times what counts as no movement
 

@@ -11,12 +11,10 @@ from cnnprobe.stats.content import Content
 from cnnprobe.stats.table import WRITTEN, Table
 
 PIECE = 2**19  # values: 2 MB of float32 stay in a cache, and few enough calls are made
-ROW = (
-    2**10
-)  # values whose squares are summed in float32; at 2**14 the std of some tensors is off by 5e-6
-SMALL = (
-    2**14
-)  # values up to which the calls cost more than the numbers: NumPy's are the cheaper ones
+# values whose squares are summed in float32; at 2**14 the std of some tensors is off by 5e-6
+ROW = 2**10
+# values up to which the calls cost more than the numbers: NumPy's are the cheaper ones
+SMALL = 2**14
 FAR = 4.0  # squared standard deviations between a piece's mean and its shift, from which digits are lost
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -100,9 +98,8 @@ def _piece(piece: Tensor, buffers: Tensor, shift: float) -> tuple[float, list[fl
     low, high = (bound.item() for bound in torch.aminmax(wide))
     if squares == 0 and low != high:
         return 0.0, _careful(wide)
-    zeros = (
-        int(np.count_nonzero(wide.numpy() == 0)) if low <= 0 <= high else 0
-    )  # torch's own count takes ten times as long
+    # torch's own count takes ten times as long
+    zeros = int(np.count_nonzero(wide.numpy() == 0)) if low <= 0 <= high else 0
     return shift, [n, shift + offset, max(0.0, squares - n * offset**2), low, high, zeros, 0, 0, 0]
 
 

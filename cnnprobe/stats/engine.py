@@ -61,9 +61,8 @@ def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
         return False
     if table.pending:
         table.pending.pop(row, None)
-    version = (
-        -1 if tensor.is_inference() else tensor._version
-    )  # those keep no count of their changes
+    # those keep no count of their changes
+    version = -1 if tensor.is_inference() else tensor._version
     numel = tensor.numel()
     last = table.last
     if (
@@ -189,9 +188,8 @@ def summarise(
     True
     """
     table = _scratch.table(histogram=histogram, channels=channels)
-    table.last = (
-        None  # what NumPy or another library wrote into the tensor since would go unnoticed
-    )
+    # what NumPy or another library wrote into the tensor since would go unnoticed
+    table.last = None
     write(tensor, table, 0)
     try:
         return table.read(0)

@@ -12,9 +12,8 @@ from cnnprobe.stats.engine import write
 from cnnprobe.stats.table import WRITTEN, Table, Transfer
 
 SLOT: Final = 10  # the column that says what a row is about
-SMALL: Final = (
-    2**15
-)  # values below which letting go of the interpreter's lock costs more than it gives
+# values below which letting go of the interpreter's lock costs more than it gives
+SMALL: Final = 2**15
 _DENSE = (Tensor, torch.nn.Parameter)
 
 

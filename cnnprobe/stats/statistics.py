@@ -81,9 +81,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     """
     mean, std = _moments((_finite(a), a.mean, a.std), (_finite(b), b.mean, b.std))
     low, high = _least(a.min, b.min), -_least(-a.max, -b.max)
-    constant = (
-        low == high
-    )  # exact, where the weighted mean of equal numbers may be off by its last bit
+    # exact, where the weighted mean of equal numbers may be off by its last bit
+    constant = low == high
     return Statistics(
         count=a.count + b.count,
         mean=low if constant else mean,

@@ -72,9 +72,8 @@ def _check_forward(model: nn.Module) -> None:
 
 
 def _candidates(model: nn.Module) -> list[tuple[int, ...]]:
-    configured = (
-        getattr(model, "default_cfg", None) or {}
-    )  # timm's own record of what the model takes
+    # timm's own record of what the model takes
+    configured = getattr(model, "default_cfg", None) or {}
     if isinstance(configured, dict) and configured.get("input_size"):
         return [(1, *configured["input_size"])]
     for module in model.modules():

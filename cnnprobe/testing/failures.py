@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from cnnprobe.crash import Crash, explain
-from cnnprobe.diagnosis import finding_of_failure
+from cnnprobe.diagnosis import to_finding
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
 from cnnprobe.report import Report
@@ -67,14 +67,14 @@ def raised(model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException)
     failure = trace.failure
     if failure is None or not isinstance(error, Exception):
         raise error
-    finding = finding_of_failure(
+    finding = to_finding(
         failure, explain(Crash(error=error, model=model, trace=trace, args=args, kwargs=kwargs))
     )
     place = f"module '{failure.module}'" if failure.module else "the model's own forward"
     try:
         fail(
             f"the {failure.stage}{' pass' if failure.stage in ('forward', 'backward') else ''} raised {failure.kind}: {failure.message}",
-            details=[] if finding.rule == "crash" else [f"{finding.rule}: {finding.message}"],
+            details=[] if finding.rule == "unknown" else [f"{finding.rule}: {finding.message}"],
             where=f"{place} ({failure.operation})"
             + (f", {failure.source}" if failure.source else ""),
             fix=finding.fix,

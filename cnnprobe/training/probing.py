@@ -34,9 +34,8 @@ class Pass:
     trace: Trace
     output: Any = None
     error: BaseException | None = None
-    held: frozenset[tuple[str, str]] = (
-        frozenset()
-    )  # kind and line of the rows whose results the model's attributes hold
+    # kind and line of the rows whose results the model's attributes hold
+    held: frozenset[tuple[str, str]] = frozenset()
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

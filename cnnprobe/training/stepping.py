@@ -81,9 +81,8 @@ class Stepper:
         self.names = names  # id of parameter or hidden tensor -> fqn
         self.parameters = dict(_parameters(model))
         self.canaries: list[weakref.ref[_Canary]] = []
-        self.stepped: set[str] = (
-            set()
-        )  # parameters whose gradient an optimizer has used and nobody has cleared since
+        # parameters whose gradient an optimizer has used and nobody has cleared since
+        self.stepped: set[str] = set()
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
         self.mixing = Mixing()
         self.error: BaseException | None = None
@@ -326,9 +325,8 @@ class _Draft:
         )
         row = self.recording._watcher.current if self.recording is not None else None
         if row is not None and not has_closure and not row.suspended:
-            row.suspended = self.suspended = (
-                True  # what the optimizer computes is no part of the data flow
-            )
+            # what the optimizer computes is no part of the data flow
+            row.suspended = self.suspended = True
 
     def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args = scope.get("args") or (None,)

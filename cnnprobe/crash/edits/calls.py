@@ -138,12 +138,10 @@ class Rewrite(Edit):
     source: str
     function: Rewriting
     respell: str = ""  # how the call is to be written, with {x} for its tensor and {rest} for its other arguments; "": not known
-    element: int | None = (
-        None  # it is this element of the sequence it is given that is to be written so
-    )
-    keyword: tuple[str, Any, int] | None = (
-        None  # the argument that is to have another value: name, value, position
-    )
+    # it is this element of the sequence it is given that is to be written so
+    element: int | None = None
+    # the argument that is to have another value: name, value, position
+    keyword: tuple[str, Any, int] | None = None
 
     def apply(self, twin: ModelCopy) -> None:
         """Make it."""
