@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnprobe.crash import places, viewing
+from cnnprobe.crash import places
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import change_tensor, resize_input, spell_path
 from cnnprobe.crash.edits.calls import Rewrite
@@ -59,8 +59,6 @@ def suspect(crash: Crash) -> Iterator[Suspect]:
         yield from _broadcast(crash, call, name)
     elif name in _PRODUCTS:
         yield from _product(crash, call)
-    elif name in ("view", "reshape", "view_as", "reshape_as", "unflatten"):
-        yield from viewing.suspect_view(crash, call, name)
 
 
 # -- concatenation -----------------------------------------------------------------------------------------------------------

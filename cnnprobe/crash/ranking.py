@@ -4,11 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from cnnprobe.crash import (
-    axes,
-    convolution,
     hooks,
     joining,
-    linear,
     operations,
     placing,
     sequences,
@@ -41,12 +38,9 @@ _ROOMS = (
     (structure, 1100),
     (placing, 1000),
     (strangers, 900),
-    (linear, 800),
-    (convolution, 700),
     (sequences, 500),
     (joining, 400),
     (operations, 300),
-    (axes, 200),
 )
 
 

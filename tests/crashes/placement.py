@@ -123,12 +123,3 @@ def path_of_an_image(fixed):
 def image_of_bytes_with_the_channels_last(fixed):
     x = torch.randint(0, 255, (2, 8, 8, 3), dtype=torch.uint8)
     return small(), (x.permute(0, 3, 1, 2).float() if fixed else x,)
-
-
-@crashes("index-range", "", repair="")
-def index_beyond_the_last_column(fixed):
-    class Picking(nn.Module):
-        def forward(self, x):
-            return x[:, 2 if fixed else 5]
-
-    return Picking(), (torch.randn(2, 3),)

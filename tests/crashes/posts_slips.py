@@ -61,7 +61,7 @@ def inputs(): return torch.randn(5, 4, 10),
 
 post(
     "boxes_of_other_classes",
-    "shape-mismatch",
+    "view-element-count",
     "",
     repair="set out_channels=75 in 'head'",
     old="nn.Conv2d(16, 45, 1)",

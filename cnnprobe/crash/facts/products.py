@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.words import get_tensor
+from cnnprobe.crash.facts.words import count_elements, get_tensor
 from cnnprobe.operations import find, resolve_name
 from cnnprobe.trace import ModuleCall, TensorInfo
 
@@ -97,6 +97,25 @@ def find_flattened_map(crash: Crash, info: TensorInfo) -> TensorInfo | None:
     call = find_reshaping(crash, info)
     found = call.inputs[0] if call is not None and call.inputs else info
     return found if len(found.shape) >= 3 else None
+
+
+def find_merging(crash: Crash) -> ModuleCall | None:
+    """The reshaping that merged the batch with other dims, before a product that fits a sample."""
+    found = find_product(crash)
+    call = find_reshaping(crash, found.x) if found is not None else None
+    if found is None or call is None or not call.inputs or not call.outputs:
+        return None
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    if len(before) < 2 or after[:1] == before[:1] or resolve_name(call.kind) == "squeeze":
+        return None
+    fits = found.wanted in (count_elements(before[1:]), count_elements(before))
+    return call if fits else None
+
+
+def is_batch_fixed(call: ModuleCall) -> bool:
+    """Whether a view was asked for another batch than its tensor has."""
+    sizes = read_sizes(call)
+    return len(sizes) > 1 and sizes[0] not in (-1, call.inputs[0].shape[0])
 
 
 def read_sizes(call: ModuleCall) -> tuple[int, ...]:

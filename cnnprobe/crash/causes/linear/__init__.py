@@ -1,0 +1,1 @@
+"""Layers and products that got other features than their weights take."""

@@ -1,0 +1,88 @@
+"""A view for a batch of another size."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
+from cnnprobe.crash.facts.features import is_failing_view
+from cnnprobe.crash.facts.products import find_merging, is_batch_fixed, read_sizes
+from cnnprobe.crash.facts.words import count_elements, operation, write_product
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.trace import ModuleCall
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3, padding=1)
+            self.fc = nn.Linear(4 * 14 * 14, 10)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.conv(x)), 2)
+            x = x.view(64, 4 * 14 * 14)
+            return self.fc(x)
+
+
+    model, args = Net(), (torch.randn(40, 1, 28, 28),)
+    """,
+    old="x.view(64, 4 * 14 * 14)",
+    new="x.view(x.size(0), 4 * 14 * 14)",
+    blames="",
+    repair="torch.flatten(x, 1)",
+)
+
+
+@cause(
+    code="CP005", name="fixed-batch-view", family="batch-merge-view", prior=805, examples=EXAMPLE
+)
+def fixed_batch_view(crash: Crash) -> Iterator[Suspect]:
+    """A view asks for another batch than arrived.
+
+    Why it happens: the batch size is written as a number, and the last batch of an epoch is
+    smaller (60000 samples leave 32 after 937 batches of 64), or the loader makes other batches.
+    What to do: take it from the tensor: x.view(x.size(0), -1), or torch.flatten(x, 1).
+    Known exceptions: drop_last=True in the DataLoader hides it in training, not in use.
+    Source: docs of torch.Tensor.view and torch.utils.data.DataLoader (drop_last).
+    """
+    call = find_merging(crash) or crash.call
+    if call is None or not call.inputs or not call.inputs[0].shape or not is_batch_fixed(call):
+        return
+    shape, sizes = call.inputs[0].shape, read_sizes(call)
+    if call is crash.call and not (is_failing_view(call) and _fits_samples(shape, sizes)):
+        return
+    owner = crash.find_module_above(call.parent)
+    yield Suspect(
+        module=owner,
+        message=f"{operation(call)}{sizes} in {describe_module(crash, owner)} asks for {sizes[0]} "
+        f"rows, but {shape[0]} samples arrived",
+        arithmetic=f"{shape} from {crash.describe_origin(call.inputs[0])} has "
+        f"{write_product(shape[1:])} elements a sample",
+        candidates=(propose(_keep_batch(crash, call), weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _fits_samples(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+    """Whether the other sizes are those of a sample."""
+    sample = count_elements(shape[1:])
+    known = count_elements(tuple(n for n in sizes[1:] if n != -1))
+    return bool(known) and (sample % known == 0 if -1 in sizes else sample == known)
+
+
+def _keep_batch(crash: Crash, call: ModuleCall) -> Rewrite:
+    sizes = read_sizes(call)[1:]
+    if len(sizes) == 1:
+        return flatten_otherwise(crash, call)
+    known = count_elements(tuple(n for n in sizes if n != -1))
+    left = count_elements(call.inputs[0].shape[1:]) // known
+    rest = tuple(left if n == -1 else n for n in sizes)
+
+    def reshape(x: Tensor, *_: object) -> Tensor:
+        return x.reshape(-1, *rest)
+
+    return reshape_otherwise(crash, call, reshape, f"{{x}}.view(-1, {', '.join(map(str, rest))})")

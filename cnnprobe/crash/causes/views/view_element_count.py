@@ -1,0 +1,138 @@
+"""A view whose sizes do not come to the elements that its tensor has."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
+from cnnprobe.crash.facts.features import (
+    find_features,
+    find_linear,
+    is_failing_view,
+    propose_input_sizes,
+)
+from cnnprobe.crash.facts.products import read_sizes
+from cnnprobe.crash.facts.words import count_elements, operation, write_product
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.trace import ModuleCall
+
+EXAMPLES = (
+    Example(
+        """
+        class Decoder(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(16, 8 * 6 * 6)
+                self.up = nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)
+
+            def forward(self, z):
+                x = self.fc(z).view(-1, 8, 7, 7)
+                return self.up(x)
+
+
+        model, args = Decoder(), (torch.randn(3, 16),)
+        """,
+        old="8 * 6 * 6",
+        new="8 * 7 * 7",
+        blames="",
+        repair="set out_features=392 in 'fc'",
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(1, 16, 5)
+                self.fc = nn.Linear(16 * 5 * 5, 10)
+
+            def forward(self, x):
+                x = F.max_pool2d(F.relu(self.conv(x)), 2)
+                x = x.view(-1, 16 * 5 * 5)
+                return self.fc(x)
+
+
+        model, args = Net(), (torch.randn(3, 1, 28, 28),)
+        """,
+        old="x.view(-1, 16 * 5 * 5)",
+        new="F.adaptive_avg_pool2d(x, 5).view(-1, 16 * 5 * 5)",
+        blames="",
+        repair="set in_features=2304 in 'fc'",
+    ),
+)
+
+
+@cause(
+    code="CP006",
+    name="view-element-count",
+    family="shape-mismatch",
+    prior=804,
+    examples=EXAMPLES,
+)
+def view_element_count(crash: Crash) -> Iterator[Suspect]:
+    """A view asks for another number of elements than its tensor has.
+
+    Why it happens: its sizes were counted for another input size, another layer before it, or
+    another number of channels.
+    What to do: print the shape before the view and count anew; before a Linear, flatten with
+    torch.flatten(x, 1) and set in_features to C * H * W.
+    Known exceptions: none; a view never adds or drops elements.
+    Source: docs of torch.Tensor.view.
+    """
+    call = crash.call
+    if call is None or not is_failing_view(call):
+        return
+    x, sizes = call.inputs[0], read_sizes(call)
+    known = count_elements(tuple(n for n in sizes if n != -1))
+    total, owner = count_elements(x.shape), crash.find_module_above(call.parent)
+    wanted = f"a multiple of {known}" if -1 in sizes else str(known)
+    yield Suspect(
+        module=owner,
+        message=f"{operation(call)}{sizes} in {describe_module(crash, owner)} asks for {wanted} "
+        f"elements, but {x.shape} has {total}",
+        arithmetic=f"{x.shape} from {crash.describe_origin(x)}: {write_product(x.shape[1:])} "
+        f"elements a sample, not {write_product(tuple(n for n in sizes[1:] if n != -1))}",
+        candidates=tuple(
+            _propose_rows(crash, call) if len(sizes) == 2 else _propose_layers(crash, call)
+        ),
+        weight=USUAL,
+    )
+
+
+def _propose_rows(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+    """Rows of all that a sample has, with a Linear that takes them; or another input size."""
+    sample, features = count_elements(call.inputs[0].shape[1:]), read_sizes(call)[1]
+    flat, layer = flatten_otherwise(crash, call), find_linear(crash, features)
+    if layer is None or features in (-1, sample):
+        yield propose(flat, weight=STRONG)
+        return
+    yield propose(flat, configure(crash, layer, in_features=sample), weight=STRONG)
+    found = find_features(crash)
+    yield from propose_input_sizes(crash, found) if found is not None else ()
+
+
+def _propose_layers(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+    """As many features or channels as the view takes; or another batch."""
+    sizes = read_sizes(call)
+    wanted = count_elements(tuple(n for n in sizes[1:] if n != -1))
+    for _, row in crash.walk_back(call.inputs[0]):
+        layer = crash.modules.get(row.fqn) if row.fqn is not None else None
+        if row.fqn is None or not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+            continue
+        map_sizes = row.outputs[0].shape[2:]
+        places = count_elements(map_sizes)
+        if isinstance(layer, nn.Linear):
+            yield propose(configure(crash, row.fqn, out_features=wanted))
+        elif map_sizes and sizes[-len(map_sizes) :] == map_sizes and wanted % places == 0:
+            yield propose(configure(crash, row.fqn, out_channels=wanted // places))
+        break
+    if sizes[0] != -1:
+        rest = sizes[1:]
+
+        def reshape(x: Tensor, *_: object) -> Tensor:
+            return x.reshape(-1, *rest)
+
+        code = f"{{x}}.view(-1, {', '.join(map(str, rest))})"
+        yield propose(reshape_otherwise(crash, call, reshape, code), weight=POSSIBLE)

@@ -1,0 +1,118 @@
+"""The features that a Linear expects of a flattened map, and the sizes that would give them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import resize_input
+from cnnprobe.crash.facts.products import find_flattened_map, find_product, read_sizes
+from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps, list_variants
+from cnnprobe.crash.facts.words import count_elements
+from cnnprobe.crash.suspect import POSSIBLE, Candidate, propose
+from cnnprobe.operations import resolve_name
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+# Heights and widths that papers and data sets use.
+_USUAL_SIZES = (
+    16, 24, 28, 32, 48, 64, 84, 96, 112, 128, 160, 192, 224, 227, 256, 299, 320, 384, 416, 448, 512,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a Linear expects of the map that is flattened for it."""
+
+    wanted: int
+    module: str  # the Linear's fqn
+    map: TensorInfo  # before it is flattened
+
+    def count(self, sizes: tuple[int, ...]) -> int:
+        """The number of features if the map had these sizes."""
+        return self.map.shape[1] * count_elements(sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherWindow:
+    """A convolution or pooling with other settings, for which the Linear fits."""
+
+    fqn: str
+    settings: dict[str, Any]
+    is_like_others: bool  # other layers on the way have these settings
+    sizes: tuple[int, ...]  # of the map then
+
+
+def find_features(crash: Crash) -> Features | None:
+    """What the Linear expects where it raised, or where the view before it did."""
+    found, call = find_product(crash), crash.call
+    if found is not None:
+        flattened = find_flattened_map(crash, found.x) if len(found.x.shape) == 2 else None
+        if flattened is None:
+            return None
+        return Features(wanted=found.wanted, module=found.module, map=flattened)
+    if call is None or not is_failing_view(call) or len(read_sizes(call)) != 2:
+        return None
+    x, wanted = call.inputs[0], read_sizes(call)[1]
+    layer = find_linear(crash, wanted)
+    if layer is None or len(x.shape) < 3 or count_elements(x.shape[1:]) == wanted:
+        return None
+    return Features(wanted=wanted, module=layer, map=x)
+
+
+def is_failing_view(call: ModuleCall) -> bool:
+    """Whether a call is a view or reshape of sizes that do not come to its elements."""
+    if call.fqn is not None or resolve_name(call.kind) not in ("view", "reshape"):
+        return False
+    sizes = read_sizes(call)
+    if not sizes or not call.inputs or not call.inputs[0].shape:
+        return False
+    known = count_elements(tuple(n for n in sizes if n != -1))
+    total = count_elements(call.inputs[0].shape)
+    return not known or (total % known != 0 if -1 in sizes else total != known)
+
+
+def find_linear(crash: Crash, wanted: int) -> str | None:
+    """Fqn of the first Linear of so many features."""
+    layers = ((fqn, m) for fqn, m in crash.modules.items() if isinstance(m, nn.Linear))
+    return next((fqn for fqn, layer in layers if layer.in_features == wanted), None)
+
+
+def propose_input_sizes(crash: Crash, found: Features) -> list[Candidate]:
+    """The usual input size that would make the wanted number of features, if there is one."""
+    steps = list_steps(crash, found.map)
+    if not steps or not crash.root_inputs or any(_is_adaptive(step) for step in steps):
+        return []
+    n = len(steps[0].before)
+    if crash.root_inputs[0].shape[-n:] != steps[0].before:
+        return []
+    windows = [step.window for step in steps]
+    for pixels in _USUAL_SIZES:
+        if found.count(apply_windows(windows, (pixels,) * n)) == found.wanted:
+            return [propose(resize_input((pixels,) * n, exact=True), weight=POSSIBLE)]
+    return []
+
+
+def find_other_windows(crash: Crash, found: Features) -> Iterator[OtherWindow]:
+    """Each change of one window on the way that makes exactly the wanted number of features."""
+    steps = list_steps(crash, found.map)
+    windows = [step.window for step in steps if step.window is not None]
+    for i, (step, window) in enumerate(zip(steps, windows, strict=True)):
+        if step.call.fqn is None or window.adaptive:
+            continue
+        rest = [*windows[:i], *windows[i + 1 :]]
+        others = [other for other in rest if other.is_pool == window.is_pool]
+        for changed, settings in list_variants(window, others):
+            sizes = apply_windows([*windows[:i], changed, *windows[i + 1 :]], steps[0].before)
+            if found.count(sizes) == found.wanted:
+                yield OtherWindow(
+                    fqn=step.call.fqn,
+                    settings=settings,
+                    is_like_others=changed in others,
+                    sizes=sizes,
+                )
+
+
+def _is_adaptive(step: Step) -> bool:
+    return step.window is not None and bool(step.window.adaptive)
