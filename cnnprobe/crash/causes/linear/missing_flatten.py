@@ -54,19 +54,21 @@ def missing_flatten(crash: Crash) -> Iterator[Suspect]:
     if len(shape) == 3 and not is_exact:
         return
     layer, origin = describe_module(crash, found.module), crash.describe_origin(found.x)
-    arithmetic = (
-        f"{quote(found.module)} expects {found.wanted} features; {write_product(shape[1:])}"
-    )
+    arithmetic = f"{quote(found.module)} expects {found.wanted} features; "
     if is_exact:
-        message = f"the flatten between {origin} and {layer} is missing: it got {shape}"
+        message = (
+            f"the flatten between {origin} and {layer} is missing: {shape} arrives unflattened"
+        )
+        arithmetic += f"{write_product(shape[1:])} arrives as {shape}"
         candidates = _propose_flattening(crash, found)
     elif is_unpooled:
         message = f"{layer} got {shape}, which is neither pooled nor flattened"
-        arithmetic += f"; the map has {shape[1]} channels of {shape[2]} x {shape[3]}"
+        arithmetic += f"the map has {shape[1]} channels of {shape[2]} x {shape[3]}"
         candidates = _propose_pooling(crash, found)
     else:
         total = count_elements(shape[1:])
         message = f"{layer} got {shape} unflattened, and flattened it would have {total} features"
+        arithmetic += write_product(shape[1:])
         candidates = _propose_flattening(crash, found, in_features=total)
     yield Suspect(
         module=crash.find_container(found.module) if found.is_layer else found.module,
