@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from cnnprobe.crash import (
     hooks,
-    joining,
     operations,
     placing,
     sequences,
@@ -39,7 +38,6 @@ _ROOMS = (
     (placing, 1000),
     (strangers, 900),
     (sequences, 500),
-    (joining, 400),
     (operations, 300),
 )
 

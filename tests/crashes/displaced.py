@@ -77,14 +77,9 @@ class Patches(nn.Module):
         return self.head(x[:, 0])
 
 
-@crashes("shape-mismatch", "embed", repair="stride=4 in 'embed'")
+@crashes("parameter-size", "embed", repair="stride=4 in 'embed'")
 def patches_that_leave_pixels_out(fixed):
     return Patches(4 if fixed else 8), (torch.randn(2, 3, 16, 16),)
-
-
-@crashes("shape-mismatch", "embed", repair="stride=4 in 'embed'")
-def patches_that_overlap(fixed):
-    return Patches(4 if fixed else 2), (torch.randn(2, 3, 16, 16),)
 
 
 class Rows(nn.Module):

@@ -56,7 +56,7 @@ def inputs(): return torch.randn(1, 3, 24, 24),
 
 post(
     "cat_unet_odd",
-    "cat-mismatch",
+    "map-size-not-divisible",
     "",
     repair="F.interpolate",
     old="def inputs(): return torch.randn(1, 3, 50, 50),",
@@ -82,48 +82,6 @@ class Net(nn.Module):
         u1 = self.dec1(torch.cat([self.up1(u2), c1], dim=1))
         return self.out(u1)
 def inputs(): return torch.randn(1, 3, 50, 50),
-""",
-)
-
-post(
-    "cat_meta4d",
-    "cat-mismatch",
-    "",
-    repair="torch.flatten(x, 1)",
-    old="        f = self.backbone(img)",
-    new="        f = self.backbone(img).flatten(1)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d((1, 1)))
-        self.fc = nn.Linear(32 + 4, 1)
-    def forward(self, img, tab):
-        f = self.backbone(img)
-        return self.fc(torch.cat((f, tab), dim=1))
-def inputs(): return torch.randn(3, 3, 20, 20), torch.randn(3, 4)
-""",
-)
-
-post(
-    "cat_dim",
-    "cat-mismatch",
-    "",
-    repair="dim=1",
-    old="        h = torch.cat((self.a(x), self.b(x)))",
-    new="        h = torch.cat((self.a(x), self.b(x)), dim=1)",
-    source="""
-class Net(nn.Module):
-    # two branches, concatenated along the wrong axis
-    def __init__(self):
-        super().__init__()
-        self.a = nn.Linear(10, 16)
-        self.b = nn.Linear(10, 32)
-        self.fc = nn.Linear(48, 2)
-    def forward(self, x):
-        h = torch.cat((self.a(x), self.b(x)))
-        return self.fc(h)
-def inputs(): return torch.randn(3, 10),
 """,
 )
 

@@ -91,7 +91,7 @@ post(
     "gate_of_two_resolutions",
     "residual-mismatch",
     "att",
-    repair="'att.wg' (Conv2d) to (16, 16): F.interpolate",
+    repair="'att.wg' (Conv2d): F.interpolate",
     old="F.relu(self.wg(g) + self.wx(x))",
     new="F.relu(F.interpolate(self.wg(g), size=x.shape[2:]) + self.wx(x))",
     source="""
@@ -193,7 +193,7 @@ def inputs(): return torch.randn(2, 3, 16, 16),
 
 post(
     "positions_of_another_image",
-    "shape-mismatch",
+    "parameter-size",
     "",
     repair="give the model an input of 32 x 32",
     old="torch.randn(2, 3, 48, 48)",

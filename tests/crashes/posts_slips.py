@@ -102,7 +102,7 @@ post(
     "pyramid_of_odd_maps",
     "residual-mismatch",
     "",
-    repair="bring what comes from torch.nn.functional.interpolate",
+    repair="resize the output of torch.nn.functional.interpolate",
     old="scale_factor=2",
     new="size=c3.shape[-2:]",
     source="""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.facts.windows import (
@@ -17,7 +17,7 @@ from cnnprobe.crash.facts.windows import (
     list_steps,
     list_variants,
 )
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
@@ -61,6 +61,20 @@ def refit_parts(crash: Crash, parts: Sequence[TensorInfo]) -> list[Refit]:
                 found += refit_size(crash, info, target, fork=fork)
                 found += _refit_upsample(crash, info, target, fork)
     return sorted(found, key=lambda one: (-one.weight, len(one.settings)))
+
+
+def suspect_layers(
+    crash: Crash, parts: Sequence[TensorInfo], message: str, arithmetic: str
+) -> Iterator[Suspect]:
+    """A suspect for each layer that alone makes the sizes of the parts differ."""
+    for one in refit_parts(crash, parts):
+        yield Suspect(
+            module=one.fqn,
+            message=f"{message}; with {one.text} in {describe_module(crash, one.fqn)} they fit",
+            arithmetic=arithmetic,
+            candidates=(propose(one.to_edit(crash), weight=one.weight),),
+            weight=one.weight,
+        )
 
 
 def _refit_upsample(

@@ -7,8 +7,9 @@ from torch import nn
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.branches import find_fork
 from cnnprobe.crash.facts.windows import get_window
-from cnnprobe.crash.suspect import POSSIBLE, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
 
@@ -68,3 +69,40 @@ def suspect_channel_maker(
             weight=POSSIBLE,
             needs_proof=True,
         )
+
+
+def suspect_channels(
+    crash: Crash, shortcut: TensorInfo, branch: TensorInfo, message: str, arithmetic: str
+) -> Iterator[Suspect]:
+    """The last layer of one of two branches, which could give as many channels as the other has."""
+    if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
+        return
+    fork = find_fork(crash, (shortcut, branch))
+    later = _find_channels_after(crash, (shortcut.shape[1], branch.shape[1]))
+    for info, wanted, usual in (
+        (shortcut, branch.shape[1], STRONG),
+        (branch, shortcut.shape[1], POSSIBLE),
+    ):
+        weight = usual if later is None else STRONG if later == wanted else POSSIBLE
+        edits = refit_channels(crash, info, wanted, fork=fork)
+        if edits:
+            fqn = edits[0].module or ""
+            yield Suspect(
+                module=fqn,
+                message=f"{message}; with {edits[0].code} in {describe_module(crash, fqn)} they do",
+                arithmetic=arithmetic,
+                candidates=(propose(*edits, weight=weight),),
+                weight=weight,
+            )
+
+
+def _find_channels_after(crash: Crash, counts: tuple[int, int]) -> int | None:
+    """Which of two numbers of channels the first layer after the failing block expects."""
+    names = list(crash.modules)
+    inside = [i for i, name in enumerate(names) if name.startswith(f"{crash.owner}.")]
+    for name in names[inside[-1] + 1 :] if crash.owner and inside else ():
+        for setting in ("in_channels", "in_features", "num_features"):
+            count = getattr(crash.modules[name], setting, None)
+            if isinstance(count, int):
+                return count if count in counts else None
+    return None

@@ -1,0 +1,1 @@
+"""Causes of crashes where tensors are joined: concatenated, added, multiplied."""

@@ -1,0 +1,76 @@
+"""Parts of a concatenation whose sizes differ."""
+
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.parts import match_inputs, resize_parts
+from cnnprobe.crash.facts.batches import correct_batches
+from cnnprobe.crash.facts.branches import suspect_layers
+from cnnprobe.crash.facts.halvings import find_rounded
+from cnnprobe.crash.facts.joins import Cat, read_cat, write_parts
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Inception(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Conv2d(3, 8, 1)
+            self.three = nn.Conv2d(3, 8, 3, padding=1)
+            self.five = nn.Conv2d(3, 8, 5, padding=1)
+
+        def forward(self, x):
+            return torch.cat([self.one(x), self.three(x), self.five(x)], 1)
+
+
+    model, args = Inception(), (torch.randn(2, 3, 16, 16),)
+    """,
+    old="5, padding=1",
+    new="5, padding=2",
+    blames="five",
+    repair="padding=2",
+)
+
+
+@cause(code="CP030", name="cat-mismatch", prior=400, examples=EXAMPLE)
+def cat_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """The tensors of a concatenation differ in a dim along which they are not joined.
+
+    Why it happens: one branch has another kernel, stride or padding than the others, or the parts
+    come from inputs or batches of different sizes. torch.cat allows one dim alone to differ.
+    What to do: give the branches layers that keep the same height and width, or resize one part.
+    Known exceptions: none.
+    Source: documentation of torch.cat.
+    """
+    cat = read_cat(crash.call)
+    if cat is None or not cat.differing:
+        return
+    differing = " and ".join(map(str, cat.differing))
+    along = "" if cat.dim is None else f" along dim {cat.dim}"
+    message = (
+        f"{cat.call.kind}{along} in {describe_module(crash, crash.owner)}:"
+        f" the sizes differ in dim {differing}"
+    )
+    arithmetic = write_parts(crash, cat.parts)
+    if min(cat.differing) >= 2:
+        yield from suspect_layers(crash, cat.parts, message, arithmetic)
+    candidates = [*match_inputs(crash, cat.parts), *_correct_batches(crash, cat)]
+    if min(cat.differing) >= 2 and find_rounded(crash, cat.parts) is None:
+        candidates += resize_parts(crash, cat)
+    yield Suspect(
+        module=crash.owner,
+        message=message,
+        arithmetic=arithmetic,
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _correct_batches(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+    """A part that was made for a batch of another size."""
+    wrong = [t for t in cat.parts if t.shape[0] != crash.batch]
+    if 0 in cat.differing and crash.batch is not None and wrong:
+        edits = correct_batches(crash, wrong, wrong[0].shape[0], crash.batch)
+        if edits:
+            yield propose(*edits, weight=STRONG)
