@@ -1,6 +1,7 @@
 """What `diagnose` promises: everything as before, root causes first, suppression with a reason, and the command."""
 
 import copy
+import importlib.metadata
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from torch import nn
 import cnnprobe
 from cnnprobe import rulebook
 from cnnprobe.cli import main
+from cnnprobe.crash.cause import all_causes
 from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, fold, in_order, rule
 from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.evidence import Evidence
@@ -316,11 +318,32 @@ def test_explain_takes_name_and_code_and_suggests():
     assert "did you mean 'dead-relu'?" in run("explain", "dead-rely").output
 
 
-def test_rules_are_listed_without_torch():
-    code = "import sys; from cnnprobe.cli import main; main(['rules'], standalone_mode=False); assert 'torch' not in sys.modules"
+def run_cli(*arguments):
+    return CliRunner().invoke(main, [*arguments]).output
+
+
+def test_page_of_a_rule_is_printed_without_torch():
+    code = "import sys; from cnnprobe.cli import main; main(['explain', 'dead-relu'], standalone_mode=False); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (0, "") == (done.returncode, done.stderr)
-    assert len(cnnprobe.rules()) == len(done.stdout.splitlines())
+    assert done.stdout.startswith("dead-relu (CP101, warning)")
+
+
+def test_causes_and_rules_are_listed_by_code():
+    lines = run_cli("rules").splitlines()
+    assert [entry.code for entry in (*all_causes(), *cnnprobe.rules())] == [
+        line.split()[0] for line in lines
+    ]
+
+
+def test_page_of_a_cause_has_its_example_with_the_correction():
+    page = run_cli("explain", "CP099")
+    assert page.startswith("unknown (CP099, error)")
+    assert "-         self.limit = 2\n" in page and "+         self.limit = 3\n" in page
+
+
+def test_page_of_an_unknown_name_says_what_is_near():
+    assert "did you mean 'missing-flatten'" in run_cli("explain", "missing-flaten")
 
 
 def test_decorated_class_is_ignored_with_what_is_in_it_and_the_reason_is_noted():
@@ -358,9 +381,9 @@ def test_rule_of_an_entry_point_is_run(monkeypatch):
                 lambda evidence: [Finding(message="m", fix="f", module="")]
             )
 
-    real = rulebook.importlib.metadata.entry_points
+    real = importlib.metadata.entry_points
     monkeypatch.setattr(
-        rulebook.importlib.metadata,
+        importlib.metadata,
         "entry_points",
         lambda **of: [Point()] if of == {"group": "cnnprobe.rules"} else real(**of),
     )

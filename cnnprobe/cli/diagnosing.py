@@ -2,6 +2,7 @@
 
 import functools
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,9 +279,15 @@ def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | Cause, ...]":
     """Every cause of a crash and every rule, by code."""
     from cnnprobe.crash.cause import all_causes, load_causes
     from cnnprobe.discovery import sort_by_code
+
+    return sort_by_code((*all_causes(), *load_causes(files), *_list_rules(files)))
+
+
+@functools.cache
+def _list_rules(files: tuple[str, ...]) -> "tuple[Rule, ...]":
     from cnnprobe.rulebook import load_rules
 
-    return sort_by_code((*all_causes(), *load_causes(files), *load_rules(files)))
+    return load_rules(files)
 
 
 @click.command("rules", short_help="List the diagnosis rules and the causes of crashes.")
@@ -302,11 +309,13 @@ def explain_command(name: str, files: tuple[str, ...]) -> None:
     """Print the page of the rule or cause NAME: its name, missing-flatten, or its code, CP001."""
     from cnnprobe.discovery import find_entry
 
-    entries = _list_entries(files)
-    family = [entry for entry in entries if getattr(entry, "family", "") == name]
-    known = any(name in (entry.name, entry.code) for entry in entries)
-    shown = [find_entry(name, entries), *family] if known or not family else family
-    click.echo("\n\n".join(_write_page(entry) for entry in shown))
+    rules = _list_rules(files)  # their pages are there without importing torch
+    entries: Sequence[Rule | Cause] = rules
+    if not any(name in (rule.name, rule.code) for rule in rules):
+        entries = _list_entries(files)
+    shown = [entry for entry in entries if name in (entry.name, entry.code)]
+    shown += [entry for entry in entries if getattr(entry, "family", "") == name]
+    click.echo("\n\n".join(_write_page(one) for one in shown or [find_entry(name, entries)]))
 
 
 def _write_page(entry: "Rule | Cause") -> str:
