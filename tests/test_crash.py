@@ -15,7 +15,6 @@ from torch import nn
 import cnnprobe
 from cnnprobe.crash import NOTHING_SEEN, Crash, explained
 from cnnprobe.crash.model_copy import ModelCopy
-from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, observe
 
 ROOMS = (code, displaced, joins, layers, placement, training)
@@ -323,24 +322,3 @@ def test_overwritten_tensor_is_repaired_by_a_trial_of_the_backward():
         best.tried,
     )
     assert "+            x = x + 1" in best.patch
-
-
-# -- the least legal input ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "squeezenet1_0", "squeezenet1_1", "resnet18"])
-def test_least_input_is_the_one_that_torchvision_publishes(name):
-    models = pytest.importorskip("torchvision").models
-    published = models.get_model_weights(name).DEFAULT.meta["min_size"]
-    with torch.device("meta"):
-        model = models.get_model(name, weights=None)
-    from cnnprobe.crash import least_input
-
-    assert published == least_input(model.eval(), torch.empty(1, 3, 224, 224, device="meta"))
-
-
-def test_least_input_of_no_image_is_refused():
-    from cnnprobe.crash import least_input
-
-    with pytest.raises(TargetError, match="no height and width"):
-        least_input(nn.Linear(2, 2), torch.ones(2, 2))

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--min-input",
     is_flag=True,
-    help="Print the least height and width that the model takes, found by trial.",
+    help="Print the least height and width that the model takes, and of what they are multiples.",
 )
 @click.option(
     "--fail-on",
@@ -98,11 +98,11 @@ def probe_command(
     with prints_on_stderr():
         loaded = load(model, given)
         if min_input:
-            least = _least_input(loaded)
+            least = _find_least(loaded)
         else:
             report = _probed(loaded, model)
     if min_input:
-        write(" x ".join(map(str, least)), wished)
+        write(least, wished)
         return
     if patch:
         write(_patch(report), wished)
@@ -133,18 +133,21 @@ def _probed(loaded: Loaded, model: ModelRequest) -> "Report":
             ) from error
 
 
-def _least_input(loaded: Loaded) -> tuple[int, ...]:
-    from cnnprobe.crash import least_input
+def _find_least(loaded: Loaded) -> str:
+    """The least input in words: "8 x 8 (multiples of 8)"."""
+    from cnnprobe.crash import least_input, least_multiple
 
     with progress("looking for the least input"):
         found = least_input(loaded.model, *loaded.args, kwargs=loaded.kwargs)
-    if found is None:
-        raise TargetError(
-            "the model takes no square input of up to 2048",
-            where="--min-input",
-            fix="give channels that it takes: --input 1,3,32,32",
-        )
-    return found
+        if found is None:
+            raise TargetError(
+                "the model takes no square input of up to 2048",
+                where="--min-input",
+                fix="give channels that it takes: --input 1,3,32,32",
+            )
+        multiple = least_multiple(loaded.model, *loaded.args, kwargs=loaded.kwargs)
+    note = f" (multiples of {multiple})" if multiple is not None and multiple > 1 else ""
+    return " x ".join(map(str, found)) + note
 
 
 def _patch(report: "Report") -> str:

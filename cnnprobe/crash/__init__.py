@@ -6,7 +6,7 @@ import contextvars
 from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
 from cnnprobe.crash.elsewhere import explain_elsewhere
-from cnnprobe.crash.least_input import least_input
+from cnnprobe.crash.least_input import least_input, least_multiple
 from cnnprobe.crash.loading import explain_loading
 from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
@@ -19,7 +19,16 @@ from cnnprobe.explanation import Explanation
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.trace import Failure
 
-__all__ = ["NOTHING_SEEN", "Crash", "add_note", "brief", "explain", "explained", "least_input"]
+__all__ = [
+    "NOTHING_SEEN",
+    "Crash",
+    "add_note",
+    "brief",
+    "explain",
+    "explained",
+    "least_input",
+    "least_multiple",
+]
 
 
 _explaining = contextvars.ContextVar("explaining", default=False)

@@ -1,4 +1,4 @@
-"""The least input that a model takes, by bisection on meta. Runs a shadow of the model, never the user's own."""
+"""The least input that a model takes, found by trial on meta, with a copy of the model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,17 @@ from cnnprobe.crash.model_copy import ModelCopy, copy_model
 from cnnprobe.errors import TargetError
 
 LARGEST = 2048  # pixels
+# Distances between sizes that pass, in the order in which they are tried: strides and patches.
+_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 3, 5, 6, 7, 9, 10, 12, 14, 18, 20, 24, 28, 36, 40, 48, 56)
 
 
 def least_input(
     model: nn.Module, *args: Any, kwargs: Mapping[str, Any] | None = None
 ) -> tuple[int, ...] | None:
-    """The least height and width (or length) with which the forward passes, all axes alike, batch and channels as in `args`.
+    """The least height and width (or length) with which the forward passes, all dims alike.
 
-    A model that takes one size only (a Linear after a flatten) gives that size if it is the one of `args`.
+    Batch and channels are as in `args`. A model that takes one size only (a Linear after a
+    flatten) gives that size if it is the one of `args`.
 
     Args:
         model: any model whose first argument is an image (or volume, or series) with its batch.
@@ -25,60 +28,93 @@ def least_input(
         kwargs: its keyword arguments.
 
     Returns:
-        One size an axis; None where no size up to 2048 passes.
+        One size a dim; None where no size up to 2048 passes.
 
     Raises:
-        TargetError: the first argument is no tensor with spatial axes, or the model cannot be copied.
+        TargetError: the first argument has no spatial dims, or the model cannot be copied.
 
     >>> least_input(nn.Sequential(nn.Conv2d(3, 8, 5), nn.MaxPool2d(2)), torch.zeros(1, 3, 32, 32))
     (6, 6)
     """
+    twin, dims = _copy(model, args, kwargs or {})
+    start = _find_start(twin, dims, max(args[0].shape[2:]))
+    if start is None:
+        return None
+    step = _find_step(twin, start, dims) or 1
+    # Sizes that are this far apart pass or fail alike: the least of them is found by bisection.
+    low, high = 0, (start - 1) // step
+    while low < high:
+        middle = (low + high) // 2
+        if passes(twin, start - (high - middle) * step, dims):
+            start, high = start - (high - middle) * step, middle
+        else:
+            low = middle + 1
+    return (start,) * dims
+
+
+def least_multiple(
+    model: nn.Module, *args: Any, kwargs: Mapping[str, Any] | None = None
+) -> int | None:
+    """The number of which height and width have to be a multiple, as a U-Net asks for.
+
+    Args:
+        model: as for `least_input`.
+        *args: the forward's arguments with which it passes.
+        kwargs: its keyword arguments.
+
+    Returns:
+        1 where all sizes from the least on pass; None where one size passes alone, or those that
+        pass are multiples of nothing.
+
+    Raises:
+        TargetError: the first argument has no spatial dims, or the model cannot be copied.
+
+    >>> least_multiple(nn.Conv2d(3, 8, 5), torch.zeros(1, 3, 32, 32))
+    1
+    """
+    twin, dims = _copy(model, args, kwargs or {})
+    start = _find_start(twin, dims, max(args[0].shape[2:]))
+    step = _find_step(twin, start, dims) if start is not None else None
+    return step if step is not None and start is not None and start % step == 0 else None
+
+
+def _copy(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[ModelCopy, int]:
+    """A copy on meta, and the number of spatial dims of its first argument."""
     if not args or not isinstance(args[0], Tensor) or args[0].dim() < 3:
         raise TargetError(
             "the model's first argument has no height and width",
             where="least_input",
             fix="give it an image: (N, C, H, W)",
         )
-    shadow = copy_model(model, args, kwargs or {}, meta=True)
-    if shadow is None:
+    twin = copy_model(model, args, kwargs, meta=True)
+    if twin is None:
         raise TargetError(
             f"{type(model).__name__} cannot be copied",
             where="least_input",
             fix="keep locks and files out of the model",
         )
-    axes = args[0].dim() - 2
-    given = max(args[0].shape[2:])
-    start = given if passes(shadow, given, axes) else _first_that_passes(shadow, axes)
-    if start is None:
-        return None
-    low, high = 1, start
-    while low < high:
-        middle = (low + high) // 2
-        if passes(shadow, middle, axes):
-            high = middle
-        else:
-            low = middle + 1
-    return (high,) * axes
+    return twin, args[0].dim() - 2
 
 
-def _first_that_passes(shadow: ModelCopy, axes: int) -> int | None:
-    pixels = 1
-    while pixels <= LARGEST:
-        if passes(shadow, pixels, axes):
-            return pixels
-        pixels *= 2
-    return None
+def _find_start(twin: ModelCopy, dims: int, given: int) -> int | None:
+    """A size that passes: the given one, or the first power of two."""
+    sizes = (given, *(2**i for i in range(LARGEST.bit_length())))
+    return next((size for size in sizes if passes(twin, size, dims)), None)
 
 
-def passes(shadow: ModelCopy, pixels: int, axes: int) -> bool:
-    """Whether the shadow takes an input of this size."""
-    first = shadow.args[0]
-    sized = torch.empty(
-        (*first.shape[:-axes], *(pixels,) * axes), dtype=first.dtype, device=first.device
-    )
-    args = shadow.args
-    shadow.args = (sized, *args[1:])
+def _find_step(twin: ModelCopy, start: int, dims: int) -> int | None:
+    """How far apart the sizes that pass are; None where no other passes."""
+    return next((step for step in _STEPS if passes(twin, start + step, dims)), None)
+
+
+def passes(twin: ModelCopy, size: int, dims: int) -> bool:
+    """Whether the copy takes an input of this size."""
+    args, first = twin.args, twin.args[0]
+    shape = (*first.shape[:-dims], *(size,) * dims)
+    twin.args = (torch.empty(shape, dtype=first.dtype, device=first.device), *args[1:])
     try:
-        return shadow.passes()
+        return twin.passes()
     finally:
-        shadow.args = args
+        twin.args = args

@@ -96,9 +96,9 @@ class ModelCopy:
             for edit in edits:
                 edit.apply(self)
 
-    def reset(self) -> None:
-        """Take every edit back."""
-        while self.undo:
+    def reset(self, kept: int = 0) -> None:
+        """Take every edit back but the first `kept` steps."""
+        while len(self.undo) > kept:
             self.undo.pop()()
 
     def run(self) -> Outcome:

@@ -85,13 +85,14 @@ class Trials:
         if copy is None or self.left <= 0:
             return None
         self.left -= 1
+        kept = len(copy.undo)  # edits against a first fault, behind which this one was found
         try:
             copy.apply(edits)
             return copy.run()
         except Exception:  # an edit that does not fit this model is no repair
             return None
         finally:
-            copy.reset()
+            copy.reset(kept)
 
     # -- one candidate -------------------------------------------------------------------------
 

@@ -183,18 +183,20 @@ def flatten(x: Tensor) -> Tensor:
     return torch.flatten(x, 1)
 
 
-def resize_input(sizes: tuple[int, ...], *, exact: bool = False) -> Edit:
-    """An input of another height and width: of at least, or of exactly these sizes."""
+def resize_input(sizes: tuple[int, ...], *, exact: bool = False, multiple: int = 1) -> Edit:
+    """An input of another height and width: of at least, or of exactly these sizes.
+
+    `multiple`: sizes that are no multiples of it do not pass.
+    """
 
     def resize(x: Tensor) -> Tensor:
         keep = tuple(x.shape[: x.dim() - len(sizes)])
         return torch.zeros((*keep, *sizes), dtype=x.dtype, device=x.device)
 
-    return change_input(
-        resize,
-        "{x}",
-        title=f"give the model an input of {'' if exact else 'at least '}{' x '.join(map(str, sizes))}",
-    )
+    size = " x ".join(map(str, sizes))
+    at_least = "" if exact or multiple > 1 else "at least "
+    note = f", or other multiples of {multiple}" if multiple > 1 else ""
+    return change_input(resize, "{x}", title=f"give the model an input of {at_least}{size}{note}")
 
 
 def is_root_input(crash: Crash, info: TensorInfo) -> bool:

@@ -1,6 +1,5 @@
 """The arithmetic of windows: what size a convolution or a pooling makes of a size."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,12 +49,19 @@ class Window:
         if self.transposed:
             return (n - 1) * self.stride[i] - self.padding[i] + reach + self.extra[i] + 1
         free = n + self.padding[i] - reach - 1
-        if free < 0 or self.stride[i] < 1:
+        if self.stride[i] < 1:
             return 0
-        out = (math.ceil(free / self.stride[i]) if self.ceil else free // self.stride[i]) + 1
+        out = (free + (self.stride[i] - 1 if self.ceil else 0)) // self.stride[i] + 1
         if self.ceil and (out - 1) * self.stride[i] >= n + self.padding[i] // 2:
             out -= 1  # torch drops a last window that would start in the padding
-        return out
+        return max(out, 0)
+
+    @property
+    def least(self) -> tuple[int, ...]:
+        """The least sizes of which something comes out."""
+        dims = zip(self.kernel, self.dilation, self.padding, self.stride, strict=True)
+        spare = [(d * (k - 1) + 1, p + (s - 1 if self.ceil else 0)) for k, d, p, s in dims]
+        return tuple(1 if self.transposed else max(span - more, 1) for span, more in spare)
 
     @property
     def lacking(self) -> tuple[int, ...]:
@@ -67,6 +73,12 @@ class Window:
         wanted = tuple(s + p - d * (k - 1) - 1 for s, p, d, k in dims) if self.transposed else ()
         fits = all(0 <= n < s for n, s in zip(wanted, self.stride, strict=False))
         return wanted if fits and wanted != self.extra else ()
+
+    @property
+    def is_padding_wrong(self) -> bool:
+        """Whether a pooling pads by more than half of its kernel, which torch refuses."""
+        pairs = zip(self.padding, self.kernel, strict=True)
+        return self.is_pool and any(p > k for p, k in pairs)
 
     @property
     def is_same(self) -> bool:
@@ -146,6 +158,32 @@ def _build(n: int, settings: Mapping[str, Any], *, is_transposed: bool) -> Windo
         extra=repeat_per_dim(settings.get("output_padding") or 0, n) if is_transposed else (),
         is_pool=is_pool,
     )
+
+
+def get_least(crash: Crash, call: ModuleCall) -> tuple[int, ...]:
+    """The least sizes that a window or a padding by reflection takes; () for other calls."""
+    window = get_call_window(crash, call)
+    least = window.least if window is not None and window.kernel else ()
+    mode, pads = _read_padding(crash, call)
+    if mode not in ("reflect", "circular"):
+        return least
+    pairs = zip(pads[::2], pads[1::2], strict=False)
+    spans = tuple(max(pair) + (mode == "reflect") for pair in pairs)[::-1]
+    return tuple(map(max, least, spans)) if least else spans
+
+
+def _read_padding(crash: Crash, call: ModuleCall) -> tuple[str, tuple[int, ...]]:
+    """The mode of a padding, and its widths from the last dim backwards."""
+    layer = crash.modules.get(call.fqn or "") if call.fqn is not None else None
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.padding_mode, tuple(layer._reversed_padding_repeated_twice)
+    if isinstance(layer, nn.modules.padding._ReflectionPadNd | nn.modules.padding._CircularPadNd):
+        is_reflection = isinstance(layer, nn.modules.padding._ReflectionPadNd)
+        return "reflect" if is_reflection else "circular", tuple(layer.padding)
+    info = find(call)
+    if info is None or info.name != "pad" or call.fqn is not None:
+        return "", ()
+    return str(read_argument(call, "mode")), tuple(read_argument(call, "pad") or ())
 
 
 def is_channels_first(crash: Crash, info: TensorInfo) -> bool:

@@ -82,9 +82,7 @@ def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
 def _suspect_padding(crash: Crash) -> Iterator[Suspect]:
     call = crash.call
     window = get_call_window(crash, call) if call is not None else None
-    if call is None or window is None or not window.is_pool or not window.kernel:
-        return
-    if all(p <= k for p, k in zip(window.padding, window.kernel, strict=True)):
+    if call is None or window is None or not window.is_padding_wrong:
         return
     padding, kernel = window.padding[0] // 2, window.kernel[0]
     layer = call.fqn

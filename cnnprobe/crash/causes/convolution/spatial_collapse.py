@@ -1,28 +1,27 @@
-"""A map that has become smaller than the kernel that is to look at it."""
+"""A map that has become smaller than the kernel or the padding that works on it."""
 
 from collections.abc import Iterator
 
+import torch.nn.functional as F
 from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.build import configure, resize_input
-from cnnprobe.crash.edits.layers import Remove
-from cnnprobe.crash.facts.windows import (
-    LARGEST_INPUT,
-    Window,
-    apply_windows,
-    get_call_window,
-    list_steps,
-)
-from cnnprobe.crash.facts.words import count_elements, quote
+from cnnprobe.crash.edits.build import change_input, configure, resize_input
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.layers import Exchange, Remove
+from cnnprobe.crash.facts.input_sizes import find_least_input, fit_linear
+from cnnprobe.crash.facts.windows import Window, get_call_window, get_least
+from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
-from cnnprobe.crash.trials import Trials
+from cnnprobe.operations import find
+from cnnprobe.trace import ModuleCall
 
-_RESERVE = 10  # forwards that are left for the candidates
+_GLOBAL = 4  # a pooling with a kernel of this size or more is meant to leave one value
 
-EXAMPLE = Example(
-    """
+EXAMPLES = (
+    Example(
+        """
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -37,53 +36,71 @@ EXAMPLE = Example(
 
     model, args = Net(), (torch.randn(2, 3, 8, 8),)
     """,
-    old="torch.randn(2, 3, 8, 8)",
-    new="torch.randn(2, 3, 16, 16)",
-    blames="pool",
-    repair="at least 16 x 16",
+        old="torch.randn(2, 3, 8, 8)",
+        new="torch.randn(2, 3, 16, 16)",
+        blames="pool",
+        repair="at least 16 x 16",
+    ),
+    Example(
+        """
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 7, stride=2, padding=3),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.AvgPool2d(7),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+    args = (torch.randn(4, 3, 32, 32),)
+    """,
+        old="nn.AvgPool2d(7)",
+        new="nn.AdaptiveAvgPool2d(1)",
+        blames="3",
+        repair="nn.AdaptiveAvgPool2d(1)",
+    ),
 )
 
 
-@cause(code="CP021", name="spatial-collapse", prior=680, examples=EXAMPLE)
+@cause(code="CP021", name="spatial-collapse", prior=680, examples=EXAMPLES)
 def spatial_collapse(crash: Crash) -> Iterator[Suspect]:
-    """The map has become smaller than the kernel that is to look at it.
+    """The map has become smaller than the kernel, or the reflected padding, that works on it.
 
     Why it happens: every pooling and every stride of 2 halves the map. A network for images of 224
     pixels has nothing left of an image of 32.
-    What to do: give larger images, take a pooling out, or pad the convolution.
+    What to do: give larger images, take a pooling out, pad the convolution, or end with
+    nn.AdaptiveAvgPool2d(1) instead of a pooling of a fixed size.
     Known exceptions: the adaptive poolings take a map of any size.
     Source: the shape formulas of https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
     """
     call = crash.call
-    window = get_call_window(crash, call) if call is not None else None
-    if crash.trials is None or call is None or window is None or not call.inputs:
+    if crash.trials is None or call is None or not call.inputs:
         return
-    shape, n = call.inputs[0].shape, len(window.kernel)
-    if not n or len(shape) < n + 1 or _is_padding_wrong(window):
+    least, window = get_least(crash, call), get_call_window(crash, call)
+    shape, n = call.inputs[0].shape, len(least)
+    if not n or len(shape) < n + 1 or (window is not None and window.is_padding_wrong):
         return
     sizes = shape[-n:]
-    if min(window.output(sizes)) < 1:
-        yield _suspect_size(crash, crash.trials, window, sizes)
-
-
-def _is_padding_wrong(window: Window) -> bool:
-    pairs = zip(window.padding, window.kernel, strict=True)
-    return window.is_pool and any(p > k for p, k in pairs)
-
-
-def _suspect_size(crash: Crash, trials: Trials, window: Window, sizes: tuple[int, ...]) -> Suspect:
-    call = crash.call
-    reach = tuple(d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation, strict=True))
-    least = _find_least(crash, trials, len(sizes))
-    valid = f"; the least valid input is {_join(least)}" if least else ""
-    what = crash.describe_call(call) if call is not None else "the call"
-    fqn = call.fqn if call is not None else None
-    return Suspect(
-        module=fqn if fqn is not None else crash.owner,
-        message=f"the map is smaller than the kernel: {what} needs {_join(reach)} but got "
-        f"{_join(sizes)}{valid}",
-        arithmetic="; ".join(_write_formula(window, i, n) for i, n in enumerate(sizes)),
-        candidates=(*_enlarge_input(crash, trials, least), *_change_layer(fqn, window, crash)),
+    if all(size >= wanted for size, wanted in zip(sizes, least, strict=True)):
+        return
+    found = find_least_input(crash, crash.trials, n)
+    note = f"; the least input that passes is {_join(found.sizes)}" if found.passes else ""
+    text = (
+        ""
+        if window is None
+        else "; ".join(_write_formula(window, i, m) for i, m in enumerate(sizes))
+    )
+    yield Suspect(
+        module=call.fqn if call.fqn is not None else crash.owner,
+        message=f"the map is too small: {crash.describe_call(call)} needs at least {_join(least)} "
+        f"but got {_join(sizes)}{note}",
+        arithmetic=text or f"{_join(sizes)} is less than {_join(least)}",
+        candidates=(
+            *_pool_adaptively(crash, call, window, sizes),
+            *_span_features(crash, call, window, sizes),
+            *_lengthen_sequence(crash, least, sizes),
+            *_enlarge_input(crash, n, found.sizes, found.multiple),
+            *_change_layer(crash, call, window),
+        ),
         weight=STRONG,
     )
 
@@ -98,99 +115,86 @@ def _join(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def _enlarge_input(
-    crash: Crash, trials: Trials, least: tuple[int, ...] | None
+def _pool_adaptively(
+    crash: Crash, call: ModuleCall, window: Window | None, sizes: tuple[int, ...]
 ) -> Iterator[Candidate]:
-    if not least:
+    """A pooling that was to leave one value: an adaptive one leaves it whatever the size."""
+    info = find(call)
+    if window is None or info is None or info.family != "pooling" or min(window.kernel) < _GLOBAL:
+        return
+    n, kind = len(sizes), "Max" if info.group == "max_pool" else "Avg"
+    layer, function = f"Adaptive{kind}Pool{n}d", f"adaptive_{kind.lower()}_pool{n}d"
+    if call.fqn is not None:
+        code = f"nn.{layer}(1)"
+        title, make = f"make {quote(call.fqn)} an {code}", getattr(nn, layer)
+        exchange = Exchange(title=title, code=code, module=call.fqn, layer=lambda _old: make(1))
+        yield propose(exchange, weight=STRONG)
+        return
+    code, pool = f"F.{function}({{x}}, 1)", getattr(F, function)
+    edit = Rewrite(
+        title=f"use {code.format(x='x')} instead of {info.name} at {shorten(call.source)}",
+        code=code,
+        module=crash.owner,
+        kind=call.kind,
+        source=call.source,
+        function=lambda _func, args, _kwargs: pool(args[0], 1),
+        respell=code,
+    )
+    yield propose(edit, weight=STRONG)
+
+
+def _span_features(
+    crash: Crash, call: ModuleCall, window: Window | None, sizes: tuple[int, ...]
+) -> Iterator[Candidate]:
+    """A kernel that is to span the features of an embedding, which has others."""
+    if window is None or call.fqn is None or window.is_pool or len(sizes) != 2:
+        return
+    width, features = window.kernel[1], sizes[1]
+    if width <= features or window.least[0] > sizes[0] or window.padding[1]:
+        return
+    rows = [row for _, row in crash.walk_back(call.inputs[0])]
+    tables = [row.fqn for row in rows if isinstance(crash.modules.get(row.fqn or ""), nn.Embedding)]
+    if tables:
+        kernel = (window.kernel[0], features)
+        yield propose(configure(crash, call.fqn, kernel_size=kernel), weight=STRONG)
+        yield propose(configure(crash, tables[0] or "", embedding_dim=width), weight=USUAL)
+
+
+def _lengthen_sequence(
+    crash: Crash, least: tuple[int, ...], sizes: tuple[int, ...]
+) -> Iterator[Candidate]:
+    """Sequences of indices that are shorter than the kernel: padded at their end."""
+    given, more = crash.root_inputs[:1], least[0] - sizes[0]
+    if given and len(given[0].shape) == 2 and more > 0 and given[0].dtype.startswith("int"):
+        length = given[0].shape[1] + more
+        title = f"pad the sequences to a length of at least {length}: F.pad(x, (0, {more}))"
+        edit = change_input(
+            lambda x: F.pad(x, (0, more)), f"F.pad({{x}}, (0, {more}))", title=title
+        )
+        yield propose(edit, weight=STRONG)
+
+
+def _enlarge_input(
+    crash: Crash, n: int, least: tuple[int, ...], multiple: int
+) -> Iterator[Candidate]:
+    if not least or crash.trials is None:
         return
     # What is large enough stays: a clip of 8 x 64 x 64 may be too short, and is not too small.
-    kept = tuple(map(max, least, crash.root_inputs[0].shape[-len(least) :]))
-    yield propose(resize_input(kept), weight=STRONG)
+    kept = tuple(map(max, least, crash.root_inputs[0].shape[-n:]))
+    if not any(size % multiple for size in kept):
+        yield propose(resize_input(kept, multiple=multiple), weight=STRONG)
     if kept != least:
-        yield propose(resize_input(least), weight=USUAL)
-    for size in _fit_linear(trials, least):
+        yield propose(resize_input(least, multiple=multiple), weight=USUAL)
+    for size in fit_linear(crash.trials, least):
         yield propose(resize_input(size), weight=USUAL)
 
 
-def _change_layer(fqn: str | None, window: Window, crash: Crash) -> Iterator[Candidate]:
-    if fqn is not None and window.is_pool:
-        edit = Remove(title=f"take the pooling {quote(fqn)} out", module=fqn)
+def _change_layer(crash: Crash, call: ModuleCall, window: Window | None) -> Iterator[Candidate]:
+    if window is None or call.fqn is None:
+        return
+    if window.is_pool:
+        edit = Remove(title=f"take the pooling {quote(call.fqn)} out", module=call.fqn)
         yield propose(edit, weight=POSSIBLE)
-    elif fqn is not None and all(k % 2 for k in window.kernel):
+    elif all(k % 2 for k in window.kernel):
         padding = tuple(k // 2 for k in window.kernel)
-        yield propose(configure(crash, fqn, padding=padding), weight=POSSIBLE)
-
-
-# -- the least input -------------------------------------------------------------------------------
-
-
-def _find_least(crash: Crash, trials: Trials, n: int) -> tuple[int, ...] | None:
-    """The least input for which no window is larger than its map.
-
-    It is found by arithmetic where the path is known, else by trial.
-    """
-    if not crash.root_inputs or len(crash.root_inputs[0].shape) < n + 1:
-        return None
-    given = crash.root_inputs[0].shape[-n:]
-    low = _compute_least(crash, given) or max(given) + 1
-    high = low
-    while high <= LARGEST_INPUT and (fits := _fits(trials, high, given)) is not None:
-        if fits:
-            break
-        low, high = high + 1, high * 2
-    else:
-        return None
-    while low < high and trials.left > _RESERVE:
-        middle = (low + high) // 2
-        if _fits(trials, middle, given):
-            high = middle
-        else:
-            low = middle + 1
-    return (max(high, 1),) * n
-
-
-def _compute_least(crash: Crash, given: tuple[int, ...]) -> int | None:
-    call = crash.call
-    window = get_call_window(crash, call) if call is not None else None
-    if call is None or window is None:
-        return None
-    steps = list_steps(crash, call.inputs[0])
-    if steps and steps[0].before != given:
-        return None
-    chain = [*(step.window for step in steps), window]
-    sizes = range(min(given) + 1, LARGEST_INPUT + 1)
-    return next((n for n in sizes if min(apply_windows(chain, (n,) * len(given))) >= 1), None)
-
-
-def _fits(trials: Trials, pixels: int, given: tuple[int, ...]) -> bool | None:
-    """Whether no window is larger than its map with this input; None where it was not tried."""
-    outcome = trials.run([resize_input((pixels,) * len(given))])
-    if outcome is None:
-        return None
-    failure = outcome.trace.failure
-    if failure is None or failure.call is None:
-        return failure is None
-    call = outcome.trace.calls[failure.call]
-    tried = Crash(error=trials.crash.error, trace=outcome.trace, model=trials.crash.model)
-    window = get_call_window(tried, call)
-    if window is None or window.adaptive or not call.inputs:
-        return True
-    return min(window.output(call.inputs[0].shape[-len(window.kernel) :])) >= 1
-
-
-def _fit_linear(trials: Trials, least: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """A larger input with which the first Linear fits as well, by arithmetic."""
-    outcome = trials.run([resize_input(least)])
-    if outcome is None or outcome.works or outcome.trace.failure is None:
-        return []
-    crash = Crash(error=trials.crash.error, trace=outcome.trace, model=trials.crash.model)
-    layer, steps = crash.leaf, list_steps(crash, crash.inputs[0]) if crash.inputs else []
-    if not isinstance(layer, nn.Linear) or not steps:
-        return []
-    channels = crash.inputs[0].shape[-1] // max(count_elements(steps[-1].after), 1)
-    windows = [step.window for step in steps]
-    for pixels in range(least[0], LARGEST_INPUT + 1):
-        sizes = (pixels,) * len(least)
-        if channels * count_elements(apply_windows(windows, sizes)) == layer.in_features:
-            return [sizes]
-    return []
+        yield propose(configure(crash, call.fqn, padding=padding), weight=POSSIBLE)
