@@ -1,9 +1,11 @@
 """Runs the examples of causes: each is a program in a file of its own, as a user has it."""
 
+import functools
 import itertools
 import linecache
 import pathlib
 import sys
+import tempfile
 import types
 
 import torch
@@ -49,3 +51,15 @@ def explain_text(text, folder):
         return explain_program(module)
     finally:
         del sys.modules[module.__name__]
+
+
+@functools.cache
+def make_folder():
+    """One folder for the programs of a process."""
+    return tempfile.mkdtemp(prefix="cnnprobe-examples-")
+
+
+@functools.cache
+def explain_example(text):
+    """What is said of a program, found once for all tests of a process."""
+    return explain_text(text, make_folder())
