@@ -7,7 +7,6 @@ from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
 from cnnprobe.crash.elsewhere import explain_elsewhere
 from cnnprobe.crash.least_input import least_input, least_multiple
-from cnnprobe.crash.loading import explain_loading
 from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.optimizing import explain_step
@@ -71,8 +70,7 @@ def explained(crash: Crash) -> Explanation:
         if explanation.diagnosis != "unknown":
             return explanation
         verdict = (
-            explain_loading(crash)
-            or explain_scaling(crash)
+            explain_scaling(crash)
             or explain_elsewhere(crash)
             or explain_slip(crash)
             or {"backward": explain_backward, "step": explain_step}.get(crash.stage, explain_loss)(

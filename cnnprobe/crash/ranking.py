@@ -4,10 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from cnnprobe.crash import (
-    hooks,
-    operations,
-    placing,
-    sequences,
     strangers,
     structure,
     wording,
@@ -32,13 +28,9 @@ _RESERVE = 4  # forwards kept for a second fault
 _MOST_ARRIVED = 8  # tensors that an explanation shows
 # Rooms that are no causes yet, with their priors.
 _ROOMS = (
-    (hooks, 1300),
     (wording, 1200),
     (structure, 1100),
-    (placing, 1000),
     (strangers, 900),
-    (sequences, 500),
-    (operations, 300),
 )
 
 

@@ -276,7 +276,11 @@ def is_plausible(crash: Crash, outcome: Outcome) -> bool:
 def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
     """The Linear that was called last, if no other layer with weights came after it."""
     for call in reversed(outcome.trace.calls):
-        module = crash.modules.get(call.fqn) if call.fqn is not None else None
-        if module is not None and not module._modules and module._parameters:
+        if call.fqn is None:
+            continue
+        module = crash.modules.get(call.fqn)
+        if module is None:  # the edits registered it
+            return None
+        if not module._modules and module._parameters:
             return module if isinstance(module, nn.Linear) else None
     return None

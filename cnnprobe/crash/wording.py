@@ -252,7 +252,7 @@ def _other_rank(crash: Crash, written: str, x: Tensor, *, wanted: int, source: s
                 given,
                 lambda t: t[None],
                 "{x}.unsqueeze(0)",
-                title="add the batch axis: x.unsqueeze(0)",
+                title="add the batch dimension: x.unsqueeze(0)",
             )
         )
     missing = bool(edits)

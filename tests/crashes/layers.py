@@ -251,21 +251,7 @@ def functional_poolings_of_a_small_input(fixed):
     return FunctionalPools(), (images(size=8 if fixed else 4),)
 
 
-@crashes("shape-mismatch", "lstm", repair="transpose(1, 2)")
-def lstm_given_features_and_time_swapped(fixed):
-    class Series(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(6, 4, batch_first=True)
-
-        def forward(self, x):
-            return self.lstm(x)[0]
-
-    x = torch.randn(2, 6, 50)
-    return Series(), (x.transpose(1, 2) if fixed else x,)
-
-
-@crashes("shape-mismatch", "rnn", repair="batch_first=True")
+@crashes("hidden-state-shape", "rnn", repair="batch_first=True")
 def hidden_state_for_the_other_batch_axis(fixed):
     class Carried(nn.Module):
         def __init__(self):
@@ -278,7 +264,7 @@ def hidden_state_for_the_other_batch_axis(fixed):
     return Carried(), (torch.randn(3, 5, 6),)
 
 
-@crashes("shape-mismatch", "attention", repair="embed_dim=12")
+@crashes("sequence-features", "attention", repair="embed_dim=12")
 def attention_of_another_width(fixed):
     class Attending(nn.Module):
         def __init__(self):
@@ -289,14 +275,6 @@ def attention_of_another_width(fixed):
             return self.attention(x, x, x)[0]
 
     return Attending(), (torch.randn(2, 5, 12),)
-
-
-@crashes("missing-batch", "3", repair="unsqueeze(0)")
-def one_image_without_a_batch(fixed):
-    x = torch.randn(3, 16, 16)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)), (
-        x[None] if fixed else x,
-    )
 
 
 @crashes("linear-in-features", "3", repair="nn.AdaptiveAvgPool2d(1)")
@@ -324,7 +302,7 @@ class Tokens(nn.Module):
         return self.head(self.encoder(x)[:, 0])
 
 
-@crashes("shape-mismatch", "encoder", repair="transpose(1, 2)")
+@crashes("sequence-features", "encoder", repair="transpose(1, 2)")
 def tokens_without_transpose(fixed):
     return Tokens(fixed), (images(),)
 

@@ -13,12 +13,6 @@ def small():
 
 
 @crashes("input-dtype", "0", repair="x.float()")
-def image_of_bytes(fixed):
-    x = torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
-    return small(), (x.float() if fixed else x,)
-
-
-@crashes("input-dtype", "0", repair="x.float()")
 def input_of_doubles(fixed):
     x = torch.randn(2, 3, 8, 8)
     return small(), (x if fixed else x.double(),)
@@ -64,21 +58,6 @@ def input_on_another_device(fixed):
     return nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (
         torch.randn(2, 4, device="cpu" if fixed else "meta"),
     )
-
-
-class Masked(nn.Module):
-    def __init__(self, fixed):
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-        self.scale = torch.ones(4, device="cpu" if fixed else "meta")
-
-    def forward(self, x):
-        return self.fc(x) * self.scale
-
-
-@crashes("device-mismatch", "", repair="register_buffer", on_meta=False)
-def tensor_that_is_no_buffer(fixed):
-    return Masked(fixed), (torch.randn(2, 4),)
 
 
 class Positions(nn.Module):

@@ -114,65 +114,6 @@ def inputs(): return torch.randn(2, 5, 16),
 )
 
 post(
-    "einsum",
-    "shape-mismatch",
-    "",
-    repair="(5, 8, 4)",
-    old="        self.w = nn.Parameter(torch.randn(7, 8, 4))",
-    new="        self.w = nn.Parameter(torch.randn(5, 8, 4))",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(7, 8, 4))
-    def forward(self, x):
-        return torch.einsum("bnd,ndk->bnk", x, self.w)
-def inputs(): return torch.randn(2, 5, 8),
-""",
-)
-
-post(
-    "split",
-    "shape-mismatch",
-    "",
-    repair="out_features=32",
-    old="        self.enc = nn.Linear(20, 30)",
-    new="        self.enc = nn.Linear(20, 32)",
-    source="""
-class VAE(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.enc = nn.Linear(20, 30)
-        self.dec = nn.Linear(16, 20)
-    def forward(self, x):
-        mu, logvar = torch.split(self.enc(x), [16, 16], dim=1)
-        z = mu + torch.randn_like(mu) * (0.5 * logvar).exp()
-        return self.dec(z)
-Net = VAE
-def inputs(): return torch.randn(4, 20),
-""",
-)
-
-post(
-    "interp3d",
-    "shape-mismatch",
-    "",
-    repair="mode='linear'",
-    old='        return F.interpolate(y, scale_factor=2, mode="bilinear")',
-    new='        return F.interpolate(y, scale_factor=2, mode="linear")',
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Conv1d(4, 8, 3, padding=1)
-    def forward(self, x):
-        y = self.fc(x)
-        return F.interpolate(y, scale_factor=2, mode="bilinear")
-def inputs(): return torch.randn(2, 4, 10),
-""",
-)
-
-post(
     "siamese",
     "residual-mismatch",
     "",
@@ -190,27 +131,6 @@ class Siamese(nn.Module):
         return torch.sigmoid(self.fc(d))
 Net = Siamese
 def inputs(): return torch.randn(2, 1, 28, 28), torch.randn(2, 1, 32, 32)
-""",
-)
-
-post(
-    "leaf_inplace",
-    "inplace-autograd",
-    "",
-    repair="torch.no_grad()",
-    old="        self.scale += 0.1",
-    new="        with torch.no_grad():\n            self.scale += 0.1",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(4))
-        self.fc = nn.Linear(4, 2)
-    def forward(self, x):
-        self.scale += 0.1
-        return self.fc(x * self.scale)
-def run(model):
-    model(torch.randn(3, 4)).sum().backward()
 """,
 )
 
@@ -250,27 +170,6 @@ class Net(nn.Module):
         return self.head(x[:, 0])
 
 def inputs(): return torch.randn(2, 3, 32, 32),
-""",
-)
-
-post(
-    "list_layers_dev",
-    "device-mismatch",
-    "",
-    repair="nn.ModuleList",
-    old="        self.heads = [nn.Linear(8, 2) for _ in range(3)]",
-    new="        self.heads = nn.ModuleList([nn.Linear(8, 2) for _ in range(3)])",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Linear(4, 8)
-        self.heads = [nn.Linear(8, 2) for _ in range(3)]
-    def forward(self, x):
-        h = self.body(x)
-        return [head(h) for head in self.heads]
-def make(): return Net().to("meta")
-def inputs(): return torch.randn(2, 4, device="meta"),
 """,
 )
 

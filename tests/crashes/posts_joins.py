@@ -86,29 +86,6 @@ def inputs(): return torch.randn(1, 3, 50, 50),
 )
 
 post(
-    "batch_hidden",
-    "shape-mismatch",
-    "lstm",
-    repair="x.size(0)",
-    old="        h = torch.zeros(1, self.batch_size, 20)\n        c = torch.zeros(1, self.batch_size, 20)",
-    new="        h = torch.zeros(1, x.size(0), 20)\n        c = torch.zeros(1, x.size(0), 20)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.batch_size = 32
-        self.lstm = nn.LSTM(12, 20, batch_first=True)
-        self.fc = nn.Linear(20, 1)
-    def forward(self, x):
-        h = torch.zeros(1, self.batch_size, 20)
-        c = torch.zeros(1, self.batch_size, 20)
-        out, _ = self.lstm(x, (h, c))
-        return self.fc(out[:, -1])
-def inputs(): return torch.randn(7, 5, 12),
-""",
-)
-
-post(
     "noncontig",
     "noncontiguous-view",
     "",
@@ -127,27 +104,6 @@ class Net(nn.Module):
         f = F.relu(self.conv(x))
         c = self.cls(f).permute(0, 2, 3, 1)
         return c.view(c.size(0), -1, self.classes)
-def inputs(): return torch.randn(2, 3, 8, 8),
-""",
-)
-
-post(
-    "double_inside",
-    "dtype-mismatch",
-    "",
-    repair="self.mean",
-    old="        self.mean = torch.from_numpy(np.array([0.5, 0.4, 0.3])).view(1, 3, 1, 1)",
-    new="        self.mean = torch.from_numpy(np.array([0.5, 0.4, 0.3])).float().view(1, 3, 1, 1)",
-    source="""
-import numpy as np
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mean = torch.from_numpy(np.array([0.5, 0.4, 0.3])).view(1, 3, 1, 1)
-        self.conv = nn.Conv2d(3, 4, 3)
-    def forward(self, x):
-        x = x - self.mean
-        return self.conv(x)
 def inputs(): return torch.randn(2, 3, 8, 8),
 """,
 )

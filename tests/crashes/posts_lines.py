@@ -176,48 +176,8 @@ def inputs(): return torch.randn(2, 3, 8, 8),
 )
 
 post(
-    "hook_of_a_recurrent_layer",
-    "broken-hook",
-    "lstm",
-    repair="use output[0] in the hook 'save'",
-    old='kept["lstm"] = output.detach()',
-    new='kept["lstm"] = output[0].detach()',
-    source="""
-kept = {}
-def save(module, args, output): kept["lstm"] = output.detach()
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.fc = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
-        self.lstm.register_forward_hook(save)
-    def forward(self, x): return self.fc(self.lstm(x)[0][:, -1])
-def inputs(): return torch.randn(2, 5, 3),
-""",
-)
-
-post(
-    "hook_that_returns",
-    "broken-hook",
-    "conv",
-    repair="let the hook 'grab'",
-    old="    return output.flatten(1)",
-    new="    output.flatten(1)",
-    source="""
-def grab(module, args, output):
-    return output.flatten(1)
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 2)
-        self.conv.register_forward_hook(grab)
-    def forward(self, x): return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
-def inputs(): return torch.randn(2, 3, 8, 8),
-""",
-)
-
-post(
     "hook_of_other_arguments",
-    "broken-hook",
+    "broken-forward-hook",
     "conv",
     repair="write def grab(module, args, output)",
     old="def grab(output):",
@@ -238,7 +198,7 @@ def inputs(): return torch.randn(2, 3, 8, 8),
 
 post(
     "state_for_a_full_batch",
-    "shape-mismatch",
+    "hidden-state-shape",
     "lstm",
     repair="call 'lstm' without a state",
     old="self.lstm(x, (self.h0, self.c0))",

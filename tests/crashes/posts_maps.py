@@ -154,44 +154,6 @@ def inputs(): return torch.randn(2, 3, 16, 16),
 )
 
 post(
-    "einsum_of_a_map",
-    "shape-mismatch",
-    "",
-    repair="flatten what comes from 'v' (Conv2d) first: x.flatten(2)",
-    old="v = self.v(x)",
-    new="v = self.v(x).flatten(2)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.k, self.v = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
-    def forward(self, x):
-        a = self.k(x).flatten(2).softmax(-1)
-        v = self.v(x)
-        return torch.einsum("bkn,bcn->bkc", a, v)
-def inputs(): return torch.randn(2, 3, 8, 8),
-""",
-)
-
-post(
-    "interpolation_to_a_whole_shape",
-    "shape-mismatch",
-    "",
-    repair="size=x.shape[-2:]",
-    old="size=x.shape[1:]",
-    new="size=x.shape[2:]",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.out = nn.Conv2d(3, 2, 3, 2, 1)
-    def forward(self, x):
-        return F.interpolate(self.out(x), size=x.shape[1:], mode="bilinear")
-def inputs(): return torch.randn(2, 3, 16, 16),
-""",
-)
-
-post(
     "positions_of_another_image",
     "parameter-size",
     "",

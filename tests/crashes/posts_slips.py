@@ -119,25 +119,6 @@ def inputs(): return torch.randn(1, 3, 26, 26),
 """,
 )
 
-post(
-    "backbone_too_narrow_for_its_encoder",
-    "shape-mismatch",
-    "enc",
-    repair="set out_channels=32 in 'body.0'",
-    old="nn.Conv2d(3, 16, 3, 4, 1)",
-    new="nn.Conv2d(3, 32, 3, 4, 1)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.ReLU())
-        self.enc = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 32, batch_first=True), 1)
-        self.fc = nn.Linear(32, 4)
-    def forward(self, x): return self.fc(self.enc(self.body(x).flatten(2).transpose(1, 2)).mean(1))
-def inputs(): return torch.randn(2, 3, 16, 16),
-""",
-)
-
 LINEAR = """
 class Net(nn.Module):
     def __init__(self):

@@ -130,28 +130,6 @@ def run(model):
 )
 
 post(
-    "load_state",
-    "state-mismatch",
-    "fc",
-    repair="fc.weight is (100, 8) there and (10, 8) here",
-    old="    other = Net(100)",
-    new="    other = Net(10)",
-    source="""
-class Net(nn.Module):
-    def __init__(self, c=10):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.fc = nn.Linear(8, c)
-    def forward(self, x):
-        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
-
-def run(model):
-    other = Net(100)
-    model.load_state_dict(other.state_dict())
-""",
-)
-
-post(
     "seg_mask4d",
     "target-shape",
     None,
@@ -325,24 +303,6 @@ def run(model):
     pred = model(torch.randn(4, 8)).argmax(1).float()
     loss = F.mse_loss(pred, y.float())
     loss.backward()
-""",
-)
-
-post(
-    "checkpoint_of_other_classes",
-    "state-mismatch",
-    "fc",
-    repair="out_features=100 in 'fc'; put another layer in its place after loading",
-    old="model.load_state_dict(Net(100).state_dict())",
-    new="model.load_state_dict(Net(10).state_dict())",
-    source="""
-class Net(nn.Module):
-    def __init__(self, classes=10):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, classes)
-    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
-def run(model):
-    model.load_state_dict(Net(100).state_dict())
 """,
 )
 

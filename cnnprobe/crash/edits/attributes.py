@@ -109,10 +109,11 @@ class SetAttribute(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterLayers(Edit):
-    """Make the plain list or dict of layers at an attribute one that .to() and parameters() see, on a device."""
+    """Register the layers in the plain list or dict at an attribute, as they would be then."""
 
     name: str
-    device: str
+    device: str | None = None
+    dtype: torch.dtype | None = None
 
     def apply(self, twin: ModelCopy) -> None:
         """Make it."""
@@ -120,7 +121,8 @@ class RegisterLayers(Edit):
         hidden = module.__dict__[self.name]
         layers = nn.ModuleDict(hidden) if isinstance(hidden, dict) else nn.ModuleList(hidden)
         del module.__dict__[self.name]
-        module._modules[self.name] = copy.deepcopy(layers).to_empty(device=self.device)
+        layers = copy.deepcopy(layers).to(self.dtype)
+        module._modules[self.name] = layers.to_empty(device=self.device) if self.device else layers
 
         def put_back() -> None:
             del module._modules[self.name]

@@ -15,7 +15,11 @@ from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.inputs import ChangeInput, ChangeTensor
 from cnnprobe.crash.edits.layers import Insert, Reconfigure
 from cnnprobe.crash.facts.words import quote, shorten
-from cnnprobe.trace import TensorInfo
+from cnnprobe.crash.model_copy import Rewriting
+from cnnprobe.operations import find, find_signature
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+_NONE = 99  # the position of an argument that is given by name alone
 
 
 def adapt_call(
@@ -91,6 +95,55 @@ def configure(crash: Crash, fqn: str, **changes: Any) -> Reconfigure:
         code=texts,
         module=fqn,
         changes=changes,
+    )
+
+
+def rewrite_call(
+    crash: Crash,
+    call: ModuleCall,
+    function: Rewriting,
+    *,
+    title: str,
+    code: str = "",
+    keyword: tuple[str, Any, int] | None = None,
+) -> Rewrite:
+    """Do something else in place of a recorded call of a function; {place} is its line."""
+    return Rewrite(
+        title=title.format(place=shorten(call.source)),
+        code=code,
+        module=crash.find_module_above(call.parent),
+        kind=call.kind,
+        source=call.source,
+        function=function,
+        keyword=keyword,
+    )
+
+
+def set_argument(
+    crash: Crash, call: ModuleCall, name: str, value: Any, *, title: str = "", code: str = ""
+) -> Edit:
+    """Another value for an argument of a recorded call, by its name in the catalogue.
+
+    Of a layer, it is a setting of its constructor.
+    """
+    if call.fqn is not None:
+        return configure(crash, call.fqn, **{name: value})
+    signature = find_signature(call.kind)
+    names = signature.names if signature is not None else ()
+    position = names.index(name) if name in names else _NONE
+
+    def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) > position:
+            return func(*args[:position], value, *args[position + 1 :], **kwargs)
+        return func(*args, **{**kwargs, name: value})
+
+    return rewrite_call(
+        crash,
+        call,
+        rewrite,
+        title=title or f"use {name}={value!r} at {{place}}",
+        code=code or f"{name}={value!r}",
+        keyword=None if code else (name, value, position),
     )
 
 
@@ -206,10 +259,13 @@ def is_root_input(crash: Crash, info: TensorInfo) -> bool:
     lineage = list(crash.walk_back(info))
     if not lineage or not any(crash.is_input(t) for t in lineage[-1][1].inputs):
         return False
-    return all(
-        not _has_weights(crash, call.fqn) and call.kind not in ("torch.cat", "torch.stack")
-        for _, call in lineage
-    )
+    return all(not _has_weights(crash, call.fqn) and not is_join(call) for _, call in lineage)
+
+
+def is_join(call: ModuleCall) -> bool:
+    """Whether a recorded call joins tensors: torch.cat, torch.stack."""
+    operation = find(call)
+    return operation is not None and operation.effect == "joins"
 
 
 def _has_weights(crash: Crash, fqn: str | None) -> bool:

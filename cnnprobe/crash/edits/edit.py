@@ -42,7 +42,7 @@ def write_diff(crash: Crash, edits: Sequence[Edit]) -> str:
     return write_changes(lambda: [c for edit in edits for c in edit.write(crash, edits)])
 
 
-def refill(registry: Any, content: Mapping[str, Any]) -> None:
+def refill(registry: Any, content: Mapping[Any, Any]) -> None:
     """Put content in the place of what a registry holds."""
     registry.clear()
     registry.update(content)

@@ -55,8 +55,10 @@ def get_tensor(call: ModuleCall, position: int, name: str) -> TensorInfo | None:
 
 
 def read_argument(call: ModuleCall, name: str) -> Any:
-    """A plain argument of a recorded function, by torch's name for it; None: not given."""
-    return get_argument(call, _find_position(call, name), name)
+    """A plain argument of a recorded function, by torch's name for it, or its default."""
+    found = get_argument(call, _find_position(call, name), name)
+    signature = find_signature(call.kind)
+    return signature.defaults.get(name) if found is None and signature else found
 
 
 def read_tensor(call: ModuleCall, name: str) -> TensorInfo | None:

@@ -1,0 +1,1 @@
+"""Arguments of functions: splits, einsum, interpolation, writing in place."""

@@ -1,0 +1,94 @@
+"""A parameter, or an input that requires grad, that is written to in place."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import rewrite_call
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.operations import is_writing
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            self.fc.weight.clamp_(-1, 1)
+            return self.fc(x)
+
+
+    model, args = Net(), (torch.randn(3, 4),)
+    """,
+    old="self.fc.weight.clamp_",
+    new="self.fc.weight.data.clamp_",
+    blames="fc",
+    repair="with torch.no_grad():",
+)
+
+
+@cause(
+    code="CP064",
+    name="leaf-written-in-place",
+    family="inplace-autograd",
+    prior=294,
+    examples=EXAMPLE,
+)
+def leaf_written_in_place(crash: Crash) -> Iterator[Suspect]:
+    """A leaf that requires grad is written to in place while autograd records.
+
+    Why it happens: the gradient of a leaf is kept on the leaf itself, so that autograd has no
+    place for what it was before.
+    What to do: put `with torch.no_grad():` around the line, or compute a new tensor.
+    Known exceptions: none.
+    Source: torch docs, Autograd mechanics, "In-place operations with autograd".
+    """
+    call = crash.call
+    if call is None or call.fqn is not None or not crash.inputs or not torch.is_grad_enabled():
+        return
+    x = crash.inputs[0]
+    is_leaf = isinstance(x.source, str) or crash.is_input(x)
+    if not x.requires_grad or not is_leaf or not is_writing(call.kind):
+        return
+
+    def run_without_grad(
+        func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with torch.no_grad():
+            return func(*args, **kwargs)
+
+    def write_to_copy(
+        func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        first = args[0].clone() if isinstance(args[0], Tensor) else args[0]
+        return func(first, *args[1:], **kwargs)
+
+    wrap = rewrite_call(
+        crash,
+        call,
+        run_without_grad,
+        title="put 'with torch.no_grad():' around {place}",
+        code="with torch.no_grad():",
+    )
+    copy = rewrite_call(
+        crash,
+        call,
+        write_to_copy,
+        title="compute a new tensor at {place} instead of writing in place",
+        code="x.clone()",
+    )
+    what = f"the parameter '{x.source}'" if isinstance(x.source, str) else "the input"
+    yield Suspect(
+        module=crash.owner_of_parameter(x.source) if isinstance(x.source, str) else crash.owner,
+        message=f"{crash.describe_call(call)} writes in place to {what}, a leaf that requires "
+        "grad, while autograd records",
+        arithmetic=f"{what} {x.shape} requires_grad=True",
+        candidates=(propose(wrap, weight=STRONG), propose(copy)),
+        weight=STRONG,
+    )

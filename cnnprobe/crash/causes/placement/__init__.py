@@ -1,0 +1,1 @@
+"""Devices, dtypes and the batch of what a model is given."""

@@ -1,0 +1,169 @@
+"""Tensors or layers on another device than the rest."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import Move
+from cnnprobe.crash.edits.build import adapt_call, change_input, is_root_input
+from cnnprobe.crash.facts.placement import (
+    describe_hidden,
+    find_usual,
+    list_hidden_layers,
+    list_own,
+    move,
+    register_hidden,
+)
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+NO_BUFFER = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.scale = torch.ones(4)
+
+        def forward(self, x):
+            return self.fc(x) * self.scale
+
+
+    model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
+    """,
+    old="self.scale = torch.ones(4)",
+    new='self.register_buffer("scale", torch.ones(4))',
+    blames="",
+    repair="register it: self.register_buffer('scale', ...)",
+    on_meta=False,
+)
+IN_A_LIST = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+            self.heads = [nn.Linear(8, 2) for _ in range(3)]
+
+        def forward(self, x):
+            h = self.body(x)
+            return [head(h) for head in self.heads]
+
+
+    model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
+    """,
+    old="[nn.Linear(8, 2) for _ in range(3)]",
+    new="nn.ModuleList([nn.Linear(8, 2) for _ in range(3)])",
+    blames="",
+    repair="self.heads = nn.ModuleList(...)",
+    on_meta=False,
+)
+
+
+@cause(code="CP065", name="device-mismatch", prior=1000, examples=(NO_BUFFER, IN_A_LIST))
+def device_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """A tensor or a layer is on another device than what it is computed with.
+
+    Why it happens: the input was not moved; or model.to(device) has left behind what it does not
+    know: plain tensors, layers in a plain list, tensors that the forward makes.
+    What to do: move the input, register tensors as buffers and layers in nn.ModuleList, and make
+    tensors with device=x.device.
+    Known exceptions: a tensor without dims on the CPU fits every device.
+    Source: torch.nn.Module.to and torch.nn.Module.register_buffer.
+    """
+    call = crash.call
+    if call is None or not call.inputs:
+        return
+    own = {name: str(t.device) for name, t in list_own(crash).items()}
+    arrived = [t.device for t in call.inputs if t.shape]
+    if len({*arrived, *own.values()}) < 2:
+        return
+    usual = find_usual([p.device for p in crash.trace.parameters], arrived)
+    strange = next((device for device in own.values() if device != usual), None)
+    if strange is not None:
+        yield _explain_layer(crash, call.fqn or "", strange, usual)
+        return
+    for position, info in enumerate(call.inputs):
+        if info.device != usual and info.shape:
+            yield _explain_tensor(crash, call, position, usual)
+            return
+
+
+def _explain_layer(crash: Crash, fqn: str, device: str, usual: str) -> Suspect:
+    title = f"move {quote(fqn)} to {usual}: model.to({usual!r})"
+    edit = Move(title=title, code=f".to({usual!r})", module=fqn, device=usual)
+    given = ", ".join(t.device for t in crash.root_inputs)
+    return Suspect(
+        module=fqn,
+        message=f"{describe_module(crash, fqn)} is on {device}, the rest of the model on {usual}",
+        arithmetic=f"{quote(fqn)}: {device}; the input: {given}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _explain_tensor(crash: Crash, call: ModuleCall, position: int, usual: str) -> Suspect:
+    info = call.inputs[position]
+    attribute = crash.find_attribute(info)
+    if isinstance(info.source, str):
+        owner = crash.owner_of_parameter(info.source)
+        return _explain_layer(crash, owner, info.device, usual)
+    found = (
+        _explain_attribute(crash, info, usual, position)
+        if attribute is not None
+        else _explain_input(crash, call, info, usual)
+        or _explain_hidden(crash, info, usual)
+        or _explain_made(crash, info, usual, position)
+    )
+    pairs = (f"{t.shape} on {t.device} from {crash.describe_origin(t)}" for t in call.inputs[:4])
+    return replace(found, arithmetic="; ".join(pairs), weight=STRONG)
+
+
+def _explain_attribute(crash: Crash, info: TensorInfo, usual: str, position: int) -> Suspect:
+    owner, name = crash.find_attribute(info) or ("", "")
+    title = f"register it: self.register_buffer({name!r}, ...), so that it moves with the model"
+    code = f"{{x}}.to({usual!r})"
+    edit = adapt_call(crash, lambda t: move(t, usual), code, position=position)
+    return Suspect(
+        module=owner,
+        message=f"the tensor '{name}' of {describe_module(crash, owner)} is no buffer, "
+        f"so .to() left it on {info.device}",
+        candidates=(propose(replace(edit, title=title), weight=STRONG),),
+    )
+
+
+def _explain_input(crash: Crash, call: ModuleCall, info: TensorInfo, usual: str) -> Suspect | None:
+    if not crash.is_input(info) and not is_root_input(crash, info):
+        return None
+    blamed = call.fqn if call.fqn is not None else crash.owner
+    title, code = f"move the input: x = x.to({usual!r})", f"{{x}}.to({usual!r})"
+    edit = change_input(lambda t: move(t, usual), code, every=True, title=title)
+    return Suspect(
+        module=blamed,
+        message=f"the input is on {info.device}, {describe_module(crash, blamed)} on {usual}",
+        candidates=(propose(edit, weight=STRONG),),
+    )
+
+
+def _explain_hidden(crash: Crash, info: TensorInfo, usual: str) -> Suspect | None:
+    hidden = list_hidden_layers(crash, lambda t: str(t.device) != usual, info)
+    if not hidden:
+        return None
+    return Suspect(
+        module=hidden[0].owner,
+        message=f"{describe_hidden(crash, hidden)}, so .to() left them on {info.device}",
+        candidates=(register_hidden(hidden, device=usual),),
+    )
+
+
+def _explain_made(crash: Crash, info: TensorInfo, usual: str, position: int) -> Suspect:
+    edit = adapt_call(crash, lambda t: move(t, usual), f"{{x}}.to({usual!r})", position=position)
+    title = f"make it where the input is: device=x.device, or .to({usual!r})"
+    return Suspect(
+        module=crash.owner,
+        message=f"a tensor from {crash.describe_origin(info)} is on {info.device}, "
+        f"the model on {usual}",
+        candidates=(propose(replace(edit, title=title), weight=STRONG),),
+    )

@@ -1,0 +1,197 @@
+"""Layers, parameters or tensors of another dtype than the rest of the model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import Move, SetAttribute
+from cnnprobe.crash.edits.build import adapt_call
+from cnnprobe.crash.facts.placement import (
+    OddTensor,
+    describe_hidden,
+    find_odd_dtype,
+    find_usual_dtype,
+    list_hidden_layers,
+    register_hidden,
+    spell_cast,
+)
+from cnnprobe.crash.facts.words import is_floating, quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+CONSTANT = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64).view(1, 3, 1, 1)
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x - self.mean)
+
+
+    model, args = Net(), (torch.randn(2, 3, 8, 8),)
+    """,
+    old="dtype=torch.float64",
+    new="dtype=torch.float32",
+    blames="",
+    repair="make 'self.mean' of the model (Net) float32",
+    on_meta=False,
+)
+IN_LISTS = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 8)
+            self.necks = [nn.Linear(8, 8), nn.Linear(8, 8)]
+            self.heads = [nn.Linear(8, 2), nn.Linear(8, 2)]
+
+        def forward(self, x):
+            h = self.body(x)
+            return [head(neck(h)) for neck, head in zip(self.necks, self.heads)]
+
+
+    model, args = Net().double(), (torch.randn(2, 4).double(),)
+    """,
+    old="Net().double(), (torch.randn(2, 4).double(),)",
+    new="Net(), (torch.randn(2, 4),)",
+    blames="",
+    repair="self.necks = nn.ModuleList(...)",
+    on_meta=False,
+)
+
+
+@cause(code="CP066", name="dtype-mismatch", prior=998, examples=(CONSTANT, IN_LISTS))
+def dtype_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """Tensors of two dtypes meet in an operation that computes in one.
+
+    Why it happens: a layer, a constant or a cast on the way has another dtype; numpy makes
+    float64, and .half() or .double() passes by what is not registered.
+    What to do: bring the odd one to the dtype of the rest, or compute under torch.autocast.
+    Known exceptions: element by element operations promote to the wider dtype.
+    Source: torch docs, Tensor Attributes, "type promotion".
+    """
+    odd, call = find_odd_dtype(crash), crash.call
+    if odd is None or call is None:
+        return
+    usual = find_usual_dtype(crash, odd.wanted, outside=call.fqn or "")
+    if call.fqn is not None and odd.wanted != usual and is_floating(odd.info.dtype):
+        yield _explain_layer(crash, odd, usual)
+    elif call.fqn is None and isinstance(odd.info.source, str):
+        yield _explain_parameter(crash, call, odd.info, odd.wanted)
+    elif not crash.is_input(odd.info):
+        yield from _explain_tensor(crash, odd)
+
+
+def _explain_layer(crash: Crash, odd: OddTensor, usual: str) -> Suspect:
+    fqn, wanted, dtype = odd.module, odd.wanted, getattr(torch, usual)
+    title = f"bring {quote(fqn)} to {usual}: .to(torch.{usual})"
+    edit = Move(title=title, code=f".to(torch.{usual})", module=fqn, dtype=dtype)
+    cast = adapt_call(crash, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})")
+    return Suspect(
+        module=fqn,
+        message=f"{describe_module(crash, fqn)} has {wanted} weights, the rest of the model "
+        f"{usual}",
+        arithmetic=f"expected {wanted}, got {odd.info.dtype} {odd.info.shape}",
+        candidates=(propose(edit, weight=STRONG), propose(cast)),
+        weight=STRONG,
+    )
+
+
+def _explain_parameter(crash: Crash, call: ModuleCall, info: TensorInfo, wanted: str) -> Suspect:
+    owner = crash.owner_of_parameter(str(info.source))
+    title, code = f"bring {quote(owner)} to {wanted}", f".to(torch.{wanted})"
+    edit = Move(title=title, code=code, module=owner, dtype=getattr(torch, wanted))
+    return Suspect(
+        module=owner,
+        message=f"the parameter '{info.source}' is {info.dtype}, the rest of the model {wanted}",
+        arithmetic=", ".join(t.dtype for t in call.inputs),
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
+    """Layers in a list, a constant that was mixed in, or a cast on the way."""
+    x, dtype = odd.info, getattr(torch, odd.wanted)
+    hidden = list_hidden_layers(crash, lambda t: t.dtype != dtype, x)
+    if hidden:
+        yield Suspect(
+            module=hidden[0].owner,
+            message=f"{describe_hidden(crash, hidden)}, so .to() left them in {x.dtype}",
+            arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
+            candidates=(register_hidden(hidden, dtype=dtype),),
+            weight=STRONG + 1,
+        )
+        return
+    yield from _explain_mixed(crash, x, dtype)
+    casts = (
+        call
+        for _, call in crash.walk_back(x)
+        if call.outputs and call.inputs and call.outputs[0].dtype != call.inputs[0].dtype
+    )
+    cast = next(casts, None)
+    weight = STRONG if cast is not None else USUAL
+    made = f"; {crash.describe_call(cast)} made it {x.dtype}" if cast is not None else ""
+    edit = adapt_call(crash, lambda t: t.to(dtype), spell_cast(odd.wanted), position=odd.position)
+    yield Suspect(
+        module=odd.module,
+        message=f"{describe_module(crash, odd.module)} computes in {odd.wanted} but got {x.dtype} "
+        f"(from {crash.describe_origin(x)}){made}",
+        arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
+        candidates=(propose(edit, weight=weight),),
+        weight=weight,
+    )
+
+
+def _explain_mixed(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Iterator[Suspect]:
+    """A parameter, buffer or attribute that has drawn what was computed to its dtype."""
+    found = _find_mixed(crash, x)
+    if found is None:
+        return
+    call, mixed, owner, name = found
+    short = str(dtype).removeprefix("torch.")
+    what = f"'self.{name}' of {describe_module(crash, owner)}"
+    edit = SetAttribute(
+        title=f"make {what} {short}: .to(torch.{short})",
+        code=f".to(torch.{short})",
+        module=owner,
+        name=name,
+        value=lambda module: _cast(getattr(module, name), dtype),
+    )
+    user = crash.describe_call(crash.call) if crash.call is not None else "the call"
+    yield Suspect(
+        module=owner,
+        message=f"{what} is {mixed.dtype}, so {crash.describe_call(call)} gives {x.dtype}",
+        arithmetic=f"'self.{name}' {mixed.shape} {mixed.dtype}; {user} computes in {short}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG + 1,
+    )
+
+
+def _find_mixed(crash: Crash, x: TensorInfo) -> tuple[ModuleCall, TensorInfo, str, str] | None:
+    """The call that mixed it in, the tensor, and the module and attribute that hold it."""
+    for _, call in crash.walk_back(x):
+        if not call.outputs or all(t.dtype == x.dtype for t in call.inputs):
+            continue
+        mixed = next((t for t in call.inputs if t.dtype == x.dtype), None)
+        if mixed is None:
+            return None
+        if isinstance(mixed.source, str):
+            owner, _, name = mixed.source.rpartition(".")
+            return call, mixed, owner, name
+        found = crash.find_attribute(mixed)
+        return None if found is None else (call, mixed, *found)
+    return None
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Any:
+    cast = value.detach().to(dtype)
+    is_parameter = isinstance(value, nn.Parameter)
+    return nn.Parameter(cast, requires_grad=value.requires_grad) if is_parameter else cast

@@ -1,0 +1,78 @@
+"""An input of another dtype than the model computes in."""
+
+from collections.abc import Iterator
+
+import torch
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import change_input, change_tensor, is_root_input
+from cnnprobe.crash.facts.placement import (
+    BY_INDEX,
+    find_odd_dtype,
+    find_usual_dtype,
+    list_own,
+    spell_cast,
+)
+from cnnprobe.crash.facts.words import is_floating
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+BYTES = Example(
+    """
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    args = (torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8),)
+    """,
+    old="dtype=torch.uint8),)",
+    new="dtype=torch.uint8).float() / 255,)",
+    blames="0",
+    repair="x.float()",
+)
+
+
+@cause(code="CP067", name="input-dtype", prior=999, examples=BYTES)
+def input_dtype(crash: Crash) -> Iterator[Suspect]:
+    """The input has another dtype than the layers compute in.
+
+    Why it happens: numpy arrays are float64 and images uint8, while parameters are float32.
+    What to do: pass x.float(), and scale bytes by / 255.
+    Known exceptions: an embedding looks integers up, and expects them.
+    Source: torch docs, Tensor Attributes, "torch.dtype".
+    """
+    odd, call = find_odd_dtype(crash), crash.call
+    if odd is None or call is None:
+        yield from _explain_integers(crash)
+        return
+    usual = find_usual_dtype(crash, odd.wanted, outside=call.fqn or "")
+    if call.fqn is not None and odd.wanted != usual and is_floating(odd.info.dtype):
+        return  # it is the layer that is odd
+    x, root = odd.info, crash.find_root(odd.info)
+    if root is None or root.dtype != x.dtype or not is_root_input(crash, x):
+        return
+    dtype = getattr(torch, odd.wanted)
+    edit = change_tensor(crash, x, lambda t: t.to(dtype), spell_cast(odd.wanted))
+    is_image = x.dtype == "uint8"
+    yield Suspect(
+        module=odd.module,
+        message=f"the input is {x.dtype}, but {describe_module(crash, odd.module)} computes in "
+        f"{odd.wanted}" + ("; scale the bytes of an image too, by / 255" if is_image else ""),
+        arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _explain_integers(crash: Crash) -> Iterator[Suspect]:
+    """Integers where no layer looks anything up."""
+    x, call = next(iter(crash.root_inputs), None), crash.call
+    if x is None or call is None or not call.inputs or isinstance(crash.leaf, BY_INDEX):
+        return
+    is_integer = not is_floating(x.dtype) and not x.dtype.startswith("complex")
+    if not is_integer or is_floating(call.inputs[0].dtype) or list_own(crash):
+        return
+    yield Suspect(
+        module=call.fqn if call.fqn is not None else crash.owner,
+        message=f"the input is {x.dtype}, but {crash.describe_call(call)} expects floating-point "
+        "numbers",
+        arithmetic=f"got {x.dtype} {x.shape}",
+        candidates=(propose(change_input(lambda t: t.float(), "{x}.float()")),),
+    )

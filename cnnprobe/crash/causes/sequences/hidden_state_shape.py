@@ -1,0 +1,106 @@
+"""A hidden state of another shape than the sequence asks for."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.calls import KeepFirst
+from cnnprobe.crash.facts.batches import correct_batches
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.trace import TensorInfo
+
+FIXED_BATCH = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(12, 20, batch_first=True)
+            self.fc = nn.Linear(20, 4)
+
+        def forward(self, x):
+            h0 = torch.zeros(1, 32, 20)
+            out, _ = self.lstm(x, (h0, h0))
+            return self.fc(out[:, -1])
+
+
+    model, args = Net(), (torch.randn(7, 5, 12),)
+    """,
+    old="torch.zeros(1, 32, 20)",
+    new="torch.zeros(1, x.size(0), 20)",
+    blames="lstm",
+    repair="use x.size(0) instead of 32",
+)
+
+
+@cause(
+    code="CP059",
+    name="hidden-state-shape",
+    family="shape-mismatch",
+    prior=498,
+    examples=FIXED_BATCH,
+)
+def hidden_state_shape(crash: Crash) -> Iterator[Suspect]:
+    """The hidden state of a recurrent layer does not fit its input.
+
+    Why it happens: it was made for a fixed batch size, and the last batch is smaller; or the
+    batch is another dim, as batch_first moves that of the input and not that of the state.
+    What to do: make it as torch.zeros(layers, x.size(0), hidden), or leave it out.
+    Known exceptions: none.
+    Source: torch.nn.LSTM, "batch_first ... does not apply to hidden or cell states".
+    """
+    layer, call = crash.leaf, crash.call
+    if call is None or call.fqn is None or not isinstance(layer, nn.RNNBase):
+        return
+    if len(crash.inputs) < 2 or len(crash.inputs[0].shape) not in (2, 3):
+        return
+    if crash.inputs[0].shape[-1] == layer.input_size:
+        yield _explain(crash, call.fqn, layer, crash.inputs)
+
+
+def _explain(crash: Crash, fqn: str, layer: nn.RNNBase, inputs: tuple[TensorInfo, ...]) -> Suspect:
+    x, hidden = inputs[0], inputs[1]
+    batch = x.shape[0 if layer.batch_first else 1]
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    wanted = (rows, batch, layer.proj_size or layer.hidden_size)
+    said = f"(layers x directions, batch, hidden) = {wanted}"
+    return Suspect(
+        module=fqn,
+        message=f"{describe_module(crash, fqn)} with batch_first={layer.batch_first} expects a "
+        f"hidden state of {wanted} for {x.shape} but got {hidden.shape}",
+        arithmetic=f"{said}, arrived {hidden.shape} from {_describe_origin(crash, hidden)}",
+        candidates=tuple(_mend(crash, fqn, layer, batch)),
+        weight=STRONG,
+    )
+
+
+def _describe_origin(crash: Crash, hidden: TensorInfo) -> str:
+    kept = crash.find_attribute(hidden) if hidden.source is None else None
+    if kept is None:
+        return crash.describe_origin(hidden)
+    return f"the attribute {kept[1]!r} of {describe_module(crash, kept[0])}"
+
+
+def _mend(crash: Crash, fqn: str, layer: nn.RNNBase, batch: int) -> Iterator[Candidate]:
+    yield propose(configure(crash, fqn, batch_first=not layer.batch_first))
+    given = crash.inputs[1].shape
+    if len(given) != 3 or given[1] == batch:
+        return
+    states = [t for t in crash.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
+    edits = correct_batches(crash, states, given[1], batch)
+    if edits:
+        yield propose(*edits, weight=STRONG)
+    if all(_is_kept_zeros(crash, t) for t in states):
+        title = f"call {quote(fqn)} without a state: it starts from zeros of the right size then"
+        yield propose(KeepFirst(title=title, module=fqn), weight=STRONG)
+
+
+def _is_kept_zeros(crash: Crash, info: TensorInfo) -> bool:
+    """Whether a tensor is an attribute of a module, made of zeros."""
+    kept = crash.find_attribute(info) if info.source is None else None
+    value = crash.modules[kept[0]].__dict__[kept[1]] if kept is not None else None
+    return isinstance(value, torch.Tensor) and not value.is_meta and not bool(value.any())

@@ -1,0 +1,165 @@
+"""Sequences of another number of features than a recurrent layer or an attention was built for."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import adapt_call, configure
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
+from cnnprobe.trace import TensorInfo
+
+SWAPPED = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(6, 8, batch_first=True)
+
+        def forward(self, x):
+            out, _ = self.lstm(x)
+            return out[:, -1]
+
+
+    model, args = Net(), (torch.randn(3, 6, 50),)
+    """,
+    old="self.lstm(x)",
+    new="self.lstm(x.transpose(1, 2))",
+    blames="lstm",
+    repair="x.transpose(1, 2)",
+)
+TOO_NARROW = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 16, 4, stride=4)
+            layer = nn.TransformerEncoderLayer(32, 4, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x):
+            return self.encoder(self.patches(x).flatten(2).transpose(1, 2))
+
+
+    model, args = Net(), (torch.randn(2, 3, 16, 16),)
+    """,
+    old="nn.Conv2d(3, 16, 4, stride=4)",
+    new="nn.Conv2d(3, 32, 4, stride=4)",
+    blames="encoder",
+    repair="out_channels=32 in 'patches'",
+)
+
+
+@cause(
+    code="CP058",
+    name="sequence-features",
+    family="shape-mismatch",
+    prior=500,
+    examples=(SWAPPED, TOO_NARROW),
+)
+def sequence_features(crash: Crash) -> Iterator[Suspect]:
+    """A recurrent layer or an attention gets sequences of another number of features.
+
+    Why it happens: the layer before it makes another number, or the dims are (batch, features,
+    time), as a convolution has them, where (batch, time, features) are expected.
+    What to do: transpose the last two dims, or build the layer with the features that arrive.
+    Known exceptions: none.
+    Source: torch.nn.LSTM and torch.nn.MultiheadAttention, "Inputs".
+    """
+    layer, call = crash.leaf, crash.call
+    if call is None or call.fqn is None or not crash.inputs or not crash.inputs[0].shape:
+        return
+    x = crash.inputs[0]
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase) and len(x.shape) > 1:
+        yield from _explain_recurrent(crash, call.fqn, layer, x)
+    elif isinstance(layer, nn.MultiheadAttention) and x.shape[-1] != layer.embed_dim:
+        yield _explain_attention(crash, call.fqn, layer, x)
+
+
+def _explain_recurrent(
+    crash: Crash, fqn: str, layer: nn.RNNBase | nn.RNNCellBase, x: TensorInfo
+) -> Iterator[Suspect]:
+    wanted, rank = layer.input_size, len(x.shape)
+    said = f"{describe_module(crash, fqn)} expects"
+    if rank > 3:
+        edit = adapt_call(crash, lambda t: t.flatten(2), "{x}.flatten(2)")
+        yield Suspect(
+            module=fqn,
+            message=f"{said} sequences of {wanted} features (3 dims) but got {rank} dims",
+            arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
+            candidates=(propose(edit, weight=POSSIBLE),),
+        )
+    elif x.shape[-1] != wanted:
+        candidates = list(_transpose(crash, fqn, x, wanted))
+        if isinstance(layer, nn.RNNBase):
+            candidates.append(propose(configure(crash, fqn, input_size=x.shape[-1])))
+        yield Suspect(
+            module=fqn,
+            message=f"{said} {wanted} features but got {x.shape[-1]} "
+            f"(from {crash.describe_origin(x)})",
+            arithmetic=f"input_size {wanted}, arrived {x.shape}",
+            candidates=tuple(candidates),
+            weight=STRONG,
+        )
+
+
+def _explain_attention(
+    crash: Crash, fqn: str, layer: nn.MultiheadAttention, x: TensorInfo
+) -> Suspect:
+    wanted, got = layer.embed_dim, x.shape[-1]
+    candidates = list(_transpose(crash, fqn, x, wanted))
+    if got % layer.num_heads == 0:
+        candidates.append(propose(configure(crash, fqn, embed_dim=got)))
+    candidates += _widen_maker(crash, x, wanted)
+    return Suspect(
+        module=crash.find_container(fqn),
+        message=f"{describe_module(crash, fqn)} expects {wanted} features but got {got} "
+        f"(from {crash.describe_origin(x)})",
+        arithmetic=f"embed_dim {wanted}, arrived {x.shape}",
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _transpose(crash: Crash, fqn: str, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
+    """The features stand in the middle."""
+    if len(x.shape) != 3 or x.shape[1] != wanted:
+        return
+    code, is_alone = "{x}.transpose(1, 2)", crash.find_container(fqn) == fqn
+    edit: Edit = adapt_call(crash, lambda t: t.transpose(1, 2), code)
+    if is_alone and isinstance(crash.leaf, nn.MultiheadAttention):  # query, key and value
+        edit = Exchange(
+            title=f"pass x.transpose(1, 2) to {quote(fqn)}", code=code, module=fqn, layer=_Turned
+        )
+    yield propose(edit, weight=STRONG)
+
+
+class _Turned(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.inner(*map(_turn, args), **{name: _turn(v) for name, v in kwargs.items()})
+
+
+def _turn(value: object) -> object:
+    is_sequence = isinstance(value, torch.Tensor) and value.dim() == 3
+    return value.transpose(1, 2) if is_sequence else value  # type: ignore[attr-defined]
+
+
+def _widen_maker(crash: Crash, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
+    """The layer that makes the features, with as many as are wanted."""
+    for _, call in crash.walk_back(x):
+        made, fqn = crash.modules.get(call.fqn or ""), call.fqn or ""
+        if isinstance(made, nn.modules.conv._ConvNd) and made.out_channels == x.shape[-1]:
+            yield propose(configure(crash, fqn, out_channels=wanted))
+        elif isinstance(made, nn.Linear) and made.out_features == x.shape[-1]:
+            yield propose(configure(crash, fqn, out_features=wanted))
+        if made is not None and made._parameters:
+            return

@@ -1,0 +1,248 @@
+"""A state_dict that does not fit its model."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Reconfigure
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.facts.loading import Loading, Renaming, read_loading
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.recorder.inventory import class_of, named_modules
+
+_MOST_NAMED = 4
+_CHANNELS = ("out_channels", "in_channels")
+# The arguments that the sizes of a layer's weight stand for. Source: the pages of torch.nn.
+_SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("out_features", "in_features"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CHANNELS),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("num_features",)),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+}
+
+OTHER_HEAD = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
+            self.body = nn.Linear(8, 16)
+            self.fc = nn.Linear(16, classes)
+
+        def forward(self, x):
+            return self.fc(self.body(x))
+
+
+    model = Net(5)
+
+
+    def run(model):
+        model.load_state_dict(Net(100).state_dict())
+    """,
+    old="model = Net(5)",
+    new="model = Net(100)",
+    blames="fc",
+    repair="out_features=100 in 'fc'",
+)
+PREFIX = Example(
+    """
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
+
+
+    def run(model):
+        state = nn.DataParallel(model).state_dict()
+        model.load_state_dict(state)
+    """,
+    old="nn.DataParallel(model).state_dict()",
+    new="nn.DataParallel(model).module.state_dict()",
+    blames=None,
+    repair="n.removeprefix('module.')",
+)
+
+
+NESTED = Example(
+    """
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
+
+
+    def run(model):
+        checkpoint = {"epoch": 3, "model": model.state_dict()}
+        model.load_state_dict(checkpoint)
+    """,
+    old="load_state_dict(checkpoint)",
+    new='load_state_dict(checkpoint["model"])',
+    blames=None,
+    repair="load what stands under 'model'",
+)
+
+
+@cause(
+    code="CP069",
+    name="state-mismatch",
+    stage="around",
+    prior=900,
+    examples=(OTHER_HEAD, PREFIX, NESTED),
+)
+def state_mismatch(crash: Crash) -> Iterator[Suspect]:
+    """A state_dict does not fit the model that it is loaded into.
+
+    Why it happens: it was saved from a model with other classes or widths; from a wrapper, which
+    puts a prefix before each name; or it stands inside of a checkpoint with other things.
+    What to do: build the model as it was, rename the entries, or load the part that is meant.
+    Known exceptions: strict=False forgives missing and surplus names, and no other shapes.
+    Source: torch.nn.Module.load_state_dict.
+    """
+    found = read_loading(crash.error)
+    if found is None:
+        return
+    model, given = found
+    state, steps = _unwrap(given, model)
+    if state is None:
+        yield _refuse(model, given)
+        return
+    loading = Loading(model, state)
+    if loading.renaming is not None:
+        steps.append(_rename(loading.renaming))
+    yield _explain(crash, loading, loading.rename(), steps)
+
+
+def _unwrap(given: Any, model: nn.Module) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """The state in what was loaded, and the steps to it."""
+    if isinstance(given, nn.Module):
+        return given.state_dict(), ["load its state_dict()"]
+    if not isinstance(given, Mapping):
+        return None, []
+    if set(given) & set(model.state_dict()):
+        return given, []
+    inner = {key: value for key, value in given.items() if _is_state(value)}
+    if inner:
+        key = max(inner, key=lambda name: len(inner[name]))
+        return inner[key], [f"load what stands under {key!r}: state[{key!r}]"]
+    return (given if _is_state(given) else None), []
+
+
+def _is_state(value: Any) -> bool:
+    """Whether something holds tensors by their names."""
+    is_named = isinstance(value, Mapping) and bool(value) and all(isinstance(k, str) for k in value)
+    return is_named and any(isinstance(each, Tensor) for each in value.values())
+
+
+def _refuse(model: nn.Module, given: Any) -> Suspect:
+    """No state of a model."""
+    kind = f"a {type(given).__name__}"
+    if isinstance(given, Mapping):
+        kind = f"a dict with {_list_names(list(map(str, given)))}"
+        is_optimizers = {"state", "param_groups"} <= set(given)
+        kind = "the state of an optimizer" if is_optimizers else kind
+    return Suspect(
+        module=None,
+        message=f"{class_of(model).__name__} got {kind} instead of a state_dict: names with their "
+        "tensors",
+        candidates=(propose(Advice(title="load what model.state_dict() gave when it was saved")),),
+        weight=STRONG,
+        raised_in="load_state_dict",
+    )
+
+
+def _rename(renaming: Renaming) -> str:
+    return f"rename its entries: {{{renaming.code}: v for n, v in state.items()}}"
+
+
+def _list_names(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:_MOST_NAMED])) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
+def _explain(crash: Crash, given: Loading, renamed: Loading, steps: list[str]) -> Suspect:
+    model, own = given.model, given.own
+    fqn = next((name for name, module in crash.modules.items() if module is model), None)
+    module = None
+    if renamed.resized and fqn is not None:
+        module = ".".join(filter(None, [fqn, renamed.resized[0].rpartition(".")[0]]))
+    kind = class_of(model).__name__
+    return Suspect(
+        module=module,
+        message=f"the state_dict does not fit {kind}: "
+        + ("; ".join(_list_differences(given, renamed)) or "it stands inside of what was loaded"),
+        arithmetic=f"{len(own)} entries here, {len(given.state)} there, "
+        f"{len(renamed.resized)} of another shape",
+        candidates=tuple(_mend(renamed, steps)),
+        weight=STRONG,
+        raised_in="load_state_dict",
+    )
+
+
+def _list_differences(given: Loading, renamed: Loading) -> Iterator[str]:
+    if given.renaming is not None:
+        how = "lack" if given.renaming.adds else "have"
+        yield f"its names {how} the prefix {given.renaming.prefix!r}"
+    for name in renamed.resized[:_MOST_NAMED]:
+        there, here = tuple(renamed.state[name].shape), tuple(renamed.own[name].shape)
+        yield f"{name} is {there} there and {here} here"
+    for names, said in ((renamed.missing, "it lacks"), (renamed.surplus, "the model lacks")):
+        if names:
+            count = "1 name" if len(names) == 1 else f"{len(names)} names"
+            yield f"{said} {count} ({_list_names(names)})"
+
+
+def _mend(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
+    """As it was built when the state was saved; else what fits, where that is most of it."""
+    total, fits = len(loading.own), len(loading.fitting)
+    if not loading.resized and not loading.missing and not loading.surplus:
+        yield _check(steps, "every entry then fits", loading.loads)
+        return
+    if loading.resized:
+        yield from _rebuild(loading, steps)
+    if 2 * fits < total:
+        return
+    said = f"{fits} of {total} entries are loaded then"
+    partly = Loading(loading.model, loading.fitting)
+    parts = list(dict.fromkeys(repr(name.rpartition(".")[0]) for name in loading.resized))
+    kept = f"{', '.join(parts[:_MOST_NAMED])} keep{'s' * (len(parts) == 1)} fresh values"
+    title = f"leave out what is of another size, and pass strict=False: {kept}"
+    if not parts:
+        title = "pass strict=False, if what is missing is to keep its fresh values"
+    yield _check([*steps, title], said, lambda: partly.loads(strict=False), weight=USUAL)
+
+
+def _check(
+    steps: list[str], said: str, loads: Callable[[], bool], *, weight: int = STRONG
+) -> Candidate:
+    title = ", and ".join(steps)
+    return propose(Check(title=title, check=lambda: said if loads() else ""), weight=weight)
+
+
+def _rebuild(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
+    """The layers in the sizes that the state has for them."""
+    edits = _resize_layers(loading)
+    if not edits:
+        return
+    said = " and ".join(edit.title for edit in edits)
+    title = f"build the model as it was when the state was saved, with {said}"
+    if len(edits) == 1:
+        title += "; put another layer in its place after loading"
+    strict = not loading.missing and not loading.surplus
+    fits = "every entry then fits" if strict else "every shape then fits"
+    more = [] if strict else ["pass strict=False"]
+    yield _check([*steps, title, *more], fits, lambda: loading.loads(*edits, strict=strict))
+
+
+def _resize_layers(loading: Loading) -> list[Edit]:
+    """None where a shape is not among the settings of its layer."""
+    kinds: dict[str, Any] = {fqn: type(module) for fqn, module, _ in named_modules(loading.model)}
+    edits: dict[str, Edit] = {}
+    for name in loading.resized:
+        fqn, _, kind = name.rpartition(".")
+        here, there = loading.own[name].shape, loading.state[name].shape
+        names = _SETTINGS.get(kinds.get(fqn, nn.Module))
+        if names is None or len(here) != len(there):
+            return []
+        if kind == "weight":
+            changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
+            text = ", ".join(f"{what}={size}" for what, size in changes.items())
+            title = f"{text} in {quote(fqn)}"
+            edits[fqn] = Reconfigure(title=title, code=text, module=fqn, changes=changes)
+    return list(edits.values())
