@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import inspect
 import pickle
+import traceback
 
 import pytest
 import torch
@@ -504,3 +505,11 @@ def test_part_that_is_compiled_in_place_leaves_the_rest_visible():
     with torch.no_grad(), Recording(model) as recording:
         model(images())
     assert ["", "0"] == [call.fqn for call in recording.trace.calls]
+
+
+def test_traceback_of_a_crash_under_record_shows_no_frame_of_ours():
+    model = nn.Linear(4, 2)
+    with pytest.raises(RuntimeError) as caught, Recording(model):
+        torch.cat([model(torch.ones(3, 4)), torch.ones(3, 5)], dim=0)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert [__file__] == [frame.f_code.co_filename for frame in frames]

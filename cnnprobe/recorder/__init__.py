@@ -21,6 +21,7 @@ from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.inventory import FUSED, Tree, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.rows import Closed
+from cnnprobe.recorder.sources import hide_frames
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Summary, Watcher
 from cnnprobe.stats import Statistics, summarise
@@ -152,6 +153,7 @@ class Recording:
         sys.setrecursionlimit(self._limit)
         self._watcher.detach()
         self._watcher.given = ((), {})
+        hide_frames(error)
         if self._watcher.rows:  # an interrupt: the hooks that end a call were not called
             self._watcher.error = error
             self._watcher.finish_root()

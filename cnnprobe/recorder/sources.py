@@ -79,3 +79,14 @@ def _nearest(frame: FrameType | None) -> str:
 def is_ours(filename: str) -> bool:
     """Whether a file belongs to cnnprobe itself."""
     return filename.startswith(_OURS)
+
+
+def hide_frames(error: BaseException | None) -> None:
+    """Take our own frames out of a traceback, but for its first: the user looks for theirs."""
+    entry = error.__traceback__ if error is not None else None
+    while entry is not None:
+        below = entry.tb_next
+        while below is not None and is_ours(below.tb_frame.f_code.co_filename):
+            below = below.tb_next
+        entry.tb_next = below
+        entry = below
