@@ -457,3 +457,34 @@ def test_command_folds_all_but_five_findings_and_tells_how_many(tmp_path):
     ).output
     assert "7 findings" in output and "2 more" in output
     assert 5 == output.count("  fix:")
+
+
+class Counting(nn.Module):
+    """Keeps the state of its recurrent layer from one batch to the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(8, 16, batch_first=True)
+        self.fc = nn.Linear(16, 3)
+        self.state = None
+
+    def forward(self, x):
+        output, state = self.rnn(x, self.state)
+        self.state = tuple(part.detach() for part in state)
+        return self.fc(output[:, -1])
+
+
+def test_state_that_is_kept_from_batch_to_batch_is_not_called_random():
+    torch.manual_seed(0)
+    batch = torch.randn(6, 5, 8), torch.arange(6) % 3
+    report = cnnprobe.diagnose(Counting(), *batch, loss_fn=nn.CrossEntropyLoss())
+    assert "eval-nondeterminism" not in [finding.rule for finding in report.findings]
+
+
+def test_tuple_that_the_standard_step_hands_to_a_stock_loss_is_the_crash_that_it_is():
+    class Two(Classifier):
+        def forward(self, x):
+            return super().forward(x), x
+
+    report = cnnprobe.diagnose(Two(), images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    assert "not-a-tensor" in (report.explanation.diagnosis, report.explanation.family)

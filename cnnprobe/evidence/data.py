@@ -142,7 +142,7 @@ class Probes:
     ] = ()  # rows of the evaluation trace whose in-place write changes what the model gives
     # kind and line of the rows whose results the model's attributes hold afterwards
     held: frozenset[tuple[str, str]] = frozenset()
-    keeps_state: bool = False  # a pass in eval mode writes to registered parameters or buffers
+    keeps_state: bool = False  # a pass in eval mode leaves something behind for the next one
     mutated: tuple[
         tuple[str, int | None], ...
     ] = ()  # inputs that the forward wrote to, and the row that did

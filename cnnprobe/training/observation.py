@@ -407,7 +407,12 @@ def _described(value: Any) -> tuple[TensorInfo, ...]:
 
 
 def _fitting(output: Any, loss_fn: Any) -> Any:
-    """What a stock loss can take of a nested output: its logits, or its first tensor."""
+    """What a stock loss can take of a nested output: its logits, or its first tensor.
+
+    A tuple stays one: the standard step hands it to the loss as it is, which then raises.
+    """
+    if isinstance(output, tuple):
+        return output
     if isinstance(output, Tensor) or (not getattr(type(loss_fn), "__module__", "").startswith("torch.") and not getattr(loss_fn, "__module__", "").startswith("torch.")):  # fmt: skip
         return output
     for name in ("logits", "out"):
