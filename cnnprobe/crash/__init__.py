@@ -7,7 +7,6 @@ from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
 from cnnprobe.crash.elsewhere import explain_elsewhere
 from cnnprobe.crash.least_input import least_input, least_multiple
-from cnnprobe.crash.loss import explain_loss
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.optimizing import explain_step
 from cnnprobe.crash.ranking import explain_crash
@@ -69,15 +68,14 @@ def explained(crash: Crash) -> Explanation:
         explanation = explain_crash(crash)
         if explanation.diagnosis != "unknown":
             return explanation
+        chain = {"backward": explain_backward, "step": explain_step}.get(crash.stage)
         verdict = (
             explain_scaling(crash)
             or explain_elsewhere(crash)
             or explain_slip(crash)
-            or {"backward": explain_backward, "step": explain_step}.get(crash.stage, explain_loss)(
-                crash
-            )
+            or (chain(crash) if chain is not None else None)
         )
-        return told(crash, crash.stage, verdict)
+        return explanation if verdict is None else told(crash, crash.stage, verdict)
 
 
 def failure_and_explanation(crash: Crash) -> tuple[Failure | None, Explanation | None]:

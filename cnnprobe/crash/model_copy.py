@@ -103,7 +103,7 @@ class ModelCopy:
 
     def run(self) -> Outcome:
         """One forward pass, neutrally observed."""
-        with _quiet(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
+        with hush(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
             if self.meta:
                 stack.enter_context(torch.device("meta"))
             if self.rewrites:
@@ -126,7 +126,7 @@ class ModelCopy:
 
     def passes(self) -> bool:
         """Whether a forward passes, without looking at it."""
-        with _quiet(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
+        with hush(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
             if self.meta:
                 stack.enter_context(torch.device("meta"))
             try:
@@ -137,7 +137,7 @@ class ModelCopy:
 
     def backward(self) -> bool:
         """Whether a forward and a backward from everything that it gives pass."""
-        with _quiet(), torch.enable_grad(), contextlib.ExitStack() as stack:
+        with hush(), torch.enable_grad(), contextlib.ExitStack() as stack:
             if self.rewrites:
                 stack.enter_context(_Rewriter(self.rewrites))
             output = self.model(*self.args, **self.kwargs)
@@ -212,7 +212,7 @@ def _rewritten(rewrite: Rewriting, func: Callable[..., Any]) -> Callable[..., An
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def hush() -> Iterator[None]:
     """What the user's forward prints and warns of was said once already."""
     with (
         warnings.catch_warnings(),

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.losses import Loss, differentiated, range_of
-from cnnprobe.crash.facts.losses import find_loss as loss_from
+from cnnprobe.crash.facts.losses import differentiated
 from cnnprobe.crash.facts.words import read_line
 from cnnprobe.explanation import Explanation, Repair
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import describe_tensor
 
-__all__ = ["Crash", "Loss", "Verdict", "differentiated", "loss_from", "range_of", "told"]
+__all__ = ["Crash", "Verdict", "differentiated", "told"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,16 @@ says what came of a trial: "tried: ...".
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, ChangeLoss, Check
-from cnnprobe.crash.facts.losses import find_loss
+from cnnprobe.crash.facts.losses import list_losses, replace_outputs
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.model_copy import ModelCopy, Outcome, copy_model
 from cnnprobe.crash.suspect import Candidate, Suspect
@@ -148,43 +150,51 @@ class Trials:
 
     def _loss(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
         """The loss with other arguments; after another forward, where an edit is of the model."""
-        found = find_loss(self.crash)
+        changes = [edit for edit in candidate.edits if isinstance(edit, ChangeLoss)]
         of_model = [edit for edit in candidate.edits if not isinstance(edit, ChangeLoss)]
-        outcome: Outcome | None = None
-        seen: list[str] = []
-        output = found.input if found is not None else None
-        if of_model:
-            meta = list_worlds(self.crash)[0]
-            copy = self._copy_model(meta=meta, grad=False)
-            outcome = self.run(of_model, copy)
-            if outcome is None:
-                return None
-            if not outcome.works or not outcome.shapes:
-                return Attempt(suspect=suspect, candidate=candidate, works=False, outcome=outcome)
-            output = _stand_in(output, outcome)
-            seen.append(_describe_forward(outcome))
-        if found is None or not isinstance(output, Tensor):
+        losses = list_losses(self.crash)
+        loss = changes[0].loss if changes else losses[-1] if losses else None
+        if loss is None:
             return None
+        outcome: Outcome | None = None
+        outputs: dict[str, Any] = {}
+        if of_model:
+            outcome = self._run_for_loss(of_model)
+            if outcome is None or not outcome.works:
+                return None
+            outputs = replace_outputs(loss, self.crash, outcome)
+            if not outputs:
+                return None
+        said = _describe_forward(outcome) + "; the loss" if outcome is not None else "the loss"
         try:
-            value = found.call(output, [e for e in candidate.edits if isinstance(e, ChangeLoss)])
+            value = loss.call(changes, outputs)
         except Exception as error:  # it does not mend it: the sentence says so
-            said = f"{type(error).__name__} is raised then"
             return Attempt(
-                suspect=suspect, candidate=candidate, works=False, said=said, outcome=outcome
+                suspect=suspect,
+                candidate=candidate,
+                works=False,
+                said=f"{type(error).__name__} is raised then",
+                outcome=outcome,
             )
-        seen.append(
-            "the loss takes it" if of_model else f"the loss passes and gives {_show(value)}"
-        )
-        if of_model and outcome is not None and outcome.output is not None and meta:
-            seen.append("on meta, by shapes alone")
+        values = [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+        is_reduced = loss.arguments.get("reduction") != "none"
         return Attempt(
             suspect=suspect,
             candidate=candidate,
             works=True,
-            is_plausible=value.numel() == 1,
-            said="; ".join(seen),
+            is_plausible=all(t.numel() == 1 for t in values) or not is_reduced,
+            said=f"{said} passes and gives {', '.join(map(_show, values[:3])) or value}"
+            + _mention_meta(outcome),
             outcome=outcome,
         )
+
+    def _run_for_loss(self, edits: Sequence[Edit]) -> Outcome | None:
+        """The forward with edits in the first world where it passes."""
+        for meta in list_worlds(self.crash):
+            outcome = self.run(edits, self._copy_model(meta=meta, grad=False))
+            if outcome is not None and outcome.works:
+                return outcome
+        return None
 
     def _backward(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
         """Forward and backward on a real copy."""
@@ -210,19 +220,17 @@ def _describe_forward(outcome: Outcome) -> str:
     return f"the forward passes and gives {gives or 'no tensor'}"
 
 
+def _mention_meta(outcome: Outcome | None) -> str:
+    leaves = tree_leaves(outcome.output) if outcome is not None else []
+    is_meta = any(isinstance(t, Tensor) and t.is_meta for t in leaves)
+    return "; on meta, by shapes alone" if is_meta else ""
+
+
 def _show(value: Tensor) -> str:
     """A loss in words: its value, or its shape where it is not one number."""
     if value.numel() == 1 and not value.is_meta:
         return f"{float(value):.4g}"
     return f"a tensor of shape {tuple(value.shape)}"
-
-
-def _stand_in(like: object, outcome: Outcome) -> object:
-    """What a copy gave; where it gave shapes alone, the first real value in that shape."""
-    output = outcome.output
-    if not isinstance(output, Tensor) or not output.is_meta or not isinstance(like, Tensor):
-        return output
-    return like.detach().flatten()[:1].expand(output.shape)
 
 
 def list_worlds(crash: Crash) -> tuple[bool, ...]:

@@ -1,17 +1,23 @@
 """Changes outside of the model: other arguments of the loss, what is tried by itself, and advice."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from cnnprobe.crash.edits.edit import Edit
 
 
+def _keep(output: Any, targets: Any) -> tuple[Any, Any]:
+    return output, targets
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChangeLoss(Edit):
-    """Give the loss another output or other targets, or take another loss."""
+    """Give the loss another output, other targets or other options, or take another loss."""
 
-    function: Callable[[Any, Any], tuple[Any, Any]]  # of output and targets
+    loss: Any  # the Loss that is called again
+    function: Callable[[Any, Any], tuple[Any, Any]] = _keep  # of output and targets
+    options: Mapping[str, Any] = field(default_factory=dict)
     other: str = ""  # name of another function of torch.nn.functional
 
 

@@ -162,11 +162,11 @@ def walk_expression(error: BaseException) -> list[ast.AST]:
     They are nodes of the tree of the whole file, with its line numbers. Do not change them.
     """
     frames = find_frames(error)
-    node = _find_expression(frames[-1]) if frames else None
+    node = find_expression(frames[-1]) if frames else None
     return [] if node is None else list(ast.walk(node))
 
 
-def _find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
+def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
     """The smallest node that holds what a frame was at, and ends with it.
 
     Python gives a call of a method in a chain over several lines the place of its name alone.

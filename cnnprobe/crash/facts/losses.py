@@ -1,108 +1,257 @@
-"""The loss that raised, read from the frames that hold its arguments, and the tensor that was differentiated."""
+"""The losses that raised, as calls that can be made again, and the tensor that was differentiated."""
 
+import inspect
+import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
+from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import ChangeLoss
+from cnnprobe.crash.facts.channels import refit_channels
 from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.own_losses import find_own_call
+from cnnprobe.crash.model_copy import Outcome, hush
 
-_OPTIONS = ("weight", "ignore_index", "label_smoothing", "var")
-BY_CLASS = {
-    "CrossEntropyLoss": "cross_entropy", "NLLLoss": "nll_loss", "NLLLoss2d": "nll_loss", "BCELoss": "binary_cross_entropy",
-    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits", "MSELoss": "mse_loss", "L1Loss": "l1_loss", "SmoothL1Loss": "smooth_l1_loss",
-    "HuberLoss": "huber_loss", "GaussianNLLLoss": "gaussian_nll_loss", "PoissonNLLLoss": "poisson_nll_loss", "KLDivLoss": "kl_div",
-    "MultiMarginLoss": "multi_margin_loss",
-}  # fmt: skip
 _FUNCTIONAL, _LOSSES = "torch/nn/functional.py", "torch/nn/modules/loss.py"
+_COMPARED = ("input1", "input2", "x1", "x2", "anchor", "positive", "negative")  # as torch has them
+_TARGETS = ("target", "targets")
+_STRICT = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "multilabel_margin_loss")
+
+Change = Callable[[Any, Any], tuple[Any, Any]]  # of output and targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A call of a loss function: its name as torch has it, and its arguments by name."""
+    """A call of a loss that raised, which can be made again."""
 
-    name: str
-    module: nn.Module | None
+    name: str  # of torch's operation; "" where the loss is the user's own
+    shown: str  # as the user knows it: nn.MSELoss, F.mse_loss, FocalLoss
+    function: Callable[..., Any]
     arguments: Mapping[str, Any]
+    names: tuple[str, str]  # of the arguments that are the output and the targets; "": none
+    outer: "Loss | None" = None  # the user's own loss that called it
 
     @property
     def input(self) -> Any:
-        """The first argument: the model's output, as a rule."""
-        return next(
-            (
-                self.arguments[name]
-                for name in ("input", "x1", "input1", "anchor", "log_probs")
-                if name in self.arguments
-            ),
-            None,
-        )
+        """The model's output, as a rule."""
+        return self.arguments.get(self.names[0])
 
     @property
     def target(self) -> Any:
-        """The target."""
-        return next(
-            (self.arguments[name] for name in ("target", "targets") if name in self.arguments), None
-        )
-
-    def call(self, output: Tensor, changes: Sequence[ChangeLoss] = ()) -> Tensor:
-        """The loss of an output, with other arguments; raises what the loss raises."""
-        x, target, name = output.detach(), self.target, BY_CLASS.get(self.name, self.name)
-        if isinstance(target, Tensor):
-            target = target.detach()
-        for change in changes:
-            x, target = change.function(x, target)
-            name = change.other or name
-        with torch.no_grad():
-            is_own = BY_CLASS.get(type(self.module).__name__) == name
-            if self.module is not None and is_own and name != "gaussian_nll_loss":
-                return self.module(x, target)  # type: ignore[no-any-return]
-            options = {k: self.arguments[k] for k in _OPTIONS if k in self.arguments}
-            if name.startswith("binary"):
-                options.pop("ignore_index", None)
-            return getattr(F, name)(x, target, **options)  # type: ignore[no-any-return]
+        """The targets."""
+        return self.arguments.get(self.names[1])
 
     @property
-    def shown(self) -> str:
-        """As the user knows it."""
-        return f"nn.{type(self.module).__name__}" if self.module is not None else f"F.{self.name}"
+    def is_own(self) -> bool:
+        """Whether it is a function of the user's, so that nothing is known of what it expects."""
+        return not self.name
 
+    @property
+    def takes_classes(self) -> bool:
+        """Whether its targets are class indices."""
+        info = operations.find_function(self.name) if self.name else None
+        return info is not None and "classes" in info.traits
 
-def find_loss(crash: Crash) -> Loss | None:
-    """The loss that raised: from the frames, else from what the caller knows."""
-    found = loss_of(crash.error)
-    if found is None and crash.loss_fn is not None:
-        module = crash.loss_fn if isinstance(crash.loss_fn, nn.Module) else None
-        name = (
-            type(module).__name__
-            if module is not None
-            else getattr(crash.loss_fn, "__name__", "loss")
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether it compares output and targets value by value."""
+        info = operations.find_function(self.name) if self.name else None
+        if info is None or info.traits & {"classes", "product"}:
+            return False
+        return info.signature.names[:2] == ("input", "target")
+
+    @property
+    def needs_one_shape(self) -> bool:
+        """Whether output and targets differ in shape, and it does not broadcast them."""
+        if not self.is_elementwise or self.input.shape == self.target.shape:
+            return False
+        return self.name in _STRICT or not is_broadcast(self.input.shape, self.target.shape)
+
+    @property
+    def compared(self) -> list[Tensor]:
+        """The outputs that it compares with each other, where it is such a loss."""
+        found = [self.arguments[name] for name in _COMPARED if name in self.arguments]
+        return found if all(isinstance(t, Tensor) for t in found) else []
+
+    def change(
+        self,
+        code: str,
+        function: Change,
+        *,
+        title: str = "",
+        other: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> ChangeLoss:
+        """An edit that gives it something else: "pass targets.long()"."""
+        return ChangeLoss(
+            title=title or f"pass {code}",
+            code=code,
+            function=function,
+            other=other,
+            options=options or {},
+            loss=self,
         )
-        arguments = {"input": crash.output, "target": crash.targets}
-        found = Loss(name=name, module=module, arguments=arguments)
-    return found
+
+    def call(self, changes: Iterable[ChangeLoss] = (), outputs: Mapping[str, Any] = {}) -> Any:
+        """The loss with other arguments; raises what the loss raises."""
+        given = {**self.arguments, **outputs}
+        options: dict[str, Any] = {}
+        other, (name, target_name) = "", self.names
+        for change in changes:
+            x, target = change.function(_detach(given[name]), _detach(given.get(target_name)))
+            given |= {name: x} | ({target_name: target} if target_name else {})
+            options |= change.options
+            other = change.other or other
+        if self.outer is not None and not options and not other and self._is_handed_on():
+            renamed = dict(
+                zip(self.outer.names, (given[name], given.get(target_name)), strict=True)
+            )
+            return self.outer.call((), renamed)
+        function = getattr(F, other) if other else self.function
+        if other:
+            known = inspect.signature(function).parameters
+            given = {key: value for key, value in given.items() if key in known}
+        with torch.no_grad(), hush():
+            return function(**tree_map(_detach, {**given, **options}))
+
+    def _is_handed_on(self) -> bool:
+        """Whether the user's own loss has given it output and targets as they arrived."""
+        if self.outer is None:
+            return False
+        pairs = ((self.input, self.outer.input), (self.target, self.outer.target))
+        return all(a is b or _describe(a) == _describe(b) for a, b in pairs)
 
 
-def loss_of(error: BaseException) -> Loss | None:
-    """The call of a loss that raised, read from torch's own frames."""
+def _detach(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _describe(value: Any) -> Any:
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
+
+
+def is_broadcast(a: torch.Size, b: torch.Size) -> bool:
+    """Whether two shapes broadcast."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return all(m == n or 1 in (m, n) for m, n in pairs)
+
+
+# -- finding them ----------------------------------------------------------------------------------
+
+
+def list_losses(crash: Crash) -> list[Loss]:
+    """The losses that raised: torch's, and the user's own that called it or that stands alone."""
+    call = find_own_call(crash)
+    own = Loss(name="", **vars(call)) if call is not None else None
+    found = _find_torch_loss(crash.error, own)
+    return [loss for loss in (found, own) if loss is not None]
+
+
+def _find_torch_loss(error: BaseException, own: Loss | None) -> Loss | None:
     module, found = None, None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         path, name = frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name
-        if path.endswith(_LOSSES) and isinstance(frame.f_locals.get("self"), nn.Module):
+        info = operations.find_function(name)
+        if path.endswith(_LOSSES) and name == "forward":
             module = frame.f_locals["self"]
-            arguments = {key: value for key, value in frame.f_locals.items() if key != "self"}
-            found = Loss(name=type(module).__name__, module=module, arguments=arguments)
-        elif path.endswith(_FUNCTIONAL) and (
-            "target" in frame.f_locals or "targets" in frame.f_locals or name.endswith("_loss")
-        ):
-            return Loss(name=name, module=module, arguments=dict(frame.f_locals))
+            function = module
+            info = operations.find_layer(type(module).__name__)
+        elif path.endswith(_FUNCTIONAL) and info is not None and info.family == "loss":
+            function = getattr(F, name)
+        else:
+            continue
+        names = inspect.signature(function if function is not module else module.forward).parameters
+        given = {key: frame.f_locals[key] for key in names if key in frame.f_locals}
+        found = Loss(
+            name=info.name if info is not None else "",
+            shown=_show(module, name),
+            function=function,
+            arguments=given,
+            names=(next(iter(names)), next((n for n in _TARGETS if n in names), "")),
+            outer=own,
+        )
+        if path.endswith(_FUNCTIONAL):
+            return found
     return found
+
+
+def _show(module: nn.Module | None, name: str) -> str:
+    if module is None:
+        return f"F.{name}"
+    kind = type(module)
+    return f"nn.{kind.__name__}" if kind.__module__.startswith("torch.") else kind.__name__
+
+
+# -- another output --------------------------------------------------------------------------------
+
+
+def replace_outputs(loss: Loss, crash: Crash, outcome: Outcome) -> dict[str, Any]:
+    """What a copy of the model gave, in the place of the model's outputs among the arguments.
+
+    Where the loss got something made of an output, a stand-in of the shape that it then has.
+    Nothing, where that is not known.
+    """
+    before = [t.shape for t in crash.trace.calls[0].outputs] if crash.trace.calls else []
+    after, left = list(outcome.shapes), list(range(len(before)))
+    if not isinstance(loss.input, Tensor):
+        return {loss.names[0]: outcome.output}
+    if len(before) != len(after) or not before:
+        return {}
+    given: dict[str, Any] = {}
+    for name in (loss.names[0], *_COMPARED):
+        value = loss.arguments.get(name)
+        if not isinstance(value, Tensor) or name in given:
+            continue
+        shape = tuple(value.shape)
+        i = next((i for i in left if before[i] == shape), 0)
+        left = [j for j in left if j != i or before[i] != shape]
+        derived = _derive_shape(shape, before[i], after[i])
+        if derived is None:
+            return {}
+        given[name] = _stand_in(value, derived, outcome, is_same=shape == before[i])
+    return given
+
+
+def _derive_shape(
+    shape: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """The shape of what was made of an output, were the output of another shape."""
+    if shape == before:
+        return after
+    if shape == (math.prod(before),):
+        return (math.prod(after),)
+    if before and shape == (math.prod(before[:-1]), before[-1]):
+        return (math.prod(after[:-1]), after[-1])
+    changed = [(a, b) for a, b in zip(before, after, strict=False) if a != b]
+    if len(changed) != 1 or len(before) != len(after) or shape.count(changed[0][0]) != 1:
+        return None
+    return tuple(changed[0][1] if n == changed[0][0] else n for n in shape)
+
+
+def _stand_in(like: Tensor, shape: tuple[int, ...], outcome: Outcome, *, is_same: bool) -> Tensor:
+    real = [t for t in tree_leaves(outcome.output) if isinstance(t, Tensor)]
+    found = next((t for t in real if tuple(t.shape) == shape and t.device == like.device), None)
+    if found is not None and is_same:
+        return found
+    return like.detach().flatten()[:1].expand(shape)
+
+
+def refit_head(crash: Crash, loss: Loss, wanted: int) -> list[Any]:
+    """The edits that give the output another number of classes, channels or columns."""
+    outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
+    same = [t for t in outputs if t.shape == tuple(loss.input.shape)] or list(outputs[:1])
+    return list(refit_channels(crash, same[0], wanted)) if same else []
+
+
+# -- the backward ----------------------------------------------------------------------------------
 
 
 def differentiated(crash: Crash) -> Tensor | None:
@@ -123,7 +272,5 @@ def range_of(value: Any) -> tuple[float, float] | None:
         with torch.no_grad():
             low, high = torch.aminmax(value.detach())
             return float(low), float(high)
-    except (
-        RuntimeError
-    ):  # a device whose context an earlier assertion has ended, a dtype without an order
+    except RuntimeError:  # an earlier assertion on the device, or a dtype without an order
         return None

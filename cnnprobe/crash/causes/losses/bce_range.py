@@ -1,0 +1,69 @@
+"""Logits given to a loss of probabilities."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.losses import list_losses, range_of
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+
+_ROUNDING = 1e-3  # outside of 0 to 1 by less: no logits, but rounding or an interpolation
+
+EXAMPLE = Example(
+    """
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+
+    def run(model):
+        nn.BCELoss()(model(torch.randn(5, 6)), torch.ones(5, 1)).backward()
+    """,
+    old="nn.BCELoss()",
+    new="nn.BCEWithLogitsLoss()",
+    repair="use nn.BCEWithLogitsLoss",
+)
+
+
+@cause(code="CP074", name="bce-range", stage="loss", prior=715, examples=EXAMPLE)
+def bce_range(crash: Crash) -> Iterator[Suspect]:
+    """A binary cross entropy of probabilities got values outside of 0 to 1.
+
+    Why it happens: the model ends without a sigmoid, so that its outputs are logits.
+    What to do: use nn.BCEWithLogitsLoss, or end the model with a sigmoid, not both.
+    Known exceptions: NaN is outside too; it arose before the loss.
+    Source: torch.nn.BCELoss and torch.nn.BCEWithLogitsLoss.
+    """
+    for found in list_losses(crash):
+        bounds = range_of(found.input)
+        if found.name != "binary_cross_entropy" or bounds is None:
+            continue
+        low, high = bounds
+        if low >= 0 and high <= 1:
+            continue
+        last = crash.find_last_layer()
+        maker = f"; {quote(last)} gives them, with no sigmoid after it" if last else ""
+        logits = found.change(
+            "nn.BCEWithLogitsLoss()", lambda x, t: (x, t), title="use nn.BCEWithLogitsLoss",
+            other="binary_cross_entropy_with_logits",
+        )  # fmt: skip
+        squash = found.change("torch.sigmoid(output)", lambda x, t: (torch.sigmoid(x), t))
+        clamp = found.change("output.clamp(0, 1)", lambda x, t: (x.clamp(0, 1), t))
+        given = f"but the outputs range from {low:.3g} to {high:.3g}: they are logits"
+        candidates: tuple[Candidate, ...] = (propose(logits, weight=STRONG), propose(squash))
+        if math.isnan(low):
+            given, maker, candidates = "but the output holds NaN", "", ()
+        elif low >= -_ROUNDING and high <= 1 + _ROUNDING:
+            given, maker = f"but the outputs range from {low:.6g} to {high:.6g}", ""
+            candidates = (propose(clamp, weight=STRONG), *candidates)
+        yield Suspect(
+            module=None,
+            message=f"{found.shown} expects probabilities, {given}",
+            arithmetic="valid are 0 to 1" + maker,
+            candidates=candidates,
+            weight=STRONG,
+            tensors=(found.input, found.target),
+            raised_in=found.shown,
+        )

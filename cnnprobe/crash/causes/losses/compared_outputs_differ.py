@@ -1,0 +1,83 @@
+"""Losses that compare two or three outputs with each other: outputs of different sizes."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.losses import list_losses
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image = nn.Linear(6, 8)
+            self.text = nn.Linear(5, 16)
+
+        def forward(self, image, text):
+            return self.image(image), self.text(text)
+
+
+    model = Pair()
+
+
+    def run(model):
+        a, b = model(torch.randn(3, 6), torch.randn(3, 5))
+        nn.CosineEmbeddingLoss()(a, b, torch.ones(3)).backward()
+    """,
+    old="nn.Linear(5, 16)",
+    new="nn.Linear(5, 8)",
+    blames="text",
+    repair="set out_features=8 in 'text'",
+)
+
+
+@cause(
+    code="CP077",
+    name="compared-outputs-differ",
+    stage="loss",
+    family="shape-mismatch",
+    prior=780,
+    examples=EXAMPLE,
+)
+def compared_outputs_differ(crash: Crash) -> Iterator[Suspect]:
+    """A loss compares outputs that have different shapes.
+
+    Why it happens: the encoders of a pair or a triplet end in layers of different sizes.
+    What to do: give the last layers of all of them the same number of features.
+    Known exceptions: none.
+    Source: torch.nn.CosineEmbeddingLoss and torch.nn.TripletMarginLoss, "Shape".
+    """
+    for found in list_losses(crash):
+        shapes = [tuple(t.shape) for t in found.compared]
+        if len(set(shapes)) < 2:
+            continue
+        edits = _refit_heads(crash, Counter(shapes).most_common(1)[0][0])
+        distinct = " and ".join(map(str, dict.fromkeys(shapes)))
+        yield Suspect(
+            module=edits[0].module if edits else None,
+            message=f"{found.shown} expects outputs of one shape, but got {distinct}",
+            arithmetic="; ".join(map(str, shapes)),
+            candidates=(propose(*edits),) if edits else (),
+            weight=STRONG,
+            tensors=tuple(found.compared),
+            raised_in=found.shown,
+        )
+
+
+def _refit_heads(crash: Crash, wanted: tuple[int, ...]) -> list[Edit]:
+    """The last Linear of each output of another size, as wide as the others."""
+    edits: list[Edit] = []
+    for info in crash.trace.calls[0].outputs if crash.trace.calls else ():
+        made = crash.find_producer(info)
+        fqn = made.fqn if made is not None else None
+        is_odd = info.shape[:-1] == wanted[:-1] and info.shape != wanted
+        if is_odd and fqn is not None and isinstance(crash.modules.get(fqn), nn.Linear):
+            edits.append(configure(crash, fqn, out_features=wanted[-1]))
+    return edits

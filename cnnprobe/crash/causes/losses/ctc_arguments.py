@@ -1,0 +1,137 @@
+"""CTC: a layout and lengths of its own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import ChangeLoss
+from cnnprobe.crash.facts.losses import Loss, list_losses
+from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    model = nn.LSTM(8, 5, batch_first=True)
+
+
+    def run(model):
+        log_probs = model(torch.randn(3, 12, 8))[0].log_softmax(2)
+        targets = torch.randint(1, 5, (3, 4))
+        lengths = torch.full((3,), 12), torch.full((3,), 4)
+        nn.CTCLoss()(log_probs, targets, *lengths).backward()
+    """,
+    old="nn.CTCLoss()(log_probs,",
+    new="nn.CTCLoss()(log_probs.transpose(0, 1),",
+    repair="pass log_probs.transpose(0, 1)",
+)
+_Fault = tuple[str, str, ChangeLoss | None]  # what is wrong, its numbers, what may mend it
+
+
+@cause(
+    code="CP080",
+    name="ctc-arguments",
+    stage="loss",
+    family="target-shape",
+    prior=775,
+    examples=EXAMPLE,
+)
+def ctc_arguments(crash: Crash) -> Iterator[Suspect]:
+    """A CTC loss got a layout, lengths or a blank that do not fit each other.
+
+    Why it happens: it expects log-probabilities as (T, N, C), time first; one input length and
+    one target length for each of N samples; input lengths of at most T, as they leave the model;
+    and targets as (N, S), or all in one row as long as the target lengths together.
+    What to do: transpose the output, and count the lengths on what the model gives.
+    Known exceptions: (T, C) for a single sequence.
+    Source: torch.nn.CTCLoss, "Shape".
+    """
+    for found in list_losses(crash):
+        x = found.input
+        if found.name != "ctc_loss" or not isinstance(x, Tensor) or x.dim() not in (2, 3):
+            continue
+        for message, arithmetic, change in _list_faults(found):
+            yield Suspect(
+                module=None,
+                message=f"{found.shown} {message}",
+                arithmetic=arithmetic,
+                candidates=(propose(change, weight=USUAL),) if change is not None else (),
+                weight=STRONG,
+                tensors=tuple(t for t in (x, found.target) if isinstance(t, Tensor)),
+                raised_in=found.shown,
+            )
+            break
+
+
+def _list_faults(found: Loss) -> Iterator[_Fault]:
+    """What does not fit, the most telling first."""
+    x = found.input if found.input.dim() == 3 else found.input.unsqueeze(1)
+    steps, samples, classes = x.shape
+    inputs, targets = (_read_lengths(found, f"{name}_lengths") for name in ("input", "target"))
+    shapes = f"log_probs {tuple(found.input.shape)}, targets {_shape(found.target)}"
+    counts = f"{len(inputs)} input lengths, {len(targets)} target lengths"
+    if len(inputs) == len(targets) == steps != samples:
+        code = "log_probs.transpose(0, 1)"
+        turn = found.change(code, lambda a, b: (a.transpose(0, 1), b))
+        yield (
+            "expects log_probs of shape (T, N, C), but the batch is dim 0",
+            f"{shapes}; {counts}",
+            turn,
+        )
+    for name, lengths in (("input", inputs), ("target", targets)):
+        if len(lengths) != samples:
+            full = f"torch.full(({samples},), {steps})"
+            change = _pass_lengths(found, full, torch.full((samples,), steps))
+            text = f"expects {samples} {name} lengths, one a sample, but got {len(lengths)}"
+            yield text, shapes, change if name == "input" else None
+    if inputs and max(inputs) > steps:
+        code = f"input_lengths = torch.full(({samples},), {steps})"
+        change = _pass_lengths(found, code, torch.tensor(inputs).clamp(max=steps))
+        text = f"got an input length of {max(inputs)}, but the output has {steps} steps"
+        yield text, f"{shapes}; input lengths {inputs[:8]}", change
+    yield from _judge_targets(found, targets, samples, shapes)
+    blank = found.arguments.get("blank", 0)
+    if not 0 <= blank < classes:
+        text = (
+            f"has blank={blank}, but the output has {classes} classes: valid are 0 to {classes - 1}"
+        )
+        change = found.change(
+            f"blank={classes - 1}", lambda a, b: (a, b), options={"blank": classes - 1}
+        )
+        yield text, shapes, change
+
+
+def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -> Iterator[_Fault]:
+    target = found.target
+    if not isinstance(target, Tensor) or not lengths:
+        return
+    if target.dim() == 1 and sum(lengths) != target.numel():
+        text = f"got {target.numel()} targets in one row, but target lengths that sum to {sum(lengths)}"
+        yield text, shapes, None
+    elif target.dim() == 2 and max(lengths) > target.shape[1]:
+        text = f"got a target length of {max(lengths)}, but targets of {target.shape[1]} columns"
+        width = target.shape[1]
+        clamp = found.change(
+            f"target_lengths.clamp(max={width})", lambda a, b: (a, b),
+            options={"target_lengths": torch.tensor(lengths).clamp(max=width)},
+        )  # fmt: skip
+        yield text, f"{shapes}; target lengths {lengths[:8]}", clamp
+    elif target.dim() == 2 and target.shape[0] != samples:
+        yield f"expects {samples} rows of targets, but got {target.shape[0]}", shapes, None
+
+
+def _pass_lengths(found: Loss, code: str, lengths: Tensor) -> ChangeLoss:
+    return found.change(code, lambda a, b: (a, b), options={"input_lengths": lengths})
+
+
+def _read_lengths(found: Loss, name: str) -> list[int]:
+    value: Any = found.arguments.get(name)
+    if isinstance(value, Tensor):
+        value = [] if value.is_meta else value.flatten().tolist()
+    return [int(n) for n in value] if isinstance(value, list | tuple) else []
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

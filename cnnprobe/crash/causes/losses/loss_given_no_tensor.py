@@ -1,0 +1,157 @@
+"""A loss that got a tuple, a dict or None where it expects a tensor."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.calls import Bind
+from cnnprobe.crash.facts.losses import Loss, list_losses
+from cnnprobe.crash.facts.source import (
+    drop_one_tuples,
+    find_one_tuples,
+    get_forward,
+    recompile,
+    returns_nothing,
+)
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.recorder.inventory import class_of
+
+_MOST_ENTRIES = 4
+_MAIN = re.compile(r"^\W*(logits?|out|output|outputs|pred\w*|scores?)\W*$")
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.aux, self.head = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 4)
+
+        def forward(self, x):
+            h = self.body(x).relu()
+            return {"aux": self.aux(h), "logits": self.head(h)}
+
+
+    model = Net()
+
+
+    def run(model):
+        labels = torch.tensor([0, 1, 2, 3, 1])
+        F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
+    """,
+    old="model(torch.randn(5, 6)), labels",
+    new='model(torch.randn(5, 6))["logits"], labels',
+    blames="",
+    repair="pass output['logits'] to the loss",
+)
+
+
+@cause(
+    code="CP079",
+    name="loss-given-no-tensor",
+    stage="loss",
+    family="not-a-tensor",
+    prior=790,
+    examples=EXAMPLE,
+)
+def loss_given_no_tensor(crash: Crash) -> Iterator[Suspect]:
+    """A loss got a tuple, a dict, a list or None where it expects a tensor.
+
+    Why it happens: the model returns several things, or its forward ends in a comma or without
+    return; or the targets are a list.
+    What to do: pass the entry that holds the output; make the targets a tensor.
+    Known exceptions: a loss of your own may take a dict or a tuple.
+    Source: torch.nn.CrossEntropyLoss, "Shape".
+    """
+    for found in list_losses(crash):
+        if found.compared or found.name == "ctc_loss":
+            continue
+        if not isinstance(found.input, Tensor):
+            yield _suspect_output(crash, found)
+        elif not isinstance(found.target, Tensor) and found.names[1] and not found.is_own:
+            yield _suspect_targets(found)
+
+
+def _suspect_output(crash: Crash, found: Loss) -> Suspect:
+    value, shown = found.input, type(found.input).__name__
+    comma = _find_comma(crash)
+    candidates = [_pass(found, path, entry) for path, entry in _list_entries(value)]
+    blamed, why = "", ""
+    if comma is not None:
+        blamed, line = comma
+        why = f": the trailing comma at line {line} of the forward of {quote(blamed)} makes a tuple"
+        forward = recompile(get_forward(crash.modules[blamed]), drop_one_tuples)
+        if forward is not None:
+            title = f"drop the trailing comma at line {line}"
+            drop = Bind(title=title, module=blamed, function=forward)
+            candidates = [propose(drop, weight=STRONG)]
+    elif value is None and crash.model is not None and returns_nothing(get_forward(crash.model)):
+        why = ": its forward has no return"
+    return Suspect(
+        module=blamed,
+        message=f"{found.shown} got {'' if value is None else 'a '}{shown} instead of a tensor as the"
+        f" model's output{why}",
+        arithmetic="" if value is None else "it holds " + _describe(value),
+        candidates=tuple(candidates[:_MOST_ENTRIES]),
+        weight=STRONG,
+        needs_proof=found.is_own,
+        raised_in=found.shown,
+    )
+
+
+def _find_comma(crash: Crash) -> tuple[str, int] | None:
+    """The first of the user's modules whose forward makes a tuple of one, with the line."""
+    for fqn, module in crash.modules.items():
+        if not class_of(module).__module__.startswith("torch."):
+            node = next(find_one_tuples(get_forward(module)), None)
+            if node is not None:
+                return fqn, node.lineno
+    return None
+
+
+def _list_entries(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in what a model returned, each with how it is reached."""
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = ((f"[{key!r}]", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        names = getattr(value, "_fields", None)
+        items = ((f".{names[i]}" if names else f"[{i}]", v) for i, v in enumerate(value))
+    elif hasattr(value, "__dict__"):
+        items = ((f".{name}", item) for name, item in vars(value).items())
+    return ((path, item) for path, item in items if isinstance(item, Tensor))
+
+
+def _pass(found: Loss, path: str, entry: Tensor) -> Candidate:
+    code = f"output{path}"
+    change = found.change(code, lambda _x, t: (entry.detach(), t), title=f"pass {code} to the loss")
+    return propose(change, weight=STRONG if _MAIN.search(path) else USUAL)
+
+
+def _describe(value: Any) -> str:
+    entries = [f"{path} {tuple(t.shape)}" for path, t in _list_entries(value)]
+    return ", ".join(entries[:_MOST_ENTRIES]) or f"{len(tree_leaves(value))} values"
+
+
+def _suspect_targets(found: Loss) -> Suspect:
+    targets = found.target
+
+    def convert(x: Tensor, t: Any) -> tuple[Tensor, Tensor]:
+        return x, torch.as_tensor(t).to(x.device)
+
+    code = "torch.as_tensor(targets)"
+    return Suspect(
+        module=None,
+        message=f"the targets of {found.shown} are"
+        + (f" a {type(targets).__name__}, not a tensor" if targets is not None else " None"),
+        candidates=() if targets is None else (propose(found.change(code, convert)),),
+        weight=STRONG,
+        tensors=(found.input,),
+        raised_in=found.shown,
+    )

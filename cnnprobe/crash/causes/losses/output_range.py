@@ -1,0 +1,60 @@
+"""Outputs that a loss cannot take as what they stand for: negative variances."""
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.losses import list_losses, range_of
+from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    model = nn.Linear(6, 2)
+
+
+    def run(model):
+        mean, var = model(torch.randn(8, 6)).chunk(2, dim=1)
+        nn.GaussianNLLLoss()(mean, torch.randn(8, 1), var - 5).backward()
+    """,
+    old="var - 5",
+    new="F.softplus(var - 5)",
+    repair="pass F.softplus(var)",
+)
+
+
+@cause(code="CP075", name="output-range", stage="loss", prior=705, examples=EXAMPLE)
+def output_range(crash: Crash) -> Iterator[Suspect]:
+    """A loss got a negative variance.
+
+    Why it happens: a layer gives any number, and nothing makes it positive.
+    What to do: give the variance through a softplus, or predict its logarithm and take exp().
+    Known exceptions: none.
+    Source: torch.nn.GaussianNLLLoss, "var: tensor of positive variance(s)".
+    """
+    for found in list_losses(crash):
+        var = found.arguments.get("var")
+        bounds = range_of(var)
+        if found.name != "gaussian_nll_loss" or bounds is None or bounds[0] >= 0:
+            continue
+        if not isinstance(var, Tensor):
+            continue
+        soft = found.change(
+            "F.softplus(var)", lambda x, t: (x, t), options={"var": F.softplus(var.detach())}
+        )
+        exp = found.change(
+            "var.exp()", lambda x, t: (x, t), title="pass var.exp(), if it is a log-variance",
+            options={"var": var.detach().exp()},
+        )  # fmt: skip
+        yield Suspect(
+            module=None,
+            message=f"{found.shown} expects variances that are not negative, "
+            f"but they range from {bounds[0]:.3g} to {bounds[1]:.3g}",
+            arithmetic="valid are 0 and above",
+            candidates=(propose(soft, weight=STRONG), propose(exp, weight=USUAL)),
+            weight=STRONG,
+            tensors=(found.input, found.target, var),
+            raised_in=found.shown,
+        )

@@ -1,0 +1,136 @@
+"""An output with another number of channels, columns or pixels than its targets."""
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
+from cnnprobe.crash.facts.losses import Loss, list_losses, refit_head
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+
+_MOST_TRIALS = 3
+
+WIDTH = Example(
+    """
+    class Dice(nn.Module):
+        def forward(self, logits, mask):
+            p = logits.sigmoid()
+            return 1 - 2 * (p * mask).sum() / (p.sum() + mask.sum())
+
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+
+    def run(model):
+        mask = (torch.rand(4, 3, 16, 16) > 0.5).float()
+        Dice()(model(torch.randn(4, 3, 16, 16)), mask).backward()
+    """,
+    old="nn.Conv2d(8, 2, 1)",
+    new="nn.Conv2d(8, 3, 1)",
+    blames="2",
+    repair="set out_channels=3 in '2'",
+)
+PIXELS = Example(
+    """
+    class AutoEncoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+            self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)
+
+        def forward(self, x):
+            return torch.sigmoid(self.dec(F.relu(self.enc(x))))
+
+
+    model = AutoEncoder()
+
+
+    def run(model):
+        x = torch.rand(2, 1, 28, 28)
+        F.mse_loss(model(x), x).backward()
+    """,
+    old="nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)",
+    new="nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1)",
+    blames="dec",
+    repair="set output_padding=1 in 'dec'",
+)
+
+
+@cause(
+    code="CP081",
+    name="output-size",
+    stage="loss",
+    family="target-shape",
+    prior=735,
+    examples=(WIDTH, PIXELS),
+)
+def output_size(crash: Crash) -> Iterator[Suspect]:
+    """The output has another number of channels, columns or pixels than the targets.
+
+    Why it happens: the last layer was made for another number of classes or values, or the
+    decoder does not undo the strides of the encoder exactly.
+    What to do: give the last layer as many outputs as the targets have, or set output_padding.
+    Known exceptions: none.
+    Source: torch.nn.ConvTranspose2d, output_padding; torch.nn.MSELoss, "Shape".
+    """
+    for found in list_losses(crash):
+        x, target = found.input, found.target
+        if not isinstance(x, Tensor) or not isinstance(target, Tensor):
+            continue
+        dim = _find_odd_dim(found)
+        if dim is None:
+            continue
+        candidates = tuple(_refit(crash, found, dim))
+        module = candidates[0].edits[0].module if candidates else None
+        yield Suspect(
+            module=module,
+            message=f"{found.shown} got an output of shape {tuple(x.shape)}, but targets of shape"
+            f" {tuple(target.shape)}",
+            arithmetic=f"{x.shape[dim]} against {target.shape[dim - x.dim()]} in dim {dim}",
+            candidates=candidates,
+            weight=STRONG,
+            needs_proof=found.is_own,
+            tensors=(x, target),
+            raised_in=found.shown,
+        )
+
+
+def _find_odd_dim(found: Loss) -> int | None:
+    """The first dim of the output in which it differs from the targets in size alone."""
+    x, target = tuple(found.input.shape), tuple(found.target.shape)
+    if found.takes_classes and len(target) == len(x) - 1 > 1 and target != x[:-1]:
+        target = (target[0], x[1], *target[1:])
+    is_fit = found.takes_classes and not found.target.is_floating_point()
+    if len(x) != len(target) or len(x) < 2 or x == target or x[0] != target[0]:
+        return None
+    if is_fit and x[1] != target[1]:
+        return None
+    if found.is_elementwise and not found.needs_one_shape:
+        return None
+    if sorted(x) == sorted(target):  # dims in another order
+        return None
+    return next(i for i, (a, b) in enumerate(zip(x, target, strict=True)) if a != b)
+
+
+def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
+    x, target = found.input, found.target
+    if dim == 1 or x.dim() == 3:
+        edits = refit_head(crash, found, target.shape[dim - x.dim()])
+        yield from (propose(*each) for each in [edits] if each)
+    if dim == 1:
+        return
+    sizes = tuple(target.shape[2 - x.dim() :])
+    outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
+    if outputs and outputs[0].shape == tuple(x.shape):
+        every = refit_every_upsampling(crash, outputs[0], sizes)
+        single = sorted(refit_size(crash, outputs[0], sizes), key=lambda one: -one.weight)
+        wholes = [every] if len(every) > 1 else []
+        for whole in [*wholes, *([one] for one in single)][:_MOST_TRIALS]:
+            yield propose(*(one.to_edit(crash) for one in whole), weight=STRONG)
+    code = f"F.interpolate(output, size={sizes})"
+    title = f"bring the output to the targets' size: {code}"
+    resize = found.change(code, lambda a, b: (F.interpolate(a, size=sizes), b), title=title)
+    yield propose(resize, weight=USUAL)

@@ -1,0 +1,118 @@
+"""Class weights of a loss that do not fit its output."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.losses import Loss, is_broadcast, list_losses, range_of, refit_head
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    model = nn.Linear(6, 4)
+
+
+    def run(model):
+        loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 2.0]))
+        loss(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
+    """,
+    old="2.0, 2.0]",
+    new="2.0, 2.0, 1.0]",
+    repair="give weight 4 entries, one for each class (now 3)",
+)
+
+
+@cause(
+    code="CP076",
+    name="unfit-class-weights",
+    stage="loss",
+    family="shape-mismatch",
+    prior=700,
+    examples=EXAMPLE,
+)
+def unfit_class_weights(crash: Crash) -> Iterator[Suspect]:
+    """The class weights of a loss do not fit its output in number, dtype or device.
+
+    Why it happens: they were computed for another number of classes, by numpy in float64, or
+    stayed on the CPU when the model was moved.
+    What to do: give one weight a class, in the output's dtype: weight.float().to(device).
+    Known exceptions: the weights of binary losses broadcast over the output.
+    Source: torch.nn.CrossEntropyLoss, weight; torch.nn.BCEWithLogitsLoss, pos_weight.
+    """
+    for found in list_losses(crash):
+        x = found.input
+        if not isinstance(x, Tensor) or not (found.takes_classes or found.is_elementwise):
+            continue
+        for name in ("weight", "pos_weight"):
+            weight = found.arguments.get(name)
+            if isinstance(weight, Tensor):
+                yield from _judge(crash, found, name, weight)
+
+
+def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Iterator[Suspect]:
+    x = found.input
+    classes = x.shape[1] if x.dim() > 1 else x.shape[0]
+    is_odd = weight.numel() != classes if found.takes_classes else not _fits(weight, x)
+    candidates: Iterator[Candidate] = iter(())
+    if is_odd:
+        text = f"has {weight.numel()} entries, but the output has {classes} classes"
+        candidates = _recount(crash, found, name, weight, classes)
+    elif weight.device != x.device:
+        text = f"is on {weight.device}, but the output on {x.device}"
+        candidates = _convert(found, name, f"to({str(x.device)!r})", device=x.device)
+    elif weight.dtype != x.dtype:
+        text = f"is {weight.dtype}, but the output {x.dtype}".replace("torch.", "")
+        how = "float()" if x.dtype is torch.float32 else f"to({x.dtype})"
+        candidates = _convert(found, name, how, dtype=x.dtype)
+    else:
+        return
+    yield Suspect(
+        module=None,
+        message=f"the {name} of {found.shown} {text}",
+        arithmetic=f"{name} {tuple(weight.shape)}, output {tuple(x.shape)}",
+        candidates=tuple(candidates),
+        weight=STRONG,
+        needs_proof=not is_odd,
+        tensors=(x, weight),
+        raised_in=found.shown,
+    )
+
+
+def _fits(weight: Tensor, x: Tensor) -> bool:
+    return weight.dim() <= x.dim() and is_broadcast(weight.shape, x.shape)
+
+
+def _convert(found: Loss, name: str, how: str, **to: Any) -> Iterator[Candidate]:
+    moved = found.arguments[name].detach()
+    moved = torch.ones_like(moved, **to) if moved.is_meta else moved.to(**to)
+    yield propose(found.change(f"{name}.{how}", lambda x, t: (x, t), options={name: moved}))
+
+
+def _recount(
+    crash: Crash, found: Loss, name: str, weight: Tensor, classes: int
+) -> Iterator[Candidate]:
+    """As many weights as classes, or a head with as many classes as weights."""
+    entries, ones = weight.detach().flatten(), weight.new_ones(classes)
+    if entries.numel() == classes:  # of maps: they belong to dim 1
+        size = (classes, *[1] * (found.input.dim() - 2))
+        code = f"{name}.view{size}"
+        reshaped = entries.reshape(size)
+        yield propose(
+            found.change(code, lambda x, t: (x, t), options={name: reshaped}), weight=STRONG
+        )
+        return
+    fitted = torch.cat([entries, ones])[:classes]
+    if not found.takes_classes and found.input.dim() > 2:
+        fitted = fitted.reshape(classes, *[1] * (found.input.dim() - 2))
+    title = f"give {name} {classes} entries, one for each class (now {weight.numel()})"
+    labels = range_of(found.target)
+    is_head = labels is not None and found.takes_classes and labels[1] >= classes
+    change = found.change("", lambda x, t: (x, t), title=title, options={name: fitted})
+    yield propose(change, weight=USUAL)
+    head = refit_head(crash, found, weight.numel()) if found.takes_classes else []
+    if head and weight.numel() > 1:
+        yield propose(*head, weight=STRONG if is_head else USUAL)

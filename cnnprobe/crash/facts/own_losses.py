@@ -1,0 +1,138 @@
+"""A loss of the user's own that raised: a function, a method or a module, found by what it got."""
+
+import ast
+import copy
+import dis
+import inspect
+import re
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.frames import find_expression, read_arguments
+from cnnprobe.crash.facts.source import evaluate
+from cnnprobe.crash.model_copy import LARGEST_COPY
+from cnnprobe.recorder import sources
+
+_TARGET = re.compile(r"target|label|mask|truth|gt|^y", re.IGNORECASE)
+# What calls them does more than compute a loss: it is not called again.
+_ACTS = frozenset({"backward", "step", "zero_grad", "save", "write", "open", "add_scalar"})
+_OPEN = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCall:
+    """A call of the user's that got the model's output, and that can be made again."""
+
+    shown: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    names: tuple[str, str]  # of the arguments that are the output and the targets; "": none
+
+
+def find_own_call(crash: Crash) -> OwnCall | None:
+    """The outermost function of the user's that got the model's output and has raised."""
+    outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
+    shapes = {t.shape for t in outputs}
+    frames = [f for f, _ in traceback.walk_tb(crash.error.__traceback__)]
+    for i, frame in enumerate(frames):
+        code = frame.f_code
+        if not sources.is_users(code.co_filename) or code.co_flags & _OPEN:
+            continue
+        given = _read_given(crash.error, frames, i)
+        names = _name_arguments(given, shapes)
+        if names is not None:
+            function = _rebuild(frame)
+            shown = code.co_name
+            if function is None or _ACTS & set(code.co_names):
+                return None
+            if shown in ("forward", "__call__"):
+                shown = type(next(iter(frame.f_locals.values()))).__name__
+            return OwnCall(shown=shown, function=function, arguments=given, names=names)
+    return None
+
+
+def _name_arguments(
+    given: Mapping[str, Any], shapes: set[tuple[int, ...]]
+) -> tuple[str, str] | None:
+    """Which of the arguments are the output and the targets; None where there is no output."""
+    leaves = {
+        name: [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+        for name, value in given.items()
+        if not isinstance(value, nn.Module)
+    }
+    has_graph = any(t.requires_grad for found in leaves.values() for t in found)
+    outputs = [
+        name
+        for name, found in leaves.items()
+        if any(tuple(t.shape) in shapes and (t.requires_grad or not has_graph) for t in found)
+    ]
+    if not outputs:
+        outputs = [n for n, found in leaves.items() if any(t.grad_fn is not None for t in found)]
+    if not outputs:
+        return None
+    others = [name for name, found in leaves.items() if found and name != outputs[0]]
+    plain = [name for name in others if not any(t.requires_grad for t in leaves[name])]
+    named = [name for name in plain if _TARGET.search(name)]
+    return outputs[0], next(iter([*named, *plain]), "")
+
+
+# -- what it was given -----------------------------------------------------------------------------
+
+
+def _list_parameters(code: types.CodeType) -> tuple[str, ...]:
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def _read_given(error: BaseException, frames: list[types.FrameType], i: int) -> dict[str, Any]:
+    """The arguments of a call as they arrived, without self."""
+    frame, names = frames[i], _list_parameters(frames[i].f_code)
+    given = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
+    owner = given.pop("self", None)
+    stored = {
+        one.argval for one in dis.get_instructions(frame.f_code) if one.opname.startswith("STORE_")
+    }
+    if not stored & set(given):
+        return given
+    if isinstance(owner, nn.Module) and (call := read_arguments(error, owner)) is not None:
+        return given | dict(zip(given, call[0], strict=False)) | call[1]
+    return given | _read_call(error, i, tuple(given), frames)
+
+
+def _read_call(
+    error: BaseException, i: int, names: tuple[str, ...], frames: list[types.FrameType]
+) -> dict[str, Any]:
+    """The arguments that stand as plain values in the caller's line."""
+    if i == 0:
+        return {}
+    values = {**frames[i - 1].f_globals, **frames[i - 1].f_locals}
+    call = find_expression(traceback.extract_tb(error.__traceback__)[i - 1])
+    if not isinstance(call, ast.Call):
+        return {}
+    written = dict(zip(names, call.args, strict=False))
+    written |= {k.arg: k.value for k in call.keywords if k.arg is not None}
+    found = {name: evaluate(node, values) for name, node in written.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _rebuild(frame: types.FrameType) -> Callable[..., Any] | None:
+    """The function of a frame, bound to a copy of its `self` at each call."""
+    code, values = frame.f_code, frame.f_locals
+    if not set(code.co_freevars) <= set(values):
+        return None
+    cells = tuple(types.CellType(values[name]) for name in code.co_freevars)
+    function = types.FunctionType(code, frame.f_globals, code.co_name, None, cells)
+    if _list_parameters(code)[:1] != ("self",):
+        return function
+    owner = values.get("self")
+    if not isinstance(owner, nn.Module):
+        return lambda **given: function(copy.copy(owner), **given)
+    if sum(p.numel() for p in owner.parameters()) > LARGEST_COPY:
+        return None
+    return lambda **given: function(copy.deepcopy(owner), **given)
