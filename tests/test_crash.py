@@ -44,9 +44,11 @@ def explain_step(sick):
     recording = Recording(model)
     try:
         with recording:
-            step()
+            try:
+                step()
+            finally:
+                given = recording.given
     except Exception as error:
-        given = recording.given
         return explained(
             Crash(
                 error=error,

@@ -69,7 +69,7 @@ def inputs(): return torch.randn(2, 1, 32, 32),
 
 post(
     "decoder_too_small_for_its_images",
-    "target-shape",
+    "output-size",
     "d.0",
     repair="set output_padding=1 in 'd.0' (now (0, 0)), and set output_padding=1 in 'd.2'",
     old="nn.ConvTranspose2d(32, 16, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 1, 3, 2, 1)",

@@ -186,7 +186,7 @@ def run(model):
 
 post(
     "triplet_of_two_sizes",
-    "shape-mismatch",
+    "compared-outputs-differ",
     "b",
     repair="set out_features=8 in 'b'",
     old="nn.Linear(4, 16)",
@@ -204,7 +204,7 @@ def run(model):
 
 post(
     "discriminator_of_larger_images",
-    "batch-merge-view",
+    "samples-lost-before-loss",
     "",
     repair="an input of 16 x 16",
     old="torch.randn(4, 1, 28, 28)",

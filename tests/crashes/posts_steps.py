@@ -61,53 +61,8 @@ def run(model):
 )
 
 post(
-    "mse_shapes",
-    "target-shape",
-    "dec",
-    repair="output_padding=1",
-    old="        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)",
-    new="        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1)",
-    source="""
-class AE(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.enc = nn.Conv2d(1, 4, 3, stride=2, padding=1)
-        self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)
-    def forward(self, x): return torch.sigmoid(self.dec(F.relu(self.enc(x))))
-Net = AE
-def run(model):
-    x = torch.rand(2, 1, 28, 28)
-    F.mse_loss(model(x), x).backward()
-""",
-)
-
-post(
-    "ce_batch_leak",
-    "batch-merge-view",
-    "",
-    repair="in_features=4096",
-    old="        self.fc1 = nn.Linear(16 * 8 * 8, 10)\n    def forward(self, x):\n        x = self.pool(F.relu(self.conv(x)))\n        x = x.view(-1, 16 * 8 * 8)",
-    new="        self.fc1 = nn.Linear(16 * 16 * 16, 10)\n    def forward(self, x):\n        x = self.pool(F.relu(self.conv(x)))\n        x = x.view(-1, 16 * 16 * 16)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1)
-        self.pool = nn.MaxPool2d(2)
-        self.fc1 = nn.Linear(16 * 8 * 8, 10)
-    def forward(self, x):
-        x = self.pool(F.relu(self.conv(x)))
-        x = x.view(-1, 16 * 8 * 8)
-        return self.fc1(x)
-def run(model):
-    out = model(torch.randn(4, 3, 32, 32))
-    F.cross_entropy(out, torch.tensor([0, 1, 2, 3])).backward()
-""",
-)
-
-post(
     "disc_view",
-    "batch-merge-view",
+    "samples-lost-before-loss",
     "",
     repair="x.flatten(1).mean(1)",
     old="            nn.Conv2d(ndf * 2, 1, 4, 1, 0), nn.Sigmoid())",
@@ -247,7 +202,7 @@ def run(model):
 
 post(
     "outputs_with_names",
-    "not-a-tensor",
+    "loss-given-no-tensor",
     "",
     repair="pass output.logits to the loss",
     old="F.cross_entropy(out, ",
