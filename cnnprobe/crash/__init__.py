@@ -3,16 +3,10 @@
 import contextlib
 import contextvars
 
-from cnnprobe.crash.backward import explain_backward
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
-from cnnprobe.crash.elsewhere import explain_elsewhere
 from cnnprobe.crash.least_input import least_input, least_multiple
 from cnnprobe.crash.notes import add_note, brief
-from cnnprobe.crash.optimizing import explain_step
 from cnnprobe.crash.ranking import explain_crash
-from cnnprobe.crash.scaling import explain_scaling
-from cnnprobe.crash.slips import explain_slip
-from cnnprobe.crash.training import told
 from cnnprobe.explanation import Explanation
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.trace import Failure
@@ -63,19 +57,7 @@ def explain(crash: Crash) -> Explanation | None:
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
     with preserved_generators():  # layers that are made for a trial draw their weights
-        if crash.stage == "forward":
-            return explain_crash(crash)
-        explanation = explain_crash(crash)
-        if explanation.diagnosis != "unknown":
-            return explanation
-        chain = {"backward": explain_backward, "step": explain_step}.get(crash.stage)
-        verdict = (
-            explain_scaling(crash)
-            or explain_elsewhere(crash)
-            or explain_slip(crash)
-            or (chain(crash) if chain is not None else None)
-        )
-        return explanation if verdict is None else told(crash, crash.stage, verdict)
+        return explain_crash(crash)
 
 
 def failure_and_explanation(crash: Crash) -> tuple[Failure | None, Explanation | None]:

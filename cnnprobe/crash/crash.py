@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.facts.frames import find_frames
 from cnnprobe.crash.facts.words import quote, shorten
+from cnnprobe.recorder import sources
 from cnnprobe.recorder.inventory import class_of, is_leaf, named_modules
 from cnnprobe.trace import Failure, ModuleCall, TensorInfo, Trace
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NOTHING_SEEN = Trace(model="")  # of a crash whose forward was not recorded
 _SCALER = "torch/amp/grad_scaler.py"
+_STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
 
 
 @dataclass(kw_only=True)
@@ -45,23 +47,22 @@ class Crash:
     causes: tuple[Any, ...] = ()  # causes of the user's own, beside those that are built in
     trials: "Trials | None" = field(default=None, repr=False)  # set by the engine
     is_lenient: bool = False  # a cause that stumbles over this model is passed over
+    memory: dict[str, Any] = field(default_factory=dict, repr=False)  # facts that cost time
 
     @cached_property
     def stage(self) -> str:
         """Where the exception came from: "forward", "loss", "backward" or "step"."""
-        frames = [frame for frame, _ in traceback.walk_tb(self.error.__traceback__)]
-        found = [(f.f_code.co_filename.replace("\\", "/"), f.f_code.co_name) for f in frames]
-        if any(
-            "/torch/optim/" in path or (path.endswith(_SCALER) and name != "scale")
-            for path, name in found
-        ):
-            return "step"
-        if any(
-            path.endswith(("torch/_tensor.py", "torch/autograd/__init__.py"))
-            and name in ("backward", "grad")
-            for path, name in found
-        ):
-            return "backward"
+        stage = ""
+        for frame, _ in traceback.walk_tb(self.error.__traceback__):
+            path, name = frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name
+            if "/torch/optim/" in path or (path.endswith(_SCALER) and name != "scale"):
+                stage = "step"
+            elif path.endswith(_STARTS) and name in ("backward", "grad"):
+                stage = "backward"
+            elif stage == "step" and sources.is_users(path):
+                stage = ""  # a closure, which runs forward and loss inside of the step
+        if stage:
+            return stage
         return "forward" if self.trace.failure is not None else "loss"
 
     @property

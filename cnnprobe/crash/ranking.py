@@ -48,8 +48,12 @@ def explain_crash(crash: Crash) -> Explanation:
     if crash.stage == "forward" and trials.copy is None:
         usable = [c for c in blamed.candidates if c.weight > LAST]
         repairs = [_leave_untried(crash, c, with_patch=False) for c in usable]
+    elif crash.stage != "forward":  # what could not be tried is shown without a claim
+        known = {id(attempt.candidate) for attempt in attempts}
+        left = [c for c in blamed.candidates if id(c) not in known]
+        repairs += [_leave_untried(crash, c) for c in left if not _is_advice(c)]
     repairs = repairs[:MOST_SHOWN] + [
-        _leave_untried(crash, c) for c in blamed.candidates if isinstance(c.edits[0], Advice)
+        _leave_untried(crash, c) for c in blamed.candidates if _is_advice(c)
     ]
     if not any(repair.plausible for repair in repairs):
         repairs += [Repair(title=advice, module=blamed.module) for advice in blamed.advice]
@@ -204,6 +208,10 @@ def _drop_repeated(attempts: list[Attempt]) -> list[Attempt]:
 
 
 # -- words -----------------------------------------------------------------------------------------
+
+
+def _is_advice(candidate: Candidate) -> bool:
+    return isinstance(candidate.edits[0], Advice)
 
 
 def _to_repair(crash: Crash, attempt: Attempt) -> Repair:

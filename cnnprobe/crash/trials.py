@@ -4,6 +4,7 @@ It runs copies of the model, never the user's own, at most twenty times. It is t
 says what came of a trial: "tried: ...".
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,9 @@ class Trials:
     def _check(self, suspect: Suspect, candidate: Candidate) -> Attempt:
         """What is tried by itself, without the model: it says what it saw, or raises."""
         try:
-            seen = [edit.check() for edit in candidate.edits if isinstance(edit, Check)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                seen = [edit.check() for edit in candidate.edits if isinstance(edit, Check)]
         except Exception as error:  # it does not mend it: the sentence says so
             said = f"{type(error).__name__} is raised then"
             return Attempt(suspect=suspect, candidate=candidate, works=False, said=said)
@@ -197,22 +200,29 @@ class Trials:
         return None
 
     def _backward(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
-        """Forward and backward on a real copy."""
-        if not self.crash.args and not self.crash.kwargs:
+        """Forward and backward on a real copy, as often as the candidate needs."""
+        passed = self.run_backward(candidate.edits)
+        if passed is None:
             return None
-        copy = self._copy_model(meta=False, grad=True)
-        if copy is None or self.left <= 0:
-            return None
-        self.left -= 1
-        try:
-            copy.apply(candidate.edits)
-            passed = copy.backward()
-        except Exception:  # the edit does not fit, or does not mend it
-            passed = False
         said = "forward and backward pass on a copy of the model" if passed else ""
         return Attempt(
             suspect=suspect, candidate=candidate, works=passed, is_plausible=passed, said=said
         )
+
+    def run_backward(self, edits: Sequence[Edit]) -> bool | None:
+        """Whether forward and backward pass on a real copy with these edits; None: cannot try."""
+        has_arguments = bool(self.crash.args or self.crash.kwargs)
+        copy = self._copy_model(meta=False, grad=True) if has_arguments else None
+        if copy is None or self.left <= 0:
+            return None
+        self.left -= 1
+        try:
+            copy.apply(edits)
+            return all(copy.backward() for _ in range(max(edit.steps for edit in edits)))
+        except Exception:  # the edit does not fit, or does not mend it
+            return False
+        finally:
+            copy.reset()
 
 
 def _describe_forward(outcome: Outcome) -> str:

@@ -41,44 +41,6 @@ def inputs(): return torch.randn(2, 1, 8, 8),
 """,
 )
 
-post(
-    "hook_that_changes_the_shape_of_a_gradient",
-    "broken-hook",
-    "conv",
-    repair="return a gradient of (4, 1, 3, 3)",
-    old="lambda gradient: gradient[:2]",
-    new="lambda gradient: gradient / 2",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
-        self.conv.weight.register_hook(lambda gradient: gradient[:2])
-    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
-def run(model):
-    F.cross_entropy(model(torch.randn(2, 1, 8, 8)), torch.tensor([0, 1])).backward()
-""",
-)
-
-post(
-    "hook_of_a_gradient_that_raises",
-    "broken-hook",
-    "conv",
-    repair="take it off",
-    old="gradient.view(4, 10)",
-    new="gradient.view(4, 1, 3, 3)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
-        self.conv.weight.register_hook(lambda gradient: gradient.view(4, 10))
-    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
-def run(model):
-    F.cross_entropy(model(torch.randn(2, 1, 8, 8)), torch.tensor([0, 1])).backward()
-""",
-)
-
 SCALED = """
 class Scale(torch.autograd.Function):
     @staticmethod
@@ -124,45 +86,6 @@ post(
     source=SCALED.replace("gradient * scale,", "gradient * wide,").replace(
         "sum((0, 2, 3))", "sum((0, 1))"
     ),
-)
-
-post(
-    "lbfgs_without_a_closure",
-    "call-signature",
-    None,
-    repair="call optimizer.step(closure)",
-    old="LBFGS(",
-    new="SGD(",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
-    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
-def run(model):
-    optimizer = torch.optim.LBFGS(model.parameters())
-    F.cross_entropy(model(torch.randn(2, 1, 8, 8)), torch.tensor([0, 1])).backward()
-    optimizer.step()
-""",
-)
-
-post(
-    "scheduler_of_the_model",
-    "call-signature",
-    None,
-    repair="write StepLR(optimizer, ...)",
-    old="StepLR(model,",
-    new="StepLR(optimizer,",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 2)
-    def forward(self, x): return self.fc(x)
-def run(model):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    torch.optim.lr_scheduler.StepLR(model, step_size=10)
-""",
 )
 
 post(

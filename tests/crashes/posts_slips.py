@@ -119,71 +119,6 @@ def inputs(): return torch.randn(1, 3, 26, 26),
 """,
 )
 
-LINEAR = """
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(8, 3)
-    def forward(self, x): return self.fc(x)
-"""
-
-
-def slip(name, diagnosis, blames, *, repair, step, old, new):
-    """A post whose model is one layer."""
-    source = (
-        LINEAR
-        + "def run(model):\n    x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])\n"
-        + step
-    )
-    post(name, diagnosis, blames, repair=repair, old=old, new=new, source=source)
-
-
-slip(
-    "loss_class_for_a_loss",
-    "call-signature",
-    None,
-    repair="write nn.CrossEntropyLoss()(output, targets)",
-    step="    loss = nn.CrossEntropyLoss(model(x), y)\n    loss.backward()\n",
-    old="nn.CrossEntropyLoss(",
-    new="nn.CrossEntropyLoss()(",
-)
-slip(
-    "parameters_without_parentheses",
-    "empty-parameters",
-    "",
-    repair="write parameters(), with parentheses",
-    step="    torch.optim.Adam(model.parameters, lr=0.1)\n",
-    old="model.parameters,",
-    new="model.parameters(),",
-)
-slip(
-    "list_of_tensors",
-    "not-a-tensor",
-    None,
-    repair="write torch.stack(rows)",
-    step="    rows = [row for row in x]\n    model(torch.tensor(rows))\n",
-    old="torch.tensor(rows)",
-    new="torch.stack(rows)",
-)
-slip(
-    "key_of_a_tensor",
-    "call-signature",
-    None,
-    repair="write out instead of out['logits']",
-    step="    out = model(x)\n    logits = out['logits']\n    F.cross_entropy(logits, y)\n",
-    old="out['logits']",
-    new="out",
-)
-slip(
-    "index_short_of_an_axis",
-    "shape-mismatch",
-    None,
-    repair="pass y.unsqueeze(1) to gather",
-    step="    logp = F.log_softmax(model(x), 1)\n    loss = -logp.gather(1, y).mean()\n    loss.backward()\n",
-    old="gather(1, y)",
-    new="gather(1, y[:, None])",
-)
-
 post(
     "sizes_of_a_single_image",
     "missing-batch",
@@ -239,27 +174,5 @@ class Net(nn.Module):
     def forward(self, x): return self.fc(self.bn(self.conv(x)).mean((2, 3)))
 def run(model):
     model.load_state_dict(Net(16).state_dict())
-""",
-)
-
-post(
-    "backward_hook_of_a_tuple",
-    "broken-hook",
-    "body",
-    repair="grad_output[0] is the gradient",
-    old="kept.append(grad_output.norm())",
-    new="kept.append(grad_output[0].norm())",
-    source="""
-kept = []
-def hook(module, grad_input, grad_output):
-    kept.append(grad_output.norm())
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head, self.body, self.fc = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-        self.body.register_full_backward_hook(hook)
-    def forward(self, x): return self.fc(torch.relu(self.body(self.head(x))))
-def run(model):
-    model(torch.randn(4, 8)).sum().backward()
 """,
 )

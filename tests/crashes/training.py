@@ -167,144 +167,6 @@ def assignment_into_a_saved_tensor(fixed):
     return _with_loss(Assigning(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
 
 
-@crashes("inplace-autograd", "2", "0", repair="optimizer.step()")
-def step_before_the_second_backward(fixed):
-    model = classifier()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x = torch.randn(5, 6)
-
-    def step():
-        output = model(x)
-        first, second = output.pow(2).mean(), output.abs().mean()
-        first.backward(retain_graph=True)
-        if not fixed:
-            optimizer.step()
-        second.backward()
-        optimizer.step()
-
-    return model, step
-
-
-@crashes("backward-twice", None, repair="retain_graph=True")
-def backward_twice_over_one_forward(fixed):
-    model = classifier()
-    x = torch.randn(5, 6)
-
-    def step():
-        output = model(x)
-        output.pow(2).mean().backward(retain_graph=fixed)
-        output.pow(2).mean().backward()
-
-    return model, step
-
-
-class Remembering(nn.Module):
-    def __init__(self, fixed):
-        super().__init__()
-        self.fixed = fixed
-        self.cell = nn.RNNCell(6, 4)
-        self.state = torch.zeros(5, 4)
-
-    def forward(self, x):
-        self.state = self.cell(x, self.state.detach() if self.fixed else self.state)
-        return self.state
-
-
-@crashes("backward-twice", "", repair="detach")
-def state_kept_from_step_to_step(fixed):
-    model = Remembering(fixed)
-    x = torch.randn(5, 6)
-
-    def step():
-        for _ in range(2):
-            model(x).pow(2).mean().backward()
-
-    return model, step
-
-
-class Cut(nn.Module):
-    def __init__(self, fixed):
-        super().__init__()
-        self.fixed = fixed
-        self.fc1 = nn.Linear(6, 8)
-
-    def forward(self, x):
-        y = self.fc1(x)
-        return y if self.fixed else y.detach()
-
-
-@crashes("detached-graph", "", repair="detach")
-def output_that_is_detached(fixed):
-    return _with_loss(Cut(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
-
-
-@crashes("detached-graph", "", repair="requires_grad_(True)")
-def model_whose_parameters_are_all_frozen(fixed):
-    return _with_loss(
-        classifier().requires_grad_(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1])
-    )
-
-
-@crashes("detached-graph", None, repair="torch.tensor")
-def loss_wrapped_again(fixed):
-    model, x, target = classifier(), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 1])
-
-    def step():
-        loss = F.cross_entropy(model(x), target)
-        (loss if fixed else torch.tensor(loss.item())).backward()
-
-    return model, step
-
-
-@crashes("detached-graph", None, repair="no_grad")
-def forward_without_a_graph(fixed):
-    model, x, target = classifier(), torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 1])
-
-    def step():
-        with torch.set_grad_enabled(fixed):
-            output = model(x)
-        F.cross_entropy(output, target).backward()
-
-    return model, step
-
-
-@crashes("non-scalar-loss", None, repair="loss.mean()")
-def loss_that_is_not_reduced(fixed):
-    loss = nn.CrossEntropyLoss(reduction="mean" if fixed else "none")
-    return _with_loss(classifier(), loss, torch.tensor([0, 1, 2, 3, 1]))
-
-
-class Listed(nn.Module):
-    def __init__(self, fixed):
-        super().__init__()
-        layers = [nn.Linear(6, 8), nn.Linear(8, 4)]
-        self.layers = nn.ModuleList(layers) if fixed else layers
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-@crashes("empty-parameters", "", repair="nn.ModuleList")
-def layers_in_a_plain_list(fixed):
-    model = Listed(fixed)
-    return model, lambda: torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-@crashes("empty-parameters", "", repair="model.parameters()")
-def parameters_read_before(fixed):
-    model = classifier()
-
-    def step():
-        parameters = model.parameters()
-        total = sum(p.numel() for p in (model.parameters() if fixed else parameters))
-        assert total == 92
-        torch.optim.Adam(parameters)
-
-    return model, step
-
-
 @crashes("output-size", "2", repair="out_features=3")
 def regression_targets_of_another_length(fixed):
     return _with_loss(classifier(), nn.L1Loss(), torch.randn(5, 4 if fixed else 3))
@@ -337,11 +199,6 @@ def _scaled_classifier(fixed, calls, right="zero scaled step update"):
     )
 
 
-@crashes("scaler-order", None, repair="write scaler.scale(loss).backward()")
-def scaler_that_steps_after_a_backward_without_it(fixed):
-    return _scaled_classifier(fixed, "zero backward step update")
-
-
 @crashes("scaler-order", None, repair="optimizer.zero_grad() before the backward")
 def gradients_cleared_before_the_scaler_steps(fixed):
     return _scaled_classifier(fixed, "scaled zero step update")
@@ -371,21 +228,3 @@ def scaler_with_the_optimizer_of_another_model(fixed):
     return _scaled(
         fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update"
     )
-
-
-@crashes("scaled-half-weights", "", repair="without .half()")
-def scaler_over_weights_in_half_precision(fixed):
-    model = classifier() if fixed else _Halved(classifier().half())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return _scaled(
-        fixed, model, optimizer, calls="zero scaled step update", right="zero scaled step update"
-    )
-
-
-class _Halved(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x.half())

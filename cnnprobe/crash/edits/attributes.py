@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,3 +149,19 @@ class SetMode(Edit):
                 part.training = mode
 
         twin.undo.append(put_back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfreeze(Edit):
+    """Let the parameters of a module require gradients."""
+
+    def apply(self, twin: ModelCopy) -> None:
+        """See Edit."""
+        for parameter in twin.module(self.module or "").parameters():
+            if not parameter.requires_grad:
+                parameter.requires_grad_(True)
+                twin.undo.append(functools.partial(_freeze, parameter))
+
+
+def _freeze(parameter: nn.Parameter) -> None:
+    parameter.requires_grad_(False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
@@ -256,3 +257,36 @@ def _write_return(file: File, last: ast.stmt, code: str) -> Change:
     return Change(
         file.path, end, end, f"\n{indent if not indent.strip() else ' ' * last.col_offset}{code}"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceBackward(Edit):
+    """Give an autograd function of the user's another backward."""
+
+    kind: Any
+    function: Callable[..., Any]
+
+    def apply(self, twin: ModelCopy) -> None:
+        """See Edit."""
+        old = self.kind.__dict__["backward"]
+        twin.undo.append(lambda: setattr(self.kind, "backward", old))
+        self.kind.backward = staticmethod(self.function)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetachKept(Edit):
+    """Detach what the module `module` keeps at an attribute before its forward reads it."""
+
+    name: str
+    steps: int = 2
+
+    def apply(self, twin: ModelCopy) -> None:
+        """See Edit."""
+
+        def detach(module: nn.Module, _args: Any) -> None:
+            registry = module._buffers if self.name in module._buffers else module.__dict__
+            registry[self.name] = tree_map(
+                lambda t: t.detach() if isinstance(t, Tensor) else t, registry[self.name]
+            )
+
+        twin.undo.append(twin.module(self.module or "").register_forward_pre_hook(detach).remove)

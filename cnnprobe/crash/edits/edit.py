@@ -17,6 +17,7 @@ class Edit:
     code: str = ""  # what to write
     module: str | None = None  # fqn of what it touches; None: the input, the loss, the loop
     written: Callable[[], list[Change]] | None = None  # how the file changes, where it is known
+    steps: int = 1  # forwards with a backward after which it is seen whether it mends a backward
 
     def apply(self, twin: ModelCopy) -> None:
         """Make the change in a copy; what takes it back goes onto `twin.undo`."""

@@ -5,6 +5,7 @@ import types
 from collections.abc import Callable
 
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.facts.frames import find_frames
 
 
 def find_definition(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
@@ -168,3 +169,11 @@ def outdent(code: types.CodeType, name: str) -> Callable[[], list[Change]]:
         ]
 
     return written
+
+
+def replace_expression(
+    error: BaseException, node: ast.expr, text: str
+) -> Callable[[], list[Change]]:
+    """Another text in the place of a part of the failing expression."""
+    frames = find_frames(error)
+    return lambda: [open_file(frames[-1].filename).replace(node, text)]

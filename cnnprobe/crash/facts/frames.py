@@ -4,15 +4,18 @@ import ast
 import functools
 import inspect
 import linecache
-import textwrap
 import traceback
-from collections.abc import Collection, Mapping
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from cnnprobe.recorder import sources
+
+_STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
+_BACKWARDS = ("backward", "grad")
 
 
 def find_frames(error: BaseException) -> list[traceback.FrameSummary]:
@@ -64,6 +67,18 @@ def read_arguments(
     return found
 
 
+def list_backward_frames(error: BaseException) -> list[tuple[types.FrameType, int]]:
+    """The user's frames that a backward called, with their lines: of a hook, or of a function."""
+    found: list[tuple[types.FrameType, int]] = []
+    started = False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = frame.f_code.co_filename.replace("\\", "/")
+        started = started or (path.endswith(_STARTS) and frame.f_code.co_name in _BACKWARDS)
+        if started and sources.is_users(path):
+            found.append((frame, line))
+    return found
+
+
 def list_names(error: BaseException) -> list[str]:
     """The names that are read in the failing expression, in order."""
     return [node.id for node in walk_expression(error) if isinstance(node, ast.Name)]
@@ -81,46 +96,46 @@ def list_calls(error: BaseException) -> list[ast.Call]:
     return [node for node in walk_expression(error) if isinstance(node, ast.Call)]
 
 
-def find_cut(error: BaseException, names: Collection[str]) -> tuple[str, int] | None:
-    """The call, of a function of one of these names, on the way to what the failing line reads, with its line: as far as assignments tell."""
-    frames = [
-        frame
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-        if sources.is_users(frame.f_code.co_filename)
-    ]
-    if not frames:
-        return None
-    code, last = frames[-1].f_code, find_frames(error)[-1].lineno or 0
-    try:
-        lines, first = inspect.getsourcelines(code)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, SyntaxError):
-        return None
-    ast.increment_lineno(tree, max(first, 1) - 1)
-    wanted = set(list_names(error))
-    assigned = [
-        node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.lineno <= last
-    ]
-    for node in sorted(assigned, key=lambda one: -one.lineno):
-        targets = {
-            n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)
-        }
-        if not targets & wanted:
+def parse_function(error: BaseException) -> ast.AST | None:
+    """The syntax tree of the function, or of the file, in which the user's innermost frame is."""
+    frames = [f for f, _ in traceback.walk_tb(error.__traceback__)]
+    codes = [f.f_code for f in frames if sources.is_users(f.f_code.co_filename)]
+    tree = parse_file(codes[-1].co_filename) if codes else None
+    first = codes[-1].co_firstlineno if codes else 0
+    functions = [n for n in ast.walk(tree) if _starts_at(n, first)] if tree is not None else []
+    return functions[0] if functions and codes[-1].co_name != "<module>" else tree
+
+
+def _starts_at(node: ast.AST, line: int) -> bool:
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    return line in (node.lineno, *(d.lineno for d in node.decorator_list))
+
+
+def find_cut(error: BaseException, cuts: Callable[[str], bool]) -> tuple[str, int] | None:
+    """The call that cuts the graph on the way to what the failing line reads, with its line.
+
+    As far as assignments tell; `cuts` says of a function's name whether no gradient passes it.
+    """
+    frames, tree = find_frames(error), parse_function(error)
+    last = frames[-1].lineno or 0 if frames else 0
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Assign)] if tree is not None else []
+    values, wanted = read_names(error), set(list_names(error))
+    for node in sorted(found, key=lambda one: -one.lineno):
+        targets = {n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        if node.lineno > last or not targets & wanted:
             continue
         for call in (n for n in ast.walk(node.value) if isinstance(n, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-            if name in names and _reads_a_result(
-                call, {**frames[-1].f_globals, **frames[-1].f_locals}
-            ):
+            if cuts(name) and _reads_a_result(call, values):
                 return name, call.lineno
-        wanted = (wanted - targets) | {
-            n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)
-        }
+        read = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+        wanted = (wanted - targets) | read
     return None
 
 
 def _reads_a_result(call: ast.Call, values: Mapping[str, Any]) -> bool:
-    """Whether a call works on what a model gives, or on a tensor with a graph, rather than on data."""
+    """Whether a call works on what a model gives, or on a tensor with a graph, not on data."""
     parts = [*call.args, *([call.func.value] if isinstance(call.func, ast.Attribute) else [])]
     found = [values.get(n.id) for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)]
     return any(
@@ -177,7 +192,7 @@ def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
     end_line = frame.end_lineno or frame.lineno
     if frame.colno is None or frame.end_colno is None:
-        held = [
+        held: list[ast.expr | ast.stmt] = [
             node
             for node in nodes
             if isinstance(node, ast.stmt)

@@ -1,18 +1,21 @@
-"""The graph behind a loss: which saved tensors were overwritten, which are gone, and which call made a node."""
+"""The graph behind a loss: which saved tensors were overwritten or freed, what made a node."""
 
 import contextlib
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.frames import list_backward_frames, read_frame
+from cnnprobe.crash.facts.losses import differentiated
+from cnnprobe.operations import find_function
 from cnnprobe.trace import ModuleCall
 
-MOST_NODES = (
-    40_000  # of a graph that are looked at: a longer walk from Python is a danger to torch itself
-)
+MOST_NODES = 40_000  # that are looked at: a longer walk from Python is a danger to torch itself
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,43 @@ class Saved:
 
     node: Any
     name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedTensors:
+    """What the nodes of a graph have kept, in the order of the backward."""
+
+    modified: list[Saved] = field(default_factory=list)
+    freed: list[Saved] = field(default_factory=list)
+    kept: list[Saved] = field(default_factory=list)
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether what is gone went in this very backward.
+
+        It runs the nodes that were made last first: all that is left is then older.
+        """
+        gone = [n for one in self.freed if (n := get_number(one.node)) is not None]
+        left = [n for one in self.kept if (n := get_number(one.node)) is not None]
+        return bool(gone) and bool(left) and max(left) < min(gone)
+
+
+def find_start(crash: Crash) -> Tensor | None:
+    """The tensor whose backward has begun; None where it could not begin."""
+    loss = differentiated(crash)
+    if loss is None or not loss.requires_grad:
+        return None
+    frame = read_frame(crash.error, "torch/_tensor.py", "backward") or {}
+    return loss if loss.numel() == 1 or frame.get("gradient") is not None else None
+
+
+def find_saved(crash: Crash) -> SavedTensors:
+    """What the graph has kept; nothing where code of the user's own raised in the backward."""
+    if "saved" not in crash.memory:
+        loss = find_start(crash)
+        is_own = bool(list_backward_frames(crash.error))
+        crash.memory["saved"] = SavedTensors() if loss is None or is_own else _sort_saved(loss)
+    return crash.memory["saved"]  # type: ignore[no-any-return]
 
 
 def walk_nodes(*starts: Any) -> Iterator[Any]:
@@ -38,33 +78,18 @@ def walk_nodes(*starts: Any) -> Iterator[Any]:
         level = below
 
 
-def find_saved(loss: Tensor) -> tuple[list[Saved], list[Saved], list[Saved]]:
-    """The saved tensors that were overwritten, those that are gone, and those that are there, in the order of the backward.
-
-    Reading one raises in the first two cases; only one that is still there lets hooks be registered.
-    """
-    modified: list[Saved] = []
-    freed: list[Saved] = []
-    kept: list[Saved] = []
+def _sort_saved(loss: Tensor) -> SavedTensors:
+    found = SavedTensors()
     for node in walk_nodes(loss.grad_fn):
         for name in dir(node):
-            if name.startswith("_saved_"):
-                state = _state(node, name)
-                if state is not None:
-                    {"modified": modified, "freed": freed, "kept": kept}[state].append(
-                        Saved(node, name)
-                    )
-    return modified, freed, kept
+            state = _read_state(node, name) if name.startswith("_saved_") else None
+            if state is not None:
+                getattr(found, state).append(Saved(node, name))
+    return found
 
 
-def broke_off(freed: list[Saved], kept: list[Saved]) -> bool:
-    """Whether what is gone went in this very backward, which runs the nodes that were made last first: all that is left is older than it."""
-    gone = [n for one in freed if (n := get_number(one.node)) is not None]
-    left = [n for one in kept if (n := get_number(one.node)) is not None]
-    return bool(gone) and bool(left) and max(left) < min(gone)
-
-
-def _state(node: Any, name: str) -> str | None:
+def _read_state(node: Any, name: str) -> str | None:
+    """Reading one that was overwritten or freed raises; only on one that is there hooks can sit."""
     try:
         return "kept" if isinstance(getattr(node, name), Tensor) else None
     except RuntimeError:
@@ -87,10 +112,10 @@ def get_number(node: Any) -> int | None:
     return None
 
 
-def find_maker(crash: Crash | None, node: Any) -> tuple[int, ModuleCall] | None:
+def find_maker(crash: Crash, node: Any) -> tuple[int, ModuleCall] | None:
     """The innermost recorded call that made a node of the graph."""
     number = get_number(node)
-    if crash is None or number is None:
+    if number is None:
         return None
     found = [
         (i, c)
@@ -98,3 +123,67 @@ def find_maker(crash: Crash | None, node: Any) -> tuple[int, ModuleCall] | None:
         if c.sequence is not None and c.sequence[0] <= number < c.sequence[1]
     ]
     return max(found, key=lambda pair: pair[1].depth, default=None)
+
+
+def describe_keeper(crash: Crash, node: Any) -> str:
+    """The call that made a node in words, or the node's own operation."""
+    maker = find_maker(crash, node)
+    if maker is not None:
+        return crash.describe_call(maker[1])
+    return node.name().rstrip("0123456789").removesuffix("Backward") or str(node.name())
+
+
+def name_parameters(crash: Crash) -> dict[int, str]:
+    """The fqn of every parameter by its id."""
+    return {
+        id(p): f"{fqn}.{name}" if fqn else name
+        for fqn, m in crash.modules.items()
+        for name, p in m._parameters.items()
+        if p is not None
+    }
+
+
+def find_changed_parameter(crash: Crash, saved: Saved) -> str | None:
+    """The parameter that a node keeps, itself or a view of it."""
+    name = saved.name.removeprefix("_saved_")
+    shift = saved.node.name().lower().startswith(("addmm", "addbmm", "baddbmm", "addmv"))
+    place = _PLACES.get(name, len(saved.node.next_functions)) + shift
+    if name in ("mat1", "batch1"):
+        place = 1
+    node = dict(enumerate(child for child, _ in saved.node.next_functions)).get(place)
+    while node is not None and _is_view(node) and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return name_parameters(crash).get(id(getattr(node, "variable", None)))
+
+
+# Which input of its node a saved tensor is; one later where a bias comes before it.
+_PLACES = {"self": 0, "input": 0, "other": 1, "weight": 1, "mat2": 1, "batch2": 1, "vec": 1}
+
+
+def _is_view(node: Any) -> bool:
+    """Whether a node is that of a view, which shares the memory of its input."""
+    name = node.name().rstrip("0123456789").removesuffix("Backward")
+    found = find_function(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return found is not None and "view" in found.traits
+
+
+def find_keepers(crash: Crash) -> Iterator[tuple[str, str, Any]]:
+    """The attributes of modules that hold tensors with a graph: fqn, name and value."""
+    for fqn, module in crash.modules.items():
+        for name, value in [*module.__dict__.items(), *module._buffers.items()]:
+            if name.startswith("__") or name in ("_parameters", "_modules", "_buffers"):
+                continue
+            if any(isinstance(t, Tensor) and t.grad_fn is not None for t in tree_leaves(value)):
+                yield fqn, name, value
+
+
+def write_detached(name: str, value: Any) -> str:
+    """The code that detaches a value: a tensor, or what holds tensors."""
+    if isinstance(value, Tensor):
+        return f"{name}.detach()"
+    if isinstance(value, tuple | list) and all(isinstance(part, Tensor) for part in value):
+        parts = f"part.detach() for part in {name}"
+        return f"[{parts}]" if isinstance(value, list) else f"tuple({parts})"
+    if isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()):
+        return f"{{key: part.detach() for key, part in {name}.items()}}"
+    return f"torch.utils._pytree.tree_map(torch.Tensor.detach, {name})"

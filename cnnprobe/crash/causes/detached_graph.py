@@ -1,0 +1,190 @@
+"""A loss that no gradient can flow back from."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.attributes import Unfreeze
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.facts.frames import find_cut
+from cnnprobe.crash.facts.losses import differentiated
+from cnnprobe.crash.facts.words import operation, quote
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.operations import find_function
+from cnnprobe.trace import ModuleCall
+
+_COPIERS = ("data", "obj", "ndarray", "s")  # the first argument of what makes a tensor from values
+
+_NET = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+model = Net()
+
+
+def run(model):
+    x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
+"""
+
+EXAMPLES = (
+    Example(
+        _NET + "    pred = model(x).argmax(1).float()\n    loss = F.mse_loss(pred, y.float())\n"
+        "    loss.backward()\n",
+        old="pred = model(x).argmax(1).float()\n    loss = F.mse_loss(pred, y.float())",
+        new="loss = F.cross_entropy(model(x), y)",
+        blames=None,
+        repair="without argmax",
+        is_tried=False,
+    ),
+    Example(
+        _NET.replace("self.fc(x)", "self.fc(x).detach()")
+        + "    F.cross_entropy(model(x), y).backward()\n",
+        old="self.fc(x).detach()",
+        new="self.fc(x)",
+        blames="",
+        repair="take detach out",
+        is_tried=False,
+    ),
+    Example(
+        _NET
+        + "    loss = F.cross_entropy(model(x), y)\n    torch.tensor(loss.item()).backward()\n",
+        old="torch.tensor(loss.item()).backward()",
+        new="loss.backward()",
+        blames=None,
+        repair="do not wrap the loss in torch.tensor",
+        is_tried=False,
+    ),
+    Example(
+        _NET + "    with torch.no_grad():\n        output = model(x)\n"
+        "    F.cross_entropy(output, y).backward()\n",
+        old="torch.no_grad()",
+        new="torch.enable_grad()",
+        blames=None,
+        repair="take torch.no_grad() off the forward",
+        is_tried=False,
+    ),
+    Example(
+        _NET.replace("model = Net()", "model = Net().requires_grad_(False)")
+        + "    F.cross_entropy(model(x), y).backward()\n",
+        old="Net().requires_grad_(False)",
+        new="Net()",
+        blames="",
+        repair="model.fc.requires_grad_(True)",
+    ),
+)
+
+
+@cause(code="CP086", name="detached-graph", stage="backward", prior=900, examples=EXAMPLES)
+def detached_graph(crash: Crash) -> Iterator[Suspect]:
+    """The loss has no graph, so that no gradient can flow back from it.
+
+    Why it happens: all parameters are frozen, the forward ran under torch.no_grad(), or something
+    on the way to the loss passes no gradient: argmax, .item(), .numpy(), .detach(), .data, a new
+    torch.tensor(...).
+    What to do: compute the loss from the output itself, with torch's own functions.
+    Known exceptions: none; a loss that shall not be differentiated needs no backward().
+    Source: PyTorch, "Autograd mechanics", setting requires_grad.
+    """
+    loss = differentiated(crash)
+    if loss is None or loss.requires_grad:
+        return
+    module, message, edit = _find_cut(crash, loss)
+    yield Suspect(
+        module=module,
+        message=message,
+        arithmetic=f"loss.requires_grad is False, loss.grad_fn is {loss.grad_fn}",
+        candidates=(propose(edit),),
+        weight=STRONG,
+        tensors=(loss,),
+    )
+
+
+def _find_cut(crash: Crash, loss: Tensor) -> tuple[str | None, str, Edit]:
+    parameters = [
+        p for m in crash.modules.values() for p in m._parameters.values() if p is not None
+    ]
+    calls = crash.trace.calls
+    if not parameters and crash.model is not None:
+        edit = Advice(title="give it layers, as attributes that __init__ sets")
+        return "", "the model has no parameters: there is nothing to train", edit
+    if parameters and not any(p.requires_grad for p in parameters):
+        message = "no parameter of the model requires a gradient: all are frozen"
+        return "", message, _unfreeze(crash)
+    if not loss.is_floating_point() and not loss.is_complex():
+        edit = Advice(title="compute the loss from the logits, not from argmax")
+        return None, f"the loss is {loss.dtype}: no gradient passes through integers", edit
+    if not calls:
+        edit = Advice(title="do not use .detach(), .item() or torch.no_grad() before it")
+        return None, "nothing that the loss was made from requires a gradient", edit
+    if any(t.requires_grad for t in calls[0].outputs):
+        return _find_cut_behind(crash)
+    is_recorded = any(t.requires_grad for call in calls for t in call.outputs)
+    if not is_recorded and not any(cuts_graph(operation(call)) for call in calls):
+        message = "the forward ran without a graph, although parameters require gradients"
+        return None, message, Advice(title="take torch.no_grad() off the forward")
+    return _find_cut_inside(crash, calls)
+
+
+def cuts_graph(name: str) -> bool:
+    """Whether a function of this name gives a tensor without a graph from one that has one."""
+    found = find_function(name)
+    if found is None or "cuts" not in found.traits:
+        return name in ("Tensor", "FloatTensor", "LongTensor")
+    if found.effect == "makes":
+        return found.signature.names[:1][0] in _COPIERS
+    return found.effect != "asks" or name in ("item", "numpy", "tolist", "__array__")
+
+
+def _unfreeze(crash: Crash) -> Edit:
+    title, last = "set requires_grad_(True) on what is to be trained", crash.find_last_layer()
+    if last is None:
+        return Advice(title=title)
+    code = f"model.{last}.requires_grad_(True)" if last else "model.requires_grad_(True)"
+    return Unfreeze(title=f"{title}, at least on {quote(last)}: {code}", code=code, module=last)
+
+
+def _find_cut_behind(crash: Crash) -> tuple[None, str, Edit]:
+    """Between the model's output, which has a graph, and the loss."""
+    where = "the model's output requires a gradient but the loss does not: it was cut off"
+    cut = find_cut(crash.error, cuts_graph)
+    if cut is not None:
+        title = f"compute the loss without {cut[0]}, through which no gradient passes"
+        return None, f"{where} by {cut[0]}, at line {cut[1]}", Advice(title=title)
+    title = (
+        "do not wrap the loss in torch.tensor(...), and do not use .item(), .detach(), argmax "
+        "or numpy on the way to it"
+    )
+    return None, f"{where} after the model", Advice(title=title)
+
+
+def _find_cut_inside(crash: Crash, calls: tuple[ModuleCall, ...]) -> tuple[str | None, str, Edit]:
+    for call in reversed(calls):
+        has_graph = any(t.requires_grad for t in call.inputs)
+        if call.outputs and has_graph and not any(t.requires_grad for t in call.outputs):
+            owner = call.fqn if call.fqn is not None else crash.find_module_above(call.parent)
+            message = (
+                f"{crash.describe_call(call)} cuts the graph: its input requires a gradient "
+                "but its output does not"
+            )
+            title = f"take {operation(call) or quote(call.fqn or '')} out"
+            return owner, message, Advice(title=title, module=owner)
+    for call in reversed(calls):
+        unknown = [t for t in call.inputs if t.source is None and not crash.is_input(t)]
+        if call.parent is not None and any(not t.requires_grad for t in unknown):
+            message = (
+                f"{crash.describe_call(call)} got a tensor that no recorded call made: "
+                "the graph ends there (numpy, torch.tensor, .data)"
+            )
+            edit = Advice(title="stay with torch's own functions on the way")
+            return crash.find_module_above(call.parent), message, edit
+    edit = Advice(title="look for torch.no_grad(), .detach() or .data in its forward")
+    return "", "the graph ends inside the model", edit

@@ -1,0 +1,192 @@
+"""An optimizer that got no parameters."""
+
+import inspect
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.recorder.inventory import class_of, named_modules
+
+EXAMPLES = (
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = [nn.Linear(6, 8), nn.Linear(8, 4)]
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = layer(x)
+                return x
+
+
+        model = Net()
+
+
+        def run(model):
+            torch.optim.SGD(model.parameters(), lr=0.1)
+        """,
+        old="[nn.Linear(6, 8), nn.Linear(8, 4)]",
+        new="nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 4)])",
+        blames="",
+        repair="nn.ModuleList",
+    ),
+    Example(
+        """
+        model = nn.Linear(6, 4)
+
+
+        def run(model):
+            parameters = model.parameters()
+            print(sum(p.numel() for p in parameters))
+            torch.optim.Adam(parameters)
+        """,
+        old="parameters = model.parameters()",
+        new="parameters = list(model.parameters())",
+        blames="",
+        repair="pass model.parameters() itself",
+    ),
+    Example(
+        """
+        model = nn.Linear(6, 4)
+
+
+        def run(model):
+            torch.optim.Adam(model.parameters, lr=0.1)
+        """,
+        old="model.parameters,",
+        new="model.parameters(),",
+        blames="",
+        repair="write parameters(), with parentheses",
+    ),
+)
+
+
+@cause(code="CP090", name="empty-parameters", stage="step", prior=790, examples=EXAMPLES)
+def empty_parameters(crash: Crash) -> Iterator[Suspect]:
+    """An optimizer got no parameters.
+
+    Why it happens: layers in a plain list or dict are not registered, so that parameters() is
+    empty. A generator that was read once is empty afterwards. model.parameters without
+    parentheses is the method itself.
+    What to do: use nn.ModuleList or nn.ModuleDict, and pass model.parameters() itself.
+    Known exceptions: a model without weights has nothing to train.
+    Source: PyTorch, torch.optim.Optimizer and torch.nn.ModuleList.
+    """
+    method = _find_method(crash)
+    if method is not None:
+        yield _suspect_method(crash, method)
+        return
+    found = read_frame(crash.error, "torch/optim/optimizer.py", "__init__")
+    groups = list((found or {}).get("param_groups") or [])
+    if found is None or (groups and any(map(_has_parameters, groups))):
+        return
+    hidden = _find_hidden(crash)
+    if hidden is not None:
+        yield _suspect_hidden(*hidden)
+        return
+    parameters = list(crash.model.parameters()) if crash.model is not None else []
+    why, candidate = _judge(crash, parameters)
+    frozen = sum(not p.requires_grad for p in parameters)
+    yield Suspect(
+        module="" if crash.model is not None else None,
+        message=f"the optimizer got no parameters: {why}",
+        arithmetic=f"{len(parameters)} parameters, {frozen} of them frozen"
+        if crash.model is not None
+        else "",
+        candidates=(candidate,),
+        weight=STRONG,
+    )
+
+
+def _judge(crash: Crash, parameters: list[nn.Parameter]) -> tuple[str, Candidate]:
+    if crash.model is not None and not parameters:
+        advice = Advice(title="make its layers attributes in __init__: self.fc = nn.Linear(...)")
+        return f"{class_of(crash.model).__name__} has no layers with weights", propose(advice)
+    if parameters and not any(p.requires_grad for p in parameters):
+        advice = Advice(title="set requires_grad_(True) on what is to be trained")
+        return "all are frozen, and the frozen ones were filtered out", propose(advice)
+    title = (
+        "pass model.parameters() itself: a generator that was read once (in a sum, say) is empty "
+        "afterwards"
+    )
+    if not parameters:
+        return "nothing was in it, so that it was read before", propose(Advice(title=title))
+    edit = Check(
+        title=title,
+        code="model.parameters()",
+        check=lambda: f"it gives {len(parameters)} parameters",
+    )
+    return f"the model has {len(parameters)}, so that the iterator was read before", propose(edit)
+
+
+def _find_method(crash: Crash) -> Any:
+    """The method that an optimizer got instead of parameters."""
+    for frame, _ in traceback.walk_tb(crash.error.__traceback__):
+        given = frame.f_locals.get("params")
+        is_torchs = "/torch/optim/" in frame.f_code.co_filename.replace("\\", "/")
+        if is_torchs and inspect.ismethod(given):
+            return given
+    return None
+
+
+def _suspect_method(crash: Crash, method: Any) -> Suspect:
+    name, is_known = method.__name__, isinstance(method.__self__, nn.Module)
+    count = sum(isinstance(p, Tensor) for p in method()) if is_known and "param" in name else 0
+    title, code = f"write {name}(), with parentheses", f"model.{name}()"
+    check = Check(title=title, code=code, check=lambda: f"it gives {count} parameters")
+    return Suspect(
+        module="" if method.__self__ is crash.model else None,
+        message=f"the optimizer got the method {name} itself, not the parameters that it returns "
+        "when it is called",
+        arithmetic=f"{count} parameters are in it" if count else "",
+        candidates=(propose(check if count else Advice(title=title, code=code)),),
+        weight=STRONG,
+    )
+
+
+def _has_parameters(group: Any) -> bool:
+    return bool(group.get("params")) if isinstance(group, dict) else isinstance(group, Tensor)
+
+
+def _find_hidden(crash: Crash) -> tuple[str, str, Any] | None:
+    """The plain list or dict of layers: fqn, name and value; only of a model without parameters."""
+    if crash.model is None or next(crash.model.parameters(), None) is not None:
+        return None
+    for fqn, module, _ in named_modules(crash.model):
+        for name, value in module.__dict__.items():
+            is_plain = isinstance(value, list | tuple | dict) and name != "_modules"
+            if is_plain and any(isinstance(m, nn.Module) for m in tree_leaves(value)):
+                return fqn, name, value
+    return None
+
+
+def _suspect_hidden(fqn: str, name: str, value: Any) -> Suspect:
+    kind = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+    inner = [m for m in tree_leaves(value) if isinstance(m, nn.Module)]
+    count = sum(p.numel() for m in inner for p in m.parameters())
+    title = f"make it an nn.{kind}: self.{name} = nn.{kind}(...)"
+    if isinstance(value, tuple) and len(value) == 1:
+        title = f"drop the comma at the end of 'self.{name} = ...'"
+
+    def check() -> str:
+        registered = sum(p.numel() for p in nn.ModuleList(inner).parameters())
+        return f"{registered:,} elements of parameters are registered then" if registered else ""
+
+    return Suspect(
+        module=fqn,
+        message=f"the optimizer got no parameters: the {len(inner)} layers in '{name}' are in a "
+        f"plain {type(value).__name__}, which does not register them",
+        arithmetic=f"parameters() gives 0 elements; the layers in '{name}' have {count:,}",
+        candidates=(propose(Check(title=title, code=f"nn.{kind}", module=fqn, check=check)),),
+        weight=STRONG,
+    )

@@ -1,0 +1,109 @@
+"""A tensor with a graph that was given to numpy."""
+
+import ast
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.values import read_failing_line
+from cnnprobe.crash.suspect import LAST, STRONG, Suspect, propose
+
+EXAMPLES = (
+    Example(
+        """
+        model = nn.Linear(8, 3)
+
+
+        def run(model):
+            output = model(torch.randn(4, 8))
+            return output.softmax(1).numpy()
+        """,
+        old="output.softmax(1).numpy()",
+        new="output.softmax(1).detach().numpy()",
+        blames=None,
+        repair="output.softmax(1).detach().numpy()",
+    ),
+    Example(
+        """
+        model = nn.Linear(8, 3)
+
+
+        def run(model):
+            return model(torch.randn(4, 8)).numpy()
+        """,
+        old=".numpy()",
+        new=".detach().numpy()",
+        blames=None,
+        repair="model(torch.randn(4, 8)).detach().numpy()",
+    ),
+)
+
+
+@cause(
+    code="CP095",
+    name="graph-to-numpy",
+    stage=("loss", "backward", "step"),
+    prior=820,
+    examples=EXAMPLES,
+)
+def graph_to_numpy(crash: Crash) -> Iterator[Suspect]:
+    """A tensor that requires a gradient was given to numpy.
+
+    Why it happens: numpy records no graph, so that what it computes could not be differentiated.
+    What to do: detach the tensor: x.detach().cpu().numpy(). Run an evaluation under
+    torch.no_grad(). A loss has to be computed with torch's own functions.
+    Known exceptions: a tensor without a graph is given to numpy as it is.
+    Source: PyTorch, torch.Tensor.numpy.
+    """
+    if not isinstance(crash.error, RuntimeError):
+        return
+    line = read_failing_line(crash)
+    for call in (n for n in line.nodes if isinstance(n, ast.Call)):
+        if not isinstance(call.func, ast.Attribute) or call.func.attr != "numpy":
+            continue
+        value = line.evaluate(call.func.value)
+        if isinstance(value, Tensor) and value.requires_grad:
+            yield _suspect(crash, ast.unparse(call.func.value), value, call)
+            return
+    found = (read_frame(crash.error, "torch/_tensor.py", "__array__") or {}).get("self")
+    if isinstance(found, Tensor) and found.requires_grad:
+        yield _suspect(crash, "x", found)
+
+
+def _suspect(crash: Crash, name: str, value: Tensor, call: ast.Call | None = None) -> Suspect:
+    shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    code = f"{name}.detach().numpy()"
+    if value.device.type not in ("cpu", "meta"):
+        code = f"{name}.detach().cpu().numpy()"
+
+    def check() -> str:
+        array_of = (
+            value.detach().new_empty(shape, device="cpu") if value.is_meta else value.detach().cpu()
+        )
+        return f"it gives an array of {array_of.numpy().shape}"
+
+    detach = Check(
+        title=f"write {code}",
+        code=".detach()",
+        check=check,
+        written=None if call is None else replace_expression(crash.error, call, code),
+    )
+    title = "put 'with torch.no_grad():' around the forward, if this is no training"
+    return Suspect(
+        module=None,
+        message=f"{name} requires a gradient, but numpy records no graph: what it computes could "
+        "not be differentiated",
+        arithmetic=f"{shape} {dtype}, requires_grad=True",
+        candidates=(
+            propose(detach),
+            propose(Advice(title=title, code="torch.no_grad()"), weight=LAST),
+        ),
+        weight=STRONG,
+        tensors=(value,),
+        raised_in="torch.Tensor.numpy",
+    )

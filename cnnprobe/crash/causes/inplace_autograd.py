@@ -1,0 +1,158 @@
+"""A saved tensor was overwritten before its backward."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Reconfigure
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.facts.saved import (
+    Saved,
+    describe_keeper,
+    find_changed_parameter,
+    find_maker,
+    find_saved,
+)
+from cnnprobe.crash.facts.words import operation, quote, read_line, shorten
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.operations import is_writing, resolve_name, select
+from cnnprobe.trace import ModuleCall
+
+_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(6, 8)
+            self.fc2 = nn.Linear(8, 4)
+
+        def forward(self, x):
+            x = torch.sigmoid(self.fc1(x))
+            x += 1
+            return self.fc2(x)
+
+
+    model = Net()
+
+
+    def run(model):
+        F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
+    """,
+    old="x += 1",
+    new="x = x + 1",
+    blames="",
+    repair="write x = x + y instead of x += y",
+)
+
+
+@cause(code="CP082", name="inplace-autograd", stage="backward", prior=860, examples=EXAMPLE)
+def inplace_autograd(crash: Crash) -> Iterator[Suspect]:
+    """A tensor that an operation saved for its backward was overwritten in place.
+
+    Why it happens: autograd saves tensors during the forward. `x += y`, `relu_()`, `inplace=True`
+    and `x[i] = y` change them afterwards, so that the gradient would be wrong.
+    What to do: use the form that makes a new tensor, or clone the tensor before it is written to.
+    Known exceptions: none; an operation that saves its output (ReLU) lets its input be overwritten.
+    Source: PyTorch, "Autograd mechanics", in-place correctness checks.
+    """
+    for saved in find_saved(crash).modified[:1]:
+        if find_changed_parameter(crash, saved) is None:
+            yield _suspect_writer(crash, saved)
+
+
+def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
+    maker = find_maker(crash, saved.node)
+    keeper = describe_keeper(crash, saved.node)
+    writer = _find_writer(crash, maker)
+    if writer is None:
+        return Suspect(
+            module=None if maker is None else crash.find_module_above(maker[0]),
+            message=f"a tensor that {keeper} saved for its backward was overwritten in place later",
+            arithmetic=f"{saved.node.name()}{saved.name} has another version than when it was saved",
+            candidates=(
+                propose(
+                    Advice(
+                        title="use the out-of-place form of the operation that writes to it, "
+                        "or clone() it first"
+                    )
+                ),
+            ),
+            weight=STRONG,
+        )
+    at, call = writer
+    edits = [edit for edit in (_avoid_writing(crash, call),) if edit is not None]
+    if resolve_name(operation(call)) in select(effect="fills"):
+        title = f"clone the tensor before writing to it at {shorten(call.source)}: x = x.clone()"
+        edits.append(Advice(title=title, code="x = x.clone()"))
+    return Suspect(
+        module=call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
+        message=f"{crash.describe_call(call)} overwrites in place a tensor that {keeper} "
+        "saved for its backward",
+        arithmetic=f"saved by {saved.node.name()}, overwritten by call {at} ({call.kind})",
+        candidates=tuple(propose(edit) for edit in edits),
+        weight=STRONG,
+        raised_in=f"the backward of {keeper}",
+    )
+
+
+def _find_writer(
+    crash: Crash, maker: tuple[int, ModuleCall] | None
+) -> tuple[int, ModuleCall] | None:
+    """The first call after the saving one that writes to what it saved, or to a slice of that."""
+    start = maker[0] if maker is not None else -1
+    calls = list(enumerate(crash.trace.calls))[start + 1 :]
+    kept: set[Any] = set()
+    if maker is not None:
+        kept = {start} | {t.source for t in (*maker[1].inputs, *maker[1].outputs)}
+    views, of_views = set(kept), select(trait="view")
+    for i, call in calls:
+        is_view = call.fqn is None and resolve_name(operation(call)) in of_views
+        if is_view and any(t.source in views for t in call.inputs):
+            views.add(i)
+    writers = [(i, call) for i, call in calls if call.inputs and _writes(crash, call)]
+    exact = [pair for pair in writers if pair[1].inputs[0].source in views - {None}]
+    unknown = [pair for pair in writers if pair[1].inputs[0].source is None and None in kept]
+    return next(iter(exact or unknown or writers), None)
+
+
+def _writes(crash: Crash, call: ModuleCall) -> bool:
+    if call.fqn is None:
+        return is_writing(call.kind) or call.arguments.get("inplace") is True
+    return bool(getattr(crash.modules.get(call.fqn), "inplace", False))
+
+
+def _avoid_writing(crash: Crash, call: ModuleCall) -> Edit | None:
+    """The same call without writing."""
+    if call.fqn is not None:
+        return Reconfigure(
+            title=f"set inplace=False in {quote(call.fqn)}",
+            code="inplace=False",
+            module=call.fqn,
+            changes={"inplace": False},
+        )
+    name, place = operation(call), shorten(call.source)
+    symbol, plain, respell = _SYMBOLS.get(resolve_name(name), ""), name.rstrip("_"), ""
+    if symbol and f"{symbol}=" in read_line(call.source):
+        code, respell = f"x = x {symbol} y", "{x} = {x} + {rest}"
+        title = f"write {code} instead of x {symbol}= y at {place}"
+    elif name.endswith("_") and not name.endswith("__"):
+        code = f"x = x.{plain}(...)"
+        title = f"use {plain} instead of {name} at {place}: {code}"
+    elif call.arguments.get("inplace") is True:
+        code, title = "inplace=False", f"use inplace=False at {place}"
+    else:
+        return None
+    return Rewrite(
+        title=title,
+        code=code,
+        module=crash.find_module_above(call.parent),
+        kind=call.kind,
+        source=call.source,
+        function=lambda func, args, kwargs: func(args[0].clone(), *args[1:], **kwargs),
+        respell=respell,
+    )

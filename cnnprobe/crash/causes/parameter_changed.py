@@ -1,0 +1,76 @@
+"""A parameter was changed between the forward and the backward that needs it."""
+
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.facts.saved import describe_keeper, find_changed_parameter, find_saved
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+            self.a, self.b = nn.Linear(8, 2), nn.Linear(8, 2)
+
+        def forward(self, x):
+            features = self.body(x)
+            return self.a(features), self.b(features)
+
+
+    model = Net()
+
+
+    def run(model):
+        optimizer, y = torch.optim.SGD(model.parameters(), lr=0.1), torch.zeros(4).long()
+        a, b = model(torch.randn(4, 8))
+        F.cross_entropy(a, y).backward(retain_graph=True)
+        optimizer.step()
+        F.cross_entropy(b, y).backward()
+    """,
+    old="    optimizer.step()\n    F.cross_entropy(b, y).backward()",
+    new="    F.cross_entropy(b, y).backward()\n    optimizer.step()",
+    blames="body.2",
+    repair="call optimizer.step() after the last backward()",
+    is_tried=False,
+)
+
+
+@cause(
+    code="CP083",
+    name="parameter-changed-before-backward",
+    stage="backward",
+    family="inplace-autograd",
+    prior=850,
+    examples=EXAMPLE,
+)
+def parameter_changed(crash: Crash) -> Iterator[Suspect]:
+    """A parameter was changed in place between the forward and the backward that needs it.
+
+    Why it happens: the backward needs the weights that the forward has used. A step of an
+    optimizer, or an initialisation, in between changes them. It is usual with two losses over one
+    forward, and with a generator and a discriminator.
+    What to do: call every backward before the first step, or run the forward again after it.
+    Known exceptions: a weight whose input needs no gradient is not saved, and may be changed.
+    Source: PyTorch, "Autograd mechanics", in-place correctness checks.
+    """
+    for saved in find_saved(crash).modified[:1]:
+        parameter = find_changed_parameter(crash, saved)
+        if parameter is not None:
+            owner = crash.owner_of_parameter(parameter)
+            title = (
+                "call optimizer.step() after the last backward(), "
+                "or run the forward again after the step"
+            )
+            yield Suspect(
+                module=owner,
+                message=f"the parameter '{parameter}' was changed in place between the forward "
+                "and the backward that needs it",
+                arithmetic=f"{describe_keeper(crash, saved.node)} saved it for its backward "
+                f"({saved.node.name()})",
+                candidates=(propose(Advice(title=title, module=owner)),),
+                weight=STRONG,
+            )

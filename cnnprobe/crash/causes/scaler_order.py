@@ -1,0 +1,147 @@
+"""The calls of a GradScaler came in the wrong order."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.amp.grad_scaler import OptState
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.facts.scaler import find_scaler_call
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+_ORDER = "scaler.scale(loss).backward(), scaler.step(optimizer), scaler.update()"
+_Told = tuple[str, str, str]  # message, title and code of the repair
+
+EXAMPLE = Example(
+    """
+    model = nn.Linear(6, 4)
+
+
+    def run(model):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        loss = F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1]))
+        loss.backward()
+        scaler.step(optimizer)
+        scaler.update()
+    """,
+    old="loss.backward()",
+    new="scaler.scale(loss).backward()",
+    blames=None,
+    repair="write scaler.scale(loss).backward()",
+    is_tried=False,
+)
+
+
+@cause(code="CP093", name="scaler-order", stage="step", prior=950, examples=EXAMPLE)
+def scaler_order(crash: Crash) -> Iterator[Suspect]:
+    """The calls of a GradScaler came in the wrong order.
+
+    Why it happens: the scaler keeps for each optimizer whether its gradients are scaled, unscaled
+    or used. A call that is left out, or made twice, does not fit.
+    What to do: scaler.scale(loss).backward(), scaler.step(optimizer), scaler.update(); with
+    unscale_(optimizer) once between backward and step.
+    Known exceptions: scaler.step() steps nothing where gradients are infinite; that is no error.
+    Source: PyTorch, "Automatic Mixed Precision examples".
+    """
+    call = find_scaler_call(crash)
+    told = _judge(crash, call.function, call.values) if call is not None else None
+    if told is not None:
+        message, title, code = told
+        yield Suspect(
+            module=None,
+            message=message,
+            arithmetic=f"the order is {_ORDER}",
+            candidates=(propose(Advice(title=title, code=code)),),
+            weight=STRONG,
+        )
+
+
+def _judge(crash: Crash, function: str, values: dict[str, Any]) -> _Told | None:
+    """What the scaler's function and its variables say; None where that is nothing known."""
+    scaler, optimizer = values.get("self"), values.get("optimizer")
+    state = values.get("optimizer_state") or {}
+    stage = state.get("stage")
+    if function == "_check_scale_growth_tracker" and getattr(scaler, "_scale", None) is None:
+        return (
+            (
+                f"scaler.{values.get('funcname', 'step')}() was called before scaler.scale(): the "
+                "backward before it was that of a loss that is not scaled"
+            ),
+            "write scaler.scale(loss).backward() for loss.backward()",
+            "scaler.scale(loss).backward()",
+        )
+    if function == "step" and "closure" in values.get("kwargs", {}):
+        return (
+            "scaler.step() got a closure, but it cannot unscale the gradients that a closure makes",
+            "use an optimizer that steps without a closure, or leave the GradScaler out",
+            "optimizer.step(closure)",
+        )
+    if function == "unscale_" and stage is OptState.UNSCALED:
+        return (
+            "scaler.unscale_() ran a second time for one optimizer since the last scaler.update()",
+            (
+                "call scaler.unscale_(optimizer) once, after the last backward of the step, and "
+                "scaler.update() at its end"
+            ),
+            "scaler.update()",
+        )
+    if function in ("step", "unscale_") and stage is OptState.STEPPED:
+        return (
+            "scaler.step() was followed by another call without scaler.update() in between",
+            "call scaler.update() once at the end of each step, after every scaler.step()",
+            "scaler.update()",
+        )
+    if function == "step" and state and not state["found_inf_per_device"]:
+        return _judge_gradients(crash, optimizer)
+    if function == "update" and values.get("found_infs") == []:
+        return (
+            (
+                "scaler.update() was called without scaler.step() before it: the optimizer's own step "
+                "took the gradients with the scale in them"
+            ),
+            "write scaler.step(optimizer) for optimizer.step()",
+            "scaler.step(optimizer)",
+        )
+    return None
+
+
+def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
+    """The scaler found no gradient to check: why there is none."""
+    groups = getattr(optimizer, "param_groups", ())
+    held = [p for group in groups for p in group["params"] if isinstance(p, Tensor)]
+    own = [p for m in crash.modules.values() for p in m._parameters.values() if p is not None]
+    shared = {id(p) for p in held} & {id(p) for p in own}
+    numbers = f"0 of {len(held)} parameters of the optimizer have a gradient"
+    if own and not shared:
+        return (
+            f"{numbers}, and none of them is the model's: the optimizer was built over others",
+            "build the optimizer over model.parameters() once the model is what is trained",
+            "model.parameters()",
+        )
+    if elsewhere := sum(p.grad is not None for p in own):
+        return (
+            (
+                f"{numbers}, but {elsewhere} others of the model have one: the loss does not depend "
+                "on what this optimizer holds"
+            ),
+            (
+                "step only the optimizers whose parameters the loss reaches, or let the loss reach "
+                "them: no detach() or frozen part on the way"
+            ),
+            "scaler.step(optimizer)",
+        )
+    return (
+        (
+            f"{numbers} at scaler.step(): no backward came before it, its loss does not reach them, "
+            "or zero_grad() came in between"
+        ),
+        (
+            "call scaler.scale(loss).backward() right before scaler.step(optimizer), and "
+            "optimizer.zero_grad() before the backward"
+        ),
+        "scaler.scale(loss).backward()",
+    )

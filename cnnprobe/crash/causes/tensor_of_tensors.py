@@ -1,0 +1,89 @@
+"""torch.tensor() of a list of tensors."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+_MAKERS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.LongTensor")
+
+EXAMPLE = Example(
+    """
+    model = nn.Linear(8, 3)
+
+
+    def run(model):
+        rows = [torch.randn(8) for _ in range(4)]
+        return model(torch.tensor(rows))
+    """,
+    old="torch.tensor(rows)",
+    new="torch.stack(rows)",
+    blames=None,
+    repair="write torch.stack(rows)",
+)
+
+
+@cause(
+    code="CP041",
+    name="tensor-of-tensors",
+    stage="loss",
+    family="not-a-tensor",
+    prior=795,
+    examples=EXAMPLE,
+)
+def tensor_of_tensors(crash: Crash) -> Iterator[Suspect]:
+    """torch.tensor() got a list of tensors instead of numbers.
+
+    Why it happens: torch.tensor copies numbers into a new tensor. Tensors of several values are
+    no numbers.
+    What to do: torch.stack(list) joins tensors of one shape along a new dim, torch.cat along an
+    existing one.
+    Known exceptions: tensors of one value each are taken for numbers.
+    Source: PyTorch, torch.tensor and torch.stack.
+    """
+    line = read_failing_line(crash)
+    for call in (n for n in line.nodes if isinstance(n, ast.Call)):
+        value = _find_list(line, call)
+        shapes = list(dict.fromkeys(tuple(v.shape) for v in value))
+        if not value or shapes == [()]:
+            continue
+        name = ast.unparse(call.func)
+        yield Suspect(
+            module=None,
+            message=f"{name} makes a tensor of numbers, but got {len(value)} tensors of {shapes[0]}",
+            arithmetic=f"{len(value)} tensors of {len(shapes)} shape{'s' * (len(shapes) != 1)}",
+            candidates=(propose(_stack(crash, call, value, is_alike=len(shapes) == 1)),),
+            weight=STRONG,
+            tensors=tuple(value[:2]),
+        )
+        return
+
+
+def _find_list(line: Line, call: ast.Call) -> list[Tensor]:
+    value: Any = line.evaluate(call.args[0]) if call.args else None
+    if ast.unparse(call.func) not in _MAKERS or not isinstance(value, list | tuple):
+        return []
+    return list(value) if all(isinstance(v, Tensor) for v in value) else []
+
+
+def _stack(crash: Crash, call: ast.Call, value: list[Tensor], *, is_alike: bool) -> Edit:
+    text = f"torch.stack({ast.unparse(call.args[0])})"
+    title = f"write {text} instead of {ast.unparse(call)}"
+    if not is_alike:
+        return Advice(title=f"{title}, once they have one shape", code=text)
+    return Check(
+        title=title,
+        code=text,
+        check=lambda: f"it gives {tuple(torch.stack(value).shape)}",
+        written=replace_expression(crash.error, call, text),
+    )
