@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,8 @@ def change_part(
         check_names(crash, owner, code)
         return [file.replace(node, code.format(x=write_operand(file, node, code)))]
 
-    shown = code.format(x=spell_part(crash, call, part) or "x")
+    default = "y" if re.search(r"\bx\b", code.replace("{x}", "")) else "x"
+    shown = code.format(x=spell_part(crash, call, part) or default)
     return Rewrite(
         title=f"{verb} {describe_output(crash, part)}: {shown}",
         code=shown,

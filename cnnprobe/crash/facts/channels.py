@@ -1,6 +1,7 @@
 """The layer that decides how many channels a tensor has, and what gives it another number."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -8,9 +9,14 @@ from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.branches import find_fork
+from cnnprobe.crash.facts.expected import find_mismatch
+from cnnprobe.crash.facts.operands import can_broadcast
+from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.facts.windows import get_window
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.trace import TensorInfo
+
+EXPECTING = ("in_channels", "in_features", "num_features")
 
 
 def find_channel_maker(
@@ -75,7 +81,9 @@ def suspect_channels(
     crash: Crash, shortcut: TensorInfo, branch: TensorInfo, message: str, arithmetic: str
 ) -> Iterator[Suspect]:
     """The last layer of one of two branches, which could give as many channels as the other has."""
-    if shortcut.shape[1:2] == branch.shape[1:2] or shortcut.shape[2:] != branch.shape[2:]:
+    if shortcut.shape[1:2] == branch.shape[1:2] or not can_broadcast(
+        shortcut.shape[2:], branch.shape[2:]
+    ):
         return
     fork = find_fork(crash, (shortcut, branch))
     later = _find_channels_after(crash, (shortcut.shape[1], branch.shape[1]))
@@ -101,8 +109,41 @@ def _find_channels_after(crash: Crash, counts: tuple[int, int]) -> int | None:
     names = list(crash.modules)
     inside = [i for i, name in enumerate(names) if name.startswith(f"{crash.owner}.")]
     for name in names[inside[-1] + 1 :] if crash.owner and inside else ():
-        for setting in ("in_channels", "in_features", "num_features"):
+        for setting in EXPECTING:
             count = getattr(crash.modules[name], setting, None)
             if isinstance(count, int):
                 return count if count in counts else None
     return None
+
+
+def list_expected(crash: Crash) -> list[int]:
+    """The channels or features that layers expect which were not called."""
+    called = {call.fqn for call in crash.trace.calls}
+    modules = [module for fqn, module in crash.modules.items() if fqn not in called]
+    counts = [getattr(m, name, None) for m in modules for name in EXPECTING]
+    return [count for count in counts if isinstance(count, int)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lack:
+    """A layer that got fewer channels or features than it expects."""
+
+    x: TensorInfo
+    expected: int
+    module: str
+
+    @property
+    def missing(self) -> int:
+        """How many are missing."""
+        return self.expected - self.x.shape[1]
+
+
+def find_lack(crash: Crash) -> Lack | None:
+    """What the failing layer lacks; None where it has enough, or is no such layer."""
+    layer, product = find_mismatch(crash), find_product(crash)
+    found = None
+    if layer is not None and layer.dim == 1:
+        found = Lack(x=layer.x, expected=layer.expected, module=layer.module)
+    elif product is not None and product.is_layer and len(product.x.shape) == 2:
+        found = Lack(x=product.x, expected=product.wanted, module=product.module)
+    return found if found is not None and found.missing > 0 else None

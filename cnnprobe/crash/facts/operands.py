@@ -1,5 +1,6 @@
 """Two tensors of one operation that do not fit each other."""
 
+import itertools
 from dataclasses import dataclass
 
 from cnnprobe import operations
@@ -47,6 +48,30 @@ def find_operands(crash: Crash) -> Operands | None:
 def can_broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether two shapes fit: from the last dim, the sizes are equal or one of them is 1."""
     return all(m == n or 1 in (m, n) for m, n in zip(a[::-1], b[::-1], strict=False))
+
+
+def list_embeddings(
+    small: tuple[int, ...], large: tuple[int, ...], free: int | None = None
+) -> list[tuple[int, ...]]:
+    """Which dims of the larger shape those of the smaller one may be, in order; the first best.
+
+    In the dim `free` the sizes may differ.
+    """
+    return [
+        places
+        for places in itertools.combinations(range(len(large)), len(small))
+        if all(n in (1, large[i]) or i == free for n, i in zip(small, places, strict=True))
+    ]
+
+
+def write_index(places: tuple[int, ...], rank: int, *, is_batched: bool = True) -> str:
+    """The index that puts dims at these places of more dims: [:, None], [..., None, None]."""
+    if places == tuple(range(len(places))) and is_batched:
+        return "[" + ", ".join(["...", *["None"] * (rank - len(places))]) + "]"
+    entries = [":" if i in places else "None" for i in range(0 if is_batched else places[0], rank)]
+    while entries[-1] == ":" and len(entries) > 1:
+        entries.pop()
+    return "[" + ", ".join(entries) + "]"
 
 
 def count_layers(crash: Crash, info: TensorInfo) -> tuple[int, int]:

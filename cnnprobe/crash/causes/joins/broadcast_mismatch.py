@@ -1,78 +1,157 @@
-"""Two tensors with different numbers of dims that do not broadcast."""
+"""Two tensors that do not broadcast."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.parts import change_part, match_inputs
-from cnnprobe.crash.facts.joins import write_parts
-from cnnprobe.crash.facts.operands import Operands, can_broadcast, find_operands
-from cnnprobe.crash.suspect import Candidate, Suspect, propose
-from cnnprobe.operations import read_name
+from cnnprobe.crash.facts.channels import suspect_channels
+from cnnprobe.crash.facts.joins import list_ancestors, write_parts
+from cnnprobe.crash.facts.operands import Operands, find_operands, list_embeddings, write_index
+from cnnprobe.crash.facts.words import count_elements, shorten
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.operations import find, find_signature, read_name
+from cnnprobe.trace import TensorInfo
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3)
-            self.gate = nn.Linear(8, 8)
-            self.head = nn.Conv2d(8, 2, 1)
+EXAMPLES = (
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 8, 3)
+                self.gate = nn.Linear(8, 8)
 
-        def forward(self, x):
-            x = self.conv(x)
-            gate = torch.sigmoid(self.gate(x.mean((2, 3))))
-            return self.head(x * gate)
+            def forward(self, x):
+                x = self.conv(x)
+                gate = torch.sigmoid(self.gate(x.mean((2, 3))))
+                return x * gate
 
 
-    model, args = Net(), (torch.randn(2, 3, 9, 9),)
-    """,
-    old="x * gate",
-    new="x * gate[:, :, None, None]",
-    blames="",
-    repair="gate[..., None, None]",
+        model, args = Net(), (torch.randn(2, 3, 9, 9),)
+        """,
+        old="x * gate",
+        new="x * gate[:, :, None, None]",
+        blames="",
+        repair="gate[..., None, None]",
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 8, 3)
+
+            def forward(self, x):
+                x = self.conv(x)
+                return x - x.mean((2, 3))
+
+
+        model, args = Net(), (torch.randn(2, 3, 9, 9),)
+        """,
+        old="x.mean((2, 3))",
+        new="x.mean((2, 3), keepdim=True)",
+        blames="",
+        repair="keepdim=True",
+    ),
 )
 
 
 @cause(
-    code="CP034", name="broadcast-mismatch", family="shape-mismatch", prior=397, examples=EXAMPLE
+    code="CP034", name="broadcast-mismatch", family="shape-mismatch", prior=397, examples=EXAMPLES
 )
 def broadcast_mismatch(crash: Crash) -> Iterator[Suspect]:
     """Two tensors of different shapes meet in an operation that cannot broadcast them.
 
     Why it happens: shapes are aligned from their last dim, so that (N, C) does not fit
     (N, C, H, W): its dims have to be followed by two of size 1.
-    What to do: index with None where a dim is missing: x[:, :, None, None].
+    What to do: index with None where a dim is missing, x[:, :, None, None]; or reduce with
+    keepdim=True.
     Known exceptions: dims of size 1 fit every size.
     Source: documentation of torch, "Broadcasting semantics".
     """
     pair = find_operands(crash)
-    if pair is None or pair.parameter is not None or (pair.is_even and pair.is_sum):
+    if pair is None or (pair.is_even and (pair.is_sum or pair.parameter is not None)):
         return
+    message = (
+        f"{read_name(pair.call.kind)} in {describe_module(crash, crash.owner)}:"
+        f" {pair.a.shape} and {pair.b.shape} do not fit"
+    )
+    arithmetic = write_parts(crash, (pair.a, pair.b))
+    small, large = sorted((pair.a, pair.b), key=lambda t: (len(t.shape), count_elements(t.shape)))
     candidates = list(match_inputs(crash, (pair.a, pair.b)))
-    if not pair.is_even:
-        candidates += _add_dims(crash, pair)
+    if pair.is_even:
+        yield from suspect_channels(crash, small, large, message, arithmetic)
+    else:
+        candidates += [*_keep_dims(crash, small), *_add_dims(crash, pair, small, large)]
+    if pair.parameter is not None and not candidates:
+        return
     yield Suspect(
         module=crash.owner,
-        message=f"{read_name(pair.call.kind)} in {describe_module(crash, crash.owner)}:"
-        f" {pair.a.shape} and {pair.b.shape} do not fit",
-        arithmetic=write_parts(crash, (pair.a, pair.b)),
+        message=message,
+        arithmetic=arithmetic,
         candidates=tuple(candidates),
+        weight=STRONG if pair.parameter is not None else USUAL,
+        needs_proof=pair.parameter is not None,
     )
 
 
-def _add_dims(crash: Crash, pair: Operands) -> Iterator[Candidate]:
-    """(N, C) against (N, C, H, W): the missing dims belong at the end."""
-    small, large = sorted((pair.a, pair.b), key=lambda t: len(t.shape))
-    missing = len(large.shape) - len(small.shape)
-    if not can_broadcast(large.shape[: len(small.shape)], small.shape):
+def _keep_dims(crash: Crash, small: TensorInfo) -> Iterator[Candidate]:
+    """keepdim=True where a reduction dropped the dims."""
+    call = crash.find_producer(small)
+    info, signature = (find(call), find_signature(call.kind)) if call is not None else (None, None)
+    if call is None or info is None or info.effect != "reduces" or signature is None:
+        return
+    if "keepdim" not in signature.names:
         return
 
-    def add_dims(x: Tensor, other: Tensor) -> Tensor:
-        return x[(..., *[None] * (other.dim() - x.dim()))]
+    def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **{**kwargs, "keepdim": True})
 
-    code = "{x}[..., " + ", ".join(["None"] * missing) + "]"
-    edit = change_part(crash, pair.call, small, add_dims, code, verb="add dims to", like=large)
-    yield propose(edit)
+    edit = Rewrite(
+        title=f"keep the reduced dims at {shorten(call.source)}: keepdim=True",
+        code="keepdim=True",
+        module=crash.find_module_above(call.parent),
+        kind=call.kind,
+        source=call.source,
+        function=rewrite,
+        keyword=("keepdim", True, signature.names.index("keepdim")),
+    )
+    yield propose(edit, weight=STRONG)
+
+
+def _add_dims(
+    crash: Crash, pair: Operands, small: TensorInfo, large: TensorInfo
+) -> Iterator[Candidate]:
+    """(N, C) or (N, H, W) against (N, C, H, W): None where a dim is missing."""
+    if pair.name not in ("add", "mul", "div") and _is_made_of(crash, small, large):
+        return  # a map minus its own logits
+    rank, is_batched = len(large.shape), pair.parameter is None
+    found = [p for p in list_embeddings(small.shape, large.shape) if is_batched or p[0] > 0]
+    if small.dtype == "bool":
+        found = [*found[-1:], *found[:-1]]  # a mask of the keys is in the last dim
+    for places in found[: 2 if small.dtype == "bool" else 1]:
+
+        def add_dims(x: Tensor, other: Tensor, places: tuple[int, ...] = places) -> Tensor:
+            fits = other.dim() != rank or x.dim() != len(places)
+            return (
+                x if fits else x[tuple(slice(None) if i in places else None for i in range(rank))]
+            )
+
+        code = "{x}" + write_index(places, rank, is_batched=is_batched)
+        edit = change_part(crash, pair.call, small, add_dims, code, verb="add dims to", like=large)
+        yield propose(edit, weight=USUAL if places == found[0] else POSSIBLE)
+
+
+def _is_made_of(crash: Crash, info: TensorInfo, origin: TensorInfo) -> bool:
+    """Whether a tensor comes from another through layers with weights."""
+    rows = list_ancestors(crash, info)
+    if origin.source not in rows:
+        return False
+    later = [crash.trace.calls[i].fqn for i in rows - list_ancestors(crash, origin)]
+    modules = [crash.modules.get(fqn) for fqn in later if fqn is not None]
+    return any(m is not None and m._parameters for m in modules)

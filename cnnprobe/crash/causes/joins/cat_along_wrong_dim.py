@@ -1,12 +1,13 @@
 """A concatenation along the wrong dim."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.parts import cat_along
-from cnnprobe.crash.facts.joins import read_cat, write_parts
+from cnnprobe.crash.facts.joins import Cat, list_ancestors, read_cat, write_parts
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.trace import TensorInfo
 
 EXAMPLES = (
     Example(
@@ -29,23 +30,84 @@ EXAMPLES = (
         blames="",
         repair="dim=1",
     ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a = nn.Conv2d(3, 8, 1)
+                self.b = nn.Conv2d(3, 8, 3, padding=1)
+                self.norm = nn.BatchNorm2d(16)
+                self.out = nn.Conv2d(16, 2, 1)
+
+            def forward(self, x):
+                x = torch.cat((self.a(x), self.b(x)))
+                return self.out(F.relu(self.norm(x)))
+
+
+        model, args = Net(), (torch.randn(4, 3, 8, 8),)
+        """,
+        old="self.b(x))",
+        new="self.b(x)), dim=1",
+        blames="",
+        repair="dim=1",
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.coarse = nn.Linear(6, 4)
+                self.fine = nn.Linear(6, 4)
+
+            def forward(self, x):
+                return torch.cat([self.coarse(x), self.fine(x)])
+
+
+        def run(model):
+            output = model(torch.randn(5, 6))
+            F.cross_entropy(output, torch.randint(0, 8, (5,))).backward()
+
+
+        model = Net()
+        """,
+        old="self.fine(x)]",
+        new="self.fine(x)], dim=1",
+        blames="",
+        repair="dim=1",
+    ),
 )
 
 
 @cause(
-    code="CP031", name="cat-along-wrong-dim", family="cat-mismatch", prior=401, examples=EXAMPLES
+    code="CP031",
+    name="cat-along-wrong-dim",
+    stage=("forward", "loss"),
+    family="cat-mismatch",
+    prior=910,
+    examples=EXAMPLES,
 )
 def cat_along_wrong_dim(crash: Crash) -> Iterator[Suspect]:
     """Tensors are concatenated along the wrong dim.
 
     Why it happens: torch.cat joins along dim 0, the batch, unless it is told another one. Features
-    and channels are in dim 1.
+    and channels are in dim 1. Tensors of one shape are joined without an error then, and it is the
+    next layer or the loss that raises.
     What to do: pass dim=1.
-    Known exceptions: none.
+    Known exceptions: two views of each sample may well be joined along the batch.
     Source: documentation of torch.cat, default dim=0.
     """
-    cat = read_cat(crash.call)
-    if cat is None or cat.dim is None or len(cat.uneven) != 1 or not cat.differing:
+    cat = read_cat(crash.call) if crash.stage == "forward" else None
+    if cat is not None:
+        yield from _suspect_failing(crash, cat)
+    elif crash.batch:
+        ends = crash.inputs if crash.stage == "forward" else crash.trace.calls[0].outputs
+        yield from _suspect_earlier(crash, ends)
+
+
+def _suspect_failing(crash: Crash, cat: Cat) -> Iterator[Suspect]:
+    """The parts differ in one dim alone, and it is not the one along which they are joined."""
+    if cat.dim is None or len(cat.uneven) != 1 or not cat.differing:
         return
     dim = cat.uneven[0]
     if dim > 1 and len(cat.parts[0].shape) > 3:  # maps of two sizes
@@ -59,3 +121,35 @@ def cat_along_wrong_dim(crash: Crash) -> Iterator[Suspect]:
         weight=STRONG,
         needs_proof=True,
     )
+
+
+def _suspect_earlier(crash: Crash, ends: Sequence[TensorInfo]) -> Iterator[Suspect]:
+    """The failing call got more samples than the model, from an earlier concatenation."""
+    batch = crash.batch or 1
+    ends = [t for t in ends if t.shape and t.shape[0] > batch and t.shape[0] % batch == 0]
+    for index in sorted(list_ancestors(crash, *ends), reverse=True):
+        cat = read_cat(crash.trace.calls[index])
+        if cat is None or cat.dim != 0 or len(cat.parts[0].shape) < 2:
+            continue
+        layers = {_find_layer(crash, part) for part in cat.parts}
+        if any(t.shape[0] != batch for t in cat.parts) or len(layers) < len(cat.parts):
+            continue  # several views through one encoder
+        yield Suspect(
+            module=crash.find_module_above(cat.call.parent),
+            message=f"{crash.describe_call(cat.call)} joins along dim 0, the batch: {batch} samples"
+            f" become {batch * len(cat.parts)}",
+            arithmetic=write_parts(crash, cat.parts),
+            candidates=(propose(cat_along(crash, cat, 1), weight=STRONG),),
+            weight=STRONG,
+            needs_proof=True,
+        )
+        return
+
+
+def _find_layer(crash: Crash, info: TensorInfo) -> str | None:
+    """The layer with weights that a tensor comes from."""
+    for _, call in crash.walk_back(info):
+        module = crash.modules.get(call.fqn) if call.fqn is not None else None
+        if module is not None and module._parameters:
+            return call.fqn
+    return None

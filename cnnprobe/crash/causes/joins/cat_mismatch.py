@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.parts import match_inputs, resize_parts
+from cnnprobe.crash.edits.parts import change_part, match_inputs, resize_parts, spell_part
 from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.branches import suspect_layers
 from cnnprobe.crash.facts.halvings import find_rounded
@@ -56,6 +58,7 @@ def cat_mismatch(crash: Crash) -> Iterator[Suspect]:
     if min(cat.differing) >= 2:
         yield from suspect_layers(crash, cat.parts, message, arithmetic)
     candidates = [*match_inputs(crash, cat.parts), *_correct_batches(crash, cat)]
+    candidates += _expand(crash, cat)
     if min(cat.differing) >= 2 and find_rounded(crash, cat.parts) is None:
         candidates += resize_parts(crash, cat)
     yield Suspect(
@@ -65,6 +68,26 @@ def cat_mismatch(crash: Crash) -> Iterator[Suspect]:
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _expand(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+    """A token of batch size 1 beside sequences of a whole batch."""
+    single = [t for t in cat.parts if t.shape[0] == 1]
+    others = [t for t in cat.parts if t.shape[0] == crash.batch]
+    if cat.differing != [0] or not others or len(single) + len(others) < len(cat.parts):
+        return
+    like, rest = others[0], ["-1"] * (len(others[0].shape) - 1)
+    name = spell_part(crash, cat.call, like)
+    size = f"{name}.shape[0]" if name else str(like.shape[0])
+    code = f"{{x}}.expand({', '.join([size, *rest])})"
+
+    def expand(x: Tensor, other: Tensor) -> Tensor:
+        return x.expand(other.shape[0], *[-1] * (x.dim() - 1))
+
+    edits = (
+        change_part(crash, cat.call, t, expand, code, verb="expand", like=like) for t in single
+    )
+    yield propose(*edits, weight=STRONG)
 
 
 def _correct_batches(crash: Crash, cat: Cat) -> Iterator[Candidate]:

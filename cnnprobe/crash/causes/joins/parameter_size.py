@@ -9,7 +9,7 @@ from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure, reshape_parameter, resize_input
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.joins import read_cat
-from cnnprobe.crash.facts.operands import find_operands
+from cnnprobe.crash.facts.operands import find_operands, list_embeddings
 from cnnprobe.crash.facts.windows import (
     LARGEST_INPUT,
     Step,
@@ -83,7 +83,8 @@ def parameter_size(crash: Crash) -> Iterator[Suspect]:
         return
     x = pair.a if owned is pair.b else pair.b
     wanted = _fit_shape(owned.shape, x.shape)
-    edits = [reshape_parameter(crash, owned.source, wanted)]
+    lacks_dims = any(p[0] for p in list_embeddings(owned.shape, x.shape)) and not pair.is_even
+    edits = [] if lacks_dims else [reshape_parameter(crash, owned.source, wanted)]
     suspect = Suspect(
         module=crash.owner_of_parameter(str(owned.source)),
         message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape}"
