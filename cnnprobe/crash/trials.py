@@ -294,6 +294,9 @@ def is_plausible(crash: Crash, outcome: Outcome) -> bool:
 def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
     """The Linear that made the output; None where another layer with weights came after it."""
     for call in reversed(outcome.trace.calls):
+        ranks = {len(t.shape) for t in call.inputs if len(t.shape) > 1}
+        if call.fqn is None and 2 in ranks and max(ranks) > 2:
+            return None  # rows of features joined with a map: the gate of a block
         if call.fqn is None:
             continue
         module = crash.modules.get(call.fqn)
@@ -301,7 +304,4 @@ def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
             return None
         if not module._modules and module._parameters:
             return module if isinstance(module, nn.Linear) else None
-        ranks = {len(t.shape) for t in call.inputs if len(t.shape) > 1}
-        if call.fqn is None and 2 in ranks and max(ranks) > 2:
-            return None  # rows of features joined with a map: the gate of a block
     return None

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
@@ -78,7 +77,4 @@ def _resize_input(crash: Crash, cat: Cat) -> Iterator[Candidate]:
     pixels = crash.root_inputs[0].shape[2:] if crash.root_inputs else ()
     sizes = tuple(math.ceil(n / divisor) * divisor for n in pixels)
     if sizes != pixels:
-        shown = " x ".join(map(str, sizes))
-        title = f"give the model an input whose sizes are multiples of {divisor}: {shown}"
-        edit = replace(resize_input(sizes, exact=True), title=title)
-        yield propose(edit, weight=POSSIBLE)
+        yield propose(resize_input(sizes, multiple=divisor), weight=POSSIBLE)
