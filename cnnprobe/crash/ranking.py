@@ -1,13 +1,8 @@
 """From suspects to an explanation: the candidates are tried, what works is ranked, the best one names the fault."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from cnnprobe.crash import (
-    strangers,
-    structure,
-    wording,
-)  # fmt: skip
 from cnnprobe.crash.cause import Cause, all_causes
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.edit import write_diff
@@ -26,12 +21,6 @@ MOST_SHOWN = 5  # repairs in an explanation
 _MOST_STEPS = 3  # faults behind one another that are looked for
 _RESERVE = 4  # forwards kept for a second fault
 _MOST_ARRIVED = 8  # tensors that an explanation shows
-# Rooms that are no causes yet, with their priors.
-_ROOMS = (
-    (wording, 1200),
-    (structure, 1100),
-    (strangers, 900),
-)
 
 
 def explain_crash(crash: Crash) -> Explanation:
@@ -70,18 +59,12 @@ def find_suspects(crash: Crash) -> list[Suspect]:
     for cause in (*all_causes(), *crash.causes):
         if crash.stage in cause.stages or ("around" in cause.stages and not forward):
             found += [(cause.prior, one) for one in _ask(crash, cause)]
-    for room, prior in _ROOMS if forward else ():
-        found += [(prior, one) for one in _ask_room(crash, room.suspect)]
     return [one for _, one in sorted(found, key=lambda pair: (-pair[1].weight, -pair[0]))]
 
 
 def _ask(crash: Crash, cause: Cause) -> list[Suspect]:
-    return [replace(one, cause=cause) for one in _ask_room(crash, cause.find)]
-
-
-def _ask_room(crash: Crash, find: Callable[[Crash], Iterable[Suspect]]) -> list[Suspect]:
     try:
-        return list(find(crash))
+        return [replace(one, cause=cause) for one in cause.find(crash)]
     except Exception:
         if not crash.is_lenient:
             raise

@@ -75,25 +75,25 @@ def tensor_made_on_another_device(fixed):
     return Positions(fixed), (torch.randn(2, 4),)
 
 
-@crashes("not-a-tensor", "0", repair="torch.as_tensor(x)", on_meta=False)
+@crashes("input-not-a-tensor", "0", repair="torch.as_tensor(x)", on_meta=False)
 def numpy_array(fixed):
     x = np.ones((2, 3, 8, 8), dtype=np.float32)
     return small(), (torch.as_tensor(x) if fixed else x,)
 
 
-@crashes("not-a-tensor", "0", repair="torch.stack(x)", on_meta=False)
+@crashes("input-not-a-tensor", "0", repair="torch.stack(x)", on_meta=False)
 def list_of_tensors(fixed):
     x = [torch.randn(3, 8, 8), torch.randn(3, 8, 8)]
     return small(), (torch.stack(x) if fixed else x,)
 
 
-@crashes("not-a-tensor", "0", repair="x['image']", on_meta=False)
+@crashes("input-not-a-tensor", "0", repair="x['image']", on_meta=False)
 def dictionary(fixed):
     x = {"image": torch.randn(2, 3, 8, 8), "label": torch.tensor([0, 1])}
     return small(), (x["image"] if fixed else x,)
 
 
-@crashes("not-a-tensor", "0", repair="", on_meta=False)
+@crashes("input-not-a-tensor", "0", repair="", on_meta=False)
 def path_of_an_image(fixed):
     return small(), (torch.randn(2, 3, 8, 8) if fixed else "cat.png",)
 

@@ -3,33 +3,8 @@
 from crashes.posts import post
 
 post(
-    "no_return",
-    "not-a-tensor",
-    "block1",
-    repair="return x",
-    old="        x = F.relu(self.bn(self.conv(x)))",
-    new="        x = F.relu(self.bn(self.conv(x)))\n        return x",
-    source="""
-class ConvBlock(nn.Module):
-    def __init__(self, i, o):
-        super().__init__()
-        self.conv = nn.Conv2d(i, o, 3, padding=1)
-        self.bn = nn.BatchNorm2d(o)
-    def forward(self, x):
-        x = F.relu(self.bn(self.conv(x)))
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.block1 = ConvBlock(3, 8)
-        self.block2 = ConvBlock(8, 8)
-    def forward(self, x): return self.block2(self.block1(x))
-def inputs(): return torch.randn(1, 3, 8, 8),
-""",
-)
-
-post(
     "none_input",
-    "not-a-tensor",
+    "none-for-tensor",
     "",
     repair="'mask'",
     old="def inputs(): return torch.randn(2, 4),",
@@ -43,73 +18,6 @@ class Net(nn.Module):
     def forward(self, x, mask=None):
         return self.fc(x) + self.mask_fc(mask)
 def inputs(): return torch.randn(2, 4),
-""",
-)
-
-post(
-    "gru_tuple",
-    "not-a-tensor",
-    "gru",
-    repair="[0]",
-    old="        out = self.gru(f)",
-    new="        out, _ = self.gru(f)",
-    source="""
-class CRNN(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.cnn = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d((4, 1)))
-        self.gru = nn.GRU(16, 12, batch_first=True, bidirectional=True)
-        self.fc = nn.Linear(24, 11)
-    def forward(self, x):
-        f = self.cnn(x)                                  # N, 8, 2, W
-        f = f.permute(0, 3, 1, 2).flatten(2)
-        out = self.gru(f)
-        return F.log_softmax(self.fc(out), 2)
-Net = CRNN
-def inputs(): return torch.randn(2, 1, 8, 20),
-""",
-)
-
-post(
-    "none_down",
-    "missing-attribute",
-    "block",
-    repair="'down'",
-    old="        self.block = Blk(3, 8)",
-    new="        self.block = Blk(3, 8, nn.Conv2d(3, 8, 1))",
-    source="""
-class Blk(nn.Module):
-    def __init__(self, i, o, down=None):
-        super().__init__()
-        self.conv = nn.Conv2d(i, o, 3, 1, 1)
-        self.down = down
-    def forward(self, x):
-        return self.conv(x) + self.down(x)
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.block = Blk(3, 8)
-    def forward(self, x): return self.block(x)
-def inputs(): return torch.randn(2, 3, 8, 8),
-""",
-)
-
-post(
-    "mha_one_arg",
-    "call-signature",
-    "attn",
-    repair="key, value",
-    old="        y, _ = self.attn(x)",
-    new="        y, _ = self.attn(x, x, x)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attn = nn.MultiheadAttention(16, 2, batch_first=True)
-    def forward(self, x):
-        y, _ = self.attn(x)
-        return y
-def inputs(): return torch.randn(2, 5, 16),
 """,
 )
 

@@ -135,7 +135,7 @@ def inputs(): return torch.rand(2, 1, 28, 28),
 
 post(
     "pooling_with_indices_unpacked_nowhere",
-    "not-a-tensor",
+    "tuple-for-tensor",
     "pool",
     repair="x, indices = 'pool'(...), and call 'unpool'(x, indices)",
     old="x = self.pool(F.relu(self.conv(x)))\n        return self.out(self.unpool(F.relu(self.mid(x))))",

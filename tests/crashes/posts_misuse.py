@@ -21,26 +21,6 @@ def inputs(): return torch.randn(2, 1, 8, 8),
 """,
 )
 
-post(
-    "sizes_taken_into_too_few_names",
-    "shape-mismatch",
-    "",
-    repair="write b, c, h, _ = x.size()",
-    old="        b, c, h = x.size()",
-    new="        b, c, h, w = x.size()",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 2)
-    def forward(self, x):
-        x = self.conv(x)
-        b, c, h = x.size()
-        return self.fc(x.view(b, c, -1).mean(-1))
-def inputs(): return torch.randn(2, 1, 8, 8),
-""",
-)
-
 SCALED = """
 class Scale(torch.autograd.Function):
     @staticmethod

@@ -3,48 +3,10 @@
 from crashes.posts import post
 
 post(
-    "layer_without_self",
-    "missing-attribute",
-    "",
-    repair="write self.conv instead of conv",
-    old="F.relu(conv(x))",
-    new="F.relu(self.conv(x))",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
-    def forward(self, x):
-        x = F.relu(conv(x))
-        return self.fc(x.mean((2, 3)))
-def inputs(): return torch.randn(2, 3, 8, 8),
-""",
-)
-
-post(
-    "chunks_for_two_names",
-    "call-signature",
-    "",
-    repair="chunk(2, ...)",
-    old="chunk(3, dim=1)",
-    new="chunk(2, 1)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.out = nn.Conv1d(4, 24, 3, padding=1), nn.Conv1d(12, 2, 1)
-    def forward(self, x):
-        a, b = self.conv(x).chunk(3, dim=1)
-        return self.out(a * torch.sigmoid(b))
-def inputs(): return torch.randn(2, 4, 10),
-""",
-)
-
-post(
     "one_tensor_for_two_names",
-    "call-signature",
+    "unpacking-count",
     "",
-    repair="take what 'conv' gives as it is",
+    repair="write out instead of out, _",
     old="out, _ = self.conv(x)",
     new="out = self.conv(x)",
     source="""
@@ -116,25 +78,6 @@ class Net(nn.Module):
         p4 = self.l4(F.relu(self.c4(c3)))
         return self.l3(c3) + F.interpolate(p4, scale_factor=2)
 def inputs(): return torch.randn(1, 3, 26, 26),
-""",
-)
-
-post(
-    "sizes_of_a_single_image",
-    "missing-batch",
-    "",
-    repair="x.unsqueeze(0)",
-    old="torch.randn(3, 8, 8)",
-    new="torch.randn(1, 3, 8, 8)",
-    source="""
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3)
-    def forward(self, x):
-        b, c, h, w = x.shape
-        return self.conv(x).view(b, 8, -1).mean(2)
-def inputs(): return torch.randn(3, 8, 8),
 """,
 )
 

@@ -84,13 +84,6 @@ def list_names(error: BaseException) -> list[str]:
     return [node.id for node in walk_expression(error) if isinstance(node, ast.Name)]
 
 
-def list_data(error: BaseException) -> list[str]:
-    """The names that are read in the failing expression and not called in it."""
-    nodes = walk_expression(error)
-    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    return [node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called]
-
-
 def list_calls(error: BaseException) -> list[ast.Call]:
     """The calls in the failing expression."""
     return [node for node in walk_expression(error) if isinstance(node, ast.Call)]
@@ -153,24 +146,6 @@ def list_called(error: BaseException) -> list[str]:
     ]
 
 
-def list_operands(error: BaseException) -> list[str]:
-    """The attributes of `self` whose results the failing expression computes with as they are: `x + self.attn(x)`."""
-    found: list[ast.expr] = []
-    for node in walk_expression(error):
-        if isinstance(node, ast.BinOp):
-            found += [node.left, node.right]
-        elif isinstance(node, ast.Call):
-            found += node.args
-        elif isinstance(node, ast.List | ast.Tuple):
-            found += node.elts
-    functions = [node.func for node in found if isinstance(node, ast.Call)]
-    return [
-        f.attr
-        for f in functions
-        if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"
-    ]
-
-
 def walk_expression(error: BaseException) -> list[ast.AST]:
     """The nodes of the failing expression, by level; none where its source is not at hand.
 
@@ -179,6 +154,19 @@ def walk_expression(error: BaseException) -> list[ast.AST]:
     frames = find_frames(error)
     node = find_expression(frames[-1]) if frames else None
     return [] if node is None else list(ast.walk(node))
+
+
+def find_assignment(error: BaseException) -> ast.Assign | None:
+    """The assignment that failed, also where it is its targets that raised."""
+    frames = find_frames(error)
+    tree = parse_file(frames[-1].filename) if frames else None
+    line = frames[-1].lineno or 0 if frames else 0
+    found = [
+        node
+        for node in (ast.walk(tree) if tree is not None else ())
+        if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    return min(found, key=_size, default=None)
 
 
 def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:

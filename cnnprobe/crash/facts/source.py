@@ -53,28 +53,37 @@ def find_one_tuples(function: Callable[..., Any]) -> Iterator[ast.Tuple]:
 def recompile(
     function: Callable[..., Any], transform: Callable[[ast.FunctionDef], None]
 ) -> Callable[..., Any] | None:
-    """A function like the user's with a change in its syntax tree; same globals, defaults and closure."""
+    """A function like the user's with a change in its syntax tree."""
     tree = parse(function)
     if tree is None or not isinstance(function, types.FunctionType):
         return None
     transform(tree)
+    try:
+        return compile_like(function, tree)
+    except ValueError:
+        return None
+
+
+def compile_like(function: types.FunctionType, tree: ast.FunctionDef) -> types.FunctionType:
+    """The function of a syntax tree, with the globals, defaults and closure of the user's.
+
+    Raises:
+        ValueError: it reads variables or has defaults that only the running program knows.
+    """
+    code = function.__code__
     tree.decorator_list = []
-    outer = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}):\n    return None")
+    outer = ast.parse(f"def outer({', '.join(code.co_freevars)}):\n    return None")
     outer.body[0].body.insert(0, tree)  # type: ignore[attr-defined]
-    code = compile(ast.fix_missing_locations(outer), function.__code__.co_filename, "exec")
-    inner = next((c for c in _constants(code) if c.co_name == function.__name__), None)
-    if inner is None:
-        return None
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    if not set(inner.co_freevars) <= set(cells):
-        return None
-    made = types.FunctionType(
-        inner,
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        tuple(cells[name] for name in inner.co_freevars),
-    )
+    compiled = compile(ast.fix_missing_locations(outer), code.co_filename, "exec")
+    inner = next((c for c in _constants(compiled) if c.co_name == tree.name), None)
+    cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    if inner is None or not set(inner.co_freevars) <= set(cells):
+        raise ValueError(tree.name)
+    defaults = function.__defaults__ or ()
+    if len(defaults) != len(tree.args.defaults):
+        defaults = tuple(ast.literal_eval(node) for node in tree.args.defaults)
+    closure = tuple(cells[name] for name in inner.co_freevars)
+    made = types.FunctionType(inner, function.__globals__, tree.name, defaults, closure)
     made.__kwdefaults__ = function.__kwdefaults__
     return made
 
@@ -95,47 +104,6 @@ def drop_one_tuples(tree: ast.FunctionDef) -> None:
             and len(node.value.elts) == 1
         ):
             node.value = node.value.elts[0]
-
-
-def lift_nested(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:
-    """The function of a name that is defined inside of another, as if it stood beside it."""
-    tree = parse(function)
-    found = (
-        next(
-            (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name),
-            None,
-        )
-        if tree is not None
-        else None
-    )
-    if found is None or not isinstance(function, types.FunctionType):
-        return None
-    code = compile(ast.Module(body=[found], type_ignores=[]), function.__code__.co_filename, "exec")
-    inner = next(value for value in code.co_consts if isinstance(value, types.CodeType))
-    defaults = [ast.literal_eval(node) for node in found.args.defaults]
-    return types.FunctionType(inner, function.__globals__, name, tuple(defaults))
-
-
-def add_return(function: Callable[..., Any]) -> tuple[Callable[..., Any] | None, str]:
-    """A function like the user's that returns what its last statement computes, and that in his words; None where there is no such thing."""
-    tree = parse(function)
-    last = tree.body[-1] if tree is not None and tree.body else None
-    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
-        shown = ast.unparse(last.value)
-
-        def returned(node: ast.FunctionDef) -> None:
-            node.body[-1] = ast.Return(value=node.body[-1].value)  # type: ignore[attr-defined]
-    elif isinstance(last, ast.Assign | ast.AugAssign | ast.AnnAssign):
-        target = last.targets[-1] if isinstance(last, ast.Assign) else last.target
-        if not isinstance(target, ast.Name):
-            return None, ""
-        shown = target.id
-
-        def returned(node: ast.FunctionDef) -> None:
-            node.body.append(ast.Return(value=ast.Name(id=shown, ctx=ast.Load())))
-    else:
-        return None, ""
-    return recompile(function, returned), shown
 
 
 # Methods that write, without a _ at the end.

@@ -6,6 +6,7 @@ each of its calls.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,23 +49,32 @@ class Line:
 
     def _find_known(self, node: ast.expr) -> Any:
         row = self.find_row(node)
-        return read_attribute(node, self.names) if row is None else _stand_in(row)
+        if row is not None:
+            return _stand_in(row)
+        if isinstance(node, ast.Attribute):
+            value = self.evaluate(node.value)
+            if isinstance(value, torch.Tensor):
+                return value.shape if node.attr == "shape" else None
+        return read_attribute(node, self.names)
 
 
 def read_failing_line(crash: Crash) -> Line:
     """The failing expression of a crash with everything known of its parts."""
-    nodes, names = walk_expression(crash.error), read_names(crash.error)
-    frames = find_frames(crash.error)
-    if not nodes or not frames:
-        return Line(nodes=nodes, names=names)
-    path = frames[-1].filename
-    left = list(_rows_below(crash))
+    return read_values(crash, walk_expression(crash.error))
+
+
+def read_values(crash: Crash, nodes: list[ast.AST]) -> Line:
+    """The same of another expression, of which all parts have run just before the crash."""
+    names, frames = read_names(crash.error), find_frames(crash.error)
     line = Line(nodes=nodes, names=names)
+    if not nodes or not frames:
+        return line
+    left = list(_rows_below(crash))
     names_of = {id(module): name for name, module in crash.modules.items()}
-    # All parts of the failing expression have just run, so that the last rows are theirs.
+    # All parts have just run, so that the last rows are theirs.
     for node in reversed(list(_walk_as_run(nodes[0]))):
         key = _key_of_node(node, names, names_of)
-        places = {f"{path}:{n}" for n in range(node.lineno, (node.end_lineno or 0) + 1)}
+        places = [f"{frames[-1].filename}:{n}" for n in range(node.lineno, node.end_lineno + 1)]  # type: ignore[operator]
         row = next(
             (r for r in reversed(left) if _key_of_row(r) == key and r.source in places), None
         )
@@ -143,13 +153,23 @@ def _own_attribute(module: nn.Module, name: str) -> Any:
 
 
 def _stand_in(row: ModuleCall) -> Any:
-    """What a recorded call returned: a tensor, or a tuple of tensors."""
+    """What a recorded call returned: a tensor, or a tuple of them, nested as it was."""
     if not row.completed or not row.outputs:
         return None
-    if row.returned in ("tuple", "list"):
-        return tuple(_stand_in_tensor(info) for info in row.outputs)
-    is_tensor = len(row.outputs) == 1 and row.outputs[0].path == ""
-    return _stand_in_tensor(row.outputs[0]) if is_tensor else None
+    if len(row.outputs) == 1 and row.outputs[0].path == "":
+        return _stand_in_tensor(row.outputs[0])
+    return _nest([(re.findall(r"\[(\d+)\]", info.path), info) for info in row.outputs])
+
+
+def _nest(parts: list[tuple[list[str], TensorInfo]]) -> Any:
+    """Tensors by their paths: "[0]", "[1][0]", "[1][1]"."""
+    if not all(path for path, _ in parts):
+        return _stand_in_tensor(parts[0][1]) if len(parts) == 1 else None
+    groups: dict[str, list[tuple[list[str], TensorInfo]]] = {}
+    for path, info in parts:
+        groups.setdefault(path[0], []).append((path[1:], info))
+    count = max(int(key) for key in groups) + 1
+    return tuple(_nest(groups[str(i)]) if str(i) in groups else None for i in range(count))
 
 
 def _stand_in_tensor(info: TensorInfo) -> torch.Tensor:

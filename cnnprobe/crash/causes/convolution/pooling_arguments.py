@@ -3,15 +3,15 @@
 import ast
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.frames import list_calls
+from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.windows import get_call_window
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
-from cnnprobe.crash.wording import reworded
 from cnnprobe.operations import find_function
 
 _KERNELS = (2, 3, 4)  # of poolings, the most usual first
@@ -55,6 +55,9 @@ def pooling_arguments(crash: Crash) -> Iterator[Suspect]:
 
 def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
     """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
+    method = find_failing_method(crash)
+    if method is None:
+        return
     for call in list_calls(crash.error):
         name = ast.unparse(call.func).rpartition(".")[2]
         info = find_function(name)
@@ -65,17 +68,15 @@ def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
         for kernel in _KERNELS:
             filled = copy.deepcopy(call)
             filled.args.append(ast.Constant(kernel))
-            found = reworded(
-                crash,
-                call,
-                ast.unparse(filled),
-                diagnosis="",
+            edit = replace_node(method, call, ast.unparse(filled))
+            weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
+            yield Suspect(
+                module=method.fqn,
                 message=f"{name} was called without its kernel size",
                 arithmetic=f"{name}(input, kernel_size, ...)",
+                candidates=(propose(edit, weight=weight),) if edit is not None else (),
+                weight=STRONG,
             )
-            weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
-            candidates = tuple(replace(one, weight=weight) for one in found.candidates)
-            yield replace(found, candidates=candidates)
         return
 
 

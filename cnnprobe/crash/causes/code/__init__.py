@@ -1,0 +1,1 @@
+"""Causes in the text of the model's own code."""

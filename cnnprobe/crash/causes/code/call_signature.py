@@ -1,0 +1,168 @@
+"""A module is called with other arguments than its forward takes."""
+
+import ast
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.inputs import ChangeArguments
+from cnnprobe.crash.edits.method import replace_node
+from cnnprobe.crash.facts.frames import list_calls, read_arguments, read_names
+from cnnprobe.crash.facts.methods import find_failing_method
+from cnnprobe.crash.facts.values import read_attribute
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.trace import ModuleCall
+
+EXAMPLE = Example(
+    """
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x):
+            y, _ = self.attn(x)
+            return x + y
+
+
+    model, args = Block(), (torch.randn(2, 5, 16),)
+    """,
+    old="self.attn(x)",
+    new="self.attn(x, x, x)",
+    blames="attn",
+    repair="write self.attn(x, x, x) instead of self.attn(x)",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """How the arguments of a call differ from the parameters of a forward."""
+
+    parameters: tuple[str, ...]
+    unknown: tuple[str, ...]  # given by name, and no parameter
+    missing: tuple[str, ...]
+    surplus: int  # given by position, and one too many
+
+
+@cause(code="CP047", name="call-signature", prior=1095, examples=EXAMPLE)
+def call_signature(crash: Crash) -> Iterator[Suspect]:
+    """A module is called with other arguments than its forward takes.
+
+    Why it happens: an argument is forgotten, one too many is passed, or a keyword has another name.
+    What to do: compare the call with the definition of the forward.
+    Known exceptions: a forward that takes *args and **kwargs accepts everything.
+    Source: torch.nn.Module.__call__ passes its arguments on to forward as they are.
+    """
+    call, module = crash.call, crash.module
+    has_begun = any(c.parent == crash.index for c in crash.trace.calls)
+    if call is None or module is None or has_begun or not isinstance(crash.error, TypeError):
+        return
+    count, names = _count_given(crash, call)
+    found = _compare(module, count, names)
+    if found is None:
+        return
+    fqn = call.fqn or ""
+    edits = _change_root(crash, found) if not fqn else _change_line(crash, module, found)
+    missing = ", ".join(found.missing)
+    yield Suspect(
+        module=fqn,
+        message=f"the forward of {describe_module(crash, fqn)} {_say(found)}",
+        arithmetic=f"forward({', '.join(found.parameters)}); given {count} by position"
+        + (f" and {', '.join(names)}" if names else ""),
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
+        weight=STRONG,
+        advice=(f"call {quote(fqn)} with {missing} as well",)
+        if missing and not found.unknown
+        else (),
+    )
+
+
+def _compare(module: nn.Module, count: int, names: list[str]) -> Mismatch | None:
+    """How the arguments differ from the parameters; None where they fit or it is not known."""
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*range(count), **dict.fromkeys(names))
+    except TypeError:
+        parameters = signature.parameters
+        by_position = [n for n, p in parameters.items() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+        needed = [n for n in by_position if parameters[n].default is inspect.Parameter.empty]
+        return Mismatch(
+            parameters=tuple(parameters),
+            unknown=tuple(name for name in names if name not in parameters),
+            missing=tuple(n for n in needed if n not in [*by_position[:count], *names]),
+            surplus=max(0, count - len(by_position)),
+        )
+    return None
+
+
+def _say(found: Mismatch) -> str:
+    said = []
+    if found.unknown:
+        said.append(f"has no parameter {', '.join(map(repr, found.unknown))}")
+    if found.missing:
+        said.append(f"was not given {', '.join(map(repr, found.missing))}")
+    if found.surplus:
+        plural = "s" * (found.surplus > 1)
+        said.append(f"was given {found.surplus} argument{plural} too many")
+    return " and ".join(said) or "cannot take these arguments"
+
+
+def _count_given(crash: Crash, call: ModuleCall) -> tuple[int, list[str]]:
+    """How many arguments a module got by position, and the names of the others."""
+    own = (crash.args, crash.kwargs)
+    found = own if call.parent is None else read_arguments(crash.error, crash.module)
+    return (len(found[0]), sorted(found[1])) if found is not None else (len(call.inputs), [])
+
+
+def _change_root(crash: Crash, found: Mismatch) -> Iterator[Edit]:
+    """Other arguments for the model itself."""
+    unknown, count = found.unknown, len(crash.args) - found.surplus
+
+    def change(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        to = dict(zip(unknown, found.missing, strict=False))
+        left = {to.get(n, n): v for n, v in kwargs.items() if n in to or n not in unknown}
+        return args[:count], left
+
+    if len(unknown) == 1 and len(found.missing) == 1:
+        title = f"call it with {found.missing[0]}= instead of {unknown[0]}="
+    elif found.missing:
+        return
+    elif unknown:
+        title = f"leave out {', '.join(unknown)}"
+    else:
+        title = f"give it {count} argument{'s' * (count != 1)}"
+    yield ChangeArguments(title=title, function=change)
+
+
+def _change_line(crash: Crash, module: nn.Module, found: Mismatch) -> Iterator[Edit]:
+    """Other arguments in the user's line that calls the module."""
+    names, method = read_names(crash.error), find_failing_method(crash)
+    calls = [c for c in list_calls(crash.error) if read_attribute(c.func, names) is module]
+    if method is None or not calls:
+        return
+    new = copy.deepcopy(calls[0])
+    if found.surplus:
+        del new.args[-found.surplus :]
+    new.keywords = [k for k in new.keywords if k.arg not in found.unknown]
+    for name in found.missing:
+        value = ast.Name(id=name) if names.get(name) is not None else None
+        if value is None and isinstance(module, nn.MultiheadAttention) and new.args:
+            new.args.append(new.args[0])  # attention of a sequence to itself
+        elif value is None:
+            return
+        else:
+            new.keywords.append(ast.keyword(arg=name, value=value))
+    edit = replace_node(method, calls[0], ast.unparse(new))
+    if edit is not None:
+        yield edit

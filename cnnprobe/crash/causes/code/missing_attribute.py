@@ -1,0 +1,152 @@
+"""The code asks a module, a tensor or torch for a name that it does not have."""
+
+import ast
+import difflib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.method import ChangeMethod, change_method
+from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
+from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+
+_MOST_NAMES = 12
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(4, 4)
+            self.fc2 = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc_2(F.relu(self.fc1(x)))
+
+
+    model, args = Net(), (torch.randn(3, 4),)
+    """,
+    old="self.fc_2",
+    new="self.fc2",
+    blames="",
+    repair="write self.fc2 instead of self.fc_2",
+)
+UNUSED = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.classifier(F.relu(self.body(x)))
+
+
+    model, args = Net(), (torch.randn(3, 4),)
+    """,
+    old="self.classifier",
+    new="self.head",
+    blames="",
+    repair="write self.head instead of self.classifier",
+)
+
+
+@cause(code="CP043", name="missing-attribute", prior=1090, examples=(EXAMPLE, UNUSED))
+def missing_attribute(crash: Crash) -> Iterator[Suspect]:
+    """The code asks a module, a tensor or torch for a name that it does not have.
+
+    Why it happens: the name is misspelt, or the layer has another name in __init__. A layer that
+    __init__ makes and nobody uses is then the one that is meant.
+    What to do: use one name in __init__ and in forward.
+    Known exceptions: none.
+    Source: torch.nn.Module.__getattr__ raises AttributeError for what is not registered.
+    """
+    subject, name = _find_missing(crash.error)
+    is_known = isinstance(subject, nn.Module | Tensor | types.ModuleType)
+    if not is_known or not name or hasattr(type(subject), name):  # a property that raised
+        return
+    method = find_failing_method(crash)
+    near = _list_near(name, subject, method)
+    prefix = "self." if isinstance(subject, nn.Module) else ""
+    edits = [_rename(method, name, new, prefix) for new in near] if method is not None else []
+    weight = STRONG if len(near) == 1 else USUAL
+    known = _list_registered(subject)
+    yield Suspect(
+        module=method.fqn if method is not None else crash.owner,
+        message=f"{_describe(crash, subject)} has no attribute {name!r}"
+        + (f"; it has {near[0]!r}" if near else ""),
+        arithmetic=f"registered: {', '.join(known[:_MOST_NAMES]) or 'nothing'}"
+        if isinstance(subject, nn.Module)
+        else "",
+        candidates=tuple(propose(edit, weight=weight) for edit in edits if edit is not None),
+        weight=STRONG,
+    )
+
+
+def _find_missing(error: BaseException) -> tuple[Any, str]:
+    """Of what which name was asked: nn.Module and torch raise without saying so."""
+    for path, key in (("torch/nn/modules/module.py", "self"), ("torch/__init__.py", "")):
+        asked = read_frame(error, path, "__getattr__")
+        if asked is not None and isinstance(error, AttributeError):
+            return asked.get(key, torch), asked.get("name", "")
+    if not isinstance(error, AttributeError):
+        return None, ""
+    return error.obj, error.name or ""
+
+
+def _describe(crash: Crash, subject: Any) -> str:
+    if isinstance(subject, Tensor):
+        return f"a tensor {tuple(subject.shape)}"
+    if isinstance(subject, types.ModuleType):
+        return subject.__name__
+    fqn = next((name for name, module in crash.modules.items() if module is subject), crash.owner)
+    return describe_module(crash, fqn)
+
+
+def _list_registered(subject: Any) -> list[str]:
+    registries = ("_modules", "_parameters", "_buffers")
+    return [name for key in registries for name in getattr(subject, key, {})]
+
+
+def _list_near(name: str, subject: Any, method: Method | None) -> list[str]:
+    """What may be meant, the likeliest first."""
+    if not isinstance(subject, nn.Module):
+        public = [other for other in dir(subject) if not other.startswith("_")]
+        return difflib.get_close_matches(name, public, n=2, cutoff=0.75)
+    known = _list_registered(subject)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    below = [fqn for fqn, _ in subject.named_modules() if fqn.endswith(f".{name}")]
+    return near or (below if len(below) == 1 else []) or _list_unused(known, method)
+
+
+def _list_unused(known: list[str], method: Method | None) -> list[str]:
+    """What __init__ registers and no other method of the class reads."""
+    try:
+        file, node = open_method(method.function.__code__)  # type: ignore[union-attr]
+    except (AttributeError, UnknownPlaceError):
+        return []
+    owner = find_class(file.tree, node)
+    methods = [n for n in (owner.body if owner is not None else ()) if _is_method(n)]
+    read = {n.attr for one in methods for n in ast.walk(one) if isinstance(n, ast.Attribute)}
+    return [name for name in known if name not in read]
+
+
+def _is_method(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name != "__init__"
+
+
+def _rename(method: Method, old: str, new: str, prefix: str) -> ChangeMethod | None:
+    def change(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Attribute) and part.attr == old:
+                yield file.replace(part, f"{file.source(part.value)}.{new}")
+
+    title = f"write {prefix}{new} instead of {prefix}{old}"
+    return change_method(method, title, change, code=new)

@@ -1,0 +1,127 @@
+"""None stands where a tensor was meant."""
+
+import ast
+import inspect
+import traceback
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.method import ChangeMethod, change_method
+from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
+from cnnprobe.crash.facts.frames import list_names
+from cnnprobe.crash.facts.methods import Method, find_method, open_method
+from cnnprobe.crash.facts.source import returns_nothing
+from cnnprobe.crash.facts.words import shorten
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Block(nn.Module):
+        def __init__(self, i, o):
+            super().__init__()
+            self.conv = nn.Conv2d(i, o, 3, padding=1)
+
+        def forward(self, x):
+            x = F.relu(self.conv(x))
+
+
+    model, args = nn.Sequential(Block(3, 8), nn.Conv2d(8, 2, 1)), (torch.randn(1, 3, 8, 8),)
+    """,
+    old="        x = F.relu(self.conv(x))",
+    new="        return F.relu(self.conv(x))",
+    blames="0",
+    repair="end the forward of '0' (Block) with a return: return x",
+)
+
+
+@cause(code="CP054", name="none-for-tensor", family="not-a-tensor", prior=897, examples=EXAMPLE)
+def none_for_tensor(crash: Crash) -> Iterator[Suspect]:
+    """None stands where a tensor was meant.
+
+    Why it happens: a forward without a return returns None, or an argument kept its default None.
+    What to do: end the forward with return; pass the argument, or skip what needs it.
+    Known exceptions: none.
+    Source: section 4.7, "Defining Functions", of the tutorial of Python.
+    """
+    found = find_arrival(crash)
+    if found is None or found.value is not None:
+        return
+    maker = found.maker
+    if maker is None:
+        yield _blame_argument(crash, found)
+        return
+    blamed = maker.fqn or ""
+    method, who = find_method(crash.modules[blamed], blamed), describe_module(crash, blamed)
+    is_without = method is not None and returns_nothing(method.function)
+    edit = _add_return(method, f"end the forward of {who} with a return") if method else None
+    yield Suspect(
+        module=blamed,
+        message=f"{found.message}; {who} returned it"
+        + (": its forward has no return" if is_without else ""),
+        arithmetic=f"at {shorten(crash.source)}" if crash.source else "",
+        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
+        weight=STRONG,
+        advice=(f"end the forward of {who} with a return",),
+    )
+
+
+def _add_return(method: Method, title: str) -> ChangeMethod | None:
+    """What the last statement computes, returned; None where it computes nothing."""
+    try:
+        file, node = open_method(method.function.__code__)
+    except UnknownPlaceError:
+        return None
+    last = node.body[-1]
+    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
+        start = file.span(last)[0]
+        shown, change = ast.unparse(last.value), Change(file.path, start, start, "return ")
+    elif isinstance(last, ast.Assign) and isinstance(last.targets[-1], ast.Name):
+        end, shown = file.span(last)[1], last.targets[-1].id
+        indent = file.text[: file.span(last)[0]].rpartition("\n")[2]
+        before = indent if not indent.strip() else " " * last.col_offset
+        change = Change(file.path, end, end, f"\n{before}return {shown}")
+    else:
+        return None
+
+    def add(_file: File, _node: ast.FunctionDef) -> list[Change]:
+        return [change]
+
+    return change_method(method, f"{title}: return {shown}", add, code=f"return {shown}")
+
+
+def _blame_argument(crash: Crash, found: Arrival) -> Suspect:
+    """None that was passed on, as it was the default of a parameter."""
+    is_own = found.receiver == crash.index and crash.leaf is None
+    above = crash.find_module_above(crash.trace.calls[found.receiver].parent)
+    fqn = crash.owner if is_own else above
+    name, who = _find_defaulted(crash, fqn), describe_module(crash, fqn)
+    why = f"its forward was not given {name!r}, which is None by default"
+    return Suspect(
+        module=fqn,
+        message=f"{found.message}; {who} passes it on" + (f": {why}" if name else ""),
+        arithmetic=f"at {shorten(crash.source)}" if crash.source else "",
+        weight=STRONG,
+        advice=(f"give {who} {name!r} as well, or skip what needs it where it is None",)
+        if name
+        else (),
+    )
+
+
+def _find_defaulted(crash: Crash, fqn: str) -> str:
+    """The parameter of a forward that kept its default None; by preference on the failing line."""
+    module = crash.modules.get(fqn)
+    frames = [f for f, _ in traceback.walk_tb(crash.error.__traceback__)]
+    frame = next(
+        (f for f in frames if f.f_code.co_name == "forward" and f.f_locals.get("self") is module),
+        None,
+    )
+    if module is None or frame is None:
+        return ""
+    parameters = inspect.signature(module.forward).parameters
+    found = [
+        n for n, p in parameters.items() if p.default is None and frame.f_locals.get(n, n) is None
+    ]
+    line = list_names(crash.error)
+    return next((n for n in found if n in line), found[0] if len(found) == 1 else "")

@@ -1,0 +1,58 @@
+"""The sizes of a tensor are unpacked into another number of names than it has dims."""
+
+import ast
+from collections.abc import Iterator
+
+import torch
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.method import replace_node
+from cnnprobe.crash.facts.methods import find_failing_method
+from cnnprobe.crash.facts.unpacking import describe_sizes, find_unpacking, lacks_batch
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 2)
+
+        def forward(self, x):
+            n, features = x.shape
+            return self.fc(x.mean(1)) / n
+
+
+    model, args = Net(), (torch.randn(4, 5, 6),)
+    """,
+    old="n, features =",
+    new="n, features, _ =",
+    blames="",
+    repair="write n, features, _ instead of n, features",
+)
+
+
+@cause(code="CP050", name="sizes-unpacked", family="shape-mismatch", prior=1193, examples=EXAMPLE)
+def sizes_unpacked(crash: Crash) -> Iterator[Suspect]:
+    """The sizes of a tensor are unpacked into another number of names than it has dims.
+
+    Why it happens: the code is written for images, and gets sequences, or the other way round.
+    What to do: write a name for each dim, or read single sizes: x.size(0).
+    Known exceptions: none.
+    Source: torch.Tensor.size in the documentation of PyTorch.
+    """
+    found, method = find_unpacking(crash), find_failing_method(crash)
+    if found is None or method is None or not isinstance(found.value, torch.Size):
+        return
+    if lacks_batch(crash, found):
+        return
+    text = ast.unparse(found.names).strip("()") + ", _" * (found.given - found.wanted)
+    edit = replace_node(method, found.names, text) if found.given > found.wanted else None
+    yield Suspect(
+        module=method.fqn,
+        message=describe_sizes(found),
+        arithmetic=f"{tuple(found.value)} for {found.wanted} names",
+        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
+        weight=STRONG,
+    )

@@ -1,0 +1,100 @@
+"""A method of the user's with another text: the copy runs it as it reads then."""
+
+import ast
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.facts.methods import Method, find_class, open_method
+from cnnprobe.crash.facts.source import compile_like
+from cnnprobe.crash.model_copy import ModelCopy, bind
+from cnnprobe.recorder.inventory import named_modules
+
+ChangeText = Callable[[File, ast.FunctionDef], Iterable[Change]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeMethod(Edit):
+    """Change the text of a method; its class has then a method `name` as the text says."""
+
+    method: types.FunctionType
+    changes: tuple[Change, ...]
+    name: str = "forward"
+
+    def apply(self, twin: ModelCopy) -> None:
+        """Give every module of the class the method as the changed text has it."""
+        kind = type(twin.module(self.module or ""))
+        modules = [m for _, m, first in named_modules(twin.model) if first and type(m) is kind]
+        function = self._compile(modules[0])
+        for module in modules:
+            bind(module, self.name, function, twin.undo)
+
+    def _compile(self, module: nn.Module) -> types.FunctionType:
+        """The method after its changes, and after those that other edits have made in it."""
+        before = getattr(module.__dict__.get(self.name), "__func__", None)
+        changes = list(dict.fromkeys([*getattr(before, "changes", ()), *self.changes]))
+        code = self.method.__code__
+        file, node = open_method(code)
+        text = file.text
+        for change in sorted(changes, key=lambda one: -one.start):
+            text = text[: change.start] + change.text + text[change.end :]
+        owner = find_class(file.tree, node)
+        made = compile_like(self.method, _find_again(ast.parse(text), owner, node, self.name))
+        made.changes = tuple(changes)  # type: ignore[attr-defined]
+        return made
+
+
+def change_method(
+    method: Method, title: str, change: ChangeText, *, code: str = "", name: str = ""
+) -> ChangeMethod | None:
+    """An edit of a method's text; None where its source is not at hand.
+
+    `name` is the method that the class has then, where it is not that which is changed.
+    """
+    try:
+        file, node = open_method(method.function.__code__)
+        changes = tuple(change(file, node))
+    except (UnknownPlaceError, SyntaxError):
+        return None
+
+    def write() -> list[Change]:
+        open_file(file.path)  # raises where it is no file of the user's
+        return list(changes)
+
+    return ChangeMethod(
+        title=title,
+        code=code,
+        module=method.fqn,
+        method=method.function,
+        changes=changes,
+        name=name or method.name,
+        written=write,
+    )
+
+
+def replace_node(method: Method, node: ast.expr, text: str) -> ChangeMethod | None:
+    """Another expression in the place of a node of the failing line."""
+    try:
+        old = " ".join(open_method(method.function.__code__)[0].source(node).split())
+    except UnknownPlaceError:
+        return None
+    title = f"write {text} instead of {old}"
+    return change_method(method, title, lambda file, _: [file.replace(node, text)], code=text)
+
+
+def _find_again(
+    tree: ast.Module, owner: ast.ClassDef | None, old: ast.FunctionDef, name: str
+) -> ast.FunctionDef:
+    """The method in the changed text: that of the same class, else the function at its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and owner is not None:
+            found = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == name]
+            if (node.name, node.lineno) == (owner.name, owner.lineno) and found:
+                return found[-1]
+        elif owner is None and isinstance(node, ast.FunctionDef) and node.lineno == old.lineno:
+            return node
+    raise UnknownPlaceError

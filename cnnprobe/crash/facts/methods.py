@@ -1,0 +1,93 @@
+"""The user's methods: which one raised, which class has no forward."""
+
+import ast
+import inspect
+import linecache
+import traceback
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.files import File, UnknownPlaceError
+from cnnprobe.crash.facts.frames import parse_file
+from cnnprobe.recorder import sources
+from cnnprobe.recorder.inventory import class_of, is_leaf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method of a module's class, with the module that ran it."""
+
+    fqn: str
+    module: nn.Module
+    function: types.FunctionType
+
+    @property
+    def name(self) -> str:
+        """Its name: "forward"."""
+        return self.function.__name__
+
+    @property
+    def kind(self) -> str:
+        """The name of the class."""
+        return class_of(self.module).__name__
+
+
+def is_own(module: nn.Module) -> bool:
+    """Whether a module is of a class of the user's."""
+    return not class_of(module).__module__.startswith("torch.")
+
+
+def find_method(module: nn.Module, fqn: str, name: str = "forward") -> Method | None:
+    """A method of a module of the user's; None where it has none of that name."""
+    function = inspect.unwrap(getattr(class_of(module), name, None))  # type: ignore[arg-type]
+    if not is_own(module) or not isinstance(function, types.FunctionType):
+        return None
+    return Method(fqn=fqn, module=module, function=function)
+
+
+def find_failing_method(crash: Crash) -> Method | None:
+    """The method of a module that the user's innermost frame runs; None where it is none."""
+    frame = None
+    for one, _ in traceback.walk_tb(crash.error.__traceback__):
+        frame = one if sources.is_users(one.f_code.co_filename) else frame
+    if frame is None or not frame.f_code.co_varnames:
+        return None
+    owner: Any = frame.f_locals.get(frame.f_code.co_varnames[0])
+    fqn = next((name for name, module in crash.modules.items() if module is owner), None)
+    found = find_method(owner, fqn, frame.f_code.co_name) if fqn is not None else None
+    same_file = found is not None and found.function.__code__.co_filename
+    return found if same_file == frame.f_code.co_filename else None
+
+
+def open_method(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
+    """The file, or the cell of a notebook, and the syntax tree of a function, by its code."""
+    tree = parse_file(code.co_filename)
+    if tree is None:
+        raise UnknownPlaceError
+    file = File(code.co_filename, "".join(linecache.getlines(code.co_filename)), tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.name != code.co_name:
+            continue
+        if code.co_firstlineno in (node.lineno, *(d.lineno for d in node.decorator_list)):
+            return file, node
+    raise UnknownPlaceError
+
+
+def find_class(tree: ast.Module, function: ast.FunctionDef) -> ast.ClassDef | None:
+    """The class whose method a function is."""
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    return next((node for node in classes if function in node.body), None)
+
+
+def lacks_forward(module: nn.Module | None) -> bool:
+    """Whether a module's class defines no forward."""
+    return (
+        module is not None
+        and not is_leaf(module)
+        and type(module).forward is nn.Module.forward
+        and "forward" not in module.__dict__
+    )
