@@ -326,7 +326,7 @@ def wrong_kernel_before_a_view(fixed):
     return Lenient(5 if fixed else 3), (images(n=4),)
 
 
-@crashes("unbatched-sizes", "", repair="unsqueeze(0)")
+@crashes("missing-batch", "", repair="unsqueeze(0)")
 def one_image_where_the_code_unpacks_four_sizes(fixed):
     class Unpacking(nn.Module):
         def __init__(self):

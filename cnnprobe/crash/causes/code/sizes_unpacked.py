@@ -7,10 +7,12 @@ import torch
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import change_input
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.unpacking import describe_sizes, find_unpacking, lacks_batch
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -37,7 +39,8 @@ EXAMPLE = Example(
 def sizes_unpacked(crash: Crash) -> Iterator[Suspect]:
     """The sizes of a tensor are unpacked into another number of names than it has dims.
 
-    Why it happens: the code is written for images, and gets sequences, or the other way round.
+    Why it happens: the code is written for images and gets sequences, or the other way round.
+    Or the batch dimension is missing.
     What to do: write a name for each dim, or read single sizes: x.size(0).
     Known exceptions: none.
     Source: torch.Tensor.size in the documentation of PyTorch.
@@ -45,14 +48,17 @@ def sizes_unpacked(crash: Crash) -> Iterator[Suspect]:
     found, method = find_unpacking(crash), find_failing_method(crash)
     if found is None or method is None or not isinstance(found.value, torch.Size):
         return
-    if lacks_batch(crash, found):
-        return
-    text = ast.unparse(found.names).strip("()") + ", _" * (found.given - found.wanted)
-    edit = replace_node(method, found.names, text) if found.given > found.wanted else None
+    surplus = found.given - found.wanted
+    text = ast.unparse(found.names).strip("()") + ", _" * surplus
+    is_sample = lacks_batch(crash, found)
+    edit: Edit | None = replace_node(method, found.names, text) if surplus > 0 else None
+    if is_sample:
+        title = "add the batch dimension: x.unsqueeze(0)"
+        edit = change_input(lambda x: x[None], "{x}[None]", title=title)
     yield Suspect(
         module=method.fqn,
         message=describe_sizes(found),
         arithmetic=f"{tuple(found.value)} for {found.wanted} names",
         candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-        weight=STRONG,
+        weight=POSSIBLE if is_sample else STRONG,  # missing-batch says it better where it knows
     )
