@@ -70,7 +70,7 @@ class Example:
 class Cause:
     """A way to crash. It yields what it suspects of a crash, or nothing."""
 
-    code: str  # CP001 to CP099
+    code: str  # CP001 to CP099, and CP0101 on
     name: str  # states the fault
     stages: tuple[str, ...]
     find: Find

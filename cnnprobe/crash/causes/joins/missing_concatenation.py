@@ -77,7 +77,7 @@ EXAMPLES = (
 
 
 @cause(
-    code="CP039",
+    code="CP0102",
     name="missing-concatenation",
     family="channel-mismatch",
     prior=861,

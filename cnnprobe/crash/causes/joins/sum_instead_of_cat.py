@@ -65,7 +65,11 @@ EXAMPLES = (
 
 
 @cause(
-    code="CP041", name="sum-instead-of-cat", family="channel-mismatch", prior=860, examples=EXAMPLES
+    code="CP0104",
+    name="sum-instead-of-cat",
+    family="channel-mismatch",
+    prior=860,
+    examples=EXAMPLES,
 )
 def sum_instead_of_cat(crash: Crash) -> Iterator[Suspect]:
     """Two tensors are added, but the next layer expects the channels of both side by side.
