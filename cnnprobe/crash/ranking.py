@@ -223,13 +223,14 @@ def _to_explanation(
     crash: Crash, blamed: Suspect, repairs: tuple[Repair, ...], notes: tuple[str, ...]
 ) -> Explanation:
     module = crash.modules.get(blamed.module) if blamed.module is not None else None
-    name = blamed.cause.name if blamed.cause is not None else blamed.diagnosis
+    cause = blamed.cause
+    assert cause is not None  # noqa: S101  (find_suspects has filled it in)
     arrived = _list_arrived(crash, blamed)
     failure = crash.trace.failure
     return Explanation(
-        diagnosis=name,
-        code=blamed.cause.code if blamed.cause is not None else "",
-        family=(blamed.cause.family if blamed.cause is not None else "") or name,
+        diagnosis=cause.name,
+        code=cause.code,
+        family=cause.family or cause.name,
         stage=crash.stage,
         module=blamed.module,
         kind=class_of(module).__name__ if module is not None else "",

@@ -43,7 +43,6 @@ class Suspect:
     tensors: tuple[Tensor, ...] = ()  # outside of the forward: what the failing call was given
     raised_in: str = ""  # outside of the forward: what raised
     cause: "Cause | None" = None  # filled in by the engine
-    diagnosis: str = ""  # of a room that is no cause yet
 
 
 def propose(*edits: Edit, weight: int = USUAL) -> Candidate:

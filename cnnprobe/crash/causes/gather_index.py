@@ -31,7 +31,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP038",
+    code="CP014",
     name="gather-index-rank",
     stage="loss",
     family="shape-mismatch",

@@ -29,7 +29,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP040",
+    code="CP0A2",
     name="key-of-tensor",
     stage="loss",
     family="call-signature",

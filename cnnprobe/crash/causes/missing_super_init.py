@@ -37,7 +37,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP039",
+    code="CP0A1",
     name="missing-super-init",
     stage=("forward", "loss"),
     family="missing-attribute",

@@ -34,7 +34,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP041",
+    code="CP0A3",
     name="tensor-of-tensors",
     stage="loss",
     family="not-a-tensor",

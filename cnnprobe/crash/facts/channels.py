@@ -60,14 +60,13 @@ def refit_channels(crash: Crash, info: TensorInfo, wanted: int, *, fork: int = -
 
 
 def suspect_channel_maker(
-    crash: Crash, info: TensorInfo, wanted: int, *, module: str, diagnosis: str = ""
+    crash: Crash, info: TensorInfo, wanted: int, *, module: str
 ) -> Iterator[Suspect]:
     """The layer that made `info` may be the wrong one, rather than `module`, which wants `wanted`."""
     edits = refit_channels(crash, info, wanted)
     if edits:
         maker, user = (describe_module(crash, fqn or "") for fqn in (edits[0].module, module))
         yield Suspect(
-            diagnosis=diagnosis,
             module=edits[0].module,
             message=f"{maker} gives {info.shape[1]} channels, but {user} expects {wanted}",
             arithmetic=f"expected {wanted} channels, got {info.shape}",

@@ -1,0 +1,116 @@
+"""A key or a position that a container does not have."""
+
+import ast
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Check
+from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.values import read_failing_line
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+
+_MOST_KEYS = 6  # that are shown
+EXAMPLE = Example(
+    """
+    model = nn.Linear(4, 3)
+
+
+    def run(model):
+        batch = {"image": torch.randn(2, 4), "label": torch.tensor([0, 2])}
+        return F.cross_entropy(model(batch["image"]), batch["labels"])
+    """,
+    old='batch["labels"]',
+    new='batch["label"]',
+    blames=None,
+    repair="write batch['label'] instead of batch['labels']",
+)
+
+
+@cause(
+    code="CP0A4",
+    name="missing-key",
+    stage=("forward", "around"),
+    prior=790,
+    examples=EXAMPLE,
+)
+def missing_key(crash: Crash) -> Iterator[Suspect]:
+    """A dict or a list was asked for a key or a position that it does not have.
+
+    Why it happens: the batch, the label map or the output has other keys than the code expects, or
+    a list has fewer elements.
+    What to do: print the keys; use the one that is there, or add what is missing.
+    Known exceptions: a KeyError that the program raises itself.
+    Source: KeyError and IndexError in the Python documentation, built-in exceptions.
+    """
+    if not isinstance(crash.error, KeyError | IndexError):
+        return
+    line = read_failing_line(crash)
+    for node in (n for n in line.nodes if isinstance(n, ast.Subscript)):
+        value, key = line.evaluate(node.value), _read_key(node.slice, line.names)
+        if key is None or isinstance(value, Tensor):
+            continue
+        if isinstance(value, Mapping | nn.ModuleDict) and key not in value:
+            yield _blame_key(crash, node, value, key)
+            return
+        is_list = isinstance(value, Sequence | nn.ModuleList | nn.Sequential)
+        if is_list and isinstance(key, int) and not -len(value) <= key < len(value):
+            yield _blame_position(crash, node, value, key)
+            return
+
+
+def _read_key(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """A plain key, as it is written or as its name stands for; None: not known."""
+    try:
+        key = ast.literal_eval(node)
+    except ValueError:
+        key = names.get(node.id) if isinstance(node, ast.Name) else None
+    return key if isinstance(key, str | int) else None
+
+
+def _blame_key(crash: Crash, node: ast.Subscript, value: Any, key: str | int) -> Suspect:
+    name, keys = ast.unparse(node.value), list(value)
+    shown = ", ".join(map(repr, keys[:_MOST_KEYS])) + (", ..." if len(keys) > _MOST_KEYS else "")
+    texts = {str(each): each for each in keys}
+    near = difflib.get_close_matches(str(key), texts, n=1, cutoff=0.6)
+    is_written = isinstance(node.slice, ast.Constant)
+    return Suspect(
+        module=crash.owner if crash.stage == "forward" else None,
+        message=f"{name} has no key {key!r}",
+        arithmetic=f"its keys are {shown}" if keys else "it is empty",
+        candidates=(_spell(crash, node, value, texts[near[0]]),) if near and is_written else (),
+        weight=STRONG,
+        advice=() if is_written else (f"add {key!r} to {name}, or leave out what has this key",),
+    )
+
+
+def _spell(crash: Crash, node: ast.Subscript, value: Any, near: Any) -> Candidate:
+    """The key that is there, in the place of the one that is not."""
+    text, found = f"{ast.unparse(node.value)}[{near!r}]", value[near]
+    what = f"{type(found).__name__}"
+    if isinstance(found, Tensor):
+        what = f"tensor of {tuple(found.shape)}"
+    return propose(
+        Check(
+            title=f"write {text} instead of {ast.unparse(node)}",
+            code=text,
+            check=lambda: f"it is a {what}",
+            written=replace_expression(crash.error, node, text),
+        ),
+        weight=STRONG,
+    )
+
+
+def _blame_position(crash: Crash, node: ast.Subscript, value: Any, key: int) -> Suspect:
+    name, size = ast.unparse(node.value), len(value)
+    valid = f"valid positions are 0 to {size - 1}" if size else "it is empty"
+    return Suspect(
+        module=crash.owner if crash.stage == "forward" else None,
+        message=f"{name} has {size} element{'s' * (size != 1)}, and position {key} was asked for",
+        arithmetic=valid,
+        weight=STRONG,
+    )
