@@ -10,10 +10,12 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import is_root_input
 from cnnprobe.crash.facts.windows import count_dims
 from cnnprobe.crash.facts.words import get_tensor, read_argument, read_tensor
-from cnnprobe.operations import find
+from cnnprobe.operations import find, find_layer
+from cnnprobe.recorder.inventory import class_of
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_UNPOOL = nn.modules.pooling._MaxUnpoolNd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Expected:
     x: TensorInfo
     expected: int
     module: str
-    kind: Literal["conv", "norm", "prelu"]
+    kind: Literal["conv", "norm", "prelu", "pool", "unpool"]
     setting: str = ""  # the layer's argument; "": it is a function with a weight
     dims: int = 0  # spatial dims it is for; 0: any number of them
     ranks: tuple[int, ...] = ()  # numbers of dims that it takes; (): any
@@ -81,14 +83,24 @@ def find_expected(crash: Crash) -> Expected | None:
             x=x, expected=layer.num_parameters, module=call.fqn, kind="prelu",
             setting="num_parameters", is_first=first,
         )  # fmt: skip
+    if isinstance(layer, _UNPOOL) and len(call.inputs) > 1 and len(call.inputs[1].shape) > 2:
+        channels = call.inputs[1].shape[1]
+        return Expected(x=x, expected=channels, module=call.fqn, kind="unpool")
+    info = find_layer(class_of(layer).__name__) if layer is not None else None
+    if layer is not None and info is not None and info.family == "pooling" and x.shape:
+        dims = count_dims(layer)
+        return Expected(
+            x=x, expected=-1, module=call.fqn, kind="pool", dims=dims, ranks=(dims + 1, dims + 2)
+        )
     return None
 
 
 def find_mismatch(crash: Crash) -> Expected | None:
     """The failing call where it got another number of channels than it expects."""
     found = find_expected(crash)
-    is_wrong = found is not None and found.is_rank_right and found.got != found.expected
-    return found if is_wrong else None
+    if found is None or found.kind == "pool" or not found.is_rank_right:
+        return None
+    return found if found.got != found.expected else None
 
 
 def _list_ranks(layer: nn.Module) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """A layer with weights for another number of channels than it gets."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
@@ -10,7 +11,7 @@ from cnnprobe.crash.facts.channels import suspect_channel_maker
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.facts.words import count_of, read_tensor
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.operations import find
 
 EXAMPLES = (
@@ -67,9 +68,14 @@ def channel_mismatch(crash: Crash) -> Iterator[Suspect]:
     found = find_mismatch(crash)
     if found is None:
         return
-    if found.kind != "norm":
+    if found.kind in ("conv", "prelu"):
         yield _suspect_layer(crash, found)
-    yield from suspect_channel_maker(crash, found.x, found.expected, module=found.module)
+    for one in suspect_channel_maker(crash, found.x, found.expected, module=found.module):
+        if found.kind == "unpool":  # nothing about it can be changed: only the maker is at fault
+            edits = one.candidates[0].edits
+            yield replace(one, candidates=(propose(*edits),), weight=USUAL, needs_proof=False)
+        else:
+            yield one
 
 
 def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
@@ -84,15 +90,12 @@ def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
         f"(from {crash.describe_origin(found.x)}){note}",
         arithmetic=_count_joined(crash, found),
         candidates=tuple(_list_candidates(crash, found)),
-        weight=STRONG if found.kind == "prelu" else 2,
+        weight=STRONG if found.kind == "prelu" else USUAL,
     )
 
 
 def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
     shape, got, dim = found.x.shape, found.got, found.dim
-    if found.is_unbatched and shape[1] == found.expected and found.dims > 1:
-        wide = adapt_call(crash, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
-        yield propose(wide, weight=STRONG)
     if found.is_first and found.kind == "conv":
         yield from _convert_images(crash, found)
     if found.setting == "num_parameters":

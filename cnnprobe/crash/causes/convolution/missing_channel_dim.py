@@ -42,6 +42,8 @@ def missing_channel_dim(crash: Crash) -> Iterator[Suspect]:
     if found is None or not found.is_unbatched or found.expected != 1:
         return
     shape = found.x.shape
+    if shape[1] == 1 and found.dims > 1:
+        return  # the channels are there: a series for a layer of images
     edit = adapt_tensor(crash, found.x, lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
     yield Suspect(
         module=found.module,

@@ -50,7 +50,7 @@ def nhwc_input(crash: Crash) -> Iterator[Suspect]:
     Source: https://docs.pytorch.org/docs/stable/generated/torch.permute.html
     """
     found = find_mismatch(crash)
-    if found is None or found.kind == "prelu" or is_channels_first(crash, found.x):
+    if found is None or found.kind not in ("conv", "norm") or is_channels_first(crash, found.x):
         return
     is_input = crash.is_input(found.x)
     if found.kind == "norm" and found.rank == 3 and not is_input:

@@ -1,6 +1,7 @@
 """Layers of torch's 1d, 2d and 3d families, for another number of dims than they got."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -8,17 +9,13 @@ from torch import nn
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import adapt_call, change_tensor
+from cnnprobe.crash.edits.calls import Adapt, AdaptOutput
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.expected import Expected, find_expected
-from cnnprobe.crash.facts.windows import count_dims
-from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.facts.words import quote, read_tensor
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.operations import find, find_layer
 from cnnprobe.recorder.inventory import class_of
-from cnnprobe.trace import TensorInfo
-
-_POOLS = ("MaxPool", "AvgPool", "LPPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
-# What else a layer of another number of dims is built with, and torch's default for it.
-_SETTINGS = {"kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "output_size": None}
 
 EXAMPLES = (
     Example(
@@ -37,54 +34,76 @@ EXAMPLES = (
     ),
     Example(
         """
-        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool1d(2))
-        args = (torch.randn(2, 3, 8, 8),)
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.backbone = nn.Sequential(
+                    nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+                )
+                self.gru = nn.GRU(8, 6, batch_first=True)
+
+            def forward(self, clip):
+                features = self.backbone(clip)
+                return self.gru(features)[0][:, -1]
+
+
+        model, args = Net(), (torch.randn(2, 4, 3, 16, 16),)
         """,
-        old="nn.MaxPool1d(2)",
-        new="nn.MaxPool2d(2)",
-        blames="1",
-        repair="nn.MaxPool2d(kernel_size=2)",
+        old="self.backbone(clip)",
+        new="self.backbone(clip.flatten(0, 1)).unflatten(0, (-1, 4))",
+        blames="backbone.0",
+        repair="flatten(0, 1) to 'backbone'",
+    ),
+    Example(
+        """
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
+        args = (torch.randn(4, 1, 1600),)
+        """,
+        old="nn.Conv2d(1, 8, 3)",
+        new="nn.Conv1d(1, 8, 3)",
+        blames="0",
+        repair="nn.Conv1d(1, 8, 3)",
     ),
 )
 
 
-@cause(code="CP026", name="wrong-layer-dims", family="shape-mismatch", prior=590, examples=EXAMPLES)
+@cause(code="CP026", name="wrong-layer-dims", family="shape-mismatch", prior=699, examples=EXAMPLES)
 def wrong_layer_dims(crash: Crash) -> Iterator[Suspect]:
     """A 1d, 2d or 3d layer got a tensor with another number of dims than it is for.
 
     Why it happens: nn.BatchNorm2d takes (N, C, H, W) only, nn.BatchNorm1d what a Linear gives. A
-    pooling or a convolution takes two dims more than its name says, or one more without a batch.
-    What to do: take the class of the family that fits, or add the dim that is missing.
+    convolution or a pooling takes (N, C) and as many dims as its name says, or C and those. Clips
+    (N, T, C, H, W) have one more than nn.Conv2d takes.
+    What to do: take the class of the family that fits, or add the dim that is missing. Make every
+    frame of a clip a sample, x.flatten(0, 1), and give the output its frames again.
     Known exceptions: none.
     Source: https://docs.pytorch.org/docs/stable/nn.html
     """
-    layer, call = crash.leaf, crash.call
+    yield from _suspect_weight(crash)
     found = find_expected(crash)
-    if found is not None and not found.is_rank_right:
-        weight = USUAL
-        ranks, x, module = found.ranks, found.x, found.module
-        candidates = (*_fix_dims(crash, found), *_exchange_layer(crash, x, weight))
-    elif _read_family(layer) in _POOLS and call is not None and call.inputs:
-        weight = STRONG
-        dims, x, module = count_dims(layer), call.inputs[0], call.fqn or ""  # type: ignore[arg-type]
-        ranks = (dims + 1, dims + 2)
-        if len(x.shape) in ranks:
-            return
-        candidates = tuple(_exchange_layer(crash, x, weight))
-    else:
+    if found is None or (found.kind == "conv" and found.rank == 2 and found.dims > 1):
+        return  # rows that are to be maps have a cause of their own
+    is_series = found.is_unbatched and found.dims > 1 and found.got != found.expected
+    is_series = is_series and found.x.shape[1] == found.expected
+    if found.is_rank_right and not is_series:
         return
+    ranks = " or ".join(map(str, found.ranks))
+    note = "; torch takes it for one sample without a batch" if is_series else ""
     yield Suspect(
-        module=module,
-        message=f"{describe_module(crash, module)} expects {' or '.join(map(str, ranks))} dims "
-        f"but got {len(x.shape)}: {x.shape}",
-        arithmetic=f"{crash.describe_origin(x)} gives {x.shape}",
-        candidates=candidates,
-        weight=weight,
+        module=found.module,
+        message=f"{describe_module(crash, found.module)} expects {ranks} dims but got {found.rank}: "
+        f"{found.x.shape}"
+        if not is_series
+        else f"{describe_module(crash, found.module)} expects {found.dims + 2} dims but got "
+        f"{found.x.shape}, which it takes for one sample without a batch",
+        arithmetic=f"{crash.describe_origin(found.x)} gives {found.x.shape}{note}",
+        candidates=(
+            *_exchange_layer(crash, found),
+            *_fold_frames(crash, found),
+            *_fix_dims(crash, found),
+        ),
+        weight=STRONG if is_series or found.kind == "pool" else USUAL,
     )
-
-
-def _read_family(layer: nn.Module | None) -> str:
-    return class_of(layer).__name__.rstrip("d123") if layer is not None else ""
 
 
 def _fix_dims(crash: Crash, found: Expected) -> Iterator[Candidate]:
@@ -97,51 +116,113 @@ def _fix_dims(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(both, weight=STRONG)
     elif rank == found.dims and found.is_first and found.dims == 1:
         yield propose(change_tensor(crash, found.x, lambda x: x[None], "{x}[None]"))
-    if rank == found.dims + 3 and 1 in shape[:2]:
+    elif rank == found.dims + 1:
+        wide = adapt_call(crash, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
+        yield propose(wide, weight=STRONG)
+    elif rank == found.dims + 3 and 1 in shape[:2]:
         dim = shape.index(1)
         code = f"{{x}}.squeeze({dim})"
         yield propose(adapt_call(crash, lambda x: x.squeeze(dim), code))
 
 
-def _exchange_layer(crash: Crash, x: TensorInfo, weight: int) -> Iterator[Candidate]:
+def _exchange_layer(crash: Crash, found: Expected) -> Iterator[Candidate]:
     """The layer of the same family for the dims that arrived."""
-    layer, family = crash.leaf, _read_family(crash.leaf)
+    layer, dims = crash.leaf, max(found.rank - 2, 1)
+    if layer is None or (found.kind == "conv" and found.x.shape[1] != found.expected):
+        return
+    name = f"{class_of(layer).__name__.rstrip('d123')}{dims}d"
+    make, settings = getattr(nn, name, None), _read_settings(layer, name)
+    if make is None or settings is None:
+        return
+    code = f"nn.{name}({', '.join(_write_settings(name, settings))})"
+    edit = Exchange(
+        title=f"make {quote(found.module)} an {code}",
+        code=code,
+        module=found.module,
+        layer=lambda _old: make(**settings),
+    )
+    yield propose(edit, weight=USUAL if found.kind == "norm" else STRONG)
+
+
+def _read_settings(layer: nn.Module, name: str) -> dict[str, Any] | None:
+    """What a layer of another number of dims is built with; None where dims differ in a setting."""
+    info = find_layer(name)
+    found: dict[str, Any] = {}
+    for argument in info.constructor.names if info is not None and info.constructor else ():
+        value = getattr(layer, argument, None)
+        if isinstance(value, tuple | list):
+            if len(set(value)) != 1:
+                return None
+            value = value[0]
+        found[argument] = value is not None if argument == "bias" else value
+    return found or None
+
+
+def _write_settings(name: str, settings: dict[str, Any]) -> Iterator[str]:
+    """The arguments of a call that makes the layer, without those that torch takes anyway."""
+    info = find_layer(name)
+    usual = dict(info.constructor.defaults) if info is not None and info.constructor else {}
+    if settings.get("stride") == settings.get("kernel_size"):
+        usual["stride"] = settings.get("stride")
+    for argument, value in settings.items():
+        if argument not in usual:
+            yield repr(value)
+        elif value != usual[argument]:
+            yield f"{argument}={value!r}"
+
+
+def _fold_frames(crash: Crash, found: Expected) -> Iterator[Candidate]:
+    """The frames as samples before the part that starts with the layer, and apart after it."""
+    if found.kind != "conv" or found.rank != found.dims + 3 or 1 in found.x.shape[:2]:
+        return
+    at = next((dim for dim in (2, 1) if found.x.shape[dim] == found.expected), None)
+    if at is None or (at == 1 and found.dims == 1):
+        return
+    place, frames = crash.find_container(found.module), found.x.shape[3 - at]
+    turned = "" if at == 2 else ".transpose(1, 2)"  # (N, C, T, H, W)
+    code, back = f"{{x}}{turned}.flatten(0, 1)", f"{{x}}.unflatten(0, (-1, {frames}))"
+
+    def merge(t: Any) -> Any:
+        return (t if at == 2 else t.transpose(1, 2)).flatten(0, 1)
+
+    before = Adapt(
+        title=f"pass {code.format(x='x')} to {quote(place)}",
+        code=code,
+        module=place,
+        function=merge,
+    )
+    after = AdaptOutput(
+        title=f"give its output the frames again: {back.format(x='x')}",
+        code=back,
+        module=place,
+        function=lambda t: t.unflatten(0, (-1, frames)),
+    )
+    yield propose(before, after, weight=STRONG)
+    yield propose(before)
+
+
+def _suspect_weight(crash: Crash) -> Iterator[Suspect]:
+    """F.conv2d(x, kernel) with a kernel of (k, k): two dims lack."""
     call = crash.call
-    dims = max(len(x.shape) - 2, 1)
-    other = getattr(nn, f"{family}{dims}d", None)
-    settings = _read_settings(layer) if layer is not None else None
+    info = find(call) if call is not None and call.fqn is None else None
+    weight = read_tensor(call, "weight") if call is not None else None
     if (
-        other is None
-        or settings is None
-        or call is None
-        or family not in (*_POOLS, "BatchNorm", "InstanceNorm")
+        call is None
+        or info is None
+        or weight is None
+        or info.group not in ("conv", "conv_transpose")
     ):
         return
-    if family in _POOLS:
-        text = ", ".join(f"{name}={value}" for name, value in settings.items())
-    else:
-        settings = {"num_features": int(layer.num_features)}  # type: ignore[union-attr,arg-type]
-        text = str(settings["num_features"])
-    code = f"nn.{other.__name__}({text})"
-    edit = Exchange(
-        title=f"make {quote(call.fqn or '')} an {code}",
-        code=code,
-        module=call.fqn,
-        layer=lambda _old: other(**settings),
+    dims = int(info.name[-2])
+    if len(weight.shape) != dims:
+        return
+    edit = adapt_call(crash, lambda w: w[None, None], "{x}[None, None]", position=1)
+    edit = replace(edit, title=f"pass weight[None, None] to {info.name}", code="weight[None, None]")
+    yield Suspect(
+        module=crash.owner,
+        message=f"the weight of {crash.describe_call(call)} has {dims} dims: {weight.shape}; "
+        f"{dims + 2} are expected (out_channels, in_channels and {dims} more)",
+        arithmetic=f"expected (1, 1, {', '.join(map(str, weight.shape))}), got {weight.shape}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
     )
-    yield propose(edit, weight=weight)
-
-
-def _read_settings(layer: nn.Module) -> dict[str, Any] | None:
-    """A pooling's settings that differ from torch's; None where one differs from dim to dim."""
-    found: dict[str, Any] = {}
-    for name, usual in _SETTINGS.items():
-        value = getattr(layer, name, None)
-        values = set(value) if isinstance(value, tuple | list) else {value}
-        only = values.pop() if len(values) == 1 else None
-        if values or not isinstance(only, int | None):
-            return None
-        is_default = name == "stride" and only == found.get("kernel_size")
-        if only not in (None, usual) and not is_default:
-            found[name] = only
-    return found
