@@ -4,7 +4,7 @@ from crashes.posts import post
 
 post(
     "pooling_without_its_kernel_before_a_fault_of_its_own",
-    "pooling-arguments",
+    "window-arguments",
     "",
     repair="write F.avg_pool2d(F.relu(self.conv(x)), 2)",
     old="        x = F.avg_pool2d(F.relu(self.conv(x)))\n        return self.fc(x.flatten(1))",

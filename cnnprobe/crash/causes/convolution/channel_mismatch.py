@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, reshape_parameter
-from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.facts.channels import suspect_channel_maker
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
-from cnnprobe.crash.facts.words import count_of, read_tensor
+from cnnprobe.crash.facts.words import count_of, read_argument, read_tensor, shorten
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.operations import find
 
@@ -79,14 +80,16 @@ def channel_mismatch(crash: Crash) -> Iterator[Suspect]:
 
 
 def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
-    shape, got = found.x.shape, found.got
+    shape = found.x.shape
     note = f"; torch takes {shape} for one sample without a batch" if found.is_unbatched else ""
-    expected = count_of(found.expected, "input channel")
+    expected, what = count_of(found.expected, "input channel"), describe_module(crash, found.module)
     if found.kind == "prelu":
         expected = f"{found.expected} channels (num_parameters)"
+    elif not found.setting and crash.call is not None:
+        what = f"the weight of {crash.describe_call(crash.call)}"
     return Suspect(
         module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {expected} but got {got} "
+        message=f"{what} expects {expected} but got {found.got} "
         f"(from {crash.describe_origin(found.x)}){note}",
         arithmetic=_count_joined(crash, found),
         candidates=tuple(_list_candidates(crash, found)),
@@ -102,8 +105,8 @@ def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(configure(crash, found.module, num_parameters=got))
     elif found.setting:
         yield from _set_channels(crash, found)
-    elif (edit := _reshape_weight(crash, found)) is not None:
-        yield propose(edit)
+    else:
+        yield from _change_weight(crash, found)
     others = [i for i in range(len(shape) - 1) if shape[i] == found.expected and i != dim]
     if others and not is_channels_first(crash, found.x):
         code = f"{{x}}.transpose({others[0]}, {dim})"
@@ -139,12 +142,34 @@ def _set_channels(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(configure(crash, found.module, in_channels=got, out_channels=found.expected))
 
 
-def _reshape_weight(crash: Crash, found: Expected) -> Edit | None:
-    """F.conv2d(x, self.weight): a parameter of another shape."""
-    weight = read_tensor(crash.call, "weight") if crash.call is not None else None
-    if weight is None or found.expected != weight.shape[1]:
-        return None
-    return reshape_parameter(crash, weight.source, (weight.shape[0], found.got, *weight.shape[2:]))
+def _change_weight(crash: Crash, found: Expected) -> Iterator[Candidate]:
+    """F.conv2d(x, self.weight): one filter for every channel, or a parameter of another shape."""
+    call = crash.call
+    weight = read_tensor(call, "weight") if call is not None else None
+    if call is None or weight is None or found.expected != weight.shape[1]:
+        return
+    if weight.shape[:2] == (1, 1) and not read_argument(call, "groups"):
+        got, sizes = found.got, (found.got, *(1,) * (found.dims + 1))
+
+        def filter_each(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if tuple(args[1].shape) != weight.shape:  # another call of it on the same line
+                return func(*args, **kwargs)
+            return func(args[0], args[1].repeat(sizes), *args[2:], **kwargs, groups=got)
+
+        code = f"weight.repeat{sizes}, groups={got}"
+        edit = Rewrite(
+            title=f"filter each channel by itself at {shorten(call.source)}: {code}",
+            code=code,
+            module=crash.owner,
+            kind=call.kind,
+            source=call.source,
+            function=filter_each,
+        )
+        yield propose(edit, weight=STRONG)
+    shape = (weight.shape[0], found.got, *weight.shape[2:])
+    other = reshape_parameter(crash, weight.source, shape)
+    if other is not None:
+        yield propose(other)
 
 
 def _count_joined(crash: Crash, found: Expected) -> str:

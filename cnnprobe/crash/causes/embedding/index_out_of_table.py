@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.facts.tables import find_lookup
+from cnnprobe.crash.edits.build import adapt_tensor, configure
+from cnnprobe.crash.facts.tables import Lookup, find_lookup
 from cnnprobe.crash.facts.words import is_floating
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -39,14 +39,25 @@ def index_out_of_table(crash: Crash) -> Iterator[Suspect]:
     if found.rows is None or bounds is None or (bounds[0] >= 0 and bounds[1] < found.rows):
         return
     low, high = int(bounds[0]), int(bounds[1])
-    candidates = []
-    if crash.leaf is not None and low >= 0:
-        candidates.append(propose(configure(crash, found.module, num_embeddings=high + 1)))
     yield Suspect(
         module=found.module,
         message=f"an index is out of range for {describe_module(crash, found.module)}: indices "
         f"range from {low} to {high}, valid are 0 to {found.rows - 1}",
         arithmetic=f"num_embeddings {found.rows}, greatest index {high}, least {low}",
-        candidates=tuple(candidates),
+        candidates=tuple(_list_candidates(crash, found, low, high)),
         weight=STRONG,
     )
+
+
+def _list_candidates(crash: Crash, found: Lookup, low: int, high: int) -> Iterator[Candidate]:
+    if crash.leaf is None or found.rows is None:
+        return
+    rows = configure(crash, found.module, num_embeddings=max(high + 1, found.rows))
+    if low >= 0:
+        yield propose(rows)
+    if low == 1 and high == found.rows:
+        yield propose(adapt_tensor(crash, found.x, lambda t: t - 1, "{x} - 1"), weight=POSSIBLE)
+    elif low < 0:  # -1 for padding: every index one up, so that padding has row 0
+        up = adapt_tensor(crash, found.x, lambda t: t - low, f"{{x}} + {-low}")
+        size = max(high - low + 1, found.rows - low)
+        yield propose(up, configure(crash, found.module, num_embeddings=size))

@@ -8,13 +8,15 @@ from torch import nn
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.attributes import SetMode
-from cnnprobe.crash.edits.build import change_input
+from cnnprobe.crash.edits.build import change_input, resize_input
+from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.expected import find_expected
-from cnnprobe.crash.facts.words import count_elements, write_product
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.facts.words import count_elements, quote, write_product
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
+EXAMPLES = (
+    Example(
+        """
     model = nn.Sequential(
         nn.Flatten(),
         nn.Linear(12, 5),
@@ -22,20 +24,38 @@ EXAMPLE = Example(
     )
     args = (torch.randn(1, 3, 2, 2),)
     """,
-    old="torch.randn(1, 3, 2, 2)",
-    new="torch.randn(2, 3, 2, 2)",
-    blames="2",
-    repair="at least two samples",
+        old="torch.randn(1, 3, 2, 2)",
+        new="torch.randn(2, 3, 2, 2)",
+        blames="2",
+        repair="at least two samples",
+    ),
+    Example(
+        """
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 4, stride=2, padding=1),
+        nn.InstanceNorm2d(8),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 8, 4, stride=2, padding=1),
+        nn.InstanceNorm2d(8),
+    )
+    args = (torch.randn(4, 3, 4, 4),)
+    """,
+        old="torch.randn(4, 3, 4, 4)",
+        new="torch.randn(4, 3, 8, 8)",
+        blames="4",
+        repair="at least 8 x 8",
+    ),
 )
 
 
-@cause(code="CP025", name="bn-single-value", prior=596, examples=EXAMPLE)
+@cause(code="CP025", name="bn-single-value", prior=596, examples=EXAMPLES)
 def bn_single_value(crash: Crash) -> Iterator[Suspect]:
-    """A BatchNorm in train mode got one value per channel, which has no variance.
+    """A BatchNorm in train mode, or an InstanceNorm, got one value, which has no variance.
 
     Why it happens: the last batch of an epoch has one sample, or the model is tried on one sample
-    in train mode, and the map has shrunk to 1 x 1.
-    What to do: DataLoader(..., drop_last=True) for training; model.eval() for one sample.
+    in train mode, and the map has shrunk to 1 x 1. An InstanceNorm looks at one sample always.
+    What to do: DataLoader(..., drop_last=True) for training; model.eval() for one sample. No
+    InstanceNorm on a map of 1 x 1.
     Known exceptions: nn.GroupNorm and nn.LayerNorm do not look at the batch.
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm1d.html
     """
@@ -43,9 +63,30 @@ def bn_single_value(crash: Crash) -> Iterator[Suspect]:
     if found is None or found.kind != "norm" or not found.is_rank_right or found.rank < 2:
         return
     x, layer = found.x, crash.leaf
-    is_training = not isinstance(layer, nn.Module) or layer.training
-    values = count_elements(x.shape) // max(x.shape[1], 1)
-    if found.got != found.expected or values != 1 or not is_training:
+    is_instance = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
+    if layer is not None and not layer.training and not is_instance:
+        return
+    values = count_elements(x.shape[2:]) * (1 if is_instance else x.shape[0])
+    if found.got != found.expected or values != 1:
+        return
+    positions = f", {write_product(x.shape[2:])} positions" if len(x.shape) > 2 else ""
+    what = "sample and channel" if is_instance else "channel"
+    mode = "" if is_instance else " in train mode"
+    yield Suspect(
+        module=found.module,
+        message=f"{describe_module(crash, found.module)}{mode} needs more than 1 value per {what} "
+        f"for its variance, but got 1",
+        arithmetic=f"{x.shape}: batch {x.shape[0]}{positions}",
+        candidates=tuple(_list_candidates(crash, found.module, is_instance=is_instance)),
+        weight=STRONG,
+    )
+
+
+def _list_candidates(crash: Crash, fqn: str, *, is_instance: bool) -> Iterator[Candidate]:
+    if is_instance:
+        sizes = crash.root_inputs[0].shape[2:] if crash.root_inputs else ()
+        yield propose(resize_input(tuple(2 * size for size in sizes)))
+        yield propose(Remove(title=f"take {quote(fqn)} out: its map is 1 x 1", module=fqn))
         return
     double = change_input(
         lambda t: torch.cat([t, t]),
@@ -58,12 +99,5 @@ def bn_single_value(crash: Crash) -> Iterator[Suspect]:
         module="",
         training=False,
     )
-    positions = f", {write_product(x.shape[2:])} positions" if len(x.shape) > 2 else ""
-    yield Suspect(
-        module=found.module,
-        message=f"{describe_module(crash, found.module)} in train mode needs more than 1 value per "
-        f"channel for its variance, but got 1",
-        arithmetic=f"{x.shape}: batch {x.shape[0]}{positions}",
-        candidates=(propose(double, weight=STRONG), propose(evaluate, weight=STRONG)),
-        weight=STRONG,
-    )
+    yield propose(double, weight=STRONG)
+    yield propose(evaluate, weight=STRONG)

@@ -6,9 +6,14 @@ from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure, wrap_layer
+from cnnprobe.crash.edits.build import configure, resize_input, wrap_layer
 from cnnprobe.crash.edits.layers import Exchange
-from cnnprobe.crash.facts.windows import is_channels_first
+from cnnprobe.crash.facts.windows import (
+    LARGEST_INPUT,
+    apply_windows,
+    is_channels_first,
+    list_steps,
+)
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import TensorInfo
@@ -104,5 +109,20 @@ def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> 
         yield propose(before, after, weight=STRONG)
         yield propose(before, weight=POSSIBLE)
     elif len(got) == len(expected):
+        yield from _resize_input(crash, x, expected)
         shape = got if len(got) > 1 else got[0]
         yield propose(configure(crash, fqn, normalized_shape=shape), weight=USUAL)
+
+
+def _resize_input(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Iterator[Candidate]:
+    """An input of the size for which a layer over channels, height and width was built."""
+    n, steps = len(x.shape) - 2, list_steps(crash, x)
+    if len(expected) != n + 1 or x.shape[1] != expected[0] or not crash.root_inputs:
+        return
+    if not steps or steps[0].before != crash.root_inputs[0].shape[-n:]:
+        return
+    windows = [step.window for step in steps]
+    for size in range(1, LARGEST_INPUT + 1):
+        if apply_windows(windows, (size,) * n) == expected[1:]:
+            yield propose(resize_input((size,) * n, exact=True), weight=STRONG)
+            return

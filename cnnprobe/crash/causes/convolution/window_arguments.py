@@ -1,4 +1,4 @@
-"""Poolings without a kernel, or with a padding too wide for it."""
+"""Poolings and convolutions whose arguments do not fit each other, or lack."""
 
 import ast
 import copy
@@ -38,13 +38,15 @@ EXAMPLE = Example(
 )
 
 
-@cause(code="CP027", name="pooling-arguments", family="call-signature", prior=90, examples=EXAMPLE)
-def pooling_arguments(crash: Crash) -> Iterator[Suspect]:
-    """A pooling lacks its kernel size, or pads by more than half of it.
+@cause(code="CP027", name="window-arguments", family="call-signature", prior=90, examples=EXAMPLE)
+def window_arguments(crash: Crash) -> Iterator[Suspect]:
+    """A pooling or a convolution lacks its kernel size, or has a padding that does not fit it.
 
     Why it happens: F.max_pool2d has no default kernel size. A window that lies in the padding
-    alone has no maximum, which torch refuses.
-    What to do: give the kernel size: F.max_pool2d(x, 2). Keep padding <= kernel_size / 2.
+    alone has no maximum, which torch refuses. output_padding only chooses between the sizes that
+    a stride leaves open.
+    What to do: give the kernel size: F.max_pool2d(x, 2). Keep a pooling's padding at
+    kernel_size / 2 or less, and output_padding below the stride (or the dilation).
     Known exceptions: the adaptive poolings take the size of their output instead.
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.max_pool2d.html
     """
@@ -83,16 +85,23 @@ def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
 def _suspect_padding(crash: Crash) -> Iterator[Suspect]:
     call = crash.call
     window = get_call_window(crash, call) if call is not None else None
-    if call is None or window is None or not window.is_padding_wrong:
+    if call is None or window is None:
         return
-    padding, kernel = window.padding[0] // 2, window.kernel[0]
-    layer = call.fqn
-    edits = [configure(crash, layer, padding=kernel // 2)] if layer is not None else []
+    dims = zip(window.extra, window.stride, window.dilation, strict=False)
+    if window.is_padding_wrong:
+        setting, value, most = "padding", window.padding[0] // 2, window.kernel[0] // 2
+        why = f"at most half of its kernel size {window.kernel[0]} is valid"
+    elif any(extra >= max(stride, dilation) for extra, stride, dilation in dims):
+        setting, value = "output_padding", max(window.extra)
+        most = max(window.stride[0], window.dilation[0]) - 1
+        why = f"it has to be less than the stride {window.stride[0]} or the dilation"
+    else:
+        return
+    edits = [configure(crash, call.fqn, **{setting: most})] if call.fqn is not None else []
     yield Suspect(
-        module=layer if layer is not None else crash.owner,
-        message=f"{crash.describe_call(call)} pads by {padding}, but at most half of its kernel "
-        f"size {kernel} is valid",
-        arithmetic=f"{padding} > {kernel} / 2",
+        module=call.fqn if call.fqn is not None else crash.owner,
+        message=f"{crash.describe_call(call)} has {setting} {value}, but {why}",
+        arithmetic=f"{setting} {value} > {most}",
         candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
         weight=STRONG,
     )
