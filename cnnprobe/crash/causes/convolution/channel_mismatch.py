@@ -6,8 +6,9 @@ from typing import Any
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, reshape_parameter
+from cnnprobe.crash.edits.build import adapt_call, configure, reshape_parameter
 from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.images import convert_images
 from cnnprobe.crash.facts.channels import suspect_channel_maker
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
@@ -100,7 +101,8 @@ def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
 def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
     shape, got, dim = found.x.shape, found.got, found.dim
     if found.is_first and found.kind == "conv":
-        yield from _convert_images(crash, found)
+        for edit in convert_images(crash, found.x, shape, dim, found.expected):
+            yield propose(edit)
     if found.setting == "num_parameters":
         yield propose(configure(crash, found.module, num_parameters=got))
     elif found.setting:
@@ -112,22 +114,6 @@ def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
         code = f"{{x}}.transpose({others[0]}, {dim})"
         turned = adapt_call(crash, lambda x: x.transpose(others[0], dim), code)
         yield propose(turned, weight=POSSIBLE)
-
-
-def _convert_images(crash: Crash, found: Expected) -> Iterator[Candidate]:
-    """Grey into colour, colour into grey, an alpha channel too many."""
-    expected, dim = found.expected, found.dim
-    if found.got == 1:
-        sizes = [-1] * found.rank
-        sizes[dim] = expected
-        code = "{x}.expand(" + ", ".join(map(str, sizes)) + ")"
-        yield propose(change_tensor(crash, found.x, lambda x: x.expand(sizes), code))
-    elif expected == 1:
-        code = f"{{x}}.mean({dim}, keepdim=True)"
-        yield propose(change_tensor(crash, found.x, lambda x: x.mean(dim, keepdim=True), code))
-    elif found.got == expected + 1:
-        code = f"{{x}}[:, :{expected}]" if dim == 1 else f"{{x}}[:{expected}]"
-        yield propose(change_tensor(crash, found.x, lambda x: x.narrow(dim, 0, expected), code))
 
 
 def _set_channels(crash: Crash, found: Expected) -> Iterator[Candidate]:

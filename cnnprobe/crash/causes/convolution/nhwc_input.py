@@ -8,9 +8,10 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import adapt_tensor
 from cnnprobe.crash.edits.calls import AdaptOutput
+from cnnprobe.crash.edits.images import convert_images
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
-from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.facts.words import count_of, quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
 EXAMPLES = (
@@ -55,10 +56,11 @@ def nhwc_input(crash: Crash) -> Iterator[Suspect]:
     is_input = crash.is_input(found.x)
     if found.kind == "norm" and found.rank == 3 and not is_input:
         return  # the output of a layer of sequences: it is to be turned back after the norm
-    last, middle = found.rank - 1, range(2, found.rank - 1)
-    if found.x.shape[last] == found.expected and last != found.dim:
+    last = found.rank - 1
+    is_image = is_input and found.dims == 2 and found.got > 4 and found.x.shape[last] in (1, 3, 4)
+    if last != found.dim and (is_image or found.x.shape[last] == found.expected):
         yield _suspect_dim(crash, found, last)
-    inner = [i for i in middle if found.x.shape[i] == found.expected]
+    inner = [i for i in range(2, last) if found.x.shape[i] == found.expected]
     if len(inner) == 1 and is_input and not found.is_unbatched:
         yield _suspect_dim(crash, found, inner[0])
 
@@ -71,8 +73,8 @@ def _suspect_dim(crash: Crash, found: Expected, at: int) -> Suspect:
     others = ", ".join(str(shape[i]) for i in rest)
     return Suspect(
         module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {found.expected} channels in dim "
-        f"{found.dim}, but {shape} has them in dim {at}",
+        message=f"{describe_module(crash, found.module)} expects {count_of(found.expected, 'channel')}"
+        f" in dim {found.dim}, but {shape} has {shape[at]} in dim {at}",
         arithmetic=f"expected (N, {found.expected}, {others}), got {shape}",
         candidates=tuple(_turn(crash, found, order, weight)),
         weight=weight,
@@ -88,9 +90,15 @@ def _turn(
     def turn(x: Tensor) -> Tensor:
         return x.permute(order)[None] if found.is_unbatched else x.permute(order)
 
-    yield propose(adapt_tensor(crash, found.x, turn, code), weight=weight)
+    edit = adapt_tensor(crash, found.x, turn, code)
+    shape = (1,) * found.is_unbatched + tuple(found.x.shape[i] for i in order)
+    if shape[1] != found.expected:  # images with an alpha channel, or grey ones
+        for other in convert_images(crash, found.x, shape, 1, found.expected):
+            yield propose(edit, other, weight=weight)
+        return
+    yield propose(edit, weight=weight)
     producer = crash.find_producer(found.x)
     if producer is not None and producer.fqn is not None:
         title = f"use {code.format(x=quote(producer.fqn) + '(...)')}"
-        edit = AdaptOutput(title=title, code=code, module=producer.fqn, function=turn)
-        yield propose(edit, weight=weight)
+        after = AdaptOutput(title=title, code=code, module=producer.fqn, function=turn)
+        yield propose(after, weight=weight)

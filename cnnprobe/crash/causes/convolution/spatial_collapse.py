@@ -122,6 +122,8 @@ def _pool_adaptively(
     info = find(call)
     if window is None or info is None or info.family != "pooling" or min(window.kernel) < _GLOBAL:
         return
+    if any(kernel < size for kernel, size in zip(window.kernel, sizes, strict=True)):
+        return
     n, kind = len(sizes), "Max" if info.group == "max_pool" else "Avg"
     layer, function = f"Adaptive{kind}Pool{n}d", f"adaptive_{kind.lower()}_pool{n}d"
     if call.fqn is not None:

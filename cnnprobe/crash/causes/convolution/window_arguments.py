@@ -58,27 +58,27 @@ def window_arguments(crash: Crash) -> Iterator[Suspect]:
 def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
     """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
     method = find_failing_method(crash)
-    if method is None:
-        return
-    for call in list_calls(crash.error):
+    for call in list_calls(crash.error) if method is not None else ():
         name = ast.unparse(call.func).rpartition(".")[2]
         info = find_function(name)
         takes_kernel = info is not None and info.signature.names[1:2] == ("kernel_size",)
         is_given = any(k.arg in ("kernel_size", None) for k in call.keywords)
-        if not takes_kernel or len(call.args) > 1 or is_given:
+        if method is None or not takes_kernel or len(call.args) > 1 or is_given:
             continue
-        for kernel in _KERNELS:
+        candidates = []
+        for kernel in _KERNELS:  # the least with which the forward passes is tried first
             filled = copy.deepcopy(call)
             filled.args.append(ast.Constant(kernel))
             edit = replace_node(method, call, ast.unparse(filled))
             weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
-            yield Suspect(
-                module=method.fqn,
-                message=f"{name} was called without its kernel size",
-                arithmetic=f"{name}(input, kernel_size, ...)",
-                candidates=(propose(edit, weight=weight),) if edit is not None else (),
-                weight=STRONG,
-            )
+            candidates += [propose(edit, weight=weight)] if edit is not None else []
+        yield Suspect(
+            module=method.fqn,
+            message=f"{name} was called without its kernel size",
+            arithmetic=f"{name}(input, kernel_size, ...)",
+            candidates=tuple(candidates),
+            weight=STRONG,
+        )
         return
 
 

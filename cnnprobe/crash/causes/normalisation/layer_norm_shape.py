@@ -82,8 +82,8 @@ def layer_norm_shape(crash: Crash) -> Iterator[Suspect]:
         return
     yield Suspect(
         module=call.fqn,
-        message=f"{describe_module(crash, call.fqn or '')} has normalized_shape {expected}, but the"
-        f" last {'dim' if len(got) == 1 else 'dims'} of {x.shape} differ: {got}",
+        message=f"{describe_module(crash, call.fqn or '')} expects {expected} for the last "
+        f"{'dim' if len(got) == 1 else 'dims'} (normalized_shape) but got {got}",
         arithmetic=f"{crash.describe_origin(x)} gives {x.shape}",
         candidates=candidates,
         weight=STRONG,
