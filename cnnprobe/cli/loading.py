@@ -105,6 +105,16 @@ def _dtype(model: "nn.Module") -> "torch.dtype | None":
 
 
 def _moved(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | None") -> "nn.Module":
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    without = [name for name, tensor in tensors if tensor.is_meta]
+    if without and device.type != "meta":
+        raise TargetError(
+            f"the model has no values for {without[0]!r}"
+            + (f" and {len(without) - 1} more" if len(without) > 1 else "")
+            + ": they are on the meta device",
+            where=f"--device {device}",
+            fix="build it on a real device, or look at its shapes alone by --device meta",
+        )
     try:
         return model.to(device=device, dtype=dtype)
     except (RuntimeError, NotImplementedError) as error:
@@ -112,5 +122,5 @@ def _moved(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | Non
         raise TargetError(
             f"the model cannot be moved to {device}: {reason}",
             where=f"--device {device}",
-            fix="--device cpu",
+            fix="--device cpu" if device.type != "cpu" else "repair what its .to() raises",
         ) from error

@@ -12,6 +12,7 @@ from torch import nn
 from cnnprobe.comparison.mapping import NameMapping, map_names
 from cnnprobe.comparison.numbers import Tolerance
 from cnnprobe.comparison.passes import (
+    NO_VALUES,
     Agreement,
     Subject,
     aligned_of,
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 _STRUCTURE = LEVELS[:4]
+_MOST_UNREAD = 4  # names that are shown of what has no values
 
 
 @dataclass(slots=True)
@@ -284,7 +286,12 @@ def _state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) -> None:
     at = _positions(draft)
     apart = values_apart(actual, expected, names)
     strayed = strayed_values(actual, expected, names, apart)
+    unread = [name for name, found in apart.items() if found == NO_VALUES]
+    if unread:
+        draft.add("state_dict", draft.end, _describe_unread("parameters and buffers", unread))
     for name, found in apart.items():
+        if found == NO_VALUES:
+            continue
         message = found if isinstance(found, str) else describe_discrepancy(found)
         where = (
             f"{name} is not {names[name]}" if name != names[name] else f"{name} holds other values"
@@ -303,11 +310,22 @@ def _state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) -> None:
     for reason in draft.names.unmapped:
         draft.add("state_dict", draft.end, reason)
     draft.levels["state_dict"] = not apart and not draft.names.unmapped
-    if names and len(apart) > len(names) // 2 and not draft.names.unmapped and not strayed:
+    if (
+        names
+        and len(apart) - len(unread) > len(names) // 2
+        and not draft.names.unmapped
+        and not strayed
+    ):
         draft.notes.append(
             "the weights are others: to compare what both compute from the same ones, "
             "call actual.load_state_dict(comparison.transfer()) and compare again"
         )
+
+
+def _describe_unread(what: str, names: Sequence[str]) -> str:
+    """What could not be compared, in one sentence."""
+    shown = ", ".join(names[:_MOST_UNREAD]) + (", ..." if len(names) > _MOST_UNREAD else "")
+    return f"{len(names)} {what} could not be compared: {NO_VALUES} ({shown})"
 
 
 def _numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
@@ -465,13 +483,15 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
         **draft.names.names,
         **{name: name for name in actual.gradients if name.startswith("input ")},
     }
-    apart = False
+    apart, unread = False, list[str]()
     for name, gradient in actual.gradients.items():
         other = expected.gradients.get(names.get(name, ""))
         if other is None:
             continue
         found = difference_of(gradient, other, tolerance, depth)
-        if found is not None:
+        if found == NO_VALUES:
+            unread.append(name)
+        elif found is not None:
             apart = True
             text = found if isinstance(found, str) else describe_discrepancy(found)
             draft.add(
@@ -480,6 +500,8 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
                 f"gradient of {name}: {text}",
                 found if isinstance(found, Discrepancy) else None,
             )
+    if unread:
+        draft.add("gradients", draft.end, _describe_unread("gradients", unread))
     lost = [name for name in actual.gradients if names.get(name) not in expected.gradients]
     if lost:
         draft.add(
@@ -488,7 +510,7 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
             f"{len(lost)} gradients have no counterpart, first that of {lost[0]!r}",
         )
     draft.levels["gradients"] = (
-        not apart and not lost and len(actual.gradients) == len(expected.gradients)
+        not apart and not unread and not lost and len(actual.gradients) == len(expected.gradients)
     )
 
 

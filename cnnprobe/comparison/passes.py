@@ -20,7 +20,7 @@ from cnnprobe.comparison.operations import operations_of
 from cnnprobe.comparison.structure import Aligned
 from cnnprobe.differences import Discrepancy, Operation
 from cnnprobe.recorder import Observation, Witness, is_compiled, observe
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import ModuleState, preserved_generators, storage_key
 from cnnprobe.recorder.values import leaves
 from cnnprobe.trace import Trace
@@ -107,12 +107,17 @@ class Streamer(Counter):
         return super().see(tensor)
 
 
+NO_VALUES = "there are no values on the meta device"
+
+
 def difference_of(
     actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
 ) -> Discrepancy | str | None:
     """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot be compared."""
     if actual.shape != expected.shape:
         return f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    if not has_values(actual) or not has_values(expected):
+        return NO_VALUES
     try:
         return measure(actual, expected, tolerance, depth)
     except (
@@ -393,8 +398,8 @@ def fitted(value: Any, model: nn.Module) -> Any:
         return value
 
     def fit(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
+        if not isinstance(leaf, Tensor) or (leaf.is_meta and not like.is_meta):
+            return leaf  # the forward says what is wrong with it
         return (
             leaf.to(like.device, like.dtype) if leaf.is_floating_point() else leaf.to(like.device)
         )

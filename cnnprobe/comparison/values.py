@@ -12,7 +12,7 @@ from cnnprobe.comparison.numbers import Tolerance
 from cnnprobe.comparison.passes import Subject, copies, difference_of, in_mode
 from cnnprobe.differences import Discrepancy
 from cnnprobe.recorder import Recording, preserved
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
 
@@ -46,9 +46,9 @@ def values_apart(
     for name, other in names.items():
         a, b = ours[name].detach(), theirs[other].detach()
         narrow = a.dtype if a.element_size() <= b.element_size() else b.dtype
-        difference = difference_of(
-            a.to(narrow), b.to(a.device, narrow), Tolerance(rtol=0.0, atol=0.0), 1
-        )
+        if has_values(a) and has_values(b):
+            a, b = a.to(narrow), b.to(a.device, narrow)
+        difference = difference_of(a, b, Tolerance(rtol=0.0, atol=0.0), 1)
         if difference is not None:
             found[name] = difference
     return found
@@ -61,10 +61,10 @@ def strayed_values(
     ours, theirs = tensors_of(actual), tensors_of(expected)
     homes: dict[tuple[Any, ...], list[str]] = {}
     for name in names.values():
-        if theirs[name].numel() > 1:
+        if theirs[name].numel() > 1 and has_values(theirs[name]):
             homes.setdefault(_digest(theirs[name]), []).append(name)
     found = {}
-    for name in apart:
+    for name in (each for each in apart if has_values(ours[each])):
         for home in homes.get(_digest(ours[name]), ()):
             if home != names[name] and torch.equal(ours[name].cpu(), theirs[home].cpu()):
                 found[name] = home

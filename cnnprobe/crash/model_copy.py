@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnprobe.recorder import observe, sources
+from cnnprobe.recorder.copying import copy_uninitialised
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.trace import Trace
@@ -252,14 +253,7 @@ def _tensors_of(model: nn.Module) -> list[Tensor]:
 def _twin(tensor: Tensor, *, meta: bool) -> Tensor:
     """The shadow of a tensor: same shape, strides and dtype."""
     if is_lazy(tensor):
-        if isinstance(tensor, UninitializedParameter):
-            make: Any = UninitializedParameter  # its stub lacks device and dtype
-            return make(  # type: ignore[no-any-return]
-                requires_grad=tensor.requires_grad,
-                device="meta" if meta else tensor.device,
-                dtype=tensor.dtype,
-            )
-        return copy.deepcopy(tensor)
+        return copy_uninitialised(tensor, "meta" if meta else None)
     with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
         data = _on_meta(tensor) if meta else tensor.detach().clone()
     if isinstance(tensor, nn.Parameter):

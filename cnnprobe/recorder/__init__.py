@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import copy
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
+from cnnprobe.recorder.copying import copy_lazy
 from cnnprobe.recorder.inventory import FUSED, Tree, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.rows import Closed
@@ -231,9 +231,7 @@ def observe(
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with `observation` as its attribute.
     """
     if isinstance(model, nn.Module) and is_lazy(model):
-        model = copy.deepcopy(
-            model
-        )  # the first forward gives a lazy module its class and shapes for good
+        model = copy_lazy(model)  # its first forward gives it its class and shapes for good
     # One pass can afford histograms, a training loop could not.
     asked = witness.see if witness is not None else _with_histogram if statistics else False
     recording = Recording(model, statistics=asked, through_compiled=True)

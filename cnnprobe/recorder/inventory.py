@@ -306,12 +306,20 @@ def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
     return draft
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has values: none on meta, and none before its shape is known."""
+    return not is_uninitialised(tensor) and not tensor.is_meta
+
+
+def list_own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Its own parameters and buffers."""
+    for registry in (module._parameters, module._buffers):
+        yield from (t for t in registry.values() if t is not None)
+
+
 def is_lazy(model: nn.Module) -> bool:
     """Whether it has parameters that the first forward pass will shape."""
-    return any(
-        tensor is not None and is_uninitialised(tensor)
-        for _, module, first in named_modules(model)
-        if first
-        for registry in (module._parameters, module._buffers)
-        for tensor in registry.values()
+    tensors = (
+        t for _, module, first in named_modules(model) if first for t in list_own_tensors(module)
     )
+    return any(map(is_uninitialised, tensors))

@@ -15,7 +15,7 @@ from cnnprobe.comparison.operations import operations_of
 from cnnprobe.comparison.passes import Subject
 from cnnprobe.differences import Block, Outcome
 from cnnprobe.errors import ProbeError, TargetError
-from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.inventory import class_of, is_lazy
 from cnnprobe.refactoring.describing import describe
 from cnnprobe.refactoring.flow import items_of
 from cnnprobe.refactoring.folding import Run, fold
@@ -52,6 +52,12 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             fix="pass an instance of a model",
         )
     name = class_of(model).__name__
+    if is_lazy(model):
+        raise TargetError(
+            "the model is lazy: its first forward decides its layers",
+            where=f"the model to refactor, {name}",
+            fix="call it once on a batch before refactoring it",
+        )
     trace = structure_of(Subject(model=model, args=args, kwargs=kwargs), training=False)
     if trace.failure is not None:
         raise TargetError(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnprobe.errors import TargetError
 from cnnprobe.recorder import preserved
-from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.inventory import class_of, has_values, is_lazy
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
 from cnnprobe.testing.failures import (
@@ -46,7 +47,9 @@ def assert_finite(
         backward: whether to look at gradients too.
     """
     __tracebackhide__ = True
-    trace = observed(model, inputs, statistics=True).trace
+    seen = observed(model, inputs, statistics=True)
+    trace, outputs = seen.trace, [t for _, t in leaves(seen.output) if isinstance(t, Tensor)]
+    _check_values(model, outputs, "output")
     odd = [
         i
         for i, call in enumerate(trace.calls)
@@ -151,6 +154,7 @@ def _gradients(
         if not loss.requires_grad:
             yield dict.fromkeys(parameters)
             return
+        _check_values(model, [loss], "loss")
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         yield dict(zip(parameters, found, strict=True))
 
@@ -160,7 +164,8 @@ def _kept(
     model: nn.Module, args: tuple[Any, ...], kwargs: Any
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Copies of the arguments to run on; model and generators are as before afterwards, whatever the forward writes to."""
-    copies = {id(p): (p, p.detach().clone()) for p in model.parameters()}
+    _check_shapes(model)
+    copies = {id(p): (p, p.detach().clone()) for p in model.parameters() if has_values(p)}
     given = torch.utils._pytree.tree_map(
         lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs))
     )
@@ -172,6 +177,26 @@ def _kept(
                 for parameter, copied in copies.values():
                     if not torch.equal(parameter, copied):
                         parameter.copy_(copied)
+
+
+def _check_shapes(model: nn.Module) -> None:
+    """Refuse a lazy model, which its first forward would change for good."""
+    if is_lazy(model):
+        raise TargetError(
+            "the model is lazy: its first forward decides its layers",
+            where=class_of(model).__name__,
+            fix="call it once on a batch before testing it",
+        )
+
+
+def _check_values(model: nn.Module, tensors: Sequence[Tensor], what: str) -> None:
+    """Refuse what came out on meta, where there is nothing to compare."""
+    if not all(map(has_values, tensors)):
+        raise TargetError(
+            f"the {what} has no values: it is on the meta device",
+            where=class_of(model).__name__,
+            fix="move the model to a real device by model.to_empty(device='cpu'), and load weights",
+        )
 
 
 def _loss(output: Any, targets: Any, loss_fn: Loss | None) -> Tensor:
@@ -198,17 +223,20 @@ def assert_parameters_change(
     args, kwargs = arguments_of(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     left_out = matching(parameters, ignore, what="trainable parameter") if ignore else set()
-    before = {name: p.detach().clone() for name, p in parameters.items()}
+    _check_shapes(model)
+    before = {name: p.detach().clone() for name, p in parameters.items() if has_values(p)}
     state = copy.deepcopy(optimizer.state_dict())
     try:
         with _kept(model, args, kwargs) as (args, kwargs), torch.enable_grad():
             optimizer.zero_grad()
-            _loss(model(*args, **kwargs), targets, loss_fn).backward()  # type: ignore[no-untyped-call]
+            loss = _loss(model(*args, **kwargs), targets, loss_fn)
+            _check_values(model, [loss], "loss")
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             same = [
                 name
                 for name, p in parameters.items()
-                if name not in left_out and torch.equal(p, before[name])
+                if name not in left_out and (name not in before or torch.equal(p, before[name]))
             ]
     finally:
         optimizer.load_state_dict(state)
@@ -245,6 +273,7 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
         )
     with _in_eval(model, args, kwargs):
         expected = _first_tensor(model(*args, **kwargs))
+        _check_values(model, [expected], "output")
         if expected.dim() == 0 or expected.shape[0] != batch:
             fail(
                 f"the output has shape {tuple(expected.shape)}, which has no batch axis of {batch}",
@@ -324,14 +353,15 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
     __tracebackhide__ = True
     args, kwargs = arguments_of(inputs)
     with _in_eval(model, args, kwargs):
-        buffers = {name: b.clone() for name, b in model.named_buffers()}
+        buffers = {name: b.clone() for name, b in model.named_buffers() if has_values(b)}
         runs = []
         for seed in range(2):
             torch.manual_seed(seed)
             runs.append(
                 [t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
             )
-        changed = [name for name, b in model.named_buffers() if not torch.equal(b, buffers[name])]
+        found = dict(model.named_buffers())
+        changed = [name for name, b in buffers.items() if not torch.equal(found[name], b)]
     if changed:
         fail(
             f"{counted(len(changed), 'buffer')} {'change' if len(changed) > 1 else 'changes'} in eval mode",
@@ -349,6 +379,7 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
 
 def _compare_runs(model: nn.Module, runs: Sequence[Sequence[Tensor]], what: str, fix: str) -> None:
     __tracebackhide__ = True
+    _check_values(model, runs[0], "output")
     details = []
     for i, (first, second) in enumerate(zip(*runs, strict=True)):
         if first.shape != second.shape:
@@ -385,6 +416,7 @@ def assert_overfits_batch(
     """
     __tracebackhide__ = True
     args, kwargs = arguments_of(inputs)
+    _check_shapes(model)
     with preserved_generators(), torch.enable_grad():
         twin = copy.deepcopy(model).train()
         make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=0.003))
@@ -393,6 +425,7 @@ def assert_overfits_batch(
         for step in range(steps):
             stepper.zero_grad()
             loss = _loss(twin(*args, **kwargs), targets, loss_fn)
+            _check_values(model, [loss], "loss")
             last = float(loss.detach())
             first = last if step == 0 else first
             if last <= to * first:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.preservation import ModuleState, _set_version, _version, preserved_generators
 from cnnprobe.training.surroundings import Surroundings
 
@@ -21,7 +22,7 @@ class TensorState:
     """The values of tensors, and of the gradients that they had."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        unique = {id(t): t for t in tensors}
+        unique = {id(t): t for t in tensors if has_values(t)}
         gradients = {
             id(t.grad): t.grad for t in unique.values() if t.is_leaf and t.grad is not None
         }

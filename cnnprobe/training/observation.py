@@ -24,7 +24,7 @@ from cnnprobe.evidence import (
     sources_read,
 )
 from cnnprobe.recorder import Recording, is_compiled
-from cnnprobe.recorder.inventory import is_lazy, named_modules
+from cnnprobe.recorder.inventory import has_values, is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.trace import TensorInfo, Trace
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
@@ -77,6 +77,7 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
         )
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
+    _check_values(request)
     given = {
         request.names.get(role, role): getattr(request, role)
         for role in ("model", "optimizer", "scheduler", "loss_fn")
@@ -94,6 +95,20 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
         return _Observation(request, around, states).run()
+
+
+def _check_values(request: Request) -> None:
+    """Refuse a batch or a whole model on meta: a diagnosis is made of values."""
+    batch = [leaf for _, leaf in leaves((request.inputs, request.targets))]
+    parameters = list(request.model.parameters())
+    subjects = (("model", parameters), ("batch", [t for t in batch if isinstance(t, Tensor)]))
+    for name, tensors in subjects:
+        if tensors and not any(map(has_values, tensors)):
+            raise TargetError(
+                f"the {name} has no values: it is on the meta device",
+                where=type(request.model).__name__,
+                fix="make it on a real device; model.to_empty(device='cpu') gives a model memory",
+            )
 
 
 class _Observation:

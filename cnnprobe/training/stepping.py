@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cnnprobe.evidence import Event, Gradient, Loss, Step
 from cnnprobe.recorder import Recording
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.stats import summarise
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.training.events import LoopWatch
@@ -94,7 +94,8 @@ class Stepper:
         """
         draft = _Draft(self)
         if measured:  # also without an optimizer: a loop may update by hand
-            draft.before = {name: p.detach().clone() for name, p in self.parameters.items()}
+            known = {name: p for name, p in self.parameters.items() if has_values(p)}
+            draft.before = {name: p.detach().clone() for name, p in known.items()}
         trace = _record(self.model, step, self, draft, statistics=statistics)
         changes = {
             name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()
@@ -122,7 +123,7 @@ class Stepper:
         found = {}
         for name, parameter in self.parameters.items():
             grad = parameter.grad
-            if grad is not None:
+            if grad is not None and has_values(grad):
                 dense = (
                     grad.detach().coalesce().values()
                     if grad.layout is torch.sparse_coo
@@ -198,7 +199,7 @@ class _Draft:
         loss, scale = losses[0].detach(), self.multiplier(losses[0])
         self.losses.append(
             Loss(
-                value=float(loss) / scale if loss.numel() == 1 else None,
+                value=float(loss) / scale if loss.numel() == 1 and has_values(loss) else None,
                 shape=tuple(loss.shape),
                 call=self.recording._watcher.maker_of(losses[0])
                 if self.recording is not None
@@ -282,7 +283,7 @@ class _Draft:
             *(
                 _norm(p.grad.detach())
                 for p in self.stepper.parameters.values()
-                if p.grad is not None and not p.grad.is_sparse
+                if p.grad is not None and not p.grad.is_sparse and has_values(p.grad)
             )
         )
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cnnprobe.recorder.inventory import has_values
+
 
 @dataclass(slots=True)
 class _Pass:
@@ -60,4 +62,5 @@ class Waste:
         }
 
     def _weights(self) -> float:
-        return sum(float(p.detach().sum()) for p in self.parameters.values())
+        known = filter(has_values, self.parameters.values())
+        return sum(float(p.detach().sum()) for p in known)

@@ -80,7 +80,7 @@ def device_mismatch(crash: Crash) -> Iterator[Suspect]:
     arrived = [t.device for t in call.inputs if t.shape]
     if len({*arrived, *own.values()}) < 2:
         return
-    usual = find_usual([p.device for p in crash.trace.parameters], arrived)
+    usual = _find_usual_device(crash, call, arrived)
     strange = next((device for device in own.values() if device != usual), None)
     if strange is not None:
         yield _explain_layer(crash, call.fqn or "", strange, usual)
@@ -89,6 +89,15 @@ def device_mismatch(crash: Crash) -> Iterator[Suspect]:
         if info.device != usual and info.shape:
             yield _explain_tensor(crash, call, position, usual)
             return
+
+
+def _find_usual_device(crash: Crash, call: ModuleCall, arrived: list[str]) -> str:
+    """Where the layers are that ran already, or most of the parameters."""
+    for _, row in crash.walk_back(call.inputs[0]):
+        layer = crash.modules.get(row.fqn or "")
+        if row.fqn is not None and layer is not None and layer._parameters and row.outputs:
+            return row.outputs[0].device
+    return find_usual([p.device for p in crash.trace.parameters], arrived)
 
 
 def _explain_layer(crash: Crash, fqn: str, device: str, usual: str) -> Suspect:
