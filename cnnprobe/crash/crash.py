@@ -157,7 +157,9 @@ class Crash:
     def describe_origin(self, info: TensorInfo) -> str:
         """Which call made a tensor, in words."""
         if isinstance(info.source, str):
-            return f"the parameter '{info.source}'"
+            owner, _, name = info.source.rpartition(".")
+            is_buffer = owner in self.modules and name in self.modules[owner]._buffers
+            return f"the {'buffer' if is_buffer else 'parameter'} '{info.source}'"
         call = self.find_producer(info)
         if call is None:
             return "the input" if self.is_input(info) else "outside the recorded calls"

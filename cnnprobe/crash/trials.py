@@ -20,6 +20,7 @@ from cnnprobe.crash.facts.losses import list_losses, replace_outputs
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.model_copy import ModelCopy, Outcome, copy_model
 from cnnprobe.crash.suspect import Candidate, Suspect
+from cnnprobe.operations import find
 
 MOST_FORWARDS = 20
 SMALL_MODEL = 4_000_000  # elements of parameters that are copied rather than shadowed on meta
@@ -297,6 +298,9 @@ def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
         ranks = {len(t.shape) for t in call.inputs if len(t.shape) > 1}
         if call.fqn is None and 2 in ranks and max(ranks) > 2:
             return None  # rows of features joined with a map: the gate of a block
+        info = find(call)
+        if info is not None and info.name in ("view", "reshape", "unflatten"):
+            return None  # rows of features made into maps
         if call.fqn is None:
             continue
         module = crash.modules.get(call.fqn)

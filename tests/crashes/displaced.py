@@ -138,26 +138,6 @@ def last_convolution_of_too_few_channels(fixed):
     return Narrow(6 if fixed else 4), (torch.randn(2, 3, 9, 9),)
 
 
-class Listed(nn.Module):
-    def __init__(self, settings):
-        super().__init__()
-        layers, channels = [], 3
-        for one in settings:
-            layers.append(nn.MaxPool2d(2) if one == "M" else nn.Conv2d(channels, one, 3, padding=1))
-            channels = channels if one == "M" else one
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(8 * 4 * 4, 3)
-
-    def forward(self, x):
-        x = self.features(x)
-        return self.classifier(x.view(x.size(0), -1))
-
-
-@crashes("linear-in-features", "classifier", repair="pool the map once more before view")
-def list_of_layers_that_lost_a_pooling(fixed):
-    return Listed([4, "M", 8, "M", 8, *(["M"] if fixed else [])]), (torch.randn(2, 3, 32, 32),)
-
-
 class Branching(nn.Module):
     def __init__(self, channels, planes, expansion):
         super().__init__()

@@ -277,7 +277,7 @@ def attention_of_another_width(fixed):
     return Attending(), (torch.randn(2, 5, 12),)
 
 
-@crashes("linear-in-features", "3", repair="nn.AdaptiveAvgPool2d(1)")
+@crashes("missing-pooling", "", repair="nn.AdaptiveAvgPool2d(1)")
 def global_pooling_is_missing(fixed):
     pool = [nn.AdaptiveAvgPool2d(1)] if fixed else []
     return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), *pool, nn.Flatten(), nn.Linear(64, 10)), (

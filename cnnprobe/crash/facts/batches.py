@@ -12,9 +12,9 @@ from cnnprobe.trace import ModuleCall, TensorInfo
 
 
 def find_maker(crash: Crash, info: TensorInfo, wrong: int) -> ModuleCall | None:
-    """The call on a tensor's way that was told the wrong batch size as a plain number."""
+    """The call on a tensor's way that was told the wrong batch size, which is kept since."""
     for _, call in crash.walk_back(info):
-        if call.fqn is not None:
+        if not call.outputs or wrong not in call.outputs[0].shape:
             return None
         operation = find(call)
         is_maker = operation is not None and operation.effect in ("makes", "expands")

@@ -7,11 +7,18 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.build import resize_input
-from cnnprobe.crash.facts.products import find_flattened_map, find_product, read_sizes
+from cnnprobe.crash.edits.build import configure, resize_input
+from cnnprobe.crash.edits.reshaping import flatten_otherwise
+from cnnprobe.crash.facts.products import (
+    find_flattened_map,
+    find_lost_batch,
+    find_product,
+    find_reshaping,
+    read_sizes,
+)
 from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps, list_variants
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.suspect import POSSIBLE, Candidate, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, propose
 from cnnprobe.operations import resolve_name
 from cnnprobe.trace import ModuleCall, TensorInfo
 
@@ -28,6 +35,7 @@ class Features:
     wanted: int
     module: str  # the Linear's fqn
     map: TensorInfo  # before it is flattened
+    reshaping: ModuleCall | None  # what flattens it
 
     def count(self, sizes: tuple[int, ...]) -> int:
         """The number of features if the map had these sizes."""
@@ -45,20 +53,24 @@ class OtherWindow:
 
 
 def find_features(crash: Crash) -> Features | None:
-    """What the Linear expects where it raised, or where the view before it did."""
+    """What a Linear expects, where it raised, or where the view before it did or merged samples."""
     found, call = find_product(crash), crash.call
     if found is not None:
         flattened = find_flattened_map(crash, found.x) if len(found.x.shape) == 2 else None
         if flattened is None:
             return None
-        return Features(wanted=found.wanted, module=found.module, map=flattened)
-    if call is None or not is_failing_view(call) or len(read_sizes(call)) != 2:
+        reshaping = find_reshaping(crash, found.x)
+        return Features(
+            wanted=found.wanted, module=found.module, map=flattened, reshaping=reshaping
+        )
+    view = call if call is not None and is_failing_view(call) else find_lost_batch(crash)
+    if view is None or not view.inputs or len(view.inputs[0].shape) < 3:
         return None
-    x, wanted = call.inputs[0], read_sizes(call)[1]
-    layer = find_linear(crash, wanted)
-    if layer is None or len(x.shape) < 3 or count_elements(x.shape[1:]) == wanted:
+    x, sizes = view.inputs[0], read_sizes(view)
+    layer = find_linear(crash, sizes[1]) if len(sizes) == 2 else None
+    if layer is None or count_elements(x.shape[1:]) == sizes[1]:
         return None
-    return Features(wanted=wanted, module=layer, map=x)
+    return Features(wanted=sizes[1], module=layer, map=x, reshaping=view)
 
 
 def is_failing_view(call: ModuleCall) -> bool:
@@ -92,6 +104,19 @@ def propose_input_sizes(crash: Crash, found: Features) -> list[Candidate]:
         if found.count(apply_windows(windows, (pixels,) * n)) == found.wanted:
             return [propose(resize_input((pixels,) * n, exact=True), weight=POSSIBLE)]
     return []
+
+
+def propose_rows(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+    """Rows of all that a sample has, with a Linear that takes them; or another input size."""
+    sample, sizes = count_elements(call.inputs[0].shape[1:]), read_sizes(call)
+    features = sizes[1] if len(sizes) == 2 else -1
+    flat, layer = flatten_otherwise(crash, call), find_linear(crash, features)
+    if layer is None or features in (-1, sample):
+        yield propose(flat, weight=STRONG)
+        return
+    yield propose(flat, configure(crash, layer, in_features=sample), weight=STRONG)
+    found = find_features(crash)
+    yield from propose_input_sizes(crash, found) if found is not None else ()
 
 
 def find_other_windows(crash: Crash, found: Features) -> Iterator[OtherWindow]:

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.words import count_elements, get_tensor
+from cnnprobe.crash.facts.words import count_elements, read_tensor
 from cnnprobe.operations import find, resolve_name
 from cnnprobe.trace import ModuleCall, TensorInfo
 
-_WEIGHTS = ("weight", "other", "mat2")
+# What is multiplied, by torch's names of arguments.
+_PRODUCTS = {
+    "linear": ("input", "weight"), "matmul": ("input", "other"), "addmm": ("mat1", "mat2"),
+    "rmatmul": ("input", "other"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,7 @@ class Product:
     module: str
     is_layer: bool = True  # an nn.Linear, whose in_features can be changed
     parameter: str = ""  # where it is no layer: the weight's name
+    weight: TensorInfo | None = None  # that weight as it was given
     shape: tuple[int, ...] = ()  # the shape with which that weight would fit
 
     @property
@@ -48,12 +53,10 @@ def find_product(crash: Crash) -> Product | None:
 def _find_function(crash: Crash, call: ModuleCall) -> Product | None:
     """A product by a function: F.linear, @, torch.mm."""
     name = resolve_name(call.kind)
-    if call.fqn is not None or name not in ("linear", "matmul", "rmatmul"):
+    if call.fqn is not None or name not in _PRODUCTS:
         return None
     dim = -1 if name == "linear" else 0
-    x, weight = get_tensor(call, 0, "input"), None
-    for argument in _WEIGHTS:
-        weight = weight or get_tensor(call, 1, argument)
+    x, weight = (read_tensor(call, argument) for argument in _PRODUCTS[name])
     if x is None or weight is None or len(weight.shape) != 2 or not x.shape:
         return None
     parameter, is_turned = _name_weight(crash, weight)
@@ -66,6 +69,7 @@ def _find_function(crash: Crash, call: ModuleCall) -> Product | None:
         module=crash.owner_of_parameter(parameter),
         is_layer=False,
         parameter=parameter,
+        weight=weight,
         shape=fitting[::-1] if is_turned else fitting,
     )
 
@@ -110,6 +114,22 @@ def find_merging(crash: Crash) -> ModuleCall | None:
         return None
     fits = found.wanted in (count_elements(before[1:]), count_elements(before))
     return call if fits else None
+
+
+def find_lost_batch(crash: Crash) -> ModuleCall | None:
+    """The reshaping on the way that changed the batch, where the tensors differ in their batch."""
+    batch, given = crash.batch, [t for t in crash.inputs if not isinstance(t.source, str)]
+    if batch is None or not any(t.shape[:1] == (batch,) for t in given):
+        return None
+    for x in given:
+        for _, call in crash.walk_back(x) if x.shape[:1] not in ((), (batch,), (1,)) else ():
+            info = find(call)
+            if info is None or info.effect != "reshapes" or not call.inputs or not call.outputs:
+                continue
+            before, after = call.inputs[0].shape, call.outputs[0].shape
+            if before[:1] == (batch,) and len(before) > 1 and after[:1] == x.shape[:1]:
+                return call
+    return None
 
 
 def is_batch_fixed(call: ModuleCall) -> bool:

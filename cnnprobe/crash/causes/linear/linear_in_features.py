@@ -3,15 +3,12 @@
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure, insert_before, keep_present, reshape_parameter
-from cnnprobe.crash.edits.calls import Rewrite
-from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.reshaping import reshape_otherwise
+from cnnprobe.crash.edits.build import adapt_call, configure, reshape_parameter
+from cnnprobe.crash.edits.parts import change_part
 from cnnprobe.crash.facts.features import (
     Features,
     find_features,
@@ -20,13 +17,12 @@ from cnnprobe.crash.facts.features import (
 )
 from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
 from cnnprobe.crash.facts.windows import list_steps
-from cnnprobe.crash.facts.words import count_elements, shorten, write_product
+from cnnprobe.crash.facts.words import count_elements, count_of, write_product
 from cnnprobe.crash.suspect import LAST, POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
-from cnnprobe.operations import resolve_name
-from cnnprobe.trace import ModuleCall
 
-EXAMPLE = Example(
-    """
+EXAMPLES = (
+    Example(
+        """
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -45,14 +41,43 @@ EXAMPLE = Example(
 
     model, args = Net(), (torch.randn(4, 3, 32, 32),)
     """,
-    old="16 * 6 * 6",
-    new="16 * 5 * 5",
-    blames="fc1",
-    repair="set in_features=400 in 'fc1'",
+        old="16 * 6 * 6",
+        new="16 * 5 * 5",
+        blames="fc1",
+        repair="set in_features=400 in 'fc1'",
+    ),
+    Example(
+        """
+    model = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
+    args = (torch.linspace(0, 1, 100),)
+    """,
+        old="torch.linspace(0, 1, 100)",
+        new="torch.linspace(0, 1, 100).unsqueeze(1)",
+        blames="0",
+        repair="x.unsqueeze(-1)",
+    ),
+    Example(
+        """
+    class Projection(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x):
+            return x @ self.weight
+
+
+    model, args = Projection(), (torch.randn(3, 8),)
+    """,
+        old="x @ self.weight",
+        new="x @ self.weight.t()",
+        blames="",
+        repair="self.weight.t()",
+    ),
 )
 
 
-@cause(code="CP002", name="linear-in-features", prior=796, examples=EXAMPLE)
+@cause(code="CP002", name="linear-in-features", prior=796, examples=EXAMPLES)
 def linear_in_features(crash: Crash) -> Iterator[Suspect]:
     """A Linear got another number of features than its in_features.
 
@@ -67,27 +92,61 @@ def linear_in_features(crash: Crash) -> Iterator[Suspect]:
     if found is None:
         return
     weight = USUAL if len(found.x.shape) <= 3 else LAST
-    name = f"{describe_module(crash, found.module)} should have in_features"
-    if not found.is_layer:
-        name = f"the weight '{found.parameter}' should take as many features as arrive:"
     yield Suspect(
         module=found.module,
-        message=f"{name} {found.got}, not {found.wanted}: {_explain_features(crash, found)}",
-        arithmetic=f"expects {found.wanted} features, got {found.x.shape}",
+        message=_describe_fault(crash, found),
+        arithmetic=f"expects {count_of(found.wanted, 'feature')}, got {found.x.shape}",
         candidates=(
             *_propose_layers(crash, found, weight),
-            *_propose_maps(crash, found),
+            *_propose_maps(crash),
         ),
         weight=weight,
     )
+
+
+def _describe_fault(crash: Crash, found: Product) -> str:
+    layer = describe_module(crash, found.module)
+    if _lacks_dim(found):
+        return (
+            f"{layer} expects 1 feature on the last dim, but {found.x.shape} has {found.got} "
+            "there: the feature needs a dim of its own"
+        )
+    if _is_turned(found) and found.weight is not None:
+        return (
+            f"the weight '{found.parameter}' is the wrong way round: {found.weight.shape} takes "
+            f"{count_of(found.wanted, 'feature')}, but got {found.got}"
+        )
+    name = f"{layer} should have in_features"
+    if not found.is_layer:
+        name = f"the weight '{found.parameter}' should take as many features as arrive:"
+    return f"{name} {found.got}, not {found.wanted}: {_explain_features(crash, found)}"
+
+
+def _lacks_dim(found: Product) -> bool:
+    """Whether it got one value for each sample, without a dim for the one feature."""
+    return found.wanted == 1 and len(found.x.shape) == 1
+
+
+def _is_turned(found: Product) -> bool:
+    """Whether a weight would fit if it were transposed."""
+    return found.weight is not None and found.got in found.weight.shape
 
 
 def _propose_layers(crash: Crash, found: Product, weight: int) -> Iterator[Candidate]:
     """Another in_features, or another out_features of the Linear before it."""
     if found.is_layer:
         yield propose(configure(crash, found.module, in_features=found.got), weight=weight)
-    elif (edit := reshape_parameter(crash, found.parameter, found.shape)) is not None:
-        yield propose(edit, weight=weight)
+        if _lacks_dim(found):
+            column = adapt_call(crash, lambda x: x.unsqueeze(-1), "{x}.unsqueeze(-1)")
+            yield propose(column, weight=STRONG)
+    elif found.weight is not None and crash.call is not None:
+        edit = reshape_parameter(crash, found.parameter, found.shape)
+        if edit is not None:
+            yield propose(edit, weight=weight)
+        if _is_turned(found):
+            parts = (crash, crash.call, found.weight)
+            turn = change_part(*parts, _turn, "{x}.t()", verb="transpose", like=found.x)
+            yield propose(turn, weight=STRONG)
     rows = [row for _, row in crash.walk_back(found.x) if row.fqn is not None]
     for row in rows:
         if isinstance(crash.modules.get(row.fqn or ""), nn.Linear):
@@ -97,50 +156,26 @@ def _propose_layers(crash: Crash, found: Product, weight: int) -> Iterator[Candi
             return
 
 
-def _propose_maps(crash: Crash, product: Product) -> Iterator[Candidate]:
-    """Another pooling, input size or number of channels, for which in_features fits."""
-    found, call = find_features(crash), find_reshaping(crash, product.x)
-    if found is None or call is None:
+def _turn(weight: Tensor, x: Tensor) -> Tensor:  # noqa: ARG001
+    return weight.t()
+
+
+def _propose_maps(crash: Crash) -> Iterator[Candidate]:
+    """Another input size, number of channels or size of a pooling, for which in_features fits."""
+    found = find_features(crash)
+    if found is None or found.reshaping is None:
         return
-    sized = [*_pool_once_more(crash, found, call), *propose_input_sizes(crash, found)]
+    sized = propose_input_sizes(crash, found)
     if not sized and not any(find_other_windows(crash, found)):
-        sized += _change_channels(crash, found)
+        yield from _change_channels(crash, found)
     yield from sized
-    yield from _pool_first(crash, found, call)
-
-
-def _pool_once_more(crash: Crash, found: Features, call: ModuleCall) -> Iterator[Candidate]:
-    """One more pooling like the others: a VGG whose list has lost an 'M'."""
-    windows = [step.window for step in list_steps(crash, found.map)]
-    pools = [window for window in windows if window is not None and window.is_pool]
-    n = len(found.map.shape) - 2
-    if call.fqn is not None or not pools or len(pools[-1].kernel) != n:
+    steps, channels = list_steps(crash, found.map), found.map.shape[1]
+    last = steps[-1] if steps else None
+    side = math.isqrt(found.wanted // channels)
+    if last is None or last.window is None or not last.window.adaptive or not last.call.fqn:
         return
-    last = pools[-1]
-    is_alike = {(p.kernel, p.stride) for p in pools} == {(last.kernel, last.stride)}
-    is_plain = len({*last.kernel}) == len({*last.stride}) == 1 and not any(last.padding)
-    sizes = last.output(found.map.shape[2:])
-    if not is_alike or not is_plain or found.count(sizes) != found.wanted:
-        return
-    kernel, stride = last.kernel[0], last.stride[0]
-    pool = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}[n]
-    code = f"F.max_pool{n}d({{x}}, {kernel}" + (f", {stride})" if stride != kernel else ")")
-    name = resolve_name(call.kind)
-    edit = Rewrite(
-        title=f"pool the map once more before {name} at {shorten(call.source)}: "
-        f"{code.format(x='x')}",
-        code=code,
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=lambda func, args, kwargs: func(
-            pool(args[0], kernel, stride), *args[1:], **kwargs
-        ),
-        respell=f"torch.flatten({code}, {{rest}})"
-        if name == "flatten"
-        else f"{code}.{name}({{rest}})",
-    )
-    yield propose(edit, weight=POSSIBLE)
+    if side and found.count((side, side)) == found.wanted and len(found.map.shape) == 4:
+        yield propose(configure(crash, last.call.fqn, output_size=side), weight=POSSIBLE)
 
 
 def _change_channels(crash: Crash, found: Features) -> Iterator[Candidate]:
@@ -155,32 +190,6 @@ def _change_channels(crash: Crash, found: Features) -> Iterator[Candidate]:
             edit = configure(crash, call.fqn or "", out_channels=found.wanted // places)
             yield propose(edit, weight=POSSIBLE)
         return
-
-
-def _pool_first(crash: Crash, found: Features, call: ModuleCall) -> Iterator[Candidate]:
-    """The map pooled to one value a channel before it is flattened; or to another size."""
-    if len(found.map.shape) != 4:
-        return
-    steps, channels = list_steps(crash, found.map), found.map.shape[1]
-    last = steps[-1] if steps else None
-    if last is not None and last.window is not None and last.window.adaptive and last.call.fqn:
-        side = math.isqrt(found.wanted // channels)
-        if side and found.count((side, side)) == found.wanted:
-            edit = configure(crash, last.call.fqn, output_size=side)
-            yield propose(edit, weight=POSSIBLE)
-    elif channels == found.wanted:
-        yield from (propose(edit, weight=STRONG) for edit in _pool_globally(crash, call))
-
-
-def _pool_globally(crash: Crash, call: ModuleCall) -> tuple[Edit, ...]:
-    code = "nn.AdaptiveAvgPool2d(1)"
-    if call.fqn is not None:
-        return keep_present(insert_before(crash, call.fqn, lambda: nn.AdaptiveAvgPool2d(1), code))
-
-    def pool(x: Tensor, *_: object) -> Tensor:
-        return x.mean((2, 3))
-
-    return (reshape_otherwise(crash, call, pool, "{x}.mean((2, 3))"),)
 
 
 def _explain_features(crash: Crash, found: Product) -> str:

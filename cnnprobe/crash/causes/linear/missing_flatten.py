@@ -7,9 +7,12 @@ from torch import nn
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import adapt_call, configure, flatten, insert_before, keep_present
-from cnnprobe.crash.facts.products import Product, find_product
+from cnnprobe.crash.edits.reshaping import flatten_otherwise
+from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
 from cnnprobe.crash.facts.words import count_elements, quote, write_product
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.operations import find
+from cnnprobe.trace import ModuleCall
 
 EXAMPLE = Example(
     """
@@ -55,7 +58,15 @@ def missing_flatten(crash: Crash) -> Iterator[Suspect]:
         return
     layer, origin = describe_module(crash, found.module), crash.describe_origin(found.x)
     arithmetic = f"{quote(found.module)} expects {found.wanted} features; "
-    if is_exact:
+    partial = _find_partial_flatten(crash, found) if is_exact else None
+    if partial is not None:
+        message = (
+            f"{crash.describe_call(partial)} leaves several dims for each sample, {shape}, but "
+            f"{layer} expects one"
+        )
+        arithmetic += f"{write_product(shape[1:])} arrives as {shape}"
+        candidates = (_flatten_fully(crash, partial), *_propose_flattening(crash, found))
+    elif is_exact:
         message = (
             f"the flatten between {origin} and {layer} is missing: {shape} arrives unflattened"
         )
@@ -77,6 +88,20 @@ def missing_flatten(crash: Crash) -> Iterator[Suspect]:
         candidates=candidates,
         weight=STRONG if is_exact else USUAL,
     )
+
+
+def _find_partial_flatten(crash: Crash, found: Product) -> ModuleCall | None:
+    """The flatten before it that leaves out some dims: flatten(1, 2), nn.Flatten(2)."""
+    call = find_reshaping(crash, found.x)
+    info = find(call) if call is not None else None
+    is_whole = call is not None and call.outputs[0].shape == found.x.shape
+    return call if info is not None and info.name == "flatten" and is_whole else None
+
+
+def _flatten_fully(crash: Crash, call: ModuleCall) -> Candidate:
+    if call.fqn is not None:
+        return propose(configure(crash, call.fqn, start_dim=1, end_dim=-1), weight=STRONG)
+    return propose(flatten_otherwise(crash, call), weight=STRONG)
 
 
 def _propose_flattening(crash: Crash, found: Product, **changes: int) -> tuple[Candidate, ...]:

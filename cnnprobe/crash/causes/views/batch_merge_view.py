@@ -8,13 +8,15 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
 from cnnprobe.crash.facts.expected import find_mismatch
-from cnnprobe.crash.facts.products import find_merging, is_batch_fixed
+from cnnprobe.crash.facts.features import propose_rows
+from cnnprobe.crash.facts.products import find_lost_batch, find_merging, is_batch_fixed
 from cnnprobe.crash.facts.words import count_elements, write_product
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import resolve_name
 
-EXAMPLE = Example(
-    """
+EXAMPLES = (
+    Example(
+        """
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -29,14 +31,36 @@ EXAMPLE = Example(
 
     model, args = Net(), (torch.randn(2, 3, 8, 8),)
     """,
-    old="torch.flatten(x)",
-    new="torch.flatten(x, 1)",
-    blames="",
-    repair="torch.flatten(x, 1)",
+        old="torch.flatten(x)",
+        new="torch.flatten(x, 1)",
+        blames="",
+        repair="torch.flatten(x, 1)",
+    ),
+    Example(
+        """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3, padding=1)
+            self.fc = nn.Linear(8 * 7 * 7, 16)
+            self.head = nn.Linear(19, 2)
+
+        def forward(self, x, table):
+            x = F.max_pool2d(F.relu(self.conv(x)), 2).view(-1, 8 * 7 * 7)
+            return self.head(torch.cat([self.fc(x), table], dim=1))
+
+
+    model, args = Net(), (torch.randn(6, 1, 28, 28), torch.randn(6, 3))
+    """,
+        old="F.max_pool2d(F.relu(self.conv(x)), 2)",
+        new="F.max_pool2d(F.relu(self.conv(x)), 4)",
+        blames="",
+        repair="set in_features=1568 in 'fc'",
+    ),
 )
 
 
-@cause(code="CP004", name="batch-merge-view", prior=800, examples=EXAMPLE)
+@cause(code="CP004", name="batch-merge-view", prior=800, examples=EXAMPLES)
 def batch_merge_view(crash: Crash) -> Iterator[Suspect]:
     """A view or flatten does not keep one row for each sample.
 
@@ -48,6 +72,7 @@ def batch_merge_view(crash: Crash) -> Iterator[Suspect]:
     """
     yield from _before_product(crash)
     yield from _before_convolution(crash)
+    yield from _before_join(crash)
 
 
 def _before_product(crash: Crash) -> Iterator[Suspect]:
@@ -62,6 +87,24 @@ def _before_product(crash: Crash) -> Iterator[Suspect]:
         arithmetic=f"a sample has {write_product(before[1:])} elements",
         candidates=(propose(flatten_otherwise(crash, call), weight=STRONG),),
         weight=STRONG,
+    )
+
+
+def _before_join(crash: Crash) -> Iterator[Suspect]:
+    """Rows of another length than a sample has: their number is that of the samples no more."""
+    call = find_lost_batch(crash)
+    if call is None or is_batch_fixed(call):
+        return
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    yield Suspect(
+        module=call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
+        message=f"{crash.describe_call(call)} does not keep one row for each sample: {before} "
+        f"became {after}",
+        arithmetic=f"a sample has {write_product(before[1:])} values, a row "
+        f"{write_product(after[1:]) if after[1:] else 1}",
+        candidates=tuple(propose_rows(crash, call)),
+        weight=STRONG,
+        needs_proof=True,
     )
 
 

@@ -7,77 +7,122 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.calls import Rewrite
-from cnnprobe.crash.facts.words import get_argument, shorten
-from cnnprobe.crash.suspect import Suspect, propose
+from cnnprobe.crash.facts.dims import explain_rank, propose_rank
+from cnnprobe.crash.facts.products import read_sizes
+from cnnprobe.crash.facts.words import count_of, read_argument, shorten
+from cnnprobe.crash.suspect import Candidate, Suspect, propose
 from cnnprobe.operations import find_signature, resolve_name
 from cnnprobe.trace import ModuleCall
 
-EXAMPLE = Example(
-    """
-    model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(dim=2))
-    args = (torch.randn(3, 8),)
-    """,
-    old="dim=2",
-    new="dim=1",
-    blames="1",
-    repair="set dim=-1 in '1'",
-    on_meta=False,  # softmax takes any dim there
+# torch's names of arguments that are dims.
+_NAMES = ("dim", "dims", "dim0", "dim1", "start_dim", "end_dim", "source", "destination")
+
+EXAMPLES = (
+    Example(
+        """
+        model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(dim=2))
+        args = (torch.randn(3, 8),)
+        """,
+        old="dim=2",
+        new="dim=1",
+        blames="1",
+        repair="set dim=-1 in '1'",
+        on_meta=False,  # softmax takes any dim there
+    ),
+    Example(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 8, 3)
+                self.fc = nn.Linear(8, 2)
+
+            def forward(self, x):
+                x = F.relu(self.conv(x))
+                x = x.flatten(1)
+                return self.fc(x.mean(dim=(2, 3)))
+
+
+        model, args = Net(), (torch.randn(5, 3, 9, 9),)
+        """,
+        old="        x = x.flatten(1)\n",
+        new="",
+        blames="",
+        repair="leave out flatten",
+    ),
 )
 
 
-@cause(code="CP011", name="dim-out-of-range", family="shape-mismatch", prior=200, examples=EXAMPLE)
+@cause(code="CP011", name="dim-out-of-range", family="shape-mismatch", prior=200, examples=EXAMPLES)
 def dim_out_of_range(crash: Crash) -> Iterator[Suspect]:
     """An operation works on a dim that its tensor does not have.
 
-    Why it happens: it was written for maps or sequences and got a table, or the batch dim is
-    missing, or a flatten or a reduction before it dropped a dim.
-    What to do: check the shape that arrives; dim=-1 is the last dim of any tensor.
+    Why it happens: it was written for maps or sequences and got a table; the batch dim is
+    missing; or a flatten, a squeeze or a reduction before it dropped a dim.
+    What to do: print the shape that arrives; keep the dim, or count anew. dim=-1 is the last dim.
     Known exceptions: none.
     Source: docs of the operation; dims are counted from 0, and from -1 backwards.
     """
     call = crash.call
     if call is None or not call.inputs:
         return
-    dim = _read_dim(call) if crash.leaf is None else getattr(crash.leaf, "dim", None)
-    x = call.inputs[0]
-    room = len(x.shape) + (resolve_name(call.kind) in ("unsqueeze", "stack"))
-    if type(dim) is not int or -room <= dim < room:
+    x, dims = call.inputs[0], _list_dims(crash, call)
+    name = resolve_name(call.kind)
+    room = len(x.shape) + (call.fqn is None and name in ("unsqueeze", "stack"))
+    wrong = [dim for dim in dims if not -room <= dim < room]
+    is_permute = call.fqn is None and name == "permute" and len(dims) != room
+    if not wrong and not is_permute:
         return
-    edit = configure(crash, call.fqn, dim=-1) if call.fqn is not None else _take_last(crash, call)
+    rank = len(dims) if is_permute else max(dim + 1 if dim >= 0 else -dim for dim in wrong)
+    has = f"which {x.shape} does not have" if not is_permute else f"but {x.shape} has {room}"
+    what = count_of(len(dims), "dim") if is_permute else f"dim {wrong[0] if wrong else ''}"
     yield Suspect(
         module=call.fqn if call.fqn is not None else crash.owner,
-        message=f"{crash.describe_call(call)} works on dim {dim}, which {x.shape} does not have",
-        arithmetic=f"{x.shape} from {crash.describe_origin(x)} has dims 0 to {len(x.shape) - 1}",
-        candidates=(propose(edit),),
+        message=f"{crash.describe_call(call)} works on {what}, {has}",
+        arithmetic=explain_rank(crash, x, rank),
+        candidates=(*propose_rank(crash, x, rank), *_propose_dims(crash, call, dims)),
     )
 
 
-def _find_position(call: ModuleCall) -> int | None:
+def _list_dims(crash: Crash, call: ModuleCall) -> list[int]:
+    """The dims that a layer or a function was asked for."""
+    if call.fqn is not None:
+        values = [getattr(crash.leaf, name, None) for name in _NAMES] if crash.leaf else []
+    elif resolve_name(call.kind) == "permute":
+        return list(read_sizes(call))
+    else:
+        signature = find_signature(call.kind)
+        names = [name for name in _NAMES if signature and name in signature.names]
+        values = [read_argument(call, name) for name in names]
+    flat = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
+    return [each for each in flat if type(each) is int]
+
+
+def _propose_dims(crash: Crash, call: ModuleCall, dims: list[int]) -> Iterator[Candidate]:
+    """The same call with dim=-1, or with the dim of the channels where it adds one."""
     signature = find_signature(call.kind) if call.fqn is None else None
-    names = signature.names if signature is not None else ()
-    return names.index("dim") if "dim" in names else None
+    if call.fqn is not None and hasattr(crash.leaf, "dim"):
+        yield propose(configure(crash, call.fqn, dim=-1))
+    if signature is None or "dim" not in signature.names or len(dims) != 1:
+        return
+    position = signature.names.index("dim")
+    for dim in (1, -1) if resolve_name(call.kind) == "unsqueeze" else (-1,):
+        yield propose(_use_dim(crash, call, dim, position))
 
 
-def _read_dim(call: ModuleCall) -> object:
-    position = _find_position(call)
-    return None if position is None else get_argument(call, position, "dim")
-
-
-def _take_last(crash: Crash, call: ModuleCall) -> Rewrite:
-    """The same call with dim=-1."""
-    position = _find_position(call) or 1
-
+def _use_dim(crash: Crash, call: ModuleCall, dim: int, position: int) -> Rewrite:
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "dim" in kwargs:
-            return func(*args, **{**kwargs, "dim": -1})
-        return func(*args[:position], -1, *args[position + 1 :], **kwargs)
+            return func(*args, **{**kwargs, "dim": dim})
+        return func(*args[:position], dim, *args[position + 1 :], **kwargs)
 
+    name = "the last dim" if dim == -1 else f"dim {dim}"
     return Rewrite(
-        title=f"use the last dim at {shorten(call.source)}: dim=-1",
-        code="dim=-1",
+        title=f"use {name} at {shorten(call.source)}: dim={dim}",
+        code=f"dim={dim}",
         module=crash.owner,
         kind=call.kind,
         source=call.source,
         function=rewrite,
-        keyword=("dim", -1, position),
+        keyword=("dim", dim, position),
     )

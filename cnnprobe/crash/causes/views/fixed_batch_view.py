@@ -9,8 +9,8 @@ from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view
-from cnnprobe.crash.facts.products import find_merging, is_batch_fixed, read_sizes
-from cnnprobe.crash.facts.words import count_elements, operation, write_product
+from cnnprobe.crash.facts.products import find_lost_batch, find_merging, is_batch_fixed, read_sizes
+from cnnprobe.crash.facts.words import count_elements, count_of, operation, write_product
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.trace import ModuleCall
 
@@ -49,7 +49,7 @@ def fixed_batch_view(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: drop_last=True in the DataLoader hides it in training, not in use.
     Source: docs of torch.Tensor.view and torch.utils.data.DataLoader (drop_last).
     """
-    call = find_merging(crash) or crash.call
+    call = find_merging(crash) or find_lost_batch(crash) or crash.call
     if call is None or not call.inputs or not call.inputs[0].shape or not is_batch_fixed(call):
         return
     shape, sizes = call.inputs[0].shape, read_sizes(call)
@@ -58,8 +58,8 @@ def fixed_batch_view(crash: Crash) -> Iterator[Suspect]:
     owner = crash.find_module_above(call.parent)
     yield Suspect(
         module=owner,
-        message=f"{operation(call)}{sizes} in {describe_module(crash, owner)} asks for {sizes[0]} "
-        f"rows, but {shape[0]} samples arrived",
+        message=f"{operation(call)}{sizes} in {describe_module(crash, owner)} asks for "
+        f"{count_of(sizes[0], 'row')}, but {count_of(shape[0], 'sample')} arrived",
         arithmetic=f"{shape} from {crash.describe_origin(call.inputs[0])} has "
         f"{write_product(shape[1:])} elements a sample",
         candidates=(propose(_keep_batch(crash, call), weight=STRONG),),
@@ -78,11 +78,9 @@ def _keep_batch(crash: Crash, call: ModuleCall) -> Rewrite:
     sizes = read_sizes(call)[1:]
     if len(sizes) == 1:
         return flatten_otherwise(crash, call)
-    known = count_elements(tuple(n for n in sizes if n != -1))
-    left = count_elements(call.inputs[0].shape[1:]) // known
-    rest = tuple(left if n == -1 else n for n in sizes)
+    shown = ", ".join(map(str, sizes))
 
     def reshape(x: Tensor, *_: object) -> Tensor:
-        return x.reshape(-1, *rest)
+        return x.reshape(x.shape[0], *sizes)
 
-    return reshape_otherwise(crash, call, reshape, f"{{x}}.view(-1, {', '.join(map(str, rest))})")
+    return reshape_otherwise(crash, call, reshape, f"{{x}}.view({{x}}.size(0), {shown})")

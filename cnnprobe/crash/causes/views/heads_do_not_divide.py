@@ -1,5 +1,6 @@
 """A number of heads or groups that does not divide the channels which a view splits by it."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -62,9 +63,13 @@ def heads_do_not_divide(crash: Crash) -> Iterator[Suspect]:
     if call is None or not is_failing_view(call):
         return
     shape, sizes = call.inputs[0].shape, read_sizes(call)
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(shape, sizes, strict=False))
+    split = sizes[
+        len(list(alike)) :
+    ]  # (N, T, 3 * C) to (N, T, 3, heads, C // heads): N and T are kept
     owner = crash.modules.get(crash.owner)
     for name, parts in _list_numbers(owner) if owner is not None and min(sizes) > 0 else ():
-        for each in dict.fromkeys(sizes) if parts in sizes else ():
+        for each in dict.fromkeys(split) if parts in split else ():
             channels, rest = divmod(math.prod(shape) * parts * each, math.prod(sizes))
             if rest or channels // parts != each or not channels % parts:
                 continue

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.facts.words import get_argument, shorten
+from cnnprobe.crash.facts.dims import explain_rank, propose_rank
+from cnnprobe.crash.facts.words import count_of, read_argument, shorten
 from cnnprobe.crash.suspect import STRONG, Suspect
 from cnnprobe.operations import resolve_name
 from cnnprobe.trace import ModuleCall
 
-EXAMPLE = Example(
-    """
+EXAMPLES = (
+    Example(
+        """
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -23,15 +25,36 @@ EXAMPLE = Example(
 
     model, args = Net(), (torch.randn(2, 4),)
     """,
-    old="x[:, 3]",
-    new="x[:, 2]",
-    blames="",
+        old="x[:, 3]",
+        new="x[:, 2]",
+        blames="",
+    ),
+    Example(
+        """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 6, batch_first=True)
+            self.fc = nn.Linear(6, 2)
+
+        def forward(self, x):
+            x, _ = self.lstm(x)
+            return self.fc(x[:, -1, :])
+
+
+    model, args = Net(), (torch.randn(7, 4),)
+    """,
+        old="torch.randn(7, 4)",
+        new="torch.randn(1, 7, 4)",
+        blames="",
+        repair="x.unsqueeze(0)",
+    ),
 )
 
 
-@cause(code="CP012", name="index-out-of-range", family="index-range", prior=200, examples=EXAMPLE)
+@cause(code="CP012", name="index-out-of-range", family="index-range", prior=200, examples=EXAMPLES)
 def index_out_of_range(crash: Crash) -> Iterator[Suspect]:
-    """An index is beyond the size of its dim.
+    """An index is beyond the size of its dim, or for a dim that is not there.
 
     Why it happens: indices start at 0, so that the last of n is n - 1; or the tensor has fewer
     channels, steps or dims than the code was written for.
@@ -42,26 +65,33 @@ def index_out_of_range(crash: Crash) -> Iterator[Suspect]:
     call = crash.call
     if call is None or not call.inputs or resolve_name(call.kind) != "getitem":
         return
-    x = call.inputs[0]
-    for dim, index in _list_indices(call):
-        if dim < len(x.shape) and not -x.shape[dim] <= index < x.shape[dim]:
+    x, owner = call.inputs[0], describe_module(crash, crash.owner)
+    parts = _list_parts(call)
+    if len(parts) > len(x.shape):
+        yield Suspect(
+            module=crash.owner,
+            message=f"{count_of(len(parts), 'index')} for {x.shape} in {owner}, which has "
+            f"{count_of(len(x.shape), 'dim')}".replace("indexs", "indices"),
+            arithmetic=explain_rank(crash, x, len(parts)),
+            candidates=tuple(propose_rank(crash, x, len(parts))),
+            weight=STRONG,
+        )
+        return
+    for dim, index in enumerate(parts):
+        if type(index) is int and not -x.shape[dim] <= index < x.shape[dim]:
             yield Suspect(
                 module=crash.owner,
-                message=f"index {index} in {describe_module(crash, crash.owner)} is out of range "
-                f"for dim {dim} of {x.shape}: valid are 0 to {x.shape[dim] - 1}",
+                message=f"index {index} in {owner} is out of range for dim {dim} of {x.shape}: "
+                f"valid are 0 to {x.shape[dim] - 1}",
                 arithmetic=f"{x.shape} from {crash.describe_origin(x)}, at {shorten(call.source)}",
                 weight=STRONG,
             )
             return
 
 
-def _list_indices(call: ModuleCall) -> list[tuple[int, int]]:
-    """The plain whole numbers of an index with their dims.
-
-    There are none where `...`, None or a tensor shifts the dims.
-    """
-    value = get_argument(call, 1, "index")
+def _list_parts(call: ModuleCall) -> tuple[object, ...]:
+    """The parts of an index, one a dim; none where `...`, None or a tensor shifts the dims."""
+    value = read_argument(call, "index")
     parts = value if isinstance(value, tuple) else (value,)
-    if len(call.inputs) > 1 or any(part is None or part == "Ellipsis" for part in parts):
-        return []
-    return [(dim, part) for dim, part in enumerate(parts) if type(part) is int]
+    is_shifted = len(call.inputs) > 1 or any(p is None or p == "Ellipsis" for p in parts)
+    return () if is_shifted else parts

@@ -7,16 +7,11 @@ from torch import Tensor, nn
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
-from cnnprobe.crash.facts.features import (
-    find_features,
-    find_linear,
-    is_failing_view,
-    propose_input_sizes,
-)
+from cnnprobe.crash.edits.reshaping import reshape_otherwise
+from cnnprobe.crash.facts.features import is_failing_view, propose_rows
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.words import count_elements, operation, write_product
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import ModuleCall
 
 EXAMPLES = (
@@ -95,22 +90,10 @@ def view_element_count(crash: Crash) -> Iterator[Suspect]:
         arithmetic=f"{x.shape} from {crash.describe_origin(x)}: {write_product(x.shape[1:])} "
         f"elements a sample, not {write_product(tuple(n for n in sizes[1:] if n != -1))}",
         candidates=tuple(
-            _propose_rows(crash, call) if len(sizes) == 2 else _propose_layers(crash, call)
+            propose_rows(crash, call) if len(sizes) == 2 else _propose_layers(crash, call)
         ),
         weight=USUAL,
     )
-
-
-def _propose_rows(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
-    """Rows of all that a sample has, with a Linear that takes them; or another input size."""
-    sample, features = count_elements(call.inputs[0].shape[1:]), read_sizes(call)[1]
-    flat, layer = flatten_otherwise(crash, call), find_linear(crash, features)
-    if layer is None or features in (-1, sample):
-        yield propose(flat, weight=STRONG)
-        return
-    yield propose(flat, configure(crash, layer, in_features=sample), weight=STRONG)
-    found = find_features(crash)
-    yield from propose_input_sizes(crash, found) if found is not None else ()
 
 
 def _propose_layers(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:

@@ -1,0 +1,79 @@
+"""Dims that a tensor lacks: where they were dropped on its way, and what brings them back."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import change_tensor
+from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.layers import Remove
+from cnnprobe.crash.facts.words import count_of, operation, quote, shorten
+from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidate, propose
+from cnnprobe.operations import find
+from cnnprobe.trace import ModuleCall, TensorInfo
+
+# Layers for maps and sequences: what they get without a batch has a dim less.
+_SHAPED = nn.modules.conv._ConvNd | nn.RNNBase | nn.Embedding | nn.MultiheadAttention
+
+
+def find_drop(crash: Crash, x: TensorInfo, rank: int) -> ModuleCall | None:
+    """The latest call on the way that made a tensor of fewer dims than `rank` out of one of it."""
+    for _, call in crash.walk_back(x):
+        before = len(call.inputs[0].shape) if call.inputs else 0
+        if len(call.outputs[0].shape) < rank <= before if call.outputs else False:
+            info = find(call)
+            return call if info is not None and info.effect in ("reshapes", "reduces") else None
+    return None
+
+
+def explain_rank(crash: Crash, x: TensorInfo, rank: int) -> str:
+    """How many dims a tensor has, and what dropped one of them."""
+    call = find_drop(crash, x, rank)
+    if call is not None:
+        before, after = call.inputs[0].shape, call.outputs[0].shape
+        return f"{crash.describe_call(call)} made {after} of {before}"
+    return f"{x.shape} from {crash.describe_origin(x)} has {count_of(len(x.shape), 'dim')}"
+
+
+def propose_rank(crash: Crash, x: TensorInfo, rank: int) -> Iterator[Candidate]:
+    """Leave out the call that dropped a dim, or keep the dim; or add a batch to the input."""
+    call = find_drop(crash, x, rank)
+    info = find(call) if call is not None else None
+    if call is not None and info is not None and info.effect == "reduces" and call.fqn is None:
+        yield propose(_keep_dim(crash, call))
+    elif call is not None and call.fqn is not None:
+        yield propose(Remove(title=f"take {quote(call.fqn)} out", module=call.fqn), weight=USUAL)
+    elif call is not None:
+        edit = Rewrite(
+            title=f"leave out {operation(call)} at {shorten(call.source)}",
+            code="{x}",
+            module=crash.find_module_above(call.parent),
+            kind=call.kind,
+            source=call.source,
+            function=lambda _func, args, _kwargs: args[0],
+            respell="{x}",
+        )
+        yield propose(edit)
+    has_shape = any(isinstance(module, _SHAPED) for module in crash.modules.values())
+    if has_shape and crash.find_root(x) is not None and len(x.shape) == rank - 1:
+        batch = change_tensor(crash, x, lambda x: x.unsqueeze(0), "{x}.unsqueeze(0)")
+        yield propose(batch, weight=POSSIBLE)
+
+
+def _keep_dim(crash: Crash, call: ModuleCall) -> Rewrite:
+    """The same reduction with keepdim=True."""
+
+    def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **{**kwargs, "keepdim": True})
+
+    return Rewrite(
+        title=f"keep the dim in {operation(call)} at {shorten(call.source)}: keepdim=True",
+        code="keepdim=True",
+        module=crash.find_module_above(call.parent),
+        kind=call.kind,
+        source=call.source,
+        function=rewrite,
+        keyword=("keepdim", True, 2),
+    )
