@@ -198,23 +198,26 @@ def adapt_tensor(crash: Crash, info: TensorInfo, function: Callable[[Any], Any],
     return adapt_call(crash, function, code)
 
 
-def wrap_layer(fqn: str, there: tuple[int, ...], *, short: str = "") -> tuple[Edit, Edit]:
-    """Permute what a layer gets, and permute back what it gives; `short`: a transpose for both."""
+def wrap_layer(
+    fqn: str, codes: tuple[str, str], before: Callable[[Any], Any], after: Callable[[Any], Any]
+) -> tuple[Edit, Edit]:
+    """Pass what a module gets through a function, and its output through the one that undoes it."""
+    first, last = (code.format(x="x") for code in codes)
+    return (
+        Adapt(title=f"pass {first} to {quote(fqn)}", code=codes[0], module=fqn, function=before),
+        AdaptOutput(title=f"its output through {last}", code=codes[1], module=fqn, function=after),
+    )
+
+
+def permute_around(fqn: str, there: tuple[int, ...]) -> tuple[Edit, Edit]:
+    """Permute what a module gets, and permute back its output."""
     back = tuple(there.index(i) for i in range(len(there)))
-    codes = [f".{short}" if short else f".permute{order}" for order in (there, back)]
-    before = Adapt(
-        title=f"pass x{codes[0]} to {quote(fqn)}",
-        code="{x}" + codes[0],
-        module=fqn,
-        function=lambda x: x.permute(there),
+    codes = [f"{{x}}.permute{order}" for order in (there, back)]
+    if there == (0, 2, 1):
+        codes = ["{x}.transpose(1, 2)"] * 2
+    return wrap_layer(
+        fqn, (codes[0], codes[1]), lambda x: x.permute(there), lambda x: x.permute(back)
     )
-    after = AdaptOutput(
-        title=f"permute its output back: x{codes[1]}",
-        code="{x}" + codes[1],
-        module=fqn,
-        function=lambda x: x.permute(back),
-    )
-    return before, after
 
 
 def spell_path(crash: Crash, path: str) -> str:

@@ -152,7 +152,8 @@ def _change_weight(crash: Crash, found: Expected) -> Iterator[Candidate]:
             function=filter_each,
         )
         yield propose(edit, weight=STRONG)
-    shape = (weight.shape[0], found.got, *weight.shape[2:])
+    out = found.expected if weight.shape[0] == found.got else weight.shape[0]  # they were swapped
+    shape = (out, found.got, *weight.shape[2:])
     other = reshape_parameter(crash, weight.source, shape)
     if other is not None:
         yield propose(other)

@@ -13,9 +13,9 @@ from cnnprobe.crash.edits.build import (
     insert_before,
     is_in_sequential,
     is_root_input,
-    keep_present,
 )
 from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.expected import Expected, find_expected
 from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
@@ -60,7 +60,7 @@ EXAMPLES = (
     code="CP019",
     name="flattened-before-conv",
     family="shape-mismatch",
-    prior=697,
+    prior=699,
     examples=EXAMPLES,
 )
 def flattened_before_conv(crash: Crash) -> Iterator[Suspect]:
@@ -127,15 +127,16 @@ def _restore_map(
     def reshape(t: Tensor) -> Tensor:
         return t.reshape(-1, *sizes)
 
+    edit: Edit | None
     if is_root_input(crash, found.x):
-        yield propose(change_tensor(crash, found.x, reshape, code), weight=STRONG)
+        edit = change_tensor(crash, found.x, reshape, code)
     elif call.fqn is not None and is_in_sequential(crash, call.fqn):
         layer = f"nn.Unflatten(1, {sizes})"
         edit = insert_before(crash, call.fqn, lambda: nn.Unflatten(1, sizes), layer)
-        for one in keep_present(edit):
-            yield propose(one, weight=STRONG)
     else:
-        yield propose(adapt_tensor(crash, found.x, reshape, code), weight=STRONG)
+        edit = adapt_tensor(crash, found.x, reshape, code)
+    if edit is not None:
+        yield propose(edit, weight=STRONG)
 
 
 def _find_sizes(found: Expected, flattening: ModuleCall | None) -> tuple[int, ...] | None:
@@ -145,6 +146,8 @@ def _find_sizes(found: Expected, flattening: ModuleCall | None) -> tuple[int, ..
     is_right = len(before) == found.dims + 1 and before[0] == channels
     if is_right and count_elements(before) == features:
         return before
+    if channels == 1 and flattening is None and len(set(found.x.shape)) == 1:
+        return None  # one square image
     side = round((features / channels) ** (1 / found.dims))
     sizes = (channels, *(side,) * found.dims)
     return sizes if math.prod(sizes) == features else None

@@ -27,7 +27,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP017", name="missing-channel-dim", family="channel-mismatch", prior=698, examples=EXAMPLE
+    code="CP017", name="missing-channel-dim", family="channel-mismatch", prior=697, examples=EXAMPLE
 )
 def missing_channel_dim(crash: Crash) -> Iterator[Suspect]:
     """A batch of one-channel images lacks the channel dim, so that torch takes the batch for it.

@@ -53,14 +53,18 @@ def nhwc_input(crash: Crash) -> Iterator[Suspect]:
     found = find_mismatch(crash)
     if found is None or found.kind not in ("conv", "norm") or is_channels_first(crash, found.x):
         return
-    is_input = crash.is_input(found.x)
+    shape, is_input = found.x.shape, crash.is_input(found.x)
+    if found.is_unbatched and not is_input and shape[0] == crash.batch:
+        return
     if found.kind == "norm" and found.rank == 3 and not is_input:
         return  # the output of a layer of sequences: it is to be turned back after the norm
     last = found.rank - 1
-    is_image = is_input and found.dims == 2 and found.got > 4 and found.x.shape[last] in (1, 3, 4)
-    if last != found.dim and (is_image or found.x.shape[last] == found.expected):
+    is_image = is_input and found.dims == 2 and found.got > 4 and shape[last] in (1, 3, 4)
+    # (N, C, S, S), where S is the number of channels by chance
+    is_square = found.rank > 3 and shape[-1] == shape[-2] != shape[1]
+    if last != found.dim and not is_square and (is_image or shape[last] == found.expected):
         yield _suspect_dim(crash, found, last)
-    inner = [i for i in range(2, last) if found.x.shape[i] == found.expected]
+    inner = [i for i in range(2, last) if shape[i] == found.expected]
     if len(inner) == 1 and is_input and not found.is_unbatched:
         yield _suspect_dim(crash, found, inner[0])
 

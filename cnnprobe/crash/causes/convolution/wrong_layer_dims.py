@@ -8,8 +8,7 @@ from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import adapt_call, change_tensor
-from cnnprobe.crash.edits.calls import Adapt, AdaptOutput
+from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, wrap_layer
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.expected import Expected, find_expected
 from cnnprobe.crash.facts.words import quote, read_tensor
@@ -67,7 +66,7 @@ EXAMPLES = (
 )
 
 
-@cause(code="CP026", name="wrong-layer-dims", family="shape-mismatch", prior=699, examples=EXAMPLES)
+@cause(code="CP026", name="wrong-layer-dims", family="shape-mismatch", prior=698, examples=EXAMPLES)
 def wrong_layer_dims(crash: Crash) -> Iterator[Suspect]:
     """A 1d, 2d or 3d layer got a tensor with another number of dims than it is for.
 
@@ -81,22 +80,19 @@ def wrong_layer_dims(crash: Crash) -> Iterator[Suspect]:
     """
     yield from _suspect_weight(crash)
     found = find_expected(crash)
-    if found is None or (found.kind == "conv" and found.rank == 2 and found.dims > 1):
-        return  # rows that are to be maps have a cause of their own
-    is_series = found.is_unbatched and found.dims > 1 and found.got != found.expected
-    is_series = is_series and found.x.shape[1] == found.expected
+    if found is None:
+        return
+    is_series = found.is_unbatched and found.got != found.expected == found.x.shape[1]
+    is_series = is_series and (found.dims > 1 or found.x.shape[0] == crash.batch)
     if found.is_rank_right and not is_series:
         return
-    ranks = " or ".join(map(str, found.ranks))
-    note = "; torch takes it for one sample without a batch" if is_series else ""
+    ranks = [found.dims + 2] if is_series else found.ranks
+    note = ", which torch takes for one sample without a batch" if is_series else ""
     yield Suspect(
         module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {ranks} dims but got {found.rank}: "
-        f"{found.x.shape}"
-        if not is_series
-        else f"{describe_module(crash, found.module)} expects {found.dims + 2} dims but got "
-        f"{found.x.shape}, which it takes for one sample without a batch",
-        arithmetic=f"{crash.describe_origin(found.x)} gives {found.x.shape}{note}",
+        message=f"{describe_module(crash, found.module)} expects {' or '.join(map(str, ranks))} "
+        f"dims but got {found.rank}: {found.x.shape}{note}",
+        arithmetic=f"{crash.describe_origin(found.x)} gives {found.x.shape}",
         candidates=(
             *_exchange_layer(crash, found),
             *_fold_frames(crash, found),
@@ -116,6 +112,9 @@ def _fix_dims(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(both, weight=STRONG)
     elif rank == found.dims and found.is_first and found.dims == 1:
         yield propose(change_tensor(crash, found.x, lambda x: x[None], "{x}[None]"))
+    elif rank == found.dims + 1 == 2 and found.setting:
+        row = adapt_call(crash, lambda x: x.unsqueeze(1), "{x}.unsqueeze(1)")
+        yield propose(configure(crash, found.module, in_channels=1), row)
     elif rank == found.dims + 1:
         wide = adapt_call(crash, lambda x: x.unsqueeze(2), "{x}.unsqueeze(2)")
         yield propose(wide, weight=STRONG)
@@ -132,7 +131,7 @@ def _exchange_layer(crash: Crash, found: Expected) -> Iterator[Candidate]:
         return
     name = f"{class_of(layer).__name__.rstrip('d123')}{dims}d"
     make, settings = getattr(nn, name, None), _read_settings(layer, name)
-    if make is None or settings is None:
+    if make is None or settings is None or dims == found.dims:
         return
     code = f"nn.{name}({', '.join(_write_settings(name, settings))})"
     edit = Exchange(
@@ -180,25 +179,14 @@ def _fold_frames(crash: Crash, found: Expected) -> Iterator[Candidate]:
         return
     place, frames = crash.find_container(found.module), found.x.shape[3 - at]
     turned = "" if at == 2 else ".transpose(1, 2)"  # (N, C, T, H, W)
-    code, back = f"{{x}}{turned}.flatten(0, 1)", f"{{x}}.unflatten(0, (-1, {frames}))"
-
-    def merge(t: Any) -> Any:
-        return (t if at == 2 else t.transpose(1, 2)).flatten(0, 1)
-
-    before = Adapt(
-        title=f"pass {code.format(x='x')} to {quote(place)}",
-        code=code,
-        module=place,
-        function=merge,
+    both = wrap_layer(
+        place,
+        (f"{{x}}{turned}.flatten(0, 1)", f"{{x}}.unflatten(0, (-1, {frames}))"),
+        lambda x: (x if at == 2 else x.transpose(1, 2)).flatten(0, 1),
+        lambda x: x.unflatten(0, (-1, frames)),
     )
-    after = AdaptOutput(
-        title=f"give its output the frames again: {back.format(x='x')}",
-        code=back,
-        module=place,
-        function=lambda t: t.unflatten(0, (-1, frames)),
-    )
-    yield propose(before, after, weight=STRONG)
-    yield propose(before)
+    yield propose(*both, weight=STRONG)
+    yield propose(both[0])
 
 
 def _suspect_weight(crash: Crash) -> Iterator[Suspect]:

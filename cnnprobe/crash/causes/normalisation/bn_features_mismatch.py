@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure, wrap_layer
+from cnnprobe.crash.edits.build import configure, permute_around
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.words import count_of
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
@@ -77,7 +77,7 @@ def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
         return
     is_sequence = len(shape) == 3 and shape[2] == found.expected and not crash.is_input(found.x)
     if is_sequence:
-        before, after = wrap_layer(found.module, (0, 2, 1), short="transpose(1, 2)")
+        before, after = permute_around(found.module, (0, 2, 1))
         yield propose(before, after, weight=STRONG)
         yield propose(before, weight=USUAL)
     changes = {found.setting: found.got}

@@ -6,7 +6,7 @@ from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure, resize_input, wrap_layer
+from cnnprobe.crash.edits.build import configure, permute_around, resize_input
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.windows import (
     LARGEST_INPUT,
@@ -105,7 +105,7 @@ def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> 
         yield propose(edit, weight=USUAL)
     if is_map and is_channels_first(crash, x):
         # The last dim is a size of the image, which is none of the layer.
-        before, after = wrap_layer(fqn, (0, *range(2, rank), 1))
+        before, after = permute_around(fqn, (0, *range(2, rank), 1))
         yield propose(before, after, weight=STRONG)
         yield propose(before, weight=POSSIBLE)
     elif len(got) == len(expected):
