@@ -65,16 +65,21 @@ def find_failing_method(crash: Crash) -> Method | None:
 
 def open_method(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
     """The file, or the cell of a notebook, and the syntax tree of a function, by its code."""
-    tree = parse_file(code.co_filename)
-    if tree is None:
-        raise UnknownPlaceError
-    file = File(code.co_filename, "".join(linecache.getlines(code.co_filename)), tree)
-    for node in ast.walk(tree):
+    file = open_source(code.co_filename)
+    for node in ast.walk(file.tree):
         if not isinstance(node, ast.FunctionDef) or node.name != code.co_name:
             continue
         if code.co_firstlineno in (node.lineno, *(d.lineno for d in node.decorator_list)):
             return file, node
     raise UnknownPlaceError
+
+
+def open_source(path: str) -> File:
+    """A file, or a cell of a notebook, as Python has read it."""
+    tree = parse_file(path)
+    if tree is None:
+        raise UnknownPlaceError
+    return File(path, "".join(linecache.getlines(path)), tree)
 
 
 def find_class(tree: ast.Module, function: ast.FunctionDef) -> ast.ClassDef | None:

@@ -107,7 +107,7 @@ def drop_one_tuples(tree: ast.FunctionDef) -> None:
 
 
 # Methods that write, without a _ at the end.
-_WRITING = frozenset({"backward", "retain_grad", "register_hook", "resize", "resize_as"})
+WRITING = frozenset({"backward", "retain_grad", "register_hook", "resize", "resize_as"})
 
 
 def evaluate(
@@ -130,20 +130,30 @@ def evaluate(
         is_plain = isinstance(value, torch.Tensor | list | tuple | dict) and index is not None
         return value[index] if is_plain else None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        return _call_method(node, node.func.attr, evaluate(node.func.value, values, known))
+        return _call_method(node, values, evaluate(node.func.value, values, known))
     return None
 
 
-def _call_method(node: ast.Call, name: str, value: Any) -> Any:
-    given = [_literal(argument) for argument in node.args]
-    options = {k.arg: _literal(k.value) for k in node.keywords if k.arg is not None}
+def _call_method(node: ast.Call, values: dict[str, Any], value: Any) -> Any:
+    name = node.func.attr  # type: ignore[attr-defined]
+    given = [_read_plain(argument, values) for argument in node.args]
+    options = {k.arg: _read_plain(k.value, values) for k in node.keywords if k.arg is not None}
     is_plain = None not in given and None not in options.values()
     if type(value) is not torch.Tensor or not is_plain or len(options) < len(node.keywords):
         return None
-    if name in _WRITING or name.endswith("_"):
+    if name in WRITING or name.endswith("_"):
         return None
     method = getattr(torch.Tensor, name, None)
     return method(value, *given, **options) if method is not None else None
+
+
+def _read_plain(node: ast.expr, values: dict[str, Any]) -> Any:
+    """A number, a text, a device or a dtype: as it is written, or as its name stands for it."""
+    value = values.get(node.id) if isinstance(node, ast.Name) else _literal(node)
+    is_plain = not isinstance(node, ast.Name) or isinstance(
+        value, int | float | str | torch.device | torch.dtype
+    )
+    return value if is_plain else None
 
 
 def _literal(node: ast.expr) -> Any:

@@ -1,15 +1,18 @@
 """A value is computed and thrown away, where it was to be assigned."""
 
-import ast
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from cnnprobe import operations
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.inputs import ChangeArguments
 from cnnprobe.crash.edits.method import change_method
-from cnnprobe.crash.facts.methods import find_method, open_method
+from cnnprobe.crash.facts.discarded import Discarded, list_discarded, list_discarded_inputs
+from cnnprobe.crash.facts.methods import find_method
+from cnnprobe.crash.facts.source import evaluate
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
 EXAMPLE = Example(
@@ -74,6 +77,9 @@ def discarded_result(crash: Crash) -> Iterator[Suspect]:
     for i, (_, one) in enumerate(found):
         more = [Candidate(edits=edits, weight=USUAL)] if i == 0 and len(found) > 1 else []
         yield replace(one, candidates=(*one.candidates, *more))
+    for statement, position in list_discarded_inputs(crash):
+        edit = _change_argument(statement, position)
+        yield _blame(statement, None, "", "", edit)
 
 
 def _list_run(crash: Crash) -> list[str]:
@@ -86,71 +92,50 @@ def _list_run(crash: Crash) -> list[str]:
 def _blame_statements(crash: Crash, fqn: str) -> Iterator[tuple[int, Suspect]]:
     """The statements of a forward whose value nobody keeps, with the index of their call."""
     method = find_method(crash.modules[fqn], fqn)
-    try:
-        file, function = open_method(method.function.__code__)  # type: ignore[union-attr]
-    except (AttributeError, UnknownPlaceError):
-        return
-    for node in ast.walk(function):
-        place = _find_place(file, function, node.value) if isinstance(node, ast.Expr) else None
-        rows = _list_rows(crash, file, node.value) if place is not None else []  # type: ignore[attr-defined]
-        if method is None or place is None or not rows:
-            continue
-        old, new = ast.unparse(node), _apply(file, node, place)  # type: ignore[arg-type]
-        title = f"write {new} instead of {old}"
-        edit = change_method(method, title, lambda _file, _node, place=place: [place], code=new)  # type: ignore[misc]
-        if edit is None:
-            continue
-        row = crash.trace.calls[rows[-1]]
-        shapes = [t.shape for t in (*row.inputs[:1], *row.outputs[:1])]
-        yield (
-            rows[-1],
-            Suspect(
-                module=fqn,
-                message=f"{old} at line {node.lineno} of the forward of {describe_module(crash, fqn)} "  # type: ignore[attr-defined]
-                "computes a value that nothing keeps",
-                arithmetic=f"{shapes[1]} of {shapes[0]}" if len(shapes) == 2 else "",
-                candidates=(propose(edit, weight=STRONG),),
-                weight=STRONG + 1,
-                needs_proof=True,
-            ),
-        )
+    for one in list_discarded(method) if method is not None else ():
+        rows = _list_rows(crash, one)
+        title = f"write {one.new} instead of {one.old}"
+        edit = change_method(method, title, lambda *_, one=one: [one.change], code=one.new)  # type: ignore[arg-type]
+        if rows and edit is not None:
+            row = crash.trace.calls[rows[-1]]
+            shapes = [t.shape for t in (*row.inputs[:1], *row.outputs[:1])]
+            where = f" of the forward of {describe_module(crash, fqn)}"
+            numbers = f"{shapes[1]} of {shapes[0]}" if len(shapes) == 2 else ""
+            yield rows[-1], _blame(one, fqn, where, numbers, edit)
 
 
-def _find_place(file: File, function: ast.FunctionDef, value: ast.expr) -> Change | None:
-    """Where an assignment is to be written, and to which name; None where it is no such slip."""
-    if isinstance(value, ast.BinOp) and isinstance(value.left, ast.Name):
-        start, end = file.span(value.left)[1], file.span(value.right)[0]
-        is_call = isinstance(value.right, ast.Call)
-        return Change(file.path, start, end, " = ") if is_call else None
-    if not isinstance(value, ast.Call):
-        return None
-    known = {a.arg for a in function.args.args[1:]}
-    known |= {n.id for n in ast.walk(function) if _is_stored(n)}  # type: ignore[attr-defined]
-    read = [n for n in ast.walk(value) if isinstance(n, ast.Name) and n.id in known]
-    start = file.span(value)[0]
-    first = min(read, key=lambda n: (n.lineno, n.col_offset), default=None)
-    return None if first is None else Change(file.path, start, start, f"{first.id} = ")
+def _blame(one: Discarded, fqn: str | None, where: str, numbers: str, edit: Edit) -> Suspect:
+    return Suspect(
+        module=fqn,
+        message=f"{one.old} at line {one.node.lineno}{where} computes a value that nothing keeps",
+        arithmetic=f"it makes {numbers}" if numbers else "",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG + 1,
+        needs_proof=True,
+    )
 
 
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-
-
-def _apply(file: File, node: ast.Expr, place: Change) -> str:
-    start, end = file.span(node)
-    return file.text[start : place.start] + place.text + file.text[place.end : end]
-
-
-def _list_rows(crash: Crash, file: File, value: ast.expr) -> list[int]:
-    """The recorded calls of a statement's value that gave a tensor and wrote in none."""
-    call = value.right if isinstance(value, ast.BinOp) else value
-    name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
-    places = [f"{file.path}:{n}" for n in range(value.lineno, (value.end_lineno or 0) + 1)]
+def _list_rows(crash: Crash, one: Discarded) -> list[int]:
+    """The recorded calls of a statement that gave a tensor and wrote in none."""
+    node, path = one.node, one.change.path
+    places = [f"{path}:{n}" for n in range(node.lineno, (node.end_lineno or 0) + 1)]
     return [
         i
         for i, row in enumerate(crash.trace.calls)
         if row.source in places
         and row.returned == "Tensor"
-        and (row.fqn or row.kind).rpartition(".")[2] == name
+        and (row.fqn or row.kind).rpartition(".")[2] == one.call
         and not (row.fqn is None and operations.is_writing(row.kind))
     ]
+
+
+def _change_argument(one: Discarded, position: int) -> Edit:
+    """The model called with what the statement computes."""
+    name = one.new.partition(" ")[0]
+
+    def change(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        value = evaluate(one.node.value, {**one.names, name: args[position]})
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+
+    title = f"write {one.new} instead of {one.old}"
+    return ChangeArguments(title=title, code=one.new, function=change, written=lambda: [one.change])

@@ -151,7 +151,9 @@ def _construct(method: Method, call: ast.Call, kind: type[nn.Module]) -> Edit | 
             value=lambda _module: kind(),
             written=lambda: _call_assigned(method, name),
         )
-    first, rest = ast.unparse(call.args[0]), ", ".join(map(ast.unparse, options))
+    dim = inspect.signature(kind).parameters.get("dim")
+    added = ["dim=1"] if dim is not None and dim.default is None and not options else []  # softmax
+    first, rest = ast.unparse(call.args[0]), ", ".join([*map(ast.unparse, options), *added])
     return replace_node(method, call, f"{function}({rest})({first})")
 
 
