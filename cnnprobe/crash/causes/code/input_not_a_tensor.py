@@ -44,7 +44,7 @@ def input_not_a_tensor(crash: Crash) -> Iterator[Suspect]:
         return
     kind, shape = type(given), getattr(given, "shape", None)
     first, is_text = crash.call, isinstance(given, str | bytes)
-    who = crash.describe_call(first) if first is not None else "it"
+    who = crash.describe_call(first) if first is not None and crash.index else "its forward"
     yield Suspect(
         module=first.fqn if first is not None and first.fqn is not None else crash.owner,
         message=f"the model was given a {kind.__name__}, but {who} needs a tensor",

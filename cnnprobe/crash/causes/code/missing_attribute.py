@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import re
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,18 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.attributes import SetAttribute
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import read_frame
-from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
+from cnnprobe.crash.facts.methods import (
+    Method,
+    find_class,
+    find_failing_method,
+    find_method,
+    open_method,
+)
 from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
 
 _MOST_NAMES = 12
@@ -37,6 +46,25 @@ EXAMPLE = Example(
     blames="",
     repair="write self.fc2 instead of self.fc_2",
 )
+LOCAL = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(4, 4)
+            fc2 = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc2(F.relu(self.fc1(x)))
+
+
+    model, args = Net(), (torch.randn(3, 4),)
+    """,
+    old="        fc2 =",
+    new="        self.fc2 =",
+    blames="",
+    repair="write self.fc2 = nn.Linear(4, 2) in __init__",
+)
 UNUSED = Example(
     """
     class Net(nn.Module):
@@ -58,7 +86,7 @@ UNUSED = Example(
 )
 
 
-@cause(code="CP043", name="missing-attribute", prior=1090, examples=(EXAMPLE, UNUSED))
+@cause(code="CP043", name="missing-attribute", prior=1090, examples=(EXAMPLE, LOCAL, UNUSED))
 def missing_attribute(crash: Crash) -> Iterator[Suspect]:
     """The code asks a module, a tensor or torch for a name that it does not have.
 
@@ -73,20 +101,55 @@ def missing_attribute(crash: Crash) -> Iterator[Suspect]:
     if not is_known or not name or hasattr(type(subject), name):  # a property that raised
         return
     method = find_failing_method(crash)
-    near = _list_near(name, subject, method)
+    local = _find_local(method, name) if method is not None and subject is method.module else None
+    near = [] if local is not None else _list_near(name, subject, method)
     prefix = "self." if isinstance(subject, nn.Module) else ""
-    edits = [_rename(method, name, new, prefix) for new in near] if method is not None else []
-    weight = STRONG if len(near) == 1 else USUAL
+    edits: list[Edit | None] = [_rename(method, name, new, prefix) for new in near if method]
+    if local is not None:
+        edits = [_register(local, name)]
     known = _list_registered(subject)
     yield Suspect(
         module=method.fqn if method is not None else crash.owner,
         message=f"{_describe(crash, subject)} has no attribute {name!r}"
-        + (f"; it has {near[0]!r}" if near else ""),
+        + (f"; it has {near[0]!r}" if near else "")
+        + (f"; __init__ keeps it in a local variable {name}" if local else ""),
         arithmetic=f"registered: {', '.join(known[:_MOST_NAMES]) or 'nothing'}"
         if isinstance(subject, nn.Module)
         else "",
-        candidates=tuple(propose(edit, weight=weight) for edit in edits if edit is not None),
+        candidates=tuple(
+            propose(edit, weight=STRONG if len(edits) == 1 else USUAL)
+            for edit in edits
+            if edit is not None
+        ),
         weight=STRONG,
+        advice=tuple(edit.title for edit in edits if edit is not None),
+    )
+
+
+def _find_local(method: Method, name: str) -> tuple[Method, File, ast.Assign] | None:
+    """The assignment `name = ...` in __init__ that lacks its self."""
+    init = find_method(method.module, method.fqn, "__init__")
+    try:
+        file, node = open_method(init.function.__code__)  # type: ignore[union-attr]
+    except (AttributeError, UnknownPlaceError):
+        return None
+    for one in ast.walk(node):
+        targets = one.targets if isinstance(one, ast.Assign) else []
+        if init is not None and [ast.unparse(target) for target in targets] == [name]:
+            return init, file, one  # type: ignore[return-value]
+    return None
+
+
+def _register(found: tuple[Method, File, ast.Assign], name: str) -> Edit:
+    init, file, node = found
+    text, start = ast.unparse(node.value), file.span(node)[0]
+    return SetAttribute(
+        title=f"write self.{name} = {text} in __init__",
+        code=f"self.{name} = {text}",
+        module=init.fqn,
+        name=name,
+        value=lambda _module: eval(text, dict(init.function.__globals__)),  # noqa: S307 - as they wrote it
+        written=lambda: [Change(file.path, start, start, "self.")],
     )
 
 
@@ -121,9 +184,15 @@ def _list_near(name: str, subject: Any, method: Method | None) -> list[str]:
         public = [other for other in dir(subject) if not other.startswith("_")]
         return difflib.get_close_matches(name, public, n=2, cutoff=0.75)
     known = _list_registered(subject)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    unused = _list_unused(known, method)
     below = [fqn for fqn, _ in subject.named_modules() if fqn.endswith(f".{name}")]
-    return near or (below if len(below) == 1 else []) or _list_unused(known, method)
+    alike = [n for n in known if re.sub(r"\D", "", n) == re.sub(r"\D", "", name)]  # no fc1 for fc2
+    return (
+        difflib.get_close_matches(name, unused, n=1, cutoff=0.6)
+        or difflib.get_close_matches(name, alike, n=1, cutoff=0.6)
+        or (below if len(below) == 1 else [])
+        or unused
+    )
 
 
 def _list_unused(known: list[str], method: Method | None) -> list[str]:

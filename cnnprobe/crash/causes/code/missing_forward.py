@@ -12,8 +12,14 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.layers import Exchange
-from cnnprobe.crash.edits.method import change_method
-from cnnprobe.crash.facts.methods import find_method, lacks_forward, open_method
+from cnnprobe.crash.edits.method import change_method, replace_node
+from cnnprobe.crash.facts.frames import list_calls
+from cnnprobe.crash.facts.methods import (
+    find_failing_method,
+    find_method,
+    lacks_forward,
+    open_method,
+)
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
@@ -90,7 +96,7 @@ def missing_forward(crash: Crash) -> Iterator[Suspect]:
         return
     fqn = call.fqn or ""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        yield _blame_list(fqn, module)
+        yield _blame_list(crash, fqn, module)
         return
     edit, has = _misspelt(fqn, module) or _indented(fqn, module) or (None, "")
     methods = ", ".join(_list_methods(module)) or "none"
@@ -104,14 +110,16 @@ def missing_forward(crash: Crash) -> Iterator[Suspect]:
     )
 
 
-def _blame_list(fqn: str, module: nn.Module) -> Suspect:
+def _blame_list(crash: Crash, fqn: str, module: nn.Module) -> Suspect:
     children = list(module._modules)
 
     def chain(old: nn.Module) -> nn.Module:
         return nn.Sequential(*(old._modules[name] for name in children))  # type: ignore[arg-type]
 
     title = f"make {quote(fqn)} an nn.Sequential, or call its modules one by one"
-    edit = Exchange(title=title, code="nn.Sequential(*...)", module=fqn, layer=chain)
+    edit: Edit = _call_element(crash) or Exchange(
+        title=title, code="nn.Sequential(*...)", module=fqn, layer=chain
+    )
     kind = type(module).__name__
     return Suspect(
         module=fqn,
@@ -119,6 +127,24 @@ def _blame_list(fqn: str, module: nn.Module) -> Suspect:
         candidates=(propose(edit, weight=STRONG),),
         weight=STRONG,
     )
+
+
+def _call_element(crash: Crash) -> Edit | None:
+    """`for layer in self.layers: x = self.layers(x)`: the one of the loop is meant."""
+    method = find_failing_method(crash)
+    calls = list_calls(crash.error)
+    if method is None or not calls:
+        return None
+    called = calls[0].func
+    try:
+        tree = open_method(method.function.__code__)[1]
+    except UnknownPlaceError:
+        return None
+    for loop in [node for node in ast.walk(tree) if isinstance(node, ast.For)]:
+        is_same = ast.unparse(loop.iter) == ast.unparse(called)
+        if is_same and isinstance(loop.target, ast.Name) and calls[0] in list(ast.walk(loop)):
+            return replace_node(method, called, loop.target.id)
+    return None
 
 
 def _list_methods(module: nn.Module) -> list[str]:

@@ -10,8 +10,8 @@ from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
-from cnnprobe.crash.facts.frames import list_names
-from cnnprobe.crash.facts.methods import Method, find_method, open_method
+from cnnprobe.crash.facts.frames import list_called, list_names
+from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method, open_method
 from cnnprobe.crash.facts.source import returns_nothing
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
@@ -48,23 +48,35 @@ def none_for_tensor(crash: Crash) -> Iterator[Suspect]:
     found = find_arrival(crash)
     if found is None or found.value is not None:
         return
-    maker = found.maker
-    if maker is None:
+    method, who = _find_giver(crash, found)
+    if method is None:
         yield _blame_argument(crash, found)
         return
-    blamed = maker.fqn or ""
-    method, who = find_method(crash.modules[blamed], blamed), describe_module(crash, blamed)
-    is_without = method is not None and returns_nothing(method.function)
-    edit = _add_return(method, f"end the forward of {who} with a return") if method else None
+    is_without = returns_nothing(method.function)
+    title = f"end the {method.name} of {who} with a return"
+    edit = _add_return(method, title)
     yield Suspect(
-        module=blamed,
-        message=f"{found.message}; {who} returned it"
-        + (": its forward has no return" if is_without else ""),
+        module=method.fqn,
+        message=f"{found.message}; the {method.name} of {who} returned it"
+        + (": it has no return" if is_without else ""),
         arithmetic=f"at {shorten(crash.source)}" if crash.source else "",
         candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
         weight=STRONG,
-        advice=(f"end the forward of {who} with a return",),
+        advice=(title,),
     )
+
+
+def _find_giver(crash: Crash, found: Arrival) -> tuple[Method | None, str]:
+    """The method that returned None: the forward of a module, or another of the same class."""
+    if found.maker is not None:
+        fqn = found.maker.fqn or ""
+        return find_method(crash.modules[fqn], fqn), describe_module(crash, fqn)
+    here = find_failing_method(crash)
+    for name in list_called(crash.error) if here is not None else ():
+        method = find_method(here.module, here.fqn, name)  # type: ignore[union-attr]
+        if method is not None and returns_nothing(method.function):
+            return method, describe_module(crash, method.fqn)
+    return None, ""
 
 
 def _add_return(method: Method, title: str) -> ChangeMethod | None:

@@ -80,11 +80,14 @@ def _take_part(crash: Crash, found: Arrival, blamed: str, maker: ModuleCall) -> 
     if isinstance(found.value, dict):
         keys = [key for key, value in found.value.items() if isinstance(value, Tensor)]
         return [_take(blamed, repr(key), lambda out, key=key: out[key]) for key in keys]
-    return [_take(blamed, "0", lambda out: out[0])]
+    edits = [_take(blamed, "0", lambda out: out[0])]
+    if isinstance(found.value[-1], Tensor):
+        edits.append(_take(blamed, "-1", lambda out: out[-1]))
+    return edits
 
 
 def _take(blamed: str, key: str, function: Any) -> Edit:
-    part = "the first element" if key == "0" else f"the entry {key}"
+    part = {"0": "the first element", "-1": "the last element"}.get(key, f"the entry {key}")
     title = f"take {part} of what {quote(blamed)} returns: {quote(blamed)}(...)[{key}]"
     return AdaptOutput(title=title, code=f"{{x}}[{key}]", module=blamed, function=function)
 

@@ -3,13 +3,16 @@
 import ast
 import difflib
 from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.files import Change, File
-from cnnprobe.crash.edits.method import change_method
+from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import list_names, read_locals
-from cnnprobe.crash.facts.methods import find_failing_method
+from cnnprobe.crash.facts.methods import Method, find_failing_method
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 # What the usual short names stand for.
@@ -62,23 +65,38 @@ def undefined_name(crash: Crash) -> Iterator[Suspect]:
     own = [n for place in places for n in place if not n.startswith("_")]
     near = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
     local = difflib.get_close_matches(name, [n for n in names if n != "self"], n=1, cutoff=0.6)
-    new = f"self.{near[0]}" if near else local[0] if local else ""
-
-    def change(file: File, node: ast.FunctionDef) -> Iterator[Change]:
-        for part in ast.walk(node):
-            if not isinstance(part, ast.Name) or not isinstance(part.ctx, ast.Load):
-                continue
-            if part.id == name:
-                yield file.replace(part, new)
-
-    edit = change_method(method, f"write {new} instead of {name}", change) if new else None
+    new = [f"self.{near[0]}"] if near else local or list(_list_tensors(names))
+    edits = [_rename(method, name, other) for other in new]
+    is_unbound = isinstance(crash.error, UnboundLocalError)
+    where = f"in the {method.name} of {describe_module(crash, method.fqn)}"
     yield Suspect(
         module=method.fqn,
-        message=f"there is no variable {name!r} in the {method.name} of "
-        + describe_module(crash, method.fqn)
-        + (f": it is an attribute of the module, {new}" if near else ""),
-        arithmetic=f"{new} is a {type(getattr(module, near[0])).__name__}" if near else "",
-        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
+        message=f"{name!r} is read before it is assigned {where}"
+        if is_unbound
+        else f"there is no variable {name!r} {where}"
+        + (f": it is an attribute of the module, {new[0]}" if near else ""),
+        arithmetic=f"{new[0]} is a {type(getattr(module, near[0])).__name__}" if near else "",
+        candidates=tuple(propose(edit, weight=STRONG) for edit in edits if edit is not None),
         weight=STRONG,
         advice=(f"import it: {_IMPORTS[name]}",) if name in _IMPORTS else (),
     )
+
+
+def _list_tensors(names: dict[str, Any]) -> Iterator[str]:
+    """The variables that hold a tensor, the latest first."""
+    yield from [name for name, value in names.items() if isinstance(value, Tensor)][:-3:-1]
+
+
+def _rename(method: Method, name: str, new: str) -> ChangeMethod | None:
+    def change(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+        assigned = [n.lineno for n in ast.walk(node) if _is_stored(n, name)]  # type: ignore[attr-defined]
+        for part in ast.walk(node):
+            is_read = isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)
+            if is_read and part.id == name and part.lineno <= min(assigned, default=part.lineno):  # type: ignore[attr-defined]
+                yield file.replace(part, new)  # type: ignore[arg-type]
+
+    return change_method(method, f"write {new} instead of {name}", change)
+
+
+def _is_stored(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
