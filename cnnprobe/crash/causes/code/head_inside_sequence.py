@@ -45,7 +45,11 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP014", name="head-inside-sequence", family="shape-mismatch", prior=1310, examples=EXAMPLE
+    code="CP0111",
+    name="head-inside-sequence",
+    family="shape-mismatch",
+    prior=1310,
+    examples=EXAMPLE,
 )
 def head_inside_sequence(crash: Crash) -> Iterator[Suspect]:
     """A head stands in the middle of a Sequential, so that what follows gets its logits.
