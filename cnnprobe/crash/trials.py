@@ -169,7 +169,9 @@ class Trials:
             outputs = replace_outputs(loss, self.crash, outcome)
             if not outputs:
                 return None
-        said = _describe_forward(outcome) + "; the loss" if outcome is not None else "the loss"
+        said = "the loss" if loss.is_whole else loss.shown
+        if outcome is not None:
+            said = f"{_describe_forward(outcome)}; {said}"
         try:
             value = loss.call(changes, outputs)
         except Exception as error:  # it does not mend it: the sentence says so
@@ -186,7 +188,7 @@ class Trials:
             suspect=suspect,
             candidate=candidate,
             works=True,
-            is_plausible=all(t.numel() == 1 for t in values) or not is_reduced,
+            is_plausible=all(t.numel() == 1 for t in values) or not is_reduced or not loss.is_whole,
             said=f"{said} passes and gives {', '.join(map(_show, values[:3])) or value}"
             + _mention_meta(outcome),
             outcome=outcome,

@@ -38,6 +38,7 @@ class Loss:
     arguments: Mapping[str, Any]
     names: tuple[str, str]  # of the arguments that are the output and the targets; "": none
     outer: "Loss | None" = None  # the user's own loss that called it
+    is_whole: bool = True  # False: the part of a line that failed
 
     @property
     def input(self) -> Any:
@@ -152,6 +153,8 @@ def list_losses(crash: Crash) -> list[Loss]:
     call = find_own_call(crash)
     own = Loss(name="", **vars(call)) if call is not None else None
     found = _find_torch_loss(crash.error, own)
+    if found is not None and own is not None and not own.is_whole:
+        own = None
     return [loss for loss in (found, own) if loss is not None]
 
 

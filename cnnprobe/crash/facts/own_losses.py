@@ -1,4 +1,4 @@
-"""A loss of the user's own that raised: a function, a method or a module, found by what it got."""
+"""A loss of the user's own that raised: a function, a module or a line, found by what it got."""
 
 import ast
 import copy
@@ -15,14 +15,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.frames import find_expression, read_arguments
+from cnnprobe.crash.facts.frames import (
+    find_expression,
+    read_arguments,
+    read_names,
+    walk_expression,
+)
 from cnnprobe.crash.facts.source import evaluate
 from cnnprobe.crash.model_copy import LARGEST_COPY
+from cnnprobe.operations import find_function, is_writing
 from cnnprobe.recorder import sources
 
 _TARGET = re.compile(r"target|label|mask|truth|gt|^y", re.IGNORECASE)
 # What calls them does more than compute a loss: it is not called again.
 _ACTS = frozenset({"backward", "step", "zero_grad", "save", "write", "open", "add_scalar"})
+_LONGEST = 60  # characters of a line that are shown
 _OPEN = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR | inspect.CO_COROUTINE
 
 
@@ -34,6 +41,7 @@ class OwnCall:
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
     names: tuple[str, str]  # of the arguments that are the output and the targets; "": none
+    is_whole: bool = True  # False: the part of a line that failed
 
 
 def find_own_call(crash: Crash) -> OwnCall | None:
@@ -55,7 +63,36 @@ def find_own_call(crash: Crash) -> OwnCall | None:
             if shown in ("forward", "__call__"):
                 shown = type(next(iter(frame.f_locals.values()))).__name__
             return OwnCall(shown=shown, function=function, arguments=given, names=names)
-    return None
+    return _find_line(crash, shapes)
+
+
+def _find_line(crash: Crash, shapes: set[tuple[int, ...]]) -> OwnCall | None:
+    """The failing expression of a loop that computes with the output: `pred - y`."""
+    nodes, values = walk_expression(crash.error), read_names(crash.error)
+    if not nodes or not isinstance(nodes[0], ast.expr) or not all(map(_is_harmless, nodes)):
+        return None
+    read = {node.id for node in nodes if isinstance(node, ast.Name)}
+    given = {name: values[name] for name in read if isinstance(values.get(name), Tensor)}
+    names = _name_arguments(given, shapes)
+    if names is None or not names[1] or tuple(given[names[0]].shape) not in shapes:
+        return None
+    code = compile(ast.Expression(nodes[0]), "<line>", "eval")
+
+    def run(**changed: Any) -> Any:
+        return eval(code, values | changed)  # noqa: S307 - names, operators and torch's functions
+
+    text = ast.unparse(nodes[0])
+    shown = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    return OwnCall(shown=shown, function=run, arguments=given, names=names, is_whole=False)
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    """Whether an expression calls nothing but functions of torch and methods of tensors."""
+    if not isinstance(node, ast.Call):
+        return not isinstance(node, ast.Lambda | ast.NamedExpr | ast.Await | ast.Yield)
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    info = find_function(name) if name else None
+    return info is not None and not is_writing(name) and info.effect != "fills"
 
 
 def _name_arguments(

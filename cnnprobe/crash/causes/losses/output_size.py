@@ -119,6 +119,8 @@ def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
     x, target = found.input, found.target
     if dim == 1 or x.dim() == 3:
         edits = refit_head(crash, found, target.shape[dim - x.dim()])
+        if edits and found.is_elementwise and not target.is_floating_point():
+            edits.append(found.change("targets.float()", lambda a, b: (a, b.to(a.dtype))))
         yield from (propose(*each) for each in [edits] if each)
     if dim == 1:
         return
