@@ -107,8 +107,10 @@ class Trials:
             return None
         if all(isinstance(edit, Check) for edit in edits):
             return self._check(suspect, candidate)
-        way = {"forward": self._forward, "backward": self._backward}
-        return way.get(self.crash.stage, self._loss)(suspect, candidate)
+        if self.crash.stage == "backward" and not list_losses(self.crash):
+            return self._backward(suspect, candidate)
+        way = self._forward if self.crash.stage == "forward" else self._loss
+        return way(suspect, candidate)
 
     def _check(self, suspect: Suspect, candidate: Candidate) -> Attempt:
         """What is tried by itself, without the model: it says what it saw, or raises."""

@@ -2,8 +2,9 @@
 
 import inspect
 import math
+import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,8 @@ class Loss:
         options: dict[str, Any] = {}
         other, (name, target_name) = "", self.names
         for change in changes:
-            x, target = change.function(_detach(given[name]), _detach(given.get(target_name)))
+            given[name] = _detach(given[name])
+            x, target = change.function(given[name], _detach(given.get(target_name)))
             given |= {name: x} | ({target_name: target} if target_name else {})
             options |= change.options
             other = change.other or other
@@ -120,8 +122,21 @@ class Loss:
         if other:
             known = inspect.signature(function).parameters
             given = {key: value for key, value in given.items() if key in known}
-        with torch.no_grad(), hush():
-            return function(**tree_map(_detach, {**given, **options}))
+        with torch.enable_grad(), hush():
+            value = function(**tree_map(_detach, {**given, **options}))
+            ends = [
+                t.sum() for t in tree_leaves(value) if isinstance(t, Tensor) and t.requires_grad
+            ]
+            torch.autograd.backward(ends)  # a wrong dtype or size may show no earlier
+        return tree_map(_detach, value)
+
+    def fails(self) -> bool:
+        """Whether it raises as it was called, in its forward or its backward."""
+        try:
+            self.call()
+        except Exception:  # whatever it is
+            return True
+        return False
 
     def _is_handed_on(self) -> bool:
         """Whether the user's own loss has given it output and targets as they arrived."""
@@ -132,7 +147,10 @@ class Loss:
 
 
 def _detach(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    """A copy, which requires a gradient where the value did."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().requires_grad_(value.requires_grad)
 
 
 def _describe(value: Any) -> Any:
@@ -150,6 +168,8 @@ def is_broadcast(a: torch.Size, b: torch.Size) -> bool:
 
 def list_losses(crash: Crash) -> list[Loss]:
     """The losses that raised: torch's, and the user's own that called it or that stands alone."""
+    if crash.stage == "backward":
+        return [loss for loss in _find_differentiated_loss(crash) if loss.fails()]
     call = find_own_call(crash)
     own = Loss(name="", **vars(call)) if call is not None else None
     found = _find_torch_loss(crash.error, own)
@@ -184,6 +204,25 @@ def _find_torch_loss(error: BaseException, own: Loss | None) -> Loss | None:
         if path.endswith(_FUNCTIONAL):
             return found
     return found
+
+
+def _find_differentiated_loss(crash: Crash) -> Iterator[Loss]:
+    """The loss whose backward was asked for, by what it has saved: some refuse no earlier."""
+    tensor = differentiated(crash)
+    node = tensor.grad_fn if tensor is not None else None
+    x, target = (getattr(node, f"_saved_{name}", None) for name in ("self", "target"))
+    words = re.findall("[A-Z][a-z]*", type(node).__name__.partition("Backward")[0])
+    info = operations.find_function("_".join(words).lower())
+    if info is None or info.family != "loss" or x is None or not isinstance(target, Tensor):
+        return
+    before = type(node.next_functions[0][0]).__name__ if node is not None else ""
+    yield Loss(
+        name=info.name,
+        shown="F.cross_entropy" if before.startswith("LogSoftmax") else f"F.{info.name}",
+        function=getattr(F, info.name),
+        arguments={"input": x.detach().requires_grad_(), "target": target},
+        names=("input", "target"),
+    )
 
 
 def _show(module: nn.Module | None, name: str) -> str:

@@ -62,6 +62,7 @@ def find_own_call(crash: Crash) -> OwnCall | None:
                 return None
             if shown in ("forward", "__call__"):
                 shown = type(next(iter(frame.f_locals.values()))).__name__
+            given |= _read_weights(frame)
             return OwnCall(shown=shown, function=function, arguments=given, names=names)
     return _find_line(crash, shapes)
 
@@ -158,6 +159,17 @@ def _read_call(
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _read_weights(frame: types.FrameType) -> dict[str, Any]:
+    """The vectors and numbers that the module of a loss holds, as arguments: self.alpha."""
+    owner = frame.f_locals.get("self")
+    held = {**vars(owner), **owner._buffers} if isinstance(owner, nn.Module) else {}
+    return {
+        f"self.{name}": value
+        for name, value in held.items()
+        if (isinstance(value, Tensor) and value.dim() == 1) or type(value) is int
+    }
+
+
 def _rebuild(frame: types.FrameType) -> Callable[..., Any] | None:
     """The function of a frame, bound to a copy of its `self` at each call."""
     code, values = frame.f_code, frame.f_locals
@@ -172,4 +184,11 @@ def _rebuild(frame: types.FrameType) -> Callable[..., Any] | None:
         return lambda **given: function(copy.copy(owner), **given)
     if sum(p.numel() for p in owner.parameters()) > LARGEST_COPY:
         return None
-    return lambda **given: function(copy.deepcopy(owner), **given)
+
+    def run(**given: Any) -> Any:
+        own = copy.deepcopy(owner)
+        for name in [name for name in given if name.startswith("self.")]:
+            setattr(own, name.removeprefix("self."), given.pop(name))
+        return function(own, **given)
+
+    return run

@@ -84,7 +84,7 @@ def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
     low, high = map(int, bounds)
     head = refit_head(crash, found, high + 1) if low >= 0 else []
     maker = head[0].module if head else crash.find_last_layer()
-    is_void = len(_list_strange(counted, classes)) == 1 and high > classes
+    is_void = not found.is_own and _is_void(counted, classes)
     valid = "the only valid label is 0" if classes == 1 else f"valid labels are 0 to {classes - 1}"
     outside = int(((counted < 0) | (counted >= classes)).sum())
     yield Suspect(
@@ -97,6 +97,7 @@ def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
             *_renumber(found, counted, classes, low, high),
             *((propose(*head, weight=USUAL),) if head else ()),
         ),
+        advice=tuple(edit.title for edit in head[:1]),
         weight=STRONG,
         needs_proof=found.is_own,
         tensors=(x, target),
@@ -104,8 +105,10 @@ def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
     )
 
 
-def _list_strange(counted: Tensor, classes: int) -> list[int]:
-    return sorted(set(counted[counted >= classes].flatten().tolist()))
+def _is_void(counted: Tensor, classes: int) -> bool:
+    """Whether one number far from the classes marks what is not to be counted: 255."""
+    strange = set(counted[counted >= classes].flatten().tolist())
+    return len(strange) == 1 and max(strange) >= 2 * classes
 
 
 def _renumber(
@@ -113,7 +116,7 @@ def _renumber(
 ) -> Iterator[Candidate]:
     """Other numbers for the labels, or labels that are left out."""
     present = sorted(set(counted.flatten().tolist()))
-    if low < 0:
+    if low < 0 and not found.is_own:
         yield _ignore(found, low, "leave these labels out")
     elif low == 1 and high == classes:
         start = "start the labels at 0: targets - 1"
@@ -128,7 +131,7 @@ def _renumber(
             code, lambda x, t: (x, torch.searchsorted(t.new_tensor(present), t)), title=title
         )
         yield propose(change, weight=STRONG)
-    elif len(_list_strange(counted, classes)) == 1 and high > classes:
+    elif not found.is_own and _is_void(counted, classes):
         yield _ignore(found, high, f"leave label {high} out, if it marks what is not to be counted")
 
 

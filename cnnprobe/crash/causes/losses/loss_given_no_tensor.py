@@ -24,6 +24,7 @@ from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 
 _MOST_ENTRIES = 4
+_NUMBER = "give each class name a number, and make a tensor of the numbers"
 _MAIN = re.compile(r"^\W*(logits?|out|output|outputs|pred\w*|scores?)\W*$")
 
 EXAMPLE = Example(
@@ -79,7 +80,8 @@ def loss_given_no_tensor(crash: Crash) -> Iterator[Suspect]:
 
 
 def _suspect_output(crash: Crash, found: Loss) -> Suspect:
-    value, shown = found.input, type(found.input).__name__
+    value = found.input
+    shown = "None" if value is None else _describe_type(value)
     comma = _find_comma(crash)
     candidates = [_pass(found, path, entry) for path, entry in _list_entries(value)]
     blamed, why = "", ""
@@ -95,8 +97,7 @@ def _suspect_output(crash: Crash, found: Loss) -> Suspect:
         why = ": its forward has no return"
     return Suspect(
         module=blamed,
-        message=f"{found.shown} got {'' if value is None else 'a '}{shown} instead of a tensor as the"
-        f" model's output{why}",
+        message=f"{found.shown} got {shown} instead of a tensor as the model's output{why}",
         arithmetic="" if value is None else "it holds " + _describe(value),
         candidates=tuple(candidates[:_MOST_ENTRIES]),
         weight=STRONG,
@@ -139,6 +140,15 @@ def _describe(value: Any) -> str:
     return ", ".join(entries[:_MOST_ENTRIES]) or f"{len(tree_leaves(value))} values"
 
 
+def _describe_type(value: Any) -> str:
+    is_plain = isinstance(value, list | tuple) and not isinstance(next(iter(value), None), Tensor)
+    first = next(iter(value), None) if is_plain else None
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}" + (
+        f" of {type(first).__name__}" if first is not None else ""
+    )
+
+
 def _suspect_targets(found: Loss) -> Suspect:
     targets = found.target
 
@@ -149,7 +159,8 @@ def _suspect_targets(found: Loss) -> Suspect:
     return Suspect(
         module=None,
         message=f"the targets of {found.shown} are"
-        + (f" a {type(targets).__name__}, not a tensor" if targets is not None else " None"),
+        + (f" {_describe_type(targets)}, not a tensor" if targets is not None else " None"),
+        advice=(_NUMBER,) if "str" in _describe_type(targets) else (),
         candidates=() if targets is None else (propose(found.change(code, convert)),),
         weight=STRONG,
         tensors=(found.input,),

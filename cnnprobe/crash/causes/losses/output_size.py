@@ -1,5 +1,6 @@
 """An output with another number of channels, columns or pixels than its targets."""
 
+import re
 from collections.abc import Iterator
 
 import torch.nn.functional as F
@@ -7,11 +8,15 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
 from cnnprobe.crash.facts.losses import Loss, list_losses, refit_head
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.facts.windows import is_channels_first
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 
 _MOST_TRIALS = 3
+_COUNT = re.compile(r"class|cls|channel|label|^n$|^c$|^k$|^nc")  # names of numbers of classes
 
 WIDTH = Example(
     """
@@ -80,6 +85,7 @@ def output_size(crash: Crash) -> Iterator[Suspect]:
         x, target = found.input, found.target
         if not isinstance(x, Tensor) or not isinstance(target, Tensor):
             continue
+        yield from _judge_setting(crash, found)
         dim = _find_odd_dim(found)
         if dim is None:
             continue
@@ -115,23 +121,62 @@ def _find_odd_dim(found: Loss) -> int | None:
     return next(i for i, (a, b) in enumerate(zip(x, target, strict=True)) if a != b)
 
 
+def _is_map(crash: Crash, x: Tensor) -> bool:
+    """Whether the output is known to be a map with its channels on dim 1."""
+    outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
+    is_same = bool(outputs) and outputs[0].shape == tuple(x.shape)
+    return is_same and is_channels_first(crash, outputs[0])
+
+
+def _rescale_head(crash: Crash, odd: int, wanted: int) -> list[Edit]:
+    """The last layer with as many outputs more as the output is to have: 3 boxes of 5 + C."""
+    last = crash.find_last_layer() or ""
+    for name in ("out_features", "out_channels"):
+        count = getattr(crash.modules.get(last), name, 1)
+        if count % odd == 0:
+            return [configure(crash, last, **{name: count // odd * wanted})]
+    return []
+
+
+def _judge_setting(crash: Crash, found: Loss) -> Iterator[Suspect]:
+    """A loss of the user's own that was made for another number of classes."""
+    classes = found.input.shape[1] if found.input.dim() > 1 else 0
+    for name, count in found.arguments.items():
+        is_count = type(count) is int and _COUNT.search(name.removeprefix("self."))
+        if not found.is_own or not is_count or count in (0, 1, classes) or not classes:
+            continue
+        head = refit_head(crash, found, count)
+        refit = found.change(f"{name}={classes}", lambda x, t: (x, t), options={name: classes})
+        yield Suspect(
+            module=head[0].module if head else None,
+            message=f"{found.shown} has {name}={count}, but the output has {classes} classes",
+            arithmetic=f"output {tuple(found.input.shape)}",
+            candidates=(*([propose(*head)] if head else []), propose(refit, weight=POSSIBLE)),
+            weight=USUAL,
+            needs_proof=True,
+            tensors=(found.input,),
+            raised_in=found.shown,
+        )
+
+
 def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
     x, target = found.input, found.target
-    if dim == 1 or x.dim() == 3:
-        edits = refit_head(crash, found, target.shape[dim - x.dim()])
+    odd, wanted = x.shape[dim], target.shape[dim - x.dim()]
+    if dim == 1 or dim == x.dim() - 1:
+        edits = refit_head(crash, found, wanted) if dim == 1 or x.dim() == 3 else []
+        edits = edits or _rescale_head(crash, odd, wanted)
         if edits and found.is_elementwise and not target.is_floating_point():
             edits.append(found.change("targets.float()", lambda a, b: (a, b.to(a.dtype))))
         yield from (propose(*each) for each in [edits] if each)
-    if dim == 1:
+    if dim == 1 or x.dim() > 5 or not _is_map(crash, x):
         return
     sizes = tuple(target.shape[2 - x.dim() :])
-    outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
-    if outputs and outputs[0].shape == tuple(x.shape):
-        every = refit_every_upsampling(crash, outputs[0], sizes)
-        single = sorted(refit_size(crash, outputs[0], sizes), key=lambda one: -one.weight)
-        wholes = [every] if len(every) > 1 else []
-        for whole in [*wholes, *([one] for one in single)][:_MOST_TRIALS]:
-            yield propose(*(one.to_edit(crash) for one in whole), weight=STRONG)
+    output = crash.trace.calls[0].outputs[0]
+    every = refit_every_upsampling(crash, output, sizes)
+    single = sorted(refit_size(crash, output, sizes), key=lambda one: -one.weight)
+    wholes = [every] if len(every) > 1 else []
+    for whole in [*wholes, *([one] for one in single)][:_MOST_TRIALS]:
+        yield propose(*(one.to_edit(crash) for one in whole), weight=STRONG)
     code = f"F.interpolate(output, size={sizes})"
     title = f"bring the output to the targets' size: {code}"
     resize = found.change(code, lambda a, b: (F.interpolate(a, size=sizes), b), title=title)

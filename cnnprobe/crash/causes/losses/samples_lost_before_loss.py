@@ -50,7 +50,7 @@ EXAMPLE = Example(
 @cause(
     code="CP078",
     name="samples-lost-before-loss",
-    stage="loss",
+    stage=("loss", "backward"),
     family="batch-merge-view",
     prior=760,
     examples=EXAMPLE,
@@ -99,7 +99,7 @@ def _suspect_loop(found: Loss, shape: tuple[int, ...]) -> Suspect:
         message=f"the model gives {shape}, one row for each sample, but {found.shown} got"
         f" {tuple(x.shape)}",
         arithmetic=f"output {tuple(x.shape)}, targets {tuple(found.target.shape)}",
-        candidates=(propose(change),) if x.numel() == count_elements(shape) else (),
+        candidates=(propose(change, weight=STRONG),) if x.numel() == count_elements(shape) else (),
         weight=STRONG,
         needs_proof=True,
         tensors=(x, found.target),

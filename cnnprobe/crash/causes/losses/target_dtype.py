@@ -25,7 +25,7 @@ EXAMPLE = Example(
 )
 
 
-@cause(code="CP072", name="target-dtype", stage="loss", prior=750, examples=EXAMPLE)
+@cause(code="CP072", name="target-dtype", stage=("loss", "backward"), prior=750, examples=EXAMPLE)
 def target_dtype(crash: Crash) -> Iterator[Suspect]:
     """The targets have another dtype than the loss expects.
 
@@ -39,7 +39,9 @@ def target_dtype(crash: Crash) -> Iterator[Suspect]:
         x, target = found.input, found.target
         if not isinstance(x, Tensor) or not isinstance(target, Tensor):
             continue
-        if _is_swapped(found):
+        if not x.is_floating_point() and not target.is_floating_point() and not found.is_own:
+            yield _suspect_indices(found)
+        elif _is_swapped(found):
             yield _suspect_order(found)
         elif found.takes_classes:
             yield from _judge_classes(found)
@@ -54,6 +56,19 @@ def _is_swapped(found: Loss) -> bool:
         return bool(is_integer and target.dim() >= x.dim())
     is_data = found.is_elementwise and not x.requires_grad
     return bool(is_data and target.grad_fn is not None and x.shape == target.shape)
+
+
+def _suspect_indices(found: Loss) -> Suspect:
+    return Suspect(
+        module=None,
+        message=f"{found.shown} expects the output of the model, but got {_show(found.input)}:"
+        " integers, as argmax gives them",
+        arithmetic=f"first {_show(found.input)}, second {_show(found.target)}",
+        advice=("pass the output itself to the loss, not its argmax",),
+        weight=STRONG,
+        tensors=(found.input, found.target),
+        raised_in=found.shown,
+    )
 
 
 def _suspect_order(found: Loss) -> Suspect:

@@ -1,15 +1,17 @@
 """Targets of another shape than the loss expects for its output."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.losses import Loss, list_losses
+from cnnprobe.crash.facts.words import count_of
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
 EXAMPLE = Example(
@@ -27,7 +29,7 @@ EXAMPLE = Example(
 )
 
 
-@cause(code="CP073", name="target-shape", stage="loss", prior=730, examples=EXAMPLE)
+@cause(code="CP073", name="target-shape", stage=("loss", "backward"), prior=730, examples=EXAMPLE)
 def target_shape(crash: Crash) -> Iterator[Suspect]:
     """The targets have another shape than the loss expects for this output.
 
@@ -41,14 +43,18 @@ def target_shape(crash: Crash) -> Iterator[Suspect]:
         x, target = found.input, found.target
         if not isinstance(x, Tensor) or not isinstance(target, Tensor):
             continue
+        if not x.is_floating_point():  # see target-dtype
+            continue
         if found.compared:
             yield from _judge_pairs(found)
         elif found.takes_classes and not _are_classes(found):
             wanted = (x.shape[0], *x.shape[2:]) if x.dim() > 1 else ()
             text = f"targets of shape {wanted} for an output of shape {tuple(x.shape)}"
-            candidates = tuple(_fit_classes(found))
+            if target.dim() == 1 == len(wanted):
+                text = f"{count_of(x.shape[0], 'target')}, one for each sample"
             pixels = x.dim() > 2 and target.dim() == 1
-            yield _suspect(found, text, candidates, crash.find_last_layer() if pixels else None)
+            last = crash.find_last_layer() if pixels else None
+            yield _suspect(found, text, tuple(_fit_classes(crash, found)), last)
         elif found.needs_one_shape or (found.is_own and x.shape != target.shape):
             text = f"targets of the output's shape {tuple(x.shape)}"
             candidates = (*_fit_values(found), *_encode(found))
@@ -74,6 +80,7 @@ def _suspect(
         f" in {found.shown}",
         arithmetic=f"output {tuple(x.shape)}, targets {tuple(target.shape)}",
         candidates=candidates,
+        advice=_advise(found),
         weight=USUAL if found.is_own else STRONG,
         needs_proof=found.is_own,
         tensors=(x, target),
@@ -81,11 +88,23 @@ def _suspect(
     )
 
 
-def _fit_classes(found: Loss) -> Iterator[Candidate]:
+def _advise(found: Loss) -> tuple[str, ...]:
+    x, target = found.input, found.target
+    is_colour = found.takes_classes and x.dim() == 4 == target.dim() and 3 in target.shape[1:]
+    return ("map each colour of the mask to the index of its class",) if is_colour else ()
+
+
+def _fit_classes(crash: Crash, found: Loss) -> Iterator[Candidate]:
     """One class index for each sample or pixel."""
     x, target = found.input, found.target
-    if target.dim() == x.dim() and target.shape[1:2] == (1,):
-        yield propose(found.change("targets.squeeze(1)", lambda a, b: (a, b.squeeze(1))))
+    wanted = [x.shape[0], *x.shape[2:]] if x.dim() > 1 else []
+    for dim in (d for d in range(target.dim()) if target.shape[d] == 1):
+        if [*target.shape[:dim], *target.shape[dim + 1 :]] == wanted != []:
+            code = f"targets.squeeze({dim})"
+            yield propose(found.change(code, functools.partial(_squeeze, dim)))
+            break
+    if x.dim() == 2 and target.dim() > 1 and target.numel() == x.shape[0]:
+        yield propose(found.change("targets.flatten()", lambda a, b: (a, b.flatten())))
     if target.shape == x.shape:
         title = "pass targets.argmax(1): class indices, not one-hot"
         yield propose(
@@ -102,6 +121,10 @@ def _fit_classes(found: Loss) -> Iterator[Candidate]:
         code = "output.transpose(1, 2)"
         title = f"pass {code}: the classes on dim 1"
         yield propose(found.change(code, lambda a, b: (a.transpose(1, 2), b), title=title))
+    elif x.dim() == 3 and target.dim() == 1 and _ends_in_linear(crash, x.shape[-1]):
+        for code, take in (("output[:, -1]", _take_last), ("output.mean(1)", _take_mean)):
+            title = f"pass {code}: one row for each sample"
+            yield propose(found.change(code, take, title=title))
     elif x.dim() > 2 and target.dim() == 1:
         code = "output.flatten(2).mean(-1)"
         title = f"pool the output: {code}"
@@ -113,7 +136,25 @@ def _fit_classes(found: Loss) -> Iterator[Candidate]:
     if x.dim() == 1 and target.dim() == 1:
         code = "output.unsqueeze(0)"
         title = f"give the output its batch dim back: {code}"
-        yield propose(found.change(code, lambda a, b: (a[None], b), title=title))
+        change = found.change(code, lambda a, b: (a[None], b), title=title)
+        yield propose(change, weight=STRONG)
+
+
+def _ends_in_linear(crash: Crash, features: int) -> bool:
+    last = crash.modules.get(crash.find_last_layer() or "")
+    return isinstance(last, nn.Linear) and last.out_features == features
+
+
+def _squeeze(dim: int, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return x, target.squeeze(dim)
+
+
+def _take_last(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return x[:, -1], target
+
+
+def _take_mean(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(1), target
 
 
 def _fit_values(found: Loss) -> Iterator[Candidate]:

@@ -45,9 +45,11 @@ def unfit_class_weights(crash: Crash) -> Iterator[Suspect]:
     """
     for found in list_losses(crash):
         x = found.input
-        if not isinstance(x, Tensor) or not (found.takes_classes or found.is_elementwise):
+        if not isinstance(x, Tensor) or not x.dim():
             continue
-        for name in ("weight", "pos_weight"):
+        is_known = found.takes_classes or found.is_elementwise
+        own = [name for name in found.arguments if name.startswith("self.")]
+        for name in ("weight", "pos_weight") if is_known else own:
             weight = found.arguments.get(name)
             if isinstance(weight, Tensor):
                 yield from _judge(crash, found, name, weight)
@@ -56,10 +58,13 @@ def unfit_class_weights(crash: Crash) -> Iterator[Suspect]:
 def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Iterator[Suspect]:
     x = found.input
     classes = x.shape[1] if x.dim() > 1 else x.shape[0]
-    is_odd = weight.numel() != classes if found.takes_classes else not _fits(weight, x)
+    is_vector = found.takes_classes or found.is_own
+    is_odd = weight.numel() != classes if is_vector else not _fits(weight, x)
     candidates: Iterator[Candidate] = iter(())
     if is_odd:
         text = f"has {weight.numel()} entries, but the output has {classes} classes"
+        if not is_vector:
+            text = f"{tuple(weight.shape)} does not broadcast over the output {tuple(x.shape)}"
         candidates = _recount(crash, found, name, weight, classes)
     elif weight.device != x.device:
         text = f"is on {weight.device}, but the output on {x.device}"
@@ -72,11 +77,11 @@ def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Iterator[Sus
         return
     yield Suspect(
         module=None,
-        message=f"the {name} of {found.shown} {text}",
+        message=f"{name} of {found.shown} {text}",
         arithmetic=f"{name} {tuple(weight.shape)}, output {tuple(x.shape)}",
         candidates=tuple(candidates),
         weight=STRONG,
-        needs_proof=not is_odd,
+        needs_proof=found.is_own or not is_odd,
         tensors=(x, weight),
         raised_in=found.shown,
     )
@@ -106,7 +111,7 @@ def _recount(
         )
         return
     fitted = torch.cat([entries, ones])[:classes]
-    if not found.takes_classes and found.input.dim() > 2:
+    if found.is_elementwise and found.input.dim() > 2:
         fitted = fitted.reshape(classes, *[1] * (found.input.dim() - 2))
     title = f"give {name} {classes} entries, one for each class (now {weight.numel()})"
     labels = range_of(found.target)
