@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, ChangeLoss, Check
-from cnnprobe.crash.facts.losses import list_losses, replace_outputs
+from cnnprobe.crash.facts.heads import replace_outputs
+from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.model_copy import ModelCopy, Outcome, copy_model
 from cnnprobe.crash.suspect import Candidate, Suspect

@@ -1,7 +1,6 @@
 """The losses that raised, as calls that can be made again, and the tensor that was differentiated."""
 
 import inspect
-import math
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,17 +15,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import ChangeLoss
-from cnnprobe.crash.facts.channels import refit_channels
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.own_losses import find_own_call
-from cnnprobe.crash.model_copy import Outcome, hush
+from cnnprobe.crash.model_copy import hush
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect
 
 _FUNCTIONAL, _LOSSES = "torch/nn/functional.py", "torch/nn/modules/loss.py"
-_COMPARED = ("input1", "input2", "x1", "x2", "anchor", "positive", "negative")  # as torch has them
+COMPARED = ("input1", "input2", "x1", "x2", "anchor", "positive", "negative")  # as torch has them
 _TARGETS = ("target", "targets")
 _STRICT = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "multilabel_margin_loss")
-
-Change = Callable[[Any, Any], tuple[Any, Any]]  # of output and targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +68,12 @@ class Loss:
         return info.signature.names[:2] == ("input", "target")
 
     @property
+    def class_shape(self) -> tuple[int, ...]:
+        """The shape of one class index for each sample or pixel."""
+        x = self.input
+        return (x.shape[0], *x.shape[2:]) if x.dim() > 1 else ()
+
+    @property
     def needs_one_shape(self) -> bool:
         """Whether output and targets differ in shape, and it does not broadcast them."""
         if not self.is_elementwise or self.input.shape == self.target.shape:
@@ -80,25 +83,32 @@ class Loss:
     @property
     def compared(self) -> list[Tensor]:
         """The outputs that it compares with each other, where it is such a loss."""
-        found = [self.arguments[name] for name in _COMPARED if name in self.arguments]
+        found = [self.arguments[name] for name in COMPARED if name in self.arguments]
         return found if all(isinstance(t, Tensor) for t in found) else []
 
-    def change(
-        self,
-        code: str,
-        function: Change,
-        *,
-        title: str = "",
-        other: str = "",
-        options: Mapping[str, Any] | None = None,
+    def give(
+        self, code: str, *, title: str = "", other: str = "", options: Mapping[str, Any] = {}
     ) -> ChangeLoss:
-        """An edit that gives it something else: "pass targets.long()"."""
+        """An edit that gives it something else. What `code` says is what is tried.
+
+        The code reads `output` or `targets`: "targets.long()". With another loss or with options
+        it is only shown.
+        """
+
+        def run(output: Any, targets: Any) -> tuple[Any, Any]:
+            if other or options:
+                return output, targets
+            names = {"torch": torch, "F": F, "output": output, "targets": targets}
+            value = eval(code, names | {self.names[0]: output})  # noqa: S307 - a cause wrote it
+            is_target = re.search(r"\btargets\b", code) is not None
+            return (output, value) if is_target else (value, targets)
+
         return ChangeLoss(
             title=title or f"pass {code}",
             code=code,
-            function=function,
+            function=run,
             other=other,
-            options=options or {},
+            options=options,
             loss=self,
         )
 
@@ -232,65 +242,29 @@ def _show(module: nn.Module | None, name: str) -> str:
     return f"nn.{kind.__name__}" if kind.__module__.startswith("torch.") else kind.__name__
 
 
-# -- another output --------------------------------------------------------------------------------
+def list_comparisons(crash: Crash) -> Iterator[tuple[Loss, Tensor, Tensor]]:
+    """The losses that raised with their output and their targets, where both are tensors."""
+    for found in list_losses(crash):
+        if isinstance(found.input, Tensor) and isinstance(found.target, Tensor):
+            yield found, found.input, found.target
 
 
-def replace_outputs(loss: Loss, crash: Crash, outcome: Outcome) -> dict[str, Any]:
-    """What a copy of the model gave, in the place of the model's outputs among the arguments.
-
-    Where the loss got something made of an output, a stand-in of the shape that it then has.
-    Nothing, where that is not known.
-    """
-    before = [t.shape for t in crash.trace.calls[0].outputs] if crash.trace.calls else []
-    after, left = list(outcome.shapes), list(range(len(before)))
-    if not isinstance(loss.input, Tensor):
-        return {loss.names[0]: outcome.output}
-    if len(before) != len(after) or not before:
-        return {}
-    given: dict[str, Any] = {}
-    for name in (loss.names[0], *_COMPARED):
-        value = loss.arguments.get(name)
-        if not isinstance(value, Tensor) or name in given:
-            continue
-        shape = tuple(value.shape)
-        i = next((i for i in left if before[i] == shape), 0)
-        left = [j for j in left if j != i or before[i] != shape]
-        derived = _derive_shape(shape, before[i], after[i])
-        if derived is None:
-            return {}
-        given[name] = _stand_in(value, derived, outcome, is_same=shape == before[i])
-    return given
-
-
-def _derive_shape(
-    shape: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    """The shape of what was made of an output, were the output of another shape."""
-    if shape == before:
-        return after
-    if shape == (math.prod(before),):
-        return (math.prod(after),)
-    if before and shape == (math.prod(before[:-1]), before[-1]):
-        return (math.prod(after[:-1]), after[-1])
-    changed = [(a, b) for a, b in zip(before, after, strict=False) if a != b]
-    if len(changed) != 1 or len(before) != len(after) or shape.count(changed[0][0]) != 1:
-        return None
-    return tuple(changed[0][1] if n == changed[0][0] else n for n in shape)
-
-
-def _stand_in(like: Tensor, shape: tuple[int, ...], outcome: Outcome, *, is_same: bool) -> Tensor:
-    real = [t for t in tree_leaves(outcome.output) if isinstance(t, Tensor)]
-    found = next((t for t in real if tuple(t.shape) == shape and t.device == like.device), None)
-    if found is not None and is_same:
-        return found
-    return like.detach().flatten()[:1].expand(shape)
-
-
-def refit_head(crash: Crash, loss: Loss, wanted: int) -> list[Any]:
-    """The edits that give the output another number of classes, channels or columns."""
-    outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
-    same = [t for t in outputs if t.shape == tuple(loss.input.shape)] or list(outputs[:1])
-    return list(refit_channels(crash, same[0], wanted)) if same else []
+def suspect_loss(
+    found: Loss, message: str, candidates: Iterable[Candidate] = (), **more: Any
+) -> Suspect:
+    """A suspect with what the loss was given; its own candidates prove one of the user's own."""
+    given = tuple(t for t in (found.input, found.target) if isinstance(t, Tensor))
+    shapes = ", targets ".join(str(tuple(t.shape)) for t in given)
+    usual: dict[str, Any] = {
+        "module": None,
+        "arithmetic": f"output {shapes}" if len(given) > 1 else "",
+        "weight": STRONG,
+        "needs_proof": found.is_own,
+        "tensors": given,
+    }
+    return Suspect(
+        message=message, candidates=tuple(candidates), raised_in=found.shown, **(usual | more)
+    )
 
 
 # -- the backward ----------------------------------------------------------------------------------

@@ -3,13 +3,11 @@
 import math
 from collections.abc import Iterator
 
-import torch
-
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.losses import list_losses, range_of
+from cnnprobe.crash.facts.losses import list_losses, range_of, suspect_loss
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _ROUNDING = 1e-3  # outside of 0 to 1 by less: no logits, but rounding or an interpolation
 
@@ -45,25 +43,17 @@ def bce_range(crash: Crash) -> Iterator[Suspect]:
             continue
         last = crash.find_last_layer()
         maker = f"; {quote(last)} gives them, with no sigmoid after it" if last else ""
-        logits = found.change(
-            "nn.BCEWithLogitsLoss()", lambda x, t: (x, t), title="use nn.BCEWithLogitsLoss",
+        with_logits = found.give(
+            "nn.BCEWithLogitsLoss()", title="use nn.BCEWithLogitsLoss",
             other="binary_cross_entropy_with_logits",
         )  # fmt: skip
-        squash = found.change("torch.sigmoid(output)", lambda x, t: (torch.sigmoid(x), t))
-        clamp = found.change("output.clamp(0, 1)", lambda x, t: (x.clamp(0, 1), t))
-        given = f"but the outputs range from {low:.3g} to {high:.3g}: they are logits"
-        candidates: tuple[Candidate, ...] = (propose(logits, weight=STRONG), propose(squash))
+        candidates = [propose(with_logits, weight=STRONG)]
+        candidates.append(propose(found.give("torch.sigmoid(output)")))
+        given = f"the outputs range from {low:.3g} to {high:.3g}: they are logits"
         if math.isnan(low):
-            given, maker, candidates = "but the output holds NaN", "", ()
+            given, maker, candidates = "the output holds NaN", "", []
         elif low >= -_ROUNDING and high <= 1 + _ROUNDING:
-            given, maker = f"but the outputs range from {low:.6g} to {high:.6g}", ""
-            candidates = (propose(clamp, weight=STRONG), *candidates)
-        yield Suspect(
-            module=None,
-            message=f"{found.shown} expects probabilities, {given}",
-            arithmetic="valid are 0 to 1" + maker,
-            candidates=candidates,
-            weight=STRONG,
-            tensors=(found.input, found.target),
-            raised_in=found.shown,
-        )
+            given, maker = f"the outputs range from {low:.6g} to {high:.6g}", ""
+            candidates.insert(0, propose(found.give("output.clamp(0, 1)"), weight=STRONG))
+        message = f"{found.shown} expects probabilities, but {given}"
+        yield suspect_loss(found, message, candidates, arithmetic="valid are 0 to 1" + maker)

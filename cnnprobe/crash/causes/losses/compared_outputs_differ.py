@@ -9,8 +9,8 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.facts.losses import list_losses
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.facts.losses import list_losses, suspect_loss
+from cnnprobe.crash.suspect import Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -60,14 +60,13 @@ def compared_outputs_differ(crash: Crash) -> Iterator[Suspect]:
             continue
         edits = _refit_heads(crash, Counter(shapes).most_common(1)[0][0])
         distinct = " and ".join(map(str, dict.fromkeys(shapes)))
-        yield Suspect(
+        yield suspect_loss(
+            found,
+            f"{found.shown} expects outputs of one shape, but got {distinct}",
+            [propose(*edits)] if edits else [],
             module=edits[0].module if edits else None,
-            message=f"{found.shown} expects outputs of one shape, but got {distinct}",
             arithmetic="; ".join(map(str, shapes)),
-            candidates=(propose(*edits),) if edits else (),
-            weight=STRONG,
             tensors=tuple(found.compared),
-            raised_in=found.shown,
         )
 
 

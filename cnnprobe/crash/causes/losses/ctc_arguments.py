@@ -1,5 +1,6 @@
 """CTC: a layout and lengths of its own."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,8 @@ from torch import Tensor
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import ChangeLoss
-from cnnprobe.crash.facts.losses import Loss, list_losses
-from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
+from cnnprobe.crash.suspect import Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -52,55 +53,48 @@ def ctc_arguments(crash: Crash) -> Iterator[Suspect]:
         x = found.input
         if found.name != "ctc_loss" or not isinstance(x, Tensor) or x.dim() not in (2, 3):
             continue
-        for message, arithmetic, change in _list_faults(found):
-            yield Suspect(
-                module=None,
-                message=f"{found.shown} {message}",
-                arithmetic=arithmetic,
-                candidates=(propose(change, weight=USUAL),) if change is not None else (),
-                weight=STRONG,
-                tensors=tuple(t for t in (x, found.target) if isinstance(t, Tensor)),
-                raised_in=found.shown,
-            )
-            break
+        for message, arithmetic, change in itertools.islice(_list_faults(found), 1):
+            candidates = [propose(change)] if change is not None else []
+            text = f"{found.shown} {message}"
+            yield suspect_loss(found, text, candidates, arithmetic=arithmetic)
 
 
 def _list_faults(found: Loss) -> Iterator[_Fault]:
     """What does not fit, the most telling first."""
     x = found.input if found.input.dim() == 3 else found.input.unsqueeze(1)
     steps, samples, classes = x.shape
-    inputs, targets = (_read_lengths(found, f"{name}_lengths") for name in ("input", "target"))
+    inputs, targets = _read_lengths(found, "input_lengths"), _read_lengths(found, "target_lengths")
+    if not inputs or not targets:
+        return
     shapes = f"log_probs {tuple(found.input.shape)}, targets {_shape(found.target)}"
-    counts = f"{len(inputs)} input lengths, {len(targets)} target lengths"
+    counts = f"{shapes}; {len(inputs)} input lengths, {len(targets)} target lengths"
     if len(inputs) == len(targets) == steps != samples:
-        code = "log_probs.transpose(0, 1)"
-        turn = found.change(code, lambda a, b: (a.transpose(0, 1), b))
-        yield (
-            "expects log_probs of shape (T, N, C), but the batch is dim 0",
-            f"{shapes}; {counts}",
-            turn,
-        )
-    for name, lengths in (("input", inputs), ("target", targets)):
-        if len(lengths) != samples:
-            full = f"torch.full(({samples},), {steps})"
-            change = _pass_lengths(found, full, torch.full((samples,), steps))
-            text = f"expects {samples} {name} lengths, one a sample, but got {len(lengths)}"
-            yield text, shapes, change if name == "input" else None
-    if inputs and max(inputs) > steps:
-        code = f"input_lengths = torch.full(({samples},), {steps})"
-        change = _pass_lengths(found, code, torch.tensor(inputs).clamp(max=steps))
+        text = "expects log_probs of shape (T, N, C), but the batch is dim 0"
+        yield text, counts, found.give("log_probs.transpose(0, 1)")
+    full = f"torch.full(({samples},), {steps})"
+    if len(inputs) != samples:
+        text = f"expects {samples} input lengths, one a sample, but got {len(inputs)}"
+        options = {"input_lengths": torch.full((samples,), steps)}
+        yield text, counts, found.give(f"input_lengths={full}", options=options)
+    elif max(inputs) > steps:
+        code = full if len(set(inputs)) == 1 else f"input_lengths * {steps} // {max(inputs)}"
         text = f"got an input length of {max(inputs)}, but the output has {steps} steps"
+        options = {"input_lengths": torch.tensor(inputs) * steps // max(inputs)}
+        change = found.give(f"input_lengths={code}", options=options)
         yield text, f"{shapes}; input lengths {inputs[:8]}", change
+    if len(targets) != samples:
+        text = f"expects {samples} target lengths, one a sample, but got {len(targets)}"
+        yield text, counts, None
     yield from _judge_targets(found, targets, samples, shapes)
     blank = found.arguments.get("blank", 0)
     if not 0 <= blank < classes:
-        text = (
-            f"has blank={blank}, but the output has {classes} classes: valid are 0 to {classes - 1}"
+        text = f"has blank={blank}, but the output has {classes} classes"
+        last = {"blank": classes - 1}
+        yield (
+            f"{text}: valid are 0 to {classes - 1}",
+            shapes,
+            found.give(f"blank={classes - 1}", options=last),
         )
-        change = found.change(
-            f"blank={classes - 1}", lambda a, b: (a, b), options={"blank": classes - 1}
-        )
-        yield text, shapes, change
 
 
 def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -> Iterator[_Fault]:
@@ -113,17 +107,11 @@ def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -
     elif target.dim() == 2 and max(lengths) > target.shape[1]:
         text = f"got a target length of {max(lengths)}, but targets of {target.shape[1]} columns"
         width = target.shape[1]
-        clamp = found.change(
-            f"target_lengths.clamp(max={width})", lambda a, b: (a, b),
-            options={"target_lengths": torch.tensor(lengths).clamp(max=width)},
-        )  # fmt: skip
+        options = {"target_lengths": torch.tensor(lengths).clamp(max=width)}
+        clamp = found.give(f"target_lengths.clamp(max={width})", options=options)
         yield text, f"{shapes}; target lengths {lengths[:8]}", clamp
     elif target.dim() == 2 and target.shape[0] != samples:
         yield f"expects {samples} rows of targets, but got {target.shape[0]}", shapes, None
-
-
-def _pass_lengths(found: Loss, code: str, lengths: Tensor) -> ChangeLoss:
-    return found.change(code, lambda a, b: (a, b), options={"input_lengths": lengths})
 
 
 def _read_lengths(found: Loss, name: str) -> list[int]:

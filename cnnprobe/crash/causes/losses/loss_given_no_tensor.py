@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.calls import Bind
-from cnnprobe.crash.facts.losses import Loss, list_losses
+from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
 from cnnprobe.crash.facts.source import (
     drop_one_tuples,
     find_one_tuples,
@@ -83,7 +82,7 @@ def _suspect_output(crash: Crash, found: Loss) -> Suspect:
     value = found.input
     shown = "None" if value is None else _describe_type(value)
     comma = _find_comma(crash)
-    candidates = [_pass(found, path, entry) for path, entry in _list_entries(value)]
+    candidates = [_pass(found, path) for path, _ in _list_entries(value)]
     blamed, why = "", ""
     if comma is not None:
         blamed, line = comma
@@ -95,14 +94,12 @@ def _suspect_output(crash: Crash, found: Loss) -> Suspect:
             candidates = [propose(drop, weight=STRONG)]
     elif value is None and crash.model is not None and returns_nothing(get_forward(crash.model)):
         why = ": its forward has no return"
-    return Suspect(
+    return suspect_loss(
+        found,
+        f"{found.shown} got {shown} instead of a tensor as the model's output{why}",
+        candidates[:_MOST_ENTRIES],
         module=blamed,
-        message=f"{found.shown} got {shown} instead of a tensor as the model's output{why}",
         arithmetic="" if value is None else "it holds " + _describe(value),
-        candidates=tuple(candidates[:_MOST_ENTRIES]),
-        weight=STRONG,
-        needs_proof=found.is_own,
-        raised_in=found.shown,
     )
 
 
@@ -129,10 +126,10 @@ def _list_entries(value: Any) -> Iterator[tuple[str, Tensor]]:
     return ((path, item) for path, item in items if isinstance(item, Tensor))
 
 
-def _pass(found: Loss, path: str, entry: Tensor) -> Candidate:
+def _pass(found: Loss, path: str) -> Candidate:
     code = f"output{path}"
-    change = found.change(code, lambda _x, t: (entry.detach(), t), title=f"pass {code} to the loss")
-    return propose(change, weight=STRONG if _MAIN.search(path) else USUAL)
+    weight = STRONG if _MAIN.search(path) else USUAL
+    return propose(found.give(code, title=f"pass {code} to the loss"), weight=weight)
 
 
 def _describe(value: Any) -> str:
@@ -151,18 +148,11 @@ def _describe_type(value: Any) -> str:
 
 def _suspect_targets(found: Loss) -> Suspect:
     targets = found.target
-
-    def convert(x: Tensor, t: Any) -> tuple[Tensor, Tensor]:
-        return x, torch.as_tensor(t).to(x.device)
-
-    code = "torch.as_tensor(targets)"
-    return Suspect(
-        module=None,
-        message=f"the targets of {found.shown} are"
-        + (f" {_describe_type(targets)}, not a tensor" if targets is not None else " None"),
-        advice=(_NUMBER,) if "str" in _describe_type(targets) else (),
-        candidates=() if targets is None else (propose(found.change(code, convert)),),
-        weight=STRONG,
-        tensors=(found.input,),
-        raised_in=found.shown,
+    kind = "None" if targets is None else f"{_describe_type(targets)}, not a tensor"
+    code = "torch.as_tensor(targets)" + (".to(output.device)" if found.input.is_cuda else "")
+    return suspect_loss(
+        found,
+        f"the targets of {found.shown} are {kind}",
+        [propose(found.give(code))] if targets is not None else [],
+        advice=(_NUMBER,) if "str" in kind else (),
     )

@@ -1,14 +1,15 @@
 """Output and targets on different devices."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.losses import list_losses
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.facts.losses import list_comparisons, suspect_loss
+from cnnprobe.crash.suspect import Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -41,23 +42,13 @@ def loss_on_two_devices(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: PyTorch, "CUDA semantics".
     """
-    for found in list_losses(crash):
-        x, target = found.input, found.target
-        if not isinstance(x, Tensor) or not isinstance(target, Tensor) or x.device == target.device:
+    for found, x, target in list_comparisons(crash):
+        if x.device == target.device:
             continue
         code = f"targets.to({str(x.device)!r})"
-        change = found.change(code, _move_targets, title=f"move the targets: {code}")
-        yield Suspect(
-            module=None,
-            message=f"{found.shown} got an output on {x.device}, but targets on {target.device}",
-            arithmetic=f"output {tuple(x.shape)} on {x.device}, "
-            f"targets {tuple(target.shape)} on {target.device}",
-            candidates=(propose(change),),
-            weight=STRONG,
-            needs_proof=found.is_own,
-            tensors=(x, target),
-            raised_in=found.shown,
-        )
+        move = replace(found.give(code, title=f"move the targets: {code}"), function=_move_targets)
+        message = f"got an output on {x.device}, but targets on {target.device}"
+        yield suspect_loss(found, f"{found.shown} {message}", [propose(move)])
         return
 
 

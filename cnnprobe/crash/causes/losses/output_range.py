@@ -7,8 +7,8 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.losses import list_losses, range_of
-from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.facts.losses import list_losses, range_of, suspect_loss
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -36,25 +36,17 @@ def output_range(crash: Crash) -> Iterator[Suspect]:
     """
     for found in list_losses(crash):
         var = found.arguments.get("var")
-        bounds = range_of(var)
-        if found.name != "gaussian_nll_loss" or bounds is None or bounds[0] >= 0:
+        bounds = range_of(var) if found.name == "gaussian_nll_loss" else None
+        if bounds is None or bounds[0] >= 0 or not isinstance(var, Tensor):
             continue
-        if not isinstance(var, Tensor):
-            continue
-        soft = found.change(
-            "F.softplus(var)", lambda x, t: (x, t), options={"var": F.softplus(var.detach())}
-        )
-        exp = found.change(
-            "var.exp()", lambda x, t: (x, t), title="pass var.exp(), if it is a log-variance",
-            options={"var": var.detach().exp()},
-        )  # fmt: skip
-        yield Suspect(
-            module=None,
-            message=f"{found.shown} expects variances that are not negative, "
+        soft = found.give("F.softplus(var)", options={"var": F.softplus(var.detach())})
+        title = "pass var.exp(), if it is a log-variance"
+        exp = found.give("var.exp()", title=title, options={"var": var.detach().exp()})
+        yield suspect_loss(
+            found,
+            f"{found.shown} expects variances that are not negative, "
             f"but they range from {bounds[0]:.3g} to {bounds[1]:.3g}",
+            [propose(soft, weight=STRONG), propose(exp)],
             arithmetic="valid are 0 and above",
-            candidates=(propose(soft, weight=STRONG), propose(exp, weight=USUAL)),
-            weight=STRONG,
             tensors=(found.input, found.target, var),
-            raised_in=found.shown,
         )

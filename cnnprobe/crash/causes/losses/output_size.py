@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
@@ -11,7 +10,8 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
-from cnnprobe.crash.facts.losses import Loss, list_losses, refit_head
+from cnnprobe.crash.facts.heads import refit_head
+from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 
@@ -81,27 +81,19 @@ def output_size(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: torch.nn.ConvTranspose2d, output_padding; torch.nn.MSELoss, "Shape".
     """
-    for found in list_losses(crash):
-        x, target = found.input, found.target
-        if not isinstance(x, Tensor) or not isinstance(target, Tensor):
-            continue
+    for found, x, target in list_comparisons(crash):
         yield from _judge_setting(crash, found)
         dim = _find_odd_dim(found)
-        if dim is None:
-            continue
-        candidates = tuple(_refit(crash, found, dim))
-        module = candidates[0].edits[0].module if candidates else None
-        yield Suspect(
-            module=module,
-            message=f"{found.shown} got an output of shape {tuple(x.shape)}, but targets of shape"
-            f" {tuple(target.shape)}",
-            arithmetic=f"{x.shape[dim]} against {target.shape[dim - x.dim()]} in dim {dim}",
-            candidates=candidates,
-            weight=STRONG,
-            needs_proof=found.is_own,
-            tensors=(x, target),
-            raised_in=found.shown,
-        )
+        if dim is not None:
+            candidates = tuple(_refit(crash, found, dim))
+            yield suspect_loss(
+                found,
+                f"{found.shown} got an output of shape {tuple(x.shape)}, but targets of shape"
+                f" {tuple(target.shape)}",
+                candidates,
+                module=candidates[0].edits[0].module if candidates else None,
+                arithmetic=f"{x.shape[dim]} against {target.shape[dim - x.dim()]} in dim {dim}",
+            )
 
 
 def _find_odd_dim(found: Loss) -> int | None:
@@ -146,16 +138,13 @@ def _judge_setting(crash: Crash, found: Loss) -> Iterator[Suspect]:
         if not found.is_own or not is_count or count in (0, 1, classes) or not classes:
             continue
         head = refit_head(crash, found, count)
-        refit = found.change(f"{name}={classes}", lambda x, t: (x, t), options={name: classes})
-        yield Suspect(
+        refit = found.give(f"{name}={classes}", options={name: classes})
+        yield suspect_loss(
+            found,
+            f"{found.shown} has {name}={count}, but the output has {classes} classes",
+            [*([propose(*head)] if head else []), propose(refit, weight=POSSIBLE)],
             module=head[0].module if head else None,
-            message=f"{found.shown} has {name}={count}, but the output has {classes} classes",
-            arithmetic=f"output {tuple(found.input.shape)}",
-            candidates=(*([propose(*head)] if head else []), propose(refit, weight=POSSIBLE)),
             weight=USUAL,
-            needs_proof=True,
-            tensors=(found.input,),
-            raised_in=found.shown,
         )
 
 
@@ -166,7 +155,7 @@ def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
         edits = refit_head(crash, found, wanted) if dim == 1 or x.dim() == 3 else []
         edits = edits or _rescale_head(crash, odd, wanted)
         if edits and found.is_elementwise and not target.is_floating_point():
-            edits.append(found.change("targets.float()", lambda a, b: (a, b.to(a.dtype))))
+            edits.append(found.give("targets.float()"))
         yield from (propose(*each) for each in [edits] if each)
     if dim == 1 or x.dim() > 5 or not _is_map(crash, x):
         return
@@ -179,5 +168,4 @@ def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
         yield propose(*(one.to_edit(crash) for one in whole), weight=STRONG)
     code = f"F.interpolate(output, size={sizes})"
     title = f"bring the output to the targets' size: {code}"
-    resize = found.change(code, lambda a, b: (F.interpolate(a, size=sizes), b), title=title)
-    yield propose(resize, weight=USUAL)
+    yield propose(found.give(code, title=title))

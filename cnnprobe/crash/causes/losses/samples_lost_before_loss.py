@@ -11,9 +11,9 @@ from cnnprobe.crash.edits.build import configure, resize_input
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
-from cnnprobe.crash.facts.losses import Loss, list_losses
+from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps
-from cnnprobe.crash.facts.words import count_elements, count_of
+from cnnprobe.crash.facts.words import count_elements, count_of, shorten
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import ModuleCall
 
@@ -64,20 +64,15 @@ def samples_lost_before_loss(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: models that give a row for each patch or box, with as many targets.
     Source: torch.Tensor.view; torch.squeeze, its warning of a batch of size 1.
     """
-    for found in list_losses(crash):
-        x, target, batch = found.input, found.target, crash.batch
-        if not isinstance(x, Tensor) or not isinstance(target, Tensor) or not target.dim():
-            continue
-        if batch is None or target.shape[0] != batch or x.shape[:1] == (batch,):
+    for found, x, target in list_comparisons(crash):
+        batch = crash.batch
+        if batch is None or target.shape[:1] != (batch,) or x.shape[:1] == (batch,):
             continue
         ends = crash.trace.calls[0].outputs
         if ends and ends[0].shape[:1] == (batch,):
             yield _suspect_loop(found, ends[0].shape)
-            continue
-        for call in crash.trace.calls:
-            if _drops_batch(call, batch):
-                yield _suspect_call(crash, found, call)
-                break
+        elif calls := [call for call in crash.trace.calls if _drops_batch(call, batch)]:
+            yield _suspect_call(crash, found, calls[0])
 
 
 def _drops_batch(call: ModuleCall, batch: int) -> bool:
@@ -93,34 +88,22 @@ def _suspect_loop(found: Loss, shape: tuple[int, ...]) -> Suspect:
     """The model keeps the batch, but what the loss got of its output does not."""
     x = found.input
     title = f"pass the model's output as it is, {shape}, to the loss"
-    change = found.change("output", lambda a, b: (a.reshape(shape), b), title=title)
-    return Suspect(
-        module=None,
-        message=f"the model gives {shape}, one row for each sample, but {found.shown} got"
-        f" {tuple(x.shape)}",
-        arithmetic=f"output {tuple(x.shape)}, targets {tuple(found.target.shape)}",
-        candidates=(propose(change, weight=STRONG),) if x.numel() == count_elements(shape) else (),
-        weight=STRONG,
-        needs_proof=True,
-        tensors=(x, found.target),
-        raised_in=found.shown,
-    )
+    give = found.give(f"output.reshape({shape})", title=title)
+    message = f"the model gives {shape}, one row for each sample, but {found.shown} got"
+    candidates = [propose(give, weight=STRONG)] if x.numel() == count_elements(shape) else []
+    return suspect_loss(found, f"{message} {tuple(x.shape)}", candidates, needs_proof=True)
 
 
 def _suspect_call(crash: Crash, found: Loss, call: ModuleCall) -> Suspect:
     before, after = call.inputs[0].shape, call.outputs[0].shape
     owner = call.fqn if call.fqn is not None else crash.find_module_above(call.parent)
-    return Suspect(
+    return suspect_loss(
+        found,
+        f"{crash.describe_call(call)} does not keep one row for each sample: {before} became {after}",
+        _keep_rows(crash, call),
         module=owner,
-        message=f"{crash.describe_call(call)} does not keep one row for each sample:"
-        f" {before} became {after}",
         arithmetic=f"{count_of(before[0], 'sample')} went in, the output is"
         f" {tuple(found.input.shape)}, the targets {tuple(found.target.shape)}",
-        candidates=tuple(_keep_rows(crash, call)),
-        weight=STRONG,
-        needs_proof=found.is_own,
-        tensors=(found.input, found.target),
-        raised_in=found.shown,
     )
 
 
@@ -186,7 +169,8 @@ def _select_step(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
     if len(call.inputs[0].shape) != 3:
         return
     step = Rewrite(
-        title="use x[:, -1] instead of x[-1]" + (f" at {call.source}" if call.source else ""),
+        title="use x[:, -1] instead of x[-1]"
+        + (f" at {shorten(call.source)}" if call.source else ""),
         code="{x}[:, -1]",
         module=crash.find_module_above(call.parent),
         kind=call.kind,

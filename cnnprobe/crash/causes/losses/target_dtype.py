@@ -1,14 +1,15 @@
 """Targets of another dtype than the loss expects, and arguments in the wrong order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.losses import Loss, list_losses
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
 
 EXAMPLE = Example(
     """
@@ -35,12 +36,11 @@ def target_dtype(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: cross_entropy takes floating targets of the output's shape as probabilities.
     Source: torch.nn.CrossEntropyLoss and torch.nn.BCELoss, "Shape".
     """
-    for found in list_losses(crash):
-        x, target = found.input, found.target
-        if not isinstance(x, Tensor) or not isinstance(target, Tensor):
-            continue
+    for found, x, target in list_comparisons(crash):
         if not x.is_floating_point() and not target.is_floating_point() and not found.is_own:
-            yield _suspect_indices(found)
+            text = f"expects the output of the model, but got {_show(x)}: integers, as of argmax"
+            advice = ("pass the output itself to the loss, not its argmax",)
+            yield suspect_loss(found, f"{found.shown} {text}", advice=advice)
         elif _is_swapped(found):
             yield _suspect_order(found)
         elif found.takes_classes:
@@ -58,34 +58,12 @@ def _is_swapped(found: Loss) -> bool:
     return bool(is_data and target.grad_fn is not None and x.shape == target.shape)
 
 
-def _suspect_indices(found: Loss) -> Suspect:
-    return Suspect(
-        module=None,
-        message=f"{found.shown} expects the output of the model, but got {_show(found.input)}:"
-        " integers, as argmax gives them",
-        arithmetic=f"first {_show(found.input)}, second {_show(found.target)}",
-        advice=("pass the output itself to the loss, not its argmax",),
-        weight=STRONG,
-        tensors=(found.input, found.target),
-        raised_in=found.shown,
-    )
-
-
 def _suspect_order(found: Loss) -> Suspect:
-    x, target = found.input, found.target
-    swap = found.change(
-        "", lambda a, b: (b, a.to(b.dtype) if found.is_elementwise else a.long()),
-        title="call it as loss(output, targets)",
-    )  # fmt: skip
-    return Suspect(
-        module=None,
-        message=f"the arguments of {found.shown} are swapped: the output comes first, then the targets",
-        arithmetic=f"first {_show(x)}, second {_show(target)}",
-        candidates=(propose(swap),),
-        weight=STRONG,
-        tensors=(x, target),
-        raised_in=found.shown,
-    )
+    text = f"the arguments of {found.shown} are swapped: the output comes first, then the targets"
+    arithmetic = f"first {_show(found.input)}, second {_show(found.target)}"
+    give = found.give("", title="call it as loss(output, targets)")
+    swap = replace(give, function=lambda x, target: (target, x))
+    return suspect_loss(found, text, [propose(swap)], arithmetic=arithmetic)
 
 
 def _show(tensor: Tensor) -> str:
@@ -102,29 +80,15 @@ def _judge_classes(found: Loss) -> Iterator[Suspect]:
     are_probabilities = target.is_floating_point() and target.shape == x.shape
     if is_index or (are_probabilities and found.name == "cross_entropy"):
         return
-    is_column = target.dim() == x.dim() > 1 and target.shape != x.shape
-    yield Suspect(
-        module=None,
-        message=f"{found.shown} expects class indices of dtype int64, but the targets are"
-        f" {_name(target.dtype)}" + (f" {tuple(target.shape)}" if is_column else ""),
-        arithmetic=f"output {tuple(x.shape)}, targets {_show(target)}",
-        candidates=tuple(_index(found, is_column=is_column)),
-        weight=STRONG,
-        tensors=(x, target),
-        raised_in=found.shown,
-    )
-
-
-def _index(found: Loss, *, is_column: bool) -> Iterator[Candidate]:
-    yield propose(found.change("targets.long()", lambda x, t: (x, t.long())), weight=STRONG)
-    if is_column:
-        squeeze = found.change("targets.squeeze(1).long()", lambda x, t: (x, t.squeeze(1).long()))
-        yield propose(squeeze)
-    if found.target.shape == found.input.shape:
+    text = f"class indices of dtype int64, but the targets are {_show(target)}"
+    candidates = [propose(found.give("targets.long()"), weight=STRONG)]
+    if target.shape == x.shape:
         title = "pass targets.float(), as class probabilities"
-        change = found.change("targets.float()", lambda x, t: (x, t.to(x.dtype)), title=title)
-        yield propose(change)
-        yield propose(found.change("targets.argmax(1)", lambda x, t: (x, t.argmax(1))))
+        candidates.append(propose(found.give("targets.float()", title=title)))
+        candidates.append(propose(found.give("targets.argmax(1)")))
+    elif target.dim() == x.dim() > 1:
+        candidates.append(propose(found.give("targets.squeeze(1).long()")))
+    yield suspect_loss(found, f"{found.shown} expects {text}", candidates)
 
 
 def _judge_values(found: Loss) -> Iterator[Suspect]:
@@ -132,19 +96,15 @@ def _judge_values(found: Loss) -> Iterator[Suspect]:
     x, target = found.input, found.target
     if not x.is_floating_point() or (x.dtype == target.dtype and not found.is_own):
         return
-    code = "targets.float()" if x.dtype is torch.float32 else f"targets.to({x.dtype})"
-    expected = _name(x.dtype)
-    change = found.change(code, lambda a, b: (a, b.to(a.dtype)))
+    is_float = x.dtype is torch.float32
+    code, expected = "targets.float()" if is_float else f"targets.to({x.dtype})", _name(x.dtype)
     if found.name == "multilabel_margin_loss" or (found.is_own and target.is_floating_point()):
-        expected = "int64"
-        change = found.change("targets.long()", lambda a, b: (a, b.long()))
-    yield Suspect(
-        module=None,
-        message=f"{found.shown} expects targets of dtype {expected}, but they are {_name(target.dtype)}",
+        code, expected = "targets.long()", "int64"
+    yield suspect_loss(
+        found,
+        f"{found.shown} expects targets of dtype {expected}, but they are {_name(target.dtype)}",
+        [propose(found.give(code), weight=POSSIBLE if found.is_own else USUAL)],
         arithmetic=f"output {_show(x)}, targets {_show(target)}",
-        candidates=(propose(change, weight=POSSIBLE if found.is_own else USUAL),),
         weight=USUAL if found.is_own else STRONG,
         needs_proof=True,
-        tensors=(x, target),
-        raised_in=found.shown,
     )

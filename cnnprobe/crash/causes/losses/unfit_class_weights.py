@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.losses import Loss, is_broadcast, list_losses, range_of, refit_head
+from cnnprobe.crash.facts.heads import refit_head
+from cnnprobe.crash.facts.losses import Loss, is_broadcast, list_losses, range_of, suspect_loss
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
 EXAMPLE = Example(
@@ -75,15 +76,13 @@ def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Iterator[Sus
         candidates = _convert(found, name, how, dtype=x.dtype)
     else:
         return
-    yield Suspect(
-        module=None,
-        message=f"{name} of {found.shown} {text}",
+    yield suspect_loss(
+        found,
+        f"{name} of {found.shown} {text}",
+        candidates,
         arithmetic=f"{name} {tuple(weight.shape)}, output {tuple(x.shape)}",
-        candidates=tuple(candidates),
-        weight=STRONG,
         needs_proof=found.is_own or not is_odd,
         tensors=(x, weight),
-        raised_in=found.shown,
     )
 
 
@@ -94,7 +93,7 @@ def _fits(weight: Tensor, x: Tensor) -> bool:
 def _convert(found: Loss, name: str, how: str, **to: Any) -> Iterator[Candidate]:
     moved = found.arguments[name].detach()
     moved = torch.ones_like(moved, **to) if moved.is_meta else moved.to(**to)
-    yield propose(found.change(f"{name}.{how}", lambda x, t: (x, t), options={name: moved}))
+    yield propose(found.give(f"{name}.{how}", options={name: moved}))
 
 
 def _recount(
@@ -106,9 +105,7 @@ def _recount(
         size = (classes, *[1] * (found.input.dim() - 2))
         code = f"{name}.view{size}"
         reshaped = entries.reshape(size)
-        yield propose(
-            found.change(code, lambda x, t: (x, t), options={name: reshaped}), weight=STRONG
-        )
+        yield propose(found.give(code, options={name: reshaped}), weight=STRONG)
         return
     fitted = torch.cat([entries, ones])[:classes]
     if found.is_elementwise and found.input.dim() > 2:
@@ -116,7 +113,7 @@ def _recount(
     title = f"give {name} {classes} entries, one for each class (now {weight.numel()})"
     labels = range_of(found.target)
     is_head = labels is not None and found.takes_classes and labels[1] >= classes
-    change = found.change("", lambda x, t: (x, t), title=title, options={name: fitted})
+    change = found.give("", title=title, options={name: fitted})
     yield propose(change, weight=USUAL)
     head = refit_head(crash, found, weight.numel()) if found.takes_classes else []
     if head and weight.numel() > 1:
