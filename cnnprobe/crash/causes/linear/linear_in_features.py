@@ -198,7 +198,8 @@ def _explain_features(crash: Crash, found: Product) -> str:
     if call is not None and call.inputs and count_elements(call.inputs[0].shape[1:]) == found.got:
         shape = call.inputs[0].shape
         origin = crash.describe_origin(call.inputs[0])
-        return f"{origin} gives {shape}, and {write_product(shape[1:])}"
+        each = f", and {write_product(shape[1:])}" if len(shape) > 2 else ""
+        return f"{origin} gives {shape}{each}"
     for _, row in crash.walk_back(found.x):
         if row.fqn is None and row.inputs and row.inputs[0].shape[-1:] == (found.got,):
             continue  # a slice or a mean over time: the features were there before

@@ -137,7 +137,6 @@ def _list_poolings(crash: Crash, found: Features, call: ModuleCall) -> Iterator[
                 call=f"self.{name}({{x}})",
                 why=f"{describe_module(crash, fqn)} is never called",
             )
-    yield from _repeat_last(crash, found)
     n, steps = len(found.map.shape) - 2, list_steps(crash, found.map)
     is_pooled = bool(steps) and steps[-1].window is not None and steps[-1].window.adaptive
     if found.map.shape[1] == found.wanted and n in _GLOBAL and not is_pooled:
@@ -148,6 +147,7 @@ def _list_poolings(crash: Crash, found: Features, call: ModuleCall) -> Iterator[
             mean=f"{{x}}.mean({dims})",
             why=f"{quote(found.module)} expects one value for each of the {found.wanted} channels",
         )
+    yield from _repeat_last(crash, found)
 
 
 def _fits(found: Features, window: Window) -> bool:
@@ -158,9 +158,11 @@ def _fits(found: Features, window: Window) -> bool:
 
 def _repeat_last(crash: Crash, found: Features) -> Iterator[Pooling]:
     """One more pooling like the others: a VGG whose list has lost an 'M'."""
-    windows = [step.window for step in list_steps(crash, found.map) if step.window is not None]
+    steps = [step for step in list_steps(crash, found.map) if step.window is not None]
+    windows = [step.window for step in steps if step.window is not None]
+    kinds = [step.call.kind.lower() for step in steps if step.window and step.window.is_pool]
     pools = [window for window in windows if window.is_pool]
-    if not pools or not _fits(found, pools[-1]):
+    if not pools or not _fits(found, pools[-1]) or not all("max" in kind for kind in kinds):
         return
     last, n = pools[-1], len(pools[-1].kernel)
     is_alike = {(pool.kernel, pool.stride) for pool in pools} == {(last.kernel, last.stride)}

@@ -100,8 +100,8 @@ def _before_join(crash: Crash) -> Iterator[Suspect]:
         module=call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
         message=f"{crash.describe_call(call)} does not keep one row for each sample: {before} "
         f"became {after}",
-        arithmetic=f"a sample has {write_product(before[1:])} values, a row "
-        f"{write_product(after[1:]) if after[1:] else 1}",
+        arithmetic=f"a sample has {write_product(before[1:])} values"
+        + (f", a row {write_product(after[1:])}" if after[1:] else ""),
         candidates=tuple(propose_rows(crash, call)),
         weight=STRONG,
         needs_proof=True,

@@ -83,8 +83,15 @@ def heads_do_not_divide(crash: Crash) -> Iterator[Suspect]:
                     _propose_numbers(crash, owner, name, parts=parts, channels=channels)
                 ),
                 weight=STRONG,
+                advice=(
+                    f"choose {name} so that it divides {channels}: {_list_divisors(channels)}",
+                ),
             )
             return
+
+
+def _list_divisors(channels: int) -> str:
+    return ", ".join(str(n) for n in range(2, channels) if channels % n == 0) or "none does"
 
 
 def _list_numbers(module: nn.Module) -> list[tuple[str, int]]:
