@@ -161,8 +161,11 @@ class Crash:
             is_buffer = owner in self.modules and name in self.modules[owner]._buffers
             return f"the {'buffer' if is_buffer else 'parameter'} '{info.source}'"
         call = self.find_producer(info)
+        if call is None and self.is_input(info):
+            return "the input"
         if call is None:
-            return "the input" if self.is_input(info) else "outside the recorded calls"
+            found = self.find_attribute(info)
+            return f"the attribute '{found[1]}'" if found else "outside the recorded calls"
         return self.describe_call(call)
 
     def describe_call(self, call: ModuleCall) -> str:

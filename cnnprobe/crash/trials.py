@@ -301,9 +301,10 @@ def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
     """The Linear that made the output; None where another layer with weights came after it."""
     for call in reversed(outcome.trace.calls):
         ranks = {len(t.shape) for t in call.inputs if len(t.shape) > 1}
-        if call.fqn is None and 2 in ranks and max(ranks) > 2:
-            return None  # rows of features joined with a map: the gate of a block
-        info = find(call)
+        info = find(call) if call.fqn is None else None
+        is_gate = 2 in ranks and max(ranks) > 2  # rows of features joined with a map
+        if info is not None and (is_gate or info.effect == "products"):
+            return None
         if info is not None and info.name in ("view", "reshape", "unflatten"):
             return None  # rows of features made into maps
         if call.fqn is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor, spell_path
@@ -52,8 +52,11 @@ def change_part(
         wanted = [given.get(info.path) for info in (part, like) if info is not None]
         if not all(isinstance(value, Tensor) for value in wanted):  # another call on the line
             return func(*args, **kwargs)
-        old, new = wanted[0], change(*wanted)
-        args, kwargs = tree_map(lambda value: new if value is old else value, (args, kwargs))
+        leaves, structure = tree_flatten((args, kwargs))
+        same = [i for i, leaf in enumerate(leaves) if leaf is wanted[0]]
+        twice = [path for path, value in given.items() if value is wanted[0]]  # torch.bmm(x, x)
+        leaves[same[twice.index(part.path)]] = change(*wanted)
+        args, kwargs = tree_unflatten(leaves, structure)
         return func(*args, **kwargs)
 
     def write() -> list[Change]:

@@ -8,6 +8,7 @@ from cnnprobe.crash.edits.build import spell_path
 from cnnprobe.crash.facts.frames import parse_file
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.words import quote
+from cnnprobe.operations import read_name
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 
@@ -69,11 +70,15 @@ def find_variable(crash: Crash, info: TensorInfo, place: str = "") -> str:
 
 
 def name_tensor(crash: Crash, info: TensorInfo) -> str:
-    """The output of 'enc2', or the input 'y'."""
+    """The output of 'enc2', that of 'enc2' after relu, or the input 'y'."""
     call = find_outer_call(crash, info)
     if call is None:
         return f"the input '{spell_path(crash, info.path)}'"
-    return f"the output of {quote(call.fqn) if call.fqn else crash.describe_call(call)}"
+    if call.fqn:
+        return f"the output of {quote(call.fqn)}"
+    layer = next((c.fqn for _, c in crash.walk_back(info) if c.fqn), "")
+    name = read_name(call.kind)
+    return f"the output of {quote(layer)} after {name}" if layer else f"the output of {name}"
 
 
 def _is_left(crash: Crash, info: TensorInfo) -> bool:

@@ -164,7 +164,7 @@ def _count_joined(crash: Crash, found: Expected) -> str:
     info = find(producer) if producer is not None else None
     if producer is not None and info is not None and info.name == "cat":
         shapes = [t.shape for t in producer.inputs]
-        if all(len(shape) > 1 for shape in shapes):
+        if all(len(s) > 1 for s in shapes) and sum(s[1] for s in shapes) == found.got:
             parts = " + ".join(str(shape[1]) for shape in shapes)
             return f"{parts} = {found.got} channels after cat; {found.expected} expected"
     return f"expected {count_of(found.expected, 'channel')}, got {found.x.shape}"

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.parts import cat_along
+from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.joins import Cat, list_ancestors, read_cat, write_parts
+from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
@@ -101,8 +103,7 @@ def cat_along_wrong_dim(crash: Crash) -> Iterator[Suspect]:
     if cat is not None:
         yield from _suspect_failing(crash, cat)
     elif crash.batch:
-        ends = crash.inputs if crash.stage == "forward" else crash.trace.calls[0].outputs
-        yield from _suspect_earlier(crash, ends)
+        yield from _suspect_earlier(crash)
 
 
 def _suspect_failing(crash: Crash, cat: Cat) -> Iterator[Suspect]:
@@ -123,27 +124,55 @@ def _suspect_failing(crash: Crash, cat: Cat) -> Iterator[Suspect]:
     )
 
 
-def _suspect_earlier(crash: Crash, ends: Sequence[TensorInfo]) -> Iterator[Suspect]:
-    """The failing call got more samples than the model, from an earlier concatenation."""
-    batch = crash.batch or 1
-    ends = [t for t in ends if t.shape and t.shape[0] > batch and t.shape[0] % batch == 0]
+def _suspect_earlier(crash: Crash) -> Iterator[Suspect]:
+    """The latest concatenation before the failing call that another dim would have suited."""
+    is_forward = crash.stage == "forward"
+    ends = crash.inputs if is_forward else crash.trace.calls[0].outputs
     for index in sorted(list_ancestors(crash, *ends), reverse=True):
         cat = read_cat(crash.trace.calls[index])
-        if cat is None or cat.dim != 0 or len(cat.parts[0].shape) < 2:
+        shapes = {t.shape for t in cat.parts} if cat is not None else set()
+        if cat is None or cat.dim is None or len(shapes) != 1 or len(cat.parts[0].shape) < 2:
             continue
-        layers = {_find_layer(crash, part) for part in cat.parts}
-        if any(t.shape[0] != batch for t in cat.parts) or len(layers) < len(cat.parts):
-            continue  # several views through one encoder
+        dim = _find_batch_dim(crash, cat, ends) if cat.dim == 0 else _find_feature_dim(crash, cat)
+        if dim is None:
+            continue
+        size = cat.parts[0].shape[cat.dim]
         yield Suspect(
             module=crash.find_module_above(cat.call.parent),
-            message=f"{crash.describe_call(cat.call)} joins along dim 0, the batch: {batch} samples"
-            f" become {batch * len(cat.parts)}",
+            message=f"{crash.describe_call(cat.call)} joins along dim {cat.dim}"
+            + (", the batch" if cat.dim == 0 else "")
+            + f": {size} become {size * len(cat.parts)}",
             arithmetic=write_parts(crash, cat.parts),
-            candidates=(propose(cat_along(crash, cat, 1), weight=STRONG),),
+            candidates=(propose(cat_along(crash, cat, dim), weight=STRONG),),
             weight=STRONG,
             needs_proof=True,
         )
         return
+
+
+def _find_batch_dim(crash: Crash, cat: Cat, ends: Sequence[TensorInfo]) -> int | None:
+    """1, where more samples than the model got arrive at the failing call."""
+    batch = crash.batch or 1
+    layers = {_find_layer(crash, part) for part in cat.parts}
+    if cat.parts[0].shape[0] != batch or len(layers) < len(cat.parts):
+        return None  # several views through one encoder
+    return (
+        1 if any(t.shape and t.shape[0] > batch and t.shape[0] % batch == 0 for t in ends) else None
+    )
+
+
+def _find_feature_dim(crash: Crash, cat: Cat) -> int | None:
+    """The dim along which the failing layer would get as much as it expects."""
+    layer, product = find_mismatch(crash), find_product(crash)
+    rank = len(cat.parts[0].shape)
+    if layer is not None and layer.dim < rank:
+        dim, expected = layer.dim, layer.expected
+    elif product is not None:
+        dim, expected = rank - 1, product.wanted
+    else:
+        return None
+    fits = sum(t.shape[dim] for t in cat.parts) == expected
+    return dim if fits and dim != cat.dim else None
 
 
 def _find_layer(crash: Crash, info: TensorInfo) -> str | None:

@@ -9,7 +9,7 @@ from cnnprobe.crash.facts.channels import Lack, find_lack
 from cnnprobe.crash.facts.joins import list_ancestors, read_cat
 from cnnprobe.crash.facts.skips import find_variable, list_skips, list_untaken, name_tensor
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.trace import TensorInfo
 
@@ -103,14 +103,16 @@ def missing_concatenation(crash: Crash) -> Iterator[Suspect]:
     if not found:
         return
     skip, place = found[0], crash.find_container(lack.module)
-    name = find_variable(crash, skip) or "skip"
+    name = find_variable(crash, skip)
+    # One that was never kept in a variable of its own may not be meant as a skip.
+    weight = STRONG if name or skip in untaken else POSSIBLE
     called = {call.fqn for call in crash.trace.calls}
     later = () if skip in untaken else tuple(fqn for fqn in crash.modules if fqn not in called)
     kept = skips if skip in skips else [skip]
     edit = TakeSkips(
         title=f"concatenate what {quote(place)} gets with {name_tensor(crash, skip)}:"
-        f" torch.cat([x, {name}], dim=1)",
-        code=f"torch.cat([x, {name}], dim=1)",
+        f" torch.cat([x, {name or 'skip'}], dim=1)",
+        code=f"torch.cat([x, {name or 'skip'}], dim=1)",
         module=place,
         skips=tuple((t, crash.find_producer(t)) for t in kept),
         layers=(lack.module, *later),
@@ -126,8 +128,8 @@ def missing_concatenation(crash: Crash) -> Iterator[Suspect]:
         " is not concatenated with it",
         arithmetic=f"{lack.x.shape[1]} + {lack.missing} = {lack.expected};"
         f" {lack.x.shape} and {skip.shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+        candidates=(propose(edit, weight=weight),),
+        weight=weight,
         needs_proof=True,
     )
 

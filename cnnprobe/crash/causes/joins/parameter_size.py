@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure, reshape_parameter, resize_input
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.parts import change_part, spell_part
 from cnnprobe.crash.facts.joins import read_cat
-from cnnprobe.crash.facts.operands import find_operands, list_embeddings
+from cnnprobe.crash.facts.operands import Operands, find_operands, list_embeddings
 from cnnprobe.crash.facts.windows import (
     LARGEST_INPUT,
     Step,
@@ -18,7 +21,7 @@ from cnnprobe.crash.facts.windows import (
     list_steps,
 )
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
 _MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
@@ -87,7 +90,7 @@ def parameter_size(crash: Crash) -> Iterator[Suspect]:
     edits = [] if lacks_dims else [reshape_parameter(crash, owned.source, wanted)]
     suspect = Suspect(
         module=crash.owner_of_parameter(str(owned.source)),
-        message=f"the parameter '{owned.source}' of shape {owned.shape} does not fit {x.shape}"
+        message=f"{crash.describe_origin(owned)} of shape {owned.shape} does not fit {x.shape}"
         f" in {pair.call.kind}",
         arithmetic=f"{x.shape} from {crash.describe_origin(x)};"
         f" '{owned.source}' should have the sizes {wanted}",
@@ -98,8 +101,22 @@ def parameter_size(crash: Crash) -> Iterator[Suspect]:
     if patches is not None:
         yield from _suspect_patches(crash, patches, owned.shape[1], suspect)
         edits.append(_resize_image(patches, owned.shape[1]))
-    candidates = tuple(propose(edit) for edit in edits if edit is not None)
-    yield replace(suspect, candidates=candidates)
+    candidates = [propose(edit) for edit in edits if edit is not None]
+    if patches is None and is_table and owned.shape[1] > x.shape[1]:
+        candidates.insert(0, _slice_table(crash, pair, owned, x))
+    yield replace(suspect, candidates=tuple(candidates))
+
+
+def _slice_table(crash: Crash, pair: Operands, owned: TensorInfo, x: TensorInfo) -> Candidate:
+    """The first places of a table that was made for the longest sequence."""
+
+    def keep_first(table: Tensor, other: Tensor) -> Tensor:
+        return table[:, : other.shape[1]]
+
+    size = f"{name}.shape[1]" if (name := spell_part(crash, pair.call, x)) else x.shape[1]
+    code = f"{{x}}[:, :{size}]"
+    edit = change_part(crash, pair.call, owned, keep_first, code, verb="cut", like=x)
+    return propose(edit, weight=STRONG)
 
 
 def _fit_shape(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
