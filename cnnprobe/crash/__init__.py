@@ -7,6 +7,7 @@ from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
 from cnnprobe.crash.least_input import least_input, least_multiple
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.ranking import explain_crash
+from cnnprobe.crash.statement import to_explanation, to_forward
 from cnnprobe.explanation import Explanation
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.trace import Failure
@@ -57,7 +58,22 @@ def explain(crash: Crash) -> Explanation | None:
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
     with preserved_generators():  # layers that are made for a trial draw their weights
-        return explain_crash(crash)
+        return _explain_statement(crash) or explain_crash(crash)
+
+
+def _explain_statement(crash: Crash) -> Explanation | None:
+    """The explanation of a line of the loop, or of a part of the model that the loop calls.
+
+    None where the model itself raised, where another cause is known, or none is.
+    """
+    calls = crash.trace.calls
+    is_part = crash.stage == "forward" and bool(calls) and calls[0].fqn != ""
+    if not is_part and (crash.stage != "loss" or explain_crash(crash).diagnosis != "unknown"):
+        return None
+    statement = to_forward(crash)
+    found = explain_crash(statement) if statement is not None else None
+    is_known = found is not None and found.diagnosis not in ("unknown", "shape-mismatch")
+    return to_explanation(crash, found) if found is not None and is_known else None
 
 
 def failure_and_explanation(crash: Crash) -> tuple[Failure | None, Explanation | None]:

@@ -23,6 +23,8 @@ from cnnprobe.recorder.inventory import class_of
 # Their signature hides them. Source: torch.nn.RNNBase.
 _OF_RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")  # fmt: skip
 
+_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Insert(Edit):
@@ -75,7 +77,10 @@ class Reconfigure(Edit):
     def apply(self, twin: ModelCopy) -> None:
         """Make it."""
         module = twin.module(self.module or "")
-        twin.set_module(self.module or "", rebuild(module, self.changes))
+        new = rebuild(module, self.changes)
+        for name in _HOOKS:  # another edit of this candidate may sit there
+            getattr(new, name).update(getattr(module, name))
+        twin.set_module(self.module or "", new)
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:
         """Find the place and change it."""

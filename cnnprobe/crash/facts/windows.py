@@ -125,7 +125,9 @@ def get_call_window(crash: Crash, call: ModuleCall) -> Window | None:
     settings = {name: read_argument(call, name) for name in signature.names}
     if info.family == "convolution":
         weight = read_tensor(call, "weight")
-        settings["kernel_size"] = weight.shape[2:] if weight is not None else None
+        if weight is None or len(weight.shape) < 3:
+            return None
+        settings["kernel_size"] = weight.shape[2:]
     is_transposed = info.group == "conv_transpose"
     return _build(int(info.name[-2]), settings, is_transposed=is_transposed)
 
