@@ -134,7 +134,7 @@ def _change_weight(crash: Crash, found: Expected) -> Iterator[Candidate]:
     weight = read_tensor(call, "weight") if call is not None else None
     if call is None or weight is None or found.expected != weight.shape[1]:
         return
-    if weight.shape[:2] == (1, 1) and not read_argument(call, "groups"):
+    if weight.shape[:2] == (1, 1) and int(read_argument(call, "groups") or 1) == 1:
         got, sizes = found.got, (found.got, *(1,) * (found.dims + 1))
 
         def filter_each(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

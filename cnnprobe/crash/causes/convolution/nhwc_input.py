@@ -62,9 +62,10 @@ def nhwc_input(crash: Crash) -> Iterator[Suspect]:
     is_image = is_input and found.dims == 2 and found.got > 4 and shape[last] in (1, 3, 4)
     # (N, C, S, S), where S is the number of channels by chance
     is_square = found.rank > 3 and shape[-1] == shape[-2] != shape[1]
+    dims = range(2, last - 1 if is_square else last)
     if last != found.dim and not is_square and (is_image or shape[last] == found.expected):
         yield _suspect_dim(crash, found, last)
-    inner = [i for i in range(2, last) if shape[i] == found.expected]
+    inner = [i for i in dims if shape[i] == found.expected]
     if len(inner) == 1 and is_input and not found.is_unbatched:
         yield _suspect_dim(crash, found, inner[0])
 
