@@ -23,6 +23,7 @@ from cnnprobe.graph import Graph
 from cnnprobe.monitoring import EVERYTHING, Settings
 from cnnprobe.proofs import Comparison, Refactoring
 from cnnprobe.recorder import Observation, Recording, observe
+from cnnprobe.recorder.inventory import check_model
 from cnnprobe.refactoring import refactor_model
 from cnnprobe.report import Report, load
 from cnnprobe.rulebook import all_rules, load_rules
@@ -153,6 +154,8 @@ def autograd_graph(
     >>> [(node.name, node.module) for node in graph.nodes if node.kind == "operation"]
     [('TBackward0', ''), ('AddmmBackward0', ''), ('SumBackward0', None)]
     """
+    if model is not None:
+        check_model(model, "the model that names the parameters")
     if trace is None and model is not None and model in _recordings:
         recording = _recordings[model]()
         trace = made_by(recording.traces, output) if recording is not None else None

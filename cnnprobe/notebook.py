@@ -12,6 +12,7 @@ from torch import nn
 
 from cnnprobe.api import keep_report, record
 from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.recorder.inventory import check_model
 from cnnprobe.report import Report
 
 ModelClass = TypeVar("ModelClass", bound=type[nn.Module])
@@ -68,6 +69,7 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
         target.__call__ = _recorded(target.__call__, turns)  # type: ignore[method-assign]
         return target
     if isinstance(target, nn.Module):
+        check_model(target, "@cnnprobe.probed")
         target.__class__ = _probed_class(type(target), turns)
         return target
     raise TargetError(

@@ -15,7 +15,7 @@ from cnnprobe.monitoring.board import Board
 from cnnprobe.monitoring.book import Book
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
-from cnnprobe.recorder.inventory import class_of
+from cnnprobe.recorder.inventory import check_model, class_of
 from cnnprobe.report import Report
 
 _WHERE = "monitor"
@@ -95,14 +95,7 @@ def start(
         UsageError: the settings make no sense.
     """
     settings.check()
-    given: Any = model
-    if not isinstance(given, nn.Module):
-        fix = (
-            f"pass an instance: {given.__name__}()"
-            if isinstance(given, type)
-            else "pass the model itself"
-        )
-        raise TargetError(f"{type(given).__name__} is not a torch.nn.Module", where=_WHERE, fix=fix)
+    check_model(model, _WHERE)
     optimizers = _optimizers(optimizer)
     losses = (
         [loss_fn]

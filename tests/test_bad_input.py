@@ -10,7 +10,9 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+import cnnprobe
 from cnnprobe.cli import main
+from cnnprobe.errors import TargetError
 
 MODELS = """
 import torch
@@ -475,3 +477,34 @@ def test_a_fault_of_our_own_is_told_in_one_message(folder, monkeypatch):
     result = CliRunner().invoke(main, ["probe", NET])
     assert 3 == result.exit_code
     assert "inside cnnprobe" in result.stderr and "Traceback" not in result.stderr
+
+
+class Unfinished(torch.nn.Module):
+    """Its __init__ forgets super().__init__()."""
+
+    def __init__(self):
+        self.scale = 3
+
+    def forward(self, x):
+        return x * self.scale
+
+
+VERBS = {
+    "probe": lambda model: cnnprobe.probe(model, torch.ones(2)),
+    "record": cnnprobe.record,
+    "diagnose": lambda model: cnnprobe.diagnose(model, torch.ones(2, 2)),
+    "compare": lambda model: cnnprobe.compare(model, model, torch.ones(2)),
+    "refactor": lambda model: cnnprobe.refactor(model, torch.ones(2)),
+    "monitor": cnnprobe.monitor,
+    "probed": cnnprobe.probed,
+    "autograd_graph": lambda model: cnnprobe.autograd_graph(torch.ones(2), model),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("inside", [False, True])
+def test_model_without_super_init_is_refused_in_one_sentence(verb, inside):
+    model = torch.nn.Sequential()
+    model._modules["0"] = Unfinished()
+    with pytest.raises(TargetError, match=r"Unfinished.__init__ does not call super"):
+        VERBS[verb](model if inside else Unfinished())

@@ -44,7 +44,7 @@ from cnnprobe.differences import (
 )
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 from cnnprobe.recorder import is_compiled, observe
-from cnnprobe.recorder.inventory import class_of, is_lazy
+from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
 from cnnprobe.totals import Totals, total
 from cnnprobe.trace import Trace
 
@@ -204,16 +204,7 @@ def _wanted(level: str | None) -> Sequence[str]:
 
 
 def _check(model: object, which: str) -> None:
-    if not isinstance(model, nn.Module):
-        fix = (
-            f"pass an instance: {model.__name__}()"
-            if isinstance(model, type)
-            else "pass a torch.nn.Module, or a trace for both"
-        )
-        raise TargetError(
-            f"{type(model).__name__} is not a torch.nn.Module", where=f"the {which} model", fix=fix
-        )
-    if is_lazy(model):
+    if is_lazy(check_model(model, f"the {which} model")):
         raise TargetError(
             "its parameters have no shapes yet",
             where=f"the {which} model, {type(model).__name__}",

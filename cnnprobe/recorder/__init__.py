@@ -18,7 +18,7 @@ from torch import nn
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.copying import copy_lazy
-from cnnprobe.recorder.inventory import FUSED, Tree, is_lazy, named_modules
+from cnnprobe.recorder.inventory import FUSED, Tree, check_model, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.rows import Closed
 from cnnprobe.recorder.sources import hide_frames
@@ -75,14 +75,7 @@ class Recording:
         guard: StateGuard | None = None,
         through_compiled: bool = False,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TargetError(
-                f"{type(model).__name__} is not a torch.nn.Module",
-                where="the model to record",
-                fix=f"pass an instance: {model.__name__}()"
-                if isinstance(model, type)
-                else "pass the model itself",
-            )
+        check_model(model, "the model to record")
         self._model = model
         with no_collection():
             self._tree = Tree(model)
@@ -230,7 +223,8 @@ def observe(
 
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with `observation` as its attribute.
     """
-    if isinstance(model, nn.Module) and is_lazy(model):
+    check_model(model, "the model to record")
+    if is_lazy(model):
         model = copy_lazy(model)  # its first forward gives it its class and shapes for good
     # One pass can afford histograms, a training loop could not.
     asked = witness.see if witness is not None else _with_histogram if statistics else False

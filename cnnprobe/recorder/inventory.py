@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as is_uninitialised
 
 from cnnprobe import cost
+from cnnprobe.errors import TargetError
 from cnnprobe.recorder import twins
 from cnnprobe.recorder.values import EXACT, PLAIN, device_name, dtype_name, plain, shared
 from cnnprobe.trace import ModuleInfo, ParameterInfo
@@ -23,6 +24,42 @@ _EXACTLY_PLAIN = frozenset(PLAIN)
 _BECOMING_PLAIN = frozenset({tuple, list, torch.dtype, torch.device})
 T = TypeVar("T")
 _INTERNAL = frozenset({"training", "call_super_init", "dump_patches"})
+
+
+def check_model(model: object, where: str) -> nn.Module:
+    """The model, once it is sure that it is one, and that all its modules are initialised.
+
+    Raises:
+        TargetError: it is not an nn.Module, or one of its modules has not run nn.Module.__init__.
+    """
+    if not isinstance(model, nn.Module):
+        fix = f"pass an instance: {model.__name__}()" if isinstance(model, type) else "pass a model"
+        raise TargetError(f"{type(model).__name__} is not a torch.nn.Module", where=where, fix=fix)
+    unfinished = find_unfinished(model)
+    if unfinished is not None:
+        kind = type(unfinished).__name__
+        raise TargetError(
+            f"{kind}.__init__ does not call super().__init__(), which makes the place for layers",
+            where=where,
+            fix=f"call super().__init__() first in the __init__ of {kind}",
+        )
+    return model
+
+
+def find_unfinished(model: nn.Module) -> nn.Module | None:
+    """The first module of a model that has not run nn.Module.__init__."""
+    seen: set[int] = set()
+    stack: list[nn.Module | None] = [model]
+    while stack:
+        module = stack.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        children = module.__dict__.get("_modules")
+        if children is None or "_parameters" not in module.__dict__:
+            return module
+        stack.extend(children.values())
+    return None
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:

@@ -15,7 +15,7 @@ from cnnprobe.comparison.operations import operations_of
 from cnnprobe.comparison.passes import Subject
 from cnnprobe.differences import Block, Outcome
 from cnnprobe.errors import ProbeError, TargetError
-from cnnprobe.recorder.inventory import class_of, is_lazy
+from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
 from cnnprobe.refactoring.describing import describe
 from cnnprobe.refactoring.flow import items_of
 from cnnprobe.refactoring.folding import Run, fold
@@ -45,12 +45,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     Raises:
         TargetError: `model` is no model, or its forward raises on these inputs.
     """
-    if not isinstance(model, nn.Module):
-        raise TargetError(
-            f"{type(model).__name__} is not a torch.nn.Module",
-            where="the model to refactor",
-            fix="pass an instance of a model",
-        )
+    check_model(model, "the model to refactor")
     name = class_of(model).__name__
     if is_lazy(model):
         raise TargetError(

@@ -24,7 +24,7 @@ from cnnprobe.evidence import (
     sources_read,
 )
 from cnnprobe.recorder import Recording, is_compiled
-from cnnprobe.recorder.inventory import has_values, is_lazy, named_modules
+from cnnprobe.recorder.inventory import check_model, has_values, is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.trace import TensorInfo, Trace
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
@@ -69,12 +69,7 @@ class Request:
 def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     """The evidence, and the exception that the forward, the loss, the backward or the step raised, if any."""
     model = request.model
-    if not isinstance(model, nn.Module):
-        raise TargetError(
-            f"{type(model).__name__} is not a torch.nn.Module",
-            where="the model to diagnose",
-            fix="pass an instance of an nn.Module",
-        )
+    check_model(model, "the model to diagnose")
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
     _check_values(request)
