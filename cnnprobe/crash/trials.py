@@ -167,8 +167,10 @@ class Trials:
         outputs: dict[str, Any] = {}
         if of_model:
             outcome = self._run_for_loss(of_model)
-            if outcome is None or not outcome.works:
+            if outcome is None:
                 return None
+            if not outcome.works:
+                return Attempt(suspect=suspect, candidate=candidate, works=False, outcome=outcome)
             outputs = replace_outputs(loss, self.crash, outcome)
             if not outputs:
                 return None
@@ -199,11 +201,12 @@ class Trials:
 
     def _run_for_loss(self, edits: Sequence[Edit]) -> Outcome | None:
         """The forward with edits in the first world where it passes."""
+        outcome = None
         for meta in list_worlds(self.crash):
-            outcome = self.run(edits, self._copy_model(meta=meta, grad=False))
+            outcome = self.run(edits, self._copy_model(meta=meta, grad=False)) or outcome
             if outcome is not None and outcome.works:
                 return outcome
-        return None
+        return outcome
 
     def _backward(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
         """Forward and backward on a real copy, as often as the candidate needs."""

@@ -220,10 +220,15 @@ def _find_differentiated_loss(crash: Crash) -> Iterator[Loss]:
     """The loss whose backward was asked for, by what it has saved: some refuse no earlier."""
     tensor = differentiated(crash)
     node = tensor.grad_fn if tensor is not None else None
-    x, target = (getattr(node, f"_saved_{name}", None) for name in ("self", "target"))
     words = re.findall("[A-Z][a-z]*", type(node).__name__.partition("Backward")[0])
     info = operations.find_function("_".join(words).lower())
-    if info is None or info.family != "loss" or x is None or not isinstance(target, Tensor):
+    if info is None or info.family != "loss":
+        return
+    try:
+        x, target = (getattr(node, f"_saved_{name}", None) for name in ("self", "target"))
+    except RuntimeError:  # they were freed: its backward has passed
+        return
+    if not isinstance(x, Tensor) or not isinstance(target, Tensor):
         return
     before = type(node.next_functions[0][0]).__name__ if node is not None else ""
     yield Loss(

@@ -79,7 +79,6 @@ def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
         module=maker if is_head else None,
         arithmetic=f"{outside} of {count_of(counted.numel(), 'label')} outside"
         + (f"; the classes come from {quote(maker)}" if maker is not None else ""),
-        advice=tuple(edit.title for edit in head[:1]),
     )
 
 

@@ -78,7 +78,7 @@ def _fit_classes(crash: Crash, found: Loss) -> Iterator[Candidate]:
     for dim in (d for d in range(target.dim()) if target.shape[d] == 1 and x.dim() > 1):
         if (*target.shape[:dim], *target.shape[dim + 1 :]) == found.class_shape:
             yield propose(found.give(f"targets.squeeze({dim})"))
-            break
+            return
     if x.dim() == 2 and target.dim() > 1 and target.numel() == x.shape[0]:
         yield propose(found.give("targets.flatten()"))
     if target.shape == x.shape:
