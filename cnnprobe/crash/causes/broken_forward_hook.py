@@ -114,9 +114,14 @@ def _explain_raising(crash: Crash, found: RaisingHook) -> Suspect:
     key = next((k for k, h in module._forward_hooks.items() if h is hook), None)
     said = f"{describe_hook(hook)} on {describe_module(crash, fqn)}"
     message, arithmetic = f"{said} raised {type(crash.error).__name__}", ""
+    advice: tuple[str, ...] = ()
     candidates: list[Candidate] = []
     count = 4 if key in module._forward_hooks_with_kwargs else 3
-    if key is not None and not is_callable_with(hook, count):
+    if found.before and not is_callable_with(hook, 2):
+        message = f"{said} cannot be called as hook(module, args), before the forward"
+        advice = ("register it by register_forward_hook, or let it take (module, args)",)
+        arithmetic = f"its parameters are ({', '.join(inspect.signature(hook).parameters)})"
+    elif key is not None and not is_callable_with(hook, count):
         message = f"{said} cannot be called as hook(module, args, output)"
         names = list(inspect.signature(hook).parameters)
         arithmetic = f"its parameters are ({', '.join(names)})"
@@ -134,6 +139,7 @@ def _explain_raising(crash: Crash, found: RaisingHook) -> Suspect:
         arithmetic=arithmetic,
         candidates=tuple(candidates),
         weight=STRONG + 1,
+        advice=advice,
     )
 
 

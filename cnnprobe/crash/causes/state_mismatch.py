@@ -3,28 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice, Check
-from cnnprobe.crash.facts.loading import Loading, Renaming, read_loading
-from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.facts.loading import Loading, read_loading, resize_layers, unwrap_state
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
-from cnnprobe.recorder.inventory import class_of, named_modules
+from cnnprobe.recorder.inventory import class_of
 
 _MOST_NAMED = 4
-_CHANNELS = ("out_channels", "in_channels")
-# The arguments that the sizes of a layer's weight stand for. Source: the pages of torch.nn.
-_SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Linear: ("out_features", "in_features"),
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CHANNELS),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("num_features",)),
-    nn.Embedding: ("num_embeddings", "embedding_dim"),
-}
-
 OTHER_HEAD = Example(
     """
     class Net(nn.Module):
@@ -100,35 +88,17 @@ def state_mismatch(crash: Crash) -> Iterator[Suspect]:
     if found is None:
         return
     model, given = found
-    state, steps = _unwrap(given, model)
+    state, reasons, steps = unwrap_state(given, model)
     if state is None:
         yield _refuse(model, given)
         return
     loading = Loading(model, state)
     if loading.renaming is not None:
-        steps.append(_rename(loading.renaming))
-    yield _explain(crash, loading, loading.rename(), steps)
-
-
-def _unwrap(given: Any, model: nn.Module) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """The state in what was loaded, and the steps to it."""
-    if isinstance(given, nn.Module):
-        return given.state_dict(), ["load its state_dict()"]
-    if not isinstance(given, Mapping):
-        return None, []
-    if set(given) & set(model.state_dict()):
-        return given, []
-    inner = {key: value for key, value in given.items() if _is_state(value)}
-    if inner:
-        key = max(inner, key=lambda name: len(inner[name]))
-        return inner[key], [f"load what stands under {key!r}: state[{key!r}]"]
-    return (given if _is_state(given) else None), []
-
-
-def _is_state(value: Any) -> bool:
-    """Whether something holds tensors by their names."""
-    is_named = isinstance(value, Mapping) and bool(value) and all(isinstance(k, str) for k in value)
-    return is_named and any(isinstance(each, Tensor) for each in value.values())
+        steps.append(f"rename its entries: {loading.renaming.write(state)}")
+        how = "lack" if loading.renaming.adds else "have"
+        reasons.append(f"its names {how} the prefix {loading.renaming.prefix!r}")
+    renamed = loading.rename()
+    yield _explain(crash, renamed, [*reasons, *_list_differences(renamed)], steps)
 
 
 def _refuse(model: nn.Module, given: Any) -> Suspect:
@@ -148,16 +118,12 @@ def _refuse(model: nn.Module, given: Any) -> Suspect:
     )
 
 
-def _rename(renaming: Renaming) -> str:
-    return f"rename its entries: {{{renaming.code}: v for n, v in state.items()}}"
-
-
 def _list_names(names: list[str]) -> str:
     return ", ".join(map(repr, names[:_MOST_NAMED])) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
-def _explain(crash: Crash, given: Loading, renamed: Loading, steps: list[str]) -> Suspect:
-    model, own = given.model, given.own
+def _explain(crash: Crash, renamed: Loading, reasons: list[str], steps: list[str]) -> Suspect:
+    model, own = renamed.model, renamed.own
     fqn = next((name for name, module in crash.modules.items() if module is model), None)
     module = None
     if renamed.resized and fqn is not None:
@@ -165,9 +131,8 @@ def _explain(crash: Crash, given: Loading, renamed: Loading, steps: list[str]) -
     kind = class_of(model).__name__
     return Suspect(
         module=module,
-        message=f"the state_dict does not fit {kind}: "
-        + ("; ".join(_list_differences(given, renamed)) or "it stands inside of what was loaded"),
-        arithmetic=f"{len(own)} entries here, {len(given.state)} there, "
+        message=f"the state_dict does not fit {kind}: {'; '.join(reasons)}",
+        arithmetic=f"{len(own)} entries here, {len(renamed.state)} there, "
         f"{len(renamed.resized)} of another shape",
         candidates=tuple(_mend(renamed, steps)),
         weight=STRONG,
@@ -175,10 +140,7 @@ def _explain(crash: Crash, given: Loading, renamed: Loading, steps: list[str]) -
     )
 
 
-def _list_differences(given: Loading, renamed: Loading) -> Iterator[str]:
-    if given.renaming is not None:
-        how = "lack" if given.renaming.adds else "have"
-        yield f"its names {how} the prefix {given.renaming.prefix!r}"
+def _list_differences(renamed: Loading) -> Iterator[str]:
     for name in renamed.resized[:_MOST_NAMED]:
         there, here = tuple(renamed.state[name].shape), tuple(renamed.own[name].shape)
         yield f"{name} is {there} there and {here} here"
@@ -217,7 +179,7 @@ def _check(
 
 def _rebuild(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
     """The layers in the sizes that the state has for them."""
-    edits = _resize_layers(loading)
+    edits = resize_layers(loading)
     if not edits:
         return
     said = " and ".join(edit.title for edit in edits)
@@ -228,21 +190,3 @@ def _rebuild(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
     fits = "every entry then fits" if strict else "every shape then fits"
     more = [] if strict else ["pass strict=False"]
     yield _check([*steps, title, *more], fits, lambda: loading.loads(*edits, strict=strict))
-
-
-def _resize_layers(loading: Loading) -> list[Edit]:
-    """None where a shape is not among the settings of its layer."""
-    kinds: dict[str, Any] = {fqn: type(module) for fqn, module, _ in named_modules(loading.model)}
-    edits: dict[str, Edit] = {}
-    for name in loading.resized:
-        fqn, _, kind = name.rpartition(".")
-        here, there = loading.own[name].shape, loading.state[name].shape
-        names = _SETTINGS.get(kinds.get(fqn, nn.Module))
-        if names is None or len(here) != len(there):
-            return []
-        if kind == "weight":
-            changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
-            text = ", ".join(f"{what}={size}" for what, size in changes.items())
-            title = f"{text} in {quote(fqn)}"
-            edits[fqn] = Reconfigure(title=title, code=text, module=fqn, changes=changes)
-    return list(edits.values())

@@ -68,6 +68,27 @@ class Adapt(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdaptTensors(Edit):
+    """Pass those of the tensors that the module `module` is given that fit through a function."""
+
+    fits: Callable[[Tensor], bool]
+    function: Callable[[Tensor], Tensor]
+
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+
+        def change(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            return tree_map(self._change, (args, kwargs))
+
+        module = twin.module(self.module or "")
+        handle = module.register_forward_pre_hook(change, with_kwargs=True, prepend=True)
+        twin.undo.append(handle.remove)
+
+    def _change(self, value: Any) -> Any:
+        return self.function(value) if isinstance(value, Tensor) and self.fits(value) else value
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeepFirst(Edit):
     """Call the module `module` with its first argument alone."""
 

@@ -122,7 +122,9 @@ def rebuild(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
     settings |= {name: value for name, value in changes.items() if name not in settings}
     if isinstance(module, nn.MultiheadAttention):  # they follow embed_dim unless they were given
         settings |= {
-            name: None for name in ("kdim", "vdim") if getattr(module, name) == module.embed_dim
+            name: None
+            for name in ("kdim", "vdim")
+            if name not in changes and getattr(module, name) == module.embed_dim
         }
     accepted = inspect.signature(kind).parameters
     if not isinstance(module, nn.RNNBase) and "bias" in accepted:

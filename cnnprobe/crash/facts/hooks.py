@@ -23,6 +23,7 @@ class RaisingHook:
     module: nn.Module
     hook: Hook
     output: Any  # what the module had given
+    before: bool = False  # it is called before the forward: hook(module, args)
 
 
 def find_raising_hook(error: BaseException) -> RaisingHook | None:
@@ -35,8 +36,10 @@ def find_raising_hook(error: BaseException) -> RaisingHook | None:
         if is_torchs and hook is not None and isinstance(module, nn.Module):
             code = get_code(hook)
             raised = code is not None and (inner is None or inner.f_code is code)
-            given = values.get("result")
-            return RaisingHook(module=module, hook=hook, output=given) if raised else None
+            before = hook in module._forward_pre_hooks.values()
+            given = None if before else values.get("result")
+            found = RaisingHook(module=module, hook=hook, output=given, before=before)
+            return found if raised else None
     return None
 
 
@@ -44,7 +47,8 @@ def get_code(hook: Hook) -> types.CodeType | None:
     """The code of a hook that a user wrote, through partial and methods."""
     while isinstance(hook, functools.partial):
         hook = hook.func
-    code = getattr(inspect.unwrap(hook), "__code__", None)
+    called = hook if hasattr(hook, "__code__") or inspect.ismethod(hook) else type(hook).__call__
+    code = getattr(inspect.unwrap(called), "__code__", None)
     is_ours = getattr(hook, "__module__", "").startswith(("cnnprobe.", "torch."))
     return code if isinstance(code, types.CodeType) and not is_ours else None
 

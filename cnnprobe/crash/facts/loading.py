@@ -8,8 +8,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.model_copy import copy_model
+from cnnprobe.recorder.inventory import named_modules
+
+_CHANNELS = ("out_channels", "in_channels")
+# The arguments that the sizes of a layer's weight stand for. Source: the pages of torch.nn.
+_SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("out_features", "in_features"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _CHANNELS),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("num_features",)),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,13 @@ class Renaming:
             if name.startswith(self.prefix)
         }
 
-    @property
-    def code(self) -> str:
-        """As a key of a comprehension over `n`."""
-        return f"{self.prefix!r} + n" if self.adds else f"n.removeprefix({self.prefix!r})"
+    def write(self, state: Mapping[str, Any]) -> str:
+        """The code that changes the names of a state."""
+        if self.adds:
+            return f"{{{self.prefix!r} + n: v for n, v in state.items()}}"
+        others = any(not name.startswith(self.prefix) for name in state)
+        only = f" if n.startswith({self.prefix!r})" if others else ""
+        return f"{{n.removeprefix({self.prefix!r}): v for n, v in state.items(){only}}}"
 
 
 @dataclass(frozen=True)
@@ -118,3 +133,45 @@ def read_loading(error: BaseException) -> tuple[nn.Module, Any] | None:
     found = read_frame(error, "torch/nn/modules/module.py", "load_state_dict") or {}
     model = found.get("self")
     return (model, found.get("state_dict")) if isinstance(model, nn.Module) else None
+
+
+def unwrap_state(
+    given: Any, model: nn.Module
+) -> tuple[Mapping[str, Any] | None, list[str], list[str]]:
+    """The state in what was loaded, why it was not found there, and the steps to it."""
+    if isinstance(given, nn.Module):
+        return given.state_dict(), ["a module was given"], ["load its state_dict()"]
+    if not isinstance(given, Mapping):
+        return None, [], []
+    if set(given) & set(model.state_dict()):
+        return given, [], []
+    inner = {key: value for key, value in given.items() if _is_state(value)}
+    if inner:
+        key = max(inner, key=lambda name: len(inner[name]))
+        step = f"load what stands under {key!r}: state[{key!r}]"
+        return inner[key], [f"it stands under {key!r} in what was given"], [step]
+    return (given if _is_state(given) else None), [], []
+
+
+def _is_state(value: Any) -> bool:
+    """Whether something holds tensors by their names."""
+    is_named = isinstance(value, Mapping) and bool(value) and all(isinstance(k, str) for k in value)
+    return is_named and any(isinstance(each, Tensor) for each in value.values())
+
+
+def resize_layers(loading: Loading) -> list[Edit]:
+    """The layers in the sizes of the state; none where a shape is no setting of its layer."""
+    kinds: dict[str, Any] = {fqn: type(module) for fqn, module, _ in named_modules(loading.model)}
+    edits: dict[str, Edit] = {}
+    for name in loading.resized:
+        fqn, _, kind = name.rpartition(".")
+        here, there = loading.own[name].shape, loading.state[name].shape
+        names = _SETTINGS.get(kinds.get(fqn, nn.Module))
+        if names is None or len(here) != len(there):
+            return []
+        if kind == "weight":
+            changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}
+            text = ", ".join(f"{what}={size}" for what, size in changes.items())
+            title = f"{text} in {quote(fqn)}"
+            edits[fqn] = Reconfigure(title=title, code=text, module=fqn, changes=changes)
+    return list(edits.values())

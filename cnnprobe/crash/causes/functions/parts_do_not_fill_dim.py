@@ -108,11 +108,23 @@ def _explain(
         arithmetic=f"{sign.join(map(str, sizes))} = {total}; {x.shape} from "
         f"{crash.describe_origin(x)}",
         candidates=(
+            *_use_other_dim(crash, call, total, multiplies),
             *resize_maker(crash, x, have, total),
             *_resize_parts(crash, call, sizes, have, argument),
         ),
         weight=STRONG,
     )
+
+
+def _use_other_dim(
+    crash: Crash, call: ModuleCall, total: int, multiplies: bool
+) -> Iterator[Candidate]:
+    """Another dim has just the size that the parts make up."""
+    shape, name = crash.inputs[0].shape, "dim"
+    fitting = [dim for dim, size in enumerate(shape) if size == total]
+    if len(fitting) == 1 and not multiplies:
+        dim = -1 if fitting[0] == len(shape) - 1 else fitting[0]
+        yield propose(set_argument(crash, call, name, dim), weight=STRONG)
 
 
 def _resize_parts(

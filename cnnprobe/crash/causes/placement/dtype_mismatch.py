@@ -106,7 +106,7 @@ def _explain_layer(crash: Crash, odd: OddTensor, usual: str) -> Suspect:
 
 def _explain_parameter(crash: Crash, call: ModuleCall, info: TensorInfo, wanted: str) -> Suspect:
     owner = crash.owner_of_parameter(str(info.source))
-    title, code = f"bring {quote(owner)} to {wanted}", f".to(torch.{wanted})"
+    title, code = f"make the parameter '{info.source}' {wanted}", f".to(torch.{wanted})"
     edit = Move(title=title, code=code, module=owner, dtype=getattr(torch, wanted))
     return Suspect(
         module=owner,

@@ -1,15 +1,18 @@
 """Query, key, value and masks of an attention that do not fit one another."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.edits.calls import AdaptTensors
+from cnnprobe.crash.facts.words import get_tensor, is_floating, quote
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.trace import TensorInfo
 
-EXAMPLE = Example(
+BATCH = Example(
     """
     class Net(nn.Module):
         def __init__(self):
@@ -28,6 +31,26 @@ EXAMPLE = Example(
     blames="attention",
     repair="batch_first=True",
 )
+MASK = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+            self.register_buffer("mask", torch.triu(torch.ones(10, 10), 1).bool())
+
+        def forward(self, x):
+            out, _ = self.attention(x, x, x, attn_mask=self.mask)
+            return out
+
+
+    model, args = Net(), (torch.randn(3, 8, 16),)
+    """,
+    old="attn_mask=self.mask",
+    new="attn_mask=self.mask[:8, :8]",
+    blames="attention",
+    repair="mask[:8, :8]",
+)
 
 
 @cause(
@@ -35,32 +58,127 @@ EXAMPLE = Example(
     name="attention-shapes",
     family="shape-mismatch",
     prior=496,
-    examples=EXAMPLE,
+    examples=(BATCH, MASK),
 )
 def attention_shapes(crash: Crash) -> Iterator[Suspect]:
-    """The query and the key of an attention do not have the same batch.
+    """The query, the key or a mask of an attention do not fit one another.
 
     Why it happens: MultiheadAttention expects (time, batch, features) unless it was built with
-    batch_first=True.
-    What to do: pass batch_first=True where the batch is the first dim.
-    Known exceptions: none.
-    Source: torch.nn.MultiheadAttention, "batch_first".
+    batch_first=True. A key_padding_mask is (batch, keys) in either case, an attn_mask is
+    (queries, keys), and both are boolean or floating. Keys of other features need kdim and vdim.
+    What to do: pass batch_first=True where the batch is the first dim; cut or transpose the mask.
+    Known exceptions: an attn_mask may also be (batch x heads, queries, keys).
+    Source: torch.nn.MultiheadAttention, "forward".
     """
     layer, call = crash.leaf, crash.call
     if call is None or call.fqn is None or not isinstance(layer, nn.MultiheadAttention):
         return
-    x, *others = crash.inputs
-    if not others or not len(x.shape) == len(others[0].shape) == 3:
+    x, key = crash.inputs[0], get_tensor(call, 1, "key")
+    if key is None or len(x.shape) != len(key.shape) or len(x.shape) not in (2, 3):
+        return
+    if x.shape[-1] != layer.embed_dim:
         return
     dim = 0 if layer.batch_first else 1
-    key = others[0]
-    if x.shape[-1] == layer.embed_dim and key.shape[dim] != x.shape[dim]:
-        edit = configure(crash, call.fqn, batch_first=not layer.batch_first)
-        yield Suspect(
-            module=call.fqn,
-            message=f"{describe_module(crash, call.fqn)} with batch_first={layer.batch_first} "
-            f"takes dim {dim} for the batch, but query {x.shape} and key {key.shape} differ in it",
-            arithmetic=f"{x.shape[dim]} against {key.shape[dim]}",
-            candidates=(propose(edit, weight=STRONG),),
-            weight=STRONG,
+    if len(x.shape) == 3 and key.shape[dim] != x.shape[dim]:
+        yield _explain_batch(crash, call.fqn, layer, key)
+    elif key.shape[-1] != layer.kdim:
+        yield _explain_key(crash, call.fqn, layer, key)
+    else:
+        yield from _explain_masks(crash, call.fqn, layer, key)
+
+
+def _explain_batch(
+    crash: Crash, fqn: str, layer: nn.MultiheadAttention, key: TensorInfo
+) -> Suspect:
+    x, dim = crash.inputs[0], 0 if layer.batch_first else 1
+    edit = configure(crash, fqn, batch_first=not layer.batch_first)
+    return Suspect(
+        module=fqn,
+        message=f"{describe_module(crash, fqn)} with batch_first={layer.batch_first} takes dim "
+        f"{dim} for the batch, but query {x.shape} and key {key.shape} differ in it",
+        arithmetic=f"{x.shape[dim]} against {key.shape[dim]}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _explain_key(crash: Crash, fqn: str, layer: nn.MultiheadAttention, key: TensorInfo) -> Suspect:
+    got = key.shape[-1]
+    edit = configure(crash, fqn, kdim=got, vdim=got)
+    return Suspect(
+        module=fqn,
+        message=f"{describe_module(crash, fqn)} expects keys of {layer.kdim} features but got "
+        f"{got} (from {crash.describe_origin(key)})",
+        arithmetic=f"kdim {layer.kdim}, key {key.shape}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _explain_masks(
+    crash: Crash, fqn: str, layer: nn.MultiheadAttention, key: TensorInfo
+) -> Iterator[Suspect]:
+    """Masks of another shape or dtype; the sizes are those of query and key."""
+    x, call = crash.inputs[0], crash.call
+    if call is None or len(x.shape) != 3:
+        return
+    time = 1 if layer.batch_first else 0
+    batch, queries, keys = x.shape[1 - time], x.shape[time], key.shape[time]
+    allowed = {
+        "key_padding_mask": (3, ((batch, keys),)),
+        "attn_mask": (5, ((queries, keys), (batch * layer.num_heads, queries, keys))),
+    }
+    for name, (position, shapes) in allowed.items():
+        mask = get_tensor(call, position, name)
+        if mask is None:
+            continue
+        if mask.shape not in shapes:
+            yield _explain_mask(crash, fqn, name, mask, shapes[0])
+        elif mask.dtype != "bool" and not is_floating(mask.dtype):
+            cast = _adapt(crash, fqn, mask, lambda t: t.bool(), "mask.bool()")
+            yield Suspect(
+                module=crash.find_container(fqn),
+                message=f"{name} of {describe_module(crash, fqn)} is expected to be boolean or "
+                f"floating-point but is {mask.dtype}",
+                arithmetic=f"{name} {mask.shape} {mask.dtype}",
+                candidates=(cast,),
+                weight=STRONG,
+            )
+
+
+def _explain_mask(
+    crash: Crash, fqn: str, name: str, mask: TensorInfo, wanted: tuple[int, ...]
+) -> Suspect:
+    candidates: list[Candidate] = []
+    if len(mask.shape) == 2 and mask.shape == wanted[::-1]:
+        candidates.append(
+            _adapt(crash, fqn, mask, lambda t: t.transpose(0, 1), "mask.transpose(0, 1)")
         )
+    elif len(mask.shape) == 2 and all(m >= n for m, n in zip(mask.shape, wanted, strict=True)):
+        rows, columns = wanted
+        code = f"mask[:{rows}, :{columns}]" if name == "attn_mask" else f"mask[:, :{columns}]"
+        candidates.append(_adapt(crash, fqn, mask, lambda t: t[:rows, :columns], code))
+    said = "(batch, keys)" if name == "key_padding_mask" else "(queries, keys)"
+    return Suspect(
+        module=crash.find_container(fqn),
+        message=f"{name} of {describe_module(crash, fqn)} is expected to be {wanted}, {said}, but is "
+        f"{mask.shape}",
+        arithmetic=f"query {crash.inputs[0].shape}; {name} {mask.shape} from "
+        f"{crash.describe_origin(mask)}",
+        candidates=tuple(candidates),
+        weight=STRONG,
+    )
+
+
+def _adapt(
+    crash: Crash, fqn: str, mask: TensorInfo, function: Callable[[Tensor], Tensor], code: str
+) -> Candidate:
+    place = crash.find_container(fqn)
+    edit = AdaptTensors(
+        title=f"pass {code} to {quote(place)}",
+        code=code,
+        module=place,
+        fits=lambda t: tuple(t.shape) == mask.shape,
+        function=function,
+    )
+    return propose(edit, weight=STRONG)

@@ -8,10 +8,11 @@ from torch import nn
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.edits.calls import KeepFirst
+from cnnprobe.crash.edits.calls import AdaptTensors, KeepFirst
 from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.operations import find
 from cnnprobe.trace import TensorInfo
 
 FIXED_BATCH = Example(
@@ -88,8 +89,36 @@ def _describe_origin(crash: Crash, hidden: TensorInfo) -> str:
 def _mend(crash: Crash, fqn: str, layer: nn.RNNBase, batch: int) -> Iterator[Candidate]:
     yield propose(configure(crash, fqn, batch_first=not layer.batch_first))
     given = crash.inputs[1].shape
-    if len(given) != 3 or given[1] == batch:
+    if len(given) != 3:
         return
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    wanted = (rows, batch, layer.proj_size or layer.hidden_size)
+    if given == (wanted[1], wanted[0], wanted[2]):
+        yield _transpose(fqn, given)
+    elif given[1] == batch:
+        yield from _refit_layers(crash, fqn, layer, given)
+    elif given[0] == rows:
+        yield from _correct_batch(crash, fqn, given, batch)
+    if all(_is_zeros(crash, t) for t in crash.inputs[1:]):
+        title = f"call {quote(fqn)} without a state: it starts from zeros of the right size then"
+        yield propose(KeepFirst(title=title, module=fqn))
+
+
+def _transpose(fqn: str, given: tuple[int, ...]) -> Candidate:
+    """The batch is the second dim of a state, whatever batch_first says."""
+    edit = AdaptTensors(
+        title=f"pass state.transpose(0, 1).contiguous() to {quote(fqn)}, or make it so",
+        code="state.transpose(0, 1).contiguous()",
+        module=fqn,
+        fits=lambda t: tuple(t.shape) == given,
+        function=lambda t: t.transpose(0, 1).contiguous(),
+    )
+    return propose(edit, weight=STRONG)
+
+
+def _correct_batch(
+    crash: Crash, fqn: str, given: tuple[int, ...], batch: int
+) -> Iterator[Candidate]:
     states = [t for t in crash.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
     edits = correct_batches(crash, states, given[1], batch)
     if edits:
@@ -97,6 +126,32 @@ def _mend(crash: Crash, fqn: str, layer: nn.RNNBase, batch: int) -> Iterator[Can
     if all(_is_kept_zeros(crash, t) for t in states):
         title = f"call {quote(fqn)} without a state: it starts from zeros of the right size then"
         yield propose(KeepFirst(title=title, module=fqn), weight=STRONG)
+
+
+def _refit_layers(
+    crash: Crash, fqn: str, layer: nn.RNNBase, given: tuple[int, ...]
+) -> Iterator[Candidate]:
+    """Layers, directions and features as the state has them: that of an encoder, as a rule."""
+    maker = crash.find_producer(crash.inputs[1])
+    encoder = crash.modules.get((maker.fqn or "") if maker is not None else "")
+    directions = 2 if layer.bidirectional else 1
+    changes: dict[str, object] = {}
+    if given[2] != (layer.proj_size or layer.hidden_size) and not layer.proj_size:
+        changes["hidden_size"] = given[2]
+    if given[0] % directions == 0 and given[0] != layer.num_layers * directions:
+        changes["num_layers"] = given[0] // directions
+    if isinstance(encoder, nn.RNNBase) and encoder.bidirectional and not layer.bidirectional:
+        one_way = configure(crash, maker.fqn or "", bidirectional=False) if maker else None
+        yield from [propose(one_way, weight=STRONG)] if one_way is not None else []
+    if changes:
+        yield propose(configure(crash, fqn, **changes))
+
+
+def _is_zeros(crash: Crash, info: TensorInfo) -> bool:
+    """Whether torch.zeros or the like made a tensor."""
+    maker = crash.find_producer(info)
+    operation = find(maker) if maker is not None else None
+    return operation is not None and operation.name in ("zeros", "zeros_like", "new_zeros")
 
 
 def _is_kept_zeros(crash: Crash, info: TensorInfo) -> bool:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import adapt_call, configure
+from cnnprobe.crash.edits.calls import AdaptTensors
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
 from cnnprobe.trace import TensorInfo
@@ -133,24 +132,14 @@ def _transpose(crash: Crash, fqn: str, x: TensorInfo, wanted: int) -> Iterator[C
     code, is_alone = "{x}.transpose(1, 2)", crash.find_container(fqn) == fqn
     edit: Edit = adapt_call(crash, lambda t: t.transpose(1, 2), code)
     if is_alone and isinstance(crash.leaf, nn.MultiheadAttention):  # query, key and value
-        edit = Exchange(
-            title=f"pass x.transpose(1, 2) to {quote(fqn)}", code=code, module=fqn, layer=_Turned
+        edit = AdaptTensors(
+            title=f"pass x.transpose(1, 2) to {quote(fqn)}",
+            code=code,
+            module=fqn,
+            fits=lambda t: t.dim() == 3,
+            function=lambda t: t.transpose(1, 2),
         )
     yield propose(edit, weight=STRONG)
-
-
-class _Turned(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return self.inner(*map(_turn, args), **{name: _turn(v) for name, v in kwargs.items()})
-
-
-def _turn(value: object) -> object:
-    is_sequence = isinstance(value, torch.Tensor) and value.dim() == 3
-    return value.transpose(1, 2) if is_sequence else value  # type: ignore[attr-defined]
 
 
 def _widen_maker(crash: Crash, x: TensorInfo, wanted: int) -> Iterator[Candidate]:

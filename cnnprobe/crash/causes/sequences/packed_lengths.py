@@ -1,0 +1,116 @@
+"""Lengths that do not fit the sequences that are packed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Check
+from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    from torch.nn.utils.rnn import pack_padded_sequence
+
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(8, 16, batch_first=True)
+
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(x, lengths, batch_first=True)
+            _, (h, _) = self.rnn(packed)
+            return h[-1]
+
+
+    model, args = Net(), (torch.randn(3, 6, 8), torch.tensor([3, 6, 2]))
+    """,
+    old="batch_first=True)\n        _,",
+    new="batch_first=True, enforce_sorted=False)\n        _,",
+    blames="",
+    repair="enforce_sorted=False",
+    on_meta=False,
+)
+
+
+@cause(
+    code="CP0122",
+    name="packed-lengths",
+    stage=("forward", "around"),
+    family="shape-mismatch",
+    prior=494,
+    examples=EXAMPLE,
+)
+def packed_lengths(crash: Crash) -> Iterator[Suspect]:
+    """The lengths given to pack_padded_sequence do not fit the sequences.
+
+    Why it happens: it expects one length a sample, each at least 1 and at most the padded length,
+    on the CPU, and the longest first unless enforce_sorted=False.
+    What to do: pass enforce_sorted=False, lengths.cpu(), and batch_first as the batch has it.
+    Known exceptions: none.
+    Source: torch.nn.utils.rnn.pack_padded_sequence.
+    """
+    found = read_frame(crash.error, "torch/nn/utils/rnn.py", "pack_padded_sequence")
+    if found is None or not isinstance(found.get("input"), Tensor):
+        return
+    x, batch_first = found["input"], bool(found.get("batch_first"))
+    lengths = torch.as_tensor(found.get("lengths"))
+    if x.dim() < 2 or lengths.dim() != 1 or lengths.is_meta:
+        return
+    options = {"batch_first": batch_first, "enforce_sorted": bool(found.get("enforce_sorted"))}
+    fault = _find_fault(x, lengths, options)
+    if fault is None:
+        return
+    message, title, changes = fault
+    yield Suspect(
+        module=crash.owner if crash.stage == "forward" else None,
+        message=message,
+        arithmetic=f"sequences {tuple(x.shape)}, lengths {_show(lengths)}",
+        candidates=_try(x, lengths, options | changes, title),
+        weight=STRONG,
+        raised_in="pack_padded_sequence",
+    )
+
+
+def _find_fault(
+    x: Tensor, lengths: Tensor, options: dict[str, Any]
+) -> tuple[str, str, dict[str, Any]] | None:
+    """What is wrong, what to write, and the arguments that change."""
+    first = options["batch_first"]
+    batch, time = (x.shape[0], x.shape[1]) if first else (x.shape[1], x.shape[0])
+    if lengths.device.type != "cpu":
+        return "the lengths have to be on the CPU", "pass lengths.cpu()", {}
+    if len(lengths) != batch:
+        said = f"there are {len(lengths)} lengths, but the batch is {batch} (batch_first={first})"
+        return said, f"pass batch_first={not first}", {"batch_first": not first}
+    if int(lengths.min()) < 1:
+        return "a length is 0: every sequence needs a step", "leave out empty sequences", {}
+    if int(lengths.max()) > time:
+        return f"a length is {int(lengths.max())}, but the sequences have {time} steps", "", {}
+    if options["enforce_sorted"] and bool((lengths[1:] > lengths[:-1]).any()):
+        said = "the lengths are not sorted, the longest first"
+        return said, "pass enforce_sorted=False", {"enforce_sorted": False}
+    return None
+
+
+def _try(x: Tensor, lengths: Tensor, options: dict[str, Any], title: str) -> tuple[Candidate, ...]:
+    if not title:
+        return ()
+
+    def check() -> str:
+        with torch.no_grad():
+            packed = pack_padded_sequence(x.detach(), lengths.cpu(), **options)
+        return f"it packs {packed.data.shape[0]} steps of {len(lengths)} sequences"
+
+    return (propose(Check(title=title, check=check), weight=STRONG),)
+
+
+def _show(lengths: Tensor) -> str:
+    values = ", ".join(map(str, lengths[:8].tolist()))
+    return f"({values}, ...)" if len(lengths) > 8 else f"({values})"
