@@ -50,8 +50,8 @@ def find_arrival(crash: Crash) -> Arrival | None:
 
 def _describe(value: Any) -> str:
     kind = type(value).__name__
-    if isinstance(value, tuple | list) and kind in ("tuple", "list"):
-        return f"a {kind} of {len(value)}"
+    if isinstance(value, tuple | list):
+        return f"a {'list' if isinstance(value, list) else 'tuple'} of {len(value)}"
     return f"a {kind}"
 
 
@@ -103,6 +103,8 @@ def _list_operands(line: Line) -> Iterator[ast.expr]:
         for argument in root.args[:1]:
             if isinstance(argument, ast.List | ast.Tuple):
                 yield from argument.elts
+            elif isinstance(argument, ast.Compare):
+                yield argument.left
             elif not is_of_many:
                 yield argument
 

@@ -184,7 +184,9 @@ def _list_near(name: str, subject: Any, method: Method | None) -> list[str]:
         public = [other for other in dir(subject) if not other.startswith("_")]
         return difflib.get_close_matches(name, public, n=2, cutoff=0.75)
     known = _list_registered(subject)
-    unused = _list_unused(known, method)
+    stem = name.rstrip("0123456789")  # fc1 is no slip for fc2
+    others = [n for n in known if n.rstrip("0123456789") != stem or not stem]
+    unused = _list_unused(others, method)
     below = [fqn for fqn, _ in subject.named_modules() if fqn.endswith(f".{name}")]
     alike = [n for n in known if re.sub(r"\D", "", n) == re.sub(r"\D", "", name)]  # no fc1 for fc2
     return (

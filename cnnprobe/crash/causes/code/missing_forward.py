@@ -9,17 +9,19 @@ from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.edits.method import change_method, replace_node
-from cnnprobe.crash.facts.frames import list_calls
+from cnnprobe.crash.facts.frames import list_calls, read_names
 from cnnprobe.crash.facts.methods import (
     find_failing_method,
     find_method,
     lacks_forward,
     open_method,
 )
+from cnnprobe.crash.facts.values import read_attribute
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
@@ -92,6 +94,7 @@ def missing_forward(crash: Crash) -> Iterator[Suspect]:
     Source: torch.nn.Module.forward and torch.nn.ModuleList in the documentation of PyTorch.
     """
     module, call = crash.module, crash.call
+    yield from _blame_plain_list(crash)
     if module is None or call is None or not lacks_forward(module):
         return
     fqn = call.fqn or ""
@@ -124,6 +127,33 @@ def _blame_list(crash: Crash, fqn: str, module: nn.Module) -> Suspect:
     return Suspect(
         module=fqn,
         message=f"{quote(fqn)} is an nn.{kind}: it only holds modules, and cannot be called itself",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+    )
+
+
+def _blame_plain_list(crash: Crash) -> Iterator[Suspect]:
+    """A list or dict of layers that is called; its layers are not registered either."""
+    method, calls = find_failing_method(crash), list_calls(crash.error)
+    if method is None or not calls or not isinstance(crash.error, TypeError):
+        return
+    written = ast.unparse(calls[0].func)
+    held = read_attribute(calls[0].func, read_names(crash.error))
+    layers = list(held.values()) if isinstance(held, dict) else held
+    is_held = isinstance(layers, list | tuple) and len(layers) > 1 and written.startswith("self.")
+    if not is_held or not all(isinstance(layer, nn.Module) for layer in layers):
+        return
+    edit: Edit = _call_element(crash) or SetAttribute(
+        title=f"write {written} = nn.Sequential(*...) in __init__",
+        code="nn.Sequential(*...)",
+        module=method.fqn,
+        name=written.removeprefix("self."),
+        value=lambda _module: nn.Sequential(*layers),
+    )
+    yield Suspect(
+        module=method.fqn,
+        message=f"{written} is a {type(held).__name__} of layers, which cannot be called itself",
+        arithmetic="the parameters of its layers are not registered either",
         candidates=(propose(edit, weight=STRONG),),
         weight=STRONG,
     )

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.build import adapt_call, configure
 from cnnprobe.crash.edits.calls import AdaptOutput, HandIndices, Rewrite
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
-from cnnprobe.crash.facts.methods import find_method
+from cnnprobe.crash.facts.methods import find_method, is_own
 from cnnprobe.crash.facts.source import find_one_tuples
 from cnnprobe.crash.facts.words import operation, quote, shorten
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
@@ -62,7 +62,7 @@ def tuple_for_tensor(crash: Crash) -> Iterator[Suspect]:
         who = f"{crash.describe_call(maker)} returned it"
     if getattr(crash.modules[blamed], "return_indices", False):
         who += ", as return_indices=True asks for the indices as well"
-    edits = _take_part(crash, found, blamed, maker) if maker is not None else []
+    edits = _take_part(crash, found, blamed, maker) if maker is not None else _take_state(crash)
     yield Suspect(
         module=blamed,
         message=f"{found.message}; {who}",
@@ -81,9 +81,17 @@ def _take_part(crash: Crash, found: Arrival, blamed: str, maker: ModuleCall) -> 
         keys = [key for key, value in found.value.items() if isinstance(value, Tensor)]
         return [_take(blamed, repr(key), lambda out, key=key: out[key]) for key in keys]
     edits = [_take(blamed, "0", lambda out: out[0])]
-    if isinstance(found.value[-1], Tensor):
+    if isinstance(found.value[-1], Tensor) and is_own(crash.modules[blamed]):
         edits.append(_take(blamed, "-1", lambda out: out[-1]))
     return edits
+
+
+def _take_state(crash: Crash) -> list[Edit]:
+    """The last layer's h of the state (h, c) of an LSTM, as it is handed to a layer."""
+    is_recurrent = any(isinstance(module, nn.LSTM) for module in crash.modules.values())
+    if not is_recurrent or crash.leaf is None:
+        return []
+    return [adapt_call(crash, lambda state: state[0][-1], "{x}[0][-1]")]
 
 
 def _take(blamed: str, key: str, function: Any) -> Edit:

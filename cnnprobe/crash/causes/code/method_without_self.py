@@ -1,0 +1,98 @@
+"""A method has no parameter self."""
+
+import ast
+from collections.abc import Iterator
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.method import change_method
+from cnnprobe.crash.facts.frames import list_calls, read_arguments
+from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method, open_method
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(x):
+            return F.relu(self.fc(x))
+
+
+    model, args = nn.Sequential(Block(), nn.Linear(4, 2)), (torch.randn(3, 4),)
+    """,
+    old="forward(x)",
+    new="forward(self, x)",
+    blames="0",
+    repair="write def forward(self, x) in Block",
+)
+
+
+@cause(
+    code="CP048",
+    name="method-without-self",
+    family="call-signature",
+    prior=1200,
+    examples=EXAMPLE,
+)
+def method_without_self(crash: Crash) -> Iterator[Suspect]:
+    """A method has no parameter self, so that its first parameter gets the module itself.
+
+    Why it happens: self is forgotten in the definition of the method.
+    What to do: write self before the other parameters.
+    Known exceptions: none.
+    Source: section 9.3.4, "Method Objects", of the tutorial of Python.
+    """
+    if not isinstance(crash.error, TypeError):
+        return
+    method, count = _find_called(crash)
+    if method is None:
+        return
+    try:
+        node = open_method(method.function.__code__)[1]
+    except UnknownPlaceError:
+        return
+    names = [argument.arg for argument in node.args.args]
+    is_self = "self" in names or _reads_layer(method, node, names[:1])
+    if node.decorator_list or not names or is_self or len(names) != count:
+        return
+
+    def add_self(file: File, one: ast.FunctionDef) -> Iterator[Change]:
+        start = file.span(one.args.args[0])[0]
+        yield Change(file.path, start, start, "self, ")
+
+    written = f"def {method.name}({', '.join(['self', *names])})"
+    edit = change_method(method, f"write {written} in {method.kind}", add_self)
+    yield Suspect(
+        module=method.fqn,
+        message=f"the {method.name} of {describe_module(crash, method.fqn)} has no parameter self: its "
+        "first parameter gets the module itself",
+        arithmetic=f"{method.name}({', '.join(names)}), at line {node.lineno}",
+        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
+        weight=STRONG + 1,
+    )
+
+
+def _reads_layer(method: Method, node: ast.FunctionDef, names: list[str]) -> bool:
+    """Whether a layer is read from the first parameter, which is self by another name then."""
+    read = [part for part in ast.walk(node) if isinstance(part, ast.Attribute)]
+    own = [part for part in read if isinstance(part.value, ast.Name) and part.value.id in names]
+    return any(part.attr in method.module._modules for part in own)
+
+
+def _find_called(crash: Crash) -> tuple[Method | None, int]:
+    """The method that was called, with how many arguments: a forward, or another of its class."""
+    call, module = crash.call, crash.module
+    given = read_arguments(crash.error, module)
+    here = find_failing_method(crash)
+    for node in list_calls(crash.error) if here is not None else ():
+        is_own = ast.unparse(node.func).startswith("self.") and isinstance(node.func, ast.Attribute)
+        found = find_method(here.module, here.fqn, node.func.attr) if is_own else None  # type: ignore[union-attr,attr-defined]
+        if found is not None:
+            return found, len(node.args)
+    if module is None or call is None or given is None:
+        return None, 0
+    return find_method(module, call.fqn or ""), len(given[0])

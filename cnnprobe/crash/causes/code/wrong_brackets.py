@@ -1,0 +1,90 @@
+"""Parentheses and square brackets are confused."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.method import replace_node
+from cnnprobe.crash.facts.methods import find_failing_method
+from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = x.view(x.shape(0), -1)
+            return self.fc(x)
+
+
+    model, args = Net(), (torch.randn(3, 2, 4),)
+    """,
+    old="x.shape(0)",
+    new="x.shape[0]",
+    blames="",
+    repair="write x.shape[0] instead of x.shape(0)",
+)
+
+
+@cause(code="CP0112", name="wrong-brackets", family="call-signature", prior=1191, examples=EXAMPLE)
+def wrong_brackets(crash: Crash) -> Iterator[Suspect]:
+    """Parentheses stand where square brackets are meant, or the other way round.
+
+    Why it happens: x.shape is a value and x.size is a method; a layer is called, a list is indexed.
+    What to do: write x.shape[0] or x.size(0), layer(x), layers[i].
+    Known exceptions: none.
+    Source: torch.Tensor.size and torch.Tensor.shape in the documentation of PyTorch.
+    """
+    method, line = find_failing_method(crash), read_failing_line(crash)
+    node = line.nodes[0] if line.nodes else None
+    if method is None or not isinstance(crash.error, TypeError):
+        return
+    if isinstance(node, ast.Call):
+        part, text = node.func, _index_instead(line, node)
+    elif isinstance(node, ast.Subscript):
+        part, text = node.value, _call_instead(line, node)
+    else:
+        return
+    edit = replace_node(method, node, text) if text else None
+    if not text:
+        return
+    is_call = isinstance(node, ast.Call)
+    yield Suspect(
+        module=method.fqn,
+        message=f"{ast.unparse(part)} is {'indexed' if is_call else 'called'}, "
+        f"not {'called' if is_call else 'indexed'}: {text}",
+        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
+        weight=STRONG,
+    )
+
+
+def _index_instead(line: Line, node: ast.Call) -> str:
+    """The square brackets for x.shape(0), layers(0), x(0); "" where it is no such slip."""
+    value = line.evaluate(node.func)
+    is_plain = len(node.args) == 1 and not node.keywords
+    if not is_plain or not isinstance(value, Tensor | tuple | list | nn.ModuleList):
+        return ""
+    is_layers = isinstance(value, list | nn.ModuleList)
+    if is_layers and not isinstance(line.evaluate(node.args[0]), int):
+        return ""
+    return f"{ast.unparse(node.func)}[{ast.unparse(node.args[0])}]"
+
+
+def _call_instead(line: Line, node: ast.Subscript) -> str:
+    """The parentheses for x.size[0] and self.fc[x]."""
+    if isinstance(line.evaluate(node.value), nn.Module) or _is_method(line, node.value):
+        return f"{ast.unparse(node.value)}({ast.unparse(node.slice)})"
+    return ""
+
+
+def _is_method(line: Line, node: ast.expr) -> bool:
+    owner: Any = line.evaluate(node.value) if isinstance(node, ast.Attribute) else None
+    return isinstance(owner, Tensor) and callable(getattr(owner, node.attr, None))  # type: ignore[attr-defined]
