@@ -32,7 +32,7 @@ def test_page_of_a_cause_has_a_sentence_and_all_headings_in_their_order(cause):
     lines = cause.page.splitlines()
     found = [heading for line in lines for heading in HEADINGS if line.startswith(heading)]
     assert list(HEADINGS) == found
-    assert re.fullmatch(r"CP0\d{2,3}", cause.code)
+    assert re.fullmatch(r"CP0[0-9A-Z]\d", cause.code)
 
 
 @pytest.mark.parametrize("cause", CAUSES)

@@ -70,7 +70,7 @@ class Example:
 class Cause:
     """A way to crash. It yields what it suspects of a crash, or nothing."""
 
-    code: str  # CP001 to CP099, and CP0101 on
+    code: str  # CP001 to CP099, then CP0A0 to CP0Z9
     name: str  # states the fault
     stages: tuple[str, ...]
     find: Find

@@ -39,7 +39,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0123",
+    code="CP0B1",
     name="optimizer-state-mismatch",
     stage="around",
     family="state-mismatch",

@@ -45,7 +45,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0111",
+    code="CP0A7",
     name="head-inside-sequence",
     family="shape-mismatch",
     prior=1310,

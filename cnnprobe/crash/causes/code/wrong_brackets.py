@@ -34,7 +34,7 @@ EXAMPLE = Example(
 )
 
 
-@cause(code="CP0112", name="wrong-brackets", family="call-signature", prior=1191, examples=EXAMPLE)
+@cause(code="CP0A8", name="wrong-brackets", family="call-signature", prior=1191, examples=EXAMPLE)
 def wrong_brackets(crash: Crash) -> Iterator[Suspect]:
     """Parentheses stand where square brackets are meant, or the other way round.
 

@@ -49,7 +49,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0121",
+    code="CP0A9",
     name="index-or-mask-dtype",
     family="dtype-mismatch",
     prior=292,

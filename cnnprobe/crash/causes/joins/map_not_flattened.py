@@ -38,7 +38,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0101", name="map-not-flattened", family="shape-mismatch", prior=403, examples=EXAMPLE
+    code="CP041", name="map-not-flattened", family="shape-mismatch", prior=403, examples=EXAMPLE
 )
 def map_not_flattened(crash: Crash) -> Iterator[Suspect]:
     """A feature map meets a sequence without having been made one.

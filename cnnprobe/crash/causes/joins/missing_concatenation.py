@@ -77,7 +77,7 @@ EXAMPLES = (
 
 
 @cause(
-    code="CP0102",
+    code="CP0A0",
     name="missing-concatenation",
     family="channel-mismatch",
     prior=861,

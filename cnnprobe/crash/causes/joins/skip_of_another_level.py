@@ -39,7 +39,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0103", name="skip-of-another-level", family="cat-mismatch", prior=404, examples=EXAMPLE
+    code="CP0A5", name="skip-of-another-level", family="cat-mismatch", prior=404, examples=EXAMPLE
 )
 def skip_of_another_level(crash: Crash) -> Iterator[Suspect]:
     """A decoder is given the skip of another level of the encoder than its own.

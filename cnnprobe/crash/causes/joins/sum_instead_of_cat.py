@@ -65,7 +65,7 @@ EXAMPLES = (
 
 
 @cause(
-    code="CP0104",
+    code="CP0A6",
     name="sum-instead-of-cat",
     family="channel-mismatch",
     prior=860,

@@ -40,7 +40,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0122",
+    code="CP0B0",
     name="packed-lengths",
     stage=("forward", "around"),
     family="shape-mismatch",
