@@ -15,31 +15,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from cnnprobe.operations import (
+    Effect,
+    Family,
+    OperationInfo,
+    find_function,
+    find_layer,
+    is_writing,
+    read_name,
+    resolve_name,
+)
+
 _FLOPS_A_MAC = 2
 _modules = nn.modules
-# Stock layers without a product in them. Others that have no formula of their own are looked into.
-PLAIN_LAYERS = (
-    _modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.Identity, nn.Flatten, nn.Unflatten,
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardtanh, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.Softmax2d, nn.Embedding, nn.Upsample, nn.PixelShuffle,
-    _modules.dropout._DropoutNd, _modules.pooling._MaxPoolNd, _modules.pooling._AvgPoolNd, _modules.pooling._AdaptiveAvgPoolNd,
-    _modules.pooling._AdaptiveMaxPoolNd, _modules.padding._ConstantPadNd, _modules.padding._ReflectionPadNd, _modules.padding._ReplicationPadNd,
-)  # fmt: skip
+_DIRECT = ("linear", "conv1d", "conv2d", "conv3d")  # as functions: from the shapes of their tensors
 # They move or select values and compute nothing: zero, not "no formula".
-_MOVES = (
-    "flatten reshape view permute transpose contiguous unsqueeze squeeze expand expand_as chunk split cat stack concat __getitem__ __setitem__ narrow "
-    "detach clone to float double half bfloat16 type t T mT movedim swapaxes unbind unfold repeat tile roll flip select index_select zeros ones "
-    "empty full arange tensor as_tensor new_zeros new_ones new_full zeros_like ones_like empty_like rand randn data view_as reshape_as cpu cuda "
-    "unflatten swapdims moveaxis pad broadcast_to gather type_as zero_ copy_ fill_ identity alias real imag"
-)
-MOVES = frozenset(_MOVES.split())
-_ARITHMETIC = (
-    "relu relu_ add add_ sub mul mul_ div __rsub__ __rmul__ __radd__ neg exp log sqrt rsqrt pow sigmoid tanh gelu silu hardswish softmax log_softmax "
-    "leaky_relu elu dropout batch_norm layer_norm group_norm instance_norm max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d max_pool1d "
-    "avg_pool1d max_pool3d avg_pool3d mean sum max min amax amin std var clamp clamp_ interpolate abs where argmax eq ne lt gt le ge "
-    "bernoulli_ normalize embedding hardsigmoid relu6 masked_fill cumsum topk sort"
-)
-ARITHMETIC = frozenset(_ARITHMETIC.split())
+_MOVING: tuple[Effect, ...] = (
+    "keeps", "rearranges", "reshapes", "turns", "selects", "expands", "pads", "joins", "makes", "fills",
+)  # fmt: skip
+_COMPUTING: tuple[Family, ...] = ("ranking", "arithmetic")  # though they only select or fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,8 @@ class Pending:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a stock layer's cost is known without looking into it."""
-    return isinstance(module, PLAIN_LAYERS) or formula(module) is not None
+    info = _info(type(module))
+    return formula(module) is not None or (info is not None and "product" not in info.traits)
 
 
 def formula(
@@ -75,7 +70,18 @@ def formula(
 
 def is_moving(module: nn.Module) -> bool:
     """Whether a stock layer only moves values, and so computes nothing."""
-    return isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten)
+    info = _info(type(module))
+    return info is not None and _moves(info)
+
+
+def _info(kind: type) -> OperationInfo | None:
+    """The operation of a layer of torch's, or of the one that it is derived from."""
+    names = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
+    return next((info for name in names if (info := find_layer(name)) is not None), None)
+
+
+def _moves(info: OperationInfo) -> bool:
+    return info.effect in _MOVING and info.family not in _COMPUTING
 
 
 def _convolution_layer(module: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
@@ -139,38 +145,6 @@ def _flops(operation: Any, *shapes: Any, **keywords: Any) -> int:
     return int(flop_registry[operation](*shapes, **keywords))
 
 
-# One call without a product (of empty tensors, say) tells nothing of the next.
-_PRODUCTS = frozenset(
-    [
-        "matmul",
-        "mm",
-        "bmm",
-        "addmm",
-        "baddbmm",
-        "addbmm",
-        "mv",
-        "dot",
-        "inner",
-        "einsum",
-        "tensordot",
-        "bilinear",
-        "multi_dot",
-        "chain_matmul",
-        "scaled_dot_product_attention",
-        "multi_head_attention_forward",
-        "lstm",
-        "gru",
-        "rnn_tanh",
-        "rnn_relu",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "linear",
-    ]
-)
 _without_product: set[str] = set()
 _counts: dict[str, int | None] = {}
 
@@ -184,13 +158,16 @@ class Counting(enum.Enum):
     REPLAY = enum.auto()  # by a Pending that is settled when the forward is over
 
 
-def counting_of(name: str) -> Counting:
-    """How a function of this name ("matmul") is counted."""
-    if name in MOVES:
+def counting_of(kind: str) -> Counting:
+    """How a function of this public name ("torch.matmul") is counted."""
+    info = find_function(kind)
+    if info is None:
+        return Counting.REPLAY
+    if _moves(info):
         return Counting.MOVES
-    if name in ARITHMETIC:
+    if "product" not in info.traits:
         return Counting.UNCOUNTED
-    return Counting.SHAPES if name in ("linear", "conv1d", "conv2d", "conv3d") else Counting.REPLAY
+    return Counting.SHAPES if info.name in _DIRECT else Counting.REPLAY
 
 
 def is_without_product(kind: str) -> bool:
@@ -198,9 +175,9 @@ def is_without_product(kind: str) -> bool:
     return kind in _without_product
 
 
-def of_function(name: str, given: Sequence[tuple[int, ...]], made: tuple[int, ...]) -> int | None:
+def of_function(kind: str, given: Sequence[tuple[int, ...]], made: tuple[int, ...]) -> int | None:
     """MACs of one call of a linear layer or a convolution as a function, from the shapes of its tensors and of its output."""
-    if name == "linear" and given:
+    if resolve_name(kind) == "linear" and given:
         return linear(given[0], made)
     return convolution(given[0], given[1], made, transposed=False) if len(given) > 1 else None
 
@@ -230,6 +207,12 @@ def _expanded(value: Any) -> Any:
     return tuple(_expanded(item) for item in value) if isinstance(value, tuple) else value
 
 
+def _new_result(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """The form of a function that writes nowhere: torch's registry has a formula for addmm, not for addmm_."""
+    name = read_name(kind)
+    return getattr(Tensor, name[:-1], function) if is_writing(kind) else function
+
+
 def settle(call: Pending, kind: str) -> int | None:
     """MACs of a pending call, by replaying it on the meta device; None where nothing in it has a formula or it cannot run there."""
     key = f"{kind}{call.arguments}{call.keywords}"
@@ -240,7 +223,7 @@ def settle(call: Pending, kind: str) -> int | None:
                 torch.no_grad(),
                 FlopCounterMode(display=False) as counter,
             ):
-                call.function(
+                _new_result(call.function, kind)(
                     *_expanded(call.arguments),
                     **{name: _expanded(value) for name, value in call.keywords},
                 )
@@ -250,6 +233,7 @@ def settle(call: Pending, kind: str) -> int | None:
         ):  # an operation without a meta kernel cannot be counted, and is named as uncounted
             _counts[key] = None
         else:
-            if _counts[key] is None and kind.rsplit(".", maxsplit=1)[-1] not in _PRODUCTS:
+            # One call of a product (of empty tensors, say) tells nothing of the next.
+            if _counts[key] is None and find_function(kind) is None:
                 _without_product.add(kind)
     return _counts[key]

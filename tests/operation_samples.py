@@ -114,7 +114,7 @@ def _windowed(n: int) -> dict[str, Callable[[], dict[str, Any]]]:
         **{f"{name}_pool{n}d": lambda k=key, v=value: {"input": _rand(*size), k: v} for name, key, value in (
             ("max", "kernel_size", 2), ("avg", "kernel_size", 2), ("adaptive_max", "output_size", 2), ("adaptive_avg", "output_size", 2))},
         f"lp_pool{n}d": lambda: {"input": _rand(*size), "norm_type": 2.0, "kernel_size": 2},
-        f"dropout{n}d": lambda: {"input": _rand(*size)},
+
     }  # fmt: skip
 
 
@@ -159,7 +159,9 @@ _SAMPLES: Mapping[str, Callable[[], dict[str, Any]]] = {
     **{name: lambda: {"input": _whole(2, 3), "other": _whole(2, 3) + 1} for name in ("gcd", "lcm", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "rbitwise_left_shift", "rbitwise_right_shift")},
     **{name: lambda: {"input": _rand(2, 3) + 2} for name in ("acosh", "mvlgamma")},
     "special.zeta": lambda: {"input": _rand(2) + 1.5, "other": _rand(2)}, "clamp": lambda: {"input": _rand(2, 4), "min": 0.3, "max": 0.6}, "split_with_sizes": lambda: {"input": _rand(2, 4), "split_sizes": [1, 3], "dim": 1},
-    "multilabel_soft_margin_loss": _signs, "binary_cross_entropy": _signs, "binary_cross_entropy_with_logits": _signs, "mse_loss": _signs, "l1_loss": _signs, "smooth_l1_loss": _signs, "huber_loss": _signs, "poisson_nll_loss": _signs,
+    "multilabel_soft_margin_loss": _signs, "binary_cross_entropy": _signs, "binary_cross_entropy_with_logits": _signs, "mse_loss": _signs, "l1_loss": _signs, "smooth_l1_loss": _signs, "huber_loss": _signs, "poisson_nll_loss": lambda: {**_signs(), "log_input": True, "full": False, "eps": 1e-8},
+    **{name: lambda: {"input": _rand(2, 4, 6), "p": 0.5, "training": True} for name in ("dropout", "dropout1d", "alpha_dropout", "feature_alpha_dropout")},
+    **{name: lambda: {"input": _rand(2, 4, 6, 6, 6), "p": 0.5, "training": True} for name in ("dropout3d",)}, "dropout2d": lambda: {"input": _rand(2, 4, 6, 6), "p": 0.5, "training": True},
     "mvlgamma": lambda: {"input": _rand(2, 3) + 2, "p": 2}, "polygamma": lambda: {"n": 1, "input": _rand(2, 3)},
     "pow": lambda: {"input": _rand(2, 3), "exponent": _rand(2, 3)}, "rpow": lambda: {"input": 2.0, "other": _rand(2, 3)},
     "rsub": lambda: {"input": 2.0, "other": _rand(2, 3)}, "rdiv": lambda: {"input": 2.0, "other": _rand(2, 3)},
@@ -187,7 +189,7 @@ _SAMPLES: Mapping[str, Callable[[], dict[str, Any]]] = {
     "lstm": lambda: _recurrent(4, 2), "gru": lambda: _recurrent(3, 1), "rnn_tanh": lambda: _recurrent(1, 1), "rnn_relu": lambda: _recurrent(1, 1),
     "lstm_cell": lambda: _cell(4, 2), "gru_cell": lambda: _cell(3, 1), "rnn_tanh_cell": lambda: _cell(1, 1), "rnn_relu_cell": lambda: _cell(1, 1),
     "embedding": lambda: {"input": torch.tensor([0, 1]), "weight": _rand(3, 4)}, "embedding_bag": lambda: {"input": torch.tensor([0, 1]), "weight": _rand(3, 4), "offsets": torch.tensor([0])},
-    "one_hot": lambda: {"tensor": torch.tensor([0, 1])}, "interpolate": lambda: {"input": _rand(*_MAP), "size": (4, 4)}, "grid_sample": lambda: {"input": _rand(*_MAP), "grid": _rand(2, 5, 5, 2)},
+    "one_hot": lambda: {"tensor": torch.tensor([0, 1])}, "interpolate": lambda: {"input": _rand(*_MAP), "size": (4, 4)}, "grid_sampler": lambda: {"input": _rand(*_MAP), "grid": _rand(2, 5, 5, 2), "interpolation_mode": 0, "padding_mode": 0, "align_corners": False}, "grid_sample": lambda: {"input": _rand(*_MAP), "grid": _rand(2, 5, 5, 2)},
     "flatten": lambda: {"input": _rand(2, 4, 6), "start_dim": 1}, "unflatten": lambda: {"input": _rand(2, 4, 6), "dim": 1, "sizes": (2, 2)}, "view": lambda: {"input": _rand(2, 4, 6), "size": (2, 24)},
     "view_as": lambda: {"input": _rand(2, 4, 6), "other": _rand(2, 24)}, "reshape_as": lambda: {"input": _rand(2, 4, 6), "other": _rand(2, 24)}, "squeeze": lambda: {"input": _rand(2, 1, 6), "dim": 1},
     "permute": lambda: {"input": _rand(2, 4, 6), "dims": (0, 2, 1)}, "movedim": lambda: {"input": _rand(2, 4, 6), "source": 1, "destination": 2},

@@ -15,9 +15,8 @@ unsqueeze | | input, dim
 atleast_1d
 atleast_2d
 atleast_3d
-view_as_real
-view_as_complex
 """
+_COMPLEX = "view_as_real\nview_as_complex"
 _TURNS = """
 permute | | input, dims
 transpose swapaxes swapdims | | input, dim0, dim1
@@ -51,11 +50,18 @@ masked_select | | input, mask
 narrow_copy | | input, dim, start, length
 take | | input, index
 take_along_dim | | input, indices, dim=None
+"""
+_RANKED = """
+multinomial | | input, num_samples, replacement=False | cuts random
 topk | | input, k, dim=None, largest=True, sorted=True
 nonzero | | input, as_tuple=False | cuts
 argwhere | | input | cuts
 unique | | input, sorted=True, return_inverse=False, return_counts=False, dim=None | cuts
 unique_consecutive | | input, return_inverse=False, return_counts=False, dim=None | cuts
+"""
+_SORTED = """
+sort | | input, dim=-1, descending=False, stable=False
+msort
 """
 _REARRANGED = """
 flip | | input, dims
@@ -63,8 +69,6 @@ fliplr
 flipud
 roll | | input, shifts, dims=None
 rot90 | | input, k=1, dims=(0,1)
-sort | | input, dim=-1, descending=False, stable=False
-msort
 pixel_shuffle | PixelShuffle | input, upscale_factor
 pixel_unshuffle | PixelUnshuffle | input, downscale_factor
 channel_shuffle native_channel_shuffle | ChannelShuffle | input, groups
@@ -127,12 +131,13 @@ randperm | | n | random
 rand_like | | input | random
 randn_like | | input | random
 randint_like | | input, low, high | random
-multinomial | | input, num_samples, replacement=False | random
+"""
+_DRAWS_EACH = """
+bernoulli | | input, p=None | flat
+poisson | | | flat
 """
 _DRAWS = """
 normal | | mean, std | flat
-bernoulli | | input, p=None | flat
-poisson | | | flat
 binomial | | count, prob | one-dtype
 """
 _CONTENTS = """
@@ -198,15 +203,19 @@ def operations() -> tuple[OperationInfo, ...]:
             built="dim, unflattened_size", traits="view",
         ),
         *table(_VIEWS, "reshape", "reshapes", traits="view"),
+        *table(_COMPLEX, "cast", "reshapes", traits="view"),
         *table(_TURNS, "permute", "turns", traits="view"),
         *table(_SELECTIONS, "selection", "selects"),
+        *table(_RANKED, "ranking", "selects"),
+        *table(_SORTED, "ranking", "rearranges"),
         *table(_REARRANGED, "shuffle", "rearranges"),
         *table(_REPETITIONS, "repetition", "expands"),
         *_paddings(),
         *table(_JOINS, "join", "joins", "tensors", traits="sequence", group="cat"),
         *table(_MAKERS, "creation", "makes", traits="cuts"),
+        *table(_DRAWS_EACH, "creation", "elementwise", traits="random"),
         *table(
-            _DRAWS, "creation", "makes", traits="random",
+            _DRAWS, "creation", "broadcasts", traits="random",
             variants={"torch.Tensor.normal": "input, mean=0.0, std=1.0"},
         ),
         entry(
@@ -226,7 +235,7 @@ def _paddings() -> Iterator[OperationInfo]:
         "pad constant_pad_nd", "pad", "pads", "input, pad, mode='constant', value=None",
         layers=" ".join(f"{kind}Pad{n}d" for kind in kinds for n in (1, 2, 3)), built="padding",
         variants={
-            "constant_pad_nd": "input, pad, value=0",
+            "constant_pad_nd": "input, pad, value=0, mode='constant'",
             **{
                 f"{kind}Pad{n}d": f"input, padding, mode='{mode}'"
                 for kind, mode in kinds.items() for n in (1, 2, 3)

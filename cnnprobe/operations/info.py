@@ -33,7 +33,7 @@ Family = Literal[
     "linear", "convolution", "norm", "dropout", "activation", "softmax", "pooling", "resize", "pad",
     "embedding", "attention", "recurrent", "matmul", "join", "reshape", "permute", "identity",
     "cast", "selection", "repetition", "shuffle", "arithmetic", "math", "comparison", "logic",
-    "reduction", "scan", "distance", "loss", "creation", "writing", "linalg", "question",
+    "reduction", "scan", "ranking", "distance", "loss", "creation", "writing", "linalg", "question",
 ]  # fmt: skip
 Trait = Literal[
     "view",  # the result shares the memory of a contiguous input
@@ -107,10 +107,13 @@ def signature(text: str) -> Signature:
     names = tuple(name for name, _, _ in parts)
     return Signature(
         names=names,
-        defaults={name: ast.literal_eval(value) for name, equals, value in parts if equals},
+        defaults={name: _evaluate(value) for name, equals, value in parts if equals},
         tensors=tuple(name for name in names if name in TENSORS),
         parameters=tuple(name for name in names if name in PARAMETERS),
     )
+
+
+_evaluate = cache(ast.literal_eval)  # some thirty texts, six hundred times
 
 
 def entry(

@@ -25,7 +25,7 @@ hardtanh | Hardtanh | input, min_val=-1.0, max_val=1.0, inplace=False | saturate
 hardshrink | Hardshrink | input, lambd=0.5
 softshrink | Softshrink | input, lambd=0.5
 softplus | Softplus | input, beta=1.0, threshold=20.0
-threshold | Threshold | input, threshold, value, inplace=False | rectifies
+threshold _threshold | Threshold | input, threshold, value, inplace=False | rectifies
 rrelu | RReLU | \
     input, lower=0.125, upper=0.3333333333333333, training=False, inplace=False | random
 """
@@ -233,7 +233,11 @@ def _windows(n: int) -> Iterator[OperationInfo]:
             f"fractional_max_pool{n}d fractional_max_pool{n}d_with_indices", "pooling", "windows",
             "input, kernel_size, output_size=None, output_ratio=None, return_indices=False, "
             "_random_samples=None",
-            layers=f"FractionalMaxPool{n}d", traits="random", group="max_pool",
+            layers=f"FractionalMaxPool{n}d", traits="random", group="fractional_max_pool",
+            variants={
+                f"fractional_max_pool{n}d_with_indices": "input, kernel_size, output_size=None, "
+                "output_ratio=None, return_indices=True, _random_samples=None"
+            },
         )  # fmt: skip
 
 
@@ -262,7 +266,7 @@ def _recurrences() -> Iterator[OperationInfo]:
     sizes, bend = "input_size, hidden_size", "nonlinearity='tanh'"
     more = "bias=True, batch_first=False, dropout=0.0, bidirectional=False"
     for names, layers, takes, built in (
-        ("lstm", "LSTM", steps, f"{sizes}, num_layers=1, {more}"),
+        ("lstm", "LSTM", steps, f"{sizes}, num_layers=1, {more}, proj_size=0"),
         ("gru", "GRU", steps, f"{sizes}, num_layers=1, {more}"),
         ("rnn_tanh", "RNN", steps, f"{sizes}, num_layers=1, {bend}, {more}"),
         ("rnn_relu", "", steps, ""),
@@ -285,7 +289,7 @@ def _lookups() -> Iterator[OperationInfo]:
         "_freeze=False",
         variants={
             "torch.embedding":
-                "weight, input, padding_idx=-1, scale_grad_by_freq=False, sparse=False",
+                "weight, input, padding_idx=None, scale_grad_by_freq=False, sparse=False",
         },
     )  # fmt: skip
     further = "sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None"
@@ -313,8 +317,12 @@ def _resizings() -> Iterator[OperationInfo]:
         variants={"upsample_bilinear": f"input, {_SCALING}, mode='bilinear', align_corners=True"},
     )  # fmt: skip
     yield entry(
-        "grid_sample grid_sampler", "resize", "resizes",
+        "grid_sample", "resize", "resizes",
         "input, grid, mode='bilinear', padding_mode='zeros', align_corners=None",
         traits="one-dtype",
-        variants={"grid_sampler": "input, grid, mode, padding_mode, align_corners"},
+    )  # fmt: skip
+    yield entry(
+        "grid_sampler", "resize", "resizes",
+        "input, grid, interpolation_mode, padding_mode, align_corners", traits="one-dtype",
+        group="grid_sample",
     )  # fmt: skip

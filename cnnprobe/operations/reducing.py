@@ -47,8 +47,8 @@ cumprod | | input, dim, dtype=None
 cummax | | input, dim
 cummin | | input, dim
 logcumsumexp | | input, dim
-argsort | | input, dim=-1, descending=False, stable=False | cuts
 """
+_RANKS = "argsort | | input, dim=-1, descending=False, stable=False"
 _DETERMINANTS = """
 det linalg.det | | A
 logdet
@@ -143,6 +143,7 @@ def operations() -> tuple[OperationInfo, ...]:
         entry("min", "reduction", "reduces", "input, dim, keepdim=False", pairwise="minimum"),
         *table(_REDUCTIONS, "reduction", "reduces"),
         *table(_SCANS, "scan", "scans"),
+        *table(_RANKS, "ranking", "scans", traits="cuts"),
         *table(_PLACES, "scan", "looks up", traits="cuts"),
         *table(_DETERMINANTS, "linalg", "reduces"),
         *table(_MATRICES, "linalg", "products"),

@@ -128,12 +128,13 @@ def _settled(pending: Calls) -> int | None:
 
 
 def _macs_of_function(call: Any) -> int | None:
-    name = call.kind.rsplit(".", maxsplit=1)[-1]
-    counting = cost.counting_of(name)
+    counting = cost.counting_of(call.kind)
     if counting is cost.Counting.MOVES or not call.completed or call.returned in ("NoneType", ""):
         return 0
     if counting is cost.Counting.SHAPES and call.outputs:
-        return cost.of_function(name, [info.shape for info in call.inputs], call.outputs[0].shape)
+        return cost.of_function(
+            call.kind, [info.shape for info in call.inputs], call.outputs[0].shape
+        )
     return None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cnnprobe import cost
+from cnnprobe import cost, operations
 
 # Questions, bookkeeping and conversions to Python: they make no tensor of the forward pass.
 NO_OPERATIONS = frozenset({
@@ -55,7 +55,7 @@ def public_name(function: Callable[..., Any]) -> str:
     if qualified.startswith(
         "boolean_dispatch"
     ):  # F.max_pool2d and its kind: torch gives them the name of their closure
-        return "torch.nn.functional." + _dispatched_name(function)
+        return _dispatched_name(function)
     module = str(getattr(function, "__module__", None) or "torch")
     prefix, redundant = _MODULES.get(module.rsplit(".", maxsplit=1)[-1], (None, ""))
     if module.startswith("torch._C") and prefix is not None:
@@ -68,20 +68,16 @@ def public_name(function: Callable[..., Any]) -> str:
 
 
 def _dispatched_name(function: Callable[..., Any]) -> str:
-    for name, value in vars(torch.nn.functional).items():
-        if value is function and not name.startswith("_"):
-            return name
-    return "dispatched"
+    for place in (torch.nn.functional, torch):  # torch.unique is one of them, too
+        for name, value in vars(place).items():
+            if value is function and not name.startswith("_"):
+                return f"{place.__name__}.{name}"
+    return "torch.nn.functional.dispatched"
 
 
 def is_writing(name: str, kwargs: dict[str, Any]) -> bool:
     """Whether a function of this name writes to one of its arguments, or lets somebody do so."""
-    return (
-        (name.endswith("_") and not name.endswith("__"))
-        or name in ("__setitem__", "__delitem__")
-        or name.startswith("__i")
-        or "out" in kwargs
-    )
+    return operations.is_writing(name) or "out" in kwargs
 
 
 class Operation:
@@ -92,15 +88,11 @@ class Operation:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.kind = public_name(function)
-        self.name = self.kind.rsplit(".", maxsplit=1)[-1]
-        if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-            self.name = self.kind.split(".")[
-                -2 if isinstance(function, torch._ops.OpOverload) else -1
-            ]
+        self.name = operations.read_name(self.kind)
         self.ignored = self.name in NO_OPERATIONS
         self.writes = is_writing(self.name, {}) or _has_mutable_schema(function)
         self.exposes = self.name in EXPOSING
-        self.counting = cost.counting_of(self.kind.rsplit(".", maxsplit=1)[-1])
+        self.counting = cost.counting_of(self.kind)
 
 
 def _has_mutable_schema(function: Callable[..., Any]) -> bool:
