@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnprobe.comparison.catalogue import BY_NAME, family_of
 from cnnprobe.differences import Operation, Pair
+from cnnprobe.operations import find_name
 
 # Costs: one operation left over costs 1; whatever is dearer than leaving both over (2) is no pair.
 _GAP, _GAP_IDENTITY = 1.0, 0.05
@@ -64,7 +64,7 @@ def pair_cost(a: Operation, b: Operation) -> float:
         )
     if "identity" in (a.name, b.name):
         return _NEVER
-    if family_of(a.name) == family_of(b.name):
+    if _family(a) == _family(b):
         return _SAME_FAMILY + _SHAPES_APART * (a.made != b.made)
     if a.made == b.made and a.given == b.given and not a.parameters and not b.parameters:
         return _SAME_SHAPES_ONLY
@@ -227,8 +227,14 @@ def _by_flow(operations: Operations) -> list[int]:
 
 
 def _commutes(operation: Operation) -> bool:
-    entry = BY_NAME.get(operation.name)
-    return entry is not None and entry.commutes
+    info = find_name(operation.name)
+    return info is not None and "commutes" in info.traits
+
+
+def _family(operation: Operation) -> str:
+    """What can stand in the place of an operation, and be its faulty copy."""
+    info = find_name(operation.name)
+    return operation.name if info is None else info.family
 
 
 def _in_execution_order(pairs: _Pairs) -> _Pairs:

@@ -8,17 +8,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnprobe.comparison.catalogue import BY_FUNCTION, BY_LAYER, Entry
 from cnnprobe.differences import Operation
+from cnnprobe.operations import (
+    OperationInfo,
+    Signature,
+    find,
+    find_name,
+    find_signature,
+    is_variadic,
+    name_keyword,
+    name_position,
+    resolve_name,
+)
 from cnnprobe.trace import ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 
 # They say how a result is stored or what a layer was called, not what is computed.
 _IMMATERIAL = frozenset({
     "inplace", "name", "device", "dtype", "_stacklevel", "memory_format", "transposed", "num_features", "num_channels", "track_running_stats",
     "num_parameters", "init", "in_channels", "out_channels", "in_features", "out_features", "kernel_size", "head_dim", "kdim", "vdim",
-    "num_embeddings", "embedding_dim", "affine", "elementwise_affine", "normalized_shape", "out",
+    "num_embeddings", "embedding_dim", "affine", "elementwise_affine", "normalized_shape", "out", "cudnn_enable", "cudnn_enabled",
 })  # fmt: skip
 _STEP = re.compile(r"^(?:\[(\d+)\]|([A-Za-z_]\w*))?(.*)$", re.DOTALL)
+_UNKNOWN = Signature(names=(), defaults={}, tensors=(), parameters=())
+_REDUCTIONS = ("none", "mean", "sum")  # as torch.kl_div and its kind number them
 Owned = Mapping[str, Sequence[tuple[str, str]]]
 _PAIRWISE = ("conv", "max_pool", "avg_pool", "adaptive")  # a number stands for as many equal ones
 
@@ -73,32 +85,22 @@ def _hands_on(call: ModuleCall, row: int, modules: Mapping[str, ModuleInfo]) -> 
 
 
 def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int]) -> Operation:
+    info = find(call)
     if call.fqn is None:
         owner = _owner(known.trace, call)
-        last = call.kind.rsplit(".", maxsplit=1)[-1]
-        entry = BY_FUNCTION.get(last) or BY_FUNCTION.get(
-            last.rstrip("_") if not last.endswith("__") else last
-        )
-        name = (
-            entry.name
-            if entry is not None
-            else last.rstrip("_")
-            if not last.endswith("__")
-            else last
-        )
-        config, parameters = _of_function(call, entry, known.parameters)
+        config, parameters = _of_function(call, info, known.parameters)
     else:
-        module = known.modules[call.fqn]
-        owner, entry = call.fqn, BY_LAYER.get(call.kind)
-        name = entry.name if entry is not None else call.kind
-        config, parameters = _of_layer(module, entry, known.owned)
+        owner = call.fqn
+        config, parameters = _of_layer(known.modules[owner], info, known.owned)
     data = [
         tensor
         for tensor in call.inputs
         if not (isinstance(tensor.source, str) and call.fqn is None)
     ]
+    if info is not None and call.fqn is None:
+        data.sort(key=lambda tensor: _position(tensor, call, info))
     shapes = {role: known.parameters[fqn].shape for role, fqn in parameters.items()}
-    name, config = _canonical(name, config, data, call.outputs, shapes)
+    name, config = _canonical(_name(call, info), config, data, call.outputs, shapes)
     return Operation(
         name=name,
         kind=call.kind,
@@ -117,6 +119,24 @@ def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int])
     )
 
 
+def _position(tensor: TensorInfo, call: ModuleCall, info: OperationInfo) -> int:
+    """Where a tensor stands among the arguments of the operation itself: torch.embedding and `2 - x` order them otherwise."""
+    own = find_signature(call.kind) or info.signature
+    plain = (find_name(info.mirrors) if info.mirrors else None) or info
+    name, _ = _first_step(tensor.path, own)
+    names = plain.signature.names
+    return names.index(name) if name in names else len(names)
+
+
+def _name(call: ModuleCall, info: OperationInfo | None) -> str:
+    """One name for what computes the same: every reshape is a flatten until its shapes are seen."""
+    if info is None:
+        return call.kind if call.fqn is not None else resolve_name(call.kind)
+    if info.family == "reshape":
+        return "flatten"
+    return "identity" if info.family == "identity" else info.mirrors or info.name
+
+
 def _owner(trace: Trace, call: ModuleCall) -> str:
     """The module whose forward called a function."""
     while call.fqn is None and call.parent is not None:
@@ -128,7 +148,7 @@ def _owner(trace: Trace, call: ModuleCall) -> str:
 
 
 def _of_layer(
-    module: ModuleInfo, entry: Entry | None, owned: Owned
+    module: ModuleInfo, info: OperationInfo | None, owned: Owned
 ) -> tuple[dict[str, object], dict[str, str]]:
     parameters = dict(_roles(module, owned))
     config = {
@@ -136,19 +156,30 @@ def _of_layer(
         for key, value in module.config.items()
         if key != "bias" and (key not in _IMMATERIAL or key == "kernel_size")
     }
-    if entry is not None:
+    if info is not None:
+        signature = info.variants.get(module.kind, info.signature)
+        given = info.constructor.names if info.constructor is not None else tuple(config)
         config = {
-            key: value
-            for key, value in config.items()
-            if key in entry.arguments or key in entry.defaults
+            **_defaults(info, signature),
+            **{k: v for k, v in config.items() if k in signature.names or k in given},
         }
-        if "training" in entry.arguments:
+        if "training" in signature.names:
             config["training"] = module.training and (
                 module.config.get("track_running_stats", True) is not False
             )
             if module.config.get("track_running_stats") is False:
                 config["training"] = True
     return config, parameters
+
+
+def _defaults(info: OperationInfo, signature: Signature) -> dict[str, object]:
+    """The defaults of an operation, and of a spelling that has others; not of its tensors."""
+    found = {**info.signature.defaults, **signature.defaults}
+    return {
+        key: value
+        for key, value in found.items()
+        if key not in info.signature.tensors and key not in _IMMATERIAL
+    }
 
 
 def _owned(trace: Trace) -> Owned:
@@ -170,40 +201,39 @@ def _roles(module: ModuleInfo, owned: Owned) -> Iterator[tuple[str, str]]:
 
 
 def _of_function(
-    call: ModuleCall, entry: Entry | None, known: Mapping[str, ParameterInfo]
+    call: ModuleCall, info: OperationInfo | None, known: Mapping[str, ParameterInfo]
 ) -> tuple[dict[str, object], dict[str, str]]:
-    names = entry.arguments if entry is not None else ()
-    values: dict[str, Any] = {}
+    signature = (find_signature(call.kind) if info is not None else None) or _UNKNOWN
+    values: dict[str, Any] = {} if info is None else _defaults(info, signature)
+    several: set[str] = set()
     for path, value in call.arguments.items():
-        first, rest = _first_step(path, names)
-        if rest:
-            values[first] = (*values.get(first, ()), value)
-        elif isinstance(values.get(first), tuple) and first == "padding":
-            values[first] = (*values[first], value)
+        first, rest = _first_step(path, signature)
+        if rest or is_variadic(signature, first):
+            values[first] = (*(values[first] if first in several else ()), value)
+            several.add(first)
         else:
             values[first] = value
     parameters = {
-        _first_step(tensor.path, names)[0]: known[tensor.source].fqn
+        _first_step(tensor.path, signature)[0]: known[tensor.source].fqn
         for tensor in call.inputs
         if isinstance(tensor.source, str) and tensor.source in known
     }
-    roles = entry.tensors if entry is not None else ()
-    config = {**(entry.defaults if entry is not None else {}), **values}
     return {
         key: value
-        for key, value in config.items()
-        if key not in _IMMATERIAL - {"kernel_size"} and key not in roles
+        for key, value in values.items()
+        if key not in _IMMATERIAL - {"kernel_size"}
+        and key not in signature.parameters
+        and not (value is None and key in signature.tensors)
     }, parameters
 
 
-def _first_step(path: str, names: tuple[str, ...]) -> tuple[str, str]:
+def _first_step(path: str, signature: Signature) -> tuple[str, str]:
     """The argument that a path begins with, by its name where it is known, and what is left of the path."""
     match = _STEP.match(path)
     position, name, rest = match.groups() if match is not None else (None, None, "")
     if name is not None:
-        return name, rest
-    index = int(position) if position is not None else 0
-    return (names[index] if index < len(names) else f"[{index}]"), rest
+        return name_keyword(signature, name), rest
+    return name_position(signature, int(position) if position is not None else 0), rest
 
 
 # -- one form for what can be written in several -------------------------------------------------------------------------------
@@ -229,6 +259,8 @@ def _canonical(
         value = config.get(key)
         if isinstance(value, int) and value < 0 and before:
             config[key] = value + len(before)
+    if isinstance(config.get("reduction"), int):
+        config["reduction"] = _REDUCTIONS[int(str(config["reduction"]))]
     if name.startswith("conv"):
         _complete_convolution(name, config, shapes)
     elif name.startswith(("max_pool", "avg_pool")) and config.get("stride") in (None, ()):
@@ -236,6 +268,7 @@ def _canonical(
     elif name == "mean" and _is_global(config, before):
         return "adaptive_avg_pool2d", {"output_size": 1}
     elif name == "pad":
+        config = {("padding" if key == "pad" else key): value for key, value in config.items()}
         config["value"] = config.get("value") or 0
     elif name == "interpolate" and after:
         config = {

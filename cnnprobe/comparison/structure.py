@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.comparison.alignment import Alignment
-from cnnprobe.comparison.catalogue import BY_NAME
 from cnnprobe.differences import Difference, Operation, place
+from cnnprobe.operations import find_name
 from cnnprobe.trace import Trace
 
 
@@ -195,8 +195,8 @@ def _reads(operations: Sequence[Operation], sources: Sequence[int | None]) -> st
 
 
 def _commutes(operation: Operation) -> bool:
-    entry = BY_NAME.get(operation.name)
-    return entry is not None and entry.commutes
+    info = find_name(operation.name)
+    return info is not None and "commutes" in info.traits
 
 
 # -- shapes, hyper-parameters ----------------------------------------------------------------------------------------------------
