@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.graph import Edge
 from cnnprobe.graph.modules import calls_of
+from cnnprobe.operations import is_writing
 from cnnprobe.trace import Trace
 
 VIEWS = frozenset((
@@ -62,7 +63,7 @@ class _Inplace(dict[str, bool]):
     """Whether a function writes in place, by its public name; each told once."""
 
     def __missing__(self, kind: str) -> bool:
-        writes = self[kind] = (kind.endswith("_") and not kind.endswith("__")) or kind in _INPLACE
+        writes = self[kind] = is_writing(kind)
         return writes
 
 
@@ -82,25 +83,6 @@ def _innermost(trace: Trace) -> tuple[int, list[int]]:
             elif start < end:
                 rows[start - first : end - first] = [row] * (end - start)
     return first, rows
-
-
-_INPLACE = frozenset({"torch.Tensor.__setitem__"}) | frozenset(
-    f"torch.Tensor.__i{name}__"
-    for name in (
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "and",
-        "or",
-        "xor",
-        "lshift",
-        "rshift",
-    )
-)
 
 
 def infer(

@@ -11,7 +11,7 @@ from cnnprobe.evidence.operations import FORWARDING, LOSSES, PROJECTIONS, operat
 from cnnprobe.trace import ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 
 ROUTING = frozenset(
-    {"getitem", "index_select", "masked_select", "index", "gather"}
+    {"getitem", "index_select", "masked_select", "gather"}
 )  # some of the samples, by an index that was computed
 PART = 5  # a fifth of the run is its end
 PACE = 0.5  # of an even fall
@@ -323,7 +323,7 @@ def projection(trace: Trace, call: ModuleCall) -> Projection | None:
     if len(call.inputs) < 2 or len(call.inputs[1].shape) < 2:
         return None
     shape = call.inputs[1].shape
-    groups = option(trace, call, "groups", 6, 1)
+    groups = option(trace, call, "groups", 1)
     if kind == "conv" and isinstance(groups, int):
         return Projection(
             inputs=shape[1] * groups, outputs=shape[0], kernel=shape[2:], groups=groups

@@ -4,18 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.graph.data import Graph
+from cnnprobe.operations import OperationInfo, find_function
 from cnnprobe.trace import ModuleCall, ParameterInfo, Trace
 
 _WHOLE_NUMBERS = ("int", "uint", "bool")
-_CHOOSERS = (
-    "argmax",
-    "argmin",
-    "argsort",
-    "argwhere",
-    "nonzero",
-    "multinomial",
-    "bernoulli",
-)  # no derivative, whatever their dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +104,19 @@ def _ends(trace: Trace) -> list[End | None]:
 
 
 def _reason(call: ModuleCall) -> str:
-    name = call.kind.rpartition(".")[2]
-    if name in ("detach", "detach_", "data"):
+    info = find_function(call.kind) if call.fqn is None else None
+    if info is not None and info.name in ("detach", "data"):
         return "detach"
-    if name in _CHOOSERS or all(info.dtype.startswith(_WHOLE_NUMBERS) for info in call.outputs):
+    if (info is not None and _chooses(info)) or all(
+        output.dtype.startswith(_WHOLE_NUMBERS) for output in call.outputs
+    ):
         return "integers"
-    return "overwritten" if name in ("zero_", "fill_", "copy_") else "no grad"
+    return "overwritten" if info is not None and info.effect == "fills" else "no grad"
+
+
+def _chooses(info: OperationInfo) -> bool:
+    """Whether it has no derivative, whatever the dtype of its result."""
+    return bool(info.traits & {"cuts", "flat"}) and info.effect not in ("makes", "fills")
 
 
 def _cut(

@@ -110,9 +110,9 @@ def _dropout(evidence: Evidence, flow: Flow, logits: TensorInfo | None) -> Findi
     if place is None or operation(flow.calls[place]) != "dropout":
         return None
     call = flow.calls[place]
-    rate = option(evidence.trace, call, "p", 1, 0.5)
+    rate = option(evidence.trace, call, "p", 0.5)
     active = (
-        option(evidence.trace, call, "training", 2, True)
+        option(evidence.trace, call, "training", True)
         if call.fqn is None
         else evidence.trace.module(call.fqn).training
     )

@@ -89,7 +89,7 @@ def _least(evidence: Evidence) -> float | None:
         for t in flow.calls[i].inputs
     ):
         return None
-    smoothing = [option(evidence.trace, loss.call, "label_smoothing", 99, 0.0) for loss in found]
+    smoothing = [option(evidence.trace, loss.call, "label_smoothing", 0.0) for loss in found]
     amounts = [float(s) if isinstance(s, int | float) else 0.0 for s in smoothing]
     if not any(amounts):
         return 0.0

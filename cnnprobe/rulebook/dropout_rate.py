@@ -53,7 +53,7 @@ def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     seen: set[str | None] = set()
     for i in flow.primitives({"dropout"}):
-        rate = option(evidence.trace, flow.calls[i], "p", 1, 0.5)
+        rate = option(evidence.trace, flow.calls[i], "p", 0.5)
         if (
             not isinstance(rate, int | float)
             or rate < MOST

@@ -5,27 +5,11 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 
 DIFFERENT = 1e-4  # greatest difference of two runs over the output's magnitude
-RANDOM = frozenset(
-    {
-        "randn",
-        "rand",
-        "randn_like",
-        "rand_like",
-        "normal",
-        "bernoulli",
-        "randint",
-        "randperm",
-        "multinomial",
-        "uniform",
-        "rrelu",
-        "random",
-        "exponential",
-        "poisson",
-    }
-)
+RANDOM = select_groups(trait="random") - {"dropout"}
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:

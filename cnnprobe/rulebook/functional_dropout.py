@@ -62,13 +62,13 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
             continue
         attention = call.kind.endswith("scaled_dot_product_attention")
         rate = (
-            argument(call, "dropout_p", 4, 0.0)
+            argument(call, "dropout_p", 0.0)
             if attention
-            else argument(call, "p", 1, 0.5)
+            else argument(call, "p", 0.5)
             if operation(call) == "dropout"
             else 0.0
         )
-        on = attention or argument(call, "training", 2, True) is True
+        on = attention or argument(call, "training", True) is True
         if on and isinstance(rate, int | float) and rate > 0:
             fix = (
                 "dropout_p=p if self.training else 0.0"

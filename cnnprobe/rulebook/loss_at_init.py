@@ -55,7 +55,7 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
             or len(loss.prediction.shape) < 1
         ):
             continue
-        reduction = option(evidence.trace, loss.call, "reduction", 99, "mean")
+        reduction = option(evidence.trace, loss.call, "reduction", "mean")
         if reduction != "mean" or len(loss.call.inputs) > 2:
             continue
         classes = (

@@ -148,7 +148,7 @@ def _factor(flow: Flow, reader: int, index: int) -> int:
     if kind not in LINEAR:
         return 0
     if kind in ("mul", "div"):
-        number = argument(call, "other", 1, argument(call, "other", 0))
+        number = argument(call, "other", argument(call, "input"))
         return (
             0 if not isinstance(number, int | float) or number == 0 else (1 if number > 0 else -1)
         )
@@ -170,7 +170,7 @@ def _chain(flow: Flow, index: int | None) -> tuple[bool, int, int | None]:
         if kind == "neg":
             flips += 1
         elif kind in ("mul", "div"):
-            number = argument(call, "other", 1)
+            number = argument(call, "other")
             if isinstance(number, int | float) and number < 0:
                 flips += 1
             elif not isinstance(number, int | float):

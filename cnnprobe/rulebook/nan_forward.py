@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import Evidence, Flow, describe, operation
 from cnnprobe.evidence.questions import owner, spoken, stat
+from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.trace import Trace
 
@@ -35,9 +36,7 @@ MASKING = frozenset(
     }
 )
 
-UNINITIALISED = frozenset(
-    {"empty", "empty_like", "new_empty", "empty_strided"}
-)  # whatever the memory held
+UNINITIALISED = select_groups(trait="uninitialised")  # whatever the memory held
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:

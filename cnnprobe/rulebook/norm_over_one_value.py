@@ -78,15 +78,15 @@ def _normalised(trace: Trace, call: ModuleCall) -> int | None:
     if math.prod(shape) == 0 or call.kind.rpartition(".")[2] in ("RMSNorm", "rms_norm"):
         return None
     if operation(call) == "layer_norm":
-        over = option(trace, call, "normalized_shape", 1)
+        over = option(trace, call, "normalized_shape")
         return math.prod(over) if isinstance(over, tuple | list) else None
     if operation(call) == "group_norm":
-        groups = option(trace, call, "num_groups", 1)
+        groups = option(trace, call, "num_groups")
         return math.prod(shape[1:]) // groups if isinstance(groups, int) and groups else None
     if (
         len(shape) < 3
-        or option(trace, call, "track_running_stats", 2, default=False)
-        or option(trace, call, "use_input_stats", 5, default=True) is False
+        or option(trace, call, "track_running_stats", default=False)
+        or option(trace, call, "use_input_stats", default=True) is False
     ):
         return None
     return math.prod(shape[2:])

@@ -158,16 +158,11 @@ def _rearranged(call: ModuleCall, order: list[int]) -> list[int] | None:
     """The dimensions behind a row that exchanges them or leaves them; None behind any other."""
     rank, kind = len(order), operation(call)
     if kind == "permute":
-        given = argument(call, "dims", 1)
-        places = (
-            given
-            if isinstance(given, tuple | list)
-            else [argument(call, "", k + 1) for k in range(rank)]
-        )
-        known = [place for place in places if isinstance(place, int)]
+        places = argument(call, "dims")
+        known = [n for n in places if isinstance(n, int)] if isinstance(places, tuple) else []
         return [order[place] for place in known] if len(known) == rank else None
     if kind == "transpose":
-        a, b = (argument(call, f"dim{k}", k + 1, k - 2) for k in (0, 1))
+        a, b = (argument(call, f"dim{k}", k - 2) for k in (0, 1))
         if not isinstance(a, int) or not isinstance(b, int):
             return None
         swapped = list(order)
@@ -183,7 +178,7 @@ def _between_activations(call: ModuleCall) -> bool:
 def _axis(evidence: Evidence, call: ModuleCall, rank: int) -> int | None:
     if call.kind == "Softmax2d":
         return rank - 3
-    given = option(evidence.trace, call, "dim", 1)
+    given = option(evidence.trace, call, "dim")
     if given is None:
         return 0 if rank in (0, 1, 3) else 1  # torch's own choice, deprecated
     return given % rank if isinstance(given, int) and rank else None

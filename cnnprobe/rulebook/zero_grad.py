@@ -7,11 +7,10 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.evidence import LOSSES, Evidence, Flow, Step, describe, operation
 from cnnprobe.evidence.questions import is_routed, owner, spoken, stat, topmost, trainable, zero
+from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 
-STEPWISE = frozenset(
-    {"round", "sign", "sgn", "floor", "ceil", "trunc", "fix", "heaviside"}
-)  # constant but for jumps: derivative 0
+STEPWISE = select_groups(trait="flat")  # constant but for jumps: derivative 0
 
 
 def _net(shut: bool) -> Mapping[str, Any]:
