@@ -248,7 +248,7 @@ def _mention_meta(outcome: Outcome | None) -> str:
 def _show(value: Tensor) -> str:
     """A loss in words: its value, or its shape where it is not one number."""
     if value.numel() == 1 and not value.is_meta:
-        return f"{float(value):.4g}"
+        return f"{float(value.detach()):.4g}"
     return f"a tensor of shape {tuple(value.shape)}"
 
 
