@@ -14,8 +14,8 @@ from torch import nn
 
 from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
-from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
-from cnnprobe.crash.again import Loop, explain_again
+from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain, failure_and_explanation
+from cnnprobe.crash.cause import Cause, load_causes
 from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.explanation import Explanation
@@ -29,7 +29,7 @@ from cnnprobe.report import Report, load
 from cnnprobe.rulebook import all_rules, load_rules
 from cnnprobe.runs import Monitor, start
 from cnnprobe.trace import Trace
-from cnnprobe.training import Request, arguments, observe_training
+from cnnprobe.training import Raised, Request, observe_training
 
 Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
 """What can be compared: a model, a recording of one, or the path of a saved report."""
@@ -325,7 +325,7 @@ def diagnose(
     train_step: Callable[..., Any] | None = None,
     scheduler: Any = None,
     steps: int = 6,
-    rules: Iterable[Rule | str | os.PathLike[str]] = (),
+    rules: Iterable[Rule | Cause | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
 ) -> Report:
     """Why the model does not learn: findings of the rules, the root cause first; none where nothing is wrong.
@@ -344,7 +344,7 @@ def diagnose(
             optimizer, loss_fn or criterion, scheduler), else (inputs, targets) for two parameters, (model, inputs, targets) for three.
         scheduler: of the learning rate.
         steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit are judged from 50 on.
-        rules: further rules, or files that hold them.
+        rules: further rules and causes of crashes, or files that hold them.
         ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed; as `@cnnprobe.ignore` does for a class.
 
     Raises:
@@ -372,32 +372,37 @@ def diagnose(
         for role, value in roles.items()
         if value is not None and (name := _variable(caller, value))
     }
+    rules = list(rules)
+    files = [pathlib.Path(each) for each in rules if not isinstance(each, Rule | Cause)]
+    own = [each for each in rules if isinstance(each, Rule)]
+    causes = (*load_causes(files), *(each for each in rules if isinstance(each, Cause)))
+    crashes: list[tuple[Trace | None, Explanation | None]] = []
+
+    def explain_raised(raised: Raised) -> None:
+        crash = Crash(
+            error=raised.error, model=model, trace=raised.trace or NOTHING_SEEN, args=raised.args,
+            kwargs=raised.kwargs, output=raised.output, loss_fn=loss_fn, targets=targets,
+            optimizer=optimizer, causes=causes,
+        )  # fmt: skip
+        failure, explanation = failure_and_explanation(crash)
+        if failure is not None and raised.trace is not None:
+            crashes.append((replace(raised.trace, failure=failure), explanation))
+        else:
+            crashes.append((raised.trace, explanation))
+
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
-        steps=steps, names=names,
+        steps=steps, names=names, when_raised=explain_raised,
     )  # fmt: skip
     evidence, error = observe_training(given)
-    own = [each for each in rules if isinstance(each, Rule)]
-    known = load_rules([pathlib.Path(each) for each in rules if not isinstance(each, Rule)])
+    known = load_rules(files)
     suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
     outcome = run_rules(evidence, (*known, *own), ignore=suppressed)
     trace, explanation = evidence.trace, None
     if error is not None:
-        args, kwargs = arguments(inputs)
-        loop = Loop(
-            model=model,
-            args=args,
-            kwargs=kwargs,
-            targets=targets,
-            loss_fn=loss_fn,
-            optimizer=optimizer,
-        )
-        trace, explanation = explain_again(error, loop)
-        if trace.failure is None:  # what the loop itself raised has no stage of its own
-            trace = next(
-                (step.trace for step in evidence.steps if step.trace.failure is not None),
-                evidence.trace,
-            )
+        seen, explanation = crashes[0] if crashes else (None, None)
+        failed = (step.trace for step in evidence.steps if step.trace.failure is not None)
+        trace = seen if seen is not None and seen.failure is not None else next(failed, trace)
     crashed, accepted = split_ignored(
         [to_finding(trace.failure, explanation)] if trace.failure is not None else [], suppressed
     )

@@ -3,7 +3,7 @@
 It runs the model again: `steps` forward and backward passes, about six forward passes, and up to three steps more where the loss rose or did not move.
 """
 
-from cnnprobe.training.observation import Request, observe_training
+from cnnprobe.training.observation import Raised, Request, observe_training
 from cnnprobe.training.probing import arguments
 
-__all__ = ["Request", "arguments", "observe_training"]
+__all__ = ["Raised", "Request", "arguments", "observe_training"]

@@ -64,6 +64,20 @@ class Request:
     scheduler: Any = None
     steps: int = 6
     names: Mapping[str, str] = field(default_factory=dict)
+    # told what raised while the tensors are as they were then: weights that are put back count as
+    # changed in place
+    when_raised: "Callable[[Raised], None]" = lambda _raised: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """What the forward, the loss, the backward or the step raised, with the forward before it."""
+
+    error: Exception
+    trace: Trace | None  # of the model's latest forward; None: it was not called
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    output: Any = None  # that the standard step gave to the loss
 
 
 def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
@@ -119,6 +133,7 @@ class _Observation:
         self.before = {thing.fqn: id(thing.holder) for thing in self.hidden}
         self.names = names_of(self.model, self.hidden)
         self.error: BaseException | None = None
+        self.output: Any = None
 
     def run(self) -> tuple[Evidence, BaseException | None]:
         request = self.request
@@ -190,7 +205,7 @@ class _Observation:
         request = self.request
         for _, optimizer in self.around.optimizers.values():
             optimizer.zero_grad()
-        output = call(self.model, request.inputs)
+        output = self.output = call(self.model, request.inputs)
         loss_fn = request.loss_fn
         assert loss_fn is not None  # noqa: S101  (trains() said so)
         loss = (
@@ -235,11 +250,31 @@ class _Observation:
             )
             if stepper.error is not None:
                 self.error = stepper.error
+                self.raise_again(step, len(made))
                 break
         if not self.request.train_step and not self.around.optimizers:
             for parameter in self.model.parameters():
                 parameter.grad = None
         return tuple(made)
+
+    def raise_again(self, step: Callable[[], Any], count: int) -> None:
+        """Run the steps again up to the one that raised, with each forward recorded by itself."""
+        restore(self.states)
+        args: tuple[Any, ...] = ()
+        kwargs: Mapping[str, Any] = {}
+        recording = Recording(self.model)
+        try:
+            with recording:
+                try:
+                    for _ in range(count):
+                        step()
+                finally:
+                    args, kwargs = recording.given
+        except Exception as error:  # the step's own
+            self.error = error
+            trace = recording.traces[-1] if recording.traces else None
+            raised = Raised(error=error, trace=trace, args=args, kwargs=kwargs, output=self.output)
+            self.request.when_raised(raised)
 
     def plain_forward(self) -> Trace:
         """One forward pass in the mode that the model is in, where there is no loss to train with."""
@@ -253,6 +288,8 @@ class _Observation:
                 wrapper()
             except Exception as error:  # the forward's own
                 self.error = error
+        if self.error is not None:
+            self.raise_again(lambda: call(self.model, fresh(self.request.inputs)), 1)
         return unwrapped(recording.trace, type(self.model).__name__)
 
     # -- after the steps ---------------------------------------------------------------------------------------------------
