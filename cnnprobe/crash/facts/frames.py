@@ -55,6 +55,17 @@ def read_frame(error: BaseException, filename_end: str, function: str) -> dict[s
     return None
 
 
+def find_missing(error: BaseException) -> tuple[Any, str]:
+    """Of what which name was asked: nn.Module and torch raise without saying so."""
+    for path, key in (("torch/nn/modules/module.py", "self"), ("torch/__init__.py", "")):
+        asked = read_frame(error, path, "__getattr__")
+        if asked is not None and isinstance(error, AttributeError):
+            return asked.get(key, torch), asked.get("name", "")
+    if not isinstance(error, AttributeError):
+        return None, ""
+    return error.obj, error.name or ""
+
+
 def read_arguments(
     error: BaseException, module: nn.Module | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

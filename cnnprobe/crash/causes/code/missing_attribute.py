@@ -7,21 +7,18 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
-from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.frames import find_missing
 from cnnprobe.crash.facts.methods import (
     Method,
     find_class,
     find_failing_method,
-    find_method,
     open_method,
 )
 from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
@@ -46,25 +43,6 @@ EXAMPLE = Example(
     blames="",
     repair="write self.fc2 instead of self.fc_2",
 )
-LOCAL = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1 = nn.Linear(4, 4)
-            fc2 = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.fc2(F.relu(self.fc1(x)))
-
-
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="        fc2 =",
-    new="        self.fc2 =",
-    blames="",
-    repair="write self.fc2 = nn.Linear(4, 2) in __init__",
-)
 UNUSED = Example(
     """
     class Net(nn.Module):
@@ -86,7 +64,7 @@ UNUSED = Example(
 )
 
 
-@cause(code="CP043", name="missing-attribute", prior=1090, examples=(EXAMPLE, LOCAL, UNUSED))
+@cause(code="CP043", name="missing-attribute", prior=1090, examples=(EXAMPLE, UNUSED))
 def missing_attribute(crash: Crash) -> Iterator[Suspect]:
     """The code asks a module, a tensor or torch for a name that it does not have.
 
@@ -96,23 +74,19 @@ def missing_attribute(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: torch.nn.Module.__getattr__ raises AttributeError for what is not registered.
     """
-    subject, name = _find_missing(crash.error)
+    subject, name = find_missing(crash.error)
     is_known = isinstance(subject, nn.Module | Tensor | types.ModuleType)
     if not is_known or not name or hasattr(type(subject), name):  # a property that raised
         return
     method = find_failing_method(crash)
-    local = _find_local(method, name) if method is not None and subject is method.module else None
-    near = [] if local is not None else _list_near(name, subject, method)
+    near = _list_near(name, subject, method)
     prefix = "self." if isinstance(subject, nn.Module) else ""
     edits: list[Edit | None] = [_rename(method, name, new, prefix) for new in near if method]
-    if local is not None:
-        edits = [_register(local, name)]
     known = _list_registered(subject)
     yield Suspect(
         module=method.fqn if method is not None else crash.owner,
         message=f"{_describe(crash, subject)} has no attribute {name!r}"
-        + (f"; it has {near[0]!r}" if near else "")
-        + (f"; __init__ keeps it in a local variable {name}" if local else ""),
+        + (f"; it has {near[0]!r}" if near else ""),
         arithmetic=f"registered: {', '.join(known[:_MOST_NAMES]) or 'nothing'}"
         if isinstance(subject, nn.Module)
         else "",
@@ -122,46 +96,8 @@ def missing_attribute(crash: Crash) -> Iterator[Suspect]:
             if edit is not None
         ),
         weight=STRONG,
-        advice=tuple(edit.title for edit in edits if edit is not None),
+        advice=tuple(edit.title for edit in edits if edit is not None and not prefix),
     )
-
-
-def _find_local(method: Method, name: str) -> tuple[Method, File, ast.Assign] | None:
-    """The assignment `name = ...` in __init__ that lacks its self."""
-    init = find_method(method.module, method.fqn, "__init__")
-    try:
-        file, node = open_method(init.function.__code__)  # type: ignore[union-attr]
-    except (AttributeError, UnknownPlaceError):
-        return None
-    for one in ast.walk(node):
-        targets = one.targets if isinstance(one, ast.Assign) else []
-        if init is not None and [ast.unparse(target) for target in targets] == [name]:
-            return init, file, one  # type: ignore[return-value]
-    return None
-
-
-def _register(found: tuple[Method, File, ast.Assign], name: str) -> Edit:
-    init, file, node = found
-    text, start = ast.unparse(node.value), file.span(node)[0]
-    return SetAttribute(
-        title=f"write self.{name} = {text} in __init__",
-        code=f"self.{name} = {text}",
-        module=init.fqn,
-        name=name,
-        value=lambda _module: eval(text, dict(init.function.__globals__)),  # noqa: S307 - as they wrote it
-        written=lambda: [Change(file.path, start, start, "self.")],
-    )
-
-
-def _find_missing(error: BaseException) -> tuple[Any, str]:
-    """Of what which name was asked: nn.Module and torch raise without saying so."""
-    for path, key in (("torch/nn/modules/module.py", "self"), ("torch/__init__.py", "")):
-        asked = read_frame(error, path, "__getattr__")
-        if asked is not None and isinstance(error, AttributeError):
-            return asked.get(key, torch), asked.get("name", "")
-    if not isinstance(error, AttributeError):
-        return None, ""
-    return error.obj, error.name or ""
 
 
 def _describe(crash: Crash, subject: Any) -> str:

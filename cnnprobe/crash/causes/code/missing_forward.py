@@ -9,20 +9,14 @@ from torch import nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
-from cnnprobe.crash.edits.layers import Exchange
-from cnnprobe.crash.edits.method import change_method, replace_node
-from cnnprobe.crash.facts.frames import list_calls, read_names
+from cnnprobe.crash.edits.method import change_method
 from cnnprobe.crash.facts.methods import (
-    find_failing_method,
     find_method,
     lacks_forward,
     open_method,
 )
-from cnnprobe.crash.facts.values import read_attribute
-from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 
@@ -62,45 +56,23 @@ INDENTED = Example(
     blames="",
     repair="indent the forward at line 11 as __init__ is",
 )
-LISTED = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)])
-
-        def forward(self, x):
-            return self.layers(x)
 
 
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="nn.ModuleList([nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)])",
-    new="nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))",
-    blames="layers",
-    repair="make 'layers' an nn.Sequential",
-)
-
-
-@cause(code="CP042", name="missing-forward", prior=1100, examples=(EXAMPLE, INDENTED, LISTED))
+@cause(code="CP042", name="missing-forward", prior=1100, examples=(EXAMPLE, INDENTED))
 def missing_forward(crash: Crash) -> Iterator[Suspect]:
     """A module is called, but its class has no method named forward.
 
     Why it happens: the name is misspelt, or the method stands inside __init__ by its indentation.
-    Or the module is an nn.ModuleList or nn.ModuleDict, which only holds modules.
-    What to do: define forward(self, x) at the level of __init__; call the modules of a list one by
-    one, or make it an nn.Sequential.
+    What to do: define forward(self, x) at the level of __init__.
     Known exceptions: none.
-    Source: torch.nn.Module.forward and torch.nn.ModuleList in the documentation of PyTorch.
+    Source: torch.nn.Module.forward in the documentation of PyTorch.
     """
     module, call = crash.module, crash.call
-    yield from _blame_plain_list(crash)
     if module is None or call is None or not lacks_forward(module):
         return
-    fqn = call.fqn or ""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        yield _blame_list(crash, fqn, module)
-        return
+        return  # module-list-called
+    fqn = call.fqn or ""
     edit, has = _misspelt(fqn, module) or _indented(fqn, module) or (None, "")
     methods = ", ".join(_list_methods(module)) or "none"
     kind = class_of(module).__name__
@@ -111,70 +83,6 @@ def missing_forward(crash: Crash) -> Iterator[Suspect]:
         weight=STRONG,
         advice=(f"define forward(self, x) in {kind}, indented as __init__ is",),
     )
-
-
-def _blame_list(crash: Crash, fqn: str, module: nn.Module) -> Suspect:
-    children = list(module._modules)
-
-    def chain(old: nn.Module) -> nn.Module:
-        return nn.Sequential(*(old._modules[name] for name in children))  # type: ignore[arg-type]
-
-    title = f"make {quote(fqn)} an nn.Sequential, or call its modules one by one"
-    edit: Edit = _call_element(crash) or Exchange(
-        title=title, code="nn.Sequential(*...)", module=fqn, layer=chain
-    )
-    kind = type(module).__name__
-    return Suspect(
-        module=fqn,
-        message=f"{quote(fqn)} is an nn.{kind}: it only holds modules, and cannot be called itself",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-    )
-
-
-def _blame_plain_list(crash: Crash) -> Iterator[Suspect]:
-    """A list or dict of layers that is called; its layers are not registered either."""
-    method, calls = find_failing_method(crash), list_calls(crash.error)
-    if method is None or not calls or not isinstance(crash.error, TypeError):
-        return
-    written = ast.unparse(calls[0].func)
-    held = read_attribute(calls[0].func, read_names(crash.error))
-    layers = list(held.values()) if isinstance(held, dict) else held
-    is_held = isinstance(layers, list | tuple) and len(layers) > 1 and written.startswith("self.")
-    if not is_held or not all(isinstance(layer, nn.Module) for layer in layers):
-        return
-    edit: Edit = _call_element(crash) or SetAttribute(
-        title=f"write {written} = nn.Sequential(*...) in __init__",
-        code="nn.Sequential(*...)",
-        module=method.fqn,
-        name=written.removeprefix("self."),
-        value=lambda _module: nn.Sequential(*layers),
-    )
-    yield Suspect(
-        module=method.fqn,
-        message=f"{written} is a {type(held).__name__} of layers, which cannot be called itself",
-        arithmetic="the parameters of its layers are not registered either",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-    )
-
-
-def _call_element(crash: Crash) -> Edit | None:
-    """`for layer in self.layers: x = self.layers(x)`: the one of the loop is meant."""
-    method = find_failing_method(crash)
-    calls = list_calls(crash.error)
-    if method is None or not calls:
-        return None
-    called = calls[0].func
-    try:
-        tree = open_method(method.function.__code__)[1]
-    except UnknownPlaceError:
-        return None
-    for loop in [node for node in ast.walk(tree) if isinstance(node, ast.For)]:
-        is_same = ast.unparse(loop.iter) == ast.unparse(called)
-        if is_same and isinstance(loop.target, ast.Name) and calls[0] in list(ast.walk(loop)):
-            return replace_node(method, called, loop.target.id)
-    return None
 
 
 def _list_methods(module: nn.Module) -> list[str]:
