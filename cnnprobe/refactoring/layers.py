@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cnnprobe.differences import Operation, place
 from cnnprobe.errors import ProbeError
+from cnnprobe.operations import OperationInfo, find_layer, find_name
 
 
 class NotWritableError(ProbeError):
@@ -35,12 +36,7 @@ VARYING = frozenset(
         "groups",
     }
 )
-DEFAULTS: Mapping[str, object] = {
-    "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "padding_mode": "zeros", "eps": 1e-5, "momentum": 0.1, "affine": True,
-    "track_running_stats": True, "output_padding": 0, "ceil_mode": False, "return_indices": False, "count_include_pad": True,
-    "divisor_override": None, "approximate": "none", "start_dim": 1, "end_dim": -1, "mode": "nearest", "align_corners": None,
-    "negative_slope": 0.01, "alpha": 1.0, "min_val": -1.0, "max_val": 1.0, "num_parameters": 1, "elementwise_affine": True,
-}  # fmt: skip
+ALWAYS = ...  # no default: it is always written
 POSITIONAL = frozenset(
     {
         "in_channels",
@@ -55,18 +51,18 @@ POSITIONAL = frozenset(
         "normalized_shape",
     }
 )
-_PLAIN = {
-    "relu": "ReLU", "relu6": "ReLU6", "sigmoid": "Sigmoid", "tanh": "Tanh", "silu": "SiLU", "mish": "Mish", "selu": "SELU", "hardswish": "Hardswish",
-    "hardsigmoid": "Hardsigmoid", "softsign": "Softsign", "logsigmoid": "LogSigmoid", "tanhshrink": "Tanhshrink",
-}  # fmt: skip
-_CONFIGURED = {
-    "leaky_relu": "LeakyReLU",
-    "elu": "ELU",
-    "gelu": "GELU",
-    "hardtanh": "Hardtanh",
-    "softmax": "Softmax",
-    "log_softmax": "LogSoftmax",
-}
+
+
+def default_of(kind: str, argument: str) -> object:
+    """What a layer takes where an argument is left out; ALWAYS where that is not done.
+
+    >>> default_of("Conv2d", "stride"), default_of("Dropout", "p")
+    (1, Ellipsis)
+    """
+    info = find_layer(kind)
+    if info is None or info.constructor is None or argument in POSITIONAL:
+        return ALWAYS
+    return info.constructor.defaults.get(argument, ALWAYS)
 
 
 def layer_of(operation: Operation, index: int) -> Layer:
@@ -75,16 +71,11 @@ def layer_of(operation: Operation, index: int) -> Layer:
     Raises:
         NotWritableError: no stock layer does that.
     """
-    for prefix, make in _MAKERS.items():
-        if operation.name.startswith(prefix):
-            kind, arguments = make(operation)
-            return Layer(kind=kind, arguments=arguments, operation=index)
-    if operation.name in _PLAIN:
-        return Layer(kind=_PLAIN[operation.name], arguments={}, operation=index)
-    if operation.name in _CONFIGURED:
-        return Layer(
-            kind=_CONFIGURED[operation.name], arguments=dict(operation.config), operation=index
-        )
+    info = find_name(operation.name)
+    make = _maker(info) if info is not None and info.layers else None
+    if info is not None and make is not None:
+        kind, arguments = make(operation, info.layers[0])
+        return Layer(kind=kind, arguments=arguments, operation=index)
     raise NotWritableError(
         f"{operation.kind} cannot be written as a layer",
         where=place(operation),
@@ -93,9 +84,24 @@ def layer_of(operation: Operation, index: int) -> Layer:
 
 
 Made = tuple[str, dict[str, object]]
+Maker = Callable[[Operation, str], Made]  # gets the class of the layer, too
 
 
-def _convolution(op: Operation) -> Made:
+def _maker(info: OperationInfo) -> Maker | None:
+    """What writes the layer of an operation; None where nothing does."""
+    if info.group in _MAKERS:
+        return _MAKERS[info.group]
+    is_simple = info.family in ("activation", "softmax") and "training" not in info.signature.names
+    return _activation if is_simple else None
+
+
+def _activation(op: Operation, kind: str) -> Made:
+    info = find_layer(kind)
+    names = info.constructor.names if info is not None and info.constructor is not None else ()
+    return kind, {name: op.config[name] for name in names if name in op.config}
+
+
+def _convolution(op: Operation, kind: str) -> Made:
     weight, groups = op.shapes.get("weight"), op.config.get("groups", 1)
     if weight is None or not isinstance(groups, int):
         raise NotWritableError(
@@ -105,7 +111,6 @@ def _convolution(op: Operation) -> Made:
     first, second = (
         (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
     )
-    kind = f"ConvTranspose{op.name[-2]}d" if transposed else f"Conv{op.name[-2]}d"
     config = {key: value for key, value in op.config.items() if key != "kernel_size"}
     return kind, {
         "in_channels": first,
@@ -121,24 +126,22 @@ def _convolution(op: Operation) -> Made:
     }
 
 
-def _linear(op: Operation) -> Made:
+def _linear(op: Operation, kind: str) -> Made:
     weight = op.shapes.get("weight")
     if weight is None:
         raise NotWritableError(
             "a linear layer whose weight is computed cannot be written as a layer", where=place(op)
         )
-    return "Linear", {
+    return kind, {
         "in_features": weight[1],
         "out_features": weight[0],
         "bias": "bias" in op.shapes,
     }
 
 
-def _batch_norm(op: Operation) -> Made:
+def _batch_norm(op: Operation, kind: str) -> Made:
     rank = len(op.given[0]) if op.given else 4
-    kind = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}.get(
-        rank, "BatchNorm2d"
-    )
+    kind = {2: "BatchNorm1d", 3: "BatchNorm1d", 5: "BatchNorm3d"}.get(rank, "BatchNorm2d")
     features = op.shapes.get("weight") or op.shapes.get("running_mean") or (op.given[0][1],)
     return kind, {
         "num_features": features[0],
@@ -149,8 +152,8 @@ def _batch_norm(op: Operation) -> Made:
     }
 
 
-def _group_norm(op: Operation) -> Made:
-    return "GroupNorm", {
+def _group_norm(op: Operation, kind: str) -> Made:
+    return kind, {
         "num_groups": op.config.get("num_groups"),
         "num_channels": op.given[0][1],
         "eps": op.config.get("eps"),
@@ -158,22 +161,21 @@ def _group_norm(op: Operation) -> Made:
     }
 
 
-def _layer_norm(op: Operation) -> Made:
+def _layer_norm(op: Operation, kind: str) -> Made:
     weight = op.shapes.get("weight")
     if weight is None:
         raise NotWritableError(
             "a layer_norm without weights does not show its shape", where=place(op)
         )
-    return "LayerNorm", {
+    made: dict[str, object] = {
         "normalized_shape": weight[0] if len(weight) == 1 else weight,
         "eps": op.config.get("eps"),
         "elementwise_affine": True,
-        "bias": "bias" in op.shapes,
     }
+    return kind, made if kind == "RMSNorm" else {**made, "bias": "bias" in op.shapes}
 
 
-def _pooling(op: Operation) -> Made:
-    kind = "".join(part.capitalize() for part in op.name[:-2].split("_")) + op.name[-2:]
+def _pooling(op: Operation, kind: str) -> Made:
     if op.config.get("return_indices"):
         raise NotWritableError(
             "pooling that also gives back indices cannot stand in a chain", where=place(op)
@@ -184,42 +186,42 @@ def _pooling(op: Operation) -> Made:
     return kind, config
 
 
-def _dropout(op: Operation) -> Made:
+def _dropout(op: Operation, kind: str) -> Made:
     if op.config.get("training"):
         raise NotWritableError(
-            "a dropout that acts in eval mode too is no nn.Dropout",
+            f"a dropout that acts in eval mode too is no nn.{kind}",
             where=place(op),
             fix="pass training=self.training",
         )
-    return ("Dropout2d" if op.name == "dropout2d" else "Dropout"), {"p": op.config.get("p")}
+    return kind, {"p": op.config.get("p")}
 
 
-def _flatten(op: Operation) -> Made:
+def _flatten(op: Operation, kind: str) -> Made:
     start, end = op.config.get("start_dim"), op.config.get("end_dim")
-    return "Flatten", {"start_dim": start, "end_dim": -1 if end == len(op.given[0]) - 1 else end}
+    return kind, {"start_dim": start, "end_dim": -1 if end == len(op.given[0]) - 1 else end}
 
 
-def _prelu(op: Operation) -> Made:
-    return "PReLU", {"num_parameters": op.shapes.get("weight", (1,))[0]}
+def _prelu(op: Operation, kind: str) -> Made:
+    return kind, {"num_parameters": op.shapes.get("weight", (1,))[0]}
 
 
-def _interpolate(op: Operation) -> Made:
-    return "Upsample", {
+def _interpolate(op: Operation, kind: str) -> Made:
+    return kind, {
         "size": op.config.get("size"),
         "mode": op.config.get("mode"),
         "align_corners": op.config.get("align_corners"),
     }
 
 
-_MAKERS: Mapping[str, Callable[[Operation], Made]] = {
+_MAKERS: Mapping[str, Maker] = {
     "conv": _convolution,
+    "conv_transpose": _convolution,
     "linear": _linear,
     "batch_norm": _batch_norm,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "max_pool": _pooling,
     "avg_pool": _pooling,
-    "adaptive_": _pooling,
     "dropout": _dropout,
     "flatten": _flatten,
     "prelu": _prelu,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cnnprobe.refactoring.flow import Item, Parallel
 from cnnprobe.refactoring.folding import Run, sign_of, split
-from cnnprobe.refactoring.layers import DEFAULTS, Layer, NotWritableError
+from cnnprobe.refactoring.layers import ALWAYS, Layer, NotWritableError, default_of
 
 _CHANNELS = frozenset(
     {
@@ -31,12 +31,12 @@ class Variable:
     family: str
     uses: list[str] = field(default_factory=list)
     name: str = ""
+    usual: object = ALWAYS  # torch's own default
 
     @property
     def default(self) -> object:
         """Torch's own default, where an instance has it."""
-        value = DEFAULTS.get(self.family)
-        return value if value is not None and value in self.values else None
+        return self.usual if self.usual in self.values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _term(layer: Layer, name: str, values: Values, template: Template) -> Term:
             f"{name} of the shortcut's {layer.kind} follows from nothing else in the block",
             where="the repeated block",
         )
-    variable = Variable(values, name, [f"{layer.kind}.{name}"])
+    variable = Variable(values, name, [f"{layer.kind}.{name}"], usual=default_of(layer.kind, name))
     template.variables.append(variable)
     return Term(variable=variable)
 

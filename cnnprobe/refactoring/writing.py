@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cnnprobe.refactoring.flow import Item, Parallel, Statement
 from cnnprobe.refactoring.folding import Piece, Run, split
-from cnnprobe.refactoring.layers import DEFAULTS, POSITIONAL, Layer
+from cnnprobe.refactoring.layers import POSITIONAL, Layer, default_of
 from cnnprobe.refactoring.templates import Template, Term, condition_of, joining_of
 
 _WIDTH = 88
@@ -449,7 +449,8 @@ def _layer(layer: Layer, template: Template | None) -> str:
 def _is_default(layer: Layer, name: str, value: object) -> bool:
     if name == "stride" and "Pool" in layer.kind:
         return value == layer.arguments.get("kernel_size")
-    return name in DEFAULTS and DEFAULTS[name] == value and type(DEFAULTS[name]) is type(value)
+    default = default_of(layer.kind, name)
+    return default == value and type(default) is type(value)
 
 
 def _instance(template: Template, k: int) -> str:

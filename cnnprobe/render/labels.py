@@ -1,45 +1,30 @@
 """What is written in a box of a graph, for all formats: plain text, to be escaped by each."""
 
+import functools
 import unicodedata
 from collections.abc import Mapping
 
 from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MODULE, MORE, PARAMETER, Node
+from cnnprobe.operations import ALL, Family, OperationInfo, find_function, find_layer
 from cnnprobe.render.units import inert, size
 
 LONGEST = 44  # characters of a line in a box; more is cut in the middle, the tooltip has all
-_FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "convolution": ("conv", "unfold", "fold"),
-    "normalisation": ("norm",),
-    "attention": ("attention", "lstm", "gru", "rnn", "transformer", "softmax"),
-    "pooling": ("pool", "upsample", "interpolate", "mean"),
-    "linear": ("linear", "addmm", "matmul", "mm", "bilinear", "embedding"),
-    "joining": ("add", "cat", "stack", "mul", "sub", "div"),
-    "activation": (
-        "relu",
-        "gelu",
-        "silu",
-        "sigmoid",
-        "tanh",
-        "swish",
-        "elu",
-        "mish",
-        "threshold",
-        "hardtanh",
-    ),
-    "shape": (
-        "flatten",
-        "view",
-        "reshape",
-        "permute",
-        "transpose",
-        "slice",
-        "select",
-        "chunk",
-        "split",
-        "identity",
-        "dropout",
-    ),
-}
+_COLOURS: Mapping[Family, str] = {
+    "convolution": "convolution", "norm": "normalisation", "attention": "attention",
+    "recurrent": "attention", "softmax": "attention", "pooling": "pooling", "resize": "pooling",
+    "linear": "linear", "matmul": "linear", "embedding": "linear", "join": "joining",
+    "activation": "activation", "reshape": "shape", "permute": "shape", "selection": "shape",
+    "repetition": "shape", "shuffle": "shape", "pad": "shape", "identity": "shape", "dropout": "shape",
+}  # fmt: skip
+# What the names of users' classes and of autograd's kernels are made of.
+_STEMS = {
+    "conv": "convolution", "norm": "normalisation", "attention": "attention", "lstm": "attention",
+    "gru": "attention", "rnn": "attention", "transformer": "attention", "softmax": "attention",
+    "pool": "pooling", "upsample": "pooling", "linear": "linear", "embed": "linear",
+    "elu": "activation", "silu": "activation", "sigmoid": "activation", "tanh": "activation",
+    "swish": "activation", "mish": "activation", "threshold": "activation", "flatten": "shape",
+    "dropout": "shape", "add": "joining", "concat": "joining",
+}  # fmt: skip
 
 
 def title(node: Node) -> str:
@@ -133,11 +118,24 @@ def family(node: Node) -> str:
     """
     if node.kind in (PARAMETER, INPUT, MORE):
         return node.kind
+    info = find_layer(node.name) or find_function(node.name) or _find_kernel(node.name)
+    if info is not None:
+        return _COLOURS.get(info.family, "other")
     name = node.name.rpartition(".")[2].lower()
-    return next(
-        (family for family, words in _FAMILIES.items() if any(word in name for word in words)),
-        "other",
-    )
+    return next((family for stem, family in _STEMS.items() if stem in name), "other")
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_kernel(name: str) -> OperationInfo | None:
+    """The operation of a node of autograd, which spells it its own way: "MaxPool2DWithIndicesBackward0"."""
+    kernel, backward, _ = name.partition("Backward")
+    return _squeezed_names().get(kernel.lower()) if backward else None
+
+
+@functools.lru_cache(maxsize=1)
+def _squeezed_names() -> Mapping[str, OperationInfo]:
+    names = {spelling: info for info in ALL for spelling in (*info.functions, info.name)}
+    return {name.replace("_", "").lower(): info for name, info in names.items()}
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
