@@ -4,79 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cnnprobe.operations import Effect, OperationInfo, find, read_argument
 from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 
 _AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
-# Positional parameters of the functions, after the tensors.
-_POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-_AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode")
-_CONVOLUTION = ("stride", "padding", "dilation", "groups")
-_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 # Each output element depends on the input element at its own place, or (normalisation in training) nearly so.
-_POINTWISE = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "leakyrelu",
-        "leaky_relu",
-        "prelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "sigmoid",
-        "tanh",
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-        "softplus",
-        "identity",
-        "batchnorm1d",
-        "batchnorm2d",
-        "batchnorm3d",
-        "batch_norm",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "alphadropout",
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "add_",
-        "mul_",
-        "__radd__",
-        "__rmul__",
-        "__rsub__",
-        "neg",
-        "cat",
-        "stack",
-        "contiguous",
-        "clone",
-        "to",
-        "float",
-        "half",
-        "bfloat16",
-        "type",
-        "clamp",
-        "abs",
-        "exp",
-        "sqrt",
-        "pow",
-        "__getitem__",
-        "chunk",
-        "split",
-        "channelshuffle",
-        "where",
-        "softmax2d",
-        "localresponsenorm",
-        "detach",
-    ]
-)
+_POINTWISE: tuple[Effect, ...] = ("keeps", "elementwise", "broadcasts", "joins", "selects")
+_WINDOWS = ("conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +43,19 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
     """
     if not call.inputs or not call.outputs:
         return ()
-    name = _name(call)
+    info = find(call)
+    if info is None:
+        return ()
     given, made = call.inputs[0].shape, call.outputs[0].shape
-    if name.startswith("adaptive") and len(made) > 1:
+    if info.name.startswith("adaptive") and len(made) > 1:
+        rank = _rank(info)
         return tuple(
             f"{axis}: output_size = {n}"
-            for axis, n in zip(_axes(given, name), made[-_rank(name) :], strict=False)
+            for axis, n in zip(_AXES.get(rank, ()), made[-rank:], strict=False)
         )
-    if name == "linear" and given and made:
+    if info.name == "linear" and given and made:
         return (f"last axis: in_features {given[-1]} -> out_features {made[-1]}",)
-    if name in ("flatten", "view", "reshape") and len(made) < len(given):
+    if info.effect == "reshapes" and info.name != "squeeze" and len(made) < len(given):
         return _explain_flatten(given, made)
     window = window_of(call, config)
     if window is None:
@@ -174,19 +111,17 @@ def _explain_flatten(given: tuple[int, ...], made: tuple[int, ...]) -> tuple[str
 
 def window_of(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
     """The sliding window of a convolution or pooling, from a layer's configuration or a function's arguments; None for all else."""
-    name = _name(call)
-    rank = _rank(name)
-    if rank not in _AXES or not name.startswith(
-        ("conv", "maxpool", "max_pool", "avgpool", "avg_pool", "lppool", "lp_pool")
-    ):
+    info = find(call)
+    rank = 0 if info is None else _rank(info)
+    if info is None or rank not in _AXES or info.group not in _WINDOWS or _is_adaptive(info):
         return None
-    options = dict(config) if call.fqn is not None else _options(call, name)
-    if call.fqn is None and name.startswith("conv"):
+    options = dict(config) if call.fqn is not None else _options(call, info)
+    is_pooling = info.family == "pooling"
+    if call.fqn is None and not is_pooling:
         options["kernel_size"] = call.inputs[1].shape[-rank:] if len(call.inputs) > 1 else None
     kernel = _tuple(options.get("kernel_size"), rank)
     if kernel is None:
         return None
-    is_pooling = not name.startswith("conv")
     stride = _tuple(options.get("stride"), rank) or (kernel if is_pooling else (1,) * rank)
     dilation = _tuple(options.get("dilation"), rank) or (1,) * rank
     return Window(
@@ -196,34 +131,18 @@ def window_of(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
         padding=_padding(options.get("padding"), kernel, dilation, rank),
         output_padding=_tuple(options.get("output_padding"), rank) or (0,) * rank,
         ceil=bool(options.get("ceil_mode")),
-        transposed="transpose" in name,
+        transposed=info.group == "conv_transpose",
     )
 
 
-def _options(call: ModuleCall, name: str) -> dict[str, object]:
+def _options(call: ModuleCall, info: OperationInfo) -> dict[str, object]:
     """A function's arguments by the names that the layers use."""
-    if name.startswith("conv"):
-        names: Sequence[str] = _TRANSPOSED if "transpose" in name else _CONVOLUTION
-        offset = 3  # input, weight, bias
-    else:
-        names, offset = (_AVERAGE if name.startswith("avg") else _POOLING), 1
-    options: dict[str, object] = {}
-    for i, option in enumerate(names):
-        value = _argument(call, f"[{offset + i}]")
-        options[option] = call.arguments.get(option) if value is None else value
-        if options[option] is None:
-            options[option] = _argument(call, option)
-    return options
+    names = [name for name in info.signature.names if name not in info.signature.tensors]
+    return {name: read_argument(call, name) for name in names}
 
 
-def _argument(call: ModuleCall, path: str) -> object:
-    """A plain argument; a tuple was recorded element by element."""
-    if path in call.arguments:
-        return call.arguments[path]
-    parts: list[object] = []
-    while f"{path}[{len(parts)}]" in call.arguments:
-        parts.append(call.arguments[f"{path}[{len(parts)}]"])
-    return tuple(parts) or None
+def _is_adaptive(info: OperationInfo) -> bool:
+    return "output_size" in info.signature.names
 
 
 def _tuple(value: object, rank: int) -> tuple[int, ...] | None:
@@ -245,16 +164,14 @@ def _padding(
     return tuple(2 * n for n in _tuple(value, rank) or (0,) * rank)
 
 
-def _name(call: ModuleCall) -> str:
-    return call.kind.rsplit(".", maxsplit=1)[-1].lower()
+def _rank(info: OperationInfo) -> int:
+    """The spatial dimensions of conv2d and its kind; 0 where the name says none."""
+    return int(info.name[-2]) if info.name[-1:] == "d" and info.name[-2:-1].isdigit() else 0
 
 
-def _rank(name: str) -> int:
-    return int(name[-2]) if name[-1:] == "d" and name[-2:-1].isdigit() else 0
-
-
-def _axes(given: tuple[int, ...], name: str) -> tuple[str, ...]:
-    return _AXES.get(_rank(name) or len(given) - 2, ())
+def _is_pointwise(call: ModuleCall) -> bool:
+    info = find(call)
+    return info is not None and (info.effect in _POINTWISE or info.name == "channel_shuffle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +204,9 @@ def receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
         ]
         field = _join(seen)
         window = window_of(call, configs.get(call.fqn or "", {}))
-        if field is None or (window is None and _name(call) not in _POINTWISE):
+        if field is None or len(field.size) != rank:
+            continue
+        if window is None and not _is_pointwise(call):
             continue
         fields[index] = field if window is None else _widen(field, window)
     return fields
@@ -309,6 +228,8 @@ def _join(fields: Sequence[ReceptiveField | None]) -> ReceptiveField | None:
     if not fields or any(field is None for field in fields):
         return None
     known = [field for field in fields if field is not None]
+    if len({len(field.size) for field in known}) > 1:
+        return None
     return ReceptiveField(
         size=tuple(max(sizes) for sizes in zip(*(f.size for f in known), strict=True)),
         step=tuple(max(s) for s in zip(*(f.step for f in known), strict=True)),

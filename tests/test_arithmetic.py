@@ -117,3 +117,32 @@ def test_receptive_field_is_where_the_gradient_of_one_output_reaches(layers):
         rows = grad[0, 0].abs().sum(1).nonzero()
         reached.append(int(rows.max() - rows.min() + 1))
     assert max(reached) == max(f.size[0] for f in field.values())
+
+
+def test_receptive_field_ends_where_a_map_loses_a_dimension():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plane, self.line = nn.Conv2d(1, 4, 3), nn.Conv1d(4, 4, 3)
+
+        def forward(self, x):
+            return self.line(self.plane(x)[:, :, 0])
+
+    trace = observe(Rows(), (torch.rand(1, 1, 8, 8),), {}).trace
+    assert {"plane"} == {trace.calls[row].fqn for row in receptive_fields(trace)}
+
+
+@pytest.mark.parametrize("join", [torch.maximum, torch.fmax, torch.subtract, torch.Tensor.__rsub__])
+def test_receptive_field_goes_through_every_operation_on_each_value(join):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near, self.far = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 5, padding=2)
+
+        def forward(self, x):
+            return join(self.near(x), self.far(x))
+
+    trace = observe(Branches(), (torch.rand(1, 1, 8, 8),), {}).trace
+    last = max(receptive_fields(trace))
+    assert trace.calls[last].fqn is None
+    assert (5, 5) == receptive_fields(trace)[last].size

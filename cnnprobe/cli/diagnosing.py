@@ -22,6 +22,7 @@ from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
 from cnnprobe.errors import CheckError, TargetError, UnknownNameError, UsageError, suggest
+from cnnprobe.operations import select
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
     from cnnprobe.diagnosis import Rule
     from cnnprobe.report import Report
 
-_LOSSES = (
-    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "kl_div",
-)  # fmt: skip
-_OF_CLASSES = ("cross_entropy", "nll_loss")
+_OF_CLASSES = select(trait="classes")
+# Those for which random targets can be drawn.
+_LOSSES = sorted(_OF_CLASSES | select(trait="probabilities") | select(trait="values"))
 _rules_option = click.option(
     "--rules",
     "files",
