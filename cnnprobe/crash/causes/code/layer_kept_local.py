@@ -39,7 +39,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0114", name="layer-kept-local", family="missing-attribute", prior=1091, examples=EXAMPLE
+    code="CP0D2", name="layer-kept-local", family="missing-attribute", prior=1091, examples=EXAMPLE
 )
 def layer_kept_local(crash: Crash) -> Iterator[Suspect]:
     """A layer is kept in a local variable of __init__, so that the module does not have it.

@@ -43,7 +43,7 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP0113", name="module-list-called", family="missing-forward", prior=1100, examples=EXAMPLE
+    code="CP0D1", name="module-list-called", family="missing-forward", prior=1100, examples=EXAMPLE
 )
 def module_list_called(crash: Crash) -> Iterator[Suspect]:
     """A list of modules is called as if it were a module.

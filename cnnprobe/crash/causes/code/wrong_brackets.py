@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
@@ -69,11 +70,10 @@ def wrong_brackets(crash: Crash) -> Iterator[Suspect]:
 def _index_instead(line: Line, node: ast.Call) -> str:
     """The square brackets for x.shape(0), layers(0), x(0); "" where it is no such slip."""
     value = line.evaluate(node.func)
-    is_plain = len(node.args) == 1 and not node.keywords
-    if not is_plain or not isinstance(value, Tensor | tuple | list | nn.ModuleList):
+    if len(node.args) != 1 or node.keywords:
         return ""
-    is_layers = isinstance(value, list | nn.ModuleList)
-    if is_layers and not isinstance(line.evaluate(node.args[0]), int):
+    is_index = isinstance(line.evaluate(node.args[0]), int)
+    if not is_index or not isinstance(value, Tensor | torch.Size | list | nn.ModuleList):
         return ""
     return f"{ast.unparse(node.func)}[{ast.unparse(node.args[0])}]"
 
