@@ -58,7 +58,10 @@ def explain(crash: Crash) -> Explanation | None:
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
     with preserved_generators():  # layers that are made for a trial draw their weights
-        return _explain_statement(crash) or explain_crash(crash)
+        found = None
+        with crash.tolerate():
+            found = _explain_statement(crash)
+        return found or explain_crash(crash)
 
 
 def _explain_statement(crash: Crash) -> Explanation | None:

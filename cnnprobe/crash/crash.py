@@ -49,6 +49,10 @@ class Crash:
     is_lenient: bool = False  # a cause that stumbles over this model is passed over
     memory: dict[str, Any] = field(default_factory=dict, repr=False)  # facts that cost time
 
+    def tolerate(self) -> contextlib.AbstractContextManager[None]:
+        """Where it is lenient, what one cause or one trial raises costs no more than that."""
+        return contextlib.suppress(Exception) if self.is_lenient else contextlib.nullcontext()
+
     @cached_property
     def stage(self) -> str:
         """Where the exception came from: "forward", "loss", "backward" or "step"."""

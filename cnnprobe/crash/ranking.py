@@ -29,7 +29,8 @@ def explain_crash(crash: Crash) -> Explanation:
     suspects = find_suspects(crash)
     attempts = list(_try_candidates(crash, trials, suspects))
     if trials.copy is not None and trials.left > 0 and not any(a.is_plausible for a in attempts):
-        attempts += _try_second_fault(crash, trials, attempts)
+        with crash.tolerate():
+            attempts += _try_second_fault(crash, trials, attempts)
     parameters = sum(p.numel for p in crash.trace.parameters if p.kind == "parameter")
     attempts.sort(key=lambda attempt: rank_attempt(attempt, parameters))
     blamed = choose_suspect(suspects, attempts)
@@ -63,12 +64,12 @@ def find_suspects(crash: Crash) -> list[Suspect]:
 
 
 def _ask(crash: Crash, cause: Cause) -> list[Suspect]:
-    try:
-        return [replace(one, cause=cause) for one in cause.find(crash)]
-    except Exception:
-        if not crash.is_lenient:
-            raise
-        return []
+    found: list[Suspect] = []
+    with crash.tolerate():  # what was found before it stumbled is kept
+        for one in cause.find(crash):
+            usable = tuple(c for c in one.candidates if c.edits)  # an empty one changes nothing
+            found.append(replace(one, cause=cause, candidates=usable))
+    return found
 
 
 def choose_suspect(suspects: list[Suspect], attempts: list[Attempt]) -> Suspect:
@@ -95,7 +96,9 @@ def _try_candidates(crash: Crash, trials: Trials, suspects: list[Suspect]) -> It
     for suspect, candidate in _pair(suspects):
         if crash.stage == "forward" and trials.left <= _RESERVE:
             return
-        attempt = trials.attempt(suspect, candidate)
+        attempt = None
+        with crash.tolerate():
+            attempt = trials.attempt(suspect, candidate)
         if attempt is not None:
             yield attempt
 
@@ -210,12 +213,15 @@ def _to_repair(crash: Crash, attempt: Attempt) -> Repair:
 
 
 def _leave_untried(crash: Crash, candidate: Candidate, *, with_patch: bool = True) -> Repair:
-    edits = candidate.edits
+    edits, patch = candidate.edits, ""
+    if with_patch:
+        with crash.tolerate():
+            patch = write_diff(crash, edits)
     return Repair(
         title=candidate.title,
         code="; ".join(edit.code.replace("{x}", "x") for edit in edits if edit.code),
         module=edits[0].module,
-        patch=write_diff(crash, edits) if with_patch else "",
+        patch=patch,
     )
 
 
