@@ -133,7 +133,9 @@ def _suspect_earlier(crash: Crash) -> Iterator[Suspect]:
         shapes = {t.shape for t in cat.parts} if cat is not None else set()
         if cat is None or cat.dim is None or len(shapes) != 1 or len(cat.parts[0].shape) < 2:
             continue
-        dim = _find_batch_dim(crash, cat, ends) if cat.dim == 0 else _find_feature_dim(crash, cat)
+        dim = _find_feature_dim(crash, cat)
+        if dim is None and cat.dim == 0:
+            dim = _find_batch_dim(crash, cat, ends)
         if dim is None:
             continue
         size = cat.parts[0].shape[cat.dim]
