@@ -1,6 +1,7 @@
 """Every cause: its page, and its examples, which are explained and corrected as they say."""
 
 import dataclasses
+import importlib.metadata
 import re
 import subprocess
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from examples import explain_example, explain_text
 
+import cnnprobe
 import cnnprobe.crash
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.rulebook import all_rules
@@ -122,3 +124,67 @@ def test_explanation_does_not_depend_on_the_wording_of_the_message(
 def strip_numbers(titles):
     """Without the number in the name of the program's file."""
     return [re.sub(r"program_\d+", "program", title) for title in titles]
+
+
+# The names under which diagnoses were known before each cause had its own.
+KNOWN = (
+    "shape-mismatch not-a-tensor call-signature channel-mismatch broken-hook unknown target-dtype"
+    " missing-attribute inplace-autograd empty-parameters dtype-mismatch batch-merge-view"
+    " target-shape squeeze-batch nhwc-input missing-batch input-dtype device-mismatch"
+    " bn-features-mismatch residual-mismatch missing-forward linear-in-features label-range"
+    " index-range cat-mismatch broken-backward backward-twice state-mismatch spatial-collapse"
+    " scaler-order scaled-half-weights output-range noncontiguous-view non-scalar-loss"
+    " missing-flatten graph-to-numpy detached-graph bn-single-value bce-range"
+)
+
+
+def test_every_diagnosis_that_was_public_is_a_cause_or_a_family():
+    names = {cause.name for cause in all_causes()} | {cause.family for cause in all_causes()}
+    assert set(KNOWN.split()) <= names
+
+
+MINE = """
+from cnnprobe.crash.cause import cause
+from cnnprobe.crash.suspect import STRONG, Suspect
+
+
+@cause(code="CP0Z1", name="always-the-root", prior=9999)
+def always_the_root(crash):
+    \"\"\"Whatever raises, it is the root.\"\"\"
+    yield Suspect(module="", message="it is the root", weight=STRONG + 9)
+"""
+
+
+def test_cause_in_a_file_of_the_users_own_is_asked(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(9, 2))
+    report = cnnprobe.diagnose(model, torch.randn(3, 4), rules=[tmp_path / "mine.py"])
+    assert ("always-the-root", "CP0Z1") == (report.findings[0].rule, report.findings[0].code)
+
+
+def test_cause_of_an_entry_point_is_asked(monkeypatch):
+    class Point:
+        def load(self):
+            namespace = {}
+            exec(MINE, namespace)
+            return namespace["always_the_root"]
+
+    real = importlib.metadata.entry_points
+    monkeypatch.setattr(
+        importlib.metadata,
+        "entry_points",
+        lambda **of: [Point()] if of == {"group": "cnnprobe.causes"} else real(**of),
+    )
+    all_causes.cache_clear()
+    try:
+        report = cnnprobe.probe(torch.nn.Linear(4, 2), torch.randn(3, 5))
+        assert "always-the-root" == report.explanation.diagnosis
+    finally:
+        all_causes.cache_clear()
+
+
+def test_crash_is_suppressed_as_a_finding_is():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(9, 2))
+    report = cnnprobe.diagnose(model, torch.randn(3, 4), ignore={"CP002": "known"})
+    assert not any(finding.is_crash for finding in report.findings)
+    assert any("is ignored: known" in note for note in report.trace.notes)

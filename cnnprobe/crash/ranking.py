@@ -190,7 +190,11 @@ def rank_attempt(attempt: Attempt, parameters: int) -> tuple[bool, bool, int, in
 
 def _drop_repeated(attempts: list[Attempt]) -> list[Attempt]:
     """The first of the attempts that have one title."""
-    return list({a.candidate.title: a for a in reversed(attempts) if a.works}.values())[::-1]
+    found: dict[str, Attempt] = {}
+    for attempt in attempts:
+        if attempt.works:
+            found.setdefault(attempt.candidate.title, attempt)
+    return list(found.values())
 
 
 # -- words -----------------------------------------------------------------------------------------
