@@ -73,6 +73,7 @@ class ModelCopy:
         self.kwargs = {name: _copied(value, meta=meta) for name, value in kwargs.items()}
         self.rewrites: list[tuple[str, str, Rewriting]] = []
         self.undo: list[Callable[[], None]] = []
+        self.autocast: torch.dtype | None = None  # the forward runs under it
 
     def module(self, fqn: str) -> nn.Module:
         """The shadow's module of a name."""
@@ -105,10 +106,7 @@ class ModelCopy:
     def run(self) -> Outcome:
         """One forward pass, neutrally observed."""
         with hush(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
-            if self.meta:
-                stack.enter_context(torch.device("meta"))
-            if self.rewrites:
-                stack.enter_context(_Rewriter(self.rewrites))
+            self._enter(stack)
             seen = observe(self.model, self.args, self.kwargs, statistics=False)
         trace = seen.trace
         return Outcome(
@@ -125,11 +123,21 @@ class ModelCopy:
             error=seen.error,
         )
 
+    def _enter(self, stack: contextlib.ExitStack) -> None:
+        """The device, the autocast and the changed calls of a forward."""
+        if self.meta:
+            stack.enter_context(torch.device("meta"))
+        if self.autocast is not None:
+            first = next(self.model.parameters(), torch.empty(0))
+            kind = "cpu" if self.meta else first.device.type
+            stack.enter_context(torch.autocast(kind, dtype=self.autocast))
+        if self.rewrites:
+            stack.enter_context(_Rewriter(self.rewrites))
+
     def passes(self) -> bool:
         """Whether a forward passes, without looking at it."""
         with hush(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
-            if self.meta:
-                stack.enter_context(torch.device("meta"))
+            self._enter(stack)
             try:
                 self.model(*self.args, **self.kwargs)
             except Exception:  # whatever it is: it does not pass
@@ -139,8 +147,7 @@ class ModelCopy:
     def backward(self) -> bool:
         """Whether a forward and a backward from everything that it gives pass."""
         with hush(), torch.enable_grad(), contextlib.ExitStack() as stack:
-            if self.rewrites:
-                stack.enter_context(_Rewriter(self.rewrites))
+            self._enter(stack)
             output = self.model(*self.args, **self.kwargs)
             ends = [
                 t.float().sum()

@@ -18,6 +18,7 @@ from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, ChangeLoss, Check
 from cnnprobe.crash.facts.heads import replace_outputs
 from cnnprobe.crash.facts.losses import list_losses
+from cnnprobe.crash.facts.placement import find_autocast
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.model_copy import ModelCopy, Outcome, copy_model
 from cnnprobe.crash.suspect import Candidate, Suspect
@@ -77,7 +78,10 @@ class Trials:
         crash = self.crash
         if crash.model is None:
             return None
-        return copy_model(crash.model, crash.args, crash.kwargs, meta=meta, grad=grad)
+        copy = copy_model(crash.model, crash.args, crash.kwargs, meta=meta, grad=grad)
+        if copy is not None and not torch.is_autocast_enabled("cpu"):
+            copy.autocast = find_autocast(crash)
+        return copy
 
     # -- one forward ---------------------------------------------------------------------------
 
@@ -292,12 +296,19 @@ def is_plausible(crash: Crash, outcome: Outcome) -> bool:
     recurrent = nn.RNNBase | nn.MultiheadAttention
     is_sequence = len(first) == 3 and any(isinstance(m, recurrent) for m in crash.modules.values())
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
-    if batch is not None and first and batch not in first[: 2 if is_sequence else 1]:
+    batches = {batch, *inputs[0].shape[1:2]} if _is_time_major(crash) else {batch}
+    if batch is not None and first and batches.isdisjoint(first[: 2 if is_sequence else 1]):
         return False
     last = _find_last_linear(crash, outcome)
     if last is None or not first:
         return True
     return first[-1] == last.out_features and (not is_image or len(first) == 2 or is_sequence)
+
+
+def _is_time_major(crash: Crash) -> bool:
+    """Whether its recurrent layers and attentions take the time before the batch."""
+    found = [getattr(m, "batch_first", None) for m in crash.modules.values()]
+    return False in found and True not in found
 
 
 def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:

@@ -1,8 +1,8 @@
-"""The layer that decides the size of a dim, with another size."""
+"""The layer that made a tensor: that which decides its size, and whose result it is."""
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
@@ -20,3 +20,14 @@ def resize_maker(crash: Crash, info: TensorInfo, size: int, wanted: int) -> Iter
             yield propose(configure(crash, fqn, out_features=wanted))
         if call.fqn is not None and layer is not None and layer._parameters:
             return
+
+
+def find_layer_of(crash: Crash, tensor: Tensor) -> str | None:
+    """Fqn of the layer whose result a tensor is, by the parameters in the node that made it."""
+    children = [n for n, _ in tensor.grad_fn.next_functions if n] if tensor.grad_fn else []
+    leaves = [n.next_functions[0][0] if type(n).__name__ == "TBackward0" else n for n in children]
+    found = [n.variable for n in leaves if n is not None and hasattr(n, "variable")]
+    for fqn, module in crash.modules.items():
+        if found and all(any(p is t for p in module._parameters.values()) for t in found):
+            return fqn
+    return None

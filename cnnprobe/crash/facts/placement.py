@@ -83,10 +83,27 @@ def _list_float_dtypes(tensors: Iterable[Tensor]) -> list[str]:
 
 
 def find_usual_dtype(crash: Crash, otherwise: str, *, outside: str = "") -> str:
-    """The floating-point dtype of most parameters of a model, but for those of one module."""
-    parameters = [p for p in crash.trace.parameters if is_floating(p.dtype)]
-    others = [p.dtype for p in parameters if not outside or not p.fqn.startswith(outside + ".")]
-    return find_usual(others, [otherwise])
+    """The floating-point dtype of most parameters of a model, but for those of one module.
+
+    Buffers count only where there are no such parameters: they take part in no training.
+    """
+    found = [p for p in crash.trace.parameters if is_floating(p.dtype)]
+    others = [p for p in found if not outside or not p.fqn.startswith(outside + ".")]
+    parameters = [p.dtype for p in others if p.kind == "parameter"]
+    return find_usual(parameters or [p.dtype for p in others], [otherwise])
+
+
+def find_autocast(crash: Crash) -> torch.dtype | None:
+    """The dtype in which torch.autocast had layers of float32 compute; None where it was not on."""
+    layers = nn.Linear | nn.modules.conv._ConvNd
+    for call in crash.trace.calls:
+        layer = crash.modules.get(call.fqn or "") if call.outputs and call.inputs else None
+        if not isinstance(layer, layers) or type(layer.forward).__name__ != "method":
+            continue
+        dtype = call.outputs[0].dtype
+        if layer.weight.dtype is torch.float32 and dtype in ("bfloat16", "float16"):
+            return getattr(torch, dtype)  # type: ignore[no-any-return]
+    return None
 
 
 def list_hidden_layers(
@@ -104,6 +121,23 @@ def list_hidden_layers(
             if odd:
                 found.append(Hidden(owner=fqn, attribute=name, layers=odd))
     return found if info.source is None and info.shape in shapes else []
+
+
+def find_listed(crash: Crash, info: TensorInfo) -> tuple[str, str] | None:
+    """The plain list or dict of tensors that a tensor is of, as far as shape, dtype and device tell."""
+    meant = (info.shape, info.dtype, info.device)
+    for fqn, module in crash.modules.items():
+        for name, value in module.__dict__.items():
+            if name.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            tensors = (t for t in tree_leaves(value) if isinstance(t, Tensor))
+            if any(meant == (tuple(t.shape), *_list_types(t)) for t in tensors):
+                return fqn, name
+    return None
+
+
+def _list_types(tensor: Tensor) -> tuple[str, str]:
+    return str(tensor.dtype).removeprefix("torch."), str(tensor.device)
 
 
 def describe_hidden(crash: Crash, hidden: list[Hidden]) -> str:

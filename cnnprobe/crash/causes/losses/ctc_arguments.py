@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.outside import ChangeLoss
 from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
 from cnnprobe.crash.suspect import Suspect, propose
@@ -55,7 +55,7 @@ def ctc_arguments(crash: Crash) -> Iterator[Suspect]:
             continue
         for message, arithmetic, change in itertools.islice(_list_faults(found), 1):
             candidates = [propose(change)] if change is not None else []
-            text = f"{found.shown} {message}"
+            text = f"{found.shown} {message}{_mention_change(crash, found)}"
             yield suspect_loss(found, text, candidates, arithmetic=arithmetic)
 
 
@@ -95,6 +95,27 @@ def _list_faults(found: Loss) -> Iterator[_Fault]:
             shapes,
             found.give(f"blank={classes - 1}", options=last),
         )
+
+
+def _mention_change(crash: Crash, found: Loss) -> str:
+    """The layer that shortened the time axis, where an input length is what the input has."""
+    longest = max(_read_lengths(found, "input_lengths"), default=0)
+    sizes = [n for t in crash.root_inputs for n in t.shape]
+    if longest not in sizes or longest <= found.input.shape[0]:
+        return ""
+    for call in crash.trace.calls[1:]:
+        layer, shapes = crash.modules.get(call.fqn or ""), [t.shape for t in call.inputs[:1]]
+        after = [t.shape for t in call.outputs[:1]]
+        if layer is None or layer._modules or call.fqn is None or not shapes or not after:
+            continue
+        old, new = shapes[0], after[0]
+        if len(old) == len(new) and old[-1] == longest > new[-1] and len(old) > 2:
+            stride = f" (stride {layer.stride})" if hasattr(layer, "stride") else ""
+            return (
+                f": the lengths are those of the input, {describe_module(crash, call.fqn)}{stride} "
+                f"makes {longest} steps {new[-1]}"
+            )
+    return ""
 
 
 def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -> Iterator[_Fault]:

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.facts.losses import list_losses, range_of, suspect_loss
+from cnnprobe.crash.facts.makers import find_layer_of
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 EXAMPLE = Example(
@@ -42,11 +43,14 @@ def output_range(crash: Crash) -> Iterator[Suspect]:
         soft = found.give("F.softplus(var)", options={"var": F.softplus(var.detach())})
         title = "pass var.exp(), if it is a log-variance"
         exp = found.give("var.exp()", title=title, options={"var": var.detach().exp()})
+        fqn = find_layer_of(crash, var)
+        maker = f"; they are what {describe_module(crash, fqn)} gives" if fqn else ""
         yield suspect_loss(
             found,
             f"{found.shown} expects variances that are not negative, "
-            f"but they range from {bounds[0]:.3g} to {bounds[1]:.3g}",
+            f"but they range from {bounds[0]:.3g} to {bounds[1]:.3g}{maker}",
             [propose(soft, weight=STRONG), propose(exp)],
+            module=fqn or None,
             arithmetic="valid are 0 and above",
             tensors=(found.input, found.target, var),
         )

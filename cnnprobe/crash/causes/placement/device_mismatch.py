@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from torch.utils._pytree import tree_map
+
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.attributes import Move
+from cnnprobe.crash.edits.attributes import Move, SetAttribute
 from cnnprobe.crash.edits.build import adapt_call, change_input, is_root_input
 from cnnprobe.crash.facts.placement import (
     describe_hidden,
+    find_listed,
     find_usual,
     list_hidden_layers,
     list_own,
@@ -124,6 +127,7 @@ def _explain_tensor(crash: Crash, call: ModuleCall, position: int, usual: str) -
         if attribute is not None
         else _explain_input(crash, call, info, usual)
         or _explain_hidden(crash, info, usual)
+        or _explain_listed(crash, info, usual)
         or _explain_made(crash, info, usual, position)
     )
     pairs = (f"{t.shape} on {t.device} from {crash.describe_origin(t)}" for t in call.inputs[:4])
@@ -164,6 +168,27 @@ def _explain_hidden(crash: Crash, info: TensorInfo, usual: str) -> Suspect | Non
         module=hidden[0].owner,
         message=f"{describe_hidden(crash, hidden)}, so .to() left them on {info.device}",
         candidates=(register_hidden(hidden, device=usual),),
+    )
+
+
+def _explain_listed(crash: Crash, info: TensorInfo, usual: str) -> Suspect | None:
+    found = find_listed(crash, info) if info.source is None else None
+    if found is None:
+        return None
+    owner, name = found
+    edit = SetAttribute(
+        title=f"register each of them: self.register_buffer(f'{name}{{i}}', ...), so that they "
+        "move with the model",
+        code="self.register_buffer",
+        module=owner,
+        name=name,
+        value=lambda module: tree_map(lambda t: move(t, usual), getattr(module, name)),
+    )
+    return Suspect(
+        module=owner,
+        message=f"the tensors in '{name}' of {describe_module(crash, owner)} are in a plain list "
+        f"or dict, so .to() left them on {info.device}",
+        candidates=(propose(edit, weight=STRONG),),
     )
 
 

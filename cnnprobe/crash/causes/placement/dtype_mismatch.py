@@ -1,10 +1,12 @@
 """Layers, parameters or tensors of another dtype than the rest of the model."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
@@ -13,6 +15,7 @@ from cnnprobe.crash.edits.build import adapt_call
 from cnnprobe.crash.facts.placement import (
     OddTensor,
     describe_hidden,
+    find_listed,
     find_odd_dtype,
     find_usual_dtype,
     list_hidden_layers,
@@ -151,44 +154,59 @@ def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
 
 
 def _explain_mixed(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Iterator[Suspect]:
-    """A parameter, buffer or attribute that has drawn what was computed to its dtype."""
+    """Parameters, buffers or attributes that have drawn what was computed to their dtype."""
     found = _find_mixed(crash, x)
-    if found is None:
+    if not found:
         return
-    call, mixed, owner, name = found
+    call, mixed, owner, first = found[0]
     short = str(dtype).removeprefix("torch.")
-    what = f"'self.{name}' of {describe_module(crash, owner)}"
-    edit = SetAttribute(
-        title=f"make {what} {short}: .to(torch.{short})",
-        code=f".to(torch.{short})",
-        module=owner,
-        name=name,
-        value=lambda module: _cast(getattr(module, name), dtype),
-    )
+    edits = [
+        SetAttribute(
+            title=f"make 'self.{name}' of {describe_module(crash, fqn)} {short}: .to(torch.{short})",
+            code=f".to(torch.{short})",
+            module=fqn,
+            name=name,
+            value=functools.partial(_cast_attribute, name=name, dtype=dtype),
+        )
+        for fqn, name in dict.fromkeys((fqn, name) for *_, fqn, name in found)
+    ]
     user = crash.describe_call(crash.call) if crash.call is not None else "the call"
     yield Suspect(
         module=owner,
-        message=f"{what} is {mixed.dtype}, so {crash.describe_call(call)} gives {x.dtype}",
-        arithmetic=f"'self.{name}' {mixed.shape} {mixed.dtype}; {user} computes in {short}",
-        candidates=(propose(edit, weight=STRONG),),
+        message=f"'self.{first}' of {describe_module(crash, owner)} is {mixed.dtype}, so "
+        f"{crash.describe_call(call)} gives {x.dtype}",
+        arithmetic=f"'self.{first}' {mixed.shape} {mixed.dtype}; {user} computes in {short}",
+        candidates=(propose(*edits, weight=STRONG),),
         weight=STRONG + 1,
     )
 
 
-def _find_mixed(crash: Crash, x: TensorInfo) -> tuple[ModuleCall, TensorInfo, str, str] | None:
-    """The call that mixed it in, the tensor, and the module and attribute that hold it."""
+def _find_mixed(crash: Crash, x: TensorInfo) -> list[tuple[ModuleCall, TensorInfo, str, str]]:
+    """The call that made it of this dtype, the tensor, and the module and attribute that hold it.
+
+    After it, those that would make it of this dtype again.
+    """
+    found = list[tuple[ModuleCall, TensorInfo, str, str]]()
     for _, call in crash.walk_back(x):
-        if not call.outputs or all(t.dtype == x.dtype for t in call.inputs):
-            continue
-        mixed = next((t for t in call.inputs if t.dtype == x.dtype), None)
-        if mixed is None:
-            return None
-        if isinstance(mixed.source, str):
-            owner, _, name = mixed.source.rpartition(".")
-            return call, mixed, owner, name
-        found = crash.find_attribute(mixed)
-        return None if found is None else (call, mixed, *found)
-    return None
+        mixed = [(t, _find_holder(crash, t)) for t in call.inputs if t.dtype == x.dtype]
+        found[:0] = [(call, t, *holder) for t, holder in mixed if holder is not None]
+        if call.outputs and any(t.dtype not in (x.dtype, "bool") for t in call.inputs):
+            return found if found and found[0][0] is call else []
+    return []
+
+
+def _find_holder(crash: Crash, info: TensorInfo) -> tuple[str, str] | None:
+    if isinstance(info.source, str):
+        owner, _, name = info.source.rpartition(".")
+        return owner, name
+    if info.source is not None:
+        return None
+    return crash.find_attribute(info) or find_listed(crash, info)
+
+
+def _cast_attribute(module: nn.Module, *, name: str, dtype: torch.dtype) -> Any:
+    cast = functools.partial(_cast, dtype=dtype)
+    return tree_map(lambda t: cast(t) if isinstance(t, Tensor) else t, getattr(module, name))
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Any:

@@ -75,4 +75,5 @@ def _explain_integers(crash: Crash) -> Iterator[Suspect]:
         "numbers",
         arithmetic=f"got {x.dtype} {x.shape}",
         candidates=(propose(change_input(lambda t: t.float(), "{x}.float()")),),
+        needs_proof=True,  # most functions take integers too
     )
