@@ -55,7 +55,7 @@ class Pending:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a stock layer's cost is known without looking into it."""
-    info = _info(type(module))
+    info = _find_info(type(module))
     return formula(module) is not None or (info is not None and "product" not in info.traits)
 
 
@@ -70,17 +70,17 @@ def formula(
 
 def is_moving(module: nn.Module) -> bool:
     """Whether a stock layer only moves values, and so computes nothing."""
-    info = _info(type(module))
-    return info is not None and _moves(info)
+    info = _find_info(type(module))
+    return info is not None and _is_moving_values(info)
 
 
-def _info(kind: type) -> OperationInfo | None:
+def _find_info(kind: type) -> OperationInfo | None:
     """The operation of a layer of torch's, or of the one that it is derived from."""
     names = (base.__name__ for base in kind.__mro__ if base.__module__.startswith("torch.nn."))
     return next((info for name in names if (info := find_layer(name)) is not None), None)
 
 
-def _moves(info: OperationInfo) -> bool:
+def _is_moving_values(info: OperationInfo) -> bool:
     return info.effect in _MOVING and info.family not in _COMPUTING
 
 
@@ -163,7 +163,7 @@ def counting_of(kind: str) -> Counting:
     info = find_function(kind)
     if info is None:
         return Counting.REPLAY
-    if _moves(info):
+    if _is_moving_values(info):
         return Counting.MOVES
     if "product" not in info.traits:
         return Counting.UNCOUNTED
@@ -207,7 +207,7 @@ def _expanded(value: Any) -> Any:
     return tuple(_expanded(item) for item in value) if isinstance(value, tuple) else value
 
 
-def _new_result(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+def _find_plain_form(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
     """The form of a function that writes nowhere: torch's registry has a formula for addmm, not for addmm_."""
     name = read_name(kind)
     return getattr(Tensor, name[:-1], function) if is_writing(kind) else function
@@ -223,7 +223,7 @@ def settle(call: Pending, kind: str) -> int | None:
                 torch.no_grad(),
                 FlopCounterMode(display=False) as counter,
             ):
-                _new_result(call.function, kind)(
+                _find_plain_form(call.function, kind)(
                     *_expanded(call.arguments),
                     **{name: _expanded(value) for name, value in call.keywords},
                 )

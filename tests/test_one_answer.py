@@ -35,7 +35,7 @@ class Spelled(nn.Module):
 
 
 def usual(info: OperationInfo) -> list[Spelling]:
-    """The spellings that have the same defaults: torch.kl_div gives a loss a value, F.kl_div one number."""
+    """The spellings with the same defaults: F.kl_div gives one number, torch.kl_div does not."""
     defaults = info.signature.defaults
     return [
         s
@@ -46,13 +46,13 @@ def usual(info: OperationInfo) -> list[Spelling]:
 
 
 def several() -> list[tuple[OperationInfo, list[Spelling]]]:
-    """The operations that can be spelled in several ways, for any room's own test: entry, spellings with their callables."""
+    """For any room's own test: operations of several spellings, each with `kind` and `call`."""
     return [(info, usual(info)) for info in operations.ALL if len(usual(info)) > 1]
 
 
 @functools.cache
 def recorded(kind: str):
-    """The row of one spelling, with its trace; None where torch records no operation of the name."""
+    """The trace of one spelling and its row; None where no tensor comes out."""
     info = operations.find_function(kind)
     spelling = next(s for s in spellings(info) if s.kind == kind)
     args, keywords = arguments(info, spelling, sample(info))

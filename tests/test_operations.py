@@ -18,9 +18,22 @@ from cnnprobe.operations import OperationInfo, find_function, find_layer, find_s
 pytestmark = pytest.mark.filterwarnings("ignore")
 ELSEWHERE = {"cuda", "xpu", "pin_memory"}  # they want another machine
 COMPOSITE = {
-    "Container", "DataParallel", "Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "RNNBase", "RNNCellBase",
-    "Sequential", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
-}  # fmt: skip
+    "Container",
+    "DataParallel",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "ParameterDict",
+    "ParameterList",
+    "RNNBase",
+    "RNNCellBase",
+    "Sequential",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+}
 # Complex numbers out of pairs, places of values, counts by value; a statement.
 UNLIKE = {"view_as_complex", "nonzero", "argwhere", "histc", "bincount", "setitem"}
 MATCHED = [info for info in operations.ALL if spellings(info)]
@@ -88,7 +101,11 @@ def test_what_torch_documents_as_an_alias_is_under_one_entry():
         place = {Tensor: "torch.Tensor"}.get(space, getattr(space, "__name__", ""))
         for name in dir(space):
             text = getattr(getattr(space, name), "__doc__", None)
-            match = re.search(r"Alias for :func:`~?([\w.]+)`\.?(?! with)", text) if isinstance(text, str) else None  # fmt: skip
+            match = (
+                re.search(r"Alias for :func:`~?([\w.]+)`\.?(?! with)", text)
+                if isinstance(text, str)
+                else None
+            )
             if match is None:
                 continue
             target = match[1] if match[1].startswith("torch.") else f"{place}.{match[1]}"
@@ -128,7 +145,12 @@ def test_in_place_forms_write_and_others_do_not():
             if (args[0]._version > before) != operations.is_writing(spelling.kind):
                 wrong.append(spelling.kind)
     # Nothing is written there: the graph is left, or the size is the same already.
-    silent = {"torch.detach_", "torch.Tensor.detach_", "torch.resize_as_", "torch.Tensor.resize_as_"}  # fmt: skip
+    silent = {
+        "torch.detach_",
+        "torch.Tensor.detach_",
+        "torch.resize_as_",
+        "torch.Tensor.resize_as_",
+    }
     assert silent == set(wrong)
 
 
@@ -174,7 +196,11 @@ def test_tensors_among_the_arguments_are_those_of_torch_nn_functional():
         if info is None or not inspect.isfunction(function):
             continue
         parameters = inspect.signature(function).parameters
-        annotated = [n for n, p in parameters.items() if re.match(r"(torch\.)?Tensor", inspect.formatannotation(p.annotation))]  # fmt: skip
+        annotated = [
+            n
+            for n, p in parameters.items()
+            if re.match(r"(torch\.)?Tensor", inspect.formatannotation(p.annotation))
+        ]
         if annotated:
             assert set(annotated) - {"value"} <= set(info.signature.tensors), name
 
@@ -207,7 +233,11 @@ def test_constructors_are_those_of_the_layers():
 
 
 def test_every_loss_of_torch_is_one():
-    layers = {n for n in vars(nn) if n.endswith("Loss") or n in ("NLLLoss2d", "AdaptiveLogSoftmaxWithLoss")}  # fmt: skip
+    layers = {
+        n
+        for n in vars(nn)
+        if n.endswith("Loss") or n in ("NLLLoss2d", "AdaptiveLogSoftmaxWithLoss")
+    }
     functions = {n for n in dir(F) if n.endswith("_loss") or "cross_entropy" in n or n == "kl_div"}
     losses = [info for info in operations.ALL if info.family == "loss"]
     assert layers == {layer for info in losses for layer in info.layers}
@@ -224,7 +254,7 @@ def test_a_loss_of_classes_wants_indices_and_one_of_probabilities_does_not():
             getattr(F, name)(x, torch.tensor([0, 1, 2, 5]))
 
 
-# -- what it does to shapes and values ---------------------------------------------------------------
+# -- what it does to shapes and values -----------------------------------------------------------
 
 
 def shapes_fit(info: OperationInfo, given: list[Tensor], made: list[Tensor]) -> bool:
@@ -262,8 +292,9 @@ def test_effects_on_shapes_are_those_of_torch():
         elif info.effect == "compares":
             fits = all(
                 tensors(call(info, s, values))[0].numel() == 1
-                for s in spellings(info) if s.kind.startswith("torch.nn")
-            )  # fmt: skip
+                for s in spellings(info)
+                if s.kind.startswith("torch.nn")
+            )
         else:
             fits = info.name in UNLIKE or not given or shapes_fit(info, given, made)
         if not fits:
@@ -286,7 +317,11 @@ def test_operations_that_only_move_values_make_no_new_ones(effect):
 
 def test_operations_on_each_value_read_no_other():
     for info in MATCHED:
-        if info.effect != "elementwise" or info.family in ("norm", "dropout") or "random" in info.traits:  # fmt: skip
+        if (
+            info.effect != "elementwise"
+            or info.family in ("norm", "dropout")
+            or "random" in info.traits
+        ):
             continue
         values = sample(info)
         x = values["input"]
@@ -378,7 +413,9 @@ def test_mirrored_operations_are_the_others_with_their_operands_in_the_other_ord
 def test_operations_that_want_one_dtype_raise_for_two():
     wrong = []
     for info in MATCHED:
-        floats = [n for n, v in sample(info).items() if isinstance(v, Tensor) and v.is_floating_point()]  # fmt: skip
+        floats = [
+            n for n, v in sample(info).items() if isinstance(v, Tensor) and v.is_floating_point()
+        ]
         if len(floats) < 2:
             continue
         raised = False
@@ -412,7 +449,7 @@ def test_operations_on_sequences_take_a_list_of_tensors():
         assert is_list == ("sequence" in info.traits), info.name
 
 
-# -- the catalogue itself ----------------------------------------------------------------------------
+# -- the catalogue itself ------------------------------------------------------------------------
 
 
 def test_catalogue_is_there_without_torch():

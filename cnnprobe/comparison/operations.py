@@ -98,9 +98,9 @@ def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int])
         if not (isinstance(tensor.source, str) and call.fqn is None)
     ]
     if info is not None and call.fqn is None:
-        data.sort(key=lambda tensor: _position(tensor, call, info))
+        data.sort(key=lambda tensor: _find_position(tensor, call, info))
     shapes = {role: known.parameters[fqn].shape for role, fqn in parameters.items()}
-    name, config = _canonical(_name(call, info), config, data, call.outputs, shapes)
+    name, config = _canonical(_choose_name(call, info), config, data, call.outputs, shapes)
     return Operation(
         name=name,
         kind=call.kind,
@@ -119,7 +119,7 @@ def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int])
     )
 
 
-def _position(tensor: TensorInfo, call: ModuleCall, info: OperationInfo) -> int:
+def _find_position(tensor: TensorInfo, call: ModuleCall, info: OperationInfo) -> int:
     """Where a tensor stands among the arguments of the operation itself: torch.embedding and `2 - x` order them otherwise."""
     own = find_signature(call.kind) or info.signature
     plain = (find_name(info.mirrors) if info.mirrors else None) or info
@@ -128,7 +128,7 @@ def _position(tensor: TensorInfo, call: ModuleCall, info: OperationInfo) -> int:
     return names.index(name) if name in names else len(names)
 
 
-def _name(call: ModuleCall, info: OperationInfo | None) -> str:
+def _choose_name(call: ModuleCall, info: OperationInfo | None) -> str:
     """One name for what computes the same: every reshape is a flatten until its shapes are seen."""
     if info is None:
         return call.kind if call.fqn is not None else resolve_name(call.kind)
@@ -160,7 +160,7 @@ def _of_layer(
         signature = info.variants.get(module.kind, info.signature)
         given = info.constructor.names if info.constructor is not None else tuple(config)
         config = {
-            **_defaults(info, signature),
+            **_list_defaults(info, signature),
             **{k: v for k, v in config.items() if k in signature.names or k in given},
         }
         if "training" in signature.names:
@@ -172,7 +172,7 @@ def _of_layer(
     return config, parameters
 
 
-def _defaults(info: OperationInfo, signature: Signature) -> dict[str, object]:
+def _list_defaults(info: OperationInfo, signature: Signature) -> dict[str, object]:
     """The defaults of an operation, and of a spelling that has others; not of its tensors."""
     found = {**info.signature.defaults, **signature.defaults}
     return {
@@ -204,7 +204,7 @@ def _of_function(
     call: ModuleCall, info: OperationInfo | None, known: Mapping[str, ParameterInfo]
 ) -> tuple[dict[str, object], dict[str, str]]:
     signature = (find_signature(call.kind) if info is not None else None) or _UNKNOWN
-    values: dict[str, Any] = {} if info is None else _defaults(info, signature)
+    values: dict[str, Any] = {} if info is None else _list_defaults(info, signature)
     several: set[str] = set()
     for path, value in call.arguments.items():
         first, rest = _first_step(path, signature)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnnprobe.operations.info import OperationInfo, entry, table
+from cnnprobe.operations.info import OperationInfo, define, define_rows
 
 _VIEWS = """
 view _unsafe_view | | input, size
@@ -191,47 +191,47 @@ size
 """
 
 
-def operations() -> tuple[OperationInfo, ...]:
+def list_operations() -> tuple[OperationInfo, ...]:
     """All of them."""
     return (
-        entry(
+        define(
             "flatten", "reshape", "reshapes", "input, start_dim=0, end_dim=-1", layers="Flatten",
             built="start_dim=1, end_dim=-1", traits="view",
         ),
-        entry(
+        define(
             "unflatten", "reshape", "reshapes", "input, dim, sizes", layers="Unflatten",
             built="dim, unflattened_size", traits="view",
         ),
-        *table(_VIEWS, "reshape", "reshapes", traits="view"),
-        *table(_COMPLEX, "cast", "reshapes", traits="view"),
-        *table(_TURNS, "permute", "turns", traits="view"),
-        *table(_SELECTIONS, "selection", "selects"),
-        *table(_RANKED, "ranking", "selects"),
-        *table(_SORTED, "ranking", "rearranges"),
-        *table(_REARRANGED, "shuffle", "rearranges"),
-        *table(_REPETITIONS, "repetition", "expands"),
+        *define_rows(_VIEWS, "reshape", "reshapes", traits="view"),
+        *define_rows(_COMPLEX, "cast", "reshapes", traits="view"),
+        *define_rows(_TURNS, "permute", "turns", traits="view"),
+        *define_rows(_SELECTIONS, "selection", "selects"),
+        *define_rows(_RANKED, "ranking", "selects"),
+        *define_rows(_SORTED, "ranking", "rearranges"),
+        *define_rows(_REARRANGED, "shuffle", "rearranges"),
+        *define_rows(_REPETITIONS, "repetition", "expands"),
         *_paddings(),
-        *table(_JOINS, "join", "joins", "tensors", traits="sequence", group="cat"),
-        *table(_MAKERS, "creation", "makes", traits="cuts"),
-        *table(_DRAWS_EACH, "creation", "elementwise", traits="random"),
-        *table(
+        *define_rows(_JOINS, "join", "joins", "tensors", traits="sequence", group="cat"),
+        *define_rows(_MAKERS, "creation", "makes", traits="cuts"),
+        *define_rows(_DRAWS_EACH, "creation", "elementwise", traits="random"),
+        *define_rows(
             _DRAWS, "creation", "broadcasts", traits="random",
             variants={"torch.Tensor.normal": "input, mean=0.0, std=1.0"},
         ),
-        entry(
+        define(
             "affine_grid affine_grid_generator", "creation", "makes",
             "theta, size, align_corners=None",
         ),
-        *table(_CONTENTS, "writing", "fills"),
-        *table(_SUMS_IN_PLACE, "arithmetic", "fills", traits="one-dtype"),
-        *table(_QUESTIONS, "question", "asks", traits="cuts"),
+        *define_rows(_CONTENTS, "writing", "fills"),
+        *define_rows(_SUMS_IN_PLACE, "arithmetic", "fills", traits="one-dtype"),
+        *define_rows(_QUESTIONS, "question", "asks", traits="cuts"),
     )  # fmt: skip
 
 
 def _paddings() -> Iterator[OperationInfo]:
     kinds = {"Zero": "constant", "Constant": "constant", "Reflection": "reflect",
              "Replication": "replicate", "Circular": "circular"}  # fmt: skip
-    yield entry(
+    yield define(
         "pad constant_pad_nd", "pad", "pads", "input, pad, mode='constant', value=None",
         layers=" ".join(f"{kind}Pad{n}d" for kind in kinds for n in (1, 2, 3)), built="padding",
         variants={

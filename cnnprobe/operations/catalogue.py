@@ -8,10 +8,10 @@ from cnnprobe.operations.info import Effect, Family, OperationInfo, Signature, T
 from cnnprobe.trace import ModuleCall
 
 ALL = (
-    *pointwise.operations(),
-    *layers.operations(),
-    *arranging.operations(),
-    *reducing.operations(),
+    *pointwise.list_operations(),
+    *layers.list_operations(),
+    *arranging.list_operations(),
+    *reducing.list_operations(),
 )
 _BY_NAME = {info.name: info for info in ALL}
 _BY_LAYER = {layer: info for info in ALL for layer in info.layers}

@@ -97,10 +97,11 @@ class OperationInfo:
 
 
 @cache
-def signature(text: str) -> Signature:
+def parse_signature(text: str) -> Signature:
     """The signature that a text in Python's notation stands for.
 
-    >>> signature("input, p=0.5").names, dict(signature("input, p=0.5").defaults)
+    >>> found = parse_signature("input, p=0.5")
+    >>> found.names, dict(found.defaults)
     (('input', 'p'), {'p': 0.5})
     """
     parts = [part.strip().partition("=") for part in text.split(", ") if part.strip()]
@@ -116,7 +117,7 @@ def signature(text: str) -> Signature:
 _evaluate = cache(ast.literal_eval)  # some thirty texts, six hundred times
 
 
-def entry(
+def define(
     names: str,
     family: Family,
     effect: Effect,
@@ -154,21 +155,21 @@ def entry(
         effect=effect,
         functions=tuple(others if first.startswith("-") else (first, *others)),
         layers=tuple(layers.split()),
-        signature=signature(takes),
-        constructor=_constructor(takes, built) if layers and family != "loss" else None,
-        variants={key: signature(text) for key, text in (variants or {}).items()},
+        signature=parse_signature(takes),
+        constructor=_derive_constructor(takes, built) if layers and family != "loss" else None,
+        variants={key: parse_signature(text) for key, text in (variants or {}).items()},
         traits=cast("frozenset[Trait]", frozenset(traits.split())),
         mirrors=mirrors,
         pairwise=pairwise,
     )
 
 
-def _constructor(takes: str, built: str | None) -> Signature:
+def _derive_constructor(takes: str, built: str | None) -> Signature:
     """The signature of a layer; where none is given, it takes what is no tensor."""
     if built is not None:
-        return signature(built)
+        return parse_signature(built)
     given = [part.partition("=")[0] for part in takes.split(", ")]
-    return signature(
+    return parse_signature(
         ", ".join(
             part
             for part, name in zip(takes.split(", "), given, strict=True)
@@ -177,7 +178,7 @@ def _constructor(takes: str, built: str | None) -> Signature:
     )
 
 
-def table(
+def define_rows(
     rows: str,
     family: Family,
     effect: Effect,
@@ -196,7 +197,7 @@ def table(
     for row in rows.strip().splitlines():
         cells = [" ".join(cell.split()) for cell in row.split("|")]
         names, layers, own_takes, own_traits, own_group = cells + [""] * (5 - len(cells))
-        yield entry(
+        yield define(
             names,
             family,
             effect,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnnprobe.operations.info import OperationInfo, entry, table
+from cnnprobe.operations.info import OperationInfo, define, define_rows
 
 _ACTIVATIONS = """
 relu | ReLU | input, inplace=False | rectifies
@@ -98,14 +98,14 @@ _LOOKING = "padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=F
 _SCALING = "size=None, scale_factor=None"
 
 
-def operations() -> tuple[OperationInfo, ...]:
+def list_operations() -> tuple[OperationInfo, ...]:
     """All of them."""
     product = "product one-dtype"
     return (
-        *table(_ACTIVATIONS, "activation", "elementwise"),
+        *define_rows(_ACTIVATIONS, "activation", "elementwise"),
         *_further_activations(),
         *_norms(),
-        *table(
+        *define_rows(
             _DROPOUTS,
             "dropout",
             "elementwise",
@@ -114,11 +114,11 @@ def operations() -> tuple[OperationInfo, ...]:
             variants={f"torch.{name}": "input, p, training" for name in _DROPPING_IN_TORCH},
         ),
         *(info for n in (1, 2, 3) for info in _windows(n)),
-        *table(_OTHER_WINDOWS, "convolution", "windows"),
-        *table(_PRODUCTS, "matmul", "products", traits=product),
-        *table(_OUTER_PRODUCTS, "matmul", "products"),
+        *define_rows(_OTHER_WINDOWS, "convolution", "windows"),
+        *define_rows(_PRODUCTS, "matmul", "products", traits=product),
+        *define_rows(_OUTER_PRODUCTS, "matmul", "products"),
         *_further_products(),
-        *table(_ATTENTION, "attention", "products", traits=product, built=_ATTENTION_LAYER),
+        *define_rows(_ATTENTION, "attention", "products", traits=product, built=_ATTENTION_LAYER),
         *_recurrences(),
         *_lookups(),
         *_resizings(),
@@ -126,20 +126,20 @@ def operations() -> tuple[OperationInfo, ...]:
 
 
 def _further_activations() -> Iterator[OperationInfo]:
-    yield entry(
+    yield define(
         "prelu", "activation", "broadcasts", "input, weight", layers="PReLU", traits="one-dtype",
         built="num_parameters=1, init=0.25",
     )  # fmt: skip
-    yield entry("glu", "activation", "reduces", "input, dim=-1", layers="GLU", built="dim=-1")
+    yield define("glu", "activation", "reduces", "input, dim=-1", layers="GLU", built="dim=-1")
     for name, layer in (("softmax", "Softmax"), ("log_softmax", "LogSoftmax")):
         places = ("torch", "torch.Tensor", "torch.special")
-        yield entry(
+        yield define(
             name, "softmax", "scans", _SOFTMAX, layers=layer, built="dim=None",
             variants={f"{place}.{name}": _SOFTMAX_IN_TORCH for place in places},
         )  # fmt: skip
-    yield entry("softmin", "softmax", "scans", _SOFTMAX, layers="Softmin", built="dim=None")
-    yield entry("-softmax2d", "softmax", "elementwise", layers="Softmax2d", group="softmax")
-    yield entry(
+    yield define("softmin", "softmax", "scans", _SOFTMAX, layers="Softmin", built="dim=None")
+    yield define("-softmax2d", "softmax", "elementwise", layers="Softmax2d", group="softmax")
+    yield define(
         "gumbel_softmax", "softmax", "scans", "logits, tau=1, hard=False, eps=1e-10, dim=-1",
         traits="random",
     )  # fmt: skip
@@ -148,7 +148,7 @@ def _further_activations() -> Iterator[OperationInfo]:
 def _norms() -> Iterator[OperationInfo]:
     given = "input, weight, bias, running_mean, running_var"
     built = "num_features, eps=1e-05, momentum=0.1"
-    yield entry(
+    yield define(
         "batch_norm", "norm", "elementwise",
         "input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, "
         "eps=1e-05",
@@ -157,7 +157,7 @@ def _norms() -> Iterator[OperationInfo]:
         built=f"{built}, affine=True, track_running_stats=True, bias=True", traits="one-dtype",
         variants={"torch.batch_norm": f"{given}, training, momentum, eps, cudnn_enabled"},
     )  # fmt: skip
-    yield entry(
+    yield define(
         "instance_norm", "norm", "scans",
         "input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, "
         "momentum=0.1, eps=1e-05",
@@ -166,37 +166,38 @@ def _norms() -> Iterator[OperationInfo]:
         built=f"{built}, affine=False, track_running_stats=False, bias=True", traits="one-dtype",
         variants={"torch.instance_norm": f"{given}, use_input_stats, momentum, eps, cudnn_enabled"},
     )  # fmt: skip
-    yield entry(
+    yield define(
         "layer_norm", "norm", "scans", "input, normalized_shape, weight=None, bias=None, eps=1e-05",
         layers="LayerNorm", built="normalized_shape, eps=1e-05, elementwise_affine=True, bias=True",
         traits="one-dtype",
     )  # fmt: skip
-    yield entry(
+    yield define(
         "rms_norm", "norm", "scans", "input, normalized_shape, weight=None, eps=None",
         layers="RMSNorm", built="normalized_shape, eps=None, elementwise_affine=True",
         group="layer_norm",
     )  # fmt: skip
-    yield entry(
+    yield define(
         "group_norm", "norm", "scans", "input, num_groups, weight=None, bias=None, eps=1e-05",
         layers="GroupNorm", built="num_groups, num_channels, eps=1e-05, affine=True, bias=True",
         traits="one-dtype",
     )  # fmt: skip
     near = "size, alpha=0.0001, beta=0.75, k=1.0"
-    yield entry(
-        "local_response_norm", "norm", "elementwise", f"input, {near}", layers="LocalResponseNorm CrossMapLRN2d",
+    yield define(
+        "local_response_norm", "norm", "elementwise", f"input, {near}",
+        layers="LocalResponseNorm CrossMapLRN2d",
         built=near,
     )  # fmt: skip
-    yield entry("normalize", "norm", "scans", "input, p=2.0, dim=1, eps=1e-12, out=None")
-    yield entry("renorm", "norm", "scans", "input, p, dim, maxnorm")
+    yield define("normalize", "norm", "scans", "input, p=2.0, dim=1, eps=1e-12, out=None")
+    yield define("renorm", "norm", "scans", "input, p, dim, maxnorm")
 
 
 def _windows(n: int) -> Iterator[OperationInfo]:
     """Convolution and pooling over `n` dimensions."""
-    yield entry(
+    yield define(
         f"conv{n}d", "convolution", "windows", _CONVOLUTION, layers=f"Conv{n}d LazyConv{n}d",
         built=_CONVOLUTION_LAYER, traits="product one-dtype", group="conv",
     )  # fmt: skip
-    yield entry(
+    yield define(
         f"conv_transpose{n}d", "convolution", "windows", _TRANSPOSED,
         layers=f"ConvTranspose{n}d LazyConvTranspose{n}d", built=_TRANSPOSED_LAYER,
         traits="product one-dtype", group="conv_transpose",
@@ -208,7 +209,7 @@ def _windows(n: int) -> Iterator[OperationInfo]:
     ):
         with_indices = takes.replace("return_indices=False", "return_indices=True")
         always = (f"{name}_with_indices", "torch.adaptive_max_pool1d")
-        yield entry(
+        yield define(
             f"{name} {name}_with_indices", "pooling", "windows", takes, layers=layer, built=built,
             variants={spelling: with_indices for spelling in always if name in spelling},
             group="max_pool",
@@ -220,16 +221,16 @@ def _windows(n: int) -> Iterator[OperationInfo]:
         (f"adaptive_avg_pool{n}d", f"AdaptiveAvgPool{n}d", "output_size", "avg_pool"),
         (f"lp_pool{n}d", f"LPPool{n}d", norms, "lp_pool"),
     ):
-        yield entry(
+        yield define(
             name, "pooling", "windows", f"input, {built}", layers=layer, built=built, group=group
         )  # fmt: skip
-    yield entry(
+    yield define(
         f"max_unpool{n}d", "pooling", "windows",
         "input, indices, kernel_size, stride=None, padding=0, output_size=None",
         layers=f"MaxUnpool{n}d", built="kernel_size, stride=None, padding=0", group="max_unpool",
     )  # fmt: skip
     if n > 1:
-        yield entry(
+        yield define(
             f"fractional_max_pool{n}d fractional_max_pool{n}d_with_indices", "pooling", "windows",
             "input, kernel_size, output_size=None, output_ratio=None, return_indices=False, "
             "_random_samples=None",
@@ -242,19 +243,19 @@ def _windows(n: int) -> Iterator[OperationInfo]:
 
 
 def _further_products() -> Iterator[OperationInfo]:
-    yield entry(
+    yield define(
         "linear", "linear", "products", "input, weight, bias=None", traits="product one-dtype",
         layers="Linear LazyLinear NonDynamicallyQuantizableLinear",
         built="in_features, out_features, bias=True",
     )  # fmt: skip
-    yield entry(
+    yield define(
         "matrix_power linalg.matrix_power", "matmul", "products", "input, n", traits="product"
     )  # fmt: skip
-    yield entry(
+    yield define(
         "bilinear", "linear", "products", "input1, input2, weight, bias=None", layers="Bilinear",
         built="in1_features, in2_features, out_features, bias=True", traits="one-dtype",
     )  # fmt: skip
-    yield entry(
+    yield define(
         "-rmatmul __rmatmul__", "matmul", "products", "other, input", traits="product one-dtype",
         mirrors="matmul", group="matmul",
     )  # fmt: skip
@@ -275,14 +276,14 @@ def _recurrences() -> Iterator[OperationInfo]:
         ("rnn_tanh_cell", "RNNCell", step, f"{sizes}, bias=True, {bend}"),
         ("rnn_relu_cell", "", step, ""),
     ):
-        yield entry(
+        yield define(
             names, "recurrent", "recurs", takes, layers=layers, built=built, group="rnn",
             traits="product one-dtype",
         )  # fmt: skip
 
 
 def _lookups() -> Iterator[OperationInfo]:
-    yield entry(
+    yield define(
         "embedding", "embedding", "looks up", f"input, weight, {_LOOKING}, sparse=False",
         layers="Embedding",
         built=f"num_embeddings, embedding_dim, {_LOOKING}, sparse=False, _weight=None, "
@@ -293,7 +294,7 @@ def _lookups() -> Iterator[OperationInfo]:
         },
     )  # fmt: skip
     further = "sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None"
-    yield entry(
+    yield define(
         "embedding_bag", "embedding", "looks up", "input, weight, offsets=None, max_norm=None, "
         f"norm_type=2, scale_grad_by_freq=False, mode='mean', {further}", layers="EmbeddingBag",
         built="num_embeddings, embedding_dim, max_norm=None, norm_type=2.0, "
@@ -304,24 +305,24 @@ def _lookups() -> Iterator[OperationInfo]:
                 f"weight, input, offsets, scale_grad_by_freq=False, mode='sum', {further}",
         },
     )  # fmt: skip
-    yield entry("one_hot", "embedding", "looks up", "tensor, num_classes=-1", traits="cuts")
+    yield define("one_hot", "embedding", "looks up", "tensor, num_classes=-1", traits="cuts")
 
 
 def _resizings() -> Iterator[OperationInfo]:
     how = f"{_SCALING}, mode='nearest', align_corners=None"
-    yield entry(
+    yield define(
         "interpolate upsample upsample_nearest upsample_bilinear", "resize", "resizes",
         f"input, {how}, recompute_scale_factor=None, antialias=False",
         layers="Upsample UpsamplingNearest2d UpsamplingBilinear2d",
         built=f"{how}, recompute_scale_factor=None",
         variants={"upsample_bilinear": f"input, {_SCALING}, mode='bilinear', align_corners=True"},
     )  # fmt: skip
-    yield entry(
+    yield define(
         "grid_sample", "resize", "resizes",
         "input, grid, mode='bilinear', padding_mode='zeros', align_corners=None",
         traits="one-dtype",
     )  # fmt: skip
-    yield entry(
+    yield define(
         "grid_sampler", "resize", "resizes",
         "input, grid, interpolation_mode, padding_mode, align_corners", traits="one-dtype",
         group="grid_sample",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnnprobe.operations.info import Family, OperationInfo, entry, table
+from cnnprobe.operations.info import Family, OperationInfo, define, define_rows
 
 _MATH = """
 abs absolute __abs__
@@ -178,33 +178,33 @@ contiguous | | input, memory_format=None
 """
 
 
-def operations() -> tuple[OperationInfo, ...]:
+def list_operations() -> tuple[OperationInfo, ...]:
     """All of them."""
     return (
-        *table(_MATH, "math", "elementwise"),
-        entry(
+        *define_rows(_MATH, "math", "elementwise"),
+        define(
             "polygamma", "math", "elementwise", "n, input",
             variants={"torch.Tensor.polygamma": "input, n"},
         ),
-        *table(_ASKING_EACH, "comparison", "elementwise", traits="cuts"),
-        *table("logical_not\nbitwise_not __invert__", "logic", "elementwise", traits="cuts"),
-        *table(_ARITHMETIC, "join", "broadcasts", "input, other"),
+        *define_rows(_ASKING_EACH, "comparison", "elementwise", traits="cuts"),
+        *define_rows("logical_not\nbitwise_not __invert__", "logic", "elementwise", traits="cuts"),
+        *define_rows(_ARITHMETIC, "join", "broadcasts", "input, other"),
         *_mirrored(),
-        *table(_BROADCASTING, "arithmetic", "broadcasts", "input, other"),
-        entry(
+        *define_rows(_BROADCASTING, "arithmetic", "broadcasts", "input, other"),
+        define(
             "where", "arithmetic", "broadcasts", "condition, input, other",
             variants={"torch.Tensor.where": "input, condition, other"},
         ),
-        *table(_COMPARISONS, "comparison", "broadcasts", "input, other", traits="cuts"),
-        *table(_LOGIC, "logic", "broadcasts", "input, other", traits="cuts"),
-        *table(_CASTS, "cast", "keeps"),
-        *table(_KEEPING, "identity", "keeps"),
-        *table(_SHARING, "cast", "keeps", traits="view"),
-        *table("real\nimag", "selection", "selects", traits="view"),
+        *define_rows(_COMPARISONS, "comparison", "broadcasts", "input, other", traits="cuts"),
+        *define_rows(_LOGIC, "logic", "broadcasts", "input, other", traits="cuts"),
+        *define_rows(_CASTS, "cast", "keeps"),
+        *define_rows(_KEEPING, "identity", "keeps"),
+        *define_rows(_SHARING, "cast", "keeps", traits="view"),
+        *define_rows("real\nimag", "selection", "selects", traits="view"),
     )  # fmt: skip
 
 
 def _mirrored() -> Iterator[OperationInfo]:
     """`2 - x`: the operands of another operation in the other order."""
     for names, family, mirrors, traits in _MIRRORED:
-        yield entry(names, family, "broadcasts", "other, input", mirrors=mirrors, traits=traits)
+        yield define(names, family, "broadcasts", "other, input", mirrors=mirrors, traits=traits)

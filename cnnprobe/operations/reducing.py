@@ -1,6 +1,6 @@
 """Operations that make one value of many, along a dim or over all, and losses."""
 
-from cnnprobe.operations.info import OperationInfo, entry, table
+from cnnprobe.operations.info import OperationInfo, define, define_rows
 
 _REDUCTIONS = """
 sum | | input, dim=None, keepdim=False, dtype=None
@@ -101,7 +101,8 @@ triplet_margin_with_distance_loss | TripletMarginWithDistanceLoss | anchor, posi
 ctc_loss | CTCLoss | log_probs, targets, input_lengths, target_lengths, blank=0, \
     reduction='mean', zero_infinity=False
 linear_cross_entropy | LinearCrossEntropyLoss | input, linear_weight, target, linear_bias=None, \
-    weight=None, reduction='mean', ignore_index=None, label_smoothing=0.0, options=None | product one-dtype
+    weight=None, reduction='mean', ignore_index=None, label_smoothing=0.0, options=None | \
+    product one-dtype
 -adaptive_log_softmax | AdaptiveLogSoftmaxWithLoss | input, target | product
 """
 # The functions of torch itself take a number for `reduction`, and give a loss a value by default.
@@ -135,19 +136,19 @@ linalg.cross | | input, other, dim=-1 | one-dtype | cross
 """
 
 
-def operations() -> tuple[OperationInfo, ...]:
+def list_operations() -> tuple[OperationInfo, ...]:
     """All of them."""
     return (
-        entry("mean", "pooling", "reduces", "input, dim=None, keepdim=False, dtype=None"),
-        entry("max", "reduction", "reduces", "input, dim, keepdim=False", pairwise="maximum"),
-        entry("min", "reduction", "reduces", "input, dim, keepdim=False", pairwise="minimum"),
-        *table(_REDUCTIONS, "reduction", "reduces"),
-        *table(_SCANS, "scan", "scans"),
-        *table(_RANKS, "ranking", "scans", traits="cuts"),
-        *table(_PLACES, "scan", "looks up", traits="cuts"),
-        *table(_DETERMINANTS, "linalg", "reduces"),
-        *table(_MATRICES, "linalg", "products"),
-        *table(_DISTANCES, "distance", "reduces"),
-        *table(_CROSS, "arithmetic", "broadcasts"),
-        *table(_LOSSES, "loss", "compares", variants=_LOSSES_IN_TORCH),
+        define("mean", "pooling", "reduces", "input, dim=None, keepdim=False, dtype=None"),
+        define("max", "reduction", "reduces", "input, dim, keepdim=False", pairwise="maximum"),
+        define("min", "reduction", "reduces", "input, dim, keepdim=False", pairwise="minimum"),
+        *define_rows(_REDUCTIONS, "reduction", "reduces"),
+        *define_rows(_SCANS, "scan", "scans"),
+        *define_rows(_RANKS, "ranking", "scans", traits="cuts"),
+        *define_rows(_PLACES, "scan", "looks up", traits="cuts"),
+        *define_rows(_DETERMINANTS, "linalg", "reduces"),
+        *define_rows(_MATRICES, "linalg", "products"),
+        *define_rows(_DISTANCES, "distance", "reduces"),
+        *define_rows(_CROSS, "arithmetic", "broadcasts"),
+        *define_rows(_LOSSES, "loss", "compares", variants=_LOSSES_IN_TORCH),
     )

@@ -72,7 +72,7 @@ def layer_of(operation: Operation, index: int) -> Layer:
         NotWritableError: no stock layer does that.
     """
     info = find_name(operation.name)
-    make = _maker(info) if info is not None and info.layers else None
+    make = _find_maker(info) if info is not None and info.layers else None
     if info is not None and make is not None:
         kind, arguments = make(operation, info.layers[0])
         return Layer(kind=kind, arguments=arguments, operation=index)
@@ -87,7 +87,7 @@ Made = tuple[str, dict[str, object]]
 Maker = Callable[[Operation, str], Made]  # gets the class of the layer, too
 
 
-def _maker(info: OperationInfo) -> Maker | None:
+def _find_maker(info: OperationInfo) -> Maker | None:
     """What writes the layer of an operation; None where nothing does."""
     if info.group in _MAKERS:
         return _MAKERS[info.group]

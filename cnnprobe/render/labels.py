@@ -129,11 +129,11 @@ def family(node: Node) -> str:
 def _find_kernel(name: str) -> OperationInfo | None:
     """The operation of a node of autograd, which spells it its own way: "MaxPool2DWithIndicesBackward0"."""
     kernel, backward, _ = name.partition("Backward")
-    return _squeezed_names().get(kernel.lower()) if backward else None
+    return _squeeze_names().get(kernel.lower()) if backward else None
 
 
 @functools.lru_cache(maxsize=1)
-def _squeezed_names() -> Mapping[str, OperationInfo]:
+def _squeeze_names() -> Mapping[str, OperationInfo]:
     names = {spelling: info for info in ALL for spelling in (*info.functions, info.name)}
     return {name.replace("_", "").lower(): info for name, info in names.items()}
 
