@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.facts.frames import find_frames
+from cnnprobe.crash.facts.frames import find_called_method, find_frames
 from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.recorder import sources
 from cnnprobe.recorder.inventory import class_of, is_leaf, named_modules
@@ -65,6 +65,8 @@ class Crash:
                 stage = "backward"
             elif stage == "step" and sources.is_users(path):
                 stage = ""  # a closure, which runs forward and loss inside of the step
+        if not stage and find_called_method(self.error) is not None:
+            stage = "step"
         if stage:
             return stage
         return "forward" if self.trace.failure is not None else "loss"

@@ -100,12 +100,23 @@ def broken_forward_hook(crash: Crash) -> Iterator[Suspect]:
     if raising is not None:
         yield _explain_raising(crash, raising)
         return
-    makers = (call.fqn for info in crash.inputs for _, call in crash.walk_back(info))
-    for fqn in dict.fromkeys(fqn for fqn in makers if fqn is not None):
+    for fqn in dict.fromkeys(_list_makers(crash)):
         module = crash.modules.get(fqn)
         for key, hook in dict(module._forward_hooks).items() if module is not None else ():
             if get_code(hook) is not None:
                 yield _explain_returning(crash, fqn, key, hook)
+
+
+def _list_makers(crash: Crash) -> Iterator[str]:
+    """The modules that made what arrived; a hook's own calls are below its module's row."""
+    for info in crash.inputs:
+        for at, _ in crash.walk_back(info):
+            index: int | None = at
+            while index is not None:
+                call = crash.trace.calls[index]
+                index = call.parent
+                if call.fqn:
+                    yield call.fqn
 
 
 def _explain_raising(crash: Crash, found: RaisingHook) -> Suspect:
@@ -193,5 +204,6 @@ def _explain_returning(crash: Crash, fqn: str, key: int, hook: Hook) -> Suspect:
         f"{describe_module(crash, fqn)}",
         arithmetic="; ".join(arrived),
         candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG + 1,
         needs_proof=True,
     )

@@ -1,18 +1,22 @@
 """An optimizer or a scheduler that was called without what it needs."""
 
+import copy
 import inspect
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import Advice, Check
-from cnnprobe.crash.facts.frames import read_frame, read_names
+from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.frames import find_called_method, find_optimizer, read_frame, read_names
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 EXAMPLES = (
@@ -46,6 +50,24 @@ EXAMPLES = (
         blames=None,
         repair="write StepLR(optimizer, ...)",
     ),
+    Example(
+        """
+        model = nn.Linear(4, 2)
+
+
+        def run(model):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            loss = model(torch.randn(3, 4)).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        """,
+        old="scheduler.step()",
+        new="scheduler.step(loss.item())",
+        blames=None,
+        repair="write scheduler.step(loss.item())",
+    ),
 )
 
 
@@ -62,25 +84,69 @@ def optimizer_call(crash: Crash) -> Iterator[Suspect]:
 
     Why it happens: LBFGS computes the loss several times in one step and needs a function that
     does so. A scheduler needs the optimizer, not the model.
-    What to do: optimizer.step(closure); StepLR(optimizer, ...).
+    ReduceLROnPlateau needs the value that is to get smaller.
+    What to do: optimizer.step(closure); StepLR(optimizer, ...); scheduler.step(loss.item()).
     Known exceptions: other optimizers take a closure but do not need one.
     Source: PyTorch, torch.optim, optimizer.step(closure).
     """
-    optimizer = _find_optimizer(crash)
+    optimizer = find_optimizer(crash.error)
     if optimizer is not None and isinstance(crash.error, TypeError):
         yield from _suspect_closure(optimizer)
+    yield from _suspect_missing(crash)
     found = read_frame(crash.error, "torch/optim/lr_scheduler.py", "__init__")
     if found is not None and not isinstance(found.get("optimizer"), Optimizer):
         yield _suspect_scheduler(crash, found)
 
 
-def _find_optimizer(crash: Crash) -> Optimizer | None:
-    """The optimizer whose step raised."""
-    for frame, _ in traceback.walk_tb(crash.error.__traceback__):
-        for value in (frame.f_locals.get("self"), *(frame.f_locals.get("args") or ())[:1]):
-            if isinstance(value, Optimizer):
-                return value
-    return None
+def _suspect_missing(crash: Crash) -> Iterator[Suspect]:
+    """A method of a scheduler, or of a scaler, that was called without an argument it needs."""
+    called = find_called_method(crash.error)
+    if called is None or isinstance(called.owner, Optimizer) or len(called.missing) != 1:
+        return
+    (name,), kind = called.missing, type(called.owner).__name__
+    values = read_names(crash.error)
+    if name == "optimizer":
+        fitting = [n for n, v in values.items() if isinstance(v, Optimizer)]
+    else:
+        fitting = [n for n, v in values.items() if isinstance(v, Tensor) and v.numel() == 1]
+        fitting.sort(key=lambda n: (not n.startswith("val"), "loss" not in n))
+    given = fitting[0] if fitting else name
+    value = values.get(given)
+    is_number = isinstance(value, Tensor) and not isinstance(called.owner, GradScaler)
+    code = f"{called.shown}({given}.item())" if is_number else f"{called.shown}({given})"
+
+    def check() -> str:
+        shared = {id(t): t for t in _list_tensors(called.owner)}
+        other = copy.deepcopy(called.owner, shared)
+        getattr(other, called.method)(value.item())  # type: ignore[union-attr]
+        return f"a copy of the {kind} takes {given}.item()"
+
+    title = f"write {code}"
+    if name == "metrics":
+        title += ", or the loss on the validation data, once in each epoch"
+    written = replace_expression(crash.error, called.node, code)
+    is_tried = is_number and isinstance(called.owner, ReduceLROnPlateau)
+    edit = (
+        Check(title=title, code=code, check=check, written=written)
+        if is_tried
+        else Advice(title=title, code=code, written=written)
+    )
+    yield Suspect(
+        module=None,
+        message=f"{kind}.{called.method} needs {name!r}, but {called.shown}() was called without it",
+        arithmetic=f"{called.method}{inspect.signature(getattr(called.owner, called.method))}",
+        candidates=(propose(edit),),
+        weight=STRONG,
+        raised_in=f"{kind}.{called.method}",
+    )
+
+
+def _list_tensors(owner: Any) -> list[Tensor]:
+    """The tensors of a scheduler's optimizer, which a copy shares."""
+    optimizer = owner.optimizer
+    groups = [group["params"] for group in optimizer.param_groups]
+    states = [list(state.values()) for state in optimizer.state.values()]
+    return [t for t in tree_leaves([groups, states]) if isinstance(t, Tensor)]
 
 
 def _suspect_closure(optimizer: Optimizer) -> Iterator[Suspect]:

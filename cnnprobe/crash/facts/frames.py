@@ -7,10 +7,14 @@ import linecache
 import traceback
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cnnprobe.recorder import sources
 
@@ -76,6 +80,54 @@ def read_arguments(
         if frame.f_code is code and frame.f_locals.get("self") is module:
             found = frame.f_locals.get("args", ()), frame.f_locals.get("kwargs", {})
     return found
+
+
+def find_optimizer(error: BaseException) -> Optimizer | None:
+    """The optimizer whose step raised."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in (frame.f_locals.get("self"), *(frame.f_locals.get("args") or ())[:1]):
+            if isinstance(value, Optimizer):
+                return value
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalledMethod:
+    """A method of torch's optimizers, schedulers or scalers that did not get what it needs."""
+
+    owner: Any
+    method: str
+    shown: str  # as it is written: scheduler.step
+    missing: tuple[str, ...]  # parameters without a default that it was not given
+    node: ast.Call
+
+
+def find_called_method(error: BaseException) -> CalledMethod | None:
+    """The method that could not be called with its arguments; None where that is not why."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    nodes = walk_expression(error)
+    is_ours = bool(frames) and sources.is_users(frames[-1].f_code.co_filename)
+    if not isinstance(error, TypeError) or not is_ours or not nodes:
+        return None
+    match nodes[0]:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method) as function) as node:
+            owner = read_names(error).get(name)
+        case _:
+            return None
+    if not isinstance(owner, Optimizer | LRScheduler | GradScaler):
+        return None
+    needed = [
+        key
+        for key, p in inspect.signature(getattr(owner, method, len)).parameters.items()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    named = {keyword.arg for keyword in node.keywords}
+    if None in named or any(isinstance(part, ast.Starred) for part in node.args):
+        return None
+    missing = tuple(key for key in needed[len(node.args) :] if key not in named)
+    shown = ast.unparse(function)
+    found = CalledMethod(owner=owner, method=method, shown=shown, missing=missing, node=node)
+    return found if missing else None
 
 
 def list_backward_frames(error: BaseException) -> list[tuple[types.FrameType, int]]:
