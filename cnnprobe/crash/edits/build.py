@@ -17,6 +17,7 @@ from cnnprobe.crash.edits.layers import Insert, Reconfigure
 from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.crash.model_copy import Rewriting
 from cnnprobe.operations import find, find_signature
+from cnnprobe.recorder.inventory import class_of
 from cnnprobe.trace import ModuleCall, TensorInfo
 
 _NONE = 99  # the position of an argument that is given by name alone
@@ -96,6 +97,20 @@ def configure(crash: Crash, fqn: str, **changes: Any) -> Reconfigure:
         module=fqn,
         changes=changes,
     )
+
+
+def configure_alike(crash: Crash, fqn: str, **changes: Any) -> tuple[Reconfigure, ...]:
+    """As `configure`, with the same layer of each block of the same class that did not run yet."""
+    owner = fqn.rpartition(".")[0]
+    while owner and class_of(crash.modules[owner]).__module__.startswith("torch."):
+        owner = owner.rpartition(".")[0]
+    kind, path = type(crash.modules[owner]), fqn.removeprefix(owner).removeprefix(".")
+    called = {call.fqn for call in crash.trace.calls}
+    blocks = [name for name, module in crash.modules.items() if type(module) is kind and name]
+    same = [f"{name}.{path}" for name in blocks if owner and name != owner]
+    layer = repr(crash.modules[fqn])
+    found = [n for n in same if n not in called and repr(crash.modules.get(n)) == layer]
+    return tuple(configure(crash, name, **changes) for name in (fqn, *found))
 
 
 def rewrite_call(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.build import configure, configure_alike
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.facts.windows import (
     Window,
@@ -17,7 +17,7 @@ from cnnprobe.crash.facts.windows import (
     list_steps,
     list_variants,
 )
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
@@ -40,6 +40,12 @@ class Refit:
     def to_edit(self, crash: Crash) -> Reconfigure:
         """The edit that sets them."""
         return configure(crash, self.fqn, **self.settings)
+
+    def to_candidates(self, crash: Crash) -> tuple[Candidate, ...]:
+        """That edit, and with it the same one in the later blocks of its class."""
+        every = configure_alike(crash, self.fqn, **self.settings)
+        sets = (every[:1], every) if len(every) > 1 else (every,)
+        return tuple(propose(*edits, weight=self.weight) for edits in sets)
 
 
 def find_fork(crash: Crash, parts: Sequence[TensorInfo]) -> int:
@@ -72,7 +78,7 @@ def suspect_layers(
             module=one.fqn,
             message=f"{message}; with {one.text} in {describe_module(crash, one.fqn)} they fit",
             arithmetic=arithmetic,
-            candidates=(propose(one.to_edit(crash), weight=one.weight),),
+            candidates=one.to_candidates(crash),
             weight=one.weight,
         )
 
@@ -131,7 +137,8 @@ def _vary(window: Window, siblings: list[Window]) -> Iterator[_Variant]:
         half, step = tuple(k // 2 for k in window.kernel), window.stride
         padded = replace(window, padding=tuple(2 * n for n in half))
         yield padded, {"padding": _shorten(half)}, STRONG
-        yield replace(window, kernel=step), {"kernel_size": _shorten(step)}, STRONG
+        if max(step) > 1:  # a window of 1 would pool nothing
+            yield replace(window, kernel=step), {"kernel_size": _shorten(step)}, STRONG
     for stride in _STRIDES:
         strides = (stride,) * len(window.kernel)
         if strides != window.stride:

@@ -6,35 +6,38 @@ from dataclasses import dataclass
 from torch import nn
 
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.build import configure, configure_alike
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.facts.branches import find_fork
 from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.operands import can_broadcast
 from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.facts.windows import get_window
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.trace import ModuleCall, TensorInfo
 
 EXPECTING = ("in_channels", "in_features", "num_features")
 
 
 def find_channel_maker(
-    crash: Crash, info: TensorInfo, fork: int = -1
+    crash: Crash, info: TensorInfo, fork: int = -1, dim: int = 1
 ) -> tuple[str, list[str]] | None:
     """The layer after the fork that decides the channels of a tensor, and the BatchNorms between."""
     norms: list[str] = []
     for index, row in crash.walk_back(info):
         layer = crash.modules.get(row.fqn) if row.fqn is not None else None
-        keeps = bool(row.outputs) and row.outputs[0].shape[1:2] == info.shape[1:2]
+        shape = row.outputs[0].shape if row.outputs else ()
+        keeps = len(shape) == len(info.shape) and shape[dim] == info.shape[dim]
         if index <= fork:
             return None
-        if row.fqn is None and len([t for t in row.inputs if t.shape]) == 1 and keeps:
-            continue  # an activation or an interpolation
+        if row.fqn is None and keeps and _sets_no_size(row, dim):
+            continue  # an activation or an interpolation, or a mask
         if layer is None:
             return None
-        is_convolution = isinstance(layer, nn.modules.conv._ConvNd)
-        if isinstance(layer, nn.Linear) or (is_convolution and get_window(layer) is not None):
+        is_convolution = isinstance(layer, nn.modules.conv._ConvNd) and dim == 1
+        is_linear = isinstance(layer, nn.Linear) and dim == len(shape) - 1
+        if is_linear or (is_convolution and get_window(layer) is not None):
             return row.fqn or "", norms
         if layer._modules or not keeps:
             return None
@@ -43,12 +46,23 @@ def find_channel_maker(
     return None
 
 
-def refit_channels(crash: Crash, info: TensorInfo, wanted: int, *, fork: int = -1) -> list[Edit]:
+def _sets_no_size(row: ModuleCall, dim: int) -> bool:
+    """Whether what a function is given beside its first tensor has size 1 in a dim, or none."""
+    first, *others = [t.shape for t in row.inputs if t.shape] or [()]
+    offsets = [dim - len(first) + len(shape) for shape in others]
+    is_made = isinstance(row.inputs[0].source, int) if row.inputs else False
+    is_single = all(i < 0 or shape[i] == 1 for i, shape in zip(offsets, others, strict=True))
+    return bool(first) and is_single and (is_made or not others)
+
+
+def refit_channels(
+    crash: Crash, info: TensorInfo, wanted: int, *, fork: int = -1, dim: int = 1
+) -> list[Edit]:
     """The edits that give a tensor another number of channels; none where they are unknown.
 
     They are that of the layer that decides it, and of the BatchNorms after that.
     """
-    found = find_channel_maker(crash, info, fork)
+    found = find_channel_maker(crash, info, fork, dim)
     if found is None:
         return []
     fqn, norms = found
@@ -80,27 +94,51 @@ def suspect_channels(
     crash: Crash, shortcut: TensorInfo, branch: TensorInfo, message: str, arithmetic: str
 ) -> Iterator[Suspect]:
     """The last layer of one of two branches, which could give as many channels as the other has."""
-    if shortcut.shape[1:2] == branch.shape[1:2] or not can_broadcast(
-        shortcut.shape[2:], branch.shape[2:]
+    pairs = list(zip(shortcut.shape, branch.shape, strict=False))
+    is_last = len(pairs) > 2 and all(a == b for a, b in pairs[:-1])
+    dim = len(pairs) - 1 if is_last else 1
+    if shortcut.shape[dim : dim + 1] == branch.shape[dim : dim + 1] or not can_broadcast(
+        shortcut.shape[dim + 1 :], branch.shape[dim + 1 :]
     ):
         return
     fork = find_fork(crash, (shortcut, branch))
-    later = _find_channels_after(crash, (shortcut.shape[1], branch.shape[1]))
-    for info, wanted, usual in (
-        (shortcut, branch.shape[1], STRONG),
-        (branch, shortcut.shape[1], POSSIBLE),
-    ):
+    sizes = (shortcut.shape[dim], branch.shape[dim])
+    later = _find_channels_after(crash, sizes)
+    for info, wanted, usual in ((shortcut, sizes[1], STRONG), (branch, sizes[0], POSSIBLE)):
         weight = usual if later is None else STRONG if later == wanted else POSSIBLE
-        edits = refit_channels(crash, info, wanted, fork=fork)
+        edits = refit_channels(crash, info, wanted, fork=fork, dim=dim)
         if edits:
             fqn = edits[0].module or ""
+            first, every = edits[0], tuple(edits)
+            if len(edits) == 1 and isinstance(first, Reconfigure):
+                every = configure_alike(crash, fqn, **first.changes)
+            sets = (tuple(edits), every) if len(every) > len(edits) else (every,)
             yield Suspect(
                 module=fqn,
                 message=f"{message}; with {edits[0].code} in {describe_module(crash, fqn)} they do",
                 arithmetic=arithmetic,
-                candidates=(propose(*edits, weight=weight),),
+                candidates=tuple(propose(*one, weight=weight) for one in sets),
                 weight=weight,
             )
+
+
+def refit_shuffle(crash: Crash, info: TensorInfo, target: tuple[int, ...]) -> list[Edit]:
+    """The PixelShuffle that brings a map to a size, and the layer that gives it r^2 channels."""
+    for _, row in crash.walk_back(info):
+        layer = crash.modules.get(row.fqn or "") if row.fqn else None
+        made = row.outputs[0].shape if row.outputs else ()
+        if made[2:] != info.shape[2:] or not row.inputs:
+            return []
+        if isinstance(layer, nn.PixelShuffle) and len(made) == 4:
+            before = row.inputs[0].shape[2:]
+            factors = {wanted / n for wanted, n in zip(target, before, strict=True)}
+            factor = factors.pop() if len(factors) == 1 else 0
+            if factor != int(factor) or factor < 1:
+                return []
+            edits = refit_channels(crash, row.inputs[0], made[1] * int(factor) ** 2)
+            last = configure(crash, row.fqn or "", upscale_factor=int(factor))
+            return [last, *edits] if edits else []
+    return []
 
 
 def _find_channels_after(crash: Crash, counts: tuple[int, int]) -> int | None:

@@ -96,13 +96,13 @@ def parameter_size(crash: Crash) -> Iterator[Suspect]:
         f" '{owned.source}' should have the sizes {wanted}",
         weight=STRONG,
     )
-    is_table = len(owned.shape) == 3 == len(x.shape) and wanted[1] != owned.shape[1]
+    is_table = len(owned.shape) in (2, 3) and len(x.shape) == 3 and wanted[-2] != owned.shape[-2]
     patches = _find_patches(crash, x) if is_table else None
     if patches is not None:
-        yield from _suspect_patches(crash, patches, owned.shape[1], suspect)
-        edits.append(_resize_image(patches, owned.shape[1]))
+        yield from _suspect_patches(crash, patches, owned.shape[-2], suspect)
+        edits.append(_resize_image(patches, owned.shape[-2]))
     candidates = [propose(edit) for edit in edits if edit is not None]
-    if patches is None and is_table and owned.shape[1] > x.shape[1]:
+    if patches is None and is_table and owned.shape[-2] > x.shape[1]:
         candidates.insert(0, _slice_table(crash, pair, owned, x))
     yield replace(suspect, candidates=tuple(candidates))
 
@@ -111,10 +111,10 @@ def _slice_table(crash: Crash, pair: Operands, owned: TensorInfo, x: TensorInfo)
     """The first places of a table that was made for the longest sequence."""
 
     def keep_first(table: Tensor, other: Tensor) -> Tensor:
-        return table[:, : other.shape[1]]
+        return table[..., : other.shape[1], :]
 
     size = f"{name}.shape[1]" if (name := spell_part(crash, pair.call, x)) else x.shape[1]
-    code = f"{{x}}[:, :{size}]"
+    code = f"{{x}}[:, :{size}]" if len(owned.shape) == 3 else f"{{x}}[:{size}]"
     edit = change_part(crash, pair.call, owned, keep_first, code, verb="cut", like=x)
     return propose(edit, weight=STRONG)
 

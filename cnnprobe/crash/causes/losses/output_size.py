@@ -10,6 +10,7 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
+from cnnprobe.crash.facts.channels import refit_shuffle
 from cnnprobe.crash.facts.heads import refit_head
 from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import is_channels_first
@@ -164,6 +165,9 @@ def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
     every = refit_every_upsampling(crash, output, sizes)
     single = sorted(refit_size(crash, output, sizes), key=lambda one: -one.weight)
     wholes = [every] if len(every) > 1 else []
+    shuffle = refit_shuffle(crash, output, sizes)
+    if shuffle:
+        yield propose(*shuffle, weight=STRONG)
     for whole in [*wholes, *([one] for one in single)][:_MOST_TRIALS]:
         yield propose(*(one.to_edit(crash) for one in whole), weight=STRONG)
     code = f"F.interpolate(output, size={sizes})"
