@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import sys
+import sysconfig
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ _TORCH = str(pathlib.Path(torch.__file__).parent)
 _MODULE = nn.Module._call_impl.__code__.co_filename
 _WRAPPED = getattr(nn.Module, "_wrapped_call_impl", nn.Module._call_impl).__code__
 _TO_WRAPPED = 4  # of_module_call <- hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller
+_PYTHONS = sysconfig.get_path("stdlib")
+_INSTALLED = ("site-packages", "dist-packages")  # may stand below it
 _OURS = str(pathlib.Path(__file__).parent.parent)
 _COMMAND = str(pathlib.Path(_OURS) / "cli")
 # between a function's call and the mode that sees it; more are the user's recursion
@@ -32,7 +35,9 @@ def _location(filename: str, line: int) -> str:
 
 @functools.lru_cache(maxsize=4_096)
 def is_users(filename: str) -> bool:
-    """Whether a file is neither torch's nor ours."""
+    """Whether a file is neither torch's nor ours, nor of Python's own library."""
+    if filename.startswith(_PYTHONS) and not any(name in filename for name in _INSTALLED):
+        return False
     return not filename.startswith((_TORCH, _OURS, "<frozen"))
 
 

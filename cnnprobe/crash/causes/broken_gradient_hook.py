@@ -12,8 +12,11 @@ from torch.autograd.function import BackwardCFunction
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.hooks import ChangeHook
 from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.edits.writing import drop_return
 from cnnprobe.crash.facts.frames import list_backward_frames
+from cnnprobe.crash.facts.hooks import describe_hook, get_code, read_returned
 from cnnprobe.crash.facts.saved import find_saved, find_start, walk_nodes
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
@@ -57,6 +60,34 @@ EXAMPLES = (
     _write_example("grad_output[0].norm()", "grad_output.norm()", "grad_output[0] is the gradient"),
     _write_example("gradient / 2", "gradient[:2]", "return a gradient of (8, 8)"),
     _write_example("gradient / 2", "gradient.view(4, 10)", "or take it off"),
+    Example(
+        """
+        def save(module, grad_input, grad_output):
+            module.kept = grad_output[0].detach()
+            return grad_output
+
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body, self.fc = nn.Linear(8, 6), nn.Linear(6, 3)
+                self.fc.register_full_backward_hook(save)
+
+            def forward(self, x):
+                return self.fc(torch.relu(self.body(x)))
+
+
+        model = Net()
+
+
+        def run(model):
+            model(torch.randn(4, 8)).sum().backward()
+        """,
+        old="    return grad_output\n",
+        new="",
+        blames="fc",
+        repair="let the hook 'save'",
+    ),
 )
 
 
@@ -85,7 +116,7 @@ def broken_gradient_hook(crash: Crash) -> Iterator[Suspect]:
     if not suspects and codes and not _is_other_code(crash, codes[0]):
         suspects = [_blame_unknown(crash, codes[0].co_name)]
     if not codes and not find_saved(crash).modified:
-        suspects = list(_blame_returns(crash))
+        suspects = [*_blame_module_returns(crash), *_blame_returns(crash)]
     yield from suspects[:1]
 
 
@@ -106,6 +137,33 @@ def _blame_modules(crash: Crash, codes: list[Any]) -> Iterator[Suspect]:
                     candidates=(propose(Advice(title=title)),),
                     weight=STRONG,
                 )
+
+
+def _blame_module_returns(crash: Crash) -> Iterator[Suspect]:
+    """A backward hook of a module that returns gradients of other shapes than it was given."""
+    for call in crash.trace.calls:
+        module = crash.modules.get(call.fqn) if call.fqn is not None else None
+        for key, hook in dict(module._backward_hooks).items() if module is not None else ():
+            code, found = get_code(hook), read_returned(hook, call)
+            if code is None or found is None or not found.is_wrong:
+                continue
+            title = f"let {describe_hook(hook)} return nothing"
+            edit = ChangeHook(
+                title=title,
+                module=call.fqn,
+                key=key,
+                hook=None,
+                registry="_backward_hooks",
+                written=drop_return(code),
+            )
+            yield Suspect(
+                module=call.fqn,
+                message=f"{describe_hook(hook)}, a backward hook on {crash.describe_call(call)}, "
+                "returns something, which replaces grad_input but has not its shapes",
+                arithmetic=f"it returns {found.shown}, but grad_input is {found.expected}",
+                candidates=(propose(edit),),
+                weight=STRONG,
+            )
 
 
 def _blame_parameters(crash: Crash, codes: list[Any]) -> Iterator[Suspect]:

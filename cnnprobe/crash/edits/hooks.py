@@ -1,4 +1,4 @@
-"""Other forward hooks."""
+"""Other hooks of modules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from cnnprobe.crash.model_copy import ModelCopy
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeHook(Edit):
-    """Another forward hook in the place of one of a module's; None takes it off."""
+    """Another hook in the place of one of a module's; None takes it off."""
 
     key: int
     hook: Callable[..., Any] | None
+    registry: str = "_forward_hooks"
 
     def apply(self, twin: ModelCopy) -> None:
         """Make it."""
-        hooks = twin.module(self.module or "")._forward_hooks
+        hooks = getattr(twin.module(self.module or ""), self.registry)
         before = dict(hooks)
         if self.hook is None:
             del hooks[self.key]

@@ -57,6 +57,8 @@ def drop_return(code: types.CodeType) -> Callable[[], list[Change]]:
         if returns != [function.body[-1]] or returns[0].value is None:
             raise UnknownPlaceError
         start, end = file.span(returns[0])
+        if len(function.body) > 1 and isinstance(returns[0].value, ast.Name | ast.Subscript):
+            return [Change(file.path, file.span(function.body[-2])[1], end, "")]
         return [
             Change(file.path, start, file.span(returns[0].value)[0], ""),
             Change(file.path, end, end, ""),

@@ -1,5 +1,6 @@
 """The user's forward hooks: which one raised, what it was given, and whether it can be called."""
 
+import ast
 import functools
 import inspect
 import traceback
@@ -8,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from cnnprobe.crash.facts.source import evaluate, parse
 from cnnprobe.crash.facts.words import shorten
+from cnnprobe.trace import ModuleCall
 
 _TORCHS = "torch/nn/modules/module.py"
 Hook = Callable[..., Any]
@@ -70,3 +74,49 @@ def is_callable_with(hook: Hook, count: int) -> bool:
     except ValueError:  # it has no signature to look at
         return True
     return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returned:
+    """What a module's backward hook returns, by shapes, and what it was to return."""
+
+    given: tuple[tuple[int, ...], ...] | None  # None: a tensor instead of a tuple
+    expected: tuple[tuple[int, ...] | None, ...]
+
+    @property
+    def shown(self) -> str:
+        """What it returns, in words."""
+        return "a tensor" if self.given is None else str(self.given)
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it cannot take the place of grad_input."""
+        return self.given is None or self.given != self.expected
+
+
+def read_returned(hook: Hook, call: ModuleCall) -> Returned | None:
+    """What a backward hook returns, from its return as it is written; None: nothing, or not known.
+
+    The hook is not called: its return is computed on zeros, where only plain methods make it.
+    """
+    code = get_code(hook)
+    tree = parse(hook) if code is not None else None
+    returns = [n.value for n in ast.walk(tree) if isinstance(n, ast.Return)] if tree else []
+    names = [a.arg for a in tree.args.args][inspect.ismethod(hook) :] if tree is not None else []
+    if len(returns) != 1 or returns[0] is None or len(names) != 3:
+        return None
+    grad_input = [torch.zeros(t.shape) if t.requires_grad else None for t in call.inputs]
+    values = {
+        names[1]: tuple(grad_input),
+        names[2]: tuple(torch.zeros(t.shape) for t in call.outputs),
+    }
+    node = returns[0]
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    found: Any = [evaluate(part, values) for part in parts]
+    found = tuple(found) if isinstance(node, ast.Tuple) else found[0]
+    expected = tuple(tuple(t.shape) if t is not None else None for t in grad_input)
+    if isinstance(found, torch.Tensor):
+        return Returned(given=None, expected=expected)
+    if not isinstance(found, tuple) or not all(isinstance(t, torch.Tensor) for t in found):
+        return None
+    return Returned(given=tuple(tuple(t.shape) for t in found), expected=expected)
