@@ -20,6 +20,7 @@ from cnnprobe.recorder import sources
 
 _STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
 _BACKWARDS = ("backward", "grad")
+_COMPREHENSIONS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 
 
 def find_frames(error: BaseException) -> list[traceback.FrameSummary]:
@@ -45,8 +46,14 @@ def read_names(error: BaseException) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if sources.is_users(frame.f_code.co_filename):
-            found = {**frame.f_globals, **frame.f_locals}
+            around = found if is_comprehension(frame) else {}
+            found = {**frame.f_globals, **around, **frame.f_locals}
     return found
+
+
+def is_comprehension(frame: types.FrameType) -> bool:
+    """Whether a frame is that of a comprehension, which is part of the function around it."""
+    return frame.f_code.co_name in _COMPREHENSIONS
 
 
 def read_frame(error: BaseException, filename_end: str, function: str) -> dict[str, Any] | None:

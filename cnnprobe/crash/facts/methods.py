@@ -12,7 +12,7 @@ from torch import nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import File, UnknownPlaceError
-from cnnprobe.crash.facts.frames import parse_file
+from cnnprobe.crash.facts.frames import is_comprehension, parse_file
 from cnnprobe.recorder import sources
 from cnnprobe.recorder.inventory import class_of, is_leaf
 
@@ -53,7 +53,8 @@ def find_failing_method(crash: Crash) -> Method | None:
     """The method of a module that the user's innermost frame runs; None where it is none."""
     frame = None
     for one, _ in traceback.walk_tb(crash.error.__traceback__):
-        frame = one if sources.is_users(one.f_code.co_filename) else frame
+        is_users = sources.is_users(one.f_code.co_filename) and not is_comprehension(one)
+        frame = one if is_users else frame
     if frame is None or not frame.f_code.co_varnames:
         return None
     owner: Any = frame.f_locals.get(frame.f_code.co_varnames[0])

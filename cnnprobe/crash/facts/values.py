@@ -6,6 +6,7 @@ each of its calls.
 """
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -149,7 +150,8 @@ def _own_attribute(module: nn.Module, name: str) -> Any:
     for registry in (module._modules, module._parameters, module._buffers, module.__dict__):
         if name in registry:
             return registry[name]
-    return None
+    shared = inspect.getattr_static(type(module), name, None)
+    return shared if isinstance(shared, dict | list | tuple | str | int | float) else None
 
 
 def _stand_in(row: ModuleCall) -> Any:

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.loops import list_loops
+from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
 _MOST_KEYS = 6  # that are shown
 EXAMPLE = Example(
@@ -29,6 +33,24 @@ EXAMPLE = Example(
     blames=None,
     repair="write batch['label'] instead of batch['labels']",
 )
+HEADS = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.ModuleDict({f"head_{i}": nn.Linear(4, 2) for i in "ab"})
+
+        def forward(self, x):
+            return [self.heads[name](x) for name in ("a", "b")]
+
+
+    model, args = Net(), (torch.randn(2, 4),)
+    """,
+    old="self.heads[name]",
+    new='self.heads[f"head_{name}"]',
+    blames="",
+    repair="write f'head_{name}' instead of name",
+)
 
 
 @cause(
@@ -36,7 +58,7 @@ EXAMPLE = Example(
     name="missing-key",
     stage=("forward", "around"),
     prior=790,
-    examples=EXAMPLE,
+    examples=(EXAMPLE, HEADS),
 )
 def missing_key(crash: Crash) -> Iterator[Suspect]:
     """A dict or a list was asked for a key or a position that it does not have.
@@ -82,7 +104,9 @@ def _blame_key(crash: Crash, node: ast.Subscript, value: Any, key: str | int) ->
         module=crash.owner if crash.stage == "forward" else None,
         message=f"{name} has no key {key!r}",
         arithmetic=f"its keys are {shown}" if keys else "it is empty",
-        candidates=(_spell(crash, node, value, texts[near[0]]),) if near and is_written else (),
+        candidates=(_spell(crash, node, value, texts[near[0]]),)
+        if near and is_written
+        else tuple(_add_affix(crash, node, value, key)),
         weight=STRONG,
         advice=() if is_written else (f"add {key!r} to {name}, or leave out what has this key",),
     )
@@ -90,19 +114,43 @@ def _blame_key(crash: Crash, node: ast.Subscript, value: Any, key: str | int) ->
 
 def _spell(crash: Crash, node: ast.Subscript, value: Any, near: Any) -> Candidate:
     """The key that is there, in the place of the one that is not."""
-    text, found = f"{ast.unparse(node.value)}[{near!r}]", value[near]
-    what = f"{type(found).__name__}"
-    if isinstance(found, Tensor):
-        what = f"tensor of {tuple(found.shape)}"
-    return propose(
-        Check(
-            title=f"write {text} instead of {ast.unparse(node)}",
-            code=text,
-            check=lambda: f"it is a {what}",
-            written=replace_expression(crash.error, node, text),
-        ),
-        weight=STRONG,
+    text = f"{ast.unparse(node.value)}[{near!r}]"
+    return propose(_check(crash, node, text, value[near]), weight=STRONG)
+
+
+def _check(crash: Crash, node: ast.Subscript, text: str, found: Any) -> Edit:
+    what = f"tensor of {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    return Check(
+        title=f"write {text} instead of {ast.unparse(node)}",
+        code=text,
+        check=lambda: f"it is a {what}",
+        written=replace_expression(crash.error, node, text),
     )
+
+
+def _add_affix(
+    crash: Crash, node: ast.Subscript, value: Any, key: str | int
+) -> Iterator[Candidate]:
+    """The key with the start or end that turns every key of the loop into one that is there."""
+    name, keys = ast.unparse(node.slice), [each for each in value if isinstance(each, str)]
+    if not isinstance(node.slice, ast.Name) or not isinstance(key, str) or not key:
+        return
+    loops = (one for one in list_loops(crash) if ast.unparse(one.target) == name)
+    over = next((loop.value for loop in loops), None)
+    wanted = [*over] if isinstance(over, dict | list | tuple | nn.ModuleDict) else [key]
+    affixes = [(each.removesuffix(key), "") for each in keys if each.endswith(key)]
+    affixes += [("", each.removeprefix(key)) for each in keys if each.startswith(key)]
+    for start, end in dict.fromkeys(affixes):
+        if not all(f"{start}{one}{end}" in keys for one in wanted):
+            continue
+        body = f"{start}{{{name}}}{end}"
+        text = f"f{body!r}"
+        method = find_failing_method(crash) if crash.stage == "forward" else None
+        edit: Edit | None = replace_node(method, node.slice, text) if method is not None else None
+        if edit is None:
+            found = value[f"{start}{key}{end}"]
+            edit = _check(crash, node, f"{ast.unparse(node.value)}[{text}]", found)
+        yield propose(edit, weight=STRONG if len(wanted) > 1 else USUAL)
 
 
 def _blame_position(crash: Crash, node: ast.Subscript, value: Any, key: int) -> Suspect:
