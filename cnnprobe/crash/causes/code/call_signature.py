@@ -13,8 +13,8 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.inputs import ChangeArguments
-from cnnprobe.crash.edits.method import replace_node
-from cnnprobe.crash.facts.frames import list_calls, read_arguments, read_names
+from cnnprobe.crash.edits.method import change_method, replace_node
+from cnnprobe.crash.facts.frames import find_assignment, list_calls, read_arguments, read_names
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_attribute
 from cnnprobe.crash.facts.words import quote
@@ -40,6 +40,34 @@ EXAMPLE = Example(
     blames="attn",
     repair="write self.attn(x, x, x) instead of self.attn(x)",
 )
+PARTS = Example(
+    """
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x, mask):
+            return self.fc(x) * mask
+
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.Sequential(Block(), Block())
+
+        def forward(self, x, mask):
+            x = self.blocks(x, mask)
+            return x
+
+
+    model, args = Net(), (torch.randn(2, 4), torch.ones(2, 1))
+    """,
+    old="        x = self.blocks(x, mask)",
+    new="        for block in self.blocks:\n            x = block(x, mask)",
+    blames="blocks",
+    repair="loop over its parts: for layer in self.blocks: x = layer(x, mask)",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +80,7 @@ class Mismatch:
     surplus: int  # given by position, and one too many
 
 
-@cause(code="CP047", name="call-signature", prior=1095, examples=EXAMPLE)
+@cause(code="CP047", name="call-signature", prior=1095, examples=(EXAMPLE, PARTS))
 def call_signature(crash: Crash) -> Iterator[Suspect]:
     """A module is called with other arguments than its forward takes.
 
@@ -71,6 +99,9 @@ def call_signature(crash: Crash) -> Iterator[Suspect]:
         return
     fqn = call.fqn or ""
     edits = _change_root(crash, found) if not fqn else _change_line(crash, module, found)
+    if isinstance(module, nn.Sequential) and module._modules:
+        takes_them = all(_compare(part, count, names) is None for part in module)
+        edits = _loop_over(crash, module) if takes_them else edits
     missing = ", ".join(found.missing)
     yield Suspect(
         module=fqn,
@@ -164,5 +195,26 @@ def _change_line(crash: Crash, module: nn.Module, found: Mismatch) -> Iterator[E
         else:
             new.keywords.append(ast.keyword(arg=name, value=value))
     edit = replace_node(method, calls[0], ast.unparse(new))
+    if edit is not None:
+        yield edit
+
+
+def _loop_over(crash: Crash, module: nn.Module) -> Iterator[Edit]:
+    """A loop over the parts of a Sequential, each of which takes all the arguments."""
+    names, method = read_names(crash.error), find_failing_method(crash)
+    node = find_assignment(crash.error)
+    call = node.value if node is not None else None
+    if node is None or method is None or not isinstance(call, ast.Call) or not call.args:
+        return
+    target, whole = ast.unparse(node.targets[0]), ast.unparse(call.func)
+    if read_attribute(call.func, names) is not module or not isinstance(node.targets[0], ast.Name):
+        return
+    given = ", ".join([target, *map(ast.unparse, (*call.args[1:], *call.keywords))])
+    first = ast.unparse(call.args[0])
+    lines = [f"{target} = {first}"] if first != target else []
+    lines += [f"for layer in {whole}:", f"    {target} = layer({given})"]
+    text = f"\n{' ' * node.col_offset}".join(lines)
+    title = f"loop over its parts: for layer in {whole}: {target} = layer({given})"
+    edit = change_method(method, title, lambda file, _: [file.replace(node, text)], code=text)
     if edit is not None:
         yield edit
