@@ -2,8 +2,10 @@
 
 import contextlib
 import contextvars
+from dataclasses import replace
 
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
+from cnnprobe.crash.facts.loader import fetch_again
 from cnnprobe.crash.least_input import least_input, least_multiple
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.ranking import explain_crash
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 
+_UNKNOWN = ("unknown", "shape-mismatch")
 _explaining = contextvars.ContextVar("explaining", default=False)
 
 
@@ -58,25 +61,35 @@ def explain(crash: Crash) -> Explanation | None:
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
     with preserved_generators():  # layers that are made for a trial draw their weights
-        found = None
+        again = None
         with crash.tolerate():
-            found = _explain_statement(crash)
-        return found or explain_crash(crash)
+            again = fetch_again(crash.error)  # what a worker of a DataLoader raised
+        found = crash if again is None else replace(crash, error=again, memory={})
+        explanation = _explain_line(found)
+        if again is None:
+            return explanation
+        return replace(explanation, error=f"{type(crash.error).__name__}: {crash.error}")
 
 
-def _explain_statement(crash: Crash) -> Explanation | None:
-    """The explanation of a line of the loop, or of a part of the model that the loop calls.
+def _explain_line(crash: Crash) -> Explanation:
+    """The explanation of a crash; of a line of the loop as of a forward, where no cause is known.
 
-    None where the model itself raised, where another cause is known, or none is.
+    So is that of a part of the model which the loop calls by itself.
     """
     calls = crash.trace.calls
     is_part = crash.stage == "forward" and bool(calls) and calls[0].fqn != ""
-    if not is_part and (crash.stage != "loss" or explain_crash(crash).diagnosis != "unknown"):
-        return None
-    statement = to_forward(crash)
-    found = explain_crash(statement) if statement is not None else None
-    is_known = found is not None and found.diagnosis not in ("unknown", "shape-mismatch")
-    return to_explanation(crash, found) if found is not None and is_known else None
+    explanation = explain_crash(crash)
+    is_vague = explanation.diagnosis in _UNKNOWN or explanation.diagnosis == "failed-sample"
+    if not is_part and (crash.stage != "loss" or not is_vague or explanation.arithmetic):
+        return explanation
+    with crash.tolerate():
+        statement = to_forward(crash)
+        found = explain_crash(statement) if statement is not None else None
+        if found is not None and found.diagnosis not in _UNKNOWN:
+            told = to_explanation(crash, found)
+            where = (explanation.message,) if explanation.diagnosis == "failed-sample" else ()
+            return replace(told, evidence=(*where, *told.evidence))
+    return explanation
 
 
 def failure_and_explanation(crash: Crash) -> tuple[Failure | None, Explanation | None]:

@@ -1,0 +1,1 @@
+"""Causes in data sets and loaders."""

@@ -1,0 +1,208 @@
+"""Samples that a DataLoader cannot join into a batch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path
+from torch.utils.data import default_collate
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.facts.loader import Fetch, find_fetch
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+_MOST_SHAPES = 4
+_CHANNELS = (1, 2, 3, 4)
+_Judgement = tuple[str, str, Edit]  # message, numbers and repair
+
+_DATA = """
+class Samples(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return torch.randn(3, 16, 14 + i), i % 2
+
+
+model = nn.Conv2d(3, 2, 3)
+
+
+def run(model):
+    for x, _ in torch.utils.data.DataLoader(Samples(), batch_size=4):
+        model(x)
+"""
+_RIGHT = "return torch.randn(3, 16, 16), i % 2"
+
+
+def _write_example(sample: str, repair: str, *, is_tried: bool = False) -> Example:
+    program = _DATA.replace("return torch.randn(3, 16, 14 + i), i % 2", f"return {sample}")
+    return Example(
+        program,
+        old=f"return {sample}",
+        new=_RIGHT,
+        blames=None,
+        repair=repair,
+        is_tried=is_tried,
+    )
+
+
+EXAMPLES = (
+    _write_example("torch.randn(3, 16, 14 + i), i % 2", "transforms.Resize((height, width))"),
+    _write_example("torch.randn(3 if i else 1, 16, 16), i % 2", "image.convert('RGB')"),
+    _write_example("torch.randn(3, 16, 16), torch.arange(i + 1)", "pad_sequence", is_tried=True),
+    _write_example("(torch.randn(3, 16, 16), i) if i else None", "leaves None out", is_tried=True),
+    _write_example("object(), i", "ToTensor()"),
+)
+
+
+@cause(
+    code="CP096",
+    name="unstacked-samples",
+    stage="loss",
+    family="cat-mismatch",
+    prior=900,
+    examples=EXAMPLES,
+)
+def unstacked_samples(crash: Crash) -> Iterator[Suspect]:
+    """The samples of a batch cannot be stacked: they differ in shape, or are no tensors.
+
+    Why it happens: images have several sizes or numbers of channels; sequences, boxes and
+    waveforms have several lengths; a sample is None, or an image that is not a tensor yet.
+    What to do: bring images to one size in the data set. Give the DataLoader a collate_fn that
+    pads sequences, or that keeps a list of what has no common shape.
+    Known exceptions: none.
+    Source: PyTorch, torch.utils.data, working with collate_fn.
+    """
+    fetch = find_fetch(crash.error)
+    if fetch is None or not fetch.joined:
+        return
+    part = fetch.joined[-1]
+    tensors = [t for t in part if isinstance(t, Tensor)]
+    found = _judge_missing(fetch) or _judge_shapes(fetch, tensors) or _judge_kind(part)
+    if found is not None:
+        message, arithmetic, edit = found
+        yield Suspect(
+            module=None,
+            message=message,
+            arithmetic=arithmetic,
+            candidates=(propose(edit),),
+            weight=STRONG,
+            tensors=tuple(tensors[:2]),
+            raised_in="the DataLoader",
+        )
+
+
+def _judge_missing(fetch: Fetch) -> _Judgement | None:
+    samples = fetch.samples or fetch.joined[0]
+    missing = [i for i, sample in enumerate(samples) if sample is None]
+    if not missing:
+        return None
+    at = fetch.indices[missing[0]] if missing[0] < len(fetch.indices) else missing[0]
+    code = "collate_fn=lambda batch: default_collate([s for s in batch if s is not None])"
+
+    def check() -> str:
+        left = [sample for sample in samples if sample is not None]
+        default_collate(left)
+        return f"the {len(left)} other samples are joined"
+
+    edit = Check(
+        title=f"give the DataLoader a {code}, which leaves None out", code=code, check=check
+    )
+    count = f"{len(missing)} of {len(samples)} samples"
+    return f"the data set returned None for sample {at}", count, edit
+
+
+def _judge_shapes(fetch: Fetch, tensors: list[Tensor]) -> _Judgement | None:
+    shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
+    if len(shapes) < 2:
+        return None
+    name = _name_part(fetch, tensors[0])
+    more = ", ..." if len(shapes) > _MOST_SHAPES else ""
+    first = [tuple(t.shape) for t in tensors]
+    other = next(i for i, shape in enumerate(first) if shape != first[0])
+    where = ""
+    if other < len(fetch.indices):
+        where = f"; sample {fetch.indices[0]} has {first[0]}, sample {fetch.indices[other]} {first[other]}"
+    message = (
+        f"the DataLoader stacks {name} of the samples of a batch, but they differ in shape: "
+        f"{', '.join(map(str, shapes[:_MOST_SHAPES]))}{more}"
+    )
+    return (
+        message,
+        f"{len(tensors)} samples of {len(shapes)} shapes{where}",
+        _choose(tensors, shapes),
+    )
+
+
+def _name_part(fetch: Fetch, tensor: Tensor) -> str:
+    """The part of a sample that is joined: element 1, 'boxes'."""
+    sample = (fetch.samples or fetch.joined[0])[0]
+    for path, leaf in tree_flatten_with_path(sample)[0]:
+        if leaf is tensor and path:
+            return f"element {keystr(path)}"
+    return "the tensors"
+
+
+def _choose(tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> Edit:
+    """What brings the tensors to one shape, by their rank and dtype."""
+    ranks, last, first = {len(s) for s in shapes}, {s[-1:] for s in shapes}, {s[:1] for s in shapes}
+    is_map = ranks == {3} and tensors[0].is_floating_point()
+    if is_map and len(first) == 1:
+        return Advice(
+            title="bring the images to one size in the Dataset: transforms.Resize((height, width)), "
+            "as Resize of one number keeps the ratio"
+        )
+    if is_map and len({s[1:] for s in shapes}) == 1 and all(s[0] in _CHANNELS for s in shapes):
+        title = "bring the images to one number of channels in the Dataset: image.convert('RGB')"
+        return Advice(title=title)
+    if ranks != {1} and any(0 in s for s in shapes):
+        return _keep_lists(
+            "an empty list has the shape (0,): .reshape(-1, 4) gives it (0, 4); then "
+        )
+    if last == {(4,)} and ranks == {2}:
+        return _keep_lists("")
+    if ranks == {2} and len(last) > 1 and len(first) == 1:
+        title = "cut or pad the signals to one length in the Dataset: F.pad(x, (0, length - x.shape[-1]))"
+        return Advice(title=title)
+    if len(ranks) == 1 and len({s[1:] for s in shapes}) == 1:
+        return _pad(tensors)
+    return Advice(title="give the DataLoader a collate_fn that pads the samples to one shape")
+
+
+def _keep_lists(before: str) -> Edit:
+    code = "collate_fn=lambda batch: tuple(zip(*batch))"
+    title = f"{before}keep a list for each batch, as boxes have no common number: {code}"
+    return Advice(title=title, code=code)
+
+
+def _pad(tensors: list[Tensor]) -> Edit:
+    code = "torch.nn.utils.rnn.pad_sequence(list, batch_first=True)"
+
+    def check() -> str:
+        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+        return f"it gives {tuple(padded.shape)}"
+
+    title = f"give the DataLoader a collate_fn that pads them: {code}, and keep their lengths"
+    return Check(title=title, code=code, check=check)
+
+
+def _judge_kind(part: list[Any]) -> _Judgement | None:
+    """Elements that are no tensors, arrays or numbers, or lists of several lengths."""
+    if not part:
+        return None
+    kinds = {type(value) for value in part}
+    lengths = {len(value) for value in part if isinstance(value, list | tuple)}
+    if len(lengths) > 1:
+        message = "the DataLoader joins lists of the samples, but they differ in length"
+        edit = _keep_lists("make tensors of them and pad them, or ")
+        return message, f"lengths {', '.join(map(str, sorted(lengths)))}", edit
+    kind = next(iter(kinds))
+    if len(kinds) > 1 or issubclass(kind, Tensor | str | bytes | int | float | list | tuple | dict):
+        return None
+    edit = Advice(title="make a tensor of it in the Dataset: transforms.ToTensor()(image)")
+    message = f"samples hold {kind.__name__} objects, which the DataLoader cannot join"
+    return message, f"{len(part)} of them", edit
