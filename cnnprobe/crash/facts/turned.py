@@ -71,7 +71,11 @@ def _list_batch_splits(crash: Crash, info: TensorInfo) -> Iterator[Turn]:
         count, where = len(call.outputs), quote(crash.find_module_above(call.parent))
         if name != "unbind":
             text = f"{name} in {where} splits the batch (dim 0) of {x.shape}, not dim {dims[0]}"
-            yield Turn(call=call, text=text, edits=tuple(_set_dim(crash, call, d) for d in dims))
+            size = get_argument(call, 1, "split_size")
+            edits = tuple(_set_dim(crash, call, d) for d in dims)
+            if "split" in name and type(size) is int and count > 1:  # parts of the batch's size
+                edits = tuple(_split_dim(crash, call, count, d, x.shape[d]) for d in dims)
+            yield Turn(call=call, text=text, edits=edits)
         elif count > 1 and _find_unpacked(call, count) is not None:
             fits = [d for d in dims if x.shape[d] % count == 0]
             text = f"{where} unpacks {x.shape} over the batch (dim 0) into {count} names"
@@ -102,6 +106,18 @@ def _has_windows(crash: Crash) -> bool:
 def _set_dim(crash: Crash, call: ModuleCall, dim: int) -> Edit:
     name = name_operation(call)
     return set_argument(crash, call, "dim", dim, title=f"use dim={dim} in {name} at {{place}}")
+
+
+def _split_dim(crash: Crash, call: ModuleCall, count: int, dim: int, size: int) -> Edit:
+    """The same number of parts of another dim."""
+
+    def rewrite(func: Callable[..., Any], args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
+        return func(args[0], size // count, dim=dim)
+
+    title = f"use split({size // count}, dim={dim}) at {{place}}"
+    return rewrite_call(
+        crash, call, rewrite, title=title, code=f"split({size // count}, dim={dim})"
+    )
 
 
 def _find_unpacked(call: ModuleCall, count: int) -> tuple[File, ast.expr] | None:
