@@ -37,9 +37,7 @@ EXAMPLE = Example(
 )
 
 
-@cause(
-    code="CP041", name="map-not-flattened", family="shape-mismatch", prior=403, examples=EXAMPLE
-)
+@cause(code="CP041", name="map-not-flattened", family="shape-mismatch", prior=403, examples=EXAMPLE)
 def map_not_flattened(crash: Crash) -> Iterator[Suspect]:
     """A feature map meets a sequence without having been made one.
 
