@@ -311,3 +311,35 @@ class DetachKept(Edit):
             )
 
         twin.undo.append(twin.module(self.module or "").register_forward_pre_hook(detach).remove)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeArguments(Edit):
+    """Give one call other values for its arguments, by their names; no `kind`: that of a module."""
+
+    names: tuple[str, ...]
+    function: Callable[[dict[str, Any]], dict[str, Any]]
+    kind: str = ""
+    source: str = ""
+
+    def apply(self, twin: ModelCopy) -> None:
+        """See Edit."""
+
+        def change(_called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = dict(zip(self.names, args, strict=False)) | kwargs
+            changed = given | self.function(given)
+            named = {key: changed[key] for key in kwargs}
+            return tuple(changed[name] for name in self.names[: len(args)]), named
+
+        def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given, named = change(func, args, kwargs)
+            return func(*given, **named)
+
+        if self.kind:
+            entry = (self.kind, self.source, call)
+            twin.rewrites.append(entry)
+            twin.undo.append(lambda: twin.rewrites.remove(entry))
+            return
+        module = twin.module(self.module or "")
+        handle = module.register_forward_pre_hook(change, with_kwargs=True, prepend=True)
+        twin.undo.append(handle.remove)

@@ -75,6 +75,32 @@ def index_or_mask_dtype(crash: Crash) -> Iterator[Suspect]:
         yield from _explain(crash, call, read_tensor(call, _INDICES[name]), "index", "int64")
     elif name == "getitem" and len(call.inputs) > 1 and is_floating(call.inputs[1].dtype):
         yield from _explain(crash, call, call.inputs[1], "index", "int64")
+    elif name == "setitem" and len(call.inputs) == 3:
+        yield from _explain_written(crash, call, call.inputs[0], call.inputs[2])
+
+
+def _explain_written(
+    crash: Crash, call: ModuleCall, x: TensorInfo, value: TensorInfo
+) -> Iterator[Suspect]:
+    """What is written at an index has another dtype: brackets with a tensor do not cast."""
+    if x.dtype == value.dtype:
+        return
+
+    def write(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args[:2], args[2].to(args[0].dtype), **kwargs)
+
+    title = "cast what is written to the dtype of what it is written into, at {place}"
+    edit = rewrite_call(crash, call, write, title=title, code=f".to(torch.{x.dtype})")
+    yield Suspect(
+        module=crash.owner,
+        message=f"{crash.describe_call(call)} writes {value.dtype} (from "
+        f"{crash.describe_origin(value)}) into {x.dtype} (from {crash.describe_origin(x)}), and "
+        "an assignment by a tensor of indices does not cast",
+        arithmetic=f"{value.shape} {value.dtype} into {x.shape} {x.dtype}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG,
+        needs_proof=True,
+    )
 
 
 def _explain(
