@@ -7,8 +7,10 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import Change
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.edits.places import list_calls_on, open_line, read_called, take_only
 from cnnprobe.crash.facts.saved import (
     Saved,
     describe_keeper,
@@ -88,6 +90,7 @@ def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
     edits = [edit for edit in (_avoid_writing(crash, call),) if edit is not None]
     if resolve_name(operation(call)) in select(effect="fills"):
         title = f"clone the tensor before writing to it at {shorten(call.source)}: x = x.clone()"
+        edits += [_clone_saved(crash, maker[1])] if maker is not None else []
         edits.append(Advice(title=title, code="x = x.clone()"))
     return Suspect(
         module=call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
@@ -97,6 +100,27 @@ def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
         candidates=tuple(propose(edit) for edit in edits),
         weight=STRONG,
         raised_in=f"the backward of {keeper}",
+    )
+
+
+def _clone_saved(crash: Crash, call: ModuleCall) -> Edit:
+    """What the saving function gives is cloned, so that the clone is written to."""
+
+    def written() -> list[Change]:
+        file, line = open_line(call.source)
+        name = call.kind.rpartition(".")[2]
+        found = take_only([c for c in list_calls_on(file, line) if read_called(c) == name])
+        end = file.span(found)[1]
+        return [Change(file.path, end, end, ".clone()")]
+
+    return Rewrite(
+        title=f"clone what {crash.describe_call(call)} gives before it is written to",
+        code=f"{operation(call)}(...).clone()",
+        module=crash.find_module_above(call.parent),
+        kind=call.kind,
+        source=call.source,
+        function=lambda func, args, kwargs: func(*args, **kwargs).clone(),
+        written=written,
     )
 
 

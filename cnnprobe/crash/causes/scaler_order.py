@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.scaler import find_scaler_call
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _ORDER = "scaler.scale(loss).backward(), scaler.step(optimizer), scaler.update()"
+_NEW = "model.parameters()"
 _Told = tuple[str, str, str]  # message, title and code of the repair
 
 EXAMPLE = Example(
@@ -51,13 +53,32 @@ def scaler_order(crash: Crash) -> Iterator[Suspect]:
     told = _judge(crash, call.function, call.values) if call is not None else None
     if told is not None:
         message, title, code = told
+        edit: Edit = Advice(title=title, code=code)
+        if code == _NEW:
+            edit = _rebuild(crash, title, call.values["optimizer"])  # type: ignore[union-attr]
         yield Suspect(
             module=None,
             message=message,
             arithmetic=f"the order is {_ORDER}",
-            candidates=(propose(Advice(title=title, code=code)),),
+            candidates=(propose(edit),),
             weight=STRONG,
         )
+
+
+def _rebuild(crash: Crash, title: str, optimizer: Any) -> Check:
+    """An optimizer of the kind over copies of what the model has and that has a gradient."""
+    own = [p for m in crash.modules.values() for p in m._parameters.values() if p is not None]
+
+    def check() -> str:
+        held = []
+        for p in {id(p): p for p in own if p.grad is not None}.values():
+            held.append(nn.Parameter(p.detach().clone()))
+            held[-1].grad = p.grad.detach().clone()  # type: ignore[union-attr]
+        group = {**optimizer.param_groups[0], "params": held}
+        type(optimizer)([group]).step()
+        return f"a step over copies of the model's {len(held)} parameters with a gradient passes"
+
+    return Check(title=title, code=_NEW, check=check)
 
 
 def _judge(crash: Crash, function: str, values: dict[str, Any]) -> _Told | None:
@@ -120,7 +141,7 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
         return (
             f"{numbers}, and none of them is the model's: the optimizer was built over others",
             "build the optimizer over model.parameters() once the model is what is trained",
-            "model.parameters()",
+            _NEW,
         )
     if elsewhere := sum(p.grad is not None for p in own):
         return (
