@@ -114,7 +114,8 @@ def refit_size(
         window = step.window
         if window is None or window.adaptive or step.call.fqn is None:
             continue
-        siblings = [w for j, w in enumerate(windows) if j != i and w is not None]
+        others = [w for j, w in enumerate(windows) if j != i and w is not None]
+        siblings = [w for w in others if w.is_pool == window.is_pool]
         siblings += _list_transposed(crash) if window.transposed else []
         seen: list[dict[str, Any]] = []
         for changed, settings, weight in _vary(window, siblings):
