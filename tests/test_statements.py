@@ -34,8 +34,10 @@ PROGRAMS = {
         "input-dtype",
         None,
         "pass w.float()",
-        ("    out = model(torch.randn(4, 3, 8, 8)).flatten(1)\n"
-        "    w = torch.ones(288, 2, dtype=torch.float64)\n    out @ w\n"),
+        (
+            "    out = model(torch.randn(4, 3, 8, 8)).flatten(1)\n"
+            "    w = torch.ones(288, 2, dtype=torch.float64)\n    out @ w\n"
+        ),
     ),
 }
 

@@ -52,7 +52,7 @@ def find_unfinished(model: nn.Module) -> nn.Module | None:
     stack: list[nn.Module | None] = [model]
     while stack:
         module = stack.pop()
-        if module is None or id(module) in seen:
+        if module is None or id(module) in seen or isinstance(module, torch.jit.ScriptModule):
             continue
         seen.add(id(module))
         children = module.__dict__.get("_modules")
