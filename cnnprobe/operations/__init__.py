@@ -1,4 +1,14 @@
-"""torch's operations, each once: spellings, layers, arguments, effect on shapes. No torch."""
+"""torch's operations, each once: spellings, layers, arguments, effect on shapes. No torch.
+
+Ask for the operation of a row or a name, then for its properties; a room keeps no list of its own.
+
+>>> find_function("torch.Tensor.__iadd__") is find_function("torch.add")
+True
+>>> find_layer("Conv2d").name, find_function("torch.conv2d").effect
+('conv2d', 'windows')
+>>> sorted(select(trait="saturates"))
+['hardsigmoid', 'hardtanh', 'sigmoid', 'softsign', 'tanh']
+"""
 
 from cnnprobe.operations.arguments import is_variadic, name_keyword, name_position, read_argument
 from cnnprobe.operations.catalogue import (
