@@ -7,6 +7,7 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.saved import (
+    find_carried,
     find_keepers,
     find_saved,
     get_number,
@@ -75,7 +76,9 @@ def backward_twice(crash: Crash) -> Iterator[Suspect]:
     """
     saved = find_saved(crash)
     freed = saved.freed
-    if saved.modified or not freed or saved.broke_off or any(find_keepers(crash)):
+    if saved.modified or not freed or saved.broke_off:
+        return
+    if any(find_keepers(crash)) or any(find_carried(crash)):
         return
     calls = crash.trace.calls
     start = calls[0].sequence if calls else None

@@ -157,8 +157,11 @@ def _find_cut_behind(crash: Crash) -> tuple[None, str, Edit]:
     where = "the model's output requires a gradient but the loss does not: it was cut off"
     cut = find_cut(crash.error, cuts_graph)
     if cut is not None:
-        title = f"compute the loss without {cut[0]}, through which no gradient passes"
-        return None, f"{where} by {cut[0]}, at line {cut[1]}", Advice(title=title)
+        info = find_function(cut[0])
+        is_maker = info is not None and info.effect == "makes"
+        name = f"torch.{cut[0]}()" if is_maker else f"{cut[0]}()"
+        title = f"compute the loss without {name}, through which no gradient passes"
+        return None, f"{where} by {name}, at line {cut[1]}", Advice(title=title)
     title = (
         "do not wrap the loss in torch.tensor(...), and do not use .item(), .detach(), argmax "
         "or numpy on the way to it"

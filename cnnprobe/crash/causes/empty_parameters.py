@@ -1,11 +1,9 @@
 """An optimizer that got no parameters."""
 
-import inspect
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Example, cause
@@ -55,19 +53,6 @@ EXAMPLES = (
         blames="",
         repair="pass model.parameters() itself",
     ),
-    Example(
-        """
-        model = nn.Linear(6, 4)
-
-
-        def run(model):
-            torch.optim.Adam(model.parameters, lr=0.1)
-        """,
-        old="model.parameters,",
-        new="model.parameters(),",
-        blames="",
-        repair="write parameters(), with parentheses",
-    ),
 )
 
 
@@ -76,19 +61,13 @@ def empty_parameters(crash: Crash) -> Iterator[Suspect]:
     """An optimizer got no parameters.
 
     Why it happens: layers in a plain list or dict are not registered, so that parameters() is
-    empty. A generator that was read once is empty afterwards. model.parameters without
-    parentheses is the method itself.
+    empty. A generator that was read once is empty afterwards.
     What to do: use nn.ModuleList or nn.ModuleDict, and pass model.parameters() itself.
     Known exceptions: a model without weights has nothing to train.
     Source: PyTorch, torch.optim.Optimizer and torch.nn.ModuleList.
     """
-    method = _find_method(crash)
-    if method is not None:
-        yield _suspect_method(crash, method)
-        return
     found = read_frame(crash.error, "torch/optim/optimizer.py", "__init__")
-    groups = list((found or {}).get("param_groups") or [])
-    if found is None or (groups and any(map(_has_parameters, groups))):
+    if found is None or found.get("param_groups") != []:
         return
     hidden = _find_hidden(crash)
     if hidden is not None:
@@ -127,35 +106,6 @@ def _judge(crash: Crash, parameters: list[nn.Parameter]) -> tuple[str, Candidate
         check=lambda: f"it gives {len(parameters)} parameters",
     )
     return f"the model has {len(parameters)}, so that the iterator was read before", propose(edit)
-
-
-def _find_method(crash: Crash) -> Any:
-    """The method that an optimizer got instead of parameters."""
-    for frame, _ in traceback.walk_tb(crash.error.__traceback__):
-        given = frame.f_locals.get("params")
-        is_torchs = "/torch/optim/" in frame.f_code.co_filename.replace("\\", "/")
-        if is_torchs and inspect.ismethod(given):
-            return given
-    return None
-
-
-def _suspect_method(crash: Crash, method: Any) -> Suspect:
-    name, is_known = method.__name__, isinstance(method.__self__, nn.Module)
-    count = sum(isinstance(p, Tensor) for p in method()) if is_known and "param" in name else 0
-    title, code = f"write {name}(), with parentheses", f"model.{name}()"
-    check = Check(title=title, code=code, check=lambda: f"it gives {count} parameters")
-    return Suspect(
-        module="" if method.__self__ is crash.model else None,
-        message=f"the optimizer got the method {name} itself, not the parameters that it returns "
-        "when it is called",
-        arithmetic=f"{count} parameters are in it" if count else "",
-        candidates=(propose(check if count else Advice(title=title, code=code)),),
-        weight=STRONG,
-    )
-
-
-def _has_parameters(group: Any) -> bool:
-    return bool(group.get("params")) if isinstance(group, dict) else isinstance(group, Tensor)
 
 
 def _find_hidden(crash: Crash) -> tuple[str, str, Any] | None:

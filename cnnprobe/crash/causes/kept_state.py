@@ -1,18 +1,57 @@
 """A module keeps the graph of an earlier step."""
 
+import ast
 from collections.abc import Iterator
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.calls import DetachKept
+from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import add_first_statement
-from cnnprobe.crash.facts.saved import find_keepers, find_saved, write_detached
+from cnnprobe.crash.facts.frames import list_names
+from cnnprobe.crash.facts.saved import find_carried, find_keepers, find_saved, write_detached
 from cnnprobe.crash.facts.source import get_forward
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
+EXAMPLES = (
+    Example(
+        """
+        model = nn.LSTM(6, 4)
+
+
+        def run(model):
+            state = None
+            for _ in range(2):
+                output, state = model(torch.randn(3, 5, 6), state)
+                output.pow(2).mean().backward()
+        """,
+        old="pow(2).mean().backward()",
+        new="pow(2).mean().backward()\n        state = tuple(part.detach() for part in state)",
+        blames=None,
+        repair="state = tuple(part.detach() for part in state)",
+        is_tried=False,
+    ),
+    Example(
+        """
+        model = nn.Linear(6, 4)
+
+
+        def run(model):
+            total = 0
+            for _ in range(2):
+                loss = model(torch.randn(5, 6)).pow(2).mean()
+                total += loss
+                total.backward()
+        """,
+        old="total += loss\n        total.backward()",
+        new="total += loss.item()\n        loss.backward()",
+        blames=None,
+        repair="call loss.backward() in each step",
+        is_tried=False,
+    ),
+    Example(
+        """
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -31,10 +70,11 @@ EXAMPLE = Example(
         for _ in range(2):
             model(torch.randn(5, 6)).pow(2).mean().backward()
     """,
-    old="self.cell(x, self.state)",
-    new="self.cell(x, self.state.detach())",
-    blames="",
-    repair="self.state = self.state.detach()",
+        old="self.cell(x, self.state)",
+        new="self.cell(x, self.state.detach())",
+        blames="",
+        repair="self.state = self.state.detach()",
+    ),
 )
 
 
@@ -44,7 +84,7 @@ EXAMPLE = Example(
     stage="backward",
     family="backward-twice",
     prior=840,
-    examples=EXAMPLE,
+    examples=EXAMPLES,
 )
 def kept_state(crash: Crash) -> Iterator[Suspect]:
     """A module keeps a tensor with the graph of an earlier step, which is freed.
@@ -59,7 +99,13 @@ def kept_state(crash: Crash) -> Iterator[Suspect]:
     saved = find_saved(crash)
     if saved.modified or not saved.freed or saved.broke_off:
         return
-    for fqn, name, value in list(find_keepers(crash))[:1]:
+    gone = f"{len(saved.freed)} saved tensors are gone, first that of {saved.freed[0].node.name()}"
+    suspects = [*_blame_modules(crash, gone), *_blame_loop(crash, gone)]
+    yield from suspects[:1]
+
+
+def _blame_modules(crash: Crash, gone: str) -> Iterator[Suspect]:
+    for fqn, name, value in find_keepers(crash):
         code = f"self.{name} = {write_detached(f'self.{name}', value)}"
         forward = getattr(get_forward(crash.modules[fqn]), "__code__", None)
         edit = DetachKept(
@@ -73,8 +119,26 @@ def kept_state(crash: Crash) -> Iterator[Suspect]:
             module=fqn,
             message=f"the attribute '{name}' of {quote(fqn)} keeps the graph of an earlier step, "
             "whose tensors are freed",
-            arithmetic=f"{len(saved.freed)} saved tensors are gone, first that of "
-            f"{saved.freed[0].node.name()}",
+            arithmetic=gone,
             candidates=(propose(edit),),
+            weight=STRONG,
+        )
+
+
+def _blame_loop(crash: Crash, gone: str) -> Iterator[Suspect]:
+    """A state, or a sum of losses, that the loop carries from step to step."""
+    for name, value, node in find_carried(crash):
+        code = f"{name} = {write_detached(name, value)}"
+        title = f"detach it before the next step: {code}"
+        if isinstance(node, ast.AugAssign) and name in list_names(crash.error):
+            loss = ast.unparse(node.value)
+            code = f"{name} += {loss}.item()"
+            title = f"call {loss}.backward() in each step, and sum numbers alone: {code}"
+        yield Suspect(
+            module=None,
+            message=f"{name!r}, which line {node.lineno} carries from step to step, "  # type: ignore[attr-defined]
+            "keeps the graph of an earlier step, whose tensors are freed",
+            arithmetic=gone,
+            candidates=(propose(Advice(title=title, code=code)),),
             weight=STRONG,
         )

@@ -61,16 +61,17 @@ def parameter_changed(crash: Crash) -> Iterator[Suspect]:
         parameter = find_changed_parameter(crash, saved)
         if parameter is not None:
             owner = crash.owner_of_parameter(parameter)
+            is_own = owner in crash.modules
             title = (
                 "call optimizer.step() after the last backward(), "
                 "or run the forward again after the step"
             )
             yield Suspect(
-                module=owner,
+                module=owner if is_own else None,
                 message=f"the parameter '{parameter}' was changed in place between the forward "
                 "and the backward that needs it",
                 arithmetic=f"{describe_keeper(crash, saved.node)} saved it for its backward "
                 f"({saved.node.name()})",
-                candidates=(propose(Advice(title=title, module=owner)),),
+                candidates=(propose(Advice(title=title)),),
                 weight=STRONG,
             )

@@ -1,5 +1,6 @@
 """The calls of a GradScaler came in the wrong order."""
 
+import ast
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.facts.frames import parse_function
 from cnnprobe.crash.facts.scaler import find_scaler_call
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
@@ -155,6 +157,15 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
             ),
             "scaler.step(optimizer)",
         )
+    if (line := _find_new_leaf(crash)) is not None:
+        return (
+            f"{numbers}: line {line} makes the loss anew as a leaf, which has no graph to them",
+            (
+                "compute the loss from the outputs themselves, as torch.stack(losses).mean(): no "
+                "torch.tensor(...), .item() or requires_grad=True on the way"
+            ),
+            "torch.stack(losses).mean()",
+        )
     return (
         (
             f"{numbers} at scaler.step(): no backward came before it, its loss does not reach them, "
@@ -166,3 +177,13 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
         ),
         "scaler.scale(loss).backward()",
     )
+
+
+def _find_new_leaf(crash: Crash) -> int | None:
+    """The line of the user's function that makes a tensor from values and lets it require grad."""
+    for node in ast.walk(parse_function(crash.error) or ast.Pass()):
+        if isinstance(node, ast.Call) and any(k.arg == "requires_grad" for k in node.keywords):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in ("tensor", "as_tensor", "Variable", "Tensor"):
+                return node.lineno
+    return None

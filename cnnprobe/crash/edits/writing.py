@@ -108,3 +108,20 @@ def replace_expression(
     """Another text in the place of a part of the failing expression."""
     frames = find_frames(error)
     return lambda: [open_file(frames[-1].filename).replace(node, text)]
+
+
+def replace_keyword(
+    error: BaseException, call: ast.Call, old: str, new: str
+) -> Callable[[], list[Change]]:
+    """Another name for a keyword of a call on the failing line."""
+    frames = find_frames(error)
+
+    def written() -> list[Change]:
+        found = next(k for k in call.keywords if k.arg == old)
+        file = open_file(frames[-1].filename)
+        start = file.offset(found.lineno, found.col_offset)
+        if not new:
+            raise UnknownPlaceError
+        return [Change(file.path, start, start + len(old), new)]
+
+    return written

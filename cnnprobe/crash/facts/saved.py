@@ -1,16 +1,23 @@
 """The graph behind a loss: which saved tensors were overwritten or freed, what made a node."""
 
+import ast
 import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.frames import list_backward_frames, read_frame
+from cnnprobe.crash.facts.frames import (
+    find_frames,
+    list_backward_frames,
+    parse_function,
+    read_frame,
+    read_names,
+)
 from cnnprobe.crash.facts.losses import differentiated
 from cnnprobe.operations import find_function
 from cnnprobe.trace import ModuleCall
@@ -134,8 +141,14 @@ def describe_keeper(crash: Crash, node: Any) -> str:
 
 
 def name_parameters(crash: Crash) -> dict[int, str]:
-    """The fqn of every parameter by its id."""
-    return {
+    """The fqn of every parameter by its id; also of other models that the user's line can read."""
+    others = {
+        id(p): f"{name}.{fqn}"
+        for name, value in read_names(crash.error).items()
+        if isinstance(value, nn.Module) and value is not crash.model
+        for fqn, p in value.named_parameters()
+    }
+    return others | {
         id(p): f"{fqn}.{name}" if fqn else name
         for fqn, m in crash.modules.items()
         for name, p in m._parameters.items()
@@ -187,3 +200,39 @@ def write_detached(name: str, value: Any) -> str:
     if isinstance(value, dict) and all(isinstance(part, Tensor) for part in value.values()):
         return f"{{key: part.detach() for key, part in {name}.items()}}"
     return f"torch.utils._pytree.tree_map(torch.Tensor.detach, {name})"
+
+
+def find_carried(crash: Crash) -> Iterator[tuple[str, Any, ast.AST]]:
+    """What the user's loop carries from step to step with its graph: name, value, assignment.
+
+    It is assigned inside of the loop from itself alone: `out, h = model(x, h)`, `total += loss`.
+    """
+    frames, tree = find_frames(crash.error), parse_function(crash.error)
+    line = frames[-1].lineno or 0 if frames else 0
+    values = read_names(crash.error)
+    for loop in ast.walk(tree) if tree is not None else ():
+        is_loop = isinstance(loop, ast.For | ast.While)
+        if not is_loop or not loop.lineno <= line <= (loop.end_lineno or 0):  # type: ignore[attr-defined]
+            continue
+        found: dict[str, list[tuple[ast.AST, bool]]] = {}
+        for node in ast.walk(loop):
+            for name, reads_itself in _list_assigned(node):
+                found.setdefault(name, []).append((node, reads_itself))
+        for name, nodes in found.items():
+            has_graph = any(
+                isinstance(t, Tensor) and t.grad_fn is not None
+                for t in tree_leaves(values.get(name))
+            )
+            if has_graph and all(reads_itself for _, reads_itself in nodes):
+                yield name, values[name], nodes[0][0]
+
+
+def _list_assigned(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """The names that a statement assigns, and whether it reads them."""
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id, True
+    if isinstance(node, ast.Assign):
+        read = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+        for target in (n for t in node.targets for n in ast.walk(t)):
+            if isinstance(target, ast.Name):
+                yield target.id, target.id in read

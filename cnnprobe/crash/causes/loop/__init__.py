@@ -1,0 +1,1 @@
+"""Causes in the lines of the loop around the model."""

@@ -1,0 +1,75 @@
+"""A gradient that is None is used."""
+
+import ast
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.facts.values import read_attribute, read_failing_line
+from cnnprobe.crash.suspect import STRONG, Suspect, propose
+
+EXAMPLE = Example(
+    """
+    model = nn.Linear(8, 2)
+
+
+    def run(model):
+        for p in model.parameters():
+            p.grad.zero_()
+    """,
+    old="p.grad.zero_()",
+    new="p.grad = None",
+    blames=None,
+    repair="if p.grad is not None",
+    is_tried=False,
+)
+
+
+@cause(
+    code="CP0G6",
+    name="missing-gradient",
+    stage="loss",
+    family="missing-attribute",
+    prior=860,
+    examples=EXAMPLE,
+)
+def missing_gradient(crash: Crash) -> Iterator[Suspect]:
+    """A gradient is used that is None.
+
+    Why it happens: backward() keeps gradients of leaves alone. Before a backward, after
+    zero_grad(), and on a parameter that the loss does not reach, the gradient is None.
+    What to do: retain_grad() before the backward keeps that of another tensor; else ask whether it
+    is None.
+    Known exceptions: none.
+    Source: PyTorch, torch.Tensor.retain_grad and torch.Tensor.grad.
+    """
+    if not isinstance(crash.error, AttributeError | TypeError):
+        return
+    line = read_failing_line(crash)
+    for node in (n for n in line.nodes if isinstance(n, ast.Attribute) and n.attr == "grad"):
+        value = line.evaluate(node.value)
+        value = read_attribute(node.value, line.names) if value is None else value
+        if not isinstance(value, Tensor) or (value.is_leaf and value.grad is not None):
+            continue
+        name = ast.unparse(node.value)
+        reason, title = (
+            "no backward has reached it since its gradient was cleared",
+            f"ask first: if {name}.grad is not None, and call it after backward()",
+        )
+        if not value.is_leaf:
+            reason = "it is computed, and backward() keeps gradients of leaves alone"
+            title = f"call {name}.retain_grad() before the backward"
+        elif not value.requires_grad:
+            reason, title = "it does not require grad", f"set {name}.requires_grad_(True) before"
+        yield Suspect(
+            module=None,
+            message=f"{name}.grad is None: {reason}",
+            arithmetic=f"{name} is {tuple(value.shape)}, is_leaf={value.is_leaf}",
+            candidates=(propose(Advice(title=title)),),
+            weight=STRONG,
+            tensors=(value,),
+        )
+        return

@@ -1,0 +1,106 @@
+"""An optimizer that was given something else than parameters."""
+
+import inspect
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+
+
+def _write_example(wrong: str, blames: str | None, repair: str, *, is_tried: bool) -> Example:
+    program = "model = nn.Linear(6, 4)\n\n\ndef run(model):\n"
+    return Example(
+        f"{program}    torch.optim.Adam({wrong}, lr=0.1)\n",
+        old=f"Adam({wrong},",
+        new="Adam(model.parameters(),",
+        blames=blames,
+        repair=repair,
+        is_tried=is_tried,
+    )
+
+
+EXAMPLES = (
+    _write_example("model.parameters", "", "write parameters(), with parentheses", is_tried=True),
+    _write_example("model", "", "pass its parameters: model.parameters()", is_tried=True),
+    _write_example("model.weight", None, "pass a list", is_tried=False),
+    _write_example(
+        "[name for name, _ in model.named_parameters()]", None, "pass parameters", is_tried=False
+    ),
+    _write_example("[model.weight * 2]", None, "a leaf", is_tried=False),
+)
+
+
+@cause(
+    code="CP0G4",
+    name="no-parameters",
+    stage="step",
+    family="empty-parameters",
+    prior=795,
+    examples=EXAMPLES,
+)
+def no_parameters(crash: Crash) -> Iterator[Suspect]:
+    """An optimizer got something else than an iterable of parameters.
+
+    Why it happens: it got the model, the method without parentheses, one tensor without a list,
+    names, or a tensor that was computed.
+    What to do: pass model.parameters(), or a list of leaves that require grad.
+    Known exceptions: dicts with the key "params" are groups.
+    Source: PyTorch, torch.optim.Optimizer.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
+    optim = [f for f in frames if "/torch/optim/" in f.f_code.co_filename.replace("\\", "/")]
+    given = next((f.f_locals["params"] for f in optim if "params" in f.f_locals), None)
+    values = [f.f_locals.get("param") for f in optim if f.f_code.co_name == "add_param_group"]
+    owner = getattr(given, "__self__", None) if inspect.ismethod(given) else given
+    found = _judge(given, owner) or _judge_value(values[0] if values else None)
+    if found is not None:
+        what, candidate = found
+        yield Suspect(
+            module="" if owner is crash.model and crash.model is not None else None,
+            message=f"the optimizer got {what}",
+            candidates=(candidate,),
+            weight=STRONG,
+        )
+
+
+def _judge(given: Any, owner: Any) -> tuple[str, Candidate] | None:
+    if isinstance(given, Tensor):
+        edit = Advice(title="pass a list: [tensor]")
+        return f"one tensor of shape {tuple(given.shape)} where a list is needed", propose(edit)
+    if inspect.ismethod(given):
+        what = f"the method {given.__name__} itself, not the parameters that it returns"
+        title, code = f"write {given.__name__}(), with parentheses", f"model.{given.__name__}()"
+    elif isinstance(given, nn.Module):
+        what = f"the {type(given).__name__} itself, not its parameters"
+        title, code = "pass its parameters: model.parameters()", "model.parameters()"
+    else:
+        return None
+    count = sum(1 for _ in owner.parameters()) if isinstance(owner, nn.Module) else 0
+    if not count:
+        return what, propose(Advice(title=title, code=code))
+    check = Check(title=title, code=code, check=lambda: f"it gives {count} parameters")
+    return what, propose(check)
+
+
+def _judge_value(value: Any) -> tuple[str, Candidate] | None:
+    """One of the parameters is none."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        edit = Advice(
+            title="pass parameters: model.parameters(), or (p for _, p in named_parameters())"
+        )
+        return f"a {type(value).__name__} among its parameters", propose(edit)
+    if not value.is_leaf:
+        title = "make it a leaf: x.detach().requires_grad_(), or compute it from what is trained"
+        return (
+            f"a tensor of shape {tuple(value.shape)} that was computed, which is no leaf",
+            propose(Advice(title=title)),
+        )
+    return None
