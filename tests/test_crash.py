@@ -304,7 +304,7 @@ def test_exception_that_has_nothing_to_do_with_the_model_gains_no_note():
     model = nn.Linear(2, 2)
     with pytest.raises(KeyError) as caught, cnnprobe.record(model):
         model(torch.ones(1, 2))
-        {}["missing"]
+        raise KeyError("missing")
     assert "" == notes_of(caught.value)
 
 
