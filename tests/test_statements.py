@@ -1,7 +1,8 @@
 """Lines of the loop, outside of the model, are explained by the causes of the forward."""
 
 import pytest
-from examples import explain_text
+import torch
+from examples import explain_program, explain_text, open_program
 
 from cnnprobe.crash.cause import HEAD
 
@@ -73,3 +74,21 @@ def test_call_that_is_not_of_torch_is_not_made_again(tmp_path):
     )
     explanation = explain_text(HEAD + text + "    # once\n", tmp_path)
     assert "unknown" == explanation.diagnosis
+
+
+def test_explaining_a_loop_over_a_loader_leaves_the_order_of_the_loader(tmp_path):
+    text = (
+        "from torch.utils.data import DataLoader, TensorDataset\n\n\n"
+        "model = nn.Linear(4, 2)\nrandom = torch.Generator().manual_seed(3)\n"
+        "data = TensorDataset(torch.randn(8, 4), torch.arange(8))\n"
+        "loader = DataLoader(data, batch_size=4, shuffle=True, generator=random)\n\n\n"
+        "def run(model):\n    random.manual_seed(3)\n"
+        "    for step, (images, labels) in loader:\n        model(images)\n"
+    )
+    program = open_program(HEAD + text, tmp_path)
+    explanation = explain_program(program)
+    seen = program.random.get_state()
+    with pytest.raises(ValueError, match="unpack"):
+        program.run(program.model)
+    assert ("loop-elements", None) == (explanation.diagnosis, explanation.module)
+    assert torch.equal(seen, program.random.get_state())

@@ -31,9 +31,17 @@ class Loop:
         """Its first element; None where it is not known."""
         value = self.value
         if isinstance(value, DataLoader):
-            is_plain = value.num_workers == 0 and hasattr(value.dataset, "__getitem__")
-            return next(iter(value), None) if is_plain else None
+            return _fetch_first(value)
         return next(iter(value), None) if isinstance(value, _PARTED) else None
+
+
+def _fetch_first(loader: DataLoader[Any]) -> Any:
+    """The first sample as a batch; the loader's sampler and generator are left alone."""
+    dataset: Any = loader.dataset
+    is_plain = loader.num_workers == 0 and loader.batch_size is not None
+    if not is_plain or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        return None
+    return loader.collate_fn([dataset[0]]) if len(dataset) else None
 
 
 def list_loops(crash: Crash) -> Iterator[Loop]:
