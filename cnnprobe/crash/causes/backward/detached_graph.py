@@ -189,5 +189,5 @@ def _find_cut_inside(crash: Crash, calls: tuple[ModuleCall, ...]) -> tuple[str |
             )
             edit = Advice(title="stay with torch's own functions on the way")
             return crash.find_module_above(call.parent), message, edit
-    edit = Advice(title="look for torch.no_grad(), .detach() or .data in its forward")
-    return "", "the graph ends inside the model", edit
+    ends = "torch.no_grad(), .detach(), .data, numpy or torch.tensor(...)"
+    return "", "the graph ends inside the model", Advice(title=f"look for {ends} in its forward")

@@ -1,0 +1,1 @@
+"""Causes in the backward, and graphs that are kept, cut or freed."""

@@ -1,0 +1,1 @@
+"""States that do not fit what they are loaded into."""
