@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 import cnnprobe
+from cnnprobe.document.render import as_dot, as_svg
 from cnnprobe.graph import module_graph
-from cnnprobe.render import as_dot, as_svg
 
 
 def seconds(run):

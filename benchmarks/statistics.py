@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 
 import cnnprobe
 from benchmarks.structure import cases
-from cnnprobe.journal import Ledger
 from cnnprobe.monitoring.hooks import ChannelHook, LayerHook, Wiring
+from cnnprobe.records.journal import Ledger
 from cnnprobe.stats import Table, chunked, native, plain, write
 from cnnprobe.stats.content import Content
 from cnnprobe.stats.sheet import Sheet

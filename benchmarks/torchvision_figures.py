@@ -15,7 +15,7 @@ import torchvision
 from torch import nn
 
 from cnnprobe.recorder import Recording
-from cnnprobe.trace import Trace
+from cnnprobe.records.trace import Trace
 
 SEGMENTATION_PIXELS = 520
 FLOW_PIXELS = 512

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
         refactor,
         rules,
     )
+    from cnnprobe.comparison.results import Comparison, Refactoring
     from cnnprobe.diagnosis import Finding, ignore
-    from cnnprobe.displays import live
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
+    from cnnprobe.monitoring.live import live
     from cnnprobe.notebook import probed
-    from cnnprobe.proofs import Comparison, Refactoring
+    from cnnprobe.records.trace import Trace
     from cnnprobe.report import Report, load
-    from cnnprobe.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -53,17 +53,17 @@ __all__ = [
 _HOMES = {
     "Finding": "diagnosis",
     "Graph": "graph",
-    "Comparison": "proofs",
+    "Comparison": "comparison.results",
     "ProbeError": "errors",
-    "Refactoring": "proofs",
+    "Refactoring": "comparison.results",
     "Report": "report",
-    "Trace": "trace",
+    "Trace": "records.trace",
     "autograd_graph": "api",
     "compare": "api",
     "diagnose": "api",
     "ignore": "diagnosis",
     "last_report": "api",
-    "live": "displays",
+    "live": "monitoring.live",
     "load": "report",
     "monitor": "api",
     "probe": "api",
@@ -85,7 +85,7 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """Called by `%load_ext cnnprobe`: adds `%probe model(x)` and `%%probe model`."""
-    importlib.import_module("cnnprobe.magics").load_ipython_extension(shell)
+    importlib.import_module("cnnprobe.notebook.magics").load_ipython_extension(shell)
 
 
 def __dir__() -> list[str]:

@@ -12,23 +12,23 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.autograd import made_by, walk
 from cnnprobe.comparison import Tolerance, compare_models, compare_traces, observe_as
+from cnnprobe.comparison.refactoring import refactor_model
+from cnnprobe.comparison.results import Comparison, Refactoring
 from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain, failure_and_explanation
 from cnnprobe.crash.cause import Cause, load_causes
 from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
 from cnnprobe.monitoring import EVERYTHING, Settings
-from cnnprobe.proofs import Comparison, Refactoring
+from cnnprobe.monitoring.runs import Monitor, start
 from cnnprobe.recorder import Observation, Recording, observe
+from cnnprobe.recorder.autograd import made_by, walk
 from cnnprobe.recorder.inventory import check_model
-from cnnprobe.refactoring import refactor_model
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.trace import Trace
 from cnnprobe.report import Report, load
 from cnnprobe.rulebook import all_rules, load_rules
-from cnnprobe.runs import Monitor, start
-from cnnprobe.trace import Trace
 from cnnprobe.training import Raised, Request, observe_training
 
 Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
@@ -184,7 +184,7 @@ def compare(
         *args: the forward's positional arguments, for both.
         rtol: relative tolerance of numbers; default that of torch.testing.assert_close by dtype.
         atol: absolute tolerance of numbers.
-        level: a name of `cnnprobe.differences.LEVELS` to go no further than it needs; None compares at every level.
+        level: a name of `cnnprobe.records.differences.LEVELS` to go no further than it needs; None compares at every level.
         **kwargs: the forward's keyword arguments, for both.
 
     Raises:

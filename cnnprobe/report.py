@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnprobe import schema
 from cnnprobe.diagnosis import Finding
+from cnnprobe.document.layout import lay_out_trace
+from cnnprobe.document.layout.findings import with_findings
+from cnnprobe.document.render import Document, render, suffixes
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
-from cnnprobe.explanation import Explanation
 from cnnprobe.graph import Graph
-from cnnprobe.history import History
-from cnnprobe.layout import lay_out_trace
-from cnnprobe.layout.findings import with_findings
-from cnnprobe.render import Document, render, suffixes
-from cnnprobe.totals import total
-from cnnprobe.trace import Trace
+from cnnprobe.records import schema
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.history import History
+from cnnprobe.records.totals import total
+from cnnprobe.records.trace import Trace
 
 _SAVED = ("trace", "findings", "explanation", "graph", "history")
 _PARTS: Mapping[str, Any] = {
@@ -79,7 +79,7 @@ class Report:
         """The report as "text", "markdown", "html" (a whole page), "fragment" (of HTML, for notebooks) or "json" (which `load` reads back, always whole).
 
         Args:
-            format: a name of `cnnprobe.render.formats()`.
+            format: a name of `cnnprobe.document.render.formats()`.
             width: columns of the terminal, for text; None asks the terminal.
             depth: deepest level of modules that is shown: 1 is `named_children`, None all.
             colour: whether text has the escape codes of a terminal's colours.
@@ -99,7 +99,7 @@ class Report:
 
     def _page(self, depth: int | None) -> str:
         """The page, which carries the whole report as JSON: for programs, and for what it tells of a row that is marked."""
-        from cnnprobe.render.page import render_page  # jinja2 is for those who want a page
+        from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
         return render_page(
             _laid_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json")
@@ -148,7 +148,7 @@ def load(path: str | os.PathLike[str]) -> Report:
     """
     where = str(Path(path))
     if Path(path).suffix.lower() == ".jsonl":
-        from cnnprobe.journal import read_journal  # numpy is for those who read one
+        from cnnprobe.records.journal import read_journal  # numpy is for those who read one
 
         trace, history, findings = read_journal(path)
         return Report(
@@ -183,7 +183,7 @@ def _json_of(text: str, where: str) -> str:
     """The text itself, or what a page carries."""
     if not text.lstrip().lower().startswith("<!doctype html"):
         return text
-    from cnnprobe.render.page.packing import carried
+    from cnnprobe.document.render.page.packing import carried
 
     fix = 'give a page or a JSON file that report.save("name.html") or report.save("name.json") has written'
     try:

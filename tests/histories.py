@@ -2,7 +2,7 @@
 
 import math
 
-from cnnprobe.history import (
+from cnnprobe.records.history import (
     STATISTICS,
     Curve,
     DeadChannels,
@@ -12,7 +12,7 @@ from cnnprobe.history import (
     Series,
     numbers,
 )
-from cnnprobe.trace import Histogram
+from cnnprobe.records.trace import Histogram
 from tests.traces import tensor
 
 

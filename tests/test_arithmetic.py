@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import images
 from torch import nn
 
-from cnnprobe.arithmetic import explain_shape, receptive_fields
+from cnnprobe.document.layout.arithmetic import explain_shape, receptive_fields
 from cnnprobe.recorder import observe
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cnnprobe.autograd import walk, walking
-from cnnprobe.autograd.saved import READABLE
 from cnnprobe.recorder import Recording
+from cnnprobe.recorder.autograd import walk, walking
+from cnnprobe.recorder.autograd.saved import READABLE
 
 needs_saved = pytest.mark.skipif(
     not READABLE,
@@ -404,7 +404,7 @@ def test_a_deep_graph_that_was_walked_can_be_dropped(build):
     operations = max(1, build.count("+") + build.count("*"))
     head = f"""
         import sys, torch
-        from cnnprobe.autograd import walk
+        from cnnprobe.recorder.autograd import walk
         class Same(torch.autograd.Function):
             @staticmethod
             def forward(ctx, x): return x.clone()

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from cnnprobe.history import Curve, History, numbers
-from cnnprobe.layout import lay_out_history
-from cnnprobe.layout.charts import history_pictures
-from cnnprobe.render import Column, Document, Picture, Row, Table, Trend, render
-from cnnprobe.render.charts import Line, draw_curves
+from cnnprobe.document.layout import lay_out_history
+from cnnprobe.document.layout.curves import history_pictures
+from cnnprobe.document.render import Column, Document, Picture, Row, Table, Trend, render
+from cnnprobe.document.render.charts import Line, draw_curves
+from cnnprobe.records.history import Curve, History, numbers
 from cnnprobe.report import Report
 from tests import histories, traces
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import cnnprobe
 from cnnprobe.cli import main
-from cnnprobe.render import formats
+from cnnprobe.document.render import formats
 
 ROOT = Path(__file__).parent.parent
 MODELS = """
@@ -118,7 +118,7 @@ def test_probe_shows_the_table_on_stdout_and_the_users_prints_on_stderr(folder):
 
 
 def test_probe_shows_what_the_verb_shows(folder):
-    from cnnprobe.targets import load_inputs, load_model
+    from cnnprobe.loading import load_inputs, load_model
 
     result = probe("Net", "--input", "1,3,8,8", "--format", "json", "--seed", "5")
     torch.manual_seed(5)
@@ -357,8 +357,8 @@ def test_second_opinion_says_how_to_install_torchinfo(folder, monkeypatch):
     ],
 )
 def test_second_opinion_accounts_for_the_whole_difference(name):
-    from cnnprobe.second_opinion import second_opinion
-    from cnnprobe.targets import load_model
+    from cnnprobe.cli.second_opinion import second_opinion
+    from cnnprobe.loading import load_model
 
     with torch.device("meta"):
         model, x = load_model(name).eval(), torch.empty(1, 3, 224, 224)
@@ -371,7 +371,7 @@ def test_second_opinion_accounts_for_the_whole_difference(name):
 
 
 def test_second_opinion_of_a_transposed_convolution():
-    from cnnprobe.second_opinion import second_opinion
+    from cnnprobe.cli.second_opinion import second_opinion
 
     model, x = torch.nn.ConvTranspose2d(2, 3, 4, stride=2, bias=False), torch.ones(1, 2, 5, 5)
     opinion = second_opinion(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)

@@ -15,10 +15,11 @@ from twins import CNNModel, CNNModelAsWritten, SimpleCNN, pictures
 from written_out import resnet18_by_functions
 
 import cnnprobe
-from cnnprobe import compare, schema
+from cnnprobe import compare
 from cnnprobe.comparison import Tolerance, numbers, passes
-from cnnprobe.differences import LEVELS, Outcome
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError
+from cnnprobe.records import schema
+from cnnprobe.records.differences import LEVELS, Outcome
 from cnnprobe.testing import assert_equivalent
 
 

@@ -17,8 +17,8 @@ from cnnprobe import rulebook
 from cnnprobe.cli import main
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, fold, in_order, rule
+from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.errors import TargetError, UsageError
-from cnnprobe.evidence import Evidence
 from cnnprobe.rulebook import load_rules
 
 

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from cnnprobe.document.layout.graphs import save_graph
 from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import Edge, Graph, Node
-from cnnprobe.layout.drawing import save_graph
 
 GRAPH = Graph(
     nodes=(Node(0, "Linear", "module", "first"), Node(1, "ReLU", "module", "second")),

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import cnnprobe
-from cnnprobe import schema
-from cnnprobe.autograd.saved import READABLE
+from cnnprobe.document.render import engines
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.graph import Call, Edge, Graph, Node, module_graph, unreached
 from cnnprobe.graph.placement import place
-from cnnprobe.render import engines
+from cnnprobe.recorder.autograd.saved import READABLE
+from cnnprobe.records import schema
 
 
 class Block(nn.Module):

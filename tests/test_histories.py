@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cnnprobe.document.layout import lay_out_history
+from cnnprobe.document.render import Notice, Table, render
+from cnnprobe.document.render.trends import sparkline
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.history import History, numbers
-from cnnprobe.layout import lay_out_history
-from cnnprobe.render import Notice, Table, render
-from cnnprobe.render.trends import sparkline
+from cnnprobe.records.history import History, numbers
 from cnnprobe.report import Report, load
 from tests import histories, traces
 

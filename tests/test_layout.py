@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from cnnprobe.document.layout import entries, fold, lay_out_parameters, lay_out_trace
+from cnnprobe.document.layout.boxes import keys_of_boxes
+from cnnprobe.document.layout.folded_rows import span
+from cnnprobe.document.render import Facts, Notice, Shares, Table
 from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import BLOCKS, module_graph
-from cnnprobe.layout import entries, fold, lay_out_parameters, lay_out_trace
-from cnnprobe.layout.boxes import keys_of_boxes
-from cnnprobe.layout.folding import span
-from cnnprobe.render import Facts, Notice, Shares, Table
-from cnnprobe.totals import total
-from cnnprobe.trace import Trace
+from cnnprobe.records.totals import total
+from cnnprobe.records.trace import Trace
 from tests import traces
 from tests.traces import call, module, tensor, weight
 

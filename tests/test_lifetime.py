@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cnnprobe.autograd import GraphWatch
-from cnnprobe.autograd.saved import READABLE
+from cnnprobe.recorder.autograd import GraphWatch
+from cnnprobe.recorder.autograd.saved import READABLE
 
 needs_saved = pytest.mark.skipif(
     not READABLE,

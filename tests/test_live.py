@@ -14,7 +14,7 @@ from tests import histories
 CELLS = (
     (
         "import torch, time, dataclasses\n%load_ext cnnprobe\nimport cnnprobe\nfrom torch import nn\n"
-        "from cnnprobe.history import Curve, History\nmodel = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())"
+        "from cnnprobe.records.history import Curve, History\nmodel = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())"
     ),
     "cnnprobe.probe(model, torch.ones(1, 3, 8, 8))",
     (

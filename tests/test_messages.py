@@ -16,7 +16,7 @@ from torch import nn
 from cnnprobe import testing
 from cnnprobe.errors import UsageError
 from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, write_whole
-from cnnprobe.testing.watching import CalledModels, watch
+from cnnprobe.testing.live_checks import CalledModels, watch
 
 TARGETS = torch.tensor([0, 1])
 

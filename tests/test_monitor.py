@@ -21,12 +21,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 import cnnprobe
-from cnnprobe import schema
 from cnnprobe.errors import NonFiniteError, ProbeError, TargetError, UnknownNameError, UsageError
-from cnnprobe.history import drift
 from cnnprobe.monitoring import hooks
 from cnnprobe.monitoring.line import TerminalLine, line
 from cnnprobe.monitoring.pace import Pace
+from cnnprobe.records import schema
+from cnnprobe.records.history import drift
 from cnnprobe.stats import native
 from reference_models.models import CNNModel, SimpleCNN
 

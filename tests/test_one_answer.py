@@ -12,13 +12,13 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe import operations, rulebook
-from cnnprobe.comparison.operations import operations_of
-from cnnprobe.evidence import operation
+from cnnprobe.comparison.primitives import operations_of
+from cnnprobe.comparison.refactoring.layers import NotWritableError, layer_of
+from cnnprobe.diagnosis.evidence import operation
+from cnnprobe.document.render.labels import family
 from cnnprobe.graph import Node
 from cnnprobe.operations import OperationInfo, find, find_signature
 from cnnprobe.recorder import observe
-from cnnprobe.refactoring.layers import NotWritableError, layer_of
-from cnnprobe.render.labels import family
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,9 +15,7 @@ import pytest
 
 from benchmarks.chromium import BINARY, Browser
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.errors import ProbeError
-from cnnprobe.graph import Edge, Graph, Node
-from cnnprobe.render import (
+from cnnprobe.document.render import (
     Code,
     Column,
     Document,
@@ -34,8 +32,10 @@ from cnnprobe.render import (
     Text,
     render,
 )
+from cnnprobe.errors import ProbeError
+from cnnprobe.graph import Edge, Graph, Node
+from cnnprobe.records.trace import Histogram
 from cnnprobe.report import Report, load
-from cnnprobe.trace import Histogram
 from tests import traces
 from tests.test_render_text import every_document
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from cnnprobe.errors import TargetError, UnknownNameError
 from cnnprobe.recorder import Recording, observe
-from cnnprobe.trace import Histogram
+from cnnprobe.records.trace import Histogram
 
 
 def trace_of(model, *args, **kwargs):

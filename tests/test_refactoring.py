@@ -7,8 +7,8 @@ from twins import FunctionalCNN, SimpleCNN, pictures
 from written_out import LeNet, ResNet20, WrittenOut, flattened, mobile_stack
 
 from cnnprobe import ProbeError, compare, refactor
+from cnnprobe.comparison.refactoring import build
 from cnnprobe.errors import TargetError
-from cnnprobe.refactoring import build
 
 
 def noise(*shape):
@@ -143,7 +143,7 @@ def test_operation_without_a_layer_is_said():
 
 
 def test_proof_that_fails_hides_the_source(monkeypatch):
-    from cnnprobe import refactoring
+    from cnnprobe.comparison import refactoring
 
     honest = refactoring.write_source
     monkeypatch.setattr(

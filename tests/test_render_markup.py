@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cnnprobe.layout import lay_out_trace
-from cnnprobe.render import (
+from cnnprobe.document.layout import lay_out_trace
+from cnnprobe.document.render import (
     Code,
     Column,
     Document,
@@ -20,7 +20,7 @@ from cnnprobe.render import (
     Text,
     render,
 )
-from cnnprobe.schema import SCHEMA_VERSION
+from cnnprobe.records.schema import SCHEMA_VERSION
 from tests import traces
 from tests.test_render_text import every_document
 

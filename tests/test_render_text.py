@@ -5,9 +5,8 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from cnnprobe.errors import UnknownNameError
-from cnnprobe.layout import lay_out_parameters, lay_out_trace
-from cnnprobe.render import (
+from cnnprobe.document.layout import lay_out_parameters, lay_out_trace
+from cnnprobe.document.render import (
     Code,
     Column,
     Document,
@@ -24,6 +23,7 @@ from cnnprobe.render import (
     suffixes,
     units,
 )
+from cnnprobe.errors import UnknownNameError
 from tests import traces
 
 TINY_AT_80 = """\

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cnnprobe.errors import ProbeError, UnknownNameError
+from cnnprobe.records.schema import SCHEMA_VERSION
 from cnnprobe.report import Report, load
-from cnnprobe.schema import SCHEMA_VERSION
 from tests import traces
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cnnprobe import schema
 from cnnprobe.errors import ProbeError
-from cnnprobe.trace import (
+from cnnprobe.records import schema
+from cnnprobe.records.trace import (
     Failure,
     Histogram,
     ModuleCall,

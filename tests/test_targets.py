@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cnnprobe.errors import TargetError, UnknownNameError, UsageError
-from cnnprobe.targets import (
+from cnnprobe.loading import (
     TargetWarning,
     default_inputs,
     load_inputs,
@@ -18,7 +18,7 @@ from cnnprobe.targets import (
     load_weights,
     parse_arguments,
 )
-from cnnprobe.targets.meta import meta_copy
+from cnnprobe.loading.meta import meta_copy
 
 # torch before 2.10 has the flaw that cnnprobe warns of whenever it reads a checkpoint; the test of that warning asks for it by itself.
 pytestmark = pytest.mark.filterwarnings(

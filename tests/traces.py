@@ -2,7 +2,7 @@
 
 import math
 
-from cnnprobe.trace import Failure, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
+from cnnprobe.records.trace import Failure, ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 
 
 def tensor(*shape, dtype="float32", **fields):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from cnnprobe.errors import CheckError
-from cnnprobe.trace import Trace
+from cnnprobe.records.trace import Trace
 
 _NAMED = 5
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
@@ -18,11 +18,11 @@ from cnnprobe.cli.options import (
 from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
-from cnnprobe.differences import LEVELS
 from cnnprobe.errors import CheckError, UsageError
+from cnnprobe.records.differences import LEVELS
 
 if TYPE_CHECKING:
-    from cnnprobe.proofs import Comparison
+    from cnnprobe.comparison.results import Comparison
 
 
 @click.command("compare", short_help="Say whether two models are the same, and where they part.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
@@ -130,14 +130,14 @@ def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> An
     """The given ones, or random ones that the loss takes, from the shape of what the model gives; None where its forward raises."""
     import torch
 
-    from cnnprobe import targets
+    from cnnprobe import loading
     from cnnprobe.recorder import observe
 
     text, place = options["targets"], f"--targets {options['targets']}"
-    shape = targets.parse_shape(text, place) if text else None
+    shape = loading.parse_shape(text, place) if text else None
     if text and shape is None:
-        return targets.load_file(
-            text, place, dtype=torch.float32, device=targets.device_of(given.device)
+        return loading.load_file(
+            text, place, dtype=torch.float32, device=loading.device_of(given.device)
         )
     with torch.no_grad():
         seen = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False)
@@ -232,8 +232,8 @@ def _ignored() -> dict[str, str]:
 def _shown(report: "Report", form: str, wished: OutputRequest) -> str:
     if form == "json" or report.trace.failure is not None:
         return report.to(form, width=wished.width, colour=is_coloured(wished))
-    from cnnprobe.layout.findings import lay_out_findings
-    from cnnprobe.render import render
+    from cnnprobe.document.layout.findings import lay_out_findings
+    from cnnprobe.document.render import render
 
     return render(
         lay_out_findings(report.trace.model, report.findings),
@@ -277,7 +277,7 @@ def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -
 def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | Cause, ...]":
     """Every cause of a crash and every rule, by code."""
     from cnnprobe.crash.cause import all_causes, load_causes
-    from cnnprobe.discovery import sort_by_code
+    from cnnprobe.diagnosis.discovery import sort_by_code
 
     return sort_by_code((*all_causes(), *load_causes(files), *_list_rules(files)))
 
@@ -306,7 +306,7 @@ def rules_command(files: tuple[str, ...]) -> None:
 @_rules_option
 def explain_command(name: str, files: tuple[str, ...]) -> None:
     """Print the page of the rule or cause NAME: its name, missing-flatten, or its code, CP001."""
-    from cnnprobe.discovery import find_entry
+    from cnnprobe.diagnosis.discovery import find_entry
 
     rules = _list_rules(files)  # their pages are there without importing torch
     entries: Sequence[Rule | Cause] = rules

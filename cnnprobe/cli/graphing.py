@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
@@ -21,9 +21,9 @@ from cnnprobe.cli.progress import progress
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
-    from cnnprobe.autograd import KeptGraph
     from cnnprobe.graph import Graph
-    from cnnprobe.trace import Trace
+    from cnnprobe.recorder.autograd import KeptGraph
+    from cnnprobe.records.trace import Trace
 
 _FORMATS = ("text", "svg", "dot", "mermaid", "markdown", "json", "html")
 _ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".png", ".pdf")
@@ -182,7 +182,7 @@ def _lives(loaded: Loaded, model: ModelRequest, runs: int) -> list[str]:
     """What is left of each run's graph after a backward pass from the sum of the outputs, once the outputs are dropped."""
     import torch
 
-    from cnnprobe.autograd import GraphWatch
+    from cnnprobe.recorder.autograd import GraphWatch
 
     watch = GraphWatch()
     ends = {}
@@ -202,7 +202,7 @@ def _backward(output: object, label: str) -> list[str]:
     """Run backward from the sum of all that can be differentiated; what it raised."""
     import torch
 
-    from cnnprobe.autograd import tensors_in
+    from cnnprobe.recorder.autograd import tensors_in
 
     ends = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
     try:
@@ -215,7 +215,7 @@ def _backward(output: object, label: str) -> list[str]:
 
 def _life(label: str, graph: "KeptGraph | None") -> str:
     """One sentence of a run's graph."""
-    from cnnprobe.render.units import size
+    from cnnprobe.document.render.units import size
 
     if graph is None:
         return f"{label}: its graph is gone after backward"
@@ -228,7 +228,7 @@ def _life(label: str, graph: "KeptGraph | None") -> str:
 
 
 def _put(graph: "Graph", form: str | None, file: str | None, engine: str) -> None:
-    from cnnprobe.layout.drawing import save_graph
+    from cnnprobe.document.layout.graphs import save_graph
 
     if file is None or form is not None:
         write(graph.to(form or "text"), OutputRequest(format=None, file=file, width=None))

@@ -101,7 +101,7 @@ def known_formats() -> tuple[str, ...]:
     >>> "text" in known_formats()
     True
     """
-    room = importlib.util.find_spec("cnnprobe.render")
+    room = importlib.util.find_spec("cnnprobe.document.render")
     folders = list(room.submodule_search_locations or ()) if room else []
     names = sorted(
         found.name for found in pkgutil.iter_modules(folders) if found.name.startswith("as_")
@@ -240,7 +240,7 @@ def chosen_format(wished: OutputRequest) -> str:
     """
     if wished.format or not wished.file:
         return wished.format or "text"
-    from cnnprobe.render import suffixes
+    from cnnprobe.document.render import suffixes
 
     suffix = Path(wished.file).suffix.lower()
     if suffix not in suffixes():

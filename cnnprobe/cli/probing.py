@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cnnprobe.cli.checks import CHECKS, run_checks
-from cnnprobe.cli.loading import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
@@ -21,7 +21,7 @@ from cnnprobe.cli.progress import progress
 from cnnprobe.errors import ProbeError, TargetError, UsageError
 
 if TYPE_CHECKING:
-    from cnnprobe.render import Document
+    from cnnprobe.document.render import Document
     from cnnprobe.report import Report
 
 
@@ -176,7 +176,7 @@ def _patch(report: "Report") -> str:
 
 
 def _second_opinion(loaded: Loaded, report: "Report") -> "Document":
-    from cnnprobe.second_opinion import lay_out_opinion, second_opinion
+    from cnnprobe.cli.second_opinion import lay_out_opinion, second_opinion
 
     with progress("asking torchinfo"):
         return lay_out_opinion(
@@ -190,8 +190,8 @@ def _shown(report: "Report", wished: OutputRequest, view: str, depth: int | None
         view == "layers" or form == "json"
     ):  # JSON is always the whole report, which `load` reads back
         return report.to(form, width=wished.width, depth=depth, colour=is_coloured(wished))
-    from cnnprobe.layout import lay_out_parameters, lay_out_shapes
-    from cnnprobe.render import render
+    from cnnprobe.document.layout import lay_out_parameters, lay_out_shapes
+    from cnnprobe.document.render import render
 
     document = (
         lay_out_parameters(report.trace) if view == "parameters" else lay_out_shapes(report.trace)
@@ -201,7 +201,7 @@ def _shown(report: "Report", wished: OutputRequest, view: str, depth: int | None
 
 def _show_opinion(opinion: "Document", wished: OutputRequest) -> None:
     """After the table where people read it; on stderr where the result is a file or is read by a machine."""
-    from cnnprobe.render import render
+    from cnnprobe.document.render import render
 
     form = chosen_format(wished)
     if wished.file is None and form in ("text", "markdown"):

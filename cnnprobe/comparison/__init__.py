@@ -25,8 +25,7 @@ from cnnprobe.comparison.passes import (
     structure_of,
 )
 from cnnprobe.comparison.sketch import sketches_apart
-from cnnprobe.comparison.structure import Aligned, structural_differences, total_parameters
-from cnnprobe.comparison.values import (
+from cnnprobe.comparison.state import (
     Backward,
     differentiate,
     graph_difference,
@@ -34,7 +33,11 @@ from cnnprobe.comparison.values import (
     tensors_of,
     values_apart,
 )
-from cnnprobe.differences import (
+from cnnprobe.comparison.structure import Aligned, structural_differences, total_parameters
+from cnnprobe.errors import TargetError, UnknownNameError, suggest
+from cnnprobe.recorder import is_compiled, observe
+from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
+from cnnprobe.records.differences import (
     LEVELS,
     Difference,
     Discrepancy,
@@ -42,11 +45,8 @@ from cnnprobe.differences import (
     describe_discrepancy,
     place,
 )
-from cnnprobe.errors import TargetError, UnknownNameError, suggest
-from cnnprobe.recorder import is_compiled, observe
-from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
-from cnnprobe.totals import Totals, total
-from cnnprobe.trace import Trace
+from cnnprobe.records.totals import Totals, total
+from cnnprobe.records.trace import Trace
 
 __all__ = [
     "Tolerance",

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnprobe.differences import Operation, Pair
 from cnnprobe.operations import find_name
+from cnnprobe.records.differences import Operation, Pair
 
 # Costs: one operation left over costs 1; whatever is dearer than leaving both over (2) is no pair.
 _GAP, _GAP_IDENTITY = 1.0, 0.05

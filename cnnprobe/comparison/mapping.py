@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cnnprobe.comparison.structure import Aligned, stop_of
-from cnnprobe.differences import Operation
-from cnnprobe.trace import ParameterInfo, Trace
+from cnnprobe.records.differences import Operation
+from cnnprobe.records.trace import ParameterInfo, Trace
 
 BOOKKEEPING = "num_batches_tracked"  # read only where momentum=None; F.batch_norm takes none
 

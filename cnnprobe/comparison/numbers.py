@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnnprobe.differences import Discrepancy
+from cnnprobe.records.differences import Discrepancy
 from cnnprobe.stats import native
 
 _ROUNDING = 4.0

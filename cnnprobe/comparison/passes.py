@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from cnnprobe.comparison.alignment import align
 from cnnprobe.comparison.lockstep import KEPT, can_run_side_by_side, run_side_by_side
 from cnnprobe.comparison.numbers import Tolerance, measure
-from cnnprobe.comparison.operations import operations_of
+from cnnprobe.comparison.primitives import operations_of
 from cnnprobe.comparison.structure import Aligned
-from cnnprobe.differences import Discrepancy, Operation
 from cnnprobe.recorder import Observation, Witness, is_compiled, observe
 from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import ModuleState, preserved_generators, storage_key
 from cnnprobe.recorder.values import leaves
-from cnnprobe.trace import Trace
+from cnnprobe.records.differences import Discrepancy, Operation
+from cnnprobe.records.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from cnnprobe.comparison.structure import Aligned
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 _ROUNDING = 4.0  # as for values, see `comparison.numbers`
 _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.comparison.alignment import Alignment
-from cnnprobe.differences import Difference, Operation, place
 from cnnprobe.operations import find_name
-from cnnprobe.trace import Trace
+from cnnprobe.records.differences import Difference, Operation, place
+from cnnprobe.records.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from cnnprobe.crash.least_input import least_input, least_multiple
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.ranking import explain_crash
 from cnnprobe.crash.statement import to_explanation, to_forward
-from cnnprobe.explanation import Explanation
 from cnnprobe.recorder.preservation import preserved_generators
-from cnnprobe.trace import Failure
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.trace import Failure
 
 __all__ = [
     "NOTHING_SEEN",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.suspect import Suspect
 from cnnprobe.diagnosis import Severity
-from cnnprobe.discovery import find_entries, load_entries, read_page
+from cnnprobe.diagnosis.discovery import find_entries, load_entries, read_page
 from cnnprobe.errors import UsageError
 
 STAGES = ("forward", "loss", "backward", "step", "around")  # "around": anywhere but in the forward

@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.frames import find_called_method, find_frames
 from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.recorder import sources
 from cnnprobe.recorder.inventory import class_of, is_leaf, named_modules
-from cnnprobe.trace import Failure, ModuleCall, TensorInfo, Trace
+from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace
 
 if TYPE_CHECKING:
     from cnnprobe.crash.trials import Trials

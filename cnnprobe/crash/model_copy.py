@@ -20,7 +20,7 @@ from cnnprobe.recorder import observe, sources
 from cnnprobe.recorder.copying import copy_uninitialised
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.inventory import named_modules
-from cnnprobe.trace import Trace
+from cnnprobe.records.trace import Trace
 
 LARGEST_COPY = 200_000_000  # elements of parameters and inputs that are really copied for a trial; 800 MB in float32
 _DEEPEST = 4  # levels of plain lists and dicts in which modules and tensors are looked for

@@ -3,7 +3,7 @@
 import contextlib
 
 from cnnprobe.crash.facts.words import shorten
-from cnnprobe.explanation import Explanation
+from cnnprobe.records.explanation import Explanation
 
 _MOST_REPAIRS = 2
 _SIGN = "cnnprobe: "

@@ -12,10 +12,10 @@ from cnnprobe.crash.facts.words import read_line
 from cnnprobe.crash.model_copy import Outcome
 from cnnprobe.crash.suspect import FALLBACK, LAST, POSSIBLE, Candidate, Suspect
 from cnnprobe.crash.trials import Attempt, Trials
-from cnnprobe.explanation import Explanation, Repair
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import describe_tensor
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.explanation import Explanation, Repair
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 MOST_SHOWN = 5  # repairs in an explanation
 _MOST_STEPS = 3  # faults behind one another that are looked for

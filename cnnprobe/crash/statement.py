@@ -20,9 +20,9 @@ from cnnprobe.crash.facts.frames import find_frames, parse_file
 from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.values import Line, read_attribute, read_failing_line
 from cnnprobe.crash.facts.words import shorten
-from cnnprobe.explanation import Explanation
 from cnnprobe.operations import find_function
 from cnnprobe.recorder import observe, sources
+from cnnprobe.records.explanation import Explanation
 
 _BUILTINS = frozenset({"len", "int", "float", "min", "max", "range", "sum", "tuple", "list", "abs"})
 _VALUE = "_value"  # a name that stands for a value

@@ -1,6 +1,8 @@
 """A graph of operations or module calls as plain data, and what can be done with one: fold, compare, lay out. No torch."""
 
-from cnnprobe.graph.data import (
+from cnnprobe.graph.difference import Change, GraphDifference
+from cnnprobe.graph.modules import module_graph
+from cnnprobe.graph.nodes import (
     BLOCKS,
     CHECKPOINT,
     CUSTOM,
@@ -16,8 +18,6 @@ from cnnprobe.graph.data import (
     Node,
     Saved,
 )
-from cnnprobe.graph.difference import Change, GraphDifference
-from cnnprobe.graph.modules import module_graph
 from cnnprobe.graph.reachability import Cut, unreached
 
 __all__ = [

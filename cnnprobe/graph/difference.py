@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnnprobe.graph.data import Graph, Node
+from cnnprobe.graph.nodes import Graph, Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ It comes from the recording and so stands also where autograd has built nothing:
 
 from collections.abc import Iterator, Sequence
 
-from cnnprobe.graph.data import FUNCTION, INPUT, MODULE, Call, Edge, Graph, Node
-from cnnprobe.trace import ModuleCall, TensorInfo, Trace
+from cnnprobe.graph.nodes import FUNCTION, INPUT, MODULE, Call, Edge, Graph, Node
+from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 
 def calls_of(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:

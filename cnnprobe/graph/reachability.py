@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cnnprobe.graph.data import Graph
+from cnnprobe.graph.nodes import Graph
 from cnnprobe.operations import OperationInfo, find_function
-from cnnprobe.trace import ModuleCall, ParameterInfo, Trace
+from cnnprobe.records.trace import ModuleCall, ParameterInfo, Trace
 
 _WHOLE_NUMBERS = ("int", "uint", "bool")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnnprobe.graph.data import PARAMETER, Call, Graph
+from cnnprobe.graph.nodes import PARAMETER, Call, Graph
 
 Item = tuple[int | None, int]  # (call, -1) or (None, node)
 

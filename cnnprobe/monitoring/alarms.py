@@ -8,16 +8,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from cnnprobe.errors import NonFiniteError
-from cnnprobe.history import NonFinite
-from cnnprobe.journal import Ledger
 from cnnprobe.monitoring import drafts
 from cnnprobe.monitoring.hooks import LayerHook
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
+from cnnprobe.records.history import NonFinite
+from cnnprobe.records.journal import Ledger
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.stats import summarise
 from cnnprobe.stats.sheet import SLOT
 from cnnprobe.stats.table import WRITTEN
-from cnnprobe.trace import TensorInfo
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch

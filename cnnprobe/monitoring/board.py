@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from cnnprobe.errors import TargetError
-from cnnprobe.trace import Histogram
+from cnnprobe.records.trace import Histogram
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch

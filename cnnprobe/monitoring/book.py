@@ -3,8 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from cnnprobe.journal import Journal
 from cnnprobe.monitoring.judging import judge
+from cnnprobe.records.journal import Journal
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnprobe.history import NonFinite
-from cnnprobe.journal import CODES, COLUMNS, Ledger, Slot
 from cnnprobe.monitoring.parameters import Changes
+from cnnprobe.records.history import NonFinite
+from cnnprobe.records.journal import CODES, COLUMNS, Ledger, Slot
+from cnnprobe.records.trace import Histogram
 from cnnprobe.stats.sheet import SLOT, Taken
 from cnnprobe.stats.statistics import BUCKETS, fold
 from cnnprobe.stats.table import WRITTEN
 from cnnprobe.stats.transfer import Sent
-from cnnprobe.trace import Histogram
 
 _COUNT, _MEAN, _STD, _MIN, _MAX, _ZEROS, _NAN, _INF, _NORM, _EXTRA = range(len(COLUMNS))
 _SCALED = [_MEAN, _STD, _MIN, _MAX, _NORM]

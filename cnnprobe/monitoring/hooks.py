@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.errors import NonFiniteError
-from cnnprobe.journal import Ledger, Slot
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import leaves
+from cnnprobe.records.journal import Ledger, Slot
 from cnnprobe.stats.native import NOT_FINITE, sizes_of
 from cnnprobe.stats.sheet import SMALL, Cell, Plan, Sheet, is_plain
 

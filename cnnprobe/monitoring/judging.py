@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnprobe.diagnosis import Check, Diagnosis, Finding, run_rules
-from cnnprobe.evidence import (
+from cnnprobe.diagnosis.evidence import (
     Backward,
     Event,
     Evidence,
@@ -21,11 +21,11 @@ from cnnprobe.evidence import (
     Step,
     Values,
 )
-from cnnprobe.history import NonFinite
-from cnnprobe.journal import COLUMNS, Rows
+from cnnprobe.records.history import NonFinite
+from cnnprobe.records.journal import COLUMNS, Rows
+from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.rulebook import all_rules
 from cnnprobe.rulebook.divergence import TIMES
-from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch

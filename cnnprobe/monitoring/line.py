@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnnprobe.render.units import count, percent, value
+from cnnprobe.document.render.units import count, percent, value
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cnnprobe.journal import Slot
 from cnnprobe.monitoring.hooks import Wiring
 from cnnprobe.recorder.inventory import class_of, named_modules
+from cnnprobe.records.journal import Slot
 from cnnprobe.stats.sheet import Cell, is_plain
 
 _ALIGNED = 64  # bytes, as in the kernel

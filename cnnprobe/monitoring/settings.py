@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import get_args
 
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
-from cnnprobe.history import What
+from cnnprobe.records.history import What
 
 EVERYTHING: tuple[What, ...] = get_args(What)
 _WHERE = "monitor"

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cnnprobe.autograd.lifetime import GraphWatch
-from cnnprobe.history import DeadChannels, History, LivingGraph, NonFinite
-from cnnprobe.journal import Ledger
 from cnnprobe.monitoring import alarms, drafts
+from cnnprobe.monitoring.first_pass import FirstPass
 from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, PartHook, Wiring
 from cnnprobe.monitoring.loop import Events, Loop
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.settings import Settings
-from cnnprobe.monitoring.structure import FirstPass
 from cnnprobe.recorder import observable
+from cnnprobe.recorder.autograd.lifetime import GraphWatch
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
 from cnnprobe.recorder.values import leaves
+from cnnprobe.records.history import DeadChannels, History, LivingGraph, NonFinite
+from cnnprobe.records.journal import Ledger
+from cnnprobe.records.trace import Trace
 from cnnprobe.stats.sheet import Sheet
 from cnnprobe.stats.transfer import Sent
-from cnnprobe.trace import Trace
 
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Threshold)
 _POOLS = (

@@ -2,7 +2,7 @@
 
 from cnnprobe.operations.catalogue import find_signature
 from cnnprobe.operations.info import Signature
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 # Methods take these as one argument or as many: x.view(2, 3), x.view((2, 3)).
 _VARIADIC = frozenset({"size", "shape", "dims", "repeats"})

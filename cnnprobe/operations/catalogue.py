@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from cnnprobe.operations import arranging, layers, pointwise, reducing
 from cnnprobe.operations.info import Effect, Family, OperationInfo, Signature, Trait
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 ALL = (
     *pointwise.list_operations(),

@@ -11,8 +11,8 @@ import pytest
 from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, shown
 
 if TYPE_CHECKING:
+    from cnnprobe.monitoring.runs import Monitor
     from cnnprobe.report import Report
-    from cnnprobe.runs import Monitor
 
 MARKER = (
     "cnnprobe(finite=True, healthy=False): fail the test at the first module of any model in it that puts out NaN or Inf; "
@@ -205,9 +205,9 @@ def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | N
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
     """What differs between two traces, reports or graphs that a test compares by `==`."""
-    if op != "==" or "cnnprobe.trace" not in sys.modules:
+    if op != "==" or "cnnprobe.records.trace" not in sys.modules:
         return None
-    from cnnprobe.pytest_plugin.comparing import explain_inequality
+    from cnnprobe.pytest_plugin.inequality import explain_inequality
 
     return explain_inequality(left, right)
 

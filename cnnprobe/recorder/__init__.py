@@ -24,8 +24,8 @@ from cnnprobe.recorder.rows import Closed
 from cnnprobe.recorder.sources import hide_frames
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Summary, Watcher
+from cnnprobe.records.trace import Trace
 from cnnprobe.stats import Statistics, summarise
-from cnnprobe.trace import Trace
 
 # a training loop of any length stays in bounds; `forwards` still counts them all
 KEPT_TRACES = 1_000

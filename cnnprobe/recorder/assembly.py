@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from cnnprobe import cost
-from cnnprobe.recorder import sources, twins
+from cnnprobe.recorder import cost, sources, twins
 from cnnprobe.recorder.inventory import Kinds, Tree, class_of, named_modules, take_inventory
 from cnnprobe.recorder.rows import ORDINARY, Calls, Closed, More
 from cnnprobe.recorder.values import Sighting, tensor_info
-from cnnprobe.trace import Failure, ModuleCall, TensorInfo, Trace
+from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace
 
 
 def assemble(

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from cnnprobe import cost, operations
+from cnnprobe import operations
+from cnnprobe.recorder import cost
 
 # Questions, bookkeeping and conversions to Python: they make no tensor of the forward pass.
 NO_OPERATIONS = frozenset({

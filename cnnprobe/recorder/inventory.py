@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as is_uninitialised
 
-from cnnprobe import cost
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder import twins
+from cnnprobe.recorder import cost, twins
 from cnnprobe.recorder.values import EXACT, PLAIN, device_name, dtype_name, plain, shared
-from cnnprobe.trace import ModuleInfo, ParameterInfo
+from cnnprobe.records.trace import ModuleInfo, ParameterInfo
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # Their forward is a fused function; what they do inside is one operation to their user.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from cnnprobe import cost
+from cnnprobe.recorder import cost
 from cnnprobe.recorder.inventory import Kind
 from cnnprobe.recorder.values import Sighting
 

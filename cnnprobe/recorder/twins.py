@@ -7,7 +7,7 @@ Every field must be set, as a draft knows no defaults.
 
 from typing import Any
 
-from cnnprobe import trace
+from cnnprobe.records import trace
 
 
 def _draft_of(kind: type) -> Any:

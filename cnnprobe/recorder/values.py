@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cnnprobe.recorder import twins
+from cnnprobe.records.trace import Source, TensorInfo
 from cnnprobe.stats import Statistics
-from cnnprobe.trace import Source, TensorInfo
 
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from cnnprobe import cost
-from cnnprobe.recorder import sources
+from cnnprobe.recorder import cost, sources
 from cnnprobe.recorder.functions import Operation, operation_of
 from cnnprobe.recorder.inventory import Kind, Kinds, Tree
 from cnnprobe.recorder.preservation import StateGuard

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 
 from cnnprobe.diagnosis import Rule
-from cnnprobe.discovery import find_entries, load_entries, sort_by_code
+from cnnprobe.diagnosis.discovery import find_entries, load_entries, sort_by_code
 
 __all__ = ["all_rules", "load_rules"]
 

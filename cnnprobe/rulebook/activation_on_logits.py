@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import FORWARDING, Evidence, Flow, describe, operation, option
-from cnnprobe.evidence.questions import loss_calls, spoken, stat
+from cnnprobe.diagnosis.evidence import FORWARDING, Evidence, Flow, describe, operation, option
+from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, layers, perceptron
-from cnnprobe.trace import TensorInfo
 
 BENDING = frozenset(
     {

@@ -5,8 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import FORWARDING, NORMALISING, PROJECTIONS, Evidence, Flow, operation
-from cnnprobe.evidence.questions import input_stats, rms, spoken
+from cnnprobe.diagnosis.evidence import (
+    FORWARDING,
+    NORMALISING,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    operation,
+)
+from cnnprobe.diagnosis.evidence.questions import input_stats, rms, spoken
 from cnnprobe.rulebook.material import classifying, perceptron
 
 LARGE = 10.0  # std times sqrt(fan_in); 0.6 is torch's default, 1.4 Kaiming's, up to 7 fan-out modes of squeezing layers

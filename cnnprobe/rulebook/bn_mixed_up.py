@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import called, modules_of, spoken
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import called, modules_of, spoken
+from cnnprobe.records.trace import ModuleInfo
 from cnnprobe.rulebook.material import classifying, layers
-from cnnprobe.trace import ModuleInfo
 
 HIGH = 0.9  # momentum: the least of what other frameworks use for the share that stays (Keras 0.99, TensorFlow 0.997, Caffe 0.999)
 LARGE = 0.1  # eps: 100 times the largest that is in use, 1e-3; a variance is about 1

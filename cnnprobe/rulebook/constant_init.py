@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation_of_module
-from cnnprobe.evidence.questions import called, owner, spoken, trainable, zero
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, operation_of_module
+from cnnprobe.diagnosis.evidence.questions import called, owner, spoken, trainable, zero
 from cnnprobe.rulebook.material import classifying, perceptron
 
 

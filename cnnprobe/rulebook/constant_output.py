@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow
-from cnnprobe.evidence.questions import batch_size, variable
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow
+from cnnprobe.diagnosis.evidence.questions import batch_size, variable
 from cnnprobe.rulebook.material import classifying, perceptron
 
 SAME = 1e-6  # greatest difference between samples over the output's magnitude: rounding of float32

@@ -4,8 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, operation
-from cnnprobe.evidence.questions import LossCall, given_values, loss_calls, stat, trainable
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, operation
+from cnnprobe.diagnosis.evidence.questions import (
+    LossCall,
+    given_values,
+    loss_calls,
+    stat,
+    trainable,
+)
 from cnnprobe.rulebook.material import classifying, images, layers
 
 FEWEST = 4  # samples: fewer may well be of one class

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import (
+from cnnprobe.diagnosis.evidence import (
     NONLINEAR,
     NORMALISING,
     PROJECTIONS,
@@ -13,7 +13,7 @@ from cnnprobe.evidence import (
     describe,
     is_inplace,
 )
-from cnnprobe.evidence.questions import complete
+from cnnprobe.diagnosis.evidence.questions import complete
 from cnnprobe.rulebook.material import classifying
 
 KINDS = (

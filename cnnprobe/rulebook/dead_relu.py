@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import RECTIFIERS, Evidence, Flow, describe
-from cnnprobe.evidence.questions import spoken, stat, traces
+from cnnprobe.diagnosis.evidence import RECTIFIERS, Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence.questions import spoken, stat, traces
 from cnnprobe.rulebook.material import classifying, perceptron
 
 FEWEST = 16  # values: half of them are zero after symmetric initialisation, so that fewer may all be by chance

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, describe, option
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, option
 from cnnprobe.rulebook.material import classifying, layers
 
 MOST = 0.8  # fraction dropped; papers use 0.1 to 0.5, at most 0.75

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, operation_of_module
-from cnnprobe.evidence.questions import owner, spoken, trainable, variable
+from cnnprobe.diagnosis.evidence import Evidence, Flow, operation_of_module
+from cnnprobe.diagnosis.evidence.questions import owner, spoken, trainable, variable
+from cnnprobe.records.trace import ModuleInfo
 from cnnprobe.rulebook.material import layers, stepping
-from cnnprobe.trace import ModuleInfo
 
 
 def _loop(mode: bool) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
 from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 

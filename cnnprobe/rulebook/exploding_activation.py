@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import rms, spoken, stat
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import rms, spoken, stat
 from cnnprobe.rulebook.material import classifying, layers
 
 LARGE = 1e4  # rms of a layer's output, absolute and relative to that of the model's input

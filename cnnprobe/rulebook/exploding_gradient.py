@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Step
-from cnnprobe.evidence.questions import weights_in_order
+from cnnprobe.diagnosis.evidence import Evidence, Step
+from cnnprobe.diagnosis.evidence.questions import weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
 # gradient over weight: of an early layer relative to that of the last ones, or absolute

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow
-from cnnprobe.evidence.questions import owner, spoken, variable
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow
+from cnnprobe.diagnosis.evidence.questions import owner, spoken, variable
 from cnnprobe.rulebook.material import classifying, perceptron
 
 

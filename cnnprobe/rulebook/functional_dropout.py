@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, argument, describe, operation
+from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
 from cnnprobe.rulebook.material import classifying
 
 

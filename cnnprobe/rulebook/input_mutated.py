@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, describe
-from cnnprobe.evidence.questions import spoken
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.rulebook.material import classifying, layers
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import input_stats, rms, stat, variable
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import input_stats, rms, stat, variable
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying, images, perceptron
-from cnnprobe.trace import ModuleCall
 
 LARGE = 20.0  # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0, 255] about 130
 SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002

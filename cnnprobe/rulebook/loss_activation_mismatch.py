@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import (
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
     are_probabilities,
     given_values,
@@ -14,8 +14,8 @@ from cnnprobe.evidence.questions import (
     loss_calls,
     stat,
 )
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, images, layers
-from cnnprobe.trace import TensorInfo
 
 MARGIN = 0.05  # of the range: rounding and augmentation may leave a bounded target a little outside
 RANGES = {

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, option
-from cnnprobe.evidence.questions import (
+from cnnprobe.diagnosis.evidence import Evidence, option
+from cnnprobe.diagnosis.evidence.questions import (
     given_values,
     input_stats,
     is_cosine,

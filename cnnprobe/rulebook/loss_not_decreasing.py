@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import ARRANGING, Evidence, Flow, operation
-from cnnprobe.evidence.questions import falls_steadily, owner, trainable, warms_up
+from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, Flow, operation
+from cnnprobe.diagnosis.evidence.questions import falls_steadily, owner, trainable, warms_up
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, perceptron
-from cnnprobe.trace import TensorInfo
 
 LEAST = 20  # steps before it is judged
 FALL = 0.01  # relative to the first loss

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import LOSSES, Evidence, Flow, argument, describe, operation
+from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, argument, describe, operation
 from cnnprobe.rulebook.material import perceptron, stepping
 
 KEEPING = frozenset(

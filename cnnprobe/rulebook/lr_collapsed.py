@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Step
+from cnnprobe.diagnosis.evidence import Evidence, Step
 from cnnprobe.rulebook.material import perceptron, stepping
 
 COLLAPSED = 1.1e-3  # of the first rate, after 100 batches: an epoch of most data sets is longer

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.rulebook.material import classifying, perceptron
 
 DIVERGED = 10.0  # times the first loss, as for divergence

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import optimised
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import optimised
 from cnnprobe.rulebook.material import classifying, perceptron
 
 # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)

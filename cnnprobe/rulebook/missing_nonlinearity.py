@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import Projection, owner, projection, spoken, trainable
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import Projection, owner, projection, spoken, trainable
 from cnnprobe.rulebook.material import classifying, images, layers
 
 HANDING_ON = frozenset(

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import owner, spoken, stat
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import owner, spoken, stat
 from cnnprobe.operations import select_groups
+from cnnprobe.records.trace import Trace
 from cnnprobe.rulebook.material import classifying
-from cnnprobe.trace import Trace
 
 MASKING = frozenset(
     {

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, operation
-from cnnprobe.evidence.questions import given_values, loss_calls, stat
+from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
+from cnnprobe.diagnosis.evidence.questions import given_values, loss_calls, stat
 from cnnprobe.rulebook.material import classifying, images, layers
 
 TOLERANCE = 1e-6  # rounding of targets in [0, 1]

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, describe, operation, option
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation, option
+from cnnprobe.records.trace import ModuleCall, Trace
 from cnnprobe.rulebook.material import classifying, layers
-from cnnprobe.trace import ModuleCall, Trace
 
 
 def _net(groups: int) -> Mapping[str, Any]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import FORWARDING, Evidence, Flow, describe, operation
-from cnnprobe.evidence.questions import loss_calls, spoken, stat, traces
+from cnnprobe.diagnosis.evidence import FORWARDING, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat, traces
 from cnnprobe.rulebook.material import classifying, images, layers
 
 SATURATED = 0.9  # fraction of outputs where less than 4% of the gradient passes

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, operation_of_module
-from cnnprobe.evidence.questions import owner
+from cnnprobe.diagnosis.evidence import Evidence, Flow, operation_of_module
+from cnnprobe.diagnosis.evidence.questions import owner
 from cnnprobe.rulebook.material import classifying
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, describe
-from cnnprobe.evidence.questions import (
+from cnnprobe.diagnosis.evidence import Evidence, describe
+from cnnprobe.diagnosis.evidence.questions import (
     are_probabilities,
     input_stats,
     loss_calls,

@@ -4,10 +4,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import FORWARDING, Evidence, Flow, argument, describe, operation, option
-from cnnprobe.evidence.questions import batch_size, loss_calls, spoken
+from cnnprobe.diagnosis.evidence import (
+    FORWARDING,
+    Evidence,
+    Flow,
+    argument,
+    describe,
+    operation,
+    option,
+)
+from cnnprobe.diagnosis.evidence.questions import batch_size, loss_calls, spoken
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying, perceptron
-from cnnprobe.trace import ModuleCall
 
 
 def sick() -> Mapping[str, Any]:

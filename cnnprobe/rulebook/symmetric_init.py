@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, operation_of_module
-from cnnprobe.evidence.questions import called, owner, spoken, trainable
+from cnnprobe.diagnosis.evidence import Evidence, operation_of_module
+from cnnprobe.diagnosis.evidence.questions import called, owner, spoken, trainable
 from cnnprobe.rulebook.material import classifying, perceptron
 
 MOST = 0.5  # of a layer's units that may be distinct before it is a coincidence

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence
-from cnnprobe.evidence.questions import modules_of, spoken
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import modules_of, spoken
 from cnnprobe.rulebook.material import classifying, images, labels, layers
 
 TRACKED = 50  # batches after which running statistics have settled: 0.9**50 = 0.005

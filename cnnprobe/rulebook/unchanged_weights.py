@@ -5,8 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Event, Evidence, Step
-from cnnprobe.evidence.questions import optimised, owner, spoken, topmost, trainable, warms_up
+from cnnprobe.diagnosis.evidence import Event, Evidence, Step
+from cnnprobe.diagnosis.evidence.questions import (
+    optimised,
+    owner,
+    spoken,
+    topmost,
+    trainable,
+    warms_up,
+)
 from cnnprobe.rulebook.material import classifying, perceptron
 
 

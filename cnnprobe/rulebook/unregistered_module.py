@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, Hidden, describe
-from cnnprobe.evidence.questions import spoken, traces
+from cnnprobe.diagnosis.evidence import Evidence, Flow, Hidden, describe
+from cnnprobe.diagnosis.evidence.questions import spoken, traces
 from cnnprobe.rulebook.material import classifying
 
 INIT = "torch.nn.init."  # a layer's __init__ draws its weights by these

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow, Hidden, operation
-from cnnprobe.evidence.questions import spoken, traces
+from cnnprobe.diagnosis.evidence import Evidence, Flow, Hidden, operation
+from cnnprobe.diagnosis.evidence.questions import spoken, traces
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
-from cnnprobe.trace import ModuleCall
 
 COPYING = frozenset(
     {"as_tensor", "tensor", "new_tensor", "cuda", "cpu", "type_as", "copy"}

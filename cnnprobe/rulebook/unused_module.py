@@ -5,10 +5,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import PROJECTIONS, Evidence, Flow, operation_of_module, sources_read
-from cnnprobe.evidence.questions import called, complete, is_routed, owner, reached, spoken, traces
+from cnnprobe.diagnosis.evidence import (
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    operation_of_module,
+    sources_read,
+)
+from cnnprobe.diagnosis.evidence.questions import (
+    called,
+    complete,
+    is_routed,
+    owner,
+    reached,
+    spoken,
+    traces,
+)
+from cnnprobe.records.trace import ModuleInfo, TensorInfo
 from cnnprobe.rulebook.material import classifying
-from cnnprobe.trace import ModuleInfo, TensorInfo
 
 
 def _net(used: bool) -> Mapping[str, Any]:

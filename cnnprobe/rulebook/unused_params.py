@@ -4,8 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, sources_read
-from cnnprobe.evidence.questions import called, complete, owner, reached, spoken, traces, trainable
+from cnnprobe.diagnosis.evidence import Evidence, sources_read
+from cnnprobe.diagnosis.evidence.questions import (
+    called,
+    complete,
+    owner,
+    reached,
+    spoken,
+    traces,
+    trainable,
+)
 from cnnprobe.rulebook.material import classifying
 
 

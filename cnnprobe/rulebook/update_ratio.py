@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import NORMALISING, PROJECTIONS, Evidence, Flow, operation
-from cnnprobe.evidence.questions import owner, spoken
+from cnnprobe.diagnosis.evidence import NORMALISING, PROJECTIONS, Evidence, Flow, operation
+from cnnprobe.diagnosis.evidence.questions import owner, spoken
 from cnnprobe.rulebook.material import classifying, perceptron
 
 LARGE = 1.0  # update norm over weight norm in the first step; about 1e-3 is usual

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, Flow
-from cnnprobe.evidence.questions import Weight, spoken, weights_in_order
+from cnnprobe.diagnosis.evidence import Evidence, Flow
+from cnnprobe.diagnosis.evidence.questions import Weight, spoken, weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
 FADED = 1e-6  # gradient over weight of an early layer, relative to that of the last layers

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import Evidence, OptimizerInfo, Step
+from cnnprobe.diagnosis.evidence import Evidence, OptimizerInfo, Step
 from cnnprobe.rulebook.material import classifying, perceptron
 
 HIGH = 0.1  # as part of the gradient; 1e-4 to 5e-4 are usual, 1e-2 is the most that papers search

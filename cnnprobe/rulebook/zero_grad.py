@@ -5,8 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.evidence import LOSSES, Evidence, Flow, Step, describe, operation
-from cnnprobe.evidence.questions import is_routed, owner, spoken, stat, topmost, trainable, zero
+from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, Step, describe, operation
+from cnnprobe.diagnosis.evidence.questions import (
+    is_routed,
+    owner,
+    spoken,
+    stat,
+    topmost,
+    trainable,
+    zero,
+)
 from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from operator import add
 
-from cnnprobe.trace import Histogram
+from cnnprobe.records.trace import Histogram
 
 LOWEST = -127  # exponent of the bucket of everything below 2**-126, the smallest normal float32
 BUCKETS = 255  # a bucket for each exponent of float32: -127 to 127

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnprobe.records.trace import Histogram
 from cnnprobe.stats import moments
 from cnnprobe.stats.statistics import BUCKETS, Channels, Statistics, fold
 from cnnprobe.stats.transfer import Sent
-from cnnprobe.trace import Histogram
 
 COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
 WRITTEN = len(

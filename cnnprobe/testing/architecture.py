@@ -7,11 +7,11 @@ from torch import nn
 
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
+from cnnprobe.records.totals import total
+from cnnprobe.records.trace import ParameterInfo, Trace
 from cnnprobe.testing.failures import Inputs, counted, fail, matching, observed
 from cnnprobe.testing.listing import ROOT, Layer, layers_of, unwrapped
 from cnnprobe.testing.symbols import Shape, Symbols, names_in, parse_shape, spell
-from cnnprobe.totals import total
-from cnnprobe.trace import ParameterInfo, Trace
 
 _AXES = {
     2: "N C",

@@ -15,6 +15,7 @@ from cnnprobe.recorder import preserved
 from cnnprobe.recorder.inventory import class_of, has_values, is_lazy
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.testing.failures import (
     Inputs,
     arguments_of,
@@ -24,7 +25,6 @@ from cnnprobe.testing.failures import (
     observed,
     place_of,
 )
-from cnnprobe.trace import ModuleCall
 
 Loss = Callable[..., Tensor]
 

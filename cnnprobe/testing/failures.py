@@ -10,8 +10,8 @@ from cnnprobe.crash import Crash, explain
 from cnnprobe.diagnosis import to_finding
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
+from cnnprobe.records.trace import Trace
 from cnnprobe.report import Report
-from cnnprobe.trace import Trace
 
 MOST_LINES = 40  # of differences in one message; beyond that a terminal no longer helps
 

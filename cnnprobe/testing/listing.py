@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from cnnprobe.recorder.inventory import class_of, configuration, is_stock, named_modules
 from cnnprobe.recorder.values import dtype_name
+from cnnprobe.records.trace import Trace
 from cnnprobe.testing.failures import Inputs, observed
-from cnnprobe.trace import Trace
 
 ROOT = "(model)"
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)

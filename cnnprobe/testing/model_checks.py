@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.errors import UsageError
-from cnnprobe.targets import load_inputs, load_model, parse_arguments
+from cnnprobe.loading import load_inputs, load_model, parse_arguments
 from cnnprobe.testing import behaviour
 from cnnprobe.testing.failures import Inputs, observed
 from cnnprobe.testing.health import assert_healthy

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cnnprobe.evidence import Hidden, Values
+from cnnprobe.diagnosis.evidence import Hidden, Values
 from cnnprobe.recorder.inventory import is_leaf, named_modules
 from cnnprobe.stats import summarise
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.errors import TargetError
-from cnnprobe.evidence import (
+from cnnprobe.diagnosis.evidence import (
     Backward,
     Evidence,
     Flow,
@@ -23,10 +22,11 @@ from cnnprobe.evidence import (
     Values,
     sources_read,
 )
+from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, is_compiled
 from cnnprobe.recorder.inventory import check_model, has_values, is_lazy, named_modules
 from cnnprobe.recorder.values import describe_tensor, leaves
-from cnnprobe.trace import TensorInfo, Trace
+from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import kept, restore
 from cnnprobe.training.probing import call, forward, fresh, run_late_probes, run_probes

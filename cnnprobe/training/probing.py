@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cnnprobe.evidence import Flow, Probes, is_inplace, operation
+from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.preservation import _version as version
 from cnnprobe.recorder.sources import _nearest, is_users
 from cnnprobe.recorder.values import leaves
-from cnnprobe.trace import Trace
+from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
 from cnnprobe.training.stepping import TrainingStep, summary, unwrapped
 

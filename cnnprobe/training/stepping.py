@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.evidence import Event, Gradient, Loss, Step
+from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Step
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values, named_modules
+from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.stats import summarise
-from cnnprobe.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.mixing import Mixing

@@ -18,7 +18,7 @@ from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.crash.model_copy import Rewriting
 from cnnprobe.operations import find, find_signature
 from cnnprobe.recorder.inventory import class_of
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 _NONE = 99  # the position of an argument that is given by name alone
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 
 def convert_images(

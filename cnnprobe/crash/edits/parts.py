@@ -21,7 +21,7 @@ from cnnprobe.crash.facts.joins import Cat, describe_output, find_parts
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, propose
 from cnnprobe.recorder.values import argument_leaves
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 def spell_part(crash: Crash, call: ModuleCall, part: TensorInfo) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.facts.words import shorten
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 
 def reshape_otherwise(

@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.channels import EXPECTING
 from cnnprobe.crash.facts.skips import find_variable
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.recorder.values import argument_leaves
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 @dataclass(frozen=True, kw_only=True)

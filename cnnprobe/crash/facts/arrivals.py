@@ -14,7 +14,7 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import read_arguments
 from cnnprobe.crash.facts.methods import lacks_forward
 from cnnprobe.crash.facts.values import Line, read_failing_line
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 
 @dataclass(frozen=True, kw_only=True)

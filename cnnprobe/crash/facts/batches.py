@@ -8,7 +8,7 @@ from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 def find_maker(crash: Crash, info: TensorInfo, wrong: int) -> ModuleCall | None:

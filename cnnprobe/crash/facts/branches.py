@@ -18,7 +18,7 @@ from cnnprobe.crash.facts.windows import (
     list_variants,
 )
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
 _Variant = tuple[Window, dict[str, Any], int]  # with the settings that make it, and its weight

@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.operands import can_broadcast
 from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.facts.windows import get_window
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 EXPECTING = ("in_channels", "in_features", "num_features")
 

@@ -12,7 +12,7 @@ from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.words import count_of, operation, quote, shorten
 from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidate, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 # Layers for maps and sequences: what they get without a batch has a dim less.
 _SHAPED = nn.modules.conv._ConvNd | nn.RNNBase | nn.Embedding | nn.MultiheadAttention

@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.windows import count_dims
 from cnnprobe.crash.facts.words import get_tensor, read_argument, read_tensor
 from cnnprobe.operations import find, find_layer
 from cnnprobe.recorder.inventory import class_of
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _UNPOOL = nn.modules.pooling._MaxUnpoolNd

@@ -20,7 +20,7 @@ from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps, list_v
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, propose
 from cnnprobe.operations import resolve_name
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 # Heights and widths that papers and data sets use.
 _USUAL_SIZES = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.windows import get_call_window
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 @dataclass(frozen=True, kw_only=True)

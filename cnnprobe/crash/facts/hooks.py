@@ -14,7 +14,7 @@ from torch import nn
 
 from cnnprobe.crash.facts.source import evaluate, parse
 from cnnprobe.crash.facts.words import shorten
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _TORCHS = "torch/nn/modules/module.py"
 Hook = Callable[..., Any]

@@ -9,7 +9,7 @@ from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import parse_file, walk_expression
 from cnnprobe.crash.facts.words import get_argument
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 _DIMS = {"hstack": 1, "column_stack": 1, "vstack": 0, "dstack": 2}
 _OPERATORS: dict[type[ast.operator], str] = {

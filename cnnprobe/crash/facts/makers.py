@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.suspect import Candidate, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 
 def resize_maker(crash: Crash, info: TensorInfo, size: int, wanted: int) -> Iterator[Candidate]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 @dataclass(frozen=True, kw_only=True)

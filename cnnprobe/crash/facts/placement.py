@@ -13,7 +13,7 @@ from cnnprobe.crash.edits.attributes import RegisterLayers
 from cnnprobe.crash.facts.words import is_floating
 from cnnprobe.crash.suspect import STRONG, Candidate, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 BY_INDEX = (nn.Embedding, nn.EmbeddingBag)
 

@@ -7,7 +7,7 @@ from torch import nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.words import count_elements, read_tensor
 from cnnprobe.operations import find, resolve_name
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 # What is multiplied, by torch's names of arguments.
 _PRODUCTS = {

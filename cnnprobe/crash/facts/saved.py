@@ -20,7 +20,7 @@ from cnnprobe.crash.facts.frames import (
 )
 from cnnprobe.crash.facts.losses import differentiated
 from cnnprobe.operations import find_function
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 MOST_NODES = 40_000  # that are looked at: a longer walk from Python is a danger to torch itself
 

@@ -9,7 +9,7 @@ from cnnprobe.crash.facts.frames import parse_file
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.operations import read_name
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 def list_skips(crash: Crash, info: TensorInfo) -> list[TensorInfo]:

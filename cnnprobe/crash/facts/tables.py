@@ -7,7 +7,7 @@ from torch import nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.words import get_tensor, read_tensor
 from cnnprobe.operations import find
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 
 @dataclass(frozen=True, kw_only=True)

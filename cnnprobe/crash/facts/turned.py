@@ -23,7 +23,7 @@ from cnnprobe.crash.edits.places import (
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.words import count_elements, get_argument, quote, read_argument
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 _CHUNKS = ("chunk", "split", "tensor_split", "unsafe_chunk", "unsafe_split")
 _MERGES = ("view", "reshape", "flatten")

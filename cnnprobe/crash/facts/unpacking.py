@@ -10,7 +10,7 @@ from torch import Tensor
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import find_assignment, walk_expression
 from cnnprobe.crash.facts.values import read_values
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 
 @dataclass(frozen=True, kw_only=True)

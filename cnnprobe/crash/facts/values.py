@@ -19,7 +19,7 @@ from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import find_frames, read_names, walk_expression
 from cnnprobe.crash.facts.source import evaluate
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 _OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul",

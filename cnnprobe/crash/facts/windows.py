@@ -10,7 +10,7 @@ from torch import nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.words import read_argument, read_tensor
 from cnnprobe.operations import find, find_signature
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 LARGEST_INPUT = 1024  # pixels: no model asks for more at least
 _POOLS = (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cnnprobe.operations import find_signature
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 
 def quote(fqn: str) -> str:

@@ -14,7 +14,7 @@ from cnnprobe.crash.facts.losses import differentiated
 from cnnprobe.crash.facts.words import operation, quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import find_function
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _COPIERS = ("data", "obj", "ndarray", "s")  # the first argument of what makes a tensor from values
 

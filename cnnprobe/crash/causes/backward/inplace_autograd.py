@@ -21,7 +21,7 @@ from cnnprobe.crash.facts.saved import (
 from cnnprobe.crash.facts.words import operation, quote, read_line, shorten
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import is_writing, resolve_name, select
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 

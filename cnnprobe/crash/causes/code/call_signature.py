@@ -19,7 +19,7 @@ from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_attribute
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLE = Example(
     """

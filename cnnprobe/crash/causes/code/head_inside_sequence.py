@@ -9,7 +9,7 @@ from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLE = Example(
     """

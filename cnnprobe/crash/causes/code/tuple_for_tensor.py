@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.methods import find_method, is_own
 from cnnprobe.crash.facts.source import find_one_tuples
 from cnnprobe.crash.facts.words import operation, quote, shorten
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLE = Example(
     """

@@ -13,7 +13,7 @@ from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect
 from cnnprobe.operations import find
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 _NUMBER = re.compile(r"\d+")
 

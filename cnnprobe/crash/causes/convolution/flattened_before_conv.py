@@ -21,7 +21,7 @@ from cnnprobe.crash.facts.expected import Expected, find_expected
 from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLES = (
     Example(

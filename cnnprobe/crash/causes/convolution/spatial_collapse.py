@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.windows import Window, get_call_window, get_least
 from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _GLOBAL = 4  # a pooling with a kernel of this size or more is meant to leave one value
 

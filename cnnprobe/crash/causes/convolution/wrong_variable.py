@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.methods import Method, find_method, open_method
 from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLE = Example(
     """

@@ -12,7 +12,7 @@ from cnnprobe.crash.edits.build import reshape_parameter, rewrite_call, set_argu
 from cnnprobe.crash.facts.words import count_elements, read_argument
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 SIZES = Example(
     """

@@ -12,7 +12,7 @@ from cnnprobe.crash.edits.build import rewrite_call
 from cnnprobe.crash.facts.words import is_floating, read_tensor
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 # Arguments of each dtype, by operation. Source: the pages of these functions.
 _MASKS = {"masked_fill": "mask", "masked_select": "mask", "masked_scatter": "mask"} | {

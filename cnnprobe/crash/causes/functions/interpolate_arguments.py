@@ -9,7 +9,7 @@ from cnnprobe.crash.edits.build import adapt_call, change_tensor, set_argument
 from cnnprobe.crash.facts.words import read_argument
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 # Dims of the input of each mode. Source: torch.nn.functional.interpolate, "mode".
 _DIMS = {"linear": 3, "bilinear": 4, "bicubic": 4, "trilinear": 5}

@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.makers import resize_maker
 from cnnprobe.crash.facts.words import count_elements, get_argument, read_argument
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import find, find_signature
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _POSITIONS = {"unflatten": 2, "split": 1, "split_with_sizes": 1}  # of the sizes
 

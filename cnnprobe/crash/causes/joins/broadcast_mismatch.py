@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.operands import Operands, find_operands, list_embeddin
 from cnnprobe.crash.facts.words import count_elements, shorten
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.operations import find, find_signature, read_name
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLES = (
     Example(

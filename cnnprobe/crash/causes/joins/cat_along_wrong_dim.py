@@ -9,7 +9,7 @@ from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.joins import Cat, list_ancestors, read_cat, write_parts
 from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLES = (
     Example(

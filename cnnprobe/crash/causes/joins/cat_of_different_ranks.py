@@ -11,7 +11,7 @@ from cnnprobe.crash.edits.parts import change_part, spell_part
 from cnnprobe.crash.facts.joins import Cat, read_cat, write_parts
 from cnnprobe.crash.facts.operands import list_embeddings, write_index
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLES = (
     Example(

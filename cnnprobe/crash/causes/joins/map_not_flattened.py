@@ -11,7 +11,7 @@ from cnnprobe.crash.facts.joins import describe_output, read_cat, write_parts
 from cnnprobe.crash.facts.operands import find_operands
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLE = Example(
     """

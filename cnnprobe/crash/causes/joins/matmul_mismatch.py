@@ -14,7 +14,7 @@ from cnnprobe.crash.facts.joins import write_parts
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import read_name, resolve_name
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _RANKS = {"mm": 2, "bmm": 3}  # what they take; matmul takes any
 

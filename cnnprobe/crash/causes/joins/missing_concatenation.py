@@ -11,7 +11,7 @@ from cnnprobe.crash.facts.skips import find_variable, list_skips, list_untaken, 
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLES = (
     Example(

@@ -22,7 +22,7 @@ from cnnprobe.crash.facts.windows import (
 )
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 _MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
 

@@ -16,7 +16,7 @@ from cnnprobe.crash.facts.operands import Operands, count_layers, find_operands,
 from cnnprobe.crash.facts.words import count_elements, quote
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import read_name
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLES = (
     Example(

@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.halvings import list_halvings
 from cnnprobe.crash.facts.joins import list_ancestors, write_parts
 from cnnprobe.crash.facts.operands import find_operands
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 EXAMPLES = (
     Example(

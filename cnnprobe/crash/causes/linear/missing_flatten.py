@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
 from cnnprobe.crash.facts.words import count_elements, quote, write_product
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLE = Example(
     """

@@ -19,7 +19,7 @@ from cnnprobe.crash.facts.windows import Window, get_window, list_steps
 from cnnprobe.crash.facts.words import quote, shorten, write_product
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.operations import resolve_name
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _GLOBAL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _MAX = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}

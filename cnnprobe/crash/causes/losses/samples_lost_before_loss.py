@@ -15,7 +15,7 @@ from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps
 from cnnprobe.crash.facts.words import count_elements, count_of, shorten
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _SIZES = tuple(2**k for k in range(10, 0, -1))  # of images that are usual
 

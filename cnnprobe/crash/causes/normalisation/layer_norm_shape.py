@@ -16,7 +16,7 @@ from cnnprobe.crash.facts.windows import (
 )
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLES = (
     Example(

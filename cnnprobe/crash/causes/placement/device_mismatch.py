@@ -20,7 +20,7 @@ from cnnprobe.crash.facts.placement import (
 )
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 NO_BUFFER = Example(
     """

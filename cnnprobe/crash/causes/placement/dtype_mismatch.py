@@ -24,7 +24,7 @@ from cnnprobe.crash.facts.placement import (
 )
 from cnnprobe.crash.facts.words import is_floating, quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
-from cnnprobe.trace import ModuleCall, TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 CONSTANT = Example(
     """

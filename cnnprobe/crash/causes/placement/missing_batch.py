@@ -9,7 +9,7 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_input
 from cnnprobe.crash.facts.windows import count_dims
 from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 _WITH_BATCH = (nn.modules.conv._ConvNd, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -10,7 +10,7 @@ from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.calls import AdaptTensors
 from cnnprobe.crash.facts.words import get_tensor, is_floating, quote
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 BATCH = Example(
     """

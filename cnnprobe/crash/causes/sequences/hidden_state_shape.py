@@ -13,7 +13,7 @@ from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import find
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 FIXED_BATCH = Example(
     """

@@ -11,7 +11,7 @@ from cnnprobe.crash.edits.calls import AdaptTensors
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 SWAPPED = Example(
     """

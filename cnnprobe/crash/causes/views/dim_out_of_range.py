@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.words import count_of, read_argument, shorten
 from cnnprobe.crash.suspect import Candidate, Suspect, propose
 from cnnprobe.operations import find_signature, resolve_name
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 # torch's names of arguments that are dims.
 _NAMES = ("dim", "dims", "dim0", "dim1", "start_dim", "end_dim", "source", "destination")

@@ -8,7 +8,7 @@ from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.batches import correct_batches, find_maker
 from cnnprobe.crash.facts.words import count_of, quote
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLE = Example(
     """

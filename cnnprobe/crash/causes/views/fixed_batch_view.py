@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import find_lost_batch, find_merging, is_batch_fixed, read_sizes
 from cnnprobe.crash.facts.words import count_elements, count_of, operation, write_product
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLE = Example(
     """

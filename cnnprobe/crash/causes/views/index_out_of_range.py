@@ -8,7 +8,7 @@ from cnnprobe.crash.facts.dims import explain_rank, propose_rank
 from cnnprobe.crash.facts.words import count_of, read_argument, shorten
 from cnnprobe.crash.suspect import STRONG, Suspect
 from cnnprobe.operations import resolve_name
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLES = (
     Example(

@@ -11,7 +11,7 @@ from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
 from cnnprobe.operations import find, resolve_name
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLE = Example(
     """

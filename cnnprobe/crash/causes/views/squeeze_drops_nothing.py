@@ -13,7 +13,7 @@ from cnnprobe.crash.facts.windows import LARGEST_INPUT, apply_windows, list_step
 from cnnprobe.crash.facts.words import get_argument, shorten
 from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import resolve_name
-from cnnprobe.trace import TensorInfo
+from cnnprobe.records.trace import TensorInfo
 
 EXAMPLE = Example(
     """

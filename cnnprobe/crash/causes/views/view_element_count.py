@@ -12,7 +12,7 @@ from cnnprobe.crash.facts.features import is_failing_view, propose_rows
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.words import count_elements, operation, write_product
 from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidate, Suspect, propose
-from cnnprobe.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall
 
 EXAMPLES = (
     Example(

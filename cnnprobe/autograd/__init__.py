@@ -1,7 +1,0 @@
-"""Walks grad_fn into a Graph and names each node by the module call that made it; says what the graph keeps, and what is cut off."""
-
-from cnnprobe.autograd.finding import tensors_in
-from cnnprobe.autograd.lifetime import GraphWatch, KeptGraph
-from cnnprobe.autograd.walking import made_by, walk
-
-__all__ = ["GraphWatch", "KeptGraph", "made_by", "tensors_in", "walk"]

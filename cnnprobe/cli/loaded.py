@@ -1,0 +1,126 @@
+"""From what a command line asks for to a model and its inputs, with the user's own prints kept out of the result."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnnprobe.cli.options import InputRequest, ModelRequest
+from cnnprobe.cli.program import tell
+from cnnprobe.cli.progress import progress
+from cnnprobe.errors import TargetError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model and the arguments of its forward, on their device."""
+
+    model: "nn.Module"
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@contextlib.contextmanager
+def prints_on_stderr() -> Iterator[None]:
+    """What the user's code prints goes to stderr, also where a child process or C code writes to file descriptor 1."""
+    real = sys.stdout is sys.__stdout__ and sys.stdout is not None
+    with contextlib.redirect_stdout(sys.stderr):
+        kept = None
+        if real:
+            with contextlib.suppress(OSError):
+                kept = os.dup(1)
+                os.dup2(2, 1)
+        try:
+            yield
+        finally:
+            if kept is not None:
+                os.dup2(kept, 1)
+                os.close(kept)
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    from cnnprobe.loading import TargetWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TargetWarning)
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, TargetWarning):
+                tell(f"warning: {message}")
+            else:
+                usual(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
+    """The model and its inputs; notes of what was assumed go to stderr.
+
+    Raises:
+        UsageError: the request cannot be understood.
+        TargetError: the model, its weights or its inputs could not be had.
+    """
+    with progress("importing torch"):
+        import torch
+
+        from cnnprobe import loading
+    arguments = loading.parse_arguments(wanted.arguments)
+    device = loading.device_of(given.device)
+    dtype = None if given.dtype is None else loading.dtype_of(given.dtype)
+    torch.manual_seed(given.seed)
+    with _warnings_told(), progress(f"building {wanted.spec}"):
+        model = loading.load_model(
+            wanted.spec,
+            arguments=arguments,
+            weights=wanted.weights,
+            trust_pickle=wanted.trust_pickle,
+        )
+        if given.inputs:
+            args, kwargs = loading.load_inputs(
+                given.inputs, dtype=dtype or _dtype(model), device=device, seed=given.seed
+            )
+        else:
+            args, kwargs, note = loading.default_inputs(
+                model, dtype=dtype, device=device, seed=given.seed
+            )
+            tell(f"note: {note}")
+        model = _moved(
+            model, device, dtype if dtype is not None and dtype.is_floating_point else None
+        )
+    return Loaded(model=model.train(wanted.training), args=args, kwargs=kwargs)
+
+
+def _dtype(model: "nn.Module") -> "torch.dtype | None":
+    return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
+
+
+def _moved(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | None") -> "nn.Module":
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    without = [name for name, tensor in tensors if tensor.is_meta]
+    if without and device.type != "meta":
+        raise TargetError(
+            f"the model has no values for {without[0]!r}"
+            + (f" and {len(without) - 1} more" if len(without) > 1 else "")
+            + ": they are on the meta device",
+            where=f"--device {device}",
+            fix="build it on a real device, or look at its shapes alone by --device meta",
+        )
+    try:
+        return model.to(device=device, dtype=dtype)
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TargetError(
+            f"the model cannot be moved to {device}: {reason}",
+            where=f"--device {device}",
+            fix="--device cpu" if device.type != "cpu" else "repair what its .to() raises",
+        ) from error

@@ -1,0 +1,154 @@
+"""Finds what repeats in a forward pass, writes it as blocks, and proves the new source: runs it, transfers the weights, compares at every level.
+
+Runs forward and backward passes of the given model and of the new one. The source that is executed here is its own, made of numbers and names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprobe.comparison import Tolerance, compare_models, structure_of, tensors_of
+from cnnprobe.comparison.passes import Subject
+from cnnprobe.comparison.primitives import operations_of
+from cnnprobe.comparison.refactoring.branches import items_of
+from cnnprobe.comparison.refactoring.describing import describe
+from cnnprobe.comparison.refactoring.layers import NotWritableError
+from cnnprobe.comparison.refactoring.patterns import Run, fold
+from cnnprobe.comparison.refactoring.templates import Template, template_of
+from cnnprobe.comparison.refactoring.writing import write_source
+from cnnprobe.errors import ProbeError, TargetError
+from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
+from cnnprobe.records.differences import Rewrite
+
+__all__ = ["refactor_model"]
+
+
+def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Rewrite:
+    """The model in blocks, proven equivalent at every level, or why there are none.
+
+    Raises:
+        TargetError: `model` is no model, or its forward raises on these inputs.
+    """
+    check_model(model, "the model to refactor")
+    name = class_of(model).__name__
+    if is_lazy(model):
+        raise TargetError(
+            "the model is lazy: its first forward decides its layers",
+            where=f"the model to refactor, {name}",
+            fix="call it once on a batch before refactoring it",
+        )
+    trace = structure_of(Subject(model=model, args=args, kwargs=kwargs), training=False)
+    if trace.failure is not None:
+        raise TargetError(
+            f"the forward pass raised {trace.failure.kind}: {trace.failure.message}",
+            where=f"module {trace.failure.module!r} of {name}",
+            fix="repair it first (cnnprobe.probe explains it), then refactor",
+        )
+    try:
+        pieces = fold(items_of(operations_of(trace)))
+        runs = [piece for piece in pieces if isinstance(piece, Run)]
+        if not runs:
+            return Rewrite(
+                model=name,
+                notes=("nothing folds: no pattern of two or more operations repeats in a row",),
+            )
+        templates = _templates(runs)
+        source, class_name = write_source(name, pieces, templates)
+    except NotWritableError as error:
+        return Rewrite(
+            model=name,
+            notes=(
+                f"nothing was written: {error.what}"
+                + (f", at {error.where}" if error.where else ""),
+            ),
+        )
+    blocks = tuple(describe(run, templates[run.sign]) for run in runs)
+    return _proven(
+        model,
+        (args, kwargs),
+        Rewrite(model=name, blocks=blocks, source=source, class_name=class_name),
+    )
+
+
+def _templates(runs: Sequence[Run]) -> dict[str, Template]:
+    """One template for all runs of the same pattern."""
+    by_sign: dict[str, list[Run]] = {}
+    for run in runs:
+        by_sign.setdefault(run.sign, []).append(run)
+    return {sign: template_of(same) for sign, same in by_sign.items()}
+
+
+def _proven(
+    model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], draft: Rewrite
+) -> Rewrite:
+    """The draft with its proof, or without its source where the proof fails."""
+    try:
+        new = build(draft.source, draft.class_name, like=model)
+        outcome = compare_models(new, model, inputs, tolerance=Tolerance(), level="operations")
+        new.load_state_dict(_weights(new, model, outcome.mapping))
+        proof = compare_models(new, model, inputs, tolerance=Tolerance())
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        NameError,
+        AttributeError,
+        SyntaxError,
+        ProbeError,
+    ) as error:
+        return Rewrite(
+            model=draft.model,
+            blocks=draft.blocks,
+            notes=(
+                f"the source that was written is not shown: it could not be proven, {type(error).__name__}: {error}",
+            ),
+        )
+    failed = [level for level, holds in proof.levels.items() if holds is False]
+    if failed:
+        first = proof.differences[0]
+        return Rewrite(
+            model=draft.model,
+            blocks=draft.blocks,
+            proof=proof,
+            notes=(
+                f"the source that was written is not shown: {', '.join(failed)} differ, first at {first.expected or first.actual}: {first.message}",
+            ),
+        )
+    notes = tuple(
+        note for note in proof.notes if "(Identity) of the actual model does nothing" not in note
+    )  # an empty shortcut is written so
+    return Rewrite(
+        model=draft.model,
+        blocks=draft.blocks,
+        source=draft.source,
+        class_name=draft.class_name,
+        mapping=dict(proof.mapping),
+        proof=proof,
+        notes=notes,
+    )
+
+
+def build(source: str, class_name: str, *, like: nn.Module) -> nn.Module:
+    """An instance of the class that the source defines, in the mode, dtype and on the device of another model; consumes no random numbers."""
+    namespace: dict[str, Any] = {"__name__": "cnnprobe_refactored"}
+    exec(compile(source, f"<{class_name}>", "exec"), namespace)  # noqa: S102 - our own source, made of numbers and of names that were cleaned
+    parameter = next((p for p in like.parameters() if p.is_floating_point()), None)
+    with torch.random.fork_rng(devices=[]):
+        made: nn.Module = namespace[class_name]()
+    if parameter is not None:
+        made.to(parameter.device, parameter.dtype)
+    for name, other in zip(made.parameters(), like.parameters(), strict=False):
+        name.requires_grad_(other.requires_grad)
+    return made.train(like.training)
+
+
+def _weights(
+    new: nn.Module, model: nn.Module, mapping: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    theirs = tensors_of(model)
+    state = new.state_dict()
+    return {
+        name: theirs[mapping[name]].detach() if name in mapping else state[name] for name in state
+    }

@@ -1,0 +1,229 @@
+"""An operation as the stock layer that a person would write for it: class and constructor arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cnnprobe.errors import ProbeError
+from cnnprobe.operations import OperationInfo, find_layer, find_name
+from cnnprobe.records.differences import Operation, place
+
+
+class NotWritableError(ProbeError):
+    """The model cannot be written out as layers and blocks; `what` says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """`nn.<kind>(**arguments)`, all arguments given, defaults too; `operation` is the one that it stands for."""
+
+    kind: str
+    arguments: Mapping[str, object]
+    operation: int
+
+
+# Arguments that may vary within a repeated block; any other one that differs makes it another block.
+VARYING = frozenset(
+    {
+        "in_channels",
+        "out_channels",
+        "in_features",
+        "out_features",
+        "num_features",
+        "num_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "groups",
+    }
+)
+ALWAYS = ...  # no default: it is always written
+POSITIONAL = frozenset(
+    {
+        "in_channels",
+        "out_channels",
+        "in_features",
+        "out_features",
+        "num_features",
+        "num_groups",
+        "num_channels",
+        "p",
+        "output_size",
+        "normalized_shape",
+    }
+)
+
+
+def default_of(kind: str, argument: str) -> object:
+    """What a layer takes where an argument is left out; ALWAYS where that is not done.
+
+    >>> default_of("Conv2d", "stride"), default_of("Dropout", "p")
+    (1, Ellipsis)
+    """
+    info = find_layer(kind)
+    if info is None or info.constructor is None or argument in POSITIONAL:
+        return ALWAYS
+    return info.constructor.defaults.get(argument, ALWAYS)
+
+
+def layer_of(operation: Operation, index: int) -> Layer:
+    """The layer that does what the operation did.
+
+    Raises:
+        NotWritableError: no stock layer does that.
+    """
+    info = find_name(operation.name)
+    make = _find_maker(info) if info is not None and info.layers else None
+    if info is not None and make is not None:
+        kind, arguments = make(operation, info.layers[0])
+        return Layer(kind=kind, arguments=arguments, operation=index)
+    raise NotWritableError(
+        f"{operation.kind} cannot be written as a layer",
+        where=place(operation),
+        fix="refactor the parts around it, as models of their own",
+    )
+
+
+Made = tuple[str, dict[str, object]]
+Maker = Callable[[Operation, str], Made]  # gets the class of the layer, too
+
+
+def _find_maker(info: OperationInfo) -> Maker | None:
+    """What writes the layer of an operation; None where nothing does."""
+    if info.group in _MAKERS:
+        return _MAKERS[info.group]
+    is_simple = info.family in ("activation", "softmax") and "training" not in info.signature.names
+    return _activation if is_simple else None
+
+
+def _activation(op: Operation, kind: str) -> Made:
+    info = find_layer(kind)
+    names = info.constructor.names if info is not None and info.constructor is not None else ()
+    return kind, {name: op.config[name] for name in names if name in op.config}
+
+
+def _convolution(op: Operation, kind: str) -> Made:
+    weight, groups = op.shapes.get("weight"), op.config.get("groups", 1)
+    if weight is None or not isinstance(groups, int):
+        raise NotWritableError(
+            "a convolution whose weight is computed cannot be written as a layer", where=place(op)
+        )
+    transposed = "transpose" in op.name
+    first, second = (
+        (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
+    )
+    config = {key: value for key, value in op.config.items() if key != "kernel_size"}
+    return kind, {
+        "in_channels": first,
+        "out_channels": second,
+        "kernel_size": op.config["kernel_size"],
+        **{
+            key: config[key]
+            for key in ("stride", "padding", "output_padding", "dilation", "groups")
+            if key in config
+        },
+        "bias": "bias" in op.shapes,
+        "padding_mode": config.get("padding_mode", "zeros"),
+    }
+
+
+def _linear(op: Operation, kind: str) -> Made:
+    weight = op.shapes.get("weight")
+    if weight is None:
+        raise NotWritableError(
+            "a linear layer whose weight is computed cannot be written as a layer", where=place(op)
+        )
+    return kind, {
+        "in_features": weight[1],
+        "out_features": weight[0],
+        "bias": "bias" in op.shapes,
+    }
+
+
+def _batch_norm(op: Operation, kind: str) -> Made:
+    rank = len(op.given[0]) if op.given else 4
+    kind = {2: "BatchNorm1d", 3: "BatchNorm1d", 5: "BatchNorm3d"}.get(rank, "BatchNorm2d")
+    features = op.shapes.get("weight") or op.shapes.get("running_mean") or (op.given[0][1],)
+    return kind, {
+        "num_features": features[0],
+        "eps": op.config.get("eps"),
+        "momentum": op.config.get("momentum"),
+        "affine": "weight" in op.shapes,
+        "track_running_stats": "running_mean" in op.shapes,
+    }
+
+
+def _group_norm(op: Operation, kind: str) -> Made:
+    return kind, {
+        "num_groups": op.config.get("num_groups"),
+        "num_channels": op.given[0][1],
+        "eps": op.config.get("eps"),
+        "affine": "weight" in op.shapes,
+    }
+
+
+def _layer_norm(op: Operation, kind: str) -> Made:
+    weight = op.shapes.get("weight")
+    if weight is None:
+        raise NotWritableError(
+            "a layer_norm without weights does not show its shape", where=place(op)
+        )
+    made: dict[str, object] = {
+        "normalized_shape": weight[0] if len(weight) == 1 else weight,
+        "eps": op.config.get("eps"),
+        "elementwise_affine": True,
+    }
+    return kind, made if kind == "RMSNorm" else {**made, "bias": "bias" in op.shapes}
+
+
+def _pooling(op: Operation, kind: str) -> Made:
+    if op.config.get("return_indices"):
+        raise NotWritableError(
+            "pooling that also gives back indices cannot stand in a chain", where=place(op)
+        )
+    config = {key: value for key, value in op.config.items() if key != "return_indices"}
+    if "kernel_size" in config:
+        config = {"kernel_size": config.pop("kernel_size"), **config}
+    return kind, config
+
+
+def _dropout(op: Operation, kind: str) -> Made:
+    if op.config.get("training"):
+        raise NotWritableError(
+            f"a dropout that acts in eval mode too is no nn.{kind}",
+            where=place(op),
+            fix="pass training=self.training",
+        )
+    return kind, {"p": op.config.get("p")}
+
+
+def _flatten(op: Operation, kind: str) -> Made:
+    start, end = op.config.get("start_dim"), op.config.get("end_dim")
+    return kind, {"start_dim": start, "end_dim": -1 if end == len(op.given[0]) - 1 else end}
+
+
+def _prelu(op: Operation, kind: str) -> Made:
+    return kind, {"num_parameters": op.shapes.get("weight", (1,))[0]}
+
+
+def _interpolate(op: Operation, kind: str) -> Made:
+    return kind, {
+        "size": op.config.get("size"),
+        "mode": op.config.get("mode"),
+        "align_corners": op.config.get("align_corners"),
+    }
+
+
+_MAKERS: Mapping[str, Maker] = {
+    "conv": _convolution,
+    "conv_transpose": _convolution,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+    "max_pool": _pooling,
+    "avg_pool": _pooling,
+    "dropout": _dropout,
+    "flatten": _flatten,
+    "prelu": _prelu,
+    "interpolate": _interpolate,
+}

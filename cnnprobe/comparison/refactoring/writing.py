@@ -1,0 +1,465 @@
+"""Writes block classes and the model that uses them as a person would: Sequential where the flow is a chain, a forward where it is not."""
+
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cnnprobe.comparison.refactoring.branches import Item, Parallel, Statement
+from cnnprobe.comparison.refactoring.layers import POSITIONAL, Layer, default_of
+from cnnprobe.comparison.refactoring.patterns import Piece, Run, split
+from cnnprobe.comparison.refactoring.templates import Template, Term, condition_of, joining_of
+
+_WIDTH = 88
+_SWITCHES = ("downsample", "residual")
+_ATTRIBUTES = {
+    "Conv": "conv",
+    "Linear": "fc",
+    "BatchNorm": "norm",
+    "GroupNorm": "norm",
+    "LayerNorm": "norm",
+    "Dropout": "dropout",
+    "Flatten": "flatten",
+}
+
+
+@dataclass(slots=True)
+class _Body:
+    """The inside of a class while it is written: lines of `__init__`, lines of `forward`, names that are taken."""
+
+    template: Template | None
+    templates: Mapping[str, Template]
+    attributes: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+
+    def name(self, wish: str) -> str:
+        """`wish`, or the next free name like it."""
+        found, k = wish, 2
+        while found in self.taken:
+            found, k = f"{wish}{k}", k + 1
+        self.taken.add(found)
+        return found
+
+
+def write_source(
+    model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]
+) -> tuple[str, str]:
+    """The source of all classes, and the name of the model's class."""
+    used = list(templates.values())
+    _name_classes(used)
+    name = class_name(model)
+    classes = [_block_class(template, templates) for template in used] + [
+        _model_class(name, model, pieces, templates)
+    ]
+    body = "\n\n\n".join(classes)
+    imports = (
+        "import torch\n"
+        if "torch.cat(" in body or "torch.flatten(" in body or "torch.Tensor" in body
+        else ""
+    ) + "from torch import nn\n"
+    text = f'"""{_clean(model)} in blocks."""\n\n{imports}\n\n{body}\n'
+    return "\n".join(_broken(line) for line in text.split("\n")), name
+
+
+def _broken(line: str) -> str:
+    """A call that is too long for its line, one argument a line."""
+    match = re.match(r"^( +)([\w. =]+)\((.*)\)(,?)$", line)
+    if len(line) <= _WIDTH or match is None:
+        return line
+    indent, function, arguments, comma = match.groups()
+    parts = re.split(r", (?![^()]*\))", arguments)
+    inner = "\n".join(f"{indent}    {part}," for part in parts)
+    return f"{indent}{function}(\n{inner}\n{indent}){comma}"
+
+
+def class_name(model: str) -> str:
+    """A class name for the refactored model.
+
+    >>> class_name("SimpleCNN")
+    'ModularSimpleCNN'
+    """
+    cleaned = re.sub(r"\W", "", model, flags=re.ASCII) or "Model"
+    return f"Modular{cleaned}"
+
+
+def _clean(text: str) -> str:
+    return re.sub(r"[^\w .,()-]", "", text, flags=re.ASCII)
+
+
+def _name_classes(templates: Sequence[Template]) -> None:
+    taken: set[str] = set()
+    for template in templates:
+        wish = _word(template.pattern)
+        name, k = wish, 2
+        while name in taken:
+            name, k = f"{wish}{k}", k + 1
+        taken.add(name)
+        template.name = name
+
+
+def _word(pattern: Sequence[Item]) -> str:
+    """What the block is."""
+    residual = next((item for item in pattern if isinstance(item, Parallel)), None)
+    if residual is not None:
+        main, shortcut = split(residual)
+        convolutions = [
+            layer for layer in main if isinstance(layer, Layer) and layer.kind.startswith("Conv")
+        ]
+        if shortcut is None:
+            return "BranchedBlock"
+        sizes = [layer.arguments.get("kernel_size") for layer in convolutions]
+        if any(_is_depthwise(layer) for layer in convolutions):
+            return "InvertedResidual"
+        return "Bottleneck" if sizes == [1, 3, 1] else "ResidualBlock"
+    layers = [item for item in pattern if isinstance(item, Layer)]
+    if any(_is_depthwise(layer) for layer in layers):
+        return (
+            "DepthwiseSeparableBlock"
+            if len([x for x in layers if x.kind.startswith("Conv")]) > 1
+            else "DepthwiseBlock"
+        )
+    if any(layer.kind.startswith("ConvTranspose") for layer in layers):
+        return "UpBlock"
+    if any(layer.kind.startswith("Conv") for layer in layers):
+        return "ConvBlock"
+    return "LinearBlock" if any(layer.kind == "Linear" for layer in layers) else "Block"
+
+
+def _is_depthwise(layer: Layer) -> bool:
+    groups = layer.arguments.get("groups", 1)
+    return groups != 1 and groups == layer.arguments.get("in_channels")
+
+
+# -- classes ---------------------------------------------------------------------------------------------------------------------
+
+
+def _block_class(template: Template, templates: Mapping[str, Template]) -> str:
+    body = _Body(template, templates)
+    if all(isinstance(item, Layer) for item in template.pattern):
+        lines = [_layer(item, template) for item in template.pattern if isinstance(item, Layer)]
+        inside = [_call("super().__init__", lines, 8, always=True)]
+        return "\n".join(
+            [
+                f"class {template.name}(nn.Sequential):",
+                _docstring(template),
+                "",
+                _signature(template),
+                *inside,
+            ]
+        )
+    result = _emit(template.pattern, body, "x", {})
+    init = ["        super().__init__()", *body.attributes]
+    forward = [
+        "    def forward(self, x: torch.Tensor) -> torch.Tensor:",
+        *body.statements,
+        f"        return {result}",
+    ]
+    return "\n".join(
+        [
+            f"class {template.name}(nn.Module):",
+            _docstring(template),
+            "",
+            _signature(template),
+            *init,
+            "",
+            *forward,
+        ]
+    )
+
+
+def _docstring(template: Template) -> str:
+    return f'    """{_sentence(template.pattern)}."""'
+
+
+def _sentence(pattern: Sequence[Item]) -> str:
+    parts = []
+    for item in pattern:
+        if isinstance(item, Layer):
+            parts.append(item.kind)
+        elif isinstance(item, Parallel):
+            main, shortcut = split(item)
+            inner = ", ".join(layer.kind for layer in main if isinstance(layer, Layer))
+            parts.append(
+                f"({inner}) beside a shortcut"
+                if shortcut is not None
+                else f"{len(item.branches)} branches"
+            )
+        else:
+            parts.append(item.text.format(x="x"))
+    text = ", ".join(parts)
+    return text if len(text) < _WIDTH - 12 else text[: text.rindex(",", 0, _WIDTH - 16)] + ", ..."
+
+
+def _signature(template: Template) -> str:
+    for item in template.pattern:
+        if isinstance(item, Parallel):
+            (
+                condition_of(template, item),
+                joining_of(template, item),
+            )  # may need an argument of their own
+    seen: dict[str, str] = {}
+    for variable in sorted(template.variables, key=lambda v: v.default is not None):
+        kind = (
+            "bool"
+            if variable.family in _SWITCHES
+            else "int"
+            if all(isinstance(v, int) for v in variable.values)
+            else "int | tuple[int, ...]"
+        )
+        seen.setdefault(
+            variable.name,
+            f"{variable.name}: {kind}"
+            + (f" = {variable.default!r}" if variable.default is not None else ""),
+        )
+    line = (
+        f"    def __init__(self, {', '.join(seen.values())}) -> None:"
+        if seen
+        else "    def __init__(self) -> None:"
+    )
+    if len(line) <= _WIDTH:
+        return line
+    return "\n".join(
+        [
+            "    def __init__(",
+            "        self,",
+            *(f"        {part}," for part in seen.values()),
+            "    ) -> None:",
+        ]
+    )
+
+
+def _model_class(
+    name: str, model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]
+) -> str:
+    body = _Body(None, templates)
+    positions = {
+        id(instance): k
+        for template in templates.values()
+        for k, instance in enumerate(template.instances)
+    }
+    result = _emit(pieces, body, "x", positions)
+    init = ["        super().__init__()", *body.attributes]
+    forward = [
+        "    def forward(self, x: torch.Tensor) -> torch.Tensor:",
+        *body.statements,
+        f"        return {result}",
+    ]
+    return "\n".join(
+        [
+            f"class {name}(nn.Module):",
+            f'    """{_clean(model)} in blocks."""',
+            "",
+            "    def __init__(self) -> None:",
+            *init,
+            "",
+            *forward,
+        ]
+    )
+
+
+# -- statements ------------------------------------------------------------------------------------------------------------------
+
+
+def _emit(
+    pieces: Sequence[Piece],
+    body: _Body,
+    value: str,
+    positions: Mapping[int, int],
+    *,
+    wish: str = "",
+) -> str:
+    """Attributes and statements for a chain of pieces that takes the variable `value`; returns what holds its result."""
+    group: list[str] = []
+    kinds: list[str] = []
+    rest = list(pieces)
+    top = body.template is None
+    first = True
+
+    def close(later: Sequence[Piece]) -> None:
+        nonlocal first
+        if group:
+            attribute = body.name(
+                wish
+                or _attribute(kinds, top=top and not wish, first=first, last=not _has_layers(later))
+            )
+            body.attributes.append(_assignment(attribute, group))
+            body.statements.append(f"        {value} = self.{attribute}({value})")
+            group.clear()
+            kinds.clear()
+            first = False
+
+    for k, piece in enumerate(rest):
+        if isinstance(piece, Run):
+            template = body.templates[piece.sign]
+            group += [_instance(template, positions[id(instance)]) for instance in piece.instances]
+            kinds += [template.name] * len(piece.instances)
+        elif isinstance(piece, Layer) and not (top and piece.kind == "Flatten"):
+            group.append(_layer(piece, body.template))
+            kinds.append(piece.kind)
+        else:
+            close(rest[k:])
+            _emit_statement(piece, body, value, positions)
+    close(())
+    if (
+        body.template is not None
+        and body.statements
+        and body.statements[-1].startswith(f"        {value} = ")
+        and not wish
+    ):
+        return body.statements.pop().split(" = ", maxsplit=1)[1]
+    if (
+        top
+        and not wish
+        and body.statements
+        and body.statements[-1].startswith(f"        {value} = ")
+    ):
+        return body.statements.pop().split(" = ", maxsplit=1)[1]
+    return value
+
+
+def _has_layers(pieces: Sequence[Piece]) -> bool:
+    return any(
+        isinstance(piece, Run | Parallel) or (isinstance(piece, Layer) and piece.kind != "Flatten")
+        for piece in pieces
+    )
+
+
+def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int, int]) -> None:
+    if isinstance(piece, Layer):
+        start, end = piece.arguments["start_dim"], piece.arguments["end_dim"]
+        ending = "" if end == -1 else f", {end}"
+        body.statements.append(f"        {value} = torch.flatten({value}, {start}{ending})")
+    elif isinstance(piece, Statement):
+        body.statements.append(f"        {value} = {piece.text.format(x=value)}")
+    else:
+        results = [_branch(piece, b, body, value, positions) for b in range(len(piece.branches))]
+        condition = joining_of(body.template, piece) if body.template is not None else ""
+        if condition:
+            attribute = body.name("residual")
+            body.attributes.append(f"        self.{attribute} = {condition}")
+            inner = next(
+                result for result, branch in zip(results, piece.branches, strict=True) if branch
+            )
+            body.statements += [
+                f"        y = {inner}",
+                f"        {value} = {' + '.join('y' if result == inner else result for result in results)} if self.{attribute} else y",
+            ]
+            return
+        joined = (
+            f"torch.cat(({', '.join(results)}), {piece.dim})"
+            if piece.join == "cat"
+            else f" {piece.join} ".join(results)
+        )
+        body.statements.append(f"        {value} = {joined}")
+
+
+def _branch(
+    parallel: Parallel, b: int, body: _Body, value: str, positions: Mapping[int, int]
+) -> str:
+    """The expression of one branch."""
+    branch = parallel.branches[b]
+    _, shortcut = split(parallel)
+    is_shortcut = shortcut is not None and branch is shortcut
+    if not branch:
+        return value
+    wish = (
+        "shortcut"
+        if is_shortcut
+        else "body"
+        if shortcut is not None
+        else "gate"
+        if parallel.join == "*"
+        else "branch1"
+    )
+    if not all(isinstance(item, Layer) for item in branch):
+        inner = body.name("y" if shortcut is not None else "branch")
+        body.statements.append(f"        {inner} = {value}")
+        return _emit(branch, body, inner, positions, wish=wish)
+    attribute = body.name(wish)
+    layers = [_layer(item, body.template) for item in branch if isinstance(item, Layer)]
+    condition = (
+        condition_of(body.template, parallel) if body.template is not None and is_shortcut else ""
+    )
+    if not condition:
+        body.attributes.append(_assignment(attribute, layers))
+        return f"self.{attribute}({value})"
+    body.attributes += [
+        f"        self.{attribute} = nn.Identity()",
+        f"        if {condition}:",
+        "\n".join("    " + line for line in _assignment(attribute, layers).split("\n")),
+    ]
+    return f"self.{attribute}({value})"
+
+
+def _attribute(kinds: Sequence[str], *, top: bool, first: bool, last: bool) -> str:
+    if top:
+        return (
+            "layers"
+            if first and last
+            else "features"
+            if first
+            else "classifier"
+            if last
+            else "neck"
+        )
+    if len(kinds) > 1:
+        return "layers"
+    for prefix, name in _ATTRIBUTES.items():
+        if kinds[0].startswith(prefix):
+            return name
+    return (
+        re.sub(r"\d?[dD]?$", "", kinds[0]).lower()
+        if not kinds[0].endswith(("Pool1d", "Pool2d", "Pool3d"))
+        else "pool"
+    )
+
+
+def _assignment(attribute: str, layers: Sequence[str]) -> str:
+    name = attribute + "_" if keyword.iskeyword(attribute) else attribute
+    if len(layers) == 1:
+        return f"        self.{name} = {layers[0]}"
+    return _call(f"self.{name} = nn.Sequential", layers, 8)
+
+
+def _call(function: str, arguments: Sequence[str], indent: int, *, always: bool = False) -> str:
+    line = " " * indent + f"{function}({', '.join(arguments)})"
+    if len(line) <= _WIDTH and not always:
+        return line
+    inner = ",\n".join(" " * (indent + 4) + argument for argument in arguments)
+    return " " * indent + f"{function}(\n{inner},\n" + " " * indent + ")"
+
+
+def _layer(layer: Layer, template: Template | None) -> str:
+    terms = template.terms.get(id(layer)) if template is not None else None
+    written = []
+    for name, value in layer.arguments.items():
+        term = terms[name] if terms is not None else Term(literal=value)
+        if term.variable is None and _is_default(layer, name, term.literal):
+            continue
+        positional = (
+            name in POSITIONAL
+            or (name == "kernel_size" and "Pool" in layer.kind)
+            or (name == "dim" and layer.kind == "Softmax")
+        )
+        written.append(term.text() if positional else f"{name}={term.text()}")
+    return f"nn.{layer.kind}({', '.join(written)})"
+
+
+def _is_default(layer: Layer, name: str, value: object) -> bool:
+    if name == "stride" and "Pool" in layer.kind:
+        return value == layer.arguments.get("kernel_size")
+    default = default_of(layer.kind, name)
+    return default == value and type(default) is type(value)
+
+
+def _instance(template: Template, k: int) -> str:
+    written, skipped = [], False
+    for variable in sorted(template.variables, key=lambda v: v.default is not None):
+        value = variable.values[k]
+        if variable.default is not None and value == variable.default:
+            skipped = True
+            continue
+        by_name = skipped or variable.default is not None or variable.family in _SWITCHES
+        written.append(f"{variable.name}={value!r}" if by_name else repr(value))
+    return f"{template.name}({', '.join(written)})"

@@ -1,0 +1,319 @@
+"""Rules over evidence: what a Rule and a Finding are, how rules are run, and which finding comes first.
+
+No torch here, no model: a rule is a pure function of an `Evidence`.
+"""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cnnprobe.diagnosis.discovery import read_page
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.errors import UsageError
+from cnnprobe.records.trace import Failure
+
+UNKNOWN = ("unknown", "CP099")  # name and code of a crash whose cause is not known
+SHOWN = 5  # findings that a report shows before it folds the rest
+
+
+class Severity(enum.StrEnum):
+    """How bad it is: an error cannot learn or run as written, a warning is probably not what was meant, info is worth knowing.
+
+    >>> Severity.ERROR > Severity.WARNING > Severity.INFO
+    True
+    """
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def rank(self) -> int:
+        """0 for info, 1 for warning, 2 for error."""
+        return list(Severity).index(self)
+
+    def __gt__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank > other.rank
+
+    def __ge__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank >= other.rank
+
+    def __lt__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank < other.rank
+
+    def __le__(self, other: object) -> bool:
+        return isinstance(other, Severity) and self.rank <= other.rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fault: which rule, where, what was measured, what to do.
+
+    `module` is the fqn of the module to blame, "" for the root, None where it is the loop, the loss or the data.
+    `follows_from` names the rules whose findings explain this one. A rule leaves `rule` and `code` empty: they are filled in from it.
+    """
+
+    message: str  # number, unit and bound: "99.8% of the outputs are zero (more than 99%)"
+    fix: str  # in the user's own names
+    module: str | None = None
+    severity: Severity | None = None  # None: that of its rule
+    rule: str = ""
+    code: str = ""
+    follows_from: tuple[str, ...] = ()
+    source: str = ""  # the user's line, "file.py:12"
+    family: str = ""  # the wider name of a cause of crashes: "shape-mismatch"; "" where it has none
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether it is an exception, and not what a rule found."""
+        return self.code.startswith("CP0")
+
+
+_IGNORED = "__cnnprobe_ignore__"  # attribute of a decorated class: rule name or code to the reason
+_Class = TypeVar("_Class", bound=type)
+Check = Callable[[Evidence], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A check with its name, its page (the docstring) and its examples, `sick` and `healthy`, which are its tests."""
+
+    code: str  # CP1xx activations, 2xx gradients, 3xx structure, 4xx loss, 5xx loop, 6xx normalisation, 7xx data
+    name: str  # states the fault
+    severity: Severity
+    check: Check
+    sick: Callable[[], Mapping[str, Any]] | None = None  # keyword arguments of `diagnose`
+    healthy: Callable[[], Mapping[str, Any]] | None = None
+    explains: tuple[str, ...] = ()  # rules whose findings are but symptoms of this one
+
+    @property
+    def page(self) -> str:
+        """The rule's page: the docstring of its check."""
+        return read_page(self.check)
+
+    @property
+    def sentence(self) -> str:
+        """The first line of the page."""
+        return self.page.partition("\n")[0]
+
+
+def rule(
+    *,
+    code: str,
+    name: str,
+    severity: Severity = Severity.WARNING,
+    examples: tuple[Callable[[], Mapping[str, Any]], Callable[[], Mapping[str, Any]]] | None = None,
+    explains: tuple[str, ...] = (),
+) -> Callable[[Check], Rule]:
+    """Make a Rule of a check. `examples` are a sick and a healthy one, functions that give the keyword arguments of `diagnose`."""
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise UsageError(
+            f"a rule cannot be called {name!r}",
+            where=f"rule {code}",
+            fix="use kebab-case that states the fault: dead-relu",
+        )
+    sick, healthy = examples if examples is not None else (None, None)
+
+    def decorate(check: Check) -> Rule:
+        return Rule(
+            code=code,
+            name=name,
+            severity=severity,
+            check=check,
+            sick=sick,
+            healthy=healthy,
+            explains=explains,
+        )
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What the rules found, the root causes first, and what was suppressed and why."""
+
+    findings: tuple[Finding, ...] = ()
+    suppressed: tuple[tuple[Finding, str], ...] = ()  # with the reason
+    notes: tuple[str, ...] = field(default=())  # rules that could not judge, in sentences
+
+
+def run_rules(
+    evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str, str] | None = None
+) -> Diagnosis:
+    """Run every rule over the evidence.
+
+    Args:
+        evidence: what was recorded.
+        rules: the rules to run; a rule that raises is noted and the others go on.
+        ignore: rule name or code, or "name:module fqn", to the reason why its findings are suppressed.
+
+    Raises:
+        UsageError: a suppression without a reason.
+    """
+    ignore = ignore or {}
+    for key, why in ignore.items():
+        if not why.strip():
+            raise UsageError(
+                f"{key!r} is ignored without a reason",
+                where="ignore=",
+                fix="say why, for the reader after you",
+            )
+    rules = tuple(rules)
+    found: list[Finding] = []
+    notes: list[str] = []
+    for each in rules:
+        try:
+            found.extend(
+                dataclasses.replace(
+                    f, rule=each.name, code=each.code, severity=f.severity or each.severity
+                )
+                for f in each.check(evidence)
+            )
+        except Exception as error:  # one rule's mistake must not hide what the others found
+            notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
+    kept, suppressed = split_ignored(found, ignore)
+    return Diagnosis(findings=in_order(kept, rules), suppressed=suppressed, notes=tuple(notes))
+
+
+def ignore(name: str, reason: str) -> Callable[[_Class], _Class]:
+    """A decorator of a class of modules: what the rule says of them, and of what is in them, is suppressed by `diagnose`.
+
+    Args:
+        name: of the rule, or its code.
+        reason: why, for the reader after you; it is noted in the report.
+
+    Raises:
+        UsageError: there is no reason.
+
+    >>> @ignore("dead-relu", "a sparse code")
+    ... class Code:
+    ...     pass
+    """
+    if not reason.strip():
+        raise UsageError(
+            f"{name!r} is ignored without a reason",
+            where="@ignore",
+            fix="say why, for the reader after you",
+        )
+
+    def decorate(decorated: _Class) -> _Class:
+        setattr(decorated, _IGNORED, {**getattr(decorated, _IGNORED, {}), name: reason})
+        return decorated
+
+    return decorate
+
+
+def ignored_by_classes(modules: Iterable[tuple[str, object]]) -> dict[str, str]:
+    """What the decorated classes among modules (fqn and instance, parents before children) suppress, in the form of `ignore=` of `run_rules`."""
+    found: dict[str, str] = {}
+    above: list[tuple[str, Mapping[str, str]]] = []
+    for fqn, module in modules:
+        own = getattr(type(module), _IGNORED, {})
+        if own:
+            above.append((fqn, own))
+        for holder, reasons in above:
+            if not holder:
+                found |= reasons  # the whole model: also what is found in its loop
+            elif fqn == holder or fqn.startswith(holder + "."):
+                found |= {f"{name}:{fqn}": reason for name, reason in reasons.items()}
+    return found
+
+
+def to_finding(failure: Failure, explanation: Any = None) -> Finding:
+    """A crash as a finding, with the name and code of its cause.
+
+    Args:
+        failure: where and what was raised.
+        explanation: the crash's Explanation; its first repair becomes the fix.
+    """
+    if explanation is None or explanation.diagnosis == UNKNOWN[0]:
+        name, code = UNKNOWN
+        return Finding(
+            rule=name,
+            code=code,
+            severity=Severity.ERROR,
+            module=failure.module,
+            message=f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}",
+            fix="the trace shows what every layer before it got",
+            source=failure.source,
+        )
+    best = explanation.repairs[0] if explanation.repairs else None
+    outcome = f" ({best.tried or 'not tried'})" if best is not None else ""
+    return Finding(
+        rule=explanation.diagnosis,
+        code=explanation.code,
+        family=explanation.family if explanation.family != explanation.diagnosis else "",
+        severity=Severity.ERROR,
+        module=explanation.module,
+        message=explanation.message
+        + (f": {explanation.arithmetic}" if explanation.arithmetic else ""),
+        fix=f"{best.title}{outcome}" if best is not None else "no repair was found that works",
+        source=explanation.source or failure.source,
+    )
+
+
+def split_ignored(
+    findings: Iterable[Finding], ignore: Mapping[str, str]
+) -> tuple[tuple[Finding, ...], tuple[tuple[Finding, str], ...]]:
+    """The findings that stay, and those that are suppressed, each with the reason."""
+    judged = [(finding, find_reason(finding, ignore)) for finding in findings]
+    kept = tuple(finding for finding, reason in judged if reason is None)
+    return kept, tuple((finding, reason) for finding, reason in judged if reason is not None)
+
+
+def find_reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
+    """Why a finding is suppressed; None where it is not."""
+    for name in filter(None, (finding.rule, finding.code, finding.family)):
+        for key in (name, f"{name}:{finding.module}"):
+            if key in ignore:
+                return ignore[key]
+    return None
+
+
+def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Finding, ...]:
+    """Root causes first, then the graver, then the order of the rules, and info last; symptoms get the names of the causes that were found too."""
+    findings = list(findings)
+    explains = {r.name: r.explains for r in rules}
+    present = {f.rule for f in findings if f.severity is not None and f.severity > Severity.INFO}
+    causes = {
+        f.rule: tuple(sorted(c for c in present if f.rule in explains.get(c, ()) and c != f.rule))
+        for f in findings
+    }
+    linked = [
+        dataclasses.replace(
+            f, follows_from=tuple(dict.fromkeys((*f.follows_from, *causes[f.rule])))
+        )
+        for f in findings
+    ]
+    position = {r.name: i for i, r in enumerate(rules)}
+    return tuple(
+        sorted(
+            linked,
+            key=lambda f: (
+                f.severity is Severity.INFO,
+                bool(f.follows_from),
+                -(f.severity or Severity.INFO).rank,
+                position.get(f.rule, 0),
+            ),
+        )
+    )
+
+
+def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding, ...], int]:
+    """The first findings to show and how many are folded away."""
+    return tuple(findings[:shown]), max(0, len(findings) - shown)
+
+
+def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:
+    """The findings that `--fail-on` means: those of a severity or graver, or of a rule by name or code."""
+    names = {severity.value for severity in Severity}
+    for finding in findings:
+        severity = finding.severity or Severity.INFO
+        if (threshold in names and severity >= Severity(threshold)) or threshold in (
+            finding.rule,
+            finding.code,
+        ):
+            yield finding

@@ -1,0 +1,38 @@
+"""The data that rules read, and the questions they ask of it: frozen, plain, without torch."""
+
+from cnnprobe.diagnosis.evidence.evidence import (
+    Backward,
+    Event,
+    Evidence,
+    Gradient,
+    Hidden,
+    Loss,
+    OptimizerInfo,
+    Probes,
+    Replay,
+    Schedule,
+    Step,
+    Values,
+)  # fmt: skip
+from cnnprobe.diagnosis.evidence.flow import Flow, describe, sources_read
+from cnnprobe.diagnosis.evidence.groups import (
+    ARRANGING,
+    FORWARDING,
+    LOSSES,
+    NONLINEAR,
+    NORMALISING,
+    PROJECTIONS,
+    RECTIFIERS,
+    SQUASHING,
+    argument,
+    is_inplace,
+    operation,
+    operation_of_module,
+    option,
+)  # fmt: skip
+
+__all__ = [
+    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Backward", "Event", "Evidence",
+    "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Values", "argument", "describe", "is_inplace", "operation",
+    "operation_of_module", "option", "sources_read",
+]  # fmt: skip

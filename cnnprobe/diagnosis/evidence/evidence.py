@@ -1,0 +1,190 @@
+"""What is known of a model and its training, as frozen plain data: the one thing that rules read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cnnprobe.records.trace import TensorInfo, Trace
+
+NOTHING: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A tensor that `backward` was called on, and the autograd graph behind it."""
+
+    value: float | None  # None: not a single finite or infinite number
+    shape: tuple[int, ...] = ()
+    call: int | None = None  # the row of the step's trace that made it
+    # parameters of the model, and hidden tensors, that the graph ends at
+    reached: frozenset[str] = frozenset()
+    foreign: int = 0  # other leaves that it ends at
+    nodes: frozenset[int] = frozenset()  # autograd sequence numbers of its graph
+    complete: bool = True  # False: the graph is too large to be walked
+    # what a GradScaler has multiplied it by before the backward; `value` is without it
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip", "step", "schedule", "scale", "unscale"."""
+
+    kind: str
+    subject: str = ""  # the user's name of the model, optimizer or scheduler
+    # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip" leaves
+    rate: float | None = None
+    effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradient:
+    """The gradient of one parameter after the backward passes of one step."""
+
+    norm: float
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One call of the training step on the same batch: its rows, its events, and what it did to the parameters."""
+
+    trace: Trace
+    events: tuple[Event, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    gradients: Mapping[str, Gradient] = field(default_factory=dict)
+    stale: tuple[
+        str, ...
+    ] = ()  # parameters that came into the first backward with a gradient from before the last step
+    # an optimizer, that other one whose loss had left it gradients, how many it used
+    mixed: tuple[str, str, int] | None = None
+    changes: Mapping[str, float] = field(
+        default_factory=dict
+    )  # L2 norm of what was added to each parameter; empty where not measured
+    stepped: Mapping[str, float] = field(
+        default_factory=dict
+    )  # the same right after the last optimizer's step, of what it holds
+    wasted: int = 0  # backward passes whose gradients were cleared before a step that used those of a later one
+    training: bool = True  # the mode of the root at the first backward
+    alive: int = 0  # graphs of earlier steps that somebody still holds
+
+    @property
+    def value(self) -> float | None:
+        """The loss of the step's last backward."""
+        return self.losses[-1].value if self.losses else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """What a parameter or buffer holds before the first step."""
+
+    shape: tuple[int, ...]
+    norm: float
+    mean: float
+    std: float
+    low: float
+    high: float
+    nonfinite: int = 0
+    distinct_rows: int | None = None  # among the rows along dimension 0; None for vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerInfo:
+    """An optimizer against the model's registry."""
+
+    name: str  # the user's variable
+    kind: str
+    rates: tuple[float, ...] = ()
+    parameters: frozenset[str] = frozenset()
+    foreign: tuple[
+        tuple[int, ...], ...
+    ] = ()  # shapes of parameters that belong to no module that is known
+    maximize: bool = False
+    scheduled: bool = False  # a scheduler has taken it over
+    weight_decay: float = 0.0
+    decoupled: bool = False  # the decay is no part of the gradient (AdamW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What a LambdaLR multiplies a base rate by."""
+
+    name: str  # the user's variable
+    base: float
+    factors: tuple[float, ...]  # in the first epochs, epoch 0 first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hidden:
+    """A module or tensor that hangs on a module without being registered."""
+
+    owner: str  # fqn
+    name: str  # "layers[0]", "scale"
+    kind: str  # "module" | "parameter" | "tensor"
+    type: str
+    shape: tuple[int, ...] = ()
+    trainable: bool = False
+    used: bool = False  # a recorded call read it
+    stable: bool = True  # the same object after the forward pass: not a state or a cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """What further forward passes showed, each in eval mode, each None where it was not made or could not be judged."""
+
+    # module where other samples changed first, and by how much of the output's spread
+    leak: tuple[str | None, float] | None = None
+    ignored: tuple[str, ...] = ()  # inputs, by path, that change nothing
+    # greatest difference between samples over the output's magnitude; 0 is a constant output
+    spread: float | None = None
+    spread_after: float | None = None  # the same after the observed steps
+    repeat: float | None = None  # greatest difference of two runs over the output's magnitude
+    overwritten: tuple[
+        int, ...
+    ] = ()  # rows of the evaluation trace whose in-place write changes what the model gives
+    # kind and line of the rows whose results the model's attributes hold afterwards
+    held: frozenset[tuple[str, str]] = frozenset()
+    keeps_state: bool = False  # a pass in eval mode leaves something behind for the next one
+    mutated: tuple[
+        tuple[str, int | None], ...
+    ] = ()  # inputs that the forward wrote to, and the row that did
+    # modules that a forward pass in train mode calls, where the steps were in eval mode
+    called_in_train: frozenset[str] = frozenset()
+    evaluation_loss: float | None = None
+    training_loss: float | None = None  # the same batch in train mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The observed steps again from the same start, with every learning rate times `factor`."""
+
+    factor: float
+    losses: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backward:
+    """The first place, in the order of the backward pass, where a finite gradient became a non-finite one."""
+
+    call: int | None  # the row whose derivative it is
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything that a rule may look at. What was not observed is empty or None."""
+
+    trace: Trace  # the first step, or one forward pass where no step was made
+    evaluation: Trace | None = None  # one forward pass in eval mode
+    steps: tuple[Step, ...] = ()
+    values: Mapping[str, Values] = field(default_factory=dict)  # of parameters and buffers
+    hidden: tuple[Hidden, ...] = ()
+    optimizers: tuple[OptimizerInfo, ...] = ()
+    probes: Probes = field(default_factory=Probes)
+    inputs: tuple[TensorInfo, ...] = ()
+    targets: tuple[TensorInfo, ...] = ()
+    replays: tuple[Replay, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    # learning rate after 100 further scheduler steps over the first, where each batch makes one
+    collapse: float | None = None
+    backward: Backward | None = None
+    names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables
+    own_loop: bool = False  # the steps are those of the user's own train_step

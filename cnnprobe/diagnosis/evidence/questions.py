@@ -1,0 +1,343 @@
+"""Questions that several rules ask of the evidence: where the loss is, which parameters are whose, how a module is spoken of."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cnnprobe.diagnosis.evidence.evidence import Evidence, Gradient, Step
+from cnnprobe.diagnosis.evidence.flow import Flow
+from cnnprobe.diagnosis.evidence.groups import FORWARDING, LOSSES, PROJECTIONS, operation, option
+from cnnprobe.records.trace import ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
+
+ROUTING = frozenset(
+    {"getitem", "index_select", "masked_select", "gather"}
+)  # some of the samples, by an index that was computed
+PART = 5  # a fifth of the run is its end
+PACE = 0.5  # of an even fall
+LITTLE = 0.01  # of the first loss
+MOST = 0.9  # of the steps
+ROUNDING = 1e-5  # of the first loss, a hundred times the relative precision of float32
+
+
+def spoken(evidence: Evidence, fqn: str | None) -> str:
+    """A module in the user's own words: "net.features[0]", "net" for the root.
+
+    >>> from cnnprobe.records.trace import Trace
+    >>> spoken(Evidence(trace=Trace(model="Net"), names={"model": "net"}), "features.0")
+    'net.features[0]'
+    """
+    text = evidence.names.get("model", "model")
+    for part in (fqn or "").split("."):
+        if part:
+            text += f"[{part}]" if part.isdigit() else f".{part}"
+    return text
+
+
+def variable(evidence: Evidence, role: str) -> str:
+    """The user's variable for a role: "optimizer", "loss_fn", "scheduler"."""
+    return evidence.names.get(role, role)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossCall:
+    """A call of a loss function: its row, what it got as prediction and target, and where the prediction was computed."""
+
+    index: int
+    call: ModuleCall
+    flow: Flow
+    operation: str
+    prediction: TensorInfo
+    target: TensorInfo | None
+    origin: int | None  # the row whose values the prediction are
+
+    @property
+    def origin_operation(self) -> str:
+        """The operation of the origin; "" where there is none."""
+        return "" if self.origin is None else operation(self.flow.calls[self.origin])
+
+
+def loss_calls(evidence: Evidence) -> Iterator[LossCall]:
+    """The calls of the standard losses in the first step."""
+    flow = Flow(evidence.trace)
+    for i in flow.primitives(LOSSES):
+        call = flow.calls[i]
+        if call.inputs:
+            yield LossCall(
+                index=i,
+                call=call,
+                flow=flow,
+                operation=operation(call),
+                prediction=call.inputs[0],
+                target=call.inputs[1] if len(call.inputs) > 1 else None,
+                origin=flow.origin(call.inputs[0], FORWARDING),
+            )
+
+
+def stat(info: TensorInfo | None, name: str) -> float:
+    """A statistic of a tensor; NaN where it is not known."""
+    if info is None or info.stats is None or name not in info.stats:
+        return math.nan
+    return float(info.stats[name])
+
+
+def rms(info: TensorInfo | None) -> float:
+    """Root mean square of a tensor's finite values; NaN where it is not known."""
+    count = stat(info, "count") - stat(info, "nan") - stat(info, "inf")
+    return stat(info, "l2") / math.sqrt(count) if count > 0 else math.nan
+
+
+def input_stats(flow: Flow, info: TensorInfo) -> TensorInfo:
+    """The tensor with the statistics of the row that made it, where it has none of its own."""
+    if info.stats is not None or not isinstance(info.source, int):
+        return info
+    made = [o for o in flow.calls[info.source].outputs if o.stats is not None]
+    return made[0] if made else info
+
+
+def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
+    """The target of a loss with its statistics: those of the batch's targets or inputs, where it came from outside with their shape."""
+    if loss.target is None:
+        return None
+    found = input_stats(loss.flow, loss.target)
+    if found.stats is not None:
+        return found
+    first = loss.flow.outer(loss.target)
+    same = [
+        info
+        for info in (*evidence.targets, *evidence.inputs)
+        if math.prod(info.shape) == math.prod(loss.target.shape) and info.dtype == first.dtype
+    ]
+    return same[0] if same and first.source is None else None
+
+
+def is_cosine(flow: Flow, index: int | None) -> bool:
+    """Whether values are products of vectors of unit length, however they were scaled or given a margin afterwards."""
+    products = (
+        [
+            i
+            for i in flow.before(index) | {index}
+            if operation(flow.calls[i]) in PROJECTIONS | {"matmul"}
+        ]
+        if index is not None
+        else []
+    )
+    if not products:
+        return False
+    makers = [flow.origin(info) for info in flow.calls[max(products)].inputs[:2]]
+    return len(makers) == 2 and all(
+        i is not None and operation(flow.calls[i]) in ("normalize", "div") for i in makers
+    )
+
+
+def are_probabilities(info: TensorInfo, axis: int = 1) -> bool:
+    """Whether the values are in [0, 1] and add up to 1 over the class axis: their mean is then 1 / classes."""
+    if info.stats is None or len(info.shape) <= axis or info.shape[axis] < 2:
+        return False
+    low, high, mean = stat(info, "min"), stat(info, "max"), stat(info, "mean")
+    return (
+        low >= 0
+        and high <= 1 + 1e-6
+        and abs(mean * info.shape[axis] - 1) < 1e-4
+        and stat(info, "std") > 0
+    )
+
+
+def batch_size(evidence: Evidence) -> int | None:
+    """The size of dimension 0 that inputs and targets share."""
+    sizes = {info.shape[0] for info in (*evidence.inputs, *evidence.targets) if info.shape}
+    return sizes.pop() if len(sizes) == 1 and evidence.targets else None
+
+
+def is_routed(call: ModuleCall) -> bool:
+    """Whether a row takes some of its values by an index that was computed."""
+    return operation(call) in ROUTING and any(t.source is not None for t in call.inputs[1:])
+
+
+# -- parameters ------------------------------------------------------------------------------------------------------------
+
+
+def trainable(evidence: Evidence) -> dict[str, ParameterInfo]:
+    """The trainable parameters by fqn."""
+    return {p.fqn: p for p in evidence.trace.parameters if p.trainable and p.kind == "parameter"}
+
+
+def reached(evidence: Evidence) -> frozenset[str] | None:
+    """The parameters that any backward reached; None where there was none, or a graph was not walked to its end."""
+    losses = [loss for step in evidence.steps for loss in step.losses]
+    if not losses or not all(loss.complete for loss in losses):
+        return None
+    return frozenset().union(*(loss.reached for loss in losses))
+
+
+def optimised(evidence: Evidence) -> frozenset[str]:
+    """The parameters that any known optimizer holds."""
+    return frozenset().union(*(o.parameters for o in evidence.optimizers))
+
+
+def warms_up(evidence: Evidence) -> bool:
+    """Whether every learning rate is 0 as yet, and a scheduler is there to raise it: these steps could change nothing."""
+    rates = [rate for o in evidence.optimizers for rate in o.rates]
+    is_scheduled = "scheduler" in evidence.names or any(o.scheduled for o in evidence.optimizers)
+    return is_scheduled and bool(rates) and not any(rates)
+
+
+def falls_steadily(losses: Sequence[float | None]) -> bool:
+    """Whether a loss is slow, but on its way: the last fifth of the run brings at least half of what an even pace would.
+
+    A fall of less than 1% counts only where nine steps of ten lower the loss, as small steps along its gradient do, and noise does not.
+    """
+    known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+    steps = [earlier - later for earlier, later in itertools.pairwise(known)]
+    last, fall = max(1, len(steps) // PART), sum(steps)
+    if not steps or not sum(steps[-last:]) > PACE * fall * last / len(steps):
+        return False
+    lowered = sum(step > 0 for step in steps)
+    return fall > LITTLE * abs(known[0]) or (
+        fall > ROUNDING * abs(known[0]) and lowered >= MOST * len(steps)
+    )
+
+
+def owner(parameter: str) -> str:
+    """The fqn of the module that a parameter is registered in."""
+    return parameter.rpartition(".")[0]
+
+
+def traces(evidence: Evidence) -> list[Trace]:
+    """Every trace: of the steps, the evaluation, the plain forward."""
+    found = [step.trace for step in evidence.steps] or [evidence.trace]
+    return [*found, evidence.evaluation] if evidence.evaluation is not None else found
+
+
+def called(evidence: Evidence) -> set[str]:
+    """The fqns of the modules that any observed pass called."""
+    return {c.fqn for t in traces(evidence) for c in t.calls if c.fqn is not None} | set(
+        evidence.probes.called_in_train
+    )
+
+
+def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
+    """The fewest modules that stand for all of these: a parent in place of its children where all its parametrised children are in.
+
+    Args:
+        fqns: modules that own parameters themselves.
+        trace: any trace of the model.
+    """
+    chosen = set(fqns)
+    owners = {owner(p.fqn) for p in trace.parameters if p.kind == "parameter"}
+    for module in sorted((m.fqn for m in trace.modules), key=lambda f: -f.count(".")):
+        below = {o for o in owners if module in (o, "") or o.startswith(module + ".")}
+        if (
+            len(below) > 1
+            and below <= chosen | {module}
+            and below & chosen
+            and all(o in chosen for o in below)
+        ):
+            chosen.add(module)
+    roots = [
+        f
+        for f in chosen
+        if not any(
+            f != p and (p == "" or f.startswith(p + ".")) and p in chosen for p in _parents(f)
+        )
+    ]
+    roots.sort(key=_order(trace))
+    return roots
+
+
+def _parents(fqn: str) -> list[str]:
+    parts = fqn.split(".")
+    return ["", *(".".join(parts[:i]) for i in range(1, len(parts)))] if fqn else []
+
+
+def _order(trace: Trace) -> Callable[[str], int]:
+    position = {m.fqn: i for i, m in enumerate(trace.modules)}
+    return lambda fqn: position.get(fqn, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """A weight matrix or kernel in the order in which the forward first uses it, with its gradient relative to its size."""
+
+    name: str
+    module: str
+    relative: float  # rms of the gradient over rms of the weight
+
+
+def weights_in_order(evidence: Evidence, step: Step) -> list[Weight]:
+    """Weights of two or more dimensions with a finite gradient, of modules that are projections, in order of first use."""
+    order: dict[str, int] = {}
+    for i, call in enumerate(step.trace.calls):
+        if call.fqn is not None and operation(call) in PROJECTIONS:
+            order.setdefault(call.fqn + ".weight" if call.fqn else "weight", i)
+        elif call.fqn is None and operation(call) in PROJECTIONS | {"matmul"}:
+            for info in call.inputs:
+                if isinstance(info.source, str):
+                    order.setdefault(info.source, i)
+    found = []
+    for name in sorted(order, key=lambda n: order[n]):
+        gradient, value = step.gradients.get(name), evidence.values.get(name)
+        if (
+            gradient is None
+            or value is None
+            or len(value.shape) < 2
+            or gradient.nonfinite
+            or value.norm == 0
+        ):
+            continue
+        found.append(Weight(name=name, module=owner(name), relative=gradient.norm / value.norm))
+    return found
+
+
+def zero(gradient: Gradient | None) -> bool:
+    """Whether there is a gradient and it is exactly zero."""
+    return gradient is not None and gradient.norm == 0.0 and gradient.nonfinite == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """The sizes of a linear layer or convolution, module or function."""
+
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+
+
+def projection(trace: Trace, call: ModuleCall) -> Projection | None:
+    """The sizes of a row that is a linear layer or a convolution; None where they are not known."""
+    kind = operation(call)
+    if call.fqn is not None:
+        config = trace.module(call.fqn).config
+        sizes = [
+            config.get(a, config.get(b))
+            for a, b in (("in_features", "in_channels"), ("out_features", "out_channels"))
+        ]
+        kernel = config.get("kernel_size", ())
+        if all(isinstance(s, int) for s in sizes):
+            return Projection(
+                inputs=int(str(sizes[0])), outputs=int(str(sizes[1])),
+                kernel=tuple(kernel) if isinstance(kernel, tuple) else (), groups=int(str(config.get("groups", 1))),
+            )  # fmt: skip
+        return None
+    if len(call.inputs) < 2 or len(call.inputs[1].shape) < 2:
+        return None
+    shape = call.inputs[1].shape
+    groups = option(trace, call, "groups", 1)
+    if kind == "conv" and isinstance(groups, int):
+        return Projection(
+            inputs=shape[1] * groups, outputs=shape[0], kernel=shape[2:], groups=groups
+        )
+    return Projection(inputs=shape[1], outputs=shape[0]) if kind == "linear" else None
+
+
+def complete(evidence: Evidence) -> bool:
+    """Whether the forward passes ended without an exception, so that "never" can be said."""
+    return evidence.trace.failure is None
+
+
+def modules_of(evidence: Evidence, operation_name: str) -> list[ModuleInfo]:
+    """The registered modules of an operation."""
+    from cnnprobe.diagnosis.evidence.groups import operation_of_module
+
+    return [m for m in evidence.trace.modules if operation_of_module(m) == operation_name]

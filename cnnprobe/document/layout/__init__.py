@@ -1,0 +1,219 @@
+"""What a report shows: data into a Document. No torch, no escaping, nothing printed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cnnprobe.document.blocks import Block, Code, Document, Folded, Heading, Table, Text
+from cnnprobe.document.layout.boxes import graph_pictures
+from cnnprobe.document.layout.entries import Entry, entries
+from cnnprobe.document.layout.explanations import (
+    evidence_blocks,
+    explanation_notice,
+    lay_out_explanation,
+    patch_blocks,
+)
+from cnnprobe.document.layout.folded_rows import fold
+from cnnprobe.document.layout.histories import history_blocks, lay_out_history
+from cnnprobe.document.layout.parts import shares
+from cnnprobe.document.layout.shapes import lay_out_shapes
+from cnnprobe.document.layout.summary import failure_notice, introduction, observations, total_facts
+from cnnprobe.document.layout.tables import module_table, parameter_table
+from cnnprobe.errors import UnknownNameError, UsageError, suggest
+from cnnprobe.graph import Graph
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.history import History
+from cnnprobe.records.totals import total
+from cnnprobe.records.trace import Trace
+
+__all__ = [
+    "SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace",
+]  # fmt: skip
+
+SECTIONS = (
+    "failure",
+    "patch",
+    "evidence",
+    "history",
+    "modules",
+    "totals",
+    "notes",
+    "parameters",
+    "shares",
+    "graph",
+    "traceback",
+)
+_USUAL = ("failure", "evidence", "history", "modules", "totals", "notes")
+_NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """How much of the tree is shown."""
+
+    depth: int | None
+    folded: bool
+    most_rows: int | None
+    drawn: bool = False
+    graph: Graph | None = None
+    explanation: Explanation | None = None
+    history: History | None = None
+
+
+def lay_out_trace(
+    trace: Trace,
+    *,
+    depth: int | None = None,
+    sections: Sequence[str] | None = None,
+    folded: bool = True,
+    most_rows: int | None = None,
+    drawn: bool = False,
+    graph: Graph | None = None,
+    explanation: Explanation | None = None,
+    history: History | None = None,
+) -> Document:
+    """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
+
+    Args:
+        trace: what happened.
+        depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
+        sections: which parts, of `SECTIONS`; default failure, evidence, history, modules, totals, notes.
+        folded: whether identical neighbours are shown as one row.
+        most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
+        drawn: whether the table has a column of drawings of how the values lie.
+        graph: autograd's, shown in the section "graph" after the pictures of the modules.
+        explanation: why it raised; stands in place of the bare failure.
+        history: the training steps that were watched, shown before the modules.
+
+    Raises:
+        UsageError: `depth` is negative.
+        UnknownNameError: there is no such section.
+    """
+    if depth is not None and depth < 0:
+        raise UsageError(
+            f"depth {depth} is negative",
+            where="layout",
+            fix="give 0 for the model alone, 1 for its children, None for all",
+        )
+    view = _View(depth, folded, most_rows, drawn, graph, explanation, history)
+    blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
+    for section in _USUAL if sections is None else sections:
+        if section not in _MAKERS:
+            raise UnknownNameError(
+                f"no section named {section!r}", where="layout", fix=suggest(section, SECTIONS)
+            )
+        blocks += _MAKERS[section](trace, view)
+    return Document(title=trace.model, blocks=tuple(blocks))
+
+
+def lay_out_parameters(trace: Trace) -> Document:
+    """`named_parameters()`, then `named_buffers()`, each with its shape; tied ones once."""
+    tables = tuple(_tables_of_parameters(trace)) or (Text(text="no parameters and no buffers"),)
+    return Document(title=trace.model, blocks=(Heading(text=trace.model, level=1), *tables))
+
+
+def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
+    for kind, title in (("parameter", "Parameters"), ("buffer", "Buffers")):
+        found = [parameter for parameter in trace.parameters if parameter.kind == kind]
+        if found:
+            yield parameter_table(found, title=title)
+
+
+def _failure(trace: Trace, view: _View) -> Iterable[Block]:
+    if view.explanation is None or trace.failure is None:
+        return failure_notice(trace)
+    return [
+        explanation_notice(
+            view.explanation, key="" if trace.failure.call is None else f"c{trace.failure.call}"
+        )
+    ]
+
+
+def _evidence(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else evidence_blocks(view.explanation)
+
+
+def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else patch_blocks(view.explanation)
+
+
+def _history(_trace: Trace, view: _View) -> Iterable[Block]:
+    return (
+        ()
+        if view.history is None
+        else (Heading(text="Training"), *history_blocks(view.history, drawn=view.drawn))
+    )
+
+
+def _modules(trace: Trace, view: _View) -> Iterable[Block]:
+    rows = entries(trace)
+    if not rows:
+        return [Text(text="no module was called")]
+    rows = fold(trace, rows) if view.folded else rows
+    shown = [row for row in rows if view.depth is None or row.depth <= view.depth]
+    if view.most_rows is None or len(shown) <= view.most_rows:
+        return [module_table(trace, shown, drawn=view.drawn)]
+    table = module_table(trace, _first_levels(shown, view.most_rows), drawn=view.drawn)
+    return [replace(table, notes=(_NOT_SHOWN.format(len(shown) - len(table.rows)), *table.notes))]
+
+
+def _first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
+    """The rows of as many whole levels as fit, at least two; of those the first."""
+    at = Counter(row.depth for row in rows)
+    deepest, shown = 0, at[0]
+    while shown + at[deepest + 1] <= most:
+        deepest += 1
+        shown += at[deepest]
+    return [row for row in rows if row.depth <= max(deepest, 1)][:most]
+
+
+def _totals(trace: Trace, _view: _View) -> Iterable[Block]:
+    return [total_facts(trace, total(trace))]
+
+
+def _notes(trace: Trace, _view: _View) -> Iterable[Block]:
+    return observations(trace)
+
+
+def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
+    for table in _tables_of_parameters(trace):
+        *rows, total_row = table.rows
+        if view.most_rows is not None and len(rows) > view.most_rows:
+            note = _NOT_SHOWN.format(len(rows) - view.most_rows)
+            yield Folded(
+                title=table.title,
+                blocks=(replace(table, rows=(*rows[: view.most_rows], total_row), notes=(note,)),),
+            )
+        else:
+            yield Folded(title=table.title, blocks=(table,))
+
+
+def _shares(trace: Trace, _view: _View) -> Iterable[Block]:
+    return shares(entries(trace))
+
+
+def _graph(trace: Trace, view: _View) -> Iterable[Block]:
+    return graph_pictures(trace, view.graph)
+
+
+def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
+    if trace.failure is not None and trace.failure.traceback:
+        yield Folded(
+            title="Traceback",
+            blocks=(Code(text=trace.failure.traceback.rstrip(), language="python"),),
+        )
+
+
+_MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
+    "failure": _failure,
+    "patch": _patch,
+    "evidence": _evidence,
+    "history": _history,
+    "modules": _modules,
+    "totals": _totals,
+    "notes": _notes,
+    "parameters": _parameters,
+    "shares": _shares,
+    "graph": _graph,
+    "traceback": _traceback,
+}

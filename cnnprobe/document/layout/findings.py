@@ -1,0 +1,68 @@
+"""Findings as people read them: what is wrong, where, and what to do; the root causes first, the rest folded."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cnnprobe.diagnosis import Finding, Severity, fold
+from cnnprobe.document.blocks import Block, Document, Folded, Heading, Notice, Text
+from cnnprobe.records.trace import Trace
+
+
+def with_findings(
+    document: Document, findings: Sequence[Finding], trace: Trace | None = None
+) -> Document:
+    """The document with the findings before everything else but its title; each points to the row of its module in `trace`."""
+    return replace(
+        document, blocks=(*document.blocks[:1], *blocks_of(findings, trace), *document.blocks[1:])
+    )
+
+
+def lay_out_findings(title: str, findings: Sequence[Finding]) -> Document:
+    """The findings alone."""
+    said = blocks_of(findings) if findings else (Text(text="nothing was found"),)
+    return Document(title=title, blocks=(Heading(text=title, level=1), *said))
+
+
+def blocks_of(findings: Sequence[Finding], trace: Trace | None = None) -> tuple[Block, ...]:
+    """The first five as notices, the rest folded."""
+    shown, rest = fold(findings)
+    counts = ", ".join(f"{n} {kind.value}{'s' if n > 1 and kind is not Severity.INFO else ''}" for kind in reversed(Severity) if (n := sum(1 for f in findings if f.severity == kind)))  # fmt: skip
+    blocks: list[Block] = [
+        Text(text=f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {counts}")
+    ]
+    keys = {
+        call.fqn: f"c{i}"
+        for i, call in reversed(list(enumerate(trace.calls if trace is not None else ())))
+    }
+    blocks += [
+        notice_of(finding, key=keys.get(finding.module, "") if finding.module else "")
+        for finding in shown
+    ]
+    if rest:
+        blocks.append(
+            Folded(
+                title=f"{rest} more",
+                blocks=tuple(notice_of(finding) for finding in findings[len(shown) :]),
+            )
+        )
+    return tuple(blocks)
+
+
+def notice_of(finding: Finding, *, key: str = "") -> Notice:
+    """One finding; `key` is that of the row of its module."""
+    place = (
+        "the loop, the loss or the data"
+        if finding.module is None
+        else f"module '{finding.module}'"
+        if finding.module
+        else "the model"
+    )
+    follows = f" (follows from {', '.join(finding.follows_from)})" if finding.follows_from else ""
+    return Notice(
+        severity=(finding.severity or Severity.INFO).value,
+        text=f"{finding.rule}: {finding.message}{follows}",
+        where=", ".join(part for part in (place, finding.source) if part),
+        fix=finding.fix,
+        code=finding.code,
+        key=key,
+    )

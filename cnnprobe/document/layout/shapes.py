@@ -1,0 +1,49 @@
+"""The arithmetic behind every shape, and how far each call sees into the input."""
+
+from cnnprobe.document.blocks import Block, Document, Facts, Heading, Text
+from cnnprobe.document.layout.arithmetic import ReceptiveField, explain_shape, receptive_fields
+from cnnprobe.document.layout.entries import Entry, entries
+from cnnprobe.document.layout.tables import shapes
+from cnnprobe.records.trace import Trace
+
+_NOTE = "sees: input elements that one output element can depend on; not said once it is the whole input, or where it is not known"
+
+
+def lay_out_shapes(trace: Trace) -> Document:
+    """Every call whose output shape follows from a formula, with its numbers put in."""
+    fields = receptive_fields(trace)
+    pairs = tuple(pair for entry in entries(trace) for pair in _pairs(trace, entry, fields))
+    blocks: list[Block] = [Heading(text=f"{trace.model}: how each shape comes about", level=1)]
+    blocks += (
+        [Facts(pairs=pairs), Text(text=_NOTE)]
+        if pairs
+        else [Text(text="no call has a shape formula")]
+    )
+    return Document(title=trace.model, blocks=tuple(blocks))
+
+
+def _pairs(trace: Trace, entry: Entry, fields: dict[int, ReceptiveField]) -> list[tuple[str, str]]:
+    """The name of a call and its arithmetic; none where there is no formula."""
+    if entry.call is None:
+        return []
+    call = trace.calls[entry.call]
+    config = trace.module(call.fqn).config if call.fqn is not None else {}
+    lines = _merged(explain_shape(call, config))
+    if not lines:
+        return []
+    field = fields.get(entry.call)
+    seen = [f"sees {' x '.join(str(n) for n in field.size)}"] if field else []
+    flow = f"{shapes(call.inputs[:1])} -> {shapes(call.outputs)}"
+    return [(call.fqn or entry.name, "\n".join([flow, *lines, *seen]))]
+
+
+def _merged(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Axes of the same arithmetic on one line: "H, W: ..."."""
+    axes: dict[str, list[str]] = {}
+    for line in lines:
+        axis, found, formula = line.partition(": ")
+        axes.setdefault(formula if found else line, []).append(axis if found else "")
+    return tuple(
+        f"{', '.join(names)}: {formula}" if names != [""] else formula
+        for formula, names in axes.items()
+    )

@@ -1,0 +1,179 @@
+"""The sentences of a report: what was run, what raised, what it adds up to, what is worth noticing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from cnnprobe.document.blocks import Facts, Notice
+from cnnprobe.document.layout.entries import short_name
+from cnnprobe.document.layout.tables import is_odd, shape, shapes
+from cnnprobe.document.render.units import count, percent, si, size
+from cnnprobe.records.totals import Totals, leaves
+from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
+
+_STAGES = {
+    "forward": "the forward pass",
+    "loss": "the loss",
+    "backward": "the backward pass",
+    "step": "the optimizer step",
+}
+_NAMED = 6  # names in a sentence; of the others only how many
+
+
+def introduction(trace: Trace) -> str:
+    """What was run, where, on what."""
+    root = next((call for call in trace.calls if call.fqn == ""), None)
+    training = next((module.training for module in trace.modules if module.fqn == ""), None)
+    how = ["shapes only (meta device)" if trace.mode == "meta" else f"on {trace.device}"]
+    if training is not None:
+        how.append("train mode" if training else "eval mode")
+    if trace.torch:
+        how.append(f"torch {trace.torch}")
+    given = (
+        "; input " + ", ".join(map(_described, root.inputs))
+        if root is not None and root.inputs
+        else ""
+    )
+    return "one forward pass " + ", ".join(how) + given
+
+
+def _described(tensor: TensorInfo) -> str:
+    name = "" if tensor.path.isdigit() or not tensor.path else f"{tensor.path}="
+    return f"{name}{shape(tensor.shape)} {tensor.dtype}"
+
+
+def failure_notice(trace: Trace) -> Iterator[Notice]:
+    """What raised and where, if anything did."""
+    failure = trace.failure
+    if failure is None:
+        return
+    what = f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.kind}: {failure.message.strip()}"
+    yield Notice(
+        severity="error",
+        text=what,
+        where="; ".join(_whereabouts(trace)),
+        key="" if failure.call is None else f"c{failure.call}",
+    )
+
+
+def _whereabouts(trace: Trace) -> Iterator[str]:
+    failure = trace.failure
+    if failure is None:
+        return
+    call = (
+        None
+        if failure.call is None or failure.call >= len(trace.calls)
+        else trace.calls[failure.call]
+    )
+    kind = next((module.kind for module in trace.modules if module.fqn == failure.module), "")
+    named = f"module {failure.module!r}" if failure.module else "the model itself"
+    parts = [named + (f" ({kind})" if kind else "")]
+    if call is not None and call.fqn is None:
+        parts.append(f"in {call.kind}")
+    if call is not None and call.inputs:
+        parts.append(f"given {shapes(call.inputs)}")
+    if failure.source:
+        parts.append(f"at {failure.source}")
+    yield ", ".join(parts)
+    done = [trace.calls[i] for i in leaves(trace) if trace.calls[i].completed]
+    if done and failure.stage == "forward":
+        yield f"after {_plural(len(done), 'completed operation')}, the last was {_name(done[-1])}"
+
+
+def _name(call: ModuleCall) -> str:
+    return call.kind if call.fqn is None else f"{call.fqn!r} ({call.kind})"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def total_facts(trace: Trace, totals: Totals) -> Facts:
+    """Parameters, buffers, MACs and bytes."""
+    pairs = [("parameters", _parameters(totals))]
+    if totals.buffers:
+        pairs.append(
+            ("buffers", f"{count(totals.buffers)} elements, {_sizes(totals.buffer_bytes)}")
+        )
+    if trace.calls:
+        pairs += [("MACs", _macs(trace, totals)), *_uncounted(totals)]
+        upto = " up to there" if trace.failure is not None else ""
+        pairs.append(
+            (
+                "activations",
+                f"{size(totals.activation_bytes)}, the outputs of all operations together{upto}",
+            )
+        )
+    return Facts(title="", pairs=tuple(pairs))
+
+
+def _parameters(totals: Totals) -> str:
+    frozen = totals.parameters - totals.trainable
+    split = "all trainable" if frozen == 0 else "all frozen" if totals.trainable == 0 else ""
+    split = split or f"{count(totals.trainable)} trainable, {count(frozen)} frozen"
+    return (
+        f"{count(totals.parameters)} ({split}), {_sizes(totals.parameter_bytes)}"
+        if totals.parameters
+        else "none"
+    )
+
+
+def _sizes(by_dtype: Mapping[str, int]) -> str:
+    return ", ".join(f"{size(nbytes)} of {dtype}" for dtype, nbytes in by_dtype.items())
+
+
+def _macs(trace: Trace, totals: Totals) -> str:
+    if totals.operations and not totals.counted:
+        return "- (no operation has a formula)"
+    upto = " up to there" if trace.failure is not None else ""
+    return f"{si(totals.macs)}{upto} for this input (one multiply-add each; biases and normalisation are left out)"
+
+
+def _uncounted(totals: Totals) -> Iterator[tuple[str, str]]:
+    share = totals.counted / totals.operations if totals.operations else 1.0
+    counted = f"{count(totals.counted)} of {_plural(totals.operations, 'operation')} have a formula ({percent(share)})"
+    if totals.uncounted:
+        kinds = [f"{short_name(kind)} ({count(n)})" for kind, n in totals.uncounted.items()]
+        yield "", f"{counted}; not counted: {listed(kinds)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def observations(trace: Trace) -> Iterator[Notice]:
+    """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied parameters, what could not be seen."""
+    odd = [
+        call
+        for call in trace.calls
+        if any(is_odd(tensor) for tensor in call.outputs) and not call.recomputed
+    ]
+    if odd:
+        innermost = [
+            trace.calls[i]
+            for i in leaves(trace)
+            if any(is_odd(tensor) for tensor in trace.calls[i].outputs)
+        ]
+        first = (innermost or odd)[0]
+        yield Notice(
+            severity="warning",
+            text=f"NaN or Inf in the output of {_plural(len(odd), 'call')}; the first is {_name(first)}",
+        )
+    shared = [
+        " = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases
+    ]
+    if shared:
+        yield Notice(severity="info", text=f"the same module under several names: {listed(shared)}")
+    of_shared = {name for module in trace.modules for name in module.aliases}
+    tied = [
+        " = ".join((p.fqn, *names))
+        for p in trace.parameters
+        if (names := [alias for alias in p.aliases if alias.rpartition(".")[0] not in of_shared])
+    ]
+    if tied:
+        yield Notice(severity="info", text=f"tied parameters, counted once: {listed(tied)}")
+    again = sum(call.recomputed for call in trace.calls)
+    if again:
+        text = f"{_plural(again, 'call')} made again in the backward pass by activation checkpointing, not in the table"
+        yield Notice(severity="info", text=text)
+    yield from (Notice(severity="info", text=note) for note in trace.notes)

@@ -1,0 +1,114 @@
+"""From a Document to text, Markdown, an HTML page or fragment, or JSON. A format is one file `as_<name>.py` in this folder, and needs no other change.
+
+Such a file has `SUFFIXES` (the file name endings that mean it) and `render_document(document, *, width, colour) -> str`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+
+from cnnprobe.document.blocks import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Document,
+    Emphasis,
+    Facts,
+    Folded,
+    Heading,
+    Notice,
+    Picture,
+    Row,
+    Severity,
+    Share,
+    Shares,
+    Spread,
+    Table,
+    Text,
+    Trend,
+    Unit,
+)
+from cnnprobe.errors import UnknownNameError, suggest
+
+__all__ = [
+    "Block",
+    "Cell",
+    "Code",
+    "Column",
+    "Document",
+    "Emphasis",
+    "Facts",
+    "Folded",
+    "Heading",
+    "Notice",
+    "Picture",
+    "Row",
+    "Severity",
+    "Share",
+    "Shares",
+    "Spread",
+    "Table",
+    "Text",
+    "Trend",
+    "Unit",
+    "formats",
+    "render",
+    "suffixes",
+]
+
+_PREFIX = "as_"
+
+
+def render(
+    document: Document,
+    format: str,  # noqa: A002
+    *,
+    width: int | None = None,
+    colour: bool = False,
+) -> str:
+    """The document in one of the `formats()`.
+
+    Args:
+        document: what is shown.
+        format: a name of `formats()`.
+        width: columns of the terminal; None asks the terminal. Formats without columns take no notice of it.
+        colour: whether the terminal shows colours.
+
+    Raises:
+        UnknownNameError: there is no such format.
+
+    >>> render(Document(blocks=(Text(text="a < b"),)), "fragment").startswith('<div class="cnnprobe">')
+    True
+    """
+    modules = _modules()
+    if format not in modules:
+        raise UnknownNameError(
+            f"no format named {format!r}", where="render", fix=suggest(format, modules)
+        )
+    return str(modules[format].render_document(document, width=width, colour=colour))
+
+
+def formats() -> tuple[str, ...]:
+    """The names of the formats in which a document can be had, in alphabetical order.
+
+    >>> formats()
+    ('fragment', 'html', 'json', 'markdown', 'text')
+    """
+    return tuple(_modules())
+
+
+def suffixes() -> Mapping[str, str]:
+    """File name ending to format: `{".md": "markdown", ...}`."""
+    return {suffix: name for name, module in _modules().items() for suffix in module.SUFFIXES}
+
+
+def _modules() -> dict[str, ModuleType]:
+    names = sorted(
+        found.name for found in pkgutil.iter_modules(__path__) if found.name.startswith(_PREFIX)
+    )
+    modules = {
+        name.removeprefix(_PREFIX): importlib.import_module(f"{__name__}.{name}") for name in names
+    }
+    return {name: module for name, module in modules.items() if hasattr(module, "render_document")}

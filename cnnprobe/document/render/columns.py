@@ -1,0 +1,146 @@
+"""Which columns of a table fit a width, and how wide each is then. A number is never cut: its column goes as a whole, and that is said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+
+from cnnprobe.document.blocks import Column, Row, Table
+from cnnprobe.document.render.units import inert, written
+
+_GAP = 2
+_NAME_SHARE = 0.45  # of the width that the first column may take at most
+_TEXT_SHARE = 0.35  # of the width that any other text column may take at most
+_INDENT = 2
+_WORTH_A_CUT = 2  # columns up to this priority stay if cutting a text makes room for them
+_NARROWEST = 3  # columns of a text: one letter, the mark of the cut, one letter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A table cut to a width: names, alignments, widths and cells of the columns that are left, and the names of those that are not."""
+
+    names: tuple[str, ...]
+    aligns: tuple[str, ...]
+    widths: tuple[int, ...]
+    rows: tuple[tuple[str, ...], ...]
+    dropped: tuple[str, ...]
+
+
+def fit(table: Table, width: int) -> Sheet:
+    """The columns of `table` that fit `width`, the most important kept, the first column indented by the depth of its row."""
+    grid = [_column(table, i, width) for i in range(len(table.columns))]
+    wanted = [
+        max(cell_len(table.columns[i].name), *map(_length, cells), 0)
+        for i, cells in enumerate(grid)
+    ]
+    limits = [_limit(column, i, width) for i, column in enumerate(table.columns)]
+    sizes = [min(want, limit) for want, limit in zip(wanted, limits, strict=True)]
+    kept = _kept(table.columns, sizes, width, down_to=_WORTH_A_CUT)
+    if _total([sizes[i] for i in kept]) > width:
+        sizes = [
+            min(size, column.least or size)
+            for size, column in zip(sizes, table.columns, strict=True)
+        ]
+        kept = _kept(table.columns, sizes, width, down_to=0, among=kept)
+    texts = [table.columns[i].align == "left" for i in kept]
+    widths = _widened(
+        _narrowed([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width
+    )
+    shown = [
+        [_shortened(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)
+    ]
+    return Sheet(
+        names=tuple(inert(table.columns[i].name) for i in kept),
+        aligns=tuple(table.columns[i].align for i in kept),
+        widths=tuple(widths),
+        rows=tuple(zip(*shown, strict=True)),
+        dropped=tuple(column.name for i, column in enumerate(table.columns) if i not in kept),
+    )
+
+
+def _column(table: Table, i: int, width: int) -> list[str]:
+    unit = table.columns[i].unit
+    cells = [inert(written(row.cells[i], unit)) for row in table.rows]
+    return (
+        [_indented(cell, row, width) for cell, row in zip(cells, table.rows, strict=True)]
+        if i == 0
+        else cells
+    )
+
+
+def _indented(cell: str, row: Row, width: int) -> str:
+    deepest = max(1, width // 10)  # so that the indentation leaves room for the names
+    return (
+        " " * (_INDENT * row.depth) + cell
+        if row.depth <= deepest
+        else " " * (_INDENT * deepest) + f"{row.depth}: {cell}"
+    )
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def _limit(column: Column, i: int, width: int) -> int:
+    if column.align == "right":
+        return width
+    return max(8, int(width * (_TEXT_SHARE if i else _NAME_SHARE)))
+
+
+def _total(sizes: Sequence[int]) -> int:
+    return sum(sizes) + _GAP * (len(sizes) - 1)
+
+
+def _kept(
+    columns: Sequence[Column],
+    sizes: Sequence[int],
+    width: int,
+    *,
+    down_to: int,
+    among: Sequence[int] | None = None,
+) -> list[int]:
+    """The columns that fit when those of a priority above `down_to` may go."""
+    kept = list(range(len(columns)) if among is None else among)
+    while _total([sizes[i] for i in kept]) > width:
+        least = max(kept, key=lambda i: (columns[i].priority, i))
+        if columns[least].priority <= down_to:
+            break
+        kept.remove(least)
+    return kept
+
+
+def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[int]:
+    """Where even the columns that stay are too wide, takes from the widest text each time: numbers keep their room."""
+    narrowed = list(sizes)
+    over = _total(sizes) - width
+    for _ in range(over):
+        widest = max(
+            (i for i, text in enumerate(texts) if text), key=lambda i: narrowed[i], default=None
+        )
+        if widest is None or narrowed[widest] <= _NARROWEST:
+            break
+        narrowed[widest] -= 1
+    return narrowed
+
+
+def _widened(sizes: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
+    """Gives the room that is left to the columns that were limited, the first ones first."""
+    left = width - _total(sizes)
+    widths = []
+    for size, want in zip(sizes, wanted, strict=True):
+        more = max(0, min(left, want - size))
+        widths.append(min(size + more, width))
+        left -= more
+    return widths
+
+
+def _shortened(text: str, size: int) -> str:
+    """A text cut in its middle: the beginning and the end of a name tell most."""
+    if _length(text) <= size:
+        return text
+    if size < 8:
+        return set_cell_size(text, size - 1) + "…" if size > 1 else "…"
+    tail = (size - 1) // 3
+    end = text[-tail:] if text.isascii() else text[-(tail // 2) :]
+    return set_cell_size(text, size - 1 - _length(end)) + "…" + end
