@@ -1,9 +1,13 @@
 """The package as a whole: what it exports, and what importing it does not import."""
 
+import ast
+import collections
+import pathlib
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import cnnprobe
 
@@ -33,11 +37,64 @@ def test_importing_the_package_imports_no_torch():
 
 
 def test_reading_a_saved_report_imports_no_torch(tmp_path):
-    import torch
-
     path = tmp_path / "report.json"
     cnnprobe.probe(torch.nn.Linear(2, 3), torch.ones(1, 2)).save(path)
     code = f"import sys, cnnprobe; report = cnnprobe.load({str(path)!r}); print(report.to('text', width=80)); print('torch' in sys.modules)"
     lines = run(code).splitlines()
     assert "False" == lines[-1]
     assert any("Linear" in line for line in lines)
+
+
+# -- the rooms of the package --------------------------------------------------------------------
+
+PACKAGE = pathlib.Path(cnnprobe.__file__).parent
+TORCHS = frozenset(dir(torch.nn.Module()) + dir(torch.Tensor) + dir(tuple) + ["_replace"])
+
+
+def read_rooms():
+    """The syntax of each file with the room that it is in."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        yield room, path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def list_private_definitions(tree):
+    """Private names that a file gives to functions, classes, fields and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+def test_no_room_imports_a_private_name_of_another():
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {node.module}.{alias.name}"
+        for room, path, tree in read_rooms()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cnnprobe")
+        for alias in node.names
+        if is_private(alias.name) and node.module.split(".")[1:2] != [room]
+    ]
+    assert [] == found
+
+
+def test_no_room_reads_a_private_attribute_that_only_others_define():
+    homes = collections.defaultdict(set)
+    for room, _, tree in read_rooms():
+        for name in filter(is_private, list_private_definitions(tree)):
+            homes[name].add(room)
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {ast.unparse(node)}"
+        for room, path, tree in read_rooms()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in homes and node.attr not in TORCHS
+        if room not in homes[node.attr]
+    ]
+    assert [] == found

@@ -1,6 +1,5 @@
 """The first training pass in full: every call with its functions between the layers, as the recorder sees it."""
 
-import sys
 from collections.abc import Mapping
 from threading import get_ident
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from cnnprobe.recorder import Recording
-from cnnprobe.recorder.assembly import assemble, no_collection
+from cnnprobe.recorder.assembly import assemble
 from cnnprobe.recorder.inventory import Tree
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.trace import TensorInfo, Trace
@@ -24,41 +23,32 @@ class FirstPass:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._recording = Recording(model)
-        self._watcher = self._recording._watcher
-        self._limit: int | None = None
+        self._thread: int | None = None  # the one that is being recorded
         self._handle: Any = None
         self.over = False
         self.inputs: tuple[TensorInfo, ...] = ()  # of that pass, with their statistics
 
     def attach(self) -> None:
         """Hook the modules."""
-        with no_collection():
-            self._watcher.attach()
+        self._recording.attach()
         self._handle = self.model.register_forward_hook(
             _End(self), with_kwargs=True, always_call=True
         )
 
     def begin(self) -> None:
         """The root is being called."""
-        if self.over or self._limit is not None:
+        if self.over or self._thread is not None:
             return
-        self._watcher.thread = get_ident()
-        self._limit = sys.getrecursionlimit()
-        deepest = 2 + max(fqn.count(".") for fqn in self._recording._tree.fqns)
-        sys.setrecursionlimit(self._limit + _FRAMES * deepest)
-        if not self._recording._sealed:  # a compiler would trace through a function mode
-            self._watcher.__enter__()  # type: ignore[no-untyped-call]
+        self._thread = get_ident()
+        self._recording.start()
 
     def end(self) -> None:
         """The root has returned."""
-        if self._limit is not None and get_ident() == self._watcher.thread:
-            sys.setrecursionlimit(self._limit)
-            self._limit = None
+        if self._thread is not None and get_ident() == self._thread:
+            self._thread = None
             self.over = True
-            if not self._recording._sealed:
-                self._watcher.__exit__(None, None, None)
-            self._watcher.thread = -1  # whatever is still called until the hooks are off
-            args, kwargs = self._watcher.given
+            args, kwargs = self._recording.given
+            self._recording.stop()
             tensors = [
                 (path, value)
                 for path, value in argument_leaves(args, kwargs)
@@ -67,13 +57,11 @@ class FirstPass:
             self.inputs = tuple(
                 describe_tensor(value, path, None, _statistics(value)) for path, value in tensors
             )
-            self._watcher.given = ((), {})
 
     def detach(self) -> None:
         """Take the hooks off; an interrupted pass is put to its end."""
         self.end()
-        self._watcher.detach()
-        self._watcher.given = ((), {})
+        self._recording.detach()
         if self._handle is not None:
             self._handle.remove()
 

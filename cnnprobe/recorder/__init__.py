@@ -21,7 +21,7 @@ from cnnprobe.recorder.copying import copy_lazy
 from cnnprobe.recorder.inventory import FUSED, Tree, check_model, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.rows import Closed
-from cnnprobe.recorder.sources import hide_frames
+from cnnprobe.recorder.sources import hide_frames, thread_id
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Summary, Watcher
 from cnnprobe.records.trace import Trace
@@ -74,6 +74,7 @@ class Recording:
         statistics: bool | Summary = True,
         guard: StateGuard | None = None,
         through_compiled: bool = False,
+        names: Mapping[int, str] | None = None,
     ) -> None:
         check_model(model, "the model to record")
         self._model = model
@@ -97,6 +98,7 @@ class Recording:
         self._watcher = Watcher(
             model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish
         )
+        self._watcher.names = dict(names or {})  # of tensors by their ids, before the model's own
         self._limit = 0
         self.forwards = 0
 
@@ -124,15 +126,53 @@ class Recording:
         """The arguments of the latest call, while the block lasts."""
         return self._watcher.given
 
-    def __enter__(self) -> Self:
+    def find_maker(self, tensor: torch.Tensor) -> int | None:
+        """The row of the call, of the pass that is being recorded, that made a tensor."""
+        return self._watcher.maker_of(tensor)
+
+    def pause(self) -> bool:
+        """Leave out what the current call computes until `resume`; False if nothing is recorded."""
+        row = self._watcher.current
+        if row is None or row.suspended:
+            return False
+        row.suspended = True
+        return True
+
+    def resume(self) -> None:
+        """Record the functions of the current call again."""
+        if self._watcher.current is not None:
+            self._watcher.current.suspended = False
+
+    def attach(self) -> None:
+        """Hook the modules; nothing is recorded before `start`, in the thread that calls it."""
         with no_collection():
             self._watcher.attach()
+
+    def start(self) -> None:
+        """Record the functions between the modules too, and allow for the frames of hooks."""
+        self._watcher.thread = thread_id()
         self._limit = sys.getrecursionlimit()
         sys.setrecursionlimit(
             self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn in self._tree.fqns))
         )
         if not self._sealed:  # a compiler would trace through our function mode
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """Record nothing more."""
+        if not self._sealed:
+            self._watcher.__exit__(None, None, None)
+        sys.setrecursionlimit(self._limit)
+        self._watcher.thread = -1  # whatever is still called until the hooks are off
+
+    def detach(self) -> None:
+        """Take the hooks off, and let go of the arguments."""
+        self._watcher.detach()
+        self._watcher.given = ((), {})
+
+    def __enter__(self) -> Self:
+        self.attach()
+        self.start()
         return self
 
     def __exit__(
@@ -141,11 +181,8 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._sealed:
-            self._watcher.__exit__(kind, error, trace)
-        sys.setrecursionlimit(self._limit)
-        self._watcher.detach()
-        self._watcher.given = ((), {})
+        self.stop()
+        self.detach()
         hide_frames(error)
         if self._watcher.rows:  # an interrupt: the hooks that end a call were not called
             self._watcher.error = error

@@ -39,7 +39,7 @@ class StateGuard:
             key = storage_key(tensor)
             if key is not None:
                 self._guarded.setdefault(key, []).append(tensor)
-        self._versions = {id(t): _version(t) for group in self._guarded.values() for t in group}
+        self._versions = {id(t): read_version(t) for group in self._guarded.values() for t in group}
 
     def about_to_write(self, tensor: Tensor) -> None:
         """Keep a copy of what `tensor` shares with a guarded one, before it is written to."""
@@ -60,10 +60,10 @@ class StateGuard:
         for key, group in self._guarded.items():
             for tensor in group:
                 version = self._versions[id(tensor)]
-                if version is not None and _version(tensor) != version:
+                if version is not None and read_version(tensor) != version:
                     if key not in self._copies:
                         lost.append(tensor)
-                    _set_version(tensor, version)
+                    write_version(tensor, version)
         self._copies.clear()
         return lost
 
@@ -73,14 +73,16 @@ def _whole_storage(tensor: Tensor) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
-def _version(tensor: Tensor) -> int | None:
+def read_version(tensor: Tensor) -> int | None:
+    """The count of in-place writes to a tensor; None where none is kept."""
     try:
         return tensor._version
     except RuntimeError:  # inference tensors have no version
         return None
 
 
-def _set_version(tensor: Tensor, version: int) -> None:
+def write_version(tensor: Tensor, version: int) -> None:
+    """Set that count back, so that autograd sees no write."""
     # A graph that the user holds compares versions: a value put back must look untouched to it.
     setter = getattr(torch._C._autograd, "_unsafe_set_version_counter", None)
     if setter is not None:
@@ -105,7 +107,7 @@ class ModuleState:
             if b is not None and not is_lazy(b)
         }
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            self._buffers = [(b, b.detach().clone(), _version(b)) for b in buffers.values()]
+            self._buffers = [(b, b.detach().clone(), read_version(b)) for b in buffers.values()]
         self.parameters = list(
             {
                 id(p): p
@@ -131,7 +133,7 @@ class ModuleState:
             for buffer, copy, version in self._buffers:
                 buffer.copy_(copy)
                 if version is not None:
-                    _set_version(buffer, version)
+                    write_version(buffer, version)
         for parameter, requires_grad, grad in self._flags:
             if parameter.grad is not grad:
                 parameter.grad = grad

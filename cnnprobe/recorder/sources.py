@@ -61,16 +61,17 @@ def of_module_call(parent: "ModuleRow | None") -> str:
         return ""
     filename = frame.f_code.co_filename
     if _is_torchs(filename):
-        return parent.source if parent is not None else _nearest(frame)
+        return parent.source if parent is not None else find_nearest_line(frame)
     return _location(filename, frame.f_lineno)
 
 
 def of_function_call(frame: FrameType | None, parent: "ModuleRow | None") -> str:
     """The line that called a torch function."""
-    return _nearest(frame) or (parent.source if parent is not None else "")
+    return find_nearest_line(frame) or (parent.source if parent is not None else "")
 
 
-def _nearest(frame: FrameType | None) -> str:
+def find_nearest_line(frame: FrameType | None) -> str:
+    """The line, as "net.py:12", of the innermost frame that is the user's; "" without one."""
     for _ in range(_MOST_FRAMES):
         if frame is None:
             return ""

@@ -12,7 +12,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from cnnprobe.recorder.inventory import has_values
-from cnnprobe.recorder.preservation import ModuleState, _set_version, _version, preserved_generators
+from cnnprobe.recorder.preservation import (
+    ModuleState,
+    preserved_generators,
+    read_version,
+    write_version,
+)
 from cnnprobe.training.surroundings import Surroundings
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
@@ -31,7 +36,7 @@ class TensorState:
                 (
                     t,
                     t.detach().clone(),
-                    _version(t),
+                    read_version(t),
                     t.data_ptr() if t.layout is torch.strided else 0,
                 )
                 for t in (unique | gradients).values()
@@ -45,12 +50,12 @@ class TensorState:
                     tensor.data = saved
                 elif (
                     tensor.is_inference()
-                    or _version(tensor) != version
+                    or read_version(tensor) != version
                     or not _equal(tensor, saved)
                 ):
                     tensor.detach().copy_(saved)
-                if version is not None and _version(tensor) != version:
-                    _set_version(tensor, version)
+                if version is not None and read_version(tensor) != version:
+                    write_version(tensor, version)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

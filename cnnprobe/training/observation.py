@@ -279,11 +279,9 @@ class _Observation:
     def plain_forward(self) -> Trace:
         """One forward pass in the mode that the model is in, where there is no loss to train with."""
         wrapper = TrainingStep(self.model, lambda: call(self.model, fresh(self.request.inputs)))
-        recording = Recording(wrapper, through_compiled=True)
-        recording._watcher.summarise = summary
+        names = {key: f"model.{name}" for key, name in self.names.items()}
+        recording = Recording(wrapper, statistics=summary, through_compiled=True, names=names)
         with recording:
-            for key, name in self.names.items():
-                recording._watcher.names.setdefault(key, f"model.{name}")
             try:
                 wrapper()
             except Exception as error:  # the forward's own
@@ -485,13 +483,12 @@ def _first_bad_derivative(
         tensor.register_hook(lambda grad: fired.append((slot, bool(grad.isfinite().all()))))  # type: ignore[no-untyped-call]
         return {"slot": slot}
 
-    recording = Recording(TrainingStep(model, run), through_compiled=True)
-    recording._watcher.summarise = watch
+    wrapper = TrainingStep(model, run)
+    names = {key: f"model.{name}" for key, name in names.items()}
+    recording = Recording(wrapper, statistics=watch, through_compiled=True, names=names)
     with recording:
-        for key, name in names.items():
-            recording._watcher.names.setdefault(key, f"model.{name}")
         try:
-            recording._model()
+            wrapper()
         except Exception:  # it ran before; what was seen until now is enough
             return None
     trace = unwrapped(recording.trace, "")

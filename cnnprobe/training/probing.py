@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.functions import operation_of
-from cnnprobe.recorder.preservation import _version as version
-from cnnprobe.recorder.sources import _nearest, is_users
+from cnnprobe.recorder.preservation import read_version
+from cnnprobe.recorder.sources import find_nearest_line, is_users
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
@@ -78,20 +78,21 @@ def forward(
 
     def run() -> Any:
         output = call(model, inputs)
-        makers.extend(map(recording._watcher.maker_of, tensors_held(model)))
+        makers.extend(map(recording.find_maker, tensors_held(model)))
         return output
 
     wrapper = TrainingStep(model, run)
-    recording = Recording(wrapper, statistics=summarise is not None, through_compiled=True)
-    if summarise is not None:
-        recording._watcher.summarise = summarise
+    recording = Recording(
+        wrapper,
+        statistics=summarise or False,
+        through_compiled=True,
+        names={key: f"model.{name}" for key, name in (names or {}).items()},
+    )
     output, error = None, None
     torch.manual_seed(seed)
     try:
         model.train(training)
         with torch.no_grad(), recording:
-            for key, name in (names or {}).items():
-                recording._watcher.names.setdefault(key, f"model.{name}")
             try:
                 output = wrapper()
             except Exception as raised:  # the model's own
@@ -321,7 +322,7 @@ class _OutOfPlace(TorchFunctionMode):
         kind = operation_of(func).kind
         if (
             any(kind == k for k, _ in self.chosen)
-            and (kind, _nearest(sys._getframe(1))) in self.chosen
+            and (kind, find_nearest_line(sys._getframe(1))) in self.chosen
         ):
             if kwargs.get("inplace") is True:
                 kwargs["inplace"] = False
@@ -417,7 +418,9 @@ def find_mutated(
 
 def _versions(model: nn.Module) -> list[tuple[int, int | None]]:
     """What tells whether a registered tensor was written to, or replaced."""
-    return [(id(tensor), version(tensor)) for tensor in (*model.parameters(), *model.buffers())]
+    return [
+        (id(tensor), read_version(tensor)) for tensor in (*model.parameters(), *model.buffers())
+    ]
 
 
 def run_probes(

@@ -170,7 +170,7 @@ class _Draft:
         self.canaries: list[weakref.ref[_Canary]] = []
         self.training = stepper.model.training
         self.recording: Recording | None = None
-        self.suspended = False
+        self.is_paused = False
 
     def on(self, kind: str, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         """One of the watched functions was entered or left."""
@@ -201,9 +201,7 @@ class _Draft:
             Loss(
                 value=float(loss) / scale if loss.numel() == 1 and has_values(loss) else None,
                 shape=tuple(loss.shape),
-                call=self.recording._watcher.maker_of(losses[0])
-                if self.recording is not None
-                else None,
+                call=self.recording.find_maker(losses[0]) if self.recording is not None else None,
                 reached=reached,
                 foreign=foreign,
                 nodes=nodes,
@@ -324,10 +322,9 @@ class _Draft:
         self.stale = tuple(
             dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending)))
         )
-        row = self.recording._watcher.current if self.recording is not None else None
-        if row is not None and not has_closure and not row.suspended:
+        if self.recording is not None and not has_closure:
             # what the optimizer computes is no part of the data flow
-            row.suspended = self.suspended = True
+            self.is_paused = self.recording.pause()
 
     def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args = scope.get("args") or (None,)
@@ -341,9 +338,9 @@ class _Draft:
         }
         self.stepper.stepped.update(held)
         self.stepper.pending.difference_update(held)
-        row = self.recording._watcher.current if self.recording is not None else None
-        if row is not None and self.suspended:
-            row.suspended = self.suspended = False
+        if self.recording is not None and self.is_paused:
+            self.recording.resume()
+            self.is_paused = False
 
     def _held_by(self, optimizer: Any) -> list[str]:
         groups = getattr(optimizer, "param_groups", ())
@@ -362,18 +359,16 @@ def _record(
     model: nn.Module, step: Callable[[], Any], stepper: Stepper, draft: _Draft, *, statistics: bool
 ) -> Trace:
     wrapper = TrainingStep(model, step)
-    recording = Recording(wrapper, statistics=statistics, through_compiled=True)
-    if statistics:
-        recording._watcher.summarise = summary
+    names = {key: f"{_PREFIX}.{name}" for key, name in stepper.names.items()}
+    recording = Recording(
+        wrapper, statistics=summary if statistics else False, through_compiled=True, names=names
+    )
     draft.recording = recording
-    with recording:
-        for key, name in stepper.names.items():
-            recording._watcher.names.setdefault(key, f"{_PREFIX}.{name}")
-        with LoopWatch(draft.on), contextlib.ExitStack():
-            try:
-                wrapper()
-            except Exception as error:  # the step's own: it is what the diagnosis is about
-                stepper.error = error
+    with recording, LoopWatch(draft.on), contextlib.ExitStack():
+        try:
+            wrapper()
+        except Exception as error:  # the step's own: it is what the diagnosis is about
+            stepper.error = error
     return unwrapped(recording.trace, type(model).__name__)
 
 
