@@ -1,12 +1,15 @@
 """Each engine against NumPy in double precision, on data that break naive formulas, and on every dtype and layout."""
 
+import pathlib
+import re
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-from cnnprobe.stats import Table, chunked, content, native, plain, summarise, write
+from cnnprobe.records.statistics import COLUMNS
+from cnnprobe.stats import Table, build, chunked, content, native, plain, summarise, write
 
 torch.manual_seed(0)
 N = 300_001  # more than one block and piece, and no multiple of anything
@@ -290,3 +293,20 @@ def test_row_written_again_keeps_nothing_of_what_it_held():
     assert (None, ()) == (table.read(0).channels, table.read(0).histogram.positive)
     write(torch.empty(2, device="meta"), table, 0)
     assert table.read(0) is None
+
+
+def test_kernel_is_built_for_the_numbers_that_a_row_has():
+    assert list(COLUMNS) == build.read_columns()
+
+
+def test_no_file_counts_the_columns_of_a_row():
+    package = pathlib.Path(build.__file__).parents[1]
+    found = [
+        f"{path.name}: {line.strip()}"
+        for folder in ("stats", "monitoring", "records")
+        for path in sorted((package / folder).rglob("*.[pch]*"))
+        if path.suffix in {".py", ".c", ".h"}
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\brow\[\d|\brows\[[^\]]*, \d+\]", line)
+    ]
+    assert [] == found

@@ -14,6 +14,7 @@ from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.journal import Ledger
+from cnnprobe.records.statistics import COUNT, INF, NAN
 from cnnprobe.records.trace import TensorInfo
 from cnnprobe.stats import summarise
 from cnnprobe.stats.sheet import SLOT
@@ -28,7 +29,7 @@ _SMALLER = "lower the learning rate or clip the gradients: the numbers grew unti
 def see(watch: "Watch", hook: LayerHook, at: int, args: Any, output: Tensor) -> None:
     """A layer has put out what is not finite; its inputs are still at hand."""
     row = watch.wiring.sheet.table.values[watch.wiring.sheet.next - 1]
-    nan, inf, count = int(row[6]), int(row[7]), int(row[0])
+    nan, inf, count = int(row[NAN]), int(row[INF]), int(row[COUNT])
     first = watch.seen or watch.ledger.nonfinite
     stops = watch.settings.raise_on_nan and nan > 0
     if first is not None and not stops:
@@ -76,7 +77,7 @@ def refuse_gradients(watch: "Watch") -> None:
     sheet = watch.wiring.sheet
     values = sheet.table.values[: sheet.next]
     codes = watch.ledger.codes()[values[:, SLOT].astype(np.int64)]
-    odd = (values[:, WRITTEN] == 1) & (values[:, 6:8] > 0).any(1)
+    odd = (values[:, WRITTEN] == 1) & (values[:, [NAN, INF]] > 0).any(1)
     if not (odd & (codes == drafts.PARAMETERS_GRADIENT)).any():
         return  # what a ReLU has stopped harms nobody
     first = np.flatnonzero(
@@ -114,7 +115,7 @@ def _has_nan(ledger: Ledger) -> bool:
         return False
     rows = ledger.rows[-1]
     codes = ledger.codes()[: len(rows)]
-    return bool((rows[(codes == drafts.PARAMETER) | (codes == drafts.ACTIVATION), 6] > 0).any())
+    return bool((rows[(codes == drafts.PARAMETER) | (codes == drafts.ACTIVATION), NAN] > 0).any())
 
 
 def _is_overflow(first: NonFinite | None) -> bool:

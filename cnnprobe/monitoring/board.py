@@ -4,16 +4,18 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from cnnprobe.errors import TargetError
+from cnnprobe.records.journal import EXTRA
+from cnnprobe.records.statistics import COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, ZEROS
 from cnnprobe.records.trace import Histogram
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
 _SHOWN = {
-    "activation": ((1, "mean"), (2, "std"), (5, "zeros")),
-    "gradient": ((8, "norm"),),
-    "parameter": ((8, "norm"),),
-    "update": ((9, "ratio"),),
+    "activation": ((MEAN, "mean"), (STD, "std"), (ZEROS, "zeros")),
+    "gradient": ((L2, "norm"),),
+    "parameter": ((L2, "norm"),),
+    "update": ((EXTRA, "ratio"),),
 }
 
 
@@ -39,7 +41,9 @@ class Board:
             )
             for column, name in _SHOWN[slot.what]:
                 if row[column] == row[column]:
-                    number = row[column] / row[0] if name == "zeros" and row[0] else row[column]
+                    number = (
+                        row[column] / row[COUNT] if name == "zeros" and row[COUNT] else row[column]
+                    )
                     self._writer.add_scalar(f"{slot.what} {name}/{named}", float(number), step)
             spread = (
                 ledger.histograms[-1].get(ledger.slots.index(slot))
@@ -70,10 +74,11 @@ def raw(histogram: Histogram, row: Any) -> dict[str, Any]:
         + [0.0, 2.0**low]
         + [2.0 ** (low + k + 1) for k in range(n)]
     )
-    counts = [*reversed(histogram.negative), int(row[5]), 0, *histogram.positive]
-    finite = int(row[0] - row[6] - row[7])
+    counts = [*reversed(histogram.negative), int(row[ZEROS]), 0, *histogram.positive]
+    finite = int(row[COUNT] - row[NAN] - row[INF])
     return {
-        "min": float(row[3]), "max": float(row[4]), "num": finite, "sum": float(row[1]) * finite, "sum_squares": float(row[8]) ** 2,
+        "min": float(row[MIN]), "max": float(row[MAX]), "num": finite,
+        "sum": float(row[MEAN]) * finite, "sum_squares": float(row[L2]) ** 2,
         "bucket_limits": limits, "bucket_counts": counts,
     }  # fmt: skip
 

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from cnnprobe.monitoring.parameters import Changes
 from cnnprobe.records.history import NonFinite
-from cnnprobe.records.journal import CODES, COLUMNS, Ledger, Slot
+from cnnprobe.records.journal import CODES, COLUMNS, EXTRA, Ledger, Slot
+from cnnprobe.records.statistics import BUCKETS, COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, fold
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats.sheet import SLOT, Taken
-from cnnprobe.stats.statistics import BUCKETS, fold
 from cnnprobe.stats.table import WRITTEN
 from cnnprobe.stats.transfer import Sent
 
-_COUNT, _MEAN, _STD, _MIN, _MAX, _ZEROS, _NAN, _INF, _NORM, _EXTRA = range(len(COLUMNS))
-_SCALED = [_MEAN, _STD, _MIN, _MAX, _NORM]
+_SCALED = [MEAN, STD, MIN, MAX, L2]
 PARAMETER, ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(
     4
 )  # indices into CODES: what makes the next one not finite comes first
@@ -68,7 +67,7 @@ def enter(draft: Draft, ledger: Ledger) -> None:
         return
     values, counts = draft.taken.read()
     rows = np.full((len(values), len(COLUMNS)), np.nan)
-    rows[:, :_EXTRA] = values[:, :WRITTEN]
+    rows[:, :EXTRA] = values[:, :WRITTEN]
     slots = values[:, SLOT].astype(np.int64)
     codes = ledger.codes()[slots]
     if scale:
@@ -76,7 +75,7 @@ def enter(draft: Draft, ledger: Ledger) -> None:
     if draft.dead:
         numbers = np.full(len(ledger.slots), np.nan)
         numbers[list(draft.dead)] = list(draft.dead.values())
-        rows[:, _EXTRA] = numbers[slots]
+        rows[:, EXTRA] = numbers[slots]
     usable = values[:, WRITTEN] == 1
     if ledger.nonfinite is None:
         ledger.nonfinite = _first_odd(draft, ledger, (rows, slots, codes, usable), loss)
@@ -87,7 +86,7 @@ def enter(draft: Draft, ledger: Ledger) -> None:
         ledger.put(
             "update ratio",
             step,
-            _total(more[:, _NORM]) / (_total(rows[draft.changes.rows, _NORM]) or math.nan),
+            _total(more[:, L2]) / (_total(rows[draft.changes.rows, L2]) or math.nan),
         )
         slots, kept = np.concatenate([slots, draft.changes.slots]), np.concatenate([kept, more])
     ledger.add(
@@ -119,10 +118,10 @@ def _updates(
     changes: Changes, rows: NDArray[np.float64], norms: Sent | None
 ) -> NDArray[np.float64]:
     more = np.full((len(changes.slots), len(COLUMNS)), np.nan)
-    more[:, _NORM] = changes.norms if norms is None else norms.read().double().numpy()
-    before = rows[changes.rows, _NORM]
+    more[:, L2] = changes.norms if norms is None else norms.read().double().numpy()
+    before = rows[changes.rows, L2]
     with np.errstate(divide="ignore", invalid="ignore"):
-        more[:, _EXTRA] = np.where(before > 0, more[:, _NORM] / before, np.nan)
+        more[:, EXTRA] = np.where(before > 0, more[:, L2] / before, np.nan)
     return more
 
 
@@ -131,7 +130,7 @@ def _put_norm(draft: Draft, ledger: Ledger, rows: NDArray[np.float64]) -> None:
         ledger.put(
             "gradient norm",
             draft.step,
-            math.nan if rows[:, [_NAN, _INF]].any() else _total(rows[:, _NORM]),
+            math.nan if rows[:, [NAN, INF]].any() else _total(rows[:, L2]),
         )
 
 
@@ -172,7 +171,7 @@ def _first_odd(
     draft: Draft, ledger: Ledger, measured: _Measured, loss: float | None
 ) -> NonFinite | None:
     rows, slots, codes, usable = measured
-    odd = usable & (rows[:, [_NAN, _INF]] > 0).any(1)
+    odd = usable & (rows[:, [NAN, INF]] > 0).any(1)
     for code in (PARAMETER, ACTIVATION):
         found = np.flatnonzero(odd & (codes == code))
         if len(found):
@@ -192,7 +191,7 @@ def event(step: int, slot: Slot, row: NDArray[np.float64], before: int | None) -
     """A row that is not finite as an event, without what the call was given."""
     return NonFinite(
         step=step, what=slot.what, fqn=slot.fqn, call=slot.call, kind=slot.kind,
-        nan=int(row[_NAN]), inf=int(row[_INF]), count=int(row[_COUNT]), seen_before=before,
+        nan=int(row[NAN]), inf=int(row[INF]), count=int(row[COUNT]), seen_before=before,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from cnnprobe.errors import NonFiniteError
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.journal import Ledger, Slot
+from cnnprobe.records.statistics import INF, NAN
 from cnnprobe.stats.native import NOT_FINITE, sizes_of
 from cnnprobe.stats.sheet import SMALL, Cell, Plan, Sheet, is_plain
 
@@ -154,7 +155,7 @@ class LayerHook:
     def glance(wiring: Wiring) -> int:
         """NOT_FINITE where the latest row holds NaN or Inf; what is still on a device is not waited for."""
         table, row = wiring.sheet.table, wiring.sheet.next - 1
-        return NOT_FINITE if row not in table.pending and table.values[row, 6:8].any() else 0
+        return NOT_FINITE if row not in table.pending and table.values[row, [NAN, INF]].any() else 0
 
     @staticmethod
     def share(wiring: Wiring, output: Tensor) -> int:

@@ -22,7 +22,8 @@ from cnnprobe.diagnosis.evidence import (
     Values,
 )
 from cnnprobe.records.history import NonFinite
-from cnnprobe.records.journal import COLUMNS, Rows
+from cnnprobe.records.journal import Rows
+from cnnprobe.records.statistics import COLUMNS, COUNT, INF, L2, NAN
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.rulebook import all_rules
 from cnnprobe.rulebook.divergence import TIMES
@@ -46,9 +47,6 @@ _SURE = 2.0  # standard errors
 _BETTER = 0.9  # of the first loss: a run that ends below it has come back from wherever it was
 _SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _SHORTEST = 10  # steps before a schedule can be told
-_NAMES = dict(
-    zip(COLUMNS, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2"), strict=False)
-)
 
 
 def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
@@ -134,9 +132,9 @@ def _with_statistics(trace: Trace, watch: "Watch", cube: Rows) -> Trace:
         return trace
     found: dict[tuple[str | None, int, str], dict[str, float | int]] = {}
     for slot, rows in zip(watch.ledger.slots, cube, strict=True):
-        if slot.what == "activation" and rows[-1, 0] > 0:
+        if slot.what == "activation" and rows[-1, COUNT] > 0:
             found[slot.fqn, slot.call, slot.output] = {
-                new: float(rows[-1, i]) for i, new in enumerate(_NAMES.values())
+                name: float(rows[-1, i]) for i, name in enumerate(COLUMNS)
             }
 
     def renewed(call: ModuleCall) -> ModuleCall:
@@ -307,18 +305,18 @@ def _events(watch: "Watch", rates: Mapping[int, float], step: int) -> Iterator[E
 def _gradients(watch: "Watch", cube: Rows, at: int) -> dict[str, Gradient]:
     found = {}
     for slot, rows in zip(watch.ledger.slots, cube, strict=True):
-        if slot.is_parameters and rows[at, 0] > 0:
-            odd = int(rows[at, 6] + rows[at, 7])
-            found[slot.fqn] = Gradient(norm=math.nan if odd else float(rows[at, 8]), nonfinite=odd)
+        if slot.is_parameters and rows[at, COUNT] > 0:
+            odd = int(rows[at, NAN] + rows[at, INF])
+            found[slot.fqn] = Gradient(norm=math.nan if odd else float(rows[at, L2]), nonfinite=odd)
     return found
 
 
 def _changes(watch: "Watch", cube: Rows, at: int) -> dict[str, float]:
     slots = zip(watch.ledger.slots, cube, strict=True)
     return {
-        slot.fqn: float(rows[at, 8])
+        slot.fqn: float(rows[at, L2])
         for slot, rows in slots
-        if slot.what == "update" and not math.isnan(rows[at, 8])
+        if slot.what == "update" and not math.isnan(rows[at, L2])
     }
 
 
@@ -327,19 +325,19 @@ def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Va
     shapes = {p.fqn: p.shape for p in watch.trace.parameters}
     found = {}
     for slot, rows in zip(watch.ledger.slots, cube, strict=True):
-        if slot.what != "parameter" or not len(rows) or not rows[0, 0] > 0:
+        if slot.what != "parameter" or not len(rows) or not rows[0, COUNT] > 0:
             continue
-        _, mean, std, low, high, _, nan, inf, norm = (float(number) for number in rows[0, :9])
-        odd = int(nan + inf)
+        first = dict(zip(COLUMNS, rows[0].tolist(), strict=False))
+        odd = int(first["nan"] + first["inf"])
         if event is not None and event.what == "parameter" and event.fqn == slot.fqn:
             odd = event.nan + event.inf
         found[slot.fqn] = Values(
             shape=shapes.get(slot.fqn, ()),
-            norm=norm,
-            mean=mean,
-            std=std,
-            low=low,
-            high=high,
+            norm=first["l2"],
+            mean=first["mean"],
+            std=first["std"],
+            low=first["min"],
+            high=first["max"],
             nonfinite=odd,
         )
     return found

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cnnprobe.errors import UnknownNameError, suggest
+from cnnprobe.records.statistics import COLUMNS
 from cnnprobe.records.trace import Histogram, TensorInfo
 
 What = Literal["activation", "gradient", "parameter", "update"]
 
-STATISTICS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "norm")
+STATISTICS = tuple("norm" if name == "l2" else name for name in COLUMNS)
 """What a series has a number of at each step; one of updates has "norm" and "ratio" alone."""
 
 

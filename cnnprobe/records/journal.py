@@ -25,13 +25,14 @@ from cnnprobe.records.history import (
     What,
     numbers,
 )
+from cnnprobe.records.statistics import COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, SUMMED
 from cnnprobe.records.trace import Histogram, Trace
 
 KIND = "Journal"
 COLUMNS = (*STATISTICS, "extra")
 """The numbers of a row; the extra one is the "ratio" of an update and the "dead" channels of an activation, NaN where there is none."""
 
-_COUNT, _MEAN, _STD, _MIN, _MAX, _ZEROS, _NAN, _INF, _NORM, _EXTRA = range(len(COLUMNS))
+EXTRA = len(STATISTICS)
 _EXTRAS = {"update": "ratio", "activation": "dead"}
 Rows = NDArray[np.float64]
 
@@ -110,9 +111,9 @@ class Ledger:
         self.steps.append(step)
         whole = together(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
         # A norm is that of the finite values; where there are none, 0 would look like a gradient that has vanished.
-        whole[
-            (whole[:, _COUNT] > 0) & (whole[:, _NAN] + whole[:, _INF] >= whole[:, _COUNT]), _NORM
-        ] = math.nan
+        whole[(whole[:, COUNT] > 0) & (whole[:, NAN] + whole[:, INF] >= whole[:, COUNT]), L2] = (
+            math.nan
+        )
         self.rows.append(whole)
         self.histograms.append(histograms or {})
 
@@ -149,8 +150,8 @@ class Ledger:
                 for i, name in enumerate(STATISTICS)
                 if slot.what != "update" or name == "norm"
             }
-            if slot.what in _EXTRAS and not np.isnan(mine[:, _EXTRA]).all():
-                named[_EXTRAS[slot.what]] = numbers(mine[:, _EXTRA].tolist())
+            if slot.what in _EXTRAS and not np.isnan(mine[:, EXTRA]).all():
+                named[_EXTRAS[slot.what]] = numbers(mine[:, EXTRA].tolist())
             spreads = tuple(step.get(k) for step in self.histograms)
             yield Series(
                 fqn=slot.fqn, what=slot.what, call=slot.call, output=slot.output, kind=slot.kind, numbers=named,
@@ -169,24 +170,24 @@ def together(slots: NDArray[np.int64], rows: Rows, count: int) -> Rows:
         return result
     sums = np.zeros((count, len(COLUMNS)))
     np.add.at(sums, slots, np.nan_to_num(rows, nan=0.0))
-    finite = rows[:, _COUNT] - rows[:, _NAN] - rows[:, _INF]
+    finite = rows[:, COUNT] - rows[:, NAN] - rows[:, INF]
     n = np.zeros(count)
     np.add.at(n, slots, finite)
-    means = np.where(finite > 0, rows[:, _MEAN], 0.0)
+    means = np.where(finite > 0, rows[:, MEAN], 0.0)
     mean, squares, norm = np.zeros(count), np.zeros(count), np.zeros(count)
     np.add.at(mean, slots, finite / np.maximum(n[slots], 1) * means)
-    deviations = np.where(finite > 0, np.hypot(rows[:, _STD], means - mean[slots]), 0.0)
+    deviations = np.where(finite > 0, np.hypot(rows[:, STD], means - mean[slots]), 0.0)
     np.add.at(squares, slots, finite / np.maximum(n[slots], 1) * deviations**2)
-    np.add.at(norm, slots, rows[:, _NORM] ** 2)
+    np.add.at(norm, slots, rows[:, L2] ** 2)
     seen = np.isin(np.arange(count), slots)
-    for column in (_COUNT, _ZEROS, _NAN, _INF):
+    for column in map(STATISTICS.index, SUMMED):
         result[seen, column] = sums[seen, column]
     some = n > 0
-    result[some, _MEAN], result[some, _STD] = mean[some], np.sqrt(squares[some])
-    result[seen, _NORM] = np.sqrt(norm[seen])
-    np.fmin.at(result[:, _MIN], slots, rows[:, _MIN])
-    np.fmax.at(result[:, _MAX], slots, rows[:, _MAX])
-    np.fmax.at(result[:, _EXTRA], slots, rows[:, _EXTRA])
+    result[some, MEAN], result[some, STD] = mean[some], np.sqrt(squares[some])
+    result[seen, L2] = np.sqrt(norm[seen])
+    np.fmin.at(result[:, MIN], slots, rows[:, MIN])
+    np.fmax.at(result[:, MAX], slots, rows[:, MAX])
+    np.fmax.at(result[:, EXTRA], slots, rows[:, EXTRA])
     return result
 
 
@@ -232,7 +233,7 @@ class Journal:
             self.write(step=step, curves=points)
             return
         rows = ledger.rows[-1]
-        seen = np.flatnonzero(~np.isnan(rows[:, (_COUNT, _NORM)]).all(1))
+        seen = np.flatnonzero(~np.isnan(rows[:, (COUNT, L2)]).all(1))
         plain = [
             [k, *map(_written, values)]
             for k, values in zip(seen.tolist(), rows[seen].tolist(), strict=True)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cnnprobe.stats.moments import COLUMNS
+from cnnprobe.stats.moments import PARTS
 from cnnprobe.stats.table import SIGNED, Measured, Table
 
 BLOCK = 1024  # elements at a time: eight a thread
@@ -111,4 +111,4 @@ def _programs(device: torch.device) -> int:
     return WAVES * int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-assert len(COLUMNS) == 9  # noqa: S101 - the kernel stores by position
+assert len(PARTS) == 9  # noqa: S101 - the kernel stores by position

@@ -1,5 +1,6 @@
 """Builds the C kernel into a shared library, where there is a compiler; knows nothing of torch, so that the package's build can use it too."""
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).with_name("kernel")
 SOURCE = FOLDER / "kernel.c"  # includes the others
+ROW = FOLDER.parents[1] / "records" / "statistics.py"  # says what a row holds
 FLAGS = (
     "-O3",
     "-std=gnu11",
@@ -27,7 +29,21 @@ PATIENCE = 120  # seconds for a build that takes five
 
 
 def _flags() -> tuple[str, ...]:
-    return FLAGS if sys.platform == "win32" else (*FLAGS, "-fPIC")
+    flags = (*FLAGS, f"-DROW_COLUMNS={','.join(f'AT_{name.upper()}' for name in read_columns())}")
+    return flags if sys.platform == "win32" else (*flags, "-fPIC")
+
+
+def read_columns() -> list[str]:
+    """The numbers of a row: the fields of `Statistics` that are int or float, read without importing the package."""
+    tree = ast.parse(ROW.read_text(encoding="utf-8"))
+    owner = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Statistics")
+    return [
+        node.target.id
+        for node in owner.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and ast.unparse(node.annotation) in {"int", "float"}
+    ]
 
 
 @functools.cache

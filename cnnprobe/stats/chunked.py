@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.stats import plain
-from cnnprobe.stats.content import Content
+from cnnprobe.stats.moments import Sums, merge_sums, row_of_sums
 from cnnprobe.stats.table import WRITTEN, Table
 
 PIECE = 2**19  # values: 2 MB of float32 stay in a cache, and few enough calls are made
@@ -27,17 +27,12 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     if flat.numel() == 0:
         return False
     total = _small(flat) if flat.numel() <= SMALL else _large(flat)
-    n = total[0] - total[6] - total[7]
-    constant = total[3] == total[4]
-    squares = (0.0 if constant else total[2]) + (n * total[1] ** 2 if n else 0.0)
-    total[2] = math.nan if n == 0 else 0.0 if constant else math.sqrt(total[2] / n)
-    total[8] = math.sqrt(squares)
-    table.values[row, :WRITTEN] = total
+    table.values[row, :WRITTEN] = row_of_sums(total)
     table.values[row, WRITTEN] = 1.0
     return True
 
 
-def _small(flat: Tensor) -> list[float]:
+def _small(flat: Tensor) -> Sums:
     """The same as `_piece` in double precision; by `ufunc.reduce`, as the methods of arrays take twice as long to get going."""
     x = flat.double().numpy()
     n = x.size
@@ -46,27 +41,19 @@ def _small(flat: Tensor) -> list[float]:
     mean = np.add.reduce(x) / n
     deviations = x - mean
     m2, zeros = deviations.dot(deviations), n - int(np.count_nonzero(x))
-    return [
-        n,
-        float(mean),
-        float(m2),
-        float(np.minimum.reduce(x)),
-        float(np.maximum.reduce(x)),
-        zeros,
-        0,
-        0,
-        0,
-    ]
+    low, high = float(np.minimum.reduce(x)), float(np.maximum.reduce(x))
+    return Sums(n, n, float(mean), float(m2), low, high, zeros, 0)
 
 
-def _large(flat: Tensor) -> list[float]:
-    total = [0.0] * WRITTEN
+def _large(flat: Tensor) -> Sums:
+    total: Sums | None = None
     buffers = torch.empty(2, min(PIECE, flat.numel()))
     shift = _shift(flat[:64].double())
     for start in range(0, flat.numel(), PIECE):
         piece = flat[start : start + PIECE]
         shift, part = _piece(piece, buffers[:, : piece.numel()], shift)
-        total = part if total[0] == 0 else _merge(total, part)
+        total = part if total is None else merge_sums(total, part)
+    assert total is not None  # noqa: S101 - nothing is measured of no values
     return total
 
 
@@ -81,8 +68,8 @@ def _shift(first: Tensor) -> float:
     return mean if math.isfinite(mean) and mean**2 > FAR * variance else 0.0
 
 
-def _piece(piece: Tensor, buffers: Tensor, shift: float) -> tuple[float, list[float]]:
-    """A shift for the next piece; and count, mean, sum of squared deviations, min, max, zeros, NaN, Inf of this one, and an unused place."""
+def _piece(piece: Tensor, buffers: Tensor, shift: float) -> tuple[float, Sums]:
+    """A shift for the next piece, and the moments of this one."""
     wide = piece if piece.dtype == torch.float32 else buffers[0].copy_(piece)
     n = wide.numel()
     for _ in range(2):
@@ -100,7 +87,8 @@ def _piece(piece: Tensor, buffers: Tensor, shift: float) -> tuple[float, list[fl
         return 0.0, _careful(wide)
     # torch's own count takes ten times as long
     zeros = int(np.count_nonzero(wide.numpy() == 0)) if low <= 0 <= high else 0
-    return shift, [n, shift + offset, max(0.0, squares - n * offset**2), low, high, zeros, 0, 0, 0]
+    m2 = max(0.0, squares - n * offset**2)
+    return shift, Sums(n, n, shift + offset, m2, low, high, zeros, 0)
 
 
 def _squares(flat: Tensor) -> float:
@@ -110,22 +98,7 @@ def _squares(flat: Tensor) -> float:
     return rows.dot(rows).item() + torch.linalg.vector_norm(flat[whole:]).item() ** 2  # type: ignore[no-any-return]
 
 
-def _careful(wide: Tensor) -> list[float]:
+def _careful(wide: Tensor) -> Sums:
     """The same in double precision, with NaN and Inf counted."""
-    row: list[float] = plain.measure(Content(values=wide)).row.tolist()
-    n = row[0] - row[6] - row[7]
-    row[2] = row[2] ** 2 * n if n else 0.0
-    return row
-
-
-def _merge(a: list[float], b: list[float]) -> list[float]:
-    n, m = (x[0] - x[6] - x[7] for x in (a, b))
-    if n == 0 or m == 0:
-        one = b if n == 0 else a
-        mean, m2, low, high = one[1:5]
-    else:
-        difference = b[1] - a[1]
-        mean = a[1] + difference * m / (n + m)
-        m2 = a[2] + b[2] + difference**2 * n * m / (n + m)
-        low, high = min(a[3], b[3]), max(a[4], b[4])
-    return [a[0] + b[0], mean, m2, low, high, a[5] + b[5], a[6] + b[6], a[7] + b[7], 0]
+    moments = plain.measure_moments(wide)
+    return Sums(*(float(getattr(moments, name)) for name in Sums._fields))

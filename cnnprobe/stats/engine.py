@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cnnprobe.records.statistics import Statistics
 from cnnprobe.stats import chunked, native, plain
 from cnnprobe.stats.content import content, is_observed, unobserved
-from cnnprobe.stats.statistics import Statistics
 from cnnprobe.stats.table import Table, Written
 
 _ORDINARY = (Tensor, torch.nn.Parameter)  # exact classes: subclasses may answer otherwise

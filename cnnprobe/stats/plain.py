@@ -4,24 +4,39 @@ import torch
 from torch import Tensor
 
 from cnnprobe.stats.content import Content
-from cnnprobe.stats.moments import INF, NAN, mean_and_std, merged, row_of
-from cnnprobe.stats.table import SIGNED, WRITTEN, Measured
+from cnnprobe.stats.moments import (
+    INF,
+    NAN,
+    PARTS,
+    Moments,
+    add_zeros,
+    mean_and_std,
+    merged,
+    repeat,
+    row_of,
+)
+from cnnprobe.stats.table import SIGNED, Measured
 
 CHUNK = 2**21  # elements at a time: 16 MB of temporaries in double precision
+
+
+_COUNTED = [0, 3, 4]  # count, zeros and nonfinite of `_channels`
 
 
 def measure(content: Content, *, histogram: bool = False, channels: bool = False) -> Measured:
     """Row, histogram and channels of the values, as tensors on their device."""
     x = content.values
     scale = _scale(x)
-    row = _row(x.reshape(-1), scale)
-    row = _repeat(_with_zeros(row, content.implied_zeros), content.repeats)
+    moments = measure_moments(x.reshape(-1), scale)
+    if content.implied_zeros:  # the ones that a sparse tensor does not store
+        moments = add_zeros(moments, content.implied_zeros)
+    row = row_of(repeat(moments, content.repeats) if content.repeats > 1 else moments, scale)
     counts = _histogram(x.reshape(-1)) * content.repeats if histogram else None
     by_channel = (
         _channels(x, scale) if channels and x.dim() > 1 and not content.implied_zeros else None
     )
     if by_channel is not None and content.repeats > 1:
-        by_channel[[0, 3, 4]] *= content.repeats
+        by_channel[_COUNTED] *= content.repeats
     return Measured(row, counts, by_channel)
 
 
@@ -40,7 +55,7 @@ def _scale(x: Tensor) -> Tensor | None:
 
 
 def _part(x: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
-    """Moments of `x` over its last dimension, in the order of `moments.COLUMNS`."""
+    """Moments of `x` over its last dimension, in the order of `moments.PARTS`."""
     wide = x.to(_wide(x))
     finite, nan = wide.isfinite(), wide.isnan()
     scaled = wide if scale is None else wide / scale
@@ -61,51 +76,16 @@ def _part(x: Tensor, scale: Tensor | None) -> tuple[Tensor, ...]:
     )
 
 
-def _row(flat: Tensor, scale: Tensor | None) -> Tensor:
+def measure_moments(flat: Tensor, scale: Tensor | None = None) -> Moments:
+    """The moments of all values; mean and squares of values over `scale`, where there is one."""
     if flat.numel() == 0:
-        return torch.tensor(
-            [0, NAN, NAN, NAN, NAN, 0, 0, 0, 0], dtype=_wide(flat), device=flat.device
-        )
-    return row_of(
-        merged(_columns([_part(chunk, scale) for chunk in torch.split(flat, CHUNK)])), scale
-    )
+        nothing = dict.fromkeys(PARTS, torch.zeros((), dtype=_wide(flat), device=flat.device))
+        return Moments(**nothing | {"low": nothing["low"] + INF, "high": nothing["high"] - INF})
+    return merged(_columns([_part(chunk, scale) for chunk in torch.split(flat, CHUNK)]))
 
 
 def _columns(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
     return [torch.stack(column) for column in zip(*parts, strict=True)]
-
-
-def _with_zeros(row: Tensor, zeros: int) -> Tensor:
-    """The row of the same values and `zeros` more zeros: the ones that a sparse tensor does not store."""
-    if zeros == 0:
-        return row
-    count, mean, std, low, high, stored_zeros, nan, inf, l2 = row.unbind()
-    n = count - nan - inf
-    mean, std, low, high = (torch.where(n > 0, value, 0.0) for value in (mean, std, low, high))
-    p = n / (n + zeros)
-    std = torch.hypot(p.sqrt() * std, (p * (1 - p)).sqrt() * mean)
-    return torch.stack(
-        [
-            count + zeros,
-            p * mean,
-            std,
-            low.clamp(max=0),
-            high.clamp(min=0),
-            stored_zeros + zeros,
-            nan,
-            inf,
-            l2,
-        ]
-    )
-
-
-def _repeat(row: Tensor, repeats: int) -> Tensor:
-    if repeats == 1:
-        return row
-    factors = torch.ones(WRITTEN, dtype=row.dtype)
-    factors[[0, 5, 6, 7]] = repeats
-    factors[8] = repeats**0.5
-    return row * factors.to(row.device, non_blocking=True)
 
 
 def _histogram(flat: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnprobe.records.statistics import BUCKETS, COLUMNS, Channels, Statistics, fold, from_row
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats import moments
-from cnnprobe.stats.statistics import BUCKETS, Channels, Statistics, fold
 from cnnprobe.stats.transfer import Sent
 
-COLUMNS = ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
 WRITTEN = len(
     COLUMNS
 )  # the column that is 1 where the row holds statistics, 0 where none were available
@@ -82,7 +81,7 @@ Written = tuple[int, int, int, torch.dtype, weakref.ref[Tensor], int]
 
 
 class Table:
-    """Rows of statistics, `values[row]` = count, mean, std, min, max, zeros, nan, inf, l2, 1 if written; 16 doubles a row.
+    """Rows of statistics, `values[row]` = the numbers of COLUMNS, 1 if written; 16 doubles a row.
 
     What was measured on another device stays there until the first `read` or `fetch`, which moves all of it in one transfer a device.
     A row may be written again; rows that different threads write must differ.
@@ -133,7 +132,7 @@ class Table:
         key = (device, programs)
         if key not in self._parts:
             self._parts[key] = torch.zeros(
-                self.rows, programs, len(moments.COLUMNS), dtype=torch.float64, device=device
+                self.rows, programs, len(moments.PARTS), dtype=torch.float64, device=device
             )
         return self._parts[key]
 
@@ -177,17 +176,8 @@ class Table:
             self.fetch()
         if self.values[row, WRITTEN] == 0:
             return None
-        count, mean, std, low, high, zeros, nan, inf, l2 = self.values[row, :WRITTEN].tolist()
-        return Statistics(
-            count=int(count),
-            mean=mean,
-            std=std,
-            min=low,
-            max=high,
-            zeros=int(zeros),
-            nan=int(nan),
-            inf=int(inf),
-            l2=l2,
+        return from_row(
+            self.values[row, :WRITTEN].tolist(),
             histogram=self._histogram(row),
             channels=self._channels(row),
         )

@@ -29,6 +29,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT32, FLOAT64, FLOAT16, BFLOAT16 };
+enum { ROW_COLUMNS, AT_WRITTEN, AT_SLOT }; /* of a row: the numbers of records/statistics.py, as the build says them */
 enum { DONE = 0, OUT_OF_RANGE = 1, OUT_OF_MEMORY = 2, UNSUPPORTED = 3, FULL = 4, NOT_FINITE = 5 };
 static const int SIZES[] = {4, 8, 2, 2};
 

@@ -120,7 +120,7 @@ static void work_on_each(void *(*work)(void *), char *shares, size_t size, int k
 #endif
 }
 
-/* The statistics of `count` values at `x` into row[0..9], and their histogram where asked for. */
+/* The statistics of `count` values at `x` into a row, and their histogram where asked for. */
 EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row, int64_t *histogram, int threads) {
     if (!x && count)
         return UNSUPPORTED;
@@ -232,7 +232,6 @@ EXPORT int cnnprobe_channels(const void *x, int dtype, const int64_t sizes[3], d
 /* ---- a sheet: row after row, as a training step fills them ------------------------------------------------------------------------------ */
 
 #define WIDTH 16 /* doubles in a row */
-#define SLOT 10  /* the column that says what a row is about */
 
 typedef struct {
     double *rows;
@@ -265,15 +264,15 @@ static double *take_row(const Cell *cell, int64_t **histogram) {
     int64_t at = sheet->next++;
     *histogram = sheet->histograms ? sheet->histograms + at * SLOTS : 0;
     double *row = sheet->rows + at * WIDTH;
-    row[SLOT] = (double)cell->slot;
-    row[9] = 0; /* until it is written */
+    row[AT_SLOT] = (double)cell->slot;
+    row[AT_WRITTEN] = 0; /* until it is written */
     return row;
 }
 
 /* NOT_FINITE is no failure: the row is there, and worth a look at once. */
 static int finished(double *row, int status) {
-    row[9] = status == DONE;
-    return status == DONE && (row[6] > 0 || row[7] > 0) ? NOT_FINITE : status;
+    row[AT_WRITTEN] = status == DONE;
+    return status == DONE && (row[AT_NAN] > 0 || row[AT_INF] > 0) ? NOT_FINITE : status;
 }
 
 /* The statistics of `count` values at `x` into the next row of the cell's sheet. */
@@ -308,7 +307,7 @@ EXPORT int cnnprobe_repeat(const Cell *cell) {
     double *row = take_row(cell, &histogram);
     if (!row)
         return FULL;
-    memcpy(row, cell->sheet->rows + source * WIDTH, SLOT * sizeof *row);
+    memcpy(row, cell->sheet->rows + source * WIDTH, AT_SLOT * sizeof *row);
     if (histogram)
         memcpy(histogram, cell->sheet->histograms + source * SLOTS, SLOTS * sizeof *histogram);
     return DONE;

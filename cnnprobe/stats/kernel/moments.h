@@ -47,18 +47,17 @@ static void mean_and_std(const Moments *m, double *mean, double *std, double *sq
     *squares = (m->min == m->max ? 0 : m2) + n * *mean * *mean;
 }
 
-/* count, mean, std, min, max, zeros, nan, inf, l2, 1 */
 static void write_row(const Moments *m, double *row) {
     double squares;
-    row[0] = m->n + (double)m->nan + (double)m->inf;
-    mean_and_std(m, &row[1], &row[2], &squares);
-    row[3] = m->n > 0 ? m->min : NAN;
-    row[4] = m->n > 0 ? m->max : NAN;
-    row[5] = (double)m->zeros;
-    row[6] = (double)m->nan;
-    row[7] = (double)m->inf;
-    row[8] = sqrt(squares);
-    row[9] = 1;
+    row[AT_COUNT] = m->n + (double)m->nan + (double)m->inf;
+    mean_and_std(m, &row[AT_MEAN], &row[AT_STD], &squares);
+    row[AT_MIN] = m->n > 0 ? m->min : NAN;
+    row[AT_MAX] = m->n > 0 ? m->max : NAN;
+    row[AT_ZEROS] = (double)m->zeros;
+    row[AT_NAN] = (double)m->nan;
+    row[AT_INF] = (double)m->inf;
+    row[AT_L2] = sqrt(squares);
+    row[AT_WRITTEN] = 1;
 }
 
 /* Squares of doubles overflow and underflow where no wider type is left to sum them in. */

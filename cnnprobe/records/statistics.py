@@ -1,12 +1,15 @@
 """The statistics of one tensor as plain frozen data, and how two of them add up."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from operator import add
+from typing import Any, Final
 
 from cnnprobe.records.trace import Histogram
 
 LOWEST = -127  # exponent of the bucket of everything below 2**-126, the smallest normal float32
+_SUMMED = {"merge": "sum"}  # numbers of two tensors together are the sums of both
 BUCKETS = 255  # a bucket for each exponent of float32: -127 to 127
 
 
@@ -38,31 +41,46 @@ class Statistics:
     Where there is no finite value `mean`, `std`, `min` and `max` are NaN and `l2` is 0. Complex numbers count by their modulus, False and True as 0 and 1.
     """
 
-    count: int  # all elements, NaN and Inf too
+    # The numbers stand in this order in each row of a Table; the C kernel is built with it.
+    count: int = field(metadata=_SUMMED)  # all elements, NaN and Inf too
     mean: float
     std: float
     min: float
     max: float
-    zeros: int
-    nan: int
-    inf: int  # of either sign
+    zeros: int = field(metadata=_SUMMED)
+    nan: int = field(metadata=_SUMMED)
+    inf: int = field(metadata=_SUMMED)  # of either sign
     l2: float
     histogram: Histogram | None = None
     channels: Channels | None = None
 
     def as_mapping(self) -> dict[str, float | int]:
-        """The nine numbers by name, for `TensorInfo.stats`; histogram and channels are left out."""
-        return {
-            "count": self.count,
-            "mean": self.mean,
-            "std": self.std,
-            "min": self.min,
-            "max": self.max,
-            "zeros": self.zeros,
-            "nan": self.nan,
-            "inf": self.inf,
-            "l2": self.l2,
-        }
+        """The numbers by name, for `TensorInfo.stats`; histogram and channels are left out."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+_NUMBERS = [each for each in fields(Statistics) if each.type in {int, float}]
+COLUMNS: Final = tuple(each.name for each in _NUMBERS)
+"""The numbers of a row, in their order."""
+SUMMED: Final = tuple(each.name for each in _NUMBERS if each.metadata == _SUMMED)
+COUNT, MEAN, STD, MIN, MAX, ZEROS, NAN, INF, L2 = map(
+    COLUMNS.index, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
+)
+_WHOLE = frozenset(each.name for each in _NUMBERS if each.type is int)
+
+
+def from_row(
+    row: Sequence[float],
+    *,
+    histogram: Histogram | None = None,
+    channels: Channels | None = None,
+) -> Statistics:
+    """The numbers of a row, in the order of COLUMNS, as Statistics."""
+    numbers: dict[str, Any] = {
+        name: int(value) if name in _WHOLE else value
+        for name, value in zip(COLUMNS, row, strict=True)
+    }
+    return Statistics(**numbers, histogram=histogram, channels=channels)
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
@@ -83,15 +101,13 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     low, high = _least(a.min, b.min), -_least(-a.max, -b.max)
     # exact, where the weighted mean of equal numbers may be off by its last bit
     constant = low == high
+    sums: dict[str, Any] = {name: getattr(a, name) + getattr(b, name) for name in SUMMED}
     return Statistics(
-        count=a.count + b.count,
+        **sums,
         mean=low if constant else mean,
         std=0.0 if constant else std,
         min=low,
         max=high,
-        zeros=a.zeros + b.zeros,
-        nan=a.nan + b.nan,
-        inf=a.inf + b.inf,
         l2=math.hypot(a.l2, b.l2),
         histogram=_merge_histograms(a.histogram, b.histogram),
         channels=_merge_channels(a.channels, b.channels),
