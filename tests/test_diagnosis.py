@@ -1,6 +1,7 @@
 """What `diagnose` promises: everything as before, root causes first, suppression with a reason, and the command."""
 
 import copy
+import gc
 import importlib.metadata
 import subprocess
 import sys
@@ -488,3 +489,23 @@ def test_tuple_that_the_standard_step_hands_to_a_stock_loss_is_the_crash_that_it
 
     report = cnnprobe.diagnose(Two(), images(), labels(), loss_fn=nn.CrossEntropyLoss())
     assert "not-a-tensor" in (report.explanation.diagnosis, report.explanation.family)
+
+
+def test_graph_that_only_a_cycle_holds_is_not_called_kept_alive():
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step(model, inputs, targets):
+        loss = F.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cycle = [loss]
+        cycle.append(cycle)
+
+    gc.disable()
+    try:
+        report = cnnprobe.diagnose(model, images(), labels(), optimizer=optimizer, train_step=step)
+    finally:
+        gc.enable()
+    assert "graph-kept-alive" not in [finding.rule for finding in report.findings]

@@ -188,10 +188,10 @@ def pytest_runtest_makereport(
 
 
 def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | None) -> None:
-    from cnnprobe.pytest_plugin import failures
+    from cnnprobe.pytest_plugin import crashes
 
-    crashed = failures.crashed_report(error)
-    if item.config.getini("cnnprobe_explain") and (text := failures.explained(error, crashed)):
+    crashed = crashes.crashed_report(error)
+    if item.config.getini("cnnprobe_explain") and (text := crashes.explained(error, crashed)):
         report.sections.append(("cnnprobe", text))
     if folder is not None:
         kept: list[Any] = [getattr(each, "report", each) for each in item.stash.get(REPORTS, [])]
@@ -199,7 +199,7 @@ def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | N
             *kept,
             *(each for each in (crashed, getattr(error, "report", None)) if each is not None),
         ]
-        for path in failures.write_pages(found or failures.reports_of_called(item), folder, item):
+        for path in crashes.write_pages(found or crashes.reports_of_called(item), folder, item):
             report.sections.append(("cnnprobe report", path))
 
 

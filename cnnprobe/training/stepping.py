@@ -100,8 +100,7 @@ class Stepper:
         changes = {
             name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()
         }
-        gc.collect()
-        alive = sum(1 for canary in self.canaries if canary() is not None)
+        alive = self.count_living_graphs()
         self.canaries.extend(draft.canaries)
         gradients = draft.gradients or self.gradients()
         return Step(
@@ -117,6 +116,12 @@ class Stepper:
             training=draft.training,
             alive=alive,
         )
+
+    def count_living_graphs(self) -> int:
+        """How many graphs of earlier steps something still holds."""
+        if any(canary() is not None for canary in self.canaries):
+            gc.collect()  # visits every object of the process, so only where a cycle may hold one
+        return sum(1 for canary in self.canaries if canary() is not None)
 
     def gradients(self) -> dict[str, Gradient]:
         """The gradient of every parameter that has one."""
