@@ -307,6 +307,6 @@ def test_no_file_counts_the_columns_of_a_row():
         for path in sorted((package / folder).rglob("*.[pch]*"))
         if path.suffix in {".py", ".c", ".h"}
         for line in path.read_text(encoding="utf-8").splitlines()
-        if re.search(r"\brow\[\d|\brows\[[^\]]*, \d+\]", line)
+        if re.search(r"\brow\[\d+\]|\brows\[[^\]]*, \d+\]", line)
     ]
     assert [] == found

@@ -100,11 +100,11 @@ def report_folder(config: pytest.Config) -> Path | None:
 
 def watch_tests(config: pytest.Config) -> None:
     """Register the hooks around tests, once."""
-    from cnnprobe.pytest_plugin import watching
+    from cnnprobe.pytest_plugin import marker
 
-    if not config.pluginmanager.has_plugin(watching.NAME):
+    if not config.pluginmanager.has_plugin(marker.NAME):
         config.pluginmanager.register(
-            watching.Watching(keeps_models=report_folder(config) is not None), watching.NAME
+            marker.Watching(keeps_models=report_folder(config) is not None), marker.NAME
         )
 
 

@@ -335,10 +335,10 @@ class _Reading:
         for name, value in said["curves"].items():
             self.ledger.put(name, step, schema.from_plain(float, value))
         if "rows" in said:
-            slots = [int(row[0]) for row in said["rows"]]
-            rows = np.array([[_number(v) for v in row[1:]] for row in said["rows"]]).reshape(
-                -1, len(COLUMNS)
-            )
+            slots = [int(slot) for slot, *_ in said["rows"]]
+            rows = np.array(
+                [[_number(v) for v in numbers] for _, *numbers in said["rows"]]
+            ).reshape(-1, len(COLUMNS))
             spreads = {
                 int(k): schema.from_plain(Histogram, h) for k, h in said.get("histograms", ())
             }
