@@ -104,11 +104,7 @@ def watch_tests(config: pytest.Config) -> None:
 
     if not config.pluginmanager.has_plugin(marker.NAME):
         config.pluginmanager.register(
-<<<<<<< Updated upstream
             marker.Watching(keeps_models=report_folder(config) is not None), marker.NAME
-=======
-            marker.Watching(keeps_models=report_folder(config) is not None), watching.NAME
->>>>>>> Stashed changes
         )
 
 
