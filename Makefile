@@ -8,7 +8,7 @@ demo: .venv/installed
 	"$(BIN)/python" -m reference_models.demo
 
 test: .venv/installed lint
-	"$(BIN)/python" -m pytest -n 2 --dist loadfile tests README.md docs cnnprobe reference_models
+	"$(BIN)/python" -m pytest -n 2 --dist loadfile tests README.md CONTRIBUTING.md docs cnnprobe reference_models
 
 lint: .venv/installed
 	"$(BIN)/ruff" check cnnprobe reference_models tests benchmarks

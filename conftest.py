@@ -1,4 +1,4 @@
-"""Runs every code block of README and docs: a document is one program, in an empty folder of its own.
+"""Runs every code block of README, CONTRIBUTING and docs: a document is one program, in an empty folder of its own.
 
 Python blocks are executed (with their doctests). In a console block each `$ command` is run by bash, and must print what the block shows
 below it; a line of three dots stands for any lines. `$ echo $?` shows an exit code.
@@ -157,7 +157,7 @@ pytest_collect_file = Sybil(
         ShownParser(),
         SkipParser(),
     ],
-    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/**/*.md"],
     excludes=["**/.venv/**"],
     setup=enter_folder,
     teardown=leave_folder,
