@@ -8,6 +8,7 @@ if TYPE_CHECKING:
         autograd_graph,
         compare,
         diagnose,
+        inspect_data,
         last_report,
         monitor,
         probe,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         rules,
     )
     from cnnprobe.comparison.results import Comparison, Refactoring
+    from cnnprobe.data.report import DataReport
     from cnnprobe.diagnosis import Finding, ignore
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "DataReport",
     "Finding",
     "Graph",
     "ProbeError",
@@ -39,6 +42,7 @@ __all__ = [
     "compare",
     "diagnose",
     "ignore",
+    "inspect_data",
     "last_report",
     "live",
     "load",
@@ -54,6 +58,7 @@ _HOMES = {
     "Finding": "diagnosis",
     "Graph": "graph",
     "Comparison": "comparison.results",
+    "DataReport": "data.report",
     "ProbeError": "errors",
     "Refactoring": "comparison.results",
     "Report": "report",
@@ -62,6 +67,7 @@ _HOMES = {
     "compare": "api",
     "diagnose": "api",
     "ignore": "diagnosis",
+    "inspect_data": "api",
     "last_report": "api",
     "live": "monitoring.live",
     "load": "report",

@@ -17,6 +17,11 @@ from cnnprobe.comparison.refactoring import refactor_model
 from cnnprobe.comparison.results import Comparison, Refactoring
 from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain, failure_and_explanation
 from cnnprobe.crash.cause import Cause, load_causes
+from cnnprobe.data import DataRule, all_data_rules, load_data_rules
+from cnnprobe.data.expected import read_expected
+from cnnprobe.data.inspecting import inspect
+from cnnprobe.data.report import DataReport
+from cnnprobe.data.source import Limits
 from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.graph import Graph
@@ -424,13 +429,64 @@ def diagnose(
     return report
 
 
-def rules() -> tuple[Rule, ...]:
-    """Every rule that `diagnose` runs, by code: `name`, `code`, `severity`, `sentence`, `page`.
+def inspect_data(
+    loader: Any,
+    validation: Any = None,
+    *,
+    model: nn.Module | None = None,
+    loss_fn: Callable[..., Any] | None = None,
+    samples: int | None = 1024,
+    seconds: float | None = 10.0,
+    pictures: bool = True,
+    rules: Iterable[DataRule | str | os.PathLike[str]] = (),
+    ignore: Mapping[str, str] | None = None,
+) -> DataReport:
+    """What a loader gives, measured and judged on a bounded sample: sizes, types, ranges, labels, copies, order, workers, augmentation.
+
+    The loader is afterwards as it was, with its samplers, workers and generators, and so are the global generators: the next epoch is
+    the same as without. A report of its own, that prints itself, is shown in a notebook, and saves itself as JSON, HTML or PNG.
+
+    Args:
+        loader: the training data as the loop gets it: a DataLoader, an iterable of batches, or a Dataset.
+        validation: the same of the validation; what differs between the two, and what stands in both, is then judged too.
+        model: tells the number of classes and whether a last batch of one stops a BatchNorm; it is left bit for bit as it was.
+        loss_fn: tells what type of labels is wanted, and which label is left out.
+        samples: so many are read of each; None reads all.
+        seconds: reading ends after so long; None is no bound.
+        pictures: draw the contact sheets; needs Pillow and torchvision.
+        rules: further rules of the data, or files that hold them.
+        ignore: rule name or code to the reason why it is suppressed.
+
+    Raises:
+        UsageError: the data can be read only once, as a generator can; a suppression has no reason.
+        TargetError: it gives no batches.
+
+    >>> import torch
+    >>> batches = [(torch.randn(8, 3, 8, 8), torch.arange(1, 9) % 4) for _ in range(4)]
+    >>> inspect_data(batches, pictures=False).findings
+    ()
+    """
+    given = list(rules)
+    files = [pathlib.Path(each) for each in given if not isinstance(each, DataRule)]
+    own = [each for each in given if isinstance(each, DataRule)]
+    return inspect(
+        loader,
+        validation,
+        limits=Limits(samples=samples, seconds=seconds),
+        rules=(*load_data_rules(files), *own),
+        ignore=ignore or {},
+        expect=lambda _, readings: read_expected(model, loss_fn, readings[0].inputs),
+        pictures=pictures,
+    )
+
+
+def rules() -> tuple[Rule | DataRule, ...]:
+    """Every rule that `diagnose` and `inspect_data` run, by code: `name`, `code`, `severity`, `sentence`, `page`.
 
     >>> rules()[0].name
     'dead-relu'
     """
-    return all_rules()
+    return (*all_rules(), *all_data_rules())
 
 
 def _variable(frame: types.FrameType, value: Any) -> str | None:

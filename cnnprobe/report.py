@@ -117,7 +117,7 @@ class Report:
         if target.suffix.lower() not in known:
             what = f"no format has the suffix {target.suffix!r}"
             raise UnknownNameError(what, where=str(target), fix=suggest(target.suffix, known))
-        _write(target, self.to(known[target.suffix.lower()]))
+        write_file(target, self.to(known[target.suffix.lower()]))
 
     def __str__(self) -> str:
         return self.to("text").rstrip("\n")
@@ -224,7 +224,7 @@ def _laid_out(
     return with_findings(document, others, report.trace) if others else document
 
 
-def _write(target: Path, text: str) -> None:
+def write_file(target: Path, text: str) -> None:
     """Beside the target first, then in its place: whoever reads meanwhile sees the old file or the new one."""
     data = text.encode("utf-8", errors="backslashreplace")
     try:

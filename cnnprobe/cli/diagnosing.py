@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from cnnprobe.crash.cause import Cause, Example
+    from cnnprobe.data import DataRule
     from cnnprobe.diagnosis import Rule
     from cnnprobe.report import Report
 
@@ -274,7 +275,7 @@ def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -
 
 
 @functools.cache
-def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | Cause, ...]":
+def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | DataRule | Cause, ...]":
     """Every cause of a crash and every rule, by code."""
     from cnnprobe.crash.cause import all_causes, load_causes
     from cnnprobe.diagnosis.discovery import sort_by_code
@@ -283,10 +284,11 @@ def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | Cause, ...]":
 
 
 @functools.cache
-def _list_rules(files: tuple[str, ...]) -> "tuple[Rule, ...]":
+def _list_rules(files: tuple[str, ...]) -> "tuple[Rule | DataRule, ...]":
+    from cnnprobe.data import load_data_rules
     from cnnprobe.rulebook import load_rules
 
-    return load_rules(files)
+    return (*load_rules(files), *load_data_rules(files))
 
 
 @click.command("rules", short_help="List the diagnosis rules and the causes of crashes.")
@@ -309,7 +311,7 @@ def explain_command(name: str, files: tuple[str, ...]) -> None:
     from cnnprobe.diagnosis.discovery import find_entry
 
     rules = _list_rules(files)  # their pages are there without importing torch
-    entries: Sequence[Rule | Cause] = rules
+    entries: Sequence[Rule | DataRule | Cause] = rules
     if not any(name in (rule.name, rule.code) for rule in rules):
         entries = _list_entries(files)
     shown = [entry for entry in entries if name in (entry.name, entry.code)]
@@ -317,7 +319,7 @@ def explain_command(name: str, files: tuple[str, ...]) -> None:
     click.echo("\n\n".join(_write_page(one) for one in shown or [find_entry(name, entries)]))
 
 
-def _write_page(entry: "Rule | Cause") -> str:
+def _write_page(entry: "Rule | DataRule | Cause") -> str:
     """The page, with the correction of a cause's example as a diff."""
     title = f"{entry.name} ({entry.code}, {entry.severity.value})"
     examples: tuple[Example, ...] = getattr(entry, "examples", ())

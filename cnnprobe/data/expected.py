@@ -1,0 +1,51 @@
+"""What a model and its loss expect of the data, by one neutral forward pass over a batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.data.facts import Expected
+from cnnprobe.recorder import observe
+from cnnprobe.records.trace import Trace
+
+_NAMES = {"CrossEntropyLoss": "cross_entropy", "NLLLoss": "nll_loss"}
+
+
+def read_expected(
+    model: nn.Module | None, loss_fn: Any = None, inputs: Any = None, seconds: float | None = None
+) -> Expected:
+    """What is known of the model and the loss; nothing is an error here.
+
+    Args:
+        model: left bit for bit as it was; None where there is none.
+        loss_fn: a loss module or function.
+        inputs: what the model takes; None where that is not known.
+        seconds: of a training step.
+    """
+    name = _NAMES.get(type(loss_fn).__name__, getattr(loss_fn, "__name__", ""))
+    ignored = getattr(loss_fn, "ignore_index", -100)
+    known = Expected(loss=name, ignored=ignored, seconds=seconds)
+    if model is None or not isinstance(inputs, Tensor):
+        return known
+    with torch.no_grad():
+        seen = observe(model, (inputs,), {}, statistics=False)
+    if seen.error is not None:
+        return known
+    outputs = None
+    if isinstance(seen.output, Tensor) and seen.output.dim() >= 2 and seen.output.shape[1] > 1:
+        outputs = int(seen.output.shape[1])
+    return Expected(
+        outputs=outputs, loss=name, ignored=ignored, seconds=seconds,
+        batch_norm=_find_single(seen.trace),
+    )  # fmt: skip
+
+
+def _find_single(trace: Trace) -> str:
+    """The first BatchNorm that sees one value per channel of each sample."""
+    for call in trace.calls:
+        if call.kind.startswith(("BatchNorm", "LazyBatchNorm", "SyncBatchNorm")) and call.inputs:
+            given = call.inputs[0].shape
+            if len(given) == 2 or (len(given) > 2 and all(side == 1 for side in given[2:])):
+                return call.fqn or ""
+    return ""

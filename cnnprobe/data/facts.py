@@ -1,0 +1,237 @@
+"""What is known of the data that a loader gives, as frozen plain data: the one thing that the rules of the data read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spotted:
+    """A sample, and where it stands."""
+
+    batch: int  # of those that were read, from 0
+    position: int  # in its batch
+    index: int | None = None  # in the data set; None: not known
+    name: str = ""  # of its file, where the data set tells it
+    label: int | None = None  # where it has one class
+
+    @property
+    def place(self) -> str:
+        """The place in words: "sample 17 ('cat/003.png')"."""
+        where = f"batch {self.batch}, position {self.position}"
+        number = where if self.index is None else f"sample {self.index}"
+        return f"{number} ({self.name!r})" if self.name else number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two samples that show the same picture."""
+
+    first: Spotted
+    second: Spotted
+    exact: bool = True  # equal to the bit; False: equal to the eye, re-encoded say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What all samples of a part hold; mean, std (population), low and high of the finite values."""
+
+    count: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    zeros: int = 0
+    nan: int = 0
+    inf: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """The finite values of one channel of the images."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    histogram: tuple[int, ...] = ()  # counts in equal bins from `low` to `high` of all channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of the batch: the images, the labels, the boxes."""
+
+    path: str  # "[0]", "['image']", "[1]['boxes']"
+    role: (
+        str  # "image", "class", "classes", "multilabel", "value", "mask", "boxes", "text", "other"
+    )
+    dtypes: tuple[tuple[str, int], ...] = ()  # with the number of samples, the most frequent first
+    shapes: tuple[tuple[Shape, int], ...] = ()  # of a sample, with their number
+    numbers: Numbers | None = None
+    channels: tuple[Channel, ...] = ()  # of images
+    values: tuple[tuple[float, int], ...] = ()  # that were met, with their number; at most 512
+    whole: bool = False  # all values are whole numbers
+
+    @property
+    def dtype(self) -> str:
+        """The most frequent dtype; "" where there is none."""
+        return self.dtypes[0][0] if self.dtypes else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """How the data is loaded."""
+
+    kind: str  # class name of what was given
+    samples: int | None = None  # of the data set; None: not known
+    batches: int | None = None  # of an epoch
+    batch_size: int | None = None
+    last_batch: int | None = None  # samples of the last batch; None: not known
+    workers: int = 0
+    sampler: str = ""  # its class name
+    shuffled: bool | None = None  # None: not known
+    weighted: bool = False  # the sampler draws some samples more often
+    same_order: bool | None = None  # two epochs come in one order, though not in the data set's
+    seconds: float = 0.0  # that a batch was waited for, on average, the first one left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """What was met among the images; of each kind at most eight are named."""
+
+    constant: tuple[Spotted, ...] = ()  # of one colour
+    constants: int = 0
+    nonfinite: tuple[Spotted, ...] = ()  # with NaN or Inf
+    nonfinites: int = 0
+    duplicates: tuple[Pair, ...] = ()  # of other samples that were read
+    repeated: int = 0  # samples that repeat an earlier one, equal to the bit
+    similar: int = 0  # and equal to the eye
+    contradicting: int = 0  # of both, those with another label
+    normalisations: tuple[
+        tuple[tuple[float, ...], tuple[float, ...]], ...
+    ] = ()  # mean, std, in order
+    scaled: bool | None = None  # a transform brings uint8 to [0, 1]; None: no transform is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """The classes of the samples, where each has one."""
+
+    counts: tuple[tuple[int, int], ...] = ()  # label and number of samples, by label
+    complete: bool = False  # of the whole data set, by its list of targets; else of the sample
+    names: tuple[str, ...] = ()  # of the classes, by the data set
+    uniform: int = 0  # batches of one class
+    batches: int = 0  # batches of at least two samples
+    ordered: bool = False  # the labels of the whole data set never fall
+    informative: float | None = None  # accuracy of a shallow probe over that of chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boxes:
+    """Boxes of objects, as [x1, y1, x2, y2] in pixels where not said otherwise."""
+
+    path: str
+    count: int = 0
+    form: str = "xyxy"  # "xywh" of COCO's annotations, "relative" where all are in [0, 1]
+    outside: int = 0  # that lie partly outside of their image
+    empty: int = 0  # without area
+    swapped: int = 0  # x2 < x1 or y2 < y1, which are boxes inside of the image as [x, y, w, h]
+    relative: int = 0  # with all numbers in [0, 1]
+    spotted: tuple[Spotted, ...] = ()  # samples of those that are outside or empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """Masks of segmentation beside their images."""
+
+    path: str
+    unequal: int = 0  # of another size than their image
+    ratio: float | None = None  # of the sides of image and mask, where it is the same for all
+    spotted: tuple[Spotted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """What reading some samples again has shown; None: it was not tried."""
+
+    random: bool | None = None  # the same sample comes out otherwise
+    workers_repeat: bool | None = None  # two workers draw the same random numbers
+    epochs_repeat: bool | None = None  # two epochs draw the same random numbers
+    apart: str = ""  # "flipped left to right": the image was, its mask was not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """An exception that the loader raised."""
+
+    kind: str
+    message: str
+    collating: bool = False  # while samples were joined to a batch
+    unreadable: tuple[Spotted, ...] = ()  # samples that raise by themselves
+    count: int = 0  # of them, of those that were tried
+    tried: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """What one loader gives: that of the training, or that of the validation."""
+
+    name: str  # "training" | "validation"
+    loading: Loading
+    samples: int = 0  # that were read
+    batches: int = 0
+    complete: bool = False  # all of them
+    parts: tuple[Part, ...] = ()
+    images: Images = field(default_factory=Images)
+    labels: Labels | None = None
+    objects: tuple[Boxes | Masks, ...] = ()
+    trials: Trials = field(default_factory=Trials)
+    failed: Failed | None = None
+
+    def of(self, *roles: str) -> tuple[Part, ...]:
+        """The parts of these roles, in the order of the batch."""
+        return tuple(part for part in self.parts if part.role in roles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the model and its loss expect of the data."""
+
+    outputs: int | None = None  # classes
+    loss: str = ""  # "cross_entropy"
+    ignored: int = -100  # label that the loss leaves out
+    batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one
+    seconds: float | None = None  # of a training step
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of its weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """Samples of the validation that the training has too."""
+
+    pairs: tuple[Pair, ...] = ()  # at most eight
+    count: int = 0  # samples of the validation
+    among: int = 0  # of how many that were compared
+    by: str = (
+        "content"  # "index" of one data set, "file" by content, "content" of the image as read
+    )
+    share: float = 0.0  # of the validation, estimated from the samples that were read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Everything that a rule of the data may look at."""
+
+    training: Split
+    validation: Split | None = None
+    expected: Expected = field(default_factory=Expected)
+    leaks: tuple[Leak, ...] = ()
+    moved: tuple[tuple[int, str, str], ...] = ()  # label, its class in training and in validation
+
+    @property
+    def splits(self) -> Iterator[Split]:
+        """That of the training, then that of the validation."""
+        yield self.training
+        if self.validation is not None:
+            yield self.validation

@@ -1,0 +1,296 @@
+"""Reads a bounded sample of the training data, and of the validation data, into facts; the user's loaders are left as they were."""
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from cnnprobe.data.columns import Column, join_samples
+from cnnprobe.data.datasets import (
+    find_file,
+    list_classes,
+    list_normalisations,
+    list_targets,
+    list_transforms,
+)
+from cnnprobe.data.facts import Data, Expected, Failed, Images, Labels, Split, Spotted, Trials
+from cnnprobe.data.images import NAMED, ImageTally
+from cnnprobe.data.keeping import kept_generators
+from cnnprobe.data.leaks import find_leaks
+from cnnprobe.data.objects import BoxTally, MaskTally
+from cnnprobe.data.roles import assign_roles
+from cnnprobe.data.source import (
+    Batch,
+    Limits,
+    Source,
+    choose_samples,
+    count_samples,
+    describe_loading,
+    open_source,
+    read_batches,
+    spread,
+)
+from cnnprobe.data.tallies import PartTally, number_of
+from cnnprobe.data.trials import try_again
+from cnnprobe.errors import UsageError
+
+KEPT = 4  # images of the first batch, for a forward pass
+RETRIED = 64  # samples that are read one by one where the loader raised
+TELLING = ("ToTensor", "ToDtype", "ConvertImageDtype", "ToImageTensor", "PILToTensor")
+Tell = Callable[[str, int], None]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read of one split, with what is needed to compare it and to draw it."""
+
+    split: Split
+    source: Source
+    images: ImageTally
+    inputs: Tensor | None = None  # the first images of the first batch
+
+
+@dataclass(slots=True)
+class _Tallies:
+    roles: dict[str, str]
+    parts: dict[str, PartTally]
+    images: ImageTally = field(default_factory=ImageTally)
+    objects: dict[str, BoxTally | MaskTally] = field(default_factory=dict)
+    labels: Counter[int] = field(default_factory=Counter)
+    main: str = ""  # path of the images
+    target: str = ""  # path of the classes
+    uniform: int = 0
+    compared: int = 0  # batches of two samples or more
+    samples: int = 0
+    batches: int = 0
+    waited: list[float] = field(default_factory=list)
+    told: dict[int, int] = field(default_factory=dict)  # index to label, of the first samples
+    inputs: Tensor | None = None
+
+
+def read_data(
+    training: Any,
+    validation: Any = None,
+    *,
+    limits: Limits,
+    expected: Expected | None = None,
+    tell: Tell | None = None,
+) -> tuple[Data, list[Reading]]:
+    """The facts of both, and what is needed to draw them.
+
+    Args:
+        training: a DataLoader, a Dataset, or any iterable of batches.
+        validation: the same; None where there is none.
+        limits: how much is read of each.
+        expected: what the model expects, where there is one.
+        tell: called with the name of what is read and the number of samples so far.
+
+    Raises:
+        UsageError: what is given can be read only once.
+        TargetError: it gives no batches.
+    """
+    given = {"training": training} | ({} if validation is None else {"validation": validation})
+    sources = [open_source(each, name) for name, each in given.items()]
+    readings = []
+    with kept_generators(*given.values()):
+        readings = [_read_split(source, limits, tell) for source in sources]
+    splits = [reading.split for reading in readings]
+    data = Data(
+        training=splits[0],
+        validation=splits[1] if len(splits) > 1 else None,
+        expected=expected or Expected(),
+        leaks=find_leaks(*readings) if len(readings) > 1 else (),
+        moved=_find_moved(splits),
+    )
+    return data, readings
+
+
+def _find_moved(splits: Sequence[Split]) -> tuple[tuple[int, str, str], ...]:
+    """Labels that stand for other classes in the validation."""
+    names = [split.labels.names if split.labels is not None else () for split in splits]
+    if len(names) < 2 or not all(names):
+        return ()
+    return tuple((i, a, b) for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b)
+
+
+def _read_split(source: Source, limits: Limits, tell: Tell | None) -> Reading:
+    tallies: _Tallies | None = None
+    failed = None
+    try:
+        for batch in read_batches(source, limits):
+            tallies = tallies or _start(batch)
+            _add(tallies, batch, source)
+            if tell is not None:
+                tell(source.name, tallies.samples)
+    except Exception as error:
+        if isinstance(error, UsageError):
+            raise
+        failed, tallies = _read_singly(source, error, tallies)
+    tallies = tallies or _Tallies({}, {})
+    split = _describe(source, tallies, failed)
+    return Reading(split, source, tallies.images, tallies.inputs)
+
+
+def _start(batch: Batch) -> _Tallies:
+    roles = assign_roles(batch.columns)
+    tallies = _Tallies(roles, {path: PartTally(path, role) for path, role in roles.items()})
+    named = [path for path, role in roles.items() if role == "image"]
+    tallies.main = named[0] if named else ""
+    classes = [path for path, role in roles.items() if role == "class"]
+    tallies.target = classes[-1] if classes else ""
+    for path, role in roles.items():
+        if role in ("boxes", "mask"):
+            tallies.objects[path] = BoxTally(path) if role == "boxes" else MaskTally(path)
+    return tallies
+
+
+def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
+    columns = {column.path: column for column in batch.columns}
+    for path, column in columns.items():
+        if path in tallies.parts:
+            tallies.parts[path].add(column)
+    size = max((len(column) for column in batch.columns), default=0)
+    labels = _read_labels(columns.get(tallies.target), size)
+    spots = list(_spot(tallies, batch, source, labels))
+    images = columns.get(tallies.main)
+    if images is not None:
+        tallies.images.add(images, spots[: len(images)])
+        if tallies.inputs is None and isinstance(images.values, Tensor):
+            tallies.inputs = images.values[:KEPT].detach().clone()
+    for path, each in tallies.objects.items():
+        if path in columns:
+            each.add(columns[path], images, spots[: len(columns[path])])
+    known = [label for label in labels if label is not None]
+    tallies.labels.update(known)
+    if len(known) > 1:
+        tallies.compared += 1
+        tallies.uniform += len(set(known)) == 1
+    tallies.samples += size
+    tallies.batches += 1
+    tallies.waited.append(batch.seconds)
+
+
+def _read_labels(column: Column | None, size: int) -> list[int | None]:
+    if column is None:
+        return [None] * size
+    if isinstance(column.values, Tensor):
+        return list(column.values.reshape(-1).tolist())
+    return [number_of(value) for value in column.values]
+
+
+def _spot(
+    tallies: _Tallies, batch: Batch, source: Source, labels: list[int | None]
+) -> Iterator[Spotted]:
+    for i, label in enumerate(labels):
+        index = batch.indices[i] if batch.indices is not None and i < len(batch.indices) else None
+        index = index if isinstance(index, int) else None
+        if index is not None and label is not None and len(tallies.told) < RETRIED:
+            tallies.told[index] = label
+        name = find_file(source.dataset, index) if index is not None else ""
+        yield Spotted(batch=tallies.batches, position=i, index=index, name=name, label=label)
+
+
+def _read_singly(
+    source: Source, error: Exception, tallies: _Tallies | None
+) -> tuple[Failed, _Tallies | None]:
+    """What raised, and samples that are read one by one to see which of them do."""
+    collating = any("collate" in frame.name for frame in traceback.extract_tb(error.__traceback__))
+    collating = collating or "collate" in str(error)
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    failed = Failed(
+        kind=type(error).__name__, message=lines[-1].strip() if lines else "", collating=collating
+    )
+    if not source.is_indexed:
+        return failed, tallies
+    good, indices, unreadable = [], [], []
+    chosen = spread(len(source.dataset), RETRIED)
+    for index in chosen:
+        try:
+            good.append(source.dataset[index])
+            indices.append(index)
+        except Exception:
+            name = find_file(source.dataset, index)
+            unreadable.append(Spotted(batch=0, position=0, index=index, name=name))
+    failed = replace(
+        failed, unreadable=tuple(unreadable[:NAMED]), count=len(unreadable), tried=len(chosen)
+    )
+    if good:
+        batch = Batch(join_samples(good), indices, 0.0)
+        # The paths of single samples are those of a batch; what was read before is read again.
+        tallies = _start(batch)
+        _add(tallies, batch, source)
+        tallies.compared = tallies.uniform = 0
+    return failed, tallies
+
+
+def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split:
+    waited = tallies.waited[1:]
+    seconds = sum(waited) / len(waited) if waited else 0.0
+    parts = tuple(tally.describe() for tally in tallies.parts.values())
+    masks = [path for path, role in tallies.roles.items() if role == "mask"]
+    return Split(
+        name=source.name,
+        loading=describe_loading(source, seconds),
+        samples=tallies.samples,
+        batches=tallies.batches,
+        complete=source.complete and failed is None,
+        parts=parts,
+        images=_describe_images(source, tallies),
+        labels=_describe_labels(source, tallies),
+        objects=tuple(each.describe() for each in tallies.objects.values()),
+        trials=try_again(source, tallies.main, masks[0] if masks else "")
+        if tallies.main and failed is None
+        else Trials(),
+        failed=failed,
+    )
+
+
+def _describe_images(source: Source, tallies: _Tallies) -> Images:
+    if source.dataset is None:
+        return tallies.images.describe()
+    known = [type(each).__name__ for each in list_transforms(source.dataset)]
+    scaled = None
+    if known:
+        scaled = any(name in TELLING[:3] for name in known)
+    return tallies.images.describe(
+        normalisations=list_normalisations(source.dataset), scaled=scaled
+    )
+
+
+def _describe_labels(source: Source, tallies: _Tallies) -> Labels | None:
+    if not tallies.target:
+        return None
+    listed = _list_drawn(source) if source.dataset is not None else None
+    if listed is not None and any(
+        i >= len(listed[1]) or listed[1][i] != label for i, label in tallies.told.items()
+    ):
+        listed = None  # what the loader gives is not what the data set lists
+    counts = Counter(listed[0]) if listed is not None else tallies.labels
+    drawn = listed[0] if listed is not None else []
+    return Labels(
+        counts=tuple(sorted(counts.items())),
+        complete=listed is not None or source.complete,
+        names=list_classes(source.dataset) if source.dataset is not None else (),
+        uniform=tallies.uniform,
+        batches=tallies.compared,
+        ordered=bool(drawn) and drawn == sorted(drawn),
+    )
+
+
+def _list_drawn(source: Source) -> tuple[list[int], list[int]] | None:
+    """The labels of the samples that an epoch draws, and those of the whole data set."""
+    whole = list_targets(source.dataset)
+    if whole is None or not tallies_fit(source, whole):
+        return None
+    if source.loader is None:
+        return whole, whole
+    chosen = choose_samples(source.dataset, source.given.sampler)
+    return None if chosen is None else ([whole[i] for i in chosen], whole)
+
+
+def tallies_fit(source: Source, whole: list[int]) -> bool:
+    """Whether there is a label for each sample."""
+    return len(whole) == len(source.dataset) and count_samples(source) is not None

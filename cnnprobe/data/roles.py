@@ -1,0 +1,96 @@
+"""Which part of a batch is the image, the label, the mask, the boxes: by names, shapes, types and order."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.data.columns import Column
+
+LEAST_SIDE = 4  # pixels: what is smaller is no image
+FEW_VALUES = 64  # distinct values of a mask in one image; a photo has more
+_INPUTS = re.compile(r"image|img|pixel|input|picture|photo|^x\d*$|video|audio|spec|volume|frames")
+_MASKS = re.compile(r"mask|seg|annotation_map")
+_BOXES = re.compile(r"box")
+
+
+def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
+    """Path to role, for the columns of the first batch.
+
+    The input is the part that is named so, else the first that looks like images; a part of the same height and width with few
+    values beside it is a mask.
+    """
+    roles = {column.path: _role(column) for column in columns}
+    pictures = [column for column in columns if roles[column.path] == "image"]
+    if not pictures:
+        return roles
+    named = [c for c in pictures if _INPUTS.search(_last_name(c.path))]
+    main = (named or pictures)[0]
+    for column in columns:
+        if column is not main and _is_mask(column, main):
+            roles[column.path] = "mask"
+    return roles
+
+
+def _last_name(path: str) -> str:
+    """The last name in a path, in small letters; "" where it ends in a number."""
+    found = re.findall(r"\['([^']+)'\]|\.(\w+)|\[(\d+)\]", path)
+    return (found[-1][0] or found[-1][1]).lower() if found else ""
+
+
+def _role(column: Column) -> str:
+    value, name = column.first, _last_name(column.path)
+    if isinstance(value, bool | int) or (isinstance(value, Tensor) and value.dim() == 0):
+        return _role_of_number(value, name)
+    if isinstance(value, Tensor):
+        return _role_of_tensor(column, value, name)
+    if isinstance(value, float):
+        return "value"
+    return "text" if isinstance(value, str) else "other"
+
+
+def _role_of_number(value: Any, name: str) -> str:
+    if re.search(r"(^|_)(id|idx|index|area|iscrowd|length|size)s?$", name):
+        return "other"
+    whole = not isinstance(value, Tensor) or not value.dtype.is_floating_point
+    return "class" if whole else "value"
+
+
+def _role_of_tensor(column: Column, value: Tensor, name: str) -> str:
+    if _BOXES.search(name) and value.shape[-1:] == (4,) and value.dim() <= 2:
+        return "boxes"
+    if type(value).__name__ == "BoundingBoxes":
+        return "boxes"
+    if type(value).__name__ == "Mask" or (_MASKS.search(name) and value.dim() >= 2):
+        return "mask"
+    if value.dim() >= 2 and min(value.shape[-2:]) >= LEAST_SIDE:
+        return "image"
+    if value.dim() == 1 and isinstance(column.values, Tensor):
+        return _role_of_vector(column.values)
+    if value.dim() == 1 and not value.dtype.is_floating_point:
+        return "classes" if re.search(r"label|class|categor", name) else "other"
+    return "other"
+
+
+def _role_of_vector(values: Tensor) -> str:
+    """Vectors of zeros and ones name several classes."""
+    if values.shape[1] > 1 and bool(((values == 0) | (values == 1)).all()):
+        return "multilabel"
+    if values.shape[1] == 1 and values.dtype.is_floating_point:
+        return "value"
+    return "value" if values.dtype.is_floating_point else "other"
+
+
+def _is_mask(column: Column, main: Column) -> bool:
+    value, image = column.first, main.first
+    if not isinstance(value, Tensor) or not isinstance(image, Tensor):
+        return False
+    if _MASKS.search(_last_name(column.path)):
+        return value.dim() >= 2
+    flat = value.dim() == 2 or (value.dim() == 3 and value.shape[0] == 1)
+    same = value.shape[-2:] == image.shape[-2:] or value.dtype is torch.int64
+    if not (flat and same and image.dim() == 3) or min(value.shape[-2:]) < LEAST_SIDE:
+        return False
+    return not value.dtype.is_floating_point or len(torch.unique(value)) <= FEW_VALUES

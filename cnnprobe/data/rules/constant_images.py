@@ -1,0 +1,59 @@
+"""Images of a single colour."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import images, labels, loader
+from cnnprobe.data.words import among, count, name_samples
+from cnnprobe.diagnosis import Finding, Severity
+
+ALL = 0.5  # share of constant images from which the pictures are lost, and not a few of them blank
+
+
+def _blank(share: int) -> Mapping[str, Any]:
+    given = images()
+    given[:share] = 0.5
+    given[:share] += labels()[:share, None, None, None]  # each class in its own colour
+    return {"loader": loader(given, labels())}
+
+
+def sick() -> Mapping[str, Any]:
+    """Three files hold nothing but one colour."""
+    return _blank(3)
+
+
+def healthy() -> Mapping[str, Any]:
+    """None does."""
+    return _blank(0)
+
+
+@data_rule(
+    code="CP804",
+    name="constant-images",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("constant-output", "ignored-input"),
+)
+def constant_images(data: Data) -> Iterator[Finding]:
+    """Images of a single colour: blank, black, or lost on the way.
+
+    Why it matters: there is nothing in them to learn a class from; where all are so, what was drawn was divided away.
+    What to do: look at the named files; where all images are constant, look at the transforms (uint8 divided by 255 as whole numbers).
+    Known exceptions: it is info where the samples have no class of their own, as slices of a scan with their masks.
+    Source: uint8 arithmetic of torch and NumPy: 200 // 255 is 0.
+    """
+    for split in data.splits:
+        images = split.images
+        if not images.constants:
+            continue
+        share = images.constants / max(1, split.samples)
+        severity = Severity.WARNING if split.of("class") else Severity.INFO
+        yield Finding(
+            severity=Severity.ERROR if share > ALL else severity,
+            message=f"{count(images.constants, 'image')} of {among(split)} {'has' if images.constants == 1 else 'have'} a single value: {name_samples(images.constant, images.constants)}",
+            fix="look at the transforms: every picture is lost on the way"
+            if share > ALL
+            else "remove these images, or find out why they are blank",
+        )

@@ -1,0 +1,74 @@
+"""Samples of the validation that the model is trained on."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import dataset, images, labels, seed
+from cnnprobe.data.words import count
+from cnnprobe.diagnosis import Finding, Severity
+
+# Of the validation, exact copies: CIFAR-10's test set has about 0.3% and is used all the same; with
+# near duplicates 3.3% (Barz and Denzler 2020).
+SHARE = {"index": 0.0, "file": 0.01, "content": 0.05}
+_HOW = {
+    "index": "are the same samples of one data set",
+    "file": "are files with the same content as a training file",
+    "content": "show an image that was read of the training data too",
+}
+
+
+def _split(overlap: int) -> Mapping[str, Any]:
+    from torch.utils.data import DataLoader, Subset
+
+    whole = dataset(images(64), labels(64))
+    training, validation = Subset(whole, range(48)), Subset(whole, range(48 - overlap, 64))
+    return {
+        "loader": DataLoader(training, batch_size=8, shuffle=True, generator=seed()),
+        "validation": DataLoader(validation, batch_size=8),
+    }
+
+
+def sick() -> Mapping[str, Any]:
+    """Two parts of one data set that overlap."""
+    return _split(overlap=6)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Two parts that touch."""
+    return _split(overlap=0)
+
+
+@data_rule(
+    code="CP806",
+    name="train-validation-leak",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+)
+def train_validation_leak(data: Data) -> Iterator[Finding]:
+    """The validation holds samples of the training.
+
+    Why it matters: what was learnt by heart is counted as understood, so that the validation no longer shows overfitting.
+    What to do: split by index, and by patient, scene or video where there are several images of one; remove copies first.
+    Known exceptions: a few copies, as public data sets have them (up to 1% by file, 5% by what the images show), are info.
+    Source: Barz and Denzler 2020, arXiv:1902.00423; Kapoor and Narayanan 2023, "Leakage and the reproducibility crisis", section 3.
+    """
+    for leak in data.leaks[:1]:
+        pair = leak.pairs[0]
+        estimate = (
+            f", about {leak.share:.0%} of all"
+            if leak.by == "content"
+            else f" ({leak.count / leak.among:.1%})"
+        )
+        few = leak.share <= SHARE[leak.by] or (leak.by != "index" and leak.count < 2)
+        first = (
+            ""
+            if leak.by == "index"
+            else f": {pair.second.place} is {pair.first.place} of the training"
+        )
+        yield Finding(
+            severity=Severity.INFO if few else None,
+            message=f"{leak.count:,} of {count(leak.among, 'validation sample')} {_HOW[leak.by]}{estimate}{first}",
+            fix="split the data once, by index, and give each part to one loader",
+        )

@@ -1,0 +1,58 @@
+"""Samples that raise when they are read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import images, made
+from cnnprobe.data.words import name_samples
+from cnnprobe.diagnosis import Finding, Severity
+
+
+def _photos(broken: int) -> Mapping[str, Any]:
+    from torch.utils.data import DataLoader
+
+    def make(i: int) -> Any:
+        if i == broken:
+            raise OSError("image file is truncated (12 bytes not processed)")
+        return images(1, 3, 8, of=i)[0], i % 4
+
+    return {"loader": DataLoader(made(16, make), batch_size=4)}
+
+
+def sick() -> Mapping[str, Any]:
+    """A file that was cut off while it was copied."""
+    return _photos(broken=11)
+
+
+def healthy() -> Mapping[str, Any]:
+    """All can be read."""
+    return _photos(broken=-1)
+
+
+@data_rule(
+    code="CP800", name="unreadable-samples", severity=Severity.ERROR, examples=(sick, healthy)
+)
+def unreadable_samples(data: Data) -> Iterator[Finding]:
+    """The loader raises: a sample cannot be read.
+
+    Why it matters: the training ends where it meets that sample, which may be hours after its start.
+    What to do: remove or replace the file, or correct what the data set does with it.
+    Known exceptions: samples that can be read but not be joined are sizes-differ or channels-differ.
+    Source: torch.utils.data.DataLoader raises what the data set raised, from a worker with its text alone.
+    """
+    for split in data.splits:
+        failed = split.failed
+        if failed is None or (failed.collating and not failed.count):
+            continue
+        if failed.count:
+            what = f"{failed.count} of {failed.tried} samples that were tried raise: {name_samples(failed.unreadable, failed.count)}"
+        else:
+            what = "none of the samples that were tried one by one does so"
+        yield Finding(
+            message=f"the {split.name} loader raises {failed.kind}: {failed.message}; {what}",
+            fix="remove these samples, or correct what the data set does with them"
+            if failed.count
+            else "read the message: it comes from the data set, its transforms or the collate_fn",
+        )

@@ -1,0 +1,27 @@
+"""A picture of the data as PNG, and how it goes into a document: plain data, without torch."""
+
+from dataclasses import dataclass
+
+from cnnprobe.document.blocks import Picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A picture that was drawn of the data."""
+
+    name: str  # "training-images", a file name without its suffix
+    title: str
+    alt: str  # what it shows, in words
+    png: str  # base64
+    width: int
+    height: int
+
+
+def to_picture(sheet: Sheet) -> Picture:
+    """The picture as a block of a document."""
+    size = f'width="{sheet.width}" height="{sheet.height}"'
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {sheet.width} {sheet.height}" {size} '
+        f'style="max-width:100%;height:auto"><image {size} href="data:image/png;base64,{sheet.png}"/></svg>'
+    )
+    return Picture(svg=svg, alt=sheet.alt, caption=sheet.title)

@@ -1,0 +1,23 @@
+"""Every rule of the data by its own examples: it finds its sick one, and nothing is found in its healthy one."""
+
+import pytest
+
+import cnnprobe
+from cnnprobe.data import all_data_rules
+
+RULES = {rule.name: rule for rule in all_data_rules()}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_finds_its_sick_example(name):
+    report = cnnprobe.inspect_data(**RULES[name].sick(), pictures=False)
+    assert name in [finding.rule for finding in report.findings]
+    assert RULES[name].severity in [f.severity for f in report.findings if name == f.rule]
+    assert [] == [note for note in report.notes if "could not judge" in note]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_healthy_example_gives_no_warning(name):
+    report = cnnprobe.inspect_data(**RULES[name].healthy(), pictures=False)
+    assert [] == [(f.rule, f.message) for f in report.findings if f.severity != "info"]
+    assert [] == [note for note in report.notes if "could not judge" in note]
