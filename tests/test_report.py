@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -216,3 +217,30 @@ def test_rendering_a_saved_report_never_imports_torch(tmp_path):
         text=True,
     )
     assert "[]" == done.stdout.strip()
+
+
+# -- files of the first schema ---------------------------------------------------------------------
+
+SAVED = Path(__file__).with_name("saved")
+# Conv2d(1, 2, 3): 2 * 9 + 2; Linear(72, 3): 72 * 3 + 3, in the one that crashes Linear(70, 3)
+PARAMETERS = {"crash.json": 20 + 213}
+
+
+@pytest.mark.parametrize(
+    "name", ["probe.json", "crash.json", "diagnose.json", "training.json", "run.jsonl"]
+)
+def test_a_report_that_an_earlier_version_saved_is_loaded_and_shown(name):
+    report = load(SAVED / name)
+    assert PARAMETERS.get(name, 20 + 219) == sum(math.prod(p.shape) for p in report.trace.parameters)
+    assert "Conv2d" in report.to("text", width=100)
+
+
+def test_a_crash_that_an_earlier_version_saved_keeps_its_explanation():
+    explanation = load(SAVED / "crash.json").explanation
+    assert ("linear-in-features", "3") == (explanation.diagnosis, explanation.module)
+    assert explanation.repairs[0].works
+
+
+def test_a_run_that_an_earlier_version_logged_keeps_its_steps():
+    history = load(SAVED / "run.jsonl").history
+    assert (3, (0, 1, 2)) == (history.total, history.steps)
