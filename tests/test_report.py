@@ -231,7 +231,9 @@ PARAMETERS = {"crash.json": 20 + 213}
 )
 def test_a_report_that_an_earlier_version_saved_is_loaded_and_shown(name):
     report = load(SAVED / name)
-    assert PARAMETERS.get(name, 20 + 219) == sum(math.prod(p.shape) for p in report.trace.parameters)
+    assert PARAMETERS.get(name, 20 + 219) == sum(
+        math.prod(p.shape) for p in report.trace.parameters
+    )
     assert "Conv2d" in report.to("text", width=100)
 
 
