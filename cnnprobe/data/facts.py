@@ -19,7 +19,7 @@ class Spotted:
     @property
     def place(self) -> str:
         """The place in words: "sample 17 ('cat/003.png')"."""
-        where = f"batch {self.batch}, position {self.position}"
+        where = f"sample {self.position} of batch {self.batch}"
         number = where if self.index is None else f"sample {self.index}"
         return f"{number} ({self.name!r})" if self.name else number
 

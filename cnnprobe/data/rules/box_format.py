@@ -1,0 +1,55 @@
+"""Boxes in another form than the rest."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.facts import Boxes
+from cnnprobe.data.rules.material import detections
+from cnnprobe.data.words import count
+from cnnprobe.diagnosis import Finding, Severity
+
+LEAST = 0.05  # of the boxes: a single swapped one may be a slip of the pen
+
+
+def sick() -> Mapping[str, Any]:
+    """[x, y, width, height] where [x1, y1, x2, y2] is meant."""
+    return {"loader": detections([[20, 20, 8, 8], [4, 4, 20, 20], [16, 2, 10, 12]])}
+
+
+def healthy() -> Mapping[str, Any]:
+    """[x1, y1, x2, y2]."""
+    return {"loader": detections([[20, 20, 28, 28], [4, 4, 24, 24], [16, 2, 26, 14]])}
+
+
+@data_rule(
+    code="CP826",
+    name="box-format",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("impossible-boxes",),
+)
+def box_format(data: Data) -> Iterator[Finding]:
+    """Boxes are written in another form than their name says, or in two forms.
+
+    Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
+    What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes, which know their format.
+    Known exceptions: what is called "bbox" is taken for COCO's [x, y, width, height].
+    Source: cocodataset.org, "format-data": bbox [x, y, width, height]; torchvision.models.detection: boxes [x1, y1, x2, y2].
+    """
+    for split in data.splits:
+        for boxes in split.objects:
+            if not isinstance(boxes, Boxes) or not boxes.count:
+                continue
+            if boxes.swapped > LEAST * boxes.count and boxes.form == "xyxy":
+                yield Finding(
+                    message=f"{boxes.swapped:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the {split.name} data have x2 < x1 or y2 < y1, and lie in their image as [x, y, width, height]",
+                    fix='torchvision.ops.box_convert(boxes, "xywh", "xyxy")',
+                )
+            elif LEAST * boxes.count < boxes.relative < boxes.count:
+                yield Finding(
+                    severity=Severity.WARNING,
+                    message=f"{boxes.relative:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the {split.name} data lie in [0, 1], the others in pixels",
+                    fix="bring all boxes to one scale",
+                )

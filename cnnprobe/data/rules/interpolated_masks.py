@@ -1,0 +1,59 @@
+"""Masks that were resized like photos."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import blobs, masked
+from cnnprobe.diagnosis import Finding, Severity
+
+MAJOR = 0.7  # of the pixels have one of the two extreme values
+OTHERS = 8  # values in between, which no list of classes has beside 0 and 255
+
+
+def _resized(mode: str) -> Mapping[str, Any]:
+    from torch.nn.functional import interpolate
+
+    drawn = blobs(classes=2, size=48)[:, None].float() * 255
+    small = interpolate(drawn, size=(31, 31), mode=mode).round()
+    masks = small[:, 0].long()
+    return {"loader": masked(masks if mode != "nearest" else (masks > 127).long(), size=31)}
+
+
+def sick() -> Mapping[str, Any]:
+    """Resized with bilinear interpolation."""
+    return _resized("bilinear")
+
+
+def healthy() -> Mapping[str, Any]:
+    """With that of the nearest pixel."""
+    return _resized("nearest")
+
+
+@data_rule(
+    code="CP822",
+    name="interpolated-masks",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+)
+def interpolated_masks(data: Data) -> Iterator[Finding]:
+    """Masks hold values between 0 and 255 at the edges, as an interpolation makes them.
+
+    Why it matters: a value between two classes is a third class, which is not there.
+    What to do: v2.Resize(size, interpolation=InterpolationMode.NEAREST) for masks, or wrap them as tv_tensors.Mask, which the transforms then treat so.
+    Known exceptions: masks with more than two classes are not judged; floats from 0 to 1 may be meant so.
+    Source: torchvision.transforms.v2.Resize, "NEAREST ... for masks"; tv_tensors.Mask.
+    """
+    for split in data.splits:
+        for part in split.of("mask"):
+            counts = dict(part.values)
+            total = sum(counts.values())
+            if not total or not part.whole or not {0, 255} <= set(counts) or min(counts) < 0:
+                continue
+            others = len(counts) - 2
+            if others >= OTHERS and (counts[0] + counts[255]) / total >= MAJOR:
+                yield Finding(
+                    message=f"the masks {part.path} of the {split.name} data hold {others} values between 0 and 255, in {1 - (counts[0] + counts[255]) / total:.1%} of the pixels",
+                    fix="resize and rotate masks with InterpolationMode.NEAREST",
+                )

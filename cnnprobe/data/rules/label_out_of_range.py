@@ -1,0 +1,75 @@
+"""Class labels that the model has no output for."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.facts import Split
+from cnnprobe.data.rules.material import classifier, images, labels, loader
+from cnnprobe.data.words import count
+from cnnprobe.diagnosis import Finding, Severity
+
+MARKS = (-100, -1, 255)  # what labels are called that are left out
+
+
+def _with(label: int) -> Mapping[str, Any]:
+    from torch import nn
+
+    given = labels()
+    given[7] = label
+    return {
+        "loader": loader(images(), given),
+        "model": classifier(),
+        "loss_fn": nn.CrossEntropyLoss(),
+    }
+
+
+def sick() -> Mapping[str, Any]:
+    """Label 4 of a model with 4 outputs."""
+    return _with(4)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Label 3, and the label that the loss leaves out."""
+    return _with(-100)
+
+
+@data_rule(
+    code="CP811",
+    name="label-out-of-range",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+)
+def label_out_of_range(data: Data) -> Iterator[Finding]:
+    """Class labels below zero, or not below the number of the model's outputs.
+
+    Why it matters: the loss raises on the first of them; on a GPU as a device-side assert, far from the place.
+    What to do: widen the last layer, or map the labels to 0 ... classes - 1.
+    Known exceptions: the loss's ignore_index; without a model and a loss, labels are compared with the data set's own list of classes.
+    Source: torch.nn.CrossEntropyLoss, "class indices in the range [0, C)".
+    """
+    outputs = data.expected.outputs if data.expected.loss in ("cross_entropy", "nll_loss") else None
+    for split in data.splits:
+        limit, whose = outputs, "the model's outputs"
+        if limit is None and split.labels is not None:
+            limit, whose = len(split.labels.names) or None, "the data set's classes"
+        wrong = _list_wrong(split, limit, data.expected.ignored)
+        if wrong and limit is not None:
+            total = sum(n for _, n in wrong)
+            shown = ", ".join(str(label) for label, _ in wrong[:5])
+            yield Finding(
+                message=f"{count(total, 'label')} of the {split.name} data {'is' if total == 1 else 'are'} outside of 0 to {limit - 1}, {whose}: {shown}",
+                fix=f"map the labels to 0 ... {limit - 1}, or give the model more outputs",
+            )
+
+
+def _list_wrong(split: Split, limit: int | None, ignored: int) -> list[tuple[int, int]]:
+    if split.labels is None or limit is None:
+        return []
+    given = split.labels.counts
+    return [
+        (label, n)
+        for label, n in given
+        if not 0 <= label < limit and label != ignored and not (label in MARKS and label < 0)
+    ]

@@ -1,0 +1,63 @@
+"""Labels of a type that the loss does not take."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import classifier, images, labels, loader
+from cnnprobe.diagnosis import Finding, Severity
+
+_REFUSED = ("int32", "int16", "int8")
+_CLASSES = ("cross_entropy", "nll_loss")
+_PROBABILITIES = ("BCEWithLogitsLoss", "BCELoss", "binary_cross_entropy",
+                  "binary_cross_entropy_with_logits")  # fmt: skip
+
+
+def _with(name: str) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    given = labels().to(getattr(torch, name))
+    return {
+        "loader": loader(images(), given),
+        "model": classifier(),
+        "loss_fn": nn.CrossEntropyLoss(),
+    }
+
+
+def sick() -> Mapping[str, Any]:
+    """Class numbers as float32."""
+    return _with("float32")
+
+
+def healthy() -> Mapping[str, Any]:
+    """As int64."""
+    return _with("int64")
+
+
+@data_rule(code="CP816", name="label-type", severity=Severity.ERROR, examples=(sick, healthy))
+def label_type(data: Data) -> Iterator[Finding]:
+    """Labels of a dtype that the loss does not take.
+
+    Why it matters: the loss raises, or takes class numbers for probabilities.
+    What to do: labels.long() for a loss over classes, labels.float() for one over probabilities.
+    Known exceptions: nothing is said without a loss.
+    Source: torch.nn.CrossEntropyLoss, "target containing class indices"; torch.nn.BCEWithLogitsLoss.
+    """
+    loss = data.expected.loss
+    for split in data.splits:
+        for part in split.of("class", "value", "multilabel"):
+            single = all(sizes == () for sizes, _ in part.shapes)
+            floating = part.dtype.startswith("float")
+            numbered = part.dtype in _REFUSED or (floating and part.whole and single)
+            if loss in _CLASSES and numbered and single:
+                yield Finding(
+                    message=f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes class indices as int64",
+                    fix="labels.long(), or int(label) where the data set gives it",
+                )
+            if loss in _PROBABILITIES and part.dtype.startswith(("int", "uint", "bool")):
+                yield Finding(
+                    message=f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes floats",
+                    fix="labels.float()",
+                )

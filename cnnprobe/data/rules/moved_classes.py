@@ -1,0 +1,50 @@
+"""A label that stands for another class in the validation."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import images, labels, made
+from cnnprobe.data.words import count
+from cnnprobe.diagnosis import Finding, Severity
+
+
+def _folders(names: list[str]) -> Mapping[str, Any]:
+    def make(i: int) -> Any:
+        return images(1, 3, 8, of=i)[0], int(labels()[i % 32]) % len(names)
+
+    training = made(32, make, classes=["bird", "cat", "cow", "dog"])
+    return {"loader": training, "validation": made(32, lambda i: make(i + 32), classes=names)}
+
+
+def sick() -> Mapping[str, Any]:
+    """No bird in the validation's folders, so that each class moves up by one."""
+    return _folders(["cat", "cow", "dog"])
+
+
+def healthy() -> Mapping[str, Any]:
+    """The same folders."""
+    return _folders(["bird", "cat", "cow", "dog"])
+
+
+@data_rule(
+    code="CP820",
+    name="moved-classes",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+)
+def moved_classes(data: Data) -> Iterator[Finding]:
+    """A label stands for one class in the training and for another in the validation.
+
+    Why it matters: right answers count as wrong ones.
+    What to do: give both the same folders (an empty one needs ImageFolder(..., allow_empty=True)), or one class_to_idx.
+    Known exceptions: data sets that do not name their classes are not compared.
+    Source: torchvision.datasets.ImageFolder numbers the folders that it finds, in the order of their names.
+    """
+    if data.moved:
+        label, ours, theirs = data.moved[0]
+        yield Finding(
+            message=f"label {label} is {ours!r} in the training and {theirs!r} in the validation; so {'is' if len(data.moved) == 1 else 'are'} {count(len(data.moved), 'label')} in all",
+            fix="give both data sets the same class folders, or the same class_to_idx",
+        )

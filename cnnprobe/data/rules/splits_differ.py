@@ -1,0 +1,72 @@
+"""Images of the validation in another range than those of the training."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.facts import Part
+from cnnprobe.data.rules.material import images, labels, loader
+from cnnprobe.diagnosis import Finding, Severity
+
+SHIFT = 1.0  # std: augmentation and another camera move the mean by a fraction of it
+RATIO = 2.0  # of the std: that of normalised images is two to four times that of images in [0, 1]
+FEWEST = 1000  # values from which on a bound is believed
+
+
+def _both(scale: float, shift: float) -> Mapping[str, Any]:
+    return {
+        "loader": loader(),
+        "validation": loader(images(of=5) * scale + shift, labels(), shuffle=False),
+    }
+
+
+def sick() -> Mapping[str, Any]:
+    """The validation is in [0, 1] and was not normalised."""
+    return _both(0.22, 0.45)
+
+
+def healthy() -> Mapping[str, Any]:
+    """It is a little paler and darker."""
+    return _both(0.7, -0.3)
+
+
+@data_rule(
+    code="CP810",
+    name="splits-differ",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+)
+def splits_differ(data: Data) -> Iterator[Finding]:
+    """Images of the validation lie in another range, or have other channels or types, than those of the training.
+
+    Why it matters: the model is judged on inputs that it was not trained on; its accuracy says nothing.
+    What to do: give both loaders the same ToDtype and Normalize; only augmentations are left out for the validation.
+    Known exceptions: means up to 1 std apart and stds up to a factor of 2 apart are no finding.
+    Source: torchvision's reference training script: presets.py builds both transforms with one mean and std.
+    """
+    if data.validation is None:
+        return
+    for a, b in zip(data.training.of("image"), data.validation.of("image"), strict=False):
+        if said := _compare(a, b):
+            yield Finding(
+                message=f"{a.path or 'the images'}: {said}",
+                fix="give both loaders the same conversion and normalisation",
+            )
+
+
+def _compare(a: Part, b: Part) -> str:
+    channels = [{s[0] for s, _ in part.shapes if len(s) == 3} for part in (a, b)]
+    if all(len(c) == 1 for c in channels) and channels[0] != channels[1]:
+        return f"{channels[0].pop()} channels in training, {channels[1].pop()} in validation"
+    if a.numbers is None or b.numbers is None or min(a.numbers.count, b.numbers.count) < FEWEST:
+        return ""
+    (m, s), (n, t) = ((x.mean, x.std) for x in (a.numbers, b.numbers))
+    said = f"mean {m:.3g} and std {s:.3g} in training, mean {n:.3g} and std {t:.3g} in validation"
+    if s <= 0 or t <= 0:
+        return ""
+    if abs(m - n) > SHIFT * max(s, t):
+        return f"{said} (more than {SHIFT:g} std apart)"
+    if not 1 / RATIO <= s / t <= RATIO:
+        return f"{said} (a factor of more than {RATIO:g} apart)"
+    return ""

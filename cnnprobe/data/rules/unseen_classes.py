@@ -1,0 +1,73 @@
+"""Classes of the validation that the training does not have."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.facts import Split
+from cnnprobe.data.rules.material import images, labels, loader
+from cnnprobe.data.words import count
+from cnnprobe.diagnosis import Finding, Severity
+
+EXPECTED = 7.0  # samples of a class that should have been read: none by chance once in e**7
+
+
+def _with(classes: int) -> Mapping[str, Any]:
+    return {
+        "loader": loader(images(64), labels(64, classes)),
+        "validation": loader(images(of=9), labels(classes=4), shuffle=False),
+    }
+
+
+def sick() -> Mapping[str, Any]:
+    """Three classes in training, four in validation."""
+    return _with(3)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Four in both."""
+    return _with(4)
+
+
+@data_rule(
+    code="CP819",
+    name="unseen-classes",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+)
+def unseen_classes(data: Data) -> Iterator[Finding]:
+    """The validation has classes that no training sample has.
+
+    Why it matters: the model never learns to name them, so that all of their samples count as wrong.
+    What to do: split each class by itself (stratify=labels); a list that is sorted by class must be shuffled before it is cut.
+    Known exceptions: classes so rare that the sample that was read may have missed them.
+    Source: sklearn.model_selection.train_test_split, parameter stratify.
+    """
+    known, other = data.training, data.validation
+    if known.labels is None or other is None or other.labels is None:
+        return
+    counts, theirs = dict(known.labels.counts), dict(other.labels.counts)
+    total = sum(theirs.values())
+    unseen = [
+        (label, n)
+        for label, n in theirs.items()
+        if label >= 0 and label not in counts and _should_be_there(known, n / total)
+    ]
+    if unseen:
+        names = other.labels.names
+        shown = ", ".join(
+            f"{label} ({names[label]!r})" if label < len(names) else str(label)
+            for label, _ in unseen[:5]
+        )
+        yield Finding(
+            message=f"{count(len(unseen), 'class', 'classes')} of the validation, with {sum(n for _, n in unseen):,} of {total:,} samples, {'is' if len(unseen) == 1 else 'are'} not in the training: {shown}",
+            fix="split each class by itself, or shuffle before you split",
+        )
+
+
+def _should_be_there(known: Split, share: float) -> bool:
+    if known.labels is None:
+        return False
+    total = sum(n for _, n in known.labels.counts)
+    return known.labels.complete or (bool(known.loading.shuffled) and total * share > EXPECTED)
