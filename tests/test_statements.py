@@ -31,6 +31,26 @@ PROGRAMS = {
         "with torch.no_grad():",
         "    model.weight[0] = 0.0\n",
     ),
+    "one-hot": (
+        "broadcast-mismatch",
+        None,
+        "make 'hot' with .permute(0, 3, 1, 2)",
+        (
+            "    focal(model(torch.randn(2, 3, 6, 6)), torch.zeros(2, 4, 4).long())\n\n\n"
+            "def focal(logits, classes):\n    p = logits.softmax(1)\n"
+            "    hot = F.one_hot(classes, 8).float()\n"
+            "    w = (1 - p) ** 2 * hot\n    return (w + hot).sum((0, 2, 3))\n"
+        ),
+    ),
+    "depth": (
+        "interpolate-arguments",
+        None,
+        "x.unsqueeze(1)",
+        (
+            "    p, depth = model(torch.randn(3, 3, 8, 8)), torch.rand(3, 16, 16)\n"
+            '    small = F.interpolate(depth, size=p.shape[2:], mode="bicubic")\n'
+        ),
+    ),
     "dtype": (
         "input-dtype",
         None,
@@ -54,6 +74,31 @@ def test_line_of_the_loop_is_explained_as_a_forward(name, tmp_path):
         explanation.module,
     )
     assert repair in explanation.repairs[0].title
+
+
+def test_repair_of_a_line_is_not_plausible_where_the_next_line_raises_for_it(tmp_path):
+    text = (
+        "model = nn.Conv2d(3, 1, 3)\n\n\ndef run(model):\n"
+        "    p, mask = model(torch.randn(2, 3, 8, 8)), torch.rand(1, 12, 12)\n"
+        '    small = F.interpolate(mask, size=(6, 6), mode="bilinear")\n'
+        "    F.binary_cross_entropy_with_logits(p[:1], small)\n"
+    )
+    explanation = explain_text(HEAD + text, tmp_path)
+    plausible = {repair.title[:20] for repair in explanation.repairs if repair.plausible}
+    assert plausible == {"add the batch dimens", "use x.unsqueeze(1) i"}
+    explanation = explain_text(HEAD + text.replace("(1, 12, 12)", "(2, 12, 12)"), tmp_path)
+    assert not explanation.repairs[-1].plausible
+
+
+def test_repair_of_a_metric_needs_no_row_for_each_sample(tmp_path):
+    text = (
+        "model = nn.Linear(4, 3)\n\n\ndef run(model):\n"
+        "    found = model(torch.randn(6, 4)).topk(2).indices.t()\n"
+        "    (found[:2] == 1).view(-1).sum()\n"
+    )
+    first = explain_text(HEAD + text, tmp_path).repairs[0]
+    assert "reshape(-1)" in first.title
+    assert first.plausible
 
 
 def test_part_of_the_model_that_the_loop_calls_keeps_its_name(tmp_path):

@@ -1,8 +1,9 @@
 """One crash with everything known about it, and the questions that the causes ask of it."""
 
 import contextlib
+import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,16 @@ _SCALER = "torch/amp/grad_scaler.py"
 _STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoopLine:
+    """A line of the loop that a model stands for: its arguments are what is read there."""
+
+    names: tuple[str, ...]  # of the arguments, with what made them: "'mask' (F.one_hot at x.py:3)"
+    samples: int | None  # the batch of the latest forward of the user's model
+    # Whether what comes after it runs with a value in its place, and some names changed.
+    follows: Callable[[Any, Mapping[str, Callable[[Any], Any]]], bool]
+
+
 @dataclass(kw_only=True)
 class Crash:
     """Everything that is known of one crash, of whichever stage. Only `error` is needed.
@@ -45,6 +56,7 @@ class Crash:
     targets: Any = None
     optimizer: Any = None
     causes: tuple[Any, ...] = ()  # causes of the user's own, beside those that are built in
+    line: LoopLine | None = None  # of a line of the loop, which is explained as a forward
     trials: "Trials | None" = field(default=None, repr=False)  # set by the engine
     is_lenient: bool = False  # a cause that stumbles over this model is passed over
     memory: dict[str, Any] = field(default_factory=dict, repr=False)  # facts that cost time
@@ -168,11 +180,17 @@ class Crash:
             return f"the {'buffer' if is_buffer else 'parameter'} '{info.source}'"
         call = self.find_producer(info)
         if call is None and self.is_input(info):
-            return "the input"
+            return self._describe_input(info)
         if call is None:
             found = self.find_attribute(info)
             return f"the attribute '{found[1]}'" if found else "outside the recorded calls"
         return self.describe_call(call)
+
+    def _describe_input(self, info: TensorInfo) -> str:
+        found = re.search(r"\d+", getattr(self.find_root(info), "path", ""))
+        position = int(found[0]) if found is not None else 0
+        names = self.line.names if self.line is not None else ()
+        return names[position] if position < len(names) else "the input"
 
     def describe_call(self, call: ModuleCall) -> str:
         """A call in words: 'conv1' (Conv2d), torch.flatten at net.py:12."""

@@ -130,6 +130,7 @@ def _try_second_fault(
             model=copy.model,
             args=copy.args,
             kwargs=copy.kwargs,
+            line=crash.line,
             is_lenient=crash.is_lenient,
             trials=trials,
         )

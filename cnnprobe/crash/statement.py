@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.frames import find_frames, parse_file
+from cnnprobe.crash.crash import Crash, LoopLine
+from cnnprobe.crash.facts.frames import find_frames, find_maker, parse_file
 from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.values import Line, read_attribute, read_failing_line
 from cnnprobe.crash.facts.words import shorten
+from cnnprobe.crash.following import follow
 from cnnprobe.operations import find_function
 from cnnprobe.recorder import observe, sources
 from cnnprobe.records.explanation import Explanation
@@ -38,6 +39,7 @@ class Statement(nn.Module):
         self.code = code
         self.names = _Names(names)
         self.order = order  # the names of the arguments
+        self.written: dict[str, str] = {}  # how the arguments that have no name are written
         self.called = ""  # path of the module that is called
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -65,10 +67,8 @@ def to_forward(crash: Crash) -> Crash | None:
     if any(not loss.is_own for loss in list_losses(crash)):
         return None
     call = _find_module_call(crash)
-    model, args, kwargs = (_hold_module(crash, *call) if call is not None else None) or (
-        *_hold_line(crash),
-        {},
-    )
+    held = _hold_module(crash, *call) if call is not None else None
+    model, args, kwargs = held or (*_hold_line(crash), {})
     if model is None:
         return None
     seen = observe(model, args, kwargs)
@@ -81,7 +81,27 @@ def to_forward(crash: Crash) -> Crash | None:
         args=args,
         kwargs=kwargs,
         is_lenient=crash.is_lenient,
+        line=_read_line(crash, model) if held is None else None,
     )
+
+
+def _read_line(crash: Crash, model: Statement) -> LoopLine:
+    """What is known around the line."""
+    line, path = read_failing_line(crash), find_frames(crash.error)[-1].filename
+    root = _find_statement(line.nodes[0], path)
+    return LoopLine(
+        names=tuple(_describe_value(crash, model.written.get(n, n)) for n in model.order),
+        samples=crash.batch,
+        follows=follow(path, root, line.names),
+    )
+
+
+def _describe_value(crash: Crash, name: str) -> str:
+    made = find_maker(crash.error, name)
+    if made is None:
+        return f"'{name}'"
+    called, line = made
+    return f"'{name}' ({called} at {shorten(f'{find_frames(crash.error)[-1].filename}:{line}')})"
 
 
 # -- a module that the loop calls ------------------------------------------------------------------
@@ -142,7 +162,9 @@ def _hold_line(crash: Crash) -> tuple[Statement | None, tuple[Any, ...]]:
     code = compile(tree, frames[-1].filename, "eval" if is_expression else "exec")
     order = list(reader.values)
     names = {key: value for key, value in line.names.items() if key not in order}
-    return _name_arguments(order)(code, names, order), tuple(reader.values.values())
+    model = _name_arguments(order)(code, names, order)
+    model.written = reader.written
+    return model, tuple(reader.values.values())
 
 
 def _find_statement(node: ast.AST, path: str) -> ast.AST:
@@ -172,6 +194,7 @@ class _Reader:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.values: dict[str, Any] = {}  # what holds tensors, by name
+        self.written: dict[str, str] = {}
         self.is_safe = True
 
     def copy(self, node: ast.AST) -> ast.AST:
@@ -204,6 +227,7 @@ class _Reader:
             return self.copy(node)
         name = f"{_VALUE}{len(self.values)}"
         self.values[name] = tree_map(_make_real, value)
+        self.written[name] = ast.unparse(node)
         return ast.copy_location(ast.Name(id=name, ctx=ast.Load()), node)
 
     def _is_pure(self, function: ast.expr) -> bool:

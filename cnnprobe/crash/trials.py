@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.inputs import ChangeName
 from cnnprobe.crash.edits.outside import Advice, ChangeLoss, Check
 from cnnprobe.crash.facts.heads import replace_outputs
 from cnnprobe.crash.facts.losses import list_losses
@@ -154,7 +155,7 @@ class Trials:
             suspect=suspect,
             candidate=candidate,
             works=outcome.works,
-            is_plausible=is_plausible(self.crash, outcome),
+            is_plausible=is_plausible(self.crash, outcome, candidate.edits),
             said=said if outcome.works else "",
             outcome=outcome,
         )
@@ -284,11 +285,14 @@ def _fails_alike(crash: Crash, outcome: Outcome) -> bool:
     return same and failure.call == crash.index
 
 
-def is_plausible(crash: Crash, outcome: Outcome) -> bool:
+def is_plausible(crash: Crash, outcome: Outcome, edits: Sequence[Edit] = ()) -> bool:
     """Whether what came out looks like what the model is for.
 
     There is a row for each sample, and logits where the last layer makes logits.
     """
+    if crash.line is not None:
+        changes = {edit.name: edit.function for edit in edits if isinstance(edit, ChangeName)}
+        return outcome.works and crash.line.follows(outcome.output, changes)
     if not outcome.works or not outcome.shapes or not outcome.trace.calls:
         return False
     first, inputs = outcome.shapes[0], outcome.trace.calls[0].inputs

@@ -17,6 +17,7 @@ from cnnprobe.crash.edits.places import (
     find_assigned,
     find_method,
     open_line,
+    write_operand,
 )
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.recorder.inventory import class_of
@@ -91,6 +92,9 @@ class SetAttribute(Edit):
         if self.name in owner.__dict__:
             file, function = find_method(class_of(owner), "__init__")
             value = find_assigned(function, self.name)
+            if self.code.startswith("."):
+                code = "{x}" + self.code
+                return [file.replace(value, code.format(x=write_operand(file, value, code)))]
             if not isinstance(value, ast.Tuple):
                 raise UnknownPlaceError
             return [file.replace(value, file.source(value.elts[0]))]
@@ -130,6 +134,36 @@ class RegisterLayers(Edit):
             module.__dict__[self.name] = hidden
 
         twin.undo.append(put_back)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterBuffer(Edit):
+    """Register the tensor at an attribute as a buffer, which `function` brings along."""
+
+    name: str
+    function: Callable[[Tensor], Any]
+
+    def apply(self, twin: ModelCopy) -> None:
+        """Make it."""
+        module = twin.module(self.module or "")
+        value = module.__dict__.pop(self.name)
+        module._buffers[self.name] = self.function(value)
+
+        def put_back() -> None:
+            del module._buffers[self.name]
+            module.__dict__[self.name] = value
+
+        twin.undo.append(put_back)
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        """Find the place and change it."""
+        file, function = find_method(class_of(crash.modules[self.module or ""]), "__init__")
+        value = find_assigned(function, self.name)
+        found = [n for n in ast.walk(function) if isinstance(n, ast.Assign) and n.value is value]
+        if len(found[0].targets) > 1:
+            raise UnknownPlaceError
+        code = f"self.register_buffer({self.name!r}, {file.source(value)})".replace("'", '"', 2)
+        return [file.replace(found[0], code)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The edits that most suspicions share: something before the failing call, something with the input, a layer of another size."""
 
+import ast
 import inspect
 import re
 from collections.abc import Callable
@@ -12,8 +13,12 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Rewrite
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.inputs import ChangeInput, ChangeTensor
+from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.inputs import ChangeInput, ChangeName, ChangeTensor
 from cnnprobe.crash.edits.layers import Insert, Reconfigure
+from cnnprobe.crash.edits.places import check_names, open_line, write_operand
+from cnnprobe.crash.facts.frames import find_assigned_value, find_frames
+from cnnprobe.crash.facts.joins import find_parts
 from cnnprobe.crash.facts.words import quote, shorten
 from cnnprobe.crash.model_copy import Rewriting
 from cnnprobe.operations import find, find_signature
@@ -49,24 +54,26 @@ def adapt_call(
             return func(*args, **kwargs)
         return func(*(function(a) if i == position else a for i, a in enumerate(args)), **kwargs)
 
-    title = f"use {code.format(x='x')} in {kind} at {shorten(source)}"
+    node = find_parts(crash, call).get(given[0].path) if call is not None and given else None
+
+    def write() -> list[Change]:
+        if node is None:
+            raise UnknownPlaceError
+        check_names(crash, crash.owner, code)
+        file, _ = open_line(source)
+        return [file.replace(node, code.format(x=write_operand(file, node, code)))]
+
+    is_named = position and isinstance(node, ast.Name | ast.Attribute)
+    shown = code.format(x=ast.unparse(node) if is_named and node is not None else "x")
     return Rewrite(
-        title=title,
+        title=f"use {shown} in {kind} at {shorten(source)}",
         code=code,
         module=crash.owner,
         kind=kind,
         source=source,
         function=rewritten,
-        respell=_respelt(crash, code),
+        written=write,
     )
-
-
-def _respelt(crash: Crash, code: str) -> str:
-    """The same call with its first tensor passed through the code."""
-    name = crash.call.kind.rpartition(".")[2] if crash.call is not None else ""
-    if name in ("linear", "conv1d", "conv2d", "conv3d", "embedding"):
-        return f"F.{name}({code}, {{rest}})"
-    return ""
 
 
 def is_in_sequential(crash: Crash, fqn: str) -> bool:
@@ -203,6 +210,27 @@ def change_tensor(
         code=code,
         path=root.path,
         function=function,
+    )
+
+
+def change_name(
+    crash: Crash, info: TensorInfo, function: Callable[[Any], Any], code: str
+) -> Edit | None:
+    """Pass a tensor of a line of the loop through a function where it is made; None: unknown."""
+    root = crash.find_root(info) if crash.line is not None and info.source is None else None
+    name = spell_path(crash, root.path) if root is not None else ""
+    node = find_assigned_value(crash.error, name)
+    if root is None or node is None:
+        return None
+
+    def write() -> list[Change]:
+        file = open_file(find_frames(crash.error)[-1].filename)
+        return [file.replace(node, code.format(x=write_operand(file, node, code)))]
+
+    place = shorten(f"{find_frames(crash.error)[-1].filename}:{node.lineno}")
+    title = f"make {name!r} with {code.format(x='')} at {place}"
+    return ChangeName(
+        title=title, code=code, path=root.path, function=function, name=name, written=write
     )
 
 

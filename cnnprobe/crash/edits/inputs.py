@@ -64,3 +64,10 @@ class ChangeArguments(Edit):
         args, kwargs = twin.args, twin.kwargs
         twin.undo.append(lambda: _set_arguments(twin, args, kwargs))
         twin.args, twin.kwargs = self.function(args, kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeName(ChangeTensor):
+    """Pass what a name of the loop's stands for through a function, in the line that made it."""
+
+    name: str

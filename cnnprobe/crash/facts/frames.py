@@ -20,6 +20,7 @@ from cnnprobe.recorder import sources
 
 _STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
 _BACKWARDS = ("backward", "grad")
+_CASTS = ("float", "double", "half", "long", "int", "bool", "to", "cpu", "cuda", "detach", "clone")
 _COMPREHENSIONS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 
 
@@ -194,6 +195,31 @@ def find_cut(error: BaseException, cuts: Callable[[str], bool]) -> tuple[str, in
                 return name, call.lineno
         read = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
         wanted = (wanted - targets) | read
+    return None
+
+
+def find_assigned_value(error: BaseException, name: str) -> ast.expr | None:
+    """What a name of the user's innermost frame was given last before the failing line."""
+    frames, tree = find_frames(error), parse_function(error)
+    last = frames[-1].lineno or 0 if frames else 0
+    assigned = [
+        node
+        for node in (ast.walk(tree) if tree is not None else ())
+        if isinstance(node, ast.Assign)
+        and node.lineno < last
+        and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+    ]
+    return max(assigned, key=lambda node: node.lineno).value if assigned else None
+
+
+def find_maker(error: BaseException, name: str) -> tuple[str, int] | None:
+    """The call whose result a name had on the failing line, as it is written, with its line."""
+    value = find_assigned_value(error, name)
+    while isinstance(value, ast.Call):
+        inner = value.func.value if isinstance(value.func, ast.Attribute) else None
+        if not isinstance(inner, ast.Call) or value.func.attr not in _CASTS:  # type: ignore[attr-defined]
+            return ast.unparse(value.func), value.lineno
+        value = inner
     return None
 
 

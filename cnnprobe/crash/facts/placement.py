@@ -3,18 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.attributes import RegisterLayers
+from cnnprobe.crash.edits.attributes import RegisterBuffer, RegisterLayers
 from cnnprobe.crash.facts.words import is_floating
 from cnnprobe.crash.suspect import STRONG, Candidate, propose
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
+_TRANSFORMS = ("fft", "fft2", "fftn", "rfft", "rfft2", "rfftn", "hfft", "stft")
+_SPECTRA = (*_TRANSFORMS, *(f"i{name}" for name in _TRANSFORMS))
 BY_INDEX = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -168,6 +171,17 @@ def register_hidden(
     return propose(*edits, weight=STRONG)
 
 
+def register_attribute(fqn: str, name: str, function: Callable[[Tensor], Any]) -> RegisterBuffer:
+    """Register the tensor at an attribute, so that it moves with the model."""
+    return RegisterBuffer(
+        title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model",
+        code="self.register_buffer",
+        module=fqn,
+        name=name,
+        function=function,
+    )
+
+
 def move(value: object, device: str) -> object:
     """A tensor on another device; zeros stand for the values of one on meta."""
     if not isinstance(value, Tensor):
@@ -177,6 +191,16 @@ def move(value: object, device: str) -> object:
     return value.to(device)
 
 
-def spell_cast(dtype: str) -> str:
-    """The code that casts {x} to a dtype."""
-    return "{x}.float()" if dtype == "float32" else f"{{x}}.to(torch.{dtype})"
+def cast_to(crash: Crash, info: TensorInfo, dtype: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """What brings a tensor to a dtype, and its code. A plain cast drops an imaginary part."""
+    wanted = getattr(torch, dtype)
+    code = "{x}.float()" if dtype == "float32" else f"{{x}}.to(torch.{dtype})"
+    if not info.dtype.startswith("complex") or not wanted.is_floating_point:
+        return lambda t: t.to(wanted), code
+    if info.dtype == {"float32": "complex64", "float64": "complex128"}.get(dtype):
+        code = "{x}"
+    names = (call.kind.rpartition(".")[2] for _, call in crash.walk_back(info))
+    maker = next((name for name in names if name in _SPECTRA), "")
+    if maker.startswith("i"):  # of a real signal: what is left of the imaginary part is rounding
+        return lambda t: t.real.to(wanted), code.format(x="{x}.real")
+    return lambda t: t.abs().to(wanted), code.format(x="{x}.abs()")

@@ -119,7 +119,11 @@ def _explain_mode(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
 def _mend_mode(crash: Crash, call: ModuleCall, rank: int, expected: int) -> Iterator[Candidate]:
     x = crash.inputs[0]
     lacks_one = rank == expected - 1
-    if lacks_one and crash.find_root(x) is not None and len(crash.root_inputs[0].shape) == rank:
+    is_batched = crash.line is not None and crash.line.samples == x.shape[0]
+    if lacks_one and is_batched:
+        edit = adapt_call(crash, lambda t: t.unsqueeze(1), "{x}.unsqueeze(1)")
+        yield propose(edit, weight=STRONG)
+    elif lacks_one and crash.find_root(x) is not None and len(crash.root_inputs[0].shape) == rank:
         title = "add the batch dimension: x.unsqueeze(0)"
         edit = change_tensor(crash, x, lambda t: t[None], "{x}[None]", title=title)
         yield propose(edit, weight=STRONG)

@@ -1,5 +1,6 @@
 """Two tensors that do not broadcast."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.edits.build import change_name
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.parts import change_part, match_inputs
 from cnnprobe.crash.facts.channels import suspect_channels
@@ -83,7 +85,11 @@ def broadcast_mismatch(crash: Crash) -> Iterator[Suspect]:
     )
     arithmetic = write_parts(crash, (pair.a, pair.b))
     small, large = sorted((pair.a, pair.b), key=lambda t: (len(t.shape), count_elements(t.shape)))
-    candidates = list(match_inputs(crash, (pair.a, pair.b)))
+    candidates = list(_permute(crash, pair))
+    if not candidates:
+        candidates += match_inputs(crash, (pair.a, pair.b))
+    else:
+        message += "; they are the same sizes in another order"
     if pair.is_even:
         yield from suspect_channels(crash, small, large, message, arithmetic)
     else:
@@ -98,6 +104,31 @@ def broadcast_mismatch(crash: Crash) -> Iterator[Suspect]:
         weight=STRONG if pair.parameter is not None else USUAL,
         needs_proof=pair.parameter is not None,
     )
+
+
+def _permute(crash: Crash, pair: Operands) -> Iterator[Candidate]:
+    """The channels of one of them are last, and those of the other in dim 1, as torch has them."""
+    rank = len(pair.a.shape)
+    if not pair.is_even or rank < 3 or pair.parameter is not None:
+        return
+    first = (0, rank - 1, *range(1, rank - 1))  # of (N, H, W, C): (N, C, H, W)
+    for info, like in ((pair.a, pair.b), (pair.b, pair.a)):
+        if tuple(info.shape[i] for i in first) != like.shape:
+            continue
+        code = f"{{x}}.permute({', '.join(map(str, first))})"
+        change = functools.partial(_permute_tensor, order=first, shape=info.shape)
+        edit = change_name(crash, info, change, code) or change_part(
+            crash, pair.call, info, change, code, verb="permute", like=like
+        )
+        # Where both can be turned, it is the one whose channels are the shorter dim.
+        weight = STRONG if rank > 3 or info.shape[-1] < info.shape[1] else USUAL
+        yield propose(edit, weight=weight)
+
+
+def _permute_tensor(
+    x: Tensor, _like: Tensor | None = None, *, order: tuple[int, ...], shape: tuple[int, ...]
+) -> Tensor:
+    return x.permute(order) if tuple(x.shape) == shape else x
 
 
 def _keep_dims(crash: Crash, small: TensorInfo) -> Iterator[Candidate]:

@@ -16,6 +16,7 @@ from cnnprobe.crash.facts.placement import (
     list_hidden_layers,
     list_own,
     move,
+    register_attribute,
     register_hidden,
 )
 from cnnprobe.crash.facts.words import quote
@@ -123,7 +124,7 @@ def _explain_tensor(crash: Crash, call: ModuleCall, position: int, usual: str) -
         owner = crash.owner_of_parameter(info.source)
         return _explain_layer(crash, owner, info.device, usual)
     found = (
-        _explain_attribute(crash, info, usual, position)
+        _explain_attribute(crash, info, usual)
         if attribute is not None
         else _explain_input(crash, call, info, usual)
         or _explain_hidden(crash, info, usual)
@@ -134,16 +135,14 @@ def _explain_tensor(crash: Crash, call: ModuleCall, position: int, usual: str) -
     return replace(found, arithmetic="; ".join(pairs), weight=STRONG)
 
 
-def _explain_attribute(crash: Crash, info: TensorInfo, usual: str, position: int) -> Suspect:
+def _explain_attribute(crash: Crash, info: TensorInfo, usual: str) -> Suspect:
     owner, name = crash.find_attribute(info) or ("", "")
-    title = f"register it: self.register_buffer({name!r}, ...), so that it moves with the model"
-    code = f"{{x}}.to({usual!r})"
-    edit = adapt_call(crash, lambda t: move(t, usual), code, position=position)
+    edit = register_attribute(owner, name, lambda t: move(t, usual))
     return Suspect(
         module=owner,
         message=f"the tensor '{name}' of {describe_module(crash, owner)} is no buffer, "
         f"so .to() left it on {info.device}",
-        candidates=(propose(replace(edit, title=title), weight=STRONG),),
+        candidates=(propose(edit, weight=STRONG),),
     )
 
 

@@ -14,13 +14,14 @@ from cnnprobe.crash.edits.attributes import Move, SetAttribute
 from cnnprobe.crash.edits.build import adapt_call
 from cnnprobe.crash.facts.placement import (
     OddTensor,
+    cast_to,
     describe_hidden,
     find_listed,
     find_odd_dtype,
     find_usual_dtype,
     list_hidden_layers,
+    register_attribute,
     register_hidden,
-    spell_cast,
 )
 from cnnprobe.crash.facts.words import is_floating, quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
@@ -69,18 +70,66 @@ IN_LISTS = Example(
     on_meta=False,
 )
 
+NO_BUFFER = Example(
+    """
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.basis = torch.eye(8)
+            self.fc = nn.Linear(8, 2)
 
-@cause(code="CP066", name="dtype-mismatch", prior=998, examples=(CONSTANT, IN_LISTS))
+        def forward(self, x):
+            return self.fc(torch.matmul(x, self.basis))
+
+
+    model, args = Mixer().double(), (torch.randn(4, 8, dtype=torch.float64),)
+    """,
+    old="self.basis = torch.eye(8)",
+    new='self.register_buffer("basis", torch.eye(8))',
+    blames="",
+    repair="register it: self.register_buffer('basis', ...)",
+    on_meta=False,
+)
+SPECTRUM = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(33, 2)
+
+        def forward(self, x):
+            return self.fc(torch.fft.rfft(x))
+
+
+    model, args = Net(), (torch.randn(4, 64),)
+    """,
+    old="torch.fft.rfft(x)",
+    new="torch.fft.rfft(x).abs()",
+    blames="fc",
+    repair="x.abs()",
+    on_meta=False,
+)
+
+
+@cause(
+    code="CP066",
+    name="dtype-mismatch",
+    prior=998,
+    examples=(CONSTANT, IN_LISTS, NO_BUFFER, SPECTRUM),
+)
 def dtype_mismatch(crash: Crash) -> Iterator[Suspect]:
     """Tensors of two dtypes meet in an operation that computes in one.
 
     Why it happens: a layer, a constant or a cast on the way has another dtype; numpy makes
     float64, and .half() or .double() passes by what is not registered.
-    What to do: bring the odd one to the dtype of the rest, or compute under torch.autocast.
+    What to do: bring the odd one to the dtype of the rest, or compute under torch.autocast. Of a
+    complex spectrum take the magnitude, x.abs(): a cast drops the imaginary part.
     Known exceptions: element by element operations promote to the wider dtype.
     Source: torch docs, Tensor Attributes, "type promotion".
     """
     odd, call = find_odd_dtype(crash), crash.call
+    if odd is None:
+        odd = _find_complex(crash)
     if odd is None or call is None:
         return
     usual = find_usual_dtype(crash, odd.wanted, outside=call.fqn or "")
@@ -90,6 +139,16 @@ def dtype_mismatch(crash: Crash) -> Iterator[Suspect]:
         yield _explain_parameter(crash, call, odd.info, odd.wanted)
     elif not crash.is_input(odd.info):
         yield from _explain_tensor(crash, odd)
+
+
+def _find_complex(crash: Crash) -> OddTensor | None:
+    """What a function got that knows no complex numbers, in a model of real ones."""
+    x = next(iter(crash.inputs), None)
+    if x is None or not x.dtype.startswith("complex") or crash.call is None:
+        return None
+    wanted = find_usual_dtype(crash, "")
+    is_real = crash.call.fqn is None and is_floating(wanted)
+    return OddTensor(info=x, position=0, module=crash.owner, wanted=wanted) if is_real else None
 
 
 def _explain_layer(crash: Crash, odd: OddTensor, usual: str) -> Suspect:
@@ -133,6 +192,10 @@ def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
             weight=STRONG + 1,
         )
         return
+    attribute = crash.find_attribute(x) if x.source is None else None
+    if attribute is not None:
+        yield _explain_attribute(crash, odd, *attribute)
+        return
     yield from _explain_mixed(crash, x, dtype)
     casts = (
         call
@@ -142,7 +205,7 @@ def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
     cast = next(casts, None)
     weight = STRONG if cast is not None else USUAL
     made = f"; {crash.describe_call(cast)} made it {x.dtype}" if cast is not None else ""
-    edit = adapt_call(crash, lambda t: t.to(dtype), spell_cast(odd.wanted), position=odd.position)
+    edit = adapt_call(crash, *cast_to(crash, x, odd.wanted), position=odd.position)
     yield Suspect(
         module=odd.module,
         message=f"{describe_module(crash, odd.module)} computes in {odd.wanted} but got {x.dtype} "
@@ -150,6 +213,37 @@ def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
         arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
         candidates=(propose(edit, weight=weight),),
         weight=weight,
+    )
+
+
+def _explain_attribute(crash: Crash, odd: OddTensor, owner: str, name: str) -> Suspect:
+    """A constant of the module's: the model was converted without it, or it was made so."""
+    was, dtype = odd.info.dtype, getattr(torch, odd.wanted)
+    is_left = was == str(torch.get_default_dtype()).removeprefix("torch.")
+    place = describe_module(crash, owner)
+    edit = (
+        register_attribute(owner, name, lambda t: t.to(dtype))
+        if is_left
+        else _cast_at(crash, owner, name, dtype)
+    )
+    said = f"is no buffer, so .to() left it in {was}" if is_left else f"is {was}"
+    return Suspect(
+        module=owner,
+        message=f"the tensor '{name}' of {place} {said}; the model computes in {odd.wanted}",
+        arithmetic=f"expected {odd.wanted}, got {was} {odd.info.shape}",
+        candidates=(propose(edit, weight=STRONG),),
+        weight=STRONG + 1,
+    )
+
+
+def _cast_at(crash: Crash, fqn: str, name: str, dtype: torch.dtype) -> SetAttribute:
+    short = str(dtype).removeprefix("torch.")
+    return SetAttribute(
+        title=f"make 'self.{name}' of {describe_module(crash, fqn)} {short}: .to(torch.{short})",
+        code=f".to(torch.{short})",
+        module=fqn,
+        name=name,
+        value=functools.partial(_cast_attribute, name=name, dtype=dtype),
     )
 
 
@@ -161,13 +255,7 @@ def _explain_mixed(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Iterator[
     call, mixed, owner, first = found[0]
     short = str(dtype).removeprefix("torch.")
     edits = [
-        SetAttribute(
-            title=f"make 'self.{name}' of {describe_module(crash, fqn)} {short}: .to(torch.{short})",
-            code=f".to(torch.{short})",
-            module=fqn,
-            name=name,
-            value=functools.partial(_cast_attribute, name=name, dtype=dtype),
-        )
+        _cast_at(crash, fqn, name, dtype)
         for fqn, name in dict.fromkeys((fqn, name) for *_, fqn, name in found)
     ]
     user = crash.describe_call(crash.call) if crash.call is not None else "the call"

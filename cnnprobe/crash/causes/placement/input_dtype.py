@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 
-import torch
-
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash, describe_module
 from cnnprobe.crash.edits.build import change_input, change_tensor, is_root_input
 from cnnprobe.crash.facts.placement import (
     BY_INDEX,
+    cast_to,
     find_odd_dtype,
     find_usual_dtype,
     list_own,
-    spell_cast,
 )
 from cnnprobe.crash.facts.words import is_floating
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
@@ -48,8 +46,7 @@ def input_dtype(crash: Crash) -> Iterator[Suspect]:
     x, root = odd.info, crash.find_root(odd.info)
     if root is None or root.dtype != x.dtype or not is_root_input(crash, x):
         return
-    dtype = getattr(torch, odd.wanted)
-    edit = change_tensor(crash, x, lambda t: t.to(dtype), spell_cast(odd.wanted))
+    edit = change_tensor(crash, x, *cast_to(crash, x, odd.wanted))
     is_image = x.dtype == "uint8"
     yield Suspect(
         module=odd.module,

@@ -52,13 +52,34 @@ MASK = Example(
     repair="mask[:8, :8]",
 )
 
+LAYOUT = Example(
+    """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 2, 32)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+        def forward(self, x, lengths):
+            padding = torch.arange(7) >= lengths[:, None]
+            return self.encoder(x, src_key_padding_mask=padding).mean(1)
+
+
+    model, args = Net(), (torch.randn(4, 7, 16), torch.tensor([7, 5, 7, 3]))
+    """,
+    old="(16, 2, 32)",
+    new="(16, 2, 32, batch_first=True)",
+    blames="encoder",
+    repair="build the layers of 'encoder' with batch_first=True",
+)
+
 
 @cause(
     code="CP060",
     name="attention-shapes",
     family="shape-mismatch",
     prior=496,
-    examples=(BATCH, MASK),
+    examples=(BATCH, MASK, LAYOUT),
 )
 def attention_shapes(crash: Crash) -> Iterator[Suspect]:
     """The query, the key or a mask of an attention do not fit one another.
@@ -150,7 +171,19 @@ def _explain_mask(
     crash: Crash, fqn: str, name: str, mask: TensorInfo, wanted: tuple[int, ...]
 ) -> Suspect:
     candidates: list[Candidate] = []
-    if len(mask.shape) == 2 and mask.shape == wanted[::-1]:
+    x, call = crash.inputs[0], crash.call
+    key = get_tensor(call, 1, "key") if call is not None else None
+    flipped = (x.shape[0], key.shape[1]) if key is not None else ()
+    first = not crash.modules[fqn].batch_first
+    if not first:
+        flipped = flipped[::-1]
+    is_known = crash.batch == wanted[0] != mask.shape[0]  # the model's batch is where it is said
+    is_flipped = name == "key_padding_mask" and mask.shape == flipped and not is_known
+    if is_flipped:
+        candidates.append(_flip(crash, fqn))
+    if is_flipped and crash.batch == mask.shape[0]:
+        pass  # a transposed mask would pass too, and hide samples from each other
+    elif len(mask.shape) == 2 and mask.shape == wanted[::-1]:
         candidates.append(
             _adapt(crash, fqn, mask, lambda t: t.transpose(0, 1), "mask.transpose(0, 1)")
         )
@@ -162,12 +195,26 @@ def _explain_mask(
     return Suspect(
         module=crash.find_container(fqn),
         message=f"{name} of {describe_module(crash, fqn)} is expected to be {wanted}, {said}, but is "
-        f"{mask.shape}",
+        f"{mask.shape}"
+        + (f", as of {mask.shape[0]} samples: batch_first is {not first}" if is_flipped else ""),
         arithmetic=f"query {crash.inputs[0].shape}; {name} {mask.shape} from "
         f"{crash.describe_origin(mask)}",
         candidates=tuple(candidates),
         weight=STRONG,
     )
+
+
+def _flip(crash: Crash, fqn: str) -> Candidate:
+    """The other order of dims for an attention, and for all that are in one container with it."""
+    place, first = crash.find_container(fqn), not crash.modules[fqn].batch_first
+    found = [
+        name
+        for name, module in crash.modules.items()
+        if isinstance(module, nn.MultiheadAttention) and f"{name}.".startswith(f"{place}.")
+    ]
+    edits = tuple(configure(crash, name, batch_first=first) for name in found or [fqn])
+    summary = f"build the layers of {quote(place)} with batch_first={first}" if found[1:] else ""
+    return Candidate(edits=edits, weight=STRONG + 1, summary=summary)
 
 
 def _adapt(
