@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.suspect import Suspect
 from cnnprobe.diagnosis import Severity
-from cnnprobe.diagnosis.discovery import find_entries, load_entries, read_page
+from cnnprobe.diagnosis.discovery import find_entries, load_entries, read_page, read_sentence
 from cnnprobe.errors import UsageError
 
 STAGES = ("forward", "loss", "backward", "step", "around")  # "around": anywhere but in the forward
@@ -90,8 +90,8 @@ class Cause:
 
     @property
     def sentence(self) -> str:
-        """The first line of the page."""
-        return self.page.partition("\n")[0]
+        """The first sentence of the page."""
+        return read_sentence(self.page)
 
 
 def cause(

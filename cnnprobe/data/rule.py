@@ -15,7 +15,13 @@ from typing import Any
 
 from cnnprobe.data.facts import Data
 from cnnprobe.diagnosis import Diagnosis, Finding, Severity, in_order, split_ignored
-from cnnprobe.diagnosis.discovery import find_entries, load_entries, read_page, sort_by_code
+from cnnprobe.diagnosis.discovery import (
+    find_entries,
+    load_entries,
+    read_page,
+    read_sentence,
+    sort_by_code,
+)
 from cnnprobe.errors import UsageError
 
 Check = Callable[[Data], Iterable[Finding]]
@@ -41,8 +47,8 @@ class DataRule:
 
     @property
     def sentence(self) -> str:
-        """The first line of the page."""
-        return self.page.partition("\n")[0]
+        """The first sentence of the page."""
+        return read_sentence(self.page)
 
 
 def data_rule(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cnnprobe.diagnosis.discovery import read_page
+from cnnprobe.diagnosis.discovery import read_page, read_sentence
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.errors import UsageError
 from cnnprobe.records.trace import Failure
@@ -96,8 +96,8 @@ class Rule:
 
     @property
     def sentence(self) -> str:
-        """The first line of the page."""
-        return self.page.partition("\n")[0]
+        """The first sentence of the page."""
+        return read_sentence(self.page)
 
 
 def rule(

@@ -45,6 +45,15 @@ def read_page(function: Callable[..., Any]) -> str:
     return "\n".join([*lines[:1], *(line.removeprefix("    ") for line in lines[1:])])
 
 
+def read_sentence(page: str) -> str:
+    """The first sentence of a page, as one line.
+
+    >>> read_sentence("A ReLU whose output\\nis zero.\\n\\nWhy it matters: ...")
+    'A ReLU whose output is zero.'
+    """
+    return " ".join(page.partition("\n\n")[0].split())
+
+
 def find_entries(package: ModuleType, group: str, kind: type[E]) -> tuple[E, ...]:
     """The entries in the modules of a package and in the entry points of a group, by code.
 
