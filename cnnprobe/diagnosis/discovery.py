@@ -46,9 +46,9 @@ def read_page(function: Callable[..., Any]) -> str:
 
 
 def read_sentence(page: str) -> str:
-    """The first sentence of a page, as one line.
+    r"""The first sentence of a page, as one line.
 
-    >>> read_sentence("A ReLU whose output\\nis zero.\\n\\nWhy it matters: ...")
+    >>> read_sentence("A ReLU whose output\nis zero.\n\nWhy it matters: ...")
     'A ReLU whose output is zero.'
     """
     return " ".join(page.partition("\n\n")[0].split())

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
-from cnnprobe.data.rules.material import images, loader, labels, made
+from cnnprobe.data.rules.material import images, labels, loader, made
 from cnnprobe.diagnosis import Finding, Severity
 
 

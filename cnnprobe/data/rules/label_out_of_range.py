@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
-from cnnprobe.data.facts import Split
 from cnnprobe.data.rules.material import classifier, images, labels, loader
 from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Masks
 from cnnprobe.data.rule import data_rule
-from cnnprobe.data.facts import Masks
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.data.words import count, name_samples
 from cnnprobe.diagnosis import Finding, Severity

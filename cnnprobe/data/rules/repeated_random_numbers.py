@@ -29,7 +29,7 @@ def sick() -> Mapping[str, Any]:
 
 
 def healthy() -> Mapping[str, Any]:
-    """torch's own, which each worker has seeded otherwise."""
+    """Torch's own, which each worker has seeded otherwise."""
     return _noisy(own=False)
 
 
