@@ -9,8 +9,8 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.layout import lay_out_trace
-from cnnprobe.document.layout.findings import with_findings
-from cnnprobe.document.render import Document, render, suffixes
+from cnnprobe.document.layout.findings import add_findings
+from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.records import schema
@@ -92,17 +92,17 @@ class Report:
                 Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED}
             )
         if format == "html":
-            return self._page(depth)
+            return self._render_page(depth)
         if format == "fragment":
-            return render(_laid_out(self, depth, _FRAGMENT, drawn=True), format)
-        return render(_laid_out(self, depth, None), format, width=width, colour=colour)
+            return render(_lay_out(self, depth, _FRAGMENT, drawn=True), format)
+        return render(_lay_out(self, depth, None), format, width=width, colour=colour)
 
-    def _page(self, depth: int | None) -> str:
+    def _render_page(self, depth: int | None) -> str:
         """The page, which carries the whole report as JSON: for programs, and for what it tells of a row that is marked."""
         from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
         return render_page(
-            _laid_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json")
+            _lay_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json")
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -113,7 +113,7 @@ class Report:
             ProbeError: the file cannot be written.
         """
         target = Path(path)
-        known = suffixes()
+        known = map_suffixes()
         if target.suffix.lower() not in known:
             what = f"no format has the suffix {target.suffix!r}"
             raise UnknownNameError(what, where=str(target), fix=suggest(target.suffix, known))
@@ -135,8 +135,8 @@ class Report:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
-        document = _laid_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
-        text = render(_laid_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
+        document = _lay_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
+        text = render(_lay_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
         return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
@@ -168,9 +168,9 @@ def load(path: str | os.PathLike[str]) -> Report:
             where=where,
             fix='give a file that report.save("name.json") has written',
         ) from error
-    data = schema.parse(_json_of(text, where), expected=Report.__name__, where=where)
+    data = schema.parse(_extract_json(text, where), expected=Report.__name__, where=where)
     try:
-        return Report(**_parts(data))
+        return Report(**_read_parts(data))
     except ProbeError as error:
         raise ProbeError(
             f"the report is damaged: {error.what}",
@@ -179,15 +179,15 @@ def load(path: str | os.PathLike[str]) -> Report:
         ) from error
 
 
-def _json_of(text: str, where: str) -> str:
+def _extract_json(text: str, where: str) -> str:
     """The text itself, or what a page carries."""
     if not text.lstrip().lower().startswith("<!doctype html"):
         return text
-    from cnnprobe.document.render.page.packing import carried
+    from cnnprobe.document.render.page.packing import extract_data
 
     fix = 'give a page or a JSON file that report.save("name.html") or report.save("name.json") has written'
     try:
-        data = carried(text)
+        data = extract_data(text)
     except ValueError as error:
         raise ProbeError(
             f"the report in this page is damaged: {error}", where=where, fix=fix
@@ -197,7 +197,7 @@ def _json_of(text: str, where: str) -> str:
     return data
 
 
-def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
+def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     unreadable = [name for name, part in data.items() if part and name not in _PARTS]
     if unreadable or "trace" not in data:
         what = (
@@ -213,7 +213,7 @@ def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _laid_out(
+def _lay_out(
     report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any
 ) -> Document:
     parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
@@ -221,7 +221,7 @@ def _laid_out(
     crashed = report.explanation is not None and (sections is None or "failure" in sections)
     # What raised has its own place in the document.
     others = [f for f in report.findings if not (crashed and f.is_crash)]
-    return with_findings(document, others, report.trace) if others else document
+    return add_findings(document, others, report.trace) if others else document
 
 
 def write_file(target: Path, text: str) -> None:

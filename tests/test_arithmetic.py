@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import images
 from torch import nn
 
-from cnnprobe.document.layout.arithmetic import explain_shape, receptive_fields
+from cnnprobe.document.layout.arithmetic import compute_receptive_fields, explain_shape
 from cnnprobe.recorder import observe
 
 
@@ -104,7 +104,7 @@ def test_receptive_field_is_where_the_gradient_of_one_output_reaches(layers):
                 x, 2
             )  # the same window, but every element gets a gradient
     trace = observe(nn.Sequential(*layers), (torch.rand(1, 1, 64, 64),), {}).trace
-    field = receptive_fields(trace)
+    field = compute_receptive_fields(trace)
     x = torch.rand(1, 1, 64, 64, requires_grad=True)
     y = model(x)
     reached = []
@@ -129,7 +129,7 @@ def test_receptive_field_ends_where_a_map_loses_a_dimension():
             return self.line(self.plane(x)[:, :, 0])
 
     trace = observe(Rows(), (torch.rand(1, 1, 8, 8),), {}).trace
-    assert {"plane"} == {trace.calls[row].fqn for row in receptive_fields(trace)}
+    assert {"plane"} == {trace.calls[row].fqn for row in compute_receptive_fields(trace)}
 
 
 @pytest.mark.parametrize("join", [torch.maximum, torch.fmax, torch.subtract, torch.Tensor.__rsub__])
@@ -143,6 +143,6 @@ def test_receptive_field_goes_through_every_operation_on_each_value(join):
             return join(self.near(x), self.far(x))
 
     trace = observe(Branches(), (torch.rand(1, 1, 8, 8),), {}).trace
-    last = max(receptive_fields(trace))
+    last = max(compute_receptive_fields(trace))
     assert trace.calls[last].fqn is None
-    assert (5, 5) == receptive_fields(trace)[last].size
+    assert (5, 5) == compute_receptive_fields(trace)[last].size

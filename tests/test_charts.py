@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cnnprobe.document.layout import lay_out_history
-from cnnprobe.document.layout.curves import history_pictures
+from cnnprobe.document.layout.curves import draw_history_pictures
 from cnnprobe.document.render import Column, Document, Picture, Row, Table, Trend, render
 from cnnprobe.document.render.charts import Line, draw_curves
 from cnnprobe.records.history import Curve, History, numbers
@@ -101,7 +101,7 @@ def test_hostile_name_is_text():
 
 
 def test_charts_of_a_run_are_the_loss_the_layers_and_the_rest():
-    captions = [picture.caption for picture in history_pictures(histories.training())]
+    captions = [picture.caption for picture in draw_history_pictures(histories.training())]
     assert [
         "loss",
         "gradient norm of each layer",
@@ -116,13 +116,13 @@ def test_gradients_of_parameters_are_not_drawn_among_those_of_layers():
     weight = replace(run.of("relu", "gradient"), fqn="conv.weight")
     pictures = {
         picture.caption: picture.svg
-        for picture in history_pictures(replace(run, series=(*run.series, weight)))
+        for picture in draw_history_pictures(replace(run, series=(*run.series, weight)))
     }
     assert "conv.weight" not in pictures["gradient norm of each layer"]
 
 
 def test_first_gradient_that_is_not_finite_is_marked_in_each_chart():
-    said = [picture.alt for picture in history_pictures(histories.training())]
+    said = [picture.alt for picture in draw_history_pictures(histories.training())]
     assert (
         "loss: 2.300 at step 0, NaN at step 4, between 1.250 and 2.300; Inf: gradient of relu at step 4"
         == said[0]
@@ -134,7 +134,7 @@ def test_loss_that_is_not_finite_is_marked_without_further_knowledge():
     history = History(
         model="Net", curves=(Curve(name="loss", steps=(0, 1, 2), values=numbers((1, 2, math.nan))),)
     )
-    assert next(history_pictures(history)).alt.endswith("loss is not finite at step 2")
+    assert next(draw_history_pictures(history)).alt.endswith("loss is not finite at step 2")
 
 
 def test_page_and_fragment_show_the_charts_and_text_does_not():

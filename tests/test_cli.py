@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import cnnprobe
 from cnnprobe.cli import main
-from cnnprobe.document.render import formats
+from cnnprobe.document.render import list_formats
 
 ROOT = Path(__file__).parent.parent
 MODELS = """
@@ -411,7 +411,7 @@ def test_help_of_probe_lists_the_forms_of_a_spec_and_the_formats():
         "torchvision:",
         "timm:",
         ".pt2",
-        *formats(),
+        *list_formats(),
     ):
         assert part in out
     assert all(len(line) <= 100 for line in out.splitlines())
@@ -420,7 +420,7 @@ def test_help_of_probe_lists_the_forms_of_a_spec_and_the_formats():
 def test_formats_of_the_option_are_those_of_the_renderers():
     from cnnprobe.cli.options import known_formats
 
-    assert sorted(formats()) == sorted(known_formats())
+    assert sorted(list_formats()) == sorted(known_formats())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["probe", "--help"], ["probe"]])

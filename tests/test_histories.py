@@ -10,7 +10,7 @@ import pytest
 
 from cnnprobe.document.layout import lay_out_history
 from cnnprobe.document.render import Notice, Table, render
-from cnnprobe.document.render.trends import sparkline
+from cnnprobe.document.render.trends import draw_sparkline
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.records.history import History, numbers
 from cnnprobe.report import Report, load
@@ -122,10 +122,10 @@ def test_many_layers_are_cut_and_the_rest_is_counted():
 
 
 def test_a_long_curve_is_put_together_to_the_width_and_keeps_its_ends():
-    line = sparkline([float(k) for k in range(1000)])
+    line = draw_sparkline([float(k) for k in range(1000)])
     assert (16, "▁", "█") == (len(line), line[0], line[-1])
-    assert "▁▁" == sparkline([3.0, 3.0])
-    assert "  " == sparkline([math.nan, math.inf])
+    assert "▁▁" == draw_sparkline([3.0, 3.0])
+    assert "  " == draw_sparkline([math.nan, math.inf])
 
 
 def test_reading_a_report_with_a_history_never_imports_torch(tmp_path):

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from cnnprobe.document.layout import entries, fold, lay_out_parameters, lay_out_trace
-from cnnprobe.document.layout.boxes import keys_of_boxes
-from cnnprobe.document.layout.folded_rows import span
+from cnnprobe.document.layout import fold_rows, lay_out_parameters, lay_out_trace, list_entries
+from cnnprobe.document.layout.boxes import map_boxes_to_keys
+from cnnprobe.document.layout.folded_rows import join_names
 from cnnprobe.document.render import Facts, Notice, Shares, Table
 from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import BLOCKS, module_graph
@@ -111,8 +111,8 @@ def test_totals_without_any_formula_say_so_instead_of_zero():
     ids=lambda trace: trace.model[:8],
 )
 def test_rows_add_up_to_the_totals_folded_or_not(trace):
-    assert_adds_up(trace, entries(trace))
-    assert_adds_up(trace, fold(trace, entries(trace)))
+    assert_adds_up(trace, list_entries(trace))
+    assert_adds_up(trace, fold_rows(trace, list_entries(trace)))
 
 
 def test_identical_blocks_fold_into_one_with_the_sums_of_all():
@@ -179,7 +179,7 @@ def test_two_single_layers_are_shown_and_three_folded():
     ],
 )
 def test_a_fold_is_named_by_its_first_and_last_row(first, last, name):
-    assert name == span(first, last)
+    assert name == join_names(first, last)
 
 
 def test_depth_one_shows_the_children_with_all_that_is_below_them():
@@ -328,7 +328,7 @@ def test_a_containers_own_parameter_is_a_row_so_that_rows_add_up():
     )
     found = table(trace)
     assert ("scale", "own parameter", "", "(4,)", 4) == found.rows[1].cells[:5]
-    assert_adds_up(trace, entries(trace))
+    assert_adds_up(trace, list_entries(trace))
 
 
 def test_what_a_stock_layer_uses_inside_itself_belongs_to_it():
@@ -471,19 +471,19 @@ def test_a_limit_of_rows_shows_whole_levels_and_says_what_is_missing():
 
 def test_two_thousand_levels_of_nesting_are_laid_out():
     trace = traces.nested(2000)
-    rows = fold(trace, entries(trace))
+    rows = fold_rows(trace, list_entries(trace))
     assert (2001, 16, 32) == (len(rows), rows[0].parameters, rows[0].macs)
 
 
 def test_rows_in_a_foreign_order_do_not_break_the_layout():
     trace = traces.blocks(2)
     backwards = replace(trace, modules=tuple(reversed(trace.modules)))
-    assert 32 == entries(backwards)[0].parameters
+    assert 32 == list_entries(backwards)[0].parameters
 
 
 def test_each_box_of_the_whole_graph_has_the_key_of_its_own_row():
     trace = traces.tiny()
-    keys = keys_of_boxes(trace, module_graph(trace))
+    keys = map_boxes_to_keys(trace, module_graph(trace))
     boxes = {node.name: keys.get(node.id) for node in module_graph(trace).nodes}
     assert {
         "input": None,
@@ -497,7 +497,7 @@ def test_each_box_of_the_whole_graph_has_the_key_of_its_own_row():
 def test_box_of_repeated_blocks_has_the_keys_of_all_their_rows():
     trace = traces.blocks(4)
     graph = module_graph(trace).collapse(1)
-    keys = keys_of_boxes(trace, graph)
+    keys = map_boxes_to_keys(trace, graph)
     folded = next(node for node in graph.nodes if node.kind == BLOCKS)
     rows = [int(key[1:]) for key in keys[folded.id].split()]
     assert ["1", "2", "3"] == [trace.calls[row].fqn for row in rows]

@@ -15,7 +15,7 @@ from cnnprobe import operations, rulebook
 from cnnprobe.comparison.primitives import operations_of
 from cnnprobe.comparison.refactoring.layers import NotWritableError, layer_of
 from cnnprobe.diagnosis.evidence import operation
-from cnnprobe.document.render.labels import family
+from cnnprobe.document.render.labels import find_family
 from cnnprobe.graph import Node
 from cnnprobe.operations import OperationInfo, find, find_signature
 from cnnprobe.recorder import observe
@@ -102,7 +102,7 @@ def layer(trace, row):
 
 
 def colour(trace, row):
-    return family(Node(0, trace.calls[row].kind, "function"))
+    return find_family(Node(0, trace.calls[row].kind, "function"))
 
 
 def test_there_are_many_spellings():

@@ -18,9 +18,9 @@ from cnnprobe.document.render import (
     Row,
     Table,
     Text,
-    formats,
+    list_formats,
+    map_suffixes,
     render,
-    suffixes,
     units,
 )
 from cnnprobe.errors import UnknownNameError
@@ -211,8 +211,8 @@ def test_blocks_without_content_are_rendered():
 
 
 def test_formats_are_the_files_of_the_room():
-    assert {"html", "json", "markdown", "text"} <= set(formats())
-    assert ("markdown", "html") == (suffixes()[".md"], suffixes()[".html"])
+    assert {"html", "json", "markdown", "text"} <= set(list_formats())
+    assert ("markdown", "html") == (map_suffixes()[".md"], map_suffixes()[".html"])
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_name():
@@ -227,23 +227,23 @@ def test_an_unknown_format_is_refused_with_the_nearest_name():
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (units.si(1_147_466), "1.15 M"),
-        (units.si(999_999), "1.00 M"),
-        (units.si(999_499), "999 k"),
-        (units.si(0), "0"),
-        (units.si(4_089_184_256), "4.09 G"),
-        (units.size(4 * 1_147_466), "4.38 MiB"),
-        (units.size(1023), "1023 B"),
-        (units.size(1024**2 - 1), "1024 KiB"),
-        (units.value(-0.0001234), "-1.23e-04"),
-        (units.value(9999.0), "9999"),
-        (units.value(float("-inf")), "-Inf"),
-        (units.percent(0.99951), ">99.9%"),
-        (units.percent(0.9994), "99.9%"),
-        (units.percent(0.0004), "<0.1%"),
-        (units.seconds(0.0123), "12.3 ms"),
-        (units.seconds(2), "2.00 s"),
-        (units.seconds(0), "0.00 us"),
+        (units.format_si(1_147_466), "1.15 M"),
+        (units.format_si(999_999), "1.00 M"),
+        (units.format_si(999_499), "999 k"),
+        (units.format_si(0), "0"),
+        (units.format_si(4_089_184_256), "4.09 G"),
+        (units.format_size(4 * 1_147_466), "4.38 MiB"),
+        (units.format_size(1023), "1023 B"),
+        (units.format_size(1024**2 - 1), "1024 KiB"),
+        (units.format_value(-0.0001234), "-1.23e-04"),
+        (units.format_value(9999.0), "9999"),
+        (units.format_value(float("-inf")), "-Inf"),
+        (units.format_percent(0.99951), ">99.9%"),
+        (units.format_percent(0.9994), "99.9%"),
+        (units.format_percent(0.0004), "<0.1%"),
+        (units.format_seconds(0.0123), "12.3 ms"),
+        (units.format_seconds(2), "2.00 s"),
+        (units.format_seconds(0), "0.00 us"),
     ],
 )
 def test_numbers_are_written_in_their_units(shown, expected):

@@ -215,12 +215,12 @@ def _backward(output: object, label: str) -> list[str]:
 
 def _life(label: str, graph: "KeptGraph | None") -> str:
     """One sentence of a run's graph."""
-    from cnnprobe.document.render.units import size
+    from cnnprobe.document.render.units import format_size
 
     if graph is None:
         return f"{label}: its graph is gone after backward"
-    held = [f"{size(graph.saved_bytes)} for backward"] if graph.saved_bytes else []
-    held += [f"{size(graph.tensor_bytes)} of tensors"] if graph.tensor_bytes else []
+    held = [f"{format_size(graph.saved_bytes)} for backward"] if graph.saved_bytes else []
+    held += [f"{format_size(graph.tensor_bytes)} of tensors"] if graph.tensor_bytes else []
     keepers = ", ".join(graph.keepers) or "something that Python does not show"
     return f"{label}: its graph is kept alive by {keepers}" + (
         f": {' and '.join(held)}" if held else ""

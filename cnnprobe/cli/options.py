@@ -240,14 +240,14 @@ def chosen_format(wished: OutputRequest) -> str:
     """
     if wished.format or not wished.file:
         return wished.format or "text"
-    from cnnprobe.document.render import suffixes
+    from cnnprobe.document.render import map_suffixes
 
     suffix = Path(wished.file).suffix.lower()
-    if suffix not in suffixes():
-        known = ", ".join(suffixes())
+    if suffix not in map_suffixes():
+        known = ", ".join(map_suffixes())
         raise UsageError(
             f"no format has the suffix {suffix!r}",
             where=f"-o {wished.file}",
             fix=f"end the name in one of {known}, or add --format",
         )
-    return suffixes()[suffix]
+    return map_suffixes()[suffix]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnprobe.document.render import Column, Document, Facts, Heading, Row, Table, Text
-from cnnprobe.document.render.units import count
+from cnnprobe.document.render.units import format_count
 from cnnprobe.errors import TargetError
 from cnnprobe.loading.meta import meta_copy
 from cnnprobe.loading.user_errors import told
@@ -190,7 +190,7 @@ def lay_out_opinion(opinion: SecondOpinion) -> Document:
     )
     reasons = tuple(
         (
-            f"{count(abs(p.macs))} {'more' if p.macs > 0 else 'fewer'}",
+            f"{format_count(abs(p.macs))} {'more' if p.macs > 0 else 'fewer'}",
             f"{p.reason}, in {p.modules} {'module' if p.modules == 1 else 'modules'}",
         )
         for p in opinion.partings

@@ -7,7 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.comparison import tensors_of
-from cnnprobe.document.layout.comparisons import lay_out_comparison, lay_out_refactoring, verdict
+from cnnprobe.document.layout.comparisons import (
+    lay_out_comparison,
+    lay_out_refactoring,
+    write_verdict,
+)
 from cnnprobe.document.render import render
 from cnnprobe.errors import ProbeError
 from cnnprobe.records import schema
@@ -150,7 +154,7 @@ class Comparison:
         return self.to("text").rstrip("\n")
 
     def __repr__(self) -> str:
-        return f"<Comparison of {self.outcome.actual} against {self.outcome.expected}: {verdict(self.outcome)}>"
+        return f"<Comparison of {self.outcome.actual} against {self.outcome.expected}: {write_verdict(self.outcome)}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""

@@ -19,7 +19,7 @@ from cnnprobe.document.blocks import (
     Table,
     Text,
 )
-from cnnprobe.document.layout.findings import blocks_of
+from cnnprobe.document.layout.findings import build_finding_blocks
 
 SHOWN = 30  # classes; of more the most frequent and the rarest
 _ROLES = {"class": "class label", "classes": "class labels", "multilabel": "labels, 0 or 1",
@@ -38,7 +38,7 @@ def lay_out_data(
     blocks: list[Block] = [Heading(text=title, level=1)]
     blocks.append(Text(text="\n".join(_introduce(split) for split in data.splits)))
     if findings:
-        blocks += [_place(block) for block in blocks_of(findings)]
+        blocks += [_place(block) for block in build_finding_blocks(findings)]
     else:
         blocks.append(Text(text="nothing was found"))
     for sheet in sheets:

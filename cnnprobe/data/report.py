@@ -10,7 +10,7 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.layout import lay_out_data
 from cnnprobe.data.sheets import Sheet
 from cnnprobe.diagnosis import Finding
-from cnnprobe.document.render import render, suffixes
+from cnnprobe.document.render import map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.records import schema
 from cnnprobe.report import write_file
@@ -64,7 +64,7 @@ class DataReport:
             ProbeError: the file cannot be written, or there is no picture.
         """
         target = Path(path)
-        known = suffixes()
+        known = map_suffixes()
         if target.suffix.lower() == ".png":
             self._save_sheet(target)
             return

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cnnprobe.document.render.units import count, percent, value
+from cnnprobe.document.render.units import format_count, format_percent, format_value
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
@@ -22,7 +22,7 @@ _SHOWN = (
 def line(watch: "Watch", step: int, width: int | None = None) -> str:
     """What is wrong, and the latest of each curve; what `width` leaves no room for is left out as a whole, the last part first."""
     ledger = watch.ledger
-    parts = [f"step {count(step)}"]
+    parts = [f"step {format_count(step)}"]
     event = ledger.nonfinite
     if event is not None:
         what = "loss" if event.what == "loss" else f"{event.what} of {event.fqn or 'the model'!r}"
@@ -30,7 +30,7 @@ def line(watch: "Watch", step: int, width: int | None = None) -> str:
     for name, short in _SHOWN:
         if name in ledger.curves:
             latest = ledger.curves[name][1][-1]
-            parts.append(f"{short} {value(latest)}")
+            parts.append(f"{short} {format_value(latest)}")
     times = ledger.curves.get("seconds", ([], []))[1][-20:]
     if times and sum(times) > 0:
         parts.append(f"{len(times) / sum(times):.3g} steps/s")
@@ -38,7 +38,7 @@ def line(watch: "Watch", step: int, width: int | None = None) -> str:
         cost = watch.pace.cost
         parts.append(
             f"1 in {watch.pace.every} observed"
-            + (f" (+{percent(cost)})" if cost is not None else "")
+            + (f" (+{format_percent(cost)})" if cost is not None else "")
         )
     while width is not None and len(", ".join(parts)) > width and len(parts) > 2:
         parts.pop()

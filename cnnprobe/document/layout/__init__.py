@@ -5,20 +5,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprobe.document.blocks import Block, Code, Document, Folded, Heading, Table, Text
-from cnnprobe.document.layout.boxes import graph_pictures
-from cnnprobe.document.layout.entries import Entry, entries
+from cnnprobe.document.layout.boxes import draw_graph_pictures
+from cnnprobe.document.layout.entries import Entry, list_entries
 from cnnprobe.document.layout.explanations import (
-    evidence_blocks,
-    explanation_notice,
+    build_evidence_blocks,
+    build_explanation_notice,
+    build_patch_blocks,
     lay_out_explanation,
-    patch_blocks,
 )
-from cnnprobe.document.layout.folded_rows import fold
-from cnnprobe.document.layout.histories import history_blocks, lay_out_history
-from cnnprobe.document.layout.parts import shares
+from cnnprobe.document.layout.folded_rows import fold_rows
+from cnnprobe.document.layout.histories import build_history_blocks, lay_out_history
+from cnnprobe.document.layout.parts import build_shares
 from cnnprobe.document.layout.shapes import lay_out_shapes
-from cnnprobe.document.layout.summary import failure_notice, introduction, observations, total_facts
-from cnnprobe.document.layout.tables import module_table, parameter_table
+from cnnprobe.document.layout.summary import (
+    build_failure_notice,
+    build_total_facts,
+    introduce,
+    list_observations,
+)
+from cnnprobe.document.layout.tables import build_module_table, build_parameter_table
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.records.explanation import Explanation
@@ -27,7 +32,7 @@ from cnnprobe.records.totals import total
 from cnnprobe.records.trace import Trace
 
 __all__ = [
-    "SECTIONS", "Entry", "entries", "fold", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace",
+    "SECTIONS", "Entry", "fold_rows", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
 ]  # fmt: skip
 
 SECTIONS = (
@@ -96,7 +101,7 @@ def lay_out_trace(
             fix="give 0 for the model alone, 1 for its children, None for all",
         )
     view = _View(depth, folded, most_rows, drawn, graph, explanation, history)
-    blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduction(trace))]
+    blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduce(trace))]
     for section in _USUAL if sections is None else sections:
         if section not in _MAKERS:
             raise UnknownNameError(
@@ -108,56 +113,56 @@ def lay_out_trace(
 
 def lay_out_parameters(trace: Trace) -> Document:
     """`named_parameters()`, then `named_buffers()`, each with its shape; tied ones once."""
-    tables = tuple(_tables_of_parameters(trace)) or (Text(text="no parameters and no buffers"),)
+    tables = tuple(_build_parameter_tables(trace)) or (Text(text="no parameters and no buffers"),)
     return Document(title=trace.model, blocks=(Heading(text=trace.model, level=1), *tables))
 
 
-def _tables_of_parameters(trace: Trace) -> Iterator[Table]:
+def _build_parameter_tables(trace: Trace) -> Iterator[Table]:
     for kind, title in (("parameter", "Parameters"), ("buffer", "Buffers")):
         found = [parameter for parameter in trace.parameters if parameter.kind == kind]
         if found:
-            yield parameter_table(found, title=title)
+            yield build_parameter_table(found, title=title)
 
 
-def _failure(trace: Trace, view: _View) -> Iterable[Block]:
+def _show_failure(trace: Trace, view: _View) -> Iterable[Block]:
     if view.explanation is None or trace.failure is None:
-        return failure_notice(trace)
+        return build_failure_notice(trace)
     return [
-        explanation_notice(
+        build_explanation_notice(
             view.explanation, key="" if trace.failure.call is None else f"c{trace.failure.call}"
         )
     ]
 
 
-def _evidence(_trace: Trace, view: _View) -> Iterable[Block]:
-    return () if view.explanation is None else evidence_blocks(view.explanation)
+def _show_evidence(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else build_evidence_blocks(view.explanation)
 
 
-def _patch(_trace: Trace, view: _View) -> Iterable[Block]:
-    return () if view.explanation is None else patch_blocks(view.explanation)
+def _show_patch(_trace: Trace, view: _View) -> Iterable[Block]:
+    return () if view.explanation is None else build_patch_blocks(view.explanation)
 
 
-def _history(_trace: Trace, view: _View) -> Iterable[Block]:
+def _show_history(_trace: Trace, view: _View) -> Iterable[Block]:
     return (
         ()
         if view.history is None
-        else (Heading(text="Training"), *history_blocks(view.history, drawn=view.drawn))
+        else (Heading(text="Training"), *build_history_blocks(view.history, drawn=view.drawn))
     )
 
 
-def _modules(trace: Trace, view: _View) -> Iterable[Block]:
-    rows = entries(trace)
+def _show_modules(trace: Trace, view: _View) -> Iterable[Block]:
+    rows = list_entries(trace)
     if not rows:
         return [Text(text="no module was called")]
-    rows = fold(trace, rows) if view.folded else rows
+    rows = fold_rows(trace, rows) if view.folded else rows
     shown = [row for row in rows if view.depth is None or row.depth <= view.depth]
     if view.most_rows is None or len(shown) <= view.most_rows:
-        return [module_table(trace, shown, drawn=view.drawn)]
-    table = module_table(trace, _first_levels(shown, view.most_rows), drawn=view.drawn)
+        return [build_module_table(trace, shown, drawn=view.drawn)]
+    table = build_module_table(trace, _keep_first_levels(shown, view.most_rows), drawn=view.drawn)
     return [replace(table, notes=(_NOT_SHOWN.format(len(shown) - len(table.rows)), *table.notes))]
 
 
-def _first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
+def _keep_first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
     """The rows of as many whole levels as fit, at least two; of those the first."""
     at = Counter(row.depth for row in rows)
     deepest, shown = 0, at[0]
@@ -167,16 +172,16 @@ def _first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
     return [row for row in rows if row.depth <= max(deepest, 1)][:most]
 
 
-def _totals(trace: Trace, _view: _View) -> Iterable[Block]:
-    return [total_facts(trace, total(trace))]
+def _show_totals(trace: Trace, _view: _View) -> Iterable[Block]:
+    return [build_total_facts(trace, total(trace))]
 
 
-def _notes(trace: Trace, _view: _View) -> Iterable[Block]:
-    return observations(trace)
+def _show_notes(trace: Trace, _view: _View) -> Iterable[Block]:
+    return list_observations(trace)
 
 
-def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
-    for table in _tables_of_parameters(trace):
+def _show_parameters(trace: Trace, view: _View) -> Iterable[Block]:
+    for table in _build_parameter_tables(trace):
         *rows, total_row = table.rows
         if view.most_rows is not None and len(rows) > view.most_rows:
             note = _NOT_SHOWN.format(len(rows) - view.most_rows)
@@ -188,15 +193,15 @@ def _parameters(trace: Trace, view: _View) -> Iterable[Block]:
             yield Folded(title=table.title, blocks=(table,))
 
 
-def _shares(trace: Trace, _view: _View) -> Iterable[Block]:
-    return shares(entries(trace))
+def _show_shares(trace: Trace, _view: _View) -> Iterable[Block]:
+    return build_shares(list_entries(trace))
 
 
-def _graph(trace: Trace, view: _View) -> Iterable[Block]:
-    return graph_pictures(trace, view.graph)
+def _show_graph(trace: Trace, view: _View) -> Iterable[Block]:
+    return draw_graph_pictures(trace, view.graph)
 
 
-def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
+def _show_traceback(trace: Trace, _view: _View) -> Iterable[Block]:
     if trace.failure is not None and trace.failure.traceback:
         yield Folded(
             title="Traceback",
@@ -205,15 +210,15 @@ def _traceback(trace: Trace, _view: _View) -> Iterable[Block]:
 
 
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
-    "failure": _failure,
-    "patch": _patch,
-    "evidence": _evidence,
-    "history": _history,
-    "modules": _modules,
-    "totals": _totals,
-    "notes": _notes,
-    "parameters": _parameters,
-    "shares": _shares,
-    "graph": _graph,
-    "traceback": _traceback,
+    "failure": _show_failure,
+    "patch": _show_patch,
+    "evidence": _show_evidence,
+    "history": _show_history,
+    "modules": _show_modules,
+    "totals": _show_totals,
+    "notes": _show_notes,
+    "parameters": _show_parameters,
+    "shares": _show_shares,
+    "graph": _show_graph,
+    "traceback": _show_traceback,
 }

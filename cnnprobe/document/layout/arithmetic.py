@@ -48,7 +48,7 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
         return ()
     given, made = call.inputs[0].shape, call.outputs[0].shape
     if info.name.startswith("adaptive") and len(made) > 1:
-        rank = _rank(info)
+        rank = _read_rank(info)
         return tuple(
             f"{axis}: output_size = {n}"
             for axis, n in zip(_AXES.get(rank, ()), made[-rank:], strict=False)
@@ -57,16 +57,17 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
         return (f"last axis: in_features {given[-1]} -> out_features {made[-1]}",)
     if info.effect == "reshapes" and info.name != "squeeze" and len(made) < len(given):
         return _explain_flatten(given, made)
-    window = window_of(call, config)
+    window = find_window(call, config)
     if window is None:
         return ()
     sizes = given[-len(window.kernel) :]
     return tuple(
-        f"{axis}: {_spell(window, i, sizes[i])}" for i, axis in enumerate(_AXES[len(window.kernel)])
+        f"{axis}: {_write_formula(window, i, sizes[i])}"
+        for i, axis in enumerate(_AXES[len(window.kernel)])
     )
 
 
-def output_size(window: Window, axis: int, size: int) -> int:
+def compute_output_size(window: Window, axis: int, size: int) -> int:
     """Elements along one axis after a window has passed over `size` elements. Source: the shape sections of torch.nn's layer pages."""
     kernel, stride, dilation, padding = (
         values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding)
@@ -87,12 +88,12 @@ def output_size(window: Window, axis: int, size: int) -> int:
     return made - 1 if (made - 1) * stride >= size + padding // 2 else made
 
 
-def _spell(window: Window, axis: int, size: int) -> str:
+def _write_formula(window: Window, axis: int, size: int) -> str:
     kernel, stride, dilation, padding = (
         values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding)
     )
     padded = f"2*{padding // 2}" if padding % 2 == 0 else str(padding)
-    made = output_size(window, axis, size)
+    made = compute_output_size(window, axis, size)
     if window.transposed:
         return f"({size} - 1)*{stride} - {padded} + {dilation}*({kernel}-1) + {window.output_padding[axis]} + 1 = {made}"
     rounding = "ceil" if window.ceil else "floor"
@@ -109,33 +110,33 @@ def _explain_flatten(given: tuple[int, ...], made: tuple[int, ...]) -> tuple[str
     return (f"{' x '.join(map(str, parts))} = {made[-1]}",)
 
 
-def window_of(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
+def find_window(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
     """The sliding window of a convolution or pooling, from a layer's configuration or a function's arguments; None for all else."""
     info = find(call)
-    rank = 0 if info is None else _rank(info)
+    rank = 0 if info is None else _read_rank(info)
     if info is None or rank not in _AXES or info.group not in _WINDOWS or _is_adaptive(info):
         return None
-    options = dict(config) if call.fqn is not None else _options(call, info)
+    options = dict(config) if call.fqn is not None else _read_options(call, info)
     is_pooling = info.family == "pooling"
     if call.fqn is None and not is_pooling:
         options["kernel_size"] = call.inputs[1].shape[-rank:] if len(call.inputs) > 1 else None
-    kernel = _tuple(options.get("kernel_size"), rank)
+    kernel = _as_tuple(options.get("kernel_size"), rank)
     if kernel is None:
         return None
-    stride = _tuple(options.get("stride"), rank) or (kernel if is_pooling else (1,) * rank)
-    dilation = _tuple(options.get("dilation"), rank) or (1,) * rank
+    stride = _as_tuple(options.get("stride"), rank) or (kernel if is_pooling else (1,) * rank)
+    dilation = _as_tuple(options.get("dilation"), rank) or (1,) * rank
     return Window(
         kernel=kernel,
         stride=stride,
         dilation=dilation,
-        padding=_padding(options.get("padding"), kernel, dilation, rank),
-        output_padding=_tuple(options.get("output_padding"), rank) or (0,) * rank,
+        padding=_add_padding(options.get("padding"), kernel, dilation, rank),
+        output_padding=_as_tuple(options.get("output_padding"), rank) or (0,) * rank,
         ceil=bool(options.get("ceil_mode")),
         transposed=info.group == "conv_transpose",
     )
 
 
-def _options(call: ModuleCall, info: OperationInfo) -> dict[str, object]:
+def _read_options(call: ModuleCall, info: OperationInfo) -> dict[str, object]:
     """A function's arguments by the names that the layers use."""
     names = [name for name in info.signature.names if name not in info.signature.tensors]
     return {name: read_argument(call, name) for name in names}
@@ -145,7 +146,7 @@ def _is_adaptive(info: OperationInfo) -> bool:
     return "output_size" in info.signature.names
 
 
-def _tuple(value: object, rank: int) -> tuple[int, ...] | None:
+def _as_tuple(value: object, rank: int) -> tuple[int, ...] | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return (value,) * rank
     if isinstance(value, tuple | list) and value and all(isinstance(n, int) for n in value):
@@ -155,16 +156,16 @@ def _tuple(value: object, rank: int) -> tuple[int, ...] | None:
     return None
 
 
-def _padding(
+def _add_padding(
     value: object, kernel: tuple[int, ...], dilation: tuple[int, ...], rank: int
 ) -> tuple[int, ...]:
     """Before and after together."""
     if value == "same":
         return tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-    return tuple(2 * n for n in _tuple(value, rank) or (0,) * rank)
+    return tuple(2 * n for n in _as_tuple(value, rank) or (0,) * rank)
 
 
-def _rank(info: OperationInfo) -> int:
+def _read_rank(info: OperationInfo) -> int:
     """The spatial dimensions of conv2d and its kind; 0 where the name says none."""
     return int(info.name[-2]) if info.name[-1:] == "d" and info.name[-2:-1].isdigit() else 0
 
@@ -182,7 +183,7 @@ class ReceptiveField:
     step: tuple[float, ...]
 
 
-def receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
+def compute_receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
     """The receptive field of each call by its index, along the flow of the tensors; calls that see everything are left out.
 
     Where branches meet, the larger one counts. Source: Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural
@@ -198,12 +199,12 @@ def receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
         if rank not in _AXES:
             continue
         seen = [
-            _seen(tensor, fields, rank)
+            _find_field(tensor, fields, rank)
             for tensor in call.inputs
             if not isinstance(tensor.source, str)
         ]
         field = _join(seen)
-        window = window_of(call, configs.get(call.fqn or "", {}))
+        window = find_window(call, configs.get(call.fqn or "", {}))
         if field is None or len(field.size) != rank:
             continue
         if window is None and not _is_pointwise(call):
@@ -212,7 +213,7 @@ def receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
     return fields
 
 
-def _seen(
+def _find_field(
     tensor: TensorInfo, fields: Mapping[int, ReceptiveField], rank: int
 ) -> ReceptiveField | None:
     if isinstance(tensor.source, int):

@@ -12,7 +12,7 @@ _ALL_DRAWN = 400  # boxes; the whole of a larger model is no picture that anybod
 _TO = "to "  # the mark of a box of several blocks that names the last of them
 
 
-def graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Picture]:
+def draw_graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Picture]:
     """The modules as far as a person can follow, then the outermost ones alone, then all of them; last autograd's graph if there is one."""
     whole = module_graph(trace)
     views = [("modules", whole.collapse()), ("outermost modules", whole.collapse(1))]
@@ -22,26 +22,26 @@ def graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Picture
     for name, view in views:
         if len(view.nodes) > 1 and len(view.nodes) not in drawn:
             drawn.add(len(view.nodes))
-            yield _picture(trace, name, view)
+            yield _draw_picture(trace, name, view)
     if graph is not None and graph.nodes:
-        yield _picture(
+        yield _draw_picture(
             trace, "autograd", graph if len(graph.nodes) <= OPERATIONS_DRAWN else graph.collapse()
         )
 
 
-def _picture(trace: Trace, name: str, graph: Graph) -> Picture:
+def _draw_picture(trace: Trace, name: str, graph: Graph) -> Picture:
     caption = f"{name}: {len(graph.nodes)} boxes"
     return Picture(
-        svg=as_svg.render_graph(graph, keys=keys_of_boxes(trace, graph)),
+        svg=as_svg.render_graph(graph, keys=map_boxes_to_keys(trace, graph)),
         alt=f"graph of {trace.model}, {caption}",
         caption=caption,
     )
 
 
-def keys_of_boxes(trace: Trace, graph: Graph) -> Mapping[int, str]:
+def map_boxes_to_keys(trace: Trace, graph: Graph) -> Mapping[int, str]:
     """For each box, by its id, the keys of the rows of the module table that it stands for, separated by blanks."""
     rows = _Rows(trace)
-    found = ((node.id, rows.of(node)) for node in graph.nodes)
+    found = ((node.id, rows.find_rows(node)) for node in graph.nodes)
     return {i: " ".join(f"c{row}" for row in keys) for i, keys in found if keys}
 
 
@@ -61,7 +61,7 @@ class _Rows:
                 shape = call.outputs[0].shape if call.outputs else None
                 self.functions.setdefault((call.kind, call.source, shape), []).append(i)
 
-    def of(self, node: Node) -> list[int]:
+    def find_rows(self, node: Node) -> list[int]:
         """The rows of one box, the first of them foremost."""
         if node.kind == FUNCTION:
             alike = self.functions.get((node.name, node.source, node.shape))
@@ -69,9 +69,9 @@ class _Rows:
         first = None if node.module is None else self.calls.get((node.module, node.call))
         if first is None:
             return []
-        return self._blocks(node, first) if node.kind == BLOCKS else [first]
+        return self._list_blocks(node, first) if node.kind == BLOCKS else [first]
 
-    def _blocks(self, node: Node, first: int) -> list[int]:
+    def _list_blocks(self, node: Node, first: int) -> list[int]:
         """All neighbours from the first to the last that the box names."""
         name = next(
             (mark.removeprefix(_TO) for mark in node.marks if mark.startswith(_TO)), node.module

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from cnnprobe.document.blocks import Block, Column, Row, Table
-from cnnprobe.document.render.units import count, size
+from cnnprobe.document.render.units import format_count, format_size
 from cnnprobe.records.differences import Operation, Outcome, place
 
 _NAMED = 8  # layers in a line; of others only how many
@@ -24,13 +24,13 @@ def lay_out_changes(outcome: Outcome) -> Iterator[Block]:
             Column(name="actual", align="right"),
             Column(name="change", align="right"),
         ),
-        rows=tuple(_rows(outcome)),
-        notes=(*_layers(outcome), *_counted(outcome)),
+        rows=tuple(_list_rows(outcome)),
+        notes=(*_list_layers(outcome), *_count_layers(outcome)),
     )
 
 
-def _rows(outcome: Outcome) -> Iterator[Row]:
-    yield _row("parameters", outcome.parameters, count)
+def _list_rows(outcome: Outcome) -> Iterator[Row]:
+    yield _build_row("parameters", outcome.parameters, format_count)
     frozen = [
         whole - free
         for whole, free in zip(
@@ -38,22 +38,22 @@ def _rows(outcome: Outcome) -> Iterator[Row]:
         )
     ]
     if any(frozen):
-        yield _row("of them trainable", outcome.costs["trainable"], count)
+        yield _build_row("of them trainable", outcome.costs["trainable"], format_count)
     if "macs" in outcome.costs:
-        yield _row("multiply-accumulates", outcome.costs["macs"], count)
+        yield _build_row("multiply-accumulates", outcome.costs["macs"], format_count)
     if "activation_bytes" in outcome.costs:
-        yield _row("activations", outcome.costs["activation_bytes"], size)
+        yield _build_row("activations", outcome.costs["activation_bytes"], format_size)
 
 
-def _row(name: str, both: tuple[int, int], shown: Callable[[int], str]) -> Row:
+def _build_row(name: str, both: tuple[int, int], shown: Callable[[int], str]) -> Row:
     actual, expected = both
-    return Row(cells=(name, shown(expected), shown(actual), relative(actual, expected)))
+    return Row(cells=(name, shown(expected), shown(actual), format_change(actual, expected)))
 
 
-def relative(actual: int, expected: int) -> str:
+def format_change(actual: int, expected: int) -> str:
     """How much more or less in percent of what was expected.
 
-    >>> relative(1031, 1000), relative(920, 1000), relative(5, 5), relative(100_001, 100_000), relative(7, 0)
+    >>> format_change(1031, 1000), format_change(920, 1000), format_change(5, 5), format_change(100_001, 100_000), format_change(7, 0)
     ('+3.1%', '-8.0%', '0', '+0.001%', 'new')
     """
     if actual == expected:
@@ -64,7 +64,7 @@ def relative(actual: int, expected: int) -> str:
     return f"{percent:+.1f}%" if abs(percent) >= 0.1 else f"{percent:+.1g}%"
 
 
-def _layers(outcome: Outcome) -> Iterator[str]:
+def _list_layers(outcome: Outcome) -> Iterator[str]:
     changed = {
         d.position for d in outcome.differences if d.level in ("parameters", "hyperparameters")
     }
@@ -82,7 +82,7 @@ def _layers(outcome: Outcome) -> Iterator[str]:
             yield f"{what}: {', '.join(map(place, operations[:_NAMED]))}{more}"
 
 
-def _counted(outcome: Outcome) -> Iterator[str]:
+def _count_layers(outcome: Outcome) -> Iterator[str]:
     if "counted" in outcome.costs:
         (actual, expected), (of_actual, of_expected) = (
             outcome.costs["counted"],

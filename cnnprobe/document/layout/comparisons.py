@@ -37,18 +37,18 @@ _NAMES = {
 def lay_out_comparison(outcome: Outcome, *, most_rows: int | None = _MOST_ROWS) -> Document:
     """The outcome in reading order; of differences and operations at most `most_rows` each, None for all."""
     title = f"{outcome.actual} against {outcome.expected}"
-    blocks: list[Block] = [Heading(text=title, level=1), Text(text=verdict(outcome))]
+    blocks: list[Block] = [Heading(text=title, level=1), Text(text=write_verdict(outcome))]
     blocks += lay_out_changes(outcome)
-    blocks += [_first(difference) for difference in outcome.differences[:1]]
-    blocks.append(_levels(outcome))
+    blocks += [_describe_first(difference) for difference in outcome.differences[:1]]
+    blocks.append(_build_level_table(outcome))
     if outcome.differences:
-        blocks.append(_differences(outcome, most_rows))
-    blocks.append(_side_by_side(outcome, most_rows))
+        blocks.append(_build_difference_table(outcome, most_rows))
+    blocks.append(_build_side_by_side(outcome, most_rows))
     blocks += [Notice(severity="info", text=note) for note in outcome.notes]
     return Document(title=title, blocks=tuple(blocks))
 
 
-def verdict(outcome: Outcome) -> str:
+def write_verdict(outcome: Outcome) -> str:
     """One sentence: equivalent, or where not."""
     lost = [_NAMES[level] for level, holds in outcome.levels.items() if holds is False]
     held = [_NAMES[level] for level, holds in outcome.levels.items() if holds]
@@ -61,7 +61,7 @@ def verdict(outcome: Outcome) -> str:
     return f"not equivalent: {', '.join(lost)} differ.{same} {aligned} aligned operations."
 
 
-def _first(difference: Difference) -> Notice:
+def _describe_first(difference: Difference) -> Notice:
     where = " against ".join(part for part in (difference.actual, difference.expected) if part)
     began = {True: "; what went in was equal, what came out is not", None: "", False: ""}[
         difference.inputs_equal
@@ -73,7 +73,7 @@ def _first(difference: Difference) -> Notice:
     )
 
 
-def _levels(outcome: Outcome) -> Facts:
+def _build_level_table(outcome: Outcome) -> Facts:
     pairs = []
     for level, holds in outcome.levels.items():
         count = sum(1 for difference in outcome.differences if difference.level == level)
@@ -91,15 +91,15 @@ def _levels(outcome: Outcome) -> Facts:
     return Facts(pairs=tuple(pairs), title="Levels")
 
 
-def _differences(outcome: Outcome, most_rows: int | None) -> Table:
+def _build_difference_table(outcome: Outcome, most_rows: int | None) -> Table:
     shown = outcome.differences[:most_rows]
     left = len(outcome.differences) - len(shown)
     return Table(
         title="Differences, in the order of the forward pass",
         columns=(
             Column(name="level"),
-            Column(name=_header("actual", outcome.actual)),
-            Column(name=_header("expected", outcome.expected)),
+            Column(name=_write_header("actual", outcome.actual)),
+            Column(name=_write_header("expected", outcome.expected)),
         ),
         rows=tuple(
             Row(cells=(_NAMES[d.level], d.actual or "-", d.expected or "-"), note=d.message)
@@ -111,12 +111,12 @@ def _differences(outcome: Outcome, most_rows: int | None) -> Table:
     )
 
 
-def _header(side: str, model: str) -> str:
+def _write_header(side: str, model: str) -> str:
     return f"{side}: {model}"
 
 
-def _side_by_side(outcome: Outcome, most_rows: int | None) -> Table:
-    rows = list(_rows(outcome))
+def _build_side_by_side(outcome: Outcome, most_rows: int | None) -> Table:
+    rows = list(_list_rows(outcome))
     left = len(rows) - len(rows[:most_rows])
     notes = ["= the same, ! differs, + only in the actual model, - only in the expected one"]
     if left:
@@ -124,9 +124,9 @@ def _side_by_side(outcome: Outcome, most_rows: int | None) -> Table:
     return Table(
         title="Side by side",
         columns=(
-            Column(name=_header("actual", outcome.actual)),
+            Column(name=_write_header("actual", outcome.actual)),
             Column(name=" "),
-            Column(name=_header("expected", outcome.expected)),
+            Column(name=_write_header("expected", outcome.expected)),
             Column(name="output", priority=1),
             Column(name="parameters", align="right", unit="count", priority=2),
         ),
@@ -135,7 +135,7 @@ def _side_by_side(outcome: Outcome, most_rows: int | None) -> Table:
     )
 
 
-def _rows(outcome: Outcome) -> Iterator[Row]:
+def _list_rows(outcome: Outcome) -> Iterator[Row]:
     apart = {difference.position for difference in outcome.differences}
     for k, pair in enumerate(outcome.pairs):
         a = outcome.actual_operations[pair.actual] if pair.actual is not None else None
@@ -147,7 +147,7 @@ def _rows(outcome: Outcome) -> Iterator[Row]:
         output = " / ".join(
             dict.fromkeys(", ".join(map(str, side.made)) for side in (a, b) if side is not None)
         )
-        counts = _count(one.shapes)
+        counts = _count_shapes(one.shapes)
         names = tuple(place(side) if side is not None else "" for side in (a, b))
         yield Row(
             cells=(names[0], sign, names[1], output, counts or None),
@@ -155,7 +155,7 @@ def _rows(outcome: Outcome) -> Iterator[Row]:
         )
 
 
-def _count(shapes: object) -> int:
+def _count_shapes(shapes: object) -> int:
     total = 0
     for role, shape in dict(shapes).items():  # type: ignore[call-overload]
         if not role.startswith(("running_", "num_batches")):
@@ -182,10 +182,10 @@ def lay_out_refactoring(rewrite: Rewrite) -> Document:
     if rewrite.proof is not None:
         blocks.append(
             Text(
-                text=f"Proof: the new model with the weights of {rewrite.model} against it is {verdict(rewrite.proof)}."
+                text=f"Proof: the new model with the weights of {rewrite.model} against it is {write_verdict(rewrite.proof)}."
             )
         )
-        blocks.append(_levels(rewrite.proof))
+        blocks.append(_build_level_table(rewrite.proof))
     blocks += [
         Notice(severity="info" if rewrite.source else "warning", text=note)
         for note in rewrite.notes

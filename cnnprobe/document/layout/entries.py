@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnprobe.document.layout.ownership import Ownership, own
+from cnnprobe.document.layout.ownership import Ownership, assign_owners
 from cnnprobe.records.totals import made_bytes
 from cnnprobe.records.trace import ModuleCall, ModuleInfo, ParameterInfo, Trace
 
@@ -38,18 +38,18 @@ class _Place:
     parameter: int | None = None
 
 
-def entries(trace: Trace) -> list[Entry]:
+def list_entries(trace: Trace) -> list[Entry]:
     """All rows in the order of the forward pass, each before the rows below it.
 
     A container's own parameters come first, then its calls, then the modules in it that no call reached.
     """
-    owned = own(trace)
-    places = list(_places(trace, owned))
+    owned = assign_owners(trace)
+    places = list(_list_places(trace, owned))
     has_rows = [False] * len(places)
     for place in places:
         if place.parent is not None:
             has_rows[place.parent] = True
-    parameters, macs, nbytes = _sums(trace, owned, places, has_rows)
+    parameters, macs, nbytes = _sum_rows(trace, owned, places, has_rows)
     labels = _Labels(trace)
     return [
         Entry(
@@ -63,19 +63,19 @@ def entries(trace: Trace) -> list[Entry]:
             call=place.call,
             module=place.module,
             parameter=place.parameter,
-            state=_state(trace, owned, place),
+            state=_find_state(trace, owned, place),
         )
         for i, place in enumerate(places)
     ]
 
 
-def _places(trace: Trace, owned: Ownership) -> Iterator[_Place]:
+def _list_places(trace: Trace, owned: Ownership) -> Iterator[_Place]:
     below: dict[int | None, list[int]] = {None: []}
     for i, call in enumerate(trace.calls):
         if not call.recomputed:
             below.setdefault(call.parent, []).append(i)
     stack = [_Place(0, None, module=m) for m in reversed(owned.unreached.get(None, ()))]
-    stack += [_place(trace, owned, 0, None, i) for i in reversed(below[None])]
+    stack += [_locate_call(trace, owned, 0, None, i) for i in reversed(below[None])]
     position = -1
     while stack:
         place = stack.pop()
@@ -89,7 +89,7 @@ def _places(trace: Trace, owned: Ownership) -> Iterator[_Place]:
             owned.unreached.get(place.call, ()),
         )
         stack += [_Place(depth, position, module=m) for m in reversed(modules)]
-        stack += [_place(trace, owned, depth, position, i) for i in reversed(calls)]
+        stack += [_locate_call(trace, owned, depth, position, i) for i in reversed(calls)]
         if calls or modules:
             stack += [
                 _Place(depth, position, parameter=p)
@@ -97,14 +97,16 @@ def _places(trace: Trace, owned: Ownership) -> Iterator[_Place]:
             ]
 
 
-def _place(trace: Trace, owned: Ownership, depth: int, parent: int | None, call: int) -> _Place:
+def _locate_call(
+    trace: Trace, owned: Ownership, depth: int, parent: int | None, call: int
+) -> _Place:
     fqn = trace.calls[call].fqn
     return _Place(
         depth, parent, call=call, module=None if fqn is None else owned.module_index.get(fqn)
     )
 
 
-def _sums(
+def _sum_rows(
     trace: Trace, owned: Ownership, places: Sequence[_Place], has_rows: Sequence[bool]
 ) -> tuple[list[int], list[int | None], list[int]]:
     """Parameters, MACs and bytes of each row with those below: one pass from the last row to the first."""
@@ -131,7 +133,7 @@ def _sums(
     return parameters, macs, nbytes
 
 
-def _state(trace: Trace, owned: Ownership, place: _Place) -> str:
+def _find_state(trace: Trace, owned: Ownership, place: _Place) -> str:
     if place.call is not None:
         if trace.failure is not None and trace.failure.call == place.call:
             return "raised here"
@@ -163,14 +165,16 @@ class _Labels:
                 if place.parameter is not None
                 else self.trace.modules[place.module or 0]
             )
-            return _below(item.fqn, self._fqn_above(parent)) or self.trace.model
+            return _strip_parent(item.fqn, self._get_fqn_above(parent)) or self.trace.model
         call = self.trace.calls[place.call]
         if call.fqn is None:
-            return short_name(call.kind)
-        name = _below(call.fqn, self._fqn_above(parent)) if call.fqn else self.trace.model
+            return shorten_function(call.kind)
+        name = (
+            _strip_parent(call.fqn, self._get_fqn_above(parent)) if call.fqn else self.trace.model
+        )
         return f"{name} #{call.index + 1}" if call.fqn in self.repeated else name
 
-    def _fqn_above(self, call: int | None) -> str:
+    def _get_fqn_above(self, call: int | None) -> str:
         return "" if call is None else self.trace.calls[call].fqn or ""
 
     def kind(self, place: _Place) -> str:
@@ -184,14 +188,14 @@ class _Labels:
         return "" if call.fqn == "" and call.kind == self.trace.model else call.kind
 
 
-def _below(fqn: str, above: str) -> str:
+def _strip_parent(fqn: str, above: str) -> str:
     return fqn[len(above) + 1 :] if above and fqn.startswith(above + ".") else fqn
 
 
-def short_name(function: str) -> str:
+def shorten_function(function: str) -> str:
     """A function as one types it.
 
-    >>> short_name("torch.nn.functional.relu"), short_name("torch.Tensor.view"), short_name("torch.flatten")
+    >>> shorten_function("torch.nn.functional.relu"), shorten_function("torch.Tensor.view"), shorten_function("torch.flatten")
     ('F.relu', '.view', 'torch.flatten')
     """
     for prefix, short in (("torch.nn.functional.", "F."), ("torch.Tensor.", ".")):

@@ -17,42 +17,44 @@ _STAGES = {
 
 def lay_out_explanation(explanation: Explanation) -> Document:
     """Why a model crashed, and what was tried against it."""
-    return Document(title=explanation.diagnosis, blocks=tuple(explanation_blocks(explanation)))
+    return Document(
+        title=explanation.diagnosis, blocks=tuple(build_explanation_blocks(explanation))
+    )
 
 
-def explanation_blocks(explanation: Explanation) -> Iterator[Block]:
+def build_explanation_blocks(explanation: Explanation) -> Iterator[Block]:
     """The notice, the evidence and the repairs."""
-    yield explanation_notice(explanation)
-    yield from evidence_blocks(explanation)
+    yield build_explanation_notice(explanation)
+    yield from build_evidence_blocks(explanation)
 
 
-def explanation_notice(explanation: Explanation, *, key: str = "") -> Notice:
+def build_explanation_notice(explanation: Explanation, *, key: str = "") -> Notice:
     """The fault, the module to blame and the best repair; `key` is that of the row where torch raised."""
     fix = explanation.repairs[0].title if explanation.repairs else ""
     return Notice(
         severity="error",
         text=f"{explanation.diagnosis}: {explanation.message}",
-        where=_where(explanation),
+        where=_describe_place(explanation),
         fix=fix,
         key=key,
     )
 
 
-def evidence_blocks(explanation: Explanation) -> Iterator[Block]:
+def build_evidence_blocks(explanation: Explanation) -> Iterator[Block]:
     """What shows that it is so, and the repairs, each with what came of trying it."""
-    pairs = tuple((name, text) for name, text in _facts(explanation) if text)
+    pairs = tuple((name, text) for name, text in _list_facts(explanation) if text)
     if pairs:
         yield Facts(pairs=pairs)
     if explanation.repairs:
         yield Facts(
             title="Repairs",
             pairs=tuple(
-                _repair(i, repair) for i, repair in enumerate(explanation.repairs, start=1)
+                _describe_repair(i, repair) for i, repair in enumerate(explanation.repairs, start=1)
             ),
         )
 
 
-def patch_blocks(explanation: Explanation) -> Iterator[Block]:
+def build_patch_blocks(explanation: Explanation) -> Iterator[Block]:
     """The best repair whose line is known, as a diff of the user's file."""
     for repair in explanation.repairs:
         if repair.patch:
@@ -62,7 +64,7 @@ def patch_blocks(explanation: Explanation) -> Iterator[Block]:
             return
 
 
-def _where(explanation: Explanation) -> str:
+def _describe_place(explanation: Explanation) -> str:
     if explanation.module is None:
         place = f"the {_STAGES.get(explanation.stage, explanation.stage)}, no module of the model"
     else:
@@ -71,10 +73,13 @@ def _where(explanation: Explanation) -> str:
     return place + (f", at {explanation.source}" if explanation.source else "")
 
 
-def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
+def _list_facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     yield "because", explanation.arithmetic
     yield "raised in", explanation.raised_in
-    yield "arrived", "; ".join(_tensor(info) for info in explanation.arrived[:_MOST_TENSORS])
+    yield (
+        "arrived",
+        "; ".join(_describe_tensor(info) for info in explanation.arrived[:_MOST_TENSORS]),
+    )
     yield "made by", explanation.origin
     yield "line", explanation.line
     yield "torch says", explanation.error.split("\n", maxsplit=1)[0]
@@ -82,7 +87,7 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
         yield "note", sentence
 
 
-def _tensor(info: TensorInfo) -> str:
+def _describe_tensor(info: TensorInfo) -> str:
     text = f"{info.shape} {info.dtype}"
     if info.device != "cpu":
         text += f" on {info.device}"
@@ -100,5 +105,5 @@ def _is_contiguous(info: TensorInfo) -> bool:
     return True
 
 
-def _repair(number: int, repair: Repair) -> tuple[str, str]:
+def _describe_repair(number: int, repair: Repair) -> tuple[str, str]:
     return str(number), f"{repair.title}\n{repair.outcome}"

@@ -8,22 +8,25 @@ from cnnprobe.document.blocks import Block, Document, Folded, Heading, Notice, T
 from cnnprobe.records.trace import Trace
 
 
-def with_findings(
+def add_findings(
     document: Document, findings: Sequence[Finding], trace: Trace | None = None
 ) -> Document:
     """The document with the findings before everything else but its title; each points to the row of its module in `trace`."""
     return replace(
-        document, blocks=(*document.blocks[:1], *blocks_of(findings, trace), *document.blocks[1:])
+        document,
+        blocks=(*document.blocks[:1], *build_finding_blocks(findings, trace), *document.blocks[1:]),
     )
 
 
 def lay_out_findings(title: str, findings: Sequence[Finding]) -> Document:
     """The findings alone."""
-    said = blocks_of(findings) if findings else (Text(text="nothing was found"),)
+    said = build_finding_blocks(findings) if findings else (Text(text="nothing was found"),)
     return Document(title=title, blocks=(Heading(text=title, level=1), *said))
 
 
-def blocks_of(findings: Sequence[Finding], trace: Trace | None = None) -> tuple[Block, ...]:
+def build_finding_blocks(
+    findings: Sequence[Finding], trace: Trace | None = None
+) -> tuple[Block, ...]:
     """The first five as notices, the rest folded."""
     shown, rest = fold(findings)
     counts = ", ".join(f"{n} {kind.value}{'s' if n > 1 and kind is not Severity.INFO else ''}" for kind in reversed(Severity) if (n := sum(1 for f in findings if f.severity == kind)))  # fmt: skip
@@ -35,20 +38,20 @@ def blocks_of(findings: Sequence[Finding], trace: Trace | None = None) -> tuple[
         for i, call in reversed(list(enumerate(trace.calls if trace is not None else ())))
     }
     blocks += [
-        notice_of(finding, key=keys.get(finding.module, "") if finding.module else "")
+        build_finding_notice(finding, key=keys.get(finding.module, "") if finding.module else "")
         for finding in shown
     ]
     if rest:
         blocks.append(
             Folded(
                 title=f"{rest} more",
-                blocks=tuple(notice_of(finding) for finding in findings[len(shown) :]),
+                blocks=tuple(build_finding_notice(finding) for finding in findings[len(shown) :]),
             )
         )
     return tuple(blocks)
 
 
-def notice_of(finding: Finding, *, key: str = "") -> Notice:
+def build_finding_notice(finding: Finding, *, key: str = "") -> Notice:
     """One finding; `key` is that of the row of its module."""
     place = (
         "the loop, the loss or the data"

@@ -13,7 +13,7 @@ _REPEATED = re.compile(r" #\d+$")
 _NEVER_FOLDED = ("raised here", "unfinished")
 
 
-def fold(trace: Trace, rows: Sequence[Entry]) -> list[Entry]:
+def fold_rows(trace: Trace, rows: Sequence[Entry]) -> list[Entry]:
     """The rows with each run of identical neighbours as its first, whose `copies`, sums and name stand for all of them.
 
     Identical: same kind, configuration, shapes, dtypes, parameters and costs, and the same rows below in the same order;
@@ -26,24 +26,24 @@ def fold(trace: Trace, rows: Sequence[Entry]) -> list[Entry]:
         del above[row.depth :]
         (children[above[-1]] if above else tops).append(i)
         above.append(i)
-    alike = _classes(trace, rows, children)
+    alike = _number_classes(trace, rows, children)
     folded: list[Entry] = []
     stack = [
         (i, name, copies, 1)
-        for i, name, copies in reversed(list(_runs(rows, tops, children, alike)))
+        for i, name, copies in reversed(list(_find_runs(rows, tops, children, alike)))
     ]
     while stack:
         i, name, copies, outer = stack.pop()
         every = copies * outer
-        folded.append(_times(rows[i], name, every))
+        folded.append(_multiply(rows[i], name, every))
         stack += [
             (j, below, n, every)
-            for j, below, n in reversed(list(_runs(rows, children[i], children, alike)))
+            for j, below, n in reversed(list(_find_runs(rows, children[i], children, alike)))
         ]
     return folded
 
 
-def _runs(
+def _find_runs(
     rows: Sequence[Entry],
     siblings: Sequence[int],
     children: Sequence[Sequence[int]],
@@ -57,16 +57,16 @@ def _runs(
             end += 1
         first, last, length = siblings[start], siblings[end - 1], end - start
         if length >= (_FEWEST_BLOCKS if children[first] else _FEWEST_LAYERS):
-            yield first, span(rows[first].name, rows[last].name), length
+            yield first, join_names(rows[first].name, rows[last].name), length
         else:
             yield from ((i, rows[i].name, 1) for i in siblings[start:end])
         start = end
 
 
-def span(first: str, last: str) -> str:
+def join_names(first: str, last: str) -> str:
     """The names from the first to the last of a run.
 
-    >>> span("encoder_layer_0", "encoder_layer_11"), span("1", "2"), span("conv #2", "conv #5"), span("F.relu", "F.relu")
+    >>> join_names("encoder_layer_0", "encoder_layer_11"), join_names("1", "2"), join_names("conv #2", "conv #5"), join_names("F.relu", "F.relu")
     ('encoder_layer_0..11', '1..2', 'conv #2..5', 'F.relu')
     """
     if first == last:
@@ -80,7 +80,7 @@ def span(first: str, last: str) -> str:
     return f"{first}..{tail if tail.isdigit() and first[same:].isdigit() else last}"
 
 
-def _times(row: Entry, name: str, copies: int) -> Entry:
+def _multiply(row: Entry, name: str, copies: int) -> Entry:
     if copies == 1 and name == row.name:
         return row
     macs = None if row.macs is None else row.macs * copies
@@ -94,7 +94,9 @@ def _times(row: Entry, name: str, copies: int) -> Entry:
     )
 
 
-def _classes(trace: Trace, rows: Sequence[Entry], children: Sequence[Sequence[int]]) -> list[int]:
+def _number_classes(
+    trace: Trace, rows: Sequence[Entry], children: Sequence[Sequence[int]]
+) -> list[int]:
     """A number for each row, equal for identical rows: found from the last row to the first, so rows below come before their parent."""
     known: dict[object, int] = {}
     signatures = _Signatures(trace)
@@ -106,7 +108,7 @@ def _classes(trace: Trace, rows: Sequence[Entry], children: Sequence[Sequence[in
             continue
         below = tuple((_REPEATED.sub("", rows[j].name), numbers[j]) for j in children[i])
         key = (
-            signatures.of(row),
+            signatures.compute(row),
             row.parameters,
             row.is_shared,
             row.macs,
@@ -130,14 +132,19 @@ class _Signatures:
         }
         self.modules: dict[int, object] = {}
 
-    def of(self, row: Entry) -> object:
+    def compute(self, row: Entry) -> object:
         if row.parameter is not None:
             return self.tensors[self.trace.parameters[row.parameter].fqn]
-        call = None if row.call is None else _signature_of_call(self.trace.calls[row.call])
+        call = None if row.call is None else _describe_call(self.trace.calls[row.call])
         function = row.name if row.module is None else ""
-        return row.kind, function, call, None if row.module is None else self._of_module(row.module)
+        return (
+            row.kind,
+            function,
+            call,
+            None if row.module is None else self._describe_module(row.module),
+        )
 
-    def _of_module(self, index: int) -> object:
+    def _describe_module(self, index: int) -> object:
         if index not in self.modules:
             module = self.trace.modules[index]
             own = tuple(
@@ -151,10 +158,14 @@ class _Signatures:
         return self.modules[index]
 
 
-def _signature_of_call(call: ModuleCall) -> object:
-    return tuple(map(_signature, call.inputs)), tuple(map(_signature, call.outputs)), call.returned
+def _describe_call(call: ModuleCall) -> object:
+    return (
+        tuple(map(_describe_tensor, call.inputs)),
+        tuple(map(_describe_tensor, call.outputs)),
+        call.returned,
+    )
 
 
-def _signature(tensor: TensorInfo) -> object:
+def _describe_tensor(tensor: TensorInfo) -> object:
     odd = bool(tensor.stats and (tensor.stats.get("nan") or tensor.stats.get("inf")))
     return tensor.path, tensor.shape, tensor.dtype, tensor.device, odd

@@ -21,7 +21,7 @@ from cnnprobe.document.render import (
     labels,
     render,
 )
-from cnnprobe.document.render.units import size
+from cnnprobe.document.render.units import format_size
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.graph.folding import BOXES
@@ -45,24 +45,24 @@ def lay_out_graph(graph: Graph, *, picture: bool = True) -> Document:
     title = f"Graph of {graph.title}" if graph.title else "Graph"
     facts = [("boxes", f"{len(graph.nodes)}"), ("lines", f"{len(graph.edges)}")]
     if graph.saved:
-        facts += [(f"kept {kind}s", size(total)) for kind, total in _kept(graph).items()]
+        facts += [(f"kept {kind}s", format_size(total)) for kind, total in _sum_kept(graph).items()]
     blocks: list[Block] = [Heading(text=title, level=1), Facts(pairs=tuple(facts))]
     blocks += [Notice(severity="info", text=note) for note in graph.notes]
     if picture:
         blocks.append(
             Picture(svg=as_svg.render_graph(graph), alt=f"{title}: {len(graph.nodes)} boxes")
         )
-    return Document(title=title, blocks=(*blocks, _table(graph)))
+    return Document(title=title, blocks=(*blocks, _build_table(graph)))
 
 
-def _kept(graph: Graph) -> dict[str, int]:
+def _sum_kept(graph: Graph) -> dict[str, int]:
     total: dict[str, int] = {}
     for saved in graph.saved:
         total[saved.kind] = total.get(saved.kind, 0) + saved.nbytes
     return total
 
 
-def _table(graph: Graph) -> Table:
+def _build_table(graph: Graph) -> Table:
     sources: dict[int, list[int]] = {}
     for edge in graph.edges:
         sources.setdefault(edge.end, []).append(edge.start)
@@ -70,9 +70,9 @@ def _table(graph: Graph) -> Table:
         Row(
             cells=(
                 node.id,
-                labels.title(node),
-                node.name if labels.title(node) != node.name else node.module or None,
-                labels.form(node) if node.shape is not None else None,
+                labels.write_title(node),
+                node.name if labels.write_title(node) != node.name else node.module or None,
+                labels.describe_form(node) if node.shape is not None else None,
                 node.saved_bytes or None,
                 ", ".join(map(str, sources.get(node.id, ()))) or None,
                 ", ".join(node.marks) or None,
@@ -102,7 +102,7 @@ def _table(graph: Graph) -> Table:
 # ---------------------------------------------------------------- formats
 
 
-def _folded(graph: Graph) -> Graph:
+def _fold_large(graph: Graph) -> Graph:
     """A graph that a person can follow: what is larger is folded, and says so."""
     if len(graph.nodes) <= (OPERATIONS_DRAWN if graph.view == "autograd" else BOXES):
         return graph
@@ -113,27 +113,27 @@ def _folded(graph: Graph) -> Graph:
 
 _FORMATS: Mapping[str, Callable[[Graph], str]] = {
     "dot": as_dot.render_graph,
-    "html": lambda graph: render(lay_out_graph(_folded(graph)), "html"),
+    "html": lambda graph: render(lay_out_graph(_fold_large(graph)), "html"),
     "json": lambda graph: schema.to_text("Graph", schema.to_plain(graph)),
-    "markdown": lambda graph: f"```mermaid\n{as_mermaid.render_graph(_folded(graph))}```\n",
-    "mermaid": lambda graph: as_mermaid.render_graph(_folded(graph)),
-    "svg": lambda graph: as_svg.render_graph(_folded(graph)),
-    "text": lambda graph: render(lay_out_graph(_folded(graph), picture=False), "text"),
+    "markdown": lambda graph: f"```mermaid\n{as_mermaid.render_graph(_fold_large(graph))}```\n",
+    "mermaid": lambda graph: as_mermaid.render_graph(_fold_large(graph)),
+    "svg": lambda graph: as_svg.render_graph(_fold_large(graph)),
+    "text": lambda graph: render(lay_out_graph(_fold_large(graph), picture=False), "text"),
 }
 
 
-def graph_formats() -> tuple[str, ...]:
+def list_graph_formats() -> tuple[str, ...]:
     """The names of the formats in which a graph can be had."""
     return tuple(_FORMATS)
 
 
-def graph_suffixes() -> Mapping[str, str]:
+def list_graph_suffixes() -> Mapping[str, str]:
     """File name ending to format, those that need Graphviz too."""
     return _SUFFIXES
 
 
 def render_graph(graph: Graph, format: str) -> str:  # noqa: A002 - the word users type
-    """The graph in one of the `graph_formats()`.
+    """The graph in one of the `list_graph_formats()`.
 
     Raises:
         UnknownNameError: there is no such format.
@@ -181,7 +181,7 @@ def save_graph(
         else ()
     )
     drawn = (
-        engines.draw(as_dot.render_graph(_folded(graph)), form, engines=asked, limit=limit)
+        engines.draw(as_dot.render_graph(_fold_large(graph)), form, engines=asked, limit=limit)
         if asked
         else engines.Drawn(None)
     )

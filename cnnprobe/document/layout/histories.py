@@ -15,9 +15,15 @@ from cnnprobe.document.blocks import (
     Text,
     Trend,
 )
-from cnnprobe.document.layout.curves import history_pictures
-from cnnprobe.document.layout.tables import shapes
-from cnnprobe.document.render.units import count, percent, seconds, size, value
+from cnnprobe.document.layout.curves import draw_history_pictures
+from cnnprobe.document.layout.tables import format_shapes
+from cnnprobe.document.render.units import (
+    format_count,
+    format_percent,
+    format_seconds,
+    format_size,
+    format_value,
+)
 from cnnprobe.records.history import (
     Curve,
     DeadChannels,
@@ -36,46 +42,46 @@ _NAMED = 8  # channels in a sentence
 
 
 def lay_out_history(history: History, *, drawn: bool = False) -> Document:
-    """The run alone, as a document of its own; see `history_blocks`."""
+    """The run alone, as a document of its own; see `build_history_blocks`."""
     return Document(
         title=history.model,
-        blocks=(Heading(text=history.model, level=1), *history_blocks(history, drawn=drawn)),
+        blocks=(Heading(text=history.model, level=1), *build_history_blocks(history, drawn=drawn)),
     )
 
 
-def history_blocks(history: History, *, drawn: bool = False) -> Iterator[Block]:
+def build_history_blocks(history: History, *, drawn: bool = False) -> Iterator[Block]:
     """The run in reading order; where it is `drawn`, with its curves as pictures."""
-    yield Text(text=_introduction(history))
+    yield Text(text=_introduce(history))
     if history.nonfinite is not None:
-        yield _not_finite(history.nonfinite)
+        yield _report_nonfinite(history.nonfinite)
     if drawn:
-        yield from history_pictures(history)
-    yield from (_dead(dead) for dead in history.dead)
-    yield from _kept(history.kept)
+        yield from draw_history_pictures(history)
+    yield from (_report_dead(dead) for dead in history.dead)
+    yield from _report_kept(history.kept)
     if history.curves:
-        yield _curves(history.curves)
-    yield from _layers(history)
+        yield _build_curve_table(history.curves)
+    yield from _build_layer_tables(history)
     yield from (Notice(severity="info", text=note) for note in history.notes)
 
 
-def _introduction(history: History) -> str:
+def _introduce(history: History) -> str:
     seen = len(history.steps)
     if not seen:
-        return f"{count(history.total)} training steps, none of them observed"
-    of = "" if seen == history.total else f", of which {count(seen)} were observed"
-    return f"{count(history.total)} training steps{of}: {history.steps[0]} to {history.steps[-1]}"
+        return f"{format_count(history.total)} training steps, none of them observed"
+    of = "" if seen == history.total else f", of which {format_count(seen)} were observed"
+    return f"{format_count(history.total)} training steps{of}: {history.steps[0]} to {history.steps[-1]}"
 
 
-def _not_finite(event: NonFinite) -> Notice:
+def _report_nonfinite(event: NonFinite) -> Notice:
     what = {"loss": "the loss", "activation": "the output", "gradient": "the gradient"}.get(
         event.what, f"the {event.what}"
     )
     parts = [
-        f"{count(number)} {name}"
+        f"{format_count(number)} {name}"
         for number, name in ((event.nan, "NaN"), (event.inf, "Inf"))
         if number
     ]
-    of = f" of {count(event.count)} values" if event.count > 1 else ""
+    of = f" of {format_count(event.count)} values" if event.count > 1 else ""
     text = f"step {event.step}: {what} is not finite" + (
         f": {', '.join(parts)}{of}" if parts else ""
     )
@@ -85,7 +91,7 @@ def _not_finite(event: NonFinite) -> Notice:
         else f"'{event.fqn}'" + (f" ({event.kind})" if event.kind else "")
     )
     call = f", call {event.call}" if event.call else ""
-    given = f"given {shapes(event.inputs)}{_range(event)}" if event.inputs else ""
+    given = f"given {format_shapes(event.inputs)}{_describe_range(event)}" if event.inputs else ""
     before = (
         f"the last finite step was {event.seen_before}" if event.seen_before is not None else ""
     )
@@ -96,19 +102,19 @@ def _not_finite(event: NonFinite) -> Notice:
     )
 
 
-def _range(event: NonFinite) -> str:
+def _describe_range(event: NonFinite) -> str:
     stats = event.inputs[0].stats
     if stats is None:
         return ""
     odd = stats.get("nan", 0) + stats.get("inf", 0)
     return (
-        f", itself with {count(odd)} that are not finite"
+        f", itself with {format_count(odd)} that are not finite"
         if odd
-        else f", all finite, from {value(stats['min'])} to {value(stats['max'])}"
+        else f", all finite, from {format_value(stats['min'])} to {format_value(stats['max'])}"
     )
 
 
-def _dead(dead: DeadChannels) -> Notice:
+def _report_dead(dead: DeadChannels) -> Notice:
     more = len(dead.channels) - _NAMED
     named = ", ".join(map(str, dead.channels[:_NAMED])) + (f" and {more} more" if more > 0 else "")
     text = f"{len(dead.channels)} of {dead.of} channels were zero at each observed step from {dead.first} to {dead.last}"
@@ -120,7 +126,7 @@ def _dead(dead: DeadChannels) -> Notice:
     )
 
 
-def _kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
+def _report_kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
     if not graphs:
         return
     steps = (
@@ -129,7 +135,7 @@ def _kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
         else f"{len(graphs)} steps, the first {graphs[0].step}"
     )
     saved = sum(graph.saved_bytes for graph in graphs)
-    holding = f", holding {size(saved)} of activations" if saved else ""
+    holding = f", holding {format_size(saved)} of activations" if saved else ""
     keepers = list(dict.fromkeys(keeper for graph in graphs for keeper in graph.keepers))
     yield Notice(
         severity="warning",
@@ -138,7 +144,7 @@ def _kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
     )
 
 
-def _curves(curves: Sequence[Curve]) -> Table:
+def _build_curve_table(curves: Sequence[Curve]) -> Table:
     columns = (
         Column(name="curve"),
         Column(name="over the steps", priority=3),
@@ -147,17 +153,17 @@ def _curves(curves: Sequence[Curve]) -> Table:
         Column(name="least", align="right", priority=1),
         Column(name="greatest", align="right", priority=1),
     )
-    return Table(title="", columns=columns, rows=tuple(_curve_row(curve) for curve in curves))
+    return Table(title="", columns=columns, rows=tuple(_build_curve_row(curve) for curve in curves))
 
 
-def _curve_row(curve: Curve) -> Row:
+def _build_curve_row(curve: Curve) -> Row:
     finite = [number for number in curve.values if math.isfinite(number)]
     numbers = [
         *curve.values[:1],
         *curve.values[-1:],
         *([min(finite), max(finite)] if finite else [math.nan, math.nan]),
     ]
-    write = seconds if curve.name == "seconds" else value
+    write = format_seconds if curve.name == "seconds" else format_value
     return Row(
         cells=(
             curve.name,
@@ -167,16 +173,16 @@ def _curve_row(curve: Curve) -> Row:
     )
 
 
-def _layers(history: History) -> Iterator[Table]:
+def _build_layer_tables(history: History) -> Iterator[Table]:
     activations = [series for series in history.series if series.what == "activation"]
     if activations:
-        yield _activations(history, activations)
+        yield _build_activation_table(history, activations)
     parameters = [series for series in history.series if series.what == "parameter"]
     if parameters:
-        yield _parameters(history, parameters)
+        yield _build_parameter_table(history, parameters)
 
 
-def _activations(history: History, activations: Sequence[Series]) -> Table:
+def _build_activation_table(history: History, activations: Sequence[Series]) -> Table:
     gradients = {(s.fqn, s.call, s.output): s for s in history.series if s.what == "gradient"}
     columns = (
         Column(name="activation of"),
@@ -193,8 +199,8 @@ def _activations(history: History, activations: Sequence[Series]) -> Table:
     for series in activations[:_MOST]:
         gradient = gradients.get((series.fqn, series.call, series.output))
         cells: tuple[Cell, ...] = (
-            _named(series), series.kind, _last(series, "mean"), _last(series, "std"), Trend(values=series.numbers.get("std", ())), _drift(series), _zeros(series),
-            None if gradient is None else _last(gradient, "norm"), None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
+            _name_series(series), series.kind, _read_last(series, "mean"), _read_last(series, "std"), Trend(values=series.numbers.get("std", ())), _format_drift(series), _read_zeros(series),
+            None if gradient is None else _read_last(gradient, "norm"), None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
         )  # fmt: skip
         rows.append(
             Row(
@@ -205,11 +211,14 @@ def _activations(history: History, activations: Sequence[Series]) -> Table:
             )
         )
     return Table(
-        title="Layers", columns=columns, rows=tuple(rows), notes=(_DRIFT, *_notes(len(activations)))
+        title="Layers",
+        columns=columns,
+        rows=tuple(rows),
+        notes=(_DRIFT, *_list_notes(len(activations))),
     )
 
 
-def _parameters(history: History, parameters: Sequence[Series]) -> Table:
+def _build_parameter_table(history: History, parameters: Sequence[Series]) -> Table:
     updates = {series.fqn: series for series in history.series if series.what == "update"}
     columns = (
         Column(name="parameter"),
@@ -224,16 +233,16 @@ def _parameters(history: History, parameters: Sequence[Series]) -> Table:
     for series in parameters[:_MOST]:
         update = updates.get(series.fqn)
         cells: tuple[Cell, ...] = (
-            series.fqn, _last(series, "mean"), _last(series, "std"), _last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
-            None if update is None else _last(update, "ratio", "{:.1e}".format, of=series), None if update is None else Trend(values=update.numbers.get("ratio", ())),
+            series.fqn, _read_last(series, "mean"), _read_last(series, "std"), _read_last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
+            None if update is None else _read_last(update, "ratio", "{:.1e}".format, of=series), None if update is None else Trend(values=update.numbers.get("ratio", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) else ""))
     return Table(
-        title="Parameters", columns=columns, rows=tuple(rows), notes=_notes(len(parameters))
+        title="Parameters", columns=columns, rows=tuple(rows), notes=_list_notes(len(parameters))
     )
 
 
-def _notes(rows: int) -> tuple[str, ...]:
+def _list_notes(rows: int) -> tuple[str, ...]:
     said = "numbers are those of the last observed step"
     return (
         (said,)
@@ -242,13 +251,17 @@ def _notes(rows: int) -> tuple[str, ...]:
     )
 
 
-def _named(series: Series) -> str:
+def _name_series(series: Series) -> str:
     call = f" #{series.call + 1}" if series.call else ""
     return (series.fqn or "the model") + call + series.output
 
 
-def _last(
-    series: Series, name: str, write: Callable[[float], str] = value, *, of: Series | None = None
+def _read_last(
+    series: Series,
+    name: str,
+    write: Callable[[float], str] = format_value,
+    *,
+    of: Series | None = None,
 ) -> str | None:
     """The number of the last step that has seen the tensor (for an update, `of` its parameter); NaN where nothing in it was finite any more."""
     counted, nan, inf = ((of or series).numbers.get(each, ()) for each in ("count", "nan", "inf"))
@@ -259,18 +272,18 @@ def _last(
     return None if number is None else write(number)
 
 
-def _drift(series: Series) -> str | None:
+def _format_drift(series: Series) -> str | None:
     number = next((n for n in reversed(drift(series)) if n == n), None)  # noqa: PLR0124
     return None if number is None else f"{number:+.2f}"
 
 
-def _zeros(series: Series) -> str | None:
+def _read_zeros(series: Series) -> str | None:
     pairs = zip(
         reversed(series.numbers.get("zeros", ())),
         reversed(series.numbers.get("count", ())),
         strict=False,
     )
-    return next((percent(zeros / number) for zeros, number in pairs if number > 0), None)
+    return next((format_percent(zeros / number) for zeros, number in pairs if number > 0), None)
 
 
 def _is_odd(series: Series) -> bool:

@@ -29,7 +29,7 @@ class Ownership:
         return call is not None and module is not None and self.has_parameters[module]
 
 
-def own(trace: Trace) -> Ownership:
+def assign_owners(trace: Trace) -> Ownership:
     """Every parameter at the first call of its module, or where that was never called, at the row that stands for it.
 
     A stock layer may use the parameters of modules in it without calling them (`nn.MultiheadAttention.out_proj`), and
@@ -55,15 +55,17 @@ class _Reckoning:
         for c, call in enumerate(trace.calls):
             if call.fqn in self.index and not call.recomputed:
                 self.first.setdefault(self.index[call.fqn], c)
-        self.parent = [self._parent(i, module.fqn) for i, module in enumerate(trace.modules)]
-        self.reached = self._upwards([i in self.first for i in range(len(trace.modules))])
-        self.has_layer = self._upwards([not module.is_container for module in trace.modules])
+        self.parent = [self._find_parent(i, module.fqn) for i, module in enumerate(trace.modules)]
+        self.reached = self._propagate_upwards([i in self.first for i in range(len(trace.modules))])
+        self.has_layer = self._propagate_upwards(
+            [not module.is_container for module in trace.modules]
+        )
 
-    def _parent(self, i: int, fqn: str) -> int | None:
+    def _find_parent(self, i: int, fqn: str) -> int | None:
         above = None if fqn == "" else self.index.get(fqn.rpartition(".")[0], self.index.get(""))
         return above if above is not None and above < i else None
 
-    def _upwards(self, flags: list[bool]) -> list[bool]:
+    def _propagate_upwards(self, flags: list[bool]) -> list[bool]:
         for i in range(len(flags) - 1, -1, -1):  # modules stand before the modules in them
             above = self.parent[i]
             if flags[i] and above is not None:
@@ -71,7 +73,7 @@ class _Reckoning:
         return flags
 
     def result(self) -> Ownership:
-        anchor, top = self._placed()
+        anchor, top = self._place_modules()
         parameters: dict[int, list[int]] = {}
         elements = [0] * len(self.trace.modules)
         used = {
@@ -82,7 +84,7 @@ class _Reckoning:
             if isinstance(tensor.source, str)
         }
         borrowed: set[int] = set()
-        for p, owner in self._owners():
+        for p, owner in self._list_owners():
             stand_in, call = top[owner], anchor[owner]
             elements[owner] += self.trace.parameters[p].numel
             if stand_in is not None:
@@ -99,14 +101,14 @@ class _Reckoning:
             unreached={call: tuple(ms) for call, ms in unreached.items()},
             borrowed=frozenset(borrowed),
             module_index=self.index,
-            elements_below=tuple(self._added_up(elements)),
+            elements_below=tuple(self._add_up(elements)),
             first_calls=self.first,
             has_parameters=tuple(
-                self._upwards([self._uses_parameters(i) for i in range(len(elements))])
+                self._propagate_upwards([self._uses_parameters(i) for i in range(len(elements))])
             ),
         )
 
-    def _placed(self) -> tuple[list[int | None], list[int | None]]:
+    def _place_modules(self) -> tuple[list[int | None], list[int | None]]:
         """For each module the nearest call, its own or above, and the unreached module that stands for it in the table (None: none does)."""
         anchor: list[int | None] = []
         top: list[int | None] = []
@@ -133,14 +135,14 @@ class _Reckoning:
                 top.append(i if absent else None)
         return anchor, top
 
-    def _owners(self) -> Iterator[tuple[int, int]]:
+    def _list_owners(self) -> Iterator[tuple[int, int]]:
         """Each parameter (no buffers) with the module that it is registered in."""
         for p, parameter in enumerate(self.trace.parameters):
             owner = self.index.get(parameter.fqn.rpartition(".")[0], self.index.get(""))
             if parameter.kind == "parameter" and owner is not None:
                 yield p, owner
 
-    def _added_up(self, elements: list[int]) -> list[int]:
+    def _add_up(self, elements: list[int]) -> list[int]:
         for i in range(len(elements) - 1, -1, -1):
             above = self.parent[i]
             if above is not None:

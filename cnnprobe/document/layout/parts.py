@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cnnprobe.document.blocks import Share, Shares, Unit
 from cnnprobe.document.layout.entries import Entry
-from cnnprobe.document.layout.tables import key
+from cnnprobe.document.layout.tables import make_key
 
 _WHOLES: tuple[tuple[str, Unit, Callable[[Entry], int]], ...] = (
     ("parameters", "si", lambda row: row.parameters),
@@ -15,7 +15,7 @@ _OPENED = 0.8  # a part that is more than this of the whole is shown by its own 
 _MOST = 12  # parts; with more of them none is opened any further
 
 
-def shares(rows: Sequence[Entry]) -> Iterator[Shares]:
+def build_shares(rows: Sequence[Entry]) -> Iterator[Shares]:
     """For each of parameters, MACs and activations: the parts of the model that it lies in. A whole of 0 is left out."""
     below: list[list[int]] = [[] for _ in rows]
     above: list[int] = []
@@ -24,19 +24,19 @@ def shares(rows: Sequence[Entry]) -> Iterator[Shares]:
         if above:
             below[above[-1]].append(i)
         above.append(i)
-    names = _names(rows)
+    names = _list_names(rows)
     for title, unit, number in _WHOLES:
-        parts = _parts(rows, below, number)
+        parts = _split_parts(rows, below, number)
         if any(number(rows[i]) for i in parts):
             shown = tuple(
-                Share(name=names[i], number=number(rows[i]), key=key(rows[i]))
+                Share(name=names[i], number=number(rows[i]), key=make_key(rows[i]))
                 for i in parts
                 if number(rows[i])
             )
             yield Shares(title=title, unit=unit, parts=shown)
 
 
-def _parts(
+def _split_parts(
     rows: Sequence[Entry], below: Sequence[Sequence[int]], number: Callable[[Entry], int]
 ) -> list[int]:
     """The top rows, of which one that is nearly all gives way to the rows below it, again and again."""
@@ -51,7 +51,7 @@ def _parts(
     return parts
 
 
-def _names(rows: Sequence[Entry]) -> list[str]:
+def _list_names(rows: Sequence[Entry]) -> list[str]:
     """The path of each row, without the root's name."""
     names: list[str] = []
     path: list[str] = []

@@ -1,9 +1,13 @@
 """The arithmetic behind every shape, and how far each call sees into the input."""
 
 from cnnprobe.document.blocks import Block, Document, Facts, Heading, Text
-from cnnprobe.document.layout.arithmetic import ReceptiveField, explain_shape, receptive_fields
-from cnnprobe.document.layout.entries import Entry, entries
-from cnnprobe.document.layout.tables import shapes
+from cnnprobe.document.layout.arithmetic import (
+    ReceptiveField,
+    compute_receptive_fields,
+    explain_shape,
+)
+from cnnprobe.document.layout.entries import Entry, list_entries
+from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.records.trace import Trace
 
 _NOTE = "sees: input elements that one output element can depend on; not said once it is the whole input, or where it is not known"
@@ -11,8 +15,10 @@ _NOTE = "sees: input elements that one output element can depend on; not said on
 
 def lay_out_shapes(trace: Trace) -> Document:
     """Every call whose output shape follows from a formula, with its numbers put in."""
-    fields = receptive_fields(trace)
-    pairs = tuple(pair for entry in entries(trace) for pair in _pairs(trace, entry, fields))
+    fields = compute_receptive_fields(trace)
+    pairs = tuple(
+        pair for entry in list_entries(trace) for pair in _list_pairs(trace, entry, fields)
+    )
     blocks: list[Block] = [Heading(text=f"{trace.model}: how each shape comes about", level=1)]
     blocks += (
         [Facts(pairs=pairs), Text(text=_NOTE)]
@@ -22,22 +28,24 @@ def lay_out_shapes(trace: Trace) -> Document:
     return Document(title=trace.model, blocks=tuple(blocks))
 
 
-def _pairs(trace: Trace, entry: Entry, fields: dict[int, ReceptiveField]) -> list[tuple[str, str]]:
+def _list_pairs(
+    trace: Trace, entry: Entry, fields: dict[int, ReceptiveField]
+) -> list[tuple[str, str]]:
     """The name of a call and its arithmetic; none where there is no formula."""
     if entry.call is None:
         return []
     call = trace.calls[entry.call]
     config = trace.module(call.fqn).config if call.fqn is not None else {}
-    lines = _merged(explain_shape(call, config))
+    lines = _merge_lines(explain_shape(call, config))
     if not lines:
         return []
     field = fields.get(entry.call)
     seen = [f"sees {' x '.join(str(n) for n in field.size)}"] if field else []
-    flow = f"{shapes(call.inputs[:1])} -> {shapes(call.outputs)}"
+    flow = f"{format_shapes(call.inputs[:1])} -> {format_shapes(call.outputs)}"
     return [(call.fqn or entry.name, "\n".join([flow, *lines, *seen]))]
 
 
-def _merged(lines: tuple[str, ...]) -> tuple[str, ...]:
+def _merge_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
     """Axes of the same arithmetic on one line: "H, W: ..."."""
     axes: dict[str, list[str]] = {}
     for line in lines:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from cnnprobe.document.blocks import Facts, Notice
-from cnnprobe.document.layout.entries import short_name
-from cnnprobe.document.layout.tables import is_odd, shape, shapes
-from cnnprobe.document.render.units import count, percent, si, size
+from cnnprobe.document.layout.entries import shorten_function
+from cnnprobe.document.layout.tables import format_shape, format_shapes, is_odd
+from cnnprobe.document.render.units import format_count, format_percent, format_si, format_size
 from cnnprobe.records.totals import Totals, leaves
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
@@ -18,7 +18,7 @@ _STAGES = {
 _NAMED = 6  # names in a sentence; of the others only how many
 
 
-def introduction(trace: Trace) -> str:
+def introduce(trace: Trace) -> str:
     """What was run, where, on what."""
     root = next((call for call in trace.calls if call.fqn == ""), None)
     training = next((module.training for module in trace.modules if module.fqn == ""), None)
@@ -28,19 +28,19 @@ def introduction(trace: Trace) -> str:
     if trace.torch:
         how.append(f"torch {trace.torch}")
     given = (
-        "; input " + ", ".join(map(_described, root.inputs))
+        "; input " + ", ".join(map(_describe_tensor, root.inputs))
         if root is not None and root.inputs
         else ""
     )
     return "one forward pass " + ", ".join(how) + given
 
 
-def _described(tensor: TensorInfo) -> str:
+def _describe_tensor(tensor: TensorInfo) -> str:
     name = "" if tensor.path.isdigit() or not tensor.path else f"{tensor.path}="
-    return f"{name}{shape(tensor.shape)} {tensor.dtype}"
+    return f"{name}{format_shape(tensor.shape)} {tensor.dtype}"
 
 
-def failure_notice(trace: Trace) -> Iterator[Notice]:
+def build_failure_notice(trace: Trace) -> Iterator[Notice]:
     """What raised and where, if anything did."""
     failure = trace.failure
     if failure is None:
@@ -49,12 +49,12 @@ def failure_notice(trace: Trace) -> Iterator[Notice]:
     yield Notice(
         severity="error",
         text=what,
-        where="; ".join(_whereabouts(trace)),
+        where="; ".join(_describe_place(trace)),
         key="" if failure.call is None else f"c{failure.call}",
     )
 
 
-def _whereabouts(trace: Trace) -> Iterator[str]:
+def _describe_place(trace: Trace) -> Iterator[str]:
     failure = trace.failure
     if failure is None:
         return
@@ -69,79 +69,84 @@ def _whereabouts(trace: Trace) -> Iterator[str]:
     if call is not None and call.fqn is None:
         parts.append(f"in {call.kind}")
     if call is not None and call.inputs:
-        parts.append(f"given {shapes(call.inputs)}")
+        parts.append(f"given {format_shapes(call.inputs)}")
     if failure.source:
         parts.append(f"at {failure.source}")
     yield ", ".join(parts)
     done = [trace.calls[i] for i in leaves(trace) if trace.calls[i].completed]
     if done and failure.stage == "forward":
-        yield f"after {_plural(len(done), 'completed operation')}, the last was {_name(done[-1])}"
+        yield f"after {_pluralise(len(done), 'completed operation')}, the last was {_name_call(done[-1])}"
 
 
-def _name(call: ModuleCall) -> str:
+def _name_call(call: ModuleCall) -> str:
     return call.kind if call.fqn is None else f"{call.fqn!r} ({call.kind})"
 
 
-def _plural(number: int, noun: str) -> str:
-    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+def _pluralise(number: int, noun: str) -> str:
+    return f"{format_count(number)} {noun}" + ("" if number == 1 else "s")
 
 
-def total_facts(trace: Trace, totals: Totals) -> Facts:
+def build_total_facts(trace: Trace, totals: Totals) -> Facts:
     """Parameters, buffers, MACs and bytes."""
-    pairs = [("parameters", _parameters(totals))]
+    pairs = [("parameters", _describe_parameters(totals))]
     if totals.buffers:
         pairs.append(
-            ("buffers", f"{count(totals.buffers)} elements, {_sizes(totals.buffer_bytes)}")
+            (
+                "buffers",
+                f"{format_count(totals.buffers)} elements, {_list_sizes(totals.buffer_bytes)}",
+            )
         )
     if trace.calls:
-        pairs += [("MACs", _macs(trace, totals)), *_uncounted(totals)]
+        pairs += [("MACs", _describe_macs(trace, totals)), *_list_uncounted(totals)]
         upto = " up to there" if trace.failure is not None else ""
         pairs.append(
             (
                 "activations",
-                f"{size(totals.activation_bytes)}, the outputs of all operations together{upto}",
+                f"{format_size(totals.activation_bytes)}, the outputs of all operations together{upto}",
             )
         )
     return Facts(title="", pairs=tuple(pairs))
 
 
-def _parameters(totals: Totals) -> str:
+def _describe_parameters(totals: Totals) -> str:
     frozen = totals.parameters - totals.trainable
     split = "all trainable" if frozen == 0 else "all frozen" if totals.trainable == 0 else ""
-    split = split or f"{count(totals.trainable)} trainable, {count(frozen)} frozen"
+    split = split or f"{format_count(totals.trainable)} trainable, {format_count(frozen)} frozen"
     return (
-        f"{count(totals.parameters)} ({split}), {_sizes(totals.parameter_bytes)}"
+        f"{format_count(totals.parameters)} ({split}), {_list_sizes(totals.parameter_bytes)}"
         if totals.parameters
         else "none"
     )
 
 
-def _sizes(by_dtype: Mapping[str, int]) -> str:
-    return ", ".join(f"{size(nbytes)} of {dtype}" for dtype, nbytes in by_dtype.items())
+def _list_sizes(by_dtype: Mapping[str, int]) -> str:
+    return ", ".join(f"{format_size(nbytes)} of {dtype}" for dtype, nbytes in by_dtype.items())
 
 
-def _macs(trace: Trace, totals: Totals) -> str:
+def _describe_macs(trace: Trace, totals: Totals) -> str:
     if totals.operations and not totals.counted:
         return "- (no operation has a formula)"
     upto = " up to there" if trace.failure is not None else ""
-    return f"{si(totals.macs)}{upto} for this input (one multiply-add each; biases and normalisation are left out)"
+    return f"{format_si(totals.macs)}{upto} for this input (one multiply-add each; biases and normalisation are left out)"
 
 
-def _uncounted(totals: Totals) -> Iterator[tuple[str, str]]:
+def _list_uncounted(totals: Totals) -> Iterator[tuple[str, str]]:
     share = totals.counted / totals.operations if totals.operations else 1.0
-    counted = f"{count(totals.counted)} of {_plural(totals.operations, 'operation')} have a formula ({percent(share)})"
+    counted = f"{format_count(totals.counted)} of {_pluralise(totals.operations, 'operation')} have a formula ({format_percent(share)})"
     if totals.uncounted:
-        kinds = [f"{short_name(kind)} ({count(n)})" for kind, n in totals.uncounted.items()]
-        yield "", f"{counted}; not counted: {listed(kinds)}"
+        kinds = [
+            f"{shorten_function(kind)} ({format_count(n)})" for kind, n in totals.uncounted.items()
+        ]
+        yield "", f"{counted}; not counted: {join_first(kinds)}"
 
 
-def listed(names: Sequence[str]) -> str:
+def join_first(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def observations(trace: Trace) -> Iterator[Notice]:
+def list_observations(trace: Trace) -> Iterator[Notice]:
     """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied parameters, what could not be seen."""
     odd = [
         call
@@ -157,13 +162,15 @@ def observations(trace: Trace) -> Iterator[Notice]:
         first = (innermost or odd)[0]
         yield Notice(
             severity="warning",
-            text=f"NaN or Inf in the output of {_plural(len(odd), 'call')}; the first is {_name(first)}",
+            text=f"NaN or Inf in the output of {_pluralise(len(odd), 'call')}; the first is {_name_call(first)}",
         )
     shared = [
         " = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases
     ]
     if shared:
-        yield Notice(severity="info", text=f"the same module under several names: {listed(shared)}")
+        yield Notice(
+            severity="info", text=f"the same module under several names: {join_first(shared)}"
+        )
     of_shared = {name for module in trace.modules for name in module.aliases}
     tied = [
         " = ".join((p.fqn, *names))
@@ -171,9 +178,9 @@ def observations(trace: Trace) -> Iterator[Notice]:
         if (names := [alias for alias in p.aliases if alias.rpartition(".")[0] not in of_shared])
     ]
     if tied:
-        yield Notice(severity="info", text=f"tied parameters, counted once: {listed(tied)}")
+        yield Notice(severity="info", text=f"tied parameters, counted once: {join_first(tied)}")
     again = sum(call.recomputed for call in trace.calls)
     if again:
-        text = f"{_plural(again, 'call')} made again in the backward pass by activation checkpointing, not in the table"
+        text = f"{_pluralise(again, 'call')} made again in the backward pass by activation checkpointing, not in the table"
         yield Notice(severity="info", text=text)
     yield from (Notice(severity="info", text=note) for note in trace.notes)

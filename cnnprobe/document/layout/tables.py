@@ -15,51 +15,55 @@ _OTHER_PRIORITY = 9
 Read = Callable[[Entry], Cell]
 
 
-def module_table(trace: Trace, rows: Sequence[Entry], *, drawn: bool = False) -> Table:
+def build_module_table(trace: Trace, rows: Sequence[Entry], *, drawn: bool = False) -> Table:
     """What every call took, gave and cost, in the order of the forward pass; where it is `drawn`, also how the values lie."""
-    values = _statistics_columns(trace, rows)
-    spreads = [_spread_column(trace)] if drawn and values else []
-    columns = [*_shape_columns(trace, rows), *_cost_columns(), *spreads, *values]
+    values = _build_statistics_columns(trace, rows)
+    spreads = [_build_spread_column(trace)] if drawn and values else []
+    columns = [*_build_shape_columns(trace, rows), *_build_cost_columns(), *spreads, *values]
     return Table(
         title="",
         columns=tuple(column for column, _ in columns),
-        rows=tuple(_row(trace, row, [read for _, read in columns]) for row in rows),
-        notes=tuple(_notes(trace, rows)),
+        rows=tuple(_build_row(trace, row, [read for _, read in columns]) for row in rows),
+        notes=tuple(_list_notes(trace, rows)),
     )
 
 
-def _row(trace: Trace, row: Entry, reads: Iterable[Read]) -> Row:
+def _build_row(trace: Trace, row: Entry, reads: Iterable[Read]) -> Row:
     raised = row.state == "raised here"
     failure = trace.failure
-    note = _failure_note(failure, _call(trace, row)) if raised and failure is not None else ""
+    note = (
+        _write_failure_note(failure, _find_call(trace, row))
+        if raised and failure is not None
+        else ""
+    )
     return Row(
         cells=tuple(read(row) for read in reads),
         depth=row.depth,
-        emphasis=_emphasis(trace, row),
+        emphasis=_choose_emphasis(trace, row),
         note=note,
-        key=key(row),
+        key=make_key(row),
     )
 
 
-def key(row: Entry) -> str:
+def make_key(row: Entry) -> str:
     """What a row is about, by its index in the trace: "c3" a call, "m5" a module that was not called, "p2" a parameter."""
     if row.call is not None:
         return f"c{row.call}"
     return f"p{row.parameter}" if row.parameter is not None else f"m{row.module}"
 
 
-def _failure_note(failure: Failure, call: ModuleCall | None) -> str:
-    given = f", given {shapes(call.inputs)}" if call is not None and call.inputs else ""
+def _write_failure_note(failure: Failure, call: ModuleCall | None) -> str:
+    given = f", given {format_shapes(call.inputs)}" if call is not None and call.inputs else ""
     return f"raised here{given}: {failure.kind}: {failure.message.strip()}".split("\n", maxsplit=1)[
         0
     ]
 
 
-def _emphasis(trace: Trace, row: Entry) -> Emphasis:
+def _choose_emphasis(trace: Trace, row: Entry) -> Emphasis:
     if row.state == "raised here":
         return "error"
     if row.state in ("unfinished", ""):
-        call = _call(trace, row)
+        call = _find_call(trace, row)
         return (
             "warning" if call is not None and any(is_odd(tensor) for tensor in call.outputs) else ""
         )
@@ -71,25 +75,29 @@ def is_odd(tensor: TensorInfo) -> bool:
     return bool(tensor.stats and (tensor.stats.get("nan") or tensor.stats.get("inf")))
 
 
-def _call(trace: Trace, row: Entry) -> ModuleCall | None:
+def _find_call(trace: Trace, row: Entry) -> ModuleCall | None:
     return None if row.call is None else trace.calls[row.call]
 
 
-def _shape_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Read]]:
+def _build_shape_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Read]]:
     def given(row: Entry) -> Cell:
-        call = _call(trace, row)
-        return "" if call is None else shapes(_data(call.inputs))
+        call = _find_call(trace, row)
+        return "" if call is None else format_shapes(_select_data(call.inputs))
 
     def made(row: Entry) -> Cell:
         if row.parameter is not None:
-            return shape(trace.parameters[row.parameter].shape)
-        call = _call(trace, row)
+            return format_shape(trace.parameters[row.parameter].shape)
+        call = _find_call(trace, row)
         if row.state or call is None:
             return row.state
-        return shapes(call.outputs) if call.outputs else call.returned.replace("NoneType", "None")
+        return (
+            format_shapes(call.outputs)
+            if call.outputs
+            else call.returned.replace("NoneType", "None")
+        )
 
     def dtype(row: Entry) -> Cell:
-        call = _call(trace, row)
+        call = _find_call(trace, row)
         return ", ".join(dict.fromkeys(tensor.dtype for tensor in call.outputs)) if call else ""
 
     columns = [
@@ -102,48 +110,48 @@ def _shape_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Re
         (Column(name="output"), made),
     ]
     dtypes = {
-        tensor.dtype for row in rows if (call := _call(trace, row)) for tensor in call.outputs
+        tensor.dtype for row in rows if (call := _find_call(trace, row)) for tensor in call.outputs
     }
     return [*columns, (Column(name="dtype", priority=2), dtype)] if len(dtypes) > 1 else columns
 
 
-def _data(tensors: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
+def _select_data(tensors: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
     """Of a function's inputs those that flowed in; its weights are left out where there is anything else."""
     flowing = [tensor for tensor in tensors if not isinstance(tensor.source, str)]
     return flowing or tensors
 
 
-def _cost_columns() -> list[tuple[Column, Read]]:
+def _build_cost_columns() -> list[tuple[Column, Read]]:
     return [
         (
             Column(name="parameters", align="right", priority=1, unit="count", is_share=True),
-            _parameters,
+            _read_parameters,
         ),
         (
             Column(name="MACs", align="right", priority=2, unit="si", is_share=True),
             lambda row: row.macs if row.call is not None else "",
         ),
-        (Column(name="bytes", align="right", priority=7, unit="bytes", is_share=True), _bytes),
+        (Column(name="bytes", align="right", priority=7, unit="bytes", is_share=True), _read_bytes),
     ]
 
 
-def _parameters(row: Entry) -> Cell:
+def _read_parameters(row: Entry) -> Cell:
     if row.is_shared:
         return "shared"
     return "" if row.kind == "function" else row.parameters
 
 
-def _bytes(row: Entry) -> Cell:
+def _read_bytes(row: Entry) -> Cell:
     if row.call is None:
         return ""
     return None if row.state and not row.nbytes else row.nbytes
 
 
-def _statistics_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Read]]:
+def _build_statistics_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Column, Read]]:
     seen = [
         tensor.stats
         for row in rows
-        if (call := _call(trace, row))
+        if (call := _find_call(trace, row))
         for tensor in call.outputs
         if tensor.stats
     ]
@@ -153,12 +161,12 @@ def _statistics_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Colum
     shown = [
         name for name in names if name not in _ONLY_IF_ANY or any(stats.get(name) for stats in seen)
     ]
-    return [(_statistic_column(name), _statistic(trace, name)) for name in shown]
+    return [(_build_statistic_column(name), _make_reader(trace, name)) for name in shown]
 
 
-def _spread_column(trace: Trace) -> tuple[Column, Read]:
+def _build_spread_column(trace: Trace) -> tuple[Column, Read]:
     def spread(row: Entry) -> Cell:
-        call = _call(trace, row)
+        call = _find_call(trace, row)
         first = (
             next((tensor for tensor in call.outputs if tensor.stats), None)
             if call is not None and row.copies == 1
@@ -179,7 +187,7 @@ def _spread_column(trace: Trace) -> tuple[Column, Read]:
     return Column(name="values", priority=_PRIORITIES["zeros"]), spread
 
 
-def _statistic_column(name: str) -> Column:
+def _build_statistic_column(name: str) -> Column:
     unit = {"zeros": "percent", "nan": "count", "inf": "count"}.get(name, "value")
     title = {"nan": "NaN", "inf": "Inf"}.get(name, name)
     return Column(
@@ -190,9 +198,9 @@ def _statistic_column(name: str) -> Column:
     )
 
 
-def _statistic(trace: Trace, name: str) -> Read:
+def _make_reader(trace: Trace, name: str) -> Read:
     def read(row: Entry) -> Cell:
-        call = _call(trace, row)
+        call = _find_call(trace, row)
         if call is None or row.copies > 1:
             return ""
         values = [tensor.stats for tensor in call.outputs if tensor.stats]
@@ -208,8 +216,8 @@ def _statistic(trace: Trace, name: str) -> Read:
     return read
 
 
-def _notes(trace: Trace, rows: Sequence[Entry]) -> Iterable[str]:
-    calls = [call for row in rows if (call := _call(trace, row))]
+def _list_notes(trace: Trace, rows: Sequence[Entry]) -> Iterable[str]:
+    calls = [call for row in rows if (call := _find_call(trace, row))]
     if any(row.copies > 1 for row in rows):
         yield "x2: two identical rows shown as one, with the sums of both" + (
             ", without statistics" if _has_statistics(calls) else ""
@@ -228,23 +236,23 @@ def _has_statistics(calls: Iterable[ModuleCall]) -> bool:
     return any(tensor.stats for call in calls for tensor in call.outputs)
 
 
-def shape(sizes: Sequence[int]) -> str:
+def format_shape(sizes: Sequence[int]) -> str:
     """A shape as torch's users write it.
 
-    >>> shape((2, 64, 8, 8)), shape((10,)), shape(())
+    >>> format_shape((2, 64, 8, 8)), format_shape((10,)), format_shape(())
     ('(2, 64, 8, 8)', '(10,)', '()')
     """
     return str(tuple(sizes))
 
 
-def shapes(tensors: Sequence[TensorInfo]) -> str:
+def format_shapes(tensors: Sequence[TensorInfo]) -> str:
     """The shapes of the first tensors, and how many more there are."""
-    text = ", ".join(shape(tensor.shape) for tensor in tensors[:_SHOWN_TENSORS])
+    text = ", ".join(format_shape(tensor.shape) for tensor in tensors[:_SHOWN_TENSORS])
     more = len(tensors) - _SHOWN_TENSORS
     return f"{text} +{more}" if more > 0 else text
 
 
-def parameter_table(parameters: Sequence[ParameterInfo], *, title: str) -> Table:
+def build_parameter_table(parameters: Sequence[ParameterInfo], *, title: str) -> Table:
     """Every parameter and buffer with its shape; tied ones once, with their further names below."""
     columns: tuple[Column, ...] = (
         Column(name="name"),
@@ -255,8 +263,8 @@ def parameter_table(parameters: Sequence[ParameterInfo], *, title: str) -> Table
         Column(name="", priority=1),
         Column(name="device", priority=4),
     )
-    rows = [_parameter_row(parameter) for parameter in parameters]
-    rows.append(_sum_row(parameters))
+    rows = [_build_parameter_row(parameter) for parameter in parameters]
+    rows.append(_build_sum_row(parameters))
     if len({p.device for p in parameters}) <= 1:
         columns, rows = (
             columns[:-1],
@@ -265,17 +273,17 @@ def parameter_table(parameters: Sequence[ParameterInfo], *, title: str) -> Table
     return Table(title=title, columns=columns, rows=tuple(rows))
 
 
-def _parameter_row(p: ParameterInfo) -> Row:
+def _build_parameter_row(p: ParameterInfo) -> Row:
     role = "buffer" if p.kind == "buffer" else "trainable" if p.trainable else "frozen"
     note = "also " + ", ".join(p.aliases) if p.aliases else ""
     emphasis: Emphasis = "" if role == "trainable" else "muted"
     return Row(
-        cells=(p.fqn, shape(p.shape), p.numel, p.nbytes, p.dtype, role, p.device),
+        cells=(p.fqn, format_shape(p.shape), p.numel, p.nbytes, p.dtype, role, p.device),
         emphasis=emphasis,
         note=note,
     )
 
 
-def _sum_row(parameters: Sequence[ParameterInfo]) -> Row:
+def _build_sum_row(parameters: Sequence[ParameterInfo]) -> Row:
     elements, nbytes = sum(p.numel for p in parameters), sum(p.nbytes for p in parameters)
     return Row(cells=("total", "", elements, nbytes, "", "", ""), emphasis="total")

@@ -53,9 +53,9 @@ __all__ = [
     "Text",
     "Trend",
     "Unit",
-    "formats",
+    "list_formats",
+    "map_suffixes",
     "render",
-    "suffixes",
 ]
 
 _PREFIX = "as_"
@@ -68,11 +68,11 @@ def render(
     width: int | None = None,
     colour: bool = False,
 ) -> str:
-    """The document in one of the `formats()`.
+    """The document in one of the `list_formats()`.
 
     Args:
         document: what is shown.
-        format: a name of `formats()`.
+        format: a name of `list_formats()`.
         width: columns of the terminal; None asks the terminal. Formats without columns take no notice of it.
         colour: whether the terminal shows colours.
 
@@ -82,7 +82,7 @@ def render(
     >>> render(Document(blocks=(Text(text="a < b"),)), "fragment").startswith('<div class="cnnprobe">')
     True
     """
-    modules = _modules()
+    modules = _import_formats()
     if format not in modules:
         raise UnknownNameError(
             f"no format named {format!r}", where="render", fix=suggest(format, modules)
@@ -90,21 +90,23 @@ def render(
     return str(modules[format].render_document(document, width=width, colour=colour))
 
 
-def formats() -> tuple[str, ...]:
+def list_formats() -> tuple[str, ...]:
     """The names of the formats in which a document can be had, in alphabetical order.
 
-    >>> formats()
+    >>> list_formats()
     ('fragment', 'html', 'json', 'markdown', 'text')
     """
-    return tuple(_modules())
+    return tuple(_import_formats())
 
 
-def suffixes() -> Mapping[str, str]:
+def map_suffixes() -> Mapping[str, str]:
     """File name ending to format: `{".md": "markdown", ...}`."""
-    return {suffix: name for name, module in _modules().items() for suffix in module.SUFFIXES}
+    return {
+        suffix: name for name, module in _import_formats().items() for suffix in module.SUFFIXES
+    }
 
 
-def _modules() -> dict[str, ModuleType]:
+def _import_formats() -> dict[str, ModuleType]:
     names = sorted(
         found.name for found in pkgutil.iter_modules(__path__) if found.name.startswith(_PREFIX)
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import graphviz
 
 from cnnprobe.document.render import labels
-from cnnprobe.document.render.units import inert
+from cnnprobe.document.render.units import make_inert
 from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MODULE, MORE, OPERATION, PARAMETER, Graph, Node
 
 _SHAPES = {
@@ -45,20 +45,20 @@ def render_graph(graph: Graph) -> str:
         },
         edge_attr={"arrowsize": "0.7"},
     )
-    names, boxes = _boxes(graph)
+    names, boxes = _write_boxes(graph)
     lines = [f"    {names[start]} -> {names[end]}\n" for start, end, _, _ in graph.edges]
     frame.body.append("".join(boxes + lines))
     return str(frame.source).replace("\n\t", "\n    ", 3)  # the three lines of the frame
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     r"""A DOT string; what could end it, start an escape or upset a terminal is made harmless.
 
-    >>> print(quoted('a"b\\c'))
+    >>> print(quote('a"b\\c'))
     "a\"b\\c"
     """
     if not (text.isascii() and text.isprintable()):
-        text = "\n".join(map(inert, text.split("\n")))
+        text = "\n".join(map(make_inert, text.split("\n")))
     elif '"' not in text and "\\" not in text:
         return f'"{text}"'
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
@@ -72,7 +72,7 @@ class _Owner(NamedTuple):
     counts: dict[str, int]  # how many of each operation it has had so far
 
 
-def _boxes(graph: Graph) -> tuple[list[str], list[str]]:
+def _write_boxes(graph: Graph) -> tuple[list[str], list[str]]:
     """Names of the boxes, and their lines.
 
     A box is called by fqn and call of its module, and the operation's name where it is not the call itself (see `difference.keys`).
@@ -90,14 +90,14 @@ def _boxes(graph: Graph) -> tuple[list[str], list[str]]:
             last is None or call != last[1] or module != last[0]
         ):  # most are of the module of the one before
             last = (module, call)
-            begin, inside, counts = owners.get(last) or _owner(
+            begin, inside, counts = owners.get(last) or _add_owner(
                 owners, module, call, has_calls=bool(graph.calls)
             )
         key = (operation, kind, shape, dtype, kept, marks)
-        called, fact, ending = looks.get(key) or looks.setdefault(key, _look(node))
+        called, fact, ending = looks.get(key) or looks.setdefault(key, _choose_look(node))
         further = inside
         if parameter is not None:
-            called, further = quoted(parameter)[1:-1], ""
+            called, further = quote(parameter)[1:-1], ""
         count = counts[called] = counts.get(called, -1) + 1
         name = (
             f'"{begin}/{called}.{count}"' if kind != MODULE or not module or count else f'"{begin}"'
@@ -105,30 +105,30 @@ def _boxes(graph: Graph) -> tuple[list[str], list[str]]:
         add_name(name)
         if kind != OPERATION and parameter is None:
             called, further = (
-                quoted(labels.title(node))[1:-1],
-                "".join(map(_further, labels.place(node))),
+                quote(labels.write_title(node))[1:-1],
+                "".join(map(_add_line, labels.describe_place(node))),
             )
         add_line(f'    {name} [label="{called}{further}{fact}" {ending}]\n')
     return names, lines
 
 
-def _owner(
+def _add_owner(
     owners: dict[tuple[str | None, int], _Owner], module: str | None, call: int, *, has_calls: bool
 ) -> _Owner:
     begin = "" if module is None and not has_calls else f"{module or ''}#{call}"
-    inside = "".join(map(_further, labels.inside(module, call)))
-    owner = owners[module, call] = tuple.__new__(_Owner, (quoted(begin)[1:-1], inside, {}))
+    inside = "".join(map(_add_line, labels.describe_module(module, call)))
+    owner = owners[module, call] = tuple.__new__(_Owner, (quote(begin)[1:-1], inside, {}))
     return owner
 
 
-def _look(node: Node) -> tuple[str, str, str]:
+def _choose_look(node: Node) -> tuple[str, str, str]:
     """Of a box the quoted name of its operation, the last lines of its label, and the ending of its line."""
-    family = labels.family(node)
+    family = labels.find_family(node)
     ground = f' fillcolor="{_GROUNDS[family]}"' if family in _GROUNDS else ""
     ending = f'{_SHAPES.get(node.kind, "style=filled")}{ground} class="{node.kind} {family}"'
-    return quoted(node.name)[1:-1], "".join(map(_further, labels.facts(node))), ending
+    return quote(node.name)[1:-1], "".join(map(_add_line, labels.list_facts(node))), ending
 
 
-def _further(line: str) -> str:
+def _add_line(line: str) -> str:
     """One more line of a label."""
-    return "\\n" + quoted(line)[1:-1]
+    return "\\n" + quote(line)[1:-1]

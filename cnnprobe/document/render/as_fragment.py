@@ -24,9 +24,14 @@ from cnnprobe.document.blocks import (
     Text,
     Trend,
 )
-from cnnprobe.document.render.distributions import Axis, axis_of, draw_spread
+from cnnprobe.document.render.distributions import Axis, draw_spread, fit_axis
 from cnnprobe.document.render.trends import draw_trend
-from cnnprobe.document.render.units import in_words, inert, inert_lines, written
+from cnnprobe.document.render.units import (
+    describe_shares,
+    format_cell,
+    make_inert,
+    split_inert_lines,
+)
 
 SUFFIXES = ()  # a piece for notebooks; a file is a whole page, see as_html
 _OPEN_ROWS = 80  # a table of more rows shows its upper levels, and each subtree behind a click
@@ -64,78 +69,80 @@ _STYLE = f"""
 
 def render_document(document: Document, *, width: int | None = None, colour: bool = False) -> str:  # noqa: ARG001
     """One `<div class="cnnprobe">` that stands alone, safe inside any page."""
-    body = "\n".join(part for block in document.blocks for part in _block(block))
+    body = "\n".join(part for block in document.blocks for part in _render_block(block))
     return f'<div class="cnnprobe">\n{body}\n<style>{_STYLE}</style>\n</div>\n'
 
 
-def _block(block: Block) -> Iterable[str]:
+def _render_block(block: Block) -> Iterable[str]:
     match block:
         case Heading():
             level = min(max(block.level + 1, 2), 6)  # the page around it has its own h1
-            return [f"<h{level}>{_safe(block.text)}</h{level}>"]
+            return [f"<h{level}>{_make_safe(block.text)}</h{level}>"]
         case Text():
-            return [f"<p>{_lines(block.text)}</p>"]
+            return [f"<p>{_render_lines(block.text)}</p>"]
         case Facts():
-            return _facts(block)
+            return _render_facts(block)
         case Table():
-            return _tables(block)
+            return _render_tables(block)
         case Shares():
-            return _facts(in_words(block))
+            return _render_facts(describe_shares(block))
         case Picture():
-            return _picture(block)
+            return _render_picture(block)
         case Notice():
-            return _notice(block)
+            return _render_notice(block)
         case Code():
-            return _code(block)
+            return _render_code(block)
         case Folded():
-            inner = "\n".join(part for one in block.blocks for part in _block(one))
-            return [f"<details><summary>{_safe(block.title)}</summary>\n{inner}\n</details>"]
+            inner = "\n".join(part for one in block.blocks for part in _render_block(one))
+            return [f"<details><summary>{_make_safe(block.title)}</summary>\n{inner}\n</details>"]
 
 
-def _facts(facts: Facts) -> Iterator[str]:
-    caption = f"<caption>{_safe(facts.title)}</caption>" if facts.title else ""
+def _render_facts(facts: Facts) -> Iterator[str]:
+    caption = f"<caption>{_make_safe(facts.title)}</caption>" if facts.title else ""
     rows = "\n".join(
-        f'<tr><th scope="row">{_safe(name)}</th><td>{_lines(said)}</td></tr>'
+        f'<tr><th scope="row">{_make_safe(name)}</th><td>{_render_lines(said)}</td></tr>'
         for name, said in facts.pairs
     )
     yield f'<table class="facts">{caption}<tbody>\n{rows}\n</tbody></table>'
 
 
-def _picture(picture: Picture) -> Iterator[str]:
-    caption = f"<figcaption>{_safe(picture.caption)}</figcaption>" if picture.caption else ""
-    yield f'<figure role="img" aria-label="{_safe(picture.alt)}">{caption}{picture.svg}</figure>'
+def _render_picture(picture: Picture) -> Iterator[str]:
+    caption = f"<figcaption>{_make_safe(picture.caption)}</figcaption>" if picture.caption else ""
+    yield f'<figure role="img" aria-label="{_make_safe(picture.alt)}">{caption}{picture.svg}</figure>'
 
 
-def _notice(notice: Notice) -> Iterator[str]:
+def _render_notice(notice: Notice) -> Iterator[str]:
     code = f" {notice.code}" if notice.code else ""
     more = [
-        f"<br>{name}: {_lines(said)}"
+        f"<br>{name}: {_render_lines(said)}"
         for name, said in (("where", notice.where), ("fix", notice.fix))
         if said
     ]
-    yield f'<p><strong class="{_safe(notice.severity)}">{_safe(notice.severity)}{_safe(code)}: {_lines(notice.text)}</strong>{"".join(more)}</p>'
+    yield f'<p><strong class="{_make_safe(notice.severity)}">{_make_safe(notice.severity)}{_make_safe(code)}: {_render_lines(notice.text)}</strong>{"".join(more)}</p>'
 
 
-def _code(code: Code) -> Iterator[str]:
+def _render_code(code: Code) -> Iterator[str]:
     if code.title:
-        yield f"<p><strong>{_safe(code.title)}</strong></p>"
-    text = "\n".join(escape(line) for line in inert_lines(code.text))
+        yield f"<p><strong>{_make_safe(code.title)}</strong></p>"
+    text = "\n".join(escape(line) for line in split_inert_lines(code.text))
     yield f"<pre><code>{text}</code></pre>"
 
 
-def _tables(table: Table) -> Iterator[str]:
-    level = _open_level(table.rows)
+def _render_tables(table: Table) -> Iterator[str]:
+    level = _find_open_level(table.rows)
     if level is None:
-        yield _table(table, table.title, table.rows, notes=True)
+        yield _render_table(table, table.title, table.rows, notes=True)
         return
-    yield _table(table, table.title, [row for row in table.rows if row.depth <= level], notes=True)
-    for title, rows in _subtrees(table.rows, level):
+    yield _render_table(
+        table, table.title, [row for row in table.rows if row.depth <= level], notes=True
+    )
+    for title, rows in _split_subtrees(table.rows, level):
         # what went wrong is never hidden
         opened = " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""
-        yield f"<details{opened}><summary>{_safe(title)}: {len(rows)} rows</summary>\n{_table(table, title, rows, notes=False)}\n</details>"
+        yield f"<details{opened}><summary>{_make_safe(title)}: {len(rows)} rows</summary>\n{_render_table(table, title, rows, notes=False)}\n</details>"
 
 
-def _open_level(rows: Sequence[Row]) -> int | None:
+def _find_open_level(rows: Sequence[Row]) -> int | None:
     """The deepest level down to which at most `_OPEN_ROWS` rows stand, at least 1; None where all do."""
     if len(rows) <= _OPEN_ROWS:
         return None
@@ -148,7 +155,7 @@ def _open_level(rows: Sequence[Row]) -> int | None:
     return max(level, 1) if any(depth > max(level, 1) for depth in counts) else None
 
 
-def _subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]]:
+def _split_subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]]:
     """Each row of `level` that has rows below it: its path (without the top row) with its kind, and those rows."""
     below: list[Row] = []
     path: list[str] = []
@@ -160,50 +167,50 @@ def _subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]
         if below:
             yield title, below
         below = []
-        names = [written(cell, "") for cell in row.cells[:2]]
+        names = [format_cell(cell, "") for cell in row.cells[:2]]
         path = [*path[: row.depth], names[0]]
         title = " ".join((" / ".join(path[1:] or path), *(name for name in names[1:] if name)))
     if below:
         yield title, below
 
 
-def _table(table: Table, title: str, rows: Sequence[Row], *, notes: bool) -> str:
+def _render_table(table: Table, title: str, rows: Sequence[Row], *, notes: bool) -> str:
     names = "".join(
-        f'<th scope="col"{_numeric(column.align)}>{_safe(column.name)}</th>'
+        f'<th scope="col"{_align(column.align)}>{_make_safe(column.name)}</th>'
         for column in table.columns
     )
     parts = [
-        f"<table><caption>{_safe(title)}</caption>" if title else "<table>",
+        f"<table><caption>{_make_safe(title)}</caption>" if title else "<table>",
         f"<thead><tr>{names}</tr></thead>",
         "<tbody>",
     ]
-    axis = axis_of(table)
-    parts += [line for row in rows for line in _row(table, row, axis)]
+    axis = fit_axis(table)
+    parts += [line for row in rows for line in _render_row(table, row, axis)]
     parts.append("</tbody></table>")
     if notes:
-        parts += [f'<p class="muted">{_safe(note)}</p>' for note in table.notes]
+        parts += [f'<p class="muted">{_make_safe(note)}</p>' for note in table.notes]
     return "\n".join(parts)
 
 
-def _row(table: Table, row: Row, axis: Axis) -> Iterator[str]:
+def _render_row(table: Table, row: Row, axis: Axis) -> Iterator[str]:
     kind = f' class="{row.emphasis}"' if row.emphasis else ""
     first, *others = (
-        (_drawn(cell, axis) or _safe(written(cell, column.unit)), _numeric(column.align))
+        (_draw_cell(cell, axis) or _make_safe(format_cell(cell, column.unit)), _align(column.align))
         for cell, column in zip(row.cells, table.columns, strict=True)
     )
     cells = "".join(f"<td{numeric}>{text}</td>" for text, numeric in others)
     yield f'<tr{kind}><th scope="row">{_indent(row.depth)}{first[0]}</th>{cells}</tr>'
     if row.note:
-        yield f'<tr{kind}><td colspan="{len(table.columns)}">{_indent(row.depth + 1)}^ {_lines(row.note)}</td></tr>'
+        yield f'<tr{kind}><td colspan="{len(table.columns)}">{_indent(row.depth + 1)}^ {_render_lines(row.note)}</td></tr>'
 
 
-def _drawn(cell: Cell, axis: Axis) -> str:
+def _draw_cell(cell: Cell, axis: Axis) -> str:
     if isinstance(cell, Spread):
         return draw_spread(cell, axis)
     return draw_trend(cell.values) if isinstance(cell, Trend) else ""
 
 
-def _numeric(align: str) -> str:
+def _align(align: str) -> str:
     return ' align="right"' if align == "right" else ""
 
 
@@ -211,9 +218,9 @@ def _indent(depth: int) -> str:
     return "&emsp;" * depth if depth <= _DEEPEST else "&emsp;" * _DEEPEST + f"{depth}: "
 
 
-def _safe(text: str) -> str:
-    return escape(inert(text))
+def _make_safe(text: str) -> str:
+    return escape(make_inert(text))
 
 
-def _lines(text: str) -> str:
-    return "<br>".join(escape(line) for line in inert_lines(text))
+def _render_lines(text: str) -> str:
+    return "<br>".join(escape(line) for line in split_inert_lines(text))

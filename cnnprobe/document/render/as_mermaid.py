@@ -20,27 +20,28 @@ def render_graph(graph: Graph) -> str:
     flowchart TD
         n0["relu<br/>ReLU<br/>(1, 8)"]
     """
-    return "\n".join(["flowchart TD", *_lines(graph)]) + "\n"
+    return "\n".join(["flowchart TD", *_write_lines(graph)]) + "\n"
 
 
-def _lines(graph: Graph) -> Iterator[str]:
+def _write_lines(graph: Graph) -> Iterator[str]:
     for node in graph.nodes:
         opening, closing = _OUTLINES.get(node.kind, ("[", "]"))
-        yield f'    n{node.id}{opening}"{_label(node)}"{closing}'
+        yield f'    n{node.id}{opening}"{_write_label(node)}"{closing}'
     for edge in graph.edges:
         yield f"    n{edge.start} --> n{edge.end}"
 
 
-def _label(node: Node) -> str:
+def _write_label(node: Node) -> str:
     return "<br/>".join(
-        escaped(labels.shortened(line)) for line in (labels.title(node), *labels.details(node))
+        escape(labels.shorten(line))
+        for line in (labels.write_title(node), *labels.list_details(node))
     )
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Text for a quoted label: whatever Mermaid or HTML could read as its own becomes a character code.
 
-    >>> escaped('<b>"x"')
+    >>> escape('<b>"x"')
     '#60;b#62;#34;x#34;'
     """
     return "".join(

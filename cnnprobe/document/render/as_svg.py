@@ -36,12 +36,12 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
         graph: what is drawn.
         keys: node id to the keys of the rows of a table that the box stands for: they become its `data-key`.
     """
-    lines = [_lines(node) for node in graph.nodes]
-    sizes = [_size(line) for line in lines]
+    lines = [_list_lines(node) for node in graph.nodes]
+    sizes = [_measure_box(line) for line in lines]
     placement = place(sizes, [(edge.start, edge.end) for edge in graph.edges])
     width, height = placement.width + 2 * _MARGIN, placement.height + 2 * _MARGIN
     label = escape(
-        labels.shortened(
+        labels.shorten(
             f"graph of {graph.title or 'the output'}: {len(graph.nodes)} boxes, {len(graph.edges)} lines",
             200,
         )
@@ -55,9 +55,9 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
         head,
         f"<style>{_STYLE}</style>",
         f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f})">',
-        *_edges(placement),
+        *_draw_edges(placement),
         *(
-            _node(node, line, size, at, (keys or {}).get(node.id, ""))
+            _draw_node(node, line, size, at, (keys or {}).get(node.id, ""))
             for node, line, size, at in zip(
                 graph.nodes, lines, sizes, placement.middles, strict=True
             )
@@ -67,17 +67,17 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
     return "\n".join(parts)
 
 
-def _lines(node: Node) -> list[str]:
-    return [labels.shortened(line) for line in (labels.title(node), *labels.details(node))]
+def _list_lines(node: Node) -> list[str]:
+    return [labels.shorten(line) for line in (labels.write_title(node), *labels.list_details(node))]
 
 
-def _size(lines: Sequence[str]) -> Point:
-    return max(_LEAST, max(map(labels.columns, lines)) * _CHARACTER + 2 * _PAD), len(
+def _measure_box(lines: Sequence[str]) -> Point:
+    return max(_LEAST, max(map(labels.count_columns, lines)) * _CHARACTER + 2 * _PAD), len(
         lines
     ) * _LINE + 2 * _PAD - 4
 
 
-def _edges(placement: Placement) -> Iterator[str]:
+def _draw_edges(placement: Placement) -> Iterator[str]:
     """Lines, each stretch that several values share drawn once, and an arrowhead at each end."""
     drawn: set[tuple[Point, Point]] = set()
     lines, heads = [], []
@@ -104,8 +104,8 @@ def _edges(placement: Placement) -> Iterator[str]:
         yield f'<path class="arrow" fill-opacity="0.75" d="{"".join(heads)}"/>'
 
 
-def _node(node: Node, lines: Sequence[str], size: Point, at: Point, key: str) -> str:
-    family = labels.family(node)
+def _draw_node(node: Node, lines: Sequence[str], size: Point, at: Point, key: str) -> str:
+    family = labels.find_family(node)
     left, top = at[0] - size[0] / 2, at[1] - size[1] / 2
     tint = _TINTS[family]
     corner = {FUNCTION: size[1] / 2, INPUT: size[1] / 2, PARAMETER: 0.0}.get(node.kind, 5.0)
@@ -118,13 +118,13 @@ def _node(node: Node, lines: Sequence[str], size: Point, at: Point, key: str) ->
         right, bottom = left + size[0], top + size[1]
         box += f'<path d="M{left + 5:.1f} {bottom:.1f}v5H{right + 5:.1f}V{top + 5:.1f}h-5" fill="none" stroke="{tint}" stroke-width="1.3"/>'
     text = "".join(
-        _text(line, at[0], top + _PAD + 8 + i * _LINE, is_title=i == 0)
+        _draw_text(line, at[0], top + _PAD + 8 + i * _LINE, is_title=i == 0)
         for i, line in enumerate(lines)
     )
     joined = f' data-key="{escape(key)}"' if key else ""
-    return f'<g class="node {node.kind} {family}"{joined}><title>{escape(labels.tooltip(node))}</title>{box}{text}</g>'
+    return f'<g class="node {node.kind} {family}"{joined}><title>{escape(labels.write_tooltip(node))}</title>{box}{text}</g>'
 
 
-def _text(line: str, x: float, y: float, *, is_title: bool) -> str:
+def _draw_text(line: str, x: float, y: float, *, is_title: bool) -> str:
     weight = ' font-weight="600"' if is_title else ' fill-opacity="0.75"'
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle"{weight}>{escape(line)}</text>'

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from cnnprobe.document.render.units import inert, value
+from cnnprobe.document.render.units import format_value, make_inert
 
 _WIDTH, _HEIGHT = 360, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 20, 20
@@ -64,32 +64,34 @@ def draw_curves(lines: Sequence[Line], *, mark: int | None = None, note: str = "
         mark: a step at which a red line stands.
         note: what is said there.
     """
-    axes = _axes(lines)
-    told = escape(inert("; ".join(filter(None, (*map(in_words, lines[:_NAMED]), note)))))
+    axes = _fit_axes(lines)
+    told = escape(make_inert("; ".join(filter(None, (*map(describe_line, lines[:_NAMED]), note)))))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="cnnprobe-chart" role="img" aria-label="{told}" width="{_WIDTH}" height="{_HEIGHT}" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}" fill="currentColor" font-family="system-ui,sans-serif" font-size="10.5">'
     )
-    parts = [head, *_frame(axes)]
+    parts = [head, *_draw_frame(axes)]
     most = _POINTS if len(lines) <= _MANY else _FEW
-    parts += [_path(line, axes, _colour(i, len(lines)), most) for i, line in enumerate(lines)]
-    parts += _names(lines, axes) if len(lines) > 1 else []
-    parts += [] if mark is None else _marked(axes, mark, note)
+    parts += [
+        _draw_path(line, axes, _choose_colour(i, len(lines)), most) for i, line in enumerate(lines)
+    ]
+    parts += _write_names(lines, axes) if len(lines) > 1 else []
+    parts += [] if mark is None else _draw_mark(axes, mark, note)
     return "".join(parts) + "</svg>"
 
 
-def in_words(line: Line) -> str:
+def describe_line(line: Line) -> str:
     """The line for those who do not see it: where it begins and ends, its least and its greatest value."""
     if not line.values:
         return f"{line.name}: nothing"
     finite = [number for number in line.values if math.isfinite(number)]
-    ends = f"{value(line.values[0])} at step {line.steps[0]}, {value(line.values[-1])} at step {line.steps[-1]}"
+    ends = f"{format_value(line.values[0])} at step {line.steps[0]}, {format_value(line.values[-1])} at step {line.steps[-1]}"
     return f"{line.name}: {ends}" + (
-        f", between {value(min(finite))} and {value(max(finite))}" if finite else ""
+        f", between {format_value(min(finite))} and {format_value(max(finite))}" if finite else ""
     )
 
 
-def _axes(lines: Sequence[Line]) -> _Axes:
+def _fit_axes(lines: Sequence[Line]) -> _Axes:
     steps = [step for line in lines for step in line.steps] or [0]
     finite = [number for line in lines for number in line.values if math.isfinite(number)] or [0.0]
     positive = [number for number in finite if number > 0]
@@ -99,7 +101,7 @@ def _axes(lines: Sequence[Line]) -> _Axes:
     return _Axes(min(steps), max(steps), min(positive) if is_log else low, high, is_log, right)
 
 
-def _frame(axes: _Axes) -> Iterator[str]:
+def _draw_frame(axes: _Axes) -> Iterator[str]:
     bottom = _HEIGHT - _BOTTOM
     yield f'<path fill="none" stroke="currentColor" stroke-opacity=".35" d="M{_LEFT} {_TOP}V{bottom}H{axes.right:.0f}"/>'
     middle = (
@@ -108,7 +110,7 @@ def _frame(axes: _Axes) -> Iterator[str]:
     for number in dict.fromkeys((axes.low, middle, axes.high)):
         y = axes.y(number)
         yield f'<path stroke="currentColor" stroke-opacity=".12" d="M{_LEFT} {y:.1f}H{axes.right:.0f}"/>'
-        yield f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{escape(value(number)[:_CHARACTERS_LEFT])}</text>'
+        yield f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{escape(format_value(number)[:_CHARACTERS_LEFT])}</text>'
     yield f'<text x="{_LEFT}" y="{_HEIGHT - 6}">step {axes.first}</text>'
     if axes.last > axes.first:
         yield f'<text x="{axes.right:.0f}" y="{_HEIGHT - 6}" text-anchor="end">{axes.last}</text>'
@@ -116,20 +118,20 @@ def _frame(axes: _Axes) -> Iterator[str]:
         yield f'<text x="{(_LEFT + axes.right) / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle" fill-opacity=".7">logarithmic</text>'
 
 
-def _path(line: Line, axes: _Axes, colour: str, most: int) -> str:
+def _draw_path(line: Line, axes: _Axes, colour: str, most: int) -> str:
     path, drawing = [], False
-    points = list(_points(line, axes, most))
+    points = list(_thin_points(line, axes, most))
     for x, y in points:
         path.append("" if y is None else f"{'L' if drawing else 'M'}{x:.4g} {y:.4g}")
         drawing = y is not None
     # a line of one point would not be seen
     lonely = len([y for _, y in points if y is not None]) == 1
     drawn = "".join(path) + ("h.1" if lonely else "")
-    title = f"<title>{escape(inert(in_words(line)))}</title>"
+    title = f"<title>{escape(make_inert(describe_line(line)))}</title>"
     return f'<path fill="none" stroke="{colour}" stroke-width="{4 if lonely else 1.6}" stroke-linecap="round" stroke-linejoin="round" d="{drawn}">{title}</path>'
 
 
-def _points(line: Line, axes: _Axes, most: int) -> Iterator[tuple[float, float | None]]:
+def _thin_points(line: Line, axes: _Axes, most: int) -> Iterator[tuple[float, float | None]]:
     pairs = list(zip(line.steps, line.values, strict=True))
     size = math.ceil(len(pairs) / (most / 2)) if len(pairs) > most else 1
     for start in range(0, len(pairs), size):
@@ -149,7 +151,7 @@ def _is_drawn(number: float, axes: _Axes) -> bool:
     return math.isfinite(number) and (number > 0 or not axes.is_log)
 
 
-def _names(lines: Sequence[Line], axes: _Axes) -> Iterator[str]:
+def _write_names(lines: Sequence[Line], axes: _Axes) -> Iterator[str]:
     """Beside the end of its line each name, moved down where two would overlap."""
     shown = range(len(lines)) if len(lines) <= _NAMED else (0, len(lines) - 1)
     ends = []
@@ -165,17 +167,17 @@ def _names(lines: Sequence[Line], axes: _Axes) -> Iterator[str]:
         name = (
             lines[i].name if len(lines[i].name) <= _LONGEST else "…" + lines[i].name[1 - _LONGEST :]
         )
-        yield f'<text x="{axes.right + 5:.0f}" y="{y:.1f}" fill="{_colour(i, len(lines))}">{escape(inert(name))}</text>'
+        yield f'<text x="{axes.right + 5:.0f}" y="{y:.1f}" fill="{_choose_colour(i, len(lines))}">{escape(make_inert(name))}</text>'
 
 
-def _marked(axes: _Axes, step: int, note: str) -> Iterator[str]:
+def _draw_mark(axes: _Axes, step: int, note: str) -> Iterator[str]:
     x = axes.x(min(max(step, axes.first), axes.last))
     yield f'<path stroke="{_RED}" stroke-width="1.5" stroke-dasharray="4 3" d="M{x:.1f} {_TOP - 4}V{_HEIGHT - _BOTTOM}"/>'
     if note:
         side, at = ("end", x + 4) if x > (_LEFT + axes.right) / 2 else ("start", x - 4)
-        yield f'<text x="{at:.1f}" y="{_TOP - 7}" text-anchor="{side}" fill="{_RED}" font-weight="600">{escape(inert(note))}</text>'
+        yield f'<text x="{at:.1f}" y="{_TOP - 7}" text-anchor="{side}" fill="{_RED}" font-weight="600">{escape(make_inert(note))}</text>'
 
 
-def _colour(i: int, of: int) -> str:
+def _choose_colour(i: int, of: int) -> str:
     hue = _COLD + (360 + _WARM - _COLD) * (i / (of - 1) if of > 1 else 0.0)
     return f"hsl({hue % 360:.0f},65%,52%)"

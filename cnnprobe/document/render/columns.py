@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 
 from cnnprobe.document.blocks import Column, Row, Table
-from cnnprobe.document.render.units import inert, written
+from cnnprobe.document.render.units import format_cell, make_inert
 
 _GAP = 2
 _NAME_SHARE = 0.45  # of the width that the first column may take at most
@@ -27,31 +27,31 @@ class Sheet:
     dropped: tuple[str, ...]
 
 
-def fit(table: Table, width: int) -> Sheet:
+def fit_columns(table: Table, width: int) -> Sheet:
     """The columns of `table` that fit `width`, the most important kept, the first column indented by the depth of its row."""
-    grid = [_column(table, i, width) for i in range(len(table.columns))]
+    grid = [_build_column(table, i, width) for i in range(len(table.columns))]
     wanted = [
-        max(cell_len(table.columns[i].name), *map(_length, cells), 0)
+        max(cell_len(table.columns[i].name), *map(_measure, cells), 0)
         for i, cells in enumerate(grid)
     ]
-    limits = [_limit(column, i, width) for i, column in enumerate(table.columns)]
+    limits = [_find_limit(column, i, width) for i, column in enumerate(table.columns)]
     sizes = [min(want, limit) for want, limit in zip(wanted, limits, strict=True)]
-    kept = _kept(table.columns, sizes, width, down_to=_WORTH_A_CUT)
-    if _total([sizes[i] for i in kept]) > width:
+    kept = _keep_columns(table.columns, sizes, width, down_to=_WORTH_A_CUT)
+    if _add_widths([sizes[i] for i in kept]) > width:
         sizes = [
             min(size, column.least or size)
             for size, column in zip(sizes, table.columns, strict=True)
         ]
-        kept = _kept(table.columns, sizes, width, down_to=0, among=kept)
+        kept = _keep_columns(table.columns, sizes, width, down_to=0, among=kept)
     texts = [table.columns[i].align == "left" for i in kept]
-    widths = _widened(
-        _narrowed([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width
+    widths = _widen(
+        _narrow([sizes[i] for i in kept], texts, width), [wanted[i] for i in kept], width
     )
     shown = [
-        [_shortened(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)
+        [_shorten(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)
     ]
     return Sheet(
-        names=tuple(inert(table.columns[i].name) for i in kept),
+        names=tuple(make_inert(table.columns[i].name) for i in kept),
         aligns=tuple(table.columns[i].align for i in kept),
         widths=tuple(widths),
         rows=tuple(zip(*shown, strict=True)),
@@ -59,17 +59,17 @@ def fit(table: Table, width: int) -> Sheet:
     )
 
 
-def _column(table: Table, i: int, width: int) -> list[str]:
+def _build_column(table: Table, i: int, width: int) -> list[str]:
     unit = table.columns[i].unit
-    cells = [inert(written(row.cells[i], unit)) for row in table.rows]
+    cells = [make_inert(format_cell(row.cells[i], unit)) for row in table.rows]
     return (
-        [_indented(cell, row, width) for cell, row in zip(cells, table.rows, strict=True)]
+        [_indent(cell, row, width) for cell, row in zip(cells, table.rows, strict=True)]
         if i == 0
         else cells
     )
 
 
-def _indented(cell: str, row: Row, width: int) -> str:
+def _indent(cell: str, row: Row, width: int) -> str:
     deepest = max(1, width // 10)  # so that the indentation leaves room for the names
     return (
         " " * (_INDENT * row.depth) + cell
@@ -78,21 +78,21 @@ def _indented(cell: str, row: Row, width: int) -> str:
     )
 
 
-def _length(text: str) -> int:
+def _measure(text: str) -> int:
     return len(text) if text.isascii() else cell_len(text)
 
 
-def _limit(column: Column, i: int, width: int) -> int:
+def _find_limit(column: Column, i: int, width: int) -> int:
     if column.align == "right":
         return width
     return max(8, int(width * (_TEXT_SHARE if i else _NAME_SHARE)))
 
 
-def _total(sizes: Sequence[int]) -> int:
+def _add_widths(sizes: Sequence[int]) -> int:
     return sum(sizes) + _GAP * (len(sizes) - 1)
 
 
-def _kept(
+def _keep_columns(
     columns: Sequence[Column],
     sizes: Sequence[int],
     width: int,
@@ -102,7 +102,7 @@ def _kept(
 ) -> list[int]:
     """The columns that fit when those of a priority above `down_to` may go."""
     kept = list(range(len(columns)) if among is None else among)
-    while _total([sizes[i] for i in kept]) > width:
+    while _add_widths([sizes[i] for i in kept]) > width:
         least = max(kept, key=lambda i: (columns[i].priority, i))
         if columns[least].priority <= down_to:
             break
@@ -110,10 +110,10 @@ def _kept(
     return kept
 
 
-def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[int]:
+def _narrow(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[int]:
     """Where even the columns that stay are too wide, takes from the widest text each time: numbers keep their room."""
     narrowed = list(sizes)
-    over = _total(sizes) - width
+    over = _add_widths(sizes) - width
     for _ in range(over):
         widest = max(
             (i for i, text in enumerate(texts) if text), key=lambda i: narrowed[i], default=None
@@ -124,9 +124,9 @@ def _narrowed(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[i
     return narrowed
 
 
-def _widened(sizes: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
+def _widen(sizes: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
     """Gives the room that is left to the columns that were limited, the first ones first."""
-    left = width - _total(sizes)
+    left = width - _add_widths(sizes)
     widths = []
     for size, want in zip(sizes, wanted, strict=True):
         more = max(0, min(left, want - size))
@@ -135,12 +135,12 @@ def _widened(sizes: Sequence[int], wanted: Sequence[int], width: int) -> list[in
     return widths
 
 
-def _shortened(text: str, size: int) -> str:
+def _shorten(text: str, size: int) -> str:
     """A text cut in its middle: the beginning and the end of a name tell most."""
-    if _length(text) <= size:
+    if _measure(text) <= size:
         return text
     if size < 8:
         return set_cell_size(text, size - 1) + "…" if size > 1 else "…"
     tail = (size - 1) // 3
     end = text[-tail:] if text.isascii() else text[-(tail // 2) :]
-    return set_cell_size(text, size - 1 - _length(end)) + "…" + end
+    return set_cell_size(text, size - 1 - _measure(end)) + "…" + end

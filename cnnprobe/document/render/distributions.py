@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby
 
 from cnnprobe.document.blocks import Spread, Table
-from cnnprobe.document.render.units import percent, value
+from cnnprobe.document.render.units import format_percent, format_value
 from cnnprobe.records.trace import Histogram
 
 _HEIGHT = 16
@@ -43,14 +43,14 @@ class Axis:
         return self.steps + 0.5 + math.copysign(far + 0.5 if number else 0.0, number)
 
 
-def axis_of(table: Table) -> Axis:
+def fit_axis(table: Table) -> Axis:
     """The axis on which all spreads of the table can be seen."""
     found = [
         e
         for row in table.rows
         for cell in row.cells
         if isinstance(cell, Spread)
-        for e in _exponents(cell)
+        for e in _find_exponents(cell)
     ]
     if not found:
         return Axis(0, 1)
@@ -58,7 +58,7 @@ def axis_of(table: Table) -> Axis:
     return Axis(max(min(found), highest - _WIDEST), highest)
 
 
-def _exponents(spread: Spread) -> Iterator[int]:
+def _find_exponents(spread: Spread) -> Iterator[int]:
     histogram = spread.histogram
     if histogram is None:
         return (
@@ -71,10 +71,10 @@ def _exponents(spread: Spread) -> Iterator[int]:
     return (histogram.lowest + k for k, n in enumerate(both) if n > _SEEN * whole)
 
 
-def in_words(spread: Spread) -> str:
+def describe_spread(spread: Spread) -> str:
     """The same for those who do not see it."""
-    zeros = f", {percent(spread.zeros)} zeros" if spread.zeros else ""
-    return f"{value(spread.minimum)} to {value(spread.maximum)}, mean {value(spread.mean)}, std {value(spread.std)}{zeros}"
+    zeros = f", {format_percent(spread.zeros)} zeros" if spread.zeros else ""
+    return f"{format_value(spread.minimum)} to {format_value(spread.maximum)}, mean {format_value(spread.mean)}, std {format_value(spread.std)}{zeros}"
 
 
 def draw_spread(spread: Spread, axis: Axis, *, framed: bool = True) -> str:
@@ -86,20 +86,22 @@ def draw_spread(spread: Spread, axis: Axis, *, framed: bool = True) -> str:
         framed: whether it says its size, its colour and its ground line itself. Where thousands stand below each other a style does it.
     """
     wide = 2 * axis.steps + 1
-    drawn = _line(spread, axis) if spread.histogram is None else _bars(spread.histogram, axis)
+    drawn = (
+        _draw_line(spread, axis) if spread.histogram is None else _draw_bars(spread.histogram, axis)
+    )
     zeros = f'<path class="z" opacity=".45" d="M{axis.steps} {_HEIGHT}v{-spread.zeros * _HEIGHT:.4g}h1V{_HEIGHT}z"/>'
     size = f' width="{_WIDTH}" height="{_HEIGHT}" fill="currentColor"' if framed else ""
     ground = f'<path opacity=".3" d="M0 {_HEIGHT - 0.5}h{wide}v.5H0z"/>' if framed else ""
     return (
-        f'<svg{size} viewBox="0 0 {wide} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(in_words(spread))}">'
+        f'<svg{size} viewBox="0 0 {wide} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(describe_spread(spread))}">'
         f"{ground}{zeros if spread.zeros else ''}{drawn}</svg>"
     )
 
 
-def _bars(histogram: Histogram, axis: Axis) -> str:
+def _draw_bars(histogram: Histogram, axis: Axis) -> str:
     left, right = (
-        _binned(histogram.lowest, histogram.negative, axis),
-        _binned(histogram.lowest, histogram.positive, axis),
+        _bin_counts(histogram.lowest, histogram.negative, axis),
+        _bin_counts(histogram.lowest, histogram.positive, axis),
     )
     most = max(*left, *right, 1)
     heights = [round(n / most * _HEIGHT) or (1 if n else 0) for n in [*reversed(left), 0, *right]]
@@ -111,14 +113,14 @@ def _bars(histogram: Histogram, axis: Axis) -> str:
     return f'<path d="{"".join(path)}V{_HEIGHT}z"/>'
 
 
-def _binned(lowest: int, counts: Sequence[int], axis: Axis) -> list[int]:
+def _bin_counts(lowest: int, counts: Sequence[int], axis: Axis) -> list[int]:
     bins = [0] * axis.steps
     for k, n in enumerate(counts):
         bins[axis.step(lowest + k)] += n
     return bins
 
 
-def _line(spread: Spread, axis: Axis) -> str:
+def _draw_line(spread: Spread, axis: Axis) -> str:
     if not all(map(math.isfinite, (spread.minimum, spread.mean, spread.std, spread.maximum))):
         return ""
     start, stop = axis.place(spread.minimum), axis.place(spread.maximum)

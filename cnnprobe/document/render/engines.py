@@ -95,11 +95,11 @@ def _run(command: Sequence[str], text: str, limit: float) -> int | None:
             return None
         finally:
             if child.poll() is None:
-                _end(child)
+                _stop(child)
         return child.returncode
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def _stop(child: "subprocess.Popen[bytes]") -> None:
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)

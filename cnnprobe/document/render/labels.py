@@ -4,7 +4,7 @@ import functools
 import unicodedata
 from collections.abc import Mapping
 
-from cnnprobe.document.render.units import inert, size
+from cnnprobe.document.render.units import format_size, make_inert
 from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MODULE, MORE, PARAMETER, Node
 from cnnprobe.operations import ALL, Family, OperationInfo, find_function, find_layer
 
@@ -27,14 +27,14 @@ _STEMS = {
 }  # fmt: skip
 
 
-def title(node: Node) -> str:
+def write_title(node: Node) -> str:
     """The first line: what a reader looks for.
 
-    >>> title(Node(0, "Conv2d", "module", "layer1.0.conv1", call=1)), title(Node(0, "torch.flatten", "function", ""))
+    >>> write_title(Node(0, "Conv2d", "module", "layer1.0.conv1", call=1)), write_title(Node(0, "torch.flatten", "function", ""))
     ('layer1.0.conv1 (2nd call)', 'flatten')
     """
     if node.kind == MODULE:
-        return f"{node.module or node.name}{_repeat(node.call)}"
+        return f"{node.module or node.name}{_write_repeat(node.call)}"
     if node.kind == FUNCTION:
         name = node.name.rpartition(".")[2]
         return name.strip("_") if name.startswith("__") else name
@@ -45,12 +45,12 @@ def title(node: Node) -> str:
     return node.name
 
 
-def details(node: Node) -> list[str]:
+def list_details(node: Node) -> list[str]:
     """The lines below: class, shape, what is kept for backward, and what is special."""
-    return [*place(node), *facts(node)]
+    return [*describe_place(node), *list_facts(node)]
 
 
-def place(node: Node) -> list[str]:
+def describe_place(node: Node) -> list[str]:
     """What it is, or where it was made: what the title does not say."""
     if node.kind == MODULE and node.module:
         return [node.name]
@@ -64,56 +64,56 @@ def place(node: Node) -> list[str]:
             if line
         ]
     return (
-        inside(node.module, node.call)
+        describe_module(node.module, node.call)
         if node.kind not in (MODULE, FUNCTION, PARAMETER, INPUT, MORE)
         else []
     )
 
 
-def inside(module: str | None, call: int) -> list[str]:
+def describe_module(module: str | None, call: int) -> list[str]:
     """In which module call something was made."""
-    return [f"in {module or 'the model itself'}{_repeat(call)}"] if module is not None else []
+    return [f"in {module or 'the model itself'}{_write_repeat(call)}"] if module is not None else []
 
 
-def facts(node: Node) -> list[str]:
+def list_facts(node: Node) -> list[str]:
     """Shape, what is kept for backward, and what is special."""
-    lines = [form(node)] if node.shape is not None and node.kind != MORE else []
+    lines = [describe_form(node)] if node.shape is not None and node.kind != MORE else []
     if node.saved_bytes:
-        lines.append(f"keeps {size(node.saved_bytes)}")
+        lines.append(f"keeps {format_size(node.saved_bytes)}")
     marks = [
         mark for mark in node.marks if node.kind != BLOCKS or not mark.startswith(("to ", "like "))
     ]
     return [*lines, ", ".join(marks)] if marks else lines
 
 
-def form(node: Node) -> str:
+def describe_form(node: Node) -> str:
     """Shape, and the dtype where it is not the usual one.
 
-    >>> form(Node(0, "x", "module", shape=(1, 8), dtype="float32")), form(Node(0, "x", "module", shape=(1,), dtype="int64"))
+    >>> describe_form(Node(0, "x", "module", shape=(1, 8), dtype="float32")), describe_form(Node(0, "x", "module", shape=(1,), dtype="int64"))
     ('(1, 8)', '(1,) int64')
     """
     return f"{node.shape}" + (f" {node.dtype}" if node.dtype not in ("float32", "") else "")
 
 
-def tooltip(node: Node) -> str:
+def write_tooltip(node: Node) -> str:
     """All that is known of a node, one line each."""
-    where = f"in {node.module!r}{_repeat(node.call)}" if node.module else ""
+    where = f"in {node.module!r}{_write_repeat(node.call)}" if node.module else ""
     made_of = f"{node.members} operations" if node.members > 1 else ""
     lines = [
-        title(node),
-        node.name if node.name != title(node) else "",
+        write_title(node),
+        node.name if node.name != write_title(node) else "",
         where,
-        *details(node),
+        *list_details(node),
         made_of,
         node.source,
     ]
-    return "\n".join(dict.fromkeys(inert(line) for line in lines if line))
+    return "\n".join(dict.fromkeys(make_inert(line) for line in lines if line))
 
 
-def family(node: Node) -> str:
+def find_family(node: Node) -> str:
     """What sort of operation it is, for the colour; "other" where the name does not tell.
 
-    >>> family(Node(0, "ConvolutionBackward0", "operation")), family(Node(0, "torch.Tensor.add_", "function"))
+    >>> find_family(Node(0, "ConvolutionBackward0", "operation")), find_family(Node(0, "torch.Tensor.add_", "function"))
     ('convolution', 'joining')
     """
     if node.kind in (PARAMETER, INPUT, MORE):
@@ -129,18 +129,18 @@ def family(node: Node) -> str:
 def _find_kernel(name: str) -> OperationInfo | None:
     """The operation of a node of autograd, which spells it its own way: "MaxPool2DWithIndicesBackward0"."""
     kernel, backward, _ = name.partition("Backward")
-    return _squeeze_names().get(kernel.lower()) if backward else None
+    return _map_squeezed_names().get(kernel.lower()) if backward else None
 
 
 @functools.lru_cache(maxsize=1)
-def _squeeze_names() -> Mapping[str, OperationInfo]:
+def _map_squeezed_names() -> Mapping[str, OperationInfo]:
     names = {spelling: info for info in ALL for spelling in (*info.functions, info.name)}
     return {name.replace("_", "").lower(): info for name, info in names.items()}
 
 
-def shortened(text: str, longest: int = LONGEST) -> str:
+def shorten(text: str, longest: int = LONGEST) -> str:
     """A line that fits: inert, and cut in the middle."""
-    text = inert(text)
+    text = make_inert(text)
     return (
         text
         if len(text) <= longest
@@ -148,7 +148,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     )
 
 
-def columns(text: str) -> int:
+def count_columns(text: str) -> int:
     """Width of a text in characters of a fixed width; CJK characters take two."""
     return (
         len(text)
@@ -157,7 +157,7 @@ def columns(text: str) -> int:
     )
 
 
-def _repeat(call: int) -> str:
+def _write_repeat(call: int) -> str:
     if call == 0:
         return ""
     number = call + 1

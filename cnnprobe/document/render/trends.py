@@ -10,14 +10,14 @@ _WIDTH, _HEIGHT = 100, 16  # of a line, in CSS pixels
 _POINTS = 48
 
 
-def sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
+def draw_sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
     """The values as a row of bars from their least to their greatest, neighbours put together where there are more than `width`.
 
-    >>> sparkline([0.0, 1.0, 2.0, float("nan"), 7.0])
+    >>> draw_sparkline([0.0, 1.0, 2.0, float("nan"), 7.0])
     '▁▂▃ █'
     """
-    means = _thinned(values, width)
-    low, scale = _range(means, len(_BARS) - 1)
+    means = _thin(values, width)
+    low, scale = _find_range(means, len(_BARS) - 1)
     return "".join(
         _BARS[round((mean - low) * scale)] if math.isfinite(mean) else _GAP for mean in means
     )
@@ -25,8 +25,8 @@ def sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
 
 def draw_trend(values: Sequence[float]) -> str:
     """The values as a line from their least to their greatest, with a gap where there was nothing; as bars in words."""
-    means = _thinned(values, _POINTS)
-    low, scale = _range(means, _HEIGHT - 4)
+    means = _thin(values, _POINTS)
+    low, scale = _find_range(means, _HEIGHT - 4)
     step = (_WIDTH - 4) / max(len(means) - 1, 1)
     path, drawing = "", False
     for i, mean in enumerate(means):
@@ -34,28 +34,28 @@ def draw_trend(values: Sequence[float]) -> str:
             path += f"{'L' if drawing else 'M'}{2 + i * step:.3g} {_HEIGHT - 2 - (mean - low) * scale:.2g}"
         drawing = math.isfinite(mean)
     return (
-        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{sparkline(values)}">'
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{draw_sparkline(values)}">'
         f'<path fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" d="{path}h0"/></svg>'
     )
 
 
-def _thinned(values: Sequence[float], most: int) -> list[float]:
+def _thin(values: Sequence[float], most: int) -> list[float]:
     groups = [[v] for v in values]
     if len(values) > most:
         groups = [
             list(values[len(values) * k // most : len(values) * (k + 1) // most])
             for k in range(most)
         ]
-    return [_mean(group) for group in groups]
+    return [_compute_mean(group) for group in groups]
 
 
-def _range(means: Sequence[float], height: int) -> tuple[float, float]:
+def _find_range(means: Sequence[float], height: int) -> tuple[float, float]:
     """The least, and what turns a distance from it into a height."""
     finite = [mean for mean in means if math.isfinite(mean)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     return low, height / (high - low) if high > low and math.isfinite(high - low) else 0.0
 
 
-def _mean(group: Sequence[float]) -> float:
+def _compute_mean(group: Sequence[float]) -> float:
     finite = [number for number in group if math.isfinite(number)]
     return sum(number / len(finite) for number in finite) if finite else math.nan

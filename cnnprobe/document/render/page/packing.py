@@ -28,7 +28,7 @@ def unpack(packed: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def carried(page: str) -> str | None:
+def extract_data(page: str) -> str | None:
     """The JSON that a page carries, or None if it carries none.
 
     Raises:

@@ -13,9 +13,14 @@ from itertools import groupby
 from markupsafe import Markup
 
 from cnnprobe.document.blocks import Block, Cell, Column, Picture, Row, Shares, Spread, Table, Trend
-from cnnprobe.document.render.distributions import Axis, axis_of, draw_spread
+from cnnprobe.document.render.distributions import Axis, draw_spread, fit_axis
 from cnnprobe.document.render.trends import draw_trend
-from cnnprobe.document.render.units import inert, inert_lines, percent, written
+from cnnprobe.document.render.units import (
+    format_cell,
+    format_percent,
+    make_inert,
+    split_inert_lines,
+)
 
 _OPEN_ROWS = 60  # rows that are open at first: as many levels as fit
 _RARE = 8  # columns of this priority and above are shown on demand
@@ -62,10 +67,10 @@ class Bar:
     told: str
 
 
-def arranged(blocks: Iterable[Block]) -> Iterator[Block | Beside | Charts]:
+def arrange(blocks: Iterable[Block]) -> Iterator[Block | Beside | Charts]:
     """The blocks, with pictures that follow a tree right beside it, and charts in a row together."""
     for kind, found in groupby(
-        _attached(blocks), lambda block: isinstance(block, Picture) and block.is_chart
+        _attach_pictures(blocks), lambda block: isinstance(block, Picture) and block.is_chart
     ):
         if kind:
             yield Charts(charts=tuple(block for block in found if isinstance(block, Picture)))
@@ -73,7 +78,7 @@ def arranged(blocks: Iterable[Block]) -> Iterator[Block | Beside | Charts]:
             yield from found
 
 
-def _attached(blocks: Iterable[Block]) -> Iterator[Block | Beside]:
+def _attach_pictures(blocks: Iterable[Block]) -> Iterator[Block | Beside]:
     tree: Table | None = None
     pictures: list[Picture] = []
     for block in (*blocks, None):
@@ -91,33 +96,37 @@ def _is_tree(table: Table) -> bool:
     return any(row.depth for row in table.rows)
 
 
-def table_view(table: Table) -> TableView:
+def view_table(table: Table) -> TableView:
     """The table as the template shows it."""
-    axis = axis_of(table)
+    axis = fit_axis(table)
     wholes = [
-        _whole(table, i) if column.is_share else 0.0 for i, column in enumerate(table.columns)
+        _find_whole(table, i) if column.is_share else 0.0 for i, column in enumerate(table.columns)
     ]
     is_tree = _is_tree(table)
     head = "".join(
-        _element("th", inert(column.name), {"scope": "col", "class": " ".join(_classes(column))})
+        _write_element(
+            "th",
+            make_inert(column.name),
+            {"scope": "col", "class": " ".join(_list_classes(column))},
+        )
         for column in table.columns
     )
     return TableView(
-        title=inert(table.title),
+        title=make_inert(table.title),
         classes=" ".join(
             f"{name}{i}"
             for i, column in enumerate(table.columns, start=1)
-            for name in _classes(column)
+            for name in _list_classes(column)
         ),
         head=Markup(head),  # noqa: S704 - every part of it was escaped in _element
-        rows=tuple(Markup("".join(_row(table, row, axis, wholes))) for row in table.rows),  # noqa: S704
-        notes=(*map(inert, table.notes), *_legend(table, axis)),
+        rows=tuple(Markup("".join(_write_row(table, row, axis, wholes))) for row in table.rows),  # noqa: S704
+        notes=(*map(make_inert, table.notes), *_write_legend(table, axis)),
         is_tree=is_tree,
-        open_depth=_open_depth(table) if is_tree else 0,
+        open_depth=_find_open_depth(table) if is_tree else 0,
     )
 
 
-def column_styles(page: str) -> str:
+def write_column_styles(page: str) -> str:
     """For the classes of columns that the tables of a page have ("n5": the fifth holds numbers) what they mean."""
     used = {
         name
@@ -138,11 +147,11 @@ _STYLES = {
 }
 
 
-def _element(tag: str, inside: str, attributes: Mapping[str, str]) -> str:
+def _write_element(tag: str, inside: str, attributes: Mapping[str, str]) -> str:
     """An element of HTML without its end; what is inside is escaped unless it is Markup, and attributes always. A template would take ten times as long."""
     given = "".join(
         [
-            f" {name}={said if _PLAIN.fullmatch(said) else _quoted(said)}"
+            f" {name}={said if _PLAIN.fullmatch(said) else _quote(said)}"
             for name, said in attributes.items()
             if said
         ]
@@ -150,17 +159,17 @@ def _element(tag: str, inside: str, attributes: Mapping[str, str]) -> str:
     return f"<{tag}{given}>{inside if isinstance(inside, Markup) else escape(inside)}"
 
 
-def _quoted(said: str) -> str:
+def _quote(said: str) -> str:
     return f'"{escape(said)}"'
 
 
-def _whole(table: Table, column: int) -> float:
+def _find_whole(table: Table, column: int) -> float:
     return max(
         (n for row in table.rows if isinstance(n := row.cells[column], int | float)), default=0.0
     )
 
 
-def _classes(column: Column) -> list[str]:
+def _list_classes(column: Column) -> list[str]:
     """Numbers, values, rare, and those that take much width."""
     kinds = {
         "n": column.align == "right",
@@ -171,43 +180,46 @@ def _classes(column: Column) -> list[str]:
     return [name for name, on in kinds.items() if on]
 
 
-def _row(table: Table, row: Row, axis: Axis, wholes: Sequence[float]) -> Iterator[str]:
+def _write_row(table: Table, row: Row, axis: Axis, wholes: Sequence[float]) -> Iterator[str]:
     depth = f"--d:{row.depth}" if row.depth else ""
     cells = [
-        _cell(cell, column, axis, whole)
+        _write_cell(cell, column, axis, whole)
         for cell, column, whole in zip(row.cells, table.columns, wholes, strict=True)
     ]
     inside = [
-        _element("td" if i else "th", text, given if i else {"scope": "row", **given})
+        _write_element("td" if i else "th", text, given if i else {"scope": "row", **given})
         for i, (text, given) in enumerate(cells)
     ]
-    yield _element(
+    yield _write_element(
         "tr",
         Markup("".join(inside)),  # noqa: S704
         {"id": row.key, "class": row.emphasis, "style": depth},
     )
     if row.note:
-        said = Markup("<br>").join(inert_lines(row.note))
-        note = _element("td", Markup(f"<span>{said}</span>"), {"colspan": str(len(table.columns))})  # noqa: S704
-        yield "\n" + _element(
+        said = Markup("<br>").join(split_inert_lines(row.note))
+        span = Markup(f"<span>{said}</span>")  # noqa: S704 - joined above, escaped
+        note = _write_element("td", span, {"colspan": str(len(table.columns))})
+        yield "\n" + _write_element(
             "tr",
             Markup(note),  # noqa: S704
             {"class": f"note {row.emphasis}".strip(), "style": depth},
         )
 
 
-def _cell(cell: Cell, column: Column, axis: Axis, whole: float) -> tuple[str, Mapping[str, str]]:
+def _write_cell(
+    cell: Cell, column: Column, axis: Axis, whole: float
+) -> tuple[str, Mapping[str, str]]:
     """The text or drawing, and the attributes: of a drawing the number to sort by, of a number its share of the whole."""
     if isinstance(cell, Trend):
         return Markup(draw_trend(cell.values)), {}  # noqa: S704 - made of numbers
     if isinstance(cell, Spread):
         return Markup(draw_spread(cell, axis, framed=False)), {"data-v": f"{cell.std:.4g}"}  # noqa: S704 - made of numbers
-    text = inert(written(cell, column.unit))
+    text = make_inert(format_cell(cell, column.unit))
     share = 100 * cell / whole if whole and isinstance(cell, int | float) else 0.0
     return text, {"class": "s", "style": f"--s:{share:.3g}%"} if share >= _LEAST_PERCENT else {}
 
 
-def _legend(table: Table, axis: Axis) -> Iterator[str]:
+def _write_legend(table: Table, axis: Axis) -> Iterator[str]:
     if any(isinstance(cell, Spread) for row in table.rows for cell in row.cells):
         yield (
             f"values: how many have which magnitude, from 2^{axis.lowest} beside the middle to 2^{axis.highest} at the edges, "
@@ -215,7 +227,7 @@ def _legend(table: Table, axis: Axis) -> Iterator[str]:
         )
 
 
-def _open_depth(table: Table) -> int:
+def _find_open_depth(table: Table) -> int:
     """As many levels as fit, at least one below the top."""
     at: dict[int, int] = {}
     for row in table.rows:
@@ -227,15 +239,15 @@ def _open_depth(table: Table) -> int:
     return max(depth, 1)
 
 
-def bars(shares: Shares) -> list[Bar]:
+def make_bars(shares: Shares) -> list[Bar]:
     """The parts of a whole, each in percent."""
     whole = sum(part.number for part in shares.parts) or 1
     return [
         Bar(
-            name=inert(part.name),
+            name=make_inert(part.name),
             key=part.key,
             percent=100 * part.number / whole,
-            told=f"{percent(part.number / whole)}, {written(part.number, shares.unit)}",
+            told=f"{format_percent(part.number / whole)}, {format_cell(part.number, shares.unit)}",
         )
         for part in shares.parts
     ]
