@@ -1,6 +1,7 @@
 """What `diagnose` promises: everything as before, root causes first, suppression with a reason, and the command."""
 
 import copy
+import dataclasses
 import gc
 import importlib.metadata
 import subprocess
@@ -183,6 +184,23 @@ def test_suppression_needs_a_reason_and_is_noted():
     assert any("as in the paper" in note for note in report.trace.notes)
 
 
+def test_family_suppresses_the_findings_of_all_its_rules():
+    loop = find_rule("gradients-cleared").sick()
+    (found,) = cnnprobe.diagnose(**loop).findings
+    assert ("gradients-cleared", "unchanged-weights") == (found.rule, found.family)
+    report = cnnprobe.diagnose(**loop, ignore={"unchanged-weights": "a loop without training"})
+    assert () == report.findings
+
+
+def test_minus_before_an_error_is_right_where_the_optimizer_maximises():
+    both = find_rule("maximised-error").healthy()
+    assert [] == [f.rule for f in cnnprobe.diagnose(**both).findings]
+
+
+def find_rule(name):
+    return next(each for each in rulebook.all_rules() if each.name == name)
+
+
 def finding(name, severity=Severity.WARNING):
     return Finding(rule=name, message="", fix="", severity=severity)
 
@@ -214,6 +232,11 @@ def test_fail_on_takes_severities_and_rules():
     found = [finding("a", Severity.INFO), finding("b", Severity.ERROR)]
     assert ["b"] == [f.rule for f in at_least(found, "warning")]
     assert ["a"] == [f.rule for f in at_least(found, "a")]
+
+
+def test_fail_on_takes_a_family():
+    found = [finding("a"), dataclasses.replace(finding("missing-flatten"), family="shape")]
+    assert ["missing-flatten"] == [f.rule for f in at_least(found, "shape")]
 
 
 RULE_FILE = '''"""A rule of one's own."""

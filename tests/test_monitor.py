@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 import cnnprobe
+from cnnprobe.diagnosis import Finding, rule
 from cnnprobe.errors import NonFiniteError, ProbeError, TargetError, UnknownNameError, UsageError
-from cnnprobe.monitoring import hooks
+from cnnprobe.monitoring import hooks, judging
 from cnnprobe.monitoring.line import TerminalLine, line
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.records import schema
@@ -428,10 +429,25 @@ class Root(nn.Module):
         return x.sqrt()
 
 
+def test_a_rule_says_itself_whether_a_monitor_judges_it(monkeypatch):
+    def always(evidence):
+        yield Finding(module=None, message=f"{len(evidence.steps)} steps", fix="none")
+
+    made = [
+        rule(code=f"XX00{i}", name=name, monitored=i > 0)(always)
+        for i, name in enumerate(("needs-probes", "needs-steps"))
+    ]
+    monkeypatch.setattr(judging, "all_rules", lambda: made)
+    assert [("needs-steps", "3 steps")] == [
+        (found.rule, found.message) for found in run(small(), steps=3).findings
+    ]
+
+
 def test_the_first_nan_is_told_by_module_call_step_and_inputs():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5))
-    event = run(model, steps=2).history.nonfinite
+    monitor = run(model, steps=2)
+    event = monitor.history.nonfinite
     assert (0, "activation", "2", 0, "Root", None) == (
         event.step,
         event.what,
@@ -442,7 +458,16 @@ def test_the_first_nan_is_told_by_module_call_step_and_inputs():
     )
     assert event.nan > 0
     assert ((4, 8), 0) == (event.inputs[0].shape, event.inputs[0].stats["nan"])
-    assert {"nan-forward"} <= rules(run(model, steps=2))
+    assert {"nan-forward"} <= rules(monitor)
+
+
+def test_weights_that_are_nan_before_the_first_step_are_told_as_such():
+    model = small()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = math.nan
+    found = run(model, steps=2).findings[0]
+    assert ("nan-parameter", "nan-forward", "0") == (found.rule, found.family, found.module)
+    assert found.message.startswith("step 0: model[0].weight holds 1 NaN or Inf")
 
 
 def test_what_is_not_finite_any_more_has_no_norm_and_the_tables_say_so():

@@ -41,6 +41,18 @@ def test_what_a_rule_explains_is_the_name_of_a_rule():
     ]
 
 
+def test_family_of_a_rule_is_the_name_of_the_rule_that_was_split():
+    families = {rule.family for rule in RULES.values() if rule.family}
+    assert {
+        "softmax-dim",
+        "unchanged-weights",
+        "batch-leak",
+        "loss-sign",
+        "nan-forward",
+    } == families
+    assert families <= {name for name, rule in RULES.items() if not rule.family}
+
+
 def test_no_rule_explains_itself_by_way_of_others():
     causes = {name: {rule.name for rule in ALL.values() if name in rule.explains} for name in ALL}
     assert len(ALL) == len(list(graphlib.TopologicalSorter(causes).static_order()))

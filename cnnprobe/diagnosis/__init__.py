@@ -64,7 +64,8 @@ class Finding:
     code: str = ""
     follows_from: tuple[str, ...] = ()
     source: str = ""  # the user's line, "file.py:12"
-    family: str = ""  # the wider name of a cause of crashes: "shape-mismatch"; "" where it has none
+    # the wider name of a cause or a rule: "shape-mismatch", "softmax-dim"; "" where it has none
+    family: str = ""
 
     @property
     def is_crash(self) -> bool:
@@ -88,6 +89,10 @@ class Rule:
     sick: Callable[[], Mapping[str, Any]] | None = None  # keyword arguments of `diagnose`
     healthy: Callable[[], Mapping[str, Any]] | None = None
     explains: tuple[str, ...] = ()  # rules whose findings are but symptoms of this one
+    family: str = ""  # the wider name under which it was known before, which suppresses it too
+    monitored: bool = (
+        False  # a watched training loop has all that it asks for, without extra passes
+    )
 
     @property
     def page(self) -> str:
@@ -107,8 +112,23 @@ def rule(
     severity: Severity = Severity.WARNING,
     examples: tuple[Callable[[], Mapping[str, Any]], Callable[[], Mapping[str, Any]]] | None = None,
     explains: tuple[str, ...] = (),
+    family: str = "",
+    monitored: bool = False,
 ) -> Callable[[Check], Rule]:
-    """Make a Rule of a check. `examples` are a sick and a healthy one, functions that give the keyword arguments of `diagnose`."""
+    """Make a Rule of a check.
+
+    Args:
+        code: CP and three digits, never one that was used before.
+        name: states the fault, in kebab-case.
+        severity: of a finding that does not say its own.
+        examples: a sick and a healthy one, functions that give the keyword arguments of `diagnose`.
+        explains: the rules whose findings are but symptoms of this one.
+        family: a wider name, which suppresses its findings too.
+        monitored: whether `monitor` judges it. It then gets the steps of the watched loop and no probes.
+
+    Raises:
+        UsageError: the name is not kebab-case.
+    """
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise UsageError(
             f"a rule cannot be called {name!r}",
@@ -126,6 +146,8 @@ def rule(
             sick=sick,
             healthy=healthy,
             explains=explains,
+            family=family,
+            monitored=monitored,
         )
 
     return decorate
@@ -168,7 +190,11 @@ def run_rules(
         try:
             found.extend(
                 dataclasses.replace(
-                    f, rule=each.name, code=each.code, severity=f.severity or each.severity
+                    f,
+                    rule=each.name,
+                    code=each.code,
+                    family=each.family,
+                    severity=f.severity or each.severity,
                 )
                 for f in each.check(evidence)
             )
@@ -308,12 +334,13 @@ def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding
 
 
 def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:
-    """The findings that `--fail-on` means: those of a severity or graver, or of a rule by name or code."""
+    """The findings that `--fail-on` means: of a severity or graver, or of a rule by name, code or family."""
     names = {severity.value for severity in Severity}
     for finding in findings:
         severity = finding.severity or Severity.INFO
         if (threshold in names and severity >= Severity(threshold)) or threshold in (
             finding.rule,
             finding.code,
+            finding.family,
         ):
             yield finding

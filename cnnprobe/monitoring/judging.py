@@ -31,15 +31,6 @@ from cnnprobe.rulebook.divergence import TIMES
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
-JUDGED = frozenset(
-    {
-        "nan-forward", "nan-backward", "dead-relu", "exploding-activation", "update-ratio", "vanishing-gradient", "exploding-gradient", "divergence",
-        "loss-not-decreasing", "graph-kept-alive", "no-zero-grad", "lr-collapsed", "eval-mode-in-train", "zero-grad", "unchanged-weights",
-        "stale-optimizer",
-    }
-)  # fmt: skip
-"""The rules for which a watched loop has all that they ask for; the others need passes of their own."""
-
 _MOST = 200  # steps that the rules look at, spread over the run
 _LONG = 100  # steps with a loss, of different batches, before it is said not to fall
 _PART = 5  # a fifth of the run is averaged: batches differ
@@ -58,7 +49,7 @@ def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
     rules = [
         rule
         for rule in all_rules()
-        if rule.name in JUDGED and (len(curve[0]) >= _LONG or rule.name != "loss-not-decreasing")
+        if rule.monitored and (len(curve[0]) >= _LONG or rule.name != "loss-not-decreasing")
     ]
     lost = _lost([step.value for step in evidence.steps])
     if lost is not None:
@@ -96,7 +87,8 @@ def _worded(finding: Finding, event: NonFinite | None, loss: str, chosen: Sequen
 
     message = finding.message.replace("the loss of the same batch went", loss)
     message = re.sub(r"\b(in|after) (\d+) step", passed, message)
-    if finding.rule in ("nan-forward", "nan-backward") and event is not None:
+    names = {finding.rule, finding.family}
+    if event is not None and not names.isdisjoint(("nan-forward", "nan-backward")):
         message = f"step {event.step}: {message}"
     return replace(finding, message=message)
 

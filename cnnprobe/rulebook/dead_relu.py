@@ -37,6 +37,7 @@ def healthy() -> Mapping[str, Any]:
     name="dead-relu",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=(
         "vanishing-gradient",
         "zero-grad",

@@ -33,6 +33,7 @@ def healthy() -> Mapping[str, Any]:
     name="divergence",
     severity=Severity.ERROR,
     examples=(sick, healthy),
+    monitored=True,
     explains=("constant-output", "ignored-input", "dead-relu"),
 )
 def divergence(evidence: Evidence) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ def healthy() -> Mapping[str, Any]:
     name="eval-mode-in-train",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=("train-eval-gap",),
 )
 def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:

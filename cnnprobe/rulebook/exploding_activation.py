@@ -45,6 +45,7 @@ def healthy() -> Mapping[str, Any]:
     name="exploding-activation",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=(
         "exploding-gradient",
         "loss-at-init",

@@ -44,6 +44,7 @@ def healthy() -> Mapping[str, Any]:
     name="exploding-gradient",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=("divergence", "lr-too-high"),
 )
 def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:

@@ -31,7 +31,13 @@ def healthy() -> Mapping[str, Any]:
     return _loop(kept=False)
 
 
-@rule(code="CP508", name="graph-kept-alive", severity=Severity.WARNING, examples=(sick, healthy))
+@rule(
+    code="CP508",
+    name="graph-kept-alive",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    monitored=True,
+)
 def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
     """The autograd graphs of earlier steps stay in memory: a loss is summed up or kept with its graph.
 

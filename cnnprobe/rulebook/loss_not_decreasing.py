@@ -31,7 +31,13 @@ def healthy() -> Mapping[str, Any]:
     return _training(0.01)
 
 
-@rule(code="CP510", name="loss-not-decreasing", severity=Severity.WARNING, examples=(sick, healthy))
+@rule(
+    code="CP510",
+    name="loss-not-decreasing",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    monitored=True,
+)
 def loss_not_decreasing(evidence: Evidence) -> Iterator[Finding]:
     """After at least 20 steps on one batch, with equal dropout masks, the loss is not 1% lower.
 

@@ -42,6 +42,7 @@ def healthy() -> Mapping[str, Any]:
     name="lr-collapsed",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=("unchanged-weights", "lr-too-low", "cannot-overfit"),
 )
 def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:

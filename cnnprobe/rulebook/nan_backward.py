@@ -44,6 +44,7 @@ def healthy() -> Mapping[str, Any]:
     name="nan-backward",
     severity=Severity.ERROR,
     examples=(sick, healthy),
+    monitored=True,
     explains=("divergence", "loss-not-decreasing", "cannot-overfit", "constant-output"),
 )
 def nan_backward(evidence: Evidence) -> Iterator[Finding]:

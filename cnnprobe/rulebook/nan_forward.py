@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
-from cnnprobe.diagnosis.evidence.questions import owner, spoken, stat
+from cnnprobe.diagnosis.evidence.questions import find_nan_data, find_nan_parameter, stat
 from cnnprobe.operations import select_groups
 from cnnprobe.records.trace import Trace
 from cnnprobe.rulebook.material import classifying
@@ -71,6 +71,7 @@ def healthy() -> Mapping[str, Any]:
     name="nan-forward",
     severity=Severity.ERROR,
     examples=(sick, healthy),
+    monitored=True,
     explains=(
         "nan-backward",
         "divergence",
@@ -87,25 +88,10 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: NaN spreads to everything behind it; Inf becomes NaN at the next subtraction or division.
     What to do: keep the argument of log, sqrt, exp and divisions away from where they have no value.
-    Known exceptions: what never reaches the output or the loss: -inf in attention masks, branches that torch.where leaves out (but see nan-backward).
+    Known exceptions: data and parameters that hold NaN themselves are `nan-data` and `nan-parameter`; what never reaches the output or the loss: -inf in attention masks, branches that torch.where leaves out (but see nan-backward).
     Source: IEEE 754; the first non-finite value in the order of execution.
     """
-    for role, infos in (("inputs", evidence.inputs), ("targets", evidence.targets)):
-        for info in infos:
-            if stat(info, "nan") > 0 or stat(info, "inf") > 0:
-                yield Finding(
-                    module=None,
-                    message=f"{stat(info, 'nan') + stat(info, 'inf'):.0f} of the {stat(info, 'count'):.0f} values of the {role} are not finite (must be 0)",
-                    fix="clean the data before it reaches the model",
-                )
-                return
-    bad = next((name for name, value in evidence.values.items() if value.nonfinite), None)
-    if bad is not None:
-        yield Finding(
-            module=owner(bad),
-            message=f"{evidence.values[bad].nonfinite} values of {spoken(evidence, owner(bad))}.{bad.rpartition('.')[2]} are not finite before the first step",
-            fix="initialise it, or load a checkpoint from before it diverged",
-        )
+    if find_nan_data(evidence) is not None or find_nan_parameter(evidence) is not None:
         return
     for trace in (evidence.trace, evidence.evaluation):
         place = _first(trace) if trace is not None else None

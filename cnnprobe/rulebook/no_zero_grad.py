@@ -34,6 +34,7 @@ def healthy() -> Mapping[str, Any]:
     name="no-zero-grad",
     severity=Severity.ERROR,
     examples=(sick, healthy),
+    monitored=True,
     explains=(
         "divergence",
         "lr-too-high",

@@ -37,6 +37,7 @@ def healthy() -> Mapping[str, Any]:
     name="stale-optimizer",
     severity=Severity.ERROR,
     examples=(sick, healthy),
+    monitored=True,
     explains=(
         "unoptimized-params",
         "unchanged-weights",

@@ -37,6 +37,7 @@ def healthy() -> Mapping[str, Any]:
     name="update-ratio",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=("divergence", "dead-relu"),
 )
 def update_ratio(evidence: Evidence) -> Iterator[Finding]:

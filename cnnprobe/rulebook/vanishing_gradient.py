@@ -43,6 +43,7 @@ def healthy() -> Mapping[str, Any]:
     name="vanishing-gradient",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=("lr-too-low", "loss-not-decreasing", "cannot-overfit", "constant-output"),
 )
 def vanishing_gradient(evidence: Evidence) -> Iterator[Finding]:

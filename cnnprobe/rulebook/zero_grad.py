@@ -57,6 +57,7 @@ def healthy() -> Mapping[str, Any]:
     name="zero-grad",
     severity=Severity.WARNING,
     examples=(sick, healthy),
+    monitored=True,
     explains=("cannot-overfit", "loss-not-decreasing"),
 )
 def zero_grad(evidence: Evidence) -> Iterator[Finding]:

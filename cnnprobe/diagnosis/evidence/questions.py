@@ -5,9 +5,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnprobe.diagnosis.evidence.evidence import Evidence, Gradient, Step
+from cnnprobe.diagnosis.evidence.evidence import Event, Evidence, Gradient, OptimizerInfo, Step
 from cnnprobe.diagnosis.evidence.flow import Flow
-from cnnprobe.diagnosis.evidence.groups import FORWARDING, LOSSES, PROJECTIONS, operation, option
+from cnnprobe.diagnosis.evidence.groups import (
+    FORWARDING,
+    LOSSES,
+    PROJECTIONS,
+    operation,
+    operation_of_module,
+    option,
+)
 from cnnprobe.records.trace import ModuleCall, ModuleInfo, ParameterInfo, TensorInfo, Trace
 
 ROUTING = frozenset(
@@ -81,6 +88,20 @@ def stat(info: TensorInfo | None, name: str) -> float:
     return float(info.stats[name])
 
 
+def find_nan_data(evidence: Evidence) -> tuple[str, TensorInfo] | None:
+    """The first input or target with NaN or Inf in it, and which of the two it is."""
+    for role, infos in (("inputs", evidence.inputs), ("targets", evidence.targets)):
+        for info in infos:
+            if stat(info, "nan") > 0 or stat(info, "inf") > 0:
+                return role, info
+    return None
+
+
+def find_nan_parameter(evidence: Evidence) -> str | None:
+    """The first parameter or buffer with NaN or Inf in it."""
+    return next((name for name, value in evidence.values.items() if value.nonfinite), None)
+
+
 def rms(info: TensorInfo | None) -> float:
     """Root mean square of a tensor's finite values; NaN where it is not known."""
     count = stat(info, "count") - stat(info, "nan") - stat(info, "inf")
@@ -149,6 +170,19 @@ def batch_size(evidence: Evidence) -> int | None:
     return sizes.pop() if len(sizes) == 1 and evidence.targets else None
 
 
+def find_module(evidence: Evidence, fqn: str | None) -> ModuleInfo | None:
+    """What is known of a registered module."""
+    return next((m for m in evidence.trace.modules if m.fqn == fqn), None)
+
+
+def takes_time_first(info: ModuleInfo) -> bool:
+    """Whether a module takes sequences as (L, N, features): recurrent layers and attention do by default."""
+    return (
+        operation_of_module(info) in ("rnn", "attention")
+        and info.config.get("batch_first") is False
+    )
+
+
 def is_routed(call: ModuleCall) -> bool:
     """Whether a row takes some of its values by an index that was computed."""
     return operation(call) in ROUTING and any(t.source is not None for t in call.inputs[1:])
@@ -173,6 +207,33 @@ def reached(evidence: Evidence) -> frozenset[str] | None:
 def optimised(evidence: Evidence) -> frozenset[str]:
     """The parameters that any known optimizer holds."""
     return frozenset().union(*(o.parameters for o in evidence.optimizers))
+
+
+def is_idle(evidence: Evidence, optimizer: OptimizerInfo) -> bool:
+    """Whether an optimizer makes none of the observed steps."""
+    return not any(
+        e.kind == "step" and e.subject == optimizer.name for s in evidence.steps for e in s.events
+    )
+
+
+def clears_before_stepping(evidence: Evidence) -> bool:
+    """Whether every step of the user's own loop comes right after a zero_grad of its gradients."""
+    kinds = ("zero_grad", "backward", "step")
+    events = [e for s in evidence.steps for e in s.events if e.kind in kinds]
+    stepped = [i for i, e in enumerate(events) if e.kind == "step"]
+    return (
+        evidence.own_loop
+        and len(stepped) > 1
+        and all(_is_cleared_before(events, i) for i in stepped)
+    )
+
+
+def _is_cleared_before(events: list[Event], step: int) -> bool:
+    """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward the one before it."""
+    before = [
+        e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject
+    ]
+    return len(before) > 1 and before[-1].kind == "zero_grad" and before[-2].kind == "backward"
 
 
 def warms_up(evidence: Evidence) -> bool:
@@ -338,6 +399,4 @@ def complete(evidence: Evidence) -> bool:
 
 def modules_of(evidence: Evidence, operation_name: str) -> list[ModuleInfo]:
     """The registered modules of an operation."""
-    from cnnprobe.diagnosis.evidence.groups import operation_of_module
-
     return [m for m in evidence.trace.modules if operation_of_module(m) == operation_name]

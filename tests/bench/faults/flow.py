@@ -87,7 +87,7 @@ def tokens_by_view(sick):
     return classifier(net(forward, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4)))
 
 
-@case("batch-leak", "lstm")
+@case("batch-as-time", "lstm")
 def lstm_without_batch_first(sick):
     def forward(self, x):
         out, _ = self.lstm(x[:, 0])

@@ -124,7 +124,7 @@ def negative_criterion(sick):
     )
 
 
-@case("loss-sign", None)
+@case("minimised-likelihood", None)
 def log_likelihood_without_minus(sick):
     def loss_fn(output, y):
         likelihood = F.log_softmax(output, dim=1)[torch.arange(8), y].mean()

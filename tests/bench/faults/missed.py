@@ -8,7 +8,7 @@ from bench.case import case, looped, net
 from bench.parts import Classifier, classifier, images
 
 
-@case("loss-sign", None)
+@case("minimised-similarity", None)
 def similarity_that_is_minimised(sick):
     def step(model, inputs, targets, optimizer):
         optimizer.zero_grad()
@@ -35,7 +35,7 @@ def way_through_numpy(sick):
     return classifier(net(forward, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4)))
 
 
-@case("unchanged-weights", None)
+@case("gradients-cleared", None)
 def gradients_cleared_before_the_step(sick):
     def step(model, inputs, targets, optimizer):
         if not sick:
@@ -48,7 +48,7 @@ def gradients_cleared_before_the_step(sick):
     return looped(Classifier(), step)
 
 
-@case("unchanged-weights", None)
+@case("backward-missing", None)
 def backward_left_out(sick):
     def step(model, inputs, targets, optimizer):
         optimizer.zero_grad()

@@ -33,7 +33,7 @@ def gradients_cleared_for_each_part_of_a_batch(sick):
     return looped(Classifier(), step)
 
 
-@case("unchanged-weights", None)
+@case("update-undone", None)
 def average_that_is_copied_into_the_model(sick):
     model = Classifier()
     average = copy.deepcopy(model).requires_grad_(False)

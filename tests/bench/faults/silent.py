@@ -31,7 +31,7 @@ def dice_of_a_softmax_over_the_batch(sick):
     return segmenter(loss_fn=loss_fn)
 
 
-@case("softmax-dim", None)
+@case("softmax-over-positions", None)
 def dice_of_a_softmax_over_the_columns(sick):
     def loss_fn(logits, target):
         return dice(
@@ -112,7 +112,7 @@ def dropout_behind_the_last_layer(sick):
     return classifier(net(forward, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4)))
 
 
-@case("batch-leak", "encoder.layers.0.self_attn")
+@case("batch-as-time", "encoder.layers.0.self_attn")
 def class_token_that_sees_other_samples_only(sick):
     def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)
@@ -157,7 +157,7 @@ def attending(sick, weigh):
     return classifier(net(forward, stem=nn.Conv2d(3, 8, 3, 2), fc=nn.Linear(8, 4), **parts))
 
 
-@case("softmax-dim", "")
+@case("softmax-over-queries", "")
 def attention_that_normalises_over_the_queries(sick):
     def weigh(q, k, v, sick):
         weights = torch.bmm(q.permute(0, 2, 1), k).softmax(dim=1 if sick else -1)
@@ -166,7 +166,7 @@ def attention_that_normalises_over_the_queries(sick):
     return attending(sick, weigh)
 
 
-@case("softmax-dim", "")
+@case("softmax-over-queries", "")
 def heads_that_normalise_over_each_other(sick):
     def weigh(q, k, v, sick):
         q, k, v = (t.unflatten(1, (2, 4)).transpose(-2, -1) for t in (q, k, v))
@@ -176,7 +176,7 @@ def heads_that_normalise_over_each_other(sick):
     return attending(sick, weigh)
 
 
-@case("loss-sign", None)
+@case("divergence-sign", None)
 def divergence_without_its_minus(sick):
     def forward(self, x):
         h = F.relu(self.encoder(x.flatten(1)))

@@ -63,7 +63,7 @@ def layer_norm_of_the_last_axis_of_a_picture(sick):
     )
 
 
-@case("unchanged-weights", None)
+@case("schedule-at-zero", None)
 def warm_up_that_divides_whole_numbers(sick):
     model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -73,7 +73,7 @@ def warm_up_that_divides_whole_numbers(sick):
     )
 
 
-@case("unchanged-weights", "backbone", "backbone.conv1", "backbone.conv2")
+@case("idle-optimizer", "backbone", "backbone.conv1", "backbone.conv2")
 def optimizer_of_the_backbone_that_never_steps(sick):
     model = Classifier()
     slow = torch.optim.SGD(model.backbone.parameters(), lr=0.01)
@@ -114,7 +114,7 @@ def scaled_loss_that_nobody_differentiates(sick):
     return scaling(Classifier(), step)
 
 
-@case("batch-leak", "encoder.self_attn")
+@case("batch-as-time", "encoder.self_attn")
 def encoder_layer_without_batch_first(sick):
     def forward(self, x):
         x = self.stem(x).flatten(2).transpose(1, 2)

@@ -1,0 +1,102 @@
+"""The softmaxes of a trace: the dim that each runs over, and whether its values are a prediction."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cnnprobe.diagnosis.evidence.evidence import Evidence
+from cnnprobe.diagnosis.evidence.flow import Flow
+from cnnprobe.diagnosis.evidence.groups import FORWARDING, option
+from cnnprobe.diagnosis.evidence.questions import batch_size, loss_calls, spoken
+from cnnprobe.records.trace import ModuleCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Softmax:
+    """A softmax or log_softmax of a tensor with two dims or more."""
+
+    index: int  # its row
+    call: ModuleCall
+    module: str | None  # None where the loss or the loop calls it
+    shape: tuple[int, ...]
+    dim: int  # 0 or more
+    is_prediction: bool  # the model or the loss ends with its values
+    loss: str = ""  # the standard loss that takes its values as they are
+
+    @property
+    def is_over_classes(self) -> bool:
+        """Whether it runs over dim 1, where torch's losses expect the classes."""
+        return self.dim == 1
+
+
+def find_softmaxes(evidence: Evidence, flow: Flow) -> Iterator[Softmax]:
+    """Every softmax whose dim is known, in order."""
+    heads = {loss.origin: loss.operation for loss in loss_calls(evidence)}
+    for root in flow.roots():
+        for info in flow.calls[root].outputs:
+            heads.setdefault(flow.origin(info, FORWARDING), "")
+    for i in flow.primitives({"softmax", "log_softmax"}):
+        call = flow.calls[i]
+        shape = call.inputs[0].shape if call.inputs else ()
+        dim = _find_dim(evidence, call, len(shape))
+        if dim is not None and len(shape) > 1:
+            yield Softmax(
+                index=i,
+                call=call,
+                module=flow.owner(i),
+                shape=shape,
+                dim=dim,
+                is_prediction=i in heads or _is_in_loss(flow, i),
+                loss=heads.get(i, ""),
+            )
+
+
+def is_over_batch(evidence: Evidence, softmax: Softmax) -> bool:
+    """Whether it runs over the samples: of a prediction, or where they were seen to change each other."""
+    n = batch_size(evidence)
+    if softmax.dim != 0 or n is None or n < 2 or softmax.shape[0] != n:
+        return False
+    leak = evidence.probes.leak
+    return softmax.is_prediction or (leak is not None and leak[0] == softmax.module)
+
+
+def misses_classes(evidence: Evidence, softmax: Softmax) -> bool:
+    """Whether it should run over classes, and runs over another dim."""
+    return not softmax.is_over_classes and (
+        softmax.loss == "nll_loss"
+        or (softmax.is_prediction and _is_map_of_classes(evidence, softmax.shape))
+    )
+
+
+def name_place(evidence: Evidence, softmax: Softmax) -> str:
+    """Where its dim is set, in the user's words."""
+    return "the loss" if softmax.module is None else spoken(evidence, softmax.module)
+
+
+def _is_in_loss(flow: Flow, index: int) -> bool:
+    """Whether the loss itself takes this softmax of what the model gave; a square matrix may hold similarities, which go both ways."""
+    given = flow.data(index)
+    if (
+        flow.owner(index) is not None
+        or given is None
+        or (len(given.shape) == 2 and given.shape[0] == given.shape[1])
+    ):
+        return False
+    return flow.owner(flow.origin(given, FORWARDING | {"mul", "div"})) is not None
+
+
+def _is_map_of_classes(evidence: Evidence, shape: tuple[int, ...]) -> bool:
+    """Whether a target holds one class for each position: (N, H, W) beside (N, C, H, W)."""
+    wanted, last = (shape[0], *shape[2:]), shape[:-1]
+    return len(shape) > 2 and any(
+        t.shape == wanted and t.shape != last and t.dtype.startswith(("int", "uint"))
+        for t in evidence.targets
+    )
+
+
+def _find_dim(evidence: Evidence, call: ModuleCall, rank: int) -> int | None:
+    if call.kind == "Softmax2d":
+        return rank - 3
+    given = option(evidence.trace, call, "dim")
+    if given is None:
+        return 0 if rank in (0, 1, 3) else 1  # torch's own choice, deprecated
+    return given % rank if isinstance(given, int) and rank else None
