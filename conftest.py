@@ -2,6 +2,7 @@
 
 Python blocks are executed (with their doctests). In a console block each `$ command` is run by bash, and must print what the block shows
 below it; a line of three dots stands for any lines. `$ echo $?` shows an exit code.
+The programs of a console block run in forks of a process that has imported torch: `support.python` says how.
 """
 
 import doctest
@@ -20,6 +21,8 @@ from sybil import Document, Example, Region, Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
+from tests.support.python import make_stand_ins, start_server
+
 ROOT = pathlib.Path(__file__).parent
 LASTING = (
     str(ROOT),
@@ -34,10 +37,11 @@ def run_console(example: Example) -> str | None:
     script = "".join(
         f"{command}\n__status=$?; printf '\\0'; (exit $__status)\n" for command, _ in steps
     )
-    paths = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+    paths = [make_stand_ins(), str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
     environment = {
         **os.environ,
         "PATH": os.pathsep.join(paths),
+        "FORK_SERVER": start_server(),
         "PYTHONPATH": str(ROOT),
         "COLUMNS": "80",
         "OMP_NUM_THREADS": "1",
@@ -101,16 +105,18 @@ def normal(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
 
+_KEPT: set[str] = set()  # names of modules that were looked at before: there are thousands
+
+
 def forget_modules() -> None:
     """Modules from folders that a test made for itself are no longer imported: the next test may have another `net.py`."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if (
-            isinstance(file, str)
-            and pathlib.Path(file).is_absolute()
-            and not file.startswith(LASTING)
-        ):
+    for name in sys.modules.keys() - _KEPT:
+        file = getattr(sys.modules[name], "__file__", None)
+        is_file = isinstance(file, str) and os.path.isabs(file)  # noqa: PTH117 - a Path takes long
+        if is_file and not file.startswith(LASTING):
             del sys.modules[name]
+        else:
+            _KEPT.add(name)
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 
-def pytest_collection_finish():
-    """The hundred thousands of objects that the imports made are not visited by each collection."""
+@pytest.fixture(autouse=True, scope="module")
+def _freeze_what_was_imported():
+    """The hundred thousands of objects that imports make are not visited by every collection."""
     gc.collect()
     gc.freeze()
 

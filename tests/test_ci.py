@@ -3,11 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.support.python import make_stand_ins, start_server
 
 GUIDE = Path(__file__).parents[1] / "docs" / "how-to" / "use-in-ci.md"
 STAND_IN = '#!/bin/sh\necho "$@" >> "$CALLS"\n'
@@ -60,16 +61,15 @@ def test_workflow_of_the_docs_comments_what_a_pull_request_changes(clone, tmp_pa
     for name in ("pip", "gh"):
         (stand_ins / name).write_text(STAND_IN)
         (stand_ins / name).chmod(0o755)
-    (stand_ins / "cnnprobe").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m cnnprobe "$@"\n')
-    (stand_ins / "cnnprobe").chmod(0o755)
     environment = {
         **os.environ,
         "GITHUB_BASE_REF": "main",
         "PULL_REQUEST": "7",
         "CALLS": str(tmp_path / "calls"),
+        "FORK_SERVER": start_server(),
     }
     environment |= {
-        "PATH": f"{stand_ins}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(stand_ins), make_stand_ins(), os.environ["PATH"]]),
         "PYTHONPATH": str(GUIDE.parents[2]),
     }
     workflow = yaml.safe_load(blocks("yaml")[1])

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import cnnprobe
 from cnnprobe.cli import main
 from cnnprobe.document.render import list_formats
+from tests.support.python import run_python
 
 ROOT = Path(__file__).parent.parent
 MODELS = """
@@ -472,11 +473,10 @@ def test_ctrl_c_ends_the_command_with_one_line(folder):
 
 
 def test_what_a_child_process_of_the_model_prints_stays_out_of_the_result(folder):
-    out, error = start(
-        "probe", "cli_models.py:Chatty", "--input", "1,3,8,8", "--format", "json"
-    ).communicate(timeout=120)
-    assert "Chatty" == json.loads(out)["trace"]["model"]
-    assert "printed by a child" in error
+    arguments = ("probe", "cli_models.py:Chatty", "--input", "1,3,8,8", "--format", "json")
+    done = run_python("-m", "cnnprobe", *arguments)
+    assert "Chatty" == json.loads(done.stdout)["trace"]["model"]
+    assert "printed by a child" in done.stderr
 
 
 def test_a_terminal_that_lacks_a_letter_gets_escapes_not_a_failure(folder):

@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -30,6 +29,7 @@ from cnnprobe.records import schema
 from cnnprobe.records.history import drift
 from cnnprobe.stats import native
 from reference_models.models import CNNModel, SimpleCNN
+from tests.support.python import run_python
 
 
 def small(*, inplace=False):
@@ -759,7 +759,7 @@ KILLED = """
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_killed_run_keeps_what_it_had_written(tmp_path):
     path = tmp_path / "run.jsonl"
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(path)], check=False)
+    ended = run_python("-c", textwrap.dedent(KILLED), str(path))
     assert -signal.SIGKILL == ended.returncode
     history = cnnprobe.load(path).history
     assert tuple(range(7)) == history.steps

@@ -1,11 +1,12 @@
 """The pytest plugin beside others and in every kind of test: subprocesses that load what is named and nothing else."""
 
 import os
-import subprocess
 import sys
 import textwrap
 
 import pytest
+
+from tests.support.python import run_python
 
 OPTIONS = {  # by the names of their entry points, as pytest would load them: pytest-randomly looks for xdist by it
     "pytest-torch": ["-p", "pytest_torch"],
@@ -85,7 +86,6 @@ OF_OTHERS = {
 
 def run(tmp_path, others, *options):
     command = [
-        sys.executable,
         "-m",
         "pytest",
         "-p",
@@ -100,8 +100,9 @@ def run(tmp_path, others, *options):
     own = {
         name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
     }  # it is no worker of the run that it is in
-    done = subprocess.run(
-        [*command, *options],
+    done = run_python(
+        *command,
+        *options,
         cwd=tmp_path,
         env={
             **own,
@@ -109,10 +110,6 @@ def run(tmp_path, others, *options):
             "PYTHONPATH": os.pathsep.join(sys.path),
             "COLUMNS": "120",
         },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
     )
     return done.stdout + done.stderr
 
