@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -27,7 +28,7 @@ def replace_outputs(loss: Loss, crash: Crash, outcome: Outcome) -> dict[str, Any
     given: dict[str, Any] = {}
     for name in (loss.names[0], *COMPARED):
         value = loss.arguments.get(name)
-        if not isinstance(value, Tensor) or name in given:
+        if not isinstance(value, Tensor) or name in given or value.dtype == torch.bool:
             continue
         shape = tuple(value.shape)
         i = next((i for i in left if before[i] == shape), 0)

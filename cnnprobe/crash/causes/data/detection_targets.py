@@ -1,0 +1,156 @@
+"""Targets of a detection model of torchvision's that are not as it expects them."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.crash.cause import Example, cause
+from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.inputs import ChangeArguments
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+
+_DETECTION = "torchvision/models/detection/"
+_HEAD = """
+import torchvision
+
+model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+    weights=None, weights_backbone=None, num_classes=3
+)
+"""
+
+CORNERS = Example(
+    _HEAD
+    + """
+boxes = torch.tensor([[30.0, 40.0, 12.0, 20.0]])
+args = [torch.rand(3, 64, 64)] * 2, [{"boxes": boxes, "labels": torch.tensor([1])}] * 2
+""",
+    old="torch.tensor([[30.0, 40.0, 12.0, 20.0]])",
+    new="torch.tensor([[30.0, 40.0, 42.0, 60.0]])",
+    blames="",
+    repair="'xywh', 'xyxy'",
+    on_meta=False,
+)
+
+
+@cause(code="CP0H5", name="detection-targets", stage="forward", prior=990, examples=CORNERS)
+def detection_targets(crash: Crash) -> Iterator[Suspect]:
+    """The targets of a detection model are not what torchvision expects.
+
+    Why it happens: COCO writes boxes as (x, y, width, height) and YOLO as centres in shares of
+    the image, where torchvision reads two corners, (x1, y1, x2, y2), in pixels; an image without
+    objects has no boxes of shape (0, 4).
+    What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"), and leave out boxes without
+    width or height.
+    Known exceptions: in eval mode no targets are needed.
+    Source: torchvision.models.detection.fasterrcnn_resnet50_fpn, "targets".
+    """
+    given = _read_given(crash)
+    if given is None:
+        return
+    images, targets = given
+    for i, target in enumerate(targets):
+        boxes = target.get("boxes") if isinstance(target, Mapping) else None
+        if not isinstance(boxes, Tensor) or boxes.is_meta:
+            continue
+        if boxes.dim() != 2 or boxes.shape[-1] != 4:
+            yield _explain_shape(i, boxes)
+            return
+        flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        if bool(flat.any()):
+            yield _explain_boxes(images, targets, i, int(flat.nonzero()[0]))
+            return
+
+
+def _read_given(crash: Crash) -> tuple[Sequence[Any], Sequence[Any]] | None:
+    """The images and the targets that the model was given, as they were before it resized them."""
+    frames = [frame for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
+    paths = [frame.f_code.co_filename.replace("\\", "/") for frame in frames]
+    if not any(_DETECTION in path for path in paths):
+        return None
+    given = dict(zip(("images", "targets"), crash.args, strict=False)) | dict(crash.kwargs)
+    if not given.get("images") or not given.get("targets"):
+        return None
+    return given["images"], given["targets"]
+
+
+def _explain_shape(i: int, boxes: Tensor) -> Suspect:
+    edits: list[Candidate] = []
+    if not boxes.numel():
+        edits = [_change("boxes.reshape(-1, 4)", lambda boxes, _size: boxes.reshape(-1, 4))]
+    return Suspect(
+        module="",
+        message=f"the boxes of target {i} are {tuple(boxes.shape)}, but have to be (objects, 4)",
+        arithmetic=f"boxes {tuple(boxes.shape)}",
+        candidates=tuple(edits),
+        weight=STRONG,
+    )
+
+
+def _explain_boxes(images: Sequence[Any], targets: Sequence[Any], i: int, j: int) -> Suspect:
+    every = torch.cat([t["boxes"].reshape(-1, 4) for t in targets])
+    height, width = images[i].shape[-2:]
+    box = targets[i]["boxes"][j].tolist()
+    said = f"box {j} of target {i} has no area as (x1, y1, x2, y2): {box}"
+    is_share = bool((every >= 0).all() and (every <= 1).all())
+    inside = torch.tensor([width, height], device=every.device) + 1
+    fits = bool((every[:, 2:] > 0).all() and (every[:, :2] + every[:, 2:] <= inside).all())
+    candidates: list[Candidate] = []
+    if is_share:
+        said += "; all lie within 0 and 1, as the centres and sizes of YOLO do"
+        code = "box_convert(boxes, 'cxcywh', 'xyxy') * boxes.new_tensor([w, h, w, h])"
+        candidates = [_change(code, _scale)]
+    elif fits:
+        said += "; all fit the images as (x, y, width, height), as COCO writes them"
+        code = "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')"
+        candidates = [_change(code, _to_corners)]
+    else:
+        code = "keep = (boxes[:, 2:] > boxes[:, :2]).all(1)"
+        text = "leave out the boxes without area, with their labels"
+        candidates = [propose(Advice(title=f"{text}: {code}", code=code))]
+    return Suspect(
+        module="",
+        message=said,
+        arithmetic=f"width {box[2] - box[0]:g}, height {box[3] - box[1]:g}; the image is "
+        f"{width} x {height}",
+        candidates=tuple(candidates),
+        weight=STRONG + 1,
+    )
+
+
+def _to_corners(boxes: Tensor, _size: Tensor) -> Tensor:
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+
+
+def _scale(boxes: Tensor, size: Tensor) -> Tensor:
+    corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
+    return corners * size
+
+
+def _change(code: str, function: Callable[[Tensor, Tensor], Tensor]) -> Candidate:
+    """Other boxes in every target."""
+
+    def change(
+        args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        images = args[0] if args else kwargs["images"]
+        old = kwargs["targets"] if "targets" in kwargs else args[1]
+        new = [_change_one(*pair, function) for pair in zip(images, old, strict=False)]
+        if "targets" in kwargs:
+            return args, {**kwargs, "targets": new}
+        return (args[0], new, *args[2:]), kwargs
+
+    title = f"make the boxes of each target corners: {code}"
+    if "reshape" in code:
+        title = f"make boxes of no objects with four columns: {code}"
+    return propose(ChangeArguments(title=title, code=code, function=change), weight=STRONG)
+
+
+def _change_one(
+    image: Tensor, target: Mapping[str, Any], function: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Any]:
+    size = target["boxes"].new_tensor([*image.shape[:-3:-1]] * 2)
+    return {**target, "boxes": function(target["boxes"], size)}
