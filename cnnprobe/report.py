@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.document.layout import lay_out_trace
-from cnnprobe.document.layout.findings import add_findings
+from cnnprobe.document.layout import FRAGMENT, SECTIONS, lay_out_trace
 from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
@@ -19,7 +18,6 @@ from cnnprobe.records.history import History
 from cnnprobe.records.totals import total
 from cnnprobe.records.trace import Trace
 
-_SAVED = ("trace", "findings", "explanation", "graph", "history")
 _PARTS: Mapping[str, Any] = {
     "trace": Trace,
     "findings": tuple[Finding, ...],
@@ -30,20 +28,6 @@ _PARTS: Mapping[str, Any] = {
 """What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
 
 _SHOWN_IN_NOTEBOOK = 200  # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
-_FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
-_PAGE = (
-    "failure",
-    "patch",
-    "evidence",
-    "history",
-    "totals",
-    "shares",
-    "modules",
-    "graph",
-    "notes",
-    "parameters",
-    "traceback",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -89,12 +73,12 @@ class Report:
         """
         if format == "json":
             return schema.to_text(
-                Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _SAVED}
+                Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _PARTS}
             )
         if format == "html":
             return self._render_page(depth)
         if format == "fragment":
-            return render(_lay_out(self, depth, _FRAGMENT, drawn=True), format)
+            return render(_lay_out(self, depth, FRAGMENT, drawn=True), format)
         return render(_lay_out(self, depth, None), format, width=width, colour=colour)
 
     def _render_page(self, depth: int | None) -> str:
@@ -102,7 +86,7 @@ class Report:
         from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
         return render_page(
-            _lay_out(self, depth, _PAGE, folded=False, drawn=True), data=self.to("json")
+            _lay_out(self, depth, SECTIONS, folded=False, drawn=True), data=self.to("json")
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -135,7 +119,7 @@ class Report:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
-        document = _lay_out(self, None, _FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
+        document = _lay_out(self, None, FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
         text = render(_lay_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
         return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
@@ -216,12 +200,8 @@ def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
 def _lay_out(
     report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any
 ) -> Document:
-    parts = {"explanation": report.explanation, "graph": report.graph, "history": report.history}
-    document = lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
-    crashed = report.explanation is not None and (sections is None or "failure" in sections)
-    # What raised has its own place in the document.
-    others = [f for f in report.findings if not (crashed and f.is_crash)]
-    return add_findings(document, others, report.trace) if others else document
+    parts = {name: getattr(report, name) for name in _PARTS if name != "trace"}
+    return lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
 
 
 def write_file(target: Path, text: str) -> None:

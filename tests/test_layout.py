@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from cnnprobe.diagnosis import Finding
 from cnnprobe.document.layout import fold_rows, lay_out_parameters, lay_out_trace, list_entries
 from cnnprobe.document.layout.boxes import map_boxes_to_keys
 from cnnprobe.document.layout.folded_rows import join_names
 from cnnprobe.document.render import Facts, Notice, Shares, Table
 from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import BLOCKS, module_graph
+from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.totals import total
 from cnnprobe.records.trace import Trace
 from tests import traces
@@ -525,3 +527,27 @@ def test_a_part_that_is_nearly_all_is_shown_by_its_own_parts():
         if isinstance(b, Shares)
     )
     assert [("0.fc", 16)] == [(part.name, part.number) for part in parameters.parts]
+
+
+DEAD = Finding(rule="dead-relu", code="CP101", message="99.8% zeros", fix="lower the rate")
+CRASH = Finding(rule="missing-flatten", code="CP001", message="no flatten", fix="nn.Flatten()")
+WHY = Explanation(
+    diagnosis="missing-flatten", stage="forward", module="", code="CP001", message="no flatten"
+)
+
+
+def test_findings_stand_between_the_title_and_the_introduction():
+    blocks = lay_out_trace(traces.tiny(), findings=[DEAD]).blocks
+    kinds = [type(block).__name__ for block in blocks[:4]]
+    assert ["Heading", "Text", "Notice", "Text"] == kinds
+    assert "dead-relu: 99.8% zeros" == blocks[2].text
+
+
+def test_crash_is_no_finding_where_the_failure_has_its_own_place():
+    def read(**options):
+        blocks = lay_out_trace(traces.failing(), findings=[CRASH, DEAD], **options).blocks
+        return [b.text for b in blocks if isinstance(b, Notice) and ": " in b.text]
+
+    assert any(text.startswith("missing-flatten: ") for text in read(sections=("modules",)))
+    shown = read(explanation=WHY, sections=("modules", "failure"))
+    assert 1 == sum("no flatten" in text for text in shown)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cnnprobe.diagnosis import Finding
 from cnnprobe.document.blocks import Block, Code, Document, Folded, Heading, Table, Text
 from cnnprobe.document.layout.boxes import draw_graph_pictures
 from cnnprobe.document.layout.entries import Entry, list_entries
@@ -13,6 +14,7 @@ from cnnprobe.document.layout.explanations import (
     build_patch_blocks,
     lay_out_explanation,
 )
+from cnnprobe.document.layout.findings import build_finding_blocks
 from cnnprobe.document.layout.folded_rows import fold_rows
 from cnnprobe.document.layout.histories import build_history_blocks, lay_out_history
 from cnnprobe.document.layout.parts import build_shares
@@ -32,23 +34,9 @@ from cnnprobe.records.totals import total
 from cnnprobe.records.trace import Trace
 
 __all__ = [
-    "SECTIONS", "Entry", "fold_rows", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
+    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "fold_rows", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
 ]  # fmt: skip
 
-SECTIONS = (
-    "failure",
-    "patch",
-    "evidence",
-    "history",
-    "modules",
-    "totals",
-    "notes",
-    "parameters",
-    "shares",
-    "graph",
-    "traceback",
-)
-_USUAL = ("failure", "evidence", "history", "modules", "totals", "notes")
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
@@ -63,6 +51,7 @@ class _View:
     graph: Graph | None = None
     explanation: Explanation | None = None
     history: History | None = None
+    findings: Sequence[Finding] = ()
 
 
 def lay_out_trace(
@@ -76,19 +65,21 @@ def lay_out_trace(
     graph: Graph | None = None,
     explanation: Explanation | None = None,
     history: History | None = None,
+    findings: Sequence[Finding] = (),
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
     Args:
         trace: what happened.
         depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`; default failure, evidence, history, modules, totals, notes.
+        sections: which parts, of `SECTIONS`, in which order; default `USUAL`.
         folded: whether identical neighbours are shown as one row.
         most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
         drawn: whether the table has a column of drawings of how the values lie.
         graph: autograd's, shown in the section "graph" after the pictures of the modules.
         explanation: why it raised; stands in place of the bare failure.
         history: the training steps that were watched, shown before the modules.
+        findings: what is wrong, root causes first; they stand right under the title.
 
     Raises:
         UsageError: `depth` is negative.
@@ -100,15 +91,29 @@ def lay_out_trace(
             where="layout",
             fix="give 0 for the model alone, 1 for its children, None for all",
         )
-    view = _View(depth, folded, most_rows, drawn, graph, explanation, history)
-    blocks: list[Block] = [Heading(text=trace.model, level=1), Text(text=introduce(trace))]
-    for section in _USUAL if sections is None else sections:
+    sections = USUAL if sections is None else sections
+    # What raised has its own place in the document.
+    others = tuple(f for f in findings if not _has_own_place(f, explanation, sections))
+    view = _View(depth, folded, most_rows, drawn, graph, explanation, history, others)
+    blocks: list[Block] = [Heading(text=trace.model, level=1)]
+    blocks += [*_show_findings(trace, view), Text(text=introduce(trace))]
+    for section in sections:
         if section not in _MAKERS:
             raise UnknownNameError(
                 f"no section named {section!r}", where="layout", fix=suggest(section, SECTIONS)
             )
         blocks += _MAKERS[section](trace, view)
     return Document(title=trace.model, blocks=tuple(blocks))
+
+
+def _show_findings(trace: Trace, view: _View) -> Iterable[Block]:
+    return build_finding_blocks(view.findings, trace) if view.findings else ()
+
+
+def _has_own_place(
+    finding: Finding, explanation: Explanation | None, sections: Sequence[str]
+) -> bool:
+    return finding.is_crash and explanation is not None and "failure" in sections
 
 
 def lay_out_parameters(trace: Trace) -> Document:
@@ -209,16 +214,23 @@ def _show_traceback(trace: Trace, _view: _View) -> Iterable[Block]:
         )
 
 
+# A part of a report is named here and nowhere else, in the order of a page: drawings before tables.
 _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "failure": _show_failure,
     "patch": _show_patch,
     "evidence": _show_evidence,
     "history": _show_history,
-    "modules": _show_modules,
     "totals": _show_totals,
+    "shares": _show_shares,
+    "modules": _show_modules,
+    "graph": _show_graph,
     "notes": _show_notes,
     "parameters": _show_parameters,
-    "shares": _show_shares,
-    "graph": _show_graph,
     "traceback": _show_traceback,
 }
+SECTIONS = tuple(_MAKERS)
+"""The parts of a report. Findings are none of them: they stand in every report, under its title."""
+
+USUAL = ("failure", "evidence", "history", "modules", "totals", "notes")
+FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")
+"""What a notebook shows."""

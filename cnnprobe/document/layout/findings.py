@@ -1,21 +1,10 @@
 """Findings as people read them: what is wrong, where, and what to do; the root causes first, the rest folded."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cnnprobe.diagnosis import Finding, Severity, fold
 from cnnprobe.document.blocks import Block, Document, Folded, Heading, Notice, Text
 from cnnprobe.records.trace import Trace
-
-
-def add_findings(
-    document: Document, findings: Sequence[Finding], trace: Trace | None = None
-) -> Document:
-    """The document with the findings before everything else but its title; each points to the row of its module in `trace`."""
-    return replace(
-        document,
-        blocks=(*document.blocks[:1], *build_finding_blocks(findings, trace), *document.blocks[1:]),
-    )
 
 
 def lay_out_findings(title: str, findings: Sequence[Finding]) -> Document:
