@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cnnprobe.document.layout.graphs import save_graph
+from cnnprobe.document.graph_files import save_graph
 from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import Edge, Graph, Node
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import cnnprobe
+from cnnprobe.document.graph_formats import GRAPH_FORMATS, GraphFormat
 from cnnprobe.document.render import engines
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.graph import Call, Edge, Graph, Node, module_graph, unreached
@@ -451,6 +452,17 @@ def test_unknown_format_and_suffix_name_the_known_ones(tmp_path):
         graph.to("svgg")
     with pytest.raises(UnknownNameError, match=r"no graph format has the suffix '\.xyz'"):
         graph.save(tmp_path / "graph.xyz")
+
+
+def test_new_format_of_graphs_is_one_entry(tmp_path, monkeypatch):
+    def write_names(graph):
+        return " ".join(node.name for node in graph.nodes)
+
+    entry = GraphFormat(suffixes=(".names",), write=write_names)
+    monkeypatch.setitem(GRAPH_FORMATS, "names", entry)
+    graph = Graph(nodes=(Node(0, "Conv2d", "module", "conv"), Node(1, "ReLU", "module", "relu")))
+    assert "Conv2d ReLU" == graph.to("names")
+    assert "Conv2d ReLU" == graph.save(tmp_path / "net.names").read_text()
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".dot", ".mmd", ".md", ".txt", ".json", ".html"])

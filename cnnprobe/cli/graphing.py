@@ -18,15 +18,13 @@ from cnnprobe.cli.options import (
 from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import progress
-from cnnprobe.errors import TargetError, UnknownNameError, suggest
+from cnnprobe.document.graph_formats import find_format, list_suffixes, list_text_formats
+from cnnprobe.errors import TargetError
 
 if TYPE_CHECKING:
     from cnnprobe.graph import Graph
     from cnnprobe.recorder.autograd import KeptGraph
     from cnnprobe.records.trace import Trace
-
-_FORMATS = ("text", "svg", "dot", "mermaid", "markdown", "json", "html")
-_ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".png", ".pdf")
 
 
 @click.command(
@@ -75,11 +73,15 @@ _ENDINGS = (".svg", ".dot", ".gv", ".mmd", ".md", ".txt", ".json", ".html", ".pn
 @click.option(
     "--format",
     "form",
-    type=click.Choice(_FORMATS),
+    type=click.Choice(list_text_formats()),
     help="Form of the result.  [default: by the suffix of -o, else text]",
 )
 @click.option(
-    "-o", "--output", "file", metavar="FILE", help="Write the graph there: " + " ".join(_ENDINGS)
+    "-o",
+    "--output",
+    "file",
+    metavar="FILE",
+    help="Write the graph there: " + " ".join(list_suffixes()),
 )
 def graph_command(
     model: ModelRequest,
@@ -104,12 +106,8 @@ def graph_command(
     """
     wished = OutputRequest(format="text", file=file, width=None)
     check_file(wished)
-    if file is not None and form is None and Path(file).suffix.lower() not in _ENDINGS:
-        raise UnknownNameError(
-            f"no graph format has the suffix {Path(file).suffix!r}",
-            where=f"-o {file}",
-            fix=suggest(Path(file).suffix, _ENDINGS),
-        )
+    if file is not None and form is None:
+        find_format(Path(file), where=f"-o {file}")
     with prints_on_stderr():
         loaded = load(model, given)
         with progress(f"running {model.spec}"):
@@ -228,7 +226,7 @@ def _life(label: str, graph: "KeptGraph | None") -> str:
 
 
 def _put(graph: "Graph", form: str | None, file: str | None, engine: str) -> None:
-    from cnnprobe.document.layout.graphs import save_graph
+    from cnnprobe.document.graph_files import save_graph
 
     if file is None or form is not None:
         write(graph.to(form or "text"), OutputRequest(format=None, file=file, width=None))

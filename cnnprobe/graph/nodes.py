@@ -118,7 +118,7 @@ class Graph:
         Raises:
             UnknownNameError: there is no such format.
         """
-        return _room("cnnprobe.document.layout.graphs").render_graph(self, format)  # type: ignore[no-any-return]
+        return _room("cnnprobe.document.graph_files").render_graph(self, format)  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> Path:
         """Write the graph in the format that the name's ending tells; ".png" and ".pdf" need Graphviz.
@@ -126,7 +126,7 @@ class Graph:
         Raises:
             UsageError: no format has this ending, or its engine is not there.
         """
-        _room("cnnprobe.document.layout.graphs").save_graph(self, path)
+        _room("cnnprobe.document.graph_files").save_graph(self, path)
         return Path(path)
 
     def __str__(self) -> str:
