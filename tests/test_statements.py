@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from examples import explain_program, explain_text, open_program
 
 from cnnprobe.crash.cause import HEAD
@@ -137,3 +138,17 @@ def test_explaining_a_loop_over_a_loader_leaves_the_order_of_the_loader(tmp_path
         program.run(program.model)
     assert ("loop-elements", None) == (explanation.diagnosis, explanation.module)
     assert torch.equal(seen, program.random.get_state())
+
+
+def test_loss_that_a_backward_shows_is_called_with_the_output_as_the_user_called_it(tmp_path):
+    text = (
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = nn.Linear(4, 3)\n\n    def forward(self, x):\n"
+        "        return self.fc(x.squeeze())\n\n\nmodel = Net()\n\n\ndef run(model):\n"
+        "    F.cross_entropy(model(torch.ones(1, 4, 1)), torch.tensor([2])).backward()\n"
+    )
+    program = open_program(HEAD + text, tmp_path)
+    first = explain_program(program).repairs[0]
+    with torch.no_grad():
+        wanted = F.cross_entropy(program.model.fc(torch.ones(1, 4)), torch.tensor([2]))
+    assert first.tried.endswith(f"gives {wanted:.4g}")

@@ -108,16 +108,21 @@ def configure(crash: Crash, fqn: str, **changes: Any) -> Reconfigure:
 
 def configure_alike(crash: Crash, fqn: str, **changes: Any) -> tuple[Reconfigure, ...]:
     """As `configure`, with the same layer of each block of the same class that did not run yet."""
+    called = {call.fqn for call in crash.trace.calls}
+    names = [name for name in list_alike(crash, fqn) if name == fqn or name not in called]
+    return tuple(configure(crash, name, **changes) for name in names)
+
+
+def list_alike(crash: Crash, fqn: str) -> list[str]:
+    """A layer, and the same layer of each other block of the same class, where it is alike."""
     owner = fqn.rpartition(".")[0]
     while owner and class_of(crash.modules[owner]).__module__.startswith("torch."):
         owner = owner.rpartition(".")[0]
     kind, path = type(crash.modules[owner]), fqn.removeprefix(owner).removeprefix(".")
-    called = {call.fqn for call in crash.trace.calls}
     blocks = [name for name, module in crash.modules.items() if type(module) is kind and name]
     same = [f"{name}.{path}" for name in blocks if owner and name != owner]
     layer = repr(crash.modules[fqn])
-    found = [n for n in same if n not in called and repr(crash.modules.get(n)) == layer]
-    return tuple(configure(crash, name, **changes) for name in (fqn, *found))
+    return [fqn, *(name for name in same if repr(crash.modules.get(name)) == layer)]
 
 
 def rewrite_call(

@@ -231,10 +231,12 @@ def _find_differentiated_loss(crash: Crash) -> Iterator[Loss]:
     if not isinstance(x, Tensor) or not isinstance(target, Tensor):
         return
     before = type(node.next_functions[0][0]).__name__ if node is not None else ""
+    # Given what log_softmax made, cross_entropy is nll_loss; given logits, it is what was called.
+    name = "cross_entropy" if before.startswith("LogSoftmax") else info.name
     yield Loss(
         name=info.name,
-        shown="F.cross_entropy" if before.startswith("LogSoftmax") else f"F.{info.name}",
-        function=getattr(F, info.name),
+        shown=f"F.{name}",
+        function=getattr(F, name),
         arguments={"input": x.detach().requires_grad_(), "target": target},
         names=("input", "target"),
     )

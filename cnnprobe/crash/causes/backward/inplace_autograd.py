@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.build import list_alike
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change
@@ -19,10 +20,11 @@ from cnnprobe.crash.facts.saved import (
     find_saved,
 )
 from cnnprobe.crash.facts.words import operation, quote, read_line, shorten
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
 from cnnprobe.operations import is_writing, resolve_name, select
 from cnnprobe.records.trace import ModuleCall
 
+_MOST_NAMED = 4  # layers in the title of a repair
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 EXAMPLE = Example(
@@ -51,8 +53,47 @@ EXAMPLE = Example(
     repair="write x = x + y instead of x += y",
 )
 
+BLOCKS = Example(
+    """
+    class Block(nn.Module):
+        def __init__(self, count):
+            super().__init__()
+            self.fc = nn.Linear(count, count)
+            self.activation = nn.ELU(inplace=True)
 
-@cause(code="CP082", name="inplace-autograd", stage="backward", prior=860, examples=EXAMPLE)
+        def forward(self, x):
+            return x * self.activation(self.fc(x).sigmoid())
+
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(Block(6), Block(6), Block(6))
+
+        def forward(self, x):
+            return self.body(x)
+
+
+    model = Net()
+
+
+    def run(model):
+        F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
+    """,
+    old="nn.ELU(inplace=True)",
+    new="nn.ELU(inplace=False)",
+    blames="body.2.activation",
+    repair="set inplace=False in 'body.0.activation', 'body.1.activation', 'body.2.activation'",
+)
+
+
+@cause(
+    code="CP082",
+    name="inplace-autograd",
+    stage="backward",
+    prior=860,
+    examples=(EXAMPLE, BLOCKS),
+)
 def inplace_autograd(crash: Crash) -> Iterator[Suspect]:
     """A tensor that an operation saved for its backward was overwritten in place.
 
@@ -88,16 +129,19 @@ def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
         )
     at, call = writer
     edits = [edit for edit in (_avoid_writing(crash, call),) if edit is not None]
+    candidates = [propose(edit, weight=STRONG) for edit in edits]
+    if call.fqn is not None:
+        candidates += _avoid_all(crash, call.fqn)
     if resolve_name(operation(call)) in select(effect="fills"):
         title = f"clone the tensor before writing to it at {shorten(call.source)}: x = x.clone()"
-        edits += [_clone_saved(crash, maker[1])] if maker is not None else []
-        edits.append(Advice(title=title, code="x = x.clone()"))
+        candidates += [propose(_clone_saved(crash, maker[1]))] if maker is not None else []
+        candidates.append(propose(Advice(title=title, code="x = x.clone()")))
     return Suspect(
         module=call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
         message=f"{crash.describe_call(call)} overwrites in place a tensor that {keeper} "
         "saved for its backward",
         arithmetic=f"saved by {saved.node.name()}, overwritten by call {at} ({call.kind})",
-        candidates=tuple(propose(edit) for edit in edits),
+        candidates=tuple(candidates),
         weight=STRONG,
         raised_in=f"the backward of {keeper}",
     )
@@ -150,15 +194,30 @@ def _writes(crash: Crash, call: ModuleCall) -> bool:
     return bool(getattr(crash.modules.get(call.fqn), "inplace", False))
 
 
+def _avoid_all(crash: Crash, fqn: str) -> Iterator[Candidate]:
+    """The same in every block of the class, or in all such layers: each of them overwrites."""
+    kind = type(crash.modules[fqn])
+    every = [n for n, m in crash.modules.items() if type(m) is kind and getattr(m, "inplace", 0)]
+    alike = list_alike(crash, fqn)
+    groups = (([n for n in every if n in alike], USUAL), (every, POSSIBLE))
+    for names, weight in groups:
+        if len(names) > 1:
+            edits = tuple(_avoid_in(name) for name in names)
+            shown = ", ".join(map(quote, names[:_MOST_NAMED])) + ", ..." * (
+                len(names) > _MOST_NAMED
+            )
+            yield Candidate(edits=edits, weight=weight, summary=f"set inplace=False in {shown}")
+
+
+def _avoid_in(fqn: str) -> Reconfigure:
+    title = f"set inplace=False in {quote(fqn)}"
+    return Reconfigure(title=title, code="inplace=False", module=fqn, changes={"inplace": False})
+
+
 def _avoid_writing(crash: Crash, call: ModuleCall) -> Edit | None:
     """The same call without writing."""
     if call.fqn is not None:
-        return Reconfigure(
-            title=f"set inplace=False in {quote(call.fqn)}",
-            code="inplace=False",
-            module=call.fqn,
-            changes={"inplace": False},
-        )
+        return _avoid_in(call.fqn)
     name, place = operation(call), shorten(call.source)
     symbol, plain, respell = _SYMBOLS.get(resolve_name(name), ""), name.rstrip("_"), ""
     if symbol and f"{symbol}=" in read_line(call.source):

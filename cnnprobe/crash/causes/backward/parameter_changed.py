@@ -1,11 +1,18 @@
 """A parameter was changed between the forward and the backward that needs it."""
 
+import ast
 from collections.abc import Iterator
+
+from torch import Tensor
+from torch.optim import Optimizer
 
 from cnnprobe.crash.cause import Example, cause
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.facts.frames import find_frames, parse_function, read_names
 from cnnprobe.crash.facts.saved import describe_keeper, find_changed_parameter, find_saved
+from cnnprobe.crash.facts.values import read_attribute
+from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 EXAMPLE = Example(
@@ -62,16 +69,46 @@ def parameter_changed(crash: Crash) -> Iterator[Suspect]:
         if parameter is not None:
             owner = crash.owner_of_parameter(parameter)
             is_own = owner in crash.modules
-            title = (
-                "call optimizer.step() after the last backward(), "
-                "or run the forward again after the step"
-            )
+            step = _find_step(crash, parameter)
+            shown, place = step if step is not None else ("optimizer.step()", "")
+            title = f"call {shown} after the last backward(), or run the forward again after it"
             yield Suspect(
                 module=owner if is_own else None,
                 message=f"the parameter '{parameter}' was changed in place between the forward "
-                "and the backward that needs it",
+                f"and the backward that needs it{f', by {shown} at {place}' if place else ''}",
                 arithmetic=f"{describe_keeper(crash, saved.node)} saved it for its backward "
                 f"({saved.node.name()})",
                 candidates=(propose(Advice(title=title)),),
                 weight=STRONG,
             )
+
+
+def _find_step(crash: Crash, parameter: str) -> tuple[str, str] | None:
+    """The step that changed a parameter, as it is written, and its line.
+
+    It is the last before the failing line of an optimizer that holds the parameter.
+    """
+    owner, _, name = parameter.rpartition(".")
+    module = crash.modules.get(owner)
+    value = module._parameters.get(name) if module is not None else None
+    tree, names = parse_function(crash.error), read_names(crash.error)
+    frames = find_frames(crash.error)
+    last = frames[-1].lineno or 0 if frames else 0
+    found = [
+        (call.lineno, ast.unparse(call))
+        for call in (ast.walk(tree) if tree is not None else ())
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "step"
+        and _holds(read_attribute(call.func.value, names), value)
+        and call.lineno < last
+    ]
+    if not found:
+        return None
+    line, text = max(found)
+    return text, shorten(f"{frames[-1].filename}:{line}")
+
+
+def _holds(optimizer: object, parameter: Tensor | None) -> bool:
+    groups = optimizer.param_groups if isinstance(optimizer, Optimizer) else []
+    return any(one is parameter for group in groups for one in group["params"])

@@ -68,6 +68,25 @@ EXAMPLES = (
         blames=None,
         repair="write scheduler.step(loss.item())",
     ),
+    Example(
+        """
+        model = nn.Linear(4, 2)
+
+
+        def run(model):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            watcher = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            loss = model(torch.randn(3, 4)).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            valid_loss = model(torch.ones(3, 4)).pow(2).mean().item()
+            watcher.step()
+        """,
+        old="watcher.step()",
+        new="watcher.step(valid_loss)",
+        blames=None,
+        repair="write watcher.step(valid_loss)",
+    ),
 )
 
 
@@ -108,21 +127,22 @@ def _suspect_missing(crash: Crash) -> Iterator[Suspect]:
     if name == "optimizer":
         fitting = [n for n, v in values.items() if isinstance(v, Optimizer)]
     else:
-        fitting = [n for n, v in values.items() if isinstance(v, Tensor) and v.numel() == 1]
+        fitting = [n for n, v in values.items() if _is_metric(n, v)]
         fitting.sort(key=lambda n: (not n.startswith("val"), "loss" not in n))
     given = fitting[0] if fitting else name
     value = values.get(given)
-    is_number = isinstance(value, Tensor) and not isinstance(called.owner, GradScaler)
-    code = f"{called.shown}({given}.item())" if is_number else f"{called.shown}({given})"
+    is_number = isinstance(value, Tensor | float) and not isinstance(called.owner, GradScaler)
+    shown = f"{given}.item()" if is_number and isinstance(value, Tensor) else given
+    code = f"{called.shown}({shown})"
 
     def check() -> str:
         shared = {id(t): t for t in _list_tensors(called.owner)}
         other = copy.deepcopy(called.owner, shared)
-        getattr(other, called.method)(value.item())  # type: ignore[union-attr]
-        return f"a copy of the {kind} takes {given}.item()"
+        getattr(other, called.method)(float(value))  # type: ignore[arg-type]
+        return f"a copy of the {kind} takes {shown}"
 
     title = f"write {code}"
-    if name == "metrics":
+    if name == "metrics" and not given.startswith("val"):
         title += ", or the loss on the validation data, once in each epoch"
     written = replace_expression(crash.error, called.node, code)
     is_tried = is_number and isinstance(called.owner, ReduceLROnPlateau)
@@ -139,6 +159,13 @@ def _suspect_missing(crash: Crash) -> Iterator[Suspect]:
         weight=STRONG,
         raised_in=f"{kind}.{called.method}",
     )
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    """Whether a variable may be what a scheduler watches."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return type(value) is float and ("loss" in name or name.startswith("val"))
 
 
 def _list_tensors(owner: Any) -> list[Tensor]:
