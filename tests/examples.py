@@ -1,9 +1,11 @@
 """Runs the examples of causes: each is a program in a file of its own, as a user has it."""
 
+import atexit
 import functools
 import itertools
 import linecache
 import pathlib
+import shutil
 import sys
 import tempfile
 import types
@@ -55,8 +57,10 @@ def explain_text(text, folder):
 
 @functools.cache
 def make_folder():
-    """One folder for the programs of a process."""
-    return tempfile.mkdtemp(prefix="cnnprobe-examples-")
+    """One folder for the programs of a process; gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="cnnprobe-examples-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @functools.cache

@@ -1,9 +1,12 @@
 """What is said of crashes that users post, each from a file as they have it: cause, module, repair, the patch, and nothing of the corrected twin."""
 
+import functools
 import itertools
+import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import types
 
 import pytest
@@ -29,18 +32,23 @@ CASES = [pytest.param(post, id=post.name) for post in POSTS]
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """A file as a module, which is forgotten afterwards."""
-
-    def read(path):
-        module = types.ModuleType(f"post_{next(_NUMBERS)}")
-        module.__file__ = str(path)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+def explain_file(path):
+    """What is said of the program in a file."""
+    module = types.ModuleType(f"post_{next(_NUMBERS)}")
+    module.__file__ = str(path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, module.__name__, module)
         exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-        return module
+        return explain(module)
 
-    return read
+
+@functools.cache
+def explain_post(post):
+    """What is said of a post as it was written; asked by several tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "net.py"
+        path.write_text(post.source)
+        return explain_file(path)
 
 
 def explain(module):
@@ -57,12 +65,8 @@ def explain(module):
 
 
 @pytest.mark.parametrize("post", CASES)
-def test_fault_module_and_repair_of_a_posted_crash_are_named_and_its_patch_mends_it(
-    post, tmp_path, opened
-):
-    path = tmp_path / "net.py"
-    path.write_text(post.source)
-    explanation = explain(opened(path))
+def test_fault_module_and_repair_of_a_posted_crash_are_named_and_its_patch_mends_it(post, tmp_path):
+    explanation = explain_post(post)
     assert (post.diagnosis, post.blames) == (explanation.diagnosis, explanation.module), (
         explanation.message
     )
@@ -70,13 +74,15 @@ def test_fault_module_and_repair_of_a_posted_crash_are_named_and_its_patch_mends
     assert post.repair in " ".join(shown)
     best = explanation.repairs[0]
     if best.patch:
+        path = tmp_path / "net.py"
+        path.write_text(post.source)
         subprocess.run(
             ["patch", "-s", str(path)],
             input=re.sub(r"(?m)^(---|\+\+\+) .*$", r"\1 net.py", best.patch),
             text=True,
             check=True,
         )
-        assert explain(opened(path)) is None
+        assert explain_file(path) is None
 
 
 class Unflattened(nn.Module):
@@ -118,18 +124,14 @@ def test_shadow_of_a_distributed_model_does_not_talk_to_other_ranks(monkeypatch)
 
 
 @pytest.mark.parametrize("post", CASES)
-def test_corrected_twin_of_a_posted_crash_gives_no_explanation(post, tmp_path, opened):
+def test_corrected_twin_of_a_posted_crash_gives_no_explanation(post, tmp_path):
     path = tmp_path / "net.py"
     path.write_text(post.corrected)
-    assert explain(opened(path)) is None
+    assert explain_file(path) is None
 
 
-def test_two_fifths_of_the_posted_crashes_have_a_patch(tmp_path, opened):
-    found = []
-    for post in POSTS:
-        path = tmp_path / f"{post.name}.py"
-        path.write_text(post.source)
-        found.append(any(repair.patch for repair in explain(opened(path)).repairs))
+def test_two_fifths_of_the_posted_crashes_have_a_patch():
+    found = [any(repair.patch for repair in explain_post(post).repairs) for post in POSTS]
     assert sum(found) >= 0.4 * len(found)
 
 

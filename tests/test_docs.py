@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,26 +9,16 @@ import pytest
 import cnnprobe
 from cnnprobe import testing
 from cnnprobe.crash.cause import all_causes
+from tests.support.python import run_python
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_docs_build_without_a_warning(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "--builder",
-        "html",
-        "--fail-on-warning",
-        "--keep-going",
-        "--quiet",
-        "docs",
-        str(tmp_path / "built"),
-    ]
+    options = ("--builder", "html", "--fail-on-warning", "--keep-going", "--quiet")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+    done = run_python(
+        "-m", "sphinx", *options, "docs", tmp_path / "built", cwd=ROOT, env=environment
     )
     assert (0, "") == (done.returncode, done.stderr)
     rules = (tmp_path / "built" / "reference" / "rules.html").read_text(encoding="utf-8")

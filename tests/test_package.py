@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import pathlib
 import subprocess
 import sys
@@ -51,11 +52,17 @@ PACKAGE = pathlib.Path(cnnprobe.__file__).parent
 TORCHS = frozenset(dir(torch.nn.Module()) + dir(torch.Tensor) + ["_fields", "_replace"])
 
 
+@functools.cache
 def read_rooms():
     """The syntax of each file with the room that it is in."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        yield room, path, ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        (
+            path.relative_to(PACKAGE).parts[0].removesuffix(".py"),
+            path,
+            ast.parse(path.read_text(encoding="utf-8")),
+        )
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
 
 
 def is_private(name):
