@@ -15,6 +15,7 @@ lint: .venv/installed
 	"$(BIN)/ruff" format --check cnnprobe reference_models tests benchmarks
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports" --no-cache
+	"$(BIN)/vulture"
 
 docs: .venv/installed
 	"$(BIN)/python" -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html

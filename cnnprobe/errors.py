@@ -4,7 +4,6 @@ ProbeError                  anything that cnnprobe reports by itself (exit code 
 ├── UsageError              the request cannot be understood (exit code 2)
 │   └── UnknownNameError    a name that is not there; also a KeyError
 ├── TargetError             the model, its weights or its inputs could not be had (exit code 3)
-├── ShapeError              a tensor has not the shape that is needed; also a ValueError
 └── CheckError              a check failed (exit code 1)
     └── NonFiniteError      a NaN or Inf was met where a monitor was told to stop at the first
 """
@@ -58,10 +57,6 @@ class UnknownNameError(UsageError, KeyError):
 
 class TargetError(ProbeError):
     """The model, its weights or its inputs could not be had."""
-
-
-class ShapeError(ProbeError, ValueError):
-    """A tensor has not the shape that is needed."""
 
 
 class CheckError(ProbeError):

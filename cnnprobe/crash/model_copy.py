@@ -91,7 +91,7 @@ class ModelCopy:
                     parent._modules[name] = module
                     self.undo.append(_put_back(parent._modules, name, old))
 
-    def apply(self, edits: Iterable["Editing"]) -> None:
+    def apply(self, edits: Iterable[Editing]) -> None:
         """Make changes, with new layers on the device that the shadow is on."""
         first = next(iter(self.model.parameters()), None)
         with torch.device("meta" if self.meta else first.device if first is not None else "cpu"):

@@ -124,7 +124,6 @@ class Labels:
     uniform: int = 0  # batches of one class
     batches: int = 0  # batches of at least two samples
     ordered: bool = False  # the labels of the whole data set never fall
-    informative: float | None = None  # accuracy of a shallow probe over that of chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +202,6 @@ class Expected:
     ignored: int = -100  # label that the loss leaves out
     batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one
     seconds: float | None = None  # of a training step
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of its weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,7 +96,7 @@ class Loop:
             self._exits.callback(handle.remove)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.observe(on=False)
         self._exits.close()
         self._marked.clear()

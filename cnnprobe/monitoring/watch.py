@@ -138,7 +138,7 @@ class Watch(Events):
         self.loop.observe(on=self.pace.is_due(0))
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self.loop.backward and not self.optimizers:
                 self.loop.finish()

@@ -18,7 +18,6 @@ WRITTEN = len(
 )  # the column that is 1 where the row holds statistics, 0 where none were available
 WIDTH = 16  # doubles in a row: two cache lines
 SIGNED = 512  # histogram slots: exponent + 127 for positive values, 256 more for negative ones
-PER_CHANNEL = ("count", "mean", "std", "zeros", "nonfinite")
 
 
 class Measured:

@@ -14,8 +14,6 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-Handler = Callable[[dict[str, Any], types.FrameType], None]
-
 
 def _step_code() -> types.CodeType | None:
     """The function that torch puts around every optimizer's step."""
@@ -65,7 +63,7 @@ class LoopWatch:
         sys.setprofile(self._profile)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         sys.setprofile(self._previous)
 
     def _profile(self, frame: types.FrameType, event: str, argument: object) -> None:  # noqa: ARG002

@@ -24,7 +24,7 @@ from cnnprobe.diagnosis.evidence import (
 )
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, is_compiled
-from cnnprobe.recorder.inventory import check_model, has_values, is_lazy, named_modules
+from cnnprobe.recorder.inventory import check_model, has_values, is_lazy
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
@@ -519,8 +519,3 @@ def _first_bad_derivative(
         ),
         None,
     )
-
-
-def module_names(model: nn.Module) -> list[str]:
-    """The fqns of a model."""
-    return [fqn for fqn, _, _ in named_modules(model)]

@@ -6,7 +6,7 @@ import math
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -422,13 +422,6 @@ def _shortened(call: ModuleCall) -> ModuleCall:
 
 def _renamed(info: TensorInfo) -> TensorInfo:
     return replace(info, source=_short(info.source)) if isinstance(info.source, str) else info
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """What every run of steps starts with: the seed that makes dropout masks and augmentation equal from step to step."""
-
-    seed: int = 0
 
 
 def seeded(step: Callable[[], Any], seed: int) -> Callable[[], Any]:

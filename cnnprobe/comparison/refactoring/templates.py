@@ -1,6 +1,6 @@
 """A block class before it is written: what all its instances share, and the arguments that they differ in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cnnprobe.comparison.refactoring.branches import Item, Parallel
@@ -59,9 +59,6 @@ class Term:
         return tuple(
             value * factor if isinstance(value, int) else value for value in self.variable.values
         )
-
-
-Terms = Mapping[int, Mapping[str, Term]]  # id of a layer of the pattern -> its arguments
 
 
 @dataclass(slots=True)

@@ -190,7 +190,7 @@ class Unfreeze(Edit):
     """Let the parameters of a module require gradients."""
 
     def apply(self, twin: ModelCopy) -> None:
-        """See Edit."""
+        """Make it."""
         for parameter in twin.module(self.module or "").parameters():
             if not parameter.requires_grad:
                 parameter.requires_grad_(True)

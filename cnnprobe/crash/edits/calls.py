@@ -288,7 +288,7 @@ class ReplaceBackward(Edit):
     function: Callable[..., Any]
 
     def apply(self, twin: ModelCopy) -> None:
-        """See Edit."""
+        """Make it."""
         old = self.kind.__dict__["backward"]
         twin.undo.append(lambda: setattr(self.kind, "backward", old))
         self.kind.backward = staticmethod(self.function)
@@ -302,7 +302,7 @@ class DetachKept(Edit):
     steps: int = 2
 
     def apply(self, twin: ModelCopy) -> None:
-        """See Edit."""
+        """Make it."""
 
         def detach(module: nn.Module, _args: Any) -> None:
             registry = module._buffers if self.name in module._buffers else module.__dict__
@@ -323,7 +323,7 @@ class ChangeArguments(Edit):
     source: str = ""
 
     def apply(self, twin: ModelCopy) -> None:
-        """See Edit."""
+        """Make it."""
 
         def change(_called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             given = dict(zip(self.names, args, strict=False)) | kwargs

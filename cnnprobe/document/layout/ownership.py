@@ -19,7 +19,6 @@ class Ownership:
     elements_below: tuple[
         int, ...
     ]  # by module: elements of the parameters counted in it and in the modules below
-    first_calls: Mapping[int, int]  # module -> its first call
     has_parameters: tuple[
         bool, ...
     ]  # by module: whether it, or a module below, uses any, tied ones included
@@ -102,7 +101,6 @@ class _Reckoning:
             borrowed=frozenset(borrowed),
             module_index=self.index,
             elements_below=tuple(self._add_up(elements)),
-            first_calls=self.first,
             has_parameters=tuple(
                 self._propagate_upwards([self._uses_parameters(i) for i in range(len(elements))])
             ),
