@@ -1,6 +1,7 @@
 """The contributors' page: its picture is the import graph, its files exist, its paths are the package's."""
 
 import ast
+import graphlib
 import pathlib
 import re
 
@@ -27,6 +28,32 @@ def read_imports():
             rooms = {name for name in names if not name.startswith("_")}
             found.setdefault(room, set()).update(rooms - {room})
     return found
+
+
+def read_module_imports(path):
+    """The files of the package that a file imports, also inside functions and for types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # A crash and what is asked of it know each other by type.
+    typing_only = {
+        id(node)
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.If) and "TYPE_CHECKING" in ast.unparse(guard.test)
+        for node in ast.walk(guard)
+        if "crash" in path.parts
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing_only:
+            place = ROOT / (node.module or "").replace(".", "/")
+            for alias in node.names:
+                inside = place / f"{alias.name}.py", place / alias.name / "__init__.py"
+                whole = place.with_suffix(".py"), place / "__init__.py"
+                yield from [each for each in (*inside, *whole) if each.exists()][:1]
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = list(PACKAGE.rglob("*.py"))
+    imports = {path: {*read_module_imports(path)} - {path} for path in files}
+    assert len(files) == len(list(graphlib.TopologicalSorter(imports).static_order()))
 
 
 def drop_indirect(imports):

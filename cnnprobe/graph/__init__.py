@@ -1,6 +1,7 @@
 """A graph of operations or module calls as plain data, and what can be done with one: fold, compare, lay out. No torch."""
 
-from cnnprobe.graph.difference import Change, GraphDifference
+from cnnprobe.graph.changes import Change, GraphDifference
+from cnnprobe.graph.graph import Graph
 from cnnprobe.graph.modules import module_graph
 from cnnprobe.graph.nodes import (
     BLOCKS,
@@ -14,7 +15,6 @@ from cnnprobe.graph.nodes import (
     PARAMETER,
     Call,
     Edge,
-    Graph,
     Node,
     Saved,
 )

@@ -2,35 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from cnnprobe.graph.nodes import Graph, Node
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A module (or the operations of one) that ran `before` times in the first graph and `after` times in the second."""
-
-    module: str | None  # fqn; None: outside of every recorded call
-    name: str  # class of the module, or of the operation ("AddBackward0") where no whole call came or went
-    before: int
-    after: int
-    sources: tuple[str, ...] = ()  # the user's lines of what came or went
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphDifference:
-    """All that differs, in the order of the forward pass; true if anything does."""
-
-    changes: tuple[Change, ...] = ()
-    reshaped: tuple[tuple[Node, Node], ...] = ()  # the same operation with another shape or dtype
-
-    def __bool__(self) -> bool:
-        return bool(self.changes or self.reshaped)
-
-    def __str__(self) -> str:
-        return "\n".join(sentences(self)) or "the graphs are alike"
-
+from cnnprobe.graph.changes import Change, GraphDifference
+from cnnprobe.graph.graph import Graph
+from cnnprobe.graph.nodes import Node
 
 Key = tuple[
     str | None, int, str, int
@@ -67,27 +42,6 @@ def difference(before: Graph, after: Graph) -> GraphDifference:
     common = [(old[key], new[key]) for key in old if key in new and key[0] not in changed]
     reshaped = tuple((a, b) for a, b in common if (a.shape, a.dtype) != (b.shape, b.dtype))
     return GraphDifference(changes=(*calls, *operations), reshaped=reshaped)
-
-
-def sentences(found: GraphDifference) -> Iterator[str]:
-    """The difference in words, one line each."""
-    for change in found.changes:
-        where = f"'{change.module}' ({change.name})" if change.module is not None else change.name
-        if change.name.endswith(("Backward0", "Backward1", "Backward2")) or change.module == "":
-            where = f"{change.name} in '{change.module}'" if change.module else change.name
-        lines = f", at {', '.join(change.sources)}" if change.sources else ""
-        yield f"{where} ran {_times(change.after)} instead of {_times(change.before)}{lines}"
-    for a, b in found.reshaped:
-        where = f" in '{a.module}'" if a.module else ""
-        yield f"{a.parameter or a.name}{where} gives {_form(b)} instead of {_form(a)}"
-
-
-def _times(count: int) -> str:
-    return {0: "not at all", 1: "once", 2: "twice"}.get(count, f"{count} times")
-
-
-def _form(node: Node) -> str:
-    return f"{node.shape} {node.dtype}"
 
 
 def _calls(before: Graph, after: Graph) -> Iterator[Change]:

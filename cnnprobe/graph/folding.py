@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprobe.errors import UnknownNameError, suggest
-from cnnprobe.graph.nodes import BLOCKS, MODULE, MORE, Edge, Graph, Node
+from cnnprobe.graph.graph import Graph
+from cnnprobe.graph.nodes import BLOCKS, MODULE, MORE, Edge, Node
 from cnnprobe.graph.order import by_dependence
 from cnnprobe.graph.repeats import runs
 from cnnprobe.graph.tree import Item, Tree, signatures

@@ -5,7 +5,8 @@ It comes from the recording and so stands also where autograd has built nothing:
 
 from collections.abc import Iterator, Sequence
 
-from cnnprobe.graph.nodes import FUNCTION, INPUT, MODULE, Call, Edge, Graph, Node
+from cnnprobe.graph.graph import Graph
+from cnnprobe.graph.nodes import FUNCTION, INPUT, MODULE, Call, Edge, Node
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cnnprobe.graph.nodes import Graph
+from cnnprobe.graph.graph import Graph
 from cnnprobe.operations import OperationInfo, find_function
 from cnnprobe.records.trace import ModuleCall, ParameterInfo, Trace
 

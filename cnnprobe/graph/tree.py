@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from cnnprobe.graph.nodes import PARAMETER, Call, Graph
+from cnnprobe.graph.graph import Graph
+from cnnprobe.graph.nodes import PARAMETER, Call
 
 Item = tuple[int | None, int]  # (call, -1) or (None, node)
 

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
 from cnnprobe.errors import NonFiniteError
 from cnnprobe.monitoring import drafts
-from cnnprobe.monitoring.hooks import LayerHook
+from cnnprobe.monitoring.hooks import LayerHook, Wiring
+from cnnprobe.monitoring.settings import Settings
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.history import NonFinite
@@ -20,13 +21,24 @@ from cnnprobe.stats import summarise
 from cnnprobe.stats.sheet import SLOT
 from cnnprobe.stats.table import WRITTEN
 
-if TYPE_CHECKING:
-    from cnnprobe.monitoring.watch import Watch
-
 _SMALLER = "lower the learning rate or clip the gradients: the numbers grew until they overflowed"
 
 
-def see(watch: "Watch", hook: LayerHook, at: int, args: Any, output: Tensor) -> None:
+class Watched(Protocol):
+    """What an alarm reads of a watch; what was met first in this step is written to `seen`."""
+
+    step: int
+    seen: NonFinite | None
+    ledger: Ledger
+    settings: Settings
+    wiring: Wiring
+
+    @property
+    def before(self) -> int | None:
+        """The last observed step."""
+
+
+def see(watch: Watched, hook: LayerHook, at: int, args: Any, output: Tensor) -> None:
     """A layer has put out what is not finite; its inputs are still at hand."""
     row = watch.wiring.sheet.table.values[watch.wiring.sheet.next - 1]
     nan, inf, count = int(row[NAN]), int(row[INF]), int(row[COUNT])
@@ -54,7 +66,7 @@ def see(watch: "Watch", hook: LayerHook, at: int, args: Any, output: Tensor) -> 
         )
 
 
-def refuse_loss(watch: "Watch", value: float) -> None:
+def refuse_loss(watch: Watched, value: float) -> None:
     """Stop at a loss that is not finite."""
     if math.isfinite(value):
         return
@@ -72,7 +84,7 @@ def refuse_loss(watch: "Watch", value: float) -> None:
     )
 
 
-def refuse_gradients(watch: "Watch") -> None:
+def refuse_gradients(watch: Watched) -> None:
     """Stop before the optimizer spoils the weights; gradients that are still on a device are told of at the end of the step."""
     sheet = watch.wiring.sheet
     values = sheet.table.values[: sheet.next]
@@ -94,7 +106,7 @@ def refuse_gradients(watch: "Watch") -> None:
     )
 
 
-def refuse_late(watch: "Watch") -> None:
+def refuse_late(watch: Watched) -> None:
     """Stop after the step, at what came from a device meanwhile."""
     ledger = watch.ledger
     found = ledger.nonfinite
