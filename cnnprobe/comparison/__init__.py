@@ -427,14 +427,7 @@ def _backward(
                 )
         return
     asked = "gradients" in wanted
-    runs = []
-    for subject in subjects:
-        try:
-            runs.append(differentiate(subject, gradients=asked))
-        except RuntimeError as error:
-            runs.append(
-                Backward(gradients={}, nodes=(), why_not=f"the backward pass raised: {error}")
-            )
+    runs = [_differentiate(subject, gradients=asked) for subject in subjects]
     reasons = [
         (which, run.why_not)
         for which, run in zip(("actual", "expected"), runs, strict=True)
@@ -465,6 +458,13 @@ def _backward(
         draft.levels["autograd"] = not found
         if found:
             draft.add("autograd", draft.end, f"autograd graph: {found}")
+
+
+def _differentiate(subject: Subject, *, gradients: bool) -> Backward:
+    try:
+        return differentiate(subject, gradients=gradients)
+    except RuntimeError as error:
+        return Backward(gradients={}, nodes=(), why_not=f"the backward pass raised: {error}")
 
 
 def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: Tolerance) -> None:

@@ -250,17 +250,7 @@ def _canonical(
     after = made[0].shape if made else ()
     if name == "flatten":
         return _reshape(before, after) if made else (name, config)
-    config = {
-        key: _shortest(value) if name.startswith(_PAIRWISE) else value
-        for key, value in config.items()
-        if value != "<Tensor>"
-    }
-    for key in ("dim", "start_dim", "end_dim", "dim0", "dim1"):
-        value = config.get(key)
-        if isinstance(value, int) and value < 0 and before:
-            config[key] = value + len(before)
-    if isinstance(config.get("reduction"), int):
-        config["reduction"] = _REDUCTIONS[int(str(config["reduction"]))]
+    config = _spell_values(name, config, len(before))
     if name.startswith("conv"):
         _complete_convolution(name, config, shapes)
     elif name.startswith(("max_pool", "avg_pool")) and config.get("stride") in (None, ()):
@@ -281,6 +271,22 @@ def _canonical(
     elif name.startswith("dropout") and config.get("p") == 0:
         return "identity", {}
     return ("identity", {}) if name == "identity" else (name, config)
+
+
+def _spell_values(name: str, config: Mapping[str, object], rank: int) -> dict[str, object]:
+    """The arguments with one spelling for each value: (3, 3) is 3, and dim -1 is counted from the front."""
+    spelt = {
+        key: _shortest(value) if name.startswith(_PAIRWISE) else value
+        for key, value in config.items()
+        if value != "<Tensor>"
+    }
+    for key in ("dim", "start_dim", "end_dim", "dim0", "dim1"):
+        value = spelt.get(key)
+        if isinstance(value, int) and value < 0 and rank:
+            spelt[key] = value + rank
+    if isinstance(spelt.get("reduction"), int):
+        spelt["reduction"] = _REDUCTIONS[int(str(spelt["reduction"]))]
+    return spelt
 
 
 def _reshape(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, dict[str, object]]:

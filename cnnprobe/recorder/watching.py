@@ -286,7 +286,8 @@ class Watcher(TorchFunctionMode):
 
     # -- calls of functions ------------------------------------------------------------------------------------------------
 
-    def __torch_function__(
+    # In one piece: it runs at every call of a function, where a further frame would cost more than the row.
+    def __torch_function__(  # noqa: C901
         self,
         func: Any,
         types: Any,
