@@ -1,4 +1,4 @@
-"""A crash into an Explanation: the cause, the module to blame, and repairs that were tried. Runs copies of the model, never the user's own."""
+"""A crash into an Explanation: the cause, the module to blame, and repairs that were tried."""
 
 import contextlib
 import contextvars
@@ -33,15 +33,16 @@ _explaining = contextvars.ContextVar("explaining", default=False)
 def explain(crash: Crash) -> Explanation | None:
     """The explanation of a crash of the forward, the loss, the backward or the optimizer step.
 
-    The model, its inputs and the random generators are left as they are; a crash that cannot be explained gives None rather than
-    another exception.
+    Runs copies of the model: it, its inputs and the random generators are left as they are. A
+    crash that cannot be explained gives None rather than another exception.
 
     >>> import torch
     >>> from torch import nn
     >>> from cnnprobe.recorder import observe
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(9, 2))
     >>> seen = observe(model, (torch.ones(3, 4),), {})
-    >>> explanation = explain(Crash(error=seen.error, model=model, trace=seen.trace, args=(torch.ones(3, 4),)))
+    >>> crash = Crash(error=seen.error, model=model, trace=seen.trace, args=(torch.ones(3, 4),))
+    >>> explanation = explain(crash)
     >>> explanation.diagnosis, explanation.module, explanation.repairs[0].title
     ('linear-in-features', '1', "set in_features=8 in '1' (now 9)")
     """
@@ -94,8 +95,7 @@ def _explain_line(crash: Crash) -> Explanation:
 
 def failure_and_explanation(crash: Crash) -> tuple[Failure | None, Explanation | None]:
     """The Failure of a crash outside the forward, with its explanation."""
-    explanation = explain(crash)
-    if explanation is None or explanation.stage == "forward":
+    if (explanation := explain(crash)) is None or explanation.stage == "forward":
         return None, explanation
     failure = to_failure(crash.error, explanation.stage, explanation.source, explanation.raised_in)
     return failure, explanation

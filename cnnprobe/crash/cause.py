@@ -4,37 +4,69 @@ A cause is one file in `causes`, which is found by itself. A user's own is a fil
 `load_causes`, or an entry point of the group "cnnprobe.causes".
 """
 
-import difflib
 import functools
 import importlib
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.suspect import Suspect
+from cnnprobe.crash.suspect import (
+    FALLBACK,
+    LAST,
+    POSSIBLE,
+    STRONG,
+    USUAL,
+    Candidate,
+    Candidates,
+    Suspect,
+    blame,
+    propose,
+)
 from cnnprobe.diagnosis import Severity
 from cnnprobe.diagnosis.discovery import find_entries, load_entries, read_page, read_sentence
 from cnnprobe.errors import UsageError
 
+__all__ = [
+    "FALLBACK",
+    "LAST",
+    "POSSIBLE",
+    "STRONG",
+    "USUAL",
+    "Candidate",
+    "Candidates",
+    "Cause",
+    "Crash",
+    "Example",
+    "Suspect",
+    "Suspects",
+    "all_causes",
+    "blame",
+    "cause",
+    "load_causes",
+    "propose",
+    "vary",
+]
+
 STAGES = ("forward", "loss", "backward", "step", "around")  # "around": anywhere but in the forward
 HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n\n\n"
+Suspects = Iterator[Suspect]
 Find = Callable[[Crash], Iterable[Suspect]]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A program that crashes, and what corrects it: `new` in the place of `old`.
+    """A program that crashes, and its correction, as one diff: "- " goes, "+ " comes instead.
 
     The program makes `model` and `args`, the arguments of the forward that raises; or `model` and
-    a function `run(model)` that raises. torch, nn and F are imported for it.
+    a function `run(model)` that raises. torch, nn and F are imported for it, and the blank lines
+    around its functions are added.
     """
 
     program: str
-    old: str
-    new: str
     blames: str | None = None  # fqn of the module to blame; None: no module
     repair: str = ""  # what the title of the first repair holds; "": no repair is known
     is_tried: bool = True  # the first repair was tried
@@ -43,27 +75,54 @@ class Example:
     @property
     def sick(self) -> str:
         """The program as it crashes."""
-        return HEAD + textwrap.dedent(self.program).strip() + "\n"
+        return self._write("-")
 
     @property
     def repaired(self) -> str:
         """The program as it runs."""
-        if self.sick.count(self.old) != 1:
-            raise UsageError(
-                f"{self.old!r} stands {self.sick.count(self.old)} times in the example",
-                where="Example",
-                fix="name a part that stands in it once",
-            )
-        return self.sick.replace(self.old, self.new)
+        return self._write("+")
 
     @property
     def diff(self) -> str:
         """The program with its correction, as a diff of the whole."""
-        before, after = self.sick.splitlines(), self.repaired.splitlines()
-        lines = list(
-            difflib.ndiff(before[len(HEAD.splitlines()) :], after[len(HEAD.splitlines()) :])
-        )
-        return "\n".join(f"    {line}".rstrip() for line in lines if not line.startswith("?"))
+        return "\n".join(f"    {line}".rstrip() for line in self._read())
+
+    def _read(self) -> list[str]:
+        lines = textwrap.dedent(self.program.strip("\n")).rstrip().splitlines()
+        return list(_space([line for line in lines if line.strip()]))
+
+    def _write(self, mark: str) -> str:
+        kept = [line[2:] for line in self._read() if line[:1] in (mark, " ", "")]
+        return HEAD + "\n".join(kept) + "\n"
+
+
+def vary(program: str, right: str, wrong: str, repair: str, **options: Any) -> Example:
+    """An example of a program, one part of which, a line or within a line, is written wrongly."""
+    lines = textwrap.dedent(program.strip("\n")).rstrip().splitlines()
+    (at,) = (i for i, line in enumerate(lines) if right in line)
+    spoilt = lines[at].replace(right, wrong).splitlines()
+    diff = [f"  {line}" for line in lines]
+    diff[at : at + 1] = [*(f"- {line}" for line in spoilt), f"+ {lines[at]}"]
+    return Example("\n".join(diff), repair=repair, **options)
+
+
+def _space(lines: list[str]) -> Iterator[str]:
+    """The lines of a diff of a program, with blank lines around its classes and functions."""
+    last, is_block = "  ", False
+    for line in lines:
+        code, before = line[2:], last[2:]
+        starts = code.lstrip().startswith(("def ", "class ", "@"))
+        goes_on = not before or before.lstrip().startswith("@") or before.endswith(":")
+        if goes_on or (last[0], line[0]) == ("-", "+"):
+            yield from ()
+        elif not code.startswith((" ", ")", "]", "}")):
+            yield from ("", "") if starts or is_block else ()
+        elif starts and code.startswith("    ") and code[4] != " ":
+            yield ""
+        if not code.startswith((" ", ")", "]", "}")):
+            is_block = starts
+        yield line
+        last = line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +154,13 @@ class Cause:
 
 
 def cause(
-    *,
     code: str,
     name: str,
+    examples: Example | tuple[Example, ...] = (),
+    *,
     stage: str | tuple[str, ...] = "forward",
     family: str = "",
     prior: int = 0,
-    examples: Example | tuple[Example, ...] = (),
 ) -> Callable[[Find], Cause]:
     """Make a Cause of a function that takes a Crash and yields Suspects.
 
@@ -145,8 +204,7 @@ def all_causes() -> tuple[Cause, ...]:
     >>> [cause.code for cause in all_causes() if cause.name == "missing-flatten"]
     ['CP001']
     """
-    causes = importlib.import_module("cnnprobe.crash.causes")
-    return find_entries(causes, "cnnprobe.causes", Cause)
+    return find_entries(importlib.import_module("cnnprobe.crash.causes"), "cnnprobe.causes", Cause)
 
 
 def load_causes(paths: Iterable[str | os.PathLike[str]]) -> tuple[Cause, ...]:

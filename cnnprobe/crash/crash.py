@@ -108,6 +108,12 @@ class Crash:
         return {fqn: module for fqn, module, _ in named_modules(self.model)}
 
     @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter of the model, once for each module that holds it."""
+        found = [p for m in self.modules.values() for p in m._parameters.values()]
+        return [p for p in found if p is not None]
+
+    @cached_property
     def index(self) -> int | None:
         """Index of the failing row."""
         return self.trace.failure.call if self.trace.failure is not None else None
@@ -125,15 +131,14 @@ class Crash:
 
     @property
     def leaf(self) -> nn.Module | None:
-        """The failing module where it is a stock layer: what raised is then torch's own code in it."""
+        """The failing module where it is a stock layer, in whose code torch raised."""
         module = self.module
         return module if module is not None and is_leaf(module) else None
 
     @property
     def owner(self) -> str:
-        """Fqn of the module whose own forward made the failing call (the failing module itself if its own code raised)."""
-        call = self.call
-        if call is None:
+        """Fqn of the module whose own forward made the failing call, or whose own code raised."""
+        if (call := self.call) is None:
             return ""
         if call.fqn is not None and self.leaf is None:
             return call.fqn
@@ -158,7 +163,7 @@ class Crash:
         return self.trace.calls[info.source] if isinstance(info.source, int) else None
 
     def walk_back(self, info: TensorInfo) -> Iterator[tuple[int, ModuleCall]]:
-        """The rows on the main path back to the input, latest first: always through the first input that some call made."""
+        """The rows back to the input, latest first: always by the first input that a call made."""
         seen: set[int] = set()
         source = info.source
         while isinstance(source, int) and source not in seen:
@@ -178,8 +183,7 @@ class Crash:
             owner, _, name = info.source.rpartition(".")
             is_buffer = owner in self.modules and name in self.modules[owner]._buffers
             return f"the {'buffer' if is_buffer else 'parameter'} '{info.source}'"
-        call = self.find_producer(info)
-        if call is None and self.is_input(info):
+        if (call := self.find_producer(info)) is None and self.is_input(info):
             return self._describe_input(info)
         if call is None:
             found = self.find_attribute(info)
@@ -199,14 +203,19 @@ class Crash:
         place = shorten(call.source)
         return f"{call.kind}" + (f" at {place}" if place else "")
 
+    def describe_module(self, fqn: str) -> str:
+        """A module in words: 'fc1' (Linear), or the model's class."""
+        module = self.modules.get(fqn)
+        return quote(fqn) + (f" ({class_of(module).__name__})" if module is not None else "")
+
     def is_input(self, info: TensorInfo) -> bool:
-        """Whether a tensor came as an argument of the model, as far as shapes, types and strides tell."""
+        """Whether a tensor is an argument of the model, as far as shape, type and strides tell."""
         if info.source is not None or not self.trace.calls:
             return False
         return any(_alike(t, info) for t in self.root_inputs)
 
     def find_root(self, info: TensorInfo) -> TensorInfo | None:
-        """The tensor that the model was given from which another came: itself, or the first on its main path."""
+        """The tensor that the model was given from which another came on its main path."""
         if info.source is None:
             return next((t for t in self.root_inputs if _alike(t, info)), None)
         first = next(iter(self.list_path(info)), None)
@@ -218,7 +227,7 @@ class Crash:
         return next((t for t in found if t is not None), None)
 
     def find_attribute(self, info: TensorInfo) -> tuple[str, str] | None:
-        """The plain attribute of a module that a tensor was or was cut from, as far as shape, dtype and device tell: fqn and name."""
+        """The plain attribute that a tensor came from, as far as it looks alike: fqn and name."""
         if info.source is not None:
             first = next(iter(self.list_path(info)), None)
             root = (
@@ -238,7 +247,7 @@ class Crash:
         return None
 
     def read_bounds(self, info: TensorInfo) -> tuple[float, float] | None:
-        """Least and greatest value of a tensor: as recorded, or read from the argument that it was."""
+        """Least and greatest value of a tensor: as recorded, or read from the argument."""
         if info.stats is not None and "min" in info.stats:
             return info.stats["min"], info.stats["max"]
         for value in tree_leaves((self.args, dict(self.kwargs))):
@@ -270,9 +279,8 @@ class Crash:
         return fqn.rpartition(".")[0]
 
     def find_container(self, fqn: str) -> str:
-        """The outermost of torch's own containers (below the root) that was handed what arrived at `fqn`: the part that got the wrong thing."""
-        call = self.call
-        if call is None or call.fqn != fqn or not call.inputs:
+        """The outermost of torch's containers below the root that got what arrived at `fqn`."""
+        if (call := self.call) is None or call.fqn != fqn or not call.inputs:
             return fqn
         best, above = fqn, call.parent
         while above is not None and above != 0:
@@ -288,7 +296,7 @@ class Crash:
         return best
 
     def _handed_on(self, above: int) -> bool:
-        """Whether nothing between the entry of a container and the failing call has changed the shape of what it was given."""
+        """Whether what a container was given arrived at the failing call in the same shape."""
         shape = self.inputs[0].shape
         given = self.trace.calls[above].inputs
         between = self.trace.calls[above + 1 : self.index]
@@ -301,13 +309,6 @@ class Crash:
 
 def _alike(a: TensorInfo, b: TensorInfo) -> bool:
     return (a.shape, a.dtype, a.strides, a.device) == (b.shape, b.dtype, b.strides, b.device)
-
-
-def describe_module(crash: Crash, fqn: str) -> str:
-    """'fc1' (Linear), or the model's class."""
-    module = crash.modules.get(fqn)
-    kind = class_of(module).__name__ if module is not None else ""
-    return f"{quote(fqn)} ({kind})" if kind else quote(fqn)
 
 
 def to_failure(error: BaseException, stage: str, source: str, operation: str = "") -> Failure:

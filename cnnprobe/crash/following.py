@@ -1,4 +1,4 @@
-"""What comes after a failing part of the loop, run on a value in its place: torch's functions alone.
+"""What comes after a failing part of the loop, run on a value in its place: torch's functions.
 
 A repair of one part is no repair where the next line raises for it.
 """

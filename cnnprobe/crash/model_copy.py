@@ -1,4 +1,4 @@
-"""A shadow of a model on which repairs are tried: on the meta device, or a small real copy. Runs the model again, never the user's own."""
+"""A copy of a model on which repairs are tried: on the meta device, or a small real one."""
 
 import contextlib
 import copy
@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.records.trace import Trace
 
-LARGEST_COPY = 200_000_000  # elements of parameters and inputs that are really copied for a trial; 800 MB in float32
+LARGEST_COPY = 200_000_000  # elements that are really copied for a trial; 800 MB in float32
 _DEEPEST = 4  # levels of plain lists and dicts in which modules and tensors are looked for
 
 Rewriting = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -41,15 +41,8 @@ class Outcome:
     error: BaseException | None = None
 
 
-class Editing(Protocol):
-    """A change that can be made in a shadow."""
-
-    def apply(self, shadow: "ModelCopy") -> None:
-        """Make it; what takes it back goes onto `shadow.undo`."""
-
-
 class ModelCopy:
-    """A copy of the model with its arguments, edits that can be taken back, and a forward that is watched."""
+    """A copy of the model with its arguments, edits that can be taken back, and a forward."""
 
     def __init__(
         self,
@@ -75,9 +68,9 @@ class ModelCopy:
         self.undo: list[Callable[[], None]] = []
         self.autocast: torch.dtype | None = None  # the forward runs under it
 
-    def module(self, fqn: str) -> nn.Module:
-        """The shadow's module of a name."""
-        return next(module for name, module, _ in named_modules(self.model) if name == fqn)
+    def module(self, fqn: str | None) -> nn.Module:
+        """The shadow's module of a name; None: the root."""
+        return next(m for name, m, _ in named_modules(self.model) if name == (fqn or ""))
 
     def set_module(self, fqn: str, module: nn.Module) -> None:
         """Put another module in the place of `fqn`, under all of its names."""
@@ -91,12 +84,23 @@ class ModelCopy:
                     parent._modules[name] = module
                     self.undo.append(_put_back(parent._modules, name, old))
 
-    def apply(self, edits: Iterable[Editing]) -> None:
+    def apply(self, edits: Iterable[Any]) -> None:
         """Make changes, with new layers on the device that the shadow is on."""
         first = next(iter(self.model.parameters()), None)
         with torch.device("meta" if self.meta else first.device if first is not None else "cpu"):
             for edit in edits:
                 edit.apply(self)
+
+    def rewrite(self, kind: str, source: str, function: Rewriting) -> None:
+        """Do something else in place of the calls of a function on a line; "" is every line."""
+        entry = (kind, source, function)
+        self.rewrites.append(entry)
+        self.undo.append(lambda: self.rewrites.remove(entry))
+
+    def hook_inputs(self, module: nn.Module, change: Callable[..., Any]) -> None:
+        """Change what a module is called with, before any other hook of it."""
+        handle = module.register_forward_pre_hook(change, with_kwargs=True, prepend=True)
+        self.undo.append(handle.remove)
 
     def reset(self, kept: int = 0) -> None:
         """Take every edit back but the first `kept` steps."""
@@ -149,16 +153,13 @@ class ModelCopy:
         with hush(), torch.enable_grad(), contextlib.ExitStack() as stack:
             self._enter(stack)
             output = self.model(*self.args, **self.kwargs)
-            ends = [
-                t.float().sum()
-                for t in tree_leaves(output)
-                if isinstance(t, Tensor) and t.requires_grad
-            ]
+            tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+            ends = [t.float().sum() for t in tensors]
             torch.autograd.backward(ends)
         return bool(ends)
 
     def _is_honest(self, trace: Trace) -> bool:
-        """Whether no layer was given what only the meta device lets pass: another dtype, or other channels of a transposed convolution."""
+        """Whether no layer got what only meta lets pass: another dtype, or other channels."""
         if not self.meta:
             return True
         modules = {fqn: module for fqn, module, _ in named_modules(self.model)}
@@ -189,28 +190,21 @@ def _put_back(registry: dict[str, Any], name: str, value: Any) -> Callable[[], N
 
 
 class _Rewriter(TorchFunctionMode):
-    """Hands the calls of one function on one line of the user's to what is to stand there instead."""
+    """Hands the calls of one function on one line to what is to stand there instead."""
 
     def __init__(self, rewrites: list[tuple[str, str, Rewriting]]) -> None:
         super().__init__()
         self.rewrites = rewrites
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call, or what is to stand in its place."""
         kwargs = kwargs or {}
         kind = operation_of(func).kind
         wanted = [(source, rewrite) for name, source, rewrite in self.rewrites if name == kind]
         if wanted:
             here = sources.of_function_call(sys._getframe(1), None)
-            for source, rewrite in reversed(
-                wanted
-            ):  # one block's line serves every copy of it, so that all of them have their turn
+            # One block's line serves every copy of it, so that all of them have their turn.
+            for source, rewrite in reversed(wanted):
                 func = _rewritten(rewrite, func) if source in ("", here) else func
         return func(*args, **kwargs)
 
@@ -232,12 +226,10 @@ def hush() -> Iterator[None]:
 
 
 def _tensors_of(model: nn.Module) -> list[Tensor]:
-    """Every tensor that a model holds, also in plain attributes and in modules that are hidden in plain lists."""
+    """Every tensor that a model holds, also in plain attributes and in modules in plain lists."""
     found: dict[int, Tensor] = {}
     entered: set[int] = set()
-    stack: list[tuple[Any, int]] = [
-        (module, 0) for _, module, first in named_modules(model) if first
-    ]
+    stack: list[tuple[Any, int]] = [(m, 0) for _, m, f in named_modules(model) if f]
     while stack:
         value, level = stack.pop()
         if isinstance(value, Tensor):
@@ -283,7 +275,7 @@ def _copied(value: Any, *, meta: bool) -> Any:
 
 
 def _lighten(model: nn.Module) -> None:
-    """BatchNorm computes statistics even on meta, in Python and slowly; its shape rules are all that matters there."""
+    """BatchNorm computes statistics even on meta, slowly; only its shape rules matter there."""
     for _, module, first in named_modules(model):
         if first and type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             module.__dict__["forward"] = types.MethodType(_shape_of_batch_norm, module)
@@ -296,14 +288,12 @@ def _unwrap(model: nn.Module) -> None:
             module.__dict__["forward"] = types.MethodType(_forward_of_wrapped, module)
 
 
-def _forward_of_wrapped(
-    self: nn.parallel.DistributedDataParallel, *args: Any, **kwargs: Any
-) -> Any:
+def _forward_of_wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
     return self.module(*args, **kwargs)
 
 
-def _shape_of_batch_norm(self: nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-    self._check_input_dim(input)  # type: ignore[no-untyped-call]
+def _shape_of_batch_norm(self: Any, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    self._check_input_dim(input)
     if input.shape[1] != self.num_features:
         raise RuntimeError("the number of features differs from that of the channels")
     if self.training and input.numel() == input.shape[1]:

@@ -1,4 +1,4 @@
-"""An explanation as a note on the user's own exception (PEP 678): a few lines that are read in a terminal."""
+"""An explanation as a note on the user's own exception (PEP 678): a few lines for a terminal."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ _SIGN = "cnnprobe: "
 
 
 def brief(explanation: Explanation) -> str:
-    """At most seven lines: the diagnosis, what is wrong, the numbers, where, and the two best repairs with what they were tried on."""
+    """At most seven lines: the diagnosis, what is wrong, the numbers, where, the best repairs."""
     blamed = (
         ""
         if explanation.module is None
@@ -33,7 +33,7 @@ def brief(explanation: Explanation) -> str:
 
 
 def add_note(error: BaseException, explanation: Explanation | None) -> None:
-    """Add the explanation to the exception, once; an exception that takes no notes is left alone."""
+    """Add the explanation to the exception, once, where it takes notes."""
     if explanation is None:
         return
     with contextlib.suppress(Exception):

@@ -1,10 +1,10 @@
-"""From suspects to an explanation: the candidates are tried, what works is ranked, the best one names the fault."""
+"""From suspects to an explanation: candidates are tried and ranked, the best names the fault."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from cnnprobe.crash.cause import Cause, all_causes
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import write_diff
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
@@ -140,8 +140,7 @@ def _try_second_fault(
     tried: list[Attempt] = []
     for _, candidate in pairs[:_RESERVE]:
         edits = (*best.candidate.edits, *candidate.edits)
-        both = Candidate(edits=edits, weight=best.candidate.weight)
-        attempt = trials.attempt(best.suspect, both)
+        attempt = trials.attempt(best.suspect, Candidate(edits=edits, weight=best.candidate.weight))
         if attempt is not None:
             tried.append(attempt)
     if not any(a.works for a in tried):
@@ -222,12 +221,8 @@ def _leave_untried(crash: Crash, candidate: Candidate, *, with_patch: bool = Tru
     if with_patch:
         with crash.tolerate():
             patch = write_diff(crash, edits)
-    return Repair(
-        title=candidate.title,
-        code="; ".join(edit.code.replace("{x}", "x") for edit in edits if edit.code),
-        module=edits[0].module,
-        patch=patch,
-    )
+    code = "; ".join(edit.code.replace("{x}", "x") for edit in edits if edit.code)
+    return Repair(title=candidate.title, code=code, module=edits[0].module, patch=patch)
 
 
 def _to_explanation(
@@ -272,4 +267,4 @@ def _describe_failing(crash: Crash) -> str:
     if crash.stage != "forward":
         return ""
     call = crash.call
-    return crash.describe_call(call) if call is not None else describe_module(crash, crash.owner)
+    return crash.describe_call(call) if call is not None else crash.describe_module(crash.owner)

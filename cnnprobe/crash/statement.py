@@ -50,8 +50,7 @@ class Statement(nn.Module):
         """What the statement gives; nothing where it is no expression."""
         scope = {**self.names, **dict(zip(self.order, args, strict=False))}
         if self.called:
-            called = self.get_submodule(self.called)
-            scope = {"called": called, "args": args, "kwargs": kwargs}
+            scope = {"called": self.get_submodule(self.called), "args": args, "kwargs": kwargs}
         return eval(self.code, scope)  # noqa: S307 - the user's own line
 
 
@@ -97,8 +96,7 @@ def _read_line(crash: Crash, model: Statement) -> LoopLine:
 
 
 def _describe_value(crash: Crash, name: str) -> str:
-    made = find_maker(crash.error, name)
-    if made is None:
+    if (made := find_maker(crash.error, name)) is None:
         return f"'{name}'"
     called, line = made
     return f"'{name}' ({called} at {shorten(f'{find_frames(crash.error)[-1].filename}:{line}')})"

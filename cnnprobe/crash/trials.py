@@ -1,4 +1,4 @@
-"""Trials of candidates on copies: of the forward, the loss, the backward, and of what is tried by itself.
+"""Trials of candidates on copies: of the forward, the loss, the backward, and by themselves.
 
 It runs copies of the model, never the user's own, at most twenty times. It is the only place that
 says what came of a trial: "tried: ...".
@@ -61,7 +61,7 @@ class Trials:
             self._set_up()
 
     def _set_up(self) -> None:
-        """Make the copy that crashes where the model did: on meta if that shows it, else for real."""
+        """Make the copy that crashes where the model did: on meta if that shows it, else real."""
         for meta in list_worlds(self.crash):
             copy = self._copy_model(meta=meta, grad=torch.is_grad_enabled())
             if copy is None or self.left <= 0:
@@ -72,7 +72,8 @@ class Trials:
                 self.copy, self.baseline, self.meta = copy, outcome, meta
                 return
         self.notes.append(
-            "no repair was tried: the model could not be copied, or its copy does not crash as it did"
+            "no repair was tried: the model could not be copied, or its copy does not crash as it "
+            "did"
         )
 
     def _copy_model(self, *, meta: bool, grad: bool) -> ModelCopy | None:
@@ -91,8 +92,7 @@ class Trials:
 
         None where they cannot be made, or no forward is left.
         """
-        copy = copy or self.copy
-        if copy is None or self.left <= 0:
+        if (copy := copy or self.copy) is None or self.left <= 0:
             return None
         self.left -= 1
         kept = len(copy.undo)  # edits against a first fault, behind which this one was found
@@ -165,8 +165,7 @@ class Trials:
         changes = [edit for edit in candidate.edits if isinstance(edit, ChangeLoss)]
         of_model = [edit for edit in candidate.edits if not isinstance(edit, ChangeLoss)]
         losses = list_losses(self.crash)
-        loss = changes[0].loss if changes else losses[-1] if losses else None
-        if loss is None:
+        if (loss := changes[0].loss if changes else losses[-1] if losses else None) is None:
             return None
         outcome: Outcome | None = None
         outputs: dict[str, Any] = {}
@@ -215,8 +214,7 @@ class Trials:
 
     def _backward(self, suspect: Suspect, candidate: Candidate) -> Attempt | None:
         """Forward and backward on a real copy, as often as the candidate needs."""
-        passed = self.run_backward(candidate.edits)
-        if passed is None:
+        if (passed := self.run_backward(candidate.edits)) is None:
             return None
         said = "forward and backward pass on a copy of the model" if passed else ""
         return Attempt(
@@ -303,8 +301,7 @@ def is_plausible(crash: Crash, outcome: Outcome, edits: Sequence[Edit] = ()) -> 
     batches = {batch, *inputs[0].shape[1:2]} if _is_time_major(crash) else {batch}
     if batch is not None and first and batches.isdisjoint(first[: 2 if is_sequence else 1]):
         return False
-    last = _find_last_linear(crash, outcome)
-    if last is None or not first:
+    if (last := _find_last_linear(crash, outcome)) is None or not first:
         return True
     return first[-1] == last.out_features and (not is_image or len(first) == 2 or is_sequence)
 
@@ -327,8 +324,7 @@ def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
             return None  # rows of features made into maps
         if call.fqn is None:
             continue
-        module = crash.modules.get(call.fqn)
-        if module is None:  # the edits registered it
+        if (module := crash.modules.get(call.fqn)) is None:  # the edits registered it
             return None
         if not module._modules and module._parameters:
             return module if isinstance(module, nn.Linear) else None

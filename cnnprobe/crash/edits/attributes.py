@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit, refill
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError
-from cnnprobe.crash.edits.places import (
-    find_assigned,
-    find_method,
-    open_line,
-    write_operand,
-)
+from cnnprobe.crash.edits.places import find_assigned, find_method, open_line, write_operand
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.recorder.inventory import class_of
 
@@ -31,8 +26,7 @@ class Move(Edit):
     device: str | None = None
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        module = twin.module(self.module or "")
+        module = twin.module(self.module)
         seen: set[int] = set()
         for part in module.modules():
             registries: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
@@ -68,12 +62,9 @@ class SetAttribute(Edit):
     value: Callable[[nn.Module], Any]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        module = twin.module(self.module or "")
+        module = twin.module(self.module)
         attributes = dict(module.__dict__)
-        registries = {
-            name: dict(attributes[name]) for name in ("_modules", "_parameters", "_buffers")
-        }
+        registries = {n: dict(attributes[n]) for n in ("_modules", "_parameters", "_buffers")}
         value = self.value(module)
         module.__dict__.pop(self.name, None)
         module._parameters.pop(self.name, None)
@@ -87,7 +78,6 @@ class SetAttribute(Edit):
         twin.undo.append(put_back)
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
-        """Find the place and change it."""
         owner = crash.modules[self.module or ""]
         if self.name in owner.__dict__:
             file, function = find_method(class_of(owner), "__init__")
@@ -121,8 +111,7 @@ class RegisterLayers(Edit):
     dtype: torch.dtype | None = None
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        module = twin.module(self.module or "")
+        module = twin.module(self.module)
         hidden = module.__dict__[self.name]
         layers = nn.ModuleDict(hidden) if isinstance(hidden, dict) else nn.ModuleList(hidden)
         del module.__dict__[self.name]
@@ -144,8 +133,7 @@ class RegisterBuffer(Edit):
     function: Callable[[Tensor], Any]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        module = twin.module(self.module or "")
+        module = twin.module(self.module)
         value = module.__dict__.pop(self.name)
         module._buffers[self.name] = self.function(value)
 
@@ -156,7 +144,6 @@ class RegisterBuffer(Edit):
         twin.undo.append(put_back)
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
-        """Find the place and change it."""
         file, function = find_method(class_of(crash.modules[self.module or ""]), "__init__")
         value = find_assigned(function, self.name)
         found = [n for n in ast.walk(function) if isinstance(n, ast.Assign) and n.value is value]
@@ -173,8 +160,7 @@ class SetMode(Edit):
     training: bool
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        module = twin.module(self.module or "")
+        module = twin.module(self.module)
         modes = [(part, part.training) for part in module.modules()]
         module.train(self.training)
 
@@ -190,8 +176,7 @@ class Unfreeze(Edit):
     """Let the parameters of a module require gradients."""
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        for parameter in twin.module(self.module or "").parameters():
+        for parameter in twin.module(self.module).parameters():
             if not parameter.requires_grad:
                 parameter.requires_grad_(True)
                 twin.undo.append(functools.partial(_freeze, parameter))

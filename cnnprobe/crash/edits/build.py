@@ -1,4 +1,4 @@
-"""The edits that most suspicions share: something before the failing call, something with the input, a layer of another size."""
+"""The edits that most causes share: before the failing call, of the input, of a layer's size."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.attributes import SetAttribute
-from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Rewrite
+from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Rewrite, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.inputs import ChangeInput, ChangeName, ChangeTensor
@@ -20,7 +20,6 @@ from cnnprobe.crash.edits.places import check_names, open_line, write_operand
 from cnnprobe.crash.facts.frames import find_assigned_value, find_frames
 from cnnprobe.crash.facts.joins import find_parts
 from cnnprobe.crash.facts.words import quote, shorten
-from cnnprobe.crash.model_copy import Rewriting
 from cnnprobe.operations import find, find_signature
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.records.trace import ModuleCall, TensorInfo
@@ -31,7 +30,7 @@ _NONE = 99  # the position of an argument that is given by name alone
 def adapt_call(
     crash: Crash, function: Callable[[Any], Any], code: str, *, position: int = 0
 ) -> Edit:
-    """Pass what the failing call is given through a function; `code` has {x} in the place of the tensor.
+    """Pass what the failing call is given through a function; `code` has {x} for the tensor.
 
     For a layer in a container it is the call of the container that is shown.
     """
@@ -98,12 +97,8 @@ def configure(crash: Crash, fqn: str, **changes: Any) -> Reconfigure:
     texts = ", ".join(f"{name}={value!r}" for name, value in changes.items())
     old = {name: getattr(module, name, None) for name in changes}
     was = ", ".join(str(value) for value in old.values() if not isinstance(value, Tensor))
-    return Reconfigure(
-        title=f"set {texts} in {quote(fqn)}" + (f" (now {was})" if was else ""),
-        code=texts,
-        module=fqn,
-        changes=changes,
-    )
+    title = f"set {texts} in {quote(fqn)}" + (f" (now {was})" if was else "")
+    return Reconfigure(title=title, code=texts, module=fqn, changes=changes)
 
 
 def configure_alike(crash: Crash, fqn: str, **changes: Any) -> tuple[Reconfigure, ...]:
@@ -123,27 +118,6 @@ def list_alike(crash: Crash, fqn: str) -> list[str]:
     same = [f"{name}.{path}" for name in blocks if owner and name != owner]
     layer = repr(crash.modules[fqn])
     return [fqn, *(name for name in same if repr(crash.modules.get(name)) == layer)]
-
-
-def rewrite_call(
-    crash: Crash,
-    call: ModuleCall,
-    function: Rewriting,
-    *,
-    title: str,
-    code: str = "",
-    keyword: tuple[str, Any, int] | None = None,
-) -> Rewrite:
-    """Do something else in place of a recorded call of a function; {place} is its line."""
-    return Rewrite(
-        title=title.format(place=shorten(call.source)),
-        code=code,
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=function,
-        keyword=keyword,
-    )
 
 
 def set_argument(
@@ -207,8 +181,7 @@ def change_tensor(
     crash: Crash, info: TensorInfo, function: Callable[[Any], Any], code: str, *, title: str = ""
 ) -> Edit:
     """Pass the one of the model's inputs that a tensor came from through a function."""
-    root = crash.find_root(info)
-    if root is None or not root.path:
+    if (root := crash.find_root(info)) is None or not root.path:
         return change_input(function, code, title=title)
     return ChangeTensor(
         title=title or f"pass {code.format(x=spell_path(crash, root.path))} to the model",
@@ -304,7 +277,7 @@ def resize_input(sizes: tuple[int, ...], *, exact: bool = False, multiple: int =
 
 
 def is_root_input(crash: Crash, info: TensorInfo) -> bool:
-    """Whether a tensor is what the model was given, or came from it through nothing but functions without weights."""
+    """Whether a tensor is what the model was given, or came from it without weights or joins."""
     if crash.is_input(info):
         return True
     lineage = list(crash.walk_back(info))

@@ -29,9 +29,7 @@ class Edit:
         Raises:
             UnknownPlaceError: the line to change is not known for certain.
         """
-        if self.written is None:
-            return self.locate(crash, edits)
-        return self.written()
+        return self.locate(crash, edits) if self.written is None else self.written()
 
     def locate(self, crash: Crash, edits: Sequence["Edit"]) -> list[Change]:  # noqa: ARG002
         """As `write`, for a kind of edit that finds its place by itself."""

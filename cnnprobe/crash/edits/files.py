@@ -52,7 +52,7 @@ class File:
 
 
 def open_file(path: str) -> File:
-    """A file of the user's, parsed; it has to be one that is still there, and none of an installed library."""
+    """A file of the user's, parsed; it is still there, and none of an installed library."""
     if not Path(path).is_file() or {"site-packages", "dist-packages"} & set(Path(path).parts):
         raise UnknownPlaceError
     text = Path(path).read_text(encoding="utf-8")

@@ -17,8 +17,7 @@ class ChangeHook(Edit):
     registry: str = "_forward_hooks"
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        hooks = getattr(twin.module(self.module or ""), self.registry)
+        hooks = getattr(twin.module(self.module), self.registry)
         before = dict(hooks)
         if self.hook is None:
             del hooks[self.key]

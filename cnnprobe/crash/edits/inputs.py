@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.model_copy import ModelCopy
@@ -20,12 +20,10 @@ class ChangeInput(Edit):
     only_first: bool = True
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
         args, kwargs = twin.args, twin.kwargs
         twin.undo.append(lambda: _set_arguments(twin, args, kwargs))
         if not self.only_first:
-            change = lambda value: self.function(value) if isinstance(value, Tensor) else value  # noqa: E731
-            twin.args, twin.kwargs = tree_map(change, args), tree_map(change, kwargs)
+            twin.args, twin.kwargs = tree_map_only(Tensor, self.function, (args, kwargs))
         elif args:
             twin.args = (self.function(args[0]), *args[1:])
         elif kwargs:
@@ -35,13 +33,12 @@ class ChangeInput(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeTensor(Edit):
-    """Pass the tensor that stands at a path of the model's arguments through a function: "[1]", "image", "['mask']"."""
+    """Pass the tensor at a path of the model's arguments ("[1]", "image") through a function."""
 
     path: str
     function: Callable[[Any], Any]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
         args, kwargs = twin.args, twin.kwargs
         meant = next(value for path, value in argument_leaves(args, kwargs) if path == self.path)
         change = lambda value: self.function(value) if value is meant else value  # noqa: E731
@@ -60,7 +57,6 @@ class ChangeArguments(Edit):
     function: Callable[[tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
         args, kwargs = twin.args, twin.kwargs
         twin.undo.append(lambda: _set_arguments(twin, args, kwargs))
         twin.args, twin.kwargs = self.function(args, kwargs)

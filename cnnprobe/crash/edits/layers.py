@@ -21,7 +21,8 @@ from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.recorder.inventory import class_of
 
 # Their signature hides them. Source: torch.nn.RNNBase.
-_OF_RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")  # fmt: skip
+_SIZES = ("input_size", "hidden_size", "num_layers")
+_OF_RECURRENT = (*_SIZES, "bias", "batch_first", "dropout", "bidirectional")
 
 _HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks")
 
@@ -33,7 +34,6 @@ class Insert(Edit):
     layer: Callable[[], nn.Module]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
         parent_name, _, name = (self.module or "").rpartition(".")
         registry = twin.module(parent_name)._modules
         before = dict(registry)
@@ -46,13 +46,11 @@ class Insert(Edit):
         twin.undo.append(lambda: refill(registry, before))
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
-        """Find the place and change it."""
         fqn = self.module or ""
         parent, _, name = fqn.rpartition(".")
         file, call = find_constructor(crash, parent)
         member = list_members(call)[list(crash.modules[parent]._modules).index(name)]
-        prefix = read_prefix(file, call)
-        code = self.code.replace("nn.", prefix)
+        code = self.code.replace("nn.", read_prefix(file, call))
         start = file.span(member)[0]
         line = file.text[:start].rpartition("\n")[2]
         between = ",\n" + line if not line.strip() else ", "
@@ -64,26 +62,23 @@ class Remove(Edit):
     """Take a layer out: nothing happens in its place."""
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
         twin.set_module(self.module or "", nn.Identity())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconfigure(Edit):
-    """Give the layer `module` another argument of its constructor: in_features, in_channels, num_features, padding, ..."""
+    """Give the layer `module` other arguments of its constructor: in_features, padding, ..."""
 
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        module = twin.module(self.module or "")
+        module = twin.module(self.module)
         new = rebuild(module, self.changes)
         for name in _HOOKS:  # another edit of this candidate may sit there
             getattr(new, name).update(getattr(module, name))
         twin.set_module(self.module or "", new)
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:
-        """Find the place and change it."""
         fqn = self.module or ""
         alike = frozenset(
             e.module or ""
@@ -92,31 +87,23 @@ class Reconfigure(Edit):
         )
         file, call = find_constructor(crash, fqn, alike)
         kind = next(
-            base
-            for base in class_of(crash.modules[fqn]).__mro__
-            if base.__module__.startswith("torch.nn.")
+            b for b in class_of(crash.modules[fqn]).__mro__ if b.__module__.startswith("torch.nn.")
         )
         names = list(inspect.signature(kind).parameters)
         if names[:1] == ["args"]:  # recurrent layers
             names = list(_OF_RECURRENT)
         check_plain(call)
-        return [
-            write_argument(file, call, names, name, value) for name, value in self.changes.items()
-        ]
+        return [write_argument(file, call, names, n, v) for n, v in self.changes.items()]
 
 
 def rebuild(module: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
-    """A new layer of the same stock class and settings, some of them changed; it has the same device, dtype and mode."""
-    kind = next(
-        base for base in class_of(module).__mro__ if base.__module__.startswith("torch.nn.")
-    )
+    """A new layer of the same stock class, device, dtype, mode and settings but the changed."""
+    kind = next(b for b in class_of(module).__mro__ if b.__module__.startswith("torch.nn."))
     if isinstance(module, nn.RNNBase):
         names = list(_OF_RECURRENT)
     else:
         names = [
-            name
-            for name in inspect.signature(kind).parameters
-            if name in module.__dict__ or name in changes
+            n for n in inspect.signature(kind).parameters if n in module.__dict__ or n in changes
         ]
     settings = {name: changes.get(name, getattr(module, name, None)) for name in names}
     settings |= {name: value for name, value in changes.items() if name not in settings}
@@ -146,8 +133,7 @@ class Exchange(Edit):
     layer: Callable[[nn.Module], nn.Module]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        twin.set_module(self.module or "", self.layer(twin.module(self.module or "")))
+        twin.set_module(self.module or "", self.layer(twin.module(self.module)))
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
         """Write the other layer where this one is made."""

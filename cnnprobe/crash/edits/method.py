@@ -2,7 +2,7 @@
 
 import ast
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -27,7 +27,7 @@ class ChangeMethod(Edit):
 
     def apply(self, twin: ModelCopy) -> None:
         """Give every module of the class the method as the changed text has it."""
-        kind = type(twin.module(self.module or ""))
+        kind = type(twin.module(self.module))
         modules = [m for _, m, first in named_modules(twin.model) if first and type(m) is kind]
         function = self._compile(modules[0])
         for module in modules:
@@ -37,8 +37,7 @@ class ChangeMethod(Edit):
         """The method after its changes, and after those that other edits have made in it."""
         before = getattr(module.__dict__.get(self.name), "__func__", None)
         changes = list(dict.fromkeys([*getattr(before, "changes", ()), *self.changes]))
-        code = self.method.__code__
-        file, node = open_method(code)
+        file, node = open_method(self.method.__code__)
         text = file.text
         for change in sorted(changes, key=lambda one: -one.start):
             text = text[: change.start] + change.text + text[change.end :]
@@ -84,6 +83,14 @@ def replace_node(method: Method, node: ast.expr, text: str) -> ChangeMethod | No
         return None
     title = f"write {text} instead of {old}"
     return change_method(method, title, lambda file, _: [file.replace(node, text)], code=text)
+
+
+def drop_commas(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+    """The one element in the place of each tuple of one that is assigned or returned."""
+    for one in ast.walk(node):
+        value = one.value if isinstance(one, ast.Assign | ast.Return) else None
+        if isinstance(value, ast.Tuple) and len(value.elts) == 1:
+            yield file.replace(value, file.source(value.elts[0]))
 
 
 def _find_again(

@@ -1,4 +1,4 @@
-"""Changes outside of the model: other arguments of the loss, what is tried by itself, and advice."""
+"""Changes outside of the model: of the loss, what is tried by itself, and advice."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

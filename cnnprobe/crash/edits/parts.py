@@ -3,7 +3,7 @@
 import ast
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor, spell_path
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError
 from cnnprobe.crash.edits.places import check_names, open_line, write_operand
 from cnnprobe.crash.facts.joins import Cat, describe_output, find_parts
 from cnnprobe.crash.model_copy import ModelCopy
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates, propose
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
@@ -69,15 +69,8 @@ def change_part(
 
     default = "y" if re.search(r"\bx\b", code.replace("{x}", "")) else "x"
     shown = code.format(x=spell_part(crash, call, part) or default)
-    return Rewrite(
-        title=f"{verb} {describe_output(crash, part)}: {shown}",
-        code=shown,
-        module=owner,
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
-        written=write,
-    )
+    title = f"{verb} {describe_output(crash, part)}: {shown}"
+    return rewrite_call(crash, call, rewrite, title=title, code=shown, written=write)
 
 
 def resize_part(
@@ -103,7 +96,7 @@ def resize_part(
     return change_part(crash, call, part, interpolate, code, verb="resize", like=like)
 
 
-def resize_parts(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+def resize_parts(crash: Crash, cat: Cat) -> Candidates:
     """Every part in the size of the one that was made first: in a U-Net the skip."""
     call, parts = cat.call, cat.parts
     first = min(parts, key=lambda t: t.source if isinstance(t.source, int) else -1)
@@ -130,18 +123,13 @@ def cat_along(crash: Crash, cat: Cat, dim: int) -> Rewrite:
         others = {name: value for name, value in kwargs.items() if name not in ("dim", "axis")}
         return func(*args[:1], **others, dim=dim)
 
-    return Rewrite(
-        title=f"concatenate along dim={dim}",
-        code=f"dim={dim}",
-        module=crash.find_module_above(cat.call.parent),
-        kind=cat.call.kind,
-        source=cat.call.source,
-        function=rewrite,
-        keyword=("dim", dim, 1),
+    title = f"concatenate along dim={dim}"
+    return rewrite_call(
+        crash, cat.call, rewrite, title=title, code=f"dim={dim}", keyword=("dim", dim, 1)
     )
 
 
-def match_inputs(crash: Crash, parts: Sequence[TensorInfo]) -> Iterator[Candidate]:
+def match_inputs(crash: Crash, parts: Sequence[TensorInfo]) -> Candidates:
     """Parts that come from inputs of two sizes: one input in the size of the other."""
     found = [crash.find_root(t) for t in parts]
     roots = [root for root in found if root is not None and len(root.shape) > 1]
@@ -170,8 +158,7 @@ class Project(Edit):
     branch: tuple[int, ...]
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
-        owner, new = twin.module(self.module or ""), self.layer()
+        owner, new = twin.module(self.module), self.layer()
 
         def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             shapes = [tuple(a.shape) for a in args[:2] if isinstance(a, Tensor)]
@@ -184,7 +171,5 @@ class Project(Edit):
         count = sum(name.startswith("projection") for name in owner._modules)
         name = f"projection{count or ''}"  # a block may need two
         owner._modules[name] = new
-        entry = (self.kind, self.source, rewrite)
-        twin.rewrites.append(entry)
-        twin.undo.append(lambda: twin.rewrites.remove(entry))
+        twin.rewrite(self.kind, self.source, rewrite)
         twin.undo.append(lambda: owner._modules.__delitem__(name))

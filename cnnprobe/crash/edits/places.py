@@ -17,7 +17,10 @@ from cnnprobe.recorder.inventory import class_of
 def _find_users_class(
     crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
 ) -> tuple[str, list[str]]:
-    """The innermost module of the user's own class above a module, and the path from there to it; `alike` are changed in the same way."""
+    """The innermost module of the user's own class above a module, and the path from there to it.
+
+    `alike` are changed in the same way.
+    """
     path: list[str] = []
     while fqn:
         fqn, _, name = fqn.rpartition(".")
@@ -27,9 +30,7 @@ def _find_users_class(
     module = crash.modules[fqn]
     if not path or class_of(module).__module__.startswith("torch."):
         raise UnknownPlaceError
-    others = [
-        name for name, m in crash.modules.items() if type(m) is type(module) and m is not module
-    ]
+    others = [n for n, m in crash.modules.items() if type(m) is type(module) and m is not module]
     if not all(".".join(filter(None, [name, *path])) in alike for name in others):
         raise UnknownPlaceError  # a change of the class would change its other instances too
     return fqn, path
@@ -52,13 +53,11 @@ def find_method(kind: type, name: str) -> tuple[File, ast.FunctionDef]:
 def find_assigned(function: ast.FunctionDef, name: str) -> ast.expr:
     """The value of the only assignment `self.name = ...`."""
     found = [
-        node.value
-        for node in ast.walk(function)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Attribute)
-        and target.attr == name
-        and isinstance(target.value, ast.Name)
+        n.value
+        for n in ast.walk(function)
+        if isinstance(n, ast.Assign)
+        for t in n.targets
+        if isinstance(t, ast.Attribute) and t.attr == name and isinstance(t.value, ast.Name)
     ]
     if len(found) != 1:
         raise UnknownPlaceError
@@ -144,11 +143,16 @@ def take_only(found: list[ast.Call]) -> ast.Call:
     return found[0]
 
 
-def find_call(crash: Crash, fqn: str) -> tuple[str, File, ast.Call]:
-    """The only call of a module in the forward that holds it: that module's fqn, the file, the call."""
-    owner, path = _find_users_class(crash, fqn)
-    source = next((c.source for c in crash.trace.calls if c.fqn == fqn), "")
+def find_called(source: str, name: str) -> tuple[File, ast.Call]:
+    """The only call of that name on the line that a source names, with its file."""
     file, line = open_line(source)
+    return file, take_only([c for c in list_calls_on(file, line) if read_called(c) == name])
+
+
+def find_call(crash: Crash, fqn: str) -> tuple[str, File, ast.Call]:
+    """The only call of a module: the fqn of that whose forward has it, the file, the call."""
+    owner, path = _find_users_class(crash, fqn)
+    file, line = open_line(next((c.source for c in crash.trace.calls if c.fqn == fqn), ""))
     if len(path) != 1:
         raise UnknownPlaceError
     return (

@@ -13,11 +13,7 @@ from cnnprobe.records.trace import ModuleCall
 
 
 def reshape_otherwise(
-    crash: Crash,
-    call: ModuleCall,
-    function: Callable[..., Tensor],
-    code: str,
-    respell: str = "",
+    crash: Crash, call: ModuleCall, function: Callable[..., Tensor], code: str, respell: str = ""
 ) -> Rewrite:
     """Another call in the place of a reshaping; `function` takes its tensor and its sizes.
 

@@ -30,7 +30,6 @@ class TakeSkips(Edit):
     cats: str = ""
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
         kept: list[Tensor] = []
         for info, call in self.skips:
             _keep(twin, info, call, kept)
@@ -38,7 +37,7 @@ class TakeSkips(Edit):
             join = _join_with(kept)
             twin.undo.append(twin.module(fqn).register_forward_pre_hook(join, prepend=True).remove)
         if self.cats:
-            _rewrite(twin, self.cats, "", _exchange_with(kept))
+            twin.rewrite(self.cats, "", _exchange_with(kept))
 
 
 def _keep(twin: ModelCopy, info: TensorInfo, call: ModuleCall | None, kept: list[Tensor]) -> None:
@@ -51,18 +50,13 @@ def _keep(twin: ModelCopy, info: TensorInfo, call: ModuleCall | None, kept: list
         return output
 
     if call is None:
-        kept.append(dict(argument_leaves(twin.args, twin.kwargs))[info.path])  # type: ignore[arg-type]
+        given: dict[str, Any] = dict(argument_leaves(twin.args, twin.kwargs))
+        kept.append(given[info.path])
     elif call.fqn is not None:
         module = twin.module(call.fqn)
         twin.undo.append(module.register_forward_hook(lambda _m, _a, output: keep(output)).remove)
     else:
-        _rewrite(twin, call.kind, call.source, lambda f, args, kwargs: keep(f(*args, **kwargs)))
-
-
-def _rewrite(twin: ModelCopy, kind: str, source: str, function: Callable[..., Any]) -> None:
-    entry = (kind, source, function)
-    twin.rewrites.append(entry)
-    twin.undo.append(lambda: twin.rewrites.remove(entry))
+        twin.rewrite(call.kind, call.source, lambda f, args, kwargs: keep(f(*args, **kwargs)))
 
 
 def _join_with(kept: list[Tensor]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Changes of the user's functions, as text of their file: a hook, the backward of an autograd function, an __init__; and slips in a forward."""
+"""Changes of the user's functions, as text of their file: a hook, a backward, an __init__."""
 
 import ast
 import types
@@ -38,9 +38,7 @@ def index_parameter(code: types.CodeType, position: int) -> Callable[[], list[Ch
     def written() -> list[Change]:
         file, function = find_definition(code)
         name = function.args.args[position].arg
-        found = [
-            node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name
-        ]
+        found = [n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name]
         if any(not isinstance(node.ctx, ast.Load) for node in found):
             raise UnknownPlaceError
         return [file.replace(node, f"{name}[0]") for node in found]

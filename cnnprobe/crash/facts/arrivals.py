@@ -30,11 +30,9 @@ class Arrival:
 
 def find_arrival(crash: Crash) -> Arrival | None:
     """What the failing call got that is no tensor; None where it is nothing of the kind."""
-    call = crash.call
-    if call is None or lacks_forward(crash.module):
+    if (call := crash.call) is None or lacks_forward(crash.module):
         return None
-    found = _read_layer(crash) if crash.leaf is not None else _read_line(crash)
-    if found is None:
+    if (found := _read_layer(crash) if crash.leaf is not None else _read_line(crash)) is None:
         return None
     value, name, row = found
     if value is not None and any(value is given for given in (*crash.args, *crash.kwargs.values())):

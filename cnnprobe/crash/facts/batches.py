@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.facts.words import shorten
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
@@ -44,14 +43,7 @@ def _correct_batch(crash: Crash, call: ModuleCall, wrong: int, right: int) -> Re
         return right if type(value) is int and value == wrong else value
 
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = {name: correct(value) for name, value in kwargs.items()}
-        return func(*map(correct, args), **named)
+        return func(*map(correct, args), **{name: correct(value) for name, value in kwargs.items()})
 
-    return Rewrite(
-        title=f"use x.size(0) instead of {wrong} at {shorten(call.source)}",
-        code="x.size(0)",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
-    )
+    title = f"use x.size(0) instead of {wrong} at {{place}}"
+    return rewrite_call(crash, call, rewrite, title=title, code="x.size(0)")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure, configure_alike
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.facts.windows import (
@@ -17,7 +17,7 @@ from cnnprobe.crash.facts.windows import (
     list_steps,
     list_variants,
 )
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, blame, propose
 from cnnprobe.records.trace import TensorInfo
 
 _STRIDES = (1, 2, 3, 4)
@@ -74,11 +74,11 @@ def suspect_layers(
 ) -> Iterator[Suspect]:
     """A suspect for each layer that alone makes the sizes of the parts differ."""
     for one in refit_parts(crash, parts):
-        yield Suspect(
-            module=one.fqn,
-            message=f"{message}; with {one.text} in {describe_module(crash, one.fqn)} they fit",
+        yield blame(
+            one.fqn,
+            f"{message}; with {one.text} in {crash.describe_module(one.fqn)} they fit",
+            *one.to_candidates(crash),
             arithmetic=arithmetic,
-            candidates=one.to_candidates(crash),
             weight=one.weight,
         )
 
@@ -111,10 +111,9 @@ def refit_size(
     if not steps or len(steps[0].before) != len(target):
         return
     for i, step in enumerate(steps):
-        window = step.window
-        if window is None or window.adaptive or step.call.fqn is None:
+        if (window := step.window).adaptive or step.call.fqn is None:
             continue
-        others = [w for j, w in enumerate(windows) if j != i and w is not None]
+        others = [*windows[:i], *windows[i + 1 :]]
         siblings = [w for w in others if w.is_pool == window.is_pool]
         siblings += _list_transposed(crash) if window.transposed else []
         seen: list[dict[str, Any]] = []
@@ -182,12 +181,8 @@ def refit_every_upsampling(crash: Crash, info: TensorInfo, target: tuple[int, ..
 
     Nothing, where the tensor would not have the target's size with it.
     """
-    steps = [(s, s.window) for s in list_steps(crash, info) if s.window is not None]
-    odd = [
-        (step, window)
-        for step, window in steps
-        if len(set(window.lacking)) == 1 and step.call.fqn is not None
-    ]
+    steps = [(s, s.window) for s in list_steps(crash, info)]
+    odd = [(s, w) for s, w in steps if len(set(w.lacking)) == 1 and s.call.fqn is not None]
     changed = [replace(w, extra=w.lacking) if (s, w) in odd else w for s, w in steps]
     before = steps[0][0].before if steps else ()
     if not odd or len(before) != len(target) or apply_windows(changed, before) != target:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure, configure_alike
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.layers import Reconfigure
@@ -14,7 +14,7 @@ from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.operands import can_broadcast
 from cnnprobe.crash.facts.products import find_product
 from cnnprobe.crash.facts.windows import get_window
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, blame, propose
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 EXPECTING = ("in_channels", "in_features", "num_features")
@@ -23,7 +23,7 @@ EXPECTING = ("in_channels", "in_features", "num_features")
 def find_channel_maker(
     crash: Crash, info: TensorInfo, fork: int = -1, dim: int = 1
 ) -> tuple[str, list[str]] | None:
-    """The layer after the fork that decides the channels of a tensor, and the BatchNorms between."""
+    """The layer after the fork that sets the channels of a tensor, and the BatchNorms between."""
     norms: list[str] = []
     for index, row in crash.walk_back(info):
         layer = crash.modules.get(row.fqn) if row.fqn is not None else None
@@ -62,8 +62,7 @@ def refit_channels(
 
     They are that of the layer that decides it, and of the BatchNorms after that.
     """
-    found = find_channel_maker(crash, info, fork, dim)
-    if found is None:
+    if (found := find_channel_maker(crash, info, fork, dim)) is None:
         return []
     fqn, norms = found
     name = "out_features" if isinstance(crash.modules[fqn], nn.Linear) else "out_channels"
@@ -76,15 +75,15 @@ def refit_channels(
 def suspect_channel_maker(
     crash: Crash, info: TensorInfo, wanted: int, *, module: str
 ) -> Iterator[Suspect]:
-    """The layer that made `info` may be the wrong one, rather than `module`, which wants `wanted`."""
+    """The layer that made `info` may be at fault, rather than `module`, which wants `wanted`."""
     edits = refit_channels(crash, info, wanted)
     if edits:
-        maker, user = (describe_module(crash, fqn or "") for fqn in (edits[0].module, module))
-        yield Suspect(
-            module=edits[0].module,
-            message=f"{maker} gives {info.shape[1]} channels, but {user} expects {wanted}",
+        maker, user = (crash.describe_module(fqn or "") for fqn in (edits[0].module, module))
+        yield blame(
+            edits[0].module,
+            f"{maker} gives {info.shape[1]} channels, but {user} expects {wanted}",
+            propose(*edits, weight=POSSIBLE),
             arithmetic=f"expected {wanted} channels, got {info.shape}",
-            candidates=(propose(*edits, weight=POSSIBLE),),
             weight=POSSIBLE,
             needs_proof=True,
         )
@@ -113,11 +112,11 @@ def suspect_channels(
             if len(edits) == 1 and isinstance(first, Reconfigure):
                 every = configure_alike(crash, fqn, **first.changes)
             sets = (tuple(edits), every) if len(every) > len(edits) else (every,)
-            yield Suspect(
-                module=fqn,
-                message=f"{message}; with {edits[0].code} in {describe_module(crash, fqn)} they do",
+            yield blame(
+                fqn,
+                f"{message}; with {edits[0].code} in {crash.describe_module(fqn)} they do",
+                *(propose(*one, weight=weight) for one in sets),
                 arithmetic=arithmetic,
-                candidates=tuple(propose(*one, weight=weight) for one in sets),
                 weight=weight,
             )
 
@@ -132,8 +131,7 @@ def refit_shuffle(crash: Crash, info: TensorInfo, target: tuple[int, ...]) -> li
         if isinstance(layer, nn.PixelShuffle) and len(made) == 4:
             before = row.inputs[0].shape[2:]
             factors = {wanted / n for wanted, n in zip(target, before, strict=True)}
-            factor = factors.pop() if len(factors) == 1 else 0
-            if factor != int(factor) or factor < 1:
+            if (factor := factors.pop() if len(factors) == 1 else 0) != int(factor) or factor < 1:
                 return []
             edits = refit_channels(crash, row.inputs[0], made[1] * int(factor) ** 2)
             last = configure(crash, row.fqn or "", upscale_factor=int(factor))

@@ -142,7 +142,8 @@ def _want_one_batch(call: BoundCall) -> Iterator[Wanted]:
     """Source and target of a transformer have one batch."""
     name, other = ("tgt", "src") if call.name == "Transformer" else ("tgt", "memory")
     x, source = call.values.get(name), call.values.get(other)
-    layer = next((m for m in call.module.modules() if isinstance(m, nn.MultiheadAttention)), None)  # type: ignore[union-attr]
+    parts = call.module.modules() if call.module is not None else ()
+    layer = next((m for m in parts if isinstance(m, nn.MultiheadAttention)), None)
     if not isinstance(x, Tensor) or not isinstance(source, Tensor) or layer is None:
         return
     if x.dim() == source.dim() == 3:
@@ -177,8 +178,7 @@ def _want_offsets(call: BoundCall) -> Iterator[Wanted]:
     starts: Change = ("{x}.cumsum(0) - {x}", lambda t: t.cumsum(0) - t)
     said = "to be the positions at which the bags start: 0 first, none smaller than the one before"
     said += f"; they add up to {count}, as the lengths of the bags do" if is_lengths else ""
-    others = (starts,) if is_lengths else ()
-    yield Wanted(name="offsets", said=said, holds=holds, others=others)
+    yield Wanted(name="offsets", said=said, holds=holds, others=(starts,) if is_lengths else ())
 
 
 def _want_classes(call: BoundCall) -> Iterator[Wanted]:

@@ -1,16 +1,16 @@
 """Dims that a tensor lacks: where they were dropped on its way, and what brings them back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
 from cnnprobe.crash.edits.layers import Remove
-from cnnprobe.crash.facts.words import count_of, operation, quote, shorten
-from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidate, propose
+from cnnprobe.crash.facts.words import count_of, operation, quote
+from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidates, propose
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
@@ -37,7 +37,7 @@ def explain_rank(crash: Crash, x: TensorInfo, rank: int) -> str:
     return f"{x.shape} from {crash.describe_origin(x)} has {count_of(len(x.shape), 'dim')}"
 
 
-def propose_rank(crash: Crash, x: TensorInfo, rank: int) -> Iterator[Candidate]:
+def propose_rank(crash: Crash, x: TensorInfo, rank: int) -> Candidates:
     """Leave out the call that dropped a dim, or keep the dim; or add a batch to the input."""
     call = find_drop(crash, x, rank)
     info = find(call) if call is not None else None
@@ -46,13 +46,12 @@ def propose_rank(crash: Crash, x: TensorInfo, rank: int) -> Iterator[Candidate]:
     elif call is not None and call.fqn is not None:
         yield propose(Remove(title=f"take {quote(call.fqn)} out", module=call.fqn), weight=USUAL)
     elif call is not None:
-        edit = Rewrite(
-            title=f"leave out {operation(call)} at {shorten(call.source)}",
+        edit = rewrite_call(
+            crash,
+            call,
+            lambda _func, args, _kwargs: args[0],
+            title=f"leave out {operation(call)} at {{place}}",
             code="{x}",
-            module=crash.find_module_above(call.parent),
-            kind=call.kind,
-            source=call.source,
-            function=lambda _func, args, _kwargs: args[0],
             respell="{x}",
         )
         yield propose(edit)
@@ -68,12 +67,7 @@ def _keep_dim(crash: Crash, call: ModuleCall) -> Rewrite:
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **{**kwargs, "keepdim": True})
 
-    return Rewrite(
-        title=f"keep the dim in {operation(call)} at {shorten(call.source)}: keepdim=True",
-        code="keepdim=True",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
-        keyword=("keepdim", True, 2),
+    title = f"keep the dim in {operation(call)} at {{place}}: keepdim=True"
+    return rewrite_call(
+        crash, call, rewrite, title=title, code="keepdim=True", keyword=("keepdim", True, 2)
     )

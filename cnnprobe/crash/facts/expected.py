@@ -84,8 +84,7 @@ def find_expected(crash: Crash) -> Expected | None:
             setting="num_parameters", is_first=first,
         )  # fmt: skip
     if isinstance(layer, _UNPOOL) and len(call.inputs) > 1 and len(call.inputs[1].shape) > 2:
-        channels = call.inputs[1].shape[1]
-        return Expected(x=x, expected=channels, module=call.fqn, kind="unpool")
+        return Expected(x=x, expected=call.inputs[1].shape[1], module=call.fqn, kind="unpool")
     info = find_layer(class_of(layer).__name__) if layer is not None else None
     if layer is not None and info is not None and info.family == "pooling" and x.shape:
         dims = count_dims(layer)
@@ -97,15 +96,13 @@ def find_expected(crash: Crash) -> Expected | None:
 
 def find_mismatch(crash: Crash) -> Expected | None:
     """The failing call where it got another number of channels than it expects."""
-    found = find_expected(crash)
-    if found is None or found.kind == "pool" or not found.is_rank_right:
+    if (found := find_expected(crash)) is None or found.kind == "pool" or not found.is_rank_right:
         return None
     return found if found.got != found.expected else None
 
 
 def _list_ranks(layer: nn.Module) -> tuple[int, ...]:
-    dims = count_dims(layer)
-    if not dims:
+    if not (dims := count_dims(layer)):
         return ()
     is_instance = isinstance(layer, nn.modules.instancenorm._InstanceNorm)
     return (dims + 1, dims + 2) if is_instance or dims == 1 else (dims + 2,)

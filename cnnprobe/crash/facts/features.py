@@ -16,9 +16,9 @@ from cnnprobe.crash.facts.products import (
     find_reshaping,
     read_sizes,
 )
-from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps, list_variants
+from cnnprobe.crash.facts.windows import apply_windows, list_steps, list_variants
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Candidates, propose
 from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
@@ -77,8 +77,7 @@ def is_failing_view(call: ModuleCall) -> bool:
     """Whether a call is a view or reshape of sizes that do not come to its elements."""
     if call.fqn is not None or resolve_name(call.kind) not in ("view", "reshape"):
         return False
-    sizes = read_sizes(call)
-    if not sizes or not call.inputs or not call.inputs[0].shape:
+    if not (sizes := read_sizes(call)) or not call.inputs or not call.inputs[0].shape:
         return False
     known = count_elements(tuple(n for n in sizes if n != -1))
     total = count_elements(call.inputs[0].shape)
@@ -94,7 +93,7 @@ def find_linear(crash: Crash, wanted: int) -> str | None:
 def propose_input_sizes(crash: Crash, found: Features) -> list[Candidate]:
     """The usual input size that would make the wanted number of features, if there is one."""
     steps = list_steps(crash, found.map)
-    if not steps or not crash.root_inputs or any(_is_adaptive(step) for step in steps):
+    if not steps or not crash.root_inputs or any(step.window.adaptive for step in steps):
         return []
     n = len(steps[0].before)
     if crash.root_inputs[0].shape[-n:] != steps[0].before:
@@ -106,7 +105,7 @@ def propose_input_sizes(crash: Crash, found: Features) -> list[Candidate]:
     return []
 
 
-def propose_rows(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+def propose_rows(crash: Crash, call: ModuleCall) -> Candidates:
     """Rows of all that a sample has, with a Linear that takes them; or another input size."""
     sample, sizes = count_elements(call.inputs[0].shape[1:]), read_sizes(call)
     features = sizes[1] if len(sizes) == 2 else -1
@@ -122,7 +121,7 @@ def propose_rows(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
 def find_other_windows(crash: Crash, found: Features) -> Iterator[OtherWindow]:
     """Each change of one window on the way that makes exactly the wanted number of features."""
     steps = list_steps(crash, found.map)
-    windows = [step.window for step in steps if step.window is not None]
+    windows = [step.window for step in steps]
     for i, (step, window) in enumerate(zip(steps, windows, strict=True)):
         if step.call.fqn is None or window.adaptive:
             continue
@@ -137,7 +136,3 @@ def find_other_windows(crash: Crash, found: Features) -> Iterator[OtherWindow]:
                     is_like_others=changed in others,
                     sizes=sizes,
                 )
-
-
-def _is_adaptive(step: Step) -> bool:
-    return step.window is not None and bool(step.window.adaptive)

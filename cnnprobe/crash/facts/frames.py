@@ -26,29 +26,36 @@ _COMPREHENSIONS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 
 def find_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The user's frames of a traceback, outermost first."""
-    return [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if sources.is_users(frame.filename)
-    ]
+    return [f for f in traceback.extract_tb(error.__traceback__) if sources.is_users(f.filename)]
+
+
+def list_frames(error: BaseException) -> list[types.FrameType]:
+    """The frames of a traceback, outermost first; also those of torch."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def is_users(frame: types.FrameType) -> bool:
+    """Whether a frame is that of the user's code."""
+    return sources.is_users(frame.f_code.co_filename)
+
+
+def get_path(frame: types.FrameType) -> str:
+    """The path of a frame's file, with slashes."""
+    return frame.f_code.co_filename.replace("\\", "/")
 
 
 def read_locals(error: BaseException) -> dict[str, Any]:
     """The local variables of the user's innermost frame."""
-    found: dict[str, Any] = {}
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if sources.is_users(frame.f_code.co_filename):
-            found = frame.f_locals
-    return dict(found)
+    frames = [frame for frame in list_frames(error) if is_users(frame)]
+    return dict(frames[-1].f_locals) if frames else {}
 
 
 def read_names(error: BaseException) -> dict[str, Any]:
     """The variables that the user's innermost frame can read: its locals and globals."""
     found: dict[str, Any] = {}
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if sources.is_users(frame.f_code.co_filename):
-            around = found if is_comprehension(frame) else {}
-            found = {**frame.f_globals, **around, **frame.f_locals}
+    for frame in filter(is_users, list_frames(error)):
+        around = found if is_comprehension(frame) else {}
+        found = {**frame.f_globals, **around, **frame.f_locals}
     return found
 
 
@@ -58,11 +65,9 @@ def is_comprehension(frame: types.FrameType) -> bool:
 
 
 def read_frame(error: BaseException, filename_end: str, function: str) -> dict[str, Any] | None:
-    """The local variables of the outermost frame of a function of torch's, by the end of its file's name."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == function and frame.f_code.co_filename.replace(
-            "\\", "/"
-        ).endswith(filename_end):
+    """The local variables of the outermost frame of a function in a file that ends so."""
+    for frame in list_frames(error):
+        if frame.f_code.co_name == function and get_path(frame).endswith(filename_end):
             return dict(frame.f_locals)
     return None
 
@@ -81,10 +86,10 @@ def find_missing(error: BaseException) -> tuple[Any, str]:
 def read_arguments(
     error: BaseException, module: nn.Module | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """What a module was called with when it raised, from torch's own frame of the call; the latest where it was called within itself."""
+    """What a module was called with when it raised; the latest call, if it was called in itself."""
     code = inspect.unwrap(nn.Module._call_impl).__code__
     found = None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame in list_frames(error):
         if frame.f_code is code and frame.f_locals.get("self") is module:
             found = frame.f_locals.get("args", ()), frame.f_locals.get("kwargs", {})
     return found
@@ -92,7 +97,7 @@ def read_arguments(
 
 def find_optimizer(error: BaseException) -> Optimizer | None:
     """The optimizer whose step raised."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame in list_frames(error):
         for value in (frame.f_locals.get("self"), *(frame.f_locals.get("args") or ())[:1]):
             if isinstance(value, Optimizer):
                 return value
@@ -112,9 +117,8 @@ class CalledMethod:
 
 def find_called_method(error: BaseException) -> CalledMethod | None:
     """The method that could not be called with its arguments; None where that is not why."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    nodes = walk_expression(error)
-    is_ours = bool(frames) and sources.is_users(frames[-1].f_code.co_filename)
+    frames, nodes = list_frames(error), walk_expression(error)
+    is_ours = bool(frames) and is_users(frames[-1])
     if not isinstance(error, TypeError) or not is_ours or not nodes:
         return None
     match nodes[0]:
@@ -143,9 +147,9 @@ def list_backward_frames(error: BaseException) -> list[tuple[types.FrameType, in
     found: list[tuple[types.FrameType, int]] = []
     started = False
     for frame, line in traceback.walk_tb(error.__traceback__):
-        path = frame.f_code.co_filename.replace("\\", "/")
-        started = started or (path.endswith(_STARTS) and frame.f_code.co_name in _BACKWARDS)
-        if started and sources.is_users(path):
+        is_start = get_path(frame).endswith(_STARTS) and frame.f_code.co_name in _BACKWARDS
+        started = started or is_start
+        if started and is_users(frame):
             found.append((frame, line))
     return found
 
@@ -162,8 +166,7 @@ def list_calls(error: BaseException) -> list[ast.Call]:
 
 def parse_function(error: BaseException) -> ast.AST | None:
     """The syntax tree of the function, or of the file, in which the user's innermost frame is."""
-    frames = [f for f, _ in traceback.walk_tb(error.__traceback__)]
-    codes = [f.f_code for f in frames if sources.is_users(f.f_code.co_filename)]
+    codes = [frame.f_code for frame in list_frames(error) if is_users(frame)]
     tree = parse_file(codes[-1].co_filename) if codes else None
     first = codes[-1].co_firstlineno if codes else 0
     functions = [n for n in ast.walk(tree) if _starts_at(n, first)] if tree is not None else []
@@ -216,9 +219,11 @@ def find_maker(error: BaseException, name: str) -> tuple[str, int] | None:
     """The call whose result a name had on the failing line, as it is written, with its line."""
     value = find_assigned_value(error, name)
     while isinstance(value, ast.Call):
-        inner = value.func.value if isinstance(value.func, ast.Attribute) else None
-        if not isinstance(inner, ast.Call) or value.func.attr not in _CASTS:  # type: ignore[attr-defined]
-            return ast.unparse(value.func), value.lineno
+        function = value.func
+        is_cast = isinstance(function, ast.Attribute) and function.attr in _CASTS
+        inner = function.value if isinstance(function, ast.Attribute) and is_cast else None
+        if not isinstance(inner, ast.Call):
+            return ast.unparse(function), value.lineno
         value = inner
     return None
 
@@ -270,8 +275,7 @@ def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
 
     Python gives a call of a method in a chain over several lines the place of its name alone.
     """
-    tree = parse_file(frame.filename)
-    if tree is None or frame.lineno is None:
+    if (tree := parse_file(frame.filename)) is None or frame.lineno is None:
         return None
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
     end_line = frame.end_lineno or frame.lineno
@@ -295,7 +299,7 @@ def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
 
 
 def _size(node: ast.expr | ast.stmt) -> tuple[int, int, int]:
-    """How much of the file a node takes, for nodes that end alike; an expression before its statement."""
+    """How much of the file a node takes, of those that end alike; an expression goes first."""
     return -node.lineno, -node.col_offset, isinstance(node, ast.stmt)
 
 

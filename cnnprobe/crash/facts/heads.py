@@ -33,8 +33,7 @@ def replace_outputs(loss: Loss, crash: Crash, outcome: Outcome) -> dict[str, Any
         shape = tuple(value.shape)
         i = next((i for i in left if before[i] == shape), 0)
         left = [j for j in left if j != i or before[i] != shape]
-        derived = _derive_shape(shape, before[i], after[i])
-        if derived is None:
+        if (derived := _derive_shape(shape, before[i], after[i])) is None:
             return {}
         given[name] = _stand_in(value, derived, outcome, is_same=shape == before[i])
     return given

@@ -3,7 +3,6 @@
 import ast
 import functools
 import inspect
-import traceback
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprobe.crash.facts.frames import list_frames
 from cnnprobe.crash.facts.source import evaluate, parse
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.records.trace import ModuleCall
@@ -32,7 +32,7 @@ class RaisingHook:
 
 def find_raising_hook(error: BaseException) -> RaisingHook | None:
     """The forward hook that raised, or that could not be called; None where it was none."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
+    frames = list_frames(error)[::-1]
     for frame, inner in zip(frames, [None, *frames[:-1]], strict=True):
         path, values = frame.f_code.co_filename.replace("\\", "/"), frame.f_locals
         hook, module = values.get("hook"), values.get("self")
@@ -59,8 +59,7 @@ def get_code(hook: Hook) -> types.CodeType | None:
 
 def describe_hook(hook: Hook) -> str:
     """A hook in words: the hook 'save' at net.py:6."""
-    code = get_code(hook)
-    if code is None:
+    if (code := get_code(hook)) is None:
         return "a hook"
     return f"the hook {code.co_name!r} at {shorten(f'{code.co_filename}:{code.co_firstlineno}')}"
 

@@ -54,8 +54,7 @@ def _find_multiple(trials: Trials, size: int, n: int) -> int:
     """The least power of two whose multiples alone pass; 1 where every size from here on does."""
     step = 1
     while size % step == 0 and trials.left > _RESERVE:
-        outcome = _try(trials, size + step, n)
-        if outcome is None or outcome.works:
+        if (outcome := _try(trials, size + step, n)) is None or outcome.works:
             return step if outcome is not None else 1
         step *= 2
     return 1
@@ -74,8 +73,7 @@ def _follow(trials: Trials, outcome: Outcome) -> Crash:
 def _fits(trials: Trials, outcome: Outcome) -> bool:
     """Whether no map was too small, whatever else may have failed."""
     crash = _follow(trials, outcome)
-    call = crash.call
-    if call is None or not call.inputs:
+    if (call := crash.call) is None or not call.inputs:
         return outcome.trace.failure is None or call is not None
     least = get_least(crash, call)
     sizes = call.inputs[0].shape[len(call.inputs[0].shape) - len(least) :]
@@ -83,8 +81,7 @@ def _fits(trials: Trials, outcome: Outcome) -> bool:
 
 
 def _compute_least(crash: Crash, given: tuple[int, ...]) -> int | None:
-    call = crash.call
-    if call is None:
+    if (call := crash.call) is None:
         return None
     least, steps = get_least(crash, call), list_steps(crash, call.inputs[0])
     if steps and steps[0].before != given:
@@ -99,8 +96,7 @@ def _compute_least(crash: Crash, given: tuple[int, ...]) -> int | None:
 
 def fit_linear(trials: Trials, least: tuple[int, ...]) -> list[tuple[int, ...]]:
     """A larger input with which the first Linear fits as well, by arithmetic."""
-    outcome = _try(trials, least[0], len(least))
-    if outcome is None or outcome.works:
+    if (outcome := _try(trials, least[0], len(least))) is None or outcome.works:
         return []
     crash = _follow(trials, outcome)
     layer, steps = crash.leaf, list_steps(crash, crash.inputs[0]) if crash.inputs else []

@@ -87,8 +87,7 @@ def find_parts(crash: Crash, call: ModuleCall) -> dict[str, ast.expr]:
     There are none where they are not written out one by one, or stand beside others like them.
     """
     path, _, line = call.source.rpartition(":")
-    tree = parse_file(path)
-    if tree is None or not line.isdigit():
+    if (tree := parse_file(path)) is None or not line.isdigit():
         return {}
     nodes = walk_expression(crash.error)[:1] if call is crash.call else ast.walk(tree)
     found = [

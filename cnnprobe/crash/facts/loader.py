@@ -1,11 +1,12 @@
 """What a DataLoader was doing when it raised: which samples it fetched, and how it joined them."""
 
-import traceback
 import types
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import _DatasetKind
+
+from cnnprobe.crash.facts.frames import get_path, list_frames
 
 _FETCH = "torch/utils/data/_utils/fetch.py"
 _COLLATE = "torch/utils/data/_utils/collate.py"
@@ -27,10 +28,9 @@ class Fetch:
 
 def find_fetch(error: BaseException) -> Fetch | None:
     """The batch whose fetching raised; None where none did."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    paths = [frame.f_code.co_filename.replace("\\", "/") for frame in frames]
-    at = next((i for i, path in enumerate(paths) if path.endswith(_FETCH)), None)
-    if at is None:
+    frames = list_frames(error)
+    paths = list(map(get_path, frames))
+    if (at := next((i for i, path in enumerate(paths) if path.endswith(_FETCH)), None)) is None:
         return None
     inner = frames[at:]
     found = {key: value for frame in inner[1::-1] for key, value in frame.f_locals.items()}
@@ -52,7 +52,7 @@ def fetch_again(error: BaseException) -> BaseException | None:
 
     The order of the worker is not known, so that all samples are fetched from the first on.
     """
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = list_frames(error)
     loaders = [f.f_locals.get("self") for f in frames if _is_in(f, _LOADER)]
     workers: list[Any] = [one for one in loaders if getattr(one, "_workers", None)]
     wrapped = [f.f_locals["self"] for f in frames if f.f_code.co_name == "reraise"]

@@ -1,4 +1,4 @@
-"""A state_dict that was loaded: what fits, under which names, and whether it loads with a change."""
+"""A state_dict that was loaded: what fits, under which names, and whether a change mends it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +36,7 @@ class Renaming:
         if self.adds:
             return {self.prefix + name: value for name, value in state.items()}
         return {
-            name.removeprefix(self.prefix): value
-            for name, value in state.items()
-            if name.startswith(self.prefix)
+            n.removeprefix(self.prefix): v for n, v in state.items() if n.startswith(self.prefix)
         }
 
     def write(self, state: Mapping[str, Any]) -> str:
@@ -108,8 +106,7 @@ class Loading:
 
     def loads(self, *edits: Edit, strict: bool = True) -> bool:
         """Whether a copy of the model with some edits takes the state."""
-        copy = copy_model(self.model, (), {}, meta=True)
-        if copy is None:
+        if (copy := copy_model(self.model, (), {}, meta=True)) is None:
             return False
         copy.apply(edits)
         tensors = {n: v.to("meta") if isinstance(v, Tensor) else v for n, v in self.state.items()}
@@ -166,8 +163,7 @@ def resize_layers(loading: Loading) -> list[Edit]:
     for name in loading.resized:
         fqn, _, kind = name.rpartition(".")
         here, there = loading.own[name].shape, loading.state[name].shape
-        names = _SETTINGS.get(kinds.get(fqn, nn.Module))
-        if names is None or len(here) != len(there):
+        if (names := _SETTINGS.get(kinds.get(fqn, nn.Module))) is None or len(here) != len(there):
             return []
         if kind == "weight":
             changes = {what: there[i] for i, what in enumerate(names) if here[i] != there[i]}

@@ -47,8 +47,7 @@ def _fetch_first(loader: DataLoader[Any]) -> Any:
 def list_loops(crash: Crash) -> Iterator[Loop]:
     """The loops around the failing expression, the innermost first, and those within it."""
     frames, nodes = find_frames(crash.error), walk_expression(crash.error)
-    tree = parse_file(frames[-1].filename) if frames else None
-    if tree is None or not nodes:
+    if (tree := parse_file(frames[-1].filename) if frames else None) is None or not nodes:
         return
     names = read_names(crash.error)
     around = [n for n in ast.walk(tree) if nodes[0] in _walk_own(n)]

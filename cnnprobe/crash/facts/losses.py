@@ -1,8 +1,7 @@
-"""The losses that raised, as calls that can be made again, and the tensor that was differentiated."""
+"""The losses that raised, as calls that can be made again, and what was differentiated."""
 
 import inspect
 import re
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.outside import ChangeLoss
-from cnnprobe.crash.facts.frames import read_frame
+from cnnprobe.crash.facts.frames import get_path, list_frames, read_frame
 from cnnprobe.crash.facts.own_losses import find_own_call
 from cnnprobe.crash.model_copy import hush
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect
+from cnnprobe.crash.suspect import Candidate, Suspect
 
 _FUNCTIONAL, _LOSSES = "torch/nn/functional.py", "torch/nn/modules/loss.py"
 COMPARED = ("input1", "input2", "x1", "x2", "anchor", "positive", "negative")  # as torch has them
@@ -190,8 +189,8 @@ def list_losses(crash: Crash) -> list[Loss]:
 
 def _find_torch_loss(error: BaseException, own: Loss | None) -> Loss | None:
     module, found = None, None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        path, name = frame.f_code.co_filename.replace("\\", "/"), frame.f_code.co_name
+    for frame in list_frames(error):
+        path, name = get_path(frame), frame.f_code.co_name
         info = operations.find_function(name)
         if path.endswith(_LOSSES) and name == "forward":
             module = frame.f_locals["self"]
@@ -221,8 +220,7 @@ def _find_differentiated_loss(crash: Crash) -> Iterator[Loss]:
     tensor = differentiated(crash)
     node = tensor.grad_fn if tensor is not None else None
     words = re.findall("[A-Z][a-z]*", type(node).__name__.partition("Backward")[0])
-    info = operations.find_function("_".join(words).lower())
-    if info is None or info.family != "loss":
+    if (info := operations.find_function("_".join(words).lower())) is None or info.family != "loss":
         return
     try:
         x, target = (getattr(node, f"_saved_{name}", None) for name in ("self", "target"))
@@ -262,16 +260,9 @@ def suspect_loss(
     """A suspect with what the loss was given; its own candidates prove one of the user's own."""
     given = tuple(t for t in (found.input, found.target) if isinstance(t, Tensor))
     shapes = ", targets ".join(str(tuple(t.shape)) for t in given)
-    usual: dict[str, Any] = {
-        "module": None,
-        "arithmetic": f"output {shapes}" if len(given) > 1 else "",
-        "weight": STRONG,
-        "needs_proof": found.is_own,
-        "tensors": given,
-    }
-    return Suspect(
-        message=message, candidates=tuple(candidates), raised_in=found.shown, **(usual | more)
-    )
+    arithmetic = f"output {shapes}" if len(given) > 1 else ""
+    usual = {"arithmetic": arithmetic, "needs_proof": found.is_own, "tensors": given, **more}
+    return Suspect(message=message, candidates=tuple(candidates), raised_in=found.shown, **usual)
 
 
 # -- the backward ----------------------------------------------------------------------------------

@@ -1,16 +1,14 @@
 """The layer that made a tensor: that which decides its size, and whose result it is."""
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.suspect import Candidate, propose
+from cnnprobe.crash.suspect import Candidates, propose
 from cnnprobe.records.trace import TensorInfo
 
 
-def resize_maker(crash: Crash, info: TensorInfo, size: int, wanted: int) -> Iterator[Candidate]:
+def resize_maker(crash: Crash, info: TensorInfo, size: int, wanted: int) -> Candidates:
     """The last layer with weights before a tensor, if it makes a dim of `size`: with `wanted`."""
     for _, call in crash.walk_back(info):
         layer, fqn = crash.modules.get(call.fqn or ""), call.fqn or ""

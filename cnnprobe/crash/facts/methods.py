@@ -3,7 +3,6 @@
 import ast
 import inspect
 import linecache
-import traceback
 import types
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,7 @@ from torch import nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import File, UnknownPlaceError
-from cnnprobe.crash.facts.frames import is_comprehension, parse_file
-from cnnprobe.recorder import sources
+from cnnprobe.crash.facts.frames import is_comprehension, is_users, list_frames, parse_file
 from cnnprobe.recorder.inventory import class_of, is_leaf
 
 
@@ -51,11 +49,8 @@ def find_method(module: nn.Module, fqn: str, name: str = "forward") -> Method | 
 
 def find_failing_method(crash: Crash) -> Method | None:
     """The method of a module that the user's innermost frame runs; None where it is none."""
-    frame = None
-    for one, _ in traceback.walk_tb(crash.error.__traceback__):
-        is_users = sources.is_users(one.f_code.co_filename) and not is_comprehension(one)
-        frame = one if is_users else frame
-    if frame is None or not frame.f_code.co_varnames:
+    frames = [f for f in list_frames(crash.error) if is_users(f) and not is_comprehension(f)]
+    if not frames or not (frame := frames[-1]).f_code.co_varnames:
         return None
     owner: Any = frame.f_locals.get(frame.f_code.co_varnames[0])
     fqn = next((name for name, module in crash.modules.items() if module is owner), None)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import (
     find_expression,
+    list_frames,
     read_arguments,
     read_names,
     walk_expression,
@@ -48,7 +49,7 @@ def find_own_call(crash: Crash) -> OwnCall | None:
     """The outermost function of the user's that got the model's output and has raised."""
     outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
     shapes = {t.shape for t in outputs}
-    frames = [f for f, _ in traceback.walk_tb(crash.error.__traceback__)]
+    frames = list_frames(crash.error)
     for i, frame in enumerate(frames):
         code = frame.f_code
         if not sources.is_users(code.co_filename) or code.co_flags & _OPEN:
@@ -133,9 +134,7 @@ def _read_given(error: BaseException, frames: list[types.FrameType], i: int) -> 
     frame, names = frames[i], _list_parameters(frames[i].f_code)
     given = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
     owner = given.pop("self", None)
-    stored = {
-        one.argval for one in dis.get_instructions(frame.f_code) if one.opname.startswith("STORE_")
-    }
+    stored = {o.argval for o in dis.get_instructions(frame.f_code) if o.opname.startswith("STORE_")}
     if not stored & set(given):
         return given
     if isinstance(owner, nn.Module) and (call := read_arguments(error, owner)) is not None:

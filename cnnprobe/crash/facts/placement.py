@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.attributes import RegisterBuffer, RegisterLayers
 from cnnprobe.crash.facts.words import is_floating
 from cnnprobe.crash.suspect import STRONG, Candidate, propose
@@ -57,8 +57,7 @@ def find_usual(values: Iterable[str], otherwise: Iterable[str]) -> str:
 
 def find_odd_dtype(crash: Crash) -> OddTensor | None:
     """The tensor of another dtype than the failing call computes in."""
-    call = crash.call
-    if call is None or not call.inputs:
+    if (call := crash.call) is None or not call.inputs:
         return None
     own = _list_float_dtypes(list_own(crash).values())
     if own and not isinstance(crash.leaf, BY_INDEX):
@@ -127,7 +126,7 @@ def list_hidden_layers(
 
 
 def find_listed(crash: Crash, info: TensorInfo) -> tuple[str, str] | None:
-    """The plain list or dict of tensors that a tensor is of, as far as shape, dtype and device tell."""
+    """The plain list or dict that holds a tensor, as far as shape, dtype and device tell."""
     meant = (info.shape, info.dtype, info.device)
     for fqn, module in crash.modules.items():
         for name, value in module.__dict__.items():
@@ -146,7 +145,7 @@ def _list_types(tensor: Tensor) -> tuple[str, str]:
 def describe_hidden(crash: Crash, hidden: list[Hidden]) -> str:
     """Them in words: the 4 layers in 'heads' of the model (Net) are in a plain list or dict."""
     count = sum(len(each.layers) for each in hidden)
-    names = " and ".join(f"'{h.attribute}' of {describe_module(crash, h.owner)}" for h in hidden)
+    names = " and ".join(f"'{h.attribute}' of {crash.describe_module(h.owner)}" for h in hidden)
     layers = "layer" if count == 1 else f"{count} layers"
     verb = "is" if count == 1 else "are"
     return f"the {layers} in {names} {verb} in a plain list or dict"
@@ -173,12 +172,9 @@ def register_hidden(
 
 def register_attribute(fqn: str, name: str, function: Callable[[Tensor], Any]) -> RegisterBuffer:
     """Register the tensor at an attribute, so that it moves with the model."""
+    title = f"register it: self.register_buffer({name!r}, ...), so that it moves with the model"
     return RegisterBuffer(
-        title=f"register it: self.register_buffer({name!r}, ...), so that it moves with the model",
-        code="self.register_buffer",
-        module=fqn,
-        name=name,
-        function=function,
+        title=title, code="self.register_buffer", module=fqn, name=name, function=function
     )
 
 

@@ -36,15 +36,12 @@ class Product:
 
 def find_product(crash: Crash) -> Product | None:
     """The failing call as a product with a weight whose features do not fit; None: it is none."""
-    call = crash.call
-    if call is None or not call.inputs:
+    if (call := crash.call) is None or not call.inputs:
         return None
     if isinstance(crash.leaf, nn.Linear):
-        wanted = crash.leaf.in_features
-        found = Product(x=call.inputs[0], wanted=wanted, module=call.fqn or "")
+        found = Product(x=call.inputs[0], wanted=crash.leaf.in_features, module=call.fqn or "")
     else:
-        other = _find_function(crash, call)
-        if other is None:
+        if (other := _find_function(crash, call)) is None:
             return None
         found = other
     return found if found.x.shape and found.got != found.wanted else None
@@ -87,8 +84,7 @@ def _name_weight(crash: Crash, weight: TensorInfo) -> tuple[str, bool]:
 def find_reshaping(crash: Crash, info: TensorInfo) -> ModuleCall | None:
     """The latest call that gave a tensor its shape, if no layer with weights came after it."""
     for _, call in crash.walk_back(info):
-        operation = find(call)
-        if operation is not None and operation.effect == "reshapes":
+        if (operation := find(call)) is not None and operation.effect == "reshapes":
             return call
         module = crash.modules.get(call.fqn) if call.fqn is not None else None
         if module is not None and module._parameters:

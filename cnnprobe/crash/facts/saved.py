@@ -54,8 +54,7 @@ class SavedTensors:
 
 def find_start(crash: Crash) -> Tensor | None:
     """The tensor whose backward has begun; None where it could not begin."""
-    loss = differentiated(crash)
-    if loss is None or not loss.requires_grad:
+    if (loss := differentiated(crash)) is None or not loss.requires_grad:
         return None
     frame = read_frame(crash.error, "torch/_tensor.py", "backward") or {}
     return loss if loss.numel() == 1 or frame.get("gradient") is not None else None
@@ -100,8 +99,7 @@ def _read_state(node: Any, name: str) -> str | None:
     try:
         return "kept" if isinstance(getattr(node, name), Tensor) else None
     except RuntimeError:
-        raw = getattr(node, "_raw" + name, None)
-        if raw is None or isinstance(raw, list | tuple):
+        if (raw := getattr(node, "_raw" + name, None)) is None or isinstance(raw, list | tuple):
             return None
         try:
             raw.register_hooks(lambda t: t, lambda t: t)
@@ -121,8 +119,7 @@ def get_number(node: Any) -> int | None:
 
 def find_maker(crash: Crash, node: Any) -> tuple[int, ModuleCall] | None:
     """The innermost recorded call that made a node of the graph."""
-    number = get_number(node)
-    if number is None:
+    if (number := get_number(node)) is None:
         return None
     found = [
         (i, c)
@@ -134,8 +131,7 @@ def find_maker(crash: Crash, node: Any) -> tuple[int, ModuleCall] | None:
 
 def describe_keeper(crash: Crash, node: Any) -> str:
     """The call that made a node in words, or the node's own operation."""
-    maker = find_maker(crash, node)
-    if maker is not None:
+    if (maker := find_maker(crash, node)) is not None:
         return crash.describe_call(maker[1])
     return node.name().rstrip("0123456789").removesuffix("Backward") or str(node.name())
 
@@ -211,8 +207,9 @@ def find_carried(crash: Crash) -> Iterator[tuple[str, Any, ast.AST]]:
     line = frames[-1].lineno or 0 if frames else 0
     values = read_names(crash.error)
     for loop in ast.walk(tree) if tree is not None else ():
-        is_loop = isinstance(loop, ast.For | ast.While)
-        if not is_loop or not loop.lineno <= line <= (loop.end_lineno or 0):  # type: ignore[attr-defined]
+        if not isinstance(loop, ast.For | ast.While):
+            continue
+        if not loop.lineno <= line <= (loop.end_lineno or 0):
             continue
         found: dict[str, list[tuple[ast.AST, bool]]] = {}
         for node in ast.walk(loop):

@@ -1,10 +1,10 @@
 """The call of a GradScaler that raised, with its variables."""
 
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.facts.frames import get_path, list_frames
 
 _FILE = "torch/amp/grad_scaler.py"
 
@@ -19,7 +19,6 @@ class ScalerCall:
 
 def find_scaler_call(crash: Crash) -> ScalerCall | None:
     """The function of a GradScaler that raised itself; None where none did."""
-    frames = [frame for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
-    if not frames or not frames[-1].f_code.co_filename.replace("\\", "/").endswith(_FILE):
+    if not (frames := list_frames(crash.error)) or not get_path(frames[-1]).endswith(_FILE):
         return None
     return ScalerCall(function=frames[-1].f_code.co_name, values=dict(frames[-1].f_locals))

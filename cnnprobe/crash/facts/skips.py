@@ -52,9 +52,8 @@ def list_untaken(crash: Crash) -> Iterator[TensorInfo]:
 
 
 def find_variable(crash: Crash, info: TensorInfo, place: str = "") -> str:
-    """The only name that a tensor was given, as read at another line of the same function; or ""."""
-    call = find_outer_call(crash, info)
-    if call is None:
+    """The only name of a tensor, as read at another line of the same function; or ""."""
+    if (call := find_outer_call(crash, info)) is None:
         return ""
     function = _find_function(call.source)
     if function is None or (place and _find_function(place) is not function):
@@ -71,8 +70,7 @@ def find_variable(crash: Crash, info: TensorInfo, place: str = "") -> str:
 
 def name_tensor(crash: Crash, info: TensorInfo) -> str:
     """The output of 'enc2', that of 'enc2' after relu, or the input 'y'."""
-    call = find_outer_call(crash, info)
-    if call is None:
+    if (call := find_outer_call(crash, info)) is None:
         return f"the input '{spell_path(crash, info.path)}'"
     if call.fqn:
         return f"the output of {quote(call.fqn)}"

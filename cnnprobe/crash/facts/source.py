@@ -35,7 +35,8 @@ def parse(function: Callable[..., Any]) -> ast.FunctionDef | None:
 
 def get_forward(module: nn.Module) -> Callable[..., Any]:
     """The forward as its class has it."""
-    return getattr(class_of(module), "forward")  # type: ignore[no-any-return]  # noqa: B009 - `type` has none
+    kind: Any = class_of(module)
+    return kind.forward  # type: ignore[no-any-return]
 
 
 def find_one_tuples(function: Callable[..., Any]) -> Iterator[ast.Tuple]:
@@ -54,8 +55,7 @@ def recompile(
     function: Callable[..., Any], transform: Callable[[ast.FunctionDef], None]
 ) -> Callable[..., Any] | None:
     """A function like the user's with a change in its syntax tree."""
-    tree = parse(function)
-    if tree is None or not isinstance(function, types.FunctionType):
+    if (tree := parse(function)) is None or not isinstance(function, types.FunctionType):
         return None
     transform(tree)
     try:
@@ -95,17 +95,6 @@ def _constants(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _constants(value)
 
 
-def drop_one_tuples(tree: ast.FunctionDef) -> None:
-    """Drop the trailing commas of assignments and returns."""
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Assign | ast.Return)
-            and isinstance(node.value, ast.Tuple)
-            and len(node.value.elts) == 1
-        ):
-            node.value = node.value.elts[0]
-
-
 # Methods that write, without a _ at the end.
 WRITING = frozenset({"backward", "retain_grad", "register_hook", "resize", "resize_as"})
 
@@ -122,8 +111,7 @@ def evaluate(
         return values.get(node.id)
     if _literal(node) is not None:
         return _literal(node)
-    found = known(node) if known is not None else None
-    if found is not None:
+    if (found := known(node) if known is not None else None) is not None:
         return found
     if isinstance(node, ast.Subscript):
         value, index = evaluate(node.value, values, known), _literal(node.slice)

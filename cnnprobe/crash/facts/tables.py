@@ -27,8 +27,7 @@ def find_lookup(crash: Crash) -> Lookup | None:
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
         x = get_tensor(call, 0, "input") or call.inputs[0]
         return Lookup(x=x, rows=layer.num_embeddings, module=call.fqn or "")
-    info = find(call)
-    if info is None or info.name not in ("embedding", "embedding_bag"):
+    if (info := find(call)) is None or info.name not in ("embedding", "embedding_bag"):
         return None
     weight = read_tensor(call, "weight")
     x = read_tensor(call, "input") or call.inputs[0]

@@ -1,25 +1,19 @@
-"""Operations on a tensor's way that turned, lost or resized dims, and what each should have been."""
+"""Operations on a tensor's way that turned, lost or resized dims, and what each should be."""
 
 import ast
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.build import rewrite_call, set_argument
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.build import set_argument
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
-from cnnprobe.crash.edits.places import (
-    list_calls_on,
-    open_line,
-    read_called,
-    take_only,
-    write_argument,
-)
+from cnnprobe.crash.edits.places import find_called, open_line, write_argument
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.words import count_elements, get_argument, quote, read_argument
 from cnnprobe.operations import find
@@ -64,10 +58,10 @@ def _list_batch_splits(crash: Crash, info: TensorInfo) -> Iterator[Turn]:
             continue
         if name not in (*_CHUNKS, "unbind") or not _keeps_batch_first(crash, x):
             continue
-        dim = read_argument(call, "dim")
-        if dim not in (None, 0, -len(x.shape)):
+        if read_argument(call, "dim") not in (None, 0, -len(x.shape)):
             return
-        dims = [1] if len(x.shape) != 3 or _has_windows(crash) else [2, 1]
+        has_maps = any(isinstance(m, nn.modules.conv._ConvNd) for m in crash.modules.values())
+        dims = [1] if len(x.shape) != 3 or has_maps else [2, 1]
         count, where = len(call.outputs), quote(crash.find_module_above(call.parent))
         if name != "unbind":
             text = f"{name} in {where} splits the batch (dim 0) of {x.shape}, not dim {dims[0]}"
@@ -99,10 +93,6 @@ def _keeps_batch_first(crash: Crash, info: TensorInfo) -> bool:
     return True
 
 
-def _has_windows(crash: Crash) -> bool:
-    return any(isinstance(m, nn.modules.conv._ConvNd) for m in crash.modules.values())
-
-
 def _set_dim(crash: Crash, call: ModuleCall, dim: int) -> Edit:
     name = name_operation(call)
     return set_argument(crash, call, "dim", dim, title=f"use dim={dim} in {name} at {{place}}")
@@ -115,9 +105,8 @@ def _split_dim(crash: Crash, call: ModuleCall, count: int, dim: int, size: int) 
         return func(args[0], size // count, dim=dim)
 
     title = f"use split({size // count}, dim={dim}) at {{place}}"
-    return rewrite_call(
-        crash, call, rewrite, title=title, code=f"split({size // count}, dim={dim})"
-    )
+    code = f"split({size // count}, dim={dim})"
+    return rewrite_call(crash, call, rewrite, title=title, code=code)
 
 
 def _find_unpacked(call: ModuleCall, count: int) -> tuple[File, ast.expr] | None:
@@ -152,8 +141,7 @@ def _chunk_instead(crash: Crash, call: ModuleCall, count: int, dim: int) -> Edit
 
     code = f".chunk({count}, dim={dim})"
     title = f"split the features instead of the batch at {{place}}: x{code}"
-    edit = rewrite_call(crash, call, rewrite, title=title, code=f"{{x}}{code}")
-    return replace(edit, written=write)
+    return rewrite_call(crash, call, rewrite, title=title, code=f"{{x}}{code}", written=write)
 
 
 # -- functions that decide a size ------------------------------------------------------------------
@@ -163,8 +151,7 @@ def _list_sizes(crash: Crash, info: TensorInfo) -> Iterator[Turn]:
     """F.pad with its pairs in the wrong order, or irfft without the length of the signal."""
     others = {t.shape for t in crash.inputs if len(t.shape) == len(info.shape) > 2}
     for _, call in crash.walk_back(info):
-        made = call.outputs[0].shape if call.outputs else ()
-        if made != info.shape or not call.inputs:
+        if (made := call.outputs[0].shape if call.outputs else ()) != info.shape or not call.inputs:
             return
         where, before = quote(crash.find_module_above(call.parent)), call.inputs[0].shape
         name = name_operation(call) or call.kind.rpartition(".")[2]
@@ -201,18 +188,15 @@ def _turn_pad(crash: Crash, call: ModuleCall) -> Edit:
         return func(args[0], _turn_pairs(tuple(args[1])), *args[2:], **kwargs)
 
     def write() -> list[Change]:
-        file, line = open_line(call.source)
-        written = take_only([c for c in list_calls_on(file, line) if read_called(c) == "pad"])
+        file, written = find_called(call.source, "pad")
         given = [*written.args[1:2], *(k.value for k in written.keywords if k.arg == "pad")]
         parts = given[0].elts if given and isinstance(given[0], ast.List | ast.Tuple) else []
-        return [
-            file.replace(old, file.source(new))
-            for old, new in zip(parts, _turn_pairs(tuple(parts)), strict=True)
-        ]
+        pairs = zip(parts, _turn_pairs(tuple(parts)), strict=True)
+        return [file.replace(old, file.source(new)) for old, new in pairs]
 
     title = "pass the pairs of pad in the order (left, right, top, bottom) at {place}"
-    edit = rewrite_call(crash, call, rewrite, title=title, code="(left, right, top, bottom)")
-    return replace(edit, written=write)
+    code = "(left, right, top, bottom)"
+    return rewrite_call(crash, call, rewrite, title=title, code=code, written=write)
 
 
 # -- packed sequences ------------------------------------------------------------------------------
@@ -244,14 +228,12 @@ def _pad_batch_first(crash: Crash, call: ModuleCall, value: bool) -> Edit:
         return (found[0].transpose(0, 1), *found[1:])
 
     def write() -> list[Change]:
-        file, line = open_line(call.source)
-        calls = list_calls_on(file, line)
-        written = take_only([c for c in calls if read_called(c) == "pad_packed_sequence"])
+        file, written = find_called(call.source, "pad_packed_sequence")
         return [write_argument(file, written, ["", "batch_first"], "batch_first", value)]
 
     code = f"batch_first={value}"
     title = f"use {code} in pad_packed_sequence at {{place}}"
-    return replace(rewrite_call(crash, last, rewrite, title=title, code=code), written=write)
+    return rewrite_call(crash, last, rewrite, title=title, code=code, written=write)
 
 
 # -- dims that were merged -------------------------------------------------------------------------
@@ -264,8 +246,7 @@ def _list_merged(crash: Crash) -> Iterator[Turn]:
     if not isinstance(layer, nn.Linear) or merge is None or name_operation(merge) not in _MERGES:
         return
     before, after = merge.inputs[0].shape, merge.outputs[0].shape
-    kept = len(after) - 1
-    if kept < 2 or len(before) <= len(after) or before[:kept] != after[:kept]:
+    if (kept := len(after) - 1) < 2 or len(before) <= len(after) or before[:kept] != after[:kept]:
         return
     for _, call in crash.walk_back(merge.inputs[0]):
         if name_operation(call) == "contiguous":
@@ -275,7 +256,8 @@ def _list_merged(crash: Crash) -> Iterator[Turn]:
             return
         sizes = call.inputs[0].shape
         free = list(range(1, len(sizes)))
-        lone = [d for d in free if _multiply(sizes, free, d) == layer.in_features]
+        rest = {d: count_elements(tuple(sizes[i] for i in free if i != d)) for d in free}
+        lone = [d for d in free if rest[d] == layer.in_features]
         if 0 not in order[:kept] or kept != 2 or len(lone) != 1:
             return
         front = tuple(d if d == 0 else lone[0] for d in order[:kept])
@@ -285,10 +267,6 @@ def _list_merged(crash: Crash) -> Iterator[Turn]:
         text += f" {layer.in_features} = {' x '.join(str(sizes[d]) for d in turned[kept:])}"
         yield Turn(call=call, text=text, edits=(_permute_otherwise(crash, call, turned),))
         return
-
-
-def _multiply(sizes: tuple[int, ...], free: list[int], out: int) -> int:
-    return count_elements(tuple(sizes[d] for d in free if d != out))
 
 
 def _read_order(call: ModuleCall) -> tuple[int, ...]:
@@ -301,12 +279,10 @@ def _permute_otherwise(crash: Crash, call: ModuleCall, order: tuple[int, ...]) -
         return args[0].permute(order)
 
     def write() -> list[Change]:
-        file, line = open_line(call.source)
-        written = take_only([c for c in list_calls_on(file, line) if read_called(c) == "permute"])
+        file, written = find_called(call.source, "permute")
         nodes = written.args[-1].elts if isinstance(written.args[-1], ast.Tuple) else written.args
         pairs = zip(nodes[-len(order) :], order, strict=True)
         return [file.replace(node, str(dim)) for node, dim in pairs]
 
-    title = f"use permute{order} at {{place}}"
-    edit: Rewrite = rewrite_call(crash, call, rewrite, title=title, code=f"permute{order}")
-    return replace(edit, written=write)
+    title, code = f"use permute{order} at {{place}}", f"permute{order}"
+    return rewrite_call(crash, call, rewrite, title=title, code=code, written=write)

@@ -43,8 +43,7 @@ def find_unpacking(crash: Crash) -> Unpacking | None:
     if node is None or not nodes or nodes[0] not in list(ast.walk(node.targets[0])):
         return None
     line = read_values(crash, list(ast.walk(node.value)))
-    found = _find_mismatch(node.targets[0], line.evaluate(node.value))
-    if found is None:
+    if (found := _find_mismatch(node.targets[0], line.evaluate(node.value))) is None:
         return None
     names, value, given = found
     row = line.find_row(node.value)

@@ -49,8 +49,7 @@ class Line:
             return None
 
     def _find_known(self, node: ast.expr) -> Any:
-        row = self.find_row(node)
-        if row is not None:
+        if (row := self.find_row(node)) is not None:
             return _stand_in(row)
         if isinstance(node, ast.Attribute):
             value = self.evaluate(node.value)
@@ -75,7 +74,8 @@ def read_values(crash: Crash, nodes: list[ast.AST]) -> Line:
     # All parts have just run, so that the last rows are theirs.
     for node in reversed(list(_walk_as_run(nodes[0]))):
         key = _key_of_node(node, names, names_of)
-        places = [f"{frames[-1].filename}:{n}" for n in range(node.lineno, node.end_lineno + 1)]  # type: ignore[operator]
+        span = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        places = [f"{frames[-1].filename}:{n}" for n in span]
         row = next(
             (r for r in reversed(left) if _key_of_row(r) == key and r.source in places), None
         )

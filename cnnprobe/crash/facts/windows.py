@@ -65,7 +65,7 @@ class Window:
 
     @property
     def lacking(self) -> tuple[int, ...]:
-        """The output_padding with which a transposed convolution multiplies its input by its stride.
+        """The output_padding for which a transposed convolution multiplies its input by its stride.
 
         () where it does so already, or cannot.
         """
@@ -124,12 +124,10 @@ def get_call_window(crash: Crash, call: ModuleCall) -> Window | None:
         return None
     settings = {name: read_argument(call, name) for name in signature.names}
     if info.family == "convolution":
-        weight = read_tensor(call, "weight")
-        if weight is None or len(weight.shape) < 3:
+        if (weight := read_tensor(call, "weight")) is None or len(weight.shape) < 3:
             return None
         settings["kernel_size"] = weight.shape[2:]
-    is_transposed = info.group == "conv_transpose"
-    return _build(int(info.name[-2]), settings, is_transposed=is_transposed)
+    return _build(int(info.name[-2]), settings, is_transposed=info.group == "conv_transpose")
 
 
 def _build(n: int, settings: Mapping[str, Any], *, is_transposed: bool) -> Window | None:
@@ -182,8 +180,7 @@ def _read_padding(crash: Crash, call: ModuleCall) -> tuple[str, tuple[int, ...]]
     if isinstance(layer, nn.modules.padding._ReflectionPadNd | nn.modules.padding._CircularPadNd):
         is_reflection = isinstance(layer, nn.modules.padding._ReflectionPadNd)
         return "reflect" if is_reflection else "circular", tuple(layer.padding)
-    info = find(call)
-    if info is None or info.name != "pad" or call.fqn is not None:
+    if (info := find(call)) is None or info.name != "pad" or call.fqn is not None:
         return "", ()
     return str(read_argument(call, "mode")), tuple(read_argument(call, "pad") or ())
 
@@ -214,7 +211,7 @@ class Step:
     """One window on the path of a feature map, and the sizes before and after it."""
 
     call: ModuleCall
-    window: Window | None
+    window: Window
     before: tuple[int, ...]
     after: tuple[int, ...]
 
@@ -239,13 +236,12 @@ def list_steps(crash: Crash, info: TensorInfo) -> list[Step]:
     return steps
 
 
-def apply_windows(windows: Iterable[Window | None], sizes: tuple[int, ...]) -> tuple[int, ...]:
+def apply_windows(windows: Iterable[Window], sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes after a chain of windows; (0, ...) where one of them does not fit any more."""
     for window in windows:
-        if window is not None:
-            if min(sizes, default=0) < 1:
-                return tuple(0 for _ in sizes)
-            sizes = window.output(sizes)
+        if min(sizes, default=0) < 1:
+            return tuple(0 for _ in sizes)
+        sizes = window.output(sizes)
     return sizes
 
 

@@ -37,13 +37,12 @@ def write_product(shape: tuple[int, ...]) -> str:
 
 
 def get_argument(call: ModuleCall, position: int, name: str) -> Any:
-    """A plain argument of a recorded call, by position or name; a tuple where it was one, None where it was not given."""
+    """A plain argument of a recorded call, by position or name; None where it was not given."""
     given = call.arguments
     for path in (f"[{position}]", name):
         if path in given:
             return given[path]
-        parts = [given[key] for key in given if key.startswith(path + "[")]
-        if parts:
+        if parts := [given[key] for key in given if key.startswith(path + "[")]:
             return tuple(parts)
     return None
 

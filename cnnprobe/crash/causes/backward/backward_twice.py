@@ -1,10 +1,6 @@
-"""A backward through a graph that an earlier backward has freed."""
-
-from collections.abc import Iterator
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.saved import (
     find_carried,
@@ -15,56 +11,43 @@ from cnnprobe.crash.facts.saved import (
     walk_nodes,
 )
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.g = nn.Sequential(nn.ConvTranspose2d(8, 4, 4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+          self.d = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(32, 1))
+      def forward(self, z):
+          return self.d(self.g(z))
+  model = Net()
+  def run(model):
+      bce, fake = nn.BCEWithLogitsLoss(), model.g(torch.randn(4, 8, 1, 1))
+-     bce(model.d(fake), torch.zeros(4, 1)).backward()
++     bce(model.d(fake.detach()), torch.zeros(4, 1)).backward()
+      bce(model.d(fake), torch.ones(4, 1)).backward()
+"""
+_SECOND = """
+  model = nn.Linear(6, 4)
+  def run(model):
+      output = model(torch.randn(5, 6))
+-     output.pow(2).mean().backward()
++     output.pow(2).mean().backward(retain_graph=True)
+      output.exp().mean().backward()
+"""
 EXAMPLES = (
     Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.g = nn.Sequential(nn.ConvTranspose2d(8, 4, 4), nn.ReLU(), nn.Conv2d(4, 1, 1))
-                self.d = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(32, 1))
-
-            def forward(self, z):
-                return self.d(self.g(z))
-
-
-        model = Net()
-
-
-        def run(model):
-            bce, fake = nn.BCEWithLogitsLoss(), model.g(torch.randn(4, 8, 1, 1))
-            bce(model.d(fake), torch.zeros(4, 1)).backward()
-            bce(model.d(fake), torch.ones(4, 1)).backward()
-        """,
-        old="bce(model.d(fake), torch.zeros(4, 1))",
-        new="bce(model.d(fake.detach()), torch.zeros(4, 1))",
+        _FIRST,
         blames="g",
         repair="detach() what 'g' gives for the earlier backward",
         is_tried=False,
     ),
-    Example(
-        """
-        model = nn.Linear(6, 4)
-
-
-        def run(model):
-            output = model(torch.randn(5, 6))
-            output.pow(2).mean().backward()
-            output.exp().mean().backward()
-        """,
-        old="mean().backward()\n    output.exp()",
-        new="mean().backward(retain_graph=True)\n    output.exp()",
-        blames=None,
-        repair="run the forward again before each backward()",
-        is_tried=False,
-    ),
+    Example(_SECOND, repair="run the forward again before each backward()", is_tried=False),
 )
 
 
-@cause(code="CP084", name="backward-twice", stage="backward", prior=830, examples=EXAMPLES)
-def backward_twice(crash: Crash) -> Iterator[Suspect]:
+@cause("CP084", "backward-twice", EXAMPLES, stage="backward", prior=830)
+def backward_twice(crash: Crash) -> Suspects:
     """A backward went through a graph that an earlier backward has freed.
 
     Why it happens: backward() frees what it has used. A second one over the same forward, or over
@@ -98,17 +81,16 @@ def backward_twice(crash: Crash) -> Iterator[Suspect]:
             else "detach() what is carried over from the earlier step"
         )
     retain = Advice(
-        title="add the losses and call backward() once, or pass retain_graph=True to the first call",
+        title="add the losses and call backward() once, or pass retain_graph=True to the first "
+        "call",
         code="retain_graph=True",
     )
-    yield Suspect(
-        module=part or None,
-        message=f"backward() ran a second time: {why}",
-        arithmetic=f"{len(freed)} saved tensor{'s are' if len(freed) > 1 else ' is'} gone, "
-        f"first that of {freed[0].node.name()}",
-        candidates=(propose(Advice(title=title)), propose(retain)),
-        weight=STRONG,
+    message = f"backward() ran a second time: {why}"
+    arithmetic = (
+        f"{len(freed)} saved tensor{'s are' if len(freed) > 1 else ' is'} gone, "
+        f"first that of {freed[0].node.name()}"
     )
+    yield blame(part or None, message, title, propose(retain), arithmetic=arithmetic)
 
 
 def _find_part(crash: Crash, nodes: list[Any]) -> str:
@@ -120,5 +102,4 @@ def _find_part(crash: Crash, nodes: list[Any]) -> str:
         if id(variable := getattr(node, "variable", None)) in names
     }
     paths = [fqn.split(".")[:-1] for fqn in found]
-    shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
-    return ".".join(shared)
+    return ".".join([parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1])

@@ -1,22 +1,18 @@
-"""An autograd function of the user's own whose backward is wrong."""
-
 import ast
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Candidate, Crash, Suspect, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.calls import ReplaceBackward
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import extend_return
 from cnnprobe.crash.facts.frames import list_backward_frames, list_names
 from cnnprobe.crash.facts.saved import find_maker, find_start, walk_nodes
 from cnnprobe.crash.facts.source import parse, recompile
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
 _MOST_NAMES = 6  # tensors of a failing line that are shown with their shapes
 _Shape = tuple[int, ...] | None  # None: no gradient
@@ -27,51 +23,33 @@ class Scale(torch.autograd.Function):
     def forward(ctx, x, factor, shift=0.0):
         ctx.factor = factor
         return x * factor + shift
-
     @staticmethod
     def backward(ctx, gradient):
         return gradient * ctx.factor, None
-
-
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.fc = nn.Linear(8, 2)
-
     def forward(self, x):
         return Scale.apply(self.fc(x), 2.0)
-
-
 model = Net()
-
-
 def run(model):
     F.cross_entropy(model(torch.randn(4, 8)), torch.tensor([0, 1, 0, 1])).backward()
 """
 _RIGHT = "return gradient * ctx.factor, None"
-
-
-def _write_example(wrong: str, repair: str, *, is_tried: bool = False) -> Example:
-    return Example(
-        _NET.replace(_RIGHT, wrong),
-        old=wrong,
-        new=_RIGHT,
-        blames="",
-        repair=repair,
-        is_tried=is_tried,
+EXAMPLES = tuple(
+    vary(_NET, _RIGHT, wrong, repair, blames="", is_tried=is_tried)
+    for wrong, repair, is_tried in (
+        ("return gradient * ctx.factor", "return None as well", True),
+        ("gradient = gradient * ctx.factor", "return gradient, None", True),
+        ("return gradient.sum(1) * ctx.factor, None", "of the shape (4, 2) for 'x'", False),
+        ("return gradient * torch.ones(3), None", "the shapes (4, 2), None", False),
     )
-
-
-EXAMPLES = (
-    _write_example("return gradient * ctx.factor", "return None as well", is_tried=True),
-    _write_example("gradient = gradient * ctx.factor", "return gradient, None", is_tried=True),
-    _write_example("return gradient.sum(1) * ctx.factor, None", "of the shape (4, 2) for 'x'"),
-    _write_example("return gradient * torch.ones(3), None", "the shapes (4, 2), None"),
 )
 
 
-@cause(code="CP088", name="broken-backward", stage="backward", prior=880, examples=EXAMPLES)
-def broken_backward(crash: Crash) -> Iterator[Suspect]:
+@cause("CP088", "broken-backward", EXAMPLES, stage="backward", prior=880)
+def broken_backward(crash: Crash) -> Suspects:
     """The backward of an autograd function of your own does not give what autograd expects.
 
     Why it happens: backward() has to return one gradient for each argument that apply() got, in
@@ -108,14 +86,9 @@ def _suspect_line(crash: Crash, node: Any, frame: Any, line: int) -> Suspect:
         if isinstance(value := frame.f_locals.get(name), Tensor)
     ]
     wanted = ", ".join("None" if s is None else str(s) for s in _list_shapes(node))
-    title = f"correct line {line}: the backward of {kind} has to return gradients of the shapes {wanted}"
-    return _suspect(
-        crash,
-        node,
-        f"raised at line {line}: {crash.error}",
-        "; ".join(shapes[:_MOST_NAMES]),
-        propose(Advice(title=title)),
-    )
+    title = f"the backward of {kind} has to return gradients of the shapes {wanted}"
+    advice, given = Advice(title=f"correct line {line}: {title}"), "; ".join(shapes[:_MOST_NAMES])
+    return _suspect(crash, node, f"raised at line {line}: {crash.error}", given, propose(advice))
 
 
 def _suspect_return(crash: Crash, node: Any, kind: Any) -> Suspect | None:
@@ -127,14 +100,11 @@ def _suspect_return(crash: Crash, node: Any, kind: Any) -> Suspect | None:
     names = [p for p in inspect.signature(kind.forward).parameters if p != "ctx"]
     for name, returned, shape in zip(names, given or (), _list_shapes(node), strict=False):
         if returned is not None and shape is not None and not _sums_to(returned, shape):
-            title = f"return a gradient of the shape {shape} for {name!r} from the backward of {kind.__name__}"
-            return _suspect(
-                crash,
-                node,
-                f"returns a gradient of {returned} for {name!r}, which is {shape}",
-                "a gradient has the shape of the input that it belongs to",
-                propose(Advice(title=title)),
-            )
+            title = f"return a gradient of the shape {shape} for {name!r} from the backward of "
+            advice = propose(Advice(title=title + kind.__name__))
+            what = f"returns a gradient of {returned} for {name!r}, which is {shape}"
+            why = "a gradient has the shape of the input that it belongs to"
+            return _suspect(crash, node, what, why, advice)
     return None
 
 
@@ -142,12 +112,11 @@ def _suspect(
     crash: Crash, node: Any, what: str, arithmetic: str, *candidates: Candidate
 ) -> Suspect:
     kind, maker = node._forward_cls.__name__, find_maker(crash, node)
-    return Suspect(
-        module=None if maker is None else crash.find_module_above(maker[0]),
-        message=f"the backward of {kind}, an autograd function of your own, {what}",
+    return blame(
+        None if maker is None else crash.find_module_above(maker[0]),
+        f"the backward of {kind}, an autograd function of your own, {what}",
+        *candidates,
         arithmetic=arithmetic,
-        candidates=candidates,
-        weight=STRONG,
         raised_in=f"the backward of {kind}",
     )
 
@@ -224,8 +193,7 @@ def _observe_backward(crash: Crash, kind: Any) -> tuple[_Shape, ...] | None:
 
 def _count_returned(kind: Any) -> int | None:
     """How many gradients the backward returns, where its source says so plainly."""
-    tree = parse(kind.backward)
-    if tree is None:
+    if (tree := parse(kind.backward)) is None:
         return None
     values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
     if any(not isinstance(v, ast.Tuple | ast.BinOp | ast.UnaryOp) for v in values):

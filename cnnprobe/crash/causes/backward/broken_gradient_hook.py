@@ -1,8 +1,5 @@
-"""A hook that a backward called raised, or gave another kind of gradient."""
-
 import dis
 import inspect
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,16 +7,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.hooks import ChangeHook
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import drop_return
-from cnnprobe.crash.facts.frames import list_backward_frames
+from cnnprobe.crash.facts.frames import get_path, list_backward_frames, list_frames
 from cnnprobe.crash.facts.hooks import describe_hook, get_code, read_returned
 from cnnprobe.crash.facts.saved import find_saved, find_start, walk_nodes
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 # What a hook does beside computing: it may not be called once more then.
 _WRITING = frozenset({"STORE_GLOBAL", "STORE_ATTR", "STORE_DEREF", "STORE_SUBSCR"})
@@ -28,78 +23,51 @@ _PURE = frozenset(dir(Tensor)) | frozenset(dir(torch))
 _NET = """
 def hook(module, grad_input, grad_output):
     print(grad_output[0].norm())
-
-
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.body, self.fc = nn.Linear(8, 8), nn.Linear(8, 3)
         self.body.register_full_backward_hook(hook)
         self.body.weight.register_hook(lambda gradient: gradient / 2)
-
     def forward(self, x):
         return self.fc(torch.relu(self.body(x)))
-
-
 model = Net()
-
-
 def run(model):
     x = torch.randn(4, 8, requires_grad=True)
     model(x).sum().backward()
 """
 
 
-def _write_example(new: str, old: str, repair: str) -> Example:
-    return Example(
-        _NET.replace(new, old), old=old, new=new, blames="body", repair=repair, is_tried=False
-    )
-
-
+_PROGRAM = """
+  def save(module, grad_input, grad_output):
+      module.kept = grad_output[0].detach()
+-     return grad_output
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body, self.fc = nn.Linear(8, 6), nn.Linear(6, 3)
+          self.fc.register_full_backward_hook(save)
+      def forward(self, x):
+          return self.fc(torch.relu(self.body(x)))
+  model = Net()
+  def run(model):
+      model(torch.randn(4, 8)).sum().backward()
+"""
 EXAMPLES = (
-    _write_example("grad_output[0].norm()", "grad_output.norm()", "grad_output[0] is the gradient"),
-    _write_example("gradient / 2", "gradient[:2]", "return a gradient of (8, 8)"),
-    _write_example("gradient / 2", "gradient.view(4, 10)", "or take it off"),
-    Example(
-        """
-        def save(module, grad_input, grad_output):
-            module.kept = grad_output[0].detach()
-            return grad_output
-
-
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.body, self.fc = nn.Linear(8, 6), nn.Linear(6, 3)
-                self.fc.register_full_backward_hook(save)
-
-            def forward(self, x):
-                return self.fc(torch.relu(self.body(x)))
-
-
-        model = Net()
-
-
-        def run(model):
-            model(torch.randn(4, 8)).sum().backward()
-        """,
-        old="    return grad_output\n",
-        new="",
-        blames="fc",
-        repair="let the hook 'save'",
+    *(
+        vary(_NET, right, wrong, repair, blames="body", is_tried=False)
+        for right, wrong, repair in (
+            ("grad_output[0].norm()", "grad_output.norm()", "grad_output[0] is the gradient"),
+            ("gradient / 2", "gradient[:2]", "return a gradient of (8, 8)"),
+            ("gradient / 2", "gradient.view(4, 10)", "or take it off"),
+        )
     ),
+    Example(_PROGRAM, blames="fc", repair="let the hook 'save'"),
 )
 
 
-@cause(
-    code="CP089",
-    name="broken-gradient-hook",
-    stage="backward",
-    family="broken-hook",
-    prior=870,
-    examples=EXAMPLES,
-)
-def broken_gradient_hook(crash: Crash) -> Iterator[Suspect]:
+@cause("CP089", "broken-gradient-hook", EXAMPLES, stage="backward", family="broken-hook", prior=870)
+def broken_gradient_hook(crash: Crash) -> Suspects:
     """A hook raised in the backward, or returned another kind of gradient.
 
     Why it happens: a module's backward hook is called as hook(module, grad_input, grad_output),
@@ -120,7 +88,7 @@ def broken_gradient_hook(crash: Crash) -> Iterator[Suspect]:
     yield from suspects[:1]
 
 
-def _blame_modules(crash: Crash, codes: list[Any]) -> Iterator[Suspect]:
+def _blame_modules(crash: Crash, codes: list[Any]) -> Suspects:
     raised = f"raised {type(crash.error).__name__}: {crash.error}"
     for fqn, module in crash.modules.items():
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
@@ -129,17 +97,14 @@ def _blame_modules(crash: Crash, codes: list[Any]) -> Iterator[Suspect]:
                 title = (
                     f"correct {name!r}: grad_output[0] is the gradient of what {quote(fqn)} gives"
                 )
-                yield Suspect(
-                    module=fqn,
-                    message=f"the backward hook {name!r} on {quote(fqn)} {raised}",
-                    arithmetic="it is called as hook(module, grad_input, grad_output) with tuples "
-                    "of gradients",
-                    candidates=(propose(Advice(title=title)),),
-                    weight=STRONG,
+                message = f"the backward hook {name!r} on {quote(fqn)} {raised}"
+                arithmetic = (
+                    "it is called as hook(module, grad_input, grad_output) with tuples of gradients"
                 )
+                yield blame(fqn, message, title, arithmetic=arithmetic)
 
 
-def _blame_module_returns(crash: Crash) -> Iterator[Suspect]:
+def _blame_module_returns(crash: Crash) -> Suspects:
     """A backward hook of a module that returns gradients of other shapes than it was given."""
     for call in crash.trace.calls:
         module = crash.modules.get(call.fqn) if call.fqn is not None else None
@@ -156,24 +121,22 @@ def _blame_module_returns(crash: Crash) -> Iterator[Suspect]:
                 registry="_backward_hooks",
                 written=drop_return(code),
             )
-            yield Suspect(
-                module=call.fqn,
-                message=f"{describe_hook(hook)}, a backward hook on {crash.describe_call(call)}, "
-                "returns something, which replaces grad_input but has not its shapes",
-                arithmetic=f"it returns {found.shown}, but grad_input is {found.expected}",
-                candidates=(propose(edit),),
-                weight=STRONG,
+            message = (
+                f"{describe_hook(hook)}, a backward hook on {crash.describe_call(call)}, "
+                "returns something, which replaces grad_input but has not its shapes"
             )
+            arithmetic = f"it returns {found.shown}, but grad_input is {found.expected}"
+            yield blame(call.fqn, message, propose(edit), arithmetic=arithmetic)
 
 
-def _blame_parameters(crash: Crash, codes: list[Any]) -> Iterator[Suspect]:
+def _blame_parameters(crash: Crash, codes: list[Any]) -> Suspects:
     for fqn, name, parameter, hook in _list_hooks(crash):
         if getattr(hook, "__code__", None) in codes:
             what = f"raised {type(crash.error).__name__}: {crash.error}"
             yield _blame_hook(fqn, name, parameter, hook, what)
 
 
-def _blame_returns(crash: Crash) -> Iterator[Suspect]:
+def _blame_returns(crash: Crash) -> Suspects:
     """A hook of a parameter that returns another kind of gradient: it is called once more."""
     for fqn, name, parameter, hook in _list_hooks(crash):
         if not _is_pure(hook):
@@ -210,39 +173,28 @@ def _is_pure(hook: Callable[..., Any]) -> bool:
 def _blame_hook(fqn: str, name: str, parameter: Tensor, hook: Any, what: str) -> Suspect:
     shape, called = tuple(parameter.shape), getattr(hook, "__name__", "without a name")
     title = f"return a gradient of {shape} from the hook, or take it off"
-    return Suspect(
-        module=fqn,
-        message=f"the gradient hook {called!r} on the parameter {name!r} of {quote(fqn)} {what}",
-        arithmetic=f"it is called with the gradient, {shape}, and returns one of that shape or None",
-        candidates=(propose(Advice(title=title, module=fqn)),),
-        weight=STRONG,
-    )
+    message = f"the gradient hook {called!r} on the parameter {name!r} of {quote(fqn)} {what}"
+    arithmetic = f"it is called with the gradient, {shape}, and returns one of that shape or None"
+    return blame(fqn, message, propose(Advice(title=title, module=fqn)), arithmetic=arithmetic)
 
 
 def _is_other_code(crash: Crash, code: Any) -> bool:
-    """Whether code that the backward called is a function's backward, or a forward that is rerun."""
+    """Whether code that the backward called is a function's backward, or a rerun forward."""
     loss = find_start(crash)
     kinds: list[Any] = [
         getattr(node, "_forward_cls", None)
         for node in walk_nodes(loss.grad_fn if loss is not None else None)
         if isinstance(node, BackwardCFunction)
     ]
-    paths = [f.f_code.co_filename for f, _ in traceback.walk_tb(crash.error.__traceback__)]
-    is_rerun = any("checkpoint" in path for path in paths)
+    is_rerun = any("checkpoint" in get_path(frame) for frame in list_frames(crash.error))
     return is_rerun or any(kind.backward.__code__ is code for kind in kinds)
 
 
 def _blame_unknown(crash: Crash, name: str) -> Suspect:
     """A hook of a tensor that is no parameter: what it sits on is not known."""
-    return Suspect(
-        module=None,
-        message=f"the hook {name!r} raised in the backward: {type(crash.error).__name__}: "
-        f"{crash.error}",
+    return blame(
+        None,
+        f"the hook {name!r} raised in the backward: {type(crash.error).__name__}: {crash.error}",
+        f"correct {name!r}: it gets the gradient, a tensor, or take it off",
         arithmetic="a tensor's hook is called with the gradient alone",
-        candidates=(
-            propose(
-                Advice(title=f"correct {name!r}: it gets the gradient, a tensor, or take it off")
-            ),
-        ),
-        weight=STRONG,
     )

@@ -1,57 +1,42 @@
-"""copy.deepcopy met a tensor with a graph."""
-
 import ast
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.saved import find_keepers, write_detached
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 
-EXAMPLE = Example(
-    """
-    import copy
+_PROGRAM = """
+  import copy
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body, self.fc = nn.Linear(4, 8), nn.Linear(8, 2)
+          self.features = None
+      def forward(self, x):
+          x = self.body(x)
+-         self.features = x
++         self.features = x.detach()
+          return self.fc(x)
+  model = Net()
+  def run(model):
+      model(torch.randn(3, 4)).sum().backward()
+      best = copy.deepcopy(model)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="keep 'features' without its graph")
 
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.fc = nn.Linear(4, 8), nn.Linear(8, 2)
-            self.features = None
-
-        def forward(self, x):
-            x = self.body(x)
-            self.features = x
-            return self.fc(x)
-
-
-    model = Net()
-
-
-    def run(model):
-        model(torch.randn(3, 4)).sum().backward()
-        best = copy.deepcopy(model)
-    """,
-    old="self.features = x",
-    new="self.features = x.detach()",
-    blames="",
-    repair="keep 'features' without its graph",
-)
-
-
-@cause(code="CP0F3", name="graph-in-deepcopy", stage="around", prior=880, examples=EXAMPLE)
-def copied_graph(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0F3", "graph-in-deepcopy", EXAMPLE, stage="around", prior=880)
+def copied_graph(crash: Crash) -> Suspects:
     """What was copied with copy.deepcopy holds a tensor with a graph.
 
     Why it happens: a module keeps an activation or a loss as an attribute. copy.deepcopy copies
@@ -67,32 +52,26 @@ def copied_graph(crash: Crash) -> Iterator[Suspect]:
         return
     shape = tuple(tensor.shape)
     if not isinstance(copied, nn.Module):
-        yield Suspect(
-            module=None,
-            message=f"copy.deepcopy got a {type(copied).__name__} that holds a tensor of {shape} "
-            "with a graph",
-            arithmetic=f"it was made by {tensor.grad_fn.name()}",
-            candidates=(propose(Advice(title="copy it detached: x.detach().clone()")),),
-            weight=STRONG,
+        message = (
+            f"copy.deepcopy got a {type(copied).__name__} that holds a tensor of {shape} "
+            "with a graph"
         )
+        arithmetic = f"it was made by {tensor.grad_fn.name()}"
+        yield blame(None, message, "copy it detached: x.detach().clone()", arithmetic=arithmetic)
         return
     holder = Crash(error=crash.error, model=copied)
     kept = list(find_keepers(holder))
     for fqn, name, value in kept:
         if any(part is tensor for part in tree_leaves(value)):
-            other = propose(
-                Advice(
-                    title="or keep a copy of the weights alone: copy.deepcopy(model.state_dict())",
-                    code="copy.deepcopy(model.state_dict())",
-                )
-            )
-            yield Suspect(
-                module=fqn,
-                message=f"copy.deepcopy cannot copy the attribute {name!r} of {quote(fqn)}: it "
+            title = "or keep a copy of the weights alone: copy.deepcopy(model.state_dict())"
+            other = propose(Advice(title=title, code="copy.deepcopy(model.state_dict())"))
+            yield blame(
+                fqn,
+                f"copy.deepcopy cannot copy the attribute {name!r} of {quote(fqn)}: it "
                 f"holds a tensor of {shape} with a graph",
+                propose(_detach(holder, fqn, name, value)),
+                other,
                 arithmetic=f"it was made by {tensor.grad_fn.name()}; only leaves are copied",
-                candidates=(propose(_detach(holder, fqn, name, value)), other),
-                weight=STRONG,
             )
             return
 

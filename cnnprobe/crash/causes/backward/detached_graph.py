@@ -1,18 +1,12 @@
-"""A loss that no gradient can flow back from."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.attributes import Unfreeze
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.frames import find_cut
 from cnnprobe.crash.facts.losses import differentiated
 from cnnprobe.crash.facts.words import operation, quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import find_function
 from cnnprobe.records.trace import ModuleCall
 
@@ -23,68 +17,54 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.fc = nn.Linear(8, 3)
-
     def forward(self, x):
         return self.fc(x)
-
-
 model = Net()
-
-
 def run(model):
     x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
+    output = model(x)
+    F.cross_entropy(output, y).backward()
 """
+_LOSS = "F.cross_entropy(output, y).backward()"
 
-EXAMPLES = (
-    Example(
-        _NET + "    pred = model(x).argmax(1).float()\n    loss = F.mse_loss(pred, y.float())\n"
-        "    loss.backward()\n",
-        old="pred = model(x).argmax(1).float()\n    loss = F.mse_loss(pred, y.float())",
-        new="loss = F.cross_entropy(model(x), y)",
-        blames=None,
-        repair="without argmax",
-        is_tried=False,
-    ),
-    Example(
-        _NET.replace("self.fc(x)", "self.fc(x).detach()")
-        + "    F.cross_entropy(model(x), y).backward()\n",
-        old="self.fc(x).detach()",
-        new="self.fc(x)",
-        blames="",
-        repair="take detach out",
-        is_tried=False,
-    ),
-    Example(
-        _NET
-        + "    loss = F.cross_entropy(model(x), y)\n    torch.tensor(loss.item()).backward()\n",
-        old="torch.tensor(loss.item()).backward()",
-        new="loss.backward()",
-        blames=None,
-        repair="do not wrap the loss in torch.tensor",
-        is_tried=False,
-    ),
-    Example(
-        _NET + "    with torch.no_grad():\n        output = model(x)\n"
-        "    F.cross_entropy(output, y).backward()\n",
-        old="torch.no_grad()",
-        new="torch.enable_grad()",
-        blames=None,
-        repair="take torch.no_grad() off the forward",
-        is_tried=False,
-    ),
-    Example(
-        _NET.replace("model = Net()", "model = Net().requires_grad_(False)")
-        + "    F.cross_entropy(model(x), y).backward()\n",
-        old="Net().requires_grad_(False)",
-        new="Net()",
-        blames="",
-        repair="model.fc.requires_grad_(True)",
-    ),
+EXAMPLES = tuple(
+    vary(_NET, right, wrong, repair, blames=blames, is_tried=is_tried)
+    for right, wrong, blames, repair, is_tried in (
+        (
+            _LOSS,
+            "F.mse_loss(output.argmax(1).float(), y.float()).backward()",
+            None,
+            "argmax",
+            False,
+        ),
+        ("self.fc(x)", "self.fc(x).detach()", "", "take detach out", False),
+        (
+            _LOSS,
+            "torch.tensor(F.cross_entropy(output, y).item()).backward()",
+            None,
+            "torch.tensor",
+            False,
+        ),
+        (
+            "output = model(x)",
+            "with torch.no_grad(): output = model(x)",
+            None,
+            "off the forward",
+            False,
+        ),
+        (
+            "model = Net()",
+            "model = Net().requires_grad_(False)",
+            "",
+            "model.fc.requires_grad_(True)",
+            True,
+        ),
+    )
 )
 
 
-@cause(code="CP086", name="detached-graph", stage="backward", prior=900, examples=EXAMPLES)
-def detached_graph(crash: Crash) -> Iterator[Suspect]:
+@cause("CP086", "detached-graph", EXAMPLES, stage="backward", prior=900)
+def detached_graph(crash: Crash) -> Suspects:
     """The loss has no graph, so that no gradient can flow back from it.
 
     Why it happens: all parameters are frozen, the forward ran under torch.no_grad(), or something
@@ -94,25 +74,15 @@ def detached_graph(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none; a loss that shall not be differentiated needs no backward().
     Source: PyTorch, "Autograd mechanics", setting requires_grad.
     """
-    loss = differentiated(crash)
-    if loss is None or loss.requires_grad:
+    if (loss := differentiated(crash)) is None or loss.requires_grad:
         return
     module, message, edit = _find_cut(crash, loss)
-    yield Suspect(
-        module=module,
-        message=message,
-        arithmetic=f"loss.requires_grad is False, loss.grad_fn is {loss.grad_fn}",
-        candidates=(propose(edit),),
-        weight=STRONG,
-        tensors=(loss,),
-    )
+    arithmetic = f"loss.requires_grad is False, loss.grad_fn is {loss.grad_fn}"
+    yield blame(module, message, propose(edit), arithmetic=arithmetic, tensors=(loss,))
 
 
 def _find_cut(crash: Crash, loss: Tensor) -> tuple[str | None, str, Edit]:
-    parameters = [
-        p for m in crash.modules.values() for p in m._parameters.values() if p is not None
-    ]
-    calls = crash.trace.calls
+    parameters, calls = crash.parameters, crash.trace.calls
     if not parameters and crash.model is not None:
         edit = Advice(title="give it layers, as attributes that __init__ sets")
         return "", "the model has no parameters: there is nothing to train", edit
@@ -136,8 +106,7 @@ def _find_cut(crash: Crash, loss: Tensor) -> tuple[str | None, str, Edit]:
 
 def cuts_graph(name: str) -> bool:
     """Whether a function of this name gives a tensor without a graph from one that has one."""
-    found = find_function(name)
-    if found is None or "cuts" not in found.traits:
+    if (found := find_function(name)) is None or "cuts" not in found.traits:
         return name in ("Tensor", "FloatTensor", "LongTensor")
     if found.effect == "makes":
         return found.signature.names[:1][0] in _COPIERS

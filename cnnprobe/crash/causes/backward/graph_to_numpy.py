@@ -1,57 +1,34 @@
-"""A tensor with a graph that was given to numpy."""
-
 import ast
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import LAST, Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import LAST, STRONG, Suspect, propose
 
+_FIRST = """
+  model = nn.Linear(8, 3)
+  def run(model):
+      output = model(torch.randn(4, 8))
+-     return output.softmax(1).numpy()
++     return output.softmax(1).detach().numpy()
+"""
+_SECOND = """
+  model = nn.Linear(8, 3)
+  def run(model):
+-     return model(torch.randn(4, 8)).numpy()
++     return model(torch.randn(4, 8)).detach().numpy()
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Linear(8, 3)
-
-
-        def run(model):
-            output = model(torch.randn(4, 8))
-            return output.softmax(1).numpy()
-        """,
-        old="output.softmax(1).numpy()",
-        new="output.softmax(1).detach().numpy()",
-        blames=None,
-        repair="output.softmax(1).detach().numpy()",
-    ),
-    Example(
-        """
-        model = nn.Linear(8, 3)
-
-
-        def run(model):
-            return model(torch.randn(4, 8)).numpy()
-        """,
-        old=".numpy()",
-        new=".detach().numpy()",
-        blames=None,
-        repair="model(torch.randn(4, 8)).detach().numpy()",
-    ),
+    Example(_FIRST, repair="output.softmax(1).detach().numpy()"),
+    Example(_SECOND, repair="model(torch.randn(4, 8)).detach().numpy()"),
 )
 
 
-@cause(
-    code="CP095",
-    name="graph-to-numpy",
-    stage=("loss", "backward", "step"),
-    prior=820,
-    examples=EXAMPLES,
-)
-def graph_to_numpy(crash: Crash) -> Iterator[Suspect]:
+@cause("CP095", "graph-to-numpy", EXAMPLES, stage=("loss", "backward", "step"), prior=820)
+def graph_to_numpy(crash: Crash) -> Suspects:
     """A tensor that requires a gradient was given to numpy.
 
     Why it happens: numpy records no graph, so that what it computes could not be differentiated.
@@ -94,16 +71,13 @@ def _suspect(crash: Crash, name: str, value: Tensor, call: ast.Call | None = Non
         written=None if call is None else replace_expression(crash.error, call, code),
     )
     title = "put 'with torch.no_grad():' around the forward, if this is no training"
-    return Suspect(
-        module=None,
-        message=f"{name} requires a gradient, but numpy records no graph: what it computes could "
+    return blame(
+        None,
+        f"{name} requires a gradient, but numpy records no graph: what it computes could "
         "not be differentiated",
+        propose(detach),
+        propose(Advice(title=title, code="torch.no_grad()"), weight=LAST),
         arithmetic=f"{shape} {dtype}, requires_grad=True",
-        candidates=(
-            propose(detach),
-            propose(Advice(title=title, code="torch.no_grad()"), weight=LAST),
-        ),
-        weight=STRONG,
         tensors=(value,),
         raised_in="torch.Tensor.numpy",
     )

@@ -1,17 +1,13 @@
-"""A saved tensor was overwritten before its backward."""
-
-from collections.abc import Iterator
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import list_alike
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
-from cnnprobe.crash.edits.places import list_calls_on, open_line, read_called, take_only
+from cnnprobe.crash.edits.places import find_called
 from cnnprobe.crash.facts.saved import (
     Saved,
     describe_keeper,
@@ -20,81 +16,58 @@ from cnnprobe.crash.facts.saved import (
     find_saved,
 )
 from cnnprobe.crash.facts.words import operation, quote, read_line, shorten
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Candidates
 from cnnprobe.operations import is_writing, resolve_name, select
 from cnnprobe.records.trace import ModuleCall
 
 _MOST_NAMED = 4  # layers in the title of a repair
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1 = nn.Linear(6, 8)
-            self.fc2 = nn.Linear(8, 4)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc1 = nn.Linear(6, 8)
+          self.fc2 = nn.Linear(8, 4)
+      def forward(self, x):
+          x = torch.sigmoid(self.fc1(x))
+-         x += 1
++         x = x + 1
+          return self.fc2(x)
+  model = Net()
+  def run(model):
+      F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write x = x + y instead of x += y")
 
-        def forward(self, x):
-            x = torch.sigmoid(self.fc1(x))
-            x += 1
-            return self.fc2(x)
-
-
-    model = Net()
-
-
-    def run(model):
-        F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
-    """,
-    old="x += 1",
-    new="x = x + 1",
-    blames="",
-    repair="write x = x + y instead of x += y",
-)
-
+_BLOCKS = """
+  class Block(nn.Module):
+      def __init__(self, count):
+          super().__init__()
+          self.fc = nn.Linear(count, count)
+-         self.activation = nn.ELU(inplace=True)
++         self.activation = nn.ELU(inplace=False)
+      def forward(self, x):
+          return x * self.activation(self.fc(x).sigmoid())
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Sequential(Block(6), Block(6), Block(6))
+      def forward(self, x):
+          return self.body(x)
+  model = Net()
+  def run(model):
+      F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
+"""
 BLOCKS = Example(
-    """
-    class Block(nn.Module):
-        def __init__(self, count):
-            super().__init__()
-            self.fc = nn.Linear(count, count)
-            self.activation = nn.ELU(inplace=True)
-
-        def forward(self, x):
-            return x * self.activation(self.fc(x).sigmoid())
-
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(Block(6), Block(6), Block(6))
-
-        def forward(self, x):
-            return self.body(x)
-
-
-    model = Net()
-
-
-    def run(model):
-        F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
-    """,
-    old="nn.ELU(inplace=True)",
-    new="nn.ELU(inplace=False)",
+    _BLOCKS,
     blames="body.2.activation",
     repair="set inplace=False in 'body.0.activation', 'body.1.activation', 'body.2.activation'",
 )
 
 
-@cause(
-    code="CP082",
-    name="inplace-autograd",
-    stage="backward",
-    prior=860,
-    examples=(EXAMPLE, BLOCKS),
-)
-def inplace_autograd(crash: Crash) -> Iterator[Suspect]:
+@cause("CP082", "inplace-autograd", (EXAMPLE, BLOCKS), stage="backward", prior=860)
+def inplace_autograd(crash: Crash) -> Suspects:
     """A tensor that an operation saved for its backward was overwritten in place.
 
     Why it happens: autograd saves tensors during the forward. `x += y`, `relu_()`, `inplace=True`
@@ -111,21 +84,12 @@ def inplace_autograd(crash: Crash) -> Iterator[Suspect]:
 def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
     maker = find_maker(crash, saved.node)
     keeper = describe_keeper(crash, saved.node)
-    writer = _find_writer(crash, maker)
-    if writer is None:
-        return Suspect(
-            module=None if maker is None else crash.find_module_above(maker[0]),
-            message=f"a tensor that {keeper} saved for its backward was overwritten in place later",
+    if (writer := _find_writer(crash, maker)) is None:
+        return blame(
+            None if maker is None else crash.find_module_above(maker[0]),
+            f"a tensor that {keeper} saved for its backward was overwritten in place later",
+            "use the out-of-place form of the operation that writes to it, or clone() it first",
             arithmetic=f"{saved.node.name()}{saved.name} has another version than when it was saved",
-            candidates=(
-                propose(
-                    Advice(
-                        title="use the out-of-place form of the operation that writes to it, "
-                        "or clone() it first"
-                    )
-                ),
-            ),
-            weight=STRONG,
         )
     at, call = writer
     edits = [edit for edit in (_avoid_writing(crash, call),) if edit is not None]
@@ -136,13 +100,12 @@ def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
         title = f"clone the tensor before writing to it at {shorten(call.source)}: x = x.clone()"
         candidates += [propose(_clone_saved(crash, maker[1]))] if maker is not None else []
         candidates.append(propose(Advice(title=title, code="x = x.clone()")))
-    return Suspect(
-        module=call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
-        message=f"{crash.describe_call(call)} overwrites in place a tensor that {keeper} "
+    return blame(
+        call.fqn if call.fqn is not None else crash.find_module_above(call.parent),
+        f"{crash.describe_call(call)} overwrites in place a tensor that {keeper} "
         "saved for its backward",
+        *candidates,
         arithmetic=f"saved by {saved.node.name()}, overwritten by call {at} ({call.kind})",
-        candidates=tuple(candidates),
-        weight=STRONG,
         raised_in=f"the backward of {keeper}",
     )
 
@@ -151,9 +114,7 @@ def _clone_saved(crash: Crash, call: ModuleCall) -> Edit:
     """What the saving function gives is cloned, so that the clone is written to."""
 
     def written() -> list[Change]:
-        file, line = open_line(call.source)
-        name = call.kind.rpartition(".")[2]
-        found = take_only([c for c in list_calls_on(file, line) if read_called(c) == name])
+        file, found = find_called(call.source, call.kind.rpartition(".")[2])
         end = file.span(found)[1]
         return [Change(file.path, end, end, ".clone()")]
 
@@ -194,7 +155,7 @@ def _writes(crash: Crash, call: ModuleCall) -> bool:
     return bool(getattr(crash.modules.get(call.fqn), "inplace", False))
 
 
-def _avoid_all(crash: Crash, fqn: str) -> Iterator[Candidate]:
+def _avoid_all(crash: Crash, fqn: str) -> Candidates:
     """The same in every block of the class, or in all such layers: each of them overwrites."""
     kind = type(crash.modules[fqn])
     every = [n for n, m in crash.modules.items() if type(m) is kind and getattr(m, "inplace", 0)]

@@ -1,15 +1,12 @@
-"""A gradient with respect to a tensor that the graph does not know."""
-
 import ast
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.outside import Advice, Check
@@ -22,52 +19,33 @@ from cnnprobe.crash.facts.frames import (
     walk_expression,
 )
 from cnnprobe.crash.facts.values import read_attribute
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
+_FIRST = """
+  model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+  def run(model):
+-     images = torch.rand(2, 1, 4, 4)
++     images = torch.rand(2, 1, 4, 4).requires_grad_(True)
+      score = model(images).max(1).values.sum()
+      return torch.autograd.grad(score, images)[0].abs()
+"""
+_SECOND = """
+  model = nn.Linear(3, 1)
+  def run(model):
+      alpha = torch.rand(4, 1)
+-     mixed = alpha * torch.ones(4, 3) + (1 - alpha) * torch.zeros(4, 3)
++     mixed = (alpha * torch.ones(4, 3) + (1 - alpha) * torch.zeros(4, 3)).requires_grad_(True)
+      scores = model(mixed)
+      slopes, = torch.autograd.grad(scores.sum(), [mixed], create_graph=True)
+      return (slopes.norm(2, dim=1) - 1).square().mean()
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-
-
-        def run(model):
-            images = torch.rand(2, 1, 4, 4)
-            score = model(images).max(1).values.sum()
-            return torch.autograd.grad(score, images)[0].abs()
-        """,
-        old="torch.rand(2, 1, 4, 4)",
-        new="torch.rand(2, 1, 4, 4).requires_grad_(True)",
-        blames=None,
-        repair="images = torch.rand(2, 1, 4, 4).requires_grad_(True)",
-    ),
-    Example(
-        """
-        model = nn.Linear(3, 1)
-
-
-        def run(model):
-            alpha = torch.rand(4, 1)
-            mixed = alpha * torch.ones(4, 3) + (1 - alpha) * torch.zeros(4, 3)
-            scores = model(mixed)
-            slopes, = torch.autograd.grad(scores.sum(), [mixed], create_graph=True)
-            return (slopes.norm(2, dim=1) - 1).square().mean()
-        """,
-        old="alpha * torch.ones(4, 3) + (1 - alpha) * torch.zeros(4, 3)",
-        new="(alpha * torch.ones(4, 3) + (1 - alpha) * torch.zeros(4, 3)).requires_grad_(True)",
-        blames=None,
-        repair="mixed = (alpha * torch.ones(4, 3)",
-    ),
+    Example(_FIRST, repair="images = torch.rand(2, 1, 4, 4).requires_grad_(True)"),
+    Example(_SECOND, repair="mixed = (alpha * torch.ones(4, 3)"),
 )
 
 
-@cause(
-    code="CP0H1",
-    name="input-without-gradient",
-    stage="backward",
-    prior=901,
-    examples=EXAMPLES,
-)
-def input_without_gradient(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0H1", "input-without-gradient", EXAMPLES, stage="backward", prior=901)
+def input_without_gradient(crash: Crash) -> Suspects:
     """torch.autograd.grad() is asked for the gradient of a tensor that the graph does not hold.
 
     Why it happens: images, and what is mixed of them for a gradient penalty, do not require grad;
@@ -76,8 +54,7 @@ def input_without_gradient(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: allow_unused=True gives None for what was not used.
     Source: PyTorch, torch.autograd.grad.
     """
-    given = read_frame(crash.error, "torch/autograd/__init__.py", "grad")
-    if given is None:
+    if (given := read_frame(crash.error, "torch/autograd/__init__.py", "grad")) is None:
         return
     inputs, outputs = given.get("inputs"), given.get("outputs")
     found = [inputs] if isinstance(inputs, Tensor) else [*(inputs or ())]
@@ -99,12 +76,11 @@ def input_without_gradient(crash: Crash) -> Iterator[Suspect]:
 
 
 def _suspect(tensor: Tensor, said: str, edit: Edit) -> Suspect:
-    return Suspect(
-        module=None,
-        message=f"{said}, so that the graph holds no gradient for it",
+    return blame(
+        None,
+        f"{said}, so that the graph holds no gradient for it",
+        edit,
         arithmetic=f"{tuple(tensor.shape)}, requires_grad={tensor.requires_grad}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
         tensors=(tensor,),
         raised_in="torch.autograd.grad",
     )
@@ -139,8 +115,7 @@ def _find_late_switch(crash: Crash, name: str) -> int | None:
 
 def _require(crash: Crash, name: str, tensor: Tensor) -> Edit:
     """Make it with requires_grad; tried on a copy of the module that it is given to."""
-    value = find_assigned_value(crash.error, name)
-    if value is None:
+    if (value := find_assigned_value(crash.error, name)) is None:
         return Advice(title=f"call {name}.requires_grad_(True) before the forward")
     is_simple = isinstance(value, ast.Call | ast.Name | ast.Attribute | ast.Subscript)
     text = ast.unparse(value) if is_simple else f"({ast.unparse(value)})"

@@ -1,10 +1,6 @@
-"""A module keeps the graph of an earlier step."""
-
 import ast
-from collections.abc import Iterator
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.calls import DetachKept
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import add_first_statement
@@ -12,81 +8,51 @@ from cnnprobe.crash.facts.frames import list_names
 from cnnprobe.crash.facts.saved import find_carried, find_keepers, find_saved, write_detached
 from cnnprobe.crash.facts.source import get_forward
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
+_FIRST = """
+  model = nn.LSTM(6, 4)
+  def run(model):
+      state = None
+      for _ in range(2):
+          output, state = model(torch.randn(3, 5, 6), state)
+          output.pow(2).mean().backward()
++         state = tuple(part.detach() for part in state)
+"""
+_SECOND = """
+  model = nn.Linear(6, 4)
+  def run(model):
+      total = 0
+      for _ in range(2):
+          loss = model(torch.randn(5, 6)).pow(2).mean()
+-         total += loss
++         total += loss.item()
+-         total.backward()
++         loss.backward()
+"""
+_THIRD = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.cell = nn.RNNCell(6, 4)
+          self.state = torch.zeros(5, 4)
+      def forward(self, x):
+-         self.state = self.cell(x, self.state)
++         self.state = self.cell(x, self.state.detach())
+          return self.state
+  model = Net()
+  def run(model):
+      for _ in range(2):
+          model(torch.randn(5, 6)).pow(2).mean().backward()
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.LSTM(6, 4)
-
-
-        def run(model):
-            state = None
-            for _ in range(2):
-                output, state = model(torch.randn(3, 5, 6), state)
-                output.pow(2).mean().backward()
-        """,
-        old="pow(2).mean().backward()",
-        new="pow(2).mean().backward()\n        state = tuple(part.detach() for part in state)",
-        blames=None,
-        repair="state = tuple(part.detach() for part in state)",
-        is_tried=False,
-    ),
-    Example(
-        """
-        model = nn.Linear(6, 4)
-
-
-        def run(model):
-            total = 0
-            for _ in range(2):
-                loss = model(torch.randn(5, 6)).pow(2).mean()
-                total += loss
-                total.backward()
-        """,
-        old="total += loss\n        total.backward()",
-        new="total += loss.item()\n        loss.backward()",
-        blames=None,
-        repair="call loss.backward() in each step",
-        is_tried=False,
-    ),
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell = nn.RNNCell(6, 4)
-            self.state = torch.zeros(5, 4)
-
-        def forward(self, x):
-            self.state = self.cell(x, self.state)
-            return self.state
-
-
-    model = Net()
-
-
-    def run(model):
-        for _ in range(2):
-            model(torch.randn(5, 6)).pow(2).mean().backward()
-    """,
-        old="self.cell(x, self.state)",
-        new="self.cell(x, self.state.detach())",
-        blames="",
-        repair="self.state = self.state.detach()",
-    ),
+    Example(_FIRST, repair="state = tuple(part.detach() for part in state)", is_tried=False),
+    Example(_SECOND, repair="call loss.backward() in each step", is_tried=False),
+    Example(_THIRD, blames="", repair="self.state = self.state.detach()"),
 )
 
 
-@cause(
-    code="CP085",
-    name="state-keeps-graph",
-    stage="backward",
-    family="backward-twice",
-    prior=840,
-    examples=EXAMPLES,
-)
-def kept_state(crash: Crash) -> Iterator[Suspect]:
+@cause("CP085", "state-keeps-graph", EXAMPLES, stage="backward", family="backward-twice", prior=840)
+def kept_state(crash: Crash) -> Suspects:
     """A module keeps a tensor with the graph of an earlier step, which is freed.
 
     Why it happens: a hidden state, a memory or a running value is kept from step to step with its
@@ -104,7 +70,7 @@ def kept_state(crash: Crash) -> Iterator[Suspect]:
     yield from suspects[:1]
 
 
-def _blame_modules(crash: Crash, gone: str) -> Iterator[Suspect]:
+def _blame_modules(crash: Crash, gone: str) -> Suspects:
     for fqn, name, value in find_keepers(crash):
         code = f"self.{name} = {write_detached(f'self.{name}', value)}"
         forward = getattr(get_forward(crash.modules[fqn]), "__code__", None)
@@ -115,17 +81,14 @@ def _blame_modules(crash: Crash, gone: str) -> Iterator[Suspect]:
             name=name,
             written=None if forward is None else add_first_statement(forward, code),
         )
-        yield Suspect(
-            module=fqn,
-            message=f"the attribute '{name}' of {quote(fqn)} keeps the graph of an earlier step, "
-            "whose tensors are freed",
-            arithmetic=gone,
-            candidates=(propose(edit),),
-            weight=STRONG,
+        message = (
+            f"the attribute '{name}' of {quote(fqn)} keeps the graph of an earlier step, "
+            "whose tensors are freed"
         )
+        yield blame(fqn, message, propose(edit), arithmetic=gone)
 
 
-def _blame_loop(crash: Crash, gone: str) -> Iterator[Suspect]:
+def _blame_loop(crash: Crash, gone: str) -> Suspects:
     """A state, or a sum of losses, that the loop carries from step to step."""
     for name, value, node in find_carried(crash):
         code = f"{name} = {write_detached(name, value)}"
@@ -134,11 +97,8 @@ def _blame_loop(crash: Crash, gone: str) -> Iterator[Suspect]:
             loss = ast.unparse(node.value)
             code = f"{name} += {loss}.item()"
             title = f"call {loss}.backward() in each step, and sum numbers alone: {code}"
-        yield Suspect(
-            module=None,
-            message=f"{name!r}, which line {node.lineno} carries from step to step, "  # type: ignore[attr-defined]
-            "keeps the graph of an earlier step, whose tensors are freed",
-            arithmetic=gone,
-            candidates=(propose(Advice(title=title, code=code)),),
-            weight=STRONG,
+        message = (
+            f"{name!r}, which line {getattr(node, 'lineno', 0)} carries from step to step, "
+            "keeps the graph of an earlier step, whose tensors are freed"
         )
+        yield blame(None, message, propose(Advice(title=title, code=code)), arithmetic=gone)

@@ -1,45 +1,34 @@
-"""A parameter was changed between the forward and the backward that needs it."""
-
 import ast
-from collections.abc import Iterator
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.facts.frames import find_frames, parse_function, read_names
 from cnnprobe.crash.facts.saved import describe_keeper, find_changed_parameter, find_saved
 from cnnprobe.crash.facts.values import read_attribute
 from cnnprobe.crash.facts.words import shorten
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+          self.a, self.b = nn.Linear(8, 2), nn.Linear(8, 2)
+      def forward(self, x):
+          features = self.body(x)
+          return self.a(features), self.b(features)
+  model = Net()
+  def run(model):
+      optimizer, y = torch.optim.SGD(model.parameters(), lr=0.1), torch.zeros(4).long()
+      a, b = model(torch.randn(4, 8))
+      F.cross_entropy(a, y).backward(retain_graph=True)
++     F.cross_entropy(b, y).backward()
+      optimizer.step()
+-     F.cross_entropy(b, y).backward()
+"""
 EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-            self.a, self.b = nn.Linear(8, 2), nn.Linear(8, 2)
-
-        def forward(self, x):
-            features = self.body(x)
-            return self.a(features), self.b(features)
-
-
-    model = Net()
-
-
-    def run(model):
-        optimizer, y = torch.optim.SGD(model.parameters(), lr=0.1), torch.zeros(4).long()
-        a, b = model(torch.randn(4, 8))
-        F.cross_entropy(a, y).backward(retain_graph=True)
-        optimizer.step()
-        F.cross_entropy(b, y).backward()
-    """,
-    old="    optimizer.step()\n    F.cross_entropy(b, y).backward()",
-    new="    F.cross_entropy(b, y).backward()\n    optimizer.step()",
+    _PROGRAM,
     blames="body.2",
     repair="call optimizer.step() after the last backward()",
     is_tried=False,
@@ -47,14 +36,14 @@ EXAMPLE = Example(
 
 
 @cause(
-    code="CP083",
-    name="parameter-changed-before-backward",
+    "CP083",
+    "parameter-changed-before-backward",
+    EXAMPLE,
     stage="backward",
     family="inplace-autograd",
     prior=850,
-    examples=EXAMPLE,
 )
-def parameter_changed(crash: Crash) -> Iterator[Suspect]:
+def parameter_changed(crash: Crash) -> Suspects:
     """A parameter was changed in place between the forward and the backward that needs it.
 
     Why it happens: the backward needs the weights that the forward has used. A step of an
@@ -72,14 +61,13 @@ def parameter_changed(crash: Crash) -> Iterator[Suspect]:
             step = _find_step(crash, parameter)
             shown, place = step if step is not None else ("optimizer.step()", "")
             title = f"call {shown} after the last backward(), or run the forward again after it"
-            yield Suspect(
-                module=owner if is_own else None,
-                message=f"the parameter '{parameter}' was changed in place between the forward "
+            yield blame(
+                owner if is_own else None,
+                f"the parameter '{parameter}' was changed in place between the forward "
                 f"and the backward that needs it{f', by {shown} at {place}' if place else ''}",
+                title,
                 arithmetic=f"{describe_keeper(crash, saved.node)} saved it for its backward "
                 f"({saved.node.name()})",
-                candidates=(propose(Advice(title=title)),),
-                weight=STRONG,
             )
 
 

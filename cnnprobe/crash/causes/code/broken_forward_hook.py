@@ -1,13 +1,10 @@
-"""A forward hook that raises, or that changes what its module gives."""
-
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.hooks import ChangeHook
 from cnnprobe.crash.edits.writing import add_parameters, drop_return, index_parameter
 from cnnprobe.crash.facts.hooks import (
@@ -19,74 +16,46 @@ from cnnprobe.crash.facts.hooks import (
     is_callable_with,
 )
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate
 
-OF_A_TUPLE = Example(
-    """
-    kept = {}
-
-
-    def save(module, args, output):
-        kept["lstm"] = output.detach()
-
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(5, 8, batch_first=True)
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            out, _ = self.lstm(x)
-            return self.fc(out[:, -1])
-
-
-    model, args = Net(), (torch.randn(3, 4, 5),)
-    model.lstm.register_forward_hook(save)
-    """,
-    old="output.detach()",
-    new="output[0].detach()",
-    blames="lstm",
-    repair="output[0]",
-)
-RETURNING = Example(
-    """
-    kept = []
-
-
-    def grab(module, args, output):
-        kept.append(output)
-        return output.mean((2, 3))
+_OF_A_TUPLE = """
+  kept = {}
+  def save(module, args, output):
+-     kept["lstm"] = output.detach()
++     kept["lstm"] = output[0].detach()
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.lstm = nn.LSTM(5, 8, batch_first=True)
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+          out, _ = self.lstm(x)
+          return self.fc(out[:, -1])
+  model, args = Net(), (torch.randn(3, 4, 5),)
+  model.lstm.register_forward_hook(save)
+"""
+OF_A_TUPLE = Example(_OF_A_TUPLE, blames="lstm", repair="output[0]")
+_RETURNING = """
+  kept = []
+  def grab(module, args, output):
+      kept.append(output)
+-     return output.mean((2, 3))
++     output.mean((2, 3))
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 4, 3)
+          self.pool = nn.Conv2d(4, 2, 3)
+      def forward(self, x):
+          return self.pool(self.conv(x)).mean((2, 3))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+  model.conv.register_forward_hook(grab)
+"""
+RETURNING = Example(_RETURNING, blames="conv", repair="let the hook 'grab'")
 
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.pool = nn.Conv2d(4, 2, 3)
-
-        def forward(self, x):
-            return self.pool(self.conv(x)).mean((2, 3))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    model.conv.register_forward_hook(grab)
-    """,
-    old="return output.mean((2, 3))",
-    new="output.mean((2, 3))",
-    blames="conv",
-    repair="let the hook 'grab'",
-)
-
-
-@cause(
-    code="CP057",
-    name="broken-forward-hook",
-    family="broken-hook",
-    prior=1300,
-    examples=(OF_A_TUPLE, RETURNING),
-)
-def broken_forward_hook(crash: Crash) -> Iterator[Suspect]:
+@cause("CP057", "broken-forward-hook", (OF_A_TUPLE, RETURNING), family="broken-hook", prior=1300)
+def broken_forward_hook(crash: Crash) -> Suspects:
     """A forward hook raises, or returns something that takes the place of the output.
 
     Why it happens: a hook is called as hook(module, args, output), and gets a tuple where the
@@ -123,7 +92,7 @@ def _explain_raising(crash: Crash, found: RaisingHook) -> Suspect:
     module, hook = found.module, found.hook
     fqn = next((name for name, m in crash.modules.items() if m is module), "")
     key = next((k for k, h in module._forward_hooks.items() if h is hook), None)
-    said = f"{describe_hook(hook)} on {describe_module(crash, fqn)}"
+    said = f"{describe_hook(hook)} on {crash.describe_module(fqn)}"
     message, arithmetic = f"{said} raised {type(crash.error).__name__}", ""
     advice: tuple[str, ...] = ()
     candidates: list[Candidate] = []
@@ -139,19 +108,12 @@ def _explain_raising(crash: Crash, found: RaisingHook) -> Suspect:
         candidates += _add_parameters(fqn, key, hook) if len(names) == 1 else []
     elif key is not None and _is_tuple(found.output):
         given = f"a {len(found.output)}-tuple"
-        arithmetic = f"{describe_module(crash, fqn)} returns {given}, and the hook gets it whole"
+        arithmetic = f"{crash.describe_module(fqn)} returns {given}, and the hook gets it whole"
         candidates.append(propose(_take_first(fqn, key, hook), weight=STRONG))
     if key is not None:
         title = f"take {describe_hook(hook)} off {quote(fqn)}"
         candidates.append(propose(ChangeHook(title=title, module=fqn, key=key, hook=None)))
-    return Suspect(
-        module=fqn,
-        message=message,
-        arithmetic=arithmetic,
-        candidates=tuple(candidates),
-        weight=STRONG + 1,
-        advice=advice,
-    )
+    return blame(fqn, message, *candidates, arithmetic=arithmetic, weight=STRONG + 1, advice=advice)
 
 
 def _is_tuple(output: Any) -> bool:
@@ -160,8 +122,7 @@ def _is_tuple(output: Any) -> bool:
 
 def _add_parameters(fqn: str, key: int, hook: Hook) -> list[Candidate]:
     """A hook that was written for the output alone."""
-    code = get_code(hook)
-    if code is None:
+    if (code := get_code(hook)) is None:
         return []
     names = ", ".join(["module", "args", *inspect.signature(hook).parameters])
     edit = ChangeHook(
@@ -198,12 +159,9 @@ def _explain_returning(crash: Crash, fqn: str, key: int, hook: Hook) -> Suspect:
     title = f"let {describe_hook(hook)} return nothing"
     edit = ChangeHook(title=title, module=fqn, key=key, hook=return_nothing, written=written)
     arrived = (f"{t.shape} arrived from {crash.describe_origin(t)}" for t in crash.inputs[:2])
-    return Suspect(
-        module=fqn,
-        message=f"{describe_hook(hook)} returns something, which replaces the output of "
-        f"{describe_module(crash, fqn)}",
-        arithmetic="; ".join(arrived),
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG + 1,
-        needs_proof=True,
+    message = (
+        f"{describe_hook(hook)} returns something, which replaces the output of "
+        f"{crash.describe_module(fqn)}"
     )
+    arithmetic = "; ".join(arrived)
+    return blame(fqn, message, edit, arithmetic=arithmetic, weight=STRONG + 1, needs_proof=True)

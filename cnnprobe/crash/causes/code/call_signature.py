@@ -1,5 +1,3 @@
-"""A module is called with other arguments than its forward takes."""
-
 import ast
 import copy
 import inspect
@@ -9,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.inputs import ChangeArguments
 from cnnprobe.crash.edits.method import change_method, replace_node
@@ -18,53 +15,42 @@ from cnnprobe.crash.facts.frames import find_assignment, list_calls, read_argume
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_attribute
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import ModuleCall
 
+_PROGRAM = """
+  class Block(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.attn = nn.MultiheadAttention(16, 2, batch_first=True)
+      def forward(self, x):
+-         y, _ = self.attn(x)
++         y, _ = self.attn(x, x, x)
+          return x + y
+  model, args = Block(), (torch.randn(2, 5, 16),)
+"""
 EXAMPLE = Example(
-    """
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attn = nn.MultiheadAttention(16, 2, batch_first=True)
-
-        def forward(self, x):
-            y, _ = self.attn(x)
-            return x + y
-
-
-    model, args = Block(), (torch.randn(2, 5, 16),)
-    """,
-    old="self.attn(x)",
-    new="self.attn(x, x, x)",
-    blames="attn",
-    repair="write self.attn(x, x, x) instead of self.attn(x)",
+    _PROGRAM, blames="attn", repair="write self.attn(x, x, x) instead of self.attn(x)"
 )
+_PARTS = """
+  class Block(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 4)
+      def forward(self, x, mask):
+          return self.fc(x) * mask
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.blocks = nn.Sequential(Block(), Block())
+      def forward(self, x, mask):
++         for block in self.blocks:
+-         x = self.blocks(x, mask)
++             x = block(x, mask)
+          return x
+  model, args = Net(), (torch.randn(2, 4), torch.ones(2, 1))
+"""
 PARTS = Example(
-    """
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(self, x, mask):
-            return self.fc(x) * mask
-
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = nn.Sequential(Block(), Block())
-
-        def forward(self, x, mask):
-            x = self.blocks(x, mask)
-            return x
-
-
-    model, args = Net(), (torch.randn(2, 4), torch.ones(2, 1))
-    """,
-    old="        x = self.blocks(x, mask)",
-    new="        for block in self.blocks:\n            x = block(x, mask)",
+    _PARTS,
     blames="blocks",
     repair="loop over its parts: for layer in self.blocks: x = layer(x, mask)",
 )
@@ -80,8 +66,8 @@ class Mismatch:
     surplus: int  # given by position, and one too many
 
 
-@cause(code="CP047", name="call-signature", prior=1095, examples=(EXAMPLE, PARTS))
-def call_signature(crash: Crash) -> Iterator[Suspect]:
+@cause("CP047", "call-signature", (EXAMPLE, PARTS), prior=1095)
+def call_signature(crash: Crash) -> Suspects:
     """A module is called with other arguments than its forward takes.
 
     Why it happens: an argument is forgotten, one too many is passed, or a keyword has another name.
@@ -94,8 +80,7 @@ def call_signature(crash: Crash) -> Iterator[Suspect]:
     if call is None or module is None or has_begun or not isinstance(crash.error, TypeError):
         return
     count, names = _count_given(crash, call)
-    found = _compare(module, count, names)
-    if found is None:
+    if (found := _compare(module, count, names)) is None:
         return
     fqn = call.fqn or ""
     edits = _change_root(crash, found) if not fqn else _change_line(crash, module, found)
@@ -103,13 +88,12 @@ def call_signature(crash: Crash) -> Iterator[Suspect]:
         takes_them = all(_compare(part, count, names) is None for part in module)
         edits = _loop_over(crash, module) if takes_them else edits
     missing = ", ".join(found.missing)
-    yield Suspect(
-        module=fqn,
-        message=f"the forward of {describe_module(crash, fqn)} {_say(found)}",
+    yield blame(
+        fqn,
+        f"the forward of {crash.describe_module(fqn)} {_say(found)}",
+        *(propose(edit, weight=STRONG) for edit in edits),
         arithmetic=f"forward({', '.join(found.parameters)}); given {count} by position"
         + (f" and {', '.join(names)}" if names else ""),
-        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
-        weight=STRONG,
         advice=(f"call {quote(fqn)} with {missing} as well",)
         if missing and not found.unknown
         else (),

@@ -1,67 +1,54 @@
-"""A value is computed and thrown away, where it was to be assigned."""
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from cnnprobe import operations
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.inputs import ChangeArguments
 from cnnprobe.crash.edits.method import change_method
 from cnnprobe.crash.facts.discarded import Discarded, list_discarded, list_discarded_inputs
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.source import evaluate
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate
 
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.features = nn.Conv2d(3, 8, 3, padding=1)
+          self.pool = nn.AdaptiveAvgPool2d(1)
+          self.classifier = nn.Linear(8, 5)
+      def forward(self, x):
+          x = self.pool(F.relu(self.features(x)))
+-         torch.flatten(x, 1)
++         x = torch.flatten(x, 1)
+          return self.classifier(x)
+  model, args = Net(), (torch.randn(2, 3, 16, 16),)
+"""
 EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.features = nn.Conv2d(3, 8, 3, padding=1)
-            self.pool = nn.AdaptiveAvgPool2d(1)
-            self.classifier = nn.Linear(8, 5)
-
-        def forward(self, x):
-            x = self.pool(F.relu(self.features(x)))
-            torch.flatten(x, 1)
-            return self.classifier(x)
-
-
-    model, args = Net(), (torch.randn(2, 3, 16, 16),)
-    """,
-    old="        torch.flatten",
-    new="        x = torch.flatten",
-    blames="",
-    repair="write x = torch.flatten(x, 1) instead of torch.flatten(x, 1)",
+    _PROGRAM, blames="", repair="write x = torch.flatten(x, 1) instead of torch.flatten(x, 1)"
 )
+_MINUS = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Linear(12, 8)
+          self.classifier = nn.Linear(8, 5)
+      def forward(self, x):
+          x = F.relu(self.body(x))
+-         x - self.classifier(x)
++         x = self.classifier(x)
+          return F.log_softmax(x, dim=1)
+  model, args = Net(), (torch.randn(2, 12),)
+"""
 MINUS = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Linear(12, 8)
-            self.classifier = nn.Linear(8, 5)
-
-        def forward(self, x):
-            x = F.relu(self.body(x))
-            x - self.classifier(x)
-            return F.log_softmax(x, dim=1)
-
-
-    model, args = Net(), (torch.randn(2, 12),)
-    """,
-    old="x - self",
-    new="x = self",
-    blames="",
-    repair="write x = self.classifier(x) instead of x - self.classifier(x)",
+    _MINUS, blames="", repair="write x = self.classifier(x) instead of x - self.classifier(x)"
 )
 
 
-@cause(code="CP097", name="discarded-result", prior=1300, examples=(EXAMPLE, MINUS))
-def discarded_result(crash: Crash) -> Iterator[Suspect]:
+@cause("CP097", "discarded-result", (EXAMPLE, MINUS), prior=1300)
+def discarded_result(crash: Crash) -> Suspects:
     """A statement computes a value and throws it away, so that a later line gets the old one.
 
     Why it happens: x.view(...), F.relu(x) and a layer give a new tensor and leave x as it was.
@@ -78,8 +65,7 @@ def discarded_result(crash: Crash) -> Iterator[Suspect]:
         more = [Candidate(edits=edits, weight=USUAL)] if i == 0 and len(found) > 1 else []
         yield replace(one, candidates=(*one.candidates, *more))
     for statement, position in list_discarded_inputs(crash):
-        edit = _change_argument(statement, position)
-        yield _blame(statement, None, "", "", edit)
+        yield _blame(statement, None, "", "", _change_argument(statement, position))
 
 
 def _list_run(crash: Crash) -> list[str]:
@@ -99,20 +85,15 @@ def _blame_statements(crash: Crash, fqn: str) -> Iterator[tuple[int, Suspect]]:
         if rows and edit is not None:
             row = crash.trace.calls[rows[-1]]
             shapes = [t.shape for t in (*row.inputs[:1], *row.outputs[:1])]
-            where = f" of the forward of {describe_module(crash, fqn)}"
+            where = f" of the forward of {crash.describe_module(fqn)}"
             numbers = f"{shapes[1]} of {shapes[0]}" if len(shapes) == 2 else ""
             yield rows[-1], _blame(one, fqn, where, numbers, edit)
 
 
 def _blame(one: Discarded, fqn: str | None, where: str, numbers: str, edit: Edit) -> Suspect:
-    return Suspect(
-        module=fqn,
-        message=f"{one.old} at line {one.node.lineno}{where} computes a value that nothing keeps",
-        arithmetic=f"it makes {numbers}" if numbers else "",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG + 1,
-        needs_proof=True,
-    )
+    message = f"{one.old} at line {one.node.lineno}{where} computes a value that nothing keeps"
+    arithmetic = f"it makes {numbers}" if numbers else ""
+    return blame(fqn, message, edit, arithmetic=arithmetic, weight=STRONG + 1, needs_proof=True)
 
 
 def _list_rows(crash: Crash, one: Discarded) -> list[int]:

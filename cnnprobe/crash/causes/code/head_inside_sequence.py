@@ -1,57 +1,37 @@
-"""A head stands in the middle of a Sequential, where the model it was cut from has it beside."""
-
 from collections.abc import Iterator
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import ModuleCall
 
-EXAMPLE = Example(
-    """
-    class Aux(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(8, 10)
-
-        def forward(self, x):
-            return self.fc(x.mean((2, 3)))
-
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = nn.Conv2d(3, 8, 3)
-            self.aux = Aux()
-            self.top = nn.Conv2d(8, 16, 3)
-
-        def forward(self, x):
-            x = self.stem(x)
-            return self.top(x), self.aux(x)
-
-
-    parts = list(Net().children())
-    model, args = nn.Sequential(*parts), (torch.randn(2, 3, 16, 16),)
-    """,
-    old="parts = list(Net().children())",
-    new="parts = [part for part in Net().children() if not isinstance(part, Aux)]",
-    blames="1",
-    repair="leave '1' out of the nn.Sequential",
-)
+_PROGRAM = """
+  class Aux(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(8, 10)
+      def forward(self, x):
+          return self.fc(x.mean((2, 3)))
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.stem = nn.Conv2d(3, 8, 3)
+          self.aux = Aux()
+          self.top = nn.Conv2d(8, 16, 3)
+      def forward(self, x):
+          x = self.stem(x)
+          return self.top(x), self.aux(x)
+- parts = list(Net().children())
++ parts = [part for part in Net().children() if not isinstance(part, Aux)]
+  model, args = nn.Sequential(*parts), (torch.randn(2, 3, 16, 16),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="1", repair="leave '1' out of the nn.Sequential")
 
 
-@cause(
-    code="CP0A7",
-    name="head-inside-sequence",
-    family="shape-mismatch",
-    prior=1310,
-    examples=EXAMPLE,
-)
-def head_inside_sequence(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A7", "head-inside-sequence", EXAMPLE, family="shape-mismatch", prior=1310)
+def head_inside_sequence(crash: Crash) -> Suspects:
     """A head stands in the middle of a Sequential, so that what follows gets its logits.
 
     Why it happens: nn.Sequential(*model.children()) runs one child after the other, in the order of
@@ -60,8 +40,7 @@ def head_inside_sequence(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: Inception3 and GoogLeNet of torchvision have their auxiliary heads among their children.
     """
-    call = crash.call
-    if call is None or not call.inputs:
+    if (call := crash.call) is None or not call.inputs:
         return
     head = next((row for _, row in crash.walk_back(call.inputs[0])), None)
     for row in (head, *_list_above(crash, head)):
@@ -69,14 +48,9 @@ def head_inside_sequence(crash: Crash) -> Iterator[Suspect]:
             continue
         fqn = row.fqn or ""
         edit = Remove(title=f"leave {quote(fqn)} out of the nn.Sequential", module=fqn)
-        yield Suspect(
-            module=fqn,
-            message=f"{describe_module(crash, fqn)} is a head in the middle of an nn.Sequential",
-            arithmetic=f"it makes {row.outputs[0].shape} of {row.inputs[0].shape}",
-            candidates=(propose(edit, weight=STRONG),),
-            weight=STRONG + 1,
-            needs_proof=True,
-        )
+        message = f"{crash.describe_module(fqn)} is a head in the middle of an nn.Sequential"
+        arithmetic = f"it makes {row.outputs[0].shape} of {row.inputs[0].shape}"
+        yield blame(fqn, message, edit, arithmetic=arithmetic, weight=STRONG + 1, needs_proof=True)
 
 
 def _list_above(crash: Crash, row: ModuleCall | None) -> Iterator[ModuleCall]:

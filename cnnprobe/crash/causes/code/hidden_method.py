@@ -1,56 +1,36 @@
-"""An attribute of an object has the name of a method of its class, and hides it."""
-
 import ast
 import copy
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.files import Change
 from cnnprobe.crash.edits.outside import Check
-from cnnprobe.crash.facts.frames import find_expression
+from cnnprobe.crash.facts.frames import find_expression, list_frames
 from cnnprobe.crash.facts.methods import find_class, find_method, open_method
 from cnnprobe.crash.facts.values import read_attribute
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self, train=True):
-            super().__init__()
-            self.train = train
-            self.fc = nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.fc(x)
-
-
-    model = Net()
-
-
-    def run(model):
-        model.train()
-        return model(torch.randn(2, 4)).sum()
-    """,
-    old="self.train =",
-    new="self.is_train =",
-    blames="",
-    repair="write self.is_train instead of self.train in Net",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self, train=True):
+          super().__init__()
+-         self.train = train
++         self.is_train = train
+          self.fc = nn.Linear(4, 3)
+      def forward(self, x):
+          return self.fc(x)
+  model = Net()
+  def run(model):
+      model.train()
+      return model(torch.randn(2, 4)).sum()
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write self.is_train instead of self.train in Net")
 
 
-@cause(
-    code="CP0E1",
-    name="hidden-method",
-    stage=("forward", "around"),
-    prior=1196,
-    examples=EXAMPLE,
-)
-def hidden_method(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0E1", "hidden-method", EXAMPLE, stage=("forward", "around"), prior=1196)
+def hidden_method(crash: Crash) -> Suspects:
     """An attribute of an object has the name of a method of its class, and hides it.
 
     Why it happens: Python looks up an attribute of the object before one of its class. An option
@@ -64,13 +44,12 @@ def hidden_method(crash: Crash) -> Iterator[Suspect]:
         return
     value, kind = vars(owner)[name], type(owner).__name__
     fqn = next((key for key, module in crash.modules.items() if module is owner), None)
-    who = describe_module(crash, fqn) if fqn is not None else f"the {kind}"
-    yield Suspect(
-        module=fqn,
-        message=f"{who} has an attribute {name!r}, which hides the method {name} of its class",
+    who = crash.describe_module(fqn) if fqn is not None else f"the {kind}"
+    yield blame(
+        fqn,
+        f"{who} has an attribute {name!r}, which hides the method {name} of its class",
+        _rename(owner, name),
         arithmetic=f"{name} is {value!r:.40}, a {type(value).__name__}, which cannot be called",
-        candidates=(propose(_rename(owner, name), weight=STRONG),),
-        weight=STRONG,
         evidence=("self.training tells whether a module is in train mode",)
         if name in ("train", "eval") and isinstance(owner, nn.Module)
         else (),
@@ -79,7 +58,7 @@ def hidden_method(crash: Crash) -> Iterator[Suspect]:
 
 def _find_hidden(error: BaseException) -> tuple[Any, str]:
     """Whose method of which name was called, but is hidden; torch may have called it too."""
-    frame = [f for f, _ in traceback.walk_tb(error.__traceback__)][-1]
+    frame = list_frames(error)[-1]
     node = find_expression(traceback.extract_tb(error.__traceback__)[-1])
     function = node.func if isinstance(node, ast.Call) else None
     if not isinstance(function, ast.Attribute):
@@ -110,9 +89,5 @@ def _rename(owner: Any, old: str) -> Check:
         ]
         return [file.replace(one, f"self.{new}") for one in found]
 
-    return Check(
-        title=f"write self.{new} instead of self.{old} in {kind.__name__}",
-        code=f"self.{new}",
-        check=check,
-        written=write,
-    )
+    title = f"write self.{new} instead of self.{old} in {kind.__name__}"
+    return Check(title=title, code=f"self.{new}", check=check, written=write)

@@ -1,35 +1,26 @@
-"""The model is given something that is no tensor, and hands it to a layer as it is."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import change_input
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.inputs import ChangeArguments
 from cnnprobe.crash.facts.frames import read_arguments
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    args = ([torch.randn(3, 8, 8), torch.randn(3, 8, 8)],)
-    """,
-    old="[torch.randn(3, 8, 8), torch.randn(3, 8, 8)]",
-    new="torch.randn(2, 3, 8, 8)",
-    blames="0",
-    repair="pass torch.stack(x) to the model",
-)
+_PROGRAM = """
+  model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+- args = ([torch.randn(3, 8, 8), torch.randn(3, 8, 8)],)
++ args = (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="0", repair="pass torch.stack(x) to the model")
 
 
-@cause(code="CP051", name="input-not-a-tensor", family="not-a-tensor", prior=900, examples=EXAMPLE)
-def input_not_a_tensor(crash: Crash) -> Iterator[Suspect]:
+@cause("CP051", "input-not-a-tensor", EXAMPLE, family="not-a-tensor", prior=900)
+def input_not_a_tensor(crash: Crash) -> Suspects:
     """The model is given something that is no tensor, but a layer or function needs one.
 
     Why it happens: a Dataset without ToTensor gives PIL images or arrays of numpy; a batch is a
@@ -45,13 +36,12 @@ def input_not_a_tensor(crash: Crash) -> Iterator[Suspect]:
     kind, shape = type(given), getattr(given, "shape", None)
     first, is_text = crash.call, isinstance(given, str | bytes)
     who = crash.describe_call(first) if first is not None and crash.index else "its forward"
-    yield Suspect(
-        module=first.fqn if first is not None and first.fqn is not None else crash.owner,
-        message=f"the model was given a {kind.__name__}, but {who} needs a tensor",
+    yield blame(
+        first.fqn if first is not None and first.fqn is not None else crash.owner,
+        f"the model was given a {kind.__name__}, but {who} needs a tensor",
+        *_convert(given),
         arithmetic=f"type {kind.__module__}.{kind.__name__}"
         + (f", shape {tuple(shape)}" if isinstance(shape, tuple) else ""),
-        candidates=tuple(_convert(given)),
-        weight=STRONG,
         evidence=("load the file first, and turn the image into a tensor",) if is_text else (),
     )
 
@@ -68,7 +58,7 @@ def _is_refused(crash: Crash, given: Any) -> bool:
     return getattr(crash.error, "obj", None) is given or any(value is given for value in named)
 
 
-def _convert(given: Any) -> Iterator[Candidate]:
+def _convert(given: Any) -> Candidates:
     if isinstance(given, dict):
         yield from _take_from_dict(given)
     elif isinstance(given, list | tuple) and given and all(isinstance(v, Tensor) for v in given):
@@ -85,7 +75,7 @@ def _call_with(code: str, function: Any) -> Edit:
     return ChangeArguments(title=f"call it as model({code})", code=code, function=function)
 
 
-def _take_from_dict(given: dict[Any, Any]) -> Iterator[Candidate]:
+def _take_from_dict(given: dict[Any, Any]) -> Candidates:
     if all(isinstance(key, str) for key in given):
         yield propose(_call_with("**x", lambda a, k: (a[1:], {**a[0], **k})))
     floats = [k for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()]

@@ -1,40 +1,27 @@
-"""A layer is called that is None."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.facts.frames import list_called
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Block(nn.Module):
-        def __init__(self, channels, down=None):
-            super().__init__()
-            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-            self.down = down
-
-        def forward(self, x):
-            return self.conv(x) + self.down(x)
-
-
-    model, args = nn.Sequential(Block(3)), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="Block(3)",
-    new="Block(3, nn.Identity())",
-    blames="0",
-    repair="make '0.down' an nn.Identity()",
-)
+_PROGRAM = """
+  class Block(nn.Module):
+      def __init__(self, channels, down=None):
+          super().__init__()
+          self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+          self.down = down
+      def forward(self, x):
+          return self.conv(x) + self.down(x)
+- model, args = nn.Sequential(Block(3)), (torch.randn(2, 3, 8, 8),)
++ model, args = nn.Sequential(Block(3, nn.Identity())), (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="0", repair="make '0.down' an nn.Identity()")
 
 
-@cause(code="CP045", name="layer-is-none", family="missing-attribute", prior=1080, examples=EXAMPLE)
-def layer_is_none(crash: Crash) -> Iterator[Suspect]:
+@cause("CP045", "layer-is-none", EXAMPLE, family="missing-attribute", prior=1080)
+def layer_is_none(crash: Crash) -> Suspects:
     """A module calls one of its layers, but the layer is None.
 
     Why it happens: an option of the constructor left it out, or its default None was kept.
@@ -50,8 +37,7 @@ def layer_is_none(crash: Crash) -> Iterator[Suspect]:
         return
     is_chain = isinstance(module, nn.Sequential)
     called = list(module._modules) if is_chain else list_called(crash.error)
-    name = next((n for n in called if _is_none(module, n)), None)
-    if name is None:
+    if (name := next((n for n in called if _is_none(module, n)), None)) is None:
         return
     child = f"{fqn}.{name}" if fqn else name
     skip = SetAttribute(
@@ -61,14 +47,9 @@ def layer_is_none(crash: Crash) -> Iterator[Suspect]:
         name=name,
         value=lambda _module: nn.Identity(),
     )
-    yield Suspect(
-        module=fqn,
-        message=f"{describe_module(crash, fqn)} calls its layer {name!r}, which is None",
-        arithmetic=f"self.{name} is None",
-        candidates=(propose(skip, weight=STRONG),),
-        weight=STRONG,
-        advice=(f"build {quote(child)} in __init__, or call it only where it is not None",),
-    )
+    message = f"{crash.describe_module(fqn)} calls its layer {name!r}, which is None"
+    advice = (f"build {quote(child)} in __init__, or call it only where it is not None",)
+    yield blame(fqn, message, skip, arithmetic=f"self.{name} is None", advice=advice)
 
 
 def _is_none(module: nn.Module, name: str) -> bool:

@@ -1,14 +1,11 @@
-"""A loop gets other elements than its names are meant for."""
-
 import ast
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
@@ -16,56 +13,37 @@ from cnnprobe.crash.facts.frames import read_names, walk_expression
 from cnnprobe.crash.facts.loops import Loop, can_unpack, list_loops
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_attribute
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate
 from cnnprobe.operations import find_function
 
 _MOST_KEYS = 4  # that are shown
 _BUILTINS = frozenset({"sum", "list", "tuple", "max", "min", "len", "float"})
-COUNTED = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
-
-        def forward(self, x):
-            for i, block in self.blocks:
-                x = block(x) if i else F.relu(block(x))
-            return x
-
-
-    model, args = Net(), (torch.randn(2, 4),)
-    """,
-    old="in self.blocks",
-    new="in enumerate(self.blocks)",
-    blames="",
-    repair="write enumerate(self.blocks) instead of self.blocks",
-)
-SUMMED = Example(
-    """
-    model = nn.Linear(4, 3)
-
-
-    def run(model):
-        x = model(torch.randn(2, 4))
-        losses = {"size": x.abs().mean(), "label": F.cross_entropy(x, torch.tensor([0, 2]))}
-        return sum(loss for loss in losses)
-    """,
-    old="in losses)",
-    new="in losses.values())",
-    blames=None,
-    repair="write losses.values() instead of losses",
-)
+_COUNTED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+      def forward(self, x):
+-         for i, block in self.blocks:
++         for i, block in enumerate(self.blocks):
+              x = block(x) if i else F.relu(block(x))
+          return x
+  model, args = Net(), (torch.randn(2, 4),)
+"""
+COUNTED = Example(_COUNTED, blames="", repair="write enumerate(self.blocks) instead of self.blocks")
+_SUMMED = """
+  model = nn.Linear(4, 3)
+  def run(model):
+      x = model(torch.randn(2, 4))
+      losses = {"size": x.abs().mean(), "label": F.cross_entropy(x, torch.tensor([0, 2]))}
+-     return sum(loss for loss in losses)
++     return sum(loss for loss in losses.values())
+"""
+SUMMED = Example(_SUMMED, repair="write losses.values() instead of losses")
 
 
-@cause(
-    code="CP0E0",
-    name="loop-elements",
-    stage=("forward", "around"),
-    prior=1195,
-    examples=(COUNTED, SUMMED),
-)
-def loop_elements(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0E0", "loop-elements", (COUNTED, SUMMED), stage=("forward", "around"), prior=1195)
+def loop_elements(crash: Crash) -> Suspects:
     """A loop gets other elements than its names are meant for.
 
     Why it happens: a loop over a list gives its elements without their positions, a loop over a
@@ -103,12 +81,11 @@ def _read_unpacked(crash: Crash, loop: Loop) -> Suspect | None:
         if not is_counted or not can_unpack(loop.target, (0, element)):
             return None
         text, what = f"enumerate({over})", f"a loop over {over} gives {said}, without its position"
-    return Suspect(
-        module=crash.owner if crash.stage == "forward" else None,
-        message=f"{what}, but it is unpacked into {names}",
+    return blame(
+        crash.owner if crash.stage == "forward" else None,
+        f"{what}, but it is unpacked into {names}",
+        _replace(crash, loop, text, f"each element then fits {names}"),
         arithmetic=f"the first element of {over} is {said}",
-        candidates=(_replace(crash, loop, text, f"each element then fits {names}"),),
-        weight=STRONG,
     )
 
 
@@ -138,12 +115,11 @@ def _read_keys(crash: Crash, loop: Loop, failed: ast.AST) -> Suspect | None:
         return None
     over = ast.unparse(loop.iterable)
     keys = ", ".join(map(repr, list(value)[:_MOST_KEYS]))
-    return Suspect(
-        module=crash.owner if crash.stage == "forward" else None,
-        message=f"a loop over {over} gives its keys, which are strings, not its values",
+    return blame(
+        crash.owner if crash.stage == "forward" else None,
+        f"a loop over {over} gives its keys, which are strings, not its values",
+        _replace_keys(crash, loop, failed, names, is_inside=is_inside),
         arithmetic=f"its keys are {keys}",
-        candidates=(_replace_keys(crash, loop, failed, names, is_inside=is_inside),),
-        weight=STRONG,
         needs_proof=crash.stage == "forward",
     )
 
@@ -161,8 +137,7 @@ def _replace_keys(
 ) -> Candidate:
     text = f"{ast.unparse(loop.iterable)}.values()"
     scope, name = dict(names), ast.unparse(loop.target)
-    new = ast.parse(text, mode="eval").body
-    node = copy.deepcopy(failed, {id(loop.iterable): new})
+    node = copy.deepcopy(failed, {id(loop.iterable): ast.parse(text, mode="eval").body})
     if isinstance(node, ast.AugAssign):
         left = ast.parse(ast.unparse(node.target), mode="eval").body
         node = ast.BinOp(left=left, op=node.op, right=node.value)
@@ -172,7 +147,8 @@ def _replace_keys(
         return _replace(crash, loop, text, "")
 
     def check() -> str:
-        given = eval(compile(ast.fix_missing_locations(ast.Expression(node)), "", "eval"), scope)  # noqa: S307 - the user's own line
+        code = compile(ast.fix_missing_locations(ast.Expression(node)), "", "eval")
+        given = eval(code, scope)  # noqa: S307 - the user's own line
         is_number = isinstance(given, Tensor) and given.numel() == 1
         shown = f"{float(given.detach()):.4g}" if is_number else _describe(given)
         return f"the line runs and gives {shown}"
@@ -200,7 +176,7 @@ def _is_pure(node: ast.expr, names: dict[str, Any]) -> bool:
 
 
 def _replace(crash: Crash, loop: Loop, text: str, seen: str) -> Candidate:
-    """Another iterable: the forward shows whether it runs; of the loop it is known what it gives."""
+    """Another iterable: the forward shows whether it runs; what it gives is known of the loop."""
     method = find_failing_method(crash) if crash.stage == "forward" else None
     edit = replace_node(method, loop.iterable, text) if method is not None else None
     if edit is not None:

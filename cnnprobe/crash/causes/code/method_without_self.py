@@ -1,44 +1,27 @@
-"""A method has no parameter self."""
-
 import ast
 from collections.abc import Iterator
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.method import change_method
 from cnnprobe.crash.facts.frames import list_calls, read_arguments
 from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method, open_method
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(x):
-            return F.relu(self.fc(x))
-
-
-    model, args = nn.Sequential(Block(), nn.Linear(4, 2)), (torch.randn(3, 4),)
-    """,
-    old="forward(x)",
-    new="forward(self, x)",
-    blames="0",
-    repair="write def forward(self, x) in Block",
-)
+_PROGRAM = """
+  class Block(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 4)
+-     def forward(x):
++     def forward(self, x):
+          return F.relu(self.fc(x))
+  model, args = nn.Sequential(Block(), nn.Linear(4, 2)), (torch.randn(3, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="0", repair="write def forward(self, x) in Block")
 
 
-@cause(
-    code="CP048",
-    name="method-without-self",
-    family="call-signature",
-    prior=1200,
-    examples=EXAMPLE,
-)
-def method_without_self(crash: Crash) -> Iterator[Suspect]:
+@cause("CP048", "method-without-self", EXAMPLE, family="call-signature", prior=1200)
+def method_without_self(crash: Crash) -> Suspects:
     """A method has no parameter self, so that its first parameter gets the module itself.
 
     Why it happens: self is forgotten in the definition of the method.
@@ -66,14 +49,12 @@ def method_without_self(crash: Crash) -> Iterator[Suspect]:
 
     written = f"def {method.name}({', '.join(['self', *names])})"
     edit = change_method(method, f"write {written} in {method.kind}", add_self)
-    yield Suspect(
-        module=method.fqn,
-        message=f"the {method.name} of {describe_module(crash, method.fqn)} has no parameter self: its "
-        "first parameter gets the module itself",
-        arithmetic=f"{method.name}({', '.join(names)}), at line {node.lineno}",
-        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-        weight=STRONG + 1,
+    message = (
+        f"the {method.name} of {crash.describe_module(method.fqn)} has no parameter self: "
+        "its first parameter gets the module itself"
     )
+    arithmetic = f"{method.name}({', '.join(names)}), at line {node.lineno}"
+    yield blame(method.fqn, message, edit, arithmetic=arithmetic, weight=STRONG + 1)
 
 
 def _reads_layer(method: Method, node: ast.FunctionDef, names: list[str]) -> bool:
@@ -88,9 +69,11 @@ def _find_called(crash: Crash) -> tuple[Method | None, int]:
     call, module = crash.call, crash.module
     given = read_arguments(crash.error, module)
     here = find_failing_method(crash)
-    for node in list_calls(crash.error) if here is not None else ():
-        is_own = ast.unparse(node.func).startswith("self.") and isinstance(node.func, ast.Attribute)
-        found = find_method(here.module, here.fqn, node.func.attr) if is_own else None  # type: ignore[union-attr,attr-defined]
+    for node in list_calls(crash.error):
+        if here is None or not isinstance(node.func, ast.Attribute):
+            continue
+        is_own = ast.unparse(node.func).startswith("self.")
+        found = find_method(here.module, here.fqn, node.func.attr) if is_own else None
         if found is not None:
             return found, len(node.args)
     if module is None or call is None or given is None:

@@ -1,5 +1,3 @@
-"""The code asks a module, a tensor or torch for a name that it does not have."""
-
 import ast
 import difflib
 import re
@@ -9,63 +7,42 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import find_missing
-from cnnprobe.crash.facts.methods import (
-    Method,
-    find_class,
-    find_failing_method,
-    open_method,
-)
-from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
 
 _MOST_NAMES = 12
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1 = nn.Linear(4, 4)
-            self.fc2 = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.fc_2(F.relu(self.fc1(x)))
-
-
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="self.fc_2",
-    new="self.fc2",
-    blames="",
-    repair="write self.fc2 instead of self.fc_2",
-)
-UNUSED = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Linear(4, 4)
-            self.head = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.classifier(F.relu(self.body(x)))
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc1 = nn.Linear(4, 4)
+          self.fc2 = nn.Linear(4, 2)
+      def forward(self, x):
+-         return self.fc_2(F.relu(self.fc1(x)))
++         return self.fc2(F.relu(self.fc1(x)))
+  model, args = Net(), (torch.randn(3, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write self.fc2 instead of self.fc_2")
+_UNUSED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Linear(4, 4)
+          self.head = nn.Linear(4, 2)
+      def forward(self, x):
+-         return self.classifier(F.relu(self.body(x)))
++         return self.head(F.relu(self.body(x)))
+  model, args = Net(), (torch.randn(3, 4),)
+"""
+UNUSED = Example(_UNUSED, blames="", repair="write self.head instead of self.classifier")
 
 
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="self.classifier",
-    new="self.head",
-    blames="",
-    repair="write self.head instead of self.classifier",
-)
-
-
-@cause(code="CP043", name="missing-attribute", prior=1090, examples=(EXAMPLE, UNUSED))
-def missing_attribute(crash: Crash) -> Iterator[Suspect]:
+@cause("CP043", "missing-attribute", (EXAMPLE, UNUSED), prior=1090)
+def missing_attribute(crash: Crash) -> Suspects:
     """The code asks a module, a tensor or torch for a name that it does not have.
 
     Why it happens: the name is misspelt, or the layer has another name in __init__. A layer that
@@ -83,19 +60,14 @@ def missing_attribute(crash: Crash) -> Iterator[Suspect]:
     prefix = "self." if isinstance(subject, nn.Module) else ""
     edits: list[Edit | None] = [_rename(method, name, new, prefix) for new in near if method]
     known = _list_registered(subject)
-    yield Suspect(
-        module=method.fqn if method is not None else crash.owner,
-        message=f"{_describe(crash, subject)} has no attribute {name!r}"
+    yield blame(
+        method.fqn if method is not None else crash.owner,
+        f"{_describe(crash, subject)} has no attribute {name!r}"
         + (f"; it has {near[0]!r}" if near else ""),
+        *(propose(e, weight=STRONG if len(edits) == 1 else USUAL) for e in edits if e is not None),
         arithmetic=f"registered: {', '.join(known[:_MOST_NAMES]) or 'nothing'}"
         if isinstance(subject, nn.Module)
         else "",
-        candidates=tuple(
-            propose(edit, weight=STRONG if len(edits) == 1 else USUAL)
-            for edit in edits
-            if edit is not None
-        ),
-        weight=STRONG,
         advice=tuple(edit.title for edit in edits if edit is not None and not prefix),
     )
 
@@ -106,7 +78,7 @@ def _describe(crash: Crash, subject: Any) -> str:
     if isinstance(subject, types.ModuleType):
         return subject.__name__
     fqn = next((name for name, module in crash.modules.items() if module is subject), crash.owner)
-    return describe_module(crash, fqn)
+    return crash.describe_module(fqn)
 
 
 def _list_registered(subject: Any) -> list[str]:
@@ -121,8 +93,7 @@ def _list_near(name: str, subject: Any, method: Method | None) -> list[str]:
         return difflib.get_close_matches(name, public, n=2, cutoff=0.75)
     known = _list_registered(subject)
     stem = name.rstrip("0123456789")  # fc1 is no slip for fc2
-    others = [n for n in known if n.rstrip("0123456789") != stem or not stem]
-    unused = _list_unused(others, method)
+    unused = _list_unused([n for n in known if n.rstrip("0123456789") != stem or not stem], method)
     below = [fqn for fqn, _ in subject.named_modules() if fqn.endswith(f".{name}")]
     alike = [n for n in known if re.sub(r"\D", "", n) == re.sub(r"\D", "", name)]  # no fc1 for fc2
     return (
@@ -155,5 +126,4 @@ def _rename(method: Method, old: str, new: str, prefix: str) -> ChangeMethod | N
             if isinstance(part, ast.Attribute) and part.attr == old:
                 yield file.replace(part, f"{file.source(part.value)}.{new}")
 
-    title = f"write {prefix}{new} instead of {prefix}{old}"
-    return change_method(method, title, change, code=new)
+    return change_method(method, f"write {prefix}{new} instead of {prefix}{old}", change, code=new)

@@ -1,14 +1,11 @@
-"""A key or a position that a container does not have."""
-
 import ast
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.outside import Check
@@ -16,64 +13,56 @@ from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.loops import list_loops
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
 
 _MOST_KEYS = 6  # that are shown
-EXAMPLE = Example(
-    """
-    model = nn.Linear(4, 3)
+_PROGRAM = """
+  model = nn.Linear(4, 3)
+  def run(model):
+      batch = {"image": torch.randn(2, 4), "label": torch.tensor([0, 2])}
+-     return F.cross_entropy(model(batch["image"]), batch["labels"])
++     return F.cross_entropy(model(batch["image"]), batch["label"])
+"""
+EXAMPLE = Example(_PROGRAM, repair="write batch['label'] instead of batch['labels']")
+_HEADS = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.heads = nn.ModuleDict({f"head_{i}": nn.Linear(4, 2) for i in "ab"})
+      def forward(self, x):
+-         return [self.heads[name](x) for name in ("a", "b")]
++         return [self.heads[f"head_{name}"](x) for name in ("a", "b")]
+  model, args = Net(), (torch.randn(2, 4),)
+"""
+HEADS = Example(_HEADS, blames="", repair="write f'head_{name}' instead of name")
+_TENSOR = """
+  model = nn.Linear(8, 3)
+  def run(model):
+      out = model(torch.randn(4, 8))
+-     return F.cross_entropy(out["logits"], torch.tensor([0, 1, 2, 0]))
++     return F.cross_entropy(out, torch.tensor([0, 1, 2, 0]))
+"""
+TENSOR = Example(_TENSOR, repair="write out instead of out['logits']")
 
 
-    def run(model):
-        batch = {"image": torch.randn(2, 4), "label": torch.tensor([0, 2])}
-        return F.cross_entropy(model(batch["image"]), batch["labels"])
-    """,
-    old='batch["labels"]',
-    new='batch["label"]',
-    blames=None,
-    repair="write batch['label'] instead of batch['labels']",
-)
-HEADS = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.heads = nn.ModuleDict({f"head_{i}": nn.Linear(4, 2) for i in "ab"})
-
-        def forward(self, x):
-            return [self.heads[name](x) for name in ("a", "b")]
-
-
-    model, args = Net(), (torch.randn(2, 4),)
-    """,
-    old="self.heads[name]",
-    new='self.heads[f"head_{name}"]',
-    blames="",
-    repair="write f'head_{name}' instead of name",
-)
-
-
-@cause(
-    code="CP0A4",
-    name="missing-key",
-    stage=("forward", "around"),
-    prior=790,
-    examples=(EXAMPLE, HEADS),
-)
-def missing_key(crash: Crash) -> Iterator[Suspect]:
-    """A dict or a list was asked for a key or a position that it does not have.
+@cause("CP0A4", "missing-key", (EXAMPLE, HEADS, TENSOR), stage=("forward", "around"), prior=790)
+def missing_key(crash: Crash) -> Suspects:
+    """A dict, a list or a tensor was asked for a key or a position that it does not have.
 
     Why it happens: the batch, the label map or the output has other keys than the code expects, or
-    a list has fewer elements.
+    a list has fewer elements. Models of other libraries return a dict; this one returns a tensor.
     What to do: print the keys; use the one that is there, or add what is missing.
     Known exceptions: a KeyError that the program raises itself.
     Source: KeyError and IndexError in the Python documentation, built-in exceptions.
     """
-    if not isinstance(crash.error, KeyError | IndexError):
+    if not isinstance(crash.error, KeyError | IndexError | TypeError):
         return
     line = read_failing_line(crash)
     for node in (n for n in line.nodes if isinstance(n, ast.Subscript)):
         value, key = line.evaluate(node.value), _read_key(node.slice, line.names)
+        if isinstance(value, Tensor) and isinstance(node.slice, ast.Constant) and type(key) is str:
+            yield _blame_tensor(crash, node, value)
+            return
         if key is None or isinstance(value, Tensor):
             continue
         if isinstance(value, Mapping | nn.ModuleDict) and key not in value:
@@ -94,20 +83,30 @@ def _read_key(node: ast.expr, names: Mapping[str, Any]) -> Any:
     return key if isinstance(key, str | int) else None
 
 
+def _blame_tensor(crash: Crash, node: ast.Subscript, value: Tensor) -> Suspect:
+    name, shape = ast.unparse(node.value), tuple(value.shape)
+    message = f"{name} is a tensor of {shape}, not a dict: it has no {ast.unparse(node.slice)}"
+    edit = propose(_check(crash, node, name, value))
+    arithmetic = "the model returns the tensor itself"
+    module = crash.owner if crash.stage == "forward" else None
+    return blame(module, message, edit, arithmetic=arithmetic, tensors=(value,))
+
+
 def _blame_key(crash: Crash, node: ast.Subscript, value: Any, key: str | int) -> Suspect:
     name, keys = ast.unparse(node.value), list(value)
     shown = ", ".join(map(repr, keys[:_MOST_KEYS])) + (", ..." if len(keys) > _MOST_KEYS else "")
     texts = {str(each): each for each in keys}
     near = difflib.get_close_matches(str(key), texts, n=1, cutoff=0.6)
     is_written = isinstance(node.slice, ast.Constant)
-    return Suspect(
-        module=crash.owner if crash.stage == "forward" else None,
-        message=f"{name} has no key {key!r}",
+    return blame(
+        crash.owner if crash.stage == "forward" else None,
+        f"{name} has no key {key!r}",
+        *(
+            (_spell(crash, node, value, texts[near[0]]),)
+            if near and is_written
+            else tuple(_add_affix(crash, node, value, key))
+        ),
         arithmetic=f"its keys are {shown}" if keys else "it is empty",
-        candidates=(_spell(crash, node, value, texts[near[0]]),)
-        if near and is_written
-        else tuple(_add_affix(crash, node, value, key)),
-        weight=STRONG,
         advice=() if is_written else (f"add {key!r} to {name}, or leave out what has this key",),
     )
 
@@ -128,9 +127,7 @@ def _check(crash: Crash, node: ast.Subscript, text: str, found: Any) -> Edit:
     )
 
 
-def _add_affix(
-    crash: Crash, node: ast.Subscript, value: Any, key: str | int
-) -> Iterator[Candidate]:
+def _add_affix(crash: Crash, node: ast.Subscript, value: Any, key: str | int) -> Candidates:
     """The key with the start or end that turns every key of the loop into one that is there."""
     name, keys = ast.unparse(node.slice), [each for each in value if isinstance(each, str)]
     if not isinstance(node.slice, ast.Name) or not isinstance(key, str) or not key:
@@ -156,9 +153,5 @@ def _add_affix(
 def _blame_position(crash: Crash, node: ast.Subscript, value: Any, key: int) -> Suspect:
     name, size = ast.unparse(node.value), len(value)
     valid = f"valid positions are 0 to {size - 1}" if size else "it is empty"
-    return Suspect(
-        module=crash.owner if crash.stage == "forward" else None,
-        message=f"{name} has {size} element{'s' * (size != 1)}, and position {key} was asked for",
-        arithmetic=valid,
-        weight=STRONG,
-    )
+    message = f"{name} has {size} element{'s' * (size != 1)}, and position {key} was asked for"
+    return blame(crash.owner if crash.stage == "forward" else None, message, arithmetic=valid)

@@ -1,5 +1,3 @@
-"""A layer class is called with a tensor, where a layer was meant."""
-
 import ast
 import inspect
 from collections.abc import Iterator
@@ -7,8 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError
@@ -17,66 +14,47 @@ from cnnprobe.crash.edits.places import find_assigned, find_method
 from cnnprobe.crash.facts.frames import read_arguments, read_names
 from cnnprobe.crash.facts.methods import Method, find_failing_method, open_method
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 
 _SIZES = {"shape", "size", "dim", "ndim", "numel"}  # nn.LayerNorm(x.shape[1:]) is no slip
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3)
-            self.relu = nn.ReLU
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            x = self.relu(self.conv(x))
-            return self.fc(x.mean((2, 3)))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="nn.ReLU",
-    new="nn.ReLU()",
-    blames="",
-    repair="write self.relu = nn.ReLU() in __init__",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3)
+-         self.relu = nn.ReLU
++         self.relu = nn.ReLU()
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+          x = self.relu(self.conv(x))
+          return self.fc(x.mean((2, 3)))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write self.relu = nn.ReLU() in __init__")
+_APPLIED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3)
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+-         x = nn.ReLU(self.conv(x))
++         x = nn.ReLU()(self.conv(x))
+          return self.fc(x.mean((2, 3)))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
 APPLIED = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3)
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            x = nn.ReLU(self.conv(x))
-            return self.fc(x.mean((2, 3)))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="nn.ReLU(",
-    new="nn.ReLU()(",
-    blames="",
-    repair="write nn.ReLU()(self.conv(x)) instead of nn.ReLU(self.conv(x))",
+    _APPLIED, blames="", repair="write nn.ReLU()(self.conv(x)) instead of nn.ReLU(self.conv(x))"
 )
 
 
-@cause(
-    code="CP056",
-    name="missing-parentheses",
-    family="not-a-tensor",
-    prior=1192,
-    examples=(EXAMPLE, APPLIED),
-)
-def missing_parentheses(crash: Crash) -> Iterator[Suspect]:
+@cause("CP056", "missing-parentheses", (EXAMPLE, APPLIED), family="not-a-tensor", prior=1192)
+def missing_parentheses(crash: Crash) -> Suspects:
     """A layer class is called with a tensor, which only constructs a layer.
 
     Why it happens: self.relu = nn.ReLU keeps the class and not a layer, or nn.ReLU(x) is written
     for nn.ReLU()(x). The first parentheses are for the options, the second for the tensor.
-    What to do: construct the layer in __init__, with parentheses; in forward, call it or use F.relu.
+    What to do: construct the layer in __init__, with parentheses; in forward, call it.
     Known exceptions: none.
     Source: torch.nn.Module.__call__ runs forward; the class itself runs __init__.
     """
@@ -91,14 +69,10 @@ def missing_parentheses(crash: Crash) -> Iterator[Suspect]:
         if kind not in map(type, found) and not any(call is part for part in found):
             continue
         edit = _construct(method, call, kind)
-        yield Suspect(
-            module=method.fqn,
-            message=f"{ast.unparse(call)} only constructs a {kind.__name__} and does not apply it",
-            arithmetic=f"{ast.unparse(call.func)} is the class {kind.__name__}, not a layer",
-            candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-            weight=STRONG,
-            advice=(f"construct the {kind.__name__} with its options first, then call it",),
-        )
+        message = f"{ast.unparse(call)} only constructs a {kind.__name__} and does not apply it"
+        arithmetic = f"{ast.unparse(call.func)} is the class {kind.__name__}, not a layer"
+        advice = (f"construct the {kind.__name__} with its options first, then call it",)
+        yield blame(method.fqn, message, edit, arithmetic=arithmetic, advice=advice)
         return
 
 

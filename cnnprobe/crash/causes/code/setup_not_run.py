@@ -1,51 +1,34 @@
-"""An attribute is set by a method that has not run."""
-
 import ast
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.edit import Edit, refill
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
 from cnnprobe.crash.facts.frames import find_missing
 from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
 from cnnprobe.crash.model_copy import ModelCopy
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of, named_modules
 
+_PROGRAM = """
+  class Net(nn.Module):
+-     def _init_(self):
++     def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 2)
+      def forward(self, x):
+          return self.fc(x)
+  model, args = Net(), (torch.randn(3, 4),)
+"""
 EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def _init_(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.fc(x)
-
-
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="_init_(self)",
-    new="__init__(self)",
-    blames="",
-    repair="write __init__ instead of _init_ in Net",
-    on_meta=False,
+    _PROGRAM, blames="", repair="write __init__ instead of _init_ in Net", on_meta=False
 )
 
 
-@cause(
-    code="CP0E2",
-    name="setup-not-run",
-    family="missing-attribute",
-    prior=1091,
-    examples=EXAMPLE,
-)
-def setup_not_run(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0E2", "setup-not-run", EXAMPLE, family="missing-attribute", prior=1091)
+def setup_not_run(crash: Crash) -> Suspects:
     """An attribute is set by a method that has not run.
 
     Why it happens: __init__ is misspelt, _init_, so that Python never calls it; or layers are
@@ -60,14 +43,11 @@ def setup_not_run(crash: Crash) -> Iterator[Suspect]:
         return
     found = _find_maker(method, name) if name else None
     if found is not None:
-        yield Suspect(
-            module=method.fqn,
-            message=f"{describe_module(crash, method.fqn)} has no attribute {name!r}: "
-            f"{found.name} sets it, but has not run",
-            candidates=(propose(found, weight=STRONG),),
-            weight=STRONG,
-            needs_proof=True,
+        message = (
+            f"{crash.describe_module(method.fqn)} has no attribute {name!r}: "
+            f"{found.name} sets it, but has not run"
         )
+        yield blame(method.fqn, message, found, needs_proof=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +58,7 @@ class RunMethod(Edit):
 
     def apply(self, twin: ModelCopy) -> None:
         """Make it."""
-        kind = class_of(twin.module(self.module or ""))
+        kind = class_of(twin.module(self.module))
         modules = [m for _, m, first in named_modules(twin.model) if first and class_of(m) is kind]
         for module in modules:
             kept = dict(module.__dict__)

@@ -1,42 +1,30 @@
-"""The sizes of a tensor are unpacked into another number of names than it has dims."""
-
 import ast
-from collections.abc import Iterator
 
 import torch
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.build import change_input
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.unpacking import describe_sizes, find_unpacking, lacks_batch
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(6, 2)
-
-        def forward(self, x):
-            n, features = x.shape
-            return self.fc(x.mean(1)) / n
-
-
-    model, args = Net(), (torch.randn(4, 5, 6),)
-    """,
-    old="n, features =",
-    new="n, features, _ =",
-    blames="",
-    repair="write n, features, _ instead of n, features",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(6, 2)
+      def forward(self, x):
+-         n, features = x.shape
++         n, features, _ = x.shape
+          return self.fc(x.mean(1)) / n
+  model, args = Net(), (torch.randn(4, 5, 6),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write n, features, _ instead of n, features")
 
 
-@cause(code="CP050", name="sizes-unpacked", family="shape-mismatch", prior=1193, examples=EXAMPLE)
-def sizes_unpacked(crash: Crash) -> Iterator[Suspect]:
+@cause("CP050", "sizes-unpacked", EXAMPLE, family="shape-mismatch", prior=1193)
+def sizes_unpacked(crash: Crash) -> Suspects:
     """The sizes of a tensor are unpacked into another number of names than it has dims.
 
     Why it happens: the code is written for images and gets sequences, or the other way round.
@@ -55,10 +43,9 @@ def sizes_unpacked(crash: Crash) -> Iterator[Suspect]:
     if is_sample:
         title = "add the batch dimension: x.unsqueeze(0)"
         edit = change_input(lambda x: x[None], "{x}[None]", title=title)
-    yield Suspect(
-        module=method.fqn,
-        message=describe_sizes(found),
-        arithmetic=f"{tuple(found.value)} for {found.wanted} names",
-        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-        weight=POSSIBLE if is_sample else STRONG,  # missing-batch says it better where it knows
+    message = describe_sizes(found)
+    arithmetic = f"{tuple(found.value)} for {found.wanted} names"
+    # A sample without its batch: missing-batch says it better where it knows.
+    yield blame(
+        method.fqn, message, edit, arithmetic=arithmetic, weight=POSSIBLE if is_sample else STRONG
     )

@@ -1,49 +1,31 @@
-"""torch.cat or torch.stack gets tensors one by one."""
-
 import ast
 import copy
-from collections.abc import Iterator
 
 from torch import Tensor
 
 from cnnprobe import operations
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Linear(4, 3)
-            self.b = nn.Linear(4, 3)
-            self.head = nn.Linear(6, 2)
-
-        def forward(self, x):
-            return self.head(torch.cat(self.a(x), self.b(x), dim=1))
-
-
-    model, args = Net(), (torch.randn(5, 4),)
-    """,
-    old="self.a(x), self.b(x),",
-    new="[self.a(x), self.b(x)],",
-    blames="",
-    repair="write torch.cat([self.a(x), self.b(x)], dim=1)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.a = nn.Linear(4, 3)
+          self.b = nn.Linear(4, 3)
+          self.head = nn.Linear(6, 2)
+      def forward(self, x):
+-         return self.head(torch.cat(self.a(x), self.b(x), dim=1))
++         return self.head(torch.cat([self.a(x), self.b(x)], dim=1))
+  model, args = Net(), (torch.randn(5, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write torch.cat([self.a(x), self.b(x)], dim=1)")
 
 
-@cause(
-    code="CP055",
-    name="tensors-not-in-a-list",
-    family="not-a-tensor",
-    prior=1199,
-    examples=EXAMPLE,
-)
-def tensors_not_in_a_list(crash: Crash) -> Iterator[Suspect]:
+@cause("CP055", "tensors-not-in-a-list", EXAMPLE, family="not-a-tensor", prior=1199)
+def tensors_not_in_a_list(crash: Crash) -> Suspects:
     """torch.cat or torch.stack gets tensors one by one, but expects one list of them.
 
     Why it happens: the brackets are forgotten, and the second tensor is taken for the dim.
@@ -64,11 +46,8 @@ def tensors_not_in_a_list(crash: Crash) -> Iterator[Suspect]:
         others = [a for a in call.args if a not in tensors]
         new.args = [ast.List(elts=tensors, ctx=ast.Load()), *others]
         edit = replace_node(method, call, ast.unparse(new))
-        yield Suspect(
-            module=method.fqn,
-            message=f"{ast.unparse(call.func)} expects one list of tensors but got "
-            f"{len(tensors)} tensor{'s' * (len(tensors) != 1)} one by one",
-            arithmetic=ast.unparse(call),
-            candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-            weight=STRONG,
+        message = (
+            f"{ast.unparse(call.func)} expects one list of tensors but got "
+            f"{len(tensors)} tensor{'s' * (len(tensors) != 1)} one by one"
         )
+        yield blame(method.fqn, message, edit, arithmetic=ast.unparse(call))

@@ -1,69 +1,43 @@
-"""A trailing comma makes a tuple of one."""
-
-import ast
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
-from cnnprobe.crash.edits.files import Change, File
-from cnnprobe.crash.edits.method import change_method
+from cnnprobe.crash.edits.method import change_method, drop_commas
 from cnnprobe.crash.facts.arrivals import find_arrival
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.source import find_one_tuples
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 4, 3)
+          self.fc = nn.Linear(4 * 36, 2)
+      def forward(self, x):
+-         x = F.relu(self.conv(x)),
++         x = F.relu(self.conv(x))
+          return self.fc(torch.flatten(x, 1))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
 EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.fc = nn.Linear(4 * 36, 2)
-
-        def forward(self, x):
-            x = F.relu(self.conv(x)),
-            return self.fc(torch.flatten(x, 1))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="(x)),",
-    new="(x))",
-    blames="",
-    repair="drop the trailing comma in the forward of the model (Net), line 13",
+    _PROGRAM, blames="", repair="drop the trailing comma in the forward of the model (Net), line 13"
 )
-LAYER = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1 = nn.Linear(4, 4)
-            self.fc2 = nn.Linear(4, 2),
-
-        def forward(self, x):
-            return self.fc2(self.fc1(x))
-
-
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="2),\n",
-    new="2)\n",
-    blames="",
-    repair="drop the comma at the end of 'self.fc2 = ...'",
-)
+_LAYER = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc1 = nn.Linear(4, 4)
+-         self.fc2 = nn.Linear(4, 2),
++         self.fc2 = nn.Linear(4, 2)
+      def forward(self, x):
+          return self.fc2(self.fc1(x))
+  model, args = Net(), (torch.randn(3, 4),)
+"""
+LAYER = Example(_LAYER, blames="", repair="drop the comma at the end of 'self.fc2 = ...'")
 
 
-@cause(
-    code="CP052",
-    name="trailing-comma",
-    family="not-a-tensor",
-    prior=899,
-    examples=(EXAMPLE, LAYER),
-)
-def trailing_comma(crash: Crash) -> Iterator[Suspect]:
+@cause("CP052", "trailing-comma", (EXAMPLE, LAYER), family="not-a-tensor", prior=899)
+def trailing_comma(crash: Crash) -> Suspects:
     """A comma at the end of a line makes a tuple of what stands before it.
 
     Why it happens: a line was copied from a list of arguments; `x = f(x),` is valid Python.
@@ -80,26 +54,14 @@ def trailing_comma(crash: Crash) -> Iterator[Suspect]:
     comma = next(find_one_tuples(method.function), None) if method is not None else None
     if method is None or comma is None:
         return
-    where = describe_module(crash, fqn)
+    where = crash.describe_module(fqn)
     title = f"drop the trailing comma in the forward of {where}, line {comma.lineno}"
-    edit = change_method(method, title, _drop_commas)
-    yield Suspect(
-        module=fqn,
-        message=f"{found.message}: a trailing comma at line {comma.lineno} makes it a tuple",
-        arithmetic=f"in the forward of {where}",
-        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-        weight=STRONG,
-    )
+    edit = change_method(method, title, drop_commas)
+    message = f"{found.message}: a trailing comma at line {comma.lineno} makes it a tuple"
+    yield blame(fqn, message, edit, arithmetic=f"in the forward of {where}")
 
 
-def _drop_commas(file: File, node: ast.FunctionDef) -> Iterator[Change]:
-    for one in ast.walk(node):
-        value = one.value if isinstance(one, ast.Assign | ast.Return) else None
-        if isinstance(value, ast.Tuple) and len(value.elts) == 1:
-            yield file.replace(value, file.source(value.elts[0]))
-
-
-def _blame_layers(crash: Crash) -> Iterator[Suspect]:
+def _blame_layers(crash: Crash) -> Suspects:
     """A layer that a comma has wrapped: `self.fc = nn.Linear(8, 2),`."""
     owner, call = crash.modules.get(crash.owner), crash.call
     if owner is None or crash.leaf is not None or call is None or call.fqn is None:
@@ -115,11 +77,9 @@ def _blame_layers(crash: Crash) -> Iterator[Suspect]:
             value=lambda module, name=name: module.__dict__[name][0],  # type: ignore[misc]
         )
         child = f"{crash.owner}.{name}" if crash.owner else name
-        yield Suspect(
-            module=crash.owner,
-            message=f"'{child}' is a 1-tuple of a {type(value[0]).__name__}, not the layer: "
-            "a trailing comma made it",
-            arithmetic=f"self.{name} is a tuple, so that its parameters are not registered either",
-            candidates=(propose(edit, weight=STRONG),),
-            weight=STRONG,
+        message = (
+            f"'{child}' is a 1-tuple of a {type(value[0]).__name__}, not the layer: "
+            "a trailing comma made it"
         )
+        arithmetic = f"self.{name} is a tuple, so that its parameters are not registered either"
+        yield blame(crash.owner, message, edit, arithmetic=arithmetic)

@@ -1,46 +1,36 @@
-"""A call returns several things, and all of them are passed on as if they were one tensor."""
-
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure
-from cnnprobe.crash.edits.calls import AdaptOutput, HandIndices, Rewrite
+from cnnprobe.crash.edits.calls import AdaptOutput, HandIndices, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
 from cnnprobe.crash.facts.methods import find_method, is_own
 from cnnprobe.crash.facts.source import find_one_tuples
 from cnnprobe.crash.facts.words import operation, quote, shorten
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import ModuleCall
 
+_PROGRAM = """
+  class Tagger(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.gru = nn.GRU(16, 12, batch_first=True)
+          self.fc = nn.Linear(12, 5)
+      def forward(self, x):
+-         out = self.gru(x)
++         out, _ = self.gru(x)
+          return self.fc(out)
+  model, args = Tagger(), (torch.randn(2, 7, 16),)
+"""
 EXAMPLE = Example(
-    """
-    class Tagger(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gru = nn.GRU(16, 12, batch_first=True)
-            self.fc = nn.Linear(12, 5)
-
-        def forward(self, x):
-            out = self.gru(x)
-            return self.fc(out)
-
-
-    model, args = Tagger(), (torch.randn(2, 7, 16),)
-    """,
-    old="out = self.gru(x)",
-    new="out, _ = self.gru(x)",
-    blames="gru",
-    repair="take the first element of what 'gru' returns: 'gru'(...)[0]",
+    _PROGRAM, blames="gru", repair="take the first element of what 'gru' returns: 'gru'(...)[0]"
 )
 
 
-@cause(code="CP053", name="tuple-for-tensor", family="not-a-tensor", prior=898, examples=EXAMPLE)
-def tuple_for_tensor(crash: Crash) -> Iterator[Suspect]:
+@cause("CP053", "tuple-for-tensor", EXAMPLE, family="not-a-tensor", prior=898)
+def tuple_for_tensor(crash: Crash) -> Suspects:
     """A call returns several things, but they are passed on as if they were one tensor.
 
     Why it happens: recurrent layers return their state as well, attention its weights, torch.max
@@ -49,26 +39,23 @@ def tuple_for_tensor(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: "Outputs" of nn.LSTM and nn.MultiheadAttention in the documentation of PyTorch.
     """
-    found = find_arrival(crash)
-    if found is None or found.value is None:
+    if (found := find_arrival(crash)) is None or found.value is None:
         return
     maker = found.maker
     blamed = crash.owner if maker is None else maker.fqn or crash.owner
     method = find_method(crash.modules[blamed], blamed)
     if method is not None and next(find_one_tuples(method.function), None) is not None:
         return  # a trailing comma
-    who = f"the forward of {describe_module(crash, blamed)} makes it"
+    who = f"the forward of {crash.describe_module(blamed)} makes it"
     if maker is not None:
         who = f"{crash.describe_call(maker)} returned it"
     if getattr(crash.modules[blamed], "return_indices", False):
         who += ", as return_indices=True asks for the indices as well"
     edits = _take_part(crash, found, blamed, maker) if maker is not None else _take_state(crash)
-    yield Suspect(
-        module=blamed,
-        message=f"{found.message}; {who}",
-        arithmetic=f"at {shorten(crash.source)}" if crash.source else "",
-        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
-        weight=STRONG,
+    message = f"{found.message}; {who}"
+    arithmetic = f"at {shorten(crash.source)}" if crash.source else ""
+    yield blame(
+        blamed, message, *(propose(edit, weight=STRONG) for edit in edits), arithmetic=arithmetic
     )
 
 
@@ -117,12 +104,12 @@ def _take_values(crash: Crash, maker: ModuleCall) -> Edit:
     """The values of a function that returns them with their indices: torch.max(x, 1)."""
     name, is_method = operation(maker), maker.kind.startswith("torch.Tensor.")
     called = crash.describe_call(maker)
-    return Rewrite(
+    return rewrite_call(
+        crash,
+        maker,
+        lambda func, args, kwargs: func(*args, **kwargs)[0],
         title=f"take the first of what {called} returns, the values: {name}(...)[0]",
         code=f"{name}(...)[0]",
         module=crash.owner,
-        kind=maker.kind,
-        source=maker.source,
-        function=lambda func, args, kwargs: func(*args, **kwargs)[0],
         respell=f"{{x}}.{name}({{rest}})[0]" if is_method else f"{maker.kind}({{x}}, {{rest}})[0]",
     )

@@ -1,5 +1,3 @@
-"""The forward reads a variable that does not exist."""
-
 import ast
 import difflib
 from collections.abc import Iterator
@@ -7,45 +5,34 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.files import Change, File
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import list_names, read_locals
 from cnnprobe.crash.facts.methods import Method, find_failing_method
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 # What the usual short names stand for.
 _IMPORTS = {
     "F": "import torch.nn.functional as F", "nn": "from torch import nn",
     "np": "import numpy as np", "torch": "import torch", "math": "import math",
 }  # fmt: skip
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3)
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            x = F.relu(conv(x))
-            return self.fc(x.mean((2, 3)))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="(conv(",
-    new="(self.conv(",
-    blames="",
-    repair="write self.conv instead of conv",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3)
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+-         x = F.relu(conv(x))
++         x = F.relu(self.conv(x))
+          return self.fc(x.mean((2, 3)))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write self.conv instead of conv")
 
 
-@cause(
-    code="CP044", name="undefined-name", family="missing-attribute", prior=1198, examples=EXAMPLE
-)
-def undefined_name(crash: Crash) -> Iterator[Suspect]:
+@cause("CP044", "undefined-name", EXAMPLE, family="missing-attribute", prior=1198)
+def undefined_name(crash: Crash) -> Suspects:
     """The forward reads a variable that does not exist.
 
     Why it happens: self. is forgotten before a layer, a variable is misspelt or used before its
@@ -68,16 +55,15 @@ def undefined_name(crash: Crash) -> Iterator[Suspect]:
     new = [f"self.{near[0]}"] if near else local or list(_list_tensors(names))
     edits = [_rename(method, name, other) for other in new]
     is_unbound = isinstance(crash.error, UnboundLocalError)
-    where = f"in the {method.name} of {describe_module(crash, method.fqn)}"
-    yield Suspect(
-        module=method.fqn,
-        message=f"{name!r} is read before it is assigned {where}"
+    where = f"in the {method.name} of {crash.describe_module(method.fqn)}"
+    yield blame(
+        method.fqn,
+        f"{name!r} is read before it is assigned {where}"
         if is_unbound
         else f"there is no variable {name!r} {where}"
         + (f": it is an attribute of the module, {new[0]}" if near else ""),
+        *(propose(edit, weight=STRONG) for edit in edits if edit is not None),
         arithmetic=f"{new[0]} is a {type(getattr(module, near[0])).__name__}" if near else "",
-        candidates=tuple(propose(edit, weight=STRONG) for edit in edits if edit is not None),
-        weight=STRONG,
         advice=(f"import it: {_IMPORTS[name]}",) if name in _IMPORTS else (),
     )
 
@@ -89,14 +75,10 @@ def _list_tensors(names: dict[str, Any]) -> Iterator[str]:
 
 def _rename(method: Method, name: str, new: str) -> ChangeMethod | None:
     def change(file: File, node: ast.FunctionDef) -> Iterator[Change]:
-        assigned = [n.lineno for n in ast.walk(node) if _is_stored(n, name)]  # type: ignore[attr-defined]
-        for part in ast.walk(node):
-            is_read = isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)
-            if is_read and part.id == name and part.lineno <= min(assigned, default=part.lineno):  # type: ignore[attr-defined]
-                yield file.replace(part, new)  # type: ignore[arg-type]
+        found = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name]
+        assigned = [n.lineno for n in found if isinstance(n.ctx, ast.Store)]
+        for part in (n for n in found if isinstance(n.ctx, ast.Load)):
+            if part.lineno <= min(assigned, default=part.lineno):
+                yield file.replace(part, new)
 
     return change_method(method, f"write {new} instead of {name}", change)
-
-
-def _is_stored(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)

@@ -1,5 +1,3 @@
-"""A line unpacks a result into another number of names than it has parts."""
-
 import ast
 import copy
 from collections.abc import Iterator
@@ -8,63 +6,46 @@ import torch
 from torch import Tensor
 
 from cnnprobe import operations
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import Method, find_failing_method
 from cnnprobe.crash.facts.unpacking import Unpacking, find_unpacking
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv1d(4, 24, 3, padding=1)
+          self.out = nn.Conv1d(12, 2, 1)
+      def forward(self, x):
+-         a, b = self.conv(x).chunk(3, dim=1)
++         a, b = self.conv(x).chunk(2, dim=1)
+          return self.out(a * torch.sigmoid(b))
+  model, args = Net(), (torch.randn(2, 4, 10),)
+"""
 EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv1d(4, 24, 3, padding=1)
-            self.out = nn.Conv1d(12, 2, 1)
-
-        def forward(self, x):
-            a, b = self.conv(x).chunk(3, dim=1)
-            return self.out(a * torch.sigmoid(b))
-
-
-    model, args = Net(), (torch.randn(2, 4, 10),)
-    """,
-    old="chunk(3, dim=1)",
-    new="chunk(2, dim=1)",
+    _PROGRAM,
     blames="",
     repair="write self.conv(x).chunk(2, dim=1) instead of self.conv(x).chunk(3, dim=1)",
 )
-STATE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(4, 8, batch_first=True)
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            out, h, c = self.lstm(x)
-            return self.fc(h[-1])
-
-
-    model, args = Net(), (torch.randn(3, 5, 4),)
-    """,
-    old="out, h, c =",
-    new="out, (h, c) =",
-    blames="",
-    repair="write out, (h, c) instead of out, h, c",
-)
+_STATE = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.lstm = nn.LSTM(4, 8, batch_first=True)
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+-         out, h, c = self.lstm(x)
++         out, (h, c) = self.lstm(x)
+          return self.fc(h[-1])
+  model, args = Net(), (torch.randn(3, 5, 4),)
+"""
+STATE = Example(_STATE, blames="", repair="write out, (h, c) instead of out, h, c")
 
 
-@cause(
-    code="CP049",
-    name="unpacking-count",
-    family="call-signature",
-    prior=1194,
-    examples=(EXAMPLE, STATE),
-)
-def unpacking_count(crash: Crash) -> Iterator[Suspect]:
+@cause("CP049", "unpacking-count", (EXAMPLE, STATE), family="call-signature", prior=1194)
+def unpacking_count(crash: Crash) -> Suspects:
     """A line unpacks a result into another number of names than it has parts.
 
     Why it happens: a layer returns one tensor, whose first dim is then unpacked. A GRU returns one
@@ -81,27 +62,22 @@ def unpacking_count(crash: Crash) -> Iterator[Suspect]:
     what += f" of {tuple(found.value.shape)}" if isinstance(found.value, Tensor) else ""
     if not found.is_whole:
         what += f" in the place of {ast.unparse(found.names)}"
-    yield Suspect(
-        module=method.fqn,
-        message=f"{who} gives {what}, but {_count(found.wanted, 'name')} unpack it",
-        arithmetic=f"{_count(found.wanted, 'name')} for {found.given}",
-        candidates=tuple(_propose_texts(method, found)),
-        weight=STRONG,
-    )
+    message = f"{who} gives {what}, but {_count(found.wanted, 'name')} unpack it"
+    arithmetic = f"{_count(found.wanted, 'name')} for {found.given}"
+    yield blame(method.fqn, message, *_propose_texts(method, found), arithmetic=arithmetic)
 
 
 def _count(n: int, thing: str) -> str:
     return f"{n} {thing}{'s' * (n != 1)}"
 
 
-def _propose_texts(method: Method, found: Unpacking) -> Iterator[Candidate]:
+def _propose_texts(method: Method, found: Unpacking) -> Candidates:
     """Other names, or another number of parts."""
     names = [ast.unparse(name) for name in found.names.elts]
     if isinstance(found.value, Tensor):
         texts: list[tuple[ast.expr, str]] = [(found.names, names[0])]
         if found.is_whole and "_" not in names[1:]:
-            parts = f"{ast.unparse(found.whole)}.chunk({found.wanted}, dim=1)"
-            texts.append((found.whole, parts))
+            texts.append((found.whole, f"{ast.unparse(found.whole)}.chunk({found.wanted}, dim=1)"))
     else:
         texts = [*_change_parts(found), *_change_names(found, names)]
     for node, text in texts:

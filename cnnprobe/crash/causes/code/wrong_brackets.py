@@ -1,42 +1,30 @@
-"""Parentheses and square brackets are confused."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import Line, read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            x = x.view(x.shape(0), -1)
-            return self.fc(x)
-
-
-    model, args = Net(), (torch.randn(3, 2, 4),)
-    """,
-    old="x.shape(0)",
-    new="x.shape[0]",
-    blames="",
-    repair="write x.shape[0] instead of x.shape(0)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+-         x = x.view(x.shape(0), -1)
++         x = x.view(x.shape[0], -1)
+          return self.fc(x)
+  model, args = Net(), (torch.randn(3, 2, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write x.shape[0] instead of x.shape(0)")
 
 
-@cause(code="CP0A8", name="wrong-brackets", family="call-signature", prior=1191, examples=EXAMPLE)
-def wrong_brackets(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A8", "wrong-brackets", EXAMPLE, family="call-signature", prior=1191)
+def wrong_brackets(crash: Crash) -> Suspects:
     """Parentheses stand where square brackets are meant, or the other way round.
 
     Why it happens: x.shape is a value and x.size is a method; a layer is called, a list is indexed.
@@ -58,13 +46,11 @@ def wrong_brackets(crash: Crash) -> Iterator[Suspect]:
     if not text:
         return
     is_call = isinstance(node, ast.Call)
-    yield Suspect(
-        module=method.fqn,
-        message=f"{ast.unparse(part)} is {'indexed' if is_call else 'called'}, "
-        f"not {'called' if is_call else 'indexed'}: {text}",
-        candidates=(propose(edit, weight=STRONG),) if edit is not None else (),
-        weight=STRONG,
+    message = (
+        f"{ast.unparse(part)} is {'indexed' if is_call else 'called'}, "
+        f"not {'called' if is_call else 'indexed'}: {text}"
     )
+    yield blame(method.fqn, message, edit)
 
 
 def _index_instead(line: Line, node: ast.Call) -> str:
@@ -87,4 +73,5 @@ def _call_instead(line: Line, node: ast.Subscript) -> str:
 
 def _is_method(line: Line, node: ast.expr) -> bool:
     owner: Any = line.evaluate(node.value) if isinstance(node, ast.Attribute) else None
-    return isinstance(owner, Tensor) and callable(getattr(owner, node.attr, None))  # type: ignore[attr-defined]
+    name = node.attr if isinstance(node, ast.Attribute) else ""
+    return isinstance(owner, Tensor) and callable(getattr(owner, name, None))

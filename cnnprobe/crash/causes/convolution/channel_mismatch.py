@@ -1,64 +1,44 @@
-"""A layer with weights for another number of channels than it gets."""
-
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure, reshape_parameter
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.images import convert_images
 from cnnprobe.crash.facts.channels import suspect_channel_maker
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
-from cnnprobe.crash.facts.words import count_of, read_argument, read_tensor, shorten
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.facts.words import count_of, read_argument, read_tensor
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.operations import find
 
+_FIRST = """
+- model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU())
++ model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 32, 3), nn.ReLU())
+  args = (torch.randn(2, 3, 16, 16),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.stem = nn.Conv2d(3, 12, 3, padding=1)
+-         self.transition = nn.Conv2d(12, 6, 1)
++         self.transition = nn.Conv2d(12, 12, 1)
+          self.norm = nn.BatchNorm2d(12)
+          self.head = nn.Linear(12, 2)
+      def forward(self, x):
+          x = self.norm(self.transition(F.relu(self.stem(x))))
+          return self.head(x.mean((2, 3)))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 3),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3),
-            nn.ReLU(),
-        )
-        args = (torch.randn(2, 3, 16, 16),)
-        """,
-        old="nn.Conv2d(16, 32, 3)",
-        new="nn.Conv2d(8, 32, 3)",
-        blames="2",
-        repair="in_channels=8",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.stem = nn.Conv2d(3, 12, 3, padding=1)
-                self.transition = nn.Conv2d(12, 6, 1)
-                self.norm = nn.BatchNorm2d(12)
-                self.head = nn.Linear(12, 2)
-
-            def forward(self, x):
-                x = self.norm(self.transition(F.relu(self.stem(x))))
-                return self.head(x.mean((2, 3)))
-
-
-        model, args = Net(), (torch.randn(2, 3, 8, 8),)
-        """,
-        old="nn.Conv2d(12, 6, 1)",
-        new="nn.Conv2d(12, 12, 1)",
-        blames="transition",
-        repair="out_channels=12",
-    ),
+    Example(_FIRST, blames="2", repair="in_channels=8"),
+    Example(_SECOND, blames="transition", repair="out_channels=12"),
 )
 
 
-@cause(code="CP015", name="channel-mismatch", prior=690, examples=EXAMPLES)
-def channel_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP015", "channel-mismatch", EXAMPLES, prior=690)
+def channel_mismatch(crash: Crash) -> Suspects:
     """A layer got another number of channels than it has weights for.
 
     Why it happens: the layer before it gives another number, a concatenation adds some, or the
@@ -67,8 +47,7 @@ def channel_mismatch(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: a lazy layer (nn.LazyConv2d) takes any number at its first call.
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
     """
-    found = find_mismatch(crash)
-    if found is None:
+    if (found := find_mismatch(crash)) is None:
         return
     if found.kind in ("conv", "prelu"):
         yield _suspect_layer(crash, found)
@@ -83,22 +62,22 @@ def channel_mismatch(crash: Crash) -> Iterator[Suspect]:
 def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
     shape = found.x.shape
     note = f"; torch takes {shape} for one sample without a batch" if found.is_unbatched else ""
-    expected, what = count_of(found.expected, "input channel"), describe_module(crash, found.module)
+    expected, what = count_of(found.expected, "input channel"), crash.describe_module(found.module)
     if found.kind == "prelu":
         expected = f"{found.expected} channels (num_parameters)"
     elif not found.setting and crash.call is not None:
         what = f"the weight of {crash.describe_call(crash.call)}"
-    return Suspect(
-        module=found.module,
-        message=f"{what} expects {expected} but got {found.got} "
+    return blame(
+        found.module,
+        f"{what} expects {expected} but got {found.got} "
         f"(from {crash.describe_origin(found.x)}){note}",
+        *_list_candidates(crash, found),
         arithmetic=_count_joined(crash, found),
-        candidates=tuple(_list_candidates(crash, found)),
         weight=STRONG if found.kind == "prelu" else USUAL,
     )
 
 
-def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _list_candidates(crash: Crash, found: Expected) -> Candidates:
     shape, got, dim = found.x.shape, found.got, found.dim
     if found.is_first and found.kind == "conv":
         for edit in convert_images(crash, found.x, shape, dim, found.expected):
@@ -116,7 +95,7 @@ def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(turned, weight=POSSIBLE)
 
 
-def _set_channels(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _set_channels(crash: Crash, found: Expected) -> Candidates:
     """What arrives for in_channels; in and out exchanged, where they were swapped."""
     layer, got = crash.modules[found.module], found.got
     groups, out = int(getattr(layer, "groups", 1)), int(getattr(layer, "out_channels", 0))
@@ -128,7 +107,7 @@ def _set_channels(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(configure(crash, found.module, in_channels=got, out_channels=found.expected))
 
 
-def _change_weight(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _change_weight(crash: Crash, found: Expected) -> Candidates:
     """F.conv2d(x, self.weight): one filter for every channel, or a parameter of another shape."""
     call = crash.call
     weight = read_tensor(call, "weight") if call is not None else None
@@ -143,18 +122,10 @@ def _change_weight(crash: Crash, found: Expected) -> Iterator[Candidate]:
             return func(args[0], args[1].repeat(sizes), *args[2:], **kwargs, groups=got)
 
         code = f"weight.repeat{sizes}, groups={got}"
-        edit = Rewrite(
-            title=f"filter each channel by itself at {shorten(call.source)}: {code}",
-            code=code,
-            module=crash.owner,
-            kind=call.kind,
-            source=call.source,
-            function=filter_each,
-        )
-        yield propose(edit, weight=STRONG)
+        title = f"filter each channel by itself at {{place}}: {code}"
+        yield propose(rewrite_call(crash, call, filter_each, title=title, code=code), weight=STRONG)
     out = found.expected if weight.shape[0] == found.got else weight.shape[0]  # they were swapped
-    shape = (out, found.got, *weight.shape[2:])
-    other = reshape_parameter(crash, weight.source, shape)
+    other = reshape_parameter(crash, weight.source, (out, found.got, *weight.shape[2:]))
     if other is not None:
         yield propose(other)
 

@@ -1,50 +1,36 @@
-"""Layers of a repeated block that add another number of channels than the next was built for."""
-
 import re
-from collections.abc import Iterator
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Candidate, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.facts.channels import find_channel_maker
 from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect
 from cnnprobe.operations import find
 from cnnprobe.records.trace import TensorInfo
 
 _NUMBER = re.compile(r"\d+")
 
-EXAMPLE = Example(
-    """
-    class DenseLayer(nn.Module):
-        def __init__(self, channels, growth):
-            super().__init__()
-            self.norm = nn.BatchNorm2d(channels)
-            self.conv = nn.Conv2d(channels, 2 * growth, 3, padding=1)
-
-        def forward(self, x):
-            return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
-
-
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), DenseLayer(8, 4), DenseLayer(12, 4), DenseLayer(16, 4)
-    )
-    args = (torch.randn(2, 3, 8, 8),)
-    """,
-    old="2 * growth",
-    new="growth",
-    blames="1.conv",
-    repair="out_channels=4 in the 3 layers",
-)
+_PROGRAM = """
+  class DenseLayer(nn.Module):
+      def __init__(self, channels, growth):
+          super().__init__()
+          self.norm = nn.BatchNorm2d(channels)
+-         self.conv = nn.Conv2d(channels, 2 * growth, 3, padding=1)
++         self.conv = nn.Conv2d(channels, growth, 3, padding=1)
+      def forward(self, x):
+          return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
+  model = nn.Sequential(
+      nn.Conv2d(3, 8, 3), DenseLayer(8, 4), DenseLayer(12, 4), DenseLayer(16, 4)
+  )
+  args = (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="1.conv", repair="out_channels=4 in the 3 layers")
 
 
-@cause(
-    code="CP016", name="dense-block-growth", family="channel-mismatch", prior=695, examples=EXAMPLE
-)
-def dense_block_growth(crash: Crash) -> Iterator[Suspect]:
+@cause("CP016", "dense-block-growth", EXAMPLE, family="channel-mismatch", prior=695)
+def dense_block_growth(crash: Crash) -> Suspects:
     """The layers of a dense block add another number of channels than the next layer expects.
 
     Why it happens: each layer's output is concatenated to its input, so that the channels grow by
@@ -53,8 +39,7 @@ def dense_block_growth(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: with one such layer alone, it is as likely that the next one is wrong.
     Source: Huang et al. 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993.
     """
-    found = find_mismatch(crash)
-    if found is None:
+    if (found := find_mismatch(crash)) is None:
         return
     joined = _list_joined(crash, found.x)
     for part in reversed(joined):
@@ -69,16 +54,13 @@ def dense_block_growth(crash: Crash) -> Iterator[Suspect]:
         summary = f"set out_channels={count} in the {len(family)} layers {names}"
         edits = tuple(configure(crash, fqn, out_channels=count) for fqn in family)
         sizes = " + ".join(str(t.shape[1]) for t in joined)
-        yield Suspect(
-            module=maker,
-            message=f"{describe_module(crash, maker)} adds {part.shape[1]} channels to the "
-            f"concatenation, but {describe_module(crash, found.module)} expects "
+        yield blame(
+            maker,
+            f"{crash.describe_module(maker)} adds {part.shape[1]} channels to the "
+            f"concatenation, but {crash.describe_module(found.module)} expects "
             f"{found.expected} in all: {count} would fit",
+            Candidate(edits=edits, weight=STRONG, summary=f"{summary} (now {part.shape[1]})"),
             arithmetic=f"{sizes} = {found.got} channels after cat; {found.expected} expected",
-            candidates=(
-                Candidate(edits=edits, weight=STRONG, summary=f"{summary} (now {part.shape[1]})"),
-            ),
-            weight=STRONG,
             needs_proof=True,
         )
 

@@ -1,12 +1,8 @@
-"""Rows of features where a convolution expects maps."""
-
 import math
-from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import (
     adapt_tensor,
     change_tensor,
@@ -14,56 +10,39 @@ from cnnprobe.crash.edits.build import (
     is_in_sequential,
     is_root_input,
 )
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.facts.expected import Expected, find_expected
-from cnnprobe.crash.facts.words import count_elements, operation, quote, shorten
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.facts.words import count_elements, operation, quote
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(1, 4, 3)
+      def forward(self, x):
+          return self.conv(x)
+  images = torch.randn(16, 784)
+- model, args = Net(), (images,)
++ model, args = Net(), (images.view(-1, 1, 28, 28),)
+"""
+_SECOND = """
+- model = nn.Sequential(nn.Flatten(), nn.Conv2d(3, 4, 3))
++ model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+  args = (torch.randn(2, 3, 8, 8),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(1, 4, 3)
-
-            def forward(self, x):
-                return self.conv(x)
-
-
-        images = torch.randn(16, 784)
-        model, args = Net(), (images,)
-        """,
-        old="(images,)",
-        new="(images.view(-1, 1, 28, 28),)",
-        blames="conv",
-        repair="x.view(-1, 1, 28, 28)",
-    ),
-    Example(
-        """
-        model = nn.Sequential(nn.Flatten(), nn.Conv2d(3, 4, 3))
-        args = (torch.randn(2, 3, 8, 8),)
-        """,
-        old="nn.Flatten(), nn.Conv2d(3, 4, 3)",
-        new="nn.Conv2d(3, 4, 3), nn.Flatten()",
-        blames="1",
-        repair="take '0' out",
-    ),
+    Example(_FIRST, blames="conv", repair="x.view(-1, 1, 28, 28)"),
+    Example(_SECOND, blames="1", repair="take '0' out"),
 )
 
 
-@cause(
-    code="CP019",
-    name="flattened-before-conv",
-    family="shape-mismatch",
-    prior=699,
-    examples=EXAMPLES,
-)
-def flattened_before_conv(crash: Crash) -> Iterator[Suspect]:
+@cause("CP019", "flattened-before-conv", EXAMPLES, family="shape-mismatch", prior=699)
+def flattened_before_conv(crash: Crash) -> Suspects:
     """A convolution got flat rows of features where it expects maps.
 
     Why it happens: the data is stored flat (784 numbers for 28 x 28 pixels), a flatten stands
@@ -86,16 +65,15 @@ def flattened_before_conv(crash: Crash) -> Iterator[Suspect]:
         return
     shape = found.x.shape
     why = f", flattened by {crash.describe_call(flattening)}" if flattening is not None else ""
-    yield Suspect(
-        module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {found.dims + 2} dims (batch, "
-        f"channels and {found.dims} more) but got 2: {shape}",
-        arithmetic=f"{crash.describe_origin(found.x)} gives {shape}{why}",
-        candidates=candidates,
+    message = (
+        f"{crash.describe_module(found.module)} expects {found.dims + 2} dims (batch, "
+        f"channels and {found.dims} more) but got 2: {shape}"
     )
+    arithmetic = f"{crash.describe_origin(found.x)} gives {shape}{why}"
+    yield blame(found.module, message, *candidates, arithmetic=arithmetic, weight=USUAL)
 
 
-def _leave_out_view(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _leave_out_view(crash: Crash, found: Expected) -> Candidates:
     """A view that has flattened just what the layer expects: without it."""
     made = crash.find_producer(found.x)
     info = find(made) if made is not None else None
@@ -104,20 +82,15 @@ def _leave_out_view(crash: Crash, found: Expected) -> Iterator[Candidate]:
     before = made.inputs[0].shape
     is_right = len(before) == found.dims + 2 and before[1] == found.expected
     if info.effect == "reshapes" and is_right:
-        edit = Rewrite(
-            title=f"take {operation(made)} at {shorten(made.source)} out, or put it after the "
-            f"layer: {before} is what it expects",
-            module=crash.find_module_above(made.parent),
-            kind=made.kind,
-            source=made.source,
-            function=lambda _func, args, _kwargs: args[0],
+        title = (
+            f"take {operation(made)} at {{place}} out, or put it after the "
+            f"layer: {before} is what it expects"
         )
+        edit = rewrite_call(crash, made, lambda _func, args, _kwargs: args[0], title=title)
         yield propose(edit, weight=STRONG)
 
 
-def _restore_map(
-    crash: Crash, found: Expected, flattening: ModuleCall | None
-) -> Iterator[Candidate]:
+def _restore_map(crash: Crash, found: Expected, flattening: ModuleCall | None) -> Candidates:
     """(N, 784) as (N, 1, 28, 28), and (N, 1568) as the (N, 8, 14, 14) that it was."""
     sizes, call = _find_sizes(found, flattening), crash.call
     if sizes is None or call is None:
@@ -148,12 +121,11 @@ def _find_sizes(found: Expected, flattening: ModuleCall | None) -> tuple[int, ..
         return before
     if channels == 1 and flattening is None and len(set(found.x.shape)) == 1:
         return None  # one square image
-    side = round((features / channels) ** (1 / found.dims))
-    sizes = (channels, *(side,) * found.dims)
+    sizes = (channels, *(round((features / channels) ** (1 / found.dims)),) * found.dims)
     return sizes if math.prod(sizes) == features else None
 
 
-def _remove_flatten(found: Expected, flattening: ModuleCall | None) -> Iterator[Candidate]:
+def _remove_flatten(found: Expected, flattening: ModuleCall | None) -> Candidates:
     if flattening is not None and flattening.fqn is not None:
         title = f"take {quote(flattening.fqn)} out, or put it after {quote(found.module)}"
         yield propose(Remove(title=title, module=flattening.fqn))

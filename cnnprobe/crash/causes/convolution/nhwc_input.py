@@ -1,47 +1,34 @@
-"""Channels in another dim than dim 1."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_tensor
 from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.images import convert_images
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.facts.words import count_of, quote
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 
+_FIRST = """
+  model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+  images = torch.rand(2, 32, 32, 3)
+- args = (images,)
++ args = (images.permute(0, 3, 1, 2),)
+"""
+_SECOND = """
+  model = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU())
+  clips = torch.rand(2, 8, 3, 16, 16)
+- args = (clips,)
++ args = (clips.transpose(1, 2),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-        images = torch.rand(2, 32, 32, 3)
-        args = (images,)
-        """,
-        old="args = (images,)",
-        new="args = (images.permute(0, 3, 1, 2),)",
-        blames="0",
-        repair="permute(0, 3, 1, 2)",
-    ),
-    Example(
-        """
-        model = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU())
-        clips = torch.rand(2, 8, 3, 16, 16)
-        args = (clips,)
-        """,
-        old="args = (clips,)",
-        new="args = (clips.transpose(1, 2),)",
-        blames="0",
-        repair="permute(0, 2, 1, 3, 4)",
-    ),
+    Example(_FIRST, blames="0", repair="permute(0, 3, 1, 2)"),
+    Example(_SECOND, blames="0", repair="permute(0, 2, 1, 3, 4)"),
 )
 
 
-@cause(code="CP018", name="nhwc-input", prior=700, examples=EXAMPLES)
-def nhwc_input(crash: Crash) -> Iterator[Suspect]:
+@cause("CP018", "nhwc-input", EXAMPLES, prior=700)
+def nhwc_input(crash: Crash) -> Suspects:
     """The channels are in another dim than the one where torch looks for them.
 
     Why it happens: images of numpy, PIL, OpenCV and TensorFlow are (N, H, W, C), series are often
@@ -76,19 +63,18 @@ def _suspect_dim(crash: Crash, found: Expected, at: int) -> Suspect:
     order = (*range(start), at, *rest)
     weight = STRONG if found.kind == "conv" else USUAL
     others = ", ".join(str(shape[i]) for i in rest)
-    return Suspect(
-        module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {count_of(found.expected, 'channel')}"
-        f" in dim {found.dim}, but {shape} has {shape[at]} in dim {at}",
+    return blame(
+        found.module,
+        f"{crash.describe_module(found.module)} expects "
+        f"{count_of(found.expected, 'channel')} in dim {found.dim}, but {shape} has "
+        f"{shape[at]} in dim {at}",
+        *_turn(crash, found, order, weight),
         arithmetic=f"expected (N, {found.expected}, {others}), got {shape}",
-        candidates=tuple(_turn(crash, found, order, weight)),
         weight=weight,
     )
 
 
-def _turn(
-    crash: Crash, found: Expected, order: tuple[int, ...], weight: int
-) -> Iterator[Candidate]:
+def _turn(crash: Crash, found: Expected, order: tuple[int, ...], weight: int) -> Candidates:
     code = "{x}.permute(" + ", ".join(map(str, order)) + ")"
     code += "[None]" if found.is_unbatched else ""
 

@@ -1,39 +1,20 @@
-"""A PixelShuffle whose channels are no multiple of the square of its factor."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.facts.channels import find_channel_maker
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    scale = 2
-    model = nn.Sequential(
-        nn.Conv2d(3, 3 * scale, 3, padding=1),
-        nn.PixelShuffle(scale),
-    )
-    args = (torch.randn(1, 3, 8, 8),)
-    """,
-    old="3 * scale",
-    new="3 * scale ** 2",
-    blames="1",
-    repair="out_channels=12",
-)
+_PROGRAM = """
+  scale = 2
+- model = nn.Sequential(nn.Conv2d(3, 3 * scale, 3, padding=1), nn.PixelShuffle(scale))
++ model = nn.Sequential(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+  args = (torch.randn(1, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="1", repair="out_channels=12")
 
 
-@cause(
-    code="CP028",
-    name="pixel-shuffle-channels",
-    family="channel-mismatch",
-    prior=590,
-    examples=EXAMPLE,
-)
-def pixel_shuffle_channels(crash: Crash) -> Iterator[Suspect]:
+@cause("CP028", "pixel-shuffle-channels", EXAMPLE, family="channel-mismatch", prior=590)
+def pixel_shuffle_channels(crash: Crash) -> Suspects:
     """A PixelShuffle got channels that are no multiple of its upscale_factor squared.
 
     Why it happens: it makes a block of factor x factor pixels out of as many channels. The
@@ -56,11 +37,9 @@ def pixel_shuffle_channels(crash: Crash) -> Iterator[Suspect]:
         first = got * scale if got % scale == 0 else got * unit
         meant = dict.fromkeys([first, got * unit, -(-got // unit) * unit])
         candidates = [propose(configure(crash, fqn, out_channels=n)) for n in meant]
-    yield Suspect(
-        module=call.fqn,
-        message=f"{describe_module(crash, call.fqn or '')} expects a multiple of "
-        f"{scale} x {scale} = {unit} channels but got {got}",
-        arithmetic=f"{got} = {got // unit} x {unit} + {got % unit}",
-        candidates=tuple(candidates),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(call.fqn or '')} expects a multiple of "
+        f"{scale} x {scale} = {unit} channels but got {got}"
     )
+    arithmetic = f"{got} = {got // unit} x {unit} + {got % unit}"
+    yield blame(call.fqn, message, *candidates, arithmetic=arithmetic)

@@ -1,68 +1,52 @@
-"""A map that has become smaller than the kernel or the padding that works on it."""
-
-from collections.abc import Iterator
-
 import torch.nn.functional as F
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import change_input, configure, resize_input
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.layers import Exchange, Remove
 from cnnprobe.crash.facts.input_sizes import find_least_input, fit_linear
 from cnnprobe.crash.facts.windows import Window, get_call_window, get_least
-from cnnprobe.crash.facts.words import quote, shorten
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall
 
 _GLOBAL = 4  # a pooling with a kernel of this size or more is meant to leave one value
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+          self.pool = nn.MaxPool2d(2)
+      def forward(self, x):
+          for conv in self.convs:
+              x = self.pool(F.relu(conv(x)))
+          return x.mean((2, 3))
+- model, args = Net(), (torch.randn(2, 3, 8, 8),)
++ model, args = Net(), (torch.randn(2, 3, 16, 16),)
+"""
+_SECOND = """
+  model = nn.Sequential(
+      nn.Conv2d(3, 16, 7, stride=2, padding=3),
+      nn.MaxPool2d(3, 2, 1),
+      nn.Conv2d(16, 32, 3, stride=2, padding=1),
+-     nn.AvgPool2d(7),
++     nn.AdaptiveAvgPool2d(1),
+      nn.Flatten(),
+      nn.Linear(32, 10),
+  )
+  args = (torch.randn(4, 3, 32, 32),)
+"""
 EXAMPLES = (
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
-            self.pool = nn.MaxPool2d(2)
-
-        def forward(self, x):
-            for conv in self.convs:
-                x = self.pool(F.relu(conv(x)))
-            return x.mean((2, 3))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-        old="torch.randn(2, 3, 8, 8)",
-        new="torch.randn(2, 3, 16, 16)",
-        blames="pool",
-        repair="at least 16 x 16",
-    ),
-    Example(
-        """
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 7, stride=2, padding=3),
-        nn.MaxPool2d(3, 2, 1),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.AvgPool2d(7),
-        nn.Flatten(),
-        nn.Linear(32, 10),
-    )
-    args = (torch.randn(4, 3, 32, 32),)
-    """,
-        old="nn.AvgPool2d(7)",
-        new="nn.AdaptiveAvgPool2d(1)",
-        blames="3",
-        repair="nn.AdaptiveAvgPool2d(1)",
-    ),
+    Example(_FIRST, blames="pool", repair="at least 16 x 16"),
+    Example(_SECOND, blames="3", repair="nn.AdaptiveAvgPool2d(1)"),
 )
 
 
-@cause(code="CP021", name="spatial-collapse", prior=680, examples=EXAMPLES)
-def spatial_collapse(crash: Crash) -> Iterator[Suspect]:
+@cause("CP021", "spatial-collapse", EXAMPLES, prior=680)
+def spatial_collapse(crash: Crash) -> Suspects:
     """The map has become smaller than the kernel, or the reflected padding, that works on it.
 
     Why it happens: every pooling and every stride of 2 halves the map. A network for images of 224
@@ -70,7 +54,7 @@ def spatial_collapse(crash: Crash) -> Iterator[Suspect]:
     What to do: give larger images, take a pooling out, pad the convolution, or end with
     nn.AdaptiveAvgPool2d(1) instead of a pooling of a fixed size.
     Known exceptions: the adaptive poolings take a map of any size.
-    Source: the shape formulas of https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html, "Shape"
     """
     call = crash.call
     if crash.trials is None or call is None or not call.inputs:
@@ -89,19 +73,16 @@ def spatial_collapse(crash: Crash) -> Iterator[Suspect]:
         if window is None
         else "; ".join(_write_formula(window, i, m) for i, m in enumerate(sizes))
     )
-    yield Suspect(
-        module=call.fqn if call.fqn is not None else crash.owner,
-        message=f"the map is too small: {crash.describe_call(call)} needs at least {_join(least)} "
+    yield blame(
+        call.fqn if call.fqn is not None else crash.owner,
+        f"the map is too small: {crash.describe_call(call)} needs at least {_join(least)} "
         f"but got {_join(sizes)}{note}",
+        *_pool_adaptively(crash, call, window, sizes),
+        *_span_features(crash, call, window, sizes),
+        *_lengthen_sequence(crash, least, sizes),
+        *_enlarge_input(crash, n, found.sizes, found.multiple),
+        *_change_layer(crash, call, window),
         arithmetic=text or f"{_join(sizes)} is less than {_join(least)}",
-        candidates=(
-            *_pool_adaptively(crash, call, window, sizes),
-            *_span_features(crash, call, window, sizes),
-            *_lengthen_sequence(crash, least, sizes),
-            *_enlarge_input(crash, n, found.sizes, found.multiple),
-            *_change_layer(crash, call, window),
-        ),
-        weight=STRONG,
     )
 
 
@@ -117,7 +98,7 @@ def _join(sizes: tuple[int, ...]) -> str:
 
 def _pool_adaptively(
     crash: Crash, call: ModuleCall, window: Window | None, sizes: tuple[int, ...]
-) -> Iterator[Candidate]:
+) -> Candidates:
     """A pooling that was to leave one value: an adaptive one leaves it whatever the size."""
     info = find(call)
     if window is None or info is None or info.family != "pooling" or min(window.kernel) < _GLOBAL:
@@ -133,13 +114,12 @@ def _pool_adaptively(
         yield propose(exchange, weight=STRONG)
         return
     code, pool = f"F.{function}({{x}}, 1)", getattr(F, function)
-    edit = Rewrite(
-        title=f"use {code.format(x='x')} instead of {info.name} at {shorten(call.source)}",
+    edit = rewrite_call(
+        crash,
+        call,
+        lambda _func, args, _kwargs: pool(args[0], 1),
+        title=f"use {code.format(x='x')} instead of {info.name} at {{place}}",
         code=code,
-        module=crash.owner,
-        kind=call.kind,
-        source=call.source,
-        function=lambda _func, args, _kwargs: pool(args[0], 1),
         respell=code,
     )
     yield propose(edit, weight=STRONG)
@@ -147,7 +127,7 @@ def _pool_adaptively(
 
 def _span_features(
     crash: Crash, call: ModuleCall, window: Window | None, sizes: tuple[int, ...]
-) -> Iterator[Candidate]:
+) -> Candidates:
     """A kernel that is to span the features of an embedding, which has others."""
     if window is None or call.fqn is None or window.is_pool or len(sizes) != 2:
         return
@@ -162,9 +142,7 @@ def _span_features(
         yield propose(configure(crash, tables[0] or "", embedding_dim=width), weight=USUAL)
 
 
-def _lengthen_sequence(
-    crash: Crash, least: tuple[int, ...], sizes: tuple[int, ...]
-) -> Iterator[Candidate]:
+def _lengthen_sequence(crash: Crash, least: tuple[int, ...], sizes: tuple[int, ...]) -> Candidates:
     """Sequences of indices that are shorter than the kernel: padded at their end."""
     given, more = crash.root_inputs[:1], least[0] - sizes[0]
     if given and len(given[0].shape) == 2 and more > 0 and given[0].dtype.startswith("int"):
@@ -176,9 +154,7 @@ def _lengthen_sequence(
         yield propose(edit, weight=STRONG)
 
 
-def _enlarge_input(
-    crash: Crash, n: int, least: tuple[int, ...], multiple: int
-) -> Iterator[Candidate]:
+def _enlarge_input(crash: Crash, n: int, least: tuple[int, ...], multiple: int) -> Candidates:
     if not least or crash.trials is None:
         return
     # What is large enough stays: a clip of 8 x 64 x 64 may be too short, and is not too small.
@@ -191,7 +167,7 @@ def _enlarge_input(
         yield propose(resize_input(size), weight=USUAL)
 
 
-def _change_layer(crash: Crash, call: ModuleCall, window: Window | None) -> Iterator[Candidate]:
+def _change_layer(crash: Crash, call: ModuleCall, window: Window | None) -> Candidates:
     if window is None or call.fqn is None:
         return
     if window.is_pool:

@@ -1,45 +1,34 @@
-"""Poolings and convolutions whose arguments do not fit each other, or lack."""
-
 import ast
 import copy
-from collections.abc import Iterator
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.frames import list_calls
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.windows import get_call_window
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL
 from cnnprobe.operations import find_function
 
 _KERNELS = (2, 3, 4)  # of poolings, the most usual first
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3, padding=1)
-            self.fc = nn.Linear(8 * 4 * 4, 2)
-
-        def forward(self, x):
-            x = F.max_pool2d(F.relu(self.conv(x)))
-            return self.fc(x.flatten(1))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="F.relu(self.conv(x)))",
-    new="F.relu(self.conv(x)), 2)",
-    blames="",
-    repair="write F.max_pool2d(F.relu(self.conv(x)), 2)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3, padding=1)
+          self.fc = nn.Linear(8 * 4 * 4, 2)
+      def forward(self, x):
+-         x = F.max_pool2d(F.relu(self.conv(x)))
++         x = F.max_pool2d(F.relu(self.conv(x)), 2)
+          return self.fc(x.flatten(1))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write F.max_pool2d(F.relu(self.conv(x)), 2)")
 
 
-@cause(code="CP027", name="window-arguments", family="call-signature", prior=90, examples=EXAMPLE)
-def window_arguments(crash: Crash) -> Iterator[Suspect]:
+@cause("CP027", "window-arguments", EXAMPLE, family="call-signature", prior=90)
+def window_arguments(crash: Crash) -> Suspects:
     """A pooling or a convolution lacks its kernel size, or has a padding that does not fit it.
 
     Why it happens: F.max_pool2d has no default kernel size. A window that lies in the padding
@@ -55,7 +44,7 @@ def window_arguments(crash: Crash) -> Iterator[Suspect]:
     yield from _suspect_padding(crash)
 
 
-def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
+def _suspect_missing_kernel(crash: Crash) -> Suspects:
     """F.max_pool2d(x): the least kernel with which the forward passes is tried first."""
     method = find_failing_method(crash)
     for call in list_calls(crash.error) if method is not None else ():
@@ -72,17 +61,12 @@ def _suspect_missing_kernel(crash: Crash) -> Iterator[Suspect]:
             edit = replace_node(method, call, ast.unparse(filled))
             weight = USUAL if kernel == _KERNELS[0] else POSSIBLE
             candidates += [propose(edit, weight=weight)] if edit is not None else []
-        yield Suspect(
-            module=method.fqn,
-            message=f"{name} was called without its kernel size",
-            arithmetic=f"{name}(input, kernel_size, ...)",
-            candidates=tuple(candidates),
-            weight=STRONG,
-        )
+        message = f"{name} was called without its kernel size"
+        yield blame(method.fqn, message, *candidates, arithmetic=f"{name}(input, kernel_size, ...)")
         return
 
 
-def _suspect_padding(crash: Crash) -> Iterator[Suspect]:
+def _suspect_padding(crash: Crash) -> Suspects:
     call = crash.call
     window = get_call_window(crash, call) if call is not None else None
     if call is None or window is None:
@@ -98,10 +82,9 @@ def _suspect_padding(crash: Crash) -> Iterator[Suspect]:
     else:
         return
     edits = [configure(crash, call.fqn, **{setting: most})] if call.fqn is not None else []
-    yield Suspect(
-        module=call.fqn if call.fqn is not None else crash.owner,
-        message=f"{crash.describe_call(call)} has {setting} {value}, but {why}",
+    yield blame(
+        call.fqn if call.fqn is not None else crash.owner,
+        f"{crash.describe_call(call)} has {setting} {value}, but {why}",
+        *(propose(edit, weight=STRONG) for edit in edits),
         arithmetic=f"{setting} {value} > {most}",
-        candidates=tuple(propose(edit, weight=STRONG) for edit in edits),
-        weight=STRONG,
     )

@@ -1,73 +1,51 @@
-"""Layers of torch's 1d, 2d and 3d families, for another number of dims than they got."""
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, wrap_layer
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.expected import Expected, find_expected
 from cnnprobe.crash.facts.words import quote, read_tensor
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 from cnnprobe.operations import find, find_layer
 from cnnprobe.recorder.inventory import class_of
 
+_FIRST = """
+- model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5), nn.BatchNorm2d(5))
++ model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5), nn.BatchNorm1d(5))
+  args = (torch.randn(4, 3, 8, 8),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.backbone = nn.Sequential(
+              nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+          )
+          self.gru = nn.GRU(8, 6, batch_first=True)
+      def forward(self, clip):
+-         features = self.backbone(clip)
++         features = self.backbone(clip.flatten(0, 1)).unflatten(0, (-1, 4))
+          return self.gru(features)[0][:, -1]
+  model, args = Net(), (torch.randn(2, 4, 3, 16, 16),)
+"""
+_THIRD = """
+- model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
++ model = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU())
+  args = (torch.randn(4, 1, 1600),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(3 * 8 * 8, 5),
-            nn.BatchNorm2d(5),
-        )
-        args = (torch.randn(4, 3, 8, 8),)
-        """,
-        old="BatchNorm2d",
-        new="BatchNorm1d",
-        blames="2",
-        repair="nn.BatchNorm1d(5)",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.backbone = nn.Sequential(
-                    nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-                )
-                self.gru = nn.GRU(8, 6, batch_first=True)
-
-            def forward(self, clip):
-                features = self.backbone(clip)
-                return self.gru(features)[0][:, -1]
-
-
-        model, args = Net(), (torch.randn(2, 4, 3, 16, 16),)
-        """,
-        old="self.backbone(clip)",
-        new="self.backbone(clip.flatten(0, 1)).unflatten(0, (-1, 4))",
-        blames="backbone.0",
-        repair="flatten(0, 1) to 'backbone'",
-    ),
-    Example(
-        """
-        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
-        args = (torch.randn(4, 1, 1600),)
-        """,
-        old="nn.Conv2d(1, 8, 3)",
-        new="nn.Conv1d(1, 8, 3)",
-        blames="0",
-        repair="nn.Conv1d(1, 8, 3)",
-    ),
+    Example(_FIRST, blames="2", repair="nn.BatchNorm1d(5)"),
+    Example(_SECOND, blames="backbone.0", repair="flatten(0, 1) to 'backbone'"),
+    Example(_THIRD, blames="0", repair="nn.Conv1d(1, 8, 3)"),
 )
 
 
-@cause(code="CP026", name="wrong-layer-dims", family="shape-mismatch", prior=698, examples=EXAMPLES)
-def wrong_layer_dims(crash: Crash) -> Iterator[Suspect]:
+@cause("CP026", "wrong-layer-dims", EXAMPLES, family="shape-mismatch", prior=698)
+def wrong_layer_dims(crash: Crash) -> Suspects:
     """A 1d, 2d or 3d layer got a tensor with another number of dims than it is for.
 
     Why it happens: nn.BatchNorm2d takes (N, C, H, W) only, nn.BatchNorm1d what a Linear gives. A
@@ -79,8 +57,7 @@ def wrong_layer_dims(crash: Crash) -> Iterator[Suspect]:
     Source: https://docs.pytorch.org/docs/stable/nn.html
     """
     yield from _suspect_weight(crash)
-    found = find_expected(crash)
-    if found is None:
+    if (found := find_expected(crash)) is None:
         return
     is_series = found.is_unbatched and found.got != found.expected == found.x.shape[1]
     is_series = is_series and (found.dims > 1 or found.x.shape[0] == crash.batch)
@@ -88,21 +65,19 @@ def wrong_layer_dims(crash: Crash) -> Iterator[Suspect]:
         return
     ranks = [found.dims + 2] if is_series else found.ranks
     note = ", which torch takes for one sample without a batch" if is_series else ""
-    yield Suspect(
-        module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {' or '.join(map(str, ranks))} "
+    yield blame(
+        found.module,
+        f"{crash.describe_module(found.module)} expects {' or '.join(map(str, ranks))} "
         f"dims but got {found.rank}: {found.x.shape}{note}",
+        *_exchange_layer(crash, found),
+        *_fold_frames(crash, found),
+        *_fix_dims(crash, found),
         arithmetic=f"{crash.describe_origin(found.x)} gives {found.x.shape}",
-        candidates=(
-            *_exchange_layer(crash, found),
-            *_fold_frames(crash, found),
-            *_fix_dims(crash, found),
-        ),
         weight=STRONG if is_series or found.kind == "pool" else USUAL,
     )
 
 
-def _fix_dims(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _fix_dims(crash: Crash, found: Expected) -> Candidates:
     """Dims of size 1 that lack, or are too many, before a convolution."""
     shape, rank = found.x.shape, found.rank
     if found.kind != "conv":
@@ -120,11 +95,10 @@ def _fix_dims(crash: Crash, found: Expected) -> Iterator[Candidate]:
         yield propose(wide, weight=STRONG)
     elif rank == found.dims + 3 and 1 in shape[:2]:
         dim = shape.index(1)
-        code = f"{{x}}.squeeze({dim})"
-        yield propose(adapt_call(crash, lambda x: x.squeeze(dim), code))
+        yield propose(adapt_call(crash, lambda x: x.squeeze(dim), f"{{x}}.squeeze({dim})"))
 
 
-def _exchange_layer(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _exchange_layer(crash: Crash, found: Expected) -> Candidates:
     """The layer of the same family for the dims that arrived."""
     layer, dims = crash.leaf, max(found.rank - 2, 1)
     if layer is None or (found.kind == "conv" and found.x.shape[1] != found.expected):
@@ -134,11 +108,9 @@ def _exchange_layer(crash: Crash, found: Expected) -> Iterator[Candidate]:
     if make is None or settings is None or dims == found.dims:
         return
     code = f"nn.{name}({', '.join(_write_settings(name, settings))})"
+    title = f"make {quote(found.module)} an {code}"
     edit = Exchange(
-        title=f"make {quote(found.module)} an {code}",
-        code=code,
-        module=found.module,
-        layer=lambda _old: make(**settings),
+        title=title, code=code, module=found.module, layer=lambda _old: make(**settings)
     )
     yield propose(edit, weight=USUAL if found.kind == "norm" else STRONG)
 
@@ -170,7 +142,7 @@ def _write_settings(name: str, settings: dict[str, Any]) -> Iterator[str]:
             yield f"{argument}={value!r}"
 
 
-def _fold_frames(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _fold_frames(crash: Crash, found: Expected) -> Candidates:
     """The frames as samples before the part that starts with the layer, and apart after it."""
     if found.kind != "conv" or found.rank != found.dims + 3 or 1 in found.x.shape[:2]:
         return
@@ -189,7 +161,7 @@ def _fold_frames(crash: Crash, found: Expected) -> Iterator[Candidate]:
     yield propose(both[0])
 
 
-def _suspect_weight(crash: Crash) -> Iterator[Suspect]:
+def _suspect_weight(crash: Crash) -> Suspects:
     """F.conv2d(x, kernel) with a kernel of (k, k): two dims lack."""
     call = crash.call
     info = find(call) if call is not None and call.fqn is None else None
@@ -206,11 +178,9 @@ def _suspect_weight(crash: Crash) -> Iterator[Suspect]:
         return
     edit = adapt_call(crash, lambda w: w[None, None], "{x}[None, None]", position=1)
     edit = replace(edit, title=f"pass weight[None, None] to {info.name}", code="weight[None, None]")
-    yield Suspect(
-        module=crash.owner,
-        message=f"the weight of {crash.describe_call(call)} has {dims} dims: {weight.shape}; "
-        f"{dims + 2} are expected (out_channels, in_channels and {dims} more)",
-        arithmetic=f"expected (1, 1, {', '.join(map(str, weight.shape))}), got {weight.shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"the weight of {crash.describe_call(call)} has {dims} dims: {weight.shape}; "
+        f"{dims + 2} are expected (out_channels, in_channels and {dims} more)"
     )
+    arithmetic = f"expected (1, 1, {', '.join(map(str, weight.shape))}), got {weight.shape}"
+    yield blame(crash.owner, message, edit, arithmetic=arithmetic)

@@ -1,41 +1,30 @@
-"""A layer that got another variable of the forward than the one that fits it."""
-
 import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.methods import Method, find_method, open_method
 from cnnprobe.crash.facts.products import find_product
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.records.trace import TensorInfo
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
-            self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
-            self.fc = nn.Linear(32, 10)
-
-        def forward(self, x):
-            out = F.relu(self.conv1(x))
-            out = F.relu(self.conv2(x))
-            return self.fc(out.mean((2, 3)))
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="self.conv2(x)",
-    new="self.conv2(out)",
-    blames="",
-    repair="write self.conv2(out) instead of self.conv2(x)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
+          self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+          self.fc = nn.Linear(32, 10)
+      def forward(self, x):
+          out = F.relu(self.conv1(x))
+-         out = F.relu(self.conv2(x))
++         out = F.relu(self.conv2(out))
+          return self.fc(out.mean((2, 3)))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="write self.conv2(out) instead of self.conv2(x)")
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,8 @@ class Variable:
     is_read: bool
 
 
-@cause(code="CP020", name="wrong-variable", family="shape-mismatch", prior=705, examples=EXAMPLE)
-def wrong_variable(crash: Crash) -> Iterator[Suspect]:
+@cause("CP020", "wrong-variable", EXAMPLE, family="shape-mismatch", prior=705)
+def wrong_variable(crash: Crash) -> Suspects:
     """A layer got another variable of the forward than the one that fits it.
 
     Why it happens: a line was copied, and its argument was left as it was, so that the output of
@@ -80,12 +69,12 @@ def wrong_variable(crash: Crash) -> Iterator[Suspect]:
         edit = replace_node(method, call, ast.unparse(other))
         weight = POSSIBLE if one.is_read else STRONG
         note = "" if one.is_read else " and is not used"
-        yield Suspect(
-            module=method.fqn,
-            message=f"{describe_module(crash, place)} expects {expected} {noun}, but {given.id} has "
+        yield blame(
+            method.fqn,
+            f"{crash.describe_module(place)} expects {expected} {noun}, but {given.id} has "
             f"{x.shape[dim]}; {one.name} has {expected}{note}",
+            *(() if edit is None else (propose(edit, weight=weight),)),
             arithmetic=f"{given.id} is {x.shape}, {one.name} is {one.value.shape}",
-            candidates=() if edit is None else (propose(edit, weight=weight),),
             weight=weight,
             needs_proof=True,
         )

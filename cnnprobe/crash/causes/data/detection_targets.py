@@ -1,43 +1,30 @@
-"""Targets of a detection model of torchvision's that are not as it expects them."""
-
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.inputs import ChangeArguments
 from cnnprobe.crash.edits.outside import Advice
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.facts.frames import get_path, list_frames
+from cnnprobe.crash.suspect import STRONG, Candidate
 
 _DETECTION = "torchvision/models/detection/"
-_HEAD = """
-import torchvision
-
-model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
-    weights=None, weights_backbone=None, num_classes=3
-)
+_CORNERS = """
+  import torchvision
+  model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+      weights=None, weights_backbone=None, num_classes=3
+  )
+- boxes = torch.tensor([[30.0, 40.0, 12.0, 20.0]])
++ boxes = torch.tensor([[30.0, 40.0, 42.0, 60.0]])
+  args = [torch.rand(3, 64, 64)] * 2, [{"boxes": boxes, "labels": torch.tensor([1])}] * 2
 """
-
-CORNERS = Example(
-    _HEAD
-    + """
-boxes = torch.tensor([[30.0, 40.0, 12.0, 20.0]])
-args = [torch.rand(3, 64, 64)] * 2, [{"boxes": boxes, "labels": torch.tensor([1])}] * 2
-""",
-    old="torch.tensor([[30.0, 40.0, 12.0, 20.0]])",
-    new="torch.tensor([[30.0, 40.0, 42.0, 60.0]])",
-    blames="",
-    repair="'xywh', 'xyxy'",
-    on_meta=False,
-)
+CORNERS = Example(_CORNERS, blames="", repair="'xywh', 'xyxy'", on_meta=False)
 
 
-@cause(code="CP0H5", name="detection-targets", stage="forward", prior=990, examples=CORNERS)
-def detection_targets(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0H5", "detection-targets", CORNERS, stage="forward", prior=990)
+def detection_targets(crash: Crash) -> Suspects:
     """The targets of a detection model are not what torchvision expects.
 
     Why it happens: COCO writes boxes as (x, y, width, height) and YOLO as centres in shares of
@@ -48,8 +35,7 @@ def detection_targets(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: in eval mode no targets are needed.
     Source: torchvision.models.detection.fasterrcnn_resnet50_fpn, "targets".
     """
-    given = _read_given(crash)
-    if given is None:
+    if (given := _read_given(crash)) is None:
         return
     images, targets = given
     for i, target in enumerate(targets):
@@ -67,9 +53,7 @@ def detection_targets(crash: Crash) -> Iterator[Suspect]:
 
 def _read_given(crash: Crash) -> tuple[Sequence[Any], Sequence[Any]] | None:
     """The images and the targets that the model was given, as they were before it resized them."""
-    frames = [frame for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
-    paths = [frame.f_code.co_filename.replace("\\", "/") for frame in frames]
-    if not any(_DETECTION in path for path in paths):
+    if not any(_DETECTION in get_path(frame) for frame in list_frames(crash.error)):
         return None
     given = dict(zip(("images", "targets"), crash.args, strict=False)) | dict(crash.kwargs)
     if not given.get("images") or not given.get("targets"):
@@ -81,13 +65,8 @@ def _explain_shape(i: int, boxes: Tensor) -> Suspect:
     edits: list[Candidate] = []
     if not boxes.numel():
         edits = [_change("boxes.reshape(-1, 4)", lambda boxes, _size: boxes.reshape(-1, 4))]
-    return Suspect(
-        module="",
-        message=f"the boxes of target {i} are {tuple(boxes.shape)}, but have to be (objects, 4)",
-        arithmetic=f"boxes {tuple(boxes.shape)}",
-        candidates=tuple(edits),
-        weight=STRONG,
-    )
+    message = f"the boxes of target {i} are {tuple(boxes.shape)}, but have to be (objects, 4)"
+    return blame("", message, *edits, arithmetic=f"boxes {tuple(boxes.shape)}")
 
 
 def _explain_boxes(images: Sequence[Any], targets: Sequence[Any], i: int, j: int) -> Suspect:
@@ -111,14 +90,10 @@ def _explain_boxes(images: Sequence[Any], targets: Sequence[Any], i: int, j: int
         code = "keep = (boxes[:, 2:] > boxes[:, :2]).all(1)"
         text = "leave out the boxes without area, with their labels"
         candidates = [propose(Advice(title=f"{text}: {code}", code=code))]
-    return Suspect(
-        module="",
-        message=said,
-        arithmetic=f"width {box[2] - box[0]:g}, height {box[3] - box[1]:g}; the image is "
-        f"{width} x {height}",
-        candidates=tuple(candidates),
-        weight=STRONG + 1,
+    arithmetic = (
+        f"width {box[2] - box[0]:g}, height {box[3] - box[1]:g}; the image is {width} x {height}"
     )
+    return blame("", said, *candidates, arithmetic=arithmetic, weight=STRONG + 1)
 
 
 def _to_corners(boxes: Tensor, _size: Tensor) -> Tensor:
@@ -126,8 +101,7 @@ def _to_corners(boxes: Tensor, _size: Tensor) -> Tensor:
 
 
 def _scale(boxes: Tensor, size: Tensor) -> Tensor:
-    corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
-    return corners * size
+    return torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1) * size
 
 
 def _change(code: str, function: Callable[[Tensor, Tensor], Tensor]) -> Candidate:

@@ -1,60 +1,35 @@
-"""A sample that its data set could not make."""
-
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.cause import LAST, STRONG, Crash, Suspects, blame, cause, vary
 from cnnprobe.crash.facts.loader import Fetch, find_fetch, find_transform
-from cnnprobe.crash.suspect import LAST, STRONG, Suspect, propose
 
 _DATA = """
 class Images(torch.utils.data.Dataset):
     def __init__(self):
         self.images, self.labels = torch.rand(6, 1, 8, 8), torch.zeros(6).long()
         self.mean = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
-
     def __len__(self):
         return len(self.images)
-
     def __getitem__(self, i):
         image = self.images[i]
         return image.expand(3, 8, 8) - self.mean, self.labels[i]
-
-
 model = nn.Conv2d(3, 2, 3)
-
-
 def run(model):
     for x, _ in torch.utils.data.DataLoader(Images(), batch_size=2):
         model(x)
 """
 
+_SHOWN = "image.expand(3, 8, 8) - self.mean"
 EXAMPLES = (
-    Example(
-        _DATA.replace("image.expand(3, 8, 8) - self.mean", "image.sub_(self.mean)"),
-        old="image.sub_(self.mean)",
-        new="image.expand(3, 8, 8) - self.mean",
-        blames=None,
-        repair="convert('RGB')",
-        is_tried=False,
-    ),
-    Example(
-        _DATA.replace("torch.zeros(6)", "torch.zeros(5)"),
-        old="torch.zeros(5)",
-        new="torch.zeros(6)",
-        blames=None,
-        repair="let __len__ return 5",
-        is_tried=False,
-    ),
+    vary(_DATA, _SHOWN, "image.sub_(self.mean)", "convert('RGB')", is_tried=False),
+    vary(_DATA, "torch.zeros(6)", "torch.zeros(5)", "let __len__ return 5", is_tried=False),
 )
 
 
-@cause(code="CP0G1", name="failed-sample", stage="loss", prior=880, examples=EXAMPLES)
-def failed_sample(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0G1", "failed-sample", EXAMPLES, stage="loss", prior=880)
+def failed_sample(crash: Crash) -> Suspects:
     """A data set raised when the DataLoader asked it for a sample.
 
     Why it happens: a transform gets an image that it is not for: one channel where it has
@@ -65,8 +40,7 @@ def failed_sample(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: PyTorch, torch.utils.data.Dataset; torchvision.transforms.Normalize.
     """
-    fetch = find_fetch(crash.error)
-    if fetch is None or not fetch.frames:
+    if (fetch := find_fetch(crash.error)) is None or not fetch.frames:
         return
     transform = find_transform(fetch)
     where = f"sample {fetch.index} of {type(fetch.dataset).__name__}"
@@ -74,11 +48,11 @@ def failed_sample(crash: Crash) -> Iterator[Suspect]:
     reason, arithmetic, title = (
         _judge_length(crash, fetch) or _judge_channels(fetch) or ("", "", "")
     )
-    yield Suspect(
-        module=None,
-        message=f"{where}: {reason or f'{type(crash.error).__name__}: {crash.error}'}",
+    yield blame(
+        None,
+        f"{where}: {reason or f'{type(crash.error).__name__}: {crash.error}'}",
+        title or None,
         arithmetic=arithmetic,
-        candidates=(propose(Advice(title=title)),) if title else (),
         weight=STRONG if reason else LAST,
         advice=() if title else (f"look at what the data set does for index {fetch.index}",),
         raised_in="the DataLoader",
@@ -112,7 +86,8 @@ def _judge_channels(fetch: Fetch) -> tuple[str, str, str] | None:
     if not statistics or not images or images[0].shape[0] == statistics[0].shape[0]:
         return None
     shape, count = tuple(images[0].shape), statistics[0].shape[0]
-    reason = f"the image {shape} has {shape[0]} channel{'s' * (shape[0] != 1)}, the statistics have {count}"
+    channels = f"{shape[0]} channel{'s' * (shape[0] != 1)}"
+    reason = f"the image {shape} has {channels}, the statistics have {count}"
     title = f"give the transform one value for each of the {shape[0]} channels"
     if shape[-1] == count:
         reason = f"the image {shape} has its {count} channels last"

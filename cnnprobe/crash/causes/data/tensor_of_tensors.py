@@ -1,47 +1,29 @@
-"""torch.tensor() of a list of tensors."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.values import Line, read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _MAKERS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.LongTensor")
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 3)
+_PROGRAM = """
+  model = nn.Linear(8, 3)
+  def run(model):
+      rows = [torch.randn(8) for _ in range(4)]
+-     return model(torch.tensor(rows))
++     return model(torch.stack(rows))
+"""
+EXAMPLE = Example(_PROGRAM, repair="write torch.stack(rows)")
 
 
-    def run(model):
-        rows = [torch.randn(8) for _ in range(4)]
-        return model(torch.tensor(rows))
-    """,
-    old="torch.tensor(rows)",
-    new="torch.stack(rows)",
-    blames=None,
-    repair="write torch.stack(rows)",
-)
-
-
-@cause(
-    code="CP0A3",
-    name="tensor-of-tensors",
-    stage="loss",
-    family="not-a-tensor",
-    prior=795,
-    examples=EXAMPLE,
-)
-def tensor_of_tensors(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A3", "tensor-of-tensors", EXAMPLE, stage="loss", family="not-a-tensor", prior=795)
+def tensor_of_tensors(crash: Crash) -> Suspects:
     """torch.tensor() got a list of tensors instead of numbers.
 
     Why it happens: torch.tensor copies numbers into a new tensor. Tensors of several values are
@@ -58,12 +40,11 @@ def tensor_of_tensors(crash: Crash) -> Iterator[Suspect]:
         if not value or shapes == [()]:
             continue
         name = ast.unparse(call.func)
-        yield Suspect(
-            module=None,
-            message=f"{name} makes a tensor of numbers, but got {len(value)} tensors of {shapes[0]}",
+        yield blame(
+            None,
+            f"{name} makes a tensor of numbers, but got {len(value)} tensors of {shapes[0]}",
+            propose(_stack(crash, call, value, is_alike=len(shapes) == 1)),
             arithmetic=f"{len(value)} tensors of {len(shapes)} shape{'s' * (len(shapes) != 1)}",
-            candidates=(propose(_stack(crash, call, value, is_alike=len(shapes) == 1)),),
-            weight=STRONG,
             tensors=tuple(value[:2]),
         )
         return

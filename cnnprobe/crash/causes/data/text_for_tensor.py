@@ -1,52 +1,30 @@
-"""Text where a tensor or a number is needed."""
-
 import ast
 from collections.abc import Iterator
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.values import Line, read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import find_function
 
-EXAMPLE = Example(
-    """
-    class Samples(torch.utils.data.Dataset):
-        classes = ["cat", "dog"]
-
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, i):
-            return torch.randn(3), self.classes[i % 2]
-
-
-    model = nn.Linear(3, 2)
-
-
-    def run(model):
-        for x, labels in torch.utils.data.DataLoader(Samples(), batch_size=2):
-            F.cross_entropy(model(x), labels.to(x.device))
-    """,
-    old="self.classes[i % 2]",
-    new="self.classes.index(self.classes[i % 2])",
-    blames=None,
-    repair="give each class name a number",
-    is_tried=False,
-)
+_PROGRAM = """
+  class Samples(torch.utils.data.Dataset):
+      classes = ["cat", "dog"]
+      def __len__(self):
+          return 4
+      def __getitem__(self, i):
+-         return torch.randn(3), self.classes[i % 2]
++         return torch.randn(3), self.classes.index(self.classes[i % 2])
+  model = nn.Linear(3, 2)
+  def run(model):
+      for x, labels in torch.utils.data.DataLoader(Samples(), batch_size=2):
+          F.cross_entropy(model(x), labels.to(x.device))
+"""
+EXAMPLE = Example(_PROGRAM, repair="give each class name a number", is_tried=False)
 
 
-@cause(
-    code="CP0G2",
-    name="text-for-tensor",
-    stage="loss",
-    family="not-a-tensor",
-    prior=890,
-    examples=EXAMPLE,
-)
-def text_for_tensor(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0G2", "text-for-tensor", EXAMPLE, stage="loss", family="not-a-tensor", prior=890)
+def text_for_tensor(crash: Crash) -> Suspects:
     """A text, or a list of texts, is used as a tensor.
 
     Why it happens: the data set returns the name of a class. The DataLoader leaves text as it is,
@@ -63,12 +41,11 @@ def text_for_tensor(crash: Crash) -> Iterator[Suspect]:
             "a str" if isinstance(value, str) else f"a {type(value).__name__} of {len(value)} str"
         )
         title = "give each class name a number in the Dataset: classes.index(name)"
-        yield Suspect(
-            module=None,
-            message=f"{ast.unparse(node)} is {kind}, not a tensor",
+        yield blame(
+            None,
+            f"{ast.unparse(node)} is {kind}, not a tensor",
+            propose(Advice(title=title, code="classes.index(name)")),
             arithmetic=repr(value)[:60],
-            candidates=(propose(Advice(title=title, code="classes.index(name)")),),
-            weight=STRONG,
         )
         return
 

@@ -1,6 +1,3 @@
-"""Samples that a DataLoader cannot join into a batch."""
-
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,12 +5,10 @@ from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 from torch.utils.data import default_collate
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.loader import Fetch, find_fetch
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _MOST_SHAPES = 4
 _CHANNELS = (1, 2, 3, 4)
@@ -23,51 +18,27 @@ _DATA = """
 class Samples(torch.utils.data.Dataset):
     def __len__(self):
         return 4
-
     def __getitem__(self, i):
-        return torch.randn(3, 16, 14 + i), i % 2
-
-
+        return torch.randn(3, 16, 16), i % 2
 model = nn.Conv2d(3, 2, 3)
-
-
 def run(model):
     for x, _ in torch.utils.data.DataLoader(Samples(), batch_size=4):
         model(x)
 """
-_RIGHT = "return torch.randn(3, 16, 16), i % 2"
-
-
-def _write_example(sample: str, repair: str, *, is_tried: bool = False) -> Example:
-    program = _DATA.replace("return torch.randn(3, 16, 14 + i), i % 2", f"return {sample}")
-    return Example(
-        program,
-        old=f"return {sample}",
-        new=_RIGHT,
-        blames=None,
-        repair=repair,
-        is_tried=is_tried,
+EXAMPLES = tuple(
+    vary(_DATA, "torch.randn(3, 16, 16), i % 2", wrong, repair, is_tried=is_tried)
+    for wrong, repair, is_tried in (
+        ("torch.randn(3, 16, 14 + i), i % 2", "transforms.Resize((height, width))", False),
+        ("torch.randn(3 if i else 1, 16, 16), i % 2", "image.convert('RGB')", False),
+        ("torch.randn(3, 16, 16), torch.arange(i + 1)", "pad_sequence", True),
+        ("(torch.randn(3, 16, 16), i) if i else None", "leaves None out", True),
+        ("object(), i", "ToTensor()", False),
     )
-
-
-EXAMPLES = (
-    _write_example("torch.randn(3, 16, 14 + i), i % 2", "transforms.Resize((height, width))"),
-    _write_example("torch.randn(3 if i else 1, 16, 16), i % 2", "image.convert('RGB')"),
-    _write_example("torch.randn(3, 16, 16), torch.arange(i + 1)", "pad_sequence", is_tried=True),
-    _write_example("(torch.randn(3, 16, 16), i) if i else None", "leaves None out", is_tried=True),
-    _write_example("object(), i", "ToTensor()"),
 )
 
 
-@cause(
-    code="CP096",
-    name="unstacked-samples",
-    stage="loss",
-    family="cat-mismatch",
-    prior=900,
-    examples=EXAMPLES,
-)
-def unstacked_samples(crash: Crash) -> Iterator[Suspect]:
+@cause("CP096", "unstacked-samples", EXAMPLES, stage="loss", family="cat-mismatch", prior=900)
+def unstacked_samples(crash: Crash) -> Suspects:
     """The samples of a batch cannot be stacked: they differ in shape, or are no tensors.
 
     Why it happens: images have several sizes or numbers of channels; sequences, boxes and
@@ -77,20 +48,18 @@ def unstacked_samples(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: PyTorch, torch.utils.data, working with collate_fn.
     """
-    fetch = find_fetch(crash.error)
-    if fetch is None or not fetch.joined:
+    if (fetch := find_fetch(crash.error)) is None or not fetch.joined:
         return
     part = fetch.joined[-1]
     tensors = [t for t in part if isinstance(t, Tensor)]
     found = _judge_missing(fetch) or _judge_shapes(fetch, tensors) or _judge_kind(part)
     if found is not None:
         message, arithmetic, edit = found
-        yield Suspect(
-            module=None,
-            message=message,
+        yield blame(
+            None,
+            message,
+            propose(edit),
             arithmetic=arithmetic,
-            candidates=(propose(edit),),
-            weight=STRONG,
             tensors=tuple(tensors[:2]),
             raised_in="the DataLoader",
         )
@@ -98,8 +67,7 @@ def unstacked_samples(crash: Crash) -> Iterator[Suspect]:
 
 def _judge_missing(fetch: Fetch) -> _Judgement | None:
     samples = fetch.samples or fetch.joined[0]
-    missing = [i for i, sample in enumerate(samples) if sample is None]
-    if not missing:
+    if not (missing := [i for i, sample in enumerate(samples) if sample is None]):
         return None
     at = fetch.indices[missing[0]] if missing[0] < len(fetch.indices) else missing[0]
     code = "collate_fn=lambda batch: default_collate([s for s in batch if s is not None])"
@@ -109,9 +77,8 @@ def _judge_missing(fetch: Fetch) -> _Judgement | None:
         default_collate(left)
         return f"the {len(left)} other samples are joined"
 
-    edit = Check(
-        title=f"give the DataLoader a {code}, which leaves None out", code=code, check=check
-    )
+    title = f"give the DataLoader a {code}, which leaves None out"
+    edit = Check(title=title, code=code, check=check)
     count = f"{len(missing)} of {len(samples)} samples"
     return f"the data set returned None for sample {at}", count, edit
 
@@ -126,7 +93,8 @@ def _judge_shapes(fetch: Fetch, tensors: list[Tensor]) -> _Judgement | None:
     other = next(i for i, shape in enumerate(first) if shape != first[0])
     where = ""
     if other < len(fetch.indices):
-        where = f"; sample {fetch.indices[0]} has {first[0]}, sample {fetch.indices[other]} {first[other]}"
+        where = f"; sample {fetch.indices[0]} has {first[0]}, "
+        where += f"sample {fetch.indices[other]} {first[other]}"
     message = (
         f"the DataLoader stacks {name} of the samples of a batch, but they differ in shape: "
         f"{', '.join(map(str, shapes[:_MOST_SHAPES]))}{more}"
@@ -150,12 +118,11 @@ def _name_part(fetch: Fetch, tensor: Tensor) -> str:
 def _choose(tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> Edit:
     """What brings the tensors to one shape, by their rank and dtype."""
     ranks, last, first = {len(s) for s in shapes}, {s[-1:] for s in shapes}, {s[:1] for s in shapes}
-    is_map = ranks == {3} and tensors[0].is_floating_point()
-    if is_map and len(first) == 1:
-        return Advice(
-            title="bring the images to one size in the Dataset: transforms.Resize((height, width)), "
-            "as Resize of one number keeps the ratio"
+    if (is_map := ranks == {3} and tensors[0].is_floating_point()) and len(first) == 1:
+        title = (
+            "bring the images to one size in the Dataset: transforms.Resize((height, width)), as"
         )
+        return Advice(title=f"{title} Resize of one number keeps the ratio")
     if is_map and len({s[1:] for s in shapes}) == 1 and all(s[0] in _CHANNELS for s in shapes):
         title = "bring the images to one number of channels in the Dataset: image.convert('RGB')"
         return Advice(title=title)
@@ -166,8 +133,8 @@ def _choose(tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> Edit:
     if last == {(4,)} and ranks == {2}:
         return _keep_lists("")
     if ranks == {2} and len(last) > 1 and len(first) == 1:
-        title = "cut or pad the signals to one length in the Dataset: F.pad(x, (0, length - x.shape[-1]))"
-        return Advice(title=title)
+        code = "F.pad(x, (0, length - x.shape[-1]))"
+        return Advice(title=f"cut or pad the signals to one length in the Dataset: {code}")
     if len(ranks) == 1 and len({s[1:] for s in shapes}) == 1:
         return _pad(tensors)
     return Advice(title="give the DataLoader a collate_fn that pads the samples to one shape")

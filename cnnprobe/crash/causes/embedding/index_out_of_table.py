@@ -1,29 +1,19 @@
-"""An embedding that got an index beyond its table."""
-
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_tensor, configure
 from cnnprobe.crash.facts.tables import Lookup, find_lookup
 from cnnprobe.crash.facts.words import is_floating
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, Candidates
 
-EXAMPLE = Example(
-    """
-    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
-    args = (torch.tensor([[0, 3, 11]]),)
-    """,
-    old="nn.Embedding(10, 4)",
-    new="nn.Embedding(12, 4)",
-    blames="0",
-    repair="num_embeddings=12",
-    on_meta=False,
-)
+_PROGRAM = """
+- model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
++ model = nn.Sequential(nn.Embedding(12, 4), nn.Linear(4, 2))
+  args = (torch.tensor([[0, 3, 11]]),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="0", repair="num_embeddings=12", on_meta=False)
 
 
-@cause(code="CP029", name="index-out-of-table", family="index-range", prior=594, examples=EXAMPLE)
-def index_out_of_table(crash: Crash) -> Iterator[Suspect]:
+@cause("CP029", "index-out-of-table", EXAMPLE, family="index-range", prior=594)
+def index_out_of_table(crash: Crash) -> Suspects:
     """An embedding got an index that its table has no row for.
 
     Why it happens: the vocabulary is larger than num_embeddings, the indices start at 1, or -1 or
@@ -32,24 +22,22 @@ def index_out_of_table(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html
     """
-    found = find_lookup(crash)
-    if found is None or is_floating(found.x.dtype):
+    if (found := find_lookup(crash)) is None or is_floating(found.x.dtype):
         return
     bounds = crash.read_bounds(found.x)
     if found.rows is None or bounds is None or (bounds[0] >= 0 and bounds[1] < found.rows):
         return
     low, high = int(bounds[0]), int(bounds[1])
-    yield Suspect(
-        module=found.module,
-        message=f"an index is out of range for {describe_module(crash, found.module)}: indices "
+    yield blame(
+        found.module,
+        f"an index is out of range for {crash.describe_module(found.module)}: indices "
         f"range from {low} to {high}, valid are 0 to {found.rows - 1}",
+        *_list_candidates(crash, found, low, high),
         arithmetic=f"num_embeddings {found.rows}, greatest index {high}, least {low}",
-        candidates=tuple(_list_candidates(crash, found, low, high)),
-        weight=STRONG,
     )
 
 
-def _list_candidates(crash: Crash, found: Lookup, low: int, high: int) -> Iterator[Candidate]:
+def _list_candidates(crash: Crash, found: Lookup, low: int, high: int) -> Candidates:
     if crash.leaf is None or found.rows is None:
         return
     rows = configure(crash, found.module, num_embeddings=max(high + 1, found.rows))

@@ -1,33 +1,20 @@
-"""Tensors that do not fit an operation, where no other cause says why."""
+from cnnprobe.crash.cause import FALLBACK, Crash, Example, Suspects, blame, cause
 
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.suspect import FALLBACK, Suspect
-
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return torch.linalg.inv(self.fc(x))
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 4)
+      def forward(self, x):
+          return torch.linalg.inv(self.fc(x))
+- model, args = Net(), (torch.randn(3, 4),)
++ model, args = Net(), (torch.randn(4, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", is_tried=False)
 
 
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="torch.randn(3, 4)",
-    new="torch.randn(4, 4)",
-    blames="",
-    is_tried=False,
-)
-
-
-@cause(code="CP098", name="shape-mismatch", prior=1, examples=EXAMPLE)
-def shape_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP098", "shape-mismatch", EXAMPLE, prior=1)
+def shape_mismatch(crash: Crash) -> Suspects:
     """An operation refused the tensors it got, and no other cause says why.
 
     Why it happens: the shapes, the dtypes or the values do not fit the operation.
@@ -39,8 +26,7 @@ def shape_mismatch(crash: Crash) -> Iterator[Suspect]:
     if call is None or not crash.inputs or (call.fqn is not None and crash.leaf is None):
         return
     arrived = ", ".join(f"{t.shape} {t.dtype}" for t in crash.inputs[:8])
-    yield Suspect(
-        module=crash.owner if call.fqn is None else call.fqn,
-        message=f"the cause is not known; {crash.describe_call(call)} raised when it was given {arrived}",
-        weight=FALLBACK,
+    message = (
+        f"the cause is not known; {crash.describe_call(call)} raised when it was given {arrived}"
     )
+    yield blame(crash.owner if call.fqn is None else call.fqn, message, weight=FALLBACK)

@@ -1,43 +1,30 @@
-"""Crashes whose cause is not known."""
-
 from collections.abc import Iterator
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import FALLBACK, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.facts.frames import list_names, read_locals
-from cnnprobe.crash.suspect import FALLBACK, Suspect
 
 _LONGEST = 60  # characters of a value that are shown
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-            self.limit = 2
-
-        def forward(self, x):
-            if self.limit < 3:
-                raise ValueError("the limit is too low")
-            return self.fc(x)
-
-
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="self.limit = 2",
-    new="self.limit = 3",
-    blames="",
-    is_tried=False,
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 2)
+-         self.limit = 2
++         self.limit = 3
+      def forward(self, x):
+          if self.limit < 3:
+              raise ValueError("the limit is too low")
+          return self.fc(x)
+  model, args = Net(), (torch.randn(3, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", is_tried=False)
 
 
-@cause(
-    code="CP099", name="unknown", stage=("forward", "loss", "backward", "step"), examples=EXAMPLE
-)
-def unknown(crash: Crash) -> Iterator[Suspect]:
+@cause("CP099", "unknown", EXAMPLE, stage=("forward", "loss", "backward", "step"))
+def unknown(crash: Crash) -> Suspects:
     """No cause is known; what is told is where it raised, and what was at hand.
 
     Why it happens: the code of the model or of the loop raised an exception of its own, or torch
@@ -49,13 +36,13 @@ def unknown(crash: Crash) -> Iterator[Suspect]:
     call = crash.call
     seen = tuple(_list_values(crash))
     if crash.stage != "forward":
-        yield Suspect(module=None, message="cause unknown", evidence=seen, weight=FALLBACK)
+        yield blame(None, "cause unknown", evidence=seen, weight=FALLBACK)
         return
     arrived = ", ".join(f"{t.shape} {t.dtype}" for t in crash.inputs[:8])
     raised = crash.describe_call(call) if call is not None else "the model"
-    yield Suspect(
-        module=crash.owner if call is None or call.fqn is None else call.fqn,
-        message=f"the cause is not known; {raised} raised"
+    yield blame(
+        crash.owner if call is None or call.fqn is None else call.fqn,
+        f"the cause is not known; {raised} raised"
         + (f" when it was given {arrived}" if arrived else ""),
         evidence=seen if call is None or crash.leaf is None else (),
         weight=FALLBACK,

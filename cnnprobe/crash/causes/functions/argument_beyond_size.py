@@ -1,66 +1,42 @@
-"""A count or a place along a dim that is beyond its size."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.build import set_argument
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import walk_expression
 from cnnprobe.crash.facts.words import read_argument
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import find, find_signature
 from cnnprobe.records.trace import ModuleCall
 
 # The argument that counts along a dim, with that of the dim. Source: the page of each function.
 _COUNTS = {"topk": ("k", "dim"), "kthvalue": ("k", "dim"), "multinomial": ("num_samples", "")}
 
-LOOP = Example(
-    """
-    model = nn.Linear(6, 4)
+_LOOP = """
+  model = nn.Linear(6, 4)
+  def run(model):
+      with torch.no_grad():
+-         scores, places = model(torch.randn(3, 6)).topk(5)
++         scores, places = model(torch.randn(3, 6)).topk(4)
+      return places
+"""
+LOOP = Example(_LOOP, repair="ask for at most 4: k=4")
+_FORWARD = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.score = nn.Conv1d(8, 1, 1)
+      def forward(self, x):
+          scores = self.score(x).squeeze(1)
+-         return torch.topk(scores, 16, dim=1).values
++         return torch.topk(scores, min(16, scores.size(1)), dim=1).values
+  model, args = Net(), (torch.randn(2, 8, 12),)
+"""
+FORWARD = Example(_FORWARD, blames="", repair="ask for at most 12: k=min(16, scores.size(1))")
 
 
-    def run(model):
-        with torch.no_grad():
-            scores, places = model(torch.randn(3, 6)).topk(5)
-        return places
-    """,
-    old=".topk(5)",
-    new=".topk(4)",
-    blames=None,
-    repair="ask for at most 4: k=4",
-)
-FORWARD = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.score = nn.Conv1d(8, 1, 1)
-
-        def forward(self, x):
-            scores = self.score(x).squeeze(1)
-            return torch.topk(scores, 16, dim=1).values
-
-
-    model, args = Net(), (torch.randn(2, 8, 12),)
-    """,
-    old="torch.topk(scores, 16, dim=1)",
-    new="torch.topk(scores, min(16, scores.size(1)), dim=1)",
-    blames="",
-    repair="ask for at most 12: k=min(16, scores.size(1))",
-)
-
-
-@cause(
-    code="CP0H3",
-    name="argument-beyond-size",
-    family="index-range",
-    prior=489,
-    examples=(LOOP, FORWARD),
-)
-def argument_beyond_size(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0H3", "argument-beyond-size", (LOOP, FORWARD), family="index-range", prior=489)
+def argument_beyond_size(crash: Crash) -> Suspects:
     """More elements are asked for than a dim has, or a part that begins or ends beyond it.
 
     Why it happens: the top five of three classes, the best 100 of fewer boxes, a number of
@@ -79,9 +55,7 @@ def argument_beyond_size(crash: Crash) -> Iterator[Suspect]:
         yield from _explain_part(crash, call, info.name)
 
 
-def _explain_count(
-    crash: Crash, call: ModuleCall, argument: str, dim_name: str
-) -> Iterator[Suspect]:
+def _explain_count(crash: Crash, call: ModuleCall, argument: str, dim_name: str) -> Suspects:
     x, count = call.inputs[0], read_argument(call, argument)
     dim = read_argument(call, dim_name) if dim_name else -1
     dim = (-1 if dim is None else dim) % len(x.shape)
@@ -98,14 +72,12 @@ def _explain_count(
     if node is not None:
         text = code.removeprefix(f"{argument}=")
         object.__setattr__(edit, "written", replace_expression(crash.error, node, text))
-    yield Suspect(
-        module=crash.owner,
-        message=f"{crash.describe_call(call)} asks for {count} along dim {dim} of {x.shape}, "
-        f"which has {size}",
-        arithmetic=f"{argument} {count}; {x.shape} from {crash.describe_origin(x)}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_call(call)} asks for {count} along dim {dim} of {x.shape}, "
+        f"which has {size}"
     )
+    arithmetic = f"{argument} {count}; {x.shape} from {crash.describe_origin(x)}"
+    yield blame(crash.owner, message, edit, arithmetic=arithmetic)
 
 
 def _find_argument(crash: Crash, call: ModuleCall, name: str) -> tuple[ast.expr | None, str]:
@@ -123,7 +95,7 @@ def _find_argument(crash: Crash, call: ModuleCall, name: str) -> tuple[ast.expr 
     return found, ast.unparse(x) if isinstance(x, ast.Name | ast.Attribute) else ""
 
 
-def _explain_part(crash: Crash, call: ModuleCall, name: str) -> Iterator[Suspect]:
+def _explain_part(crash: Crash, call: ModuleCall, name: str) -> Suspects:
     x, dim = call.inputs[0], read_argument(call, "dim")
     start = read_argument(call, "start" if name == "narrow" else "index")
     length = read_argument(call, "length") if name == "narrow" else 1
@@ -132,10 +104,8 @@ def _explain_part(crash: Crash, call: ModuleCall, name: str) -> Iterator[Suspect
     size = x.shape[dim]
     if (0 <= start <= size - length) or (name == "select" and -size <= start < 0):
         return
-    yield Suspect(
-        module=crash.owner,
-        message=f"{name} in {describe_module(crash, crash.owner)} takes {start} to "
-        f"{start + length - 1} along dim {dim} of {x.shape}, which has {size}",
-        arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
-        weight=STRONG,
+    message = (
+        f"{name} in {crash.describe_module(crash.owner)} takes {start} to "
+        f"{start + length - 1} along dim {dim} of {x.shape}, which has {size}"
     )
+    yield blame(crash.owner, message, arithmetic=f"{x.shape} from {crash.describe_origin(x)}")

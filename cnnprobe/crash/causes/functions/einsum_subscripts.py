@@ -1,66 +1,44 @@
-"""The letters of an einsum that do not fit its tensors."""
-
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
-from cnnprobe.crash.edits.build import reshape_parameter, rewrite_call, set_argument
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.build import reshape_parameter, set_argument
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.facts.words import count_elements, read_argument
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate, Candidates
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
-SIZES = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.randn(7, 8, 4))
-
-        def forward(self, x):
-            return torch.einsum("bnd,ndk->bnk", x, self.w)
-
-
-    model, args = Net(), (torch.randn(2, 5, 8),)
-    """,
-    old="torch.randn(7, 8, 4)",
-    new="torch.randn(5, 8, 4)",
-    blames="",
-    repair="the shape (5, 8, 4)",
-)
-MAP = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.k, self.v = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
-
-        def forward(self, x):
-            weights = self.k(x).flatten(2).softmax(-1)
-            return torch.einsum("bkn,bcn->bkc", weights, self.v(x))
+_SIZES = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.w = nn.Parameter(torch.randn(7, 8, 4))
++         self.w = nn.Parameter(torch.randn(5, 8, 4))
+      def forward(self, x):
+          return torch.einsum("bnd,ndk->bnk", x, self.w)
+  model, args = Net(), (torch.randn(2, 5, 8),)
+"""
+SIZES = Example(_SIZES, blames="", repair="the shape (5, 8, 4)")
+_MAP = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.k, self.v = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
+      def forward(self, x):
+          weights = self.k(x).flatten(2).softmax(-1)
+-         return torch.einsum("bkn,bcn->bkc", weights, self.v(x))
++         return torch.einsum("bkn,bcn->bkc", weights, self.v(x).flatten(2))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
+MAP = Example(_MAP, blames="", repair="x.flatten(2)")
 
 
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="self.v(x))",
-    new="self.v(x).flatten(2))",
-    blames="",
-    repair="x.flatten(2)",
-)
-
-
-@cause(
-    code="CP062",
-    name="einsum-subscripts",
-    family="shape-mismatch",
-    prior=298,
-    examples=(SIZES, MAP),
-)
-def einsum_subscripts(crash: Crash) -> Iterator[Suspect]:
+@cause("CP062", "einsum-subscripts", (SIZES, MAP), family="shape-mismatch", prior=298)
+def einsum_subscripts(crash: Crash) -> Suspects:
     """The equation of an einsum does not fit the shapes of its tensors.
 
     Why it happens: each letter of a term is one dim, and a letter has one size wherever it
@@ -90,20 +68,17 @@ def _split_terms(equation: str) -> list[str]:
 
 def _explain_rank(crash: Crash, call: ModuleCall, term: str, info: TensorInfo) -> Suspect:
     equation = read_argument(call, "equation")
-    return Suspect(
-        module=crash.owner,
-        message=f"einsum '{equation}' in {describe_module(crash, crash.owner)} has {len(term)} "
+    return blame(
+        crash.owner,
+        f"einsum '{equation}' in {crash.describe_module(crash.owner)} has {len(term)} "
         f"letters '{term}' for {info.shape}, which has {len(info.shape)} dims",
+        *_flatten_operand(crash, call, term, info),
+        *_add_letter(crash, call, term, info),
         arithmetic=f"{info.shape} from {crash.describe_origin(info)}",
-        candidates=(
-            *_flatten_operand(crash, call, term, info),
-            *_add_letter(crash, call, term, info),
-        ),
-        weight=STRONG,
     )
 
 
-def _add_letter(crash: Crash, call: ModuleCall, term: str, info: TensorInfo) -> Iterator[Candidate]:
+def _add_letter(crash: Crash, call: ModuleCall, term: str, info: TensorInfo) -> Candidates:
     """A letter more, where the tensors have a batch that the equation does not name."""
     equation = read_argument(call, "equation")
     left, arrow, right = equation.replace(" ", "").partition("->")
@@ -117,9 +92,7 @@ def _add_letter(crash: Crash, call: ModuleCall, term: str, info: TensorInfo) -> 
     yield propose(set_argument(crash, call, "equation", new, title=title))
 
 
-def _flatten_operand(
-    crash: Crash, call: ModuleCall, term: str, info: TensorInfo
-) -> Iterator[Candidate]:
+def _flatten_operand(crash: Crash, call: ModuleCall, term: str, info: TensorInfo) -> Candidates:
     """Its last dims as one, where another operand has that letter in this size."""
     terms, last = _split_terms(read_argument(call, "equation")), len(term) - 1
     pairs = [(t, i.shape) for t, i in zip(terms, call.inputs, strict=True)]
@@ -140,7 +113,7 @@ def _flatten_operand(
     yield propose(rewrite_call(crash, call, rewrite, title=title, code=code), weight=STRONG)
 
 
-def _explain_sizes(crash: Crash, call: ModuleCall, terms: list[str]) -> Iterator[Suspect]:
+def _explain_sizes(crash: Crash, call: ModuleCall, terms: list[str]) -> Suspects:
     """The first letter that has two sizes."""
     seen: dict[str, tuple[int, TensorInfo]] = {}
     for term, info in zip(terms, call.inputs, strict=True):
@@ -149,8 +122,7 @@ def _explain_sizes(crash: Crash, call: ModuleCall, terms: list[str]) -> Iterator
             if before == 1:
                 seen[letter] = (size, info)
             elif size not in (1, before):
-                pair = ((before, first), (size, info))
-                yield _explain_letter(crash, call, letter, pair)
+                yield _explain_letter(crash, call, letter, ((before, first), (size, info)))
                 return
 
 
@@ -164,19 +136,16 @@ def _explain_letter(
     candidates: list[Candidate] = []
     for (_, info), (wanted, _) in (pair, pair[::-1]):
         if isinstance(info.source, str):
-            term = _split_terms(equation)[call.inputs.index(info)]
-            sizes = zip(term, info.shape, strict=True)
+            sizes = zip(_split_terms(equation)[call.inputs.index(info)], info.shape, strict=True)
             shape = tuple(wanted if each == letter else n for each, n in sizes)
             edit = reshape_parameter(crash, info.source, shape)
             candidates += [propose(edit)] if edit is not None else []
             module = crash.owner_of_parameter(info.source)
             break
     (m, a), (n, b) = pair
-    return Suspect(
-        module=module,
-        message=f"einsum '{equation}' in {describe_module(crash, crash.owner)}: '{letter}' is "
-        f"{m} in {a.shape} but {n} in {b.shape}",
-        arithmetic="; ".join(f"{t.shape} from {crash.describe_origin(t)}" for t in (a, b)),
-        candidates=tuple(candidates),
-        weight=STRONG,
+    message = (
+        f"einsum '{equation}' in {crash.describe_module(crash.owner)}: '{letter}' is "
+        f"{m} in {a.shape} but {n} in {b.shape}"
     )
+    arithmetic = "; ".join(f"{t.shape} from {crash.describe_origin(t)}" for t in (a, b))
+    return blame(module, message, *candidates, arithmetic=arithmetic)

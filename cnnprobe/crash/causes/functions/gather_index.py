@@ -1,44 +1,26 @@
-"""An index with one dim too few for gather."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.values import Line, read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 3)
-
-
-    def run(model):
-        y = torch.tensor([0, 1, 2, 0])
-        logp = F.log_softmax(model(torch.randn(4, 8)), 1)
-        return -logp.gather(1, y).mean()
-    """,
-    old="gather(1, y)",
-    new="gather(1, y.unsqueeze(1))",
-    blames=None,
-    repair="pass y.unsqueeze(1) to gather",
-)
+_PROGRAM = """
+  model = nn.Linear(8, 3)
+  def run(model):
+      y = torch.tensor([0, 1, 2, 0])
+      logp = F.log_softmax(model(torch.randn(4, 8)), 1)
+-     return -logp.gather(1, y).mean()
++     return -logp.gather(1, y.unsqueeze(1)).mean()
+"""
+EXAMPLE = Example(_PROGRAM, repair="pass y.unsqueeze(1) to gather")
 
 
-@cause(
-    code="CP014",
-    name="gather-index-rank",
-    stage="loss",
-    family="shape-mismatch",
-    prior=785,
-    examples=EXAMPLE,
-)
-def gather_index(crash: Crash) -> Iterator[Suspect]:
+@cause("CP014", "gather-index-rank", EXAMPLE, stage="loss", family="shape-mismatch", prior=785)
+def gather_index(crash: Crash) -> Suspects:
     """The index of gather has one dim less than its tensor.
 
     Why it happens: gather picks along one dim and keeps the others, so that the index needs as
@@ -73,15 +55,12 @@ def _suspect(crash: Crash, line: Line, given: list[ast.expr]) -> Suspect | None:
         check=lambda: f"it gives {_gather(x, dim, index)}",
         written=replace_expression(crash.error, given[2], code),
     )
-    return Suspect(
-        module=None,
-        message=f"gather needs an index with as many dims as its tensor {tuple(x.shape)}, "
-        f"but {name} is {tuple(index.shape)}",
-        arithmetic=f"{x.dim()} dims against {index.dim()}",
-        candidates=(propose(edit),),
-        weight=STRONG,
-        tensors=(x, index),
+    message = (
+        f"gather needs an index with as many dims as its tensor {tuple(x.shape)}, "
+        f"but {name} is {tuple(index.shape)}"
     )
+    arithmetic = f"{x.dim()} dims against {index.dim()}"
+    return blame(None, message, propose(edit), arithmetic=arithmetic, tensors=(x, index))
 
 
 def _gather(x: Tensor, dim: int, index: Any) -> tuple[int, ...]:

@@ -1,16 +1,12 @@
-"""An index that holds no integers, or a mask that is not boolean."""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.build import rewrite_call
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.facts.words import is_floating, read_tensor
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
@@ -26,36 +22,22 @@ _INDICES = dict.fromkeys(
     "index",
 ) | {"one_hot": "tensor"}  # fmt: skip
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(self, x, mask):
-            return self.fc(x).masked_fill(mask, 0.0)
-
-
-    mask = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]])
-    model, args = Net(), (torch.randn(2, 4), mask)
-    """,
-    old="masked_fill(mask, 0.0)",
-    new="masked_fill(mask.bool(), 0.0)",
-    blames="",
-    repair="mask.bool()",
-    on_meta=False,
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 4)
+      def forward(self, x, mask):
+-         return self.fc(x).masked_fill(mask, 0.0)
++         return self.fc(x).masked_fill(mask.bool(), 0.0)
+  mask = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]])
+  model, args = Net(), (torch.randn(2, 4), mask)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="mask.bool()", on_meta=False)
 
 
-@cause(
-    code="CP0A9",
-    name="index-or-mask-dtype",
-    family="dtype-mismatch",
-    prior=292,
-    examples=EXAMPLE,
-)
-def index_or_mask_dtype(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A9", "index-or-mask-dtype", EXAMPLE, family="dtype-mismatch", prior=292)
+def index_or_mask_dtype(crash: Crash) -> Suspects:
     """An index is not made of integers, or a mask is not boolean.
 
     Why it happens: labels and masks that come from numpy, a CSV file or a comparison that was
@@ -79,9 +61,7 @@ def index_or_mask_dtype(crash: Crash) -> Iterator[Suspect]:
         yield from _explain_written(crash, call, call.inputs[0], call.inputs[2])
 
 
-def _explain_written(
-    crash: Crash, call: ModuleCall, x: TensorInfo, value: TensorInfo
-) -> Iterator[Suspect]:
+def _explain_written(crash: Crash, call: ModuleCall, x: TensorInfo, value: TensorInfo) -> Suspects:
     """What is written at an index has another dtype: brackets with a tensor do not cast."""
     if x.dtype == value.dtype:
         return
@@ -91,21 +71,18 @@ def _explain_written(
 
     title = "cast what is written to the dtype of what it is written into, at {place}"
     edit = rewrite_call(crash, call, write, title=title, code=f".to(torch.{x.dtype})")
-    yield Suspect(
-        module=crash.owner,
-        message=f"{crash.describe_call(call)} writes {value.dtype} (from "
+    message = (
+        f"{crash.describe_call(call)} writes {value.dtype} (from "
         f"{crash.describe_origin(value)}) into {x.dtype} (from {crash.describe_origin(x)}), and "
-        "an assignment by a tensor of indices does not cast",
-        arithmetic=f"{value.shape} {value.dtype} into {x.shape} {x.dtype}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-        needs_proof=True,
+        "an assignment by a tensor of indices does not cast"
     )
+    arithmetic = f"{value.shape} {value.dtype} into {x.shape} {x.dtype}"
+    yield blame(crash.owner, message, edit, arithmetic=arithmetic, needs_proof=True)
 
 
 def _explain(
     crash: Crash, call: ModuleCall, info: TensorInfo | None, role: str, wanted: str
-) -> Iterator[Suspect]:
+) -> Suspects:
     if info is None or info.dtype == wanted:
         return
     dtype = getattr(torch, wanted)
@@ -119,16 +96,12 @@ def _explain(
         return value.to(dtype) if is_it else value
 
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = {name: cast(value) for name, value in kwargs.items()}
-        return func(*map(cast, args), **named)
+        return func(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
 
     code = f"{role}.bool()" if wanted == "bool" else f"{role}.long()"
     edit = rewrite_call(crash, call, rewrite, title=f"pass {code} at {{place}}", code=code)
-    yield Suspect(
-        module=crash.owner,
-        message=f"{crash.describe_call(call)} expects {role} to be {wanted} but got {info.dtype} "
-        f"(from {crash.describe_origin(info)})",
-        arithmetic=f"{role} {info.shape} {info.dtype}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_call(call)} expects {role} to be {wanted} but got {info.dtype} "
+        f"(from {crash.describe_origin(info)})"
     )
+    yield blame(crash.owner, message, edit, arithmetic=f"{role} {info.shape} {info.dtype}")

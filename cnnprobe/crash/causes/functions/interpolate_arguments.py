@@ -1,13 +1,9 @@
-"""A mode or a size of an interpolation that does not fit the dims of its tensor."""
-
-from collections.abc import Iterator
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, change_tensor, set_argument
 from cnnprobe.crash.facts.words import read_argument
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidates
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall
 
@@ -15,52 +11,32 @@ from cnnprobe.records.trace import ModuleCall
 _DIMS = {"linear": 3, "bilinear": 4, "bicubic": 4, "trilinear": 5}
 _MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
-MODE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv1d(3, 8, 3, padding=1)
-
-        def forward(self, x):
-            return F.interpolate(self.conv(x), scale_factor=2, mode="bilinear")
-
-
-    model, args = Net(), (torch.randn(2, 3, 10),)
-    """,
-    old='"bilinear"',
-    new='"linear"',
-    blames="",
-    repair="mode='linear'",
-)
-SIZE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.down, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 2, 1)
-
-        def forward(self, x):
-            return F.interpolate(self.head(self.down(x)), size=x.shape)
+_MODE = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv1d(3, 8, 3, padding=1)
+      def forward(self, x):
+-         return F.interpolate(self.conv(x), scale_factor=2, mode="bilinear")
++         return F.interpolate(self.conv(x), scale_factor=2, mode="linear")
+  model, args = Net(), (torch.randn(2, 3, 10),)
+"""
+MODE = Example(_MODE, blames="", repair="mode='linear'")
+_SIZE = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.down, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 2, 1)
+      def forward(self, x):
+-         return F.interpolate(self.head(self.down(x)), size=x.shape)
++         return F.interpolate(self.head(self.down(x)), size=x.shape[-2:])
+  model, args = Net(), (torch.randn(2, 3, 16, 16),)
+"""
+SIZE = Example(_SIZE, blames="", repair="size=x.shape[-2:]")
 
 
-    model, args = Net(), (torch.randn(2, 3, 16, 16),)
-    """,
-    old="size=x.shape",
-    new="size=x.shape[-2:]",
-    blames="",
-    repair="size=x.shape[-2:]",
-)
-
-
-@cause(
-    code="CP063",
-    name="interpolate-arguments",
-    family="shape-mismatch",
-    prior=296,
-    examples=(MODE, SIZE),
-)
-def interpolate_arguments(crash: Crash) -> Iterator[Suspect]:
+@cause("CP063", "interpolate-arguments", (MODE, SIZE), family="shape-mismatch", prior=296)
+def interpolate_arguments(crash: Crash) -> Suspects:
     """The mode or the size of an interpolation is for another number of dims.
 
     Why it happens: linear is for (N, C, L), bilinear and bicubic for (N, C, H, W), trilinear for
@@ -82,7 +58,7 @@ def _read(crash: Crash, call: ModuleCall, name: str) -> Any:
     return read_argument(call, name) if call.fqn is None else getattr(crash.leaf, name, None)
 
 
-def _explain_size(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
+def _explain_size(crash: Crash, call: ModuleCall) -> Suspects:
     x = crash.inputs[0]
     size, spatial = _read(crash, call, "size"), len(x.shape) - 2
     if not isinstance(size, tuple) or spatial < 1 or len(size) == spatial:
@@ -90,33 +66,31 @@ def _explain_size(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
     code = f"size=x.shape[-{spatial}:]"
     title = f"give it {spatial} sizes at {{place}}: {code}"
     edit = set_argument(crash, call, "size", tuple(size[-spatial:]), title=title, code=code)
-    yield Suspect(
-        module=crash.owner if call.fqn is None else call.fqn,
-        message=f"{crash.describe_call(call)} resizes the {spatial} dims after batch and channels "
+    yield blame(
+        crash.owner if call.fqn is None else call.fqn,
+        f"{crash.describe_call(call)} resizes the {spatial} dims after batch and channels "
         f"but got {len(size)} sizes: {size}",
+        edit if len(size) > spatial else None,
         arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
-        candidates=(propose(edit, weight=STRONG),) if len(size) > spatial else (),
-        weight=STRONG,
     )
 
 
-def _explain_mode(crash: Crash, call: ModuleCall) -> Iterator[Suspect]:
+def _explain_mode(crash: Crash, call: ModuleCall) -> Suspects:
     x, mode = crash.inputs[0], str(_read(crash, call, "mode"))
     expected, rank = _DIMS.get(mode), len(x.shape)
     if expected is None or rank == expected:
         return
     fits = f"; '{_MODES[rank]}' is for {rank}" if rank in _MODES else ""
-    yield Suspect(
-        module=crash.owner if call.fqn is None else call.fqn,
-        message=f"{crash.describe_call(call)} with mode='{mode}' expects {expected} dims "
+    yield blame(
+        crash.owner if call.fqn is None else call.fqn,
+        f"{crash.describe_call(call)} with mode='{mode}' expects {expected} dims "
         f"but got {rank} in {x.shape}{fits}",
+        *_mend_mode(crash, call, rank, expected),
         arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
-        candidates=tuple(_mend_mode(crash, call, rank, expected)),
-        weight=STRONG,
     )
 
 
-def _mend_mode(crash: Crash, call: ModuleCall, rank: int, expected: int) -> Iterator[Candidate]:
+def _mend_mode(crash: Crash, call: ModuleCall, rank: int, expected: int) -> Candidates:
     x = crash.inputs[0]
     lacks_one = rank == expected - 1
     is_batched = crash.line is not None and crash.line.samples == x.shape[0]

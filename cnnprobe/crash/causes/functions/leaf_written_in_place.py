@@ -1,46 +1,29 @@
-"""A parameter, or an input that requires grad, that is written to in place."""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.build import rewrite_call
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.operations import is_writing
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x):
-            self.fc.weight.clamp_(-1, 1)
-            return self.fc(x)
-
-
-    model, args = Net(), (torch.randn(3, 4),)
-    """,
-    old="self.fc.weight.clamp_",
-    new="self.fc.weight.data.clamp_",
-    blames="fc",
-    repair="with torch.no_grad():",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 2)
+      def forward(self, x):
+-         self.fc.weight.clamp_(-1, 1)
++         self.fc.weight.data.clamp_(-1, 1)
+          return self.fc(x)
+  model, args = Net(), (torch.randn(3, 4),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="fc", repair="with torch.no_grad():")
 
 
-@cause(
-    code="CP064",
-    name="leaf-written-in-place",
-    family="inplace-autograd",
-    prior=294,
-    examples=EXAMPLE,
-)
-def leaf_written_in_place(crash: Crash) -> Iterator[Suspect]:
+@cause("CP064", "leaf-written-in-place", EXAMPLE, family="inplace-autograd", prior=294)
+def leaf_written_in_place(crash: Crash) -> Suspects:
     """A leaf that requires grad is written to in place while autograd records.
 
     Why it happens: the gradient of a leaf is kept on the leaf itself, so that autograd has no
@@ -69,13 +52,8 @@ def leaf_written_in_place(crash: Crash) -> Iterator[Suspect]:
         first = args[0].clone() if isinstance(args[0], Tensor) else args[0]
         return func(first, *args[1:], **kwargs)
 
-    wrap = rewrite_call(
-        crash,
-        call,
-        run_without_grad,
-        title="put 'with torch.no_grad():' around {place}",
-        code="with torch.no_grad():",
-    )
+    title = "put 'with torch.no_grad():' around {place}"
+    wrap = rewrite_call(crash, call, run_without_grad, title=title, code="with torch.no_grad():")
     copy = rewrite_call(
         crash,
         call,
@@ -84,11 +62,11 @@ def leaf_written_in_place(crash: Crash) -> Iterator[Suspect]:
         code="x.clone()",
     )
     what = f"the parameter '{x.source}'" if isinstance(x.source, str) else "the input"
-    yield Suspect(
-        module=crash.owner_of_parameter(x.source) if isinstance(x.source, str) else crash.owner,
-        message=f"{crash.describe_call(call)} writes in place to {what}, a leaf that requires "
+    yield blame(
+        crash.owner_of_parameter(x.source) if isinstance(x.source, str) else crash.owner,
+        f"{crash.describe_call(call)} writes in place to {what}, a leaf that requires "
         "grad, while autograd records",
+        wrap,
+        propose(copy),
         arithmetic=f"{what} {x.shape} requires_grad=True",
-        candidates=(propose(wrap, weight=STRONG), propose(copy)),
-        weight=STRONG,
     )

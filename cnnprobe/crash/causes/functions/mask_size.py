@@ -1,79 +1,53 @@
-"""A boolean mask of another shape than what it is to pick from."""
-
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import USUAL, Candidate, Candidates
 from cnnprobe.records.trace import TensorInfo
 
-HEADS = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 2, 2)
-            self.boxes1 = nn.Conv2d(8, 2 * 4, 1)
-            self.boxes2 = nn.Conv2d(8, 2 * 4, 1)
-
-        def forward(self, x):
-            x = self.a(x)
-            y = self.down(x)
-            found = [self.boxes1(x), self.boxes2(y)]
-            return torch.cat([f.permute(0, 2, 3, 1).reshape(len(f), -1, 4) for f in found], 1)
-
-
-    def box_loss(boxes, targets, positive):
-        return F.l1_loss(boxes[positive], targets[positive])
-
-
-    model = Net()
-
-
-    def run(model):
-        count = 8 * 8 * 2 + 4 * 4 * 3
-        positive = torch.arange(count).expand(2, count) % 5 == 0
-        box_loss(model(torch.randn(2, 3, 8, 8)), torch.randn(2, count, 4), positive).backward()
-    """,
-    old="self.boxes2 = nn.Conv2d(8, 2 * 4, 1)",
-    new="self.boxes2 = nn.Conv2d(8, 3 * 4, 1)",
-    blames="boxes2",
-    repair="set out_channels=12 in 'boxes2'",
-)
-CHANNELS = Example(
-    """
-    model = nn.Conv2d(3, 4, 3, padding=1)
+_HEADS = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.a, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 2, 2)
+          self.boxes1 = nn.Conv2d(8, 2 * 4, 1)
+-         self.boxes2 = nn.Conv2d(8, 2 * 4, 1)
++         self.boxes2 = nn.Conv2d(8, 3 * 4, 1)
+      def forward(self, x):
+          x = self.a(x)
+          y = self.down(x)
+          found = [self.boxes1(x), self.boxes2(y)]
+          return torch.cat([f.permute(0, 2, 3, 1).reshape(len(f), -1, 4) for f in found], 1)
+  def box_loss(boxes, targets, positive):
+      return F.l1_loss(boxes[positive], targets[positive])
+  model = Net()
+  def run(model):
+      count = 8 * 8 * 2 + 4 * 4 * 3
+      positive = torch.arange(count).expand(2, count) % 5 == 0
+      box_loss(model(torch.randn(2, 3, 8, 8)), torch.randn(2, count, 4), positive).backward()
+"""
+HEADS = Example(_HEADS, blames="boxes2", repair="set out_channels=12 in 'boxes2'")
+_CHANNELS = """
+  model = nn.Conv2d(3, 4, 3, padding=1)
+  def run(model):
+      output, labels = model(torch.randn(2, 3, 6, 6)), torch.zeros(2, 6, 6).long()
+      keep = labels >= 0
+-     F.cross_entropy(output[keep], labels[keep]).backward()
++     F.cross_entropy(output.movedim(1, -1)[keep], labels[keep]).backward()
+"""
+CHANNELS = Example(_CHANNELS, repair="output.movedim(1, -1)[keep]")
 
 
-    def run(model):
-        output, labels = model(torch.randn(2, 3, 6, 6)), torch.zeros(2, 6, 6).long()
-        keep = labels >= 0
-        F.cross_entropy(output[keep], labels[keep]).backward()
-    """,
-    old="output[keep]",
-    new="output.movedim(1, -1)[keep]",
-    blames=None,
-    repair="output.movedim(1, -1)[keep]",
-)
-
-
-@cause(
-    code="CP0H4",
-    name="mask-size",
-    stage=("forward", "loss"),
-    prior=690,
-    examples=(HEADS, CHANNELS),
-)
-def mask_size(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0H4", "mask-size", (HEADS, CHANNELS), stage=("forward", "loss"), prior=690)
+def mask_size(crash: Crash) -> Suspects:
     """A boolean mask has other sizes than the first dims of the tensor that it picks from.
 
     Why it happens: the mask was made of targets, anchors or labels that the output has fewer of,
@@ -99,20 +73,19 @@ def mask_size(crash: Crash) -> Iterator[Suspect]:
     model = [c.edits[0].module for c in candidates if c.edits[0].module is not None]
     dims = f": {shape[uneven[0]]} against {wanted[uneven[0]]} in dim {uneven[0]}" if uneven else ""
     if model:
-        dims += f"; with another number of channels in {describe_module(crash, model[0])} it does"
-    yield Suspect(
-        module=model[0] if model else None if crash.stage != "forward" else crash.owner,
-        message=f"the mask {names[1]} {wanted} does not fit {names[0]} {shape}{dims}",
+        dims += f"; with another number of channels in {crash.describe_module(model[0])} it does"
+    yield blame(
+        model[0] if model else None if crash.stage != "forward" else crash.owner,
+        f"the mask {names[1]} {wanted} does not fit {names[0]} {shape}{dims}",
+        *candidates,
         arithmetic=f"{names[0]} {shape}, {names[1]} {wanted}",
-        candidates=tuple(candidates),
-        weight=STRONG,
         advice=(f"make the mask of what has the sizes of {names[0]}",),
         tensors=(x, mask),
         raised_in="" if crash.stage == "forward" else "torch.Tensor.__getitem__",
     )
 
 
-def _turn(crash: Crash, node: ast.Subscript, x: Tensor, mask: Tensor) -> Iterator[Candidate]:
+def _turn(crash: Crash, node: ast.Subscript, x: Tensor, mask: Tensor) -> Candidates:
     """The channels last, as the mask has none; or the mask for every channel."""
     name, index = ast.unparse(node.value), ast.unparse(node.slice)
     rank = mask.dim()
@@ -136,7 +109,7 @@ def _write(crash: Crash, node: ast.Subscript, code: str, run: Callable[[], Tenso
 
 def _resize_head(
     crash: Crash, shape: tuple[int, ...], wanted: tuple[int, ...], uneven: list[int]
-) -> Iterator[Candidate]:
+) -> Candidates:
     """The convolution whose channels make one of the parts as much longer as is missing."""
     outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
     found = next((t for t in outputs if t.shape == shape), None)

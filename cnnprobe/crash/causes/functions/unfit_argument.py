@@ -1,68 +1,45 @@
-"""An argument of a library call that does not fit the others."""
-
 import ast
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.calls import ChangeArguments
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.contracts import BoundCall, Wanted, list_wanted, read_call
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate
 
-GRID = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.flow = nn.Conv2d(3, 2, 3, padding=1)
-
-        def forward(self, x):
-            grid = self.flow(x).tanh()
-            return F.grid_sample(x, grid, align_corners=True)
-
-
-    model, args = Net(), (torch.randn(4, 3, 8, 10),)
-    """,
-    old="(x, grid,",
-    new="(x, grid.permute(0, 2, 3, 1),",
-    blames="",
-    repair="pass grid.permute(0, 2, 3, 1) for grid",
-)
-KEYS = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=10, batch_first=True)
-
-        def forward(self, x, places, looks):
-            out, _ = self.attention(x, looks, places)
-            return out
+_GRID = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.flow = nn.Conv2d(3, 2, 3, padding=1)
+      def forward(self, x):
+          grid = self.flow(x).tanh()
+-         return F.grid_sample(x, grid, align_corners=True)
++         return F.grid_sample(x, grid.permute(0, 2, 3, 1), align_corners=True)
+  model, args = Net(), (torch.randn(4, 3, 8, 10),)
+"""
+GRID = Example(_GRID, blames="", repair="pass grid.permute(0, 2, 3, 1) for grid")
+_KEYS = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=10, batch_first=True)
+      def forward(self, x, places, looks):
+-         out, _ = self.attention(x, looks, places)
++         out, _ = self.attention(x, places, looks)
+          return out
+  model, args = Net(), (torch.randn(2, 5, 8), torch.randn(2, 7, 6), torch.randn(2, 7, 10))
+"""
+KEYS = Example(_KEYS, blames="", repair="swap key and value")
 
 
-    model, args = Net(), (torch.randn(2, 5, 8), torch.randn(2, 7, 6), torch.randn(2, 7, 10))
-    """,
-    old="(x, looks, places)",
-    new="(x, places, looks)",
-    blames="",
-    repair="swap key and value",
-)
-
-
-@cause(
-    code="CP0D0",
-    name="unfit-argument",
-    stage=("forward", "loss"),
-    prior=1001,
-    examples=(GRID, KEYS),
-)
-def unfit_argument(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0D0", "unfit-argument", (GRID, KEYS), stage=("forward", "loss"), prior=1001)
+def unfit_argument(crash: Crash) -> Suspects:
     """An argument of a function or layer of torch's does not fit the other arguments.
 
     Why it happens: each function has its own order of dims and arguments: grid_sample takes
@@ -99,11 +76,11 @@ def _explain(
         for w in odd
     ]
     shapes = [f"{k} {tuple(v.shape)}" for k, v in call.values.items() if isinstance(v, Tensor)]
-    return Suspect(
-        module=_find_blamed(crash, call) if crash.stage == "forward" else None,
-        message=f"{call.shown} expects {'; '.join(parts)}",
+    return blame(
+        _find_blamed(crash, call) if crash.stage == "forward" else None,
+        f"{call.shown} expects {'; '.join(parts)}",
+        *candidates,
         arithmetic=", ".join(shapes),
-        candidates=tuple(candidates),
         advice=_advise(odd[0], call),
         weight=STRONG + 1,
         raised_in="" if crash.stage == "forward" else call.shown,

@@ -1,45 +1,28 @@
-"""A tensor of a dtype, or on a device, that numpy does not have."""
-
 import ast
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.placement import find_autocast
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 3)
-
-
-    def run(model):
-        with torch.no_grad():
-            output = model(torch.randn(4, 8)).to(torch.bfloat16)
-        return output.argmax(1).numpy(), output.softmax(1).numpy()
-    """,
-    old="output.softmax(1).numpy()",
-    new="output.softmax(1).float().numpy()",
-    blames=None,
-    repair="output.softmax(1).float().numpy()",
-)
+_PROGRAM = """
+  model = nn.Linear(8, 3)
+  def run(model):
+      with torch.no_grad():
+          output = model(torch.randn(4, 8)).to(torch.bfloat16)
+-     return output.argmax(1).numpy(), output.softmax(1).numpy()
++     return output.argmax(1).numpy(), output.softmax(1).float().numpy()
+"""
+EXAMPLE = Example(_PROGRAM, repair="output.softmax(1).float().numpy()")
 
 
-@cause(
-    code="CP0H0",
-    name="unknown-to-numpy",
-    stage=("forward", "loss"),
-    prior=821,
-    examples=EXAMPLE,
-)
-def unknown_to_numpy(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0H0", "unknown-to-numpy", EXAMPLE, stage=("forward", "loss"), prior=821)
+def unknown_to_numpy(crash: Crash) -> Suspects:
     """A tensor that numpy cannot hold was given to it: bfloat16, float8, or on another device.
 
     Why it happens: numpy has no bfloat16, in which torch.autocast computes on the CPU and often
@@ -60,7 +43,7 @@ def unknown_to_numpy(crash: Crash) -> Iterator[Suspect]:
         yield from _explain(crash, "x", found, None)
 
 
-def _explain(crash: Crash, name: str, value: Tensor, call: ast.Call | None) -> Iterator[Suspect]:
+def _explain(crash: Crash, name: str, value: Tensor, call: ast.Call | None) -> Suspects:
     casts, known = "", value.detach()
     try:
         torch.zeros(0, dtype=value.dtype).numpy()
@@ -82,11 +65,11 @@ def _explain(crash: Crash, name: str, value: Tensor, call: ast.Call | None) -> I
     what = f"is {dtype}, which numpy does not have" if ".float" in casts else ""
     where = f"is on {value.device}, where numpy reads nothing" if ".cpu" in casts else ""
     edit = Check(title=f"write {code}", code=casts, check=check, written=written)
-    yield Suspect(
-        module=None if crash.stage != "forward" else crash.owner,
-        message=f"{name} {' and '.join(filter(None, (what, where)))}{made}",
+    yield blame(
+        None if crash.stage != "forward" else crash.owner,
+        f"{name} {' and '.join(filter(None, (what, where)))}{made}",
+        edit,
         arithmetic=f"{tuple(value.shape)} {dtype} on {value.device}",
-        candidates=(propose(edit, weight=STRONG),),
         weight=STRONG + 1,
         tensors=(value,),
         raised_in="torch.Tensor.numpy",

@@ -1,72 +1,53 @@
-"""Two tensors that do not broadcast."""
-
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import change_name
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.parts import change_part, match_inputs
 from cnnprobe.crash.facts.channels import suspect_channels
 from cnnprobe.crash.facts.joins import list_ancestors, write_parts
 from cnnprobe.crash.facts.operands import Operands, find_operands, list_embeddings, write_index
-from cnnprobe.crash.facts.words import count_elements, shorten
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.facts.words import count_elements
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.operations import find, find_signature, read_name
 from cnnprobe.records.trace import TensorInfo
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3)
+          self.gate = nn.Linear(8, 8)
+      def forward(self, x):
+          x = self.conv(x)
+          gate = torch.sigmoid(self.gate(x.mean((2, 3))))
+-         return x * gate
++         return x * gate[:, :, None, None]
+  model, args = Net(), (torch.randn(2, 3, 9, 9),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3)
+      def forward(self, x):
+          x = self.conv(x)
+-         return x - x.mean((2, 3))
++         return x - x.mean((2, 3), keepdim=True)
+  model, args = Net(), (torch.randn(2, 3, 9, 9),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(3, 8, 3)
-                self.gate = nn.Linear(8, 8)
-
-            def forward(self, x):
-                x = self.conv(x)
-                gate = torch.sigmoid(self.gate(x.mean((2, 3))))
-                return x * gate
-
-
-        model, args = Net(), (torch.randn(2, 3, 9, 9),)
-        """,
-        old="x * gate",
-        new="x * gate[:, :, None, None]",
-        blames="",
-        repair="gate[..., None, None]",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(3, 8, 3)
-
-            def forward(self, x):
-                x = self.conv(x)
-                return x - x.mean((2, 3))
-
-
-        model, args = Net(), (torch.randn(2, 3, 9, 9),)
-        """,
-        old="x.mean((2, 3))",
-        new="x.mean((2, 3), keepdim=True)",
-        blames="",
-        repair="keepdim=True",
-    ),
+    Example(_FIRST, blames="", repair="gate[..., None, None]"),
+    Example(_SECOND, blames="", repair="keepdim=True"),
 )
 
 
-@cause(
-    code="CP034", name="broadcast-mismatch", family="shape-mismatch", prior=397, examples=EXAMPLES
-)
-def broadcast_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP034", "broadcast-mismatch", EXAMPLES, family="shape-mismatch", prior=397)
+def broadcast_mismatch(crash: Crash) -> Suspects:
     """Two tensors of different shapes meet in an operation that cannot broadcast them.
 
     Why it happens: shapes are aligned from their last dim, so that (N, C) does not fit
@@ -80,7 +61,7 @@ def broadcast_mismatch(crash: Crash) -> Iterator[Suspect]:
     if pair is None or (pair.is_even and (pair.is_sum or pair.parameter is not None)):
         return
     message = (
-        f"{read_name(pair.call.kind)} in {describe_module(crash, crash.owner)}:"
+        f"{read_name(pair.call.kind)} in {crash.describe_module(crash.owner)}:"
         f" {pair.a.shape} and {pair.b.shape} do not fit"
     )
     arithmetic = write_parts(crash, (pair.a, pair.b))
@@ -96,17 +77,17 @@ def broadcast_mismatch(crash: Crash) -> Iterator[Suspect]:
         candidates += [*_keep_dims(crash, small), *_add_dims(crash, pair, small, large)]
     if pair.parameter is not None and not candidates:
         return
-    yield Suspect(
-        module=crash.owner,
-        message=message,
+    yield blame(
+        crash.owner,
+        message,
+        *candidates,
         arithmetic=arithmetic,
-        candidates=tuple(candidates),
         weight=STRONG if pair.parameter is not None else USUAL,
         needs_proof=pair.parameter is not None,
     )
 
 
-def _permute(crash: Crash, pair: Operands) -> Iterator[Candidate]:
+def _permute(crash: Crash, pair: Operands) -> Candidates:
     """The channels of one of them are last, and those of the other in dim 1, as torch has them."""
     rank = len(pair.a.shape)
     if not pair.is_even or rank < 3 or pair.parameter is not None:
@@ -121,8 +102,7 @@ def _permute(crash: Crash, pair: Operands) -> Iterator[Candidate]:
             crash, pair.call, info, change, code, verb="permute", like=like
         )
         # Where both can be turned, it is the one whose channels are the shorter dim.
-        weight = STRONG if rank > 3 or info.shape[-1] < info.shape[1] else USUAL
-        yield propose(edit, weight=weight)
+        yield propose(edit, weight=STRONG if rank > 3 or info.shape[-1] < info.shape[1] else USUAL)
 
 
 def _permute_tensor(
@@ -131,7 +111,7 @@ def _permute_tensor(
     return x.permute(order) if tuple(x.shape) == shape else x
 
 
-def _keep_dims(crash: Crash, small: TensorInfo) -> Iterator[Candidate]:
+def _keep_dims(crash: Crash, small: TensorInfo) -> Candidates:
     """keepdim=True where a reduction dropped the dims."""
     call = crash.find_producer(small)
     info, signature = (find(call), find_signature(call.kind)) if call is not None else (None, None)
@@ -143,21 +123,18 @@ def _keep_dims(crash: Crash, small: TensorInfo) -> Iterator[Candidate]:
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **{**kwargs, "keepdim": True})
 
-    edit = Rewrite(
-        title=f"keep the reduced dims at {shorten(call.source)}: keepdim=True",
+    edit = rewrite_call(
+        crash,
+        call,
+        rewrite,
+        title="keep the reduced dims at {place}: keepdim=True",
         code="keepdim=True",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
         keyword=("keepdim", True, signature.names.index("keepdim")),
     )
     yield propose(edit, weight=STRONG)
 
 
-def _add_dims(
-    crash: Crash, pair: Operands, small: TensorInfo, large: TensorInfo
-) -> Iterator[Candidate]:
+def _add_dims(crash: Crash, pair: Operands, small: TensorInfo, large: TensorInfo) -> Candidates:
     """(N, C) or (N, H, W) against (N, C, H, W): None where a dim is missing."""
     if pair.name not in ("add", "mul", "div") and _is_made_of(crash, small, large):
         return  # a map minus its own logits

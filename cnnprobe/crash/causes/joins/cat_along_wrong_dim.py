@@ -1,95 +1,68 @@
-"""A concatenation along the wrong dim."""
+from collections.abc import Sequence
 
-from collections.abc import Iterator, Sequence
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.parts import cat_along
 from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.joins import Cat, list_ancestors, read_cat, write_parts
 from cnnprobe.crash.facts.products import find_product
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import TensorInfo
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.a = nn.Linear(6, 4)
+          self.b = nn.Linear(6, 8)
+          self.out = nn.Linear(12, 2)
+      def forward(self, x):
+-         return self.out(torch.cat([self.a(x), self.b(x)]))
++         return self.out(torch.cat([self.a(x), self.b(x)], dim=1))
+  model, args = Net(), (torch.randn(3, 6),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.a = nn.Conv2d(3, 8, 1)
+          self.b = nn.Conv2d(3, 8, 3, padding=1)
+          self.norm = nn.BatchNorm2d(16)
+          self.out = nn.Conv2d(16, 2, 1)
+      def forward(self, x):
+-         x = torch.cat((self.a(x), self.b(x)))
++         x = torch.cat((self.a(x), self.b(x)), dim=1)
+          return self.out(F.relu(self.norm(x)))
+  model, args = Net(), (torch.randn(4, 3, 8, 8),)
+"""
+_THIRD = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.coarse = nn.Linear(6, 4)
+          self.fine = nn.Linear(6, 4)
+      def forward(self, x):
+-         return torch.cat([self.coarse(x), self.fine(x)])
++         return torch.cat([self.coarse(x), self.fine(x)], dim=1)
+  def run(model):
+      output = model(torch.randn(5, 6))
+      F.cross_entropy(output, torch.randint(0, 8, (5,))).backward()
+  model = Net()
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.a = nn.Linear(6, 4)
-                self.b = nn.Linear(6, 8)
-                self.out = nn.Linear(12, 2)
-
-            def forward(self, x):
-                return self.out(torch.cat([self.a(x), self.b(x)]))
-
-
-        model, args = Net(), (torch.randn(3, 6),)
-        """,
-        old="self.b(x)]",
-        new="self.b(x)], dim=1",
-        blames="",
-        repair="dim=1",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.a = nn.Conv2d(3, 8, 1)
-                self.b = nn.Conv2d(3, 8, 3, padding=1)
-                self.norm = nn.BatchNorm2d(16)
-                self.out = nn.Conv2d(16, 2, 1)
-
-            def forward(self, x):
-                x = torch.cat((self.a(x), self.b(x)))
-                return self.out(F.relu(self.norm(x)))
-
-
-        model, args = Net(), (torch.randn(4, 3, 8, 8),)
-        """,
-        old="self.b(x))",
-        new="self.b(x)), dim=1",
-        blames="",
-        repair="dim=1",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.coarse = nn.Linear(6, 4)
-                self.fine = nn.Linear(6, 4)
-
-            def forward(self, x):
-                return torch.cat([self.coarse(x), self.fine(x)])
-
-
-        def run(model):
-            output = model(torch.randn(5, 6))
-            F.cross_entropy(output, torch.randint(0, 8, (5,))).backward()
-
-
-        model = Net()
-        """,
-        old="self.fine(x)]",
-        new="self.fine(x)], dim=1",
-        blames="",
-        repair="dim=1",
-    ),
+    Example(_FIRST, blames="", repair="dim=1"),
+    Example(_SECOND, blames="", repair="dim=1"),
+    Example(_THIRD, blames="", repair="dim=1"),
 )
 
 
 @cause(
-    code="CP031",
-    name="cat-along-wrong-dim",
+    "CP031",
+    "cat-along-wrong-dim",
+    EXAMPLES,
     stage=("forward", "loss"),
     family="cat-mismatch",
     prior=910,
-    examples=EXAMPLES,
 )
-def cat_along_wrong_dim(crash: Crash) -> Iterator[Suspect]:
+def cat_along_wrong_dim(crash: Crash) -> Suspects:
     """Tensors are concatenated along the wrong dim.
 
     Why it happens: torch.cat joins along dim 0, the batch, unless it is told another one. Features
@@ -106,25 +79,23 @@ def cat_along_wrong_dim(crash: Crash) -> Iterator[Suspect]:
         yield from _suspect_earlier(crash)
 
 
-def _suspect_failing(crash: Crash, cat: Cat) -> Iterator[Suspect]:
+def _suspect_failing(crash: Crash, cat: Cat) -> Suspects:
     """The parts differ in one dim alone, and it is not the one along which they are joined."""
     if cat.dim is None or len(cat.uneven) != 1 or not cat.differing:
         return
-    dim = cat.uneven[0]
-    if dim > 1 and len(cat.parts[0].shape) > 3:  # maps of two sizes
+    if (dim := cat.uneven[0]) > 1 and len(cat.parts[0].shape) > 3:  # maps of two sizes
         return
-    yield Suspect(
-        module=crash.owner,
-        message=f"{cat.call.kind} in {describe_module(crash, crash.owner)} joins along dim"
+    yield blame(
+        crash.owner,
+        f"{cat.call.kind} in {crash.describe_module(crash.owner)} joins along dim"
         f" {cat.dim}, but the tensors differ in dim {dim} alone",
+        cat_along(crash, cat, dim),
         arithmetic=write_parts(crash, cat.parts),
-        candidates=(propose(cat_along(crash, cat, dim), weight=STRONG),),
-        weight=STRONG,
         needs_proof=True,
     )
 
 
-def _suspect_earlier(crash: Crash) -> Iterator[Suspect]:
+def _suspect_earlier(crash: Crash) -> Suspects:
     """The latest concatenation before the failing call that another dim would have suited."""
     is_forward = crash.stage == "forward"
     ends = crash.inputs if is_forward else crash.trace.calls[0].outputs
@@ -139,14 +110,13 @@ def _suspect_earlier(crash: Crash) -> Iterator[Suspect]:
         if dim is None:
             continue
         size = cat.parts[0].shape[cat.dim]
-        yield Suspect(
-            module=crash.find_module_above(cat.call.parent),
-            message=f"{crash.describe_call(cat.call)} joins along dim {cat.dim}"
+        yield blame(
+            crash.find_module_above(cat.call.parent),
+            f"{crash.describe_call(cat.call)} joins along dim {cat.dim}"
             + (", the batch" if cat.dim == 0 else "")
             + f": {size} become {size * len(cat.parts)}",
+            cat_along(crash, cat, dim),
             arithmetic=write_parts(crash, cat.parts),
-            candidates=(propose(cat_along(crash, cat, dim), weight=STRONG),),
-            weight=STRONG,
             needs_proof=True,
         )
         return

@@ -1,42 +1,29 @@
-"""Parts of a concatenation whose sizes differ."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.parts import change_part, match_inputs, resize_parts, spell_part
 from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.branches import suspect_layers
 from cnnprobe.crash.facts.halvings import find_rounded
 from cnnprobe.crash.facts.joins import Cat, read_cat, write_parts
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Inception(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one = nn.Conv2d(3, 8, 1)
-            self.three = nn.Conv2d(3, 8, 3, padding=1)
-            self.five = nn.Conv2d(3, 8, 5, padding=1)
-
-        def forward(self, x):
-            return torch.cat([self.one(x), self.three(x), self.five(x)], 1)
-
-
-    model, args = Inception(), (torch.randn(2, 3, 16, 16),)
-    """,
-    old="5, padding=1",
-    new="5, padding=2",
-    blames="five",
-    repair="padding=2",
-)
+_PROGRAM = """
+  class Inception(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.one = nn.Conv2d(3, 8, 1)
+          self.three = nn.Conv2d(3, 8, 3, padding=1)
+-         self.five = nn.Conv2d(3, 8, 5, padding=1)
++         self.five = nn.Conv2d(3, 8, 5, padding=2)
+      def forward(self, x):
+          return torch.cat([self.one(x), self.three(x), self.five(x)], 1)
+  model, args = Inception(), (torch.randn(2, 3, 16, 16),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="five", repair="padding=2")
 
 
-@cause(code="CP030", name="cat-mismatch", prior=400, examples=EXAMPLE)
-def cat_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP030", "cat-mismatch", EXAMPLE, prior=400)
+def cat_mismatch(crash: Crash) -> Suspects:
     """The tensors of a concatenation differ in a dim along which they are not joined.
 
     Why it happens: one branch has another kernel, stride or padding than the others, or the parts
@@ -45,13 +32,12 @@ def cat_mismatch(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: documentation of torch.cat.
     """
-    cat = read_cat(crash.call)
-    if cat is None or not cat.differing:
+    if (cat := read_cat(crash.call)) is None or not cat.differing:
         return
     differing = " and ".join(map(str, cat.differing))
     along = "" if cat.dim is None else f" along dim {cat.dim}"
     message = (
-        f"{cat.call.kind}{along} in {describe_module(crash, crash.owner)}:"
+        f"{cat.call.kind}{along} in {crash.describe_module(crash.owner)}:"
         f" the sizes differ in dim {differing}"
     )
     arithmetic = write_parts(crash, cat.parts)
@@ -61,16 +47,10 @@ def cat_mismatch(crash: Crash) -> Iterator[Suspect]:
     candidates += _expand(crash, cat)
     if min(cat.differing) >= 2 and find_rounded(crash, cat.parts) is None:
         candidates += resize_parts(crash, cat)
-    yield Suspect(
-        module=crash.owner,
-        message=message,
-        arithmetic=arithmetic,
-        candidates=tuple(candidates),
-        weight=STRONG,
-    )
+    yield blame(crash.owner, message, *candidates, arithmetic=arithmetic)
 
 
-def _expand(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+def _expand(crash: Crash, cat: Cat) -> Candidates:
     """A token of batch size 1 beside sequences of a whole batch."""
     single = [t for t in cat.parts if t.shape[0] == 1]
     others = [t for t in cat.parts if t.shape[0] == crash.batch]
@@ -90,7 +70,7 @@ def _expand(crash: Crash, cat: Cat) -> Iterator[Candidate]:
     yield propose(*edits, weight=STRONG)
 
 
-def _correct_batches(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+def _correct_batches(crash: Crash, cat: Cat) -> Candidates:
     """A part that was made for a batch of another size."""
     wrong = [t for t in cat.parts if t.shape[0] != crash.batch]
     if 0 in cat.differing and crash.batch is not None and wrong:

@@ -1,68 +1,46 @@
-"""A concatenation of tensors of different ranks."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.parts import change_part, spell_part
 from cnnprobe.crash.facts.joins import Cat, read_cat, write_parts
 from cnnprobe.crash.facts.operands import list_embeddings, write_index
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.records.trace import TensorInfo
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 6, 3)
+          self.pool = nn.AdaptiveAvgPool2d(1)
+          self.meta = nn.Linear(4, 5)
+          self.out = nn.Linear(11, 2)
+      def forward(self, image, extra):
+-         pooled = self.pool(self.conv(image))
++         pooled = self.pool(self.conv(image)).flatten(1)
+          return self.out(torch.cat([pooled, self.meta(extra)], dim=1))
+  model, args = Net(), (torch.randn(2, 3, 8, 8), torch.randn(2, 4))
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.embed = nn.Embedding(10, 4)
+          self.conv = nn.Conv2d(5, 8, 3)
+      def forward(self, x, y):
+          y = self.embed(y)
+-         return self.conv(torch.cat([x, y], 1))
++         return self.conv(torch.cat([x, y[..., None, None].expand(-1, -1, 8, 6)], 1))
+  model, args = Net(), (torch.randn(2, 1, 8, 6), torch.randint(0, 10, (2,)))
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(3, 6, 3)
-                self.pool = nn.AdaptiveAvgPool2d(1)
-                self.meta = nn.Linear(4, 5)
-                self.out = nn.Linear(11, 2)
-
-            def forward(self, image, extra):
-                pooled = self.pool(self.conv(image))
-                return self.out(torch.cat([pooled, self.meta(extra)], dim=1))
-
-
-        model, args = Net(), (torch.randn(2, 3, 8, 8), torch.randn(2, 4))
-        """,
-        old="self.pool(self.conv(image))",
-        new="self.pool(self.conv(image)).flatten(1)",
-        blames="",
-        repair="torch.flatten(pooled, 1)",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.embed = nn.Embedding(10, 4)
-                self.conv = nn.Conv2d(5, 8, 3)
-
-            def forward(self, x, y):
-                y = self.embed(y)
-                return self.conv(torch.cat([x, y], 1))
-
-
-        model, args = Net(), (torch.randn(2, 1, 8, 6), torch.randint(0, 10, (2,)))
-        """,
-        old="[x, y]",
-        new="[x, y[..., None, None].expand(-1, -1, 8, 6)]",
-        blames="",
-        repair="y[..., None, None].expand(-1, -1, x.shape[2], x.shape[3])",
-    ),
+    Example(_FIRST, blames="", repair="torch.flatten(pooled, 1)"),
+    Example(_SECOND, blames="", repair="y[..., None, None].expand(-1, -1, x.shape[2], x.shape[3])"),
 )
 
 
-@cause(
-    code="CP032", name="cat-of-different-ranks", family="cat-mismatch", prior=399, examples=EXAMPLES
-)
-def cat_of_different_ranks(crash: Crash) -> Iterator[Suspect]:
+@cause("CP032", "cat-of-different-ranks", EXAMPLES, family="cat-mismatch", prior=399)
+def cat_of_different_ranks(crash: Crash) -> Suspects:
     """Tensors with different numbers of dims are concatenated.
 
     Why it happens: a feature map of shape (N, C, H, W) meets rows of features of shape (N, F).
@@ -75,17 +53,17 @@ def cat_of_different_ranks(crash: Crash) -> Iterator[Suspect]:
     ranks = {len(t.shape) for t in cat.parts} if cat is not None else set()
     if cat is None or len(ranks) < 2:
         return
-    yield Suspect(
-        module=crash.owner,
-        message=f"{cat.call.kind} in {describe_module(crash, crash.owner)}:"
+    yield blame(
+        crash.owner,
+        f"{cat.call.kind} in {crash.describe_module(crash.owner)}:"
         " the tensors have different numbers of dims",
+        *_flatten(crash, cat),
+        *_expand(crash, cat),
         arithmetic=write_parts(crash, cat.parts),
-        candidates=(*_flatten(crash, cat), *_expand(crash, cat)),
-        weight=STRONG,
     )
 
 
-def _flatten(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+def _flatten(crash: Crash, cat: Cat) -> Candidates:
     """The larger ones flattened to as many dims as the smallest has."""
     rank = min(len(t.shape) for t in cat.parts)
 
@@ -97,7 +75,7 @@ def _flatten(crash: Crash, cat: Cat) -> Iterator[Candidate]:
     yield propose(*(change_part(crash, cat.call, t, flatten, code, verb="flatten") for t in larger))
 
 
-def _expand(crash: Crash, cat: Cat) -> Iterator[Candidate]:
+def _expand(crash: Crash, cat: Cat) -> Candidates:
     """The smaller ones repeated over the dims that they lack."""
     large = max(cat.parts, key=lambda t: len(t.shape))
     smaller = [t for t in cat.parts if len(t.shape) < len(large.shape)]

@@ -1,44 +1,31 @@
-"""A feature map that meets a sequence."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.parts import change_part
 from cnnprobe.crash.facts.joins import describe_output, read_cat, write_parts
 from cnnprobe.crash.facts.operands import find_operands
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import TensorInfo
 
-EXAMPLE = Example(
-    """
-    class Patches(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Conv2d(3, 8, 4, stride=4)
-            self.positions = nn.Parameter(torch.zeros(1, 16, 8))
-            self.head = nn.Linear(8, 2)
-
-        def forward(self, x):
-            x = self.embed(x)
-            x = x + self.positions
-            return self.head(x.mean(1))
-
-
-    model, args = Patches(), (torch.randn(2, 3, 16, 16),)
-    """,
-    old="self.embed(x)",
-    new="self.embed(x).flatten(2).transpose(1, 2)",
-    blames="",
-    repair="x.flatten(2).transpose(1, 2)",
-)
+_PROGRAM = """
+  class Patches(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.embed = nn.Conv2d(3, 8, 4, stride=4)
+          self.positions = nn.Parameter(torch.zeros(1, 16, 8))
+          self.head = nn.Linear(8, 2)
+      def forward(self, x):
+-         x = self.embed(x)
++         x = self.embed(x).flatten(2).transpose(1, 2)
+          x = x + self.positions
+          return self.head(x.mean(1))
+  model, args = Patches(), (torch.randn(2, 3, 16, 16),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="x.flatten(2).transpose(1, 2)")
 
 
-@cause(code="CP041", name="map-not-flattened", family="shape-mismatch", prior=403, examples=EXAMPLE)
-def map_not_flattened(crash: Crash) -> Iterator[Suspect]:
+@cause("CP041", "map-not-flattened", EXAMPLE, family="shape-mismatch", prior=403)
+def map_not_flattened(crash: Crash) -> Suspects:
     """A feature map meets a sequence without having been made one.
 
     Why it happens: a convolution gives (N, C, H, W), but positions and class tokens are made for
@@ -62,15 +49,12 @@ def map_not_flattened(crash: Crash) -> Iterator[Suspect]:
 
         verb = "flatten and transpose" if rank > 3 else "transpose"
         edit = change_part(crash, call, x, flatten, code, verb=verb, like=sequence)
-        yield Suspect(
-            module=crash.owner,
-            message=f"{describe_output(crash, x)} is used as a sequence in"
-            f" {describe_module(crash, crash.owner)}, but its channels are in dim 1:"
-            f" {x.shape}",
-            arithmetic=write_parts(crash, parts),
-            candidates=(propose(edit, weight=STRONG),),
-            weight=STRONG,
+        message = (
+            f"{describe_output(crash, x)} is used as a sequence in"
+            f" {crash.describe_module(crash.owner)}, but its channels are in dim 1:"
+            f" {x.shape}"
         )
+        yield blame(crash.owner, message, edit, arithmetic=write_parts(crash, parts))
 
 
 def _fits_flattened(x: TensorInfo, sequence: TensorInfo, *, is_cat: bool) -> bool:

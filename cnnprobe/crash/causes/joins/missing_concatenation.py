@@ -1,89 +1,62 @@
-"""A layer that was made for a concatenation that is never made."""
-
 from collections.abc import Iterator
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.skips import TakeSkips, write_concatenation
 from cnnprobe.crash.facts.channels import Lack, find_lack
 from cnnprobe.crash.facts.joins import list_ancestors, read_cat
 from cnnprobe.crash.facts.skips import find_variable, list_skips, list_untaken, name_tensor
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.records.trace import TensorInfo
 
+_FIRST = """
+  class Up(nn.Module):
+      def __init__(self, c_in, c_out):
+          super().__init__()
+          self.up = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
+          self.conv = nn.Conv2d(2 * c_out, c_out, 3, padding=1)
+      def forward(self, x, skip=None):
+          x = self.up(x)
+          if skip is not None:
+              x = torch.cat([x, skip], dim=1)
+          return F.relu(self.conv(x))
+  class UNet(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.enc1 = nn.Conv2d(1, 8, 3, padding=1)
+          self.enc2 = nn.Conv2d(8, 16, 3, padding=1)
+          self.middle = nn.Conv2d(16, 32, 3, padding=1)
+          self.up2, self.up1 = Up(32, 16), Up(16, 8)
+      def forward(self, x):
+          e1 = self.enc1(x)
+          e2 = self.enc2(F.max_pool2d(e1, 2))
+          x = self.middle(F.max_pool2d(e2, 2))
+-         return self.up1(self.up2(x))
++         return self.up1(self.up2(x, e2), e1)
+  model, args = UNet(), (torch.randn(2, 1, 16, 16),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.color = nn.Conv2d(3, 16, 3, padding=1)
+          self.depth = nn.Conv2d(1, 8, 3, padding=1)
+          self.fuse = nn.Conv2d(24, 4, 1)
+      def forward(self, color, depth):
+          a = self.color(color)
+          b = self.depth(depth)
+-         return self.fuse(a)
++         return self.fuse(torch.cat([a, b], dim=1))
+  model, args = Net(), (torch.randn(2, 3, 8, 8), torch.randn(2, 1, 8, 8))
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Up(nn.Module):
-            def __init__(self, c_in, c_out):
-                super().__init__()
-                self.up = nn.ConvTranspose2d(c_in, c_out, 2, stride=2)
-                self.conv = nn.Conv2d(2 * c_out, c_out, 3, padding=1)
-
-            def forward(self, x, skip=None):
-                x = self.up(x)
-                if skip is not None:
-                    x = torch.cat([x, skip], dim=1)
-                return F.relu(self.conv(x))
-
-
-        class UNet(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.enc1 = nn.Conv2d(1, 8, 3, padding=1)
-                self.enc2 = nn.Conv2d(8, 16, 3, padding=1)
-                self.middle = nn.Conv2d(16, 32, 3, padding=1)
-                self.up2, self.up1 = Up(32, 16), Up(16, 8)
-
-            def forward(self, x):
-                e1 = self.enc1(x)
-                e2 = self.enc2(F.max_pool2d(e1, 2))
-                x = self.middle(F.max_pool2d(e2, 2))
-                return self.up1(self.up2(x))
-
-
-        model, args = UNet(), (torch.randn(2, 1, 16, 16),)
-        """,
-        old="self.up1(self.up2(x))",
-        new="self.up1(self.up2(x, e2), e1)",
-        blames="up2",
-        repair="with the output of 'enc2'",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.color = nn.Conv2d(3, 16, 3, padding=1)
-                self.depth = nn.Conv2d(1, 8, 3, padding=1)
-                self.fuse = nn.Conv2d(24, 4, 1)
-
-            def forward(self, color, depth):
-                a = self.color(color)
-                b = self.depth(depth)
-                return self.fuse(a)
-
-
-        model, args = Net(), (torch.randn(2, 3, 8, 8), torch.randn(2, 1, 8, 8))
-        """,
-        old="self.fuse(a)",
-        new="self.fuse(torch.cat([a, b], dim=1))",
-        blames="",
-        repair="with the output of 'depth'",
-    ),
+    Example(_FIRST, blames="up2", repair="with the output of 'enc2'"),
+    Example(_SECOND, blames="", repair="with the output of 'depth'"),
 )
 
 
-@cause(
-    code="CP0A0",
-    name="missing-concatenation",
-    family="channel-mismatch",
-    prior=861,
-    examples=EXAMPLES,
-)
-def missing_concatenation(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A0", "missing-concatenation", EXAMPLES, family="channel-mismatch", prior=861)
+def missing_concatenation(crash: Crash) -> Suspects:
     """A layer expects the channels of two tensors, but they were never concatenated.
 
     Why it happens: a decoder block of a U-Net is made for its input beside the skip of the same
@@ -93,8 +66,7 @@ def missing_concatenation(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: in a decoder without skips the layer was made too wide.
     Source: Ronneberger et al. 2015, "U-Net", section 2, arXiv:1505.04597.
     """
-    lack = find_lack(crash)
-    if lack is None:
+    if (lack := find_lack(crash)) is None:
         return
     shape = (lack.x.shape[0], lack.missing, *lack.x.shape[2:])
     skips = list_skips(crash, lack.x) if _can_join(crash, lack) else []
@@ -121,14 +93,14 @@ def missing_concatenation(crash: Crash) -> Iterator[Suspect]:
     owner = crash.find_module_above(crash.call.parent if crash.call is not None else None)
     while class_of(crash.modules[owner]).__module__.startswith("torch.nn."):
         owner = owner.rpartition(".")[0]
-    yield Suspect(
-        module=owner,
-        message=f"{describe_module(crash, lack.module)} expects {lack.expected} channels but got"
+    yield blame(
+        owner,
+        f"{crash.describe_module(lack.module)} expects {lack.expected} channels but got"
         f" {lack.x.shape[1]}: {name_tensor(crash, skip)}, which has the other {lack.missing},"
         " is not concatenated with it",
+        propose(edit, weight=weight),
         arithmetic=f"{lack.x.shape[1]} + {lack.missing} = {lack.expected};"
         f" {lack.x.shape} and {skip.shape}",
-        candidates=(propose(edit, weight=weight),),
         weight=weight,
         needs_proof=True,
     )
@@ -153,8 +125,7 @@ def _list_parents(crash: Crash, index: int | None) -> Iterator[int]:
 
 def _list_dense(crash: Crash, lack: Lack, shape: tuple[int, ...]) -> list[TensorInfo]:
     """A part of an earlier concatenation that the latest one leaves out."""
-    last = read_cat(crash.find_producer(lack.x))
-    if last is None:
+    if (last := read_cat(crash.find_producer(lack.x))) is None:
         return []
     calls = [crash.trace.calls[i] for i in list_ancestors(crash, *last.parts)]
     parts = [part for call in calls if (cat := read_cat(call)) for part in cat.parts]

@@ -1,13 +1,9 @@
-"""A parameter of the user's own that does not fit what it is added to."""
-
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure, reshape_parameter, resize_input
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.parts import change_part, spell_part
@@ -21,57 +17,43 @@ from cnnprobe.crash.facts.windows import (
     list_steps,
 )
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate
 from cnnprobe.records.trace import TensorInfo
 
 _MOST_TOKENS = 2  # before the patches: a class token, and that of a distillation as in DeiT
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.position = nn.Parameter(torch.zeros(1, 16, 8))
++         self.position = nn.Parameter(torch.zeros(1, 17, 8))
+          self.head = nn.Linear(8, 2)
+      def forward(self, x):
+          return self.head((x + self.position).mean(1))
+  model, args = Net(), (torch.randn(2, 17, 8),)
+"""
+_SECOND = """
+  class Patches(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.embed = nn.Conv2d(3, 8, 4, stride=2)
++         self.embed = nn.Conv2d(3, 8, 4, stride=4)
+          self.places = nn.Parameter(torch.zeros(1, 16, 8))
+          self.head = nn.Linear(8, 2)
+      def forward(self, x):
+          x = self.embed(x).flatten(2).transpose(1, 2) + self.places
+          return self.head(x.mean(1))
+  model, args = Patches(), (torch.randn(2, 3, 16, 16),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.position = nn.Parameter(torch.zeros(1, 16, 8))
-                self.head = nn.Linear(8, 2)
-
-            def forward(self, x):
-                return self.head((x + self.position).mean(1))
-
-
-        model, args = Net(), (torch.randn(2, 17, 8),)
-        """,
-        old="torch.zeros(1, 16, 8)",
-        new="torch.zeros(1, 17, 8)",
-        blames="",
-        repair="the shape (1, 17, 8)",
-    ),
-    Example(
-        """
-        class Patches(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.embed = nn.Conv2d(3, 8, 4, stride=2)
-                self.places = nn.Parameter(torch.zeros(1, 16, 8))
-                self.head = nn.Linear(8, 2)
-
-            def forward(self, x):
-                x = self.embed(x).flatten(2).transpose(1, 2) + self.places
-                return self.head(x.mean(1))
-
-
-        model, args = Patches(), (torch.randn(2, 3, 16, 16),)
-        """,
-        old="stride=2",
-        new="stride=4",
-        blames="embed",
-        repair="stride=4",
-    ),
+    Example(_FIRST, blames="", repair="the shape (1, 17, 8)"),
+    Example(_SECOND, blames="embed", repair="stride=4"),
 )
 
 
-@cause(code="CP036", name="parameter-size", family="shape-mismatch", prior=395, examples=EXAMPLES)
-def parameter_size(crash: Crash) -> Iterator[Suspect]:
+@cause("CP036", "parameter-size", EXAMPLES, family="shape-mismatch", prior=395)
+def parameter_size(crash: Crash) -> Suspects:
     """A parameter, such as a table of positions, does not fit the tensor that it is added to.
 
     Why it happens: the table was made for another number of patches: for another image size, for
@@ -88,13 +70,12 @@ def parameter_size(crash: Crash) -> Iterator[Suspect]:
     wanted = _fit_shape(owned.shape, x.shape)
     lacks_dims = any(p[0] for p in list_embeddings(owned.shape, x.shape)) and not pair.is_even
     edits = [] if lacks_dims else [reshape_parameter(crash, owned.source, wanted)]
-    suspect = Suspect(
-        module=crash.owner_of_parameter(str(owned.source)),
-        message=f"{crash.describe_origin(owned)} of shape {owned.shape} does not fit {x.shape}"
+    suspect = blame(
+        crash.owner_of_parameter(str(owned.source)),
+        f"{crash.describe_origin(owned)} of shape {owned.shape} does not fit {x.shape}"
         f" in {pair.call.kind}",
         arithmetic=f"{x.shape} from {crash.describe_origin(x)};"
         f" '{owned.source}' should have the sizes {wanted}",
-        weight=STRONG,
     )
     is_table = len(owned.shape) in (2, 3) and len(x.shape) == 3 and wanted[-2] != owned.shape[-2]
     patches = _find_patches(crash, x) if is_table else None
@@ -142,21 +123,19 @@ def _find_patches(crash: Crash, x: TensorInfo) -> _Patches | None:
         if made is not None and get_call_window(crash, made) is not None:
             patches = info
             break
-    steps = [s for s in list_steps(crash, patches) if s.window is not None]
+    steps = list_steps(crash, patches)
     if not steps or not crash.root_inputs or steps[0].before != crash.root_inputs[0].shape[2:]:
         return None
     extra = x.shape[1] - count_elements(steps[-1].after)
     return _Patches(steps=steps, extra=extra) if 0 <= extra <= _MOST_TOKENS else None
 
 
-def _suspect_patches(
-    crash: Crash, found: _Patches, wanted: int, suspect: Suspect
-) -> Iterator[Suspect]:
+def _suspect_patches(crash: Crash, found: _Patches, wanted: int, suspect: Suspect) -> Suspects:
     """A convolution whose patches overlap or leave pixels out: side by side they would fit."""
     windows = [s.window for s in found.steps]
     for i, step in enumerate(found.steps):
         window = step.window
-        if window is None or window.adaptive or window.transposed or step.call.fqn is None:
+        if window.adaptive or window.transposed or step.call.fqn is None:
             continue
         none, ones = (0,) * len(window.kernel), (1,) * len(window.kernel)
         plain = replace(window, padding=none, dilation=ones)
@@ -172,7 +151,7 @@ def _suspect_patches(
                 suspect,
                 module=step.call.fqn,
                 message=f"{suspect.message}; with {edit.code} in"
-                f" {describe_module(crash, step.call.fqn)} there are as many patches as places",
+                f" {crash.describe_module(step.call.fqn)} there are as many patches as places",
                 candidates=(propose(edit, weight=STRONG),),
                 needs_proof=True,
             )

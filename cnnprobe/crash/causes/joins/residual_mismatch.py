@@ -1,68 +1,49 @@
-"""A shortcut and a branch that cannot be added."""
-
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.parts import Project, match_inputs, resize_part
 from cnnprobe.crash.facts.branches import suspect_layers
 from cnnprobe.crash.facts.channels import suspect_channels
 from cnnprobe.crash.facts.joins import write_parts
 from cnnprobe.crash.facts.operands import Operands, count_layers, find_operands, is_enlarged
 from cnnprobe.crash.facts.words import count_elements, quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import read_name
 from cnnprobe.records.trace import TensorInfo
 
+_FIRST = """
+  class Block(nn.Module):
+      def __init__(self, c_in, c_out, stride):
+          super().__init__()
+          self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
+          self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+-         self.down = nn.Identity()
++         self.down = nn.Conv2d(c_in, c_out, 1, stride=stride)
+      def forward(self, x):
+          return F.relu(self.conv2(F.relu(self.conv1(x))) + self.down(x))
+  model, args = Block(8, 16, 2), (torch.randn(2, 8, 16, 16),)
+"""
+_SECOND = """
+  class Block(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.first = nn.Conv2d(4, 4, 3, padding=1)
+-         self.second = nn.Conv2d(4, 4, 3)
++         self.second = nn.Conv2d(4, 4, 3, padding=1)
+      def forward(self, x):
+          return x + self.second(F.relu(self.first(x)))
+  model, args = Block(), (torch.randn(2, 4, 12, 12),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Block(nn.Module):
-            def __init__(self, c_in, c_out, stride):
-                super().__init__()
-                self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
-                self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-                self.down = nn.Identity()
-
-            def forward(self, x):
-                return F.relu(self.conv2(F.relu(self.conv1(x))) + self.down(x))
-
-
-        model, args = Block(8, 16, 2), (torch.randn(2, 8, 16, 16),)
-        """,
-        old="nn.Identity()",
-        new="nn.Conv2d(c_in, c_out, 1, stride=stride)",
-        blames="",
-        repair="nn.Conv2d(8, 16, kernel_size=1, stride=2)",
-    ),
-    Example(
-        """
-        class Block(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.first = nn.Conv2d(4, 4, 3, padding=1)
-                self.second = nn.Conv2d(4, 4, 3)
-
-            def forward(self, x):
-                return x + self.second(F.relu(self.first(x)))
-
-
-        model, args = Block(), (torch.randn(2, 4, 12, 12),)
-        """,
-        old="self.second = nn.Conv2d(4, 4, 3)",
-        new="self.second = nn.Conv2d(4, 4, 3, padding=1)",
-        blames="second",
-        repair="padding=1",
-    ),
+    Example(_FIRST, blames="", repair="nn.Conv2d(8, 16, kernel_size=1, stride=2)"),
+    Example(_SECOND, blames="second", repair="padding=1"),
 )
 
 
-@cause(code="CP033", name="residual-mismatch", prior=398, examples=EXAMPLES)
-def residual_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP033", "residual-mismatch", EXAMPLES, prior=398)
+def residual_mismatch(crash: Crash) -> Suspects:
     """The two tensors of an addition differ in their channels or their height and width.
 
     Why it happens: a block that changes channels or stride adds its input as it is, or a layer of
@@ -79,7 +60,7 @@ def residual_mismatch(crash: Crash) -> Iterator[Suspect]:
         return
     shortcut, branch = sorted((pair.a, pair.b), key=lambda t: count_layers(crash, t))
     message = (
-        f"{read_name(pair.call.kind)} in {describe_module(crash, crash.owner)}:"
+        f"{read_name(pair.call.kind)} in {crash.describe_module(crash.owner)}:"
         f" {shortcut.shape} and {branch.shape} do not fit"
     )
     arithmetic = write_parts(crash, (shortcut, branch))
@@ -90,18 +71,12 @@ def residual_mismatch(crash: Crash) -> Iterator[Suspect]:
         *_project(crash, pair, shortcut.shape, branch.shape),
         *_resize(crash, pair, shortcut, branch),
     ]
-    yield Suspect(
-        module=crash.owner,
-        message=message,
-        arithmetic=arithmetic,
-        candidates=tuple(candidates),
-        weight=STRONG,
-    )
+    yield blame(crash.owner, message, *candidates, arithmetic=arithmetic)
 
 
 def _project(
     crash: Crash, pair: Operands, shortcut: tuple[int, ...], branch: tuple[int, ...]
-) -> Iterator[Candidate]:
+) -> Candidates:
     """A layer of its own for the shortcut: a Linear, or a 1x1 convolution."""
     sizes = list(zip(shortcut[2:], branch[2:], strict=True))
     if shortcut[0] != branch[0] or len(shortcut) > 5 or not all(m >= n > 0 for m, n in sizes):
@@ -129,9 +104,7 @@ def _project(
     yield propose(project)
 
 
-def _resize(
-    crash: Crash, pair: Operands, shortcut: TensorInfo, branch: TensorInfo
-) -> Iterator[Candidate]:
+def _resize(crash: Crash, pair: Operands, shortcut: TensorInfo, branch: TensorInfo) -> Candidates:
     """Maps of two resolutions, as in the gate of an attention U-Net: the larger size first."""
     if len(shortcut.shape) < 3 or shortcut.shape[:2] != branch.shape[:2]:
         return

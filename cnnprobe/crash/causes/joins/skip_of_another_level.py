@@ -1,47 +1,32 @@
-"""A skip that is taken from the wrong level of the encoder."""
-
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.skips import TakeSkips
 from cnnprobe.crash.facts.joins import read_cat, write_parts
 from cnnprobe.crash.facts.skips import list_skips, name_tensor
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class UNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.downs = nn.ModuleList(nn.Conv2d(i, 2 * i, 3, padding=1) for i in (4, 8, 16))
-            self.ups = nn.ModuleList(nn.ConvTranspose2d(i, i, 2, 2) for i in (32, 16, 8))
-            self.merges = nn.ModuleList(nn.Conv2d(2 * i, i // 2, 1) for i in (32, 16, 8))
-
-        def forward(self, x):
-            skips = []
-            for down in self.downs:
-                x = down(x)
-                skips.append(x)
-                x = F.max_pool2d(x, 2)
-            for up, merge, skip in zip(self.ups, self.merges, skips):
-                x = merge(torch.cat([up(x), skip], dim=1))
-            return x
-
-
-    model, args = UNet(), (torch.randn(2, 4, 16, 16),)
-    """,
-    old="self.merges, skips)",
-    new="self.merges, skips[::-1])",
-    blames="",
-    repair="in reverse order",
-)
+_PROGRAM = """
+  class UNet(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.downs = nn.ModuleList(nn.Conv2d(i, 2 * i, 3, padding=1) for i in (4, 8, 16))
+          self.ups = nn.ModuleList(nn.ConvTranspose2d(i, i, 2, 2) for i in (32, 16, 8))
+          self.merges = nn.ModuleList(nn.Conv2d(2 * i, i // 2, 1) for i in (32, 16, 8))
+      def forward(self, x):
+          skips = []
+          for down in self.downs:
+              x = down(x)
+              skips.append(x)
+              x = F.max_pool2d(x, 2)
+-         for up, merge, skip in zip(self.ups, self.merges, skips):
++         for up, merge, skip in zip(self.ups, self.merges, skips[::-1]):
+              x = merge(torch.cat([up(x), skip], dim=1))
+          return x
+  model, args = UNet(), (torch.randn(2, 4, 16, 16),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="in reverse order")
 
 
-@cause(
-    code="CP0A5", name="skip-of-another-level", family="cat-mismatch", prior=404, examples=EXAMPLE
-)
-def skip_of_another_level(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A5", "skip-of-another-level", EXAMPLE, family="cat-mismatch", prior=404)
+def skip_of_another_level(crash: Crash) -> Suspects:
     """A decoder is given the skip of another level of the encoder than its own.
 
     Why it happens: the encoder appends its skips from the largest map to the smallest, but the
@@ -68,12 +53,9 @@ def skip_of_another_level(crash: Crash) -> Iterator[Suspect]:
         skips=tuple((t, crash.find_producer(t)) for t in skips),
         cats=cat.call.kind,
     )
-    yield Suspect(
-        module=crash.owner,
-        message=f"{cat.call.kind} in {describe_module(crash, crash.owner)} gets the skip of another"
-        f" level: {given.shape} beside {x.shape}",
-        arithmetic=write_parts(crash, cat.parts),
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-        needs_proof=True,
+    message = (
+        f"{cat.call.kind} in {crash.describe_module(crash.owner)} gets the skip of another"
+        f" level: {given.shape} beside {x.shape}"
     )
+    arithmetic = write_parts(crash, cat.parts)
+    yield blame(crash.owner, message, edit, arithmetic=arithmetic, needs_proof=True)

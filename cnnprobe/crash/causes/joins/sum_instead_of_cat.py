@@ -1,77 +1,53 @@
-"""Maps that are added where the next layer expects them side by side."""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cnnprobe import operations
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.facts.channels import Lack, find_lack, list_expected
 from cnnprobe.crash.facts.halvings import list_halvings
 from cnnprobe.crash.facts.joins import list_ancestors, write_parts
 from cnnprobe.crash.facts.operands import find_operands
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.image = nn.Linear(12, 32)
+          self.table = nn.Linear(5, 8)
+          self.head = nn.Linear(40, 2)
+      def forward(self, x, y):
+-         return self.head(self.image(x) + self.table(y))
++         return self.head(torch.cat([self.image(x), self.table(y)], dim=1))
+  model, args = Net(), (torch.randn(4, 12), torch.randn(4, 5))
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.down = nn.Conv2d(3, 8, 3, padding=1)
+          self.middle = nn.Conv2d(8, 16, 3, padding=1)
+          self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
+          self.out = nn.Conv2d(16, 2, 1)
+      def forward(self, x):
+          skip = self.down(x)
+          x = self.up(self.middle(F.max_pool2d(skip, 2)))
+-         return self.out(x + skip)
++         return self.out(torch.cat([x, skip], dim=1))
+  model, args = Net(), (torch.randn(2, 3, 16, 16),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.image = nn.Linear(12, 32)
-                self.table = nn.Linear(5, 8)
-                self.head = nn.Linear(40, 2)
-
-            def forward(self, x, y):
-                return self.head(self.image(x) + self.table(y))
-
-
-        model, args = Net(), (torch.randn(4, 12), torch.randn(4, 5))
-        """,
-        old="self.image(x) + self.table(y)",
-        new="torch.cat([self.image(x), self.table(y)], dim=1)",
-        blames="",
-        repair="torch.cat([a, b], dim=1)",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.down = nn.Conv2d(3, 8, 3, padding=1)
-                self.middle = nn.Conv2d(8, 16, 3, padding=1)
-                self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
-                self.out = nn.Conv2d(16, 2, 1)
-
-            def forward(self, x):
-                skip = self.down(x)
-                x = self.up(self.middle(F.max_pool2d(skip, 2)))
-                return self.out(x + skip)
-
-
-        model, args = Net(), (torch.randn(2, 3, 16, 16),)
-        """,
-        old="x + skip",
-        new="torch.cat([x, skip], dim=1)",
-        blames="",
-        repair="torch.cat([a, b], dim=1)",
-    ),
+    Example(_FIRST, blames="", repair="torch.cat([a, b], dim=1)"),
+    Example(_SECOND, blames="", repair="torch.cat([a, b], dim=1)"),
 )
 
 
-@cause(
-    code="CP0A6",
-    name="sum-instead-of-cat",
-    family="channel-mismatch",
-    prior=860,
-    examples=EXAMPLES,
-)
-def sum_instead_of_cat(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0A6", "sum-instead-of-cat", EXAMPLES, family="channel-mismatch", prior=860)
+def sum_instead_of_cat(crash: Crash) -> Suspects:
     """Two tensors are added, but the next layer expects the channels of both side by side.
 
     Why it happens: a skip connection is written with + as in a ResNet, while the layer after it
@@ -91,7 +67,7 @@ def sum_instead_of_cat(crash: Crash) -> Iterator[Suspect]:
         yield from _suspect_earlier(crash, lack)
 
 
-def _suspect_earlier(crash: Crash, lack: Lack) -> Iterator[Suspect]:
+def _suspect_earlier(crash: Crash, lack: Lack) -> Suspects:
     """The latest sum on the way to a layer that lacks channels, if nothing changed them since."""
     for _, call in crash.walk_back(lack.x):
         info = operations.find(call)
@@ -124,20 +100,10 @@ def _suspect(crash: Crash, call: ModuleCall, parts: Sequence[TensorInfo], total:
         return torch.cat(given, dim=1) if len(given) == 2 else func(*args, **kwargs)
 
     counts = " + ".join(str(t.shape[1]) for t in parts)
-    edit = Rewrite(
-        title="concatenate the two instead of adding them: torch.cat([a, b], dim=1)",
-        code="torch.cat([a, b], dim=1)",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
+    title = "concatenate the two instead of adding them: torch.cat([a, b], dim=1)"
+    edit = rewrite_call(crash, call, rewrite, title=title, code="torch.cat([a, b], dim=1)")
+    message = (
+        f"{crash.describe_call(call)} adds two tensors, but the layer after it expects"
+        f" {counts} = {total} channels"
     )
-    return Suspect(
-        module=edit.module,
-        message=f"{crash.describe_call(call)} adds two tensors, but the layer after it expects"
-        f" {counts} = {total} channels",
-        arithmetic=write_parts(crash, parts),
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-        needs_proof=True,
-    )
+    return blame(edit.module, message, edit, arithmetic=write_parts(crash, parts), needs_proof=True)

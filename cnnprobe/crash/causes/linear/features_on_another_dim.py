@@ -1,67 +1,43 @@
-"""Features that stand on another dim than the last."""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import POSSIBLE, USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.facts.products import Product, find_product
-from cnnprobe.crash.facts.words import operation, read_argument, shorten
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.facts.words import operation, read_argument
 from cnnprobe.operations import find
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv1d(6, 16, 3, padding=1)
+          self.fc = nn.Linear(16, 4)
+      def forward(self, x):
+-         return self.fc(self.conv(x)).mean(1)
++         return self.fc(self.conv(x).transpose(1, 2)).mean(1)
+  model, args = Net(), (torch.randn(2, 6, 50),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 32, 3)
+          self.fc = nn.Linear(32, 5)
+      def forward(self, x):
+-         return self.fc(self.conv(x).mean([1, 2]))
++         return self.fc(self.conv(x).mean([2, 3]))
+  model, args = Net(), (torch.randn(2, 3, 12, 12),)
+"""
 EXAMPLES = (
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv1d(6, 16, 3, padding=1)
-            self.fc = nn.Linear(16, 4)
-
-        def forward(self, x):
-            return self.fc(self.conv(x)).mean(1)
-
-
-    model, args = Net(), (torch.randn(2, 6, 50),)
-    """,
-        old="self.fc(self.conv(x))",
-        new="self.fc(self.conv(x).transpose(1, 2))",
-        blames="fc",
-        repair="x.transpose(1, -1)",
-    ),
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 32, 3)
-            self.fc = nn.Linear(32, 5)
-
-        def forward(self, x):
-            return self.fc(self.conv(x).mean([1, 2]))
-
-
-    model, args = Net(), (torch.randn(2, 3, 12, 12),)
-    """,
-        old="[1, 2]",
-        new="[2, 3]",
-        blames="",
-        repair="dim=(2, 3)",
-    ),
+    Example(_FIRST, blames="fc", repair="x.transpose(1, -1)"),
+    Example(_SECOND, blames="", repair="dim=(2, 3)"),
 )
 
 
-@cause(
-    code="CP010",
-    name="features-on-another-dim",
-    family="shape-mismatch",
-    prior=798,
-    examples=EXAMPLES,
-)
-def features_on_another_dim(crash: Crash) -> Iterator[Suspect]:
+@cause("CP010", "features-on-another-dim", EXAMPLES, family="shape-mismatch", prior=798)
+def features_on_another_dim(crash: Crash) -> Suspects:
     """A Linear expects its features on the last dim, and they are on another one.
 
     Why it happens: Conv1d and BatchNorm1d have the channels on dim 1, (N, C, L); Linear, LayerNorm
@@ -70,8 +46,7 @@ def features_on_another_dim(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: the sizes may agree by chance, and in_features be what is wrong.
     Source: docs of torch.nn.Linear and torch.nn.Conv1d.
     """
-    found = find_product(crash)
-    if found is None:
+    if (found := find_product(crash)) is None:
         return
     yield from _suspect_reduction(crash, found)
     shape = found.x.shape
@@ -79,17 +54,17 @@ def features_on_another_dim(crash: Crash) -> Iterator[Suspect]:
         return
     dim = shape.index(found.wanted)
     edit = adapt_call(crash, lambda x: x.transpose(dim, -1), f"{{x}}.transpose({dim}, -1)")
-    yield Suspect(
-        module=found.module,
-        message=f"{describe_module(crash, found.module)} expects its {found.wanted} features on "
+    yield blame(
+        found.module,
+        f"{crash.describe_module(found.module)} expects its {found.wanted} features on "
         f"the last dim, but in {shape} they are on dim {dim}",
+        propose(edit),
         arithmetic=f"{shape[dim]} on dim {dim}, {shape[-1]} on the last",
-        candidates=(propose(edit),),
         weight=USUAL if len(shape) == 3 else POSSIBLE,
     )
 
 
-def _suspect_reduction(crash: Crash, found: Product) -> Iterator[Suspect]:
+def _suspect_reduction(crash: Crash, found: Product) -> Suspects:
     """A mean or maximum over the dim of the features: that of the others is what is meant."""
     call = next((row for _, row in crash.walk_back(found.x)), None)
     info = find(call) if call is not None and call.fqn is None else None
@@ -109,20 +84,12 @@ def _suspect_reduction(crash: Crash, found: Product) -> Iterator[Suspect]:
         return func(args[0], **{**kwargs, "dim": right})
 
     name = operation(call)
-    edit = Rewrite(
-        title=f"use dim={right} in {name} at {shorten(call.source)}",
-        code=f"dim={right}",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=reduce,
-        keyword=("dim", right, 1),
+    title = f"use dim={right} in {name} at {{place}}"
+    edit = rewrite_call(
+        crash, call, reduce, title=title, code=f"dim={right}", keyword=("dim", right, 1)
     )
-    yield Suspect(
-        module=edit.module,
-        message=f"{crash.describe_call(call)} reduces dim {kept}, which has the {found.wanted} "
-        f"features that {describe_module(crash, found.module)} expects",
-        arithmetic=f"{before} became {found.x.shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_call(call)} reduces dim {kept}, which has the {found.wanted} "
+        f"features that {crash.describe_module(found.module)} expects"
     )
+    yield blame(edit.module, message, edit, arithmetic=f"{before} became {found.x.shape}")

@@ -1,12 +1,8 @@
-"""A Linear, or a product with a weight, that got another number of features than it takes."""
-
 import math
-from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure, reshape_parameter
 from cnnprobe.crash.edits.parts import change_part
 from cnnprobe.crash.facts.features import (
@@ -18,67 +14,49 @@ from cnnprobe.crash.facts.features import (
 from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
 from cnnprobe.crash.facts.windows import list_steps
 from cnnprobe.crash.facts.words import count_elements, count_of, write_product
-from cnnprobe.crash.suspect import LAST, POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import LAST, POSSIBLE, STRONG, USUAL, Candidates
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv1 = nn.Conv2d(3, 6, 5)
+          self.pool = nn.MaxPool2d(2, 2)
+          self.conv2 = nn.Conv2d(6, 16, 5)
+-         self.fc1 = nn.Linear(16 * 6 * 6, 120)
++         self.fc1 = nn.Linear(16 * 5 * 5, 120)
+          self.fc2 = nn.Linear(120, 10)
+      def forward(self, x):
+          x = self.pool(F.relu(self.conv1(x)))
+          x = self.pool(F.relu(self.conv2(x)))
+          x = torch.flatten(x, 1)
+          return self.fc2(F.relu(self.fc1(x)))
+  model, args = Net(), (torch.randn(4, 3, 32, 32),)
+"""
+_SECOND = """
+  model = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
+- args = (torch.linspace(0, 1, 100),)
++ args = (torch.linspace(0, 1, 100).unsqueeze(1),)
+"""
+_THIRD = """
+  class Projection(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.weight = nn.Parameter(torch.randn(5, 8))
+      def forward(self, x):
+-         return x @ self.weight
++         return x @ self.weight.t()
+  model, args = Projection(), (torch.randn(3, 8),)
+"""
 EXAMPLES = (
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, 6, 5)
-            self.pool = nn.MaxPool2d(2, 2)
-            self.conv2 = nn.Conv2d(6, 16, 5)
-            self.fc1 = nn.Linear(16 * 6 * 6, 120)
-            self.fc2 = nn.Linear(120, 10)
-
-        def forward(self, x):
-            x = self.pool(F.relu(self.conv1(x)))
-            x = self.pool(F.relu(self.conv2(x)))
-            x = torch.flatten(x, 1)
-            return self.fc2(F.relu(self.fc1(x)))
-
-
-    model, args = Net(), (torch.randn(4, 3, 32, 32),)
-    """,
-        old="16 * 6 * 6",
-        new="16 * 5 * 5",
-        blames="fc1",
-        repair="set in_features=400 in 'fc1'",
-    ),
-    Example(
-        """
-    model = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
-    args = (torch.linspace(0, 1, 100),)
-    """,
-        old="torch.linspace(0, 1, 100)",
-        new="torch.linspace(0, 1, 100).unsqueeze(1)",
-        blames="0",
-        repair="x.unsqueeze(-1)",
-    ),
-    Example(
-        """
-    class Projection(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(5, 8))
-
-        def forward(self, x):
-            return x @ self.weight
-
-
-    model, args = Projection(), (torch.randn(3, 8),)
-    """,
-        old="x @ self.weight",
-        new="x @ self.weight.t()",
-        blames="",
-        repair="self.weight.t()",
-    ),
+    Example(_FIRST, blames="fc1", repair="set in_features=400 in 'fc1'"),
+    Example(_SECOND, blames="0", repair="x.unsqueeze(-1)"),
+    Example(_THIRD, blames="", repair="self.weight.t()"),
 )
 
 
-@cause(code="CP002", name="linear-in-features", prior=796, examples=EXAMPLES)
-def linear_in_features(crash: Crash) -> Iterator[Suspect]:
+@cause("CP002", "linear-in-features", EXAMPLES, prior=796)
+def linear_in_features(crash: Crash) -> Suspects:
     """A Linear got another number of features than its in_features.
 
     Why it happens: in_features was counted for another input size, another number of channels or
@@ -88,24 +66,21 @@ def linear_in_features(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: with trained weights in_features is right, and the input or a layer is wrong.
     Source: docs of torch.nn.Linear and torch.nn.LazyLinear.
     """
-    found = find_product(crash)
-    if found is None:
+    if (found := find_product(crash)) is None:
         return
     weight = USUAL if len(found.x.shape) <= 3 else LAST
-    yield Suspect(
-        module=found.module,
-        message=_describe_fault(crash, found),
+    yield blame(
+        found.module,
+        _describe_fault(crash, found),
+        *_propose_layers(crash, found, weight),
+        *_propose_maps(crash),
         arithmetic=f"expects {count_of(found.wanted, 'feature')}, got {found.x.shape}",
-        candidates=(
-            *_propose_layers(crash, found, weight),
-            *_propose_maps(crash),
-        ),
         weight=weight,
     )
 
 
 def _describe_fault(crash: Crash, found: Product) -> str:
-    layer = describe_module(crash, found.module)
+    layer = crash.describe_module(found.module)
     if _lacks_dim(found):
         return (
             f"{layer} expects 1 feature on the last dim, but {found.x.shape} has {found.got} "
@@ -132,7 +107,7 @@ def _is_turned(found: Product) -> bool:
     return found.weight is not None and found.got in found.weight.shape
 
 
-def _propose_layers(crash: Crash, found: Product, weight: int) -> Iterator[Candidate]:
+def _propose_layers(crash: Crash, found: Product, weight: int) -> Candidates:
     """Another in_features, or another out_features of the Linear before it."""
     if found.is_layer:
         yield propose(configure(crash, found.module, in_features=found.got), weight=weight)
@@ -160,10 +135,9 @@ def _turn(weight: Tensor, x: Tensor) -> Tensor:  # noqa: ARG001
     return weight.t()
 
 
-def _propose_maps(crash: Crash) -> Iterator[Candidate]:
+def _propose_maps(crash: Crash) -> Candidates:
     """Another input size, number of channels or size of a pooling, for which in_features fits."""
-    found = find_features(crash)
-    if found is None or found.reshaping is None:
+    if (found := find_features(crash)) is None or found.reshaping is None:
         return
     sized = propose_input_sizes(crash, found)
     if not sized and not any(find_other_windows(crash, found)):
@@ -172,13 +146,13 @@ def _propose_maps(crash: Crash) -> Iterator[Candidate]:
     steps, channels = list_steps(crash, found.map), found.map.shape[1]
     last = steps[-1] if steps else None
     side = math.isqrt(found.wanted // channels)
-    if last is None or last.window is None or not last.window.adaptive or not last.call.fqn:
+    if last is None or not last.window.adaptive or not last.call.fqn:
         return
     if side and found.count((side, side)) == found.wanted and len(found.map.shape) == 4:
         yield propose(configure(crash, last.call.fqn, output_size=side), weight=POSSIBLE)
 
 
-def _change_channels(crash: Crash, found: Features) -> Iterator[Candidate]:
+def _change_channels(crash: Crash, found: Features) -> Candidates:
     """The last convolution with so many channels that its map has the wanted features."""
     places = count_elements(found.map.shape[2:])
     for _, call in crash.walk_back(found.map) if places and not found.wanted % places else ():

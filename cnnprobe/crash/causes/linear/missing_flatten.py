@@ -1,44 +1,32 @@
-"""A feature map that reaches a Linear as it is."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure, flatten, insert_before, keep_present
 from cnnprobe.crash.edits.reshaping import flatten_otherwise
 from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
 from cnnprobe.crash.facts.words import count_elements, quote, write_product
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3, padding=1)
-            self.pool = nn.MaxPool2d(2)
-            self.fc = nn.Linear(8 * 16 * 16, 10)
-
-        def forward(self, x):
-            x = self.pool(F.relu(self.conv(x)))
-            return self.fc(x)
-
-
-    model, args = Net(), (torch.randn(4, 3, 32, 32),)
-    """,
-    old="self.fc(x)",
-    new="self.fc(torch.flatten(x, 1))",
-    blames="fc",
-    repair="torch.flatten(x, 1)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3, padding=1)
+          self.pool = nn.MaxPool2d(2)
+          self.fc = nn.Linear(8 * 16 * 16, 10)
+      def forward(self, x):
+          x = self.pool(F.relu(self.conv(x)))
+-         return self.fc(x)
++         return self.fc(torch.flatten(x, 1))
+  model, args = Net(), (torch.randn(4, 3, 32, 32),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="fc", repair="torch.flatten(x, 1)")
 
 
-@cause(code="CP001", name="missing-flatten", prior=799, examples=EXAMPLE)
-def missing_flatten(crash: Crash) -> Iterator[Suspect]:
+@cause("CP001", "missing-flatten", EXAMPLE, prior=799)
+def missing_flatten(crash: Crash) -> Suspects:
     """A Linear got a feature map that was not flattened.
 
     Why it happens: a Linear works on the last dim alone. A map (N, C, H, W) has to become
@@ -48,15 +36,14 @@ def missing_flatten(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: a Linear over the channels of a map wants them on the last dim instead.
     Source: docs of torch.nn.Linear and torch.nn.Flatten.
     """
-    found = find_product(crash)
-    if found is None or len(found.x.shape) < 3:
+    if (found := find_product(crash)) is None or len(found.x.shape) < 3:
         return
     shape = found.x.shape
     is_exact = count_elements(shape[1:]) == found.wanted
     is_unpooled = len(shape) == 4 and shape[1] == found.wanted
     if len(shape) == 3 and not is_exact:
         return
-    layer, origin = describe_module(crash, found.module), crash.describe_origin(found.x)
+    layer, origin = crash.describe_module(found.module), crash.describe_origin(found.x)
     arithmetic = f"{quote(found.module)} expects {found.wanted} features; "
     partial = _find_partial_flatten(crash, found) if is_exact else None
     if partial is not None:
@@ -81,11 +68,11 @@ def missing_flatten(crash: Crash) -> Iterator[Suspect]:
         message = f"{layer} got {shape} unflattened, and flattened it would have {total} features"
         arithmetic += write_product(shape[1:])
         candidates = _propose_flattening(crash, found, in_features=total)
-    yield Suspect(
-        module=crash.find_container(found.module) if found.is_layer else found.module,
-        message=message,
+    yield blame(
+        crash.find_container(found.module) if found.is_layer else found.module,
+        message,
+        *candidates,
         arithmetic=arithmetic,
-        candidates=candidates,
         weight=STRONG if is_exact else USUAL,
     )
 

@@ -1,5 +1,3 @@
-"""A pooling that is missing before a map is flattened for a Linear."""
-
 import copy
 import functools
 import itertools
@@ -10,66 +8,50 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import insert_before
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
 from cnnprobe.crash.facts.features import Features, find_features
 from cnnprobe.crash.facts.windows import Window, get_window, list_steps
 from cnnprobe.crash.facts.words import quote, shorten, write_product
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import ModuleCall
 
 _GLOBAL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _MAX = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+          self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
+          self.pool = nn.MaxPool2d(2)
+          self.fc = nn.Linear(16 * 8 * 8, 10)
+      def forward(self, x):
+          x = self.pool(F.relu(self.conv1(x)))
+-         x = F.relu(self.conv2(x))
++         x = self.pool(F.relu(self.conv2(x)))
+          x = x.view(x.size(0), -1)
+          return self.fc(x)
+  model, args = Net(), (torch.randn(4, 3, 32, 32),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 24, 3, padding=1)
+          self.avgpool = nn.AdaptiveAvgPool2d(1)
+          self.fc = nn.Linear(24, 10)
+      def forward(self, x):
+-         x = F.relu(self.conv(x))
++         x = self.avgpool(F.relu(self.conv(x)))
+          return self.fc(torch.flatten(x, 1))
+  model, args = Net(), (torch.randn(2, 3, 16, 16),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
-                self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
-                self.pool = nn.MaxPool2d(2)
-                self.fc = nn.Linear(16 * 8 * 8, 10)
-
-            def forward(self, x):
-                x = self.pool(F.relu(self.conv1(x)))
-                x = F.relu(self.conv2(x))
-                x = x.view(x.size(0), -1)
-                return self.fc(x)
-
-
-        model, args = Net(), (torch.randn(4, 3, 32, 32),)
-        """,
-        old="x = F.relu(self.conv2(x))",
-        new="x = self.pool(F.relu(self.conv2(x)))",
-        blames="",
-        repair="F.max_pool2d(x, 2)",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(3, 24, 3, padding=1)
-                self.avgpool = nn.AdaptiveAvgPool2d(1)
-                self.fc = nn.Linear(24, 10)
-
-            def forward(self, x):
-                x = F.relu(self.conv(x))
-                return self.fc(torch.flatten(x, 1))
-
-
-        model, args = Net(), (torch.randn(2, 3, 16, 16),)
-        """,
-        old="F.relu(self.conv(x))",
-        new="self.avgpool(F.relu(self.conv(x)))",
-        blames="",
-        repair="self.avgpool(x)",
-    ),
+    Example(_FIRST, blames="", repair="F.max_pool2d(x, 2)"),
+    Example(_SECOND, blames="", repair="self.avgpool(x)"),
 )
 
 
@@ -85,14 +67,8 @@ class Pooling:
     why: str
 
 
-@cause(
-    code="CP038",
-    name="missing-pooling",
-    family="linear-in-features",
-    prior=798,
-    examples=EXAMPLES,
-)
-def missing_pooling(crash: Crash) -> Iterator[Suspect]:
+@cause("CP038", "missing-pooling", EXAMPLES, family="linear-in-features", prior=798)
+def missing_pooling(crash: Crash) -> Suspects:
     """A map is flattened for a Linear without the pooling that in_features was counted for.
 
     Why it happens: a pooling is defined in __init__ but not called in forward, a list of layers
@@ -112,13 +88,13 @@ def missing_pooling(crash: Crash) -> Iterator[Suspect]:
             edit = _pool_before(crash, call, pooling)
         if edit is not None:
             owner = call.parent if call.fqn is None else crash.trace.calls[call.parent or 0].index
-            yield Suspect(
-                module=crash.find_module_above(owner),
-                message=f"a pooling is missing between {crash.describe_origin(found.map)} and "
-                f"{describe_module(crash, found.module)}: {pooling.why}",
+            yield blame(
+                crash.find_module_above(owner),
+                f"a pooling is missing between {crash.describe_origin(found.map)} and "
+                f"{crash.describe_module(found.module)}: {pooling.why}",
+                propose(edit, weight=pooling.weight),
                 arithmetic=f"{quote(found.module)} expects {found.wanted} features; the map is "
                 f"{found.map.shape}, which makes {write_product(found.map.shape[1:])}",
-                candidates=(propose(edit, weight=pooling.weight),),
                 weight=pooling.weight,
             )
             return
@@ -135,10 +111,10 @@ def _list_poolings(crash: Crash, found: Features, call: ModuleCall) -> Iterator[
             yield Pooling(
                 make=functools.partial(copy.copy, module),
                 call=f"self.{name}({{x}})",
-                why=f"{describe_module(crash, fqn)} is never called",
+                why=f"{crash.describe_module(fqn)} is never called",
             )
     n, steps = len(found.map.shape) - 2, list_steps(crash, found.map)
-    is_pooled = bool(steps) and steps[-1].window is not None and steps[-1].window.adaptive
+    is_pooled = bool(steps) and steps[-1].window.adaptive
     if found.map.shape[1] == found.wanted and n in _GLOBAL and not is_pooled:
         dims = tuple(range(2, 2 + n))
         yield Pooling(
@@ -158,9 +134,9 @@ def _fits(found: Features, window: Window) -> bool:
 
 def _repeat_last(crash: Crash, found: Features) -> Iterator[Pooling]:
     """One more pooling like the others: a VGG whose list has lost an 'M'."""
-    steps = [step for step in list_steps(crash, found.map) if step.window is not None]
-    windows = [step.window for step in steps if step.window is not None]
-    kinds = [step.call.kind.lower() for step in steps if step.window and step.window.is_pool]
+    steps = list_steps(crash, found.map)
+    windows = [step.window for step in steps]
+    kinds = [step.call.kind.lower() for step in steps if step.window.is_pool]
     pools = [window for window in windows if window.is_pool]
     if not pools or not _fits(found, pools[-1]) or not all("max" in kind for kind in kinds):
         return
@@ -202,12 +178,4 @@ def _pool_before(crash: Crash, call: ModuleCall, pooling: Pooling) -> Rewrite:
     title = f"pool the map before {name} at {place}: {code.format(x='x')}"
     if pooling.mean:
         title = f"use {code.format(x='x')} instead of {name} at {place}"
-    return Rewrite(
-        title=title,
-        code=code,
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
-        respell=respell,
-    )
+    return rewrite_call(crash, call, rewrite, title=title, code=code, respell=respell)

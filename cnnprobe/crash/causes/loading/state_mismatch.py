@@ -1,91 +1,81 @@
-"""A state_dict that does not fit its model."""
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.outside import Check
+from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.loading import Loading, read_loading, resize_layers, unwrap_state
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
 from cnnprobe.recorder.inventory import class_of
 
 _MOST_NAMED = 4
-OTHER_HEAD = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self, classes):
-            super().__init__()
-            self.body = nn.Linear(8, 16)
-            self.fc = nn.Linear(16, classes)
-
-        def forward(self, x):
-            return self.fc(self.body(x))
-
-
-    model = Net(5)
-
-
-    def run(model):
-        model.load_state_dict(Net(100).state_dict())
-    """,
-    old="model = Net(5)",
-    new="model = Net(100)",
-    blames="fc",
-    repair="out_features=100 in 'fc'",
-)
-PREFIX = Example(
-    """
-    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
+_OTHER_HEAD = """
+  class Net(nn.Module):
+      def __init__(self, classes):
+          super().__init__()
+          self.body = nn.Linear(8, 16)
+          self.fc = nn.Linear(16, classes)
+      def forward(self, x):
+          return self.fc(self.body(x))
+- model = Net(5)
++ model = Net(100)
+  def run(model):
+      model.load_state_dict(Net(100).state_dict())
+"""
+OTHER_HEAD = Example(_OTHER_HEAD, blames="fc", repair="out_features=100 in 'fc'")
+_PREFIX = """
+  model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
+  def run(model):
+-     state = nn.DataParallel(model).state_dict()
++     state = nn.DataParallel(model).module.state_dict()
+      model.load_state_dict(state)
+"""
+PREFIX = Example(_PREFIX, repair="n.removeprefix('module.')")
 
 
-    def run(model):
-        state = nn.DataParallel(model).state_dict()
-        model.load_state_dict(state)
-    """,
-    old="nn.DataParallel(model).state_dict()",
-    new="nn.DataParallel(model).module.state_dict()",
-    blames=None,
-    repair="n.removeprefix('module.')",
-)
-
-
-NESTED = Example(
-    """
-    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
-
-
-    def run(model):
-        checkpoint = {"epoch": 3, "model": model.state_dict()}
-        model.load_state_dict(checkpoint)
-    """,
-    old="load_state_dict(checkpoint)",
-    new='load_state_dict(checkpoint["model"])',
-    blames=None,
-    repair="load what stands under 'model'",
-)
+_NESTED = """
+  model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
+  def run(model):
+      checkpoint = {"epoch": 3, "model": model.state_dict()}
+-     model.load_state_dict(checkpoint)
++     model.load_state_dict(checkpoint["model"])
+"""
+NESTED = Example(_NESTED, repair="load what stands under 'model'")
+_OPTIMIZER = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Linear(8, 16)
+          self.fc = nn.Linear(16, 2)
+      def forward(self, x):
+          return self.fc(self.body(x))
+  model = Net()
+  def run(model):
+      saved = torch.optim.Adam(model.parameters()).state_dict()
+-     optimizer = torch.optim.Adam(model.fc.parameters())
++     optimizer = torch.optim.Adam(model.parameters())
+      optimizer.load_state_dict(saved)
+"""
+OPTIMIZER = Example(_OPTIMIZER, repair="make it for the parameters", is_tried=False)
 
 
 @cause(
-    code="CP069",
-    name="state-mismatch",
-    stage="around",
-    prior=900,
-    examples=(OTHER_HEAD, PREFIX, NESTED),
+    "CP069", "state-mismatch", (OTHER_HEAD, PREFIX, NESTED, OPTIMIZER), stage="around", prior=900
 )
-def state_mismatch(crash: Crash) -> Iterator[Suspect]:
-    """A state_dict does not fit the model that it is loaded into.
+def state_mismatch(crash: Crash) -> Suspects:
+    """A state_dict does not fit the model or the optimizer that it is loaded into.
 
     Why it happens: it was saved from a model with other classes or widths; from a wrapper, which
     puts a prefix before each name; or it stands inside of a checkpoint with other things.
     What to do: build the model as it was, rename the entries, or load the part that is meant.
     Known exceptions: strict=False forgives missing and surplus names, and no other shapes.
-    Source: torch.nn.Module.load_state_dict.
+    Source: torch.nn.Module.load_state_dict, torch.optim.Optimizer.load_state_dict.
     """
-    found = read_loading(crash.error)
-    if found is None:
+    if (found := read_loading(crash.error)) is None:
+        yield from _judge_optimizer(crash)
         return
     model, given = found
     state, reasons, steps = unwrap_state(given, model)
@@ -108,12 +98,10 @@ def _refuse(model: nn.Module, given: Any) -> Suspect:
         kind = f"a dict with {_list_names(list(map(str, given)))}"
         is_optimizers = {"state", "param_groups"} <= set(given)
         kind = "the state of an optimizer" if is_optimizers else kind
-    return Suspect(
-        module=None,
-        message=f"{class_of(model).__name__} got {kind} instead of a state_dict: names with their "
-        "tensors",
-        candidates=(propose(Advice(title="load what model.state_dict() gave when it was saved")),),
-        weight=STRONG,
+    return blame(
+        None,
+        f"{class_of(model).__name__} got {kind} instead of a state_dict: names with their tensors",
+        "load what model.state_dict() gave when it was saved",
         raised_in="load_state_dict",
     )
 
@@ -129,13 +117,12 @@ def _explain(crash: Crash, renamed: Loading, reasons: list[str], steps: list[str
     if renamed.resized and fqn is not None:
         module = ".".join(filter(None, [fqn, renamed.resized[0].rpartition(".")[0]]))
     kind = class_of(model).__name__
-    return Suspect(
-        module=module,
-        message=f"the state_dict does not fit {kind}: {'; '.join(reasons)}",
+    return blame(
+        module,
+        f"the state_dict does not fit {kind}: {'; '.join(reasons)}",
+        *_mend(renamed, steps),
         arithmetic=f"{len(own)} entries here, {len(renamed.state)} there, "
         f"{len(renamed.resized)} of another shape",
-        candidates=tuple(_mend(renamed, steps)),
-        weight=STRONG,
         raised_in="load_state_dict",
     )
 
@@ -150,7 +137,7 @@ def _list_differences(renamed: Loading) -> Iterator[str]:
             yield f"{said} {count} ({_list_names(names)})"
 
 
-def _mend(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
+def _mend(loading: Loading, steps: list[str]) -> Candidates:
     """As it was built when the state was saved; else what fits, where that is most of it."""
     total, fits = len(loading.own), len(loading.fitting)
     if not loading.resized and not loading.missing and not loading.surplus:
@@ -177,10 +164,9 @@ def _check(
     return propose(Check(title=title, check=lambda: said if loads() else ""), weight=weight)
 
 
-def _rebuild(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
+def _rebuild(loading: Loading, steps: list[str]) -> Candidates:
     """The layers in the sizes that the state has for them."""
-    edits = resize_layers(loading)
-    if not edits:
+    if not (edits := resize_layers(loading)):
         return
     said = " and ".join(edit.title for edit in edits)
     title = f"build the model as it was when the state was saved, with {said}"
@@ -190,3 +176,26 @@ def _rebuild(loading: Loading, steps: list[str]) -> Iterator[Candidate]:
     fits = "every entry then fits" if strict else "every shape then fits"
     more = [] if strict else ["pass strict=False"]
     yield _check([*steps, title, *more], fits, lambda: loading.loads(*edits, strict=strict))
+
+
+def _judge_optimizer(crash: Crash) -> Suspects:
+    """The state of an optimizer with other parameters, or no state of one."""
+    found = read_frame(crash.error, "torch/optim/optimizer.py", "load_state_dict") or {}
+    optimizer, state = found.get("self"), found.get("state_dict")
+    if not isinstance(optimizer, Optimizer):
+        return
+    kind = type(optimizer).__name__
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    message = f"{kind} got what is no state of an optimizer: it has no param_groups"
+    advice = "load what optimizer.state_dict() gave when it was saved"
+    if isinstance(state, Mapping) and "param_groups" in state:
+        if (saved := [len(group["params"]) for group in state["param_groups"]]) == sizes:
+            return
+        message = f"{kind} holds {_count_groups(sizes)}, but the state is of {_count_groups(saved)}"
+        advice = "make it for the parameters that it had when it was saved, or start it afresh"
+    yield blame(None, message, advice, raised_in="load_state_dict")
+
+
+def _count_groups(sizes: list[int]) -> str:
+    groups = "1 group" if len(sizes) == 1 else f"{len(sizes)} groups"
+    return f"{' + '.join(map(str, sizes))} parameters in {groups}"

@@ -1,59 +1,35 @@
-"""A function given to apply() that does not fit every layer."""
-
-import traceback
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.outside import Advice
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.facts.frames import list_frames
 
 _NET = """
 model = nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2, bias=False))
-
-
 def init(layer):
     if isinstance(layer, nn.Linear) and layer.bias is not None:
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
-
-
 def run(model):
     model.apply(init)
 """
-_RIGHT = "if isinstance(layer, nn.Linear) and layer.bias is not None:"
-
-
-def _write_example(wrong: str, blames: str, repair: str) -> Example:
-    return Example(
-        _NET.replace(_RIGHT, wrong),
-        old=wrong,
-        new=_RIGHT,
-        blames=blames,
-        repair=repair,
-        is_tried=False,
+_RIGHT = "isinstance(layer, nn.Linear) and layer.bias is not None"
+EXAMPLES = tuple(
+    vary(_NET, _RIGHT, wrong, repair, blames=blames, is_tried=False)
+    for wrong, blames, repair in (
+        ('hasattr(layer, "weight")', "1", "if isinstance(layer, nn.Linear)"),
+        ("isinstance(layer, nn.Linear | nn.ReLU)", "2", "isinstance(layer"),
+        ("isinstance(layer, nn.Linear)", "3", "if layer.bias is not None"),
     )
-
-
-EXAMPLES = (
-    _write_example('if hasattr(layer, "weight"):', "1", "if isinstance(layer, nn.Linear)"),
-    _write_example("if isinstance(layer, nn.Linear | nn.ReLU):", "2", "isinstance(layer"),
-    _write_example("if isinstance(layer, nn.Linear):", "3", "if layer.bias is not None"),
 )
 
 
 @cause(
-    code="CP0G3",
-    name="init-of-wrong-layer",
-    stage="loss",
-    family="missing-attribute",
-    prior=870,
-    examples=EXAMPLES,
+    "CP0G3", "init-of-wrong-layer", EXAMPLES, stage="loss", family="missing-attribute", prior=870
 )
-def init_of_wrong_layer(crash: Crash) -> Iterator[Suspect]:
+def init_of_wrong_layer(crash: Crash) -> Suspects:
     """A function given to apply() met a layer that it is not for.
 
     Why it happens: model.apply(init) calls init for every module, with containers, activations
@@ -63,22 +39,20 @@ def init_of_wrong_layer(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: PyTorch, torch.nn.Module.apply and torch.nn.init.
     """
-    frames = [frame for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
-    applied = [f for f in frames if f.f_code is nn.Module.apply.__code__]
-    if not applied:
+    frames = list_frames(crash.error)
+    if not (applied := [f for f in frames if f.f_code is nn.Module.apply.__code__]):
         return
     layer, function = applied[-1].f_locals["self"], applied[-1].f_locals["fn"]
     fqn = next((fqn for fqn, module in crash.modules.items() if module is layer), None)
-    shown = describe_module(crash, fqn) if fqn is not None else f"a {type(layer).__name__}"
+    shown = crash.describe_module(fqn) if fqn is not None else f"a {type(layer).__name__}"
     name = getattr(function, "__name__", "the function")
     what, title = _judge(frames[-1].f_locals, layer, crash.error)
     if what:
-        yield Suspect(
-            module=fqn,
-            message=f"apply({name}) calls {name} for every module, but {shown} {what}",
+        yield blame(
+            fqn,
+            f"apply({name}) calls {name} for every module, but {shown} {what}",
+            propose(Advice(title=f"{title} in {name}", module=fqn)),
             arithmetic=f"{len(crash.modules)} modules",
-            candidates=(propose(Advice(title=f"{title} in {name}", module=fqn)),),
-            weight=STRONG,
         )
 
 

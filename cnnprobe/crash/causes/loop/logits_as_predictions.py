@@ -1,43 +1,25 @@
-"""Logits that are compared with class indices."""
-
 import ast
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 5)
-
-
-    def run(model):
-        y = torch.tensor([0, 1, 2, 0])
-        output = model(torch.randn(4, 8))
-        return (output == y).float().mean()
-    """,
-    old="output == y",
-    new="output.argmax(1) == y",
-    blames=None,
-    repair="use output.argmax(1)",
-)
+_PROGRAM = """
+  model = nn.Linear(8, 5)
+  def run(model):
+      y = torch.tensor([0, 1, 2, 0])
+      output = model(torch.randn(4, 8))
+-     return (output == y).float().mean()
++     return (output.argmax(1) == y).float().mean()
+"""
+EXAMPLE = Example(_PROGRAM, repair="use output.argmax(1)")
 
 
-@cause(
-    code="CP0G8",
-    name="logits-as-predictions",
-    stage="loss",
-    family="shape-mismatch",
-    prior=855,
-    examples=EXAMPLE,
-)
-def logits_as_predictions(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0G8", "logits-as-predictions", EXAMPLE, stage="loss", family="shape-mismatch", prior=855)
+def logits_as_predictions(crash: Crash) -> Suspects:
     """Logits are compared with class indices.
 
     Why it happens: the model gives a value for each class, (N, C); the labels are one index for
@@ -73,11 +55,6 @@ def _suspect(crash: Crash, node: ast.expr, tensors: tuple[Tensor, Tensor]) -> Su
         check=check,
         written=replace_expression(crash.error, node, code),
     )
-    return Suspect(
-        module=None,
-        message=f"logits {tuple(x.shape)} are compared with class indices {tuple(y.shape)}",
-        arithmetic=f"{x.shape[1]} values for each sample against one index",
-        candidates=(propose(edit),),
-        weight=STRONG,
-        tensors=tensors,
-    )
+    message = f"logits {tuple(x.shape)} are compared with class indices {tuple(y.shape)}"
+    arithmetic = f"{x.shape[1]} values for each sample against one index"
+    return blame(None, message, propose(edit), arithmetic=arithmetic, tensors=tensors)

@@ -1,42 +1,22 @@
-"""A gradient that is None is used."""
-
 import ast
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 2)
-
-
-    def run(model):
-        for p in model.parameters():
-            p.grad.zero_()
-    """,
-    old="p.grad.zero_()",
-    new="p.grad = None",
-    blames=None,
-    repair="if p.grad is not None",
-    is_tried=False,
-)
+_PROGRAM = """
+  model = nn.Linear(8, 2)
+  def run(model):
+      for p in model.parameters():
+-         p.grad.zero_()
++         p.grad = None
+"""
+EXAMPLE = Example(_PROGRAM, repair="if p.grad is not None", is_tried=False)
 
 
-@cause(
-    code="CP0G6",
-    name="missing-gradient",
-    stage="loss",
-    family="missing-attribute",
-    prior=860,
-    examples=EXAMPLE,
-)
-def missing_gradient(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0G6", "missing-gradient", EXAMPLE, stage="loss", family="missing-attribute", prior=860)
+def missing_gradient(crash: Crash) -> Suspects:
     """A gradient is used that is None.
 
     Why it happens: backward() keeps gradients of leaves alone. Before a backward, after
@@ -64,12 +44,7 @@ def missing_gradient(crash: Crash) -> Iterator[Suspect]:
             title = f"call {name}.retain_grad() before the backward"
         elif not value.requires_grad:
             reason, title = "it does not require grad", f"set {name}.requires_grad_(True) before"
-        yield Suspect(
-            module=None,
-            message=f"{name}.grad is None: {reason}",
-            arithmetic=f"{name} is {tuple(value.shape)}, is_leaf={value.is_leaf}",
-            candidates=(propose(Advice(title=title)),),
-            weight=STRONG,
-            tensors=(value,),
-        )
+        message = f"{name}.grad is None: {reason}"
+        arithmetic = f"{name} is {tuple(value.shape)}, is_leaf={value.is_leaf}"
+        yield blame(None, message, title, arithmetic=arithmetic, tensors=(value,))
         return

@@ -1,42 +1,23 @@
-"""A backward of a Python number."""
-
 import ast
-from collections.abc import Iterator
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import parse_function
 from cnnprobe.crash.facts.values import read_failing_line
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 2)
-
-
-    def run(model):
-        loss = model(torch.randn(4, 8)).mean().item()
-        loss.backward()
-    """,
-    old=".mean().item()",
-    new=".mean()",
-    blames=None,
-    repair="drop .item()",
-    is_tried=False,
-)
+_PROGRAM = """
+  model = nn.Linear(8, 2)
+  def run(model):
+-     loss = model(torch.randn(4, 8)).mean().item()
++     loss = model(torch.randn(4, 8)).mean()
+      loss.backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="drop .item()", is_tried=False)
 
 
-@cause(
-    code="CP0G5",
-    name="number-for-loss",
-    stage="loss",
-    family="detached-graph",
-    prior=865,
-    examples=EXAMPLE,
-)
-def number_for_loss(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0G5", "number-for-loss", EXAMPLE, stage="loss", family="detached-graph", prior=865)
+def number_for_loss(crash: Crash) -> Suspects:
     """backward() was called on a Python number instead of a tensor.
 
     Why it happens: .item() gives a number, which has no graph and no backward.
@@ -58,12 +39,10 @@ def number_for_loss(crash: Crash) -> Iterator[Suspect]:
             owner = item.func.value
             title = f"drop .item() at line {item.lineno}: {name} = {ast.unparse(owner)}"
             written = replace_expression(crash.error, item, ast.unparse(owner))
-        yield Suspect(
-            module=None,
-            message=f"{name} is the number {value:.4g}, which has no graph and no backward",
-            arithmetic=f"{name} is a {type(value).__name__}",
-            candidates=(propose(Advice(title=title, written=written)),),
-            weight=STRONG,
+        message = f"{name} is the number {value:.4g}, which has no graph and no backward"
+        arithmetic = f"{name} is a {type(value).__name__}"
+        yield blame(
+            None, message, propose(Advice(title=title, written=written)), arithmetic=arithmetic
         )
         return
 

@@ -1,61 +1,42 @@
-"""A library function that was called with arguments it does not take."""
-
 import ast
 import difflib
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import replace_keyword
 from cnnprobe.crash.facts.frames import list_calls, read_names
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Suspect, propose
 
+_FIRST = """
+  model = nn.Linear(8, 2)
+  def run(model):
+-     torch.optim.Adam(model.parameters(), learning_rate=0.1)
++     torch.optim.Adam(model.parameters(), lr=0.1)
+"""
+_SECOND = """
+  model = nn.Linear(8, 2)
+  def run(model):
+      model(torch.randn(4, 8)).sum().backward()
+-     nn.utils.clip_grad_norm_(model.parameters())
++     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Linear(8, 2)
-
-
-        def run(model):
-            torch.optim.Adam(model.parameters(), learning_rate=0.1)
-        """,
-        old="learning_rate=0.1",
-        new="lr=0.1",
-        blames=None,
-        repair="write lr= instead of learning_rate=",
-        is_tried=False,
-    ),
-    Example(
-        """
-        model = nn.Linear(8, 2)
-
-
-        def run(model):
-            model(torch.randn(4, 8)).sum().backward()
-            nn.utils.clip_grad_norm_(model.parameters())
-        """,
-        old="(model.parameters())",
-        new="(model.parameters(), 1.0)",
-        blames=None,
-        repair="pass max_norm",
-        is_tried=False,
-    ),
+    Example(_FIRST, repair="write lr= instead of learning_rate=", is_tried=False),
+    Example(_SECOND, repair="pass max_norm", is_tried=False),
 )
 _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "workers": "num_workers"}
 
 
 @cause(
-    code="CP0G7",
-    name="unknown-argument",
+    "CP0G7",
+    "unknown-argument",
+    EXAMPLES,
     stage=("loss", "step"),
     family="call-signature",
     prior=700,
-    examples=EXAMPLES,
 )
-def unknown_argument(crash: Crash) -> Iterator[Suspect]:
+def unknown_argument(crash: Crash) -> Suspects:
     """A function got an argument that it does not have, or lacks one that it needs.
 
     Why it happens: an option has another name, or is of another version of the library.
@@ -67,8 +48,7 @@ def unknown_argument(crash: Crash) -> Iterator[Suspect]:
         return
     for call in list_calls(crash.error):
         called = _find_called(call.func, read_names(crash.error))
-        found = _compare(called, call) if called is not None else None
-        if found is None:
+        if (found := _compare(called, call) if called is not None else None) is None:
             continue
         unknown, missing, names = found
         shown = ast.unparse(call.func)
@@ -79,11 +59,11 @@ def unknown_argument(crash: Crash) -> Iterator[Suspect]:
             near = _find_near(unknown[0], names)
             title = f"write {near}= instead of {unknown[0]}=" if near else f"drop {unknown[0]}="
             written = replace_keyword(crash.error, call, unknown[0], near)
-        yield Suspect(
-            module=None,
-            message=f"{shown} {' and '.join(what)}",
+        yield blame(
+            None,
+            f"{shown} {' and '.join(what)}",
+            propose(Advice(title=title, written=written)),
             arithmetic=f"{shown}({', '.join(names)})",
-            candidates=(propose(Advice(title=title, written=written)),),
             weight=STRONG if unknown or missing else POSSIBLE,
             raised_in=shown,
         )

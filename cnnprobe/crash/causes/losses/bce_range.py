@@ -1,32 +1,22 @@
-"""Logits given to a loss of probabilities."""
-
 import math
-from collections.abc import Iterator
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.losses import list_losses, range_of, suspect_loss
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _ROUNDING = 1e-3  # outside of 0 to 1 by less: no logits, but rounding or an interpolation
 
-EXAMPLE = Example(
-    """
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+_PROGRAM = """
+  model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+  def run(model):
+-     nn.BCELoss()(model(torch.randn(5, 6)), torch.ones(5, 1)).backward()
++     nn.BCEWithLogitsLoss()(model(torch.randn(5, 6)), torch.ones(5, 1)).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="use nn.BCEWithLogitsLoss")
 
 
-    def run(model):
-        nn.BCELoss()(model(torch.randn(5, 6)), torch.ones(5, 1)).backward()
-    """,
-    old="nn.BCELoss()",
-    new="nn.BCEWithLogitsLoss()",
-    repair="use nn.BCEWithLogitsLoss",
-)
-
-
-@cause(code="CP074", name="bce-range", stage="loss", prior=715, examples=EXAMPLE)
-def bce_range(crash: Crash) -> Iterator[Suspect]:
+@cause("CP074", "bce-range", EXAMPLE, stage="loss", prior=715)
+def bce_range(crash: Crash) -> Suspects:
     """A binary cross entropy of probabilities got values outside of 0 to 1.
 
     Why it happens: the model ends without a sigmoid, so that its outputs are logits.

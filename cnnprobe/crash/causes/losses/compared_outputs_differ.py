@@ -1,52 +1,33 @@
-"""Losses that compare two or three outputs with each other: outputs of different sizes."""
-
 from collections import Counter
-from collections.abc import Iterator
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.losses import list_losses, suspect_loss
-from cnnprobe.crash.suspect import Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Pair(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.image = nn.Linear(6, 8)
-            self.text = nn.Linear(5, 16)
-
-        def forward(self, image, text):
-            return self.image(image), self.text(text)
-
-
-    model = Pair()
-
-
-    def run(model):
-        a, b = model(torch.randn(3, 6), torch.randn(3, 5))
-        nn.CosineEmbeddingLoss()(a, b, torch.ones(3)).backward()
-    """,
-    old="nn.Linear(5, 16)",
-    new="nn.Linear(5, 8)",
-    blames="text",
-    repair="set out_features=8 in 'text'",
-)
+_PROGRAM = """
+  class Pair(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.image = nn.Linear(6, 8)
+-         self.text = nn.Linear(5, 16)
++         self.text = nn.Linear(5, 8)
+      def forward(self, image, text):
+          return self.image(image), self.text(text)
+  model = Pair()
+  def run(model):
+      a, b = model(torch.randn(3, 6), torch.randn(3, 5))
+      nn.CosineEmbeddingLoss()(a, b, torch.ones(3)).backward()
+"""
+EXAMPLE = Example(_PROGRAM, blames="text", repair="set out_features=8 in 'text'")
 
 
 @cause(
-    code="CP077",
-    name="compared-outputs-differ",
-    stage="loss",
-    family="shape-mismatch",
-    prior=780,
-    examples=EXAMPLE,
+    "CP077", "compared-outputs-differ", EXAMPLE, stage="loss", family="shape-mismatch", prior=780
 )
-def compared_outputs_differ(crash: Crash) -> Iterator[Suspect]:
+def compared_outputs_differ(crash: Crash) -> Suspects:
     """A loss compares outputs that have different shapes.
 
     Why it happens: the encoders of a pair or a triplet end in layers of different sizes.

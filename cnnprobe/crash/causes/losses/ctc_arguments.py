@@ -1,5 +1,3 @@
-"""CTC: a layout and lengths of its own."""
-
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -7,39 +5,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.edits.outside import ChangeLoss
 from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
-from cnnprobe.crash.suspect import Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.LSTM(8, 5, batch_first=True)
-
-
-    def run(model):
-        log_probs = model(torch.randn(3, 12, 8))[0].log_softmax(2)
-        targets = torch.randint(1, 5, (3, 4))
-        lengths = torch.full((3,), 12), torch.full((3,), 4)
-        nn.CTCLoss()(log_probs, targets, *lengths).backward()
-    """,
-    old="nn.CTCLoss()(log_probs,",
-    new="nn.CTCLoss()(log_probs.transpose(0, 1),",
-    repair="pass log_probs.transpose(0, 1)",
-)
+_PROGRAM = """
+  model = nn.LSTM(8, 5, batch_first=True)
+  def run(model):
+      log_probs = model(torch.randn(3, 12, 8))[0].log_softmax(2)
+      targets = torch.randint(1, 5, (3, 4))
+      lengths = torch.full((3,), 12), torch.full((3,), 4)
+-     nn.CTCLoss()(log_probs, targets, *lengths).backward()
++     nn.CTCLoss()(log_probs.transpose(0, 1), targets, *lengths).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="pass log_probs.transpose(0, 1)")
 _Fault = tuple[str, str, ChangeLoss | None]  # what is wrong, its numbers, what may mend it
 
 
-@cause(
-    code="CP080",
-    name="ctc-arguments",
-    stage="loss",
-    family="target-shape",
-    prior=775,
-    examples=EXAMPLE,
-)
-def ctc_arguments(crash: Crash) -> Iterator[Suspect]:
+@cause("CP080", "ctc-arguments", EXAMPLE, stage="loss", family="target-shape", prior=775)
+def ctc_arguments(crash: Crash) -> Suspects:
     """A CTC loss got a layout, lengths or a blank that do not fit each other.
 
     Why it happens: it expects log-probabilities as (T, N, C), time first; one input length and
@@ -112,7 +96,7 @@ def _mention_change(crash: Crash, found: Loss) -> str:
         if len(old) == len(new) and old[-1] == longest > new[-1] and len(old) > 2:
             stride = f" (stride {layer.stride})" if hasattr(layer, "stride") else ""
             return (
-                f": the lengths are those of the input, {describe_module(crash, call.fqn)}{stride} "
+                f": the lengths are those of the input, {crash.describe_module(call.fqn)}{stride} "
                 f"makes {longest} steps {new[-1]}"
             )
     return ""
@@ -123,7 +107,8 @@ def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -
     if not isinstance(target, Tensor) or not lengths:
         return
     if target.dim() == 1 and sum(lengths) != target.numel():
-        text = f"got {target.numel()} targets in one row, but target lengths that sum to {sum(lengths)}"
+        count, total = target.numel(), sum(lengths)
+        text = f"got {count} targets in one row, but target lengths that sum to {total}"
         yield text, shapes, None
     elif target.dim() == 2 and max(lengths) > target.shape[1]:
         text = f"got a target length of {max(lengths)}, but targets of {target.shape[1]} columns"

@@ -1,36 +1,24 @@
-"""Labels that the output has no class for, and binary targets outside of 0 to 1."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Candidates, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.heads import refit_head
 from cnnprobe.crash.facts.losses import Loss, list_comparisons, range_of, suspect_loss
 from cnnprobe.crash.facts.words import count_of, quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
 _MOST_SHOWN = 8  # labels
 
-EXAMPLE = Example(
-    """
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+_PROGRAM = """
+- model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
++ model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+  def run(model):
+      labels = torch.tensor([0, 1, 2, 3, 4])
+      nn.CrossEntropyLoss()(model(torch.randn(5, 6)), labels).backward()
+"""
+EXAMPLE = Example(_PROGRAM, blames="2", repair="set out_features=5 in '2'")
 
 
-    def run(model):
-        labels = torch.tensor([0, 1, 2, 3, 4])
-        nn.CrossEntropyLoss()(model(torch.randn(5, 6)), labels).backward()
-    """,
-    old="nn.Linear(8, 4)",
-    new="nn.Linear(8, 5)",
-    blames="2",
-    repair="set out_features=5 in '2'",
-)
-
-
-@cause(code="CP070", name="label-range", stage="loss", prior=710, examples=EXAMPLE)
-def label_range(crash: Crash) -> Iterator[Suspect]:
+@cause("CP070", "label-range", EXAMPLE, stage="loss", prior=710)
+def label_range(crash: Crash) -> Suspects:
     """A label is not one of the output's classes.
 
     Why it happens: C outputs have the labels 0 to C - 1. Labels that start at 1, a background
@@ -48,7 +36,7 @@ def label_range(crash: Crash) -> Iterator[Suspect]:
             yield from _judge_classes(crash, found)
 
 
-def _judge_probabilities(found: Loss, low: float, high: float) -> Iterator[Suspect]:
+def _judge_probabilities(found: Loss, low: float, high: float) -> Suspects:
     if low >= 0 and high <= 1:
         return
     code = f"targets / {high:g}" if low == 0 else f"(targets - {low:g}) / {high - low or 1:g}"
@@ -57,12 +45,11 @@ def _judge_probabilities(found: Loss, low: float, high: float) -> Iterator[Suspe
     yield suspect_loss(found, f"{found.shown} {message}", [propose(scale)])
 
 
-def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
+def _judge_classes(crash: Crash, found: Loss) -> Suspects:
     x, target = found.input, found.target
     classes = x.shape[1] if x.dim() > 1 else x.shape[0]
     counted = target[target != found.arguments.get("ignore_index", -100)]
-    bounds = range_of(counted)
-    if bounds is None or (bounds[0] >= 0 and bounds[1] < classes):
+    if (bounds := range_of(counted)) is None or (bounds[0] >= 0 and bounds[1] < classes):
         return
     low, high = map(int, bounds)
     head = refit_head(crash, found, high + 1) if low >= 0 else []
@@ -88,9 +75,7 @@ def _is_void(counted: Tensor, classes: int) -> bool:
     return len(strange) == 1 and max(strange) >= 2 * classes
 
 
-def _renumber(
-    found: Loss, counted: Tensor, classes: int, low: int, high: int
-) -> Iterator[Candidate]:
+def _renumber(found: Loss, counted: Tensor, classes: int, low: int, high: int) -> Candidates:
     """Other numbers for the labels, or labels that are left out."""
     present = sorted(set(counted.flatten().tolist()))
     if low < 0:
@@ -110,7 +95,7 @@ def _renumber(
         yield from _ignore(found, high, why)
 
 
-def _ignore(found: Loss, label: int, why: str) -> Iterator[Candidate]:
+def _ignore(found: Loss, label: int, why: str) -> Candidates:
     if not found.is_own:
         code = f"ignore_index={label}"
         ignore = found.give(code, title=f"{why}: {code}", options={"ignore_index": label})

@@ -1,48 +1,36 @@
-"""A loss class that was called as if it were the loss."""
-
 import ast
 import inspect
-import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
-from cnnprobe.crash.facts.frames import list_calls
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
+from cnnprobe.crash.facts.frames import get_path, list_calls, list_frames
 
 _LOSSES = "torch/nn/modules/loss.py"
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(8, 3)
-
-
-    def run(model):
-        x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
-        nn.CrossEntropyLoss(model(x), y).backward()
-    """,
-    old="nn.CrossEntropyLoss(",
-    new="nn.CrossEntropyLoss()(",
-    blames=None,
-    repair="write nn.CrossEntropyLoss()(output, targets)",
-)
+_PROGRAM = """
+  model = nn.Linear(8, 3)
+  def run(model):
+      x, y = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
+-     nn.CrossEntropyLoss(model(x), y).backward()
++     nn.CrossEntropyLoss()(model(x), y).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="write nn.CrossEntropyLoss()(output, targets)")
 
 
 @cause(
-    code="CP092",
-    name="loss-class-called",
+    "CP092",
+    "loss-class-called",
+    EXAMPLE,
     stage=("loss", "backward"),
     family="call-signature",
     prior=810,
-    examples=EXAMPLE,
 )
-def loss_class_called(crash: Crash) -> Iterator[Suspect]:
+def loss_class_called(crash: Crash) -> Suspects:
     """A loss class was called with the output and the targets.
 
     Why it happens: nn.CrossEntropyLoss(...) only constructs the loss. The tensors are taken for
@@ -66,19 +54,14 @@ def loss_class_called(crash: Crash) -> Iterator[Suspect]:
     if called:
         text = f"{ast.unparse(called[0].func)}()"
         written = replace_expression(crash.error, called[0].func, text)
-    edit = Check(
-        title=f"write nn.{name}()(output, targets): the first parentheses construct the loss",
-        code=f"nn.{name}()",
-        check=check,
-        written=written,
-    )
-    yield Suspect(
-        module=None,
-        message=f"nn.{name}(output, target) only constructs the loss, with the tensors as options; "
+    title = f"write nn.{name}()(output, targets): the first parentheses construct the loss"
+    edit = Check(title=title, code=f"nn.{name}()", check=check, written=written)
+    yield blame(
+        None,
+        f"nn.{name}(output, target) only constructs the loss, with the tensors as options; "
         "construct it first, then call it",
+        propose(edit),
         arithmetic=f"got {', '.join(str(tuple(t.shape)) for t in tensors)}",
-        candidates=(propose(edit),),
-        weight=STRONG,
         tensors=tuple(tensors),
         raised_in=f"nn.{name}",
     )
@@ -86,8 +69,8 @@ def loss_class_called(crash: Crash) -> Iterator[Suspect]:
 
 def _find_constructed(crash: Crash) -> tuple[Any, list[Tensor]]:
     """The loss class whose constructor raised, and the tensors that it got."""
-    for frame, _ in traceback.walk_tb(crash.error.__traceback__):
-        path, made = frame.f_code.co_filename.replace("\\", "/"), frame.f_locals.get("self")
+    for frame in list_frames(crash.error):
+        path, made = get_path(frame), frame.f_locals.get("self")
         is_constructor = path.endswith(_LOSSES) and frame.f_code.co_name == "__init__"
         if is_constructor and isinstance(made, nn.Module):
             names = inspect.signature(type(made)).parameters

@@ -1,5 +1,3 @@
-"""A loss that got a tuple, a dict or None where it expects a tensor."""
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,60 +5,38 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.calls import Bind
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
+from cnnprobe.crash.edits.method import change_method, drop_commas
 from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
-from cnnprobe.crash.facts.source import (
-    drop_one_tuples,
-    find_one_tuples,
-    get_forward,
-    recompile,
-    returns_nothing,
-)
+from cnnprobe.crash.facts.methods import find_method
+from cnnprobe.crash.facts.source import find_one_tuples, get_forward, returns_nothing
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate
 from cnnprobe.recorder.inventory import class_of
 
 _MOST_ENTRIES = 4
 _NUMBER = "give each class name a number, and make a tensor of the numbers"
 _MAIN = re.compile(r"^\W*(logits?|out|output|outputs|pred\w*|scores?)\W*$")
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.aux, self.head = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 4)
-
-        def forward(self, x):
-            h = self.body(x).relu()
-            return {"aux": self.aux(h), "logits": self.head(h)}
-
-
-    model = Net()
-
-
-    def run(model):
-        labels = torch.tensor([0, 1, 2, 3, 1])
-        F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
-    """,
-    old="model(torch.randn(5, 6)), labels",
-    new='model(torch.randn(5, 6))["logits"], labels',
-    blames="",
-    repair="pass output['logits'] to the loss",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body, self.aux, self.head = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 4)
+      def forward(self, x):
+          h = self.body(x).relu()
+          return {"aux": self.aux(h), "logits": self.head(h)}
+  model = Net()
+  def run(model):
+      labels = torch.tensor([0, 1, 2, 3, 1])
+-     F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
++     F.cross_entropy(model(torch.randn(5, 6))["logits"], labels).backward()
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="pass output['logits'] to the loss")
 
 
-@cause(
-    code="CP079",
-    name="loss-given-no-tensor",
-    stage="loss",
-    family="not-a-tensor",
-    prior=790,
-    examples=EXAMPLE,
-)
-def loss_given_no_tensor(crash: Crash) -> Iterator[Suspect]:
+@cause("CP079", "loss-given-no-tensor", EXAMPLE, stage="loss", family="not-a-tensor", prior=790)
+def loss_given_no_tensor(crash: Crash) -> Suspects:
     """A loss got a tuple, a dict, a list or None where it expects a tensor.
 
     Why it happens: the model returns several things, or its forward ends in a comma or without
@@ -87,29 +63,26 @@ def _suspect_output(crash: Crash, found: Loss) -> Suspect:
     if comma is not None:
         blamed, line = comma
         why = f": the trailing comma at line {line} of the forward of {quote(blamed)} makes a tuple"
-        forward = recompile(get_forward(crash.modules[blamed]), drop_one_tuples)
-        if forward is not None:
-            title = f"drop the trailing comma at line {line}"
-            drop = Bind(title=title, module=blamed, function=forward)
-            candidates = [propose(drop, weight=STRONG)]
+        method = find_method(crash.modules[blamed], blamed)
+        title = f"drop the trailing comma at line {line}"
+        drop = change_method(method, title, drop_commas) if method is not None else None
+        candidates = [propose(drop, weight=STRONG)] if drop is not None else candidates
     elif value is None and crash.model is not None and returns_nothing(get_forward(crash.model)):
         why = ": its forward has no return"
+    message = f"{found.shown} got {shown} instead of a tensor as the model's output{why}"
+    arithmetic = "" if value is None else "it holds " + _describe(value)
     return suspect_loss(
-        found,
-        f"{found.shown} got {shown} instead of a tensor as the model's output{why}",
-        candidates[:_MOST_ENTRIES],
-        module=blamed,
-        arithmetic="" if value is None else "it holds " + _describe(value),
+        found, message, candidates[:_MOST_ENTRIES], module=blamed, arithmetic=arithmetic
     )
 
 
 def _find_comma(crash: Crash) -> tuple[str, int] | None:
     """The first of the user's modules whose forward makes a tuple of one, with the line."""
     for fqn, module in crash.modules.items():
-        if not class_of(module).__module__.startswith("torch."):
-            node = next(find_one_tuples(get_forward(module)), None)
-            if node is not None:
-                return fqn, node.lineno
+        is_users = not class_of(module).__module__.startswith("torch.")
+        node = next(find_one_tuples(get_forward(module)), None) if is_users else None
+        if node is not None:
+            return fqn, node.lineno
     return None
 
 
@@ -150,9 +123,8 @@ def _suspect_targets(found: Loss) -> Suspect:
     targets = found.target
     kind = "None" if targets is None else f"{_describe_type(targets)}, not a tensor"
     code = "torch.as_tensor(targets)" + (".to(output.device)" if found.input.is_cuda else "")
+    message = f"the targets of {found.shown} are {kind}"
+    advice = (_NUMBER,) if "str" in kind else ()
     return suspect_loss(
-        found,
-        f"the targets of {found.shown} are {kind}",
-        [propose(found.give(code))] if targets is not None else [],
-        advice=(_NUMBER,) if "str" in kind else (),
+        found, message, [propose(found.give(code))] if targets is not None else [], advice=advice
     )

@@ -1,40 +1,23 @@
-"""Output and targets on different devices."""
-
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.losses import list_comparisons, suspect_loss
-from cnnprobe.crash.suspect import Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(6, 4)
-
-
-    def run(model):
-        labels = torch.zeros(5, dtype=torch.long, device="meta")
-        F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
-    """,
-    old=', device="meta"',
-    new="",
-    repair="move the targets: targets.to('cpu')",
-)
+_PROGRAM = """
+  model = nn.Linear(6, 4)
+  def run(model):
+-     labels = torch.zeros(5, dtype=torch.long, device="meta")
++     labels = torch.zeros(5, dtype=torch.long)
+      F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="move the targets: targets.to('cpu')")
 
 
-@cause(
-    code="CP071",
-    name="loss-on-two-devices",
-    stage="loss",
-    family="device-mismatch",
-    prior=770,
-    examples=EXAMPLE,
-)
-def loss_on_two_devices(crash: Crash) -> Iterator[Suspect]:
+@cause("CP071", "loss-on-two-devices", EXAMPLE, stage="loss", family="device-mismatch", prior=770)
+def loss_on_two_devices(crash: Crash) -> Suspects:
     """The output and the targets of a loss are on different devices.
 
     Why it happens: a loader gives its batches on the CPU; the model and its output are on the GPU.

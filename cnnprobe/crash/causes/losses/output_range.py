@@ -1,33 +1,22 @@
-"""Outputs that a loss cannot take as what they stand for: negative variances."""
-
-from collections.abc import Iterator
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.losses import list_losses, range_of, suspect_loss
 from cnnprobe.crash.facts.makers import find_layer_of
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(6, 2)
-
-
-    def run(model):
-        mean, var = model(torch.randn(8, 6)).chunk(2, dim=1)
-        nn.GaussianNLLLoss()(mean, torch.randn(8, 1), var - 5).backward()
-    """,
-    old="var - 5",
-    new="F.softplus(var - 5)",
-    repair="pass F.softplus(var)",
-)
+_PROGRAM = """
+  model = nn.Linear(6, 2)
+  def run(model):
+      mean, var = model(torch.randn(8, 6)).chunk(2, dim=1)
+-     nn.GaussianNLLLoss()(mean, torch.randn(8, 1), var - 5).backward()
++     nn.GaussianNLLLoss()(mean, torch.randn(8, 1), F.softplus(var - 5)).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="pass F.softplus(var)")
 
 
-@cause(code="CP075", name="output-range", stage="loss", prior=705, examples=EXAMPLE)
-def output_range(crash: Crash) -> Iterator[Suspect]:
+@cause("CP075", "output-range", EXAMPLE, stage="loss", prior=705)
+def output_range(crash: Crash) -> Suspects:
     """A loss got a negative variance.
 
     Why it happens: a layer gives any number, and nothing makes it positive.
@@ -44,7 +33,7 @@ def output_range(crash: Crash) -> Iterator[Suspect]:
         title = "pass var.exp(), if it is a log-variance"
         exp = found.give("var.exp()", title=title, options={"var": var.detach().exp()})
         fqn = find_layer_of(crash, var)
-        maker = f"; they are what {describe_module(crash, fqn)} gives" if fqn else ""
+        maker = f"; they are what {crash.describe_module(fqn)} gives" if fqn else ""
         yield suspect_loss(
             found,
             f"{found.shown} expects variances that are not negative, "

@@ -1,12 +1,8 @@
-"""An output with another number of channels, columns or pixels than its targets."""
-
 import re
-from collections.abc import Iterator
 
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
@@ -14,66 +10,42 @@ from cnnprobe.crash.facts.channels import refit_shuffle
 from cnnprobe.crash.facts.heads import refit_head
 from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import is_channels_first
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 
 _MOST_TRIALS = 3
 _COUNT = re.compile(r"class|cls|channel|label|^n$|^c$|^k$|^nc")  # names of numbers of classes
 
-WIDTH = Example(
-    """
-    class Dice(nn.Module):
-        def forward(self, logits, mask):
-            p = logits.sigmoid()
-            return 1 - 2 * (p * mask).sum() / (p.sum() + mask.sum())
+_WIDTH = """
+  class Dice(nn.Module):
+      def forward(self, logits, mask):
+          p = logits.sigmoid()
+          return 1 - 2 * (p * mask).sum() / (p.sum() + mask.sum())
+- model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
++ model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+  def run(model):
+      mask = (torch.rand(4, 3, 16, 16) > 0.5).float()
+      Dice()(model(torch.randn(4, 3, 16, 16)), mask).backward()
+"""
+WIDTH = Example(_WIDTH, blames="2", repair="set out_channels=3 in '2'")
+_PIXELS = """
+  class AutoEncoder(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.enc = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+-         self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)
++         self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1)
+      def forward(self, x):
+          return torch.sigmoid(self.dec(F.relu(self.enc(x))))
+  model = AutoEncoder()
+  def run(model):
+      x = torch.rand(2, 1, 28, 28)
+      F.mse_loss(model(x), x).backward()
+"""
+PIXELS = Example(_PIXELS, blames="dec", repair="set output_padding=1 in 'dec'")
 
 
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-
-
-    def run(model):
-        mask = (torch.rand(4, 3, 16, 16) > 0.5).float()
-        Dice()(model(torch.randn(4, 3, 16, 16)), mask).backward()
-    """,
-    old="nn.Conv2d(8, 2, 1)",
-    new="nn.Conv2d(8, 3, 1)",
-    blames="2",
-    repair="set out_channels=3 in '2'",
-)
-PIXELS = Example(
-    """
-    class AutoEncoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.enc = nn.Conv2d(1, 4, 3, stride=2, padding=1)
-            self.dec = nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)
-
-        def forward(self, x):
-            return torch.sigmoid(self.dec(F.relu(self.enc(x))))
-
-
-    model = AutoEncoder()
-
-
-    def run(model):
-        x = torch.rand(2, 1, 28, 28)
-        F.mse_loss(model(x), x).backward()
-    """,
-    old="nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1)",
-    new="nn.ConvTranspose2d(4, 1, 3, stride=2, padding=1, output_padding=1)",
-    blames="dec",
-    repair="set output_padding=1 in 'dec'",
-)
-
-
-@cause(
-    code="CP081",
-    name="output-size",
-    stage="loss",
-    family="target-shape",
-    prior=735,
-    examples=(WIDTH, PIXELS),
-)
-def output_size(crash: Crash) -> Iterator[Suspect]:
+@cause("CP081", "output-size", (WIDTH, PIXELS), stage="loss", family="target-shape", prior=735)
+def output_size(crash: Crash) -> Suspects:
     """The output has another number of channels, columns or pixels than the targets.
 
     Why it happens: the last layer was made for another number of classes or values, or the
@@ -87,14 +59,13 @@ def output_size(crash: Crash) -> Iterator[Suspect]:
         dim = _find_odd_dim(found)
         if dim is not None:
             candidates = tuple(_refit(crash, found, dim))
-            yield suspect_loss(
-                found,
+            message = (
                 f"{found.shown} got an output of shape {tuple(x.shape)}, but targets of shape"
-                f" {tuple(target.shape)}",
-                candidates,
-                module=candidates[0].edits[0].module if candidates else None,
-                arithmetic=f"{x.shape[dim]} against {target.shape[dim - x.dim()]} in dim {dim}",
+                f" {tuple(target.shape)}"
             )
+            module = candidates[0].edits[0].module if candidates else None
+            arithmetic = f"{x.shape[dim]} against {target.shape[dim - x.dim()]} in dim {dim}"
+            yield suspect_loss(found, message, candidates, module=module, arithmetic=arithmetic)
 
 
 def _find_odd_dim(found: Loss) -> int | None:
@@ -105,9 +76,7 @@ def _find_odd_dim(found: Loss) -> int | None:
     is_fit = found.takes_classes and not found.target.is_floating_point()
     if len(x) != len(target) or len(x) < 2 or x == target or x[0] != target[0]:
         return None
-    if is_fit and x[1] != target[1]:
-        return None
-    if found.is_elementwise and not found.needs_one_shape:
+    if (is_fit and x[1] != target[1]) or (found.is_elementwise and not found.needs_one_shape):
         return None
     if sorted(x) == sorted(target):  # dims in another order
         return None
@@ -131,7 +100,7 @@ def _rescale_head(crash: Crash, odd: int, wanted: int) -> list[Edit]:
     return []
 
 
-def _judge_setting(crash: Crash, found: Loss) -> Iterator[Suspect]:
+def _judge_setting(crash: Crash, found: Loss) -> Suspects:
     """A loss of the user's own that was made for another number of classes."""
     classes = found.input.shape[1] if found.input.dim() > 1 else 0
     for name, count in found.arguments.items():
@@ -149,7 +118,7 @@ def _judge_setting(crash: Crash, found: Loss) -> Iterator[Suspect]:
         )
 
 
-def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
+def _refit(crash: Crash, found: Loss, dim: int) -> Candidates:
     x, target = found.input, found.target
     odd, wanted = x.shape[dim], target.shape[dim - x.dim()]
     if dim == 1 or dim == x.dim() - 1:
@@ -171,5 +140,4 @@ def _refit(crash: Crash, found: Loss, dim: int) -> Iterator[Candidate]:
     for whole in [*wholes, *([one] for one in single)][:_MOST_TRIALS]:
         yield propose(*(one.to_edit(crash) for one in whole), weight=STRONG)
     code = f"F.interpolate(output, size={sizes})"
-    title = f"bring the output to the targets' size: {code}"
-    yield propose(found.give(code, title=title))
+    yield propose(found.give(code, title=f"bring the output to the targets' size: {code}"))

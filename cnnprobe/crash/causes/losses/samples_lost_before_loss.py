@@ -1,61 +1,48 @@
-"""An output without one row for each sample, because a view or a squeeze has taken the batch."""
-
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
 from cnnprobe import operations
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
 from cnnprobe.crash.edits.build import configure, resize_input
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
 from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
-from cnnprobe.crash.facts.windows import Step, apply_windows, list_steps
-from cnnprobe.crash.facts.words import count_elements, count_of, shorten
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.facts.windows import apply_windows, list_steps
+from cnnprobe.crash.facts.words import count_elements, count_of
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 from cnnprobe.records.trace import ModuleCall
 
 _SIZES = tuple(2**k for k in range(10, 0, -1))  # of images that are usual
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 16, 3, padding=1)
-            self.fc = nn.Linear(1024, 10)
-
-        def forward(self, x):
-            x = F.relu(self.conv(x))
-            return self.fc(x.view(-1, 1024))
-
-
-    model = Net()
-
-
-    def run(model):
-        F.cross_entropy(model(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 2, 3])).backward()
-    """,
-    old="nn.Linear(1024, 10)\n\n    def forward(self, x):\n        x = F.relu(self.conv(x))\n"
-    "        return self.fc(x.view(-1, 1024))",
-    new="nn.Linear(4096, 10)\n\n    def forward(self, x):\n        x = F.relu(self.conv(x))\n"
-    "        return self.fc(torch.flatten(x, 1))",
-    blames="",
-    repair="use torch.flatten(x, 1) instead of view",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 16, 3, padding=1)
+-         self.fc = nn.Linear(1024, 10)
++         self.fc = nn.Linear(4096, 10)
+      def forward(self, x):
+          x = F.relu(self.conv(x))
+-         return self.fc(x.view(-1, 1024))
++         return self.fc(torch.flatten(x, 1))
+  model = Net()
+  def run(model):
+      F.cross_entropy(model(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 2, 3])).backward()
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="use torch.flatten(x, 1) instead of view")
 
 
 @cause(
-    code="CP078",
-    name="samples-lost-before-loss",
+    "CP078",
+    "samples-lost-before-loss",
+    EXAMPLE,
     stage=("loss", "backward"),
     family="batch-merge-view",
     prior=760,
-    examples=EXAMPLE,
 )
-def samples_lost_before_loss(crash: Crash) -> Iterator[Suspect]:
+def samples_lost_before_loss(crash: Crash) -> Suspects:
     """The output has not one row for each sample, though the batch had.
 
     Why it happens: x.view(-1, n) moves values into the batch where a sample has not n of them;
@@ -99,7 +86,8 @@ def _suspect_call(crash: Crash, found: Loss, call: ModuleCall) -> Suspect:
     owner = call.fqn if call.fqn is not None else crash.find_module_above(call.parent)
     return suspect_loss(
         found,
-        f"{crash.describe_call(call)} does not keep one row for each sample: {before} became {after}",
+        f"{crash.describe_call(call)} does not keep one row for each sample: "
+        f"{before} became {after}",
         _keep_rows(crash, call),
         module=owner,
         arithmetic=f"{count_of(before[0], 'sample')} went in, the output is"
@@ -107,7 +95,7 @@ def _suspect_call(crash: Crash, found: Loss, call: ModuleCall) -> Suspect:
     )
 
 
-def _keep_rows(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+def _keep_rows(crash: Crash, call: ModuleCall) -> Candidates:
     """What keeps one row for each sample in the place of a call that does not."""
     info = operations.find(call)
     if info is not None and info.effect == "selects":
@@ -153,29 +141,19 @@ def _leave_one_place(crash: Crash, call: ModuleCall) -> Iterator[Edit]:
         if apply_windows([s.window for s in steps], (size,) * n) == (1,) * n:
             yield resize_input((size,) * n, exact=True)
             break
-    yield from _enlarge_kernel(crash, steps[-1])
-
-
-def _enlarge_kernel(crash: Crash, last: Step) -> Iterator[Edit]:
-    layer = crash.modules.get(last.call.fqn or "")
-    is_square = len(set(last.before)) == 1 and last.window is not None
-    is_conv = isinstance(layer, nn.modules.conv._ConvNd)
-    if is_conv and is_square and last.window is not None and not any(last.window.padding):
+    last = steps[-1]
+    is_conv = isinstance(crash.modules.get(last.call.fqn or ""), nn.modules.conv._ConvNd)
+    if is_conv and len(set(last.before)) == 1 and not any(last.window.padding):
         yield configure(crash, last.call.fqn or "", kernel_size=last.before[0])
 
 
-def _select_step(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+def _select_step(crash: Crash, call: ModuleCall) -> Candidates:
     """The last step of each sample rather than the last sample."""
     if len(call.inputs[0].shape) != 3:
         return
-    step = Rewrite(
-        title="use x[:, -1] instead of x[-1]"
-        + (f" at {shorten(call.source)}" if call.source else ""),
-        code="{x}[:, -1]",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=lambda _func, args, _kwargs: args[0][:, -1],
+    title = "use x[:, -1] instead of x[-1]" + (" at {place}" if call.source else "")
+    step = rewrite_call(
+        crash, call, lambda _func, args, _kwargs: args[0][:, -1], title=title, code="{x}[:, -1]"
     )
     wrong = [
         name

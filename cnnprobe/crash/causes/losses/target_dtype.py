@@ -1,33 +1,24 @@
-"""Targets of another dtype than the loss expects, and arguments in the wrong order."""
-
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
 from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(6, 4)
-
-
-    def run(model):
-        labels = torch.tensor([0.0, 1.0, 2.0, 3.0, 1.0])
-        F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
-    """,
-    old="torch.randn(5, 6)), labels)",
-    new="torch.randn(5, 6)), labels.long())",
-    repair="pass targets.long()",
-)
+_PROGRAM = """
+  model = nn.Linear(6, 4)
+  def run(model):
+      labels = torch.tensor([0.0, 1.0, 2.0, 3.0, 1.0])
+-     F.cross_entropy(model(torch.randn(5, 6)), labels).backward()
++     F.cross_entropy(model(torch.randn(5, 6)), labels.long()).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="pass targets.long()")
 
 
-@cause(code="CP072", name="target-dtype", stage=("loss", "backward"), prior=750, examples=EXAMPLE)
-def target_dtype(crash: Crash) -> Iterator[Suspect]:
+@cause("CP072", "target-dtype", EXAMPLE, stage=("loss", "backward"), prior=750)
+def target_dtype(crash: Crash) -> Suspects:
     """The targets have another dtype than the loss expects.
 
     Why it happens: class indices must be int64, but numpy or a table made them float or int32;
@@ -74,7 +65,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _judge_classes(found: Loss) -> Iterator[Suspect]:
+def _judge_classes(found: Loss) -> Suspects:
     x, target = found.input, found.target
     is_index = target.dtype in (torch.long, torch.uint8)
     are_probabilities = target.is_floating_point() and target.shape == x.shape
@@ -91,7 +82,7 @@ def _judge_classes(found: Loss) -> Iterator[Suspect]:
     yield suspect_loss(found, f"{found.shown} expects {text}", candidates)
 
 
-def _judge_values(found: Loss) -> Iterator[Suspect]:
+def _judge_values(found: Loss) -> Suspects:
     """Targets of the output's dtype, or class indices where an own loss looks up with them."""
     x, target = found.input, found.target
     if not x.is_floating_point() or (x.dtype == target.dtype and not found.is_own):

@@ -1,5 +1,3 @@
-"""Targets of another shape than the loss expects for its output."""
-
 import itertools
 import math
 from collections.abc import Iterator
@@ -7,29 +5,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, USUAL, Candidates, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.words import count_of
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(6, 1)
-
-
-    def run(model):
-        labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
-        nn.BCEWithLogitsLoss()(model(torch.randn(5, 6)), labels).backward()
-    """,
-    old="torch.randn(5, 6)), labels)",
-    new="torch.randn(5, 6)), labels.unsqueeze(1))",
-    repair="pass targets.unsqueeze(1)",
-)
+_PROGRAM = """
+  model = nn.Linear(6, 1)
+  def run(model):
+      labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+-     nn.BCEWithLogitsLoss()(model(torch.randn(5, 6)), labels).backward()
++     nn.BCEWithLogitsLoss()(model(torch.randn(5, 6)), labels.unsqueeze(1)).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="pass targets.unsqueeze(1)")
 
 
-@cause(code="CP073", name="target-shape", stage=("loss", "backward"), prior=730, examples=EXAMPLE)
-def target_shape(crash: Crash) -> Iterator[Suspect]:
+@cause("CP073", "target-shape", EXAMPLE, stage=("loss", "backward"), prior=730)
+def target_shape(crash: Crash) -> Suspects:
     """The targets have another shape than the loss expects for this output.
 
     Why it happens: a loss of classes expects one index for each sample or pixel, without a dim
@@ -55,7 +46,7 @@ def target_shape(crash: Crash) -> Iterator[Suspect]:
             yield suspect_loss(found, f"{found.shown} expects {text}", candidates)
 
 
-def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
+def _judge_classes(crash: Crash, found: Loss) -> Suspects:
     x, target, wanted = found.input, found.target, found.class_shape
     if target.dtype not in (torch.long, torch.uint8) or tuple(target.shape) == wanted:
         return
@@ -63,16 +54,13 @@ def _judge_classes(crash: Crash, found: Loss) -> Iterator[Suspect]:
     if target.dim() == 1 == len(wanted):
         text = f"{count_of(x.shape[0], 'target')}, one for each sample"
     is_colour = x.dim() == 4 == target.dim() and 3 in target.shape[1:]
-    yield suspect_loss(
-        found,
-        f"{found.shown} expects {text}, but got {tuple(target.shape)}",
-        _fit_classes(crash, found),
-        module=crash.find_last_layer() if x.dim() > 2 and target.dim() == 1 else None,
-        advice=("map each colour of the mask to the index of its class",) if is_colour else (),
-    )
+    message = f"{found.shown} expects {text}, but got {tuple(target.shape)}"
+    module = crash.find_last_layer() if x.dim() > 2 and target.dim() == 1 else None
+    advice = ("map each colour of the mask to the index of its class",) if is_colour else ()
+    yield suspect_loss(found, message, _fit_classes(crash, found), module=module, advice=advice)
 
 
-def _fit_classes(crash: Crash, found: Loss) -> Iterator[Candidate]:
+def _fit_classes(crash: Crash, found: Loss) -> Candidates:
     """One class index for each sample or pixel."""
     x, target = found.input, found.target
     for dim in (d for d in range(target.dim()) if target.shape[d] == 1 and x.dim() > 1):
@@ -110,7 +98,7 @@ def _turn_output(crash: Crash, x: Tensor, target: Tensor) -> Iterator[tuple[str,
         yield "pool the output: {}", "output.flatten(2).mean(-1)"
 
 
-def _fit_values(found: Loss) -> Iterator[Candidate]:
+def _fit_values(found: Loss) -> Candidates:
     """The same values in another shape: a dim of 1 more or less, or dims in another order."""
     x, target = found.input, found.target
     more = "" if target.is_floating_point() else ".float()"
@@ -137,7 +125,7 @@ def _fit_values(found: Loss) -> Iterator[Candidate]:
             yield propose(found.give(f"torch.flatten(targets, 1){more}"))
 
 
-def _encode(found: Loss) -> Iterator[Candidate]:
+def _encode(found: Loss) -> Candidates:
     """Class indices as one-hot rows or maps."""
     x, target = found.input, found.target
     is_index = not target.is_floating_point() and x.dim() > 1
@@ -150,7 +138,7 @@ def _encode(found: Loss) -> Iterator[Candidate]:
         yield propose(found.give("nn.CrossEntropyLoss()", title=title, other="cross_entropy"))
 
 
-def _judge_pairs(found: Loss) -> Iterator[Suspect]:
+def _judge_pairs(found: Loss) -> Suspects:
     """A label for each pair, or for each value of two outputs."""
     target, shapes = found.target, {tuple(t.shape) for t in found.compared}
     if len(shapes) > 1:

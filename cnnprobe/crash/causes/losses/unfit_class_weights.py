@@ -1,41 +1,24 @@
-"""Class weights of a loss that do not fit its output."""
-
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, USUAL, Candidates, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.heads import refit_head
 from cnnprobe.crash.facts.losses import Loss, is_broadcast, list_losses, range_of, suspect_loss
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(6, 4)
-
-
-    def run(model):
-        loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 2.0]))
-        loss(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
-    """,
-    old="2.0, 2.0]",
-    new="2.0, 2.0, 1.0]",
-    repair="give weight 4 entries, one for each class (now 3)",
-)
+_PROGRAM = """
+  model = nn.Linear(6, 4)
+  def run(model):
+-     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 2.0]))
++     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 2.0, 1.0]))
+      loss(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
+"""
+EXAMPLE = Example(_PROGRAM, repair="give weight 4 entries, one for each class (now 3)")
 
 
-@cause(
-    code="CP076",
-    name="unfit-class-weights",
-    stage="loss",
-    family="shape-mismatch",
-    prior=700,
-    examples=EXAMPLE,
-)
-def unfit_class_weights(crash: Crash) -> Iterator[Suspect]:
+@cause("CP076", "unfit-class-weights", EXAMPLE, stage="loss", family="shape-mismatch", prior=700)
+def unfit_class_weights(crash: Crash) -> Suspects:
     """The class weights of a loss do not fit its output in number, dtype or device.
 
     Why it happens: they were computed for another number of classes, by numpy in float64, or
@@ -56,12 +39,12 @@ def unfit_class_weights(crash: Crash) -> Iterator[Suspect]:
                 yield from _judge(crash, found, name, weight)
 
 
-def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Iterator[Suspect]:
+def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Suspects:
     x = found.input
     classes = x.shape[1] if x.dim() > 1 else x.shape[0]
     is_vector = found.takes_classes or found.is_own
     is_odd = weight.numel() != classes if is_vector else not _fits(weight, x)
-    candidates: Iterator[Candidate] = iter(())
+    candidates: Candidates = iter(())
     if is_odd:
         text = f"has {weight.numel()} entries, but the output has {classes} classes"
         if not is_vector:
@@ -90,22 +73,19 @@ def _fits(weight: Tensor, x: Tensor) -> bool:
     return weight.dim() <= x.dim() and is_broadcast(weight.shape, x.shape)
 
 
-def _convert(found: Loss, name: str, how: str, **to: Any) -> Iterator[Candidate]:
+def _convert(found: Loss, name: str, how: str, **to: Any) -> Candidates:
     moved = found.arguments[name].detach()
     moved = torch.ones_like(moved, **to) if moved.is_meta else moved.to(**to)
     yield propose(found.give(f"{name}.{how}", options={name: moved}))
 
 
-def _recount(
-    crash: Crash, found: Loss, name: str, weight: Tensor, classes: int
-) -> Iterator[Candidate]:
+def _recount(crash: Crash, found: Loss, name: str, weight: Tensor, classes: int) -> Candidates:
     """As many weights as classes, or a head with as many classes as weights."""
     entries, ones = weight.detach().flatten(), weight.new_ones(classes)
     if entries.numel() == classes:  # of maps: they belong to dim 1
         size = (classes, *[1] * (found.input.dim() - 2))
         code = f"{name}.view{size}"
-        reshaped = entries.reshape(size)
-        yield propose(found.give(code, options={name: reshaped}), weight=STRONG)
+        yield propose(found.give(code, options={name: entries.reshape(size)}), weight=STRONG)
         return
     fitted = torch.cat([entries, ones])[:classes]
     if found.is_elementwise and found.input.dim() > 2:
@@ -113,8 +93,7 @@ def _recount(
     title = f"give {name} {classes} entries, one for each class (now {weight.numel()})"
     labels = range_of(found.target)
     is_head = labels is not None and found.takes_classes and labels[1] >= classes
-    change = found.give("", title=title, options={name: fitted})
-    yield propose(change, weight=USUAL)
+    yield propose(found.give("", title=title, options={name: fitted}), weight=USUAL)
     head = refit_head(crash, found, weight.numel()) if found.takes_classes else []
     if head and weight.numel() > 1:
         yield propose(*head, weight=STRONG if is_head else USUAL)

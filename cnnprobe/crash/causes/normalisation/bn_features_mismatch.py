@@ -1,53 +1,33 @@
-"""A normalisation layer for another number of channels than it gets."""
-
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure, permute_around
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.words import count_of
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 
+_FIRST = """
+- model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(16), nn.ReLU())
++ model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+  args = (torch.randn(2, 3, 8, 8),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.proj = nn.Linear(12, 24)
+          self.bn = nn.BatchNorm1d(24)
+      def forward(self, x):
+-         return self.bn(self.proj(x))
++         return self.bn(self.proj(x).transpose(1, 2)).transpose(1, 2)
+  model, args = Net(), (torch.randn(4, 7, 12),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 3),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-        )
-        args = (torch.randn(2, 3, 8, 8),)
-        """,
-        old="nn.BatchNorm2d(16)",
-        new="nn.BatchNorm2d(8)",
-        blames="1",
-        repair="num_features=8",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.proj = nn.Linear(12, 24)
-                self.bn = nn.BatchNorm1d(24)
-
-            def forward(self, x):
-                return self.bn(self.proj(x))
-
-
-        model, args = Net(), (torch.randn(4, 7, 12),)
-        """,
-        old="self.bn(self.proj(x))",
-        new="self.bn(self.proj(x).transpose(1, 2)).transpose(1, 2)",
-        blames="bn",
-        repair="x.transpose(1, 2) to 'bn'",
-    ),
+    Example(_FIRST, blames="1", repair="num_features=8"),
+    Example(_SECOND, blames="bn", repair="x.transpose(1, 2) to 'bn'"),
 )
 
 
-@cause(code="CP023", name="bn-features-mismatch", prior=598, examples=EXAMPLES)
-def bn_features_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP023", "bn-features-mismatch", EXAMPLES, prior=598)
+def bn_features_mismatch(crash: Crash) -> Suspects:
     """A normalisation layer got another number of channels than it was built for.
 
     Why it happens: the layer before it was changed alone, or a sequence (N, L, C) arrives where
@@ -56,22 +36,19 @@ def bn_features_mismatch(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: a lazy layer (nn.LazyBatchNorm2d) takes any number at its first call.
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
     """
-    found = find_mismatch(crash)
-    if found is None or found.kind != "norm":
+    if (found := find_mismatch(crash)) is None or found.kind != "norm":
         return
     shape, setting = found.x.shape, found.setting or "a weight"
     expected = count_of(found.expected, "channel")
-    yield Suspect(
-        module=found.module,
-        message=f"{describe_module(crash, found.module)} expects {expected} ({setting}) but got "
-        f"{found.got} (from {crash.describe_origin(found.x)})",
-        arithmetic=f"expected {expected} in dim 1, got {shape}",
-        candidates=tuple(_list_candidates(crash, found)),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(found.module)} expects {expected} ({setting}) but got "
+        f"{found.got} (from {crash.describe_origin(found.x)})"
     )
+    arithmetic = f"expected {expected} in dim 1, got {shape}"
+    yield blame(found.module, message, *_list_candidates(crash, found), arithmetic=arithmetic)
 
 
-def _list_candidates(crash: Crash, found: Expected) -> Iterator[Candidate]:
+def _list_candidates(crash: Crash, found: Expected) -> Candidates:
     shape = found.x.shape
     if not found.setting or found.got < 1:
         return

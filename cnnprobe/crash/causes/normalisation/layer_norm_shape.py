@@ -1,69 +1,39 @@
-"""A LayerNorm for another shape than the last dims of what it gets."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure, permute_around, resize_input
 from cnnprobe.crash.edits.layers import Exchange
-from cnnprobe.crash.facts.windows import (
-    LARGEST_INPUT,
-    apply_windows,
-    is_channels_first,
-    list_steps,
-)
+from cnnprobe.crash.facts.windows import LARGEST_INPUT, apply_windows, is_channels_first, list_steps
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.records.trace import TensorInfo
 
+_FIRST = """
+- model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(8))
++ model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16))
+  args = (torch.randn(4, 8),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 24, 7, padding=3)
+          self.norm = nn.LayerNorm(24)
+      def forward(self, x):
+          x = self.conv(x)
+-         x = self.norm(x)
++         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+          return x
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(
-            nn.Linear(8, 16),
-            nn.LayerNorm(8),
-        )
-        args = (torch.randn(4, 8),)
-        """,
-        old="nn.LayerNorm(8)",
-        new="nn.LayerNorm(16)",
-        blames="1",
-        repair="normalized_shape=16",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(3, 24, 7, padding=3)
-                self.norm = nn.LayerNorm(24)
-
-            def forward(self, x):
-                x = self.conv(x)
-                x = self.norm(x)
-                return x
-
-
-        model, args = Net(), (torch.randn(2, 3, 8, 8),)
-        """,
-        old="x = self.norm(x)",
-        new="x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",
-        blames="norm",
-        repair="permute(0, 2, 3, 1) to 'norm'",
-    ),
+    Example(_FIRST, blames="1", repair="normalized_shape=16"),
+    Example(_SECOND, blames="norm", repair="permute(0, 2, 3, 1) to 'norm'"),
 )
 
 
-@cause(
-    code="CP024",
-    name="layer-norm-shape",
-    family="bn-features-mismatch",
-    prior=597,
-    examples=EXAMPLES,
-)
-def layer_norm_shape(crash: Crash) -> Iterator[Suspect]:
+@cause("CP024", "layer-norm-shape", EXAMPLES, family="bn-features-mismatch", prior=597)
+def layer_norm_shape(crash: Crash) -> Suspects:
     """A LayerNorm got a tensor whose last dims are not its normalized_shape.
 
     Why it happens: nn.LayerNorm normalises the last dims. After a convolution these are height and
@@ -80,27 +50,23 @@ def layer_norm_shape(crash: Crash) -> Iterator[Suspect]:
     candidates = tuple(_list_candidates(crash, x, expected))
     if got == expected or not candidates:
         return
-    yield Suspect(
-        module=call.fqn,
-        message=f"{describe_module(crash, call.fqn or '')} expects {expected} for the last "
-        f"{'dim' if len(got) == 1 else 'dims'} (normalized_shape) but got {got}",
-        arithmetic=f"{crash.describe_origin(x)} gives {x.shape}",
-        candidates=candidates,
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(call.fqn or '')} expects {expected} for the last "
+        f"{'dim' if len(got) == 1 else 'dims'} (normalized_shape) but got {got}"
     )
+    arithmetic = f"{crash.describe_origin(x)} gives {x.shape}"
+    yield blame(call.fqn, message, *candidates, arithmetic=arithmetic)
 
 
-def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Iterator[Candidate]:
+def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Candidates:
     fqn = crash.call.fqn or "" if crash.call is not None else ""
     got, rank = x.shape[-len(expected) :], len(x.shape)
     is_map = len(expected) == 1 and rank > 2 and x.shape[1] == expected[0]
     if is_map:
         group = f"nn.GroupNorm(1, {expected[0]})"
+        title = f"make {quote(fqn)} an {group}"
         edit = Exchange(
-            title=f"make {quote(fqn)} an {group}",
-            code=group,
-            module=fqn,
-            layer=lambda _old: nn.GroupNorm(1, expected[0]),
+            title=title, code=group, module=fqn, layer=lambda _old: nn.GroupNorm(1, expected[0])
         )
         yield propose(edit, weight=USUAL)
     if is_map and is_channels_first(crash, x):
@@ -114,7 +80,7 @@ def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> 
         yield propose(configure(crash, fqn, normalized_shape=shape), weight=USUAL)
 
 
-def _resize_input(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Iterator[Candidate]:
+def _resize_input(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Candidates:
     """An input of the size for which a layer over channels, height and width was built."""
     n, steps = len(x.shape) - 2, list_steps(crash, x)
     if len(expected) != n + 1 or x.shape[1] != expected[0] or not crash.root_inputs:

@@ -1,63 +1,43 @@
-"""An optimizer that got no parameters."""
-
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Candidate, Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.frames import read_frame
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.recorder.inventory import class_of, named_modules
 
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.layers = [nn.Linear(6, 8), nn.Linear(8, 4)]
++         self.layers = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 4)])
+      def forward(self, x):
+          for layer in self.layers:
+              x = layer(x)
+          return x
+  model = Net()
+  def run(model):
+      torch.optim.SGD(model.parameters(), lr=0.1)
+"""
+_SECOND = """
+  model = nn.Linear(6, 4)
+  def run(model):
+-     parameters = model.parameters()
++     parameters = list(model.parameters())
+      print(sum(p.numel() for p in parameters))
+      torch.optim.Adam(parameters)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.layers = [nn.Linear(6, 8), nn.Linear(8, 4)]
-
-            def forward(self, x):
-                for layer in self.layers:
-                    x = layer(x)
-                return x
-
-
-        model = Net()
-
-
-        def run(model):
-            torch.optim.SGD(model.parameters(), lr=0.1)
-        """,
-        old="[nn.Linear(6, 8), nn.Linear(8, 4)]",
-        new="nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 4)])",
-        blames="",
-        repair="nn.ModuleList",
-    ),
-    Example(
-        """
-        model = nn.Linear(6, 4)
-
-
-        def run(model):
-            parameters = model.parameters()
-            print(sum(p.numel() for p in parameters))
-            torch.optim.Adam(parameters)
-        """,
-        old="parameters = model.parameters()",
-        new="parameters = list(model.parameters())",
-        blames="",
-        repair="pass model.parameters() itself",
-    ),
+    Example(_FIRST, blames="", repair="nn.ModuleList"),
+    Example(_SECOND, blames="", repair="pass model.parameters() itself"),
 )
 
 
-@cause(code="CP090", name="empty-parameters", stage="step", prior=790, examples=EXAMPLES)
-def empty_parameters(crash: Crash) -> Iterator[Suspect]:
+@cause("CP090", "empty-parameters", EXAMPLES, stage="step", prior=790)
+def empty_parameters(crash: Crash) -> Suspects:
     """An optimizer got no parameters.
 
     Why it happens: layers in a plain list or dict are not registered, so that parameters() is
@@ -76,15 +56,11 @@ def empty_parameters(crash: Crash) -> Iterator[Suspect]:
     parameters = list(crash.model.parameters()) if crash.model is not None else []
     why, candidate = _judge(crash, parameters)
     frozen = sum(not p.requires_grad for p in parameters)
-    yield Suspect(
-        module="" if crash.model is not None else None,
-        message=f"the optimizer got no parameters: {why}",
-        arithmetic=f"{len(parameters)} parameters, {frozen} of them frozen"
-        if crash.model is not None
-        else "",
-        candidates=(candidate,),
-        weight=STRONG,
+    message = f"the optimizer got no parameters: {why}"
+    arithmetic = (
+        f"{len(parameters)} parameters, {frozen} of them frozen" if crash.model is not None else ""
     )
+    yield blame("" if crash.model is not None else None, message, candidate, arithmetic=arithmetic)
 
 
 def _judge(crash: Crash, parameters: list[nn.Parameter]) -> tuple[str, Candidate]:
@@ -132,11 +108,10 @@ def _suspect_hidden(fqn: str, name: str, value: Any) -> Suspect:
         registered = sum(p.numel() for p in nn.ModuleList(inner).parameters())
         return f"{registered:,} elements of parameters are registered then" if registered else ""
 
-    return Suspect(
-        module=fqn,
-        message=f"the optimizer got no parameters: the {len(inner)} layers in '{name}' are in a "
+    return blame(
+        fqn,
+        f"the optimizer got no parameters: the {len(inner)} layers in '{name}' are in a "
         f"plain {type(value).__name__}, which does not register them",
+        propose(Check(title=title, code=f"nn.{kind}", module=fqn, check=check)),
         arithmetic=f"parameters() gives 0 elements; the layers in '{name}' have {count:,}",
-        candidates=(propose(Check(title=title, code=f"nn.{kind}", module=fqn, check=check)),),
-        weight=STRONG,
     )

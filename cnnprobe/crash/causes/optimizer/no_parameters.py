@@ -1,50 +1,32 @@
-"""An optimizer that was given something else than parameters."""
-
 import inspect
-import traceback
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Candidate, Crash, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.outside import Advice, Check
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.facts.frames import get_path, list_frames
 
-
-def _write_example(wrong: str, blames: str | None, repair: str, *, is_tried: bool) -> Example:
-    program = "model = nn.Linear(6, 4)\n\n\ndef run(model):\n"
-    return Example(
-        f"{program}    torch.optim.Adam({wrong}, lr=0.1)\n",
-        old=f"Adam({wrong},",
-        new="Adam(model.parameters(),",
-        blames=blames,
-        repair=repair,
-        is_tried=is_tried,
+_STEP = """
+model = nn.Linear(6, 4)
+def run(model):
+    torch.optim.Adam(model.parameters(), lr=0.1)
+"""
+_NAMES = "[name for name, _ in model.named_parameters()]"
+EXAMPLES = tuple(
+    vary(_STEP, "model.parameters()", wrong, repair, blames=blames, is_tried=is_tried)
+    for wrong, blames, repair, is_tried in (
+        ("model.parameters", "", "write parameters(), with parentheses", True),
+        ("model", "", "pass its parameters: model.parameters()", True),
+        ("model.weight", None, "pass a list", False),
+        (_NAMES, None, "pass parameters", False),
+        ("[model.weight * 2]", None, "a leaf", False),
     )
-
-
-EXAMPLES = (
-    _write_example("model.parameters", "", "write parameters(), with parentheses", is_tried=True),
-    _write_example("model", "", "pass its parameters: model.parameters()", is_tried=True),
-    _write_example("model.weight", None, "pass a list", is_tried=False),
-    _write_example(
-        "[name for name, _ in model.named_parameters()]", None, "pass parameters", is_tried=False
-    ),
-    _write_example("[model.weight * 2]", None, "a leaf", is_tried=False),
 )
 
 
-@cause(
-    code="CP0G4",
-    name="no-parameters",
-    stage="step",
-    family="empty-parameters",
-    prior=795,
-    examples=EXAMPLES,
-)
-def no_parameters(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0G4", "no-parameters", EXAMPLES, stage="step", family="empty-parameters", prior=795)
+def no_parameters(crash: Crash) -> Suspects:
     """An optimizer got something else than an iterable of parameters.
 
     Why it happens: it got the model, the method without parentheses, one tensor without a list,
@@ -53,19 +35,16 @@ def no_parameters(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: dicts with the key "params" are groups.
     Source: PyTorch, torch.optim.Optimizer.
     """
-    frames = [frame for frame, _ in traceback.walk_tb(crash.error.__traceback__)]
-    optim = [f for f in frames if "/torch/optim/" in f.f_code.co_filename.replace("\\", "/")]
+    optim = [frame for frame in list_frames(crash.error) if "/torch/optim/" in get_path(frame)]
     given = next((f.f_locals["params"] for f in optim if "params" in f.f_locals), None)
     values = [f.f_locals.get("param") for f in optim if f.f_code.co_name == "add_param_group"]
     owner = getattr(given, "__self__", None) if inspect.ismethod(given) else given
     found = _judge(given, owner) or _judge_value(values[0] if values else None)
     if found is not None:
         what, candidate = found
-        yield Suspect(
-            module="" if owner is crash.model and crash.model is not None else None,
-            message=f"the optimizer got {what}",
-            candidates=(candidate,),
-            weight=STRONG,
+        message = f"the optimizer got {what}"
+        yield blame(
+            "" if owner is crash.model and crash.model is not None else None, message, candidate
         )
 
 
@@ -81,8 +60,7 @@ def _judge(given: Any, owner: Any) -> tuple[str, Candidate] | None:
         title, code = "pass its parameters: model.parameters()", "model.parameters()"
     else:
         return None
-    count = sum(1 for _ in owner.parameters()) if isinstance(owner, nn.Module) else 0
-    if not count:
+    if not (count := sum(1 for _ in owner.parameters()) if isinstance(owner, nn.Module) else 0):
         return what, propose(Advice(title=title, code=code))
     check = Check(title=title, code=code, check=lambda: f"it gives {count} parameters")
     return what, propose(check)

@@ -1,8 +1,5 @@
-"""An optimizer or a scheduler that was called without what it needs."""
-
 import copy
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,93 +9,59 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import find_called_method, find_optimizer, read_frame, read_names
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
+_FIRST = """
+  model = nn.Linear(4, 2)
+  def run(model):
+-     optimizer = torch.optim.LBFGS(model.parameters())
++     optimizer = torch.optim.SGD(model.parameters())
+      F.cross_entropy(model(torch.randn(2, 4)), torch.tensor([0, 1])).backward()
+      optimizer.step()
+"""
+_SECOND = """
+  model = nn.Linear(4, 2)
+  def run(model):
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+-     torch.optim.lr_scheduler.StepLR(model, step_size=10)
++     torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)
+"""
+_THIRD = """
+  model = nn.Linear(4, 2)
+  def run(model):
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+      scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+      loss = model(torch.randn(3, 4)).pow(2).mean()
+      loss.backward()
+      optimizer.step()
+-     scheduler.step()
++     scheduler.step(loss.item())
+"""
+_FOURTH = """
+  model = nn.Linear(4, 2)
+  def run(model):
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+      watcher = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+      loss = model(torch.randn(3, 4)).pow(2).mean()
+      loss.backward()
+      optimizer.step()
+      valid_loss = model(torch.ones(3, 4)).pow(2).mean().item()
+-     watcher.step()
++     watcher.step(valid_loss)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Linear(4, 2)
-
-
-        def run(model):
-            optimizer = torch.optim.LBFGS(model.parameters())
-            F.cross_entropy(model(torch.randn(2, 4)), torch.tensor([0, 1])).backward()
-            optimizer.step()
-        """,
-        old="LBFGS(",
-        new="SGD(",
-        blames=None,
-        repair="call optimizer.step(closure)",
-        is_tried=False,
-    ),
-    Example(
-        """
-        model = nn.Linear(4, 2)
-
-
-        def run(model):
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            torch.optim.lr_scheduler.StepLR(model, step_size=10)
-        """,
-        old="StepLR(model,",
-        new="StepLR(optimizer,",
-        blames=None,
-        repair="write StepLR(optimizer, ...)",
-    ),
-    Example(
-        """
-        model = nn.Linear(4, 2)
-
-
-        def run(model):
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-            loss = model(torch.randn(3, 4)).pow(2).mean()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-        """,
-        old="scheduler.step()",
-        new="scheduler.step(loss.item())",
-        blames=None,
-        repair="write scheduler.step(loss.item())",
-    ),
-    Example(
-        """
-        model = nn.Linear(4, 2)
-
-
-        def run(model):
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            watcher = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-            loss = model(torch.randn(3, 4)).pow(2).mean()
-            loss.backward()
-            optimizer.step()
-            valid_loss = model(torch.ones(3, 4)).pow(2).mean().item()
-            watcher.step()
-        """,
-        old="watcher.step()",
-        new="watcher.step(valid_loss)",
-        blames=None,
-        repair="write watcher.step(valid_loss)",
-    ),
+    Example(_FIRST, repair="call optimizer.step(closure)", is_tried=False),
+    Example(_SECOND, repair="write StepLR(optimizer, ...)"),
+    Example(_THIRD, repair="write scheduler.step(loss.item())"),
+    Example(_FOURTH, repair="write watcher.step(valid_loss)"),
 )
 
 
-@cause(
-    code="CP091",
-    name="optimizer-call",
-    stage="step",
-    family="call-signature",
-    prior=780,
-    examples=EXAMPLES,
-)
-def optimizer_call(crash: Crash) -> Iterator[Suspect]:
+@cause("CP091", "optimizer-call", EXAMPLES, stage="step", family="call-signature", prior=780)
+def optimizer_call(crash: Crash) -> Suspects:
     """An optimizer or a scheduler was called without what it needs.
 
     Why it happens: LBFGS computes the loss several times in one step and needs a function that
@@ -117,7 +80,7 @@ def optimizer_call(crash: Crash) -> Iterator[Suspect]:
         yield _suspect_scheduler(crash, found)
 
 
-def _suspect_missing(crash: Crash) -> Iterator[Suspect]:
+def _suspect_missing(crash: Crash) -> Suspects:
     """A method of a scheduler, or of a scaler, that was called without an argument it needs."""
     called = find_called_method(crash.error)
     if called is None or isinstance(called.owner, Optimizer) or len(called.missing) != 1:
@@ -136,8 +99,7 @@ def _suspect_missing(crash: Crash) -> Iterator[Suspect]:
     code = f"{called.shown}({shown})"
 
     def check() -> str:
-        shared = {id(t): t for t in _list_tensors(called.owner)}
-        other = copy.deepcopy(called.owner, shared)
+        other = copy.deepcopy(called.owner, {id(t): t for t in _list_tensors(called.owner)})
         getattr(other, called.method)(float(value))  # type: ignore[arg-type]
         return f"a copy of the {kind} takes {shown}"
 
@@ -151,14 +113,10 @@ def _suspect_missing(crash: Crash) -> Iterator[Suspect]:
         if is_tried
         else Advice(title=title, code=code, written=written)
     )
-    yield Suspect(
-        module=None,
-        message=f"{kind}.{called.method} needs {name!r}, but {called.shown}() was called without it",
-        arithmetic=f"{called.method}{inspect.signature(getattr(called.owner, called.method))}",
-        candidates=(propose(edit),),
-        weight=STRONG,
-        raised_in=f"{kind}.{called.method}",
-    )
+    message = f"{kind}.{called.method} needs {name!r}, but {called.shown}() was called without it"
+    arithmetic = f"{called.method}{inspect.signature(getattr(called.owner, called.method))}"
+    raised_in = f"{kind}.{called.method}"
+    yield blame(None, message, propose(edit), arithmetic=arithmetic, raised_in=raised_in)
 
 
 def _is_metric(name: str, value: Any) -> bool:
@@ -176,7 +134,7 @@ def _list_tensors(owner: Any) -> list[Tensor]:
     return [t for t in tree_leaves([groups, states]) if isinstance(t, Tensor)]
 
 
-def _suspect_closure(optimizer: Optimizer) -> Iterator[Suspect]:
+def _suspect_closure(optimizer: Optimizer) -> Suspects:
     kind = type(optimizer).__name__
     needed = inspect.signature(type(optimizer).step).parameters.get("closure")
     if needed is None or needed.default is not needed.empty:
@@ -185,13 +143,12 @@ def _suspect_closure(optimizer: Optimizer) -> Iterator[Suspect]:
         "write def closure(): optimizer.zero_grad(); loss = ...; loss.backward(); return loss, "
         "and call optimizer.step(closure)"
     )
-    yield Suspect(
-        module=None,
-        message=f"{kind} computes the loss several times in one step, but step() did not get the "
+    yield blame(
+        None,
+        f"{kind} computes the loss several times in one step, but step() did not get the "
         "function that does so",
+        propose(Advice(title=title, code="optimizer.step(closure)")),
         arithmetic=f"{kind}.step(closure) has no default for closure",
-        candidates=(propose(Advice(title=title, code="optimizer.step(closure)")),),
-        weight=STRONG,
         raised_in=f"{kind}.step",
     )
 
@@ -216,12 +173,11 @@ def _suspect_scheduler(crash: Crash, found: dict[str, Any]) -> Suspect:
 
     title = f"write {code}"
     edit = Check(title=title, code=code, check=check) if optimizer is not None else None
-    return Suspect(
-        module=None,
-        message=f"{kind.__name__} changes the learning rate of an optimizer, but got a "
+    return blame(
+        None,
+        f"{kind.__name__} changes the learning rate of an optimizer, but got a "
         f"{type(found.get('optimizer')).__name__}",
+        propose(edit or Advice(title=title, code=code)),
         arithmetic=f"{kind.__name__}(optimizer, ...)",
-        candidates=(propose(edit or Advice(title=title, code=code)),),
-        weight=STRONG,
         raised_in=kind.__name__,
     )

@@ -1,53 +1,39 @@
-"""A parameter stands in two parameter groups of an optimizer."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import parse_function, read_frame
 from cnnprobe.crash.facts.saved import name_parameters
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _MOST_NAMED = 4
 _Filter = tuple[ast.Compare, str, str]  # the test, the text that it looks for, the name's name
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gate_fc = nn.Linear(4, 4)
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.fc(self.gate_fc(x))
-
-
-    model = Net()
-
-
-    def run(model):
-        head = [p for name, p in model.named_parameters() if "fc" in name]
-        groups = [{"params": model.gate_fc.parameters()}, {"params": head, "lr": 0.1}]
-        torch.optim.SGD(groups, lr=0.01)
-    """,
-    old='"fc" in name',
-    new='name.startswith("fc.")',
-    blames="gate_fc",
-    repair='write name.startswith("fc.")',
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.gate_fc = nn.Linear(4, 4)
+          self.fc = nn.Linear(4, 2)
+      def forward(self, x):
+          return self.fc(self.gate_fc(x))
+  model = Net()
+  def run(model):
+-     head = [p for name, p in model.named_parameters() if "fc" in name]
++     head = [p for name, p in model.named_parameters() if name.startswith("fc.")]
+      groups = [{"params": model.gate_fc.parameters()}, {"params": head, "lr": 0.1}]
+      torch.optim.SGD(groups, lr=0.01)
+"""
+EXAMPLE = Example(_PROGRAM, blames="gate_fc", repair='write name.startswith("fc.")')
 
 
-@cause(code="CP0F0", name="parameter-in-two-groups", stage="step", prior=770, examples=EXAMPLE)
-def parameter_groups(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0F0", "parameter-in-two-groups", EXAMPLE, stage="step", prior=770)
+def parameter_groups(crash: Crash) -> Suspects:
     """A parameter stands in two parameter groups of one optimizer.
 
     Why it happens: the groups are chosen by a part of a name, which other layers have in their
@@ -64,8 +50,7 @@ def parameter_groups(crash: Crash) -> Iterator[Suspect]:
     taken = [
         i for i, g in enumerate(optimizer.param_groups) if {id(p) for p in g["params"]} & added
     ]
-    shared = {id(p) for i in taken for p in optimizer.param_groups[i]["params"]} & added
-    if not shared:
+    if not (shared := {id(p) for i in taken for p in optimizer.param_groups[i]["params"]} & added):
         return
     names = name_parameters(crash)
     both = [names[key] for key in map(id, group["params"]) if key in shared and key in names]
@@ -73,14 +58,13 @@ def parameter_groups(crash: Crash) -> Iterator[Suspect]:
     shown = ", ".join(map(quote, both[:_MOST_NAMED])) + (", ..." if len(both) > _MOST_NAMED else "")
     count, last = len(shared), len(optimizer.param_groups)
     verb = "parameter stands" if count == 1 else "parameters stand"
-    yield Suspect(
-        module=_find_common_owner(crash, both),
-        message=f"{count} {verb} in the parameter groups {taken[0]} and {last}"
+    yield blame(
+        _find_common_owner(crash, both),
+        f"{count} {verb} in the parameter groups {taken[0]} and {last}"
         + (f": {shown}" if shown else ""),
+        propose(_leave_out(crash, optimizer, group, shared, (both, own))),
         arithmetic=f"group {last} has {len(added)} parameters, of which {count} are in group "
         f"{taken[0]} already",
-        candidates=(propose(_leave_out(crash, optimizer, group, shared, (both, own))),),
-        weight=STRONG,
         raised_in=type(optimizer).__name__,
     )
 

@@ -1,47 +1,35 @@
-"""The calls of a GradScaler came in the wrong order."""
-
 import ast
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.amp.grad_scaler import OptState
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.frames import parse_function
 from cnnprobe.crash.facts.scaler import find_scaler_call
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _ORDER = "scaler.scale(loss).backward(), scaler.step(optimizer), scaler.update()"
 _NEW = "model.parameters()"
 _Told = tuple[str, str, str]  # message, title and code of the repair
 
-EXAMPLE = Example(
-    """
-    model = nn.Linear(6, 4)
+_PROGRAM = """
+  model = nn.Linear(6, 4)
+  def run(model):
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+      scaler = torch.amp.GradScaler("cpu")
+      loss = F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1]))
+-     loss.backward()
++     scaler.scale(loss).backward()
+      scaler.step(optimizer)
+      scaler.update()
+"""
+EXAMPLE = Example(_PROGRAM, repair="write scaler.scale(loss).backward()", is_tried=False)
 
 
-    def run(model):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scaler = torch.amp.GradScaler("cpu")
-        loss = F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1]))
-        loss.backward()
-        scaler.step(optimizer)
-        scaler.update()
-    """,
-    old="loss.backward()",
-    new="scaler.scale(loss).backward()",
-    blames=None,
-    repair="write scaler.scale(loss).backward()",
-    is_tried=False,
-)
-
-
-@cause(code="CP093", name="scaler-order", stage="step", prior=950, examples=EXAMPLE)
-def scaler_order(crash: Crash) -> Iterator[Suspect]:
+@cause("CP093", "scaler-order", EXAMPLE, stage="step", prior=950)
+def scaler_order(crash: Crash) -> Suspects:
     """The calls of a GradScaler came in the wrong order.
 
     Why it happens: the scaler keeps for each optimizer whether its gradients are scaled, unscaled
@@ -58,26 +46,18 @@ def scaler_order(crash: Crash) -> Iterator[Suspect]:
         edit: Edit = Advice(title=title, code=code)
         if code == _NEW:
             edit = _rebuild(crash, title, call.values["optimizer"])  # type: ignore[union-attr]
-        yield Suspect(
-            module=None,
-            message=message,
-            arithmetic=f"the order is {_ORDER}",
-            candidates=(propose(edit),),
-            weight=STRONG,
-        )
+        yield blame(None, message, propose(edit), arithmetic=f"the order is {_ORDER}")
 
 
 def _rebuild(crash: Crash, title: str, optimizer: Any) -> Check:
     """An optimizer of the kind over copies of what the model has and that has a gradient."""
-    own = [p for m in crash.modules.values() for p in m._parameters.values() if p is not None]
 
     def check() -> str:
         held = []
-        for p in {id(p): p for p in own if p.grad is not None}.values():
+        for p in {id(p): p for p in crash.parameters if p.grad is not None}.values():
             held.append(nn.Parameter(p.detach().clone()))
             held[-1].grad = p.grad.detach().clone()  # type: ignore[union-attr]
-        group = {**optimizer.param_groups[0], "params": held}
-        type(optimizer)([group]).step()
+        type(optimizer)([{**optimizer.param_groups[0], "params": held}]).step()
         return f"a step over copies of the model's {len(held)} parameters with a gradient passes"
 
     return Check(title=title, code=_NEW, check=check)
@@ -123,8 +103,8 @@ def _judge(crash: Crash, function: str, values: dict[str, Any]) -> _Told | None:
     if function == "update" and values.get("found_infs") == []:
         return (
             (
-                "scaler.update() was called without scaler.step() before it: the optimizer's own step "
-                "took the gradients with the scale in them"
+                "scaler.update() was called without scaler.step() before it: the optimizer's own "
+                "step took the gradients with the scale in them"
             ),
             "write scaler.step(optimizer) for optimizer.step()",
             "scaler.step(optimizer)",
@@ -136,7 +116,7 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
     """The scaler found no gradient to check: why there is none."""
     groups = getattr(optimizer, "param_groups", ())
     held = [p for group in groups for p in group["params"] if isinstance(p, Tensor)]
-    own = [p for m in crash.modules.values() for p in m._parameters.values() if p is not None]
+    own = crash.parameters
     shared = {id(p) for p in held} & {id(p) for p in own}
     numbers = f"0 of {len(held)} parameters of the optimizer have a gradient"
     if own and not shared:
@@ -148,8 +128,8 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
     if elsewhere := sum(p.grad is not None for p in own):
         return (
             (
-                f"{numbers}, but {elsewhere} others of the model have one: the loss does not depend "
-                "on what this optimizer holds"
+                f"{numbers}, but {elsewhere} others of the model have one: the loss does not "
+                "depend on what this optimizer holds"
             ),
             (
                 "step only the optimizers whose parameters the loss reaches, or let the loss reach "
@@ -168,8 +148,8 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
         )
     return (
         (
-            f"{numbers} at scaler.step(): no backward came before it, its loss does not reach them, "
-            "or zero_grad() came in between"
+            f"{numbers} at scaler.step(): no backward came before it, its loss does not reach "
+            "them, or zero_grad() came in between"
         ),
         (
             "call scaler.scale(loss).backward() right before scaler.step(optimizer), and "

@@ -1,7 +1,4 @@
-"""A learning-rate schedule was built for fewer steps than the loop takes."""
-
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,39 +7,30 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import find_frames, parse_function, read_frame, read_names
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
 _MOST_STEPS = 100_000  # that are tried
 
-EXAMPLE = Example(
-    """
-    from torch.utils.data import DataLoader, TensorDataset
-
-    model = nn.Linear(4, 2)
-
-
-    def run(model):
-        loader = DataLoader(TensorDataset(torch.randn(10, 4)), batch_size=4)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=0.1, epochs=2, steps_per_epoch=10 // 4
-        )
-        for epoch in range(2):
-            for (x,) in loader:
-                model(x).sum().backward()
-                optimizer.step()
-                scheduler.step()
-    """,
-    old="steps_per_epoch=10 // 4",
-    new="steps_per_epoch=len(loader)",
-    blames=None,
-    repair="write steps_per_epoch=len(loader)",
-)
+_PROGRAM = """
+  from torch.utils.data import DataLoader, TensorDataset
+  model = nn.Linear(4, 2)
+  def run(model):
+      loader = DataLoader(TensorDataset(torch.randn(10, 4)), batch_size=4)
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+      scheduler = torch.optim.lr_scheduler.OneCycleLR(
+-         optimizer, max_lr=0.1, epochs=2, steps_per_epoch=10 // 4
++         optimizer, max_lr=0.1, epochs=2, steps_per_epoch=len(loader)
+      )
+      for epoch in range(2):
+          for (x,) in loader:
+              model(x).sum().backward()
+              optimizer.step()
+              scheduler.step()
+"""
+EXAMPLE = Example(_PROGRAM, repair="write steps_per_epoch=len(loader)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +42,8 @@ class Loop:
     epochs: int
 
 
-@cause(code="CP0F1", name="schedule-too-short", stage="step", prior=765, examples=EXAMPLE)
-def schedule_too_short(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0F1", "schedule-too-short", EXAMPLE, stage="step", prior=765)
+def schedule_too_short(crash: Crash) -> Suspects:
     """A learning-rate schedule was built for fewer steps than the loop takes.
 
     Why it happens: OneCycleLR knows its number of steps from the start. The last batch of an
@@ -76,18 +64,15 @@ def schedule_too_short(crash: Crash) -> Iterator[Suspect]:
     message = f"{kind} was built for {total} steps, but scheduler.step() is called more often"
     if loop is None or taken <= total:
         advice = ("set total_steps to the number of scheduler.step() calls in the whole training",)
-        yield Suspect(
-            module=None, message=message, weight=STRONG, advice=advice, raised_in=f"{kind}.step"
-        )
+        yield blame(None, message, advice=advice, raised_in=f"{kind}.step")
         return
-    yield Suspect(
-        module=None,
-        message=f"{kind} was built for {total} steps, but the loop takes {taken}: {loop.name!r} "
+    yield blame(
+        None,
+        f"{kind} was built for {total} steps, but the loop takes {taken}: {loop.name!r} "
         f"gives {len(loop.loader)} batches in each of {loop.epochs} epochs",
+        propose(_write_length(crash, scheduler, loop)),
         arithmetic=f"{loop.epochs} * {len(loop.loader)} = {taken}, not {total}"
         + _describe_loader(loop.loader),
-        candidates=(propose(_write_length(crash, scheduler, loop)),),
-        weight=STRONG,
         raised_in=f"{kind}.step",
     )
 

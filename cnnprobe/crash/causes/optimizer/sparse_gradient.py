@@ -1,49 +1,35 @@
-"""An optimizer was given the sparse gradient of an embedding, which it does not take."""
-
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Candidate, Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.frames import find_optimizer
 from cnnprobe.crash.facts.saved import name_parameters
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table = nn.Embedding(10, 4, sparse=True)
-            self.fc = nn.Linear(4, 1)
-
-        def forward(self, x):
-            return self.fc(self.table(x))
-
-
-    model = Net()
-
-
-    def run(model):
-        optimizer = torch.optim.AdamW(model.parameters())
-        model(torch.tensor([1, 2])).sum().backward()
-        optimizer.step()
-    """,
-    old="nn.Embedding(10, 4, sparse=True)",
-    new="nn.Embedding(10, 4)",
-    blames="table",
-    repair="set sparse=False in 'table'",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.table = nn.Embedding(10, 4, sparse=True)
++         self.table = nn.Embedding(10, 4)
+          self.fc = nn.Linear(4, 1)
+      def forward(self, x):
+          return self.fc(self.table(x))
+  model = Net()
+  def run(model):
+      optimizer = torch.optim.AdamW(model.parameters())
+      model(torch.tensor([1, 2])).sum().backward()
+      optimizer.step()
+"""
+EXAMPLE = Example(_PROGRAM, blames="table", repair="set sparse=False in 'table'")
 
 
-@cause(code="CP0F2", name="sparse-gradient", stage="step", prior=760, examples=EXAMPLE)
-def sparse_gradient(crash: Crash) -> Iterator[Suspect]:
+@cause("CP0F2", "sparse-gradient", EXAMPLE, stage="step", prior=760)
+def sparse_gradient(crash: Crash) -> Suspects:
     """An optimizer got a sparse gradient, which its step does not take.
 
     Why it happens: an embedding that is built with sparse=True has a sparse gradient. Most
@@ -52,8 +38,7 @@ def sparse_gradient(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: SGD without weight decay, Adagrad and SparseAdam take sparse gradients.
     Source: PyTorch, torch.nn.Embedding, sparse.
     """
-    optimizer = find_optimizer(crash.error)
-    if optimizer is None:
+    if (optimizer := find_optimizer(crash.error)) is None:
         return
     for i, group in enumerate(optimizer.param_groups):
         sparse = [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]
@@ -69,7 +54,7 @@ def _suspect(crash: Crash, optimizer: Any, index: int, sparse: list[Tensor]) -> 
     what = quote(known[0]) if known else f"a parameter of {tuple(sparse[0].shape)}"
     candidates: list[Candidate] = []
     if owner is not None and getattr(crash.modules.get(owner), "sparse", False) is True:
-        what += f": {describe_module(crash, owner)} is built with sparse=True"
+        what += f": {crash.describe_module(owner)} is built with sparse=True"
 
         def check() -> str:
             _step(optimizer, index, is_sparse=False)
@@ -86,15 +71,12 @@ def _suspect(crash: Crash, optimizer: Any, index: int, sparse: list[Tensor]) -> 
         candidates.append(propose(edit))
     title = "or leave it out of this optimizer, and step it with torch.optim.SparseAdam"
     candidates.append(propose(Advice(title=title, code="torch.optim.SparseAdam([weight])")))
-    return Suspect(
-        module=owner,
-        message=f"{kind} does not take the sparse gradient of {what}",
-        arithmetic=f"{len(sparse)} of {sum(len(g['params']) for g in optimizer.param_groups)} "
-        "parameters of the optimizer have a sparse gradient",
-        candidates=tuple(candidates),
-        weight=STRONG,
-        raised_in=f"{kind}.step",
+    message = f"{kind} does not take the sparse gradient of {what}"
+    arithmetic = (
+        f"{len(sparse)} of {sum(len(g['params']) for g in optimizer.param_groups)} "
+        "parameters of the optimizer have a sparse gradient"
     )
+    return blame(owner, message, *candidates, arithmetic=arithmetic, raised_in=f"{kind}.step")
 
 
 def _step(optimizer: Any, index: int, *, is_sparse: bool) -> None:

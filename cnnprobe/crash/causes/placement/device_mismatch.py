@@ -1,12 +1,8 @@
-"""Tensors or layers on another device than the rest."""
-
-from collections.abc import Iterator
 from dataclasses import replace
 
 from torch.utils._pytree import tree_map
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import Move, SetAttribute
 from cnnprobe.crash.edits.build import adapt_call, change_input, is_root_input
 from cnnprobe.crash.facts.placement import (
@@ -20,54 +16,39 @@ from cnnprobe.crash.facts.placement import (
     register_hidden,
 )
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
+_NO_BUFFER = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 4)
+-         self.scale = torch.ones(4)
++         self.register_buffer("scale", torch.ones(4))
+      def forward(self, x):
+          return self.fc(x) * self.scale
+  model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
+"""
 NO_BUFFER = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-            self.scale = torch.ones(4)
-
-        def forward(self, x):
-            return self.fc(x) * self.scale
-
-
-    model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
-    """,
-    old="self.scale = torch.ones(4)",
-    new='self.register_buffer("scale", torch.ones(4))',
-    blames="",
-    repair="register it: self.register_buffer('scale', ...)",
-    on_meta=False,
+    _NO_BUFFER, blames="", repair="register it: self.register_buffer('scale', ...)", on_meta=False
 )
-IN_A_LIST = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Linear(4, 8)
-            self.heads = [nn.Linear(8, 2) for _ in range(3)]
-
-        def forward(self, x):
-            h = self.body(x)
-            return [head(h) for head in self.heads]
-
-
-    model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
-    """,
-    old="[nn.Linear(8, 2) for _ in range(3)]",
-    new="nn.ModuleList([nn.Linear(8, 2) for _ in range(3)])",
-    blames="",
-    repair="self.heads = nn.ModuleList(...)",
-    on_meta=False,
-)
+_IN_A_LIST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Linear(4, 8)
+-         self.heads = [nn.Linear(8, 2) for _ in range(3)]
++         self.heads = nn.ModuleList([nn.Linear(8, 2) for _ in range(3)])
+      def forward(self, x):
+          h = self.body(x)
+          return [head(h) for head in self.heads]
+  model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
+"""
+IN_A_LIST = Example(_IN_A_LIST, blames="", repair="self.heads = nn.ModuleList(...)", on_meta=False)
 
 
-@cause(code="CP065", name="device-mismatch", prior=1000, examples=(NO_BUFFER, IN_A_LIST))
-def device_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP065", "device-mismatch", (NO_BUFFER, IN_A_LIST), prior=1000)
+def device_mismatch(crash: Crash) -> Suspects:
     """A tensor or a layer is on another device than what it is computed with.
 
     Why it happens: the input was not moved; or model.to(device) has left behind what it does not
@@ -77,8 +58,7 @@ def device_mismatch(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: a tensor without dims on the CPU fits every device.
     Source: torch.nn.Module.to and torch.nn.Module.register_buffer.
     """
-    call = crash.call
-    if call is None or not call.inputs:
+    if (call := crash.call) is None or not call.inputs:
         return
     own = {name: str(t.device) for name, t in list_own(crash).items()}
     arrived = [t.device for t in call.inputs if t.shape]
@@ -108,21 +88,15 @@ def _explain_layer(crash: Crash, fqn: str, device: str, usual: str) -> Suspect:
     title = f"move {quote(fqn)} to {usual}: model.to({usual!r})"
     edit = Move(title=title, code=f".to({usual!r})", module=fqn, device=usual)
     given = ", ".join(t.device for t in crash.root_inputs)
-    return Suspect(
-        module=fqn,
-        message=f"{describe_module(crash, fqn)} is on {device}, the rest of the model on {usual}",
-        arithmetic=f"{quote(fqn)}: {device}; the input: {given}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-    )
+    message = f"{crash.describe_module(fqn)} is on {device}, the rest of the model on {usual}"
+    return blame(fqn, message, edit, arithmetic=f"{quote(fqn)}: {device}; the input: {given}")
 
 
 def _explain_tensor(crash: Crash, call: ModuleCall, position: int, usual: str) -> Suspect:
     info = call.inputs[position]
     attribute = crash.find_attribute(info)
     if isinstance(info.source, str):
-        owner = crash.owner_of_parameter(info.source)
-        return _explain_layer(crash, owner, info.device, usual)
+        return _explain_layer(crash, crash.owner_of_parameter(info.source), info.device, usual)
     found = (
         _explain_attribute(crash, info, usual)
         if attribute is not None
@@ -138,12 +112,11 @@ def _explain_tensor(crash: Crash, call: ModuleCall, position: int, usual: str) -
 def _explain_attribute(crash: Crash, info: TensorInfo, usual: str) -> Suspect:
     owner, name = crash.find_attribute(info) or ("", "")
     edit = register_attribute(owner, name, lambda t: move(t, usual))
-    return Suspect(
-        module=owner,
-        message=f"the tensor '{name}' of {describe_module(crash, owner)} is no buffer, "
-        f"so .to() left it on {info.device}",
-        candidates=(propose(edit, weight=STRONG),),
+    message = (
+        f"the tensor '{name}' of {crash.describe_module(owner)} is no buffer, "
+        f"so .to() left it on {info.device}"
     )
+    return blame(owner, message, edit, weight=USUAL)
 
 
 def _explain_input(crash: Crash, call: ModuleCall, info: TensorInfo, usual: str) -> Suspect | None:
@@ -152,27 +125,19 @@ def _explain_input(crash: Crash, call: ModuleCall, info: TensorInfo, usual: str)
     blamed = call.fqn if call.fqn is not None else crash.owner
     title, code = f"move the input: x = x.to({usual!r})", f"{{x}}.to({usual!r})"
     edit = change_input(lambda t: move(t, usual), code, every=True, title=title)
-    return Suspect(
-        module=blamed,
-        message=f"the input is on {info.device}, {describe_module(crash, blamed)} on {usual}",
-        candidates=(propose(edit, weight=STRONG),),
-    )
+    message = f"the input is on {info.device}, {crash.describe_module(blamed)} on {usual}"
+    return blame(blamed, message, edit, weight=USUAL)
 
 
 def _explain_hidden(crash: Crash, info: TensorInfo, usual: str) -> Suspect | None:
-    hidden = list_hidden_layers(crash, lambda t: str(t.device) != usual, info)
-    if not hidden:
+    if not (hidden := list_hidden_layers(crash, lambda t: str(t.device) != usual, info)):
         return None
-    return Suspect(
-        module=hidden[0].owner,
-        message=f"{describe_hidden(crash, hidden)}, so .to() left them on {info.device}",
-        candidates=(register_hidden(hidden, device=usual),),
-    )
+    message = f"{describe_hidden(crash, hidden)}, so .to() left them on {info.device}"
+    return blame(hidden[0].owner, message, register_hidden(hidden, device=usual), weight=USUAL)
 
 
 def _explain_listed(crash: Crash, info: TensorInfo, usual: str) -> Suspect | None:
-    found = find_listed(crash, info) if info.source is None else None
-    if found is None:
+    if (found := find_listed(crash, info) if info.source is None else None) is None:
         return None
     owner, name = found
     edit = SetAttribute(
@@ -183,20 +148,17 @@ def _explain_listed(crash: Crash, info: TensorInfo, usual: str) -> Suspect | Non
         name=name,
         value=lambda module: tree_map(lambda t: move(t, usual), getattr(module, name)),
     )
-    return Suspect(
-        module=owner,
-        message=f"the tensors in '{name}' of {describe_module(crash, owner)} are in a plain list "
-        f"or dict, so .to() left them on {info.device}",
-        candidates=(propose(edit, weight=STRONG),),
+    message = (
+        f"the tensors in '{name}' of {crash.describe_module(owner)} are in a plain list "
+        f"or dict, so .to() left them on {info.device}"
     )
+    return blame(owner, message, edit, weight=USUAL)
 
 
 def _explain_made(crash: Crash, info: TensorInfo, usual: str, position: int) -> Suspect:
     edit = adapt_call(crash, lambda t: move(t, usual), f"{{x}}.to({usual!r})", position=position)
     title = f"make it where the input is: device=x.device, or .to({usual!r})"
-    return Suspect(
-        module=crash.owner,
-        message=f"a tensor from {crash.describe_origin(info)} is on {info.device}, "
-        f"the model on {usual}",
-        candidates=(propose(replace(edit, title=title), weight=STRONG),),
+    message = (
+        f"a tensor from {crash.describe_origin(info)} is on {info.device}, the model on {usual}"
     )
+    return blame(crash.owner, message, replace(edit, title=title), weight=USUAL)

@@ -1,17 +1,14 @@
-"""Layers, parameters or tensors of another dtype than the rest of the model."""
-
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.attributes import Move, SetAttribute
 from cnnprobe.crash.edits.build import adapt_call
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.placement import (
     OddTensor,
     cast_to,
@@ -24,100 +21,68 @@ from cnnprobe.crash.facts.placement import (
     register_hidden,
 )
 from cnnprobe.crash.facts.words import is_floating, quote
-from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, USUAL
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
+_CONSTANT = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.mean = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64).view(1, 3, 1, 1)
++         self.mean = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float32).view(1, 3, 1, 1)
+          self.conv = nn.Conv2d(3, 4, 3)
+      def forward(self, x):
+          return self.conv(x - self.mean)
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
 CONSTANT = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.mean = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64).view(1, 3, 1, 1)
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, x):
-            return self.conv(x - self.mean)
-
-
-    model, args = Net(), (torch.randn(2, 3, 8, 8),)
-    """,
-    old="dtype=torch.float64",
-    new="dtype=torch.float32",
-    blames="",
-    repair="make 'self.mean' of the model (Net) float32",
-    on_meta=False,
+    _CONSTANT, blames="", repair="make 'self.mean' of the model (Net) float32", on_meta=False
 )
-IN_LISTS = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Linear(4, 8)
-            self.necks = [nn.Linear(8, 8), nn.Linear(8, 8)]
-            self.heads = [nn.Linear(8, 2), nn.Linear(8, 2)]
+_IN_LISTS = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Linear(4, 8)
+          self.necks = [nn.Linear(8, 8), nn.Linear(8, 8)]
+          self.heads = [nn.Linear(8, 2), nn.Linear(8, 2)]
+      def forward(self, x):
+          h = self.body(x)
+          return [head(neck(h)) for neck, head in zip(self.necks, self.heads)]
+- model, args = Net().double(), (torch.randn(2, 4).double(),)
++ model, args = Net(), (torch.randn(2, 4),)
+"""
+IN_LISTS = Example(_IN_LISTS, blames="", repair="self.necks = nn.ModuleList(...)", on_meta=False)
 
-        def forward(self, x):
-            h = self.body(x)
-            return [head(neck(h)) for neck, head in zip(self.necks, self.heads)]
 
-
-    model, args = Net().double(), (torch.randn(2, 4).double(),)
-    """,
-    old="Net().double(), (torch.randn(2, 4).double(),)",
-    new="Net(), (torch.randn(2, 4),)",
-    blames="",
-    repair="self.necks = nn.ModuleList(...)",
-    on_meta=False,
-)
-
+_NO_BUFFER = """
+  class Mixer(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.basis = torch.eye(8)
++         self.register_buffer("basis", torch.eye(8))
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+          return self.fc(torch.matmul(x, self.basis))
+  model, args = Mixer().double(), (torch.randn(4, 8, dtype=torch.float64),)
+"""
 NO_BUFFER = Example(
-    """
-    class Mixer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.basis = torch.eye(8)
-            self.fc = nn.Linear(8, 2)
-
-        def forward(self, x):
-            return self.fc(torch.matmul(x, self.basis))
-
-
-    model, args = Mixer().double(), (torch.randn(4, 8, dtype=torch.float64),)
-    """,
-    old="self.basis = torch.eye(8)",
-    new='self.register_buffer("basis", torch.eye(8))',
-    blames="",
-    repair="register it: self.register_buffer('basis', ...)",
-    on_meta=False,
+    _NO_BUFFER, blames="", repair="register it: self.register_buffer('basis', ...)", on_meta=False
 )
-SPECTRUM = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(33, 2)
-
-        def forward(self, x):
-            return self.fc(torch.fft.rfft(x))
-
-
-    model, args = Net(), (torch.randn(4, 64),)
-    """,
-    old="torch.fft.rfft(x)",
-    new="torch.fft.rfft(x).abs()",
-    blames="fc",
-    repair="x.abs()",
-    on_meta=False,
-)
+_SPECTRUM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(33, 2)
+      def forward(self, x):
+-         return self.fc(torch.fft.rfft(x))
++         return self.fc(torch.fft.rfft(x).abs())
+  model, args = Net(), (torch.randn(4, 64),)
+"""
+SPECTRUM = Example(_SPECTRUM, blames="fc", repair="x.abs()", on_meta=False)
 
 
-@cause(
-    code="CP066",
-    name="dtype-mismatch",
-    prior=998,
-    examples=(CONSTANT, IN_LISTS, NO_BUFFER, SPECTRUM),
-)
-def dtype_mismatch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP066", "dtype-mismatch", (CONSTANT, IN_LISTS, NO_BUFFER, SPECTRUM), prior=998)
+def dtype_mismatch(crash: Crash) -> Suspects:
     """Tensors of two dtypes meet in an operation that computes in one.
 
     Why it happens: a layer, a constant or a cast on the way has another dtype; numpy makes
@@ -156,39 +121,29 @@ def _explain_layer(crash: Crash, odd: OddTensor, usual: str) -> Suspect:
     title = f"bring {quote(fqn)} to {usual}: .to(torch.{usual})"
     edit = Move(title=title, code=f".to(torch.{usual})", module=fqn, dtype=dtype)
     cast = adapt_call(crash, lambda t: t.to(getattr(torch, wanted)), f"{{x}}.to(torch.{wanted})")
-    return Suspect(
-        module=fqn,
-        message=f"{describe_module(crash, fqn)} has {wanted} weights, the rest of the model "
-        f"{usual}",
-        arithmetic=f"expected {wanted}, got {odd.info.dtype} {odd.info.shape}",
-        candidates=(propose(edit, weight=STRONG), propose(cast)),
-        weight=STRONG,
-    )
+    message = f"{crash.describe_module(fqn)} has {wanted} weights, the rest of the model {usual}"
+    arithmetic = f"expected {wanted}, got {odd.info.dtype} {odd.info.shape}"
+    return blame(fqn, message, edit, propose(cast), arithmetic=arithmetic)
 
 
 def _explain_parameter(crash: Crash, call: ModuleCall, info: TensorInfo, wanted: str) -> Suspect:
     owner = crash.owner_of_parameter(str(info.source))
     title, code = f"make the parameter '{info.source}' {wanted}", f".to(torch.{wanted})"
     edit = Move(title=title, code=code, module=owner, dtype=getattr(torch, wanted))
-    return Suspect(
-        module=owner,
-        message=f"the parameter '{info.source}' is {info.dtype}, the rest of the model {wanted}",
-        arithmetic=", ".join(t.dtype for t in call.inputs),
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
-    )
+    message = f"the parameter '{info.source}' is {info.dtype}, the rest of the model {wanted}"
+    return blame(owner, message, edit, arithmetic=", ".join(t.dtype for t in call.inputs))
 
 
-def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
+def _explain_tensor(crash: Crash, odd: OddTensor) -> Suspects:
     """Layers in a list, a constant that was mixed in, or a cast on the way."""
     x, dtype = odd.info, getattr(torch, odd.wanted)
     hidden = list_hidden_layers(crash, lambda t: t.dtype != dtype, x)
     if hidden:
-        yield Suspect(
-            module=hidden[0].owner,
-            message=f"{describe_hidden(crash, hidden)}, so .to() left them in {x.dtype}",
+        yield blame(
+            hidden[0].owner,
+            f"{describe_hidden(crash, hidden)}, so .to() left them in {x.dtype}",
+            register_hidden(hidden, dtype=dtype),
             arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
-            candidates=(register_hidden(hidden, dtype=dtype),),
             weight=STRONG + 1,
         )
         return
@@ -206,12 +161,12 @@ def _explain_tensor(crash: Crash, odd: OddTensor) -> Iterator[Suspect]:
     weight = STRONG if cast is not None else USUAL
     made = f"; {crash.describe_call(cast)} made it {x.dtype}" if cast is not None else ""
     edit = adapt_call(crash, *cast_to(crash, x, odd.wanted), position=odd.position)
-    yield Suspect(
-        module=odd.module,
-        message=f"{describe_module(crash, odd.module)} computes in {odd.wanted} but got {x.dtype} "
+    yield blame(
+        odd.module,
+        f"{crash.describe_module(odd.module)} computes in {odd.wanted} but got {x.dtype} "
         f"(from {crash.describe_origin(x)}){made}",
+        propose(edit, weight=weight),
         arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
-        candidates=(propose(edit, weight=weight),),
         weight=weight,
     )
 
@@ -220,26 +175,20 @@ def _explain_attribute(crash: Crash, odd: OddTensor, owner: str, name: str) -> S
     """A constant of the module's: the model was converted without it, or it was made so."""
     was, dtype = odd.info.dtype, getattr(torch, odd.wanted)
     is_left = was == str(torch.get_default_dtype()).removeprefix("torch.")
-    place = describe_module(crash, owner)
-    edit = (
-        register_attribute(owner, name, lambda t: t.to(dtype))
-        if is_left
-        else _cast_at(crash, owner, name, dtype)
-    )
+    edit: Edit = _cast_at(crash, owner, name, dtype)
+    if is_left:
+        edit = register_attribute(owner, name, lambda t: t.to(dtype))
     said = f"is no buffer, so .to() left it in {was}" if is_left else f"is {was}"
-    return Suspect(
-        module=owner,
-        message=f"the tensor '{name}' of {place} {said}; the model computes in {odd.wanted}",
-        arithmetic=f"expected {odd.wanted}, got {was} {odd.info.shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG + 1,
-    )
+    place = crash.describe_module(owner)
+    message = f"the tensor '{name}' of {place} {said}; the model computes in {odd.wanted}"
+    arithmetic = f"expected {odd.wanted}, got {was} {odd.info.shape}"
+    return blame(owner, message, edit, arithmetic=arithmetic, weight=STRONG + 1)
 
 
 def _cast_at(crash: Crash, fqn: str, name: str, dtype: torch.dtype) -> SetAttribute:
     short = str(dtype).removeprefix("torch.")
     return SetAttribute(
-        title=f"make 'self.{name}' of {describe_module(crash, fqn)} {short}: .to(torch.{short})",
+        title=f"make 'self.{name}' of {crash.describe_module(fqn)} {short}: .to(torch.{short})",
         code=f".to(torch.{short})",
         module=fqn,
         name=name,
@@ -247,10 +196,9 @@ def _cast_at(crash: Crash, fqn: str, name: str, dtype: torch.dtype) -> SetAttrib
     )
 
 
-def _explain_mixed(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Iterator[Suspect]:
+def _explain_mixed(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Suspects:
     """Parameters, buffers or attributes that have drawn what was computed to their dtype."""
-    found = _find_mixed(crash, x)
-    if not found:
+    if not (found := _find_mixed(crash, x)):
         return
     call, mixed, owner, first = found[0]
     short = str(dtype).removeprefix("torch.")
@@ -259,12 +207,12 @@ def _explain_mixed(crash: Crash, x: TensorInfo, dtype: torch.dtype) -> Iterator[
         for fqn, name in dict.fromkeys((fqn, name) for *_, fqn, name in found)
     ]
     user = crash.describe_call(crash.call) if crash.call is not None else "the call"
-    yield Suspect(
-        module=owner,
-        message=f"'self.{first}' of {describe_module(crash, owner)} is {mixed.dtype}, so "
+    yield blame(
+        owner,
+        f"'self.{first}' of {crash.describe_module(owner)} is {mixed.dtype}, so "
         f"{crash.describe_call(call)} gives {x.dtype}",
+        propose(*edits, weight=STRONG),
         arithmetic=f"'self.{first}' {mixed.shape} {mixed.dtype}; {user} computes in {short}",
-        candidates=(propose(*edits, weight=STRONG),),
         weight=STRONG + 1,
     )
 

@@ -1,9 +1,4 @@
-"""An input of another dtype than the model computes in."""
-
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import change_input, change_tensor, is_root_input
 from cnnprobe.crash.facts.placement import (
     BY_INDEX,
@@ -13,22 +8,17 @@ from cnnprobe.crash.facts.placement import (
     list_own,
 )
 from cnnprobe.crash.facts.words import is_floating
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 
-BYTES = Example(
-    """
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
-    args = (torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8),)
-    """,
-    old="dtype=torch.uint8),)",
-    new="dtype=torch.uint8).float() / 255,)",
-    blames="0",
-    repair="x.float()",
-)
+_BYTES = """
+  model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+- args = (torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8),)
++ args = (torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8).float() / 255,)
+"""
+BYTES = Example(_BYTES, blames="0", repair="x.float()")
 
 
-@cause(code="CP067", name="input-dtype", prior=999, examples=BYTES)
-def input_dtype(crash: Crash) -> Iterator[Suspect]:
+@cause("CP067", "input-dtype", BYTES, prior=999)
+def input_dtype(crash: Crash) -> Suspects:
     """The input has another dtype than the layers compute in.
 
     Why it happens: numpy arrays are float64 and images uint8, while parameters are float32.
@@ -48,17 +38,15 @@ def input_dtype(crash: Crash) -> Iterator[Suspect]:
         return
     edit = change_tensor(crash, x, *cast_to(crash, x, odd.wanted))
     is_image = x.dtype == "uint8"
-    yield Suspect(
-        module=odd.module,
-        message=f"the input is {x.dtype}, but {describe_module(crash, odd.module)} computes in "
-        f"{odd.wanted}" + ("; scale the bytes of an image too, by / 255" if is_image else ""),
-        arithmetic=f"expected {odd.wanted}, got {x.dtype} {x.shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"the input is {x.dtype}, but {crash.describe_module(odd.module)} computes in "
+        f"{odd.wanted}" + ("; scale the bytes of an image too, by / 255" if is_image else "")
     )
+    arithmetic = f"expected {odd.wanted}, got {x.dtype} {x.shape}"
+    yield blame(odd.module, message, edit, arithmetic=arithmetic)
 
 
-def _explain_integers(crash: Crash) -> Iterator[Suspect]:
+def _explain_integers(crash: Crash) -> Suspects:
     """Integers where no layer looks anything up."""
     x, call = next(iter(crash.root_inputs), None), crash.call
     if x is None or call is None or not call.inputs or isinstance(crash.leaf, BY_INDEX):
@@ -66,11 +54,12 @@ def _explain_integers(crash: Crash) -> Iterator[Suspect]:
     is_integer = not is_floating(x.dtype) and not x.dtype.startswith("complex")
     if not is_integer or is_floating(call.inputs[0].dtype) or list_own(crash):
         return
-    yield Suspect(
-        module=call.fqn if call.fqn is not None else crash.owner,
-        message=f"the input is {x.dtype}, but {crash.describe_call(call)} expects floating-point "
-        "numbers",
+    # Not for sure: most functions take integers too.
+    yield blame(
+        call.fqn if call.fqn is not None else crash.owner,
+        f"the input is {x.dtype}, but {crash.describe_call(call)} expects floating-point numbers",
+        propose(change_input(lambda t: t.float(), "{x}.float()")),
         arithmetic=f"got {x.dtype} {x.shape}",
-        candidates=(propose(change_input(lambda t: t.float(), "{x}.float()")),),
-        needs_proof=True,  # most functions take integers too
+        needs_proof=True,
+        weight=USUAL,
     )

@@ -1,32 +1,22 @@
-"""One sample without its batch dimension."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.build import change_input
 from cnnprobe.crash.facts.windows import count_dims
-from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
 from cnnprobe.records.trace import ModuleCall
 
 _WITH_BATCH = (nn.modules.conv._ConvNd, nn.BatchNorm2d, nn.BatchNorm3d)
 
-EXAMPLE = Example(
-    """
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
-    args = (torch.randn(3, 8, 8),)
-    """,
-    old="torch.randn(3, 8, 8)",
-    new="torch.randn(3, 8, 8).unsqueeze(0)",
-    blames="3",
-    repair="x.unsqueeze(0)",
-)
+_PROGRAM = """
+  model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+- args = (torch.randn(3, 8, 8),)
++ args = (torch.randn(3, 8, 8).unsqueeze(0),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="3", repair="x.unsqueeze(0)")
 
 
-@cause(code="CP068", name="missing-batch", prior=997, examples=EXAMPLE)
-def missing_batch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP068", "missing-batch", EXAMPLE, prior=997)
+def missing_batch(crash: Crash) -> Suspects:
     """The input is one sample without a batch dimension.
 
     Why it happens: a Dataset gives single samples; convolutions take them without complaint, and
@@ -72,10 +62,6 @@ def _explain(crash: Crash, module: str, weight: int) -> Suspect:
     shape = crash.root_inputs[0].shape
     title = "add the batch dimension: x.unsqueeze(0)"
     edit = change_input(lambda t: t[None], "{x}[None]", title=title)
-    return Suspect(
-        module=module,
-        message=f"the input {shape} is one sample without a batch dimension",
-        arithmetic=f"expected (N, {', '.join(map(str, shape))}), got {shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=weight,
-    )
+    message = f"the input {shape} is one sample without a batch dimension"
+    arithmetic = f"expected (N, {', '.join(map(str, shape))}), got {shape}"
+    return blame(module, message, edit, arithmetic=arithmetic, weight=weight)

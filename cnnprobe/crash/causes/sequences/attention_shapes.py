@@ -1,87 +1,59 @@
-"""Query, key, value and masks of an attention that do not fit one another."""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.calls import AdaptTensors
 from cnnprobe.crash.facts.words import get_tensor, is_floating, quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate
 from cnnprobe.records.trace import TensorInfo
 
-BATCH = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2)
-
-        def forward(self, x, context):
-            out, _ = self.attention(x, context, context)
-            return out
-
-
-    model, args = Net(), (torch.randn(4, 5, 8), torch.randn(4, 7, 8))
-    """,
-    old="nn.MultiheadAttention(8, 2)",
-    new="nn.MultiheadAttention(8, 2, batch_first=True)",
-    blames="attention",
-    repair="batch_first=True",
-)
-MASK = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
-            self.register_buffer("mask", torch.triu(torch.ones(10, 10), 1).bool())
-
-        def forward(self, x):
-            out, _ = self.attention(x, x, x, attn_mask=self.mask)
-            return out
+_BATCH = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.attention = nn.MultiheadAttention(8, 2)
++         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+      def forward(self, x, context):
+          out, _ = self.attention(x, context, context)
+          return out
+  model, args = Net(), (torch.randn(4, 5, 8), torch.randn(4, 7, 8))
+"""
+BATCH = Example(_BATCH, blames="attention", repair="batch_first=True")
+_MASK = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+          self.register_buffer("mask", torch.triu(torch.ones(10, 10), 1).bool())
+      def forward(self, x):
+-         out, _ = self.attention(x, x, x, attn_mask=self.mask)
++         out, _ = self.attention(x, x, x, attn_mask=self.mask[:8, :8])
+          return out
+  model, args = Net(), (torch.randn(3, 8, 16),)
+"""
+MASK = Example(_MASK, blames="attention", repair="mask[:8, :8]")
 
 
-    model, args = Net(), (torch.randn(3, 8, 16),)
-    """,
-    old="attn_mask=self.mask",
-    new="attn_mask=self.mask[:8, :8]",
-    blames="attention",
-    repair="mask[:8, :8]",
-)
-
-LAYOUT = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            layer = nn.TransformerEncoderLayer(16, 2, 32)
-            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-
-        def forward(self, x, lengths):
-            padding = torch.arange(7) >= lengths[:, None]
-            return self.encoder(x, src_key_padding_mask=padding).mean(1)
+_LAYOUT = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         layer = nn.TransformerEncoderLayer(16, 2, 32)
++         layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+          self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+      def forward(self, x, lengths):
+          padding = torch.arange(7) >= lengths[:, None]
+          return self.encoder(x, src_key_padding_mask=padding).mean(1)
+  model, args = Net(), (torch.randn(4, 7, 16), torch.tensor([7, 5, 7, 3]))
+"""
+_BUILT = "build the layers of 'encoder' with batch_first=True"
+LAYOUT = Example(_LAYOUT, blames="encoder", repair=_BUILT)
 
 
-    model, args = Net(), (torch.randn(4, 7, 16), torch.tensor([7, 5, 7, 3]))
-    """,
-    old="(16, 2, 32)",
-    new="(16, 2, 32, batch_first=True)",
-    blames="encoder",
-    repair="build the layers of 'encoder' with batch_first=True",
-)
-
-
-@cause(
-    code="CP060",
-    name="attention-shapes",
-    family="shape-mismatch",
-    prior=496,
-    examples=(BATCH, MASK, LAYOUT),
-)
-def attention_shapes(crash: Crash) -> Iterator[Suspect]:
+@cause("CP060", "attention-shapes", (BATCH, MASK, LAYOUT), family="shape-mismatch", prior=496)
+def attention_shapes(crash: Crash) -> Suspects:
     """The query, the key or a mask of an attention do not fit one another.
 
     Why it happens: MultiheadAttention expects (time, batch, features) unless it was built with
@@ -113,32 +85,26 @@ def _explain_batch(
 ) -> Suspect:
     x, dim = crash.inputs[0], 0 if layer.batch_first else 1
     edit = configure(crash, fqn, batch_first=not layer.batch_first)
-    return Suspect(
-        module=fqn,
-        message=f"{describe_module(crash, fqn)} with batch_first={layer.batch_first} takes dim "
-        f"{dim} for the batch, but query {x.shape} and key {key.shape} differ in it",
-        arithmetic=f"{x.shape[dim]} against {key.shape[dim]}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(fqn)} with batch_first={layer.batch_first} takes dim "
+        f"{dim} for the batch, but query {x.shape} and key {key.shape} differ in it"
     )
+    return blame(fqn, message, edit, arithmetic=f"{x.shape[dim]} against {key.shape[dim]}")
 
 
 def _explain_key(crash: Crash, fqn: str, layer: nn.MultiheadAttention, key: TensorInfo) -> Suspect:
     got = key.shape[-1]
     edit = configure(crash, fqn, kdim=got, vdim=got)
-    return Suspect(
-        module=fqn,
-        message=f"{describe_module(crash, fqn)} expects keys of {layer.kdim} features but got "
-        f"{got} (from {crash.describe_origin(key)})",
-        arithmetic=f"kdim {layer.kdim}, key {key.shape}",
-        candidates=(propose(edit, weight=STRONG),),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(fqn)} expects keys of {layer.kdim} features but got "
+        f"{got} (from {crash.describe_origin(key)})"
     )
+    return blame(fqn, message, edit, arithmetic=f"kdim {layer.kdim}, key {key.shape}")
 
 
 def _explain_masks(
     crash: Crash, fqn: str, layer: nn.MultiheadAttention, key: TensorInfo
-) -> Iterator[Suspect]:
+) -> Suspects:
     """Masks of another shape or dtype; the sizes are those of query and key."""
     x, call = crash.inputs[0], crash.call
     if call is None or len(x.shape) != 3:
@@ -150,21 +116,18 @@ def _explain_masks(
         "attn_mask": (5, ((queries, keys), (batch * layer.num_heads, queries, keys))),
     }
     for name, (position, shapes) in allowed.items():
-        mask = get_tensor(call, position, name)
-        if mask is None:
+        if (mask := get_tensor(call, position, name)) is None:
             continue
         if mask.shape not in shapes:
             yield _explain_mask(crash, fqn, name, mask, shapes[0])
         elif mask.dtype != "bool" and not is_floating(mask.dtype):
             cast = _adapt(crash, fqn, mask, lambda t: t.bool(), "mask.bool()")
-            yield Suspect(
-                module=crash.find_container(fqn),
-                message=f"{name} of {describe_module(crash, fqn)} is expected to be boolean or "
-                f"floating-point but is {mask.dtype}",
-                arithmetic=f"{name} {mask.shape} {mask.dtype}",
-                candidates=(cast,),
-                weight=STRONG,
+            message = (
+                f"{name} of {crash.describe_module(fqn)} is expected to be boolean or "
+                f"floating-point but is {mask.dtype}"
             )
+            arithmetic = f"{name} {mask.shape} {mask.dtype}"
+            yield blame(crash.find_container(fqn), message, cast, arithmetic=arithmetic)
 
 
 def _explain_mask(
@@ -192,15 +155,14 @@ def _explain_mask(
         code = f"mask[:{rows}, :{columns}]" if name == "attn_mask" else f"mask[:, :{columns}]"
         candidates.append(_adapt(crash, fqn, mask, lambda t: t[:rows, :columns], code))
     said = "(batch, keys)" if name == "key_padding_mask" else "(queries, keys)"
-    return Suspect(
-        module=crash.find_container(fqn),
-        message=f"{name} of {describe_module(crash, fqn)} is expected to be {wanted}, {said}, but is "
-        f"{mask.shape}"
+    return blame(
+        crash.find_container(fqn),
+        f"{name} of {crash.describe_module(fqn)} is expected to be {wanted}, {said}, "
+        f"but is {mask.shape}"
         + (f", as of {mask.shape[0]} samples: batch_first is {not first}" if is_flipped else ""),
+        *candidates,
         arithmetic=f"query {crash.inputs[0].shape}; {name} {mask.shape} from "
         f"{crash.describe_origin(mask)}",
-        candidates=tuple(candidates),
-        weight=STRONG,
     )
 
 

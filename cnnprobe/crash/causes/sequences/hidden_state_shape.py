@@ -1,51 +1,33 @@
-"""A hidden state of another shape than the sequence asks for."""
-
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.calls import AdaptTensors, KeepFirst
 from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import STRONG, Candidate, Candidates
 from cnnprobe.operations import find
 from cnnprobe.records.trace import TensorInfo
 
-FIXED_BATCH = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(12, 20, batch_first=True)
-            self.fc = nn.Linear(20, 4)
-
-        def forward(self, x):
-            h0 = torch.zeros(1, 32, 20)
-            out, _ = self.lstm(x, (h0, h0))
-            return self.fc(out[:, -1])
-
-
-    model, args = Net(), (torch.randn(7, 5, 12),)
-    """,
-    old="torch.zeros(1, 32, 20)",
-    new="torch.zeros(1, x.size(0), 20)",
-    blames="lstm",
-    repair="use x.size(0) instead of 32",
-)
+_FIXED_BATCH = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.lstm = nn.LSTM(12, 20, batch_first=True)
+          self.fc = nn.Linear(20, 4)
+      def forward(self, x):
+-         h0 = torch.zeros(1, 32, 20)
++         h0 = torch.zeros(1, x.size(0), 20)
+          out, _ = self.lstm(x, (h0, h0))
+          return self.fc(out[:, -1])
+  model, args = Net(), (torch.randn(7, 5, 12),)
+"""
+FIXED_BATCH = Example(_FIXED_BATCH, blames="lstm", repair="use x.size(0) instead of 32")
 
 
-@cause(
-    code="CP059",
-    name="hidden-state-shape",
-    family="shape-mismatch",
-    prior=498,
-    examples=FIXED_BATCH,
-)
-def hidden_state_shape(crash: Crash) -> Iterator[Suspect]:
+@cause("CP059", "hidden-state-shape", FIXED_BATCH, family="shape-mismatch", prior=498)
+def hidden_state_shape(crash: Crash) -> Suspects:
     """The hidden state of a recurrent layer does not fit its input.
 
     Why it happens: it was made for a fixed batch size, and the last batch is smaller; or the
@@ -69,24 +51,21 @@ def _explain(crash: Crash, fqn: str, layer: nn.RNNBase, inputs: tuple[TensorInfo
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     wanted = (rows, batch, layer.proj_size or layer.hidden_size)
     said = f"(layers x directions, batch, hidden) = {wanted}"
-    return Suspect(
-        module=fqn,
-        message=f"{describe_module(crash, fqn)} with batch_first={layer.batch_first} expects a "
-        f"hidden state of {wanted} for {x.shape} but got {hidden.shape}",
-        arithmetic=f"{said}, arrived {hidden.shape} from {_describe_origin(crash, hidden)}",
-        candidates=tuple(_mend(crash, fqn, layer, batch)),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(fqn)} with batch_first={layer.batch_first} expects a "
+        f"hidden state of {wanted} for {x.shape} but got {hidden.shape}"
     )
+    arithmetic = f"{said}, arrived {hidden.shape} from {_describe_origin(crash, hidden)}"
+    return blame(fqn, message, *_mend(crash, fqn, layer, batch), arithmetic=arithmetic)
 
 
 def _describe_origin(crash: Crash, hidden: TensorInfo) -> str:
-    kept = crash.find_attribute(hidden) if hidden.source is None else None
-    if kept is None:
+    if (kept := crash.find_attribute(hidden) if hidden.source is None else None) is None:
         return crash.describe_origin(hidden)
-    return f"the attribute {kept[1]!r} of {describe_module(crash, kept[0])}"
+    return f"the attribute {kept[1]!r} of {crash.describe_module(kept[0])}"
 
 
-def _mend(crash: Crash, fqn: str, layer: nn.RNNBase, batch: int) -> Iterator[Candidate]:
+def _mend(crash: Crash, fqn: str, layer: nn.RNNBase, batch: int) -> Candidates:
     yield propose(configure(crash, fqn, batch_first=not layer.batch_first))
     given = crash.inputs[1].shape
     if len(given) != 3:
@@ -116,9 +95,7 @@ def _transpose(fqn: str, given: tuple[int, ...]) -> Candidate:
     return propose(edit, weight=STRONG)
 
 
-def _correct_batch(
-    crash: Crash, fqn: str, given: tuple[int, ...], batch: int
-) -> Iterator[Candidate]:
+def _correct_batch(crash: Crash, fqn: str, given: tuple[int, ...], batch: int) -> Candidates:
     states = [t for t in crash.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
     edits = correct_batches(crash, states, given[1], batch)
     if edits:
@@ -128,9 +105,7 @@ def _correct_batch(
         yield propose(KeepFirst(title=title, module=fqn), weight=STRONG)
 
 
-def _refit_layers(
-    crash: Crash, fqn: str, layer: nn.RNNBase, given: tuple[int, ...]
-) -> Iterator[Candidate]:
+def _refit_layers(crash: Crash, fqn: str, layer: nn.RNNBase, given: tuple[int, ...]) -> Candidates:
     """Layers, directions and features as the state has them: that of an encoder, as a rule."""
     maker = crash.find_producer(crash.inputs[1])
     encoder = crash.modules.get((maker.fqn or "") if maker is not None else "")

@@ -1,53 +1,38 @@
-"""Lengths that do not fit the sequences that are packed."""
-
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Candidate, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.facts.frames import read_frame
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 
-EXAMPLE = Example(
-    """
-    from torch.nn.utils.rnn import pack_padded_sequence
-
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = nn.LSTM(8, 16, batch_first=True)
-
-        def forward(self, x, lengths):
-            packed = pack_padded_sequence(x, lengths, batch_first=True)
-            _, (h, _) = self.rnn(packed)
-            return h[-1]
-
-
-    model, args = Net(), (torch.randn(3, 6, 8), torch.tensor([3, 6, 2]))
-    """,
-    old="batch_first=True)\n        _,",
-    new="batch_first=True, enforce_sorted=False)\n        _,",
-    blames="",
-    repair="enforce_sorted=False",
-    on_meta=False,
-)
+_PROGRAM = """
+  from torch.nn.utils.rnn import pack_padded_sequence
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.rnn = nn.LSTM(8, 16, batch_first=True)
+      def forward(self, x, lengths):
+-         packed = pack_padded_sequence(x, lengths, batch_first=True)
++         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+          _, (h, _) = self.rnn(packed)
+          return h[-1]
+  model, args = Net(), (torch.randn(3, 6, 8), torch.tensor([3, 6, 2]))
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="enforce_sorted=False", on_meta=False)
 
 
 @cause(
-    code="CP0B0",
-    name="packed-lengths",
+    "CP0B0",
+    "packed-lengths",
+    EXAMPLE,
     stage=("forward", "around"),
     family="shape-mismatch",
     prior=494,
-    examples=EXAMPLE,
 )
-def packed_lengths(crash: Crash) -> Iterator[Suspect]:
+def packed_lengths(crash: Crash) -> Suspects:
     """The lengths given to pack_padded_sequence do not fit the sequences.
 
     Why it happens: it expects one length a sample, each at least 1 and at most the padded length,
@@ -64,16 +49,14 @@ def packed_lengths(crash: Crash) -> Iterator[Suspect]:
     if x.dim() < 2 or lengths.dim() != 1 or lengths.is_meta:
         return
     options = {"batch_first": batch_first, "enforce_sorted": bool(found.get("enforce_sorted"))}
-    fault = _find_fault(x, lengths, options)
-    if fault is None:
+    if (fault := _find_fault(x, lengths, options)) is None:
         return
     message, title, changes = fault
-    yield Suspect(
-        module=crash.owner if crash.stage == "forward" else None,
-        message=message,
+    yield blame(
+        crash.owner if crash.stage == "forward" else None,
+        message,
+        *_try(x, lengths, options | changes, title),
         arithmetic=f"sequences {tuple(x.shape)}, lengths {_show(lengths)}",
-        candidates=_try(x, lengths, options | changes, title),
-        weight=STRONG,
         raised_in="pack_padded_sequence",
     )
 

@@ -1,67 +1,42 @@
-"""Sequences of another number of features than a recurrent layer or an attention was built for."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure
 from cnnprobe.crash.edits.calls import AdaptTensors
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.records.trace import TensorInfo
 
-SWAPPED = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(6, 8, batch_first=True)
-
-        def forward(self, x):
-            out, _ = self.lstm(x)
-            return out[:, -1]
-
-
-    model, args = Net(), (torch.randn(3, 6, 50),)
-    """,
-    old="self.lstm(x)",
-    new="self.lstm(x.transpose(1, 2))",
-    blames="lstm",
-    repair="x.transpose(1, 2)",
-)
-TOO_NARROW = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.patches = nn.Conv2d(3, 16, 4, stride=4)
-            layer = nn.TransformerEncoderLayer(32, 4, batch_first=True)
-            self.encoder = nn.TransformerEncoder(layer, 2)
-
-        def forward(self, x):
-            return self.encoder(self.patches(x).flatten(2).transpose(1, 2))
+_SWAPPED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.lstm = nn.LSTM(6, 8, batch_first=True)
+      def forward(self, x):
+-         out, _ = self.lstm(x)
++         out, _ = self.lstm(x.transpose(1, 2))
+          return out[:, -1]
+  model, args = Net(), (torch.randn(3, 6, 50),)
+"""
+SWAPPED = Example(_SWAPPED, blames="lstm", repair="x.transpose(1, 2)")
+_TOO_NARROW = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.patches = nn.Conv2d(3, 16, 4, stride=4)
++         self.patches = nn.Conv2d(3, 32, 4, stride=4)
+          layer = nn.TransformerEncoderLayer(32, 4, batch_first=True)
+          self.encoder = nn.TransformerEncoder(layer, 2)
+      def forward(self, x):
+          return self.encoder(self.patches(x).flatten(2).transpose(1, 2))
+  model, args = Net(), (torch.randn(2, 3, 16, 16),)
+"""
+TOO_NARROW = Example(_TOO_NARROW, blames="encoder", repair="out_channels=32 in 'patches'")
 
 
-    model, args = Net(), (torch.randn(2, 3, 16, 16),)
-    """,
-    old="nn.Conv2d(3, 16, 4, stride=4)",
-    new="nn.Conv2d(3, 32, 4, stride=4)",
-    blames="encoder",
-    repair="out_channels=32 in 'patches'",
-)
-
-
-@cause(
-    code="CP058",
-    name="sequence-features",
-    family="shape-mismatch",
-    prior=500,
-    examples=(SWAPPED, TOO_NARROW),
-)
-def sequence_features(crash: Crash) -> Iterator[Suspect]:
+@cause("CP058", "sequence-features", (SWAPPED, TOO_NARROW), family="shape-mismatch", prior=500)
+def sequence_features(crash: Crash) -> Suspects:
     """A recurrent layer or an attention gets sequences of another number of features.
 
     Why it happens: the layer before it makes another number, or the dims are (batch, features,
@@ -82,28 +57,25 @@ def sequence_features(crash: Crash) -> Iterator[Suspect]:
 
 def _explain_recurrent(
     crash: Crash, fqn: str, layer: nn.RNNBase | nn.RNNCellBase, x: TensorInfo
-) -> Iterator[Suspect]:
+) -> Suspects:
     wanted, rank = layer.input_size, len(x.shape)
-    said = f"{describe_module(crash, fqn)} expects"
+    said = f"{crash.describe_module(fqn)} expects"
     if rank > 3:
         edit = adapt_call(crash, lambda t: t.flatten(2), "{x}.flatten(2)")
-        yield Suspect(
-            module=fqn,
-            message=f"{said} sequences of {wanted} features (3 dims) but got {rank} dims",
-            arithmetic=f"{x.shape} from {crash.describe_origin(x)}",
-            candidates=(propose(edit, weight=POSSIBLE),),
+        message = f"{said} sequences of {wanted} features (3 dims) but got {rank} dims"
+        arithmetic = f"{x.shape} from {crash.describe_origin(x)}"
+        yield blame(
+            fqn, message, propose(edit, weight=POSSIBLE), arithmetic=arithmetic, weight=USUAL
         )
     elif x.shape[-1] != wanted:
         candidates = list(_transpose(crash, fqn, x, wanted))
         if isinstance(layer, nn.RNNBase):
             candidates.append(propose(configure(crash, fqn, input_size=x.shape[-1])))
-        yield Suspect(
-            module=fqn,
-            message=f"{said} {wanted} features but got {x.shape[-1]} "
-            f"(from {crash.describe_origin(x)})",
+        yield blame(
+            fqn,
+            f"{said} {wanted} features but got {x.shape[-1]} (from {crash.describe_origin(x)})",
+            *candidates,
             arithmetic=f"input_size {wanted}, arrived {x.shape}",
-            candidates=tuple(candidates),
-            weight=STRONG,
         )
 
 
@@ -115,17 +87,15 @@ def _explain_attention(
     if got % layer.num_heads == 0:
         candidates.append(propose(configure(crash, fqn, embed_dim=got)))
     candidates += _widen_maker(crash, x, wanted)
-    return Suspect(
-        module=crash.find_container(fqn),
-        message=f"{describe_module(crash, fqn)} expects {wanted} features but got {got} "
-        f"(from {crash.describe_origin(x)})",
-        arithmetic=f"embed_dim {wanted}, arrived {x.shape}",
-        candidates=tuple(candidates),
-        weight=STRONG,
+    message = (
+        f"{crash.describe_module(fqn)} expects {wanted} features but got {got} "
+        f"(from {crash.describe_origin(x)})"
     )
+    arithmetic = f"embed_dim {wanted}, arrived {x.shape}"
+    return blame(crash.find_container(fqn), message, *candidates, arithmetic=arithmetic)
 
 
-def _transpose(crash: Crash, fqn: str, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
+def _transpose(crash: Crash, fqn: str, x: TensorInfo, wanted: int) -> Candidates:
     """The features stand in the middle."""
     if len(x.shape) != 3 or x.shape[1] != wanted:
         return
@@ -142,7 +112,7 @@ def _transpose(crash: Crash, fqn: str, x: TensorInfo, wanted: int) -> Iterator[C
     yield propose(edit, weight=STRONG)
 
 
-def _widen_maker(crash: Crash, x: TensorInfo, wanted: int) -> Iterator[Candidate]:
+def _widen_maker(crash: Crash, x: TensorInfo, wanted: int) -> Candidates:
     """The layer that makes the features, with as many as are wanted."""
     for _, call in crash.walk_back(x):
         made, fqn = crash.modules.get(call.fqn or ""), call.fqn or ""

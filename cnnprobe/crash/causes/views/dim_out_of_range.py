@@ -1,60 +1,43 @@
-"""A dim that a tensor does not have."""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import USUAL, Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
 from cnnprobe.crash.facts.dims import explain_rank, propose_rank
 from cnnprobe.crash.facts.products import read_sizes
-from cnnprobe.crash.facts.words import count_of, read_argument, shorten
-from cnnprobe.crash.suspect import Candidate, Suspect, propose
+from cnnprobe.crash.facts.words import count_of, read_argument
 from cnnprobe.operations import find_signature, resolve_name
 from cnnprobe.records.trace import ModuleCall
 
 # torch's names of arguments that are dims.
 _NAMES = ("dim", "dims", "dim0", "dim1", "start_dim", "end_dim", "source", "destination")
 
+_FIRST = """
+- model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(dim=2))
++ model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(dim=1))
+  args = (torch.randn(3, 8),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 8, 3)
+          self.fc = nn.Linear(8, 2)
+      def forward(self, x):
+          x = F.relu(self.conv(x))
+-         x = x.flatten(1)
+          return self.fc(x.mean(dim=(2, 3)))
+  model, args = Net(), (torch.randn(5, 3, 9, 9),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(dim=2))
-        args = (torch.randn(3, 8),)
-        """,
-        old="dim=2",
-        new="dim=1",
-        blames="1",
-        repair="set dim=-1 in '1'",
-        on_meta=False,  # softmax takes any dim there
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(3, 8, 3)
-                self.fc = nn.Linear(8, 2)
-
-            def forward(self, x):
-                x = F.relu(self.conv(x))
-                x = x.flatten(1)
-                return self.fc(x.mean(dim=(2, 3)))
-
-
-        model, args = Net(), (torch.randn(5, 3, 9, 9),)
-        """,
-        old="        x = x.flatten(1)\n",
-        new="",
-        blames="",
-        repair="leave out flatten",
-    ),
+    Example(_FIRST, blames="1", repair="set dim=-1 in '1'", on_meta=False),
+    Example(_SECOND, blames="", repair="leave out flatten"),
 )
 
 
-@cause(code="CP011", name="dim-out-of-range", family="shape-mismatch", prior=200, examples=EXAMPLES)
-def dim_out_of_range(crash: Crash) -> Iterator[Suspect]:
+@cause("CP011", "dim-out-of-range", EXAMPLES, family="shape-mismatch", prior=200)
+def dim_out_of_range(crash: Crash) -> Suspects:
     """An operation works on a dim that its tensor does not have.
 
     Why it happens: it was written for maps or sequences and got a table; the batch dim is
@@ -63,8 +46,7 @@ def dim_out_of_range(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: docs of the operation; dims are counted from 0, and from -1 backwards.
     """
-    call = crash.call
-    if call is None or not call.inputs:
+    if (call := crash.call) is None or not call.inputs:
         return
     x, dims = call.inputs[0], _list_dims(crash, call)
     name = resolve_name(call.kind)
@@ -76,11 +58,13 @@ def dim_out_of_range(crash: Crash) -> Iterator[Suspect]:
     rank = len(dims) if is_permute else max(dim + 1 if dim >= 0 else -dim for dim in wrong)
     has = f"which {x.shape} does not have" if not is_permute else f"but {x.shape} has {room}"
     what = count_of(len(dims), "dim") if is_permute else f"dim {wrong[0] if wrong else ''}"
-    yield Suspect(
-        module=call.fqn if call.fqn is not None else crash.owner,
-        message=f"{crash.describe_call(call)} works on {what}, {has}",
+    yield blame(
+        call.fqn if call.fqn is not None else crash.owner,
+        f"{crash.describe_call(call)} works on {what}, {has}",
+        *propose_rank(crash, x, rank),
+        *_propose_dims(crash, call, dims),
         arithmetic=explain_rank(crash, x, rank),
-        candidates=(*propose_rank(crash, x, rank), *_propose_dims(crash, call, dims)),
+        weight=USUAL,
     )
 
 
@@ -98,7 +82,7 @@ def _list_dims(crash: Crash, call: ModuleCall) -> list[int]:
     return [each for each in flat if type(each) is int]
 
 
-def _propose_dims(crash: Crash, call: ModuleCall, dims: list[int]) -> Iterator[Candidate]:
+def _propose_dims(crash: Crash, call: ModuleCall, dims: list[int]) -> Candidates:
     """The same call with dim=-1, or with the dim of the channels where it adds one."""
     signature = find_signature(call.kind) if call.fqn is None else None
     if call.fqn is not None and hasattr(crash.leaf, "dim"):
@@ -117,12 +101,7 @@ def _use_dim(crash: Crash, call: ModuleCall, dim: int, position: int) -> Rewrite
         return func(*args[:position], dim, *args[position + 1 :], **kwargs)
 
     name = "the last dim" if dim == -1 else f"dim {dim}"
-    return Rewrite(
-        title=f"use {name} at {shorten(call.source)}: dim={dim}",
-        code=f"dim={dim}",
-        module=crash.owner,
-        kind=call.kind,
-        source=call.source,
-        function=rewrite,
-        keyword=("dim", dim, position),
+    title = f"use {name} at {{place}}: dim={dim}"
+    return rewrite_call(
+        crash, call, rewrite, title=title, code=f"dim={dim}", keyword=("dim", dim, position)
     )

@@ -1,43 +1,28 @@
-"""A tensor that was made for a batch of another size."""
-
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.batches import correct_batches, find_maker
 from cnnprobe.crash.facts.words import count_of, quote
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import TensorInfo
 
-EXAMPLE = Example(
-    """
-    class VAE(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encode = nn.Linear(20, 8)
-            self.mean, self.log_var = nn.Linear(8, 4), nn.Linear(8, 4)
-            self.decode = nn.Linear(4, 20)
-
-        def forward(self, x):
-            h = torch.relu(self.encode(x))
-            noise = torch.randn(64, 4)
-            return self.decode(self.mean(h) + noise * torch.exp(self.log_var(h) / 2))
-
-
-    model, args = VAE(), (torch.randn(50, 20),)
-    """,
-    old="torch.randn(64, 4)",
-    new="torch.randn(x.size(0), 4)",
-    blames="",
-    repair="use x.size(0) instead of 64",
-)
+_PROGRAM = """
+  class VAE(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.encode = nn.Linear(20, 8)
+          self.mean, self.log_var = nn.Linear(8, 4), nn.Linear(8, 4)
+          self.decode = nn.Linear(4, 20)
+      def forward(self, x):
+          h = torch.relu(self.encode(x))
+-         noise = torch.randn(64, 4)
++         noise = torch.randn(x.size(0), 4)
+          return self.decode(self.mean(h) + noise * torch.exp(self.log_var(h) / 2))
+  model, args = VAE(), (torch.randn(50, 20),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="use x.size(0) instead of 64")
 
 
-@cause(
-    code="CP039", name="fixed-batch-tensor", family="shape-mismatch", prior=450, examples=EXAMPLE
-)
-def fixed_batch_tensor(crash: Crash) -> Iterator[Suspect]:
+@cause("CP039", "fixed-batch-tensor", EXAMPLE, family="shape-mismatch", prior=450)
+def fixed_batch_tensor(crash: Crash) -> Suspects:
     """A tensor was made for a batch of another size than arrived.
 
     Why it happens: noise, a mask, a token or a state is made with the batch size as a number, in
@@ -52,29 +37,26 @@ def fixed_batch_tensor(crash: Crash) -> Iterator[Suspect]:
     if right is None or not any(t.shape[0] == right for t in given):
         return
     for info in given:
-        wrong = info.shape[0]
-        if wrong in (1, right):
+        if (wrong := info.shape[0]) in (1, right):
             continue
         yield from _suspect_maker(crash, info, wrong, right)
         yield from _suspect_buffer(crash, info, wrong, right)
 
 
-def _suspect_maker(crash: Crash, info: TensorInfo, wrong: int, right: int) -> Iterator[Suspect]:
+def _suspect_maker(crash: Crash, info: TensorInfo, wrong: int, right: int) -> Suspects:
     call = find_maker(crash, info, wrong)
     if call is not None:
-        yield Suspect(
-            module=crash.find_module_above(call.parent),
-            message=f"{crash.describe_call(call)} makes a tensor for "
+        arithmetic = "; ".join(f"{t.shape} from {crash.describe_origin(t)}" for t in crash.inputs)
+        yield blame(
+            crash.find_module_above(call.parent),
+            f"{crash.describe_call(call)} makes a tensor for "
             f"{count_of(wrong, 'sample')}, but {count_of(right, 'sample')} arrived",
-            arithmetic="; ".join(
-                f"{t.shape} from {crash.describe_origin(t)}" for t in crash.inputs
-            ),
-            candidates=(propose(*correct_batches(crash, [info], wrong, right), weight=STRONG),),
-            weight=STRONG,
+            propose(*correct_batches(crash, [info], wrong, right), weight=STRONG),
+            arithmetic=arithmetic,
         )
 
 
-def _suspect_buffer(crash: Crash, info: TensorInfo, wrong: int, right: int) -> Iterator[Suspect]:
+def _suspect_buffer(crash: Crash, info: TensorInfo, wrong: int, right: int) -> Suspects:
     """A buffer or a plain attribute: it cannot be told how it is made."""
     found = crash.find_attribute(info) if info.source is None else None
     owner, name = found or ("", "")
@@ -86,11 +68,9 @@ def _suspect_buffer(crash: Crash, info: TensorInfo, wrong: int, right: int) -> I
     if any(len(t.shape) > len(info.shape) for t in crash.inputs):
         return
     title = f"make {name!r} in the forward for x.size(0) samples, or with one row"
-    yield Suspect(
-        module=owner,
-        message=f"{name!r} of {quote(owner)} was made for {count_of(wrong, 'sample')}, but "
-        f"{count_of(right, 'sample')} arrived",
-        arithmetic="; ".join(f"{t.shape} from {crash.describe_origin(t)}" for t in crash.inputs),
-        candidates=(propose(Advice(title=title, module=owner)),),
-        weight=STRONG,
+    message = (
+        f"{name!r} of {quote(owner)} was made for {count_of(wrong, 'sample')}, but "
+        f"{count_of(right, 'sample')} arrived"
     )
+    arithmetic = "; ".join(f"{t.shape} from {crash.describe_origin(t)}" for t in crash.inputs)
+    yield blame(owner, message, propose(Advice(title=title, module=owner)), arithmetic=arithmetic)

@@ -1,46 +1,31 @@
-"""A view for a batch of another size."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.calls import Rewrite
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import find_lost_batch, find_merging, is_batch_fixed, read_sizes
 from cnnprobe.crash.facts.words import count_elements, count_of, operation, write_product
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.records.trace import ModuleCall
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(1, 4, 3, padding=1)
-            self.fc = nn.Linear(4 * 14 * 14, 10)
-
-        def forward(self, x):
-            x = F.max_pool2d(F.relu(self.conv(x)), 2)
-            x = x.view(64, 4 * 14 * 14)
-            return self.fc(x)
-
-
-    model, args = Net(), (torch.randn(40, 1, 28, 28),)
-    """,
-    old="x.view(64, 4 * 14 * 14)",
-    new="x.view(x.size(0), 4 * 14 * 14)",
-    blames="",
-    repair="torch.flatten(x, 1)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(1, 4, 3, padding=1)
+          self.fc = nn.Linear(4 * 14 * 14, 10)
+      def forward(self, x):
+          x = F.max_pool2d(F.relu(self.conv(x)), 2)
+-         x = x.view(64, 4 * 14 * 14)
++         x = x.view(x.size(0), 4 * 14 * 14)
+          return self.fc(x)
+  model, args = Net(), (torch.randn(40, 1, 28, 28),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="torch.flatten(x, 1)")
 
 
-@cause(
-    code="CP005", name="fixed-batch-view", family="batch-merge-view", prior=805, examples=EXAMPLE
-)
-def fixed_batch_view(crash: Crash) -> Iterator[Suspect]:
+@cause("CP005", "fixed-batch-view", EXAMPLE, family="batch-merge-view", prior=805)
+def fixed_batch_view(crash: Crash) -> Suspects:
     """A view asks for another batch than arrived.
 
     Why it happens: the batch size is written as a number, and the last batch of an epoch is
@@ -56,14 +41,13 @@ def fixed_batch_view(crash: Crash) -> Iterator[Suspect]:
     if call is crash.call and not (is_failing_view(call) and _fits_samples(shape, sizes)):
         return
     owner = crash.find_module_above(call.parent)
-    yield Suspect(
-        module=owner,
-        message=f"{operation(call)}{sizes} in {describe_module(crash, owner)} asks for "
+    yield blame(
+        owner,
+        f"{operation(call)}{sizes} in {crash.describe_module(owner)} asks for "
         f"{count_of(sizes[0], 'row')}, but {count_of(shape[0], 'sample')} arrived",
+        _keep_batch(crash, call),
         arithmetic=f"{shape} from {crash.describe_origin(call.inputs[0])} has "
         f"{write_product(shape[1:])} elements a sample",
-        candidates=(propose(_keep_batch(crash, call), weight=STRONG),),
-        weight=STRONG,
     )
 
 

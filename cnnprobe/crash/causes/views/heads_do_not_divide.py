@@ -1,56 +1,39 @@
-"""A number of heads or groups that does not divide the channels which a view splits by it."""
-
 import itertools
 import math
-from collections.abc import Iterator
 
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.words import operation, quote
-from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Suspect
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
 
 _MOST_SHOWN = 2  # other numbers that are tried
 
-EXAMPLE = Example(
-    """
-    class Attention(nn.Module):
-        def __init__(self, dim=32, heads=5):
-            super().__init__()
-            self.heads = heads
-            self.qkv = nn.Linear(dim, 3 * dim)
-            self.out = nn.Linear(dim, dim)
-
-        def forward(self, x):
-            b, n, c = x.shape
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
-            q, k, v = (t.reshape(b, n, self.heads, c // self.heads).transpose(1, 2) for t in (q, k, v))
-            x = F.scaled_dot_product_attention(q, k, v)
-            return self.out(x.transpose(1, 2).reshape(b, n, c))
-
-
-    model, args = Attention(), (torch.randn(2, 7, 32),)
-    """,
-    old="heads=5",
-    new="heads=4",
-    blames="",
-    repair="set heads=4",
-)
+_PROGRAM = """
+  class Attention(nn.Module):
+-     def __init__(self, dim=32, heads=5):
++     def __init__(self, dim=32, heads=4):
+          super().__init__()
+          self.heads = heads
+          self.qkv = nn.Linear(dim, 3 * dim)
+          self.out = nn.Linear(dim, dim)
+      def forward(self, x):
+          b, n, c = x.shape
+          q, k, v = self.qkv(x).chunk(3, dim=-1)
+          q, k, v = (t.reshape(b, n, self.heads, c // self.heads).transpose(1, 2) for t in (q, k, v))
+          x = F.scaled_dot_product_attention(q, k, v)
+          return self.out(x.transpose(1, 2).reshape(b, n, c))
+  model, args = Attention(), (torch.randn(2, 7, 32),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="set heads=4")
 
 
-@cause(
-    code="CP009",
-    name="heads-do-not-divide",
-    family="shape-mismatch",
-    prior=807,
-    examples=EXAMPLE,
-)
-def heads_do_not_divide(crash: Crash) -> Iterator[Suspect]:
+@cause("CP009", "heads-do-not-divide", EXAMPLE, family="shape-mismatch", prior=807)
+def heads_do_not_divide(crash: Crash) -> Suspects:
     """A view splits channels into heads or groups that do not divide them.
 
     Why it happens: each head gets c // heads channels. Where heads does not divide c, some
@@ -59,8 +42,7 @@ def heads_do_not_divide(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: docs of torch.nn.MultiheadAttention (embed_dim has to be divisible by num_heads).
     """
-    call = crash.call
-    if call is None or not is_failing_view(call):
+    if (call := crash.call) is None or not is_failing_view(call):
         return
     shape, sizes = call.inputs[0].shape, read_sizes(call)
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(shape, sizes, strict=False))
@@ -73,19 +55,15 @@ def heads_do_not_divide(crash: Crash) -> Iterator[Suspect]:
             channels, rest = divmod(math.prod(shape) * parts * each, math.prod(sizes))
             if rest or channels // parts != each or not channels % parts:
                 continue
-            yield Suspect(
-                module=crash.owner,
-                message=f"{describe_module(crash, crash.owner)} splits {channels} channels by "
+            advice = (f"choose {name} so that it divides {channels}: {_list_divisors(channels)}",)
+            yield blame(
+                crash.owner,
+                f"{crash.describe_module(crash.owner)} splits {channels} channels by "
                 f"{name}={parts}, which does not divide them",
+                *_propose_numbers(crash, owner, name, parts=parts, channels=channels),
                 arithmetic=f"{channels} = {parts} x {each} + {channels % parts}; "
                 f"{operation(call)}{sizes} of {shape}",
-                candidates=tuple(
-                    _propose_numbers(crash, owner, name, parts=parts, channels=channels)
-                ),
-                weight=STRONG,
-                advice=(
-                    f"choose {name} so that it divides {channels}: {_list_divisors(channels)}",
-                ),
+                advice=advice,
             )
             return
 
@@ -101,7 +79,7 @@ def _list_numbers(module: nn.Module) -> list[tuple[str, int]]:
 
 def _propose_numbers(
     crash: Crash, owner: nn.Module | None, name: str, *, parts: int, channels: int
-) -> Iterator[Candidate]:
+) -> Candidates:
     """First the groups of a layer beside it, then the nearest numbers that divide the channels."""
     if owner is None:
         return
@@ -130,10 +108,6 @@ def _propose_numbers(
 
 
 def _set(fqn: str, name: str, value: int) -> Edit:
-    return SetAttribute(
-        title=f"set {name}={value} in {quote(fqn)}",
-        code=f"{name}={value}",
-        module=fqn,
-        name=name,
-        value=lambda _module: value,
-    )
+    title = f"set {name}={value} in {quote(fqn)}"
+    code = f"{name}={value}"
+    return SetAttribute(title=title, code=code, module=fqn, name=name, value=lambda _module: value)

@@ -1,59 +1,37 @@
-"""An index that a dim does not have."""
-
-from collections.abc import Iterator
-
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.facts.dims import explain_rank, propose_rank
 from cnnprobe.crash.facts.words import count_of, read_argument, shorten
-from cnnprobe.crash.suspect import STRONG, Suspect
 from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import ModuleCall
 
-EXAMPLES = (
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 3)
-
-        def forward(self, x):
-            x = self.fc(x)
-            return x[:, 3]
-
-
-    model, args = Net(), (torch.randn(2, 4),)
-    """,
-        old="x[:, 3]",
-        new="x[:, 2]",
-        blames="",
-    ),
-    Example(
-        """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm = nn.LSTM(4, 6, batch_first=True)
-            self.fc = nn.Linear(6, 2)
-
-        def forward(self, x):
-            x, _ = self.lstm(x)
-            return self.fc(x[:, -1, :])
+_FIRST = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 3)
+      def forward(self, x):
+          x = self.fc(x)
+-         return x[:, 3]
++         return x[:, 2]
+  model, args = Net(), (torch.randn(2, 4),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.lstm = nn.LSTM(4, 6, batch_first=True)
+          self.fc = nn.Linear(6, 2)
+      def forward(self, x):
+          x, _ = self.lstm(x)
+          return self.fc(x[:, -1, :])
+- model, args = Net(), (torch.randn(7, 4),)
++ model, args = Net(), (torch.randn(1, 7, 4),)
+"""
+EXAMPLES = (Example(_FIRST, blames=""), Example(_SECOND, blames="", repair="x.unsqueeze(0)"))
 
 
-    model, args = Net(), (torch.randn(7, 4),)
-    """,
-        old="torch.randn(7, 4)",
-        new="torch.randn(1, 7, 4)",
-        blames="",
-        repair="x.unsqueeze(0)",
-    ),
-)
-
-
-@cause(code="CP012", name="index-out-of-range", family="index-range", prior=200, examples=EXAMPLES)
-def index_out_of_range(crash: Crash) -> Iterator[Suspect]:
+@cause("CP012", "index-out-of-range", EXAMPLES, family="index-range", prior=200)
+def index_out_of_range(crash: Crash) -> Suspects:
     """An index is beyond the size of its dim, or for a dim that is not there.
 
     Why it happens: indices start at 0, so that the last of n is n - 1; or the tensor has fewer
@@ -62,29 +40,26 @@ def index_out_of_range(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: docs of torch.Tensor indexing, which follows NumPy.
     """
-    call = crash.call
-    if call is None or not call.inputs or resolve_name(call.kind) != "getitem":
+    if (call := crash.call) is None or not call.inputs or resolve_name(call.kind) != "getitem":
         return
-    x, owner = call.inputs[0], describe_module(crash, crash.owner)
+    x, owner = call.inputs[0], crash.describe_module(crash.owner)
     parts = _list_parts(call)
     if len(parts) > len(x.shape):
-        yield Suspect(
-            module=crash.owner,
-            message=f"{count_of(len(parts), 'index')} for {x.shape} in {owner}, which has "
+        yield blame(
+            crash.owner,
+            f"{count_of(len(parts), 'index')} for {x.shape} in {owner}, which has "
             f"{count_of(len(x.shape), 'dim')}".replace("indexs", "indices"),
+            *propose_rank(crash, x, len(parts)),
             arithmetic=explain_rank(crash, x, len(parts)),
-            candidates=tuple(propose_rank(crash, x, len(parts))),
-            weight=STRONG,
         )
         return
     for dim, index in enumerate(parts):
         if type(index) is int and not -x.shape[dim] <= index < x.shape[dim]:
-            yield Suspect(
-                module=crash.owner,
-                message=f"index {index} in {owner} is out of range for dim {dim} of {x.shape}: "
+            yield blame(
+                crash.owner,
+                f"index {index} in {owner} is out of range for dim {dim} of {x.shape}: "
                 f"valid are 0 to {x.shape[dim] - 1}",
                 arithmetic=f"{x.shape} from {crash.describe_origin(x)}, at {shorten(call.source)}",
-                weight=STRONG,
             )
             return
 

@@ -1,43 +1,30 @@
-"""A view of a tensor whose elements are not in the order of its dims."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.reshaping import reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import read_sizes
-from cnnprobe.crash.suspect import STRONG, USUAL, Suspect, propose
 from cnnprobe.operations import find, resolve_name
 from cnnprobe.records.trace import TensorInfo
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 6, 3)
-            self.fc = nn.Linear(6 * 6 * 6, 2)
-
-        def forward(self, x):
-            x = self.conv(x).permute(0, 2, 3, 1)
-            x = F.relu(x)
-            return self.fc(x.view(x.size(0), -1))
-
-
-    model, args = Net(), (torch.randn(4, 3, 8, 8),)
-    """,
-    old="x.view(x.size(0), -1)",
-    new="x.reshape(x.size(0), -1)",
-    blames="",
-    repair="x.reshape(4, -1)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 6, 3)
+          self.fc = nn.Linear(6 * 6 * 6, 2)
+      def forward(self, x):
+          x = self.conv(x).permute(0, 2, 3, 1)
+          x = F.relu(x)
+-         return self.fc(x.view(x.size(0), -1))
++         return self.fc(x.reshape(x.size(0), -1))
+  model, args = Net(), (torch.randn(4, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="x.reshape(4, -1)")
 
 
-@cause(code="CP008", name="noncontiguous-view", prior=806, examples=EXAMPLE)
-def noncontiguous_view(crash: Crash) -> Iterator[Suspect]:
+@cause("CP008", "noncontiguous-view", EXAMPLE, prior=806)
+def noncontiguous_view(crash: Crash) -> Suspects:
     """view() needs a contiguous tensor, and got one whose dims were moved.
 
     Why it happens: permute, transpose and some slices change the order of the dims and leave the
@@ -46,11 +33,9 @@ def noncontiguous_view(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: check that the order of the dims is what is meant: reshape() hides it.
     Source: docs of torch.Tensor.view and torch.Tensor.reshape.
     """
-    call = crash.call
-    if call is None or call.fqn is not None or resolve_name(call.kind) != "view":
+    if (call := crash.call) is None or call.fqn is not None or resolve_name(call.kind) != "view":
         return
-    sizes = read_sizes(call)
-    if not sizes or not call.inputs or is_failing_view(call):
+    if not (sizes := read_sizes(call)) or not call.inputs or is_failing_view(call):
         return
     x, shown, owner = call.inputs[0], ", ".join(map(str, sizes)), crash.owner
 
@@ -58,19 +43,15 @@ def noncontiguous_view(crash: Crash) -> Iterator[Suspect]:
         return x.reshape(*sizes)
 
     edits = [
-        reshape_otherwise(
-            crash, call, reshape, f"{{x}}{name}({shown})", respell=f"{{x}}{name}({{rest}})"
-        )
-        for name in (".reshape", ".contiguous().view")
+        reshape_otherwise(crash, call, reshape, f"{{x}}{n}({shown})", respell=f"{{x}}{n}({{rest}})")
+        for n in (".reshape", ".contiguous().view")
     ]
-    yield Suspect(
-        module=owner,
-        message=f"view in {describe_module(crash, owner)} needs a contiguous tensor, but "
-        f"{_find_mover(crash, x)} made {x.shape} non-contiguous",
-        arithmetic=f"shape {x.shape}, strides {x.strides}; view{sizes}",
-        candidates=(propose(edits[0], weight=STRONG), propose(edits[1], weight=USUAL)),
-        weight=STRONG,
+    message = (
+        f"view in {crash.describe_module(owner)} needs a contiguous tensor, but "
+        f"{_find_mover(crash, x)} made {x.shape} non-contiguous"
     )
+    arithmetic = f"shape {x.shape}, strides {x.strides}; view{sizes}"
+    yield blame(owner, message, edits[0], propose(edits[1], weight=USUAL), arithmetic=arithmetic)
 
 
 def _find_mover(crash: Crash, x: TensorInfo) -> str:

@@ -1,41 +1,28 @@
-"""A squeeze that dropped the batch of one sample."""
-
-from collections.abc import Iterator
-
 from torch import nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.reshaping import flatten_otherwise
 from cnnprobe.crash.facts.products import find_product
-from cnnprobe.crash.suspect import STRONG, Suspect, propose
 from cnnprobe.operations import resolve_name
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 6, 3)
-            self.norm = nn.BatchNorm1d(6)
-            self.fc = nn.Linear(6, 2)
-
-        def forward(self, x):
-            x = F.adaptive_avg_pool2d(self.conv(x), 1).squeeze()
-            return self.fc(self.norm(x))
-
-
-    model, args = Net().eval(), (torch.randn(1, 3, 8, 8),)
-    """,
-    old=".squeeze()",
-    new=".flatten(1)",
-    blames="",
-    repair="torch.flatten(x, 1)",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 6, 3)
+          self.norm = nn.BatchNorm1d(6)
+          self.fc = nn.Linear(6, 2)
+      def forward(self, x):
+-         x = F.adaptive_avg_pool2d(self.conv(x), 1).squeeze()
++         x = F.adaptive_avg_pool2d(self.conv(x), 1).flatten(1)
+          return self.fc(self.norm(x))
+  model, args = Net().eval(), (torch.randn(1, 3, 8, 8),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="torch.flatten(x, 1)")
 
 
-@cause(code="CP007", name="squeeze-batch", prior=803, examples=EXAMPLE)
-def squeeze_batch(crash: Crash) -> Iterator[Suspect]:
+@cause("CP007", "squeeze-batch", EXAMPLE, prior=803)
+def squeeze_batch(crash: Crash) -> Suspects:
     """squeeze() dropped the batch dim too, because there is one sample.
 
     Why it happens: squeeze() without a dim drops every dim of size 1. With more samples the batch
@@ -56,12 +43,11 @@ def squeeze_batch(crash: Crash) -> Iterator[Suspect]:
         return
     if len(after) != sum(n != 1 for n in before):
         return
-    yield Suspect(
-        module=crash.find_module_above(call.parent),
-        message=f"squeeze() dropped the batch dim too, because there is one sample: {before} "
+    yield blame(
+        crash.find_module_above(call.parent),
+        f"squeeze() dropped the batch dim too, because there is one sample: {before} "
         f"became {after}",
+        flatten_otherwise(crash, call),
         arithmetic=f"{crash.describe_call(crash.call) if crash.call else 'it'} got "
         f"{crash.inputs[0].shape}",
-        candidates=(propose(flatten_otherwise(crash, call), weight=STRONG),),
-        weight=STRONG,
     )

@@ -1,53 +1,34 @@
-"""A squeeze of a dim that has several elements."""
-
-from collections.abc import Iterator
-
 from torch import Tensor
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.cause import STRONG, Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import resize_input
 from cnnprobe.crash.edits.reshaping import reshape_otherwise
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.windows import LARGEST_INPUT, apply_windows, list_steps
 from cnnprobe.crash.facts.words import get_argument, shorten
-from cnnprobe.crash.suspect import STRONG, Candidate, Suspect, propose
 from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import TensorInfo
 
-EXAMPLE = Example(
-    """
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.features = nn.Sequential(
-                nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2), nn.MaxPool2d((2, 1))
-            )
-            self.lstm = nn.LSTM(8, 4)
-
-        def forward(self, x):
-            x = self.features(x)
-            x = x.squeeze(2)
-            return self.lstm(x.permute(2, 0, 1))[0]
-
-
-    model, args = Net(), (torch.randn(2, 1, 8, 16),)
-    """,
-    old="torch.randn(2, 1, 8, 16)",
-    new="torch.randn(2, 1, 4, 16)",
-    blames="",
-    repair="give the model an input of 4 x 16",
-)
+_PROGRAM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.features = nn.Sequential(
+              nn.Conv2d(1, 8, 3, padding=1), nn.MaxPool2d(2), nn.MaxPool2d((2, 1))
+          )
+          self.lstm = nn.LSTM(8, 4)
+      def forward(self, x):
+          x = self.features(x)
+          x = x.squeeze(2)
+          return self.lstm(x.permute(2, 0, 1))[0]
+- model, args = Net(), (torch.randn(2, 1, 8, 16),)
++ model, args = Net(), (torch.randn(2, 1, 4, 16),)
+"""
+EXAMPLE = Example(_PROGRAM, blames="", repair="give the model an input of 4 x 16")
 
 
-@cause(
-    code="CP013",
-    name="squeeze-drops-nothing",
-    family="shape-mismatch",
-    prior=200,
-    examples=EXAMPLE,
-)
-def squeeze_drops_nothing(crash: Crash) -> Iterator[Suspect]:
+@cause("CP013", "squeeze-drops-nothing", EXAMPLE, family="shape-mismatch", prior=200)
+def squeeze_drops_nothing(crash: Crash) -> Suspects:
     """squeeze(dim) drops nothing, because the dim has more than one element.
 
     Why it happens: squeeze(dim) leaves a dim of another size than 1 as it is, without an error.
@@ -56,8 +37,7 @@ def squeeze_drops_nothing(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none.
     Source: docs of torch.squeeze; CRNN (Shi et al. 2015, arXiv:1507.05717) takes lines of 32.
     """
-    call = crash.call
-    if call is None or not call.inputs or resolve_name(call.kind) != "permute":
+    if (call := crash.call) is None or not call.inputs or resolve_name(call.kind) != "permute":
         return
     x, dims = call.inputs[0], len(read_sizes(call))
     for _, squeeze in crash.walk_back(x):
@@ -74,17 +54,17 @@ def squeeze_drops_nothing(crash: Crash) -> Iterator[Suspect]:
         return x.mean(dim)
 
     mean = reshape_otherwise(crash, squeeze, average, f"{{x}}.mean({dim})")
-    yield Suspect(
-        module=mean.module,
-        message=f"squeeze({dim}) at {shorten(squeeze.source)} drops nothing, because dim {dim} of "
+    yield blame(
+        mean.module,
+        f"squeeze({dim}) at {shorten(squeeze.source)} drops nothing, because dim {dim} of "
         f"{x.shape} has {x.shape[dim]} elements; the permute after it is for {dims} dims",
+        *_propose_input(crash, squeeze.inputs[0], dim),
+        propose(mean),
         arithmetic=f"{x.shape} from {crash.describe_origin(squeeze.inputs[0])}",
-        candidates=(*_propose_input(crash, squeeze.inputs[0], dim), propose(mean)),
-        weight=STRONG,
     )
 
 
-def _propose_input(crash: Crash, x: TensorInfo, dim: int) -> Iterator[Candidate]:
+def _propose_input(crash: Crash, x: TensorInfo, dim: int) -> Candidates:
     """The input whose map has one element there: of the sizes that do, the most even one."""
     steps = list_steps(crash, x)
     if dim < 2 or not steps or not crash.root_inputs:

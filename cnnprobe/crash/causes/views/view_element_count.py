@@ -1,72 +1,47 @@
-"""A view whose sizes do not come to the elements that its tensor has."""
-
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
-from cnnprobe.crash.cause import Example, cause
-from cnnprobe.crash.crash import Crash, describe_module
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.reshaping import reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view, propose_rows
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.words import count_elements, operation, write_product
-from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidate, Suspect, propose
+from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidates
 from cnnprobe.records.trace import ModuleCall
 
+_FIRST = """
+  class Decoder(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.fc = nn.Linear(16, 8 * 6 * 6)
++         self.fc = nn.Linear(16, 8 * 7 * 7)
+          self.up = nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)
+      def forward(self, z):
+          x = self.fc(z).view(-1, 8, 7, 7)
+          return self.up(x)
+  model, args = Decoder(), (torch.randn(3, 16),)
+"""
+_SECOND = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(1, 16, 5)
+          self.fc = nn.Linear(16 * 5 * 5, 10)
+      def forward(self, x):
+          x = F.max_pool2d(F.relu(self.conv(x)), 2)
+-         x = x.view(-1, 16 * 5 * 5)
++         x = F.adaptive_avg_pool2d(x, 5).view(-1, 16 * 5 * 5)
+          return self.fc(x)
+  model, args = Net(), (torch.randn(3, 1, 28, 28),)
+"""
 EXAMPLES = (
-    Example(
-        """
-        class Decoder(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.fc = nn.Linear(16, 8 * 6 * 6)
-                self.up = nn.ConvTranspose2d(8, 1, 4, stride=2, padding=1)
-
-            def forward(self, z):
-                x = self.fc(z).view(-1, 8, 7, 7)
-                return self.up(x)
-
-
-        model, args = Decoder(), (torch.randn(3, 16),)
-        """,
-        old="8 * 6 * 6",
-        new="8 * 7 * 7",
-        blames="",
-        repair="set out_features=392 in 'fc'",
-    ),
-    Example(
-        """
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv = nn.Conv2d(1, 16, 5)
-                self.fc = nn.Linear(16 * 5 * 5, 10)
-
-            def forward(self, x):
-                x = F.max_pool2d(F.relu(self.conv(x)), 2)
-                x = x.view(-1, 16 * 5 * 5)
-                return self.fc(x)
-
-
-        model, args = Net(), (torch.randn(3, 1, 28, 28),)
-        """,
-        old="x.view(-1, 16 * 5 * 5)",
-        new="F.adaptive_avg_pool2d(x, 5).view(-1, 16 * 5 * 5)",
-        blames="",
-        repair="set in_features=2304 in 'fc'",
-    ),
+    Example(_FIRST, blames="", repair="set out_features=392 in 'fc'"),
+    Example(_SECOND, blames="", repair="set in_features=2304 in 'fc'"),
 )
 
 
-@cause(
-    code="CP006",
-    name="view-element-count",
-    family="shape-mismatch",
-    prior=804,
-    examples=EXAMPLES,
-)
-def view_element_count(crash: Crash) -> Iterator[Suspect]:
+@cause("CP006", "view-element-count", EXAMPLES, family="shape-mismatch", prior=804)
+def view_element_count(crash: Crash) -> Suspects:
     """A view asks for another number of elements than its tensor has.
 
     Why it happens: its sizes were counted for another input size, another layer before it, or
@@ -76,27 +51,24 @@ def view_element_count(crash: Crash) -> Iterator[Suspect]:
     Known exceptions: none; a view never adds or drops elements.
     Source: docs of torch.Tensor.view.
     """
-    call = crash.call
-    if call is None or not is_failing_view(call):
+    if (call := crash.call) is None or not is_failing_view(call):
         return
     x, sizes = call.inputs[0], read_sizes(call)
     known = count_elements(tuple(n for n in sizes if n != -1))
     total, owner = count_elements(x.shape), crash.find_module_above(call.parent)
     wanted = f"a multiple of {known}" if -1 in sizes else str(known)
-    yield Suspect(
-        module=owner,
-        message=f"{operation(call)}{sizes} in {describe_module(crash, owner)} asks for {wanted} "
+    yield blame(
+        owner,
+        f"{operation(call)}{sizes} in {crash.describe_module(owner)} asks for {wanted} "
         f"elements, but {x.shape} has {total}",
+        *propose_rows(crash, call) if len(sizes) == 2 else _propose_layers(crash, call),
         arithmetic=f"{x.shape} from {crash.describe_origin(x)}: {write_product(x.shape[1:])} "
         f"elements a sample, not {write_product(tuple(n for n in sizes[1:] if n != -1))}",
-        candidates=tuple(
-            propose_rows(crash, call) if len(sizes) == 2 else _propose_layers(crash, call)
-        ),
         weight=USUAL,
     )
 
 
-def _propose_layers(crash: Crash, call: ModuleCall) -> Iterator[Candidate]:
+def _propose_layers(crash: Crash, call: ModuleCall) -> Candidates:
     """As many features or channels as the view takes; or another batch."""
     sizes = read_sizes(call)
     wanted = count_elements(tuple(n for n in sizes[1:] if n != -1))
