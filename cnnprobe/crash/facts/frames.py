@@ -167,10 +167,15 @@ def list_calls(error: BaseException) -> list[ast.Call]:
 def parse_function(error: BaseException) -> ast.AST | None:
     """The syntax tree of the function, or of the file, in which the user's innermost frame is."""
     codes = [frame.f_code for frame in list_frames(error) if is_users(frame)]
-    tree = parse_file(codes[-1].co_filename) if codes else None
-    first = codes[-1].co_firstlineno if codes else 0
+    return parse_code(codes[-1]) if codes else None
+
+
+def parse_code(code: types.CodeType) -> ast.AST | None:
+    """The syntax tree of a function, or of a file, by its code."""
+    tree = parse_file(code.co_filename)
+    first = code.co_firstlineno
     functions = [n for n in ast.walk(tree) if _starts_at(n, first)] if tree is not None else []
-    return functions[0] if functions and codes[-1].co_name != "<module>" else tree
+    return functions[0] if functions and code.co_name != "<module>" else tree
 
 
 def _starts_at(node: ast.AST, line: int) -> bool:
@@ -204,12 +209,16 @@ def find_cut(error: BaseException, cuts: Callable[[str], bool]) -> tuple[str, in
 def find_assigned_value(error: BaseException, name: str) -> ast.expr | None:
     """What a name of the user's innermost frame was given last before the failing line."""
     frames, tree = find_frames(error), parse_function(error)
-    last = frames[-1].lineno or 0 if frames else 0
+    return find_value(tree, name, frames[-1].lineno or 0) if tree is not None else None
+
+
+def find_value(tree: ast.AST, name: str, line: int) -> ast.expr | None:
+    """What a name was given last before a line of a function."""
     assigned = [
         node
-        for node in (ast.walk(tree) if tree is not None else ())
+        for node in ast.walk(tree)
         if isinstance(node, ast.Assign)
-        and node.lineno < last
+        and node.lineno < line
         and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
     ]
     return max(assigned, key=lambda node: node.lineno).value if assigned else None

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.calls import AdaptTensors
+from cnnprobe.crash.facts.callers import resize_argument
 from cnnprobe.crash.facts.words import get_tensor, is_floating, quote
 from cnnprobe.crash.suspect import STRONG, Candidate
 from cnnprobe.records.trace import TensorInfo
@@ -52,7 +54,29 @@ _BUILT = "build the layers of 'encoder' with batch_first=True"
 LAYOUT = Example(_LAYOUT, blames="encoder", repair=_BUILT)
 
 
-@cause("CP060", "attention-shapes", (BATCH, MASK, LAYOUT), family="shape-mismatch", prior=496)
+_CAUSAL = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.embed = nn.Embedding(20, 16)
+          self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+      def forward(self, words, mask):
+          return self.layer(self.embed(words), src_mask=mask)
+  model = Net()
+  def run(model):
+      words = torch.randint(0, 20, (2, 9))
+      length = words.shape[1]
+-     mask = torch.full((length, length), float("-inf")).triu(1)
++     mask = torch.full((words[:, 1:].size(1), words[:, 1:].size(1)), float("-inf")).triu(1)
+      return model(words[:, 1:], mask=mask)
+"""
+_MADE = "make 'mask' with words[:, 1:].size(1) instead of length"
+CAUSAL = Example(_CAUSAL, blames="layer", repair=_MADE)
+
+
+@cause(
+    "CP060", "attention-shapes", (BATCH, MASK, LAYOUT, CAUSAL), family="shape-mismatch", prior=496
+)
 def attention_shapes(crash: Crash) -> Suspects:
     """The query, the key or a mask of an attention do not fit one another.
 
@@ -153,7 +177,13 @@ def _explain_mask(
     elif len(mask.shape) == 2 and all(m >= n for m, n in zip(mask.shape, wanted, strict=True)):
         rows, columns = wanted
         code = f"mask[:{rows}, :{columns}]" if name == "attn_mask" else f"mask[:, :{columns}]"
-        candidates.append(_adapt(crash, fqn, mask, lambda t: t[:rows, :columns], code))
+        cut = _adapt(crash, fqn, mask, lambda t: t[:rows, :columns], code)
+        is_square = rows == columns and crash.is_input(mask)
+        made = resize_argument(crash, mask, mask.shape[0], rows) if is_square else None
+        if made is not None:
+            edit = replace(cut.edits[0], title=made.title, code=made.code, written=made.written)
+            cut = propose(edit, weight=STRONG + 1)
+        candidates.append(cut)
     said = "(batch, keys)" if name == "key_padding_mask" else "(queries, keys)"
     return blame(
         crash.find_container(fqn),

@@ -4,7 +4,9 @@ from torch import nn
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.calls import AdaptTensors, KeepFirst
+from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.batches import correct_batches
+from cnnprobe.crash.facts.callers import describe_last_batch, resize_argument
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, Candidate, Candidates
 from cnnprobe.operations import find
@@ -26,7 +28,34 @@ _FIXED_BATCH = """
 FIXED_BATCH = Example(_FIXED_BATCH, blames="lstm", repair="use x.size(0) instead of 32")
 
 
-@cause("CP059", "hidden-state-shape", FIXED_BATCH, family="shape-mismatch", prior=498)
+_LAST_BATCH = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.rnn = nn.GRU(5, 6, 2)
+      def forward(self, x, state):
+          return self.rnn(x, state)[0]
+  model = Net()
+  def run(model):
+      count = 4
+      frames = torch.utils.data.DataLoader(torch.randn(10, 7, 5), batch_size=count)
+      for batch in frames:
+          batch = batch.transpose(0, 1)
+-         state = torch.zeros(2, count, 6)
++         state = torch.zeros(2, batch.size(1), 6)
+          model(batch, state).sum().backward()
+"""
+_MADE = "make 'state' with batch.size(1) instead of count"
+LAST_BATCH = Example(_LAST_BATCH, blames="rnn", repair=_MADE)
+
+
+@cause(
+    "CP059",
+    "hidden-state-shape",
+    (FIXED_BATCH, LAST_BATCH),
+    family="shape-mismatch",
+    prior=498,
+)
 def hidden_state_shape(crash: Crash) -> Suspects:
     """The hidden state of a recurrent layer does not fit its input.
 
@@ -51,9 +80,11 @@ def _explain(crash: Crash, fqn: str, layer: nn.RNNBase, inputs: tuple[TensorInfo
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
     wanted = (rows, batch, layer.proj_size or layer.hidden_size)
     said = f"(layers x directions, batch, hidden) = {wanted}"
+    last = describe_last_batch(crash, batch) if hidden.shape[1:2] != (batch,) else ""
     message = (
         f"{crash.describe_module(fqn)} with batch_first={layer.batch_first} expects a "
         f"hidden state of {wanted} for {x.shape} but got {hidden.shape}"
+        + (f"; the batch is {last}" if last else "")
     )
     arithmetic = f"{said}, arrived {hidden.shape} from {_describe_origin(crash, hidden)}"
     return blame(fqn, message, *_mend(crash, fqn, layer, batch), arithmetic=arithmetic)
@@ -97,12 +128,36 @@ def _transpose(fqn: str, given: tuple[int, ...]) -> Candidate:
 
 def _correct_batch(crash: Crash, fqn: str, given: tuple[int, ...], batch: int) -> Candidates:
     states = [t for t in crash.inputs[1:] if len(t.shape) == 3 and t.shape[1] != batch]
+    if all(crash.is_input(t) for t in states):
+        yield from _correct_argument(crash, fqn, states[0], batch)
+        return
     edits = correct_batches(crash, states, given[1], batch)
     if edits:
         yield propose(*edits, weight=STRONG)
     if all(_is_kept_zeros(crash, t) for t in states):
         title = f"call {quote(fqn)} without a state: it starts from zeros of the right size then"
         yield propose(KeepFirst(title=title, module=fqn), weight=STRONG)
+
+
+def _correct_argument(crash: Crash, fqn: str, state: TensorInfo, batch: int) -> Candidates:
+    """The loop made the state for another batch."""
+    shape = state.shape
+    made = resize_argument(crash, state, shape[1], batch)
+    title = f"make the state for the batch that arrives, not for {shape[1]} samples"
+    yield propose(
+        AdaptTensors(
+            title=made.title if made is not None else title,
+            code=made.code if made is not None else "",
+            module=fqn,
+            fits=lambda t: tuple(t.shape) == shape,
+            function=lambda t: t.new_zeros((shape[0], batch, shape[2])),
+            written=made.written if made is not None else None,
+        ),
+        weight=STRONG,
+    )
+    if describe_last_batch(crash, batch):
+        title = "or leave the smaller last batch out: DataLoader(..., drop_last=True)"
+        yield propose(Advice(title=title, code="drop_last=True"))
 
 
 def _refit_layers(crash: Crash, fqn: str, layer: nn.RNNBase, given: tuple[int, ...]) -> Candidates:
