@@ -17,13 +17,14 @@ from cnnprobe.comparison.refactoring import refactor_model
 from cnnprobe.comparison.results import Comparison, Refactoring
 from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain, failure_and_explanation
 from cnnprobe.crash.cause import Cause, load_causes
-from cnnprobe.data import DataRule, all_data_rules, load_data_rules
+from cnnprobe.data import DataRule, all_data_rules, join_findings, load_data_rules
 from cnnprobe.data.expected import read_expected
-from cnnprobe.data.inspecting import inspect
+from cnnprobe.data.feeding import feed, is_loader, wrap_dataset
+from cnnprobe.data.inspecting import Inspection, judge, read
 from cnnprobe.data.report import DataReport
 from cnnprobe.data.source import Limits
 from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
-from cnnprobe.errors import UnknownNameError
+from cnnprobe.errors import TargetError, UnknownNameError, UsageError
 from cnnprobe.graph import Graph
 from cnnprobe.monitoring import EVERYTHING, Settings
 from cnnprobe.monitoring.runs import Monitor, start
@@ -330,7 +331,8 @@ def diagnose(
     train_step: Callable[..., Any] | None = None,
     scheduler: Any = None,
     steps: int = 6,
-    rules: Iterable[Rule | Cause | str | os.PathLike[str]] = (),
+    validation: Any = None,
+    rules: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
 ) -> Report:
     """Why the model does not learn: findings of the rules, the root cause first; none where nothing is wrong.
@@ -341,7 +343,8 @@ def diagnose(
     Args:
         model: the model, in the mode in which it is to be judged.
         inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its keyword arguments. A list that is one argument,
-            as detectors take their images, goes into a tuple: `(images,)`.
+            as detectors take their images, goes into a tuple: `(images,)`. Or the training data: a DataLoader, a Dataset, an iterable of batches
+            that is no list; then its data is judged too, as `inspect_data` does, and its first batch goes into the model and the loss.
         targets: what `loss_fn` takes as its second argument.
         loss_fn: called as `loss_fn(output, targets)`, or `loss_fn(output)` without targets.
         optimizer: as the loop uses it.
@@ -349,6 +352,7 @@ def diagnose(
             optimizer, loss_fn or criterion, scheduler), else (inputs, targets) for two parameters, (model, inputs, targets) for three.
         scheduler: of the learning rate.
         steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit are judged from 50 on.
+        validation: the validation data, in the same forms, where the training data is given.
         rules: further rules and causes of crashes, or files that hold them.
         ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed; as `@cnnprobe.ignore` does for a class.
 
@@ -363,6 +367,17 @@ def diagnose(
     >>> [(finding.rule, finding.module) for finding in report.findings]
     [('softmax-before-ce', '3')]
     """
+    inspection, said = None, ()
+    if is_loader(inputs):
+        inspection, inputs, targets, said = _read_loaders(
+            model, inputs, targets, loss_fn, validation
+        )
+    elif validation is not None:
+        raise UsageError(
+            "validation data is compared with training data, and a batch was given",
+            where="diagnose(validation=...)",
+            fix="give the training loader in place of the batch",
+        )
     caller = sys._getframe(1)
     roles = {
         "model": model,
@@ -378,7 +393,7 @@ def diagnose(
         if value is not None and (name := _variable(caller, value))
     }
     rules = list(rules)
-    files = [pathlib.Path(each) for each in rules if not isinstance(each, Rule | Cause)]
+    files = [pathlib.Path(each) for each in rules if not isinstance(each, Rule | DataRule | Cause)]
     own = [each for each in rules if isinstance(each, Rule)]
     causes = (*load_causes(files), *(each for each in rules if isinstance(each, Cause)))
     crashes: list[tuple[Trace | None, Explanation | None]] = []
@@ -403,6 +418,13 @@ def diagnose(
     known = load_rules(files)
     suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
     outcome = run_rules(evidence, (*known, *own), ignore=suppressed)
+    data, findings = None, outcome.findings
+    if inspection is not None:
+        of_data = (*load_data_rules(files), *(each for each in rules if isinstance(each, DataRule)))
+        seconds = 3 * evidence.trace.calls[0].seconds if evidence.trace.calls else None
+        expected = read_expected(model, loss_fn, inspection.inputs, seconds)
+        data = judge(inspection, expected, rules=of_data, ignore=suppressed)
+        findings = join_findings(data.findings, outcome.findings, (*of_data, *known, *own))
     trace, explanation = evidence.trace, None
     if error is not None:
         seen, explanation = crashes[0] if crashes else (None, None)
@@ -413,7 +435,9 @@ def diagnose(
     )
     notes = (
         *trace.notes,
+        *said,
         *outcome.notes,
+        *(data.notes if data is not None else ()),
         *(
             f"{f.rule} in {f.module!r} is ignored: {reason}"
             for f, reason in (*accepted, *outcome.suppressed)
@@ -421,12 +445,38 @@ def diagnose(
     )
     report = Report(
         trace=replace(trace, notes=notes),
-        findings=(*crashed, *outcome.findings),
+        findings=(*crashed, *findings),
         explanation=explanation,
         error=error,
+        data=data,
     )
     _last[model] = report
     return report
+
+
+def _read_loaders(
+    model: nn.Module, loader: Any, targets: Any, loss_fn: Any, validation: Any
+) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
+    """What was read of the loaders, what of the first batch goes into the model and the loss, and how that was found."""
+    check_model(model, "the model that is diagnosed")
+    if targets is not None:
+        raise UsageError(
+            "targets are given beside a loader, which has its own",
+            where="diagnose(model, loader, targets)",
+            fix="diagnose(model, loader, loss_fn=...); the validation data goes to validation=",
+        )
+    inspection = read(wrap_dataset(loader), validation, limits=Limits())
+    if inspection.first is None:
+        failed = inspection.data.training.failed
+        raise TargetError(
+            f"the loader gives no batch: {failed.kind}: {failed.message}"
+            if failed
+            else "the loader gives no batch",
+            where="diagnose(model, loader)",
+            fix="cnnprobe.inspect_data(loader) says which samples are at fault",
+        )
+    found = feed(inspection.first, model, loss_fn)
+    return inspection, found.inputs, found.targets, (found.said,)
 
 
 def inspect_data(
@@ -469,13 +519,12 @@ def inspect_data(
     given = list(rules)
     files = [pathlib.Path(each) for each in given if not isinstance(each, DataRule)]
     own = [each for each in given if isinstance(each, DataRule)]
-    return inspect(
-        loader,
-        validation,
-        limits=Limits(samples=samples, seconds=seconds),
+    inspection = read(loader, validation, limits=Limits(samples=samples, seconds=seconds))
+    return judge(
+        inspection,
+        read_expected(model, loss_fn, inspection.inputs),
         rules=(*load_data_rules(files), *own),
         ignore=ignore or {},
-        expect=lambda _, readings: read_expected(model, loss_fn, readings[0].inputs),
         pictures=pictures,
     )
 

@@ -41,6 +41,7 @@ class Report:
     graph: Any = None  # a Graph where one was asked for
     history: History | None = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
+    data: Any = field(default=None, compare=False)  # the DataReport where loaders were given
     error: BaseException | None = field(
         default=None, compare=False
     )  # the very exception that was raised

@@ -10,6 +10,7 @@ from cnnprobe import __version__
 from cnnprobe.cli.comparing import compare_command, refactor_command
 from cnnprobe.cli.diagnosing import diagnose_command, explain_command, rules_command
 from cnnprobe.cli.graphing import graph_command
+from cnnprobe.cli.inspecting import data_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
 
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(compare_command)
+main.add_command(data_command)
 main.add_command(diagnose_command)
 main.add_command(explain_command)
 main.add_command(probe_command)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cnnprobe.crash.cause import Cause, Example
     from cnnprobe.data import DataRule
-    from cnnprobe.diagnosis import Rule
+    from cnnprobe.diagnosis import Finding, Rule
     from cnnprobe.report import Report
 
 _OF_CLASSES = select(trait="classes")
@@ -89,14 +89,14 @@ def diagnose_command(
     """
     check_file(wished)
     thresholds = options["fail_on"] or ("warning",)
-    _check_thresholds(thresholds, options["files"])
+    check_thresholds(thresholds, options["files"])
     with prints_on_stderr():
         report = _diagnosed(load(model, given), given, options)
     form = chosen_format(wished)
     write(_shown(report, form, wished), wished)
     if report.trace.failure is not None:
         click.get_current_context().exit(TargetError.exit_code)
-    _end(report, thresholds, wished)
+    end(report.findings, thresholds, wished)
 
 
 def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "Report":
@@ -123,7 +123,7 @@ def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> 
             optimizer=optimizer,
             steps=options["steps"],
             rules=options["files"],
-            ignore=_ignored(),
+            ignore=read_ignored(),
         )
 
 
@@ -210,7 +210,8 @@ def _optimizer(model: Any, text: str) -> Any:
         ) from error
 
 
-def _ignored() -> dict[str, str]:
+def read_ignored() -> dict[str, str]:
+    """What pyproject.toml suppresses, with the reasons."""
     path = Path("pyproject.toml")
     if not path.is_file():
         return {}
@@ -244,7 +245,8 @@ def _shown(report: "Report", form: str, wished: OutputRequest) -> str:
     )
 
 
-def _check_thresholds(thresholds: tuple[str, ...], files: tuple[str, ...]) -> None:
+def check_thresholds(thresholds: tuple[str, ...], files: tuple[str, ...]) -> None:
+    """Raises UnknownNameError where a threshold is neither a severity nor a rule."""
     from cnnprobe.diagnosis import Severity
 
     entries = _list_entries(files)
@@ -260,13 +262,14 @@ def _check_thresholds(thresholds: tuple[str, ...], files: tuple[str, ...]) -> No
             )
 
 
-def _end(report: "Report", thresholds: tuple[str, ...], wished: OutputRequest) -> None:
+def end(findings: "Sequence[Finding]", thresholds: tuple[str, ...], wished: OutputRequest) -> None:
+    """Exit with 1 where one of the thresholds is reached."""
     from cnnprobe.diagnosis import at_least
 
     found = {
         f"{f.rule} in {f.module!r}" if f.module else f.rule
         for t in thresholds
-        for f in at_least(report.findings, t)
+        for f in at_least(findings, t)
     }
     if found:
         if wished.file is not None:

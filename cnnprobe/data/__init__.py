@@ -4,8 +4,15 @@ Reading needs torch; the facts and the rules are plain data and plain functions 
 """
 
 from cnnprobe.data.facts import Data, Split
-from cnnprobe.data.rule import DataRule, all_data_rules, data_rule, load_data_rules, run_data_rules
+from cnnprobe.data.rule import (
+    DataRule,
+    all_data_rules,
+    data_rule,
+    join_findings,
+    load_data_rules,
+    run_data_rules,
+)
 
 __all__ = [
-    "Data", "DataRule", "Split", "all_data_rules", "data_rule", "load_data_rules", "run_data_rules",
+    "Data", "DataRule", "Split", "all_data_rules", "data_rule", "join_findings", "load_data_rules", "run_data_rules",
 ]  # fmt: skip

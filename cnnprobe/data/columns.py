@@ -127,7 +127,7 @@ def _is_samples(items: Sequence[Any], depth: int) -> bool:
     if kind == "tensor":
         return _is_list_of_images(given) if depth == 0 else _is_ragged(given)
     if kind == "sequence":
-        return all(_is_mixed(item) for item in given)
+        return all(_is_mixed(item) for item in given) or (depth > 0 and _is_annotated(given))
     return kind in ("mapping", "scalar", "text", "none") or kind.startswith("object")
 
 
@@ -166,6 +166,12 @@ def _is_mixed(item: Sequence[Any]) -> bool:
     parts = [to_tensor(part) for part in item]
     forms = {(_kind(p), p.dim() if isinstance(p, Tensor) else 0) for p in parts}
     return len(parts) > 1 and len(forms) > 1 and not any(_is_list(part) for part in parts)
+
+
+def _is_annotated(given: Sequence[Any]) -> bool:
+    """Whether each sample has a list of objects, as COCO's have."""
+    filled = [each for item in given for each in item]
+    return bool(filled) and all(isinstance(each, Mapping) for each in filled)
 
 
 def _is_list(part: Any) -> bool:

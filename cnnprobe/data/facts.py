@@ -187,6 +187,7 @@ class Split:
     objects: tuple[Boxes | Masks, ...] = ()
     trials: Trials = field(default_factory=Trials)
     failed: Failed | None = None
+    unread: str = ""  # why a batch could not be measured
 
     def of(self, *roles: str) -> tuple[Part, ...]:
         """The parts of these roles, in the order of the batch."""

@@ -69,12 +69,19 @@ class ImageTally:
             self._note("constant", spot, image, spot)
         else:
             self._compare(image, spot, sketch)
-        share = self._per_class[spot.label]
-        if len(self.thumbnails) < THUMBNAILS and share < max(
-            4, THUMBNAILS // (len(self._per_class) + 1)
-        ):
-            self._per_class[spot.label] += 1
-            self.thumbnails.append(Thumbnail(shrink(image), spot))
+        self._keep(image, spot)
+
+    def _keep(self, image: Tensor, spot: Spotted) -> None:
+        """Keep a small copy, of each class about as many: a rarer class takes the place of a frequent one."""
+        if len(self.thumbnails) >= THUMBNAILS:
+            label, most = self._per_class.most_common(1)[0]
+            if most - 1 <= self._per_class[spot.label]:
+                return
+            latest = max(i for i, t in enumerate(self.thumbnails) if t.spot.label == label)
+            del self.thumbnails[latest]
+            self._per_class[label] -= 1
+        self._per_class[spot.label] += 1
+        self.thumbnails.append(Thumbnail(shrink(image), spot))
 
     def _compare(self, image: Tensor, spot: Spotted, sketch: NDArray[np.float32]) -> None:
         key = fingerprint(image)

@@ -1,45 +1,78 @@
 """From a loader to its report: read, judge, draw."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cnnprobe.data.facts import Data, Expected
+from cnnprobe.data.pictures import draw_sheets
 from cnnprobe.data.reading import Reading, read_data
 from cnnprobe.data.report import DataReport
 from cnnprobe.data.rule import DataRule, run_data_rules
-from cnnprobe.data.sheets import Sheet
 from cnnprobe.data.source import Limits
+from cnnprobe.errors import UsageError
 
-Expect = Callable[[Data, list[Reading]], Expected]
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was read of the loaders, not yet judged."""
+
+    data: Data
+    readings: list[Reading]
+
+    @property
+    def first(self) -> Any:
+        """The first batch of the training, as the loader gave it; None where it raised."""
+        return self.readings[0].source.first
+
+    @property
+    def inputs(self) -> Any:
+        """A few images of the training, for a forward pass."""
+        return self.readings[0].inputs
 
 
-def inspect(
+def read(
     training: Any,
-    validation: Any,
+    validation: Any = None,
     *,
     limits: Limits,
+    tell: Callable[[str, int], None] | None = None,
+) -> Inspection:
+    """A bounded sample of both; see `read_data`."""
+    return Inspection(*read_data(training, validation, limits=limits, tell=tell))
+
+
+def judge(
+    inspection: Inspection,
+    expected: Expected,
+    *,
     rules: Iterable[DataRule],
     ignore: Mapping[str, str],
-    expect: Expect | None = None,
-    tell: Callable[[str, int], None] | None = None,
     pictures: bool = True,
 ) -> DataReport:
-    """The report of what the loaders give; `expect` says what the model makes of it."""
-    from dataclasses import replace
+    """The report of what was read.
 
-    data, readings = read_data(training, validation, limits=limits, tell=tell)
-    if expect is not None:
-        data = replace(data, expected=expect(data, readings))
+    Raises:
+        UsageError: a suppression has no reason.
+    """
+    for key, why in ignore.items():
+        if not why.strip():
+            raise UsageError(
+                f"{key!r} is ignored without a reason",
+                where="ignore=",
+                fix="say why, for the reader after you",
+            )
+    data = replace(inspection.data, expected=expected)
     outcome = run_data_rules(data, rules, ignore=ignore)
+    unread = (
+        f"a batch of the {s.name} data could not be measured: {s.unread}"
+        for s in data.splits
+        if s.unread
+    )
     ignored = (f"{f.rule} is ignored: {reason}" for f, reason in outcome.suppressed)
     return DataReport(
         data=data,
         findings=outcome.findings,
-        notes=(*outcome.notes, *ignored),
-        sheets=_draw(data, readings) if pictures else (),
+        notes=(*outcome.notes, *unread, *ignored),
+        sheets=draw_sheets(data, inspection.readings) if pictures else (),
     )
-
-
-def _draw(data: Data, readings: list[Reading]) -> tuple[Sheet, ...]:
-    del data, readings
-    return ()

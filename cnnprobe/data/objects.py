@@ -104,3 +104,25 @@ class MaskTally:
         return Masks(
             path=self.path, unequal=self._unequal, ratio=ratio, spotted=tuple(self._spotted)
         )
+
+
+def take_objects(
+    images: Column, boxes: Column | None, masks: Column | None, i: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """The boxes of a sample in parts of its image, as corners, and its mask, (H, W); None where there is none."""
+    image = images.values[i]
+    given = boxes.values[i] if boxes is not None else None
+    corners = None
+    if isinstance(given, Tensor) and given.numel() and isinstance(image, Tensor):
+        corners = given.detach().reshape(-1, 4).float()
+        form = getattr(getattr(given, "format", None), "value", "").lower()
+        if form in ("xywh", "cxcywh") or "bbox" in (boxes.path.lower() if boxes else ""):
+            first = corners[:, :2] - (corners[:, 2:] / 2 if form == "cxcywh" else 0)
+            corners = torch.cat([first, first + corners[:, 2:]], dim=1)
+        if not bool(((corners >= 0) & (corners <= 1)).all()):
+            high, wide = image.shape[-2:]
+            corners = corners / torch.tensor([wide, high, wide, high])
+    mask = masks.values[i] if masks is not None else None
+    if isinstance(mask, Tensor) and mask.dim() >= 2:
+        mask = mask.detach().reshape(-1, *mask.shape[-2:]).amax(0)[:512, :512]
+    return corners, mask if isinstance(mask, Tensor) else None

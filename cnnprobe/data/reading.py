@@ -20,11 +20,12 @@ from cnnprobe.data.facts import Data, Expected, Failed, Images, Labels, Split, S
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.leaks import find_leaks
-from cnnprobe.data.objects import BoxTally, MaskTally
+from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
 from cnnprobe.data.roles import assign_roles
 from cnnprobe.data.source import (
     Batch,
     Limits,
+    LoaderError,
     Source,
     choose_samples,
     count_samples,
@@ -35,7 +36,6 @@ from cnnprobe.data.source import (
 )
 from cnnprobe.data.tallies import PartTally, number_of
 from cnnprobe.data.trials import try_again
-from cnnprobe.errors import UsageError
 
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
@@ -69,6 +69,7 @@ class _Tallies:
     waited: list[float] = field(default_factory=list)
     told: dict[int, int] = field(default_factory=dict)  # index to label, of the first samples
     inputs: Tensor | None = None
+    unread: str = ""
 
 
 def read_data(
@@ -122,13 +123,12 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> Reading:
     try:
         for batch in read_batches(source, limits):
             tallies = tallies or _start(batch)
-            _add(tallies, batch, source)
+            _measure(tallies, batch, source)
             if tell is not None:
                 tell(source.name, tallies.samples)
-    except Exception as error:
-        if isinstance(error, UsageError):
-            raise
-        failed, tallies = _read_singly(source, error, tallies)
+    except LoaderError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        failed, tallies = _read_singly(source, cause, tallies)
     tallies = tallies or _Tallies({}, {})
     split = _describe(source, tallies, failed)
     return Reading(split, source, tallies.images, tallies.inputs)
@@ -147,6 +147,13 @@ def _start(batch: Batch) -> _Tallies:
     return tallies
 
 
+def _measure(tallies: _Tallies, batch: Batch, source: Source) -> None:
+    try:
+        _add(tallies, batch, source)
+    except Exception as error:  # a form of batch that was not thought of: the others are read
+        tallies.unread = tallies.unread or f"{type(error).__name__}: {error}"
+
+
 def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     columns = {column.path: column for column in batch.columns}
     for path, column in columns.items():
@@ -158,11 +165,13 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     images = columns.get(tallies.main)
     if images is not None:
         tallies.images.add(images, spots[: len(images)])
+        _attach_objects(tallies, columns, images, size)
         if tallies.inputs is None and isinstance(images.values, Tensor):
             tallies.inputs = images.values[:KEPT].detach().clone()
     for path, each in tallies.objects.items():
         if path in columns:
-            each.add(columns[path], images, spots[: len(columns[path])])
+            least = min(len(columns[path]), size if images is None else len(images))
+            each.add(columns[path], images, spots[:least])
     known = [label for label in labels if label is not None]
     tallies.labels.update(known)
     if len(known) > 1:
@@ -171,6 +180,22 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     tallies.samples += size
     tallies.batches += 1
     tallies.waited.append(batch.seconds)
+
+
+def _attach_objects(
+    tallies: _Tallies, columns: dict[str, Column], images: Column, size: int
+) -> None:
+    """Boxes, in parts of the image, and the mask of each image of this batch that is kept to be drawn."""
+    roles = {tallies.roles.get(path): column for path, column in columns.items()}
+    boxes, masks = roles.get("boxes"), roles.get("mask")
+    if boxes is None and masks is None:
+        return
+    for held in (tallies.images.thumbnails, tallies.images.suspects):
+        for k, thumbnail in enumerate(held):
+            spot = thumbnail.spot
+            if spot.batch == tallies.batches and spot.position < size and thumbnail.extra is None:
+                extra = take_objects(images, boxes, masks, spot.position)
+                held[k] = replace(thumbnail, extra=extra)
 
 
 def _read_labels(column: Column | None, size: int) -> list[int | None]:
@@ -221,7 +246,7 @@ def _read_singly(
         batch = Batch(join_samples(good), indices, 0.0)
         # The paths of single samples are those of a batch; what was read before is read again.
         tallies = _start(batch)
-        _add(tallies, batch, source)
+        _measure(tallies, batch, source)
         tallies.compared = tallies.uniform = 0
     return failed, tallies
 
@@ -245,6 +270,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         if tallies.main and failed is None
         else Trials(),
         failed=failed,
+        unread=tallies.unread,
     )
 
 

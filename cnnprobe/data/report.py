@@ -1,6 +1,7 @@
 """The report of the data: held as plain data, shown in any format, saved and loaded. It keeps no loader alive."""
 
 import base64
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +76,22 @@ class DataReport:
         write_file(target, self.to(known[target.suffix.lower()]))
 
     def _save_sheet(self, target: Path) -> None:
-        if not self.sheets:
+        sheet = self._contact_sheet()
+        if sheet is None:
             raise ProbeError(
                 "no picture was drawn of this data",
                 where=str(target),
                 fix="give images, and let pictures=True (it needs torchvision and Pillow)",
             )
         try:
-            target.write_bytes(base64.b64decode(self.sheets[0].png))
+            target.write_bytes(_to_png(sheet))
         except OSError as error:
             fix = "choose a folder that exists and that you may write to"
             what = f"the picture cannot be written: {error.strerror or error}"
             raise ProbeError(what, where=str(target), fix=fix) from error
+
+    def _contact_sheet(self) -> Sheet | None:
+        return next((sheet for sheet in self.sheets if sheet.name == "training-images"), None)
 
     def __str__(self) -> str:
         return self.to("text").rstrip("\n")
@@ -98,6 +103,17 @@ class DataReport:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report."""
         return {"text/plain": str(self), "text/html": self.to("fragment")}
+
+
+def _to_png(sheet: Sheet) -> bytes:
+    data = base64.b64decode(sheet.data)
+    if sheet.mime == "image/png":
+        return data
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def load_data_report(path: str | os.PathLike[str]) -> DataReport:

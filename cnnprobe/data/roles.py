@@ -63,10 +63,9 @@ def _role_of_tensor(column: Column, value: Tensor, name: str) -> str:
         return "boxes"
     if type(value).__name__ == "BoundingBoxes":
         return "boxes"
-    if type(value).__name__ == "Mask" or (_MASKS.search(name) and value.dim() >= 2):
-        return "mask"
-    if value.dim() >= 2 and min(value.shape[-2:]) >= LEAST_SIDE:
-        return "image"
+    is_map = value.dim() >= 2 and min(value.shape[-2:]) >= LEAST_SIDE
+    if is_map:
+        return "mask" if type(value).__name__ == "Mask" or _MASKS.search(name) else "image"
     if value.dim() == 1 and isinstance(column.values, Tensor):
         return _role_of_vector(column.values)
     if value.dim() == 1 and not value.dtype.is_floating_point:
@@ -87,8 +86,6 @@ def _is_mask(column: Column, main: Column) -> bool:
     value, image = column.first, main.first
     if not isinstance(value, Tensor) or not isinstance(image, Tensor):
         return False
-    if _MASKS.search(_last_name(column.path)):
-        return value.dim() >= 2
     flat = value.dim() == 2 or (value.dim() == 3 and value.shape[0] == 1)
     same = value.shape[-2:] == image.shape[-2:] or value.dtype is torch.int64
     if not (flat and same and image.dim() == 3) or min(value.shape[-2:]) < LEAST_SIDE:

@@ -9,7 +9,7 @@ import functools
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,3 +122,21 @@ def run_data_rules(
     kept, suppressed = split_ignored(found, ignore or {})
     ordered = in_order(kept, rules)  # type: ignore[arg-type] # reads names and explains alone
     return Diagnosis(findings=ordered, suppressed=suppressed, notes=tuple(notes))
+
+
+def join_findings(
+    of_data: Sequence[Finding], of_model: Sequence[Finding], rules: Sequence[Any]
+) -> tuple[Finding, ...]:
+    """The findings of the data and of the model in one order, those of the model linked to what explains them.
+
+    Unscaled images are info for a model that scales them by itself: one whose own inputs are in range.
+    """
+    found = {finding.rule for finding in of_model}
+    scaled = "input-range" not in found
+    ours = [
+        dataclasses.replace(f, severity=Severity.INFO)
+        if f.rule == "unscaled-images" and scaled
+        else f
+        for f in of_data
+    ]
+    return in_order((*ours, *of_model), rules)

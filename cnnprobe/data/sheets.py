@@ -1,4 +1,4 @@
-"""A picture of the data as PNG, and how it goes into a document: plain data, without torch."""
+"""A picture of the data as a PNG or JPEG, and how it goes into a document: plain data, without torch."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,11 @@ from cnnprobe.document.blocks import Picture
 class Sheet:
     """A picture that was drawn of the data."""
 
-    name: str  # "training-images", a file name without its suffix
+    name: str  # "training-images"
     title: str
     alt: str  # what it shows, in words
-    png: str  # base64
+    mime: str  # "image/png" | "image/jpeg"
+    data: str  # base64
     width: int
     height: int
 
@@ -22,6 +23,6 @@ def to_picture(sheet: Sheet) -> Picture:
     size = f'width="{sheet.width}" height="{sheet.height}"'
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {sheet.width} {sheet.height}" {size} '
-        f'style="max-width:100%;height:auto"><image {size} href="data:image/png;base64,{sheet.png}"/></svg>'
+        f'style="max-width:100%;height:auto"><image {size} href="data:{sheet.mime};base64,{sheet.data}"/></svg>'
     )
     return Picture(svg=svg, alt=sheet.alt, caption=sheet.title)

@@ -22,6 +22,11 @@ from cnnprobe.data.facts import Loading
 from cnnprobe.data.keeping import copy_dataset, copy_loader
 from cnnprobe.errors import TargetError, UsageError
 
+
+class LoaderError(Exception):
+    """The loader raised; what it raised is the cause."""
+
+
 JOINED = 32  # samples of a data set that are measured at a time
 _ORDER = 2000  # indices by which two epochs are compared
 
@@ -53,6 +58,7 @@ class Source:
     loader: DataLoader[Any] | None = None
     complete: bool = False  # set when all was read
     indices: deque[list[int]] = field(default_factory=deque)
+    first: Any = None  # the first batch, as the loader gave it
 
     @property
     def is_indexed(self) -> bool:
@@ -96,7 +102,11 @@ def open_source(given: Any, name: str) -> Source:
 
 
 def read_batches(source: Source, limits: Limits) -> Iterator[Batch]:
-    """The batches, up to the limits; what the source raises goes on to the caller."""
+    """The batches, up to the limits.
+
+    Raises:
+        LoaderError: the source raised.
+    """
     began, read = time.monotonic(), 0
     items = _iterate(source, limits)
     while True:
@@ -105,6 +115,10 @@ def read_batches(source: Source, limits: Limits) -> Iterator[Batch]:
             columns, indices = next(items)
         except StopIteration:
             break
+        except UsageError:
+            raise
+        except Exception as error:
+            raise LoaderError from error
         batch = Batch(columns, indices, time.monotonic() - asked)
         read += max((len(column) for column in batch.columns), default=0)
         yield batch
@@ -124,7 +138,13 @@ def _iterate(source: Source, limits: Limits) -> Iterator[tuple[list[Column], lis
         return _iterate_stream(source)
     if source.is_indexed:
         return _iterate_dataset(source, limits)
-    return ((read_columns(batch), None) for batch in source.given)
+    return _iterate_batches(source)
+
+
+def _iterate_batches(source: Source) -> Iterator[tuple[list[Column], list[int] | None]]:
+    for batch in source.given:
+        source.first = batch if source.first is None else source.first
+        yield read_columns(batch), None
 
 
 def _iterate_loader(
@@ -135,6 +155,7 @@ def _iterate_loader(
         loader.__dict__["batch_sampler"] = _Recorded(batch_sampler, source, limits)
     for batch in loader:
         indices = source.indices.popleft() if source.indices else None
+        source.first = batch if source.first is None else source.first
         columns = read_columns(batch)
         known = indices is not None and getattr(loader, "in_order", True)
         fits = known and all(len(column) == len(indices or ()) for column in columns)

@@ -9,7 +9,13 @@ from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.diagnosis import Finding, Severity
 
 MAJOR = 0.7  # of the pixels have one of the two extreme values
-OTHERS = 8  # values in between, which no list of classes has beside 0 and 255
+OTHERS = 8  # values in between
+QUARTERS = (
+    64,
+    128,
+    192,
+    255,
+)  # in each of which one lies: COCO-Stuff's classes end at 182, ADE20K's at 150
 
 
 def _resized(mode: str) -> Mapping[str, Any]:
@@ -52,7 +58,12 @@ def interpolated_masks(data: Data) -> Iterator[Finding]:
             if not total or not part.whole or not {0, 255} <= set(counts) or min(counts) < 0:
                 continue
             others = len(counts) - 2
-            if others >= OTHERS and (counts[0] + counts[255]) / total >= MAJOR:
+            filled = {sum(value >= end for end in QUARTERS) for value in counts if 0 < value < 255}
+            if (
+                others >= OTHERS
+                and len(filled) == len(QUARTERS)
+                and (counts[0] + counts[255]) / total >= MAJOR
+            ):
                 yield Finding(
                     message=f"the masks {part.path} of the {split.name} data hold {others} values between 0 and 255, in {1 - (counts[0] + counts[255]) / total:.1%} of the pixels",
                     fix="resize and rotate masks with InterpolationMode.NEAREST",

@@ -29,7 +29,7 @@ def sick() -> Mapping[str, Any]:
 
 
 def healthy() -> Mapping[str, Any]:
-    """Torch's own, which each worker has seeded otherwise."""
+    """The generator of torch, which each worker has seeded otherwise."""
     return _noisy(own=False)
 
 

@@ -1,0 +1,113 @@
+"""From a loader to what a model and its loss take: the first batch, and which of its parts goes where."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from cnnprobe.data.columns import name_items
+from cnnprobe.errors import UsageError
+
+BATCH = 32  # samples, where a data set is given without a loader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What goes into the model and into the loss, and how it was found."""
+
+    inputs: Any
+    targets: Any = None
+    said: str = ""
+
+
+def is_loader(given: Any) -> bool:
+    """Whether it gives batches, and is none itself: a DataLoader, a Dataset, an iterable that is no container."""
+    if isinstance(given, DataLoader | Dataset):
+        return True
+    if isinstance(given, Tensor | str | bytes | Mapping | Sequence | nn.Module):
+        return False
+    return hasattr(given, "__iter__") and not list(name_items(given))
+
+
+def wrap_dataset(given: Any) -> Any:
+    """A data set in a loader that takes samples from all of it; anything else as it is."""
+    if not isinstance(given, Dataset) or isinstance(given, DataLoader):
+        return given
+    from torch import Generator
+    from torch.utils.data import IterableDataset
+
+    if isinstance(given, IterableDataset):
+        return DataLoader(given, batch_size=BATCH)
+    generator = Generator().manual_seed(0)
+    return DataLoader(given, batch_size=BATCH, shuffle=True, generator=generator)
+
+
+def feed(batch: Any, model: nn.Module, loss_fn: Callable[..., Any] | None) -> Feed:
+    """The inputs and the targets in a batch, by the forward's parameters and the loss.
+
+    Raises:
+        UsageError: it cannot be told which part is the input.
+    """
+    items = dict(name_items(batch))
+    if isinstance(batch, Tensor) or not items:
+        return Feed(inputs=batch, said="the batch goes into the model")
+    names, required = _read_parameters(model)
+    if isinstance(batch, Mapping):
+        return _feed_mapping(batch, names)
+    parts = list(items.items())
+    wanted = max(1, min(required, len(parts) - (loss_fn is not None)))
+    inputs = [value for _, value in parts[:wanted]]
+    targets = [value for _, value in parts[wanted:]] if loss_fn is not None else []
+    said = f"{_list([key for key, _ in parts[:wanted]])} of the batch goes into the model"
+    if targets:
+        said += f", {_list([key for key, _ in parts[wanted:]])} into the loss"
+    given = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else tuple(inputs)
+    return Feed(inputs=given, targets=_unpack(targets), said=said)
+
+
+def _read_parameters(model: nn.Module) -> tuple[list[str], int]:
+    """The names of the forward's parameters, and how many it needs."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return [], 1
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    return [p.name for p in parameters], len(needed)
+
+
+def _feed_mapping(batch: Mapping[Any, Any], names: list[str]) -> Feed:
+    """The keys that the forward has parameters for; else the first one."""
+    own = {key: value for key, value in batch.items() if key in names}
+    rest = {key: value for key, value in batch.items() if key not in own}
+    if own:
+        said = f"{_list([repr(k) for k in own])} of the batch goes into the model"
+        return Feed(inputs=own, targets=_unpack(list(rest.values())), said=said)
+    tensors = [key for key, value in batch.items() if isinstance(value, Tensor)]
+    if not tensors:
+        raise UsageError(
+            f"none of the keys {_list(list(map(repr, batch)))} is a parameter of the forward",
+            where="the batch of the loader",
+            fix="give the batch by itself: diagnose(model, inputs, targets)",
+        )
+    pictures = [key for key in tensors if batch[key].dim() >= 4]
+    first = (pictures or tensors)[0]
+    rest = {key: value for key, value in batch.items() if key != first}
+    return Feed(
+        inputs=batch[first],
+        targets=_unpack(list(rest.values())),
+        said=f"{first!r} of the batch goes into the model, {_list([repr(k) for k in rest])} into the loss",
+    )
+
+
+def _unpack(values: list[Any]) -> Any:
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    kept = tensors if len(tensors) == 1 else values
+    return None if not kept else kept[0] if len(kept) == 1 else tuple(kept)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,285 @@
+"""The report of the data: pictures, the command, and what `diagnose` makes of loaders."""
+
+import base64
+import io
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import cnnprobe
+from cnnprobe.cli import main
+from cnnprobe.data.rules.material import blobs, detections, masked
+from cnnprobe.errors import ProbeError, TargetError, UsageError
+
+LABELS = torch.arange(32) % 4
+
+
+def load(images=None, labels=LABELS, **settings):
+    given = torch.randn(32, 3, 8, 8) if images is None else images
+    return DataLoader(TensorDataset(given, labels), 8, **{"shuffle": True, **settings})
+
+
+def open_sheet(sheet):
+    return Image.open(io.BytesIO(base64.b64decode(sheet.data))).convert("RGB")
+
+
+def test_contact_sheet_shows_the_pixels_of_the_images():
+    images = torch.zeros(32, 3, 8, 8)
+    images[:, 0, 0] = 1.0  # the first row is red, the rest is black
+    images[:, 1, 4:] = torch.rand(32, 4, 8)  # no two are equal
+    sheet = cnnprobe.inspect_data(load(images)).sheets[0]
+    picture = open_sheet(sheet)
+    assert ("training-images", picture.size) == (sheet.name, (sheet.width, sheet.height))
+    red, black = picture.getpixel((20, 8)), picture.getpixel((20, 30))
+    assert red[0] > 200 and red[1] < 60 and max(black) < 60
+
+
+def test_contact_sheet_has_each_class_about_as_often():
+    labels = torch.cat([torch.zeros(100), torch.ones(4), torch.full((2,), 2.0)]).long()
+    from cnnprobe.data.reading import read_data
+    from cnnprobe.data.source import Limits
+
+    loader = load(torch.randn(106, 1, 8, 8), labels, shuffle=False)
+    held = read_data(loader, limits=Limits())[1][0].images.thumbnails
+    shown = [t.spot.label for t in held]
+    assert (48, 4, 2) == (len(shown), shown.count(1), shown.count(2))
+
+
+def test_normalisation_is_taken_off_for_the_eye():
+    from torchvision.transforms import v2
+
+    class Grey(TensorDataset):
+        transform = v2.Normalize([0.5], [0.25])
+
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return self.transform(image), label
+
+    images = torch.full((8, 1, 8, 8), 0.6)
+    images[:, :, :2] = torch.rand(8, 1, 1, 8)
+    sheet = cnnprobe.inspect_data(DataLoader(Grey(images, LABELS[:8]), 4)).sheets[0]
+    assert pytest.approx(0.6 * 255, abs=2) == open_sheet(sheet).getpixel((50, 80))[0]
+    assert "without its normalisation" in sheet.title
+
+
+def test_suspicious_images_come_first():
+    images = torch.randn(32, 3, 8, 8)
+    images[7] = 0.5
+    sheets = cnnprobe.inspect_data(load(images)).sheets
+    assert ("training-suspicious", "1 suspicious image") == (sheets[0].name, sheets[0].alt[:18])
+
+
+@pytest.mark.parametrize(
+    "batches", [masked(blobs()), detections([[4, 4, 28, 28]])], ids=["masks", "boxes"]
+)
+def test_objects_are_drawn_on_the_images(batches):
+    plain = [batch[0] for batch in batches]
+    plain = [torch.stack(p) if isinstance(p, list) else p for p in plain]
+    drawn, bare = (open_sheet(cnnprobe.inspect_data(b).sheets[0]) for b in (batches, plain))
+    assert drawn.tobytes() != bare.tobytes()
+
+
+def test_page_is_one_file_of_at_most_two_megabytes(tmp_path):
+    images = torch.rand(200, 3, 96, 96)
+    both = [load(images[k : k + 100], torch.arange(100) % 10) for k in (0, 100)]
+    cnnprobe.inspect_data(*both).save(tmp_path / "data.html")
+    page = (tmp_path / "data.html").read_text(encoding="utf-8")
+    assert len(page) < 2 * 2**20
+    assert 'src="http' not in page and "data:image/" in page
+
+
+def test_png_is_the_contact_sheet(tmp_path):
+    cnnprobe.inspect_data(load()).save(tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert "PNG" == picture.format
+    with pytest.raises(ProbeError, match="no picture"):
+        cnnprobe.inspect_data(load(torch.randn(32, 8))).save(tmp_path / "sheet.png")
+
+
+# ---------------------------------------------------------------- diagnose
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def diagnose(loader, **more):
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return cnnprobe.diagnose(
+        model, loader, loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer, **more
+    )
+
+
+def test_diagnose_takes_loaders_and_links_model_findings_to_the_data():
+    report = diagnose(load(labels=LABELS.sort().values, shuffle=False), validation=load())
+    found = {f.rule: f.follows_from for f in report.findings}
+    assert "single-class-batches" in found
+    assert ("single-class-batches",) == found["constant-targets"]
+    assert "[0] of the batch goes into the model, [1] into the loss" in report.trace.notes
+    assert 32 == report.data.data.validation.samples
+
+
+def test_diagnose_finds_nothing_in_healthy_loaders():
+    report = diagnose(load(), validation=load(torch.randn(32, 3, 8, 8)))
+    assert [] == [(f.rule, f.message) for f in report.findings if f.severity != "info"]
+
+
+@pytest.mark.parametrize(
+    "given", [TensorDataset(torch.randn(32, 3, 8, 8), LABELS)], ids=["a data set"]
+)
+def test_diagnose_wraps_a_data_set(given):
+    report = diagnose(given)
+    assert report.trace.failure is None and report.data is not None
+
+
+def test_diagnose_finds_the_input_of_a_dict_by_the_name_of_the_parameter():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = build()
+
+        def forward(self, pixels):
+            return self.inner(pixels)
+
+    class Loader:
+        def __iter__(self):
+            yield {"label": LABELS[:8], "pixels": torch.randn(8, 3, 8, 8)}
+
+    report = cnnprobe.diagnose(Net(), Loader(), loss_fn=nn.CrossEntropyLoss())
+    assert report.trace.failure is None
+    assert "'pixels' of the batch goes into the model" in report.trace.notes
+
+
+def test_diagnose_takes_a_batch_as_before():
+    report = cnnprobe.diagnose(
+        build(), torch.randn(8, 3, 8, 8), LABELS[:8], loss_fn=nn.CrossEntropyLoss()
+    )
+    assert report.data is None
+
+
+def test_diagnose_refuses_targets_beside_a_loader_and_validation_beside_a_batch():
+    with pytest.raises(UsageError, match="targets are given beside a loader"):
+        cnnprobe.diagnose(build(), load(), LABELS)
+    with pytest.raises(UsageError, match="a batch was given"):
+        cnnprobe.diagnose(build(), torch.randn(8, 3, 8, 8), validation=load())
+
+
+def test_diagnose_says_which_loader_gives_no_batch():
+    class Broken(TensorDataset):
+        def __getitem__(self, index):
+            raise OSError("no such file: 3.png")
+
+    with pytest.raises(TargetError, match=r"no such file: 3\.png"):
+        cnnprobe.diagnose(build(), DataLoader(Broken(LABELS), 4))
+
+
+def test_finding_of_the_data_can_be_ignored_with_a_reason():
+    sorted_data = load(labels=LABELS.sort().values, shuffle=False)
+    report = cnnprobe.inspect_data(sorted_data, ignore={"CP817": "a test of order"})
+    assert "single-class-batches" not in [f.rule for f in report.findings]
+    assert "single-class-batches is ignored: a test of order" in report.notes
+    with pytest.raises(UsageError, match="without a reason"):
+        cnnprobe.inspect_data(sorted_data, ignore={"CP817": " "})
+
+
+# ---------------------------------------------------------------- the command
+
+CODE = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+labels = torch.arange(32) % 4
+images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+loader = DataLoader(TensorDataset(images, labels), 8, shuffle=True)
+ordered = DataLoader(TensorDataset(images, labels.sort().values), 8)
+def make_loaders():
+    return loader, ordered
+def make_more(root):
+    return loader
+"""
+RULE = '''
+from cnnprobe.data import data_rule
+from cnnprobe.diagnosis import Finding
+
+@data_rule(code="CP900", name="too-few-samples")
+def too_few(data):
+    """There are fewer than a hundred samples."""
+    if data.training.samples < 100:
+        yield Finding(message="only a few samples", fix="collect more")
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(CODE, encoding="utf-8")
+    (tmp_path / "own.py").write_text(RULE, encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert code == result.exit_code, result.output
+    return result.output
+
+
+def test_data_shows_a_loader_and_exits_0_where_nothing_is_wrong(folder):
+    assert "nothing was found" in run("data", "train.py:loader")
+
+
+def test_data_exits_1_on_a_warning(folder):
+    assert "CP817: single-class-batches" in run("data", "train.py:ordered", code=1)
+    run("data", "train.py:ordered", "--fail-on", "error")
+
+
+def test_data_takes_a_function_that_returns_both(folder):
+    assert "validation: read all 32 samples" in run(
+        "data", "train.py:make_loaders", "--fail-on", "error"
+    )
+
+
+def test_data_refuses_a_function_that_needs_arguments(folder):
+    assert "cannot be called without arguments" in run("data", "train.py:make_more", code=2)
+
+
+def test_data_takes_rules_of_the_users_own(folder):
+    assert "too-few-samples: only a few samples" in run(
+        "data", "train.py:loader", "--rules", "own.py", code=1
+    )
+
+
+def test_data_reads_a_folder_of_images(folder):
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (folder / "photos" / part / name).mkdir(parents=True)
+            for i in range(3):
+                noise = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8).numpy()
+                Image.fromarray(noise).save(folder / "photos" / part / name / f"{i}.png")
+    output = run("data", "photos", "--png", "sheet.png")
+    assert "dog" in output and "validation: read all 6 samples" in output
+    assert (folder / "sheet.png").exists()
+
+
+def test_copy_of_a_training_file_in_the_validation_is_a_leak(folder):
+    test_data_reads_a_folder_of_images(folder)
+    source = folder / "photos" / "train" / "cat" / "1.png"
+    (folder / "photos" / "val" / "dog" / "copy.png").write_bytes(source.read_bytes())
+    (folder / "photos" / "val" / "dog" / "copy2.png").write_bytes(source.read_bytes())
+    assert "2 of 8 validation samples are files with the same content" in run(
+        "data", "photos", "--width", 300, code=1
+    )
+
+
+def test_data_says_what_a_folder_should_hold(folder):
+    (folder / "empty").mkdir()
+    assert "it should hold one folder of images per class" in run("data", "empty", code=3)
+
+
+def test_rules_and_explain_know_the_rules_of_the_data(folder):
+    assert "CP827" in run("rules")
+    assert "worker_init_fn" in run("explain", "repeated-random-numbers")
