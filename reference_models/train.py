@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reference_models.data import Splits
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code of a command that Ctrl-C ended
+LOOKED_AT = 256  # images of each split, before the training
 CACHE = Path("data")  # where the offline photos are kept, below the current directory
 
 
@@ -216,6 +217,23 @@ def train(model: nn.Module, splits: "Splits", plan: Plan) -> Iterator[Epoch]:
         train_loader, val_loader = loaders(
             splits, classes=classes, batch_size=plan.batch_size, seed=plan.seed + number
         )
+
+
+def look_at_data(splits: "Splits", plan: Plan, model: nn.Module) -> Iterator[str]:
+    """What is wrong with the data that the training begins with, a line a finding; one line where nothing is."""
+    from cnnprobe import inspect_data
+    from reference_models.data import loaders
+
+    classes = plan.classes[: plan.start]
+    both = loaders(splits, classes=classes, batch_size=plan.batch_size, seed=plan.seed)
+    loss_fn = nn.CrossEntropyLoss()
+    report = inspect_data(*both, model=model, loss_fn=loss_fn, samples=LOOKED_AT, pictures=False)
+    found = [f for f in report.findings if f.severity != "info"]
+    for finding in found:
+        yield f"data: {finding.severity} {finding.code} {finding.rule}: {finding.message}"
+    if not found:
+        read = sum(split.samples for split in report.data.splits)
+        yield f"data: looked at {read} images, nothing was found"
 
 
 def describe(epoch: Epoch) -> str:
@@ -451,6 +469,8 @@ def _run(options: argparse.Namespace) -> int:
         f"{options.model} ({parameters:,} parameters) on {splits.name}: {plan.start} of {len(splits.classes)} classes, seed {plan.seed}",
         flush=True,
     )
+    for line in look_at_data(splits, plan, model):
+        print(line, flush=True)
     for epoch in train(model, splits, plan):
         print(describe(epoch), flush=True)
     if options.save is not None:

@@ -223,9 +223,10 @@ def test_command_trains_prints_each_epoch_and_saves_the_weights(cache, tmp_path)
     assert (0, "") == (done.returncode, done.stderr)
     lines = done.stdout.splitlines()
     assert "CNNModel (1,143,362 parameters) on photos: 2 of 8 classes, seed 0" == lines[0]
-    assert lines[1].startswith("epoch   1    2 classes  loss ")
-    assert lines[2].split()[::2] == ["brick", "galaxies"]
-    assert lines[3].startswith("2 classes after 1 epochs and ")
+    assert "data: looked at 352 images, nothing was found" == lines[1]
+    assert lines[2].startswith("epoch   1    2 classes  loss ")
+    assert lines[3].split()[::2] == ["brick", "galaxies"]
+    assert lines[4].startswith("2 classes after 1 epochs and ")
     CNNModel(num_of_output_classes=2).load_state_dict(torch.load(saved, weights_only=True))
 
 
@@ -290,9 +291,9 @@ def test_growth_that_is_not_reached_is_said_and_exits_with_1(run):
 
 def test_seed_and_model_options_reach_the_training(run):
     arguments = ["--dataset", "digits", "--classes", "2", "--epochs", "1", "--batch-size", "200"]
-    first = run(*arguments)[1].splitlines()[1]
-    assert first == run(*arguments)[1].splitlines()[1]
-    assert first != run(*arguments, "--seed", "7")[1].splitlines()[1]
+    first = run(*arguments)[1].splitlines()[2]
+    assert first == run(*arguments)[1].splitlines()[2]
+    assert first != run(*arguments, "--seed", "7")[1].splitlines()[2]
 
 
 def test_closed_pipe_ends_the_command_quietly(cache):

@@ -109,8 +109,8 @@ def name_items(value: Any) -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         yield from ((f".{name}", getattr(value, name, None)) for name in names)
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from ((f".{name}", item) for name, item in value._asdict().items())
+    elif isinstance(value, tuple) and (as_dict := getattr(value, "_asdict", None)) is not None:
+        yield from ((f".{name}", item) for name, item in as_dict().items())
     elif isinstance(value, list | tuple):
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
 
