@@ -20,7 +20,7 @@ class NameMapping:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _MappingDraft:
     names: dict[str, str] = field(default_factory=dict)
     unmapped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -29,7 +29,7 @@ class _Draft:
 
 def map_names(aligned: Aligned) -> NameMapping:
     """The mapping that the aligned operations give."""
-    draft = _Draft()
+    draft = _MappingDraft()
     for a, b in _counterparts(aligned, draft):
         for role, name in a.parameters.items():
             if role in b.parameters:
@@ -38,7 +38,7 @@ def map_names(aligned: Aligned) -> NameMapping:
     return NameMapping(names=draft.names, unmapped=tuple(draft.unmapped), notes=tuple(draft.notes))
 
 
-def _counterparts(aligned: Aligned, draft: _Draft) -> Iterator[tuple[Operation, Operation]]:
+def _counterparts(aligned: Aligned, draft: _MappingDraft) -> Iterator[tuple[Operation, Operation]]:
     stop = stop_of(aligned)
     for k, a, b in aligned.both():
         if k in aligned.alignment.ambiguous:
@@ -64,7 +64,7 @@ def _counterparts(aligned: Aligned, draft: _Draft) -> Iterator[tuple[Operation, 
             _refuse(draft, aligned.actual[i], aligned.expected[j])
 
 
-def _refuse(draft: _Draft, a: Operation | None, b: Operation | None) -> None:
+def _refuse(draft: _MappingDraft, a: Operation | None, b: Operation | None) -> None:
     ours, theirs = (tuple(op.parameters.values()) if op is not None else () for op in (a, b))
     draft.said[0].update(ours)
     draft.said[1].update(theirs)
@@ -75,7 +75,7 @@ def _refuse(draft: _Draft, a: Operation | None, b: Operation | None) -> None:
         )
 
 
-def _enter(draft: _Draft, ours: str, theirs: str) -> None:
+def _enter(draft: _MappingDraft, ours: str, theirs: str) -> None:
     known = draft.names.get(ours)
     if known is None and ours not in draft.said[0]:
         draft.names[ours] = theirs
@@ -88,7 +88,7 @@ def _enter(draft: _Draft, ours: str, theirs: str) -> None:
         )
 
 
-def _map_rest(aligned: Aligned, draft: _Draft) -> None:
+def _map_rest(aligned: Aligned, draft: _MappingDraft) -> None:
     """What no aligned operation used: by the same name, else by a shape that only one has on either side; the rest is said."""
     left = (
         _left(aligned.traces[0], draft.names, draft.said[0]),

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 
 
-class Entry(Protocol):
+class NamedEntry(Protocol):
     """A rule or a cause."""
 
     @property
@@ -36,7 +36,7 @@ class Entry(Protocol):
         """The first line of the page."""
 
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=NamedEntry)
 
 
 def read_page(function: Callable[..., Any]) -> str:

@@ -8,7 +8,7 @@ from cnnprobe.graph.graph import Graph
 from cnnprobe.graph.nodes import BLOCKS, MODULE, MORE, Edge, Node
 from cnnprobe.graph.order import by_dependence
 from cnnprobe.graph.repeats import runs
-from cnnprobe.graph.tree import Item, Tree, signatures
+from cnnprobe.graph.tree import CallTree, Item, signatures
 
 BOXES = 80  # more than that nobody follows on one page
 _TOLD = (
@@ -38,7 +38,7 @@ def collapse(
     graph: Graph, depth: int | None = None, *, limit: int | None = None, around: str | None = None
 ) -> Graph:
     """See `Graph.collapse`."""
-    tree = Tree(graph)
+    tree = CallTree(graph)
     if around is not None and all(call.fqn != around for call in tree.calls):
         raise UnknownNameError(
             f"no recorded call of a module named {around!r}",
@@ -57,7 +57,7 @@ def collapse(
     return _folded(graph, tree, _shortened(best, most))
 
 
-def _boxes(tree: Tree, depth: int) -> Iterator[Box]:
+def _boxes(tree: CallTree, depth: int) -> Iterator[Box]:
     """What is shown if calls `depth` levels below the outermost are closed; of identical neighbours only the first is opened."""
     stack: list[Item | Box] = list(reversed(list(_shown(tree, None, depth))))
     while stack:
@@ -82,11 +82,11 @@ def _boxes(tree: Tree, depth: int) -> Iterator[Box]:
             )
 
 
-def _is_open(tree: Tree, call: int, depth: int) -> bool:
+def _is_open(tree: CallTree, call: int, depth: int) -> bool:
     return tree.depth[call] <= depth and tree.opens(call)
 
 
-def _shown(tree: Tree, call: int | None, depth: int) -> Iterator[Item | Box]:
+def _shown(tree: CallTree, call: int | None, depth: int) -> Iterator[Item | Box]:
     """The items of a call; where they repeat themselves, the first ones and a box for the rest."""
     items = tree.items[call]
     found = {run.start: run for run in runs(signatures(tree, items))}
@@ -108,7 +108,7 @@ def _shown(tree: Tree, call: int | None, depth: int) -> Iterator[Item | Box]:
         i = run.end
 
 
-def _like(tree: Tree, first: Sequence[Item], rest: Sequence[Item], count: int) -> Box:
+def _like(tree: CallTree, first: Sequence[Item], rest: Sequence[Item], count: int) -> Box:
     """The box that stands for `rest`, which is `count` times `first`."""
     titles = [tree.title(item) for item in first]
     names = [tree.calls[call].fqn for call, _ in rest if call is not None]
@@ -137,7 +137,7 @@ def _like(tree: Tree, first: Sequence[Item], rest: Sequence[Item], count: int) -
     )
 
 
-def _near(graph: Graph, tree: Tree, boxes: list[Box], around: str | None) -> list[Box]:
+def _near(graph: Graph, tree: CallTree, boxes: list[Box], around: str | None) -> list[Box]:
     """The boxes of the module `around` and those next to them."""
     if around is None:
         return boxes
@@ -170,7 +170,7 @@ def _shortened(boxes: list[Box], limit: int) -> list[Box]:
 # ---------------------------------------------------------------- the folded graph
 
 
-def _folded(graph: Graph, tree: Tree, boxes: list[Box]) -> Graph:
+def _folded(graph: Graph, tree: CallTree, boxes: list[Box]) -> Graph:
     boxes = _with_parameters(graph, tree, boxes)
     box_of = {node: i for i, box in enumerate(boxes) for node in box.nodes}
     pairs: dict[tuple[int, int], None] = {}
@@ -207,7 +207,7 @@ def _folded(graph: Graph, tree: Tree, boxes: list[Box]) -> Graph:
     )
 
 
-def _with_parameters(graph: Graph, tree: Tree, boxes: list[Box]) -> list[Box]:
+def _with_parameters(graph: Graph, tree: CallTree, boxes: list[Box]) -> list[Box]:
     """Parameters go into the module that uses them first; what a loose operation uses is a box of its own."""
     box_of = {node: i for i, box in enumerate(boxes) for node in box.nodes}
     added: dict[int, list[int]] = {}

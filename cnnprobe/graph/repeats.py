@@ -6,7 +6,7 @@ from typing import NamedTuple
 LONGEST = 12  # things that may repeat as one; more is no pattern that a reader would see
 
 
-class Run(NamedTuple):
+class BlockRun(NamedTuple):
     """`times` times the same `period` things, from position `start` on."""
 
     start: int
@@ -19,7 +19,7 @@ class Run(NamedTuple):
         return self.start + self.period * self.times
 
 
-def runs(row: Sequence[int]) -> list[Run]:
+def runs(row: Sequence[int]) -> list[BlockRun]:
     """The repetitions in a row of numbers, from left to right, without overlap; of several the one that covers most.
 
     >>> runs([5, 1, 2, 1, 2, 1, 2, 7, 7])
@@ -40,9 +40,9 @@ def runs(row: Sequence[int]) -> list[Run]:
     return found
 
 
-def _run(row: Sequence[int], start: int, period: int) -> Run:
+def _run(row: Sequence[int], start: int, period: int) -> BlockRun:
     end = start + period
     while end < len(row) and row[end] == row[end - period]:
         end += 1
     times = max((end - start) // period, 1)
-    return Run(start, period, times) if times > 1 else Run(start, 0, 1)
+    return BlockRun(start, period, times) if times > 1 else BlockRun(start, 0, 1)

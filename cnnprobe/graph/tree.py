@@ -8,7 +8,7 @@ from cnnprobe.graph.nodes import PARAMETER, Call
 Item = tuple[int | None, int]  # (call, -1) or (None, node)
 
 
-class Tree:
+class CallTree:
     """Which call holds which calls and nodes, in the order of the forward pass.
 
     Where no calls were recorded, they are told by the dots of the nodes' modules.
@@ -97,7 +97,7 @@ class Tree:
         )
 
 
-def signatures(tree: Tree, items: list[Item]) -> list[int]:
+def signatures(tree: CallTree, items: list[Item]) -> list[int]:
     """A number for each item; equal numbers mean the same operations with the same shapes, connected in the same way.
 
     A value from another item counts by how many items back that is: so that each of a row of blocks gets the same number.
@@ -116,7 +116,7 @@ def signatures(tree: Tree, items: list[Item]) -> list[int]:
 
 
 def _told(
-    tree: Tree,
+    tree: CallTree,
     nodes: list[int],
     at: int,
     place: dict[int, tuple[int, int]],

@@ -24,7 +24,7 @@ from cnnprobe.stats.table import WRITTEN
 _SMALLER = "lower the learning rate or clip the gradients: the numbers grew until they overflowed"
 
 
-class Watched(Protocol):
+class WatchState(Protocol):
     """What an alarm reads of a watch; what was met first in this step is written to `seen`."""
 
     step: int
@@ -38,7 +38,7 @@ class Watched(Protocol):
         """The last observed step."""
 
 
-def see(watch: Watched, hook: LayerHook, at: int, args: Any, output: Tensor) -> None:
+def see(watch: WatchState, hook: LayerHook, at: int, args: Any, output: Tensor) -> None:
     """A layer has put out what is not finite; its inputs are still at hand."""
     row = watch.wiring.sheet.table.values[watch.wiring.sheet.next - 1]
     nan, inf, count = int(row[NAN]), int(row[INF]), int(row[COUNT])
@@ -66,7 +66,7 @@ def see(watch: Watched, hook: LayerHook, at: int, args: Any, output: Tensor) -> 
         )
 
 
-def refuse_loss(watch: Watched, value: float) -> None:
+def refuse_loss(watch: WatchState, value: float) -> None:
     """Stop at a loss that is not finite."""
     if math.isfinite(value):
         return
@@ -84,7 +84,7 @@ def refuse_loss(watch: Watched, value: float) -> None:
     )
 
 
-def refuse_gradients(watch: Watched) -> None:
+def refuse_gradients(watch: WatchState) -> None:
     """Stop before the optimizer spoils the weights; gradients that are still on a device are told of at the end of the step."""
     sheet = watch.wiring.sheet
     values = sheet.table.values[: sheet.next]
@@ -106,7 +106,7 @@ def refuse_gradients(watch: Watched) -> None:
     )
 
 
-def refuse_late(watch: Watched) -> None:
+def refuse_late(watch: WatchState) -> None:
     """Stop after the step, at what came from a device meanwhile."""
     ledger = watch.ledger
     found = ledger.nonfinite

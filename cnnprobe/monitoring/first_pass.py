@@ -9,7 +9,7 @@ from torch import nn
 
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.assembly import assemble
-from cnnprobe.recorder.inventory import Tree
+from cnnprobe.recorder.inventory import ModuleTree
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.stats import summarise
@@ -73,7 +73,7 @@ class FirstPass:
 
     def inventory(self) -> Trace:
         """The modules and parameters alone, where no pass was seen."""
-        return assemble(Tree(self.model), ())
+        return assemble(ModuleTree(self.model), ())
 
 
 def _statistics(tensor: torch.Tensor) -> Mapping[str, float | int] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnprobe.diagnosis import Check, Diagnosis, Finding, run_rules
 from cnnprobe.diagnosis.evidence import (
-    Backward,
+    BackwardFault,
     Event,
     Evidence,
     Flow,
@@ -170,7 +170,9 @@ def _line(trace: Trace, event: NonFinite) -> str:
     )
 
 
-def _backward(trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]) -> Backward | None:
+def _backward(
+    trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]
+) -> BackwardFault | None:
     """The call whose derivative made the first gradient that is not finite: one that reads what the module of that gradient has put out."""
     if event is None or event.what != "gradient":
         return None
@@ -183,7 +185,7 @@ def _backward(trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]) ->
         None,
     )
     readers = Flow(trace).readers.get(row, []) if row is not None else []
-    return Backward(call=readers[0] if readers else row, step=max(len(steps) - 1, 0))
+    return BackwardFault(call=readers[0] if readers else row, step=max(len(steps) - 1, 0))
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------------

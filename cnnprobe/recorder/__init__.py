@@ -18,7 +18,7 @@ from torch import nn
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.copying import copy_lazy
-from cnnprobe.recorder.inventory import FUSED, Tree, check_model, is_lazy, named_modules
+from cnnprobe.recorder.inventory import FUSED, ModuleTree, check_model, is_lazy, named_modules
 from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
 from cnnprobe.recorder.rows import Closed
 from cnnprobe.recorder.sources import hide_frames, thread_id
@@ -79,7 +79,7 @@ class Recording:
         check_model(model, "the model to record")
         self._model = model
         with no_collection():
-            self._tree = Tree(model)
+            self._tree = ModuleTree(model)
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         summarise_by = (
             (summarise if statistics else None) if isinstance(statistics, bool) else statistics
@@ -227,7 +227,7 @@ def _seals(sealed: list[str]) -> Iterator[str]:
         yield f"compiled code was observed from outside only ({names}); cnnprobe.probe() runs the eager code and sees every layer"
 
 
-def _limits(tree: Tree, watcher: Watcher) -> Iterator[str]:
+def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
     """What could not be observed as it otherwise runs, in sentences."""
     if watcher.other_threads:
         yield f"{watcher.other_threads} calls on other threads were not recorded"
@@ -292,7 +292,9 @@ def _observation(
     error: BaseException | None,
     notes: list[str],
 ) -> Observation:
-    trace = recording.traces[-1] if recording.traces else assemble(Tree(model), (), error=error)
+    trace = (
+        recording.traces[-1] if recording.traces else assemble(ModuleTree(model), (), error=error)
+    )
     if notes:
         trace = dataclass_replace(trace, notes=(*trace.notes, *notes))
     return Observation(trace=trace, output=_detached(output), error=error)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from cnnprobe.recorder import cost, sources, twins
-from cnnprobe.recorder.inventory import Kinds, Tree, class_of, named_modules, take_inventory
+from cnnprobe.recorder.inventory import Kinds, ModuleTree, class_of, named_modules, take_inventory
 from cnnprobe.recorder.rows import ORDINARY, Calls, Closed, More
 from cnnprobe.recorder.values import Sighting, tensor_info
 from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace
 
 
 def assemble(
-    tree: Tree,
+    tree: ModuleTree,
     rows: Sequence[Closed],
     *,
     error: BaseException | None = None,
@@ -61,7 +61,7 @@ def no_collection() -> Iterator[None]:
 class _Assembler:
     """Makes the calls of rows; what rows share is made once."""
 
-    def __init__(self, tree: Tree, kinds: Kinds) -> None:
+    def __init__(self, tree: ModuleTree, kinds: Kinds) -> None:
         self._tree = tree
         self._kinds = kinds
         self._infos: dict[int, tuple[TensorInfo, ...]] = {}  # by the id of the sighting

@@ -81,7 +81,7 @@ def is_writing(name: str, kwargs: dict[str, Any]) -> bool:
     return operations.is_writing(name) or "out" in kwargs
 
 
-class Operation:
+class FunctionOperation:
     """What must be known of a torch function at each call of it, found once."""
 
     __slots__ = ("counting", "exposes", "function", "ignored", "kind", "name", "writes")
@@ -101,15 +101,15 @@ def _has_mutable_schema(function: Callable[..., Any]) -> bool:
     return bool(schema is not None and schema.is_mutable)
 
 
-_operations: dict[Any, Operation] = {}
+_operations: dict[Any, FunctionOperation] = {}
 
 
-def operation_of(function: Callable[..., Any]) -> Operation:
+def operation_of(function: Callable[..., Any]) -> FunctionOperation:
     """The Operation of a torch function, cached."""
     try:
         found = _operations.get(function)
         if found is None:
-            found = _operations[function] = Operation(function)
+            found = _operations[function] = FunctionOperation(function)
     except TypeError:  # an unhashable callable
-        return Operation(function)
+        return FunctionOperation(function)
     return found

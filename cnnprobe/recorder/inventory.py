@@ -85,7 +85,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
             ]
 
 
-class Tree:
+class ModuleTree:
     """What `named_modules` gives, kept for one recording.
 
     Lists side by side, as thousands of tuples that hold modules are thousands of objects for the garbage collector to search.

@@ -38,7 +38,7 @@ that grow old it would come to search all the objects of torch, in the middle of
 """
 
 
-class Row:
+class CallRow:
     """A call that goes on. Whoever makes one sets all of it: a constructor would cost more than the stores."""
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Row:
     suspended: bool  # the function mode was taken off the stack for the time of this call
 
 
-class ModuleRow(Row):
+class ModuleRow(CallRow):
     """The call of a module."""
 
     __slots__ = ("kind", "module")
@@ -79,14 +79,14 @@ class ModuleRow(Row):
     kind: Kind
 
 
-def more_of(row: Row) -> More:
+def more_of(row: CallRow) -> More:
     """Where to write what must be said of few calls."""
     if row.more is None:
         row.more = More()
     return row.more
 
 
-def close(row: Row) -> Closed:
+def close(row: CallRow) -> Closed:
     """What stays of a row."""
     parent = row.parent
     return (

@@ -19,10 +19,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.recorder import cost, sources
-from cnnprobe.recorder.functions import Operation, operation_of
-from cnnprobe.recorder.inventory import Kind, Kinds, Tree
+from cnnprobe.recorder.functions import FunctionOperation, operation_of
+from cnnprobe.recorder.inventory import Kind, Kinds, ModuleTree
 from cnnprobe.recorder.preservation import StateGuard
-from cnnprobe.recorder.rows import Closed, ModuleRow, Row, close, more_of
+from cnnprobe.recorder.rows import CallRow, Closed, ModuleRow, close, more_of
 from cnnprobe.recorder.values import (
     FOUND,
     PATH,
@@ -70,7 +70,11 @@ def _unhook(module: nn.Module, key: int) -> None:
 def _stranger() -> "Watcher":
     """What the hooks in a copy of a watched model belong to: it watches nothing."""
     return Watcher(
-        nn.Identity(), Tree(nn.Identity()), summarise=None, guard=None, on_root=lambda *_: None
+        nn.Identity(),
+        ModuleTree(nn.Identity()),
+        summarise=None,
+        guard=None,
+        on_root=lambda *_: None,
     )
 
 
@@ -80,7 +84,7 @@ class Watcher(TorchFunctionMode):
     def __init__(
         self,
         model: nn.Module,
-        tree: Tree,
+        tree: ModuleTree,
         *,
         summarise: Summary | None,
         guard: StateGuard | None,
@@ -92,7 +96,7 @@ class Watcher(TorchFunctionMode):
         self.summarise = summarise
         self.guard = guard
         self.on_root = on_root
-        self.rows: list[Row | Closed] = []
+        self.rows: list[CallRow | Closed] = []
         self.current: ModuleRow | None = None
         self.made: dict[int, Sighting] = {}  # by the id of the tensor, if that is `alive` still
         self.alive: dict[int, weakref.ref[Tensor]] = {}
@@ -262,7 +266,7 @@ class Watcher(TorchFunctionMode):
     def finish_root(self) -> None:
         """Hand on the rows of a root call, those too that an interrupt has left open."""
         for row in self.rows:
-            if isinstance(row, Row):
+            if isinstance(row, CallRow):
                 more_of(row).completed = False
                 self.rows[row.position] = close(row)
         self.on_root(self, self.rows)  # type: ignore[arg-type]
@@ -304,7 +308,7 @@ class Watcher(TorchFunctionMode):
             return func(*args, **kwargs)
         if parent.kind.is_leaf:
             return self._inside_leaf(parent, operation, args, kwargs)
-        row = Row()
+        row = CallRow()
         row.of, row.parent, row.position = operation.kind, parent, len(self.rows)
         row.given = row.made = row.more = None
         self._read_inputs(row, args, kwargs)
@@ -340,13 +344,16 @@ class Watcher(TorchFunctionMode):
             self._keep(row)
         return output
 
-    def _keep(self, row: Row) -> None:
+    def _keep(self, row: CallRow) -> None:
         row.source = sources.of_function_call(sys._getframe(2), row.parent)
         self.rows.append(close(row))
 
     @staticmethod
     def _inside_leaf(
-        parent: ModuleRow, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+        parent: ModuleRow,
+        operation: FunctionOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """A stock layer without a formula of its own (LSTM, attention): its products are counted for it, its functions are no rows."""
         if not parent.kind.is_plain and operation.counting in (
@@ -369,7 +376,11 @@ class Watcher(TorchFunctionMode):
         )
 
     def _guard_arguments(
-        self, guard: StateGuard, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        guard: StateGuard,
+        operation: FunctionOperation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         if operation.name == "backward":
             for tensor in [p.grad for p in self.model.parameters() if p.grad is not None]:
@@ -393,7 +404,7 @@ class Watcher(TorchFunctionMode):
         found = self.made.get(id(tensor))
         return found if found is not None and self.alive[id(tensor)]() is tensor else None
 
-    def _read_inputs(self, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _read_inputs(self, row: CallRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found: list[Sighting] = []
         arguments: dict[str, object] = {}
         for path, value in argument_leaves(args, kwargs):
@@ -423,7 +434,7 @@ class Watcher(TorchFunctionMode):
             self.names = {**self.names, **self.tree.names_of_tensors()}
         return self.names.get(id(tensor))
 
-    def _read_outputs(self, row: Row, output: object) -> None:
+    def _read_outputs(self, row: CallRow, output: object) -> None:
         if type(output) is not Tensor:
             more_of(row).returned = type(output).__name__
         if isinstance(output, Tensor):
@@ -437,7 +448,7 @@ class Watcher(TorchFunctionMode):
         if found:
             more_of(row).outputs = tuple(found)
 
-    def _made(self, tensor: Tensor, path: str, row: Row) -> Sighting:
+    def _made(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
         known = self._known(tensor) if isinstance(row, ModuleRow) else None
         if known is not None:
             is_below = known[SOURCE] > row.position  # type: ignore[operator]

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
-from cnnprobe.diagnosis.evidence.loss_terms import Term, find_loss_terms, is_maximised
+from cnnprobe.diagnosis.evidence.loss_terms import TermKind, find_loss_terms, is_maximised
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -53,7 +53,7 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
     """
     flow = Flow(evidence.trace)
     for each in find_loss_terms(evidence, flow):
-        if each.term is Term.ERROR and each.is_negated and not is_maximised(evidence):
+        if each.term is TermKind.ERROR and each.is_negated and not is_maximised(evidence):
             value = "" if each.loss.value is None else f" (loss {each.loss.value:.3g})"
             yield Finding(
                 module=None,

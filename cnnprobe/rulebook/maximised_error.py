@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
-from cnnprobe.diagnosis.evidence.loss_terms import Term, find_loss_terms
+from cnnprobe.diagnosis.evidence.loss_terms import TermKind, find_loss_terms
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -55,7 +55,7 @@ def maximised_error(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.optim.SGD, "maximize: maximize the objective with respect to the params, instead of minimizing".
     """
     terms = find_loss_terms(evidence, Flow(evidence.trace))
-    if not any(each.term is Term.ERROR and not each.is_negated for each in terms):
+    if not any(each.term is TermKind.ERROR and not each.is_negated for each in terms):
         return
     for optimizer in evidence.optimizers:
         if optimizer.maximize and optimizer.parameters:

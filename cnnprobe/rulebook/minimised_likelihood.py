@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
-from cnnprobe.diagnosis.evidence.loss_terms import Term, find_loss_terms, is_maximised
+from cnnprobe.diagnosis.evidence.loss_terms import TermKind, find_loss_terms, is_maximised
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -60,7 +60,12 @@ def minimised_likelihood(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     for each in find_loss_terms(evidence, flow):
         value = each.loss.value
-        if each.term is Term.LIKELIHOOD and not each.is_negated and value is not None and value < 0:
+        if (
+            each.term is TermKind.LIKELIHOOD
+            and not each.is_negated
+            and value is not None
+            and value < 0
+        ):
             yield Finding(
                 module=None,
                 message=f"the loss is a log-likelihood without a minus: {value:.3g}, and the optimizer makes the data less likely",

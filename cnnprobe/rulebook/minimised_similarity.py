@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
-from cnnprobe.diagnosis.evidence.loss_terms import Term, find_loss_terms, is_maximised
+from cnnprobe.diagnosis.evidence.loss_terms import TermKind, find_loss_terms, is_maximised
 from cnnprobe.rulebook.material import images, perceptron, stepping
 
 
@@ -50,7 +50,7 @@ def minimised_similarity(evidence: Evidence) -> Iterator[Finding]:
     """
     flow = Flow(evidence.trace)
     for each in find_loss_terms(evidence, flow):
-        if each.term is Term.SIMILARITY and each.is_negated == is_maximised(evidence):
+        if each.term is TermKind.SIMILARITY and each.is_negated == is_maximised(evidence):
             value = "" if each.loss.value is None else f" ({each.loss.value:.3g})"
             yield Finding(
                 module=None,

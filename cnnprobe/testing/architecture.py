@@ -10,7 +10,7 @@ from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
 from cnnprobe.records.totals import total
 from cnnprobe.records.trace import ParameterInfo, Trace
 from cnnprobe.testing.failures import Inputs, counted, fail, matching, observed
-from cnnprobe.testing.listing import ROOT, Layer, layers_of, unwrapped
+from cnnprobe.testing.listing import ROOT, ListedLayer, layers_of, unwrapped
 from cnnprobe.testing.symbols import Shape, Symbols, names_in, parse_shape, spell
 
 _AXES = {
@@ -251,7 +251,7 @@ def assert_same_architecture(
     )
 
 
-def _line(layer: Layer) -> str:
+def _line(layer: ListedLayer) -> str:
     return f"{ROOT}  {layer.weights}" if layer.name == ROOT else str(layer)
 
 

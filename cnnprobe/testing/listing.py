@@ -16,7 +16,7 @@ _COMPILED = "_orig_mod"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class ListedLayer:
     """A line: the layer's name, what it is, what parameters are its own, and what it puts out."""
 
     name: str  # ROOT for the model itself
@@ -51,7 +51,7 @@ def architecture_text(model: nn.Module, inputs: Inputs | None = None) -> str:
 
 def layers_of(
     model: nn.Module, inputs: Inputs | None = None, *, naming: Callable[[str], str] = str
-) -> list[Layer]:
+) -> list[ListedLayer]:
     """The lines of a model; wrappers of torch.compile and of data parallelism are seen through."""
     __tracebackhide__ = True
     model = unwrapped(model)
@@ -65,12 +65,14 @@ def layers_of(
         name = naming(_plain(fqn)) or ROOT
         if not first:
             layers.append(
-                Layer(name=name, kind="", config="", weights="", shared_with=places[id(module)])
+                ListedLayer(
+                    name=name, kind="", config="", weights="", shared_with=places[id(module)]
+                )
             )
             continue
         places[id(module)] = name
         layers.append(
-            Layer(
+            ListedLayer(
                 name=name,
                 kind=class_of(module).__name__,
                 config=_described(module),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.diagnosis.evidence import (
-    Backward,
+    BackwardFault,
     Evidence,
     Flow,
     OptimizerInfo,
@@ -368,7 +368,7 @@ class _Observation:
                 break
         return Replay(factor=factor, losses=tuple(losses))
 
-    def find_backward(self, steps: tuple[Step, ...]) -> Backward | None:
+    def find_backward(self, steps: tuple[Step, ...]) -> BackwardFault | None:
         """Where the backward pass of a finite loss first made a non-finite gradient."""
         bad = [
             i
@@ -382,7 +382,7 @@ class _Observation:
         run = self.one_step()
         for _ in range(bad[0]):
             stepper.run(run, statistics=False, measured=False)
-        return Backward(call=_first_bad_derivative(self.model, run, self.names), step=bad[0])
+        return BackwardFault(call=_first_bad_derivative(self.model, run, self.names), step=bad[0])
 
     def called_in_train(self) -> frozenset[str]:
         """The modules that a forward in train mode calls."""

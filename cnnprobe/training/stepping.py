@@ -92,7 +92,7 @@ class Stepper:
 
         Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
         """
-        draft = _Draft(self)
+        draft = _StepDraft(self)
         if measured:  # also without an optimizer: a loop may update by hand
             known = {name: p for name, p in self.parameters.items() if has_values(p)}
             draft.before = {name: p.detach().clone() for name, p in known.items()}
@@ -156,7 +156,7 @@ def _norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) if tensor.numel() else 0.0
 
 
-class _Draft:
+class _StepDraft:
     """A step while it is being observed."""
 
     def __init__(self, stepper: Stepper) -> None:
@@ -361,7 +361,12 @@ class _Draft:
 
 
 def _record(
-    model: nn.Module, step: Callable[[], Any], stepper: Stepper, draft: _Draft, *, statistics: bool
+    model: nn.Module,
+    step: Callable[[], Any],
+    stepper: Stepper,
+    draft: _StepDraft,
+    *,
+    statistics: bool,
 ) -> Trace:
     wrapper = TrainingStep(model, step)
     names = {key: f"{_PREFIX}.{name}" for key, name in stepper.names.items()}

@@ -1,7 +1,7 @@
 """The data that rules read, and the questions they ask of it: frozen, plain, without torch."""
 
 from cnnprobe.diagnosis.evidence.evidence import (
-    Backward,
+    BackwardFault,
     Event,
     Evidence,
     Gradient,
@@ -32,7 +32,7 @@ from cnnprobe.diagnosis.evidence.groups import (
 )  # fmt: skip
 
 __all__ = [
-    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Backward", "Event", "Evidence",
+    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Event", "Evidence",
     "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Values", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

@@ -161,7 +161,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backward:
+class BackwardFault:
     """The first place, in the order of the backward pass, where a finite gradient became a non-finite one."""
 
     call: int | None  # the row whose derivative it is
@@ -185,6 +185,6 @@ class Evidence:
     schedules: tuple[Schedule, ...] = ()
     # learning rate after 100 further scheduler steps over the first, where each batch makes one
     collapse: float | None = None
-    backward: Backward | None = None
+    backward: BackwardFault | None = None
     names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables
     own_loop: bool = False  # the steps are those of the user's own train_step

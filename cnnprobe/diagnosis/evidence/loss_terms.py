@@ -14,7 +14,7 @@ KEEPING = frozenset(
 LIKELIHOODS = frozenset({"log_softmax", "logsigmoid"})
 
 
-class Term(enum.StrEnum):
+class TermKind(enum.StrEnum):
     """What the row at the end of a loss's chain computes."""
 
     ERROR = "error"  # a standard loss, or a squared or absolute error, of targets from outside
@@ -29,7 +29,7 @@ class LossTerm:
 
     loss: Loss
     index: int  # its row
-    term: Term
+    term: TermKind
     is_negated: bool  # it goes into the loss with a minus
 
 
@@ -51,19 +51,19 @@ def is_maximised(evidence: Evidence) -> bool:
     return any(o.maximize and o.parameters for o in evidence.optimizers)
 
 
-def _find_term(flow: Flow, index: int) -> Term | None:
+def _find_term(flow: Flow, index: int) -> TermKind | None:
     """What a row computes; None where it only hands on, scales or reverses what goes into it."""
     call = flow.calls[index]
     kind = operation(call)
     if kind in LOSSES:
         target = flow.outer(call.inputs[1]) if len(call.inputs) > 1 else None
-        return Term.ERROR if target is not None and target.source is None else Term.OTHER
+        return TermKind.ERROR if target is not None and target.source is None else TermKind.OTHER
     if kind in ("pow", "abs"):
-        return Term.ERROR if _is_error(flow, index) else Term.OTHER
+        return TermKind.ERROR if _is_error(flow, index) else TermKind.OTHER
     if kind == "cosine_similarity":
-        return Term.SIMILARITY if _is_similarity(flow, index) else Term.OTHER
+        return TermKind.SIMILARITY if _is_similarity(flow, index) else TermKind.OTHER
     if kind in LIKELIHOODS or (_takes_apart(flow, index) and _is_likelihood(flow, index)):
-        return Term.LIKELIHOOD
+        return TermKind.LIKELIHOOD
     return None
 
 

@@ -19,7 +19,7 @@ from cnnprobe.document.blocks import (
     Table,
     Text,
 )
-from cnnprobe.document.render.columns import Sheet, fit_columns
+from cnnprobe.document.render.columns import TextSheet, fit_columns
 from cnnprobe.document.render.units import describe_shares, make_inert, split_inert_lines
 
 SUFFIXES = (".txt",)
@@ -144,7 +144,7 @@ def _render_table(table: Table, width: int) -> Iterator[Line]:
         )
 
 
-def _join_cells(sheet: Sheet, cells: Sequence[str]) -> str:
+def _join_cells(sheet: TextSheet, cells: Sequence[str]) -> str:
     return "  ".join(
         _pad(cell, size, align)
         for cell, size, align in zip(cells, sheet.widths, sheet.aligns, strict=True)

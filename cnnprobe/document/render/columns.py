@@ -17,7 +17,7 @@ _NARROWEST = 3  # columns of a text: one letter, the mark of the cut, one letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
+class TextSheet:
     """A table cut to a width: names, alignments, widths and cells of the columns that are left, and the names of those that are not."""
 
     names: tuple[str, ...]
@@ -27,7 +27,7 @@ class Sheet:
     dropped: tuple[str, ...]
 
 
-def fit_columns(table: Table, width: int) -> Sheet:
+def fit_columns(table: Table, width: int) -> TextSheet:
     """The columns of `table` that fit `width`, the most important kept, the first column indented by the depth of its row."""
     grid = [_build_column(table, i, width) for i in range(len(table.columns))]
     wanted = [
@@ -50,7 +50,7 @@ def fit_columns(table: Table, width: int) -> Sheet:
     shown = [
         [_shorten(cell, size) for cell in grid[i]] for i, size in zip(kept, widths, strict=True)
     ]
-    return Sheet(
+    return TextSheet(
         names=tuple(make_inert(table.columns[i].name) for i in kept),
         aligns=tuple(table.columns[i].align for i in kept),
         widths=tuple(widths),

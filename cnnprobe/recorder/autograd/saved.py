@@ -20,7 +20,7 @@ READABLE = hasattr(getattr(torch._C._autograd, "SavedTensor", None), "unpack_hoo
 
 
 @dataclass(slots=True)
-class Ledger:
+class SavedLedger:
     """Storages seen so far, and what each was first saved as."""
 
     parameters: set[int]

@@ -16,7 +16,7 @@ from cnnprobe.recorder.autograd.finding import (
     tensors_in,
 )
 from cnnprobe.recorder.autograd.naming import Maker, Namer, infer, inferred_note, is_view
-from cnnprobe.recorder.autograd.saved import READABLE, Ledger, storages
+from cnnprobe.recorder.autograd.saved import READABLE, SavedLedger, storages
 from cnnprobe.records.trace import Trace
 
 _LEAF = "AccumulateGrad"
@@ -125,7 +125,7 @@ class _Leaves:
             if named is not None:
                 self.parameters[i] = named
 
-    def ledger(self, inputs: Iterable[Any]) -> Ledger:
+    def ledger(self, inputs: Iterable[Any]) -> SavedLedger:
         """Where what is kept for backward is booked, parameters and inputs apart."""
         own: list[Tensor] = (
             [*self._model.parameters(), *self._model.buffers()] if self._model is not None else []
@@ -139,7 +139,7 @@ class _Leaves:
             if not nn.parameter.is_lazy(tensor)
             for identity, _ in storages(tensor)
         }
-        return Ledger(
+        return SavedLedger(
             parameters,
             {identity for tensor in fed for identity, _ in storages(tensor)} - parameters,
         )
@@ -216,7 +216,7 @@ def _nodes(
     leaves: _Leaves,
     makers: Sequence[Maker],
     marking: _Marks,
-    ledger: Ledger | None,
+    ledger: SavedLedger | None,
 ) -> Iterator[Node]:
     """The nodes as data. It runs once a node, and most of the time of a walk goes by here: hence no calls that can be spared."""
     dtypes = _Dtypes()
@@ -271,7 +271,7 @@ def _leaf(i: int, leaf: Tensor, named: tuple[str, str] | None, dtypes: _Dtypes) 
     )
 
 
-def _notes(tensors: Sequence[Tensor], ledger: Ledger | None, *, saved: bool) -> Iterator[str]:
+def _notes(tensors: Sequence[Tensor], ledger: SavedLedger | None, *, saved: bool) -> Iterator[str]:
     cut = sum(not tensor.requires_grad for tensor in tensors)
     if not tensors:
         yield "the output holds no tensor"
