@@ -336,6 +336,12 @@ def test_command_reads_suppressions_of_pyproject(tmp_path, monkeypatch):
     assert 0 == result.exit_code
 
 
+def test_explain_prints_all_rules_of_a_family():
+    page = run("explain", "batch-leak").output
+    titles = [line for line in page.splitlines() if line.startswith("batch-")]
+    assert ["batch-leak (CP701, error)", "batch-as-time (CP708, error)"] == titles
+
+
 def test_explain_takes_name_and_code_and_suggests():
     assert run("explain", "dead-relu").output == run("explain", "CP101").output
     assert "What to do:" in run("explain", "dead-relu").output
