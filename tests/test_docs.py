@@ -9,6 +9,7 @@ import pytest
 import cnnprobe
 from cnnprobe import testing
 from cnnprobe.crash.cause import all_causes
+from cnnprobe.document.graph_formats import GRAPH_FORMATS
 from tests.support.python import run_python
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +65,14 @@ def test_counts_on_every_page_are_those_of_the_package():
     said = {page: _read_counts(page.read_text(encoding="utf-8")) for page in pages}
     assert counts == said[ROOT / "README.md"]
     assert {} == {page.name: found - counts for page, found in said.items() if found - counts}
+
+
+def test_page_of_the_command_lists_the_formats_of_graphs():
+    text = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if "--format NAME" in line and "mermaid" in line]
+    assert [GRAPH_FORMATS.keys()] == [
+        GRAPH_FORMATS.keys() & re.findall(r"\w+", row) for row in rows
+    ]
 
 
 def test_readme_names_a_rule_of_each_hundred_and_none_that_is_gone():
