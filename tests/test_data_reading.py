@@ -175,6 +175,24 @@ def test_parts_of_a_batch_are_found_in(name):
     assert (8, 2) == (split.samples, split.batches)
 
 
+def test_class_label_is_told_from_other_numbers_beside_the_image():
+    meta = {"width": torch.full((4,), 32), "index": torch.arange(4)}
+    split = inspect({"meta": meta, "number": torch.full((4,), 7), "image": X, "label": Y})
+    assert ((0, 2), (1, 1), (2, 1)) == split.labels.counts
+    split = inspect((X, Y, torch.arange(4)))
+    assert ((0, 2), (1, 1), (2, 1)) == split.labels.counts
+
+
+@pytest.mark.parametrize(
+    "images",
+    [X > 0, X.to(torch.complex64), X.bfloat16(), X.to_sparse()],
+    ids=lambda x: str(x.dtype),
+)
+def test_unusual_tensors_are_measured_or_passed_over(images):
+    report = cnnprobe.inspect_data([(images, Y)] * 2, pictures=False)
+    assert ((), 2) == (report.notes, report.data.training.batches)
+
+
 def test_lists_of_detectors_are_read_as_samples():
     targets = [
         {"boxes": torch.tensor([[0.0, 0, 4, 4]] * n), "labels": torch.ones(n).long()}

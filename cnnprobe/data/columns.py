@@ -88,6 +88,8 @@ def to_tensor(value: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(value))
     if type(value).__module__.startswith("PIL."):
         return read_picture(value)
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, list) and value and all(type(v) in (int, float) for v in value):
         return torch.tensor(value)
     return value

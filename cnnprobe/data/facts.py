@@ -30,7 +30,7 @@ class Pair:
 
     first: Spotted
     second: Spotted
-    exact: bool = True  # equal to the bit; False: equal to the eye, re-encoded say
+    exact: bool = True  # equal numbers; False: equal to the eye, re-encoded say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

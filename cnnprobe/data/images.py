@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from cnnprobe.data.columns import Column
 from cnnprobe.data.facts import Images, Pair, Spotted
@@ -21,6 +21,7 @@ SIDE = 16  # pixels of the sketch by which pictures are compared
 ALIKE_MEAN = 0.008
 ALIKE_MOST = 0.06
 TEXTURE = 0.05  # of the range: the std of a sketch below which all pictures look alike
+HASHED = 32_768  # numbers of an image that are hashed, at least; up to twice that are hashed whole
 THUMBNAILS = 48  # images that are kept to be drawn
 THUMBNAIL = 96  # pixels of the longer side
 
@@ -133,17 +134,22 @@ def bound_samples(batch: Tensor) -> list[tuple[float, float]]:
 
 
 def fingerprint(image: Tensor) -> bytes:
-    """A hash of what an image holds: its numbers, type and shape."""
+    """A hash of what an image holds: its numbers (of a large one every k-th), type and shape."""
     hashed = hashlib.blake2b(f"{image.dtype}{tuple(image.shape)}".encode(), digest_size=16)
     if image.dim():
-        held = image.detach().cpu().contiguous().view(torch.uint8).numpy()
+        flat = image.detach().reshape(-1)
+        # An odd step, so that not the same columns of each row are hashed.
+        flat = flat[:: (len(flat) // HASHED) | 1]
+        held = flat.cpu().contiguous().view(torch.uint8).numpy()
         hashed.update(held.tobytes())
     return hashed.digest()
 
 
 def sketch_images(batch: Tensor) -> NDArray[np.float32]:
     """Each image as SIDE x SIDE grey values in [0, 1] of its own range; all zero where it is constant."""
-    grey = batch.detach().float().nan_to_num(0, 0, 0)
+    step = max(1, min(batch.shape[-2:]) // (4 * SIDE)) if batch.dim() > 2 else 1
+    some = batch.detach()[..., ::step, ::step] if step > 1 else batch.detach()
+    grey = some.float().nan_to_num(0, 0, 0)
     while grey.dim() > 3:
         grey = grey.mean(1)
     small = adaptive_avg_pool2d(grey, (SIDE, SIDE)) if grey.dim() == 3 else grey[:, None, :]
@@ -179,7 +185,6 @@ def shrink(image: Tensor) -> NDArray[np.float32]:
         small = small[small.shape[0] // 2] if is_clip else small[:, small.shape[1] // 2]
     small = small[None] if small.dim() == 2 else small
     step = max(1, -(-max(small.shape[-2:]) // THUMBNAIL))
-    if step > 1:
-        height, width = (max(1, side // step) for side in small.shape[-2:])
-        small = adaptive_avg_pool2d(small, (height, width))
+    if step > 1 and min(small.shape[-2:]) >= step:
+        small = avg_pool2d(small[:3], step)
     return np.asarray(small[:3].cpu().numpy(), dtype=np.float32)

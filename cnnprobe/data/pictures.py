@@ -230,7 +230,7 @@ def _draw_channels(reading: Reading) -> Sheet | None:
 
 def _pack(picture: Any, name: str, title: str, alt: str) -> Sheet:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     mime = "image/png"
     if buffer.tell() > LARGEST:
         buffer = io.BytesIO()

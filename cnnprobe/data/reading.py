@@ -21,7 +21,7 @@ from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
-from cnnprobe.data.roles import assign_roles
+from cnnprobe.data.roles import assign_roles, choose_main, choose_target
 from cnnprobe.data.source import (
     Batch,
     Limits,
@@ -60,8 +60,8 @@ class _Tallies:
     images: ImageTally = field(default_factory=ImageTally)
     objects: dict[str, BoxTally | MaskTally] = field(default_factory=dict)
     labels: Counter[int] = field(default_factory=Counter)
-    main: str = ""  # path of the images
-    target: str = ""  # path of the classes
+    main: str | None = None  # path of the images
+    target: str | None = None  # path of the classes
     uniform: int = 0
     compared: int = 0  # batches of two samples or more
     samples: int = 0
@@ -137,10 +137,9 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> Reading:
 def _start(batch: Batch) -> _Tallies:
     roles = assign_roles(batch.columns)
     tallies = _Tallies(roles, {path: PartTally(path, role) for path, role in roles.items()})
-    named = [path for path, role in roles.items() if role == "image"]
-    tallies.main = named[0] if named else ""
-    classes = [path for path, role in roles.items() if role == "class"]
-    tallies.target = classes[-1] if classes else ""
+    main, target = choose_main(batch.columns, roles), choose_target(batch.columns, roles)
+    tallies.main = main.path if main is not None else None
+    tallies.target = target.path if target is not None else None
     for path, role in roles.items():
         if role in ("boxes", "mask"):
             tallies.objects[path] = BoxTally(path) if role == "boxes" else MaskTally(path)
@@ -159,10 +158,11 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     for path, column in columns.items():
         if path in tallies.parts:
             tallies.parts[path].add(column)
-    size = max((len(column) for column in batch.columns), default=0)
-    labels = _read_labels(columns.get(tallies.target), size)
+    images = columns.get(tallies.main) if tallies.main is not None else None
+    target = columns.get(tallies.target) if tallies.target is not None else None
+    size = max((len(column) for column in ([images] if images else batch.columns)), default=0)
+    labels = _read_labels(target, size)
     spots = list(_spot(tallies, batch, source, labels))
-    images = columns.get(tallies.main)
     if images is not None:
         tallies.images.add(images, spots[: len(images)])
         _attach_objects(tallies, columns, images, size)
@@ -267,7 +267,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         labels=_describe_labels(source, tallies),
         objects=tuple(each.describe() for each in tallies.objects.values()),
         trials=try_again(source, tallies.main, masks[0] if masks else "")
-        if tallies.main and failed is None
+        if tallies.main is not None and failed is None
         else Trials(),
         failed=failed,
         unread=tallies.unread,
@@ -287,7 +287,7 @@ def _describe_images(source: Source, tallies: _Tallies) -> Images:
 
 
 def _describe_labels(source: Source, tallies: _Tallies) -> Labels | None:
-    if not tallies.target:
+    if tallies.target is None:
         return None
     listed = _list_drawn(source) if source.dataset is not None else None
     if listed is not None and any(

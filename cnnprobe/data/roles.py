@@ -1,7 +1,7 @@
 """Which part of a batch is the image, the label, the mask, the boxes: by names, shapes, types and order."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from cnnprobe.data.columns import Column
 LEAST_SIDE = 4  # pixels: what is smaller is no image
 FEW_VALUES = 64  # distinct values of a mask in one image; a photo has more
 _INPUTS = re.compile(r"image|img|pixel|input|picture|photo|^x\d*$|video|audio|spec|volume|frames")
+_TARGETS = re.compile(r"label|target|class|categor|digit|^y$")
 _MASKS = re.compile(r"mask|seg|annotation_map")
 _BOXES = re.compile(r"box")
 
@@ -23,15 +24,33 @@ def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
     values beside it is a mask.
     """
     roles = {column.path: _role(column) for column in columns}
-    pictures = [column for column in columns if roles[column.path] == "image"]
-    if not pictures:
+    main = choose_main(columns, roles)
+    if main is None:
         return roles
-    named = [c for c in pictures if _INPUTS.search(_last_name(c.path))]
-    main = (named or pictures)[0]
     for column in columns:
         if column is not main and _is_mask(column, main):
             roles[column.path] = "mask"
     return roles
+
+
+def choose_main(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:
+    """The images that the model gets: those that are named so, else the first; None where there are none."""
+    pictures = [column for column in columns if roles[column.path] == "image"]
+    named = [column for column in pictures if _INPUTS.search(_last_name(column.path))]
+    return next(iter(named or pictures), None)
+
+
+def choose_target(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:
+    """The class labels: those that are named so, else the first numbers of which some are equal; None where there are none."""
+    classes = [column for column in columns if roles[column.path] == "class"]
+    named = [column for column in classes if _TARGETS.search(_last_name(column.path))]
+    shared = [column for column in classes if _has_equal(column)]
+    return next(iter(named or shared or classes), None)
+
+
+def _has_equal(column: Column) -> bool:
+    values = column.values.tolist() if isinstance(column.values, Tensor) else column.values
+    return len(set(values)) < len(values)
 
 
 def _last_name(path: str) -> str:
@@ -42,6 +61,8 @@ def _last_name(path: str) -> str:
 
 def _role(column: Column) -> str:
     value, name = column.first, _last_name(column.path)
+    if isinstance(value, Tensor) and not _is_plain(value):
+        return "other"
     if isinstance(value, bool | int) or (isinstance(value, Tensor) and value.dim() == 0):
         return _role_of_number(value, name)
     if isinstance(value, Tensor):
@@ -51,8 +72,12 @@ def _role(column: Column) -> str:
     return "text" if isinstance(value, str) else "other"
 
 
+def _is_plain(value: Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_complex() and not value.is_nested
+
+
 def _role_of_number(value: Any, name: str) -> str:
-    if re.search(r"(^|_)(id|idx|index|area|iscrowd|length|size)s?$", name):
+    if re.search(r"(^|_)(id|idx|index|area|iscrowd|length|size|w|h|width|height|fps)s?$", name):
         return "other"
     whole = not isinstance(value, Tensor) or not value.dtype.is_floating_point
     return "class" if whole else "value"

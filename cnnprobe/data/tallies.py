@@ -63,16 +63,16 @@ class PartTally:
         if found is not None:
             self._statistics = found if self._statistics is None else merge(self._statistics, found)
         looked = take_some(batch)
-        self._whole = self._whole and bool((looked == looked.round()).all())
+        if looked.dtype.is_floating_point:
+            self._whole = self._whole and bool((looked == looked.round()).all())
         if is_image:
             self._bound(batch)
         if self.role in _COUNTED:
             self._count(looked)
 
     def _bound(self, batch: Tensor) -> None:
-        flat = batch.transpose(0, 1).flatten(1)
-        low, high = (found.tolist() for found in torch.aminmax(flat, dim=1))
-        bounds = list(zip(low, high, strict=True))
+        low, high = torch.aminmax(batch.flatten(2), dim=2)  # (N, C)
+        bounds = list(zip(low.amin(0).tolist(), high.amax(0).tolist(), strict=True))
         if self._bounds is not None and len(self._bounds) == len(bounds):
             bounds = [
                 (min(a, c), max(b, d)) for (a, b), (c, d) in zip(self._bounds, bounds, strict=True)

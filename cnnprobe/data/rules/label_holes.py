@@ -40,7 +40,7 @@ def label_holes(data: Data) -> Iterator[Finding]:
         return
     used = [label for label, n in split.labels.counts if label >= 0 and n]
     total = sum(n for _, n in split.labels.counts)
-    if not used or not (split.labels.complete or total >= SAMPLES * (max(used) + 1)):
+    if len(used) < 2 or not (split.labels.complete or total >= SAMPLES * (max(used) + 1)):
         return
     missing = sorted(set(range(max(used))) - set(used))
     if missing and missing != [0]:
