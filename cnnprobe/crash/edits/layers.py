@@ -1,5 +1,7 @@
 """Layers that are put in, taken out, exchanged or built again with other settings."""
 
+import ast
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.edits.constructions import change_construction
 from cnnprobe.crash.edits.edit import Edit, refill
 from cnnprobe.crash.edits.files import Change, UnknownPlaceError
 from cnnprobe.crash.edits.places import (
@@ -48,7 +51,7 @@ class Insert(Edit):
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
         fqn = self.module or ""
         parent, _, name = fqn.rpartition(".")
-        file, call = find_constructor(crash, parent)
+        _, file, call = find_constructor(crash, parent)
         member = list_members(call)[list(crash.modules[parent]._modules).index(name)]
         code = self.code.replace("nn.", read_prefix(file, call))
         start = file.span(member)[0]
@@ -63,6 +66,30 @@ class Remove(Edit):
 
     def apply(self, twin: ModelCopy) -> None:
         twin.set_module(self.module or "", nn.Identity())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverse(Edit):
+    """Reverse the order of the layers in the list `module`."""
+
+    def apply(self, twin: ModelCopy) -> None:
+        registry = twin.module(self.module)._modules
+        before = dict(registry)
+        refill(registry, dict(zip(before, list(before.values())[::-1], strict=True)))
+        twin.undo.append(lambda: refill(registry, before))
+
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+        _, file, call = find_constructor(crash, self.module or "")
+        given: ast.expr | None = call.args[0] if len(call.args) == 1 else None
+        if isinstance(given, ast.ListComp | ast.GeneratorExp) and len(given.generators) == 1:
+            given = given.generators[0].iter
+        if isinstance(given, ast.List | ast.Tuple):
+            texts = [file.source(node) for node in reversed(given.elts)]
+            return [file.replace(a, b) for a, b in zip(given.elts, texts, strict=True)]
+        is_range = isinstance(given, ast.Call) and file.source(given.func) == "range"
+        if given is None or not (is_range or isinstance(given, ast.Name)):
+            raise UnknownPlaceError
+        return [file.replace(given, f"reversed({file.source(given)})")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +112,16 @@ class Reconfigure(Edit):
             for e in edits
             if isinstance(e, Reconfigure) and e.changes == self.changes
         )
-        file, call = find_constructor(crash, fqn, alike)
         kind = next(
             b for b in class_of(crash.modules[fqn]).__mro__ if b.__module__.startswith("torch.nn.")
         )
         names = list(inspect.signature(kind).parameters)
         if names[:1] == ["args"]:  # recurrent layers
             names = list(_OF_RECURRENT)
+        others = [v for e in edits if isinstance(e, Reconfigure) for v in e.changes.values()]
+        with contextlib.suppress(UnknownPlaceError):
+            return [change_construction(crash, fqn, names, self.changes, others)]
+        _, file, call = find_constructor(crash, fqn, alike)
         check_plain(call)
         return [write_argument(file, call, names, n, v) for n, v in self.changes.items()]
 
@@ -139,5 +169,5 @@ class Exchange(Edit):
         """Write the other layer where this one is made."""
         if not self.code.startswith("nn.") or "*" in self.code:
             raise UnknownPlaceError
-        file, call = find_constructor(crash, self.module or "")
+        _, file, call = find_constructor(crash, self.module or "")
         return [file.replace(call, read_prefix(file, call) + self.code.removeprefix("nn."))]

@@ -15,11 +15,11 @@ from cnnprobe.recorder.inventory import class_of
 
 
 def _find_users_class(
-    crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
+    crash: Crash, fqn: str, alike: frozenset[str] | None = frozenset()
 ) -> tuple[str, list[str]]:
     """The innermost module of the user's own class above a module, and the path from there to it.
 
-    `alike` are changed in the same way.
+    `alike` are changed in the same way; None: the class is not to be changed.
     """
     path: list[str] = []
     while fqn:
@@ -31,7 +31,9 @@ def _find_users_class(
     if not path or class_of(module).__module__.startswith("torch."):
         raise UnknownPlaceError
     others = [n for n, m in crash.modules.items() if type(m) is type(module) and m is not module]
-    if not all(".".join(filter(None, [name, *path])) in alike for name in others):
+    if alike is not None and not all(
+        ".".join(filter(None, [name, *path])) in alike for name in others
+    ):
         raise UnknownPlaceError  # a change of the class would change its other instances too
     return fqn, path
 
@@ -65,9 +67,9 @@ def find_assigned(function: ast.FunctionDef, name: str) -> ast.expr:
 
 
 def find_constructor(
-    crash: Crash, fqn: str, alike: frozenset[str] = frozenset()
-) -> tuple[File, ast.Call]:
-    """The call in the user's file that makes a layer."""
+    crash: Crash, fqn: str, alike: frozenset[str] | None = frozenset()
+) -> tuple[str, File, ast.Call]:
+    """The call in the user's file that makes a layer, and whose class it stands in."""
     owner, path = _find_users_class(crash, fqn, alike)
     file, function = find_method(class_of(crash.modules[owner]), "__init__")
     value = find_assigned(function, path[0])
@@ -77,7 +79,7 @@ def find_constructor(
         at += f".{name}"
     if not isinstance(value, ast.Call):
         raise UnknownPlaceError
-    return file, value
+    return owner, file, value
 
 
 def list_members(value: ast.expr) -> list[ast.expr]:
@@ -91,13 +93,19 @@ def list_members(value: ast.expr) -> list[ast.expr]:
     raise UnknownPlaceError
 
 
+def get_given(call: ast.Call, names: list[str], name: str) -> ast.expr | None:
+    """An argument of a call, by its name or its place among the names."""
+    given = next((k.value for k in call.keywords if k.arg == name), None)
+    if given is None and name in names and names.index(name) < len(call.args):
+        given = call.args[names.index(name)]
+    return given
+
+
 def write_argument(
     file: File, call: ast.Call, names: list[str], name: str, value: object
 ) -> Change:
     """Another value for an argument of a call, or the argument put last."""
-    given = next((k.value for k in call.keywords if k.arg == name), None)
-    if given is None and name in names and names.index(name) < len(call.args):
-        given = call.args[names.index(name)]
+    given = get_given(call, names, name)
     if given is not None:
         return file.replace(given, repr(value))
     end = file.span(call)[1] - 1

@@ -8,6 +8,8 @@ from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.loading import Loading, read_loading, resize_layers, unwrap_state
+from cnnprobe.crash.facts.optimizers import find_saved_module, make_for
+from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
 from cnnprobe.recorder.inventory import class_of
 
@@ -59,11 +61,26 @@ _OPTIMIZER = """
 +     optimizer = torch.optim.Adam(model.parameters())
       optimizer.load_state_dict(saved)
 """
-OPTIMIZER = Example(_OPTIMIZER, repair="make it for the parameters", is_tried=False)
+OPTIMIZER = Example(_OPTIMIZER, repair="make optimizer for model.parameters()")
+_FROZEN = """
+  model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 2))
+  def run(model):
+      first = torch.optim.SGD(model[1].parameters(), lr=0.1, momentum=0.9)
+      model(torch.ones(1, 8)).sum().backward()
+      first.step()
+-     both = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
++     both = torch.optim.SGD(model[1].parameters(), lr=0.1, momentum=0.9)
+      both.load_state_dict(first.state_dict())
+"""
+FROZEN = Example(_FROZEN, repair="make both for model.get_submodule('1').parameters()")
 
 
 @cause(
-    "CP069", "state-mismatch", (OTHER_HEAD, PREFIX, NESTED, OPTIMIZER), stage="around", prior=900
+    "CP069",
+    "state-mismatch",
+    (OTHER_HEAD, PREFIX, NESTED, OPTIMIZER, FROZEN),
+    stage="around",
+    prior=900,
 )
 def state_mismatch(crash: Crash) -> Suspects:
     """A state_dict does not fit the model or the optimizer that it is loaded into.
@@ -184,7 +201,7 @@ def _judge_optimizer(crash: Crash) -> Suspects:
     optimizer, state = found.get("self"), found.get("state_dict")
     if not isinstance(optimizer, Optimizer):
         return
-    kind = type(optimizer).__name__
+    kind, edits = type(optimizer).__name__, list[Check]()
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     message = f"{kind} got what is no state of an optimizer: it has no param_groups"
     advice = "load what optimizer.state_dict() gave when it was saved"
@@ -193,7 +210,11 @@ def _judge_optimizer(crash: Crash) -> Suspects:
             return
         message = f"{kind} holds {_count_groups(sizes)}, but the state is of {_count_groups(saved)}"
         advice = "make it for the parameters that it had when it was saved, or start it afresh"
-    yield blame(None, message, advice, raised_in="load_state_dict")
+        if (fqn := find_saved_module(crash, optimizer, state)) is not None:
+            message += f", as many as {quote(fqn)} has"
+            edits.append(make_for(crash, optimizer, state, fqn))
+            advice = "or start it afresh, without the state that was saved"
+    yield blame(None, message, *edits, advice, raised_in="load_state_dict")
 
 
 def _count_groups(sizes: list[int]) -> str:

@@ -20,8 +20,29 @@ _SECOND = """
 +         return self.bn(self.proj(x).transpose(1, 2)).transpose(1, 2)
   model, args = Net(), (torch.randn(4, 7, 12),)
 """
+_BLOCK = """
+  class Down(nn.Module):
+      def __init__(self, cin, cout):
+          super().__init__()
+          self.norm = nn.BatchNorm2d(cin)
+          self.conv = nn.Conv2d(cin, cout, 3)
+      def forward(self, x):
+          return self.conv(self.norm(x).relu())
+  class Net(nn.Module):
+      def __init__(self, width=4):
+          super().__init__()
+          self.stem = nn.Conv2d(3, width, 3)
+          self.b = Down(6, 5)
+-         self.c = Down(width, 6)
++         self.c = Down(width * 2, 6)
+      def forward(self, x):
+          x = self.stem(x)
+          return self.b(self.c(torch.cat([x, x.relu()], 1)))
+  model, args = Net(), (torch.randn(2, 3, 9, 9),)
+"""
 EXAMPLES = (
     Example(_FIRST, blames="1", repair="num_features=8"),
+    Example(_BLOCK, blames="c.norm", repair="set num_features=8 in 'c.norm'"),
     Example(_SECOND, blames="bn", repair="x.transpose(1, 2) to 'bn'"),
 )
 
