@@ -421,8 +421,7 @@ def diagnose(
     data, findings = None, outcome.findings
     if inspection is not None:
         of_data = (*load_data_rules(files), *(each for each in rules if isinstance(each, DataRule)))
-        seconds = 3 * evidence.trace.calls[0].seconds if evidence.trace.calls else None
-        expected = read_expected(model, loss_fn, inspection.inputs, seconds)
+        expected = read_expected(model, loss_fn, inspection.inputs, inspection.batch_size)
         data = judge(inspection, expected, rules=of_data, ignore=suppressed)
         findings = join_findings(data.findings, outcome.findings, (*of_data, *known, *own))
     trace, explanation = evidence.trace, None
@@ -522,7 +521,7 @@ def inspect_data(
     inspection = read(loader, validation, limits=Limits(samples=samples, seconds=seconds))
     return judge(
         inspection,
-        read_expected(model, loss_fn, inspection.inputs),
+        read_expected(model, loss_fn, inspection.inputs, inspection.batch_size),
         rules=(*load_data_rules(files), *own),
         ignore=ignore or {},
         pictures=pictures,

@@ -9,11 +9,12 @@ from cnnprobe.data.facts import Expected
 from cnnprobe.recorder import observe
 from cnnprobe.records.trace import Trace
 
+STEP = 3.0  # forward passes that a training step takes: the backward pass costs about two
 _NAMES = {"CrossEntropyLoss": "cross_entropy", "NLLLoss": "nll_loss"}
 
 
 def read_expected(
-    model: nn.Module | None, loss_fn: Any = None, inputs: Any = None, seconds: float | None = None
+    model: nn.Module | None, loss_fn: Any = None, inputs: Any = None, size: int | None = None
 ) -> Expected:
     """What is known of the model and the loss; nothing is an error here.
 
@@ -21,11 +22,11 @@ def read_expected(
         model: left bit for bit as it was; None where there is none.
         loss_fn: a loss module or function.
         inputs: what the model takes; None where that is not known.
-        seconds: of a training step.
+        size: samples of a batch; None where that is not known.
     """
     name = _NAMES.get(type(loss_fn).__name__, getattr(loss_fn, "__name__", ""))
     ignored = getattr(loss_fn, "ignore_index", -100)
-    known = Expected(loss=name, ignored=ignored, seconds=seconds)
+    known = Expected(loss=name, ignored=ignored)
     if model is None or not isinstance(inputs, Tensor):
         return known
     with torch.no_grad():
@@ -35,6 +36,9 @@ def read_expected(
     outputs = None
     if isinstance(seen.output, Tensor) and seen.output.dim() >= 2 and seen.output.shape[1] > 1:
         outputs = int(seen.output.shape[1])
+    seconds = None
+    if size and seen.trace.calls and seen.trace.calls[0].seconds:
+        seconds = STEP * seen.trace.calls[0].seconds * max(1.0, size / len(inputs))
     return Expected(
         outputs=outputs, loss=name, ignored=ignored, seconds=seconds,
         batch_norm=_find_single(seen.trace),

@@ -124,6 +124,8 @@ class Labels:
     uniform: int = 0  # batches of one class
     batches: int = 0  # batches of at least two samples
     ordered: bool = False  # the labels of the whole data set never fall
+    # by how many standard deviations a linear model of small copies beats chance; None: not tried
+    informative: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +204,7 @@ class Expected:
     loss: str = ""  # "cross_entropy"
     ignored: int = -100  # label that the loss leaves out
     batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one
-    seconds: float | None = None  # of a training step
+    seconds: float | None = None  # of a training step, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

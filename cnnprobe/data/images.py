@@ -21,6 +21,7 @@ SIDE = 16  # pixels of the sketch by which pictures are compared
 ALIKE_MEAN = 0.008
 ALIKE_MOST = 0.06
 TEXTURE = 0.05  # of the range: the std of a sketch below which all pictures look alike
+FEATURES = 1024  # small copies that are kept with their labels
 HASHED = 32_768  # numbers of an image that are hashed, at least; up to twice that are hashed whole
 THUMBNAILS = 48  # images that are kept to be drawn
 THUMBNAIL = 96  # pixels of the longer side
@@ -43,6 +44,7 @@ class ImageTally:
         self.sketches: dict[bytes, list[tuple[NDArray[np.float32], Spotted]]] = {}
         self.thumbnails: list[Thumbnail] = []
         self.suspects: list[Thumbnail] = []
+        self.features: list[tuple[NDArray[np.float32], int]] = []  # small copies with their labels
         self._per_class: Counter[int | None] = Counter()
         self._found: dict[str, list[Any]] = {"constant": [], "nonfinite": [], "duplicates": []}
         self._counts: Counter[str] = Counter()
@@ -70,6 +72,8 @@ class ImageTally:
             self._note("constant", spot, image, spot)
         else:
             self._compare(image, spot, sketch)
+            if spot.label is not None and len(self.features) < FEATURES:
+                self.features.append((sketch, spot.label))
         self._keep(image, spot)
 
     def _keep(self, image: Tensor, spot: Spotted) -> None:

@@ -26,6 +26,11 @@ class Inspection:
         return self.readings[0].source.first
 
     @property
+    def batch_size(self) -> int | None:
+        """Samples of a batch of the training; None where that is not known."""
+        return self.data.training.loading.batch_size
+
+    @property
     def inputs(self) -> Any:
         """A few images of the training, for a forward pass."""
         return self.readings[0].inputs

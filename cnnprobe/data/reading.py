@@ -18,6 +18,7 @@ from cnnprobe.data.datasets import (
 )
 from cnnprobe.data.facts import Data, Expected, Failed, Images, Labels, Split, Spotted, Trials
 from cnnprobe.data.images import NAMED, ImageTally
+from cnnprobe.data.information import measure_information
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
@@ -303,6 +304,7 @@ def _describe_labels(source: Source, tallies: _Tallies) -> Labels | None:
         uniform=tallies.uniform,
         batches=tallies.compared,
         ordered=bool(drawn) and drawn == sorted(drawn),
+        informative=measure_information(tallies.images.features),
     )
 
 

@@ -46,12 +46,24 @@ def splits_differ(data: Data) -> Iterator[Finding]:
     """
     if data.validation is None:
         return
+    steps = [split.images.normalisations for split in data.splits]
+    if all(len(each) == 1 for each in steps) and steps[0] != steps[1]:
+        (mean, std), (other_mean, other_std) = steps[0][0], steps[1][0]
+        yield Finding(
+            message=f"the training data is normalised by mean {_list(mean)} and std {_list(std)}, the validation data by mean {_list(other_mean)} and std {_list(other_std)}",
+            fix="normalise both by the numbers of the training data",
+        )
+        return
     for a, b in zip(data.training.of("image"), data.validation.of("image"), strict=False):
         if said := _compare(a, b):
             yield Finding(
                 message=f"{a.path or 'the images'}: {said}",
                 fix="give both loaders the same conversion and normalisation",
             )
+
+
+def _list(numbers: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{n:.3g}" for n in numbers) + "]"
 
 
 def _compare(a: Part, b: Part) -> str:
