@@ -105,8 +105,7 @@ def write_argument(
     file: File, call: ast.Call, names: list[str], name: str, value: object
 ) -> Change:
     """Another value for an argument of a call, or the argument put last."""
-    given = get_given(call, names, name)
-    if given is not None:
+    if (given := get_given(call, names, name)) is not None:
         return file.replace(given, repr(value))
     end = file.span(call)[1] - 1
     before = file.text[:end].rstrip()

@@ -61,8 +61,7 @@ def resize_argument(crash: Crash, info: TensorInfo, wrong: int, right: int) -> R
     given = dict(argument_leaves(crash.args, crash.kwargs))
     others = [(n, given.get(key)) for key, n in named.items() if n is not node]
     others = [pair for pair in others if _is_set_before(tree, pair[0], made.lineno, call.lineno)]
-    text = _spell_size(others, sizes[0], right)
-    if not text:
+    if not (text := _spell_size(others, sizes[0], right)):
         return None
     path = frame.f_code.co_filename
     code = ast.unparse(made).replace(ast.unparse(sizes[0]), text)

@@ -2,7 +2,7 @@ from typing import Any
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import list_alike
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change
 from cnnprobe.crash.edits.layers import Reconfigure
@@ -89,7 +89,8 @@ def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
             None if maker is None else crash.find_module_above(maker[0]),
             f"a tensor that {keeper} saved for its backward was overwritten in place later",
             "use the out-of-place form of the operation that writes to it, or clone() it first",
-            arithmetic=f"{saved.node.name()}{saved.name} has another version than when it was saved",
+            arithmetic=f"{saved.node.name()}{saved.name} has another version than when it was "
+            "saved",
         )
     at, call = writer
     edits = [edit for edit in (_avoid_writing(crash, call),) if edit is not None]
@@ -118,13 +119,12 @@ def _clone_saved(crash: Crash, call: ModuleCall) -> Edit:
         end = file.span(found)[1]
         return [Change(file.path, end, end, ".clone()")]
 
-    return Rewrite(
+    return rewrite_call(
+        crash,
+        call,
+        lambda func, args, kwargs: func(*args, **kwargs).clone(),
         title=f"clone what {crash.describe_call(call)} gives before it is written to",
         code=f"{operation(call)}(...).clone()",
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=lambda func, args, kwargs: func(*args, **kwargs).clone(),
         written=written,
     )
 
@@ -158,7 +158,9 @@ def _writes(crash: Crash, call: ModuleCall) -> bool:
 def _avoid_all(crash: Crash, fqn: str) -> Candidates:
     """The same in every block of the class, or in all such layers: each of them overwrites."""
     kind = type(crash.modules[fqn])
-    every = [n for n, m in crash.modules.items() if type(m) is kind and getattr(m, "inplace", 0)]
+    every = [
+        n for n, m in crash.modules.items() if type(m) is kind and getattr(m, "inplace", False)
+    ]
     alike = list_alike(crash, fqn)
     groups = (([n for n in every if n in alike], USUAL), (every, POSSIBLE))
     for names, weight in groups:
@@ -191,12 +193,11 @@ def _avoid_writing(crash: Crash, call: ModuleCall) -> Edit | None:
         code, title = "inplace=False", f"use inplace=False at {place}"
     else:
         return None
-    return Rewrite(
+    return rewrite_call(
+        crash,
+        call,
+        lambda func, args, kwargs: func(args[0].clone(), *args[1:], **kwargs),
         title=title,
         code=code,
-        module=crash.find_module_above(call.parent),
-        kind=call.kind,
-        source=call.source,
-        function=lambda func, args, kwargs: func(args[0].clone(), *args[1:], **kwargs),
         respell=respell,
     )

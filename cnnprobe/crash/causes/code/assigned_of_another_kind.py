@@ -1,4 +1,5 @@
 import ast
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,9 +81,9 @@ def _mend(crash: Crash, kind: str, module: nn.Module, name: str, value: Any) -> 
         title = f"keep it in a name of the forward's own: {name} = {text}"
         yield propose(Advice(title=title, code=f"{name} = {text}"))
         return
-    made = {
+    made: dict[str, tuple[bool, str, Callable[..., Any]]] = {
         "parameter": (isinstance(value, Tensor), f"nn.Parameter({text})", nn.Parameter),
-        "layer": (isinstance(value, type), f"{text}()", lambda kind: kind()),
+        "layer": (isinstance(value, type), f"{text}()", lambda layer: layer()),
         "buffer": (True, f"torch.as_tensor({text})", torch.as_tensor),
     }
     fits, code, build = made[kind]

@@ -57,7 +57,7 @@ class RunMethod(Edit):
     name: str
 
     def apply(self, twin: ModelCopy) -> None:
-        """Make it."""
+        """Run the method; what it has set is taken back."""
         kind = class_of(twin.module(self.module))
         modules = [m for _, m, first in named_modules(twin.model) if first and class_of(m) is kind]
         for module in modules:

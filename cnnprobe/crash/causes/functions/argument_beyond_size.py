@@ -1,5 +1,5 @@
 import ast
-from typing import Any
+from dataclasses import replace
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.build import set_argument
@@ -68,10 +68,10 @@ def _explain_count(crash: Crash, call: ModuleCall, argument: str, dim_name: str)
     if receiver and node is not None:
         code = f"{argument}=min({ast.unparse(node)}, {receiver}.size({dim}))"
     title = f"ask for at most {size}: {code}"
-    edit: Any = set_argument(crash, call, argument, size, title=title, code=code)
+    edit = set_argument(crash, call, argument, size, title=title, code=code)
     if node is not None:
         text = code.removeprefix(f"{argument}=")
-        object.__setattr__(edit, "written", replace_expression(crash.error, node, text))
+        edit = replace(edit, written=replace_expression(crash.error, node, text))
     message = (
         f"{crash.describe_call(call)} asks for {count} along dim {dim} of {x.shape}, "
         f"which has {size}"

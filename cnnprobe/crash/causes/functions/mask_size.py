@@ -122,9 +122,9 @@ def _resize_head(
         length = part.shape[dim]
         if maker is None or length + missing <= 0:
             continue
-        layer = crash.modules[maker]
-        channels, rest = divmod(layer.out_channels * (length + missing), length)
-        if rest == 0 and channels % last == 0 and channels != layer.out_channels:
+        made = int(getattr(crash.modules[maker], "out_channels", 0))
+        channels, rest = divmod(made * (length + missing), length)
+        if rest == 0 and channels % last == 0 and channels != made:
             yield propose(configure(crash, maker, out_channels=channels), weight=USUAL)
 
 

@@ -167,7 +167,8 @@ def _suspect_scheduler(crash: Crash, found: dict[str, Any]) -> Suspect:
 
     def check() -> str:
         other: Any = type(optimizer)
-        groups = [dict(g, params=[nn.Parameter(torch.zeros(1))]) for g in optimizer.param_groups]  # type: ignore[union-attr]
+        like: Any = optimizer
+        groups = [dict(g, params=[nn.Parameter(torch.zeros(1))]) for g in like.param_groups]
         kind(other(groups), **settings)
         return f"{kind.__name__} takes another {other.__name__} with these settings"
 
