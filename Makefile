@@ -1,11 +1,18 @@
-# Two commands, on a fresh clone with nothing but Python 3.11 and make: `make demo` and `make test`.
+# Three commands, on a fresh clone with nothing but Python 3.11 and make: `make demo`, `make check` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs pages bench clean
+# Of every room a file of tests that takes few seconds.
+QUICK := cli_graph cli_compare comparison_numbers diagnosis engines healthy_loops histories layout least_input map_crashes \
+	messages neutrality notebook one_answer operations package recorder render_markup render_text report schema stats targets
+
+.PHONY: demo check test lint docs pages bench clean
 
 demo: .venv/installed
 	"$(BIN)/python" -m reference_models.demo
+
+check: .venv/installed lint
+	"$(BIN)/python" -m pytest -q -n 2 --dist loadfile -m "not slow" $(QUICK:%=tests/test_%.py)
 
 test: .venv/installed lint
 	"$(BIN)/python" -m pytest -n 2 --dist loadfile tests README.md CONTRIBUTING.md docs cnnprobe reference_models

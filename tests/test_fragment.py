@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.chromium import BINARY, Browser
+from benchmarks.chromium import BINARY
 from cnnprobe.report import Report
 from tests import histories, traces
-from tests.test_page import observed
+from tests.support.pages import observed
 
 needs_browser = pytest.mark.skipif(
     BINARY is None,
@@ -29,12 +29,6 @@ LIGHT_HOSTS = {
     "VS Code": '<body class="vscode-light" style="--vscode-editor-foreground: #3b3b3b">{}</body>',
     "Colab": "<html theme=light><body>{}</body></html>",
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as browser:
-        yield browser
 
 
 @pytest.fixture

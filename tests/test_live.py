@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import cnnprobe
-from benchmarks.chromium import BINARY, Browser
+from benchmarks.chromium import BINARY
 from tests import histories
 
 CELLS = (
@@ -89,16 +89,16 @@ def test_explanation_of_a_crash_stands_above_its_traceback(notebook):
 )
 @pytest.mark.parametrize(("theme", "other"), [("light", "dark"), ("dark", "light")])
 def test_page_of_a_notebook_shows_reports_in_its_own_theme_and_numbers_alone_on_the_right(
-    notebook, theme, other
+    notebook, browser, theme, other
 ):
-    with Browser() as browser:
-        page = browser.open(
-            notebook / f"{theme}.html", dark=other == "dark"
-        )  # the system's setting is not the notebook's
-        brightness = "getComputedStyle(document.querySelector('.cnnprobe td')).color.match(/[\\d.]+/g).slice(0, 3).map(Number)"
-        assert ({"light": 0, "dark": 1}[theme]) == round(sum(page.run(brightness)) / 3 / 255)
-        aligned = "[...new Set([...document.querySelectorAll('.cnnprobe td:not([align])')].map(cell => getComputedStyle(cell).textAlign))]"
-        assert ["left"] == page.run(aligned)
+    page = browser.open(
+        notebook / f"{theme}.html", dark=other == "dark"
+    )  # the system's setting is not the notebook's
+    brightness = "getComputedStyle(document.querySelector('.cnnprobe td')).color.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    assert ({"light": 0, "dark": 1}[theme]) == round(sum(page.run(brightness)) / 3 / 255)
+    aligned = "[...new Set([...document.querySelectorAll('.cnnprobe td:not([align])')].map(cell => getComputedStyle(cell).textAlign))]"
+    assert ["left"] == page.run(aligned)
+    page.close()
 
 
 def test_live_display_outside_a_notebook_shows_nothing(capfd):

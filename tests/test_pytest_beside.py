@@ -6,12 +6,12 @@ import textwrap
 
 import pytest
 
-from tests.support.python import run_python
+from tests.support.python import fork_workers, run_python, start_server
 
 OPTIONS = {  # by the names of their entry points, as pytest would load them: pytest-randomly looks for xdist by it
     "pytest-torch": ["-p", "pytest_torch"],
     "syrupy": ["-p", "syrupy"],
-    "xdist": ["-p", "xdist", "-n", "2"],
+    "xdist": ["-p", "xdist", *fork_workers(2)],
     "randomly": ["-p", "randomly"],
 }
 SUITE = """
@@ -109,6 +109,8 @@ def run(tmp_path, others, *options):
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
             "COLUMNS": "120",
+            "FORK_SERVER": start_server(),
+            "FORK_WITHOUT": "cnnprobe",
         },
     )
     return done.stdout + done.stderr

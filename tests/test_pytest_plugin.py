@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import cnnprobe
+from tests.support.python import fork_workers, start_server
 
 pytest_plugins = ["pytester"]
 
@@ -167,9 +168,11 @@ SEVERAL = """
 
 
 def test_snapshots_of_classes_parameters_unittest_and_several_models_keep_apart_under_xdist(
-    run, pytester
+    run, pytester, monkeypatch
 ):
-    result = run("-n", "2", "--cnnprobe-update", test_net=SEVERAL)
+    monkeypatch.setenv("FORK_SERVER", start_server())
+    monkeypatch.setenv("FORK_WITHOUT", "cnnprobe")
+    result = run(*fork_workers(2), "--cnnprobe-update", test_net=SEVERAL)
     result.assert_outcomes(passed=7)
     result.stdout.fnmatch_lines(
         ["*architecture snapshots written*", "__cnnprobe__/test_net/Case.test_it.txt"]

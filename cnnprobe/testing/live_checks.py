@@ -63,6 +63,8 @@ class CalledModels:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+            # torch forgets this mark of a global hook; with it left, every compiled model warns.
+            torch.nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
         self._open.clear()
 
     def latest(self) -> tuple[Called, ...]:

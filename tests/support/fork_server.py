@@ -70,12 +70,19 @@ def take_place(request, streams):
     )
     sys.stderr.reconfigure(line_buffering=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for name in [name for name in sys.modules if is_unwanted(name)]:
+        del sys.modules[name]
     sys.path[0:1] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+
+
+def is_unwanted(name):
+    """Whether the program is to import a module by itself, as pytest does with a plugin of its."""
+    return name.partition(".")[0] == os.environ.get("FORK_WITHOUT")
 
 
 def run_python(arguments):
     """What `python` does with these arguments; the exit code."""
-    kind, *rest = arguments
+    kind, *rest = [argument for argument in arguments if argument != "-u"]
     sys.argv = arguments
     try:
         if kind == "-m":
@@ -96,10 +103,7 @@ def run_python(arguments):
 
 
 def run_module(arguments):
-    """`python -m`. pytest wants to import by itself the plugins whose asserts it rewrites."""
-    if arguments[0] == "pytest":
-        for name in [name for name in sys.modules if name.partition(".")[0] == "cnnprobe"]:
-            del sys.modules[name]
+    """`python -m`."""
     sys.path.insert(0, os.getcwd())
     sys.argv = arguments
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

@@ -56,6 +56,11 @@ def run_python(*arguments, cwd=".", env=None, text=""):
     return subprocess.CompletedProcess(arguments, code, out, err)
 
 
+def fork_workers(number):
+    """The options of pytest-xdist for workers that are forks as well; `FORK_SERVER` names the server."""
+    return ["--dist", "load", "--tx", f"{number}*popen//python={make_stand_ins()}/python"]
+
+
 @functools.cache
 def make_stand_ins():
     """A folder for the PATH: `python`, `pytest` and `cnnprobe` ask the server, as programs of a shell."""
