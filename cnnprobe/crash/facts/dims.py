@@ -1,5 +1,6 @@
 """Dims that a tensor lacks: where they were dropped on its way, and what brings them back."""
 
+import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,9 @@ from torch import nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor
 from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
+from cnnprobe.crash.edits.files import Change
 from cnnprobe.crash.edits.layers import Remove
+from cnnprobe.crash.edits.places import find_called, is_function
 from cnnprobe.crash.facts.words import count_of, operation, quote
 from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidates, propose
 from cnnprobe.operations import find
@@ -46,19 +49,48 @@ def propose_rank(crash: Crash, x: TensorInfo, rank: int) -> Candidates:
     elif call is not None and call.fqn is not None:
         yield propose(Remove(title=f"take {quote(call.fqn)} out", module=call.fqn), weight=USUAL)
     elif call is not None:
-        edit = rewrite_call(
-            crash,
-            call,
-            lambda _func, args, _kwargs: args[0],
-            title=f"leave out {operation(call)} at {{place}}",
-            code="{x}",
-            respell="{x}",
-        )
-        yield propose(edit)
+        yield propose(leave_out(crash, call))
     has_shape = any(isinstance(module, _SHAPED) for module in crash.modules.values())
     if has_shape and crash.find_root(x) is not None and len(x.shape) == rank - 1:
         batch = change_tensor(crash, x, lambda x: x.unsqueeze(0), "{x}.unsqueeze(0)")
         yield propose(batch, weight=POSSIBLE)
+
+
+def find_turn(crash: Crash, x: TensorInfo, dim: int, size: int) -> ModuleCall | None:
+    """The latest call that moved the dims of a tensor which had a size in a dim before it.
+
+    Nothing but functions that keep the shape stand after it.
+    """
+    for _, call in crash.walk_back(x):
+        info = find(call) if call.fqn is None else None
+        if info is None or not call.inputs or not call.outputs:
+            return None
+        before = call.inputs[0].shape
+        if info.effect == "turns" and info.name not in ("flip", "roll"):
+            is_right = len(before) == len(x.shape) and before[dim] == size != x.shape[dim]
+            return call if is_right and sorted(before) == sorted(x.shape) else None
+        if before != call.outputs[0].shape:
+            return None
+    return None
+
+
+def leave_out(crash: Crash, call: ModuleCall) -> Rewrite:
+    """What a function is given in the place of what it gives."""
+
+    def write() -> list[Change]:
+        file, node = find_called(call.source, call.kind.rpartition(".")[2])
+        given = node.args[0] if is_function(file, node) else node.func.value  # type: ignore[attr-defined]
+        for one in ast.walk(file.tree):
+            is_whole = isinstance(one, ast.Assign) and one.value is node
+            if is_whole and [ast.unparse(t) for t in one.targets] == [ast.unparse(given)]:
+                start, end = file.offset(one.lineno, 0), file.offset(one.end_lineno or 0, 0)
+                return [Change(file.path, start, file.text.index("\n", end) + 1, "")]
+        return [file.replace(node, file.source(given))]
+
+    title = f"leave out {operation(call)} at {{place}}"
+    return rewrite_call(
+        crash, call, lambda _func, args, _kwargs: args[0], title=title, code="{x}", written=write
+    )
 
 
 def _keep_dim(crash: Crash, call: ModuleCall) -> Rewrite:

@@ -4,6 +4,7 @@ from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.build import adapt_tensor
 from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.images import convert_images
+from cnnprobe.crash.facts.dims import find_turn, leave_out
 from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.facts.words import count_of, quote
@@ -21,7 +22,19 @@ _SECOND = """
 - args = (clips,)
 + args = (clips.transpose(1, 2),)
 """
+_TURNED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
+      def forward(self, x):
+          x = self.body(x)
+-         x = torch.permute(x, (0, 2, 3, 1))
+          return self.head(x.relu())
+  model, args = Net(), (torch.randn(2, 3, 9, 12),)
+"""
 EXAMPLES = (
+    Example(_TURNED, blames="head", repair="leave out permute"),
     Example(_FIRST, blames="0", repair="permute(0, 3, 1, 2)"),
     Example(_SECOND, blames="0", repair="permute(0, 2, 1, 3, 4)"),
 )
@@ -81,6 +94,9 @@ def _turn(crash: Crash, found: Expected, order: tuple[int, ...], weight: int) ->
     def turn(x: Tensor) -> Tensor:
         return x.permute(order)[None] if found.is_unbatched else x.permute(order)
 
+    moved = find_turn(crash, found.x, found.dim, found.expected)
+    if moved is not None:
+        yield propose(leave_out(crash, moved), weight=STRONG + 1)
     edit = adapt_tensor(crash, found.x, turn, code)
     shape = (1,) * found.is_unbatched + tuple(found.x.shape[i] for i in order)
     if shape[1] != found.expected:  # images with an alpha channel, or grey ones

@@ -4,6 +4,7 @@ from typing import Any
 from cnnprobe.crash.cause import POSSIBLE, USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call
 from cnnprobe.crash.edits.calls import rewrite_call
+from cnnprobe.crash.facts.dims import find_turn, leave_out
 from cnnprobe.crash.facts.products import Product, find_product
 from cnnprobe.crash.facts.words import operation, read_argument
 from cnnprobe.operations import find
@@ -53,11 +54,13 @@ def features_on_another_dim(crash: Crash) -> Suspects:
     if len(shape) not in (2, 3) or shape[:-1].count(found.wanted) != 1:
         return
     dim = shape.index(found.wanted)
+    moved = find_turn(crash, found.x, len(shape) - 1, found.wanted)
     edit = adapt_call(crash, lambda x: x.transpose(dim, -1), f"{{x}}.transpose({dim}, -1)")
     yield blame(
         found.module,
         f"{crash.describe_module(found.module)} expects its {found.wanted} features on "
         f"the last dim, but in {shape} they are on dim {dim}",
+        *(() if moved is None else (leave_out(crash, moved),)),
         propose(edit),
         arithmetic=f"{shape[dim]} on dim {dim}, {shape[-1]} on the last",
         weight=USUAL if len(shape) == 3 else POSSIBLE,

@@ -4,6 +4,7 @@ from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.build import adapt_call, configure
 from cnnprobe.crash.edits.calls import AdaptTensors
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.facts.dims import find_turn, leave_out
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.records.trace import TensorInfo
@@ -99,6 +100,8 @@ def _transpose(crash: Crash, fqn: str, x: TensorInfo, wanted: int) -> Candidates
     """The features stand in the middle."""
     if len(x.shape) != 3 or x.shape[1] != wanted:
         return
+    if (moved := find_turn(crash, x, 2, wanted)) is not None:
+        yield propose(leave_out(crash, moved), weight=STRONG + 1)
     code, is_alone = "{x}.transpose(1, 2)", crash.find_container(fqn) == fqn
     edit: Edit = adapt_call(crash, lambda t: t.transpose(1, 2), code)
     if is_alone and isinstance(crash.leaf, nn.MultiheadAttention):  # query, key and value
