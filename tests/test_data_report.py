@@ -100,6 +100,12 @@ def test_png_is_the_contact_sheet(tmp_path):
         cnnprobe.inspect_data(load(torch.randn(32, 8))).save(tmp_path / "sheet.png")
 
 
+def test_validation_in_zero_to_one_beside_a_training_from_minus_one_to_one():
+    both = load(torch.rand(32, 3, 8, 8) * 2 - 1), load(torch.rand(32, 3, 8, 8))
+    report = cnnprobe.inspect_data(*both, pictures=False)
+    assert ["splits-differ"] == [f.rule for f in report.findings if f.severity != "info"]
+
+
 # ---------------------------------------------------------------- diagnose
 
 
@@ -273,6 +279,25 @@ def test_copy_of_a_training_file_in_the_validation_is_a_leak(folder):
     assert "2 of 8 validation samples are files with the same content" in run(
         "data", "photos", "--width", 300, code=1
     )
+
+
+def test_samplers_that_split_one_folder_are_no_leak_and_one_folder_for_both_is(folder):
+    from torch.utils.data import SubsetRandomSampler
+    from torchvision import datasets, transforms
+
+    test_data_reads_a_folder_of_images(folder)
+    training, validation = (
+        datasets.ImageFolder(folder / "photos" / "train", transform=transforms.ToTensor())
+        for _ in range(2)
+    )
+    split = [
+        DataLoader(data, 3, sampler=SubsetRandomSampler(indices))
+        for data, indices in ((training, [0, 1, 3, 4]), (validation, [2, 5]))
+    ]
+    report = cnnprobe.inspect_data(*split, pictures=False)
+    assert [] == [f.message for f in report.findings if f.severity != "info"]
+    report = cnnprobe.inspect_data(training, validation, pictures=False)
+    assert "train-validation-leak" in [f.rule for f in report.findings]
 
 
 def test_data_says_what_a_folder_should_hold(folder):

@@ -70,7 +70,10 @@ def _find_by_index(training: Source, validation: Source) -> Leak | None:
 def _list_files(source: Source) -> dict[str, int]:
     if not source.is_indexed or len(source.dataset) > FILES:
         return {}
-    named = ((find_file(source.dataset, i), i) for i in range(len(source.dataset)))
+    drawn: Iterable[int] | None = range(len(source.dataset))
+    if source.loader is not None:
+        drawn = choose_samples(source.dataset, source.given.sampler)
+    named = ((find_file(source.dataset, i), i) for i in drawn or ())
     return {str(Path(name).resolve()): i for name, i in named if name and Path(name).is_file()}
 
 

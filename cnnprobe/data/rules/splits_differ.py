@@ -10,6 +10,9 @@ from cnnprobe.diagnosis import Finding, Severity
 
 SHIFT = 1.0  # std: augmentation and another camera move the mean by a fraction of it
 RATIO = 2.0  # of the std: that of normalised images is two to four times that of images in [0, 1]
+# Where one of the two has negative values and the other has none, half of that is enough: [-1, 1]
+# beside [0, 1] is 0.9 std and a factor of 2 apart.
+SIGNED_SHIFT, SIGNED_RATIO = 0.5, 1.5
 FEWEST = 1000  # values from which on a bound is believed
 
 
@@ -80,4 +83,6 @@ def _compare(a: Part, b: Part) -> str:
         return f"{said} (more than {SHIFT:g} std apart)"
     if not 1 / RATIO <= s / t <= RATIO:
         return f"{said} (a factor of more than {RATIO:g} apart)"
-    return ""
+    signed = (a.numbers.low < 0) != (b.numbers.low < 0)
+    far = abs(m - n) > SIGNED_SHIFT * max(s, t) and not 1 / SIGNED_RATIO <= s / t <= SIGNED_RATIO
+    return f"{said}, and negative values in one of them alone" if signed and far else ""
