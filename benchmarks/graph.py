@@ -17,7 +17,7 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe.document.render import as_dot, as_svg
-from cnnprobe.graph import module_graph
+from cnnprobe.graph import build_module_graph
 
 
 def seconds(run):
@@ -153,7 +153,7 @@ def svg():
         with cnnprobe.record(model, statistics=False) as recording:
             output = model(x)
         modules, autograd = (
-            module_graph(recording.trace),
+            build_module_graph(recording.trace),
             cnnprobe.autograd_graph(output, model, trace=recording.trace),
         )
         times = [
@@ -171,7 +171,7 @@ def modules(rounds):
     def watched(model, x):
         with cnnprobe.record(model, statistics=False) as recording:
             model(x)
-        return module_graph(recording.trace)
+        return build_module_graph(recording.trace)
 
     print(
         f"\nmodule graph, ratio to the bare forward in eval under no_grad (median of {rounds}), and microseconds a row above it"

@@ -58,14 +58,14 @@ def one_sum(x: Tensor, _: int) -> None:
 
 def without_compiler(table: Table) -> Observe:
     def observe(x: Tensor, row: int) -> None:
-        kernel, native.kernel = (
-            native.kernel,
+        kernel, native.load_kernel = (
+            native.load_kernel,
             lambda: None,
         )  # what a machine without a compiler and without a wheel of ours sees
         try:
             write(x, table, row)
         finally:
-            native.kernel = kernel
+            native.load_kernel = kernel
 
     return observe
 
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--kernels", action="store_true", help="the engines alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"engine: {'C kernel' if native.kernel() else 'torch and NumPy'}\n")
+    print(f"engine: {'C kernel' if native.load_kernel() else 'torch and NumPy'}\n")
     if options.kernels:
         kernels(options.rounds)
         return

@@ -15,7 +15,7 @@ from cnnprobe.graph import Graph
 from cnnprobe.records import schema
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.history import History
-from cnnprobe.records.totals import total
+from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 
 _PARTS: Mapping[str, Any] = {
@@ -116,7 +116,7 @@ class Report:
             if failure
             else f"{len(self.findings)} findings"
         )
-        return f"<Report of {self.trace.model}: {len(self.trace.calls)} calls, {total(self.trace).parameters:,} parameters, {state}>"
+        return f"<Report of {self.trace.model}: {len(self.trace.calls)} calls, {add_up(self.trace).parameters:,} parameters, {state}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
@@ -137,7 +137,7 @@ def load(path: str | os.PathLike[str]) -> Report:
 
         trace, history, findings = read_journal(path)
         return Report(
-            trace=trace, findings=schema.from_plain(tuple[Finding, ...], findings), history=history
+            trace=trace, findings=schema.read_plain(tuple[Finding, ...], findings), history=history
         )
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -194,7 +194,7 @@ def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
             what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it"
         )
     return {
-        name: schema.from_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data
+        name: schema.read_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data
     }
 
 

@@ -10,7 +10,7 @@ from cnnprobe.records.history import (
     LivingGraph,
     NonFinite,
     Series,
-    numbers,
+    unify_nan,
 )
 from cnnprobe.records.trace import Histogram
 from tests.traces import tensor
@@ -18,7 +18,7 @@ from tests.traces import tensor
 
 def series(fqn, what, kind, *, norm, count=64, **fields):
     values = {name: (0.0,) * len(norm) for name in STATISTICS} | {
-        "count": (float(count),) * len(norm), "mean": (0.5,) * len(norm), "std": (0.25,) * len(norm), "norm": numbers(norm),
+        "count": (float(count),) * len(norm), "mean": (0.5,) * len(norm), "std": (0.25,) * len(norm), "norm": unify_nan(norm),
     }  # fmt: skip
     return Series(fqn=fqn, what=what, kind=kind, numbers=values, **fields)
 
@@ -28,7 +28,7 @@ def update(fqn, ratio):
         fqn=fqn,
         what="update",
         kind="Conv2d",
-        numbers={"norm": numbers(r * 2 for r in ratio), "ratio": numbers(ratio)},
+        numbers={"norm": unify_nan(r * 2 for r in ratio), "ratio": unify_nan(ratio)},
     )
 
 
@@ -59,7 +59,9 @@ def training():
         total=5,
         curves=(
             Curve(
-                name="loss", steps=(0, 1, 2, 3, 4), values=numbers((2.3, 2.0, 1.5, 1.25, math.nan))
+                name="loss",
+                steps=(0, 1, 2, 3, 4),
+                values=unify_nan((2.3, 2.0, 1.5, 1.25, math.nan)),
             ),
             Curve(name="learning rate", steps=(0, 2, 4), values=(0.1, 0.1, 0.01)),
             Curve(name="seconds", steps=(0, 2, 4), values=(0.25, 0.125, 0.125)),

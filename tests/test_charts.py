@@ -11,7 +11,7 @@ from cnnprobe.document.layout import lay_out_history
 from cnnprobe.document.layout.curves import draw_history_pictures
 from cnnprobe.document.render import Column, Document, Picture, Row, Table, Trend, render
 from cnnprobe.document.render.charts import Line, draw_curves
-from cnnprobe.records.history import Curve, History, numbers
+from cnnprobe.records.history import Curve, History, unify_nan
 from cnnprobe.report import Report
 from tests import histories, traces
 
@@ -132,7 +132,8 @@ def test_first_gradient_that_is_not_finite_is_marked_in_each_chart():
 
 def test_loss_that_is_not_finite_is_marked_without_further_knowledge():
     history = History(
-        model="Net", curves=(Curve(name="loss", steps=(0, 1, 2), values=numbers((1, 2, math.nan))),)
+        model="Net",
+        curves=(Curve(name="loss", steps=(0, 1, 2), values=unify_nan((1, 2, math.nan))),),
     )
     assert next(draw_history_pictures(history)).alt.endswith("loss is not finite at step 2")
 

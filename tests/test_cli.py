@@ -262,13 +262,13 @@ def test_second_opinion_says_how_to_install_torchinfo(command_folder, monkeypatc
     ],
 )
 def test_second_opinion_accounts_for_the_whole_difference(name):
-    from cnnprobe.cli.second_opinion import second_opinion
+    from cnnprobe.cli.second_opinion import ask_torchinfo
     from cnnprobe.loading import load_model
 
     with torch.device("meta"):
         model, x = load_model(name).eval(), torch.empty(1, 3, 224, 224)
     with torch.no_grad():
-        opinion = second_opinion(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)
+        opinion = ask_torchinfo(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)
     macs = opinion.quantities[1]
     assert macs.theirs - macs.ours == sum(parting.macs for parting in opinion.partings)
     assert "cnnprobe is right" == macs.verdict
@@ -276,10 +276,10 @@ def test_second_opinion_accounts_for_the_whole_difference(name):
 
 
 def test_second_opinion_of_a_transposed_convolution():
-    from cnnprobe.cli.second_opinion import second_opinion
+    from cnnprobe.cli.second_opinion import ask_torchinfo
 
     model, x = torch.nn.ConvTranspose2d(2, 3, 4, stride=2, bias=False), torch.ones(1, 2, 5, 5)
-    opinion = second_opinion(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)
+    opinion = ask_torchinfo(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)
     assert 5 * 5 * 2 * 3 * 16 == opinion.quantities[1].ours
     assert ["takes the output's positions for the input's in a transposed convolution"] == [
         p.reason for p in opinion.partings

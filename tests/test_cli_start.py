@@ -70,9 +70,9 @@ def test_help_of_probe_lists_the_forms_of_a_spec_and_the_formats():
 
 
 def test_formats_of_the_option_are_those_of_the_renderers():
-    from cnnprobe.cli.options import known_formats
+    from cnnprobe.cli.options import list_known_formats
 
-    assert sorted(list_formats()) == sorted(known_formats())
+    assert sorted(list_formats()) == sorted(list_known_formats())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["probe", "--help"], ["probe"]])

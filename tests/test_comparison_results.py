@@ -103,7 +103,7 @@ def test_json_holds_all_of_it_and_reads_back():
     found = compare(CNNModelAsWritten(), SimpleCNN(), pictures())
     data = json.loads(found.to("json"))
     assert data["levels"]["parameters"] is True and data["equivalent"] is False
-    assert found.outcome == schema.from_plain(Outcome, schema.to_plain(found.outcome))
+    assert found.outcome == schema.read_plain(Outcome, schema.to_plain(found.outcome))
 
 
 @pytest.mark.slow
@@ -190,8 +190,8 @@ def test_values_that_are_not_finite_are_told_apart_by_place():
 def test_taking_turns_finds_what_keeping_one_models_activations_finds(name, training):
     actual, expected, x = WRONG[name][0](), SimpleCNN(), pictures()
     subjects = [passes.Subject(model=model, args=(x,), kwargs={}) for model in (actual, expected)]
-    together = passes._side_by_side(*subjects, Tolerance(), training=training)
-    apart = passes._one_after_the_other(*subjects, Tolerance(), training=training)
+    together = passes._run_side_by_side(*subjects, Tolerance(), training=training)
+    apart = passes._run_one_after_the_other(*subjects, Tolerance(), training=training)
     assert apart.activations == together.activations and apart.outputs == together.outputs
     assert len(apart.activations) >= 13
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.graph import module_graph, unreached
-from cnnprobe.graph.placement import place
+from cnnprobe.graph import build_module_graph, find_unreached
+from cnnprobe.graph.placement import place_boxes
 from cnnprobe.recorder.autograd.saved import READABLE
 from tests.support.graphs import Net, image, recorded
 
@@ -42,7 +42,7 @@ def lines(graph):
 
 
 def test_module_graph_shows_modules_functions_and_the_residual_line():
-    graph = module_graph(recorded(Net(blocks=1), image()))
+    graph = build_module_graph(recorded(Net(blocks=1), image()))
     expected = [
         ("input", "stem"),
         ("stem", "blocks.0.conv"),
@@ -59,8 +59,8 @@ def test_module_graph_shows_modules_functions_and_the_residual_line():
 def test_module_graph_is_the_same_in_eval_and_without_autograd():
     model = Net(blocks=2).eval()
     with torch.no_grad():
-        without = module_graph(recorded(model, image()))
-    assert module_graph(recorded(model, image())) == without
+        without = build_module_graph(recorded(model, image()))
+    assert build_module_graph(recorded(model, image())) == without
 
 
 @pytest.mark.parametrize("view", ["modules", "autograd"])
@@ -69,7 +69,7 @@ def test_collapse_to_depth_one_shows_the_children_of_the_model(view):
     with cnnprobe.record(model, statistics=False) as recording:
         output = model(image())
     graph = (
-        module_graph(recording.trace)
+        build_module_graph(recording.trace)
         if view == "modules"
         else cnnprobe.autograd_graph(output, model)
     )
@@ -82,7 +82,7 @@ def test_collapse_to_depth_one_shows_the_children_of_the_model(view):
 
 
 def test_collapse_opens_the_first_of_identical_blocks_and_counts_the_others():
-    folded = module_graph(recorded(Net(blocks=5), image())).collapse(3)
+    folded = build_module_graph(recorded(Net(blocks=5), image())).collapse(3)
     (pile,) = [node for node in folded.nodes if node.kind == "blocks"]
     assert ("Block × 4", "blocks.1", ("to blocks.4", "like blocks.0"), 16) == (
         pile.name,
@@ -95,19 +95,19 @@ def test_collapse_opens_the_first_of_identical_blocks_and_counts_the_others():
 
 def test_collapse_keeps_blocks_apart_that_differ_in_shape():
     model = nn.Sequential(*[nn.Linear(width, width + 1) for width in range(3, 8)])
-    assert 6 == len(module_graph(recorded(model, torch.ones(1, 3))).collapse().nodes)
+    assert 6 == len(build_module_graph(recorded(model, torch.ones(1, 3))).collapse().nodes)
 
 
 def test_collapse_folds_a_pattern_that_repeats_in_a_flat_model():
     model = nn.Sequential(*[layer for _ in range(300) for layer in (nn.Linear(4, 4), nn.ReLU())])
-    folded = module_graph(recorded(model, torch.ones(1, 4))).collapse()
+    folded = build_module_graph(recorded(model, torch.ones(1, 4))).collapse()
     assert ["input", "0", "1", "(Linear, ReLU) × 299"] == names(folded)
     assert 601 == sum(node.members for node in folded.nodes)
 
 
 def test_collapse_shows_no_more_boxes_than_the_limit():
     model = nn.Sequential(*[nn.Linear(width, width + 1) for width in range(3, 203)])
-    graph = module_graph(recorded(model, torch.ones(1, 3)))
+    graph = build_module_graph(recorded(model, torch.ones(1, 3)))
     folded = graph.collapse()
     assert 80 == len(folded.nodes) and 201 == sum(node.members for node in folded.nodes)
     assert {"122 more"} == {node.name for node in folded.nodes if node.kind == "more"}
@@ -115,7 +115,7 @@ def test_collapse_shows_no_more_boxes_than_the_limit():
 
 
 def test_collapse_around_a_module_shows_it_and_its_neighbours():
-    graph = module_graph(recorded(Net(blocks=2), image()))
+    graph = build_module_graph(recorded(Net(blocks=2), image()))
     assert {
         "stem",
         "torch.Tensor.add",
@@ -128,7 +128,7 @@ def test_collapse_around_a_module_shows_it_and_its_neighbours():
 
 def test_collapse_around_an_unknown_module_says_which_there_are():
     with pytest.raises(UnknownNameError, match="did you mean 'stem'"):
-        module_graph(recorded(Net(1), image())).collapse(around="stm")
+        build_module_graph(recorded(Net(1), image())).collapse(around="stm")
 
 
 @pytest.mark.skipif(
@@ -153,7 +153,7 @@ def two_runs(change):
         change(model)
         second = model(torch.ones(1, 3))
     return [cnnprobe.autograd_graph(output, model) for output in (first, second)], [
-        module_graph(trace) for trace in recording.traces
+        build_module_graph(trace) for trace in recording.traces
     ]
 
 
@@ -191,7 +191,7 @@ def test_diff_of_the_same_forward_twice_is_empty():
 
 def test_diff_tells_another_shape():
     model = nn.Linear(3, 2)
-    small, large = (module_graph(recorded(model, torch.ones(n, 3))) for n in (1, 2))
+    small, large = (build_module_graph(recorded(model, torch.ones(n, 3))) for n in (1, 2))
     assert "Linear gives (2, 2) float32 instead of (1, 2) float32" in str(small.diff(large))
 
 
@@ -220,7 +220,7 @@ def test_unreached_tells_every_parameter_without_a_gradient_and_where_the_path_i
     with cnnprobe.record(model, statistics=False) as recording:
         output = model(torch.ones(2, 3))
     graph = cnnprobe.autograd_graph(output, model)
-    cuts = unreached(graph, recording.trace)
+    cuts = find_unreached(graph, recording.trace)
     expected = {
         "frozen.weight": "frozen", "detached.weight": "detach", "silent.weight": "no grad", "chosen.weight": "integers",
         "spare.weight": "never used", "lost.weight": "not used further",
@@ -238,7 +238,7 @@ def test_unreached_is_empty_where_every_parameter_gets_a_gradient():
     model = Net()
     with cnnprobe.record(model, statistics=False) as recording:
         output = model(image())
-    assert () == unreached(cnnprobe.autograd_graph(output, model), recording.trace)
+    assert () == find_unreached(cnnprobe.autograd_graph(output, model), recording.trace)
 
 
 # ---------------------------------------------------------------- layout
@@ -253,7 +253,7 @@ def random_graph(count=60):
 
 def test_place_lets_no_two_boxes_overlap_and_every_line_run_downwards():
     sizes, edges = random_graph()
-    found = place(sizes, edges)
+    found = place_boxes(sizes, edges)
     for i, (x, y) in enumerate(found.middles):
         for j in range(i):
             apart_x = abs(x - found.middles[j][0]) - (sizes[i][0] + sizes[j][0]) / 2
@@ -265,7 +265,7 @@ def test_place_lets_no_two_boxes_overlap_and_every_line_run_downwards():
 
 def test_place_runs_no_line_through_a_box():
     sizes, edges = random_graph()
-    found = place(sizes, edges)
+    found = place_boxes(sizes, edges)
     for route in found.routes:
         for (ax, ay), (bx, by) in pairwise(route):
             if ax != bx:
@@ -280,11 +280,11 @@ def test_place_runs_no_line_through_a_box():
 
 def test_place_gives_a_value_with_many_users_one_trunk():
     edges = [(i, i + 1) for i in range(9)] + [(0, i) for i in range(2, 10)]
-    routes = place([(20.0, 10.0)] * 10, edges).routes
+    routes = place_boxes([(20.0, 10.0)] * 10, edges).routes
     long = [route for route, (a, b) in zip(routes, edges, strict=True) if a == 0 and b > 1]
     assert all(one[:-1] == other[: len(one) - 1] for one, other in pairwise(long))
 
 
 def test_place_of_nothing_and_of_one_box():
-    assert () == place([], []).middles
-    assert ((5.0, 2.0),) == place([(10, 4)], []).middles
+    assert () == place_boxes([], []).middles
+    assert ((5.0, 2.0),) == place_boxes([(10, 4)], []).middles

@@ -14,8 +14,8 @@ import cnnprobe
 from cnnprobe.document.graph_formats import GRAPH_FORMATS, GraphFormat
 from cnnprobe.document.render import engines
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.graph import Call, Edge, Graph, Node, module_graph
-from cnnprobe.graph.placement import place
+from cnnprobe.graph import Call, Edge, Graph, Node, build_module_graph
+from cnnprobe.graph.placement import place_boxes
 from cnnprobe.records import schema
 from tests.support.graphs import Net, image, recorded
 
@@ -23,7 +23,7 @@ from tests.support.graphs import Net, image, recorded
 def test_place_is_linear_where_every_value_has_a_far_user():
     count = 4_000
     edges = [(i, i + 1) for i in range(count - 1)] + [(i, count - 1) for i in range(count - 2)]
-    assert count == len(place([(10.0, 10.0)] * count, edges).middles)
+    assert count == len(place_boxes([(10.0, 10.0)] * count, edges).middles)
 
 
 # ---------------------------------------------------------------- formats
@@ -50,7 +50,7 @@ def test_svg_of_hostile_names_is_well_formed_and_runs_nothing():
 
 
 def test_svg_shows_every_box_and_every_name():
-    graph = module_graph(recorded(Net(1), image()))
+    graph = build_module_graph(recorded(Net(1), image()))
     root = ET.fromstring(graph.to("svg"))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"stem", "blocks.0.conv", "add", "relu", "head"} <= set(texts)
@@ -60,7 +60,7 @@ def test_svg_shows_every_box_and_every_name():
 
 
 def test_svg_takes_the_colours_of_text_and_lines_from_its_page():
-    svg = module_graph(recorded(Net(1), image())).to("svg")
+    svg = build_module_graph(recorded(Net(1), image())).to("svg")
     assert 'fill="currentColor"' in svg and 'stroke="currentColor"' in svg
     assert not re.search(r'fill="(black|white|#000|#fff)', svg)
 
@@ -74,14 +74,14 @@ def test_dot_of_hostile_names_is_read_by_graphviz_as_two_boxes():
 
 
 def test_dot_is_the_same_for_the_same_model_built_again():
-    first, second = (module_graph(recorded(Net(), image())).to("dot") for _ in range(2))
+    first, second = (build_module_graph(recorded(Net(), image())).to("dot") for _ in range(2))
     assert first == second
 
 
 def test_dot_of_a_longer_model_changes_only_the_new_lines():
     before, after = (
         set(
-            module_graph(
+            build_module_graph(
                 recorded(
                     nn.Sequential(*[nn.Linear(3, 3), nn.ReLU(), nn.Tanh()][:n]), torch.ones(1, 3)
                 )
@@ -117,25 +117,25 @@ def test_json_comes_back_as_the_same_graph_and_is_strict():
         "parameter",
         "saved_bytes",
     } <= set(json.loads(text)["nodes"][0])
-    assert graph == schema.from_plain(Graph, schema.parse(text, expected="Graph", where="text"))
+    assert graph == schema.read_plain(Graph, schema.parse(text, expected="Graph", where="text"))
 
 
 def test_report_with_a_graph_is_saved_and_loaded(tmp_path):
     model = Net()
     report = cnnprobe.probe(model, image())
-    report = dataclasses.replace(report, graph=module_graph(report.trace))
+    report = dataclasses.replace(report, graph=build_module_graph(report.trace))
     report.save(tmp_path / "report.json")
     assert report.graph == cnnprobe.load(tmp_path / "report.json").graph
 
 
 def test_text_lists_each_box_with_what_it_comes_from():
-    text = module_graph(recorded(Net(1), image())).to("text")
+    text = build_module_graph(recorded(Net(1), image())).to("text")
     assert re.search(r"torch\.Tensor\.add\s.*3, 1", text)
 
 
 def test_a_picture_of_a_large_graph_is_folded_and_says_so():
     model = nn.Sequential(*[nn.Linear(width, width + 1) for width in range(3, 203)])
-    text = module_graph(recorded(model, torch.ones(1, 3))).to("html")
+    text = build_module_graph(recorded(model, torch.ones(1, 3))).to("html")
     assert "201 nodes are shown as 80 boxes" in text
 
 
@@ -160,7 +160,7 @@ def test_new_format_of_graphs_is_one_entry(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".svg", ".dot", ".mmd", ".md", ".txt", ".json", ".html"])
 def test_save_writes_the_format_of_the_suffix(tmp_path, suffix):
-    graph = module_graph(recorded(Net(1), image()))
+    graph = build_module_graph(recorded(Net(1), image()))
     path = graph.save(tmp_path / f"graph{suffix}")
     form = {".mmd": "mermaid", ".md": "markdown", ".txt": "text"}.get(suffix, suffix[1:])
     assert graph.to(form) == path.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from cnnprobe.document.layout import lay_out_history
 from cnnprobe.document.render import Notice, Table, render
 from cnnprobe.document.render.trends import draw_sparkline
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.records.history import History, numbers
+from cnnprobe.records.history import History, unify_nan
 from cnnprobe.report import Report, load
 from tests import histories, traces
 
@@ -54,7 +54,7 @@ def test_series_and_curves_are_found_by_name_and_unknown_ones_get_a_suggestion()
 
 
 def test_every_nan_of_a_history_is_the_same_so_that_equal_ones_are_equal():
-    assert numbers(np.array([1.0, np.nan])) == numbers([1, float("nan")])
+    assert unify_nan(np.array([1.0, np.nan])) == unify_nan([1, float("nan")])
 
 
 def test_the_first_value_that_is_not_finite_is_told_with_step_module_and_what_it_was_given():

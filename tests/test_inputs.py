@@ -8,10 +8,10 @@ from torch import nn
 
 from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.loading import (
-    default_inputs,
     load_inputs,
+    make_default_inputs,
 )
-from cnnprobe.loading.meta import meta_copy
+from cnnprobe.loading.meta import copy_to_meta
 
 # torch before 2.10 has the flaw that cnnprobe warns of whenever it reads a checkpoint; the test of that warning asks for it by itself.
 pytestmark = pytest.mark.filterwarnings(
@@ -101,25 +101,29 @@ class Cifar(nn.Module):
 
 @pytest.mark.parametrize("size", [28, 32, 64, 96, 224])
 def test_default_inputs_find_the_size_that_the_model_takes(size):
-    (x,), _, note = default_inputs(Cifar(size), device=torch.device("cpu"))
+    (x,), _, note = make_default_inputs(Cifar(size), device=torch.device("cpu"))
     assert (1, 3, size, size) == tuple(x.shape)
     assert f"1,3,{size},{size}" in note
 
 
 def test_default_inputs_take_an_imagenet_picture_for_a_strided_stem():
     model = nn.Sequential(nn.Conv2d(3, 2, 7, stride=2), nn.AdaptiveAvgPool2d(1))
-    assert (1, 3, 224, 224) == tuple(default_inputs(model, device=torch.device("cpu"))[0][0].shape)
+    assert (1, 3, 224, 224) == tuple(
+        make_default_inputs(model, device=torch.device("cpu"))[0][0].shape
+    )
 
 
 def test_default_inputs_take_the_features_and_the_dtype_of_a_linear_layer():
-    (x,), _, _ = default_inputs(nn.Linear(12, 2, dtype=torch.float64), device=torch.device("cpu"))
+    (x,), _, _ = make_default_inputs(
+        nn.Linear(12, 2, dtype=torch.float64), device=torch.device("cpu")
+    )
     assert ((1, 12), torch.float64) == (tuple(x.shape), x.dtype)
 
 
 def test_default_inputs_leave_the_model_and_the_generator_alone():
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Dropout()).train()
     before = torch.get_rng_state()
-    default_inputs(model, device=torch.device("cpu"))
+    make_default_inputs(model, device=torch.device("cpu"))
     assert 0 == model[1].num_batches_tracked
     assert torch.equal(before, torch.get_rng_state())
 
@@ -130,10 +134,10 @@ def test_default_inputs_ask_for_the_inputs_of_a_forward_that_takes_several():
             return image
 
     with pytest.raises(UsageError, match="image, mask"):
-        default_inputs(Two(32), device=torch.device("cpu"))
+        make_default_inputs(Two(32), device=torch.device("cpu"))
 
 
 def test_meta_copy_has_no_data_and_leaves_the_model_its_own():
     model = Cifar(32)
-    assert {"meta"} == {p.device.type for p in meta_copy(model).parameters()}
+    assert {"meta"} == {p.device.type for p in copy_to_meta(model).parameters()}
     assert {"cpu"} == {p.device.type for p in model.parameters()}

@@ -10,9 +10,9 @@ from cnnprobe.document.layout.boxes import map_boxes_to_keys
 from cnnprobe.document.layout.folded_rows import join_names
 from cnnprobe.document.render import Notice, Shares
 from cnnprobe.errors import UnknownNameError, UsageError
-from cnnprobe.graph import BLOCKS, module_graph
+from cnnprobe.graph import BLOCKS, build_module_graph
 from cnnprobe.records.explanation import Explanation
-from cnnprobe.records.totals import total
+from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 from tests import traces
 from tests.support.tables import assert_adds_up, column, facts, notices, table
@@ -20,7 +20,7 @@ from tests.traces import call, module, tensor, weight
 
 
 def test_totals_equal_the_sums_on_paper():
-    sums = total(traces.tiny())
+    sums = add_up(traces.tiny())
     assert (5354, 5354, 0) == (sums.parameters, sums.trainable, sums.buffers)
     assert (37_888, 4, 3, {"ReLU": 1}) == (
         sums.macs,
@@ -276,8 +276,8 @@ def test_rows_in_a_foreign_order_do_not_break_the_layout():
 
 def test_each_box_of_the_whole_graph_has_the_key_of_its_own_row():
     trace = traces.tiny()
-    keys = map_boxes_to_keys(trace, module_graph(trace))
-    boxes = {node.name: keys.get(node.id) for node in module_graph(trace).nodes}
+    keys = map_boxes_to_keys(trace, build_module_graph(trace))
+    boxes = {node.name: keys.get(node.id) for node in build_module_graph(trace).nodes}
     assert {
         "input": None,
         "Conv2d": "c1",
@@ -289,7 +289,7 @@ def test_each_box_of_the_whole_graph_has_the_key_of_its_own_row():
 
 def test_box_of_repeated_blocks_has_the_keys_of_all_their_rows():
     trace = traces.blocks(4)
-    graph = module_graph(trace).collapse(1)
+    graph = build_module_graph(trace).collapse(1)
     keys = map_boxes_to_keys(trace, graph)
     folded = next(node for node in graph.nodes if node.kind == BLOCKS)
     rows = [int(key[1:]) for key in keys[folded.id].split()]

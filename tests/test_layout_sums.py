@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from cnnprobe.document.layout import list_entries
-from cnnprobe.records.totals import total
+from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 from tests import traces
 from tests.support.tables import assert_adds_up, column, facts, notices, table
@@ -142,7 +142,7 @@ def test_calls_made_again_by_checkpointing_are_in_no_sum():
     trace = traces.tiny()
     again = replace(trace.calls[1], recomputed=True, parent=None)
     doubled = replace(trace, calls=(*trace.calls, again))
-    assert (total(trace), len(table(trace).rows)) == (total(doubled), len(table(doubled).rows))
+    assert (add_up(trace), len(table(trace).rows)) == (add_up(doubled), len(table(doubled).rows))
     assert any("1 call made again" in text for text in notices(doubled))
 
 
@@ -154,12 +154,12 @@ def test_an_output_that_was_passed_on_is_not_counted_as_new_memory():
     )
     kept = replace(calls[1], outputs=(tensor(2, 4, source=0),))
     assert (32, 0) == (
-        total(
+        add_up(
             Trace(
                 model="Net", calls=(calls[0], replace(calls[1], outputs=(tensor(2, 4, source=1),)))
             )
         ).activation_bytes,
-        total(Trace(model="Net", calls=(calls[0], kept))).activation_bytes,
+        add_up(Trace(model="Net", calls=(calls[0], kept))).activation_bytes,
     )
 
 

@@ -162,7 +162,7 @@ def test_raise_on_nan_stops_after_the_step_where_the_numbers_come_from_a_device_
     monkeypatch.setattr(
         hooks.LayerHook, "glance", staticmethod(lambda _: 0)
     )  # what a hook knows of rows that are still on a GPU
-    monkeypatch.setattr(native, "kernel", lambda: None)
+    monkeypatch.setattr(native, "load_kernel", lambda: None)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Hidden(), nn.Linear(8, 5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -19,7 +19,7 @@ from tests.support.loops import batch, rules, run, small
 @pytest.mark.parametrize("engine", ["kernel", "none"])
 def test_activations_gradients_parameters_and_updates_are_torchs_own(inplace, engine, monkeypatch):
     if engine == "none":
-        monkeypatch.setattr(native, "kernel", lambda: None)
+        monkeypatch.setattr(native, "load_kernel", lambda: None)
     model = small(inplace=inplace)
     oracle, (x, y) = copy.deepcopy(model), batch()
     history = run(model, steps=1).history

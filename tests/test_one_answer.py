@@ -12,8 +12,8 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe import operations, rulebook
-from cnnprobe.comparison.primitives import operations_of
-from cnnprobe.comparison.refactoring.layers import NotWritableError, layer_of
+from cnnprobe.comparison.primitives import list_operations
+from cnnprobe.comparison.refactoring.layers import NotWritableError, make_layer
 from cnnprobe.diagnosis.evidence import operation
 from cnnprobe.document.render.labels import find_family
 from cnnprobe.graph import Node
@@ -88,14 +88,14 @@ def evidence_of(trace, row):
 
 def compared(trace, row):
     """What the comparison takes for the same: name, configuration, shapes."""
-    last = next(op for op in operations_of(trace) if op.call == row)
+    last = next(op for op in list_operations(trace) if op.call == row)
     return last.name, sorted(last.config.items(), key=str), last.given, last.made
 
 
 def layer(trace, row):
-    last = next(op for op in operations_of(trace) if op.call == row)
+    last = next(op for op in list_operations(trace) if op.call == row)
     try:
-        found = layer_of(last, 0)
+        found = make_layer(last, 0)
     except NotWritableError:
         return "no layer"
     return found.kind, dict(found.arguments)

@@ -36,8 +36,8 @@ def test_triton_kernel_agrees_with_numpy_under_its_interpreter():
 @pytest.fixture(params=["triton", "plain"])
 def cuda_engine(request, monkeypatch):
     if request.param == "plain":
-        monkeypatch.setattr(engine, "_accelerated", lambda: None)
-    elif engine._accelerated() is None:
+        monkeypatch.setattr(engine, "_load_accelerated", lambda: None)
+    elif engine._load_accelerated() is None:
         pytest.skip("Triton is not installed")
     return request.param
 

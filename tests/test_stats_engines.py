@@ -60,16 +60,16 @@ DATA = {
 
 
 def _kernel(tensor, table):
-    if native.kernel() is None:
+    if native.load_kernel() is None:
         pytest.skip("no compiler on this machine and no kernel in the package")
-    return native.kernel().write(tensor, tensor.data_ptr(), tensor.numel(), table, 0)
+    return native.load_kernel().write(tensor, tensor.data_ptr(), tensor.numel(), table, 0)
 
 
 def _plain(tensor, table):
     table.hold(
         0,
         plain.measure(
-            content.content(tensor, channels=False), histogram=table.histograms is not None
+            content.read_content(tensor, channels=False), histogram=table.histograms is not None
         ),
     )
     return True
@@ -190,7 +190,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_of_memory_makes_no_difference(name, dtype, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(native, "kernel", lambda: None)
+        monkeypatch.setattr(native, "load_kernel", lambda: None)
     x = LAYOUTS[name](torch.randn(4, 7, 9, 6).sub(0.5).relu().to(dtype))
     stats = summarise(x, channels=True, histogram=True)
     assert_agrees(stats.as_mapping(), oracle(x.resolve_neg().contiguous()))
@@ -226,7 +226,7 @@ def test_channels_far_apart_keep_their_std(shape, order):
 
 
 def test_kernel_shares_a_large_tensor_among_threads():
-    if native.kernel() is None:
+    if native.load_kernel() is None:
         pytest.skip("no compiler on this machine and no kernel in the package")
     x = torch.randn(3_000_001).relu() * 3
     before = torch.get_num_threads()
@@ -265,7 +265,7 @@ def test_wrong_row_is_refused_before_memory_is_written():
 def test_view_of_the_last_tensor_is_copied_without_reading_it(monkeypatch):
     table, x = Table(2), torch.randn(2, 3, 4)
     write(x, table, 0)
-    monkeypatch.setattr(native, "kernel", lambda: pytest.fail("read again"))
+    monkeypatch.setattr(native, "load_kernel", lambda: pytest.fail("read again"))
     write(x.flatten(1), table, 1)
     assert table.read(0) == table.read(1)
 

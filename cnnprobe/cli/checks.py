@@ -21,7 +21,7 @@ def run_checks(trace: Trace, names: Iterable[str]) -> None:
             )
 
 
-def _counted(trace: Trace, key: str) -> Iterator[str]:
+def _count_rows(trace: Trace, key: str) -> Iterator[str]:
     """The rows with such values in an output, the first one first, or the reason why that is not known."""
     if not any(out.stats for call in trace.calls for out in call.outputs):
         yield "unknown, as no values were observed"
@@ -35,15 +35,15 @@ def _counted(trace: Trace, key: str) -> Iterator[str]:
                 )
 
 
-def _nan(trace: Trace) -> Iterator[str]:
-    return _counted(trace, "nan")
+def _check_nan(trace: Trace) -> Iterator[str]:
+    return _count_rows(trace, "nan")
 
 
-def _inf(trace: Trace) -> Iterator[str]:
-    return _counted(trace, "inf")
+def _check_inf(trace: Trace) -> Iterator[str]:
+    return _count_rows(trace, "inf")
 
 
-def _unused(trace: Trace) -> Iterator[str]:
+def _check_unused(trace: Trace) -> Iterator[str]:
     """Modules with parameters that no call reached; those inside a stock module that was called are its own affair."""
     called = {call.fqn for call in trace.calls if call.fqn is not None}
     inner = tuple(
@@ -67,9 +67,9 @@ def _unused(trace: Trace) -> Iterator[str]:
 
 
 CHECKS: Mapping[str, Callable[[Trace], Iterator[str]]] = {
-    "nan": _nan,
-    "inf": _inf,
-    "unused": _unused,
+    "nan": _check_nan,
+    "inf": _check_inf,
+    "unused": _check_unused,
 }
 _SAID = {
     "nan": "NaN in the outputs of",

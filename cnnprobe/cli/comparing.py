@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, send_prints_to_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
     OutputRequest,
-    chosen_format,
-    input_options,
-    model_options,
-    output_options,
+    add_input_options,
+    add_model_options,
+    add_output_options,
+    choose_format,
 )
 from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
-from cnnprobe.cli.progress import progress
+from cnnprobe.cli.progress import show_progress
 from cnnprobe.errors import CheckError, UsageError
 from cnnprobe.records.differences import LEVELS
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 @click.command("compare", short_help="Say whether two models are the same, and where they part.")
-@model_options
+@add_model_options
 @click.argument("expected")
-@input_options
+@add_input_options
 @click.option(
     "--level", type=click.Choice(LEVELS), help="Compare and judge only that.  [default: all]"
 )
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     metavar="X",
     help="Absolute tolerance.  [default: torch.testing's, by dtype]",
 )
-@output_options
+@add_output_options
 def compare_command(
     model: ModelRequest,
     expected: str,
@@ -80,16 +80,16 @@ def compare_command(
     Exit code 1: they differ (with --level: at that level).
     """
     check_file(wished)
-    with prints_on_stderr():
+    with send_prints_to_stderr():
         first: Any = model.spec if _is_saved(model.spec) else load(model, given)
         second = replace(
             model, spec=expected, arguments=expected_arguments, weights=expected_weights
         )
         other: Any = expected if _is_saved(expected) else load(second, given)
-        comparison = _compared(
+        comparison = _compare(
             first, other, transfer=transfer, options={"rtol": rtol, "atol": atol, "level": level}
         )
-    write(comparison.to(chosen_format(wished), width=wished.width), wished)
+    write(comparison.to(choose_format(wished), width=wished.width), wished)
     holds = comparison.equivalent if level is None else comparison.levels[level]
     if not holds:
         if wished.file is not None:
@@ -101,7 +101,7 @@ def _is_saved(spec: str) -> bool:
     return spec.endswith(".json")
 
 
-def _compared(
+def _compare(
     first: Loaded | str, other: Loaded | str, *, transfer: bool, options: dict[str, Any]
 ) -> "Comparison":
     from cnnprobe.api import compare
@@ -110,7 +110,7 @@ def _compared(
     given = next(
         ((side.args, side.kwargs) for side in (first, other) if not isinstance(side, str)), ((), {})
     )
-    with progress("comparing"):
+    with show_progress("comparing"):
         if transfer:
             if isinstance(first, str) or isinstance(other, str):
                 raise UsageError(
@@ -130,9 +130,9 @@ def _compared(
 
 
 @click.command("refactor", short_help="Write a model as blocks, and prove that it is the same.")
-@model_options
-@input_options
-@output_options
+@add_model_options
+@add_input_options
+@add_output_options
 def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputRequest) -> None:
     """Find what repeats in the model SPEC, write it as block classes, and prove the result equivalent.
 
@@ -142,18 +142,18 @@ def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputReq
     is_source = wished.file is not None and wished.file.endswith(".py") and wished.format is None
     if not is_source:
         check_file(wished)
-    with prints_on_stderr():
+    with send_prints_to_stderr():
         loaded = load(model, given)
         from cnnprobe.api import refactor
 
-        with progress("refactoring"):
+        with show_progress("refactoring"):
             refactoring = refactor(loaded.model, *loaded.args, **loaded.kwargs)
     if is_source and refactoring.source:
         write(refactoring.source, wished)
         tell("\n".join(block.pattern for block in refactoring.blocks))
         tell(f"proven: {refactoring.comparison!r}")
     elif not is_source:
-        write(refactoring.to(chosen_format(wished), width=wished.width), wished)
+        write(refactoring.to(choose_format(wished), width=wished.width), wished)
     if not refactoring.source:
         raise CheckError(
             "; ".join(refactoring.notes),

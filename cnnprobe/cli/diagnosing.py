@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, send_prints_to_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
     OutputRequest,
-    chosen_format,
-    input_options,
-    model_options,
-    output_options,
+    add_input_options,
+    add_model_options,
+    add_output_options,
+    choose_format,
 )
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
-from cnnprobe.cli.progress import progress
+from cnnprobe.cli.progress import show_progress
 from cnnprobe.errors import CheckError, TargetError, UnknownNameError, UsageError, suggest
 from cnnprobe.operations import select
 
@@ -45,8 +45,8 @@ _rules_option = click.option(
 
 
 @click.command("diagnose", short_help="Say why a model does not learn.")
-@model_options
-@input_options
+@add_model_options
+@add_input_options
 @click.option(
     "--targets",
     metavar="SHAPE|FILE",
@@ -75,7 +75,7 @@ _rules_option = click.option(
     help="Exit with 1 where that is found.  [default: warning]",
 )
 @_rules_option
-@output_options
+@add_output_options
 def diagnose_command(
     model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any
 ) -> None:
@@ -90,31 +90,33 @@ def diagnose_command(
     check_file(wished)
     thresholds = options["fail_on"] or ("warning",)
     check_thresholds(thresholds, options["files"])
-    with prints_on_stderr():
-        report = _diagnosed(load(model, given), given, options)
-    form = chosen_format(wished)
-    write(_shown(report, form, wished), wished)
+    with send_prints_to_stderr():
+        report = _diagnose(load(model, given), given, options)
+    form = choose_format(wished)
+    write(_render(report, form, wished), wished)
     if report.trace.failure is not None:
         click.get_current_context().exit(TargetError.exit_code)
     end(report.findings, thresholds, wished)
 
 
-def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "Report":
+def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "Report":
     import torch
 
     from cnnprobe.api import diagnose
 
     inputs: Any = loaded.args if not loaded.kwargs else loaded.kwargs
     loss = getattr(torch.nn.functional, options["loss"]) if options["loss"] else None
-    targets = _targets(loaded, given, options) if loss is not None else None
-    optimizer = _optimizer(loaded.model, options["optimizer"]) if options["optimizer"] else None
+    targets = _make_targets(loaded, given, options) if loss is not None else None
+    optimizer = (
+        _build_optimizer(loaded.model, options["optimizer"]) if options["optimizer"] else None
+    )
     if optimizer is not None and loss is None:
         raise UsageError(
             "an optimizer without a loss",
             where="--optimizer",
             fix="add --loss cross_entropy, or what you train with",
         )
-    with progress("diagnosing"):
+    with show_progress("diagnosing"):
         return diagnose(
             loaded.model,
             inputs,
@@ -127,7 +129,7 @@ def _diagnosed(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> 
         )
 
 
-def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> Any:
+def _make_targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> Any:
     """The given ones, or random ones that the loss takes, from the shape of what the model gives; None where its forward raises."""
     import torch
 
@@ -138,7 +140,7 @@ def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> An
     shape = loading.parse_shape(text, place) if text else None
     if text and shape is None:
         return loading.load_file(
-            text, place, dtype=torch.float32, device=loading.device_of(given.device)
+            text, place, dtype=torch.float32, device=loading.parse_device(given.device)
         )
     with torch.no_grad():
         seen = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False)
@@ -157,14 +159,14 @@ def _targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> An
             where=f"--loss {options['loss']}",
             fix="call cnnprobe.diagnose in Python, with a loss_fn of your own",
         )
-    made = _random_targets(
+    made = _draw_random_targets(
         seen.output, options["loss"], shape, torch.Generator().manual_seed(given.seed)
     )
     tell(f"note: random targets of shape {tuple(made.shape)}; give your own by --targets FILE")
     return made
 
 
-def _random_targets(
+def _draw_random_targets(
     output: "Tensor", loss: str, shape: tuple[int, ...] | None, generator: "Generator"
 ) -> "Tensor":
     import torch
@@ -178,7 +180,7 @@ def _random_targets(
     )
 
 
-def _optimizer(model: Any, text: str) -> Any:
+def _build_optimizer(model: Any, text: str) -> Any:
     import ast
 
     import torch
@@ -231,7 +233,7 @@ def read_ignored() -> dict[str, str]:
     return {str(key): str(reason) for key, reason in table.items()}
 
 
-def _shown(report: "Report", form: str, wished: OutputRequest) -> str:
+def _render(report: "Report", form: str, wished: OutputRequest) -> str:
     if form == "json" or report.trace.failure is not None:
         return report.to(form, width=wished.width, colour=is_coloured(wished))
     from cnnprobe.document.layout.findings import lay_out_findings

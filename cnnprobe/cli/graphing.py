@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, send_prints_to_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
     OutputRequest,
-    input_options,
-    model_options,
+    add_input_options,
+    add_model_options,
 )
 from cnnprobe.cli.output import check_file, write
 from cnnprobe.cli.program import tell
-from cnnprobe.cli.progress import progress
+from cnnprobe.cli.progress import show_progress
 from cnnprobe.document.graph_formats import find_format, list_suffixes, list_text_formats
 from cnnprobe.errors import TargetError
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.command(
     "graph", short_help="Draw the graph of modules, or of autograd; tell how two runs differ."
 )
-@model_options
-@input_options
+@add_model_options
+@add_input_options
 @click.option(
     "--view",
     type=click.Choice(["modules", "autograd"]),
@@ -108,12 +108,12 @@ def graph_command(
     check_file(wished)
     if file is not None and form is None:
         find_format(Path(file), where=f"-o {file}")
-    with prints_on_stderr():
+    with send_prints_to_stderr():
         loaded = load(model, given)
-        with progress(f"running {model.spec}"):
-            passes = [_pass(loaded, model) for _ in range(runs)]
-            lives = _lives(loaded, model, runs) if kept else []
-    graphs = [_graph(autograd, trace, view) for autograd, trace in passes]
+        with show_progress(f"running {model.spec}"):
+            passes = [_run_pass(loaded, model) for _ in range(runs)]
+            lives = _follow_lives(loaded, model, runs) if kept else []
+    graphs = [_choose_graph(autograd, trace, view) for autograd, trace in passes]
     shown = (
         graphs[-1]
         if view == "autograd" and depth is None and around is None
@@ -121,9 +121,9 @@ def graph_command(
     )
     lines = []
     if missing:
-        lines += _unreached(*passes[-1])
+        lines += _list_unreached(*passes[-1])
     if runs > 1:
-        lines += _differences(graphs)
+        lines += _diff_runs(graphs)
     lines += lives
     if lines:
         click.echo("\n".join(lines))
@@ -131,18 +131,18 @@ def graph_command(
         _put(shown, form, file, engine)
 
 
-def _pass(loaded: Loaded, model: ModelRequest) -> "tuple[Graph, Trace]":
+def _run_pass(loaded: Loaded, model: ModelRequest) -> "tuple[Graph, Trace]":
     """One forward pass with autograd on: its graph, and its recording."""
     import torch
 
     from cnnprobe.api import autograd_graph, record
 
     with torch.enable_grad(), record(loaded.model, statistics=False) as recording:
-        output = _forward(loaded, model)
+        output = _run_forward(loaded, model)
     return autograd_graph(output, loaded.model, trace=recording.trace), recording.trace
 
 
-def _forward(loaded: Loaded, model: ModelRequest) -> object:
+def _run_forward(loaded: Loaded, model: ModelRequest) -> object:
     try:
         return loaded.model(*loaded.args, **loaded.kwargs)
     except Exception as error:
@@ -152,13 +152,13 @@ def _forward(loaded: Loaded, model: ModelRequest) -> object:
         ) from error
 
 
-def _graph(autograd: "Graph", trace: "Trace", view: str) -> "Graph":
-    from cnnprobe.graph import module_graph
+def _choose_graph(autograd: "Graph", trace: "Trace", view: str) -> "Graph":
+    from cnnprobe.graph import build_module_graph
 
-    return autograd if view == "autograd" else module_graph(trace)
+    return autograd if view == "autograd" else build_module_graph(trace)
 
 
-def _differences(graphs: "list[Graph]") -> list[str]:
+def _diff_runs(graphs: "list[Graph]") -> list[str]:
     found = []
     for number, (before, after) in enumerate(pairwise(graphs), start=2):
         difference = before.diff(after)
@@ -169,14 +169,14 @@ def _differences(graphs: "list[Graph]") -> list[str]:
     return found
 
 
-def _unreached(autograd: "Graph", trace: "Trace") -> list[str]:
-    from cnnprobe.graph import unreached
+def _list_unreached(autograd: "Graph", trace: "Trace") -> list[str]:
+    from cnnprobe.graph import find_unreached
 
-    cuts = [str(cut) for cut in unreached(autograd, trace)]
+    cuts = [str(cut) for cut in find_unreached(autograd, trace)]
     return cuts or ["a gradient can reach every parameter"]
 
 
-def _lives(loaded: Loaded, model: ModelRequest, runs: int) -> list[str]:
+def _follow_lives(loaded: Loaded, model: ModelRequest, runs: int) -> list[str]:
     """What is left of each run's graph after a backward pass from the sum of the outputs, once the outputs are dropped."""
     import torch
 
@@ -186,17 +186,21 @@ def _lives(loaded: Loaded, model: ModelRequest, runs: int) -> list[str]:
     ends = {}
     for number in range(1, runs + 1):
         with torch.enable_grad():
-            output = _forward(loaded, model)
+            output = _run_forward(loaded, model)
             watch.add_whole(output, f"run {number}")
-            ends[f"run {number}"] = _backward(output, f"run {number}")
+            ends[f"run {number}"] = _run_backward(output, f"run {number}")
         del output
         loaded.model.zero_grad(set_to_none=True)
     gc.collect()
     left = {graph.label: graph for graph in watch.kept()}
-    return [line for label, end in ends.items() for line in (*end, _life(label, left.get(label)))]
+    return [
+        line
+        for label, end in ends.items()
+        for line in (*end, _describe_life(label, left.get(label)))
+    ]
 
 
-def _backward(output: object, label: str) -> list[str]:
+def _run_backward(output: object, label: str) -> list[str]:
     """Run backward from the sum of all that can be differentiated; what it raised."""
     import torch
 
@@ -211,7 +215,7 @@ def _backward(output: object, label: str) -> list[str]:
     return []
 
 
-def _life(label: str, graph: "KeptGraph | None") -> str:
+def _describe_life(label: str, graph: "KeptGraph | None") -> str:
     """One sentence of a run's graph."""
     from cnnprobe.document.render.units import format_size
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnnprobe.cli.diagnosing import check_thresholds, end, read_ignored
-from cnnprobe.cli.loaded import prints_on_stderr
-from cnnprobe.cli.options import OutputRequest, chosen_format, output_options
+from cnnprobe.cli.loaded import send_prints_to_stderr
+from cnnprobe.cli.options import OutputRequest, add_output_options, choose_format
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
-from cnnprobe.cli.progress import progress
+from cnnprobe.cli.progress import show_progress
 from cnnprobe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="A Python file, or a folder, with further rules; it is run.",
 )
-@output_options
+@add_output_options
 def data_command(spec: str, wished: OutputRequest, **options: Any) -> None:
     """Read a bounded sample of the data that SPEC or DIR names, and say what is wrong with it.
 
@@ -68,9 +68,9 @@ def data_command(spec: str, wished: OutputRequest, **options: Any) -> None:
     check_file(wished)
     thresholds = options["fail_on"] or ("warning",)
     check_thresholds(thresholds, options["files"])
-    with prints_on_stderr():
+    with send_prints_to_stderr():
         report = _inspect(spec, options)
-    form = chosen_format(wished)
+    form = choose_format(wished)
     write(report.to(form, width=wished.width, colour=is_coloured(wished)), wished)
     if options["png"]:
         report.save(Path(options["png"]).with_suffix(".png"))
@@ -79,15 +79,15 @@ def data_command(spec: str, wished: OutputRequest, **options: Any) -> None:
 
 
 def _inspect(spec: str, options: dict[str, Any]) -> "DataReport":
-    with progress("importing torch"):
+    with show_progress("importing torch"):
         from cnnprobe.api import inspect_data
 
-    with progress(f"opening {spec}"):
+    with show_progress(f"opening {spec}"):
         training, validation = _open(spec)
         if options["validation"]:
             validation, _ = _open(options["validation"])
     whole = options["whole"]
-    with progress("reading the data"):
+    with show_progress("reading the data"):
         return inspect_data(
             training,
             validation,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnprobe.cli.options import InputRequest, ModelRequest
 from cnnprobe.cli.program import tell
-from cnnprobe.cli.progress import progress
+from cnnprobe.cli.progress import show_progress
 from cnnprobe.errors import TargetError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Loaded:
 
 
 @contextlib.contextmanager
-def prints_on_stderr() -> Iterator[None]:
+def send_prints_to_stderr() -> Iterator[None]:
     """What the user's code prints goes to stderr, also where a child process or C code writes to file descriptor 1."""
     real = sys.stdout is sys.__stdout__ and sys.stdout is not None
     with contextlib.redirect_stdout(sys.stderr):
@@ -46,7 +46,7 @@ def prints_on_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _warnings_told() -> Iterator[None]:
+def _tell_warnings() -> Iterator[None]:
     from cnnprobe.loading import TargetWarning
 
     with warnings.catch_warnings():
@@ -70,15 +70,15 @@ def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
         UsageError: the request cannot be understood.
         TargetError: the model, its weights or its inputs could not be had.
     """
-    with progress("importing torch"):
+    with show_progress("importing torch"):
         import torch
 
         from cnnprobe import loading
     arguments = loading.parse_arguments(wanted.arguments)
-    device = loading.device_of(given.device)
-    dtype = None if given.dtype is None else loading.dtype_of(given.dtype)
+    device = loading.parse_device(given.device)
+    dtype = None if given.dtype is None else loading.parse_dtype(given.dtype)
     torch.manual_seed(given.seed)
-    with _warnings_told(), progress(f"building {wanted.spec}"):
+    with _tell_warnings(), show_progress(f"building {wanted.spec}"):
         model = loading.load_model(
             wanted.spec,
             arguments=arguments,
@@ -87,24 +87,24 @@ def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
         )
         if given.inputs:
             args, kwargs = loading.load_inputs(
-                given.inputs, dtype=dtype or _dtype(model), device=device, seed=given.seed
+                given.inputs, dtype=dtype or _find_dtype(model), device=device, seed=given.seed
             )
         else:
-            args, kwargs, note = loading.default_inputs(
+            args, kwargs, note = loading.make_default_inputs(
                 model, dtype=dtype, device=device, seed=given.seed
             )
             tell(f"note: {note}")
-        model = _moved(
+        model = _move(
             model, device, dtype if dtype is not None and dtype.is_floating_point else None
         )
     return Loaded(model=model.train(wanted.training), args=args, kwargs=kwargs)
 
 
-def _dtype(model: "nn.Module") -> "torch.dtype | None":
+def _find_dtype(model: "nn.Module") -> "torch.dtype | None":
     return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), None)
 
 
-def _moved(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | None") -> "nn.Module":
+def _move(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | None") -> "nn.Module":
     tensors = (*model.named_parameters(), *model.named_buffers())
     without = [name for name, tensor in tensors if tensor.is_meta]
     if without and device.type != "meta":

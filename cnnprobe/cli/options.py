@@ -74,13 +74,15 @@ class _Format(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
         """The names of the formats."""
-        return "[" + "|".join(known_formats()) + "]"
+        return "[" + "|".join(list_known_formats()) + "]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if there is such a format."""
-        if value not in known_formats():
+        if value not in list_known_formats():
             self.fail(
-                f"no format named {value!r}; known are {', '.join(known_formats())}", param, ctx
+                f"no format named {value!r}; known are {', '.join(list_known_formats())}",
+                param,
+                ctx,
             )
         return str(value)
 
@@ -91,14 +93,16 @@ class _Format(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         incomplete: str,
     ) -> list[CompletionItem]:
         """The names that fit."""
-        return [CompletionItem(name) for name in known_formats() if name.startswith(incomplete)]
+        return [
+            CompletionItem(name) for name in list_known_formats() if name.startswith(incomplete)
+        ]
 
 
 @functools.cache
-def known_formats() -> tuple[str, ...]:
+def list_known_formats() -> tuple[str, ...]:
     """The names of the files `render/as_<name>.py` that render a document, found without importing them.
 
-    >>> "text" in known_formats()
+    >>> "text" in list_known_formats()
     True
     """
     room = importlib.util.find_spec("cnnprobe.document.render")
@@ -201,22 +205,22 @@ _OUTPUT = (
 )
 
 
-def model_options(command: Command) -> Command:
+def add_model_options(command: Command) -> Command:
     """SPEC and what builds it, as the argument `model`."""
-    return _gathered(command, ModelRequest, "model", _MODEL)
+    return _gather(command, ModelRequest, "model", _MODEL)
 
 
-def input_options(command: Command) -> Command:
+def add_input_options(command: Command) -> Command:
     """Inputs, dtype, device and seed, as the argument `given`."""
-    return _gathered(command, InputRequest, "given", _INPUT)
+    return _gather(command, InputRequest, "given", _INPUT)
 
 
-def output_options(command: Command) -> Command:
+def add_output_options(command: Command) -> Command:
     """Format and file of the result, as the argument `wished`; the file is checked before anything runs."""
-    return _gathered(command, OutputRequest, "wished", _OUTPUT)
+    return _gather(command, OutputRequest, "wished", _OUTPUT)
 
 
-def _gathered(
+def _gather(
     command: Command, kind: Callable[..., Any], name: str, options: tuple[Callable[[Any], Any], ...]
 ) -> Command:
     """The command with these options, whose values reach it as one argument `name` of type `kind`."""
@@ -232,7 +236,7 @@ def _gathered(
     return decorated  # type: ignore[no-any-return]
 
 
-def chosen_format(wished: OutputRequest) -> str:
+def choose_format(wished: OutputRequest) -> str:
     """The format by name, or by the suffix of the file, or text.
 
     Raises:

@@ -6,26 +6,26 @@ from pathlib import Path
 
 import click
 
-from cnnprobe.cli.options import OutputRequest, chosen_format
+from cnnprobe.cli.options import OutputRequest, choose_format
 from cnnprobe.cli.program import tell
 from cnnprobe.errors import UsageError
 
 
 def check_file(wished: OutputRequest) -> None:
     """Raises UsageError, before anything has run, where the result could not be written."""
-    chosen_format(wished)
+    choose_format(wished)
     if wished.file is None:
         return
     path = Path(wished.file)
     if path.is_dir():
-        raise _unwritable(path, "it is a folder")
+        raise _make_unwritable_error(path, "it is a folder")
     if not path.parent.is_dir():
-        raise _unwritable(path, f"there is no folder {str(path.parent)!r}")
+        raise _make_unwritable_error(path, f"there is no folder {str(path.parent)!r}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise _unwritable(path, "permission denied")
+        raise _make_unwritable_error(path, "permission denied")
 
 
-def _unwritable(path: Path | str | None, reason: str) -> UsageError:
+def _make_unwritable_error(path: Path | str | None, reason: str) -> UsageError:
     where = "stdout" if path is None else f"-o {path}"
     return UsageError(
         f"the result cannot be written: {reason}",
@@ -56,5 +56,5 @@ def write(text: str, wished: OutputRequest) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _unwritable(wished.file, error.strerror or str(error)) from error
+        raise _make_unwritable_error(wished.file, error.strerror or str(error)) from error
     tell(f"wrote {wished.file}")

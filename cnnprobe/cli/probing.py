@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING
 import click
 
 from cnnprobe.cli.checks import CHECKS, run_checks
-from cnnprobe.cli.loaded import Loaded, load, prints_on_stderr
+from cnnprobe.cli.loaded import Loaded, load, send_prints_to_stderr
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
     OutputRequest,
-    chosen_format,
-    input_options,
-    model_options,
-    output_options,
+    add_input_options,
+    add_model_options,
+    add_output_options,
+    choose_format,
 )
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import DEBUG, tell
-from cnnprobe.cli.progress import progress
+from cnnprobe.cli.progress import show_progress
 from cnnprobe.errors import ProbeError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @click.command("probe", short_help="Run one forward pass and show what every layer did.")
-@model_options
-@input_options
+@add_model_options
+@add_input_options
 @click.option(
     "--depth",
     type=click.IntRange(0),
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     type=click.Choice(list(CHECKS)),
     help="Exit with 1 where that is found; repeatable.",
 )
-@output_options
+@add_output_options
 def probe_command(
     model: ModelRequest,
     given: InputRequest,
@@ -95,34 +95,34 @@ def probe_command(
             fix="ask for one of them",
         )
     check_file(wished)
-    with prints_on_stderr():
+    with send_prints_to_stderr():
         loaded = load(model, given)
         if min_input:
             least = _find_least(loaded)
         else:
-            report = _probed(loaded, model)
+            report = _probe(loaded, model)
     if min_input:
         write(least, wished)
         return
     if patch:
-        write(_patch(report), wished)
+        write(_find_patch(report), wished)
         _end(report, wished, fail_on)
         return
     view = "parameters" if parameters else "shapes" if explain_shapes else "layers"
-    write(_shown(report, wished, view, depth), wished)
+    write(_render(report, wished, view, depth), wished)
     if second_opinion and report.trace.failure is None:
-        with prints_on_stderr():
-            opinion = _second_opinion(loaded, report)
+        with send_prints_to_stderr():
+            opinion = _ask_second_opinion(loaded, report)
         _show_opinion(opinion, wished)
     _end(report, wished, fail_on)
 
 
-def _probed(loaded: Loaded, model: ModelRequest) -> "Report":
+def _probe(loaded: Loaded, model: ModelRequest) -> "Report":
     import torch
 
     from cnnprobe.api import probe
 
-    with torch.set_grad_enabled(model.training), progress(f"running {model.spec}"):
+    with torch.set_grad_enabled(model.training), show_progress(f"running {model.spec}"):
         try:
             return probe(loaded.model, *loaded.args, **loaded.kwargs)
         except SystemExit as error:
@@ -137,7 +137,7 @@ def _find_least(loaded: Loaded) -> str:
     """The least input in words: "8 x 8 (multiples of 8)"."""
     from cnnprobe.crash import least_input, least_multiple
 
-    with progress("looking for the least input"):
+    with show_progress("looking for the least input"):
         found = least_input(loaded.model, *loaded.args, kwargs=loaded.kwargs)
         if found is None:
             raise TargetError(
@@ -150,7 +150,7 @@ def _find_least(loaded: Loaded) -> str:
     return " x ".join(map(str, found)) + note
 
 
-def _patch(report: "Report") -> str:
+def _find_patch(report: "Report") -> str:
     """The diff of the best repair whose line is known; which one it is goes to stderr."""
     explanation = report.explanation
     repairs = (
@@ -175,17 +175,17 @@ def _patch(report: "Report") -> str:
     )
 
 
-def _second_opinion(loaded: Loaded, report: "Report") -> "Document":
-    from cnnprobe.cli.second_opinion import lay_out_opinion, second_opinion
+def _ask_second_opinion(loaded: Loaded, report: "Report") -> "Document":
+    from cnnprobe.cli.second_opinion import ask_torchinfo, lay_out_opinion
 
-    with progress("asking torchinfo"):
+    with show_progress("asking torchinfo"):
         return lay_out_opinion(
-            second_opinion(loaded.model, loaded.args, loaded.kwargs, trace=report.trace)
+            ask_torchinfo(loaded.model, loaded.args, loaded.kwargs, trace=report.trace)
         )
 
 
-def _shown(report: "Report", wished: OutputRequest, view: str, depth: int | None) -> str:
-    form = chosen_format(wished)
+def _render(report: "Report", wished: OutputRequest, view: str, depth: int | None) -> str:
+    form = choose_format(wished)
     if (
         view == "layers" or form == "json"
     ):  # JSON is always the whole report, which `load` reads back
@@ -203,7 +203,7 @@ def _show_opinion(opinion: "Document", wished: OutputRequest) -> None:
     """After the table where people read it; on stderr where the result is a file or is read by a machine."""
     from cnnprobe.document.render import render
 
-    form = chosen_format(wished)
+    form = choose_format(wished)
     if wished.file is None and form in ("text", "markdown"):
         write("\n" + render(opinion, form, width=wished.width), wished)
     else:
@@ -225,7 +225,7 @@ def _end(report: "Report", wished: OutputRequest, fail_on: tuple[str, ...]) -> N
             if report.explanation is not None and report.explanation.repairs
             else "the report shows what every layer before it was given",
         )
-        if wished.file is not None or chosen_format(wished) not in ("text", "markdown"):
+        if wished.file is not None or choose_format(wished) not in ("text", "markdown"):
             tell(f"error: {said}")
         ctx.exit(said.exit_code)
     run_checks(report.trace, fail_on)

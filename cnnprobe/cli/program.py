@@ -33,7 +33,7 @@ class Program(click.Group):
             code = super().main(args, prog_name, **extra)
             _flush(sys.stdout)
         except click.ClickException as error:
-            tell(_usage_message(error))
+            tell(_write_usage_message(error))
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             tell("interrupted")
@@ -79,15 +79,15 @@ def tell(message: str) -> None:
     try:
         # the line that says what is being waited for
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        click.echo(clear + printable(message), err=True)
+        click.echo(clear + make_printable(message), err=True)
     except OSError:  # nobody is listening
         return
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     r"""The text with control characters, and what else a terminal could act on, as escapes; line ends stay.
 
-    >>> printable("\x1b[31mred")
+    >>> make_printable("\x1b[31mred")
     '\\x1b[31mred'
     """
     return "".join(
@@ -101,7 +101,7 @@ def _tell_failure(ctx: click.Context, message: str) -> None:
     tell(message)
 
 
-def _usage_message(error: click.ClickException) -> str:
+def _write_usage_message(error: click.ClickException) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":  # not before click 8.2; the message is the help
         return error.format_message()
     command = (

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 
-from cnnprobe.cli.program import printable
+from cnnprobe.cli.program import make_printable
 
 PATIENCE = 1.0  # seconds
 
 
 @contextlib.contextmanager
-def progress(doing: str) -> Iterator[None]:
+def show_progress(doing: str) -> Iterator[None]:
     """Show `doing` and the seconds it takes while the block runs; nothing where stderr is no terminal."""
     stream = sys.stderr
     if stream is None or not stream.isatty():
@@ -24,7 +24,7 @@ def progress(doing: str) -> Iterator[None]:
         began = time.monotonic()
         wait = PATIENCE
         while not done.wait(wait):
-            stream.write(f"\r\x1b[K{printable(doing)} ... {time.monotonic() - began:.0f} s")
+            stream.write(f"\r\x1b[K{make_printable(doing)} ... {time.monotonic() - began:.0f} s")
             stream.flush()
             wait = PATIENCE / 2
 

@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnnprobe.document.render import Column, Document, Facts, Heading, Row, Table, Text
 from cnnprobe.document.render.units import format_count
 from cnnprobe.errors import TargetError
-from cnnprobe.loading.meta import meta_copy
-from cnnprobe.loading.user_errors import told
-from cnnprobe.records.totals import leaves, total
+from cnnprobe.loading.meta import copy_to_meta
+from cnnprobe.loading.user_errors import describe_error
+from cnnprobe.records.totals import add_up, list_leaves
 from cnnprobe.records.trace import ModuleCall, Trace
 
 
@@ -63,7 +63,7 @@ class SecondOpinion:
     partings: tuple[Parting, ...]
 
 
-def second_opinion(
+def ask_torchinfo(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, trace: Trace
 ) -> SecondOpinion:
     """What torchinfo makes of the same model and inputs that `trace` was recorded from.
@@ -73,17 +73,19 @@ def second_opinion(
 
     >>> from cnnprobe.api import probe
     >>> model, x = nn.Linear(4, 2), torch.ones(3, 4)
-    >>> opinion = second_opinion(model, (x,), {}, trace=probe(model, x).trace)
+    >>> opinion = ask_torchinfo(model, (x,), {}, trace=probe(model, x).trace)
     >>> [(q.name, q.ours, q.theirs, q.verdict) for q in opinion.quantities]
     [('parameters', 10, 10, 'both agree'), ('MACs', 24, 30, 'cnnprobe is right')]
     >>> [(p.reason, p.macs) for p in opinion.partings]
     [('counts each bias as a multiplication', 6)]
     """
-    copied = meta_copy(model)
-    on_meta = _on_meta(args), _on_meta(dict(kwargs))
-    judge = _by_flop_counter(copied, *on_meta)  # first: torchinfo changes the modes of the copy
-    macs, parameters, theirs = _torchinfo(copied, *on_meta)
-    ours = total(trace)
+    copied = copy_to_meta(model)
+    on_meta = _move_to_meta(args), _move_to_meta(dict(kwargs))
+    judge = _count_by_flop_counter(
+        copied, *on_meta
+    )  # first: torchinfo changes the modes of the copy
+    macs, parameters, theirs = _run_torchinfo(copied, *on_meta)
+    ours = add_up(trace)
     return SecondOpinion(
         quantities=(
             Quantity(
@@ -94,15 +96,15 @@ def second_opinion(
             ),
             Quantity(name="MACs", ours=ours.macs, theirs=macs, judge=judge),
         ),
-        partings=tuple(_partings(trace, theirs)),
+        partings=tuple(_sum_partings(trace, theirs)),
     )
 
 
-def _on_meta(values: Any) -> Any:
+def _move_to_meta(values: Any) -> Any:
     return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, values)
 
 
-def _torchinfo(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, int, dict[str, int]]:
+def _run_torchinfo(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, int, dict[str, int]]:
     """Its MACs and parameters in total, and its MACs by module."""
     try:
         import torchinfo
@@ -120,7 +122,7 @@ def _torchinfo(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, int, dict
     except Exception as error:
         cause = error.__cause__ or error
         raise TargetError(
-            f"torchinfo fails on this model: {told(cause)}",
+            f"torchinfo fails on this model: {describe_error(cause)}",
             where="--second-opinion",
             fix="leave --second-opinion out",
         ) from error
@@ -132,7 +134,7 @@ def _torchinfo(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, int, dict
     return summary.total_mult_adds, summary.total_params, dict(by_module)
 
 
-def _by_flop_counter(model: nn.Module, args: Any, kwargs: Any) -> int | None:
+def _count_by_flop_counter(model: nn.Module, args: Any, kwargs: Any) -> int | None:
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(*args, **kwargs)
@@ -141,10 +143,10 @@ def _by_flop_counter(model: nn.Module, args: Any, kwargs: Any) -> int | None:
     return int(counter.get_total_flops()) // 2
 
 
-def _partings(trace: Trace, theirs: Mapping[str, int]) -> Iterable[Parting]:
+def _sum_partings(trace: Trace, theirs: Mapping[str, int]) -> Iterable[Parting]:
     """The differences of all modules, summed by their reason."""
     rows: dict[str, list[ModuleCall]] = defaultdict(list)
-    for index in leaves(trace):
+    for index in list_leaves(trace):
         call = trace.calls[index]
         owner = call if call.fqn is not None or call.parent is None else trace.calls[call.parent]
         rows[owner.fqn or ""].append(call)
@@ -152,12 +154,14 @@ def _partings(trace: Trace, theirs: Mapping[str, int]) -> Iterable[Parting]:
     for fqn in dict.fromkeys([*rows, *theirs]):
         difference = theirs.get(fqn, 0) - sum(call.macs or 0 for call in rows.get(fqn, ()))
         if difference:
-            found[_reason(rows.get(fqn, []), theirs.get(fqn, 0), difference)].append(difference)
+            found[_find_reason(rows.get(fqn, []), theirs.get(fqn, 0), difference)].append(
+                difference
+            )
     for reason, differences in sorted(found.items(), key=lambda item: -abs(sum(item[1]))):
         yield Parting(reason=reason, modules=len(differences), macs=sum(differences))
 
 
-def _reason(calls: list[ModuleCall], theirs: int, difference: int) -> str:
+def _find_reason(calls: list[ModuleCall], theirs: int, difference: int) -> str:
     layers = [call for call in calls if call.fqn is not None]
     if not any(call.macs for call in calls):
         return "counts parameters without a product (normalisation) as multiplications"

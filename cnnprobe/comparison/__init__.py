@@ -15,25 +15,25 @@ from cnnprobe.comparison.passes import (
     NO_VALUES,
     Agreement,
     Subject,
-    aligned_of,
-    difference_of,
-    fitted,
-    in_mode,
-    rounds_apart,
+    align_traces,
+    find_difference,
+    fit_inputs,
+    has_other_rounding,
     run_both,
     run_plainly,
-    structure_of,
+    set_mode,
+    trace_structure,
 )
-from cnnprobe.comparison.sketch import sketches_apart
+from cnnprobe.comparison.sketch import compare_sketches
 from cnnprobe.comparison.state import (
     Backward,
+    compare_values,
+    describe_graph_difference,
     differentiate,
-    graph_difference,
-    strayed_values,
-    tensors_of,
-    values_apart,
+    find_strayed_values,
+    list_tensors,
 )
-from cnnprobe.comparison.structure import Aligned, structural_differences, total_parameters
+from cnnprobe.comparison.structure import Aligned, count_parameters, find_structural_differences
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 from cnnprobe.recorder import is_compiled, observe
 from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
@@ -43,18 +43,18 @@ from cnnprobe.records.differences import (
     Discrepancy,
     Outcome,
     describe_discrepancy,
-    place,
+    describe_place,
 )
-from cnnprobe.records.totals import Totals, total
+from cnnprobe.records.totals import Totals, add_up
 from cnnprobe.records.trace import Trace
 
 __all__ = [
     "Tolerance",
     "compare_models",
     "compare_traces",
+    "list_tensors",
     "observe_as",
-    "structure_of",
-    "tensors_of",
+    "trace_structure",
 ]
 
 _STRUCTURE = LEVELS[:4]
@@ -84,9 +84,13 @@ class _Draft:
         places = ["", ""]
         if position < len(self.aligned.alignment.pairs):
             pair = self.aligned.alignment.pairs[position]
-            places[0] = place(self.aligned.actual[pair.actual]) if pair.actual is not None else ""
+            places[0] = (
+                describe_place(self.aligned.actual[pair.actual]) if pair.actual is not None else ""
+            )
             places[1] = (
-                place(self.aligned.expected[pair.expected]) if pair.expected is not None else ""
+                describe_place(self.aligned.expected[pair.expected])
+                if pair.expected is not None
+                else ""
             )
         self.differences.append(
             Difference(
@@ -120,49 +124,65 @@ def compare_models(
         UnknownNameError: there is no such level.
         TargetError: one of the two is no model, or a lazy one that has no shapes yet.
     """
-    wanted = _wanted(level)
+    wanted = _list_wanted(level)
     for model, which in ((actual, "actual"), (expected, "expected")):
         _check(model, which)
-    tolerance = replace(tolerance, rounding=tolerance.rounding or rounds_apart(actual, expected))
+    tolerance = replace(
+        tolerance, rounding=tolerance.rounding or has_other_rounding(actual, expected)
+    )
     subjects = [
         Subject(model=model, args=inputs[0], kwargs=inputs[1]) for model in (actual, expected)
     ]
-    if rounds_apart(actual, expected):
+    if has_other_rounding(actual, expected):
         subjects = [
-            Subject(model=s.model, args=fitted(s.args, s.model), kwargs=fitted(s.kwargs, s.model))
+            Subject(
+                model=s.model,
+                args=fit_inputs(s.args, s.model),
+                kwargs=fit_inputs(s.kwargs, s.model),
+            )
             for s in subjects
         ]
     compiled = is_compiled(actual) or is_compiled(expected)
-    agreement = _first_pass(subjects, tolerance, activations="numbers" in wanted and not compiled)
-    draft = _draft(agreement.aligned)
+    agreement = _run_first_pass(
+        subjects, tolerance, activations="numbers" in wanted and not compiled
+    )
+    draft = _start_draft(agreement.aligned)
     if compiled:
         draft.notes.append(
             "compiled code cannot be looked into: structure is that of the eager code, numbers are compared at the outputs"
         )
     if "state_dict" in wanted:
-        _state_dicts(draft, actual, expected)
+        _compare_state_dicts(draft, actual, expected)
     if "numbers" in wanted:
-        _numbers(
+        _compare_numbers(
             draft,
             "numbers",
-            _outputs_only(subjects, agreement, tolerance, training=False)
+            _compare_outputs_only(subjects, agreement, tolerance, training=False)
             if compiled
             else agreement,
         )
     if "train_numbers" in wanted:
-        again = _outputs_only(subjects, agreement, tolerance, training=True) if compiled else None
-        _train_numbers(draft, again or run_both(subjects[0], subjects[1], tolerance, training=True))
+        again = (
+            _compare_outputs_only(subjects, agreement, tolerance, training=True)
+            if compiled
+            else None
+        )
+        _compare_train_numbers(
+            draft, again or run_both(subjects[0], subjects[1], tolerance, training=True)
+        )
     if {"gradients", "autograd"} & set(wanted):
-        _backward(draft, subjects, tolerance, wanted)
-    return _outcome(draft, tuple(class_of(model).__name__ for model in (actual, expected)), wanted)
+        _compare_backward(draft, subjects, tolerance, wanted)
+    return _build_outcome(
+        draft, tuple(class_of(model).__name__ for model in (actual, expected)), wanted
+    )
 
 
 def compare_traces(
     actual: Trace, expected: Trace, *, rtol: float | None = None, atol: float | None = None
 ) -> Outcome:
     """The outcome of comparing two recorded forward passes: structure, and the statistics of every activation in place of its values."""
-    draft = _draft(aligned_of(actual, expected))
-    sketches = sketches_apart(draft.aligned, rtol, atol)
+    draft = _start_draft(align_traces(actual, expected))
+    sketches = compare_sketches(draft.aligned, rtol, atol)
     if sketches is None:
         draft.notes.append("no statistics were recorded on both sides: numbers were not compared")
     else:
@@ -172,8 +192,8 @@ def compare_traces(
         apart = {k: found for k, found in sketches.items() if found is not None}
         draft.levels["numbers"] = not apart
         for k, found in apart.items():
-            draft.add("numbers", k, found, inputs_equal=_inputs_equal(draft.aligned, k, apart))
-    return _outcome(draft, (actual.model, expected.model), (*_STRUCTURE, "numbers"))
+            draft.add("numbers", k, found, inputs_equal=_has_equal_inputs(draft.aligned, k, apart))
+    return _build_outcome(draft, (actual.model, expected.model), (*_STRUCTURE, "numbers"))
 
 
 def observe_as(
@@ -186,14 +206,14 @@ def observe_as(
         if like is not None
         else model.training
     )
-    with in_mode(model, training=training):
+    with set_mode(model, training=training):
         return observe(model, args, kwargs).trace
 
 
 # -- preparing -------------------------------------------------------------------------------------------------------------------
 
 
-def _wanted(level: str | None) -> Sequence[str]:
+def _list_wanted(level: str | None) -> Sequence[str]:
     if level is None:
         return LEVELS
     if level not in LEVELS:
@@ -212,18 +232,19 @@ def _check(model: object, which: str) -> None:
         )
 
 
-def _first_pass(
+def _run_first_pass(
     subjects: Sequence[Subject], tolerance: Tolerance, *, activations: bool
 ) -> Agreement:
     if activations:
         return run_both(subjects[0], subjects[1], tolerance, training=False)
-    traces = [structure_of(subject, training=False) for subject in subjects]
+    traces = [trace_structure(subject, training=False) for subject in subjects]
     return Agreement(
-        aligned=aligned_of(traces[0], traces[1]), ran=all(trace.failure is None for trace in traces)
+        aligned=align_traces(traces[0], traces[1]),
+        ran=all(trace.failure is None for trace in traces),
     )
 
 
-def _outputs_only(
+def _compare_outputs_only(
     subjects: Sequence[Subject], agreement: Agreement, tolerance: Tolerance, *, training: bool
 ) -> Agreement:
     outputs = (
@@ -232,9 +253,9 @@ def _outputs_only(
     return replace(agreement, outputs=outputs)
 
 
-def _draft(aligned: Aligned) -> _Draft:
+def _start_draft(aligned: Aligned) -> _Draft:
     draft = _Draft(aligned, map_names(aligned))
-    draft.differences += structural_differences(aligned)
+    draft.differences += find_structural_differences(aligned)
     apart = {difference.level for difference in draft.differences}
     draft.levels.update({level: level not in apart for level in _STRUCTURE})
     draft.notes += draft.names.notes
@@ -253,7 +274,7 @@ def _draft(aligned: Aligned) -> _Draft:
             )
             if operation.name == "identity":
                 draft.notes.append(
-                    f"{place(operation)} of the {which} model does nothing, and has no counterpart"
+                    f"{describe_place(operation)} of the {which} model does nothing, and has no counterpart"
                 )
     return draft
 
@@ -261,7 +282,7 @@ def _draft(aligned: Aligned) -> _Draft:
 # -- levels ----------------------------------------------------------------------------------------------------------------------
 
 
-def _positions(draft: _Draft) -> dict[str, int]:
+def _map_positions(draft: _Draft) -> dict[str, int]:
     """Parameter name in the actual model -> the position of the first operation that uses it."""
     found: dict[str, int] = {}
     for k, pair in enumerate(draft.aligned.alignment.pairs):
@@ -272,11 +293,11 @@ def _positions(draft: _Draft) -> dict[str, int]:
     return found
 
 
-def _state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) -> None:
+def _compare_state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) -> None:
     names = draft.names.names
-    at = _positions(draft)
-    apart = values_apart(actual, expected, names)
-    strayed = strayed_values(actual, expected, names, apart)
+    at = _map_positions(draft)
+    apart = compare_values(actual, expected, names)
+    strayed = find_strayed_values(actual, expected, names, apart)
     unread = [name for name, found in apart.items() if found == NO_VALUES]
     if unread:
         draft.add("state_dict", draft.end, _describe_unread("parameters and buffers", unread))
@@ -319,7 +340,7 @@ def _describe_unread(what: str, names: Sequence[str]) -> str:
     return f"{len(names)} {what} could not be compared: {NO_VALUES} ({shown})"
 
 
-def _numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
+def _compare_numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
     if not agreement.ran:
         draft.levels[level] = False
         draft.add(level, draft.end, "a forward pass raised: there are no outputs to compare")
@@ -329,9 +350,9 @@ def _numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
     draft.levels[level] = not wrong
     if not wrong and apart:
         first = agreement.aligned.alignment.pairs[min(apart)]
-        where = place(agreement.aligned.expected[first.expected or 0])
+        where = describe_place(agreement.aligned.expected[first.expected or 0])
         draft.notes.append(
-            f"{_mode(level)}: {len(apart)} intermediate activations differ, first at {where}, but the outputs agree"
+            f"{_choose_mode(level)}: {len(apart)} intermediate activations differ, first at {where}, but the outputs agree"
         )
         return
     for k, found in apart.items():
@@ -339,26 +360,26 @@ def _numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
             draft.add(
                 level,
                 k,
-                f"{_mode(level)}: {describe_discrepancy(found)}",
+                f"{_choose_mode(level)}: {describe_discrepancy(found)}",
                 found,
-                inputs_equal=_inputs_equal(agreement.aligned, k, apart),
+                inputs_equal=_has_equal_inputs(agreement.aligned, k, apart),
             )
     for path, found in wrong.items():
         text = found if isinstance(found, str) else describe_discrepancy(found)
         draft.add(
             level,
             draft.end,
-            f"{_mode(level)}: output{path and ' ' + path}: {text}",
+            f"{_choose_mode(level)}: output{path and ' ' + path}: {text}",
             found if isinstance(found, Discrepancy) else None,
         )
 
 
-def _mode(level: str) -> str:
+def _choose_mode(level: str) -> str:
     return "in eval mode" if level == "numbers" else "in train mode"
 
 
-def _train_numbers(draft: _Draft, agreement: Agreement) -> None:
-    """As `_numbers`; positions are those of the pass in train mode, put to the pairs of the pass in eval mode."""
+def _compare_train_numbers(draft: _Draft, agreement: Agreement) -> None:
+    """As `_compare_numbers`; positions are those of the pass in train mode, put to the pairs of the pass in eval mode."""
     failures = [trace.failure for trace in agreement.aligned.traces]
     if all(failure is not None for failure in failures) and not any(
         trace.failure for trace in draft.aligned.traces
@@ -383,7 +404,7 @@ def _train_numbers(draft: _Draft, agreement: Agreement) -> None:
         if expected in eval_positions and expected is not None:
             mine[eval_positions[expected]] = found
     same_run = len(agreement.aligned.expected) == len(draft.aligned.expected)
-    _numbers(
+    _compare_numbers(
         draft,
         "train_numbers",
         replace(agreement, aligned=draft.aligned, activations=mine)
@@ -392,7 +413,7 @@ def _train_numbers(draft: _Draft, agreement: Agreement) -> None:
     )
 
 
-def _inputs_equal(aligned: Aligned, position: int, apart: Mapping[int, object]) -> bool:
+def _has_equal_inputs(aligned: Aligned, position: int, apart: Mapping[int, object]) -> bool:
     """Whether everything that went into this pair was compared and equal, or is the model's own input: then the divergence begins here."""
     pairs = aligned.alignment.pairs
     at = {pair.actual: k for k, pair in enumerate(pairs) if pair.actual is not None}
@@ -415,7 +436,7 @@ def _inputs_equal(aligned: Aligned, position: int, apart: Mapping[int, object]) 
     return True
 
 
-def _backward(
+def _compare_backward(
     draft: _Draft, subjects: Sequence[Subject], tolerance: Tolerance, wanted: Sequence[str]
 ) -> None:
     if any(trace.failure is not None for trace in draft.aligned.traces):
@@ -447,14 +468,14 @@ def _backward(
         )
         return
     if asked:
-        _gradients(draft, runs[0], runs[1], replace(tolerance, rounding=True))
+        _compare_gradients(draft, runs[0], runs[1], replace(tolerance, rounding=True))
     if "autograd" in wanted:
         if any(is_compiled(subject.model) for subject in subjects):
             draft.notes.append(
                 "the autograd graph of compiled code is one node, and was not compared"
             )
             return
-        found = graph_difference(runs[0], runs[1])
+        found = describe_graph_difference(runs[0], runs[1])
         draft.levels["autograd"] = not found
         if found:
             draft.add("autograd", draft.end, f"autograd graph: {found}")
@@ -467,8 +488,10 @@ def _differentiate(subject: Subject, *, gradients: bool) -> Backward:
         return Backward(gradients={}, nodes=(), why_not=f"the backward pass raised: {error}")
 
 
-def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: Tolerance) -> None:
-    at = _positions(draft)
+def _compare_gradients(
+    draft: _Draft, actual: Backward, expected: Backward, tolerance: Tolerance
+) -> None:
+    at = _map_positions(draft)
     depth = 2 * len(draft.aligned.expected)  # forwards and backwards
     names = {
         **draft.names.names,
@@ -479,7 +502,7 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
         other = expected.gradients.get(names.get(name, ""))
         if other is None:
             continue
-        found = difference_of(gradient, other, tolerance, depth)
+        found = find_difference(gradient, other, tolerance, depth)
         if found == NO_VALUES:
             unread.append(name)
         elif found is not None:
@@ -508,7 +531,7 @@ def _gradients(draft: _Draft, actual: Backward, expected: Backward, tolerance: T
 # -- outcome ---------------------------------------------------------------------------------------------------------------------
 
 
-def _outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Outcome:
+def _build_outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Outcome:
     aligned = draft.aligned
     return Outcome(
         actual=models[0],
@@ -517,21 +540,21 @@ def _outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Out
         expected_operations=aligned.expected,
         pairs=aligned.alignment.pairs,
         levels={level: draft.levels.get(level) if level in wanted else None for level in LEVELS},
-        differences=tuple(sorted(draft.differences, key=_when)),
-        mapping=dict(_with_aliases(aligned.traces[0], draft.names.names)),
+        differences=tuple(sorted(draft.differences, key=_find_moment)),
+        mapping=dict(_add_aliases(aligned.traces[0], draft.names.names)),
         unmapped=draft.names.unmapped,
-        parameters=(total_parameters(aligned.traces[0]), total_parameters(aligned.traces[1])),
-        costs=_costs(total(aligned.traces[0]), total(aligned.traces[1])),
+        parameters=(count_parameters(aligned.traces[0]), count_parameters(aligned.traces[1])),
+        costs=_pair_costs(add_up(aligned.traces[0]), add_up(aligned.traces[1])),
         notes=tuple(dict.fromkeys(draft.notes)),
     )
 
 
-def _costs(actual: Totals, expected: Totals) -> dict[str, tuple[int, int]]:
+def _pair_costs(actual: Totals, expected: Totals) -> dict[str, tuple[int, int]]:
     names = ("trainable", "macs", "counted", "operations", "activation_bytes")
     return {name: (getattr(actual, name), getattr(expected, name)) for name in names}
 
 
-def _when(difference: Difference) -> tuple[bool, int, int]:
+def _find_moment(difference: Difference) -> tuple[bool, int, int]:
     """When it is met: along the forward pass, then backwards, where gradients come to the last operation first."""
     backwards = difference.level in ("gradients", "autograd")
     return (
@@ -541,7 +564,7 @@ def _when(difference: Difference) -> tuple[bool, int, int]:
     )
 
 
-def _with_aliases(trace: Trace, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _add_aliases(trace: Trace, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for parameter in trace.parameters:
         if parameter.fqn in names:
             for name in (parameter.fqn, *parameter.aliases):

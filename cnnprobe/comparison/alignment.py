@@ -33,24 +33,24 @@ class Alignment:
 
 def align(actual: Operations, expected: Operations) -> Alignment:
     """The alignment of two sequences of operations that leaves least over."""
-    pairs = _pairs(actual, expected, range(len(actual)), range(len(expected)))
-    cost = _cost(pairs, actual, expected)
+    pairs = _find_pairs(actual, expected, range(len(actual)), range(len(expected)))
+    cost = _sum_cost(pairs, actual, expected)
     if cost > 0 and any(len(op.sources) > 1 for op in (*actual, *expected)):
-        flowing = _pairs(actual, expected, _by_flow(actual), _by_flow(expected))
-        if _cost(flowing, actual, expected) < cost:
-            pairs = _in_execution_order(flowing)
+        flowing = _find_pairs(actual, expected, _sort_by_flow(actual), _sort_by_flow(expected))
+        if _sum_cost(flowing, actual, expected) < cost:
+            pairs = _sort_in_execution_order(flowing)
     pairs, ambiguous = _settle_gaps(pairs, actual, expected)
     return Alignment(
         pairs=tuple(Pair(actual=i, expected=j) for i, j in pairs),
         ambiguous=ambiguous,
-        moved=_moved(pairs, actual, expected),
+        moved=_find_moved(pairs, actual, expected),
     )
 
 
 _Pairs = list[tuple[int | None, int | None]]
 
 
-def pair_cost(a: Operation, b: Operation) -> float:
+def compute_pair_cost(a: Operation, b: Operation) -> float:
     """How ill two operations stand for each other: 0 for the same with the same configuration and shapes."""
     if a.name == b.name:
         return (
@@ -64,62 +64,67 @@ def pair_cost(a: Operation, b: Operation) -> float:
         )
     if "identity" in (a.name, b.name):
         return _NEVER
-    if _family(a) == _family(b):
+    if _find_family(a) == _find_family(b):
         return _SAME_FAMILY + _SHAPES_APART * (a.made != b.made)
     if a.made == b.made and a.given == b.given and not a.parameters and not b.parameters:
         return _SAME_SHAPES_ONLY
     return _NEVER
 
 
-def gap_cost(operation: Operation) -> float:
+def compute_gap_cost(operation: Operation) -> float:
     """What it costs to leave an operation without a counterpart."""
     return _GAP_IDENTITY if operation.name == "identity" else _GAP
 
 
-def _cost(pairs: _Pairs, actual: Operations, expected: Operations) -> float:
+def _sum_cost(pairs: _Pairs, actual: Operations, expected: Operations) -> float:
     total = 0.0
     for i, j in pairs:
         if i is not None and j is not None:
-            total += pair_cost(actual[i], expected[j])
+            total += compute_pair_cost(actual[i], expected[j])
         else:
-            total += gap_cost(actual[i] if i is not None else expected[j])  # type: ignore[index]
+            total += compute_gap_cost(actual[i] if i is not None else expected[j])  # type: ignore[index]
     return total
 
 
 # -- the cheapest alignment -----------------------------------------------------------------------------------------------------
 
 
-def _pairs(
+def _find_pairs(
     actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
 ) -> _Pairs:
     """The cheapest alignment of two orders; what is equal at both ends needs no table."""
     start = 0
     while (
         start < min(len(left), len(right))
-        and pair_cost(actual[left[start]], expected[right[start]]) == 0
+        and compute_pair_cost(actual[left[start]], expected[right[start]]) == 0
     ):
         start += 1
     stop = 0
     while (
         stop < min(len(left), len(right)) - start
-        and pair_cost(actual[left[len(left) - 1 - stop]], expected[right[len(right) - 1 - stop]])
+        and compute_pair_cost(
+            actual[left[len(left) - 1 - stop]], expected[right[len(right) - 1 - stop]]
+        )
         == 0
     ):
         stop += 1
     head = list(zip(left[:start], right[:start], strict=True))
     tail = list(zip(left[len(left) - stop :], right[len(right) - stop :], strict=True))
-    middle = _middle(
+    middle = _align_middle(
         actual, expected, left[start : len(left) - stop], right[start : len(right) - stop]
     )
     return [*head, *middle, *tail]
 
 
-def _middle(
+def _align_middle(
     actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
 ) -> _Pairs:
     if len(left) * len(right) <= _MOST_CELLS:
-        return _table(actual, expected, left, right)
-    ours, theirs = [_signature(actual[i]) for i in left], [_signature(expected[j]) for j in right]
+        return _fill_table(actual, expected, left, right)
+    ours, theirs = (
+        [_make_signature(actual[i]) for i in left],
+        [_make_signature(expected[j]) for j in right],
+    )
     found: _Pairs = []
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(
         None, ours, theirs, autojunk=False
@@ -127,26 +132,29 @@ def _middle(
         if tag == "equal":
             found += zip(left[i1:i2], right[j1:j2], strict=True)
         elif (i2 - i1) * (j2 - j1) <= _MOST_CELLS:
-            found += _table(actual, expected, left[i1:i2], right[j1:j2])
+            found += _fill_table(actual, expected, left[i1:i2], right[j1:j2])
         else:
             found += [*((i, None) for i in left[i1:i2]), *((None, j) for j in right[j1:j2])]
     return found
 
 
-def _table(
+def _fill_table(
     actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
 ) -> _Pairs:
     """Needleman and Wunsch 1970: costs of the best alignments of all suffixes, then one way through them; pairs before gaps."""
     n, m = len(left), len(right)
-    gaps_left = [gap_cost(actual[i]) for i in left]
-    gaps_right = [gap_cost(expected[j]) for j in right]
+    gaps_left = [compute_gap_cost(actual[i]) for i in left]
+    gaps_right = [compute_gap_cost(expected[j]) for j in right]
     costs: dict[tuple[str, str], float] = {}
-    signs = [_signature(actual[i]) for i in left], [_signature(expected[j]) for j in right]
+    signs = (
+        [_make_signature(actual[i]) for i in left],
+        [_make_signature(expected[j]) for j in right],
+    )
 
     def matched(p: int, q: int) -> float:
         key = (signs[0][p], signs[1][q])
         if key not in costs:
-            costs[key] = pair_cost(actual[left[p]], expected[right[q]])
+            costs[key] = compute_pair_cost(actual[left[p]], expected[right[q]])
         return costs[key]
 
     best = [[0.0] * (m + 1) for _ in range(n + 1)]
@@ -174,8 +182,8 @@ def _table(
     return found
 
 
-def _signature(operation: Operation) -> str:
-    """All that `pair_cost` looks at."""
+def _make_signature(operation: Operation) -> str:
+    """All that `compute_pair_cost` looks at."""
     shapes = operation.shapes
     return repr(
         (
@@ -192,7 +200,7 @@ def _signature(operation: Operation) -> str:
 # -- an order that only the data flow decides --------------------------------------------------------------------------------------
 
 
-def _by_flow(operations: Operations) -> list[int]:
+def _sort_by_flow(operations: Operations) -> list[int]:
     """Each operation after what it reads, longer branches first, whatever order they ran in; then what nothing reads."""
     length = [1] * len(operations)
     sign = [""] * len(operations)
@@ -200,10 +208,10 @@ def _by_flow(operations: Operations) -> list[int]:
         known = [s for s in operation.sources if s is not None and s < k]
         length[k] = 1 + max((length[s] for s in known), default=0)
         below = [sign[s] for s in known]
-        if _commutes(operation):
+        if _is_commutative(operation):
             below.sort()
         sign[k] = hashlib.blake2b(
-            "|".join((_signature(operation), *below)).encode(), digest_size=8
+            "|".join((_make_signature(operation), *below)).encode(), digest_size=8
         ).hexdigest()
     order: list[int] = []
     done: set[int] = set()
@@ -220,24 +228,24 @@ def _by_flow(operations: Operations) -> list[int]:
                 continue
             stack.append((k, True))
             known = [s for s in operations[k].sources if s is not None and s < k]
-            if _commutes(operations[k]):
+            if _is_commutative(operations[k]):
                 known.sort(key=lambda s: (-length[s], sign[s]))
             stack.extend((s, False) for s in reversed(known))
     return order
 
 
-def _commutes(operation: Operation) -> bool:
+def _is_commutative(operation: Operation) -> bool:
     info = find_name(operation.name)
     return info is not None and "commutes" in info.traits
 
 
-def _family(operation: Operation) -> str:
+def _find_family(operation: Operation) -> str:
     """What can stand in the place of an operation, and be its faulty copy."""
     info = find_name(operation.name)
     return operation.name if info is None else info.family
 
 
-def _in_execution_order(pairs: _Pairs) -> _Pairs:
+def _sort_in_execution_order(pairs: _Pairs) -> _Pairs:
     """In the order in which the expected operations ran; one without a counterpart there after the operation that it followed."""
     at = {i: j for i, j in pairs if i is not None and j is not None}
     keyed: list[tuple[tuple[int, int, int], tuple[int | None, int | None]]] = []
@@ -324,7 +332,7 @@ def _can_swap(
     ours, left_over = pair[side], gap[side]
     if ours is None or pair[1 - side] is None or left_over is None:
         return False
-    return _signature(longer[ours]) == _signature(longer[left_over])
+    return _make_signature(longer[ours]) == _make_signature(longer[left_over])
 
 
 def _has_parameters(
@@ -333,20 +341,22 @@ def _has_parameters(
     return any(k is not None and bool(both[side][k].parameters) for side, k in enumerate(pair))
 
 
-def _moved(pairs: _Pairs, actual: Operations, expected: Operations) -> tuple[tuple[int, int], ...]:
+def _find_moved(
+    pairs: _Pairs, actual: Operations, expected: Operations
+) -> tuple[tuple[int, int], ...]:
     """What is left over on both sides and is the same operation: it stands elsewhere."""
     waiting: dict[str, list[int]] = {}
     for i, j in pairs:
         if i is None and j is not None and expected[j].name != "identity":
-            waiting.setdefault(_kernel(expected[j]), []).append(j)
+            waiting.setdefault(_identify(expected[j]), []).append(j)
     found = []
     for i, j in pairs:
-        if j is None and i is not None and waiting.get(_kernel(actual[i])):
-            found.append((i, waiting[_kernel(actual[i])].pop(0)))
+        if j is None and i is not None and waiting.get(_identify(actual[i])):
+            found.append((i, waiting[_identify(actual[i])].pop(0)))
     return tuple(found)
 
 
-def _kernel(operation: Operation) -> str:
+def _identify(operation: Operation) -> str:
     """What an operation is, wherever it stands."""
     return repr(
         (

@@ -55,11 +55,11 @@ class Turns:
     def __init__(self) -> None:
         self._turn = {side: threading.Semaphore(0) for side in ("leader", "follower")}
         self._waiting: dict[str, Any] = {
-            side: (*_generators(), _numpy_state()) for side in ("leader", "follower")
+            side: (*_list_generators(), _read_numpy_state()) for side in ("leader", "follower")
         }
         # While NumPy's generator is so, neither side has drawn from it; but the second of two normal numbers may be waiting elsewhere.
         self._untouched = (
-            None if _has_second_normal(self._waiting["leader"][2]) else _numpy_memory()
+            None if _has_second_normal(self._waiting["leader"][2]) else _read_numpy_memory()
         )
         self.over = False  # the leader has ended, or is to run on without stopping
         self.is_done = False  # the leader has ended
@@ -71,11 +71,11 @@ class Turns:
 
     def pass_on(self, side: str, other: str) -> None:
         """Let `other` go on, and do not wait."""
-        mine, theirs = _generators(), self._waiting[other]
+        mine, theirs = _list_generators(), self._waiting[other]
         numpys = self._waiting[side][2]
-        if self._untouched is None or _numpy_memory() != self._untouched:
+        if self._untouched is None or _read_numpy_memory() != self._untouched:
             self._untouched = None  # one of them draws: from now on each has a state of its own
-            numpys = _numpy_state()
+            numpys = _read_numpy_state()
             _set_numpy_state(theirs[2])
         self._waiting[side] = (*mine, numpys)
         torch.set_rng_state(theirs[0])
@@ -171,11 +171,11 @@ def run_side_by_side(
     return ended[0], observation
 
 
-def _generators() -> tuple[Any, ...]:
+def _list_generators() -> tuple[Any, ...]:
     return torch.get_rng_state(), random.getstate()
 
 
-def _numpy_state() -> Any:
+def _read_numpy_state() -> Any:
     numpy = sys.modules.get("numpy")
     return numpy.random.get_state() if numpy else None
 
@@ -189,7 +189,7 @@ def _has_second_normal(state: Any) -> bool:
     return isinstance(state, tuple) and bool(state[3])
 
 
-def _numpy_memory() -> bytes | None:
+def _read_numpy_memory() -> bytes | None:
     """What NumPy's generator holds, read where it lies: get_state() takes a hundred times as long, at every turn.
 
     None for other generators than the usual one.

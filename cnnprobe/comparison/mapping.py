@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from cnnprobe.comparison.structure import Aligned, stop_of
+from cnnprobe.comparison.structure import Aligned, find_stop
 from cnnprobe.records.differences import Operation
 from cnnprobe.records.trace import ParameterInfo, Trace
 
@@ -30,7 +30,7 @@ class _MappingDraft:
 def map_names(aligned: Aligned) -> NameMapping:
     """The mapping that the aligned operations give."""
     draft = _MappingDraft()
-    for a, b in _counterparts(aligned, draft):
+    for a, b in _find_counterparts(aligned, draft):
         for role, name in a.parameters.items():
             if role in b.parameters:
                 _enter(draft, name, b.parameters[role])
@@ -38,8 +38,10 @@ def map_names(aligned: Aligned) -> NameMapping:
     return NameMapping(names=draft.names, unmapped=tuple(draft.unmapped), notes=tuple(draft.notes))
 
 
-def _counterparts(aligned: Aligned, draft: _MappingDraft) -> Iterator[tuple[Operation, Operation]]:
-    stop = stop_of(aligned)
+def _find_counterparts(
+    aligned: Aligned, draft: _MappingDraft
+) -> Iterator[tuple[Operation, Operation]]:
+    stop = find_stop(aligned)
     for k, a, b in aligned.both():
         if k in aligned.alignment.ambiguous:
             _refuse(draft, a, b)
@@ -91,19 +93,21 @@ def _enter(draft: _MappingDraft, ours: str, theirs: str) -> None:
 def _map_rest(aligned: Aligned, draft: _MappingDraft) -> None:
     """What no aligned operation used: by the same name, else by a shape that only one has on either side; the rest is said."""
     left = (
-        _left(aligned.traces[0], draft.names, draft.said[0]),
-        _left(aligned.traces[1], draft.names.values(), draft.said[1]),
+        _list_left(aligned.traces[0], draft.names, draft.said[0]),
+        _list_left(aligned.traces[1], draft.names.values(), draft.said[1]),
     )
     for name in [
-        name for name in left[0] if name in left[1] and _sign(left[0][name]) == _sign(left[1][name])
+        name
+        for name in left[0]
+        if name in left[1] and _make_sign(left[0][name]) == _make_sign(left[1][name])
     ]:
         draft.names[name] = name
         del left[0][name], left[1][name]
-    signs = [[_sign(parameter) for parameter in side.values()] for side in left]
+    signs = [[_make_sign(parameter) for parameter in side.values()] for side in left]
     for name, parameter in list(left[0].items()):
-        sign = _sign(parameter)
+        sign = _make_sign(parameter)
         if signs[0].count(sign) == signs[1].count(sign) == 1 and parameter.numel > 1:
-            partner = next(theirs for theirs, other in left[1].items() if _sign(other) == sign)
+            partner = next(theirs for theirs, other in left[1].items() if _make_sign(other) == sign)
             draft.names[name] = partner
             draft.notes.append(
                 f"{name!r} stands for {partner!r} by its role and shape alone: no operation that both models ran uses it"
@@ -121,10 +125,10 @@ def _map_rest(aligned: Aligned, draft: _MappingDraft) -> None:
                 )
 
 
-def _left(trace: Trace, mapped: object, said: set[str]) -> dict[str, ParameterInfo]:
+def _list_left(trace: Trace, mapped: object, said: set[str]) -> dict[str, ParameterInfo]:
     done = set(mapped) | said  # type: ignore[call-overload]
     return {p.fqn: p for p in trace.parameters if p.fqn not in done}
 
 
-def _sign(parameter: ParameterInfo) -> tuple[str, tuple[int, ...], str]:
+def _make_sign(parameter: ParameterInfo) -> tuple[str, tuple[int, ...], str]:
     return parameter.kind, parameter.shape, parameter.fqn.rpartition(".")[2]

@@ -39,20 +39,20 @@ class Tolerance:
 
     def bounds(self, actual: Tensor, expected: Tensor, depth: int) -> tuple[float, float]:
         """Rtol and atol for two tensors that `depth` operations have made."""
-        rtol, atol = _defaults(actual.dtype, expected.dtype)
+        rtol, atol = _read_defaults(actual.dtype, expected.dtype)
         if self.rounding:
             unit = max(
                 (torch.finfo(t.dtype).eps for t in (actual, expected) if t.is_floating_point()),
                 default=0.0,
             )
             grown = _ROUNDING * unit * math.sqrt(max(depth, 1))
-            rtol, atol = max(rtol, grown), max(atol, grown * _root_mean_square(expected))
+            rtol, atol = max(rtol, grown), max(atol, grown * _compute_root_mean_square(expected))
         return (rtol if self.rtol is None else self.rtol), (
             atol if self.atol is None else self.atol
         )
 
 
-def _defaults(*dtypes: torch.dtype) -> tuple[float, float]:
+def _read_defaults(*dtypes: torch.dtype) -> tuple[float, float]:
     """Those of torch.testing.assert_close: of two dtypes the looser ones."""
     from torch.testing._comparison import default_tolerances
 
@@ -60,7 +60,7 @@ def _defaults(*dtypes: torch.dtype) -> tuple[float, float]:
     return float(rtol), float(atol)
 
 
-def _root_mean_square(tensor: Tensor) -> float:
+def _compute_root_mean_square(tensor: Tensor) -> float:
     values = tensor.detach().double() if tensor.numel() < 1_000 else tensor.detach().float()
     values = values[values.isfinite()] if not bool(values.isfinite().all()) else values
     return float(values.square().mean().sqrt()) if values.numel() else 0.0
@@ -71,7 +71,7 @@ def measure(
 ) -> Discrepancy | None:
     """The discrepancy of two tensors of one shape; None where they agree."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        actual, expected = _comparable(actual), _comparable(expected)
+        actual, expected = _make_comparable(actual), _make_comparable(expected)
         alike = actual.dtype == expected.dtype and actual.device == expected.device
         if (
             alike
@@ -97,7 +97,7 @@ def _read_once(
     actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
 ) -> tuple[Discrepancy | None] | None:
     """What the C kernel finds in one read of both; None where there is no kernel, or none for such tensors."""
-    kernel = native.kernel()
+    kernel = native.load_kernel()
     if (
         kernel is None
         or actual.dtype not in native.CODES
@@ -123,7 +123,7 @@ def _read_once(
             mismatched=gap.beyond,
             elements=actual.numel(),
             greatest_absolute=gap.greatest,
-            index=_unravelled(gap.at, actual),
+            index=_unravel(gap.at, actual),
             greatest_relative=gap.relative,
             allowed_absolute=atol,
             allowed_relative=rtol,
@@ -131,7 +131,7 @@ def _read_once(
     )
 
 
-def _comparable(tensor: Tensor) -> Tensor:
+def _make_comparable(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_quantized:
         return tensor.dequantize()
@@ -184,14 +184,14 @@ def _measure_in_pieces(
         mismatched=mismatched,
         elements=ours.numel(),
         greatest_absolute=greatest,
-        index=_unravelled(where, actual),
+        index=_unravel(where, actual),
         greatest_relative=relative,
         allowed_absolute=atol,
         allowed_relative=rtol,
     )
 
 
-def _unravelled(where: int, tensor: Tensor) -> tuple[int, ...]:
+def _unravel(where: int, tensor: Tensor) -> tuple[int, ...]:
     index = []
     for size in reversed(tensor.shape):
         where, at = divmod(where, size)
@@ -219,7 +219,7 @@ def _measure_whole(
         mismatched=mismatched,
         elements=close.numel(),
         greatest_absolute=float(apart.flatten()[where]) if apart.numel() else 0.0,
-        index=_unravelled(where, actual),
+        index=_unravel(where, actual),
         greatest_relative=float(relative.nan_to_num(nan=math.inf, posinf=math.inf).max()),
         allowed_absolute=atol,
         allowed_relative=rtol,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cnnprobe.comparison.alignment import align
 from cnnprobe.comparison.lockstep import KEPT, can_run_side_by_side, run_side_by_side
 from cnnprobe.comparison.numbers import Tolerance, measure
-from cnnprobe.comparison.primitives import operations_of
+from cnnprobe.comparison.primitives import list_operations
 from cnnprobe.comparison.structure import Aligned
 from cnnprobe.recorder import Observation, Witness, is_compiled, observe
 from cnnprobe.recorder.inventory import has_values, named_modules
@@ -102,7 +102,7 @@ class Streamer(Counter):
         number, depth = self._plan.get(self.count, (-1, 0))
         other = self._kept[number] if number >= 0 else None
         if other is not None:
-            self.found[self.count] = difference_of(other, tensor, self._tolerance, depth)
+            self.found[self.count] = find_difference(other, tensor, self._tolerance, depth)
             self._kept[number] = None
         return super().see(tensor)
 
@@ -110,7 +110,7 @@ class Streamer(Counter):
 NO_VALUES = "there are no values on the meta device"
 
 
-def difference_of(
+def find_difference(
     actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
 ) -> Discrepancy | str | None:
     """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot be compared."""
@@ -136,21 +136,22 @@ def run_both(
 ) -> Agreement:
     """One forward pass of each model in the given mode, from the same state of the random generators, with every activation compared."""
     if can_run_side_by_side(actual.model, expected.model):
-        found = _side_by_side(actual, expected, tolerance, training=training)
+        found = _run_side_by_side(actual, expected, tolerance, training=training)
         if found is not None:
             return found
-    return _one_after_the_other(actual, expected, tolerance, training=training)
+    return _run_one_after_the_other(actual, expected, tolerance, training=training)
 
 
-def _side_by_side(
+def _run_side_by_side(
     actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
 ) -> Agreement | None:
     """Both passes in turns; None where they did not run as was expected, or in an order in which they cannot take turns."""
     plan = None
     if not _is_built_alike(actual.model, expected.model):
-        plan, _ = _plan(
-            aligned_of(
-                structure_of(actual, training=training), structure_of(expected, training=training)
+        plan, _ = _make_plan(
+            align_traces(
+                trace_structure(actual, training=training),
+                trace_structure(expected, training=training),
             )
         )
         if [number for number, _ in plan.values()] != sorted(
@@ -161,23 +162,23 @@ def _side_by_side(
 
     def compare(mine: Tensor, other: Tensor, number: int) -> None:
         depth = number + 1 if plan is None else plan[number][1]
-        found[number] = difference_of(mine, other, tolerance, depth)
+        found[number] = find_difference(mine, other, tolerance, depth)
 
     first, second = run_side_by_side(
-        lambda witness: observed(actual, witness, training=training),
-        lambda witness: observed(expected, witness, training=training),
+        lambda witness: observe_pass(actual, witness, training=training),
+        lambda witness: observe_pass(expected, witness, training=training),
         (lambda number: number) if plan is None else (lambda number: plan.get(number, (-1, 0))[0]),
         compare,
     )
-    aligned = aligned_of(first.trace, second.trace)
-    real, positions = _plan(aligned)
+    aligned = align_traces(first.trace, second.trace)
+    real, positions = _make_plan(aligned)
     if (
         any(number not in found for number in real)
         or (plan is not None and real != plan)
         or (plan is None and any(k != n for k, (n, _) in real.items()))
     ):
         return None
-    return _agreement(
+    return _build_agreement(
         first,
         second,
         aligned,
@@ -186,36 +187,36 @@ def _side_by_side(
     )
 
 
-def _one_after_the_other(
+def _run_one_after_the_other(
     actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
 ) -> Agreement:
     """The actual model's activations are kept, and the expected one streams against them."""
     expected_trace = None
     for attempt in (1, 2):
         keeper = Keeper()
-        first = observed(actual, keeper, training=training)
+        first = observe_pass(actual, keeper, training=training)
         if expected_trace is None:
             expected_trace = (
                 first.trace
                 if _is_built_alike(actual.model, expected.model)
-                else structure_of(expected, training=training)
+                else trace_structure(expected, training=training)
             )
-        aligned = aligned_of(first.trace, expected_trace)
-        plan, positions = _plan(aligned)
+        aligned = align_traces(first.trace, expected_trace)
+        plan, positions = _make_plan(aligned)
         _let_go(keeper, plan)
         streamer = Streamer(keeper.tensors, plan, tolerance)
-        second = observed(expected, streamer, training=training)
-        aligned = aligned_of(first.trace, second.trace)
-        if attempt == 2 or _plan(aligned) == (plan, positions):
+        second = observe_pass(expected, streamer, training=training)
+        aligned = align_traces(first.trace, second.trace)
+        if attempt == 2 or _make_plan(aligned) == (plan, positions):
             break
         expected_trace = second.trace  # it did not run as it was expected to (values decide its flow): align with what really ran
     found = {
         positions[number]: difference for number, difference in reversed(streamer.found.items())
     }
-    return _agreement(first, second, aligned, found, tolerance)
+    return _build_agreement(first, second, aligned, found, tolerance)
 
 
-def _agreement(
+def _build_agreement(
     first: Observation,
     second: Observation,
     aligned: Aligned,
@@ -226,7 +227,7 @@ def _agreement(
     return Agreement(
         aligned=aligned,
         activations=dict(sorted(found.items())),
-        outputs=compared_outputs(first.output, second.output, tolerance, len(aligned.expected))
+        outputs=compare_outputs(first.output, second.output, tolerance, len(aligned.expected))
         if ran
         else {},
         ran=ran,
@@ -239,33 +240,37 @@ def run_plainly(
     """The outputs alone, of both models as they run when nobody looks: what compiled code allows."""
     outputs = []
     for subject in (actual, expected):
-        with preserved_generators(), in_mode(subject.model, training=training), torch.no_grad():
-            outputs.append(subject.model(*copies(subject.args), **copies(subject.kwargs)))
-    return compared_outputs(
+        with preserved_generators(), set_mode(subject.model, training=training), torch.no_grad():
+            outputs.append(subject.model(*copy_inputs(subject.args), **copy_inputs(subject.kwargs)))
+    return compare_outputs(
         outputs[0], outputs[1], tolerance, sum(1 for _ in named_modules(expected.model))
     )
 
 
-def aligned_of(actual: Trace, expected: Trace) -> Aligned:
+def align_traces(actual: Trace, expected: Trace) -> Aligned:
     """The operations of two traces, and which stands for which."""
-    ours, theirs = operations_of(actual), operations_of(expected)
+    ours, theirs = list_operations(actual), list_operations(expected)
     return Aligned(
         traces=(actual, expected), actual=ours, expected=theirs, alignment=align(ours, theirs)
     )
 
 
-def observed(subject: Subject, witness: Witness, *, training: bool) -> Observation:
+def observe_pass(subject: Subject, witness: Witness, *, training: bool) -> Observation:
     """One forward pass without gradients, seen by `witness`."""
-    with in_mode(subject.model, training=training), torch.no_grad():
+    with set_mode(subject.model, training=training), torch.no_grad():
         return observe(subject.model, subject.args, subject.kwargs, witness=witness)
 
 
-def structure_of(subject: Subject, *, training: bool) -> Trace:
+def trace_structure(subject: Subject, *, training: bool) -> Trace:
     """The trace of a forward pass that computes nothing; where the meta device cannot follow, that of a real one."""
     try:
-        with in_mode(subject.model, training=training), _on_meta(subject.model), torch.no_grad():
+        with (
+            set_mode(subject.model, training=training),
+            _move_to_meta(subject.model),
+            torch.no_grad(),
+        ):
             observation = observe(
-                subject.model, _moved(subject.args), _moved(subject.kwargs), witness=Counter()
+                subject.model, _move(subject.args), _move(subject.kwargs), witness=Counter()
             )
         if observation.error is None:
             return observation.trace
@@ -275,10 +280,10 @@ def structure_of(subject: Subject, *, training: bool) -> Trace:
         TypeError,
     ):  # a parameter or input that has no twin without values
         pass
-    return observed(subject, Counter(), training=training).trace
+    return observe_pass(subject, Counter(), training=training).trace
 
 
-def compared_outputs(
+def compare_outputs(
     actual: Any, expected: Any, tolerance: Tolerance, depth: int
 ) -> dict[str, Discrepancy | str | None]:
     """What the models gave back, leaf by leaf: path -> discrepancy, None where equal."""
@@ -292,7 +297,7 @@ def compared_outputs(
             continue
         a, b = ours[path], theirs[path]
         if isinstance(a, Tensor) and isinstance(b, Tensor):
-            found[path] = difference_of(a, b, tolerance, depth)
+            found[path] = find_difference(a, b, tolerance, depth)
         elif isinstance(a, Tensor) != isinstance(b, Tensor):
             found[path] = f"a {type(a).__name__} instead of a {type(b).__name__}"
         elif isinstance(a, bool | int | float | str) and a != b:
@@ -300,12 +305,12 @@ def compared_outputs(
     return found
 
 
-def _plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
+def _make_plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
     """Tensor of the expected pass -> (kept tensor of the actual one, depth), and -> position in the pairs."""
     plan: dict[int, tuple[int, int]] = {}
     positions: dict[int, int] = {}
     for k, a, b in aligned.both():
-        ours, theirs = _numbers(aligned.traces[0], a), _numbers(aligned.traces[1], b)
+        ours, theirs = _list_numbers(aligned.traces[0], a), _list_numbers(aligned.traces[1], b)
         for mine, other in zip(ours, theirs, strict=False):
             plan[other] = (mine, (aligned.alignment.pairs[k].expected or 0) + 1)
             positions[other] = k
@@ -321,7 +326,7 @@ def _is_built_alike(actual: nn.Module, expected: nn.Module) -> bool:
     return ours == theirs
 
 
-def _numbers(trace: Trace, operation: Operation) -> list[int]:
+def _list_numbers(trace: Trace, operation: Operation) -> list[int]:
     return [
         int(out.stats[KEPT])
         for out in trace.calls[operation.call].outputs
@@ -340,7 +345,7 @@ def _let_go(keeper: Keeper, plan: Mapping[int, tuple[int, int]]) -> None:
 
 
 @contextlib.contextmanager
-def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+def set_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """The model in train or eval mode by its own `train()`, and afterwards as it was, buffers and attributes too."""
     state = ModuleState(model)
     try:
@@ -351,7 +356,7 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on_meta(model: nn.Module) -> Iterator[None]:
+def _move_to_meta(model: nn.Module) -> Iterator[None]:
     """Every parameter and buffer stands in its place without its values meanwhile."""
     twins: dict[int, Tensor] = {}
     places: list[tuple[dict[str, Any], str, Tensor]] = []
@@ -362,14 +367,14 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
                 for name, tensor in list(registry.items()):
                     if tensor is not None:
                         places.append((registry, name, tensor))
-                        registry[name] = twins.setdefault(id(tensor), _twin(tensor))
+                        registry[name] = twins.setdefault(id(tensor), _make_twin(tensor))
         yield
     finally:
         for registry, name, tensor in places:
             registry[name] = tensor
 
 
-def _twin(tensor: Tensor) -> Tensor:
+def _make_twin(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return (
         nn.Parameter(empty, requires_grad=tensor.requires_grad)
@@ -378,20 +383,20 @@ def _twin(tensor: Tensor) -> Tensor:
     )
 
 
-def _moved(value: Any) -> Any:
+def _move(value: Any) -> Any:
     return torch.utils._pytree.tree_map(
         lambda leaf: leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf, value
     )
 
 
-def copies(value: Any) -> Any:
+def copy_inputs(value: Any) -> Any:
     """The inputs with tensors of their own, for a pass that nobody guards."""
     return torch.utils._pytree.tree_map(
         lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value
     )
 
 
-def fitted(value: Any, model: nn.Module) -> Any:
+def fit_inputs(value: Any, model: nn.Module) -> Any:
     """The inputs on the device and in the floating dtype of the model's parameters."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is None:
@@ -407,7 +412,7 @@ def fitted(value: Any, model: nn.Module) -> Any:
     return torch.utils._pytree.tree_map(fit, value)
 
 
-def rounds_apart(actual: nn.Module, expected: nn.Module) -> bool:
+def has_other_rounding(actual: nn.Module, expected: nn.Module) -> bool:
     """Whether the two do not round alike: another dtype or device, or compiled code."""
     likes = [
         next(((p.dtype, p.device.type) for p in model.parameters() if p.is_floating_point()), None)

@@ -45,7 +45,7 @@ class _Known:
     owned: Owned
 
 
-def _known(trace: Trace) -> _Known:
+def _collect_known(trace: Trace) -> _Known:
     return _Known(
         trace=trace,
         modules={
@@ -56,25 +56,25 @@ def _known(trace: Trace) -> _Known:
             for parameter in trace.parameters
             for name in (parameter.fqn, *parameter.aliases)
         },
-        owned=_owned(trace),
+        owned=_list_owned(trace),
     )
 
 
-def operations_of(trace: Trace) -> tuple[Operation, ...]:
+def list_operations(trace: Trace) -> tuple[Operation, ...]:
     """The primitive operations of a forward pass in the order in which they ran."""
-    known = _known(trace)
+    known = _collect_known(trace)
     above = {call.parent for call in trace.calls}
     found: list[Operation] = []
     at: dict[int, int] = {}  # row -> operation
     for row, call in enumerate(trace.calls):
-        if row in above or call.recomputed or _hands_on(call, row, known.modules):
+        if row in above or call.recomputed or _is_pass_through(call, row, known.modules):
             continue
         at[row] = len(found)
-        found.append(_operation(call, row, known, at))
+        found.append(_make_operation(call, row, known, at))
     return tuple(found)
 
 
-def _hands_on(call: ModuleCall, row: int, modules: Mapping[str, ModuleInfo]) -> bool:
+def _is_pass_through(call: ModuleCall, row: int, modules: Mapping[str, ModuleInfo]) -> bool:
     """A module without rows below that gives back what it got: an empty Sequential, a forward of `return x`."""
     if call.fqn is None or not call.completed:
         return False
@@ -84,14 +84,14 @@ def _hands_on(call: ModuleCall, row: int, modules: Mapping[str, ModuleInfo]) -> 
     return bool(call.outputs) and all(out.source != row for out in call.outputs)
 
 
-def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int]) -> Operation:
+def _make_operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int]) -> Operation:
     info = find(call)
     if call.fqn is None:
-        owner = _owner(known.trace, call)
-        config, parameters = _of_function(call, info, known.parameters)
+        owner = _find_owner(known.trace, call)
+        config, parameters = _describe_function(call, info, known.parameters)
     else:
         owner = call.fqn
-        config, parameters = _of_layer(known.modules[owner], info, known.owned)
+        config, parameters = _describe_layer(known.modules[owner], info, known.owned)
     data = [
         tensor
         for tensor in call.inputs
@@ -100,7 +100,7 @@ def _operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, int])
     if info is not None and call.fqn is None:
         data.sort(key=lambda tensor: _find_position(tensor, call, info))
     shapes = {role: known.parameters[fqn].shape for role, fqn in parameters.items()}
-    name, config = _canonical(_choose_name(call, info), config, data, call.outputs, shapes)
+    name, config = _normalise(_choose_name(call, info), config, data, call.outputs, shapes)
     return Operation(
         name=name,
         kind=call.kind,
@@ -123,7 +123,7 @@ def _find_position(tensor: TensorInfo, call: ModuleCall, info: OperationInfo) ->
     """Where a tensor stands among the arguments of the operation itself: torch.embedding and `2 - x` order them otherwise."""
     own = find_signature(call.kind) or info.signature
     plain = (find_name(info.mirrors) if info.mirrors else None) or info
-    name, _ = _first_step(tensor.path, own)
+    name, _ = _split_first_step(tensor.path, own)
     names = plain.signature.names
     return names.index(name) if name in names else len(names)
 
@@ -137,7 +137,7 @@ def _choose_name(call: ModuleCall, info: OperationInfo | None) -> str:
     return "identity" if info.family == "identity" else info.mirrors or info.name
 
 
-def _owner(trace: Trace, call: ModuleCall) -> str:
+def _find_owner(trace: Trace, call: ModuleCall) -> str:
     """The module whose forward called a function."""
     while call.fqn is None and call.parent is not None:
         call = trace.calls[call.parent]
@@ -147,10 +147,10 @@ def _owner(trace: Trace, call: ModuleCall) -> str:
 # -- hyper-parameters and parameters -------------------------------------------------------------------------------------------
 
 
-def _of_layer(
+def _describe_layer(
     module: ModuleInfo, info: OperationInfo | None, owned: Owned
 ) -> tuple[dict[str, object], dict[str, str]]:
-    parameters = dict(_roles(module, owned))
+    parameters = dict(_map_roles(module, owned))
     config = {
         key: value
         for key, value in module.config.items()
@@ -182,7 +182,7 @@ def _list_defaults(info: OperationInfo, signature: Signature) -> dict[str, objec
     }
 
 
-def _owned(trace: Trace) -> Owned:
+def _list_owned(trace: Trace) -> Owned:
     """Parameters and buffers by the module name that they stand under: (role, fqn), aliases too."""
     owned: dict[str, list[tuple[str, str]]] = {}
     for parameter in trace.parameters:
@@ -192,7 +192,7 @@ def _owned(trace: Trace) -> Owned:
     return owned
 
 
-def _roles(module: ModuleInfo, owned: Owned) -> Iterator[tuple[str, str]]:
+def _map_roles(module: ModuleInfo, owned: Owned) -> Iterator[tuple[str, str]]:
     """The layer's own parameters and buffers by their names in it, also those inside of a layer that counts as a whole."""
     yield from owned.get(module.fqn, ())
     if module.kind == "MultiheadAttention":
@@ -200,21 +200,21 @@ def _roles(module: ModuleInfo, owned: Owned) -> Iterator[tuple[str, str]]:
             yield f"out_proj.{role}", fqn
 
 
-def _of_function(
+def _describe_function(
     call: ModuleCall, info: OperationInfo | None, known: Mapping[str, ParameterInfo]
 ) -> tuple[dict[str, object], dict[str, str]]:
     signature = (find_signature(call.kind) if info is not None else None) or _UNKNOWN
     values: dict[str, Any] = {} if info is None else _list_defaults(info, signature)
     several: set[str] = set()
     for path, value in call.arguments.items():
-        first, rest = _first_step(path, signature)
+        first, rest = _split_first_step(path, signature)
         if rest or is_variadic(signature, first):
             values[first] = (*(values[first] if first in several else ()), value)
             several.add(first)
         else:
             values[first] = value
     parameters = {
-        _first_step(tensor.path, signature)[0]: known[tensor.source].fqn
+        _split_first_step(tensor.path, signature)[0]: known[tensor.source].fqn
         for tensor in call.inputs
         if isinstance(tensor.source, str) and tensor.source in known
     }
@@ -227,7 +227,7 @@ def _of_function(
     }, parameters
 
 
-def _first_step(path: str, signature: Signature) -> tuple[str, str]:
+def _split_first_step(path: str, signature: Signature) -> tuple[str, str]:
     """The argument that a path begins with, by its name where it is known, and what is left of the path."""
     match = _STEP.match(path)
     position, name, rest = match.groups() if match is not None else (None, None, "")
@@ -239,7 +239,7 @@ def _first_step(path: str, signature: Signature) -> tuple[str, str]:
 # -- one form for what can be written in several -------------------------------------------------------------------------------
 
 
-def _canonical(
+def _normalise(
     name: str,
     config: dict[str, object],
     data: list[TensorInfo],
@@ -276,7 +276,7 @@ def _canonical(
 def _spell_values(name: str, config: Mapping[str, object], rank: int) -> dict[str, object]:
     """The arguments with one spelling for each value: (3, 3) is 3, and dim -1 is counted from the front."""
     spelt = {
-        key: _shortest(value) if name.startswith(_PAIRWISE) else value
+        key: _shorten(value) if name.startswith(_PAIRWISE) else value
         for key, value in config.items()
         if value != "<Tensor>"
     }
@@ -304,7 +304,7 @@ def _reshape(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, dict
     return "reshape", {"shape": after[1:] if before and after and before[0] == after[0] else after}
 
 
-def _shortest(value: object) -> object:
+def _shorten(value: object) -> object:
     """One number for as many equal ones."""
     if isinstance(value, tuple) and value and all(item == value[0] for item in value):
         return value[0]
@@ -316,7 +316,7 @@ def _complete_convolution(
 ) -> None:
     weight = shapes.get("weight", ())
     if weight:
-        config["kernel_size"] = _shortest(weight[2:])
+        config["kernel_size"] = _shorten(weight[2:])
     if config.get("padding") == "valid":
         config["padding"] = 0
     kernel, dilation = config.get("kernel_size"), config.get("dilation", 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.comparison import tensors_of
+from cnnprobe.comparison import list_tensors
 from cnnprobe.document.layout.comparisons import (
     lay_out_comparison,
     lay_out_refactoring,
@@ -78,8 +78,8 @@ class Comparison:
                 fix="to='actual' or to='expected'",
             )
         target, source = self._model(to), self._model("expected" if to == "actual" else "actual")
-        given, ours = tensors_of(source), tensors_of(target)
-        partners = self._partners(to, ours, given)
+        given, ours = list_tensors(source), list_tensors(target)
+        partners = self._match_partners(to, ours, given)
         found: dict[str, Tensor] = {}
         lost = []
         for name in target.state_dict():
@@ -89,7 +89,7 @@ class Comparison:
                 lost.append(name)
         if lost and strict:
             raise ProbeError(
-                f"{len(lost)} of {len(target.state_dict())} names have no counterpart: {_names(lost)}",
+                f"{len(lost)} of {len(target.state_dict())} names have no counterpart: {_join_names(lost)}",
                 where=f"transfer to the {to} model, {type(target).__name__}",
                 fix="; ".join(
                     (
@@ -111,7 +111,7 @@ class Comparison:
             )
         return model
 
-    def _partners(
+    def _match_partners(
         self, to: str, ours: Mapping[str, Tensor], given: Mapping[str, Tensor]
     ) -> dict[str, str]:
         """Name in the target -> name in the source, through all aliases of either."""
@@ -127,11 +127,11 @@ class Comparison:
                 continue
             if any(
                 given[other] is not given[sources[0]]
-                and not _equal(given[other], given[sources[0]])
+                and not _is_equal(given[other], given[sources[0]])
                 for other in sources[1:]
             ):
                 raise ProbeError(
-                    f"{name!r} is one tensor in the expected model, and {_names(sources)} hold different values in the actual one",
+                    f"{name!r} is one tensor in the expected model, and {_join_names(sources)} hold different values in the actual one",
                     where="Comparison.transfer",
                     fix="tie them in the actual model as well, or choose one of them yourself",
                 )
@@ -230,11 +230,11 @@ class Refactoring:
         return {"text/plain": str(self), "text/html": self.to("fragment")}
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _is_equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool((a == b.to(a.device)).all())
 
 
-def _names(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (
         f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     )

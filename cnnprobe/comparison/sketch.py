@@ -11,7 +11,7 @@ _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}
 _EPS_FLOAT32 = 2.0**-23
 
 
-def sketches_apart(
+def compare_sketches(
     aligned: Aligned, rtol: float | None, atol: float | None
 ) -> dict[int, str | None] | None:
     """Positions in the pairs -> what differs in mean, std, min, max, l2 or the counts, None where they agree; None if nothing was recorded."""
@@ -23,11 +23,11 @@ def sketches_apart(
         )
         for mine, other in zip(ours, theirs, strict=False):
             if mine.stats and other.stats and mine.shape == other.shape:
-                found[k] = found.get(k) or _apart(mine, other, len(found) + 1, (rtol, atol))
+                found[k] = found.get(k) or _compare(mine, other, len(found) + 1, (rtol, atol))
     return found or None
 
 
-def _apart(
+def _compare(
     mine: TensorInfo, other: TensorInfo, depth: int, given: tuple[float | None, float | None]
 ) -> str | None:
     a, b = mine.stats or {}, other.stats or {}
@@ -35,7 +35,7 @@ def _apart(
         _ROUNDING * max(_EPS.get(t.dtype, _EPS_FLOAT32) for t in (mine, other)) * math.sqrt(depth)
     )
     rtol = grown if given[0] is None else given[0]
-    scale = _scale(b)
+    scale = _compute_scale(b)
     atol = max(grown * scale, 1e-5 if scale == 0 else 0.0) if given[1] is None else given[1]
     for name in ("nan", "inf"):
         if a.get(name, 0) != b.get(name, 0):
@@ -47,7 +47,7 @@ def _apart(
     return None
 
 
-def _scale(stats: Mapping[str, float | int]) -> float:
+def _compute_scale(stats: Mapping[str, float | int]) -> float:
     """The root of the mean square, which l2 and the count give."""
     count = float(stats.get("count", 0)) or 1.0
     return float(stats.get("l2", 0.0)) / math.sqrt(count)

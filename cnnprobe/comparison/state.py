@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.comparison.numbers import Tolerance
-from cnnprobe.comparison.passes import Subject, copies, difference_of, in_mode
+from cnnprobe.comparison.passes import Subject, copy_inputs, find_difference, set_mode
 from cnnprobe.recorder import Recording, preserved
 from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import preserved_generators
@@ -22,7 +22,7 @@ _SEED = 0  # of the random direction in which the outputs are differentiated
 # -- state_dict ------------------------------------------------------------------------------------------------------------------
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+def list_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by all their names."""
     found: dict[str, Tensor] = {}
     for fqn, module, _ in named_modules(model):
@@ -37,42 +37,42 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def values_apart(
+def compare_values(
     actual: nn.Module, expected: nn.Module, names: Mapping[str, str]
 ) -> dict[str, Discrepancy | str]:
     """Mapped parameters and buffers that do not hold the same: name in the actual model -> how far apart, or in words why."""
-    ours, theirs = tensors_of(actual), tensors_of(expected)
+    ours, theirs = list_tensors(actual), list_tensors(expected)
     found: dict[str, Discrepancy | str] = {}
     for name, other in names.items():
         a, b = ours[name].detach(), theirs[other].detach()
         narrow = a.dtype if a.element_size() <= b.element_size() else b.dtype
         if has_values(a) and has_values(b):
             a, b = a.to(narrow), b.to(a.device, narrow)
-        difference = difference_of(a, b, Tolerance(rtol=0.0, atol=0.0), 1)
+        difference = find_difference(a, b, Tolerance(rtol=0.0, atol=0.0), 1)
         if difference is not None:
             found[name] = difference
     return found
 
 
-def strayed_values(
+def find_strayed_values(
     actual: nn.Module, expected: nn.Module, names: Mapping[str, str], apart: Mapping[str, object]
 ) -> dict[str, str]:
     """Of the values that differ, those that stand elsewhere in the expected model: name in the actual model -> name there."""
-    ours, theirs = tensors_of(actual), tensors_of(expected)
+    ours, theirs = list_tensors(actual), list_tensors(expected)
     homes: dict[tuple[Any, ...], list[str]] = {}
     for name in names.values():
         if theirs[name].numel() > 1 and has_values(theirs[name]):
-            homes.setdefault(_digest(theirs[name]), []).append(name)
+            homes.setdefault(_compute_digest(theirs[name]), []).append(name)
     found = {}
     for name in (each for each in apart if has_values(ours[each])):
-        for home in homes.get(_digest(ours[name]), ()):
+        for home in homes.get(_compute_digest(ours[name]), ()):
             if home != names[name] and torch.equal(ours[name].cpu(), theirs[home].cpu()):
                 found[name] = home
                 break
     return found
 
 
-def _digest(tensor: Tensor) -> tuple[Any, ...]:
+def _compute_digest(tensor: Tensor) -> tuple[Any, ...]:
     flat = tensor.detach().reshape(-1)
     return tuple(tensor.shape), str(tensor.dtype), *flat[:3].tolist(), *flat[-3:].tolist()
 
@@ -92,7 +92,7 @@ class Backward:
 def differentiate(subject: Subject, *, gradients: bool) -> Backward:
     """One forward pass in eval mode with its graph, and the gradients of its outputs in a fixed random direction; touches no `.grad`."""
     model = subject.model
-    args, kwargs = copies(subject.args), copies(subject.kwargs)
+    args, kwargs = copy_inputs(subject.args), copy_inputs(subject.kwargs)
     inputs = [
         t for _, t in leaves((args, kwargs)) if isinstance(t, Tensor) and t.is_floating_point()
     ]
@@ -103,7 +103,7 @@ def differentiate(subject: Subject, *, gradients: bool) -> Backward:
     )  # may be written to
     with (
         preserved_generators(),
-        in_mode(model, training=False),
+        set_mode(model, training=False),
         preserved(model, given[0], given[1]) as (guard, _),
         torch.enable_grad(),
     ):
@@ -120,13 +120,14 @@ def differentiate(subject: Subject, *, gradients: bool) -> Backward:
                 nodes=(),
                 why_not="no output depends on a parameter or an input by a differentiable way",
             )
-        nodes = graph_of(outputs)
+        nodes = list_nodes(outputs)
         return Backward(
-            gradients=dict(_gradients(model, inputs, outputs)) if gradients else {}, nodes=nodes
+            gradients=dict(_compute_gradients(model, inputs, outputs)) if gradients else {},
+            nodes=nodes,
         )
 
 
-def _gradients(
+def _compute_gradients(
     model: nn.Module, inputs: list[Tensor], outputs: list[Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     named: list[tuple[str, Tensor]] = [
@@ -145,7 +146,7 @@ def _gradients(
 # -- autograd graph --------------------------------------------------------------------------------------------------------------
 
 
-def graph_of(outputs: list[Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def list_nodes(outputs: list[Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The nodes behind the outputs, each after those that it reads: (name, positions of what it reads); nothing here recurses."""
     order: list[tuple[str, tuple[int, ...]]] = []
     at: dict[Any, int] = {}
@@ -170,7 +171,7 @@ def graph_of(outputs: list[Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple(order)
 
 
-def graph_difference(actual: Backward, expected: Backward) -> str:
+def describe_graph_difference(actual: Backward, expected: Backward) -> str:
     """The first difference of two autograd graphs in words; "" where they are the same."""
     if actual.nodes == expected.nodes:
         return ""
@@ -179,17 +180,17 @@ def graph_difference(actual: Backward, expected: Backward) -> str:
         None, ours, theirs, autojunk=False
     ).get_opcodes():
         if tag != "equal":
-            return f"{_names(ours[i1:i2])} instead of {_names(theirs[j1:j2])} {_after(ours, i1)}"
+            return f"{_list_names(ours[i1:i2])} instead of {_list_names(theirs[j1:j2])} {_list_after(ours, i1)}"
     apart = next(
         k for k, (a, b) in enumerate(zip(actual.nodes, expected.nodes, strict=True)) if a != b
     )
     return f"the same {len(ours)} nodes, but {ours[apart]} (the {apart + 1}th) reads others"
 
 
-def _names(nodes: list[str]) -> str:
+def _list_names(nodes: list[str]) -> str:
     shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
     return shown or "nothing"
 
 
-def _after(nodes: list[str], k: int) -> str:
+def _list_after(nodes: list[str], k: int) -> str:
     return f"after {nodes[k - 1]}" if k else "at the beginning"

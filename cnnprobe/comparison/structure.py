@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cnnprobe.comparison.alignment import Alignment
 from cnnprobe.operations import find_name
-from cnnprobe.records.differences import Difference, Operation, place
+from cnnprobe.records.differences import Difference, Operation, describe_place
 from cnnprobe.records.trace import Trace
 
 
@@ -26,19 +26,19 @@ class Aligned:
                 yield k, self.actual[pair.actual], self.expected[pair.expected]
 
 
-def structural_differences(aligned: Aligned) -> list[Difference]:
+def find_structural_differences(aligned: Aligned) -> list[Difference]:
     """All differences of the levels "operations", "shapes", "parameters" and "hyperparameters", in execution order."""
     found = [
-        *_operations(aligned),
-        *_data_flow(aligned),
-        *_shapes(aligned),
-        *_hyperparameters(aligned),
-        *_parameter_counts(aligned),
+        *_compare_operations(aligned),
+        *_compare_data_flow(aligned),
+        *_compare_shapes(aligned),
+        *_compare_hyperparameters(aligned),
+        *_compare_parameter_counts(aligned),
     ]
     return sorted(found, key=lambda difference: difference.position)
 
 
-def stop_of(aligned: Aligned) -> int:
+def find_stop(aligned: Aligned) -> int:
     """The position up to which both models were observed: that of an operation that raised, else the end."""
     for k, pair in enumerate(aligned.alignment.pairs):
         for index, operations in ((pair.actual, aligned.actual), (pair.expected, aligned.expected)):
@@ -57,8 +57,8 @@ def stop_of(aligned: Aligned) -> int:
 # -- operations ----------------------------------------------------------------------------------------------------------------
 
 
-def _operations(aligned: Aligned) -> Iterator[Difference]:
-    stop = stop_of(aligned)
+def _compare_operations(aligned: Aligned) -> Iterator[Difference]:
+    stop = find_stop(aligned)
     moved = dict(aligned.alignment.moved)
     homes = {j: i for i, j in moved.items()}
     for k, pair in enumerate(aligned.alignment.pairs[: stop + 1]):
@@ -66,21 +66,21 @@ def _operations(aligned: Aligned) -> Iterator[Difference]:
         b = aligned.expected[pair.expected] if pair.expected is not None else None
         if a is not None and b is not None:
             if a.name != b.name:
-                yield _of_operations(k, a, b, f"{_word(a)} in place of {_word(b)}")
+                yield _make_difference(k, a, b, f"{_choose_word(a)} in place of {_choose_word(b)}")
         elif a is not None and pair.actual is not None and a.name != "identity":
             if pair.actual in moved:
-                yield _of_operations(
+                yield _make_difference(
                     k,
                     a,
                     aligned.expected[moved[pair.actual]],
-                    _moved(aligned, pair.actual, moved[pair.actual]),
+                    _describe_moved(aligned, pair.actual, moved[pair.actual]),
                 )
             else:
-                yield _of_operations(
+                yield _make_difference(
                     k,
                     a,
                     None,
-                    f"{_word(a)} has no counterpart: the expected model does not have it{_in_eval(a)}",
+                    f"{_choose_word(a)} has no counterpart: the expected model does not have it{_note_eval(a)}",
                 )
         elif (
             b is not None
@@ -88,45 +88,45 @@ def _operations(aligned: Aligned) -> Iterator[Difference]:
             and b.name != "identity"
             and pair.expected not in homes
         ):
-            yield _of_operations(k, None, b, f"{_word(b)} is missing{_in_eval(b)}")
+            yield _make_difference(k, None, b, f"{_choose_word(b)} is missing{_note_eval(b)}")
     for side, trace in enumerate(aligned.traces):
         if trace.failure is not None:
-            yield _raised(aligned, side, min(stop, len(aligned.alignment.pairs)))
+            yield _describe_raised(aligned, side, min(stop, len(aligned.alignment.pairs)))
 
 
-def _of_operations(
+def _make_difference(
     position: int, a: Operation | None, b: Operation | None, message: str
 ) -> Difference:
     return Difference(
         level="operations",
         position=position,
-        actual=place(a) if a is not None else "",
-        expected=place(b) if b is not None else "",
+        actual=describe_place(a) if a is not None else "",
+        expected=describe_place(b) if b is not None else "",
         message=message,
     )
 
 
-def _word(operation: Operation) -> str:
+def _choose_word(operation: Operation) -> str:
     return operation.kind.rsplit(".", maxsplit=1)[-1] if operation.name != "flatten" else "flatten"
 
 
-def _in_eval(operation: Operation) -> str:
+def _note_eval(operation: Operation) -> str:
     is_idle = operation.name.startswith("dropout") and not operation.config.get("training")
     return " (it does nothing in eval mode, but acts in training)" if is_idle else ""
 
 
-def _moved(aligned: Aligned, i: int, j: int) -> str:
-    return f"{_word(aligned.actual[i])} stands {_neighbour(aligned.actual, i)} instead of {_neighbour(aligned.expected, j)}"
+def _describe_moved(aligned: Aligned, i: int, j: int) -> str:
+    return f"{_choose_word(aligned.actual[i])} stands {_find_neighbour(aligned.actual, i)} instead of {_find_neighbour(aligned.expected, j)}"
 
 
-def _neighbour(operations: Sequence[Operation], k: int) -> str:
-    return f"after {place(operations[k - 1])}" if k > 0 else "at the beginning"
+def _find_neighbour(operations: Sequence[Operation], k: int) -> str:
+    return f"after {describe_place(operations[k - 1])}" if k > 0 else "at the beginning"
 
 
-def _raised(aligned: Aligned, side: int, position: int) -> Difference:
+def _describe_raised(aligned: Aligned, side: int, position: int) -> Difference:
     failure = aligned.traces[side].failure
     operations = (aligned.actual, aligned.expected)[side]
-    last = next((place(op) for op in operations if not op.completed), "")
+    last = next((describe_place(op) for op in operations if not op.completed), "")
     first_line = failure.message.split("\n", maxsplit=1)[0] if failure is not None else ""
     kind = failure.kind if failure is not None else ""
     left = len(aligned.alignment.pairs) - position - 1
@@ -144,40 +144,43 @@ def _raised(aligned: Aligned, side: int, position: int) -> Difference:
 # -- data flow -------------------------------------------------------------------------------------------------------------------
 
 
-def _data_flow(aligned: Aligned) -> Iterator[Difference]:
+def _compare_data_flow(aligned: Aligned) -> Iterator[Difference]:
     pairs = aligned.alignment.pairs
     to_expected = {
         p.actual: p.expected for p in pairs if p.actual is not None and p.expected is not None
     }
     known = set(to_expected.values())
-    stop = stop_of(aligned)
+    stop = find_stop(aligned)
     for k, a, b in aligned.both():
         if k > stop:
             return
-        ours = [_origin(aligned.actual, s, to_expected) for s in a.sources]
-        theirs = [_origin(aligned.expected, s, known) for s in b.sources]
+        ours = [_find_origin(aligned.actual, s, to_expected) for s in a.sources]
+        theirs = [_find_origin(aligned.expected, s, known) for s in b.sources]
         mapped = [to_expected[s] if s is not None else None for s in ours]
         if (
             a.name != b.name
             or mapped == theirs
-            or (_commutes(a) and sorted(mapped, key=_order) == sorted(theirs, key=_order))
+            or (
+                _is_commutative(a)
+                and sorted(mapped, key=_order_by_position) == sorted(theirs, key=_order_by_position)
+            )
         ):
             continue
-        read, wanted = _reads(aligned.actual, ours), _reads(aligned.expected, theirs)
+        read, wanted = _list_reads(aligned.actual, ours), _list_reads(aligned.expected, theirs)
         yield Difference(
             level="operations",
             position=k,
-            actual=place(a),
-            expected=place(b),
+            actual=describe_place(a),
+            expected=describe_place(b),
             message=f"reads {read} instead of {wanted}",
         )
 
 
-def _order(index: int | None) -> int:
+def _order_by_position(index: int | None) -> int:
     return -1 if index is None else index
 
 
-def _origin(
+def _find_origin(
     operations: Sequence[Operation], index: int | None, known: "Mapping[int, int] | set[int]"
 ) -> int | None:
     """The nearest operation before with a counterpart that is no identity."""
@@ -187,14 +190,16 @@ def _origin(
     return index
 
 
-def _reads(operations: Sequence[Operation], sources: Sequence[int | None]) -> str:
+def _list_reads(operations: Sequence[Operation], sources: Sequence[int | None]) -> str:
     return (
-        " and ".join("the model's input" if s is None else place(operations[s]) for s in sources)
+        " and ".join(
+            "the model's input" if s is None else describe_place(operations[s]) for s in sources
+        )
         or "nothing"
     )
 
 
-def _commutes(operation: Operation) -> bool:
+def _is_commutative(operation: Operation) -> bool:
     info = find_name(operation.name)
     return info is not None and "commutes" in info.traits
 
@@ -202,24 +207,28 @@ def _commutes(operation: Operation) -> bool:
 # -- shapes, hyper-parameters ----------------------------------------------------------------------------------------------------
 
 
-def _shapes(aligned: Aligned) -> Iterator[Difference]:
+def _compare_shapes(aligned: Aligned) -> Iterator[Difference]:
     for k, a, b in aligned.both():
         if a.made != b.made and a.completed and b.completed:
-            message = f"puts out {_list(a.made)} instead of {_list(b.made)}"
+            message = f"puts out {_list_shapes(a.made)} instead of {_list_shapes(b.made)}"
             yield Difference(
-                level="shapes", position=k, actual=place(a), expected=place(b), message=message
+                level="shapes",
+                position=k,
+                actual=describe_place(a),
+                expected=describe_place(b),
+                message=message,
             )
 
 
-def _list(shapes: Sequence[tuple[int, ...]]) -> str:
+def _list_shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(map(str, shapes)) or "nothing"
 
 
-def _hyperparameters(aligned: Aligned) -> Iterator[Difference]:
+def _compare_hyperparameters(aligned: Aligned) -> Iterator[Difference]:
     for k, a, b in aligned.both():
         if a.name != b.name:
             continue
-        ours, theirs = {**a.config, **sizes_of(a)}, {**b.config, **sizes_of(b)}
+        ours, theirs = {**a.config, **read_sizes(a)}, {**b.config, **read_sizes(b)}
         apart = [
             key
             for key in (*theirs, *(key for key in ours if key not in theirs))
@@ -233,8 +242,8 @@ def _hyperparameters(aligned: Aligned) -> Iterator[Difference]:
             yield Difference(
                 level="hyperparameters",
                 position=k,
-                actual=place(a),
-                expected=place(b),
+                actual=describe_place(a),
+                expected=describe_place(b),
                 message=message,
             )
 
@@ -242,7 +251,7 @@ def _hyperparameters(aligned: Aligned) -> Iterator[Difference]:
 _ABSENT = object()
 
 
-def sizes_of(operation: Operation) -> dict[str, object]:
+def read_sizes(operation: Operation) -> dict[str, object]:
     """What a layer's constructor takes and its weights show: channels or features, and whether there is a bias."""
     weight = operation.shapes.get("weight", ())
     found: dict[str, object] = {}
@@ -268,26 +277,26 @@ def sizes_of(operation: Operation) -> dict[str, object]:
 # -- parameter counts --------------------------------------------------------------------------------------------------------------
 
 
-def total_parameters(trace: Trace) -> int:
+def count_parameters(trace: Trace) -> int:
     """All distinct parameters, buffers not counted."""
     return sum(parameter.numel for parameter in trace.parameters if parameter.kind == "parameter")
 
 
-def _parameter_counts(aligned: Aligned) -> Iterator[Difference]:
+def _compare_parameter_counts(aligned: Aligned) -> Iterator[Difference]:
     """Layer by layer; a layer that is used twice counts once. Then what no operation used."""
     own = [{p.fqn for p in trace.parameters if p.kind == "parameter"} for trace in aligned.traces]
     seen: tuple[set[str], set[str]] = (set(), set())
     for k, pair in enumerate(aligned.alignment.pairs):
         a = aligned.actual[pair.actual] if pair.actual is not None else None
         b = aligned.expected[pair.expected] if pair.expected is not None else None
-        ours, theirs = _count(a, own[0], seen[0]), _count(b, own[1], seen[1])
-        if ours != theirs and k <= stop_of(aligned):
-            message = f"{ours:,} parameters instead of {theirs:,}{_which(a, b)}"
+        ours, theirs = _count_own(a, own[0], seen[0]), _count_own(b, own[1], seen[1])
+        if ours != theirs and k <= find_stop(aligned):
+            message = f"{ours:,} parameters instead of {theirs:,}{_describe_which(a, b)}"
             yield Difference(
                 level="parameters",
                 position=k,
-                actual=place(a) if a is not None else "",
-                expected=place(b) if b is not None else "",
+                actual=describe_place(a) if a is not None else "",
+                expected=describe_place(b) if b is not None else "",
                 message=message,
             )
         elif ours != theirs:  # not reached: registered or not is seen below
@@ -308,7 +317,7 @@ def _parameter_counts(aligned: Aligned) -> Iterator[Difference]:
         )
 
 
-def _count(operation: Operation | None, own: set[str], seen: set[str]) -> int:
+def _count_own(operation: Operation | None, own: set[str], seen: set[str]) -> int:
     total = 0
     for role, fqn in operation.parameters.items() if operation is not None else ():
         if fqn in own and fqn not in seen:
@@ -317,7 +326,7 @@ def _count(operation: Operation | None, own: set[str], seen: set[str]) -> int:
     return total
 
 
-def _which(a: Operation | None, b: Operation | None) -> str:
+def _describe_which(a: Operation | None, b: Operation | None) -> str:
     if a is None or b is None or a.name != b.name:
         return ""
     apart = [

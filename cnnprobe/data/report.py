@@ -129,5 +129,5 @@ def load_data_report(path: str | os.PathLike[str]) -> DataReport:
             f"the report cannot be read: {error}", where=str(path), fix="check the path"
         ) from error
     found = schema.parse(text, expected=DataReport.__name__, where=str(path))
-    parts = {name: schema.from_plain(kind, found[name]) for name, kind in _PARTS.items()}
+    parts = {name: schema.read_plain(kind, found[name]) for name, kind in _PARTS.items()}
     return DataReport(**parts)

@@ -2,7 +2,7 @@
 
 from cnnprobe.graph.changes import Change, GraphDifference
 from cnnprobe.graph.graph import Graph
-from cnnprobe.graph.modules import module_graph
+from cnnprobe.graph.modules import build_module_graph
 from cnnprobe.graph.nodes import (
     BLOCKS,
     CHECKPOINT,
@@ -18,7 +18,7 @@ from cnnprobe.graph.nodes import (
     Node,
     Saved,
 )
-from cnnprobe.graph.reachability import Cut, unreached
+from cnnprobe.graph.reachability import Cut, find_unreached
 
 __all__ = [
     "BLOCKS",
@@ -38,6 +38,6 @@ __all__ = [
     "GraphDifference",
     "Node",
     "Saved",
-    "module_graph",
-    "unreached",
+    "build_module_graph",
+    "find_unreached",
 ]

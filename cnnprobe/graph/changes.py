@@ -28,25 +28,25 @@ class GraphDifference:
         return bool(self.changes or self.reshaped)
 
     def __str__(self) -> str:
-        return "\n".join(sentences(self)) or "the graphs are alike"
+        return "\n".join(write_sentences(self)) or "the graphs are alike"
 
 
-def sentences(found: GraphDifference) -> Iterator[str]:
+def write_sentences(found: GraphDifference) -> Iterator[str]:
     """The difference in words, one line each."""
     for change in found.changes:
         where = f"'{change.module}' ({change.name})" if change.module is not None else change.name
         if change.name.endswith(("Backward0", "Backward1", "Backward2")) or change.module == "":
             where = f"{change.name} in '{change.module}'" if change.module else change.name
         lines = f", at {', '.join(change.sources)}" if change.sources else ""
-        yield f"{where} ran {_times(change.after)} instead of {_times(change.before)}{lines}"
+        yield f"{where} ran {_format_times(change.after)} instead of {_format_times(change.before)}{lines}"
     for a, b in found.reshaped:
         where = f" in '{a.module}'" if a.module else ""
-        yield f"{a.parameter or a.name}{where} gives {_form(b)} instead of {_form(a)}"
+        yield f"{a.parameter or a.name}{where} gives {_describe_form(b)} instead of {_describe_form(a)}"
 
 
-def _times(count: int) -> str:
+def _format_times(count: int) -> str:
     return {0: "not at all", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _form(node: Node) -> str:
+def _describe_form(node: Node) -> str:
     return f"{node.shape} {node.dtype}"

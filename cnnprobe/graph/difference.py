@@ -12,7 +12,7 @@ Key = tuple[
 ]  # module, its call, name of the operation, which one of that name in that call
 
 
-def keys(graph: Graph) -> list[Key]:
+def make_keys(graph: Graph) -> list[Key]:
     """A name for each node that does not depend on what stands elsewhere in the graph."""
     seen: Counter[tuple[str | None, int, str]] = Counter()
     found = []
@@ -23,28 +23,30 @@ def keys(graph: Graph) -> list[Key]:
     return found
 
 
-def difference(before: Graph, after: Graph) -> GraphDifference:
+def diff_graphs(before: Graph, after: Graph) -> GraphDifference:
     """What `after` has that `before` has not, and the other way round.
 
     A module that was called more or less often is one change, whatever it contains; only operations of calls that both
     graphs have are told one by one.
     """
-    calls = tuple(_calls(before, after))
+    calls = tuple(_diff_calls(before, after))
     changed = {change.module for change in calls}
     old, new = (
-        dict(zip(keys(before), before.nodes, strict=True)),
-        dict(zip(keys(after), after.nodes, strict=True)),
+        dict(zip(make_keys(before), before.nodes, strict=True)),
+        dict(zip(make_keys(after), after.nodes, strict=True)),
     )
-    whole = _calls_of_both(before, after)
+    whole = _find_shared_calls(before, after)
     operations = tuple(
-        change for change in _operations(old, new, whole) if not _is_told(change.module, changed)
+        change
+        for change in _diff_operations(old, new, whole)
+        if not _is_told(change.module, changed)
     )
     common = [(old[key], new[key]) for key in old if key in new and key[0] not in changed]
     reshaped = tuple((a, b) for a, b in common if (a.shape, a.dtype) != (b.shape, b.dtype))
     return GraphDifference(changes=(*calls, *operations), reshaped=reshaped)
 
 
-def _calls(before: Graph, after: Graph) -> Iterator[Change]:
+def _diff_calls(before: Graph, after: Graph) -> Iterator[Change]:
     """Modules whose number of calls differs, the outermost only: what they contain goes with them."""
     old, new = Counter(call.fqn for call in before.calls), Counter(call.fqn for call in after.calls)
     differ = [fqn for fqn in dict.fromkeys([*new, *old]) if old[fqn] != new[fqn]]
@@ -77,7 +79,7 @@ def _is_inside(fqn: str, other: str) -> bool:
     return fqn != other and (other == "" or fqn.startswith(other + "."))
 
 
-def _calls_of_both(before: Graph, after: Graph) -> set[tuple[str | None, int]]:
+def _find_shared_calls(before: Graph, after: Graph) -> set[tuple[str | None, int]]:
     old = {(call.fqn, call.call) for call in before.calls}
     both: set[tuple[str | None, int]] = {
         (call.fqn, call.call) for call in after.calls if (call.fqn, call.call) in old
@@ -85,7 +87,7 @@ def _calls_of_both(before: Graph, after: Graph) -> set[tuple[str | None, int]]:
     return both | {(None, 0)} if before.calls or after.calls else both
 
 
-def _operations(
+def _diff_operations(
     old: dict[Key, Node], new: dict[Key, Node], whole: set[tuple[str | None, int]]
 ) -> Iterator[Change]:
     """Operations that came or went within calls that both graphs have (all of them where no calls were recorded)."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from cnnprobe.errors import UnknownNameError, suggest
 from cnnprobe.graph.graph import Graph
 from cnnprobe.graph.nodes import BLOCKS, MODULE, MORE, Edge, Node
-from cnnprobe.graph.order import by_dependence
-from cnnprobe.graph.repeats import runs
-from cnnprobe.graph.tree import CallTree, Item, signatures
+from cnnprobe.graph.order import sort_by_dependence
+from cnnprobe.graph.repeats import find_runs
+from cnnprobe.graph.tree import CallTree, Item, number_items
 
 BOXES = 80  # more than that nobody follows on one page
 _TOLD = (
@@ -47,19 +47,21 @@ def collapse(
         )
     most = BOXES if limit is None else limit
     if depth is not None:
-        return _folded(graph, tree, _near(graph, tree, list(_boxes(tree, depth)), around))
+        return _build_folded(
+            graph, tree, _select_near(graph, tree, list(_list_boxes(tree, depth)), around)
+        )
     best: list[Box] = []
     for level in range(1, tree.height + 1):
-        boxes = _near(graph, tree, list(_boxes(tree, level)), around)
+        boxes = _select_near(graph, tree, list(_list_boxes(tree, level)), around)
         if best and len(boxes) > most:
             break
         best = boxes
-    return _folded(graph, tree, _shortened(best, most))
+    return _build_folded(graph, tree, _shorten(best, most))
 
 
-def _boxes(tree: CallTree, depth: int) -> Iterator[Box]:
+def _list_boxes(tree: CallTree, depth: int) -> Iterator[Box]:
     """What is shown if calls `depth` levels below the outermost are closed; of identical neighbours only the first is opened."""
-    stack: list[Item | Box] = list(reversed(list(_shown(tree, None, depth))))
+    stack: list[Item | Box] = list(reversed(list(_list_shown(tree, None, depth))))
     while stack:
         item = stack.pop()
         if isinstance(item, Box):
@@ -69,7 +71,7 @@ def _boxes(tree: CallTree, depth: int) -> Iterator[Box]:
         if call is None:
             yield Box(nodes=(node,))
         elif _is_open(tree, call, depth):
-            stack.extend(reversed(list(_shown(tree, call, depth))))
+            stack.extend(reversed(list(_list_shown(tree, call, depth))))
         else:
             made = tree.calls[call]
             yield Box(
@@ -86,10 +88,10 @@ def _is_open(tree: CallTree, call: int, depth: int) -> bool:
     return tree.depth[call] <= depth and tree.opens(call)
 
 
-def _shown(tree: CallTree, call: int | None, depth: int) -> Iterator[Item | Box]:
+def _list_shown(tree: CallTree, call: int | None, depth: int) -> Iterator[Item | Box]:
     """The items of a call; where they repeat themselves, the first ones and a box for the rest."""
     items = tree.items[call]
-    found = {run.start: run for run in runs(signatures(tree, items))}
+    found = {run.start: run for run in find_runs(number_items(tree, items))}
     i = 0
     while i < len(items):
         run = found.get(i)
@@ -102,13 +104,13 @@ def _shown(tree: CallTree, call: int | None, depth: int) -> Iterator[Item | Box]
         if len(rest) > 1 or any(
             child is not None and _is_open(tree, child, depth) for child, _ in rest
         ):
-            yield _like(tree, first, rest, run.times - 1)
+            yield _make_box(tree, first, rest, run.times - 1)
         else:
             yield from rest
         i = run.end
 
 
-def _like(tree: CallTree, first: Sequence[Item], rest: Sequence[Item], count: int) -> Box:
+def _make_box(tree: CallTree, first: Sequence[Item], rest: Sequence[Item], count: int) -> Box:
     """The box that stands for `rest`, which is `count` times `first`."""
     titles = [tree.title(item) for item in first]
     names = [tree.calls[call].fqn for call, _ in rest if call is not None]
@@ -137,7 +139,7 @@ def _like(tree: CallTree, first: Sequence[Item], rest: Sequence[Item], count: in
     )
 
 
-def _near(graph: Graph, tree: CallTree, boxes: list[Box], around: str | None) -> list[Box]:
+def _select_near(graph: Graph, tree: CallTree, boxes: list[Box], around: str | None) -> list[Box]:
     """The boxes of the module `around` and those next to them."""
     if around is None:
         return boxes
@@ -153,7 +155,7 @@ def _near(graph: Graph, tree: CallTree, boxes: list[Box], around: str | None) ->
     return [box for i, box in enumerate(boxes) if i in near]
 
 
-def _shortened(boxes: list[Box], limit: int) -> list[Box]:
+def _shorten(boxes: list[Box], limit: int) -> list[Box]:
     """The first and the last boxes, and one for all in between."""
     if len(boxes) <= limit:
         return boxes
@@ -170,8 +172,8 @@ def _shortened(boxes: list[Box], limit: int) -> list[Box]:
 # ---------------------------------------------------------------- the folded graph
 
 
-def _folded(graph: Graph, tree: CallTree, boxes: list[Box]) -> Graph:
-    boxes = _with_parameters(graph, tree, boxes)
+def _build_folded(graph: Graph, tree: CallTree, boxes: list[Box]) -> Graph:
+    boxes = _add_parameters(graph, tree, boxes)
     box_of = {node: i for i, box in enumerate(boxes) for node in box.nodes}
     pairs: dict[tuple[int, int], None] = {}
     leaving = set(graph.outputs)
@@ -183,9 +185,9 @@ def _folded(graph: Graph, tree: CallTree, boxes: list[Box]) -> Graph:
     below: list[list[int]] = [[] for _ in boxes]
     for a, b in pairs:
         below[b].append(a)
-    order = by_dependence([float(box.nodes[0]) for box in boxes], below)
+    order = sort_by_dependence([float(box.nodes[0]) for box in boxes], below)
     position = {old: new for new, old in enumerate(order)}
-    nodes = [_node(graph, i, boxes[old], leaving) for i, old in enumerate(order)]
+    nodes = [_make_node(graph, i, boxes[old], leaving) for i, old in enumerate(order)]
     edges = [
         Edge(position[a], i, k) for i, old in enumerate(order) for k, a in enumerate(below[old])
     ]
@@ -207,7 +209,7 @@ def _folded(graph: Graph, tree: CallTree, boxes: list[Box]) -> Graph:
     )
 
 
-def _with_parameters(graph: Graph, tree: CallTree, boxes: list[Box]) -> list[Box]:
+def _add_parameters(graph: Graph, tree: CallTree, boxes: list[Box]) -> list[Box]:
     """Parameters go into the module that uses them first; what a loose operation uses is a box of its own."""
     box_of = {node: i for i, box in enumerate(boxes) for node in box.nodes}
     added: dict[int, list[int]] = {}
@@ -227,7 +229,7 @@ def _with_parameters(graph: Graph, tree: CallTree, boxes: list[Box]) -> list[Box
     ] + alone
 
 
-def _node(graph: Graph, i: int, box: Box, leaving: set[int]) -> Node:
+def _make_node(graph: Graph, i: int, box: Box, leaving: set[int]) -> Node:
     members = [graph.nodes[node] for node in box.nodes]
     if not box.kind:
         return members[0]._replace(id=i)

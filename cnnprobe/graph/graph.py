@@ -45,11 +45,11 @@ class Graph:
         Raises:
             UnknownNameError: no call of a module `around` was recorded.
         """
-        return _room("cnnprobe.graph.folding").collapse(self, depth, limit=limit, around=around)  # type: ignore[no-any-return]
+        return _load("cnnprobe.graph.folding").collapse(self, depth, limit=limit, around=around)  # type: ignore[no-any-return]
 
     def diff(self, other: "Graph") -> "GraphDifference":
         """What this graph has that `other` has not, and the other way round, by module call."""
-        return _room("cnnprobe.graph.difference").difference(self, other)  # type: ignore[no-any-return]
+        return _load("cnnprobe.graph.difference").diff_graphs(self, other)  # type: ignore[no-any-return]
 
     def to(self, format: str) -> str:  # noqa: A002 - the word users type
         """The graph as "dot", "svg", "mermaid", "markdown", "text", "json" or "html".
@@ -57,7 +57,7 @@ class Graph:
         Raises:
             UnknownNameError: there is no such format.
         """
-        return _room("cnnprobe.document.graph_files").render_graph(self, format)  # type: ignore[no-any-return]
+        return _load("cnnprobe.document.graph_files").render_graph(self, format)  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> Path:
         """Write the graph in the format that the name's ending tells; ".png" and ".pdf" need Graphviz.
@@ -65,7 +65,7 @@ class Graph:
         Raises:
             UsageError: no format has this ending, or its engine is not there.
         """
-        _room("cnnprobe.document.graph_files").save_graph(self, path)
+        _load("cnnprobe.document.graph_files").save_graph(self, path)
         return Path(path)
 
     def __str__(self) -> str:
@@ -75,6 +75,6 @@ class Graph:
         return {"image/svg+xml": self.to("svg"), "text/plain": self.to("text")}
 
 
-def _room(name: str) -> Any:
+def _load(name: str) -> Any:
     """Rooms that know this one, found when a method of convenience is asked for: data imports nothing above it."""
     return importlib.import_module(name)

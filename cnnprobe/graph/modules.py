@@ -10,7 +10,7 @@ from cnnprobe.graph.nodes import FUNCTION, INPUT, MODULE, Call, Edge, Node
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 
-def calls_of(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
+def list_calls(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
     """The module calls of a trace, and for each of its rows the position of the innermost of them: -1 for none."""
     calls: list[Call] = []
     position: list[int] = []
@@ -30,41 +30,43 @@ def calls_of(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
     return tuple(calls), position
 
 
-def module_graph(trace: Trace) -> Graph:
+def build_module_graph(trace: Trace) -> Graph:
     """Every row of the trace that has none below it as a node, the model's inputs as nodes before them.
 
     What a checkpointed segment ran again during backward is left out. A tensor from outside that is no input of the model
     (a constant, a tensor that was taken through NumPy) has no node: its user then has no edge at that input.
     """
-    calls, position = calls_of(trace)
-    shown = _rows_shown(trace)
-    inputs = _root_inputs(trace)
+    calls, position = list_calls(trace)
+    shown = _list_rows(trace)
+    inputs = _find_root_inputs(trace)
     ids = {row: len(inputs) + i for i, row in enumerate(shown)}
-    nodes = [_input_node(i, info) for i, info in enumerate(inputs)]
+    nodes = [_make_input_node(i, info) for i, info in enumerate(inputs)]
     nodes += [
-        _node(ids[row], trace.calls[row], calls[position[row]] if position[row] >= 0 else None)
+        _make_node(ids[row], trace.calls[row], calls[position[row]] if position[row] >= 0 else None)
         for row in shown
     ]
-    edges = [edge for row in shown for edge in _edges(ids, row, trace.calls[row].inputs, inputs)]
+    edges = [
+        edge for row in shown for edge in _list_edges(ids, row, trace.calls[row].inputs, inputs)
+    ]
     return Graph(
         nodes=tuple(nodes),
         edges=tuple(edges),
         calls=calls,
-        outputs=_outputs(trace, ids),
+        outputs=_list_outputs(trace, ids),
         title=trace.model,
         view="modules",
         notes=trace.notes,
     )
 
 
-def _rows_shown(trace: Trace) -> list[int]:
+def _list_rows(trace: Trace) -> list[int]:
     parents = {call.parent for call in trace.calls if not call.recomputed}
     return [
         row for row, call in enumerate(trace.calls) if row not in parents and not call.recomputed
     ]
 
 
-def _root_inputs(trace: Trace) -> tuple[TensorInfo, ...]:
+def _find_root_inputs(trace: Trace) -> tuple[TensorInfo, ...]:
     return (
         tuple(info for info in trace.calls[0].inputs if not isinstance(info.source, str))
         if trace.calls
@@ -72,11 +74,11 @@ def _root_inputs(trace: Trace) -> tuple[TensorInfo, ...]:
     )
 
 
-def _input_node(i: int, info: TensorInfo) -> Node:
+def _make_input_node(i: int, info: TensorInfo) -> Node:
     return Node(i, f"input {info.path}".rstrip(), INPUT, shape=info.shape, dtype=info.dtype)
 
 
-def _node(i: int, call: ModuleCall, owner: Call | None) -> Node:
+def _make_node(i: int, call: ModuleCall, owner: Call | None) -> Node:
     output = call.outputs[0] if call.outputs else None
     marks = ("failed",) if not call.completed else ()
     if len(call.outputs) > 1:
@@ -94,14 +96,14 @@ def _node(i: int, call: ModuleCall, owner: Call | None) -> Node:
     )
 
 
-def _edges(
+def _list_edges(
     ids: dict[int, int], row: int, inputs: Sequence[TensorInfo], fed: Sequence[TensorInfo]
 ) -> Iterator[Edge]:
     for i, info in enumerate(inputs):
         start = (
             ids.get(info.source)
             if isinstance(info.source, int)
-            else _fed(info, fed)
+            else _find_fed(info, fed)
             if info.source is None
             else None
         )
@@ -109,7 +111,7 @@ def _edges(
             yield Edge(start, ids[row], i)
 
 
-def _fed(info: TensorInfo, fed: Sequence[TensorInfo]) -> int | None:
+def _find_fed(info: TensorInfo, fed: Sequence[TensorInfo]) -> int | None:
     """Which input of the model this is: told by shape and dtype, since no tensor is kept that could be asked."""
     for i, given in enumerate(fed):
         if (given.shape, given.dtype) == (info.shape, info.dtype):
@@ -117,7 +119,7 @@ def _fed(info: TensorInfo, fed: Sequence[TensorInfo]) -> int | None:
     return None
 
 
-def _outputs(trace: Trace, ids: dict[int, int]) -> tuple[int, ...]:
+def _list_outputs(trace: Trace, ids: dict[int, int]) -> tuple[int, ...]:
     made = [info.source for info in trace.calls[0].outputs] if trace.calls else []
     return tuple(
         dict.fromkeys(ids[source] for source in made if isinstance(source, int) and source in ids)

@@ -4,14 +4,14 @@ import heapq
 from collections.abc import Sequence
 
 
-def by_dependence(keys: Sequence[float], below: Sequence[Sequence[int]]) -> list[int]:
+def sort_by_dependence(keys: Sequence[float], below: Sequence[Sequence[int]]) -> list[int]:
     """Positions of all nodes, every one after those that it uses; by its key where that leaves a choice.
 
     Args:
         keys: one a node; smaller comes first.
         below: for each node the positions of those that it uses. What is on a cycle comes last, by its key.
 
-    >>> by_dependence([3, 1, 2], [[], [0], []])
+    >>> sort_by_dependence([3, 1, 2], [[], [0], []])
     [2, 0, 1]
     """
     users: list[list[int]] = [[] for _ in below]

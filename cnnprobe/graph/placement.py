@@ -30,7 +30,7 @@ class Placement:
     routes: tuple[tuple[Point, ...], ...]
 
 
-def place(
+def place_boxes(
     sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]], *, gap: float = 34.0
 ) -> Placement:
     """Lays out boxes and the lines between them.
@@ -40,15 +40,15 @@ def place(
         edges: (start, end), positions of boxes; one that runs backwards is drawn and else left out of account.
         gap: height between two layers.
 
-    >>> found = place([(10, 10), (10, 10), (10, 10)], [(0, 1), (0, 2)])
+    >>> found = place_boxes([(10, 10), (10, 10), (10, 10)], [(0, 1), (0, 2)])
     >>> [y for _, y in found.middles]
     [5.0, 49.0, 49.0]
     """
-    layer = _layers(len(sizes), edges)
+    layer = _assign_layers(len(sizes), edges)
     net = _Net(sizes, layer, edges)
     _sort(net)
-    x = _columns(net)
-    rows = tops, bottoms = _rows(net, gap)
+    x = _place_columns(net)
+    rows = tops, bottoms = _place_rows(net, gap)
     low = min((x[v] - net.width[v] / 2 for v in range(len(x))), default=0.0)
     x = [value - low for value in x]
     middles = tuple((x[v], (tops[layer[v]] + bottoms[layer[v]]) / 2) for v in range(len(sizes)))
@@ -60,11 +60,11 @@ def place(
         width=max((x[v] + net.width[v] / 2 for v in range(len(x))), default=0.0),
         height=bottoms[-1] if bottoms else 0.0,
         middles=middles,
-        routes=_routes(net, edges, x, rows, ends),
+        routes=_draw_routes(net, edges, x, rows, ends),
     )
 
 
-def _layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+def _assign_layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     layer = [0] * count
     below: list[list[int]] = [[] for _ in range(count)]
     inputs = [0] * count
@@ -153,11 +153,11 @@ def _sort(net: _Net) -> None:
         for row in net.rows if downwards else reversed(net.rows):
             if len(row) < 2:
                 continue
-            wanted = {vertex: _mean(near[vertex], place_of, vertex) for vertex in row}
+            wanted = {vertex: _compute_mean(near[vertex], place_of, vertex) for vertex in row}
             row.sort(key=wanted.__getitem__)
             for i, vertex in enumerate(row):
                 place_of[vertex] = float(i)
-        crossings = _crossings(net, place_of)
+        crossings = _count_crossings(net, place_of)
         if fewest is None or crossings < fewest:
             best, fewest = [list(row) for row in net.rows], crossings
         if fewest == 0:
@@ -165,20 +165,20 @@ def _sort(net: _Net) -> None:
     net.rows = best
 
 
-def _mean(near: Sequence[int], place_of: Sequence[float], vertex: int) -> float:
+def _compute_mean(near: Sequence[int], place_of: Sequence[float], vertex: int) -> float:
     return sum([place_of[other] for other in near]) / len(near) if near else place_of[vertex]
 
 
-def _crossings(net: _Net, place_of: Sequence[float]) -> int:
+def _count_crossings(net: _Net, place_of: Sequence[float]) -> int:
     """How many pairs of lines cross, counted by insertion from layer to layer."""
     total = 0
     for row in net.rows:
         ends = [place_of[w] for v in row for w in sorted(net.down[v], key=place_of.__getitem__)]
-        total += _inversions(ends)
+        total += _count_inversions(ends)
     return total
 
 
-def _inversions(values: Sequence[float]) -> int:
+def _count_inversions(values: Sequence[float]) -> int:
     tree = [0] * (int(max(values, default=0)) + 2)
     total = 0
     for seen, value in enumerate(values):
@@ -194,12 +194,12 @@ def _inversions(values: Sequence[float]) -> int:
     return total
 
 
-def _columns(net: _Net) -> list[float]:
+def _place_columns(net: _Net) -> list[float]:
     """Where every vertex stands from left to right."""
     x = [0.0] * len(net.layer)
     gaps = []
     for row in net.rows:
-        gaps.append([_apart(net, a, b) for a, b in pairwise(row)])
+        gaps.append([_measure_gap(net, a, b) for a, b in pairwise(row)])
         at = -sum(gaps[-1]) / 2
         for i, vertex in enumerate(row):
             x[vertex] = at
@@ -214,18 +214,18 @@ def _columns(net: _Net) -> list[float]:
                 near = near or (net.down[vertex] if downwards else net.up[vertex])
                 wanted.append(sum([x[other] for other in near]) / len(near) if near else x[vertex])
                 weights.append(_STRAIGHT if vertex >= net.boxes else 1.0 + len(near))
-            for vertex, value in zip(row, _spread(wanted, weights, gaps[at]), strict=True):
+            for vertex, value in zip(row, _spread_out(wanted, weights, gaps[at]), strict=True):
                 x[vertex] = value
     return x
 
 
-def _apart(net: _Net, a: int, b: int) -> float:
+def _measure_gap(net: _Net, a: int, b: int) -> float:
     """Distance that the middles of two neighbours keep."""
     between = _BETWEEN if a < net.boxes and b < net.boxes else _LANE
     return (net.width[a] + net.width[b]) / 2 + between
 
 
-def _spread(
+def _spread_out(
     wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]
 ) -> list[float]:
     """The places nearest to the wanted ones (least squares) that keep the order and the gaps: pool adjacent violators."""
@@ -249,7 +249,7 @@ def _spread(
     return [value + shift for value, shift in zip(placed, shifts, strict=True)]
 
 
-def _rows(net: _Net, gap: float) -> tuple[list[float], list[float]]:
+def _place_rows(net: _Net, gap: float) -> tuple[list[float], list[float]]:
     """Top and bottom of every layer."""
     tops, bottoms, y = [], [], 0.0
     for row in net.rows:
@@ -260,7 +260,7 @@ def _rows(net: _Net, gap: float) -> tuple[list[float], list[float]]:
     return tops, bottoms
 
 
-def _routes(
+def _draw_routes(
     net: _Net,
     edges: Sequence[tuple[int, int]],
     x: Sequence[float],
@@ -270,7 +270,7 @@ def _routes(
     """Course of each edge: out at the bottom (`ends[start][1]`), down its trunk, in at the top (`ends[end][0]`) beside the others."""
     tops, bottoms = rows
     routes = []
-    for (start, end), (k, count) in zip(edges, _arrivals(net, edges, x), strict=True):
+    for (start, end), (k, count) in zip(edges, _order_arrivals(net, edges, x), strict=True):
         points = [(x[start], ends[start][1])]
         span = net.layer[end] - net.layer[start]
         if start in net.trunk and span > 1:
@@ -284,7 +284,7 @@ def _routes(
     return tuple(routes)
 
 
-def _arrivals(
+def _order_arrivals(
     net: _Net, edges: Sequence[tuple[int, int]], x: Sequence[float]
 ) -> list[tuple[int, int]]:
     """For each edge: the how many-th from the left it is of those that arrive at its box, and of how many."""
@@ -293,12 +293,12 @@ def _arrivals(
         arriving.setdefault(end, []).append(i)
     found = [(0, 1)] * len(edges)
     for members in arriving.values():
-        for k, i in enumerate(sorted(members, key=lambda i: (_last(net, edges[i], x), i))):
+        for k, i in enumerate(sorted(members, key=lambda i: (_find_last(net, edges[i], x), i))):
             found[i] = (k, len(members))
     return found
 
 
-def _last(net: _Net, edge: tuple[int, int], x: Sequence[float]) -> float:
+def _find_last(net: _Net, edge: tuple[int, int], x: Sequence[float]) -> float:
     """Where the vertex stands from which an edge reaches its end."""
     start, end = edge
     span = net.layer[end] - net.layer[start]

@@ -38,7 +38,7 @@ _SENTENCES = {
 }
 
 
-def unreached(graph: Graph, trace: Trace) -> tuple[Cut, ...]:
+def find_unreached(graph: Graph, trace: Trace) -> tuple[Cut, ...]:
     """The parameters of the recorded model that no path of the graph reaches, in the order of the model.
 
     Args:
@@ -51,12 +51,12 @@ def unreached(graph: Graph, trace: Trace) -> tuple[Cut, ...]:
     ]
     if not missing:
         return ()
-    users = _users(trace)
-    ends = _ends(trace)
-    return tuple(_cut(parameter, trace, users, ends) for parameter in missing)
+    users = _map_users(trace)
+    ends = _find_ends(trace)
+    return tuple(_find_cut(parameter, trace, users, ends) for parameter in missing)
 
 
-def _users(trace: Trace) -> Mapping[str, list[int]]:
+def _map_users(trace: Trace) -> Mapping[str, list[int]]:
     """Rows that use each parameter: calls of the module that owns it, and functions that are given it."""
     owners = {parameter: module.fqn for module in trace.modules for parameter in module.parameters}
     rows_of: dict[str, list[int]] = {}
@@ -78,7 +78,7 @@ def _users(trace: Trace) -> Mapping[str, list[int]]:
 End = tuple[str, int]  # why, and the row at which a path ends
 
 
-def _ends(trace: Trace) -> list[End | None]:
+def _find_ends(trace: Trace) -> list[End | None]:
     """For each row, where the path from its result ends; None: at an output of the model."""
     users: dict[int, list[int]] = {}
     for row, call in enumerate(trace.calls):
@@ -92,7 +92,7 @@ def _ends(trace: Trace) -> list[End | None]:
         call = trace.calls[row]
         inner = [user for user in users.get(row, ()) if user not in parents]
         if call.outputs and not any(info.requires_grad for info in call.outputs):
-            ends[row] = (_reason(call), row)
+            ends[row] = (_find_reason(call), row)
         elif row in outputs:
             ends[row] = None
         elif not inner:
@@ -103,23 +103,23 @@ def _ends(trace: Trace) -> list[End | None]:
     return ends
 
 
-def _reason(call: ModuleCall) -> str:
+def _find_reason(call: ModuleCall) -> str:
     info = find_function(call.kind) if call.fqn is None else None
     if info is not None and info.name in ("detach", "data"):
         return "detach"
-    if (info is not None and _chooses(info)) or all(
+    if (info is not None and _is_choice(info)) or all(
         output.dtype.startswith(_WHOLE_NUMBERS) for output in call.outputs
     ):
         return "integers"
     return "overwritten" if info is not None and info.effect == "fills" else "no grad"
 
 
-def _chooses(info: OperationInfo) -> bool:
+def _is_choice(info: OperationInfo) -> bool:
     """Whether it has no derivative, whatever the dtype of its result."""
     return bool(info.traits & {"cuts", "flat"}) and info.effect not in ("makes", "fills")
 
 
-def _cut(
+def _find_cut(
     parameter: ParameterInfo,
     trace: Trace,
     users: Mapping[str, Sequence[int]],
@@ -138,13 +138,13 @@ def _cut(
     )
     why, row = end
     call = trace.calls[row]
-    module = next(_modules_around(trace, row), None)
+    module = next(_list_modules_around(trace, row), None)
     return Cut(
         parameter=parameter.fqn, why=why, module=module, operation=call.kind, source=call.source
     )
 
 
-def _modules_around(trace: Trace, row: int | None) -> Iterator[str]:
+def _list_modules_around(trace: Trace, row: int | None) -> Iterator[str]:
     while row is not None:
         fqn = trace.calls[row].fqn
         if fqn is not None:

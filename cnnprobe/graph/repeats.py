@@ -19,17 +19,17 @@ class BlockRun(NamedTuple):
         return self.start + self.period * self.times
 
 
-def runs(row: Sequence[int]) -> list[BlockRun]:
+def find_runs(row: Sequence[int]) -> list[BlockRun]:
     """The repetitions in a row of numbers, from left to right, without overlap; of several the one that covers most.
 
-    >>> runs([5, 1, 2, 1, 2, 1, 2, 7, 7])
+    >>> find_runs([5, 1, 2, 1, 2, 1, 2, 7, 7])
     [Run(start=1, period=2, times=3), Run(start=7, period=1, times=2)]
     """
     found = []
     i = 0
     while i < len(row):
         best = max(
-            (_run(row, i, period) for period in range(1, LONGEST + 1)),
+            (_make_run(row, i, period) for period in range(1, LONGEST + 1)),
             key=lambda run: (run.end, -run.period),
         )
         if best.times > 1:
@@ -40,7 +40,7 @@ def runs(row: Sequence[int]) -> list[BlockRun]:
     return found
 
 
-def _run(row: Sequence[int], start: int, period: int) -> BlockRun:
+def _make_run(row: Sequence[int], start: int, period: int) -> BlockRun:
     end = start + period
     while end < len(row) and row[end] == row[end - period]:
         end += 1

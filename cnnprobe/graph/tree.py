@@ -20,7 +20,7 @@ class CallTree:
         self._known = {(call.fqn, call.call): i for i, call in enumerate(self.calls)}
         self.parameters = {node.id for node in graph.nodes if node.kind == PARAMETER}
         self.owner = [
-            None if node.id in self.parameters else self._owner(node.module, node.call)
+            None if node.id in self.parameters else self._find_owner(node.module, node.call)
             for node in graph.nodes
         ]
         self.items: dict[int | None, list[Item]] = {None: []}
@@ -28,16 +28,16 @@ class CallTree:
             if node.id not in self.parameters:
                 self._place(node.id)
         self.depth = [
-            len(self._chain(call)) for call in range(len(self.calls))
+            len(self._list_chain(call)) for call in range(len(self.calls))
         ]  # the outermost call is 1 deep
         self.height = max((self.depth[call] for call in self.items if call is not None), default=1)
 
-    def _owner(self, module: str | None, call: int) -> int | None:
+    def _find_owner(self, module: str | None, call: int) -> int | None:
         if module is None:
             return None
         found = self._known.get((module, call))
         if found is None:
-            parent = self._owner(module.rpartition(".")[0], 0) if module else None
+            parent = self._find_owner(module.rpartition(".")[0], 0) if module else None
             found = self._known[module, call] = len(self.calls)
             self.calls.append(Call(module, call, "", parent))
         return found
@@ -54,7 +54,7 @@ class CallTree:
             item = (call, -1)
             call = self.calls[call].parent
 
-    def _chain(self, call: int | None) -> list[int]:
+    def _list_chain(self, call: int | None) -> list[int]:
         chain = []
         while call is not None:
             chain.append(call)
@@ -85,7 +85,7 @@ class CallTree:
     def is_inside(self, node: int, fqn: str) -> bool:
         """Whether a node was made in a call of the module `fqn`, or of one below it."""
         call = self.owner[node]
-        return any(self.calls[c].fqn == fqn for c in self._chain(call))
+        return any(self.calls[c].fqn == fqn for c in self._list_chain(call))
 
     def title(self, item: Item) -> str:
         """What an item is called where there is room for one name: class of the module, or name of the operation."""
@@ -97,7 +97,7 @@ class CallTree:
         )
 
 
-def signatures(tree: CallTree, items: list[Item]) -> list[int]:
+def number_items(tree: CallTree, items: list[Item]) -> list[int]:
     """A number for each item; equal numbers mean the same operations with the same shapes, connected in the same way.
 
     A value from another item counts by how many items back that is: so that each of a row of blocks gets the same number.
@@ -110,12 +110,12 @@ def signatures(tree: CallTree, items: list[Item]) -> list[int]:
     place = {node: (at, k) for at, nodes in enumerate(members) for k, node in enumerate(nodes)}
     numbers: dict[object, int] = {}
     return [
-        numbers.setdefault(tuple(_told(tree, nodes, at, place, sources)), len(numbers))
+        numbers.setdefault(tuple(_describe_item(tree, nodes, at, place, sources)), len(numbers))
         for at, nodes in enumerate(members)
     ]
 
 
-def _told(
+def _describe_item(
     tree: CallTree,
     nodes: list[int],
     at: int,

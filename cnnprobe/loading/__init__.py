@@ -5,11 +5,20 @@ A SPEC of Python code runs that code by design. A file of weights or of inputs n
 
 from cnnprobe.loading.arguments import parse_arguments
 from cnnprobe.loading.checkpoints import load_weights
-from cnnprobe.loading.defaults import default_inputs
-from cnnprobe.loading.inputs import device_of, dtype_of, load_file, load_inputs, parse_shape
+from cnnprobe.loading.defaults import make_default_inputs
+from cnnprobe.loading.inputs import load_file, load_inputs, parse_device, parse_dtype, parse_shape
 from cnnprobe.loading.models import load_model
 from cnnprobe.loading.user_errors import TargetWarning
 
 __all__ = [
-    "TargetWarning", "default_inputs", "device_of", "dtype_of", "load_file", "load_inputs", "load_model", "load_weights", "parse_arguments", "parse_shape",
+    "TargetWarning",
+    "load_file",
+    "load_inputs",
+    "load_model",
+    "load_weights",
+    "make_default_inputs",
+    "parse_arguments",
+    "parse_device",
+    "parse_dtype",
+    "parse_shape",
 ]  # fmt: skip

@@ -33,11 +33,11 @@ def parse_arguments(items: Iterable[str]) -> dict[str, object]:
                 where=f"--arg {item}",
                 fix="give it once",
             )
-        arguments[name] = _value(text.strip())
+        arguments[name] = _parse_value(text.strip())
     return arguments
 
 
-def _value(text: str) -> object:
+def _parse_value(text: str) -> object:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from cnnprobe.errors import TargetError, UsageError, suggest
-from cnnprobe.loading.user_errors import TargetWarning, told
+from cnnprobe.loading.user_errors import TargetWarning, describe_error
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _NESTS = (
@@ -44,8 +44,8 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
         TargetError: the file cannot be read, wants code to be run, or does not fit.
     """
     model = getattr(model, "_orig_mod", model)
-    state = _without_wrappers(read_state(path, trust_pickle=trust_pickle), set(model.state_dict()))
-    wrong_shapes = _wrong_shapes(model, state)
+    state = _strip_wrappers(read_state(path, trust_pickle=trust_pickle), set(model.state_dict()))
+    wrong_shapes = _list_wrong_shapes(model, state)
     for name in wrong_shapes:
         del state[name]
     try:
@@ -58,8 +58,8 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
     if missing or unexpected or wrong_shapes:
         counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(wrong_shapes)} of another shape"
         named = [
-            _named("missing", missing),
-            _named("unexpected", unexpected),
+            _describe_names("missing", missing),
+            _describe_names("unexpected", unexpected),
             "; ".join(list(wrong_shapes.values())[:_SHOWN]),
         ]
         raise TargetError(
@@ -72,13 +72,13 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
 _FIT = "build the model as it was when these weights were saved (--arg name=value), or give its own weights"
 
 
-def _named(kind: str, names: Iterable[str]) -> str:
+def _describe_names(kind: str, names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{kind} " + ", ".join(repr(name) for name in names[:_SHOWN]) + more if names else ""
 
 
-def _wrong_shapes(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]:
+def _list_wrong_shapes(model: nn.Module, state: Mapping[str, object]) -> dict[str, str]:
     lazy = UninitializedParameter | UninitializedBuffer
     wanted = {
         name: value
@@ -94,7 +94,7 @@ def _wrong_shapes(model: nn.Module, state: Mapping[str, object]) -> dict[str, st
     return wrong
 
 
-def _without_wrappers(state: Mapping[str, object], wanted: set[str]) -> dict[str, object]:
+def _strip_wrappers(state: Mapping[str, object], wanted: set[str]) -> dict[str, object]:
     """The state under the model's own names, where a wrapper has put its prefix before them or within them."""
     renamed = {name: value for name, value in state.items() if isinstance(name, str)}
     while prefix := next(
@@ -113,7 +113,7 @@ def _without_wrappers(state: Mapping[str, object], wanted: set[str]) -> dict[str
 
 def read_state(path: Path, *, trust_pickle: bool = False) -> Mapping[str, object]:
     """The state_dict in a file, also where it lies under "state_dict", "model" and the like."""
-    kind = kind_of(path)
+    kind = detect_kind(path)
     if kind == "safetensors":
         return _read_safetensors(path)
     if kind == "torchscript":
@@ -123,7 +123,7 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> Mapping[str, object
             fix="save the Python model's state_dict()",
         )
     if kind in ("zip", "pickle"):
-        return _state_in(read_pickle(path, trust_pickle=trust_pickle), path)
+        return _find_state(read_pickle(path, trust_pickle=trust_pickle), path)
     raise TargetError(
         f"{path} {_NO_CHECKPOINT[kind]}",
         where=str(path),
@@ -140,7 +140,7 @@ _NO_CHECKPOINT = {
 }
 
 
-def kind_of(path: Path) -> str:
+def detect_kind(path: Path) -> str:
     """What a file holds, by its content: "safetensors", "torchscript", "pt2", "zip", "pickle", or why it is none of them.
 
     Raises:
@@ -166,7 +166,7 @@ def kind_of(path: Path) -> str:
             f"{path} cannot be read: {error.strerror}", where=str(path), fix="check its permissions"
         ) from error
     if head[:4] == b"PK\x03\x04":
-        return _kind_of_zip(path)
+        return _detect_zip_kind(path)
     if head[8:9] == b"{":
         return "safetensors"
     if head[:1] == b"\x80":
@@ -176,7 +176,7 @@ def kind_of(path: Path) -> str:
     return "lfs" if head.startswith(b"version https://git-lfs") else "unknown"
 
 
-def _kind_of_zip(path: Path) -> str:
+def _detect_zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
@@ -203,7 +203,7 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise TargetError(
-            f"{path} is truncated or damaged: {told(error)}",
+            f"{path} is truncated or damaged: {describe_error(error)}",
             where=str(path),
             fix="copy or download it again",
         ) from error
@@ -211,7 +211,7 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
 
 def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
     """What torch.save put into a file; code in it is run only under `trust_pickle`, after its globals were named in a warning."""
-    if (torch_version := _version()) < _SAFE_SINCE:
+    if (torch_version := _read_version()) < _SAFE_SINCE:
         warnings.warn(
             f"torch {'.'.join(map(str, torch_version))} lets a crafted checkpoint past weights_only (CVE-2026-24747): "
             f"read {path} only if you trust it, or use torch >= 2.10 or safetensors",
@@ -225,9 +225,9 @@ def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
             )  # where that matters it fails, and is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = ", ".join(unsafe_globals(path)) or _global_in(error)
+        wanted = ", ".join(find_unsafe_globals(path)) or _find_global(error)
         if not wanted:
-            raise _unreadable(path, error) from error
+            raise _make_unreadable_error(path, error) from error
         if not trust_pickle:
             raise TargetError(
                 f"{path} would run code when it is read: it names {wanted}",
@@ -238,32 +238,32 @@ def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
             f"{path} is trusted and may run code: it names {wanted}", TargetWarning, stacklevel=2
         )
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise _make_unreadable_error(path, error) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise _make_unreadable_error(path, error) from error
 
 
-def _version() -> tuple[int, int]:
+def _read_version() -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", torch.__version__)
     return (int(found[1]), int(found[2])) if found else _SAFE_SINCE
 
 
-def _unreadable(path: Path, error: BaseException) -> TargetError:
+def _make_unreadable_error(path: Path, error: BaseException) -> TargetError:
     return TargetError(
-        f"{path} is truncated or damaged: {told(error)}",
+        f"{path} is truncated or damaged: {describe_error(error)}",
         where=str(path),
         fix="copy or download it again",
     )
 
 
-def _global_in(error: BaseException) -> str:
+def _find_global(error: BaseException) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return found[1] if found else ""
 
 
-def unsafe_globals(path: Path) -> list[str]:
+def find_unsafe_globals(path: Path) -> list[str]:
     """The functions and classes beyond tensors that a pickle names, read without running it; for messages only."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -273,23 +273,23 @@ def unsafe_globals(path: Path) -> list[str]:
     ):  # a bare pickle, or the older format of torch.save, which is several in a row
         return sorted(
             name
-            for name in _globals_in_pickles(path)
+            for name in _list_pickle_globals(path)
             if not name.startswith(("torch._utils.", "collections.OrderedDict"))
         )
 
 
-def _globals_in_pickles(path: Path) -> set[str]:
+def _list_pickle_globals(path: Path) -> set[str]:
     found: set[str] = set()
     with path.open("rb") as file:
         try:
             while file.peek(1):
-                found.update(_globals_in(pickletools.genops(file)))
+                found.update(_list_globals(pickletools.genops(file)))
         except Exception:  # past the pickles lie raw numbers; genops raises many kinds there
             return found
     return found
 
 
-def _globals_in(
+def _list_globals(
     operations: Iterable[tuple[pickletools.OpcodeInfo, object, int | None]],
 ) -> set[str]:
     found, strings, memo = set(), [""], dict[object, str]()
@@ -309,7 +309,7 @@ def _globals_in(
     return found
 
 
-def _state_in(saved: object, path: Path) -> Mapping[str, object]:
+def _find_state(saved: object, path: Path) -> Mapping[str, object]:
     if isinstance(saved, nn.Module):
         return saved.state_dict()
     while isinstance(saved, Mapping):
@@ -336,7 +336,7 @@ def _state_in(saved: object, path: Path) -> Mapping[str, object]:
 
 def refuse_as_model(path: Path) -> NoReturn:
     """A file of weights alone names no model: says which kind it is, and what to give instead."""
-    if kind_of(path) == "torchscript":
+    if detect_kind(path) == "torchscript":
         raise TargetError(
             f"{path} is TorchScript, whose modules cannot be observed",
             where=f"SPEC {path}",

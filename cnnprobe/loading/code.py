@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError, UsageError, suggest
-from cnnprobe.loading.user_errors import told, user_line
+from cnnprobe.loading.user_errors import describe_error, find_user_line
 
 FORMS = "write pkg.mod:attr, path/to/file.py:Class, torchvision:NAME, timm:NAME or a .pt2 file"
 
@@ -25,21 +25,21 @@ def find(spec: str) -> object:
     """
     place, colon, attribute = spec.rpartition(":")
     if spec.endswith(".py") or (not colon and os.sep in spec):
-        _existing(Path(spec))
+        _check_exists(Path(spec))
         raise UsageError(
-            "the SPEC names a file but no model in it", where=spec, fix=_classes_in(Path(spec))
+            "the SPEC names a file but no model in it", where=spec, fix=_list_classes(Path(spec))
         )
     if not colon or not place or not attribute:
         raise UsageError(f"{spec!r} names no model", where="SPEC", fix=FORMS)
     if place.endswith(".py") or os.sep in place:
-        _existing(Path(place))
+        _check_exists(Path(place))
         module = _import_file(Path(place))
     else:
         module = _import_module(place)
-    return _attribute(module, attribute, spec)
+    return _find_attribute(module, attribute, spec)
 
 
-def _existing(path: Path) -> None:
+def _check_exists(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
@@ -55,7 +55,7 @@ def _existing(path: Path) -> None:
     raise UsageError(f"there is no file {str(path)!r}", where="SPEC", fix=fix)
 
 
-def _classes_in(path: Path) -> str:
+def _list_classes(path: Path) -> str:
     """A fix that names the classes of a file, read without running it."""
     try:
         tree = ast.parse(path.read_bytes())
@@ -65,13 +65,13 @@ def _classes_in(path: Path) -> str:
     return "write " + " or ".join(f"{path}:{name}" for name in names[:4] or ["Class"])
 
 
-def _first_on_path(folder: str) -> None:
+def _put_first_on_path(folder: str) -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
 
 def _import_module(name: str) -> ModuleType:
-    _first_on_path(str(Path.cwd()))
+    _put_first_on_path(str(Path.cwd()))
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
@@ -82,15 +82,15 @@ def _import_module(name: str) -> ModuleType:
                 where=f"SPEC {name}:..., looked for in {Path.cwd()} and on Python's path",
                 fix="run the command in the folder that holds it, or install it in this environment",
             ) from error
-        raise _import_failure(name, error) from error
+        raise _describe_import_failure(name, error) from error
     except (Exception, SystemExit) as error:
-        raise _import_failure(name, error) from error
+        raise _describe_import_failure(name, error) from error
 
 
 def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
-    _first_on_path(str(path.parent))
-    name = _module_name(path)
+    _put_first_on_path(str(path.parent))
+    name = _choose_module_name(path)
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise UsageError(f"{str(path)!r} is no Python file", where="SPEC", fix=FORMS)
@@ -105,11 +105,11 @@ def _import_file(path: Path) -> ModuleType:
             sys.modules[name] = before
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise _import_failure(str(path), error) from error
+        raise _describe_import_failure(str(path), error) from error
     return module
 
 
-def _module_name(path: Path) -> str:
+def _choose_module_name(path: Path) -> str:
     """The file's stem, so that its neighbours find it under that name, unless another module has it."""
     known = sys.modules.get(path.stem)
     if (
@@ -123,13 +123,13 @@ def _module_name(path: Path) -> str:
     return path.stem
 
 
-def _import_failure(name: str, error: BaseException) -> ProbeError:
+def _describe_import_failure(name: str, error: BaseException) -> ProbeError:
     if isinstance(error, ProbeError):
         return error
-    where = user_line(error) or name
+    where = find_user_line(error) or name
     if isinstance(error, SyntaxError):
         return TargetError(
-            f"{name} is no valid Python: {error.msg}", where=where, fix=_shown_line(error)
+            f"{name} is no valid Python: {error.msg}", where=where, fix=_show_line(error)
         )
     if isinstance(error, SystemExit):
         return TargetError(
@@ -138,16 +138,18 @@ def _import_failure(name: str, error: BaseException) -> ProbeError:
             fix="put what runs the script under `if __name__ == '__main__':`",
         )
     return TargetError(
-        f"importing {name} raised {told(error)}", where=where, fix=_import_fix(error)
+        f"importing {name} raised {describe_error(error)}",
+        where=where,
+        fix=_suggest_import_fix(error),
     )
 
 
-def _shown_line(error: SyntaxError) -> str:
+def _show_line(error: SyntaxError) -> str:
     line = (error.text or "").strip()
     return f"correct the line: {line}" if line else "correct that line"
 
 
-def _import_fix(error: BaseException) -> str:
+def _suggest_import_fix(error: BaseException) -> str:
     if isinstance(error, ImportError) and "relative import" in str(error):
         return "name it as a module of its package, from the folder above: pkg.mod:Class"
     if isinstance(error, ModuleNotFoundError):
@@ -159,7 +161,7 @@ def _import_fix(error: BaseException) -> str:
     )
 
 
-def _attribute(module: ModuleType, attribute: str, spec: str) -> object:
+def _find_attribute(module: ModuleType, attribute: str, spec: str) -> object:
     target: object = module
     for name in attribute.split("."):
         try:
@@ -173,12 +175,12 @@ def _attribute(module: ModuleType, attribute: str, spec: str) -> object:
             raise UnknownNameError(
                 f"{spec.removesuffix(':' + attribute)} has no {attribute!r}",
                 where=f"SPEC {spec}",
-                fix=_nearest(attribute, known, target),
+                fix=_suggest_nearest(attribute, known, target),
             ) from error
     return target
 
 
-def _nearest(attribute: str, known: list[str], holder: object) -> str:
+def _suggest_nearest(attribute: str, known: list[str], holder: object) -> str:
     """The near names, or else the models that the module itself defines."""
     fix = suggest(attribute, known)
     own = [

@@ -7,7 +7,7 @@ from torch import nn
 
 from cnnprobe.errors import UsageError
 from cnnprobe.loading.inputs import load_inputs
-from cnnprobe.loading.meta import meta_copy
+from cnnprobe.loading.meta import copy_to_meta
 
 _STRIDED_STEM = (224, 256, 299, 227, 384, 64, 32)  # sizes of ImageNet models, likeliest first
 _PLAIN_STEM = (
@@ -24,7 +24,7 @@ _PLAIN_STEM = (
 _COLOURS = 3
 
 
-def default_inputs(
+def make_default_inputs(
     model: nn.Module, *, dtype: torch.dtype | None = None, device: torch.device, seed: int = 0
 ) -> tuple[tuple[object, ...], dict[str, object], str]:
     """Arguments for `model.forward` of one sample, and a sentence that says what was assumed.
@@ -36,14 +36,16 @@ def default_inputs(
         UsageError: the forward takes several inputs, or no Conv2d or Linear says what it takes.
     """
     _check_forward(model)
-    candidates = _candidates(model)
+    candidates = _list_candidates(model)
     shape = (
-        next((shape for shape in candidates if _runs_on_meta(model, shape)), candidates[0])
+        next((shape for shape in candidates if _can_run_on_meta(model, shape)), candidates[0])
         if len(candidates) > 1
         else candidates[0]
     )
     text = ",".join(str(size) for size in shape)
-    args, kwargs = load_inputs([text], dtype=dtype or _dtype(model), device=device, seed=seed)
+    args, kwargs = load_inputs(
+        [text], dtype=dtype or _choose_dtype(model), device=device, seed=seed
+    )
     return (
         args,
         kwargs,
@@ -71,7 +73,7 @@ def _check_forward(model: nn.Module) -> None:
         )
 
 
-def _candidates(model: nn.Module) -> list[tuple[int, ...]]:
+def _list_candidates(model: nn.Module) -> list[tuple[int, ...]]:
     # timm's own record of what the model takes
     configured = getattr(model, "default_cfg", None) or {}
     if isinstance(configured, dict) and configured.get("input_size"):
@@ -89,16 +91,16 @@ def _candidates(model: nn.Module) -> list[tuple[int, ...]]:
     )
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
+def _choose_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float32)
 
 
-def _runs_on_meta(model: nn.Module, shape: tuple[int, ...]) -> bool:
+def _can_run_on_meta(model: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether a copy of the model without any data takes an input of that shape."""
     try:
-        without_data = meta_copy(model)
+        without_data = copy_to_meta(model)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            without_data(torch.empty(shape, dtype=_dtype(model), device="meta"))
+            without_data(torch.empty(shape, dtype=_choose_dtype(model), device="meta"))
     except (Exception, SystemExit):  # whatever the user's code raises, the answer is no
         return False
     return True

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cnnprobe.errors import TargetError, UsageError
-from cnnprobe.loading.user_errors import told
+from cnnprobe.loading.user_errors import describe_error
 
 
 def load(path: Path, *, trust_pickle: bool) -> nn.Module:
@@ -23,7 +23,7 @@ def load(path: Path, *, trust_pickle: bool) -> nn.Module:
     """
     if not path.is_file():
         raise UsageError(f"there is no file {str(path)!r}", where="SPEC", fix="check the path")
-    wanted = _unsafe_globals(path)
+    wanted = _find_unsafe_globals(path)
     if not trust_pickle:
         named = f" (its pickles name {', '.join(wanted)})" if wanted else ""
         raise TargetError(
@@ -35,13 +35,13 @@ def load(path: Path, *, trust_pickle: bool) -> nn.Module:
         return torch.export.unflatten(torch.export.load(path))
     except Exception as error:
         raise TargetError(
-            f"{path} could not be read: {told(error)}",
+            f"{path} could not be read: {describe_error(error)}",
             where=str(path),
             fix="save it again by torch.export.save, with this torch",
         ) from error
 
 
-def _unsafe_globals(path: Path) -> list[str]:
+def _find_unsafe_globals(path: Path) -> list[str]:
     """Globals beyond tensors that the pickles in the archive name, read without running them."""
     found: set[str] = set()
     try:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from cnnprobe.errors import TargetError, UnknownNameError, UsageError, suggest
-from cnnprobe.loading.checkpoints import kind_of, read_pickle
-from cnnprobe.loading.memory import available_bytes, binary
-from cnnprobe.loading.user_errors import told
+from cnnprobe.loading.checkpoints import detect_kind, read_pickle
+from cnnprobe.loading.memory import format_binary, read_available_bytes
+from cnnprobe.loading.user_errors import describe_error
 
 FORM = "write a shape such as 1,3,32,32, or name a .pt, .npy, .png or .jpg file"
 INTEGERS_BELOW = 8  # random integers are indices to most models: small enough for any vocabulary
@@ -32,10 +32,10 @@ _NUMBERED = (
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _NUMBERED}
 
 
-def dtype_of(name: str) -> torch.dtype:
+def parse_dtype(name: str) -> torch.dtype:
     """The dtype of that name.
 
-    >>> dtype_of("bfloat16")
+    >>> parse_dtype("bfloat16")
     torch.bfloat16
     """
     if name not in DTYPES:
@@ -45,7 +45,7 @@ def dtype_of(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def device_of(name: str) -> torch.device:
+def parse_device(name: str) -> torch.device:
     """The device of that name, which this machine has to have."""
     try:
         device = torch.device(name)
@@ -87,8 +87,8 @@ def load_inputs(
     >>> args[0].shape, kwargs["mask"].shape
     (torch.Size([2, 3, 8, 8]), torch.Size([2, 8]))
     """
-    dtype = dtype_of(dtype) if isinstance(dtype, str) else dtype or torch.float32
-    device = device_of(device) if isinstance(device, str) else device
+    dtype = parse_dtype(dtype) if isinstance(dtype, str) else dtype or torch.float32
+    device = parse_device(device) if isinstance(device, str) else device
     generator = torch.Generator().manual_seed(seed)
     args: list[object] = []
     kwargs: dict[str, object] = {}
@@ -97,7 +97,7 @@ def load_inputs(
         place = f"--input {spec}"
         shape = parse_shape(text, place)
         value = (
-            random_input(shape, dtype, device, generator)
+            draw_random_input(shape, dtype, device, generator)
             if shape
             else load_file(text, place, dtype=dtype, device=device)
         )
@@ -135,7 +135,7 @@ def parse_shape(text: str, place: str) -> tuple[int, ...] | None:
     return shape
 
 
-def random_input(
+def draw_random_input(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Tensor:
     """A random tensor: standard normal, or integers below 8 (bool: both), drawn on the CPU so that devices agree."""
@@ -151,27 +151,31 @@ def random_input(
             ).to(dtype)
         return drawn.to(device)
     except (RuntimeError, MemoryError, OverflowError) as error:
-        raise _too_large(shape, dtype, f"it could not be made ({told(error)})") from error
+        raise _make_too_large_error(
+            shape, dtype, f"it could not be made ({describe_error(error)})"
+        ) from error
 
 
 def _check_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-    needed = _nbytes(shape, dtype)
+    needed = _count_bytes(shape, dtype)
     for place in {"cpu", device.type}:
-        free = available_bytes(torch.device(place))
+        free = read_available_bytes(torch.device(place))
         if free is not None and needed > free:
-            raise _too_large(shape, dtype, f"{binary(free)} of memory are free on {place}")
+            raise _make_too_large_error(
+                shape, dtype, f"{format_binary(free)} of memory are free on {place}"
+            )
 
 
-def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def _count_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     needed = dtype.itemsize
     for size in shape:
         needed *= size
     return needed
 
 
-def _too_large(shape: tuple[int, ...], dtype: torch.dtype, why: str) -> UsageError:
+def _make_too_large_error(shape: tuple[int, ...], dtype: torch.dtype, why: str) -> UsageError:
     return UsageError(
-        f"the shape {shape} takes {binary(_nbytes(shape, dtype))}, but {why}",
+        f"the shape {shape} takes {format_binary(_count_bytes(shape, dtype))}, but {why}",
         where="--input " + ",".join(str(size) for size in shape),
         fix="give a smaller shape, or --device meta to see shapes alone",
     )
@@ -179,11 +183,11 @@ def _too_large(shape: tuple[int, ...], dtype: torch.dtype, why: str) -> UsageErr
 
 def load_file(text: str, place: str, *, dtype: torch.dtype, device: torch.device) -> object:
     """What a file of tensors or a picture holds, on the device; `dtype` is that of a picture."""
-    value = _from_file(text, place, dtype)
+    value = _read_file(text, place, dtype)
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, value)
 
 
-def _from_file(text: str, place: str, dtype: torch.dtype) -> object:
+def _read_file(text: str, place: str, dtype: torch.dtype) -> object:
     path = Path(text)
     read = _READERS.get(path.suffix.lower())
     if not text or (read is None and not path.exists()):
@@ -204,7 +208,7 @@ def _from_file(text: str, place: str, dtype: torch.dtype) -> object:
 
 
 def _read_saved(path: Path, _: torch.dtype) -> object:
-    kind = kind_of(path)
+    kind = detect_kind(path)
     if kind not in ("zip", "pickle"):
         raise TargetError(
             f"{path} is {'truncated or damaged' if kind == 'damaged' else 'no saved tensor'}",
@@ -224,7 +228,7 @@ def _read_numpy(path: Path, _: torch.dtype) -> Tensor:
         )
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise TargetError(
-            f"{path} holds no array that torch can take: {told(error)}",
+            f"{path} holds no array that torch can take: {describe_error(error)}",
             where=str(path),
             fix="save numbers by numpy.save",
         ) from error
@@ -245,7 +249,7 @@ def _read_picture(path: Path, dtype: torch.dtype) -> Tensor:
             pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     except Exception as error:  # Pillow raises whatever its decoders do
         raise TargetError(
-            f"{path} is no picture that can be read: {told(error)}",
+            f"{path} is no picture that can be read: {describe_error(error)}",
             where=str(path),
             fix="save it as PNG or JPEG",
         ) from error

@@ -7,21 +7,21 @@ import torch
 _GROUP = Path("/sys/fs/cgroup")  # a container's own limit (cgroup v2)
 
 
-def available_bytes(device: torch.device) -> int | None:
+def read_available_bytes(device: torch.device) -> int | None:
     """Free bytes on a device; None where there is no way to tell.
 
-    >>> available_bytes(torch.device("cpu")) != 0
+    >>> read_available_bytes(torch.device("cpu")) != 0
     True
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return None
-    known = [free for free in (_of_machine(), _of_container()) if free is not None]
+    known = [free for free in (_read_machine(), _read_container()) if free is not None]
     return min(known, default=None)
 
 
-def _of_machine() -> int | None:
+def _read_machine() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(
@@ -31,7 +31,7 @@ def _of_machine() -> int | None:
         return None
 
 
-def _of_container() -> int | None:
+def _read_container() -> int | None:
     try:
         return int((_GROUP / "memory.max").read_text()) - int(
             (_GROUP / "memory.current").read_text()
@@ -40,10 +40,10 @@ def _of_container() -> int | None:
         return None
 
 
-def binary(nbytes: int) -> str:
+def format_binary(nbytes: int) -> str:
     """Bytes in binary units.
 
-    >>> binary(4 * 2**30)
+    >>> format_binary(4 * 2**30)
     '4.0 GiB'
     """
     size = float(nbytes)

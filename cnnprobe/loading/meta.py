@@ -8,24 +8,24 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
+def copy_to_meta(model: nn.Module) -> nn.Module:
     """A deep copy of `model` on the meta device; the model itself, its data and its hooks are left alone.
 
-    >>> meta_copy(nn.Linear(4, 2)).weight.device.type
+    >>> copy_to_meta(nn.Linear(4, 2)).weight.device.type
     'meta'
     """
     memo: dict[int, object] = {}  # for deepcopy: what is already "copied"
     for parameter in model.parameters():
-        on_meta = _on_meta(parameter)
+        on_meta = _move_to_meta(parameter)
         if not is_lazy(parameter):
             on_meta = nn.Parameter(on_meta, requires_grad=parameter.requires_grad)
         memo[id(parameter)] = on_meta
     for buffer in model.buffers():
-        memo[id(buffer)] = _on_meta(buffer)
+        memo[id(buffer)] = _move_to_meta(buffer)
     return copy.deepcopy(model, memo)
 
 
-def _on_meta(tensor: Tensor) -> Tensor:
+def _move_to_meta(tensor: Tensor) -> Tensor:
     if is_lazy(tensor):  # it has no shape yet
         kind: Any = type(tensor)  # its stub lacks device and dtype
         return kind(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)  # type: ignore[no-any-return]

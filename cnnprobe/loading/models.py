@@ -13,7 +13,7 @@ from torch import nn
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError, UsageError, suggest
 from cnnprobe.loading import checkpoints, exported
 from cnnprobe.loading.code import FORMS, find
-from cnnprobe.loading.user_errors import told, user_line
+from cnnprobe.loading.user_errors import describe_error, find_user_line
 
 NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
@@ -41,20 +41,20 @@ def load_model(
     prefix, _, name = spec.partition(":")
     suffix = Path(spec).suffix.lower()
     if prefix in ("torchvision", "timm") and name:
-        model = _from_zoo(prefix, name, arguments)
+        model = _build_from_zoo(prefix, name, arguments)
     elif suffix == ".pt2":
         model = exported.load(Path(spec), trust_pickle=trust_pickle)
         _refuse_arguments(arguments, spec, "an exported program")
     elif suffix in checkpoints.SUFFIXES:
         checkpoints.refuse_as_model(Path(spec))
     else:
-        model = _built(find(spec), spec, arguments)
+        model = _build(find(spec), spec, arguments)
     if weights is not None:
         checkpoints.load_weights(model, Path(weights), trust_pickle=trust_pickle)
     return model
 
 
-def _built(target: object, spec: str, arguments: Mapping[str, object]) -> nn.Module:
+def _build(target: object, spec: str, arguments: Mapping[str, object]) -> nn.Module:
     if isinstance(target, nn.Module):
         _refuse_arguments(arguments, spec, "an instance")
         return target
@@ -63,15 +63,15 @@ def _built(target: object, spec: str, arguments: Mapping[str, object]) -> nn.Mod
         or not callable(target)
         or (isinstance(target, type) and not issubclass(target, nn.Module))
     ):
-        raise _no_model(spec, f"names {_described(target)}, no model")
+        raise _make_no_model_error(spec, f"names {_describe(target)}, no model")
     _check_signature(target, spec, arguments)
-    model = _called(target, spec, arguments)
+    model = _call(target, spec, arguments)
     if not isinstance(model, nn.Module):
-        raise _no_model(spec, f"was called and gave {_described(model)}, no model")
+        raise _make_no_model_error(spec, f"was called and gave {_describe(model)}, no model")
     return model
 
 
-def _no_model(spec: str, what: str) -> UsageError:
+def _make_no_model_error(spec: str, what: str) -> UsageError:
     return UsageError(
         f"{spec} {what}",
         where=f"SPEC {spec}",
@@ -79,7 +79,7 @@ def _no_model(spec: str, what: str) -> UsageError:
     )
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return (
@@ -118,23 +118,23 @@ def _check_signature(
         if unknown:
             raise UnknownNameError(
                 f"{spec} takes no argument {unknown[0]!r}",
-                where=f"{target_name(target)}{signature}",
+                where=f"{get_target_name(target)}{signature}",
                 fix=suggest(unknown[0], [p.name for p in named]),
             ) from error
         missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
         raise UsageError(
             f"{spec} needs {'an argument' if len(missing) == 1 else 'arguments'}: {', '.join(missing)}",
-            where=f"{target_name(target)}{signature}",
+            where=f"{get_target_name(target)}{signature}",
             fix="add " + " ".join(f"--arg {name}=..." for name in missing),
         ) from error
 
 
-def target_name(target: object) -> str:
+def get_target_name(target: object) -> str:
     """The name of a class or function as its user wrote it."""
     return str(getattr(target, "__qualname__", type(target).__name__))
 
 
-def _called(target: Callable[..., Any], spec: str, arguments: Mapping[str, object]) -> object:
+def _call(target: Callable[..., Any], spec: str, arguments: Mapping[str, object]) -> object:
     try:
         return target(**arguments)
     except ProbeError:
@@ -142,20 +142,20 @@ def _called(target: Callable[..., Any], spec: str, arguments: Mapping[str, objec
     except MemoryError as error:
         raise TargetError(
             f"building {spec} needs more memory than there is",
-            where=user_line(error) or spec,
+            where=find_user_line(error) or spec,
             fix="make it smaller by --arg",
         ) from error
     except (Exception, SystemExit) as error:
         raise TargetError(
-            f"building {spec} raised {told(error)}",
-            where=user_line(error) or spec,
+            f"building {spec} raised {describe_error(error)}",
+            where=find_user_line(error) or spec,
             fix=f"call super().__init__() first in the __init__ of {type(unfinished).__name__}"
-            if (unfinished := unfinished_module(error)) is not None
+            if (unfinished := find_unfinished_module(error)) is not None
             else "correct that line, or give other constructor arguments by --arg",
         ) from error
 
 
-def unfinished_module(error: BaseException) -> nn.Module | None:
+def find_unfinished_module(error: BaseException) -> nn.Module | None:
     """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own frame of it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_locals.get("self")
@@ -168,8 +168,8 @@ def unfinished_module(error: BaseException) -> nn.Module | None:
     return None
 
 
-def _from_zoo(package: str, name: str, arguments: Mapping[str, object]) -> nn.Module:
-    make = _torchvision if package == "torchvision" else _timm
+def _build_from_zoo(package: str, name: str, arguments: Mapping[str, object]) -> nn.Module:
+    make = _find_torchvision_builder if package == "torchvision" else _find_timm_builder
     try:
         builder, fixed = make(name)
     except (
@@ -178,18 +178,18 @@ def _from_zoo(package: str, name: str, arguments: Mapping[str, object]) -> nn.Mo
         RuntimeError,
     ) as error:  # RuntimeError: a torchvision built for another torch
         raise TargetError(
-            f"{package} could not be imported: {told(error)}",
+            f"{package} could not be imported: {describe_error(error)}",
             where=f"SPEC {package}:{name}",
             fix=f"pip install {package}, in a version for this torch",
         ) from error
     _check_signature(builder, f"{package}:{name}", arguments)
-    model = _called(builder, f"{package}:{name}", {**fixed, **arguments})
+    model = _call(builder, f"{package}:{name}", {**fixed, **arguments})
     if not isinstance(model, nn.Module):
-        raise _no_model(f"{package}:{name}", f"gave {_described(model)}, no model")
+        raise _make_no_model_error(f"{package}:{name}", f"gave {_describe(model)}, no model")
     return model
 
 
-def _torchvision(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
+def _find_torchvision_builder(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
     """The builder, and the arguments that keep it from downloading weights."""
     from torchvision import models
 
@@ -198,7 +198,7 @@ def _torchvision(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
         raise UnknownNameError(
             f"torchvision has no model {name!r}",
             where=f"SPEC torchvision:{name}",
-            fix=_near_or_list(name, known, "torchvision"),
+            fix=_suggest_name(name, known, "torchvision"),
         )
     builder = models.get_model_builder(name)
     fixed: dict[str, object] = {"weights": None}
@@ -213,7 +213,7 @@ def _torchvision(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
     return builder, fixed
 
 
-def _timm(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
+def _find_timm_builder(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
     import timm
 
     known = timm.list_models()
@@ -223,7 +223,7 @@ def _timm(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
         raise UnknownNameError(
             f"timm has no model {name!r}",
             where=f"SPEC timm:{name}",
-            fix=_near_or_list(name, known, "timm"),
+            fix=_suggest_name(name, known, "timm"),
         )
 
     def create(**arguments: Any) -> object:
@@ -232,7 +232,7 @@ def _timm(name: str) -> tuple[Callable[..., Any], dict[str, object]]:
     return create, {"pretrained": False}
 
 
-def _near_or_list(name: str, known: list[str], package: str) -> str:
+def _suggest_name(name: str, known: list[str], package: str) -> str:
     fix = suggest(name, known)
     return (
         fix

@@ -16,17 +16,17 @@ class TargetWarning(UserWarning):
     """Something about a model, its weights or its inputs that the user should know before trusting the result."""
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The kind and the first line of an exception, as one line.
 
-    >>> told(ValueError("no such size"))
+    >>> describe_error(ValueError("no such size"))
     'ValueError: no such size'
     """
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def user_line(error: BaseException) -> str:
+def find_user_line(error: BaseException) -> str:
     """The innermost line of the user's own code that an exception passed, "net.py:12"; "" where it passed none.
 
     A line of a file is the user's if that file is neither ours, nor Python's, nor installed; failing that, the innermost of all.

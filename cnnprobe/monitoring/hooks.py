@@ -17,7 +17,7 @@ from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.journal import Ledger, Slot
 from cnnprobe.records.statistics import INF, NAN
-from cnnprobe.stats.native import NOT_FINITE, sizes_of
+from cnnprobe.stats.native import NOT_FINITE, split_sizes
 from cnnprobe.stats.sheet import SMALL, Cell, Plan, Sheet, is_plain
 
 backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
@@ -308,7 +308,7 @@ class ChannelHook(LayerHook):
         if kernel is None or output.dim() < 2 or not is_plain(output):
             return super().prepare(wiring, cell, output)
         if cell.shape != output.shape or cell.plan is None:
-            sizes = sizes_of(output)
+            sizes = split_sizes(output)
             if sizes is None:
                 return super().prepare(wiring, cell, output)
             cell.plan = Plan(sizes, None if cell.plan is None else cell.plan.fired)

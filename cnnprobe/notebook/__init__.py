@@ -66,11 +66,11 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
     if target is None:
         return functools.partial(probed, every=every, sample=sample)
     if isinstance(target, type) and issubclass(target, nn.Module):
-        target.__call__ = _recorded(target.__call__, turns)  # type: ignore[method-assign]
+        target.__call__ = _record_calls(target.__call__, turns)  # type: ignore[method-assign]
         return target
     if isinstance(target, nn.Module):
         check_model(target, "@cnnprobe.probed")
-        target.__class__ = _probed_class(type(target), turns)
+        target.__class__ = _make_probed_class(type(target), turns)
         return target
     raise TargetError(
         f"{getattr(target, '__name__', type(target).__name__)} is neither a model class nor a model",
@@ -100,7 +100,7 @@ class _Turns:
         return number % self.every == 0 and (self.sample == 1 or self.dice.random() < self.sample)
 
 
-def _recorded(call: Callable[..., Any], turns: _Turns) -> Callable[..., Any]:
+def _record_calls(call: Callable[..., Any], turns: _Turns) -> Callable[..., Any]:
     if hasattr(call, "is_probed"):
         return call
 
@@ -142,7 +142,7 @@ def _blank(kind: type[nn.Module]) -> nn.Module:
 _probed_classes: "weakref.WeakKeyDictionary[type, dict[_Turns, type]]" = weakref.WeakKeyDictionary()
 
 
-def _probed_class(kind: type[nn.Module], turns: _Turns) -> type[nn.Module]:
+def _make_probed_class(kind: type[nn.Module], turns: _Turns) -> type[nn.Module]:
     """A subclass of the same name that records; it reduces to the class itself."""
     if hasattr(kind.__call__, "is_probed"):
         return kind
@@ -155,7 +155,7 @@ def _probed_class(kind: type[nn.Module], turns: _Turns) -> type[nn.Module]:
         return (_blank, (kind,), *reduced[2:])
 
     members = {
-        "__call__": _recorded(kind.__call__, turns),
+        "__call__": _record_calls(kind.__call__, turns),
         "__reduce_ex__": reduce_to_original,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,

@@ -41,14 +41,14 @@ def _probe_call(shell: Any, line: str) -> Report:
         raise UsageError(f"{line.strip()!r} is no expression", where="%probe", fix=_FIX) from error
     if not isinstance(call, ast.Call):
         raise UsageError(f"{line.strip()!r} is no call of a model", where="%probe", fix=_FIX)
-    model = _model(shell, ast.unparse(call.func), "%probe")
+    model = _find_model(shell, ast.unparse(call.func), "%probe")
     taken = ast.unparse(ast.Call(func=ast.Name("_taken"), args=call.args, keywords=call.keywords))
     args, kwargs = eval(taken, {**shell.user_ns, "_taken": lambda *args, **kwargs: (args, kwargs)})  # noqa: S307 - the user's own line
     return probe(model, *args, **kwargs)
 
 
 def _record_cell(shell: Any, line: str, cell: str) -> Report:
-    model = _model(shell, line.strip(), "%%probe")
+    model = _find_model(shell, line.strip(), "%%probe")
     text = shell.transform_cell(cell)
     code = shell.compile(
         text, shell.compile.cache(text), "exec"
@@ -77,7 +77,7 @@ def _record_cell(shell: Any, line: str, cell: str) -> Report:
     return last_report(model)
 
 
-def _model(shell: Any, name: str, where: str) -> nn.Module:
+def _find_model(shell: Any, name: str, where: str) -> nn.Module:
     if not name:
         raise UsageError("no model is named", where=where, fix=_FIX)
     model = eval(name, shell.user_ns)  # noqa: S307 - the user's own line

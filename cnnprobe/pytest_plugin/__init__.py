@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, shown
+from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, format_path
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.runs import Monitor
@@ -84,13 +84,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; with `--cnnprobe SPEC` and no paths, collect nothing else."""
     config.addinivalue_line("markers", MARKER)
     config.stash[SNAPSHOTS] = Snapshots(config)
-    if report_folder(config) is not None or config.getini("cnnprobe_checks"):
+    if find_report_folder(config) is not None or config.getini("cnnprobe_checks"):
         watch_tests(config)
     if config.getoption("--cnnprobe") and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args[:] = []
 
 
-def report_folder(config: pytest.Config) -> Path | None:
+def find_report_folder(config: pytest.Config) -> Path | None:
     """Where the pages of failing tests go, if they are asked for."""
     if option := config.getoption("--cnnprobe-report"):
         return Path(option)
@@ -104,7 +104,7 @@ def watch_tests(config: pytest.Config) -> None:
 
     if not config.pluginmanager.has_plugin(marker.NAME):
         config.pluginmanager.register(
-            marker.Watching(keeps_models=report_folder(config) is not None), marker.NAME
+            marker.Watching(keeps_models=find_report_folder(config) is not None), marker.NAME
         )
 
 
@@ -181,7 +181,7 @@ def pytest_runtest_makereport(
         and "torch" in sys.modules
         and call.excinfo is not None
     ):
-        folder = report_folder(item.config)
+        folder = find_report_folder(item.config)
         if folder is not None or item.config.getini("cnnprobe_explain"):
             _tell(item, call.excinfo.value, report, folder)
     return report
@@ -190,8 +190,8 @@ def pytest_runtest_makereport(
 def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | None) -> None:
     from cnnprobe.pytest_plugin import crashes
 
-    crashed = crashes.crashed_report(error)
-    if item.config.getini("cnnprobe_explain") and (text := crashes.explained(error, crashed)):
+    crashed = crashes.probe_crashed_model(error)
+    if item.config.getini("cnnprobe_explain") and (text := crashes.explain_crash(error, crashed)):
         report.sections.append(("cnnprobe", text))
     if folder is not None:
         kept: list[Any] = [getattr(each, "report", each) for each in item.stash.get(REPORTS, [])]
@@ -199,7 +199,7 @@ def _tell(item: pytest.Item, error: BaseException, report: Any, folder: Path | N
             *kept,
             *(each for each in (crashed, getattr(error, "report", None)) if each is not None),
         ]
-        for path in crashes.write_pages(found or crashes.reports_of_called(item), folder, item):
+        for path in crashes.write_pages(found or crashes.probe_called_models(item), folder, item):
             report.sections.append(("cnnprobe report", path))
 
 
@@ -228,9 +228,9 @@ def pytest_collection_modifyitems(
     if any(item.get_closest_marker("cnnprobe") for item in items):
         watch_tests(config)
     if spec := config.getoption("--cnnprobe"):
-        from cnnprobe.pytest_plugin.model_items import items_of
+        from cnnprobe.pytest_plugin.model_items import make_items
 
-        items.extend(items_of(session, spec))
+        items.extend(make_items(session, spec))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -266,4 +266,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         if paths:
             terminalreporter.section(f"cnnprobe: architecture snapshots {title}")
             for path in paths:
-                terminalreporter.line(shown(Path(path), config))
+                terminalreporter.line(format_path(Path(path), config))

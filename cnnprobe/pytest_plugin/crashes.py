@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MOST_PAGES = 4
 
 
-def crashed_report(error: BaseException) -> "Report | None":
+def probe_crashed_model(error: BaseException) -> "Report | None":
     """A report of the outermost model that raised, by one more neutral run of its call; None if the exception came from no model."""
     from torch import nn
 
@@ -30,7 +30,7 @@ def crashed_report(error: BaseException) -> "Report | None":
             and isinstance(module, nn.Module)
             and not _is_loss(module)
         ):
-            return _probed_again(module, entry.tb_frame.f_locals)
+            return _probe_again(module, entry.tb_frame.f_locals)
         entry = entry.tb_next
     return None
 
@@ -41,7 +41,7 @@ def _is_loss(module: Any) -> bool:
     return isinstance(module, loss._Loss)
 
 
-def _probed_again(module: Any, seen: dict[str, Any]) -> "Report | None":
+def _probe_again(module: Any, seen: dict[str, Any]) -> "Report | None":
     import cnnprobe
 
     with contextlib.suppress(Exception):  # the test's own failure is what counts; we only add to it
@@ -50,7 +50,7 @@ def _probed_again(module: Any, seen: dict[str, Any]) -> "Report | None":
     return None
 
 
-def explained(error: BaseException, report: "Report | None") -> str:
+def explain_crash(error: BaseException, report: "Report | None") -> str:
     """Why it crashed, in a few lines; "" where that is not known, or where torch has no part in it."""
     from cnnprobe.crash import Crash, brief, explain
 
@@ -87,7 +87,7 @@ def write_pages(reports: "list[Report]", folder: Path, item: pytest.Item) -> lis
     return [str(path) for path in paths]
 
 
-def reports_of_called(item: pytest.Item) -> "list[Report]":
+def probe_called_models(item: pytest.Item) -> "list[Report]":
     """Reports of the models that the test called, by one more neutral run each, from the inputs of its latest call."""
     import cnnprobe
     from cnnprobe.pytest_plugin.marker import CALLED

@@ -20,27 +20,27 @@ def explain_inequality(left: object, right: object) -> list[str] | None:
                 if not line.startswith(("---", "+++", "@@"))
             ]
             return [
-                f"{_named(left)} == {_named(right)}",
+                f"{_name_value(left)} == {_name_value(right)}",
                 "they differ (- right, + left):",
-                *(lines or _fields_apart(left, right)),
+                *(lines or _diff_fields(left, right)),
             ]
     return None
 
 
-def _named(value: Any) -> str:
+def _name_value(value: Any) -> str:
     model = getattr(value, "title", "") or getattr(getattr(value, "trace", value), "model", "")
     return type(value).__name__ + (f" of {model}" if model else "")
 
 
-def _lines_of_report(report: Any) -> list[str]:
+def _write_report_lines(report: Any) -> list[str]:
     findings = [f"finding {f.rule} in {f.module!r}: {f.message}" for f in report.findings]
-    return [*_lines_of_trace(report.trace), *findings]
+    return [*_write_trace_lines(report.trace), *findings]
 
 
-def _lines_of_trace(trace: Any) -> list[str]:
+def _write_trace_lines(trace: Any) -> list[str]:
     """Calls first: pytest shows no more than the first lines unless it is run with -vv."""
     calls = [
-        f"{'model' if c.fqn == '' else c.fqn or '-'}  {c.kind}  {_shapes(c.inputs)} -> {_shapes(c.outputs) or c.returned}"
+        f"{'model' if c.fqn == '' else c.fqn or '-'}  {c.kind}  {_format_shapes(c.inputs)} -> {_format_shapes(c.outputs) or c.returned}"
         for c in trace.calls
     ]
     raised = (
@@ -59,11 +59,11 @@ def _lines_of_trace(trace: Any) -> list[str]:
     return [*calls, *raised, *parameters, *modules]
 
 
-def _shapes(tensors: Any) -> str:
+def _format_shapes(tensors: Any) -> str:
     return ", ".join(str(t.shape) for t in tensors)
 
 
-def _lines_of_graph(graph: Any) -> list[str]:
+def _write_graph_lines(graph: Any) -> list[str]:
     names = {
         node.id: node.parameter or f"{node.name}{f' of {node.module}' if node.module else ''}"
         for node in graph.nodes
@@ -77,10 +77,10 @@ def _lines_of_graph(graph: Any) -> list[str]:
     ]
 
 
-def _fields_apart(left: Any, right: Any) -> list[str]:
+def _diff_fields(left: Any, right: Any) -> list[str]:
     """The fields, down to the rows of tuples, that are not equal: of two runs of one model, their times."""
     apart: dict[str, None] = {}
-    for path, a, b in _pairs("", left, right):
+    for path, a, b in _list_pairs("", left, right):
         if a != b:
             apart[path] = None
     names = list(apart)
@@ -90,21 +90,21 @@ def _fields_apart(left: Any, right: Any) -> list[str]:
     ]
 
 
-def _pairs(path: str, left: Any, right: Any) -> Any:
+def _list_pairs(path: str, left: Any, right: Any) -> Any:
     if dataclasses.is_dataclass(left) and type(left) is type(right):
         for field in dataclasses.fields(left):
             if field.compare:
-                yield from _pairs(
+                yield from _list_pairs(
                     f"{path}.{field.name}" if path else field.name,
                     getattr(left, field.name),
                     getattr(right, field.name),
                 )
     elif isinstance(left, tuple) and isinstance(right, tuple) and len(left) == len(right):
         for k, (a, b) in enumerate(zip(left, right, strict=True)):
-            yield from _pairs(f"{path}[{k}]", a, b)
+            yield from _list_pairs(f"{path}[{k}]", a, b)
     else:
         yield path, left, right
 
 
 _ROOMS = {"Report": "cnnprobe.report", "Trace": "cnnprobe.records.trace", "Graph": "cnnprobe.graph"}
-_LINES = {"Report": _lines_of_report, "Trace": _lines_of_trace, "Graph": _lines_of_graph}
+_LINES = {"Report": _write_report_lines, "Trace": _write_trace_lines, "Graph": _write_graph_lines}

@@ -9,7 +9,7 @@ NAME = "cnnprobe-watching"
 CALLED = pytest.StashKey[Any]()  # the CalledModels of a test: naming the type would import torch
 
 
-def checks_of(item: pytest.Item) -> Mapping[str, Any] | None:
+def read_checks(item: pytest.Item) -> Mapping[str, Any] | None:
     """What the marker asks of a test, over what the ini key `cnnprobe_checks` asks of all; None for nothing."""
     mark = item.get_closest_marker("cnnprobe")
     usual = dict.fromkeys(item.config.getini("cnnprobe_checks"), True)
@@ -38,7 +38,7 @@ class Watching:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Hold the models that the test calls to its checks."""
         __tracebackhide__ = True
-        checks = checks_of(item)
+        checks = read_checks(item)
         if checks is None and not self._keeps_models:
             return (yield)
         from cnnprobe.testing.live_checks import CalledModels, watch

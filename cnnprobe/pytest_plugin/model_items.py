@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 
-def items_of(session: pytest.Session, spec: str) -> list[pytest.Item]:
+def make_items(session: pytest.Session, spec: str) -> list[pytest.Item]:
     """One test for each check of the model."""
     from cnnprobe.testing.model_checks import CHECKS
 

@@ -26,7 +26,7 @@ class Snapshots:
 
     def path_of(self, item: pytest.Item, name: str) -> Path:
         """Where the snapshot of a test lies: FOLDER/test_file/test_name[.name].txt."""
-        return self._place(item) / f"{file_name(item)}{f'.{_clean(name)}' if name else ''}.txt"
+        return self._place(item) / f"{make_file_name(item)}{f'.{_clean(name)}' if name else ''}.txt"
 
     def _place(self, item: pytest.Item) -> Path:
         return item.path.parent / self.folder / item.path.stem
@@ -43,14 +43,14 @@ class Snapshots:
             write_whole(path, actual)
             self.written.append(str(path))
             return
-        where = shown(path, item.config)
+        where = format_path(path, item.config)
         if expected is None:
             raise AssertionError(
                 "there is no snapshot of this architecture yet\n"
                 f"  where: {where}\n"
                 "  fix:   run pytest --cnnprobe-update, read the file, and commit it"
             )
-        raise AssertionError(difference(expected, actual, where))
+        raise AssertionError(describe_difference(expected, actual, where))
 
     def remember(self, items: list[pytest.Item]) -> None:
         """Note which tests there are beside each folder of snapshots."""
@@ -58,13 +58,13 @@ class Snapshots:
         for item in items:
             root = item.path.parent
             if folders.setdefault(root, (root / self.folder).is_dir()):
-                self.collected.setdefault(str(self._place(item)), set()).add(file_name(item))
+                self.collected.setdefault(str(self._place(item)), set()).add(make_file_name(item))
 
     def unused(self) -> list[str]:
         """Snapshots beside collected tests that belong to none of them, nor to a test file that was not collected."""
-        return sorted(path for path in self._lying() if path not in self.used)
+        return sorted(path for path in self._list_files() if path not in self.used)
 
-    def _lying(self) -> Iterator[str]:
+    def _list_files(self) -> Iterator[str]:
         for folder, names in self.collected.items():
             for path in Path(folder).glob("*.txt"):
                 if not any(path.stem == name or path.stem.startswith(f"{name}.") for name in names):
@@ -78,7 +78,7 @@ class Snapshots:
                     yield from map(str, folder_of_file.glob("*.txt"))
 
 
-def file_name(item: pytest.Item) -> str:
+def make_file_name(item: pytest.Item) -> str:
     """The test as a file name: "TestNet.test_width-2" for TestNet::test_width[2]; what a file name cannot hold becomes a checksum."""
     name, bracket, parameters = item.nodeid.partition("::")[2].replace("::", ".").partition("[")
     parameters = parameters.removesuffix("]")
@@ -92,7 +92,7 @@ def _clean(name: str) -> str:
     return re.sub(r"[^\w.=-]+", "_", name)
 
 
-def shown(path: Path, config: pytest.Config) -> str:
+def format_path(path: Path, config: pytest.Config) -> str:
     """The path as pytest shows paths: from its root, where it is below."""
     return (
         str(path.relative_to(config.rootpath))
@@ -101,7 +101,7 @@ def shown(path: Path, config: pytest.Config) -> str:
     )
 
 
-def difference(expected: str, actual: str, where: str) -> str:
+def describe_difference(expected: str, actual: str, where: str) -> str:
     """The message of a snapshot that differs."""
     import difflib
 

@@ -100,12 +100,12 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def place(operation: Operation) -> str:
+def describe_place(operation: Operation) -> str:
     """Where an operation stands, as a user finds it: a layer by its name, a function by its module.
 
-    >>> place(Operation(name="conv2d", kind="Conv2d", module="conv1", call=1))
+    >>> describe_place(Operation(name="conv2d", kind="Conv2d", module="conv1", call=1))
     "'conv1' (Conv2d)"
-    >>> place(Operation(name="flatten", kind="torch.flatten", module="", call=8, source="/home/me/net.py:12"))
+    >>> describe_place(Operation(name="flatten", kind="torch.flatten", module="", call=8, source="/home/me/net.py:12"))
     'torch.flatten (net.py:12)'
     """
     if "." not in operation.kind:

@@ -134,10 +134,10 @@ class History:
         )
 
 
-def numbers(values: Iterable[float]) -> tuple[float, ...]:
+def unify_nan(values: Iterable[float]) -> tuple[float, ...]:
     """The values as a tuple in which every NaN is the same object, so that two histories that say the same are equal.
 
-    >>> numbers([1.0, float("nan")]) == numbers([1, float("nan")])
+    >>> unify_nan([1.0, float("nan")]) == unify_nan([1, float("nan")])
     True
     """
     return tuple(math.nan if value != value else float(value) for value in values)  # noqa: PLR0124 - NaN alone differs from itself
@@ -151,4 +151,4 @@ def drift(series: Series) -> tuple[float, ...]:
     """
     pairs = zip(series.numbers.get("mean", ()), series.numbers.get("std", ()), strict=True)
     start, spread = next(((mean, std) for mean, std in pairs if std > 0), (math.nan, math.nan))
-    return numbers((mean - start) / spread for mean in series.numbers.get("mean", ()))
+    return unify_nan((mean - start) / spread for mean in series.numbers.get("mean", ()))

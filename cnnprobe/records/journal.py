@@ -23,7 +23,7 @@ from cnnprobe.records.history import (
     NonFinite,
     Series,
     What,
-    numbers,
+    unify_nan,
 )
 from cnnprobe.records.statistics import COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, SUMMED
 from cnnprobe.records.trace import Histogram, Trace
@@ -109,7 +109,7 @@ class Ledger:
     ) -> None:
         """The rows of an observed step, shape (rows, COLUMNS); several of one slot are put together as if they had been one tensor."""
         self.steps.append(step)
-        whole = together(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
+        whole = merge_rows(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
         # A norm is that of the finite values; where there are none, 0 would look like a gradient that has vanished.
         whole[(whole[:, COUNT] > 0) & (whole[:, NAN] + whole[:, INF] >= whole[:, COUNT]), L2] = (
             math.nan
@@ -124,10 +124,10 @@ class Ledger:
             steps=tuple(self.steps),
             total=self.total,
             curves=tuple(
-                Curve(name=name, steps=tuple(steps), values=numbers(values))
+                Curve(name=name, steps=tuple(steps), values=unify_nan(values))
                 for name, (steps, values) in self.curves.items()
             ),
-            series=tuple(self._series()),
+            series=tuple(self._build_series()),
             nonfinite=self.nonfinite,
             dead=self.dead,
             kept=self.kept,
@@ -141,17 +141,17 @@ class Ledger:
             cube[: len(rows), i] = rows
         return cube
 
-    def _series(self) -> Iterable[Series]:
+    def _build_series(self) -> Iterable[Series]:
         cube = self.cube()
         for k, slot in enumerate(self.slots):
             mine = cube[k]
             named = {
-                name: numbers(mine[:, i].tolist())
+                name: unify_nan(mine[:, i].tolist())
                 for i, name in enumerate(STATISTICS)
                 if slot.what != "update" or name == "norm"
             }
             if slot.what in _EXTRAS and not np.isnan(mine[:, EXTRA]).all():
-                named[_EXTRAS[slot.what]] = numbers(mine[:, EXTRA].tolist())
+                named[_EXTRAS[slot.what]] = unify_nan(mine[:, EXTRA].tolist())
             spreads = tuple(step.get(k) for step in self.histograms)
             yield Series(
                 fqn=slot.fqn, what=slot.what, call=slot.call, output=slot.output, kind=slot.kind, numbers=named,
@@ -159,7 +159,7 @@ class Ledger:
             )  # fmt: skip
 
 
-def together(slots: NDArray[np.int64], rows: Rows, count: int) -> Rows:
+def merge_rows(slots: NDArray[np.int64], rows: Rows, count: int) -> Rows:
     """One row for each of `count` slots, NaN where there was none; rows of the same slot by Chan's formula.
 
     Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
@@ -235,7 +235,7 @@ class Journal:
         rows = ledger.rows[-1]
         seen = np.flatnonzero(~np.isnan(rows[:, (COUNT, L2)]).all(1))
         plain = [
-            [k, *map(_written, values)]
+            [k, *map(_write_value, values)]
             for k, values in zip(seen.tolist(), rows[seen].tolist(), strict=True)
         ]
         more = (
@@ -252,7 +252,7 @@ class Journal:
             self._file.close()
 
 
-def _written(value: float) -> Any:
+def _write_value(value: float) -> Any:
     return value if math.isfinite(value) else None if math.isnan(value) else schema.to_plain(value)
 
 
@@ -297,7 +297,7 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Trace, History, Any]:
             raise ProbeError(
                 f"line {number} of the journal is damaged: {error}", where=where, fix=fix
             ) from error
-    return book.trace, book.finished(), book.findings
+    return book.trace, book.finish(), book.findings
 
 
 @dataclass(slots=True)
@@ -312,17 +312,17 @@ class _Reading:
     def take(self, said: Mapping[str, Any]) -> None:
         ledger = self.ledger
         if "slots" in said:
-            ledger.slots += schema.from_plain(tuple[Slot, ...], said["slots"])
+            ledger.slots += schema.read_plain(tuple[Slot, ...], said["slots"])
         if "step" in said:
             self._step(said)
         if "trace" in said:
-            self.trace = schema.from_plain(Trace, said["trace"])
+            self.trace = schema.read_plain(Trace, said["trace"])
         if "nonfinite" in said:
-            ledger.nonfinite = schema.from_plain(NonFinite | None, said["nonfinite"])
+            ledger.nonfinite = schema.read_plain(NonFinite | None, said["nonfinite"])
         if "dead" in said:
-            ledger.dead = schema.from_plain(tuple[DeadChannels, ...], said["dead"])
+            ledger.dead = schema.read_plain(tuple[DeadChannels, ...], said["dead"])
         if "kept" in said:
-            ledger.kept = schema.from_plain(tuple[LivingGraph, ...], said["kept"])
+            ledger.kept = schema.read_plain(tuple[LivingGraph, ...], said["kept"])
         if "note" in said:
             ledger.notes[str(said["note"])] = None
         self.findings = said.get("findings", self.findings)
@@ -333,18 +333,18 @@ class _Reading:
         step = int(said["step"])
         self.ledger.total = max(self.ledger.total, step + 1)
         for name, value in said["curves"].items():
-            self.ledger.put(name, step, schema.from_plain(float, value))
+            self.ledger.put(name, step, schema.read_plain(float, value))
         if "rows" in said:
             slots = [int(slot) for slot, *_ in said["rows"]]
             rows = np.array(
-                [[_number(v) for v in numbers] for _, *numbers in said["rows"]]
+                [[_read_number(v) for v in numbers] for _, *numbers in said["rows"]]
             ).reshape(-1, len(COLUMNS))
             spreads = {
-                int(k): schema.from_plain(Histogram, h) for k, h in said.get("histograms", ())
+                int(k): schema.read_plain(Histogram, h) for k, h in said.get("histograms", ())
             }
             self.ledger.add(step, slots, rows, spreads)
 
-    def finished(self) -> History:
+    def finish(self) -> History:
         if not self.ended:
             self.ledger.notes[
                 "the run did not come to its end; this is what it had written until then"
@@ -352,5 +352,5 @@ class _Reading:
         return self.ledger.history()
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(schema.from_plain(float, value))
+def _read_number(value: Any) -> float:
+    return math.nan if value is None else float(schema.read_plain(float, value))

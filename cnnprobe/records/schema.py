@@ -1,6 +1,6 @@
 """Our frozen dataclasses to plain JSON-able data and back, led by their type hints; no torch.
 
-What is written is what is read: `from_plain(type(x), to_plain(x)) == x`. Three things are said in JSON's own terms:
+What is written is what is read: `read_plain(type(x), to_plain(x)) == x`. Three things are said in JSON's own terms:
 a tuple is a list, a float that is not finite is the string "NaN", "Infinity" or "-Infinity" (and becomes a float again where
 a float is expected), and of several dataclasses in one union the one that is meant is named by the key "type".
 A field of type `object` holds any value: what JSON has is kept (lists come back as tuples), anything else becomes its repr.
@@ -34,20 +34,20 @@ def to_plain(value: object) -> Any:
     >>> to_plain((1.5, float("inf")))
     [1.5, 'Infinity']
     """
-    return _plain(value, 0)
+    return _make_plain(value, 0)
 
 
-def from_plain(kind: Any, data: object) -> Any:
+def read_plain(kind: Any, data: object) -> Any:
     """The value of type `kind` (a dataclass, or a hint such as `tuple[Finding, ...]`) that `data` describes.
 
     Raises:
         ProbeError: `data` does not fit; `where` is the path to the first thing that does not.
 
-    >>> from_plain(tuple[float, ...], [1, "NaN"])
+    >>> read_plain(tuple[float, ...], [1, "NaN"])
     (1.0, nan)
     """
     try:
-        return _reader(kind)(data)
+        return _make_reader(kind)(data)
     except _MisfitError as misfit:
         where = getattr(kind, "__name__", str(kind)) + "".join(reversed(misfit.path))
         raise ProbeError(
@@ -109,8 +109,8 @@ class _MisfitError(Exception):
         self.path: list[str] = []
 
 
-def _misfit(expected: str, data: object) -> _MisfitError:
-    shown = _shown(data)
+def _describe_misfit(expected: str, data: object) -> _MisfitError:
+    shown = _show(data)
     return _MisfitError(
         f"expected {expected}, got {shown if len(shown) <= 60 else shown[:59] + '…'}"
     )
@@ -119,49 +119,50 @@ def _misfit(expected: str, data: object) -> _MisfitError:
 # ---------------------------------------------------------------- writing
 
 
-def _plain(value: Any, level: int) -> Any:
+def _make_plain(value: Any, level: int) -> Any:
     """A value whose type nothing is known about."""
-    simple = _scalar(value)
+    simple = _write_scalar(value)
     if simple is not NotImplemented:
         return simple
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _writer(type(value))(value)
+        return _make_writer(type(value))(value)
     if level >= _DEEPEST:
-        return _shown(value)
+        return _show(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple is an object too
         return {
-            name: _plain(item, level + 1) for name, item in zip(value._fields, value, strict=True)
+            name: _make_plain(item, level + 1)
+            for name, item in zip(value._fields, value, strict=True)
         }
     if isinstance(value, list | tuple):
-        return [_plain(item, level + 1) for item in value]
+        return [_make_plain(item, level + 1) for item in value]
     if isinstance(value, Mapping):
         return {
-            key if type(key) is str else _shown(key): _plain(item, level + 1)
+            key if type(key) is str else _show(key): _make_plain(item, level + 1)
             for key, item in value.items()
         }
-    return _shown(value)
+    return _show(value)
 
 
-def _scalar(value: Any) -> Any:
+def _write_scalar(value: Any) -> Any:
     if value is None or type(value) in (str, bool, int):
         return value
     if isinstance(value, enum.Enum):
-        return _scalar(value.value)
+        return _write_scalar(value.value)
     if isinstance(value, float):
         number = float(value)
-        return number if math.isfinite(number) else _name_of(number)
+        return number if math.isfinite(number) else _name_number(number)
     if isinstance(value, str):
         return str.__str__(value)
     return int(value) if isinstance(value, int) else NotImplemented
 
 
-def _name_of(number: float) -> str:
+def _name_number(number: float) -> str:
     if math.isnan(number):
         return "NaN"
     return "Infinity" if number > 0 else "-Infinity"
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     """Its repr, whatever that does."""
     try:
         text = repr(value)
@@ -171,33 +172,33 @@ def _shown(value: object) -> str:
 
 
 @functools.cache
-def _writer(kind: type) -> Write:
+def _make_writer(kind: type) -> Write:
     """How a dataclass is written; a field whose type leaves open which dataclass it holds gets a tag."""
-    fields = [(name, _value_writer(hint)) for name, hint in _fields(kind).items()]
+    fields = [(name, _make_value_writer(hint)) for name, hint in _list_fields(kind).items()]
     return lambda value: {name: write(getattr(value, name)) for name, write in fields}
 
 
-def _value_writer(hint: Any) -> Write:
+def _make_value_writer(hint: Any) -> Write:
     if hint in (int, str, bool):
-        return lambda value: _plain(value, 0)
+        return lambda value: _make_plain(value, 0)
     if (
         typing.get_origin(hint) is tuple
         and len(typing.get_args(hint)) == 2
         and typing.get_args(hint)[1] is ...
     ):
-        write = _value_writer(typing.get_args(hint)[0])
+        write = _make_value_writer(typing.get_args(hint)[0])
         return lambda value: [write(item) for item in value]
-    if len(_dataclasses_in(hint)) > 1:
-        return _tagged
-    return lambda value: _plain(value, 0)
+    if len(_find_dataclasses(hint)) > 1:
+        return _tag
+    return lambda value: _make_plain(value, 0)
 
 
-def _tagged(value: Any) -> Any:
-    plain = _plain(value, 0)
+def _tag(value: Any) -> Any:
+    plain = _make_plain(value, 0)
     return {_TAG: type(value).__name__, **plain} if dataclasses.is_dataclass(value) else plain
 
 
-def _dataclasses_in(hint: Any) -> list[type]:
+def _find_dataclasses(hint: Any) -> list[type]:
     return [
         member
         for member in typing.get_args(hint)
@@ -206,7 +207,7 @@ def _dataclasses_in(hint: Any) -> list[type]:
 
 
 @functools.cache
-def _fields(kind: type) -> dict[str, Any]:
+def _list_fields(kind: type) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     if not dataclasses.is_dataclass(kind):  # a named tuple
         return hints
@@ -217,7 +218,7 @@ def _fields(kind: type) -> dict[str, Any]:
 
 
 @functools.cache
-def _reader(hint: Any) -> Read:
+def _make_reader(hint: Any) -> Read:
     if dataclasses.is_dataclass(hint):
         return _read_dataclass(hint)
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
@@ -232,7 +233,7 @@ def _reader(hint: Any) -> Read:
     if origin is tuple:
         return _read_tuple(arguments)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return _read_mapping(_reader(arguments[1]))
+        return _read_mapping(_make_reader(arguments[1]))
     if origin is typing.Literal:
         return functools.partial(_read_literal, arguments)
     raise TypeError(f"cnnprobe.records.schema cannot read the type {hint}")
@@ -240,20 +241,20 @@ def _reader(hint: Any) -> Read:
 
 def _read_dataclass(kind: Any) -> Read:
     readers: dict[str, Read] = {}  # filled on first use, so that a dataclass may hold itself
-    needed = _needed(kind)
+    needed = _list_needed(kind)
 
     def read(data: Any) -> Any:
         if not isinstance(data, dict):
-            raise _misfit(f"an object with the fields of {kind.__name__}", data)
+            raise _describe_misfit(f"an object with the fields of {kind.__name__}", data)
         if not readers:
-            readers.update({name: _reader(hint) for name, hint in _fields(kind).items()})
+            readers.update({name: _make_reader(hint) for name, hint in _list_fields(kind).items()})
         for name in needed:
             if name not in data:
                 raise _MisfitError(f"the field {name!r} of {kind.__name__} is missing")
         values: dict[str, Any] = {}
         for name, item in data.items():
             if name not in readers:
-                raise _MisfitError(f"{kind.__name__} has no field {_shown(name)[:60]}")
+                raise _MisfitError(f"{kind.__name__} has no field {_show(name)[:60]}")
             try:
                 values[name] = readers[name](item)
             except _MisfitError as misfit:
@@ -264,9 +265,9 @@ def _read_dataclass(kind: Any) -> Read:
     return read
 
 
-def _needed(kind: Any) -> list[str]:
+def _list_needed(kind: Any) -> list[str]:
     if not dataclasses.is_dataclass(kind):
-        return [name for name in _fields(kind) if name not in kind._field_defaults]
+        return [name for name in _list_fields(kind) if name not in kind._field_defaults]
     return [
         field.name
         for field in dataclasses.fields(kind)
@@ -278,13 +279,17 @@ def _needed(kind: Any) -> list[str]:
 
 def _read_tuple(arguments: tuple[Any, ...]) -> Read:
     endless = len(arguments) == 2 and arguments[1] is ...
-    readers = [_reader(arguments[0])] if endless else [_reader(argument) for argument in arguments]
+    readers = (
+        [_make_reader(arguments[0])]
+        if endless
+        else [_make_reader(argument) for argument in arguments]
+    )
 
     def read(data: Any) -> Any:
         if not isinstance(data, list):
-            raise _misfit("a list", data)
+            raise _describe_misfit("a list", data)
         if not endless and len(data) != len(readers):
-            raise _misfit(f"a list of {len(readers)}", data)
+            raise _describe_misfit(f"a list of {len(readers)}", data)
         values = []
         for i, item in enumerate(data):
             try:
@@ -300,7 +305,7 @@ def _read_tuple(arguments: tuple[Any, ...]) -> Read:
 def _read_mapping(read_item: Read) -> Read:
     def read(data: Any) -> Any:
         if not isinstance(data, dict):
-            raise _misfit("an object", data)
+            raise _describe_misfit("an object", data)
         values = {}
         for key, item in data.items():
             try:
@@ -317,57 +322,57 @@ def _read_union(members: tuple[Any, ...]) -> Read:
     tagged = {m.__name__: m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)}
     if len(tagged) > 1:
         return functools.partial(
-            _read_tagged, tagged, [_reader(m) for m in members if m not in tagged.values()]
+            _read_tagged, tagged, [_make_reader(m) for m in members if m not in tagged.values()]
         )
     # Exact types first: 1 is an int before it is a float, and "NaN" is a float only where no string is expected.
     ordered = sorted(members, key=lambda m: m is float or m is object)
-    readers = [_reader(member) for member in ordered if member is not type(None)]
+    readers = [_make_reader(member) for member in ordered if member is not type(None)]
     plain = frozenset(member for member in members if member in (int, str, bool, float, type(None)))
     expected = " or ".join(getattr(member, "__name__", str(member)) for member in members)
 
     def read(data: Any) -> Any:
         if type(data) in plain:
             return data
-        return readers[0](data) if len(readers) == 1 else _first(readers, data, expected)
+        return readers[0](data) if len(readers) == 1 else _try_readers(readers, data, expected)
 
     return read
 
 
 def _read_tagged(kinds: Mapping[str, type], others: Sequence[Read], data: Any) -> Any:
     if not isinstance(data, dict):
-        return _first(others, data, " or ".join(kinds))
+        return _try_readers(others, data, " or ".join(kinds))
     if not isinstance(data.get(_TAG), str) or data[_TAG] not in kinds:
-        raise _misfit(f'an object whose "{_TAG}" is one of {", ".join(kinds)}', data)
-    return _reader(kinds[data[_TAG]])({key: item for key, item in data.items() if key != _TAG})
+        raise _describe_misfit(f'an object whose "{_TAG}" is one of {", ".join(kinds)}', data)
+    return _make_reader(kinds[data[_TAG]])({key: item for key, item in data.items() if key != _TAG})
 
 
-def _first(readers: Sequence[Read], data: Any, expected: str) -> Any:
+def _try_readers(readers: Sequence[Read], data: Any, expected: str) -> Any:
     inner: _MisfitError | None = None
     for read in readers:
         try:
             return read(data)
         except _MisfitError as misfit:
             inner = misfit if misfit.path else inner
-    raise inner or _misfit(expected, data)
+    raise inner or _describe_misfit(expected, data)
 
 
 def _read_member(kind: type[enum.Enum], data: Any) -> Any:
     try:
         return kind(data)
     except ValueError as error:
-        raise _misfit("one of " + ", ".join(repr(m.value) for m in kind), data) from error
+        raise _describe_misfit("one of " + ", ".join(repr(m.value) for m in kind), data) from error
 
 
 def _read_literal(allowed: tuple[Any, ...], data: Any) -> Any:
     if data not in allowed:
-        raise _misfit("one of " + ", ".join(map(repr, allowed)), data)
+        raise _describe_misfit("one of " + ", ".join(map(repr, allowed)), data)
     return data
 
 
-def _exactly(kind: type, name: str) -> Read:
+def _expect_exactly(kind: type, name: str) -> Read:
     def read(data: Any) -> Any:
         if type(data) is not kind:
-            raise _misfit(name, data)
+            raise _describe_misfit(name, data)
         return data
 
     return read
@@ -380,10 +385,10 @@ def _read_float(data: Any) -> float:
         try:
             return float(data)
         except OverflowError as error:
-            raise _misfit("a float", data) from error
+            raise _describe_misfit("a float", data) from error
     if type(data) is str and data in _NOT_FINITE:
         return _NOT_FINITE[data]
-    raise _misfit("a number", data)
+    raise _describe_misfit("a number", data)
 
 
 def _read_anything(data: Any) -> Any:
@@ -397,10 +402,10 @@ def _read_anything(data: Any) -> Any:
 
 
 _SCALARS: Mapping[Any, Read] = {
-    int: _exactly(int, "an integer"),
-    str: _exactly(str, "a string"),
-    bool: _exactly(bool, "true or false"),
-    type(None): _exactly(type(None), "null"),
+    int: _expect_exactly(int, "an integer"),
+    str: _expect_exactly(str, "a string"),
+    bool: _expect_exactly(bool, "true or false"),
+    type(None): _expect_exactly(type(None), "null"),
     float: _read_float,
     object: _read_anything,
     Any: _read_anything,

@@ -69,7 +69,7 @@ COUNT, MEAN, STD, MIN, MAX, ZEROS, NAN, INF, L2 = map(
 _WHOLE = frozenset(each.name for each in _NUMBERS if each.type is int)
 
 
-def from_row(
+def read_row(
     row: Sequence[float],
     *,
     histogram: Histogram | None = None,
@@ -97,8 +97,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     >>> both.count, both.mean, both.max
     (4, 3.0, 6.0)
     """
-    mean, std = _moments((_finite(a), a.mean, a.std), (_finite(b), b.mean, b.std))
-    low, high = _least(a.min, b.min), -_least(-a.max, -b.max)
+    mean, std = _merge_moments((_count_finite(a), a.mean, a.std), (_count_finite(b), b.mean, b.std))
+    low, high = _pick_least(a.min, b.min), -_pick_least(-a.max, -b.max)
     # exact, where the weighted mean of equal numbers may be off by its last bit
     constant = low == high
     sums: dict[str, Any] = {name: getattr(a, name) + getattr(b, name) for name in SUMMED}
@@ -114,16 +114,16 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     )
 
 
-def _finite(s: Statistics) -> int:
+def _count_finite(s: Statistics) -> int:
     return s.count - s.nan - s.inf
 
 
-def _least(a: float, b: float) -> float:
+def _pick_least(a: float, b: float) -> float:
     """The smaller one; NaN stands for "none"."""
     return b if math.isnan(a) or b < a else a
 
 
-def _moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[float, float]:
+def _merge_moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[float, float]:
     (n, mean_a, std_a), (m, mean_b, std_b) = a, b
     if n == 0 or m == 0:
         return (mean_b, std_b) if n == 0 else (mean_a, std_a)
@@ -175,7 +175,7 @@ def _merge_channels(a: Channels | None, b: Channels | None) -> Channels | None:
         )
         for c in (a, b)
     )
-    moments = [_moments(x, y) for x, y in zip(left, right, strict=True)]
+    moments = [_merge_moments(x, y) for x, y in zip(left, right, strict=True)]
     return Channels(
         count=tuple(map(add, a.count, b.count)),
         mean=tuple(mean for mean, _ in moments),

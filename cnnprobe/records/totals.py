@@ -29,15 +29,15 @@ class Totals:
     )
 
 
-def total(trace: Trace) -> Totals:
+def add_up(trace: Trace) -> Totals:
     """The sums over all rows and parameters of `trace`.
 
-    >>> total(Trace(model="Empty")).parameters
+    >>> add_up(Trace(model="Empty")).parameters
     0
     """
     weights = [p for p in trace.parameters if p.kind == "parameter"]
     buffers = [p for p in trace.parameters if p.kind != "parameter"]
-    operations = [(i, trace.calls[i]) for i in leaves(trace)]
+    operations = [(i, trace.calls[i]) for i in list_leaves(trace)]
     done = [call for _, call in operations if call.completed]
     uncounted = Counter(call.kind for call in done if call.macs is None)
     return Totals(
@@ -50,17 +50,17 @@ def total(trace: Trace) -> Totals:
         operations=len(done),
         counted=len(done) - uncounted.total(),
         uncounted=dict(uncounted.most_common()),
-        activation_bytes=sum(made_bytes(i, call) for i, call in operations),
+        activation_bytes=sum(count_made_bytes(i, call) for i, call in operations),
     )
 
 
-def leaves(trace: Trace) -> list[int]:
+def list_leaves(trace: Trace) -> list[int]:
     """Indices of the rows that have no rows below them, without those that were computed again."""
     parents = {call.parent for call in trace.calls}
     return [i for i, call in enumerate(trace.calls) if i not in parents and not call.recomputed]
 
 
-def made_bytes(index: int, call: ModuleCall) -> int:
+def count_made_bytes(index: int, call: ModuleCall) -> int:
     """Bytes of the outputs that this call itself made; those that it passed on from an earlier row are not counted again."""
     return sum(out.nbytes for out in call.outputs if out.source is None or out.source == index)
 

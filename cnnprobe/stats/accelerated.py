@@ -81,7 +81,7 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     count = tensor.numel()
     if tensor.dtype not in DTYPES or count == 0 or table.channels is not None:
         return False
-    parts = table.parts(tensor.device, _programs(tensor.device))[row]
+    parts = table.parts(tensor.device, _count_programs(tensor.device))[row]
     programs = parts.shape[0]
     share = -(-count // (programs * BLOCK)) * BLOCK
     histogram = (
@@ -105,7 +105,7 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
     return True
 
 
-def _programs(device: torch.device) -> int:
+def _count_programs(device: torch.device) -> int:
     if device.type != "cuda":  # Triton's interpreter
         return 4
     return WAVES * int(torch.cuda.get_device_properties(device).multi_processor_count)

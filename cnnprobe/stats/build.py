@@ -28,7 +28,7 @@ PACKAGED = FOLDER.with_name("_kernel" + SUFFIX)
 PATIENCE = 120  # seconds for a build that takes five
 
 
-def _flags() -> tuple[str, ...]:
+def _choose_flags() -> tuple[str, ...]:
     flags = (*FLAGS, f"-DROW_COLUMNS={','.join(f'AT_{name.upper()}' for name in read_columns())}")
     return flags if sys.platform == "win32" else (*flags, "-fPIC")
 
@@ -47,15 +47,15 @@ def read_columns() -> list[str]:
 
 
 @functools.cache
-def fingerprint() -> str:
+def compute_fingerprint() -> str:
     """What a library must have been built from to be used: a hash of the source and the flags; "" without the source."""
     if not SOURCE.is_file():
         return ""
     parts = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
-    return hashlib.sha256(b"".join(parts) + " ".join(_flags()).encode()).hexdigest()[:16]
+    return hashlib.sha256(b"".join(parts) + " ".join(_choose_flags()).encode()).hexdigest()[:16]
 
 
-def compiler() -> list[str] | None:
+def find_compiler() -> list[str] | None:
     """The C compiler's command: that of the variable CC, else cc, gcc or clang; None where there is none."""
     chosen = shlex.split(os.environ.get("CC", ""))
     if chosen and shutil.which(chosen[0]):
@@ -65,16 +65,16 @@ def compiler() -> list[str] | None:
 
 def build(target: Path) -> bool:
     """Build the kernel at `target`, which is there whole or not at all; False where that could not be done."""
-    command = compiler()
+    command = find_compiler()
     if command is None or not SOURCE.is_file():
         return False
     handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=SUFFIX)
     os.close(handle)
-    defines = f'-DKERNEL_HASH="{fingerprint()}"'
+    defines = f'-DKERNEL_HASH="{compute_fingerprint()}"'
     libraries = [] if sys.platform == "win32" else ["-lm", "-lpthread"]
     try:
         subprocess.run(
-            [*command, *_flags(), defines, str(SOURCE), "-o", scratch, *libraries],
+            [*command, *_choose_flags(), defines, str(SOURCE), "-o", scratch, *libraries],
             check=True,
             timeout=PATIENCE,
             capture_output=True,
@@ -92,7 +92,7 @@ def build(target: Path) -> bool:
     return True
 
 
-def cache() -> Path:
+def find_cache() -> Path:
     """The folder of this user's built kernels: CNNPROBE_CACHE, else the system's usual place."""
     chosen = os.environ.get("CNNPROBE_CACHE")
     if chosen:
@@ -106,16 +106,16 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnprobe"
 
 
-def built() -> Path | None:
+def build_for_user() -> Path | None:
     """The kernel in this user's cache, built now if need be; None without a compiler or with CNNPROBE_NO_COMPILER=1."""
     if os.environ.get("CNNPROBE_NO_COMPILER", "0") not in {"", "0"}:
         return None
     try:
-        folder = cache()
+        folder = find_cache()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours(folder):
             return None
-        target = folder / f"kernel-{fingerprint()}{SUFFIX}"
+        target = folder / f"kernel-{compute_fingerprint()}{SUFFIX}"
         return target if target.is_file() or build(target) else None
     except (OSError, RuntimeError):  # no home, a full or read-only disk
         return None

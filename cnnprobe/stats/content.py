@@ -39,7 +39,7 @@ class Content:
 
 
 @contextmanager
-def unobserved() -> Iterator[None]:
+def disable_user_modes() -> Iterator[None]:
     """No gradient, no torch function and no dispatch mode of the user's sees what is done inside."""
     with (
         _Unobserved(),
@@ -55,7 +55,7 @@ def is_observed() -> bool:
     return bool(_function_modes() or _dispatch_modes())
 
 
-def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
+def read_content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     """The values of `tensor`; None for what holds none that can be read: meta, fake, vmapped, traced.
 
     To be called under `unobserved`. A DTensor gives the shard of this rank: its whole would be a collective, at which ranks that do not call it hang.
@@ -68,7 +68,7 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     if not _is_readable(tensor):
         return None
     tensor = tensor.detach()
-    tensor = _local(tensor)
+    tensor = _get_local(tensor)
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     elif tensor.is_nested:
@@ -80,13 +80,13 @@ def content(tensor: Tensor, *, channels: bool = False) -> Content | None:
     elif tensor.is_mkldnn:
         tensor = tensor.to_dense()
     if tensor.layout != torch.strided:
-        return _sparse(tensor)
+        return _read_sparse(tensor)
     if tensor.is_complex():
         tensor = tensor.abs()
     tensor = tensor.resolve_neg()
     if not _is_allocated(tensor):
         return None
-    return _without_repeats(tensor, keep=1 if channels else None)
+    return _drop_repeats(tensor, keep=1 if channels else None)
 
 
 def _is_readable(tensor: Tensor) -> bool:
@@ -111,13 +111,13 @@ def _is_allocated(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= (last + 1) * tensor.itemsize
 
 
-def _local(tensor: Tensor) -> Tensor:
+def _get_local(tensor: Tensor) -> Tensor:
     distributed = sys.modules.get("torch.distributed.tensor")
     kind = getattr(distributed, "DTensor", None)
     return tensor.to_local() if kind is not None and isinstance(tensor, kind) else tensor
 
 
-def _sparse(tensor: Tensor) -> Content | None:
+def _read_sparse(tensor: Tensor) -> Content | None:
     if tensor.layout == torch.sparse_coo:
         values = tensor.coalesce().values()
     elif tensor.layout in _BLOCKED:
@@ -128,7 +128,7 @@ def _sparse(tensor: Tensor) -> Content | None:
     return Content(values=values, implied_zeros=tensor.numel() - values.numel())
 
 
-def _without_repeats(tensor: Tensor, *, keep: int | None) -> Content:
+def _drop_repeats(tensor: Tensor, *, keep: int | None) -> Content:
     """A dimension of stride 0 holds one value many times: one is read, so that `expand` to a million costs nothing."""
     repeated = [
         d

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnprobe.records.statistics import Statistics
 from cnnprobe.stats import chunked, native, plain
-from cnnprobe.stats.content import content, is_observed, unobserved
+from cnnprobe.stats.content import disable_user_modes, is_observed, read_content
 from cnnprobe.stats.table import Table, Written
 
 _ORDINARY = (Tensor, torch.nn.Parameter)  # exact classes: subclasses may answer otherwise
@@ -28,7 +28,7 @@ def write(tensor: Tensor, table: Table, row: int) -> None:
         if torch.compiler.is_compiling():
             written = False
         elif is_observed():
-            with unobserved():
+            with disable_user_modes():
                 written = _write(tensor, table, row)
         else:
             written = _write(tensor, table, row)
@@ -72,7 +72,7 @@ def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
     ):
         table.copy(last[5], row)
         return True
-    kernel = native.kernel()
+    kernel = native.load_kernel()
     if not (
         chunked.write(tensor, table, row)
         if kernel is None
@@ -110,8 +110,8 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
     with_channels = table.channels is not None
-    with unobserved():
-        found = content(tensor, channels=with_channels)
+    with disable_user_modes():
+        found = read_content(tensor, channels=with_channels)
         if found is None:
             return False
         # A wrapper's values are what its operations say, so only plain torch may read it.
@@ -132,7 +132,7 @@ def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
 
 
 @functools.cache
-def _accelerated() -> Callable[[Tensor, Table, int], bool] | None:
+def _load_accelerated() -> Callable[[Tensor, Table, int], bool] | None:
     """The engine for CUDA; None without Triton. Imported late, as that takes a second."""
     try:
         from cnnprobe.stats import accelerated
@@ -143,7 +143,7 @@ def _accelerated() -> Callable[[Tensor, Table, int], bool] | None:
 
 def _write_on_device(tensor: Tensor, table: Table, row: int) -> bool:
     global _broken  # noqa: PLW0603
-    engine = _accelerated()
+    engine = _load_accelerated()
     if engine is None or _broken or not (tensor.is_contiguous() or _is_dense(tensor)):
         return False
     try:

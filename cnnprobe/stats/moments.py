@@ -31,7 +31,7 @@ class Moments:
     nan: Tensor
 
 
-def merged(columns: Sequence[Tensor]) -> Moments:
+def merge_parts(columns: Sequence[Tensor]) -> Moments:
     """Chan's formula over the first dimension of the PARTS, each of shape (parts, ...)."""
     count, finite, mean, m2, squares, low, high, zeros, nan = columns
     n = finite.sum(0)
@@ -49,7 +49,7 @@ def merged(columns: Sequence[Tensor]) -> Moments:
     )
 
 
-def mean_and_std(moments: Moments, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def compute_mean_and_std(moments: Moments, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and population std, times `scale`; NaN where nothing is finite."""
     mean, std = moments.mean, (moments.m2 / moments.finite.clamp(min=1)).sqrt()
     if scale is not None:
@@ -61,9 +61,9 @@ def mean_and_std(moments: Moments, scale: Tensor | None = None) -> tuple[Tensor,
     return torch.where(some, mean, NAN), torch.where(some, std, NAN)
 
 
-def row_of(moments: Moments, scale: Tensor | None = None) -> Tensor:
+def make_row(moments: Moments, scale: Tensor | None = None) -> Tensor:
     """The numbers of `statistics.COLUMNS` along a new last dimension."""
-    mean, std = mean_and_std(moments, scale)
+    mean, std = compute_mean_and_std(moments, scale)
     some = moments.finite > 0
     low, high = (torch.where(some, bound, NAN) for bound in (moments.low, moments.high))
     numbers = {
@@ -90,7 +90,7 @@ def add_zeros(moments: Moments, zeros: int) -> Moments:
     """The moments of the same values and `zeros` more zeros."""
     none = torch.zeros_like(moments.count)
     more = dict.fromkeys(PARTS, none) | dict.fromkeys(("count", "finite", "zeros"), none + zeros)
-    return merged([torch.stack([getattr(moments, name), more[name]]) for name in PARTS])
+    return merge_parts([torch.stack([getattr(moments, name), more[name]]) for name in PARTS])
 
 
 class Sums(NamedTuple):
@@ -125,7 +125,7 @@ def merge_sums(a: Sums, b: Sums) -> Sums:
     )
 
 
-def row_of_sums(sums: Sums) -> list[float]:
+def make_row_of_sums(sums: Sums) -> list[float]:
     """The numbers of `statistics.COLUMNS`."""
     n, is_constant = sums.finite, sums.low == sums.high
     m2 = 0.0 if is_constant else sums.m2

@@ -98,7 +98,7 @@ class Kernel:
         return Gap(int(found[0]), int(found[1]), found[2], found[3])
 
     def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:
-        sizes = sizes_of(tensor)
+        sizes = split_sizes(tensor)
         if sizes is None or table.channels is None:
             return False
         values = np.empty((5, sizes[1]))
@@ -136,7 +136,7 @@ class Sheets:
             function.restype = None
 
 
-def sizes_of(tensor: Tensor) -> tuple[int, int, int] | None:
+def split_sizes(tensor: Tensor) -> tuple[int, int, int] | None:
     """Elements before, along and behind the channel dimension as they lie in memory; None for other orders than (N, C, ...) and channels last."""
     channels, count = tensor.shape[1], tensor.numel()
     if count == 0:
@@ -152,17 +152,17 @@ def sizes_of(tensor: Tensor) -> tuple[int, int, int] | None:
 
 
 @functools.cache
-def kernel() -> Kernel | None:
+def load_kernel() -> Kernel | None:
     """The kernel that came with the package, else the one built for this user; None where there is neither."""
     for path in (build.PACKAGED, None):
-        found = path or build.built()
+        found = path or build.build_for_user()
         try:
             if found is None or not found.is_file():
                 continue
             library = ctypes.CDLL(str(found))
             library.cnnprobe_version.restype = ctypes.c_char_p
             version = library.cnnprobe_version().decode()
-            if version == build.fingerprint() or not build.fingerprint():
+            if version == build.compute_fingerprint() or not build.compute_fingerprint():
                 return Kernel(library, ctypes.PyDLL(str(found)))
         except (OSError, AttributeError, UnicodeError):  # built for another system, or damaged
             continue

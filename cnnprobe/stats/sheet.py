@@ -65,7 +65,7 @@ class Sheet:
         self._head = np.zeros(4, dtype=np.int64)  # addresses of rows and histograms, next, capacity
         self.address = int(self._head.ctypes.data)
         self._point()
-        kernel = native.kernel()
+        kernel = native.load_kernel()
         self.kernel = None if kernel is None else kernel.sheets
 
     def _point(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnprobe.records.statistics import BUCKETS, COLUMNS, Channels, Statistics, fold, from_row
+from cnnprobe.records.statistics import BUCKETS, COLUMNS, Channels, Statistics, fold, read_row
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats import moments
 from cnnprobe.stats.transfer import Sent
@@ -175,10 +175,10 @@ class Table:
             self.fetch()
         if self.values[row, WRITTEN] == 0:
             return None
-        return from_row(
+        return read_row(
             self.values[row, :WRITTEN].tolist(),
-            histogram=self._histogram(row),
-            channels=self._channels(row),
+            histogram=self._read_histogram(row),
+            channels=self._read_channels(row),
         )
 
     def _store(self, row: int, measured: Measured) -> None:
@@ -189,13 +189,13 @@ class Table:
         if self.channels is not None:
             self.channels[row] = None if measured.channels is None else measured.channels.numpy()
 
-    def _histogram(self, row: int) -> Histogram | None:
+    def _read_histogram(self, row: int) -> Histogram | None:
         if self.histograms is None:
             return None
         counts = self.histograms[row].tolist()
         return fold(counts[256 : 256 + BUCKETS], counts[:BUCKETS])
 
-    def _channels(self, row: int) -> Channels | None:
+    def _read_channels(self, row: int) -> Channels | None:
         values = None if self.channels is None else self.channels[row]
         if values is None:
             return None
@@ -219,7 +219,7 @@ def _merge_parts(measured: list[Measured], *, settled: bool) -> list[Measured]:
             in_parts[0].row.device
         )  # they may have been written on other streams than the one that reads them
     stacked = torch.stack([m.row for m in in_parts])  # (rows, parts, 9)
-    rows = iter(moments.row_of(moments.merged(stacked.movedim(1, 0).unbind(-1))))
+    rows = iter(moments.make_row(moments.merge_parts(stacked.movedim(1, 0).unbind(-1))))
     return [
         Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured
     ]

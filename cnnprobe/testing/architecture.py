@@ -7,11 +7,11 @@ from torch import nn
 
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
-from cnnprobe.records.totals import total
+from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import ParameterInfo, Trace
-from cnnprobe.testing.failures import Inputs, counted, fail, matching, observed
-from cnnprobe.testing.listing import ROOT, ListedLayer, layers_of, unwrapped
-from cnnprobe.testing.symbols import Shape, Symbols, names_in, parse_shape, spell
+from cnnprobe.testing.failures import Inputs, fail, format_counted, match_names, observe_model
+from cnnprobe.testing.listing import ROOT, ListedLayer, list_layers, unwrap
+from cnnprobe.testing.symbols import Shape, Symbols, list_names, parse_shape, spell
 
 _AXES = {
     2: "N C",
@@ -59,12 +59,12 @@ def assert_parameters(
     if problems:
         fail(
             f"{class_of(model).__name__} has " + "; ".join(problems),
-            where=f"most are in {_largest(parameters)}",
+            where=f"most are in {_list_largest(parameters)}",
             fix="compare the layers' sizes with what you meant, or update the number",
         )
 
 
-def _largest(parameters: Sequence[ParameterInfo]) -> str:
+def _list_largest(parameters: Sequence[ParameterInfo]) -> str:
     ranked = sorted(parameters, key=lambda p: -p.numel)[:3]
     return (
         ", ".join(
@@ -89,7 +89,7 @@ def assert_macs(
             where="assert_macs(model, inputs)",
             fix="give total= or at_most=",
         )
-    trace = observed(model, inputs).trace
+    trace = observe_model(model, inputs).trace
     macs = sum(call.macs or 0 for call in trace.calls)
     problems = []
     if total is not None and macs != total:
@@ -117,9 +117,9 @@ def assert_memory(model: nn.Module, inputs: Inputs, *, at_most: int | str) -> No
         at_most: bytes, or text such as "40 MiB".
     """
     __tracebackhide__ = True
-    bound = _bytes(at_most)
-    trace = observed(model, inputs).trace
-    sums = total(trace)
+    bound = _parse_bytes(at_most)
+    trace = observe_model(model, inputs).trace
+    sums = add_up(trace)
     kept = sum(p.nbytes for p in trace.parameters)
     if kept + sums.activation_bytes > bound:
         fail(
@@ -129,7 +129,7 @@ def assert_memory(model: nn.Module, inputs: Inputs, *, at_most: int | str) -> No
         )
 
 
-def _bytes(amount: int | str) -> int:
+def _parse_bytes(amount: int | str) -> int:
     if isinstance(amount, int):
         return amount
     number, _, unit = amount.strip().partition(" ")
@@ -163,14 +163,14 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
     >>> assert_shapes(net, torch.ones(2, 3, 8, 8), {"0": ("N", 8, "H/2", "W/2"), "": "N 8*(H/2)*(W/2)"})
     """
     __tracebackhide__ = True
-    trace = observed(model, inputs).trace
+    trace = observe_model(model, inputs).trace
     shapes = {pattern: parse_shape(shape) for pattern, shape in expected.items()}
     symbols = Symbols()
-    _bind_inputs(trace, names_in(shapes.values()), symbols)
+    _bind_inputs(trace, list_names(shapes.values()), symbols)
     called = list(dict.fromkeys(call.fqn for call in trace.calls if call.fqn is not None))
     problems = []
     for pattern, wanted in shapes.items():
-        hits = matching(called, [pattern], what="called module")
+        hits = match_names(called, [pattern], what="called module")
         for name in (fqn for fqn in called if fqn in hits):
             for call in trace.calls_of(name):
                 outputs = [out.shape for out in call.outputs]
@@ -183,7 +183,7 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
                     )
     if problems:
         fail(
-            f"{counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
+            f"{format_counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
             details=problems,
             where=f"{trace.model}, {symbols.bindings() or 'no names bound'}",
             fix="correct the first one first: later layers only follow",
@@ -224,15 +224,18 @@ def assert_same_architecture(
     """
     __tracebackhide__ = True
     names = rename or {}
-    ours, theirs = layers_of(actual, naming=lambda name: _renamed(name, names)), layers_of(expected)
+    ours, theirs = (
+        list_layers(actual, naming=lambda name: _rename(name, names)),
+        list_layers(expected),
+    )
     _check_renaming(actual, names)
     left_out = (
-        matching([layer.name for layer in (*ours, *theirs)], ignore, what="module")
+        match_names([layer.name for layer in (*ours, *theirs)], ignore, what="module")
         if ignore
         else set()
     )
     ours_text, theirs_text = (
-        [_line(layer) for layer in layers if layer.name not in left_out]
+        [_write_line(layer) for layer in layers if layer.name not in left_out]
         for layers in (ours, theirs)
     )
     details = [
@@ -244,18 +247,18 @@ def assert_same_architecture(
         return
     differing = sum(line[0] in "+-" for line in details)
     fail(
-        f"the architectures differ in {counted(differing, 'line')} (- expected, + actual)",
+        f"the architectures differ in {format_counted(differing, 'line')} (- expected, + actual)",
         details=details,
-        where=f"{class_of(unwrapped(actual)).__name__} against {class_of(unwrapped(expected)).__name__}",
+        where=f"{class_of(unwrap(actual)).__name__} against {class_of(unwrap(expected)).__name__}",
         fix="correct the layer of the first difference, or name it in ignore= or rename=",
     )
 
 
-def _line(layer: ListedLayer) -> str:
+def _write_line(layer: ListedLayer) -> str:
     return f"{ROOT}  {layer.weights}" if layer.name == ROOT else str(layer)
 
 
-def _renamed(name: str, rename: Mapping[str, str]) -> str:
+def _rename(name: str, rename: Mapping[str, str]) -> str:
     for old, new in rename.items():
         if name == old or name.startswith(f"{old}."):
             return new + name[len(old) :]
@@ -263,9 +266,9 @@ def _renamed(name: str, rename: Mapping[str, str]) -> str:
 
 
 def _check_renaming(model: nn.Module, rename: Mapping[str, str]) -> None:
-    names = [layer.name for layer in layers_of(model)]
+    names = [layer.name for layer in list_layers(model)]
     for old in rename:
-        if not any(_renamed(name, {old: ""}) != name for name in names):
+        if not any(_rename(name, {old: ""}) != name for name in names):
             raise UsageError(
                 f"no module named {old!r} to be renamed",
                 where=class_of(model).__name__,

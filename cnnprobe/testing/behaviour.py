@@ -18,12 +18,12 @@ from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.testing.failures import (
     Inputs,
-    arguments_of,
-    counted,
+    describe_place,
     fail,
-    matching,
-    observed,
-    place_of,
+    format_counted,
+    match_names,
+    observe_model,
+    split_arguments,
 )
 
 Loss = Callable[..., Tensor]
@@ -47,7 +47,7 @@ def assert_finite(
         backward: whether to look at gradients too.
     """
     __tracebackhide__ = True
-    seen = observed(model, inputs, statistics=True)
+    seen = observe_model(model, inputs, statistics=True)
     trace, outputs = seen.trace, [t for _, t in leaves(seen.output) if isinstance(t, Tensor)]
     _check_values(model, outputs, "output")
     odd = [
@@ -64,13 +64,13 @@ def assert_finite(
             if t.stats and (t.stats["nan"] or t.stats["inf"])
         )
         fail(
-            f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {place_of(trace, first[0])}",
+            f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {describe_place(trace, first[0])}",
             where=f"{'the only operation' if len(first) == 1 else f'the first of {len(first):,} operations'} with such values; "
-            + _origin(model, trace.calls[first[0]]),
+            + _describe_origin(model, trace.calls[first[0]]),
             fix="look at what this operation computes of its inputs: a division, a logarithm, an overflow in half precision",
         )
     if backward:
-        with _gradients(model, inputs, targets, loss_fn) as gradients:
+        with _compute_gradients(model, inputs, targets, loss_fn) as gradients:
             bad = [
                 f"'{name}': {int((~g.isfinite()).sum()):,} of {g.numel():,} values"
                 for name, g in gradients.items()
@@ -78,14 +78,14 @@ def assert_finite(
             ]
         if bad:
             fail(
-                f"{counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not finite",
+                f"{format_counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not finite",
                 details=bad,
                 where=class_of(model).__name__,
                 fix="look at the last of them first: the backward pass runs from the end",
             )
 
 
-def _origin(model: nn.Module, call: ModuleCall) -> str:
+def _describe_origin(model: nn.Module, call: ModuleCall) -> str:
     """Where values that are not finite may have come from: parameters first, as they spoil every later run."""
     module = dict(model.named_modules()).get(call.fqn) if call.fqn is not None else None
     spoilt = (
@@ -117,8 +117,8 @@ def assert_gradients_reach(
         ignore: glob patterns of parameters that need none.
     """
     __tracebackhide__ = True
-    with _gradients(model, inputs, targets, loss_fn) as gradients:
-        left_out = matching(gradients, ignore, what="trainable parameter") if ignore else set()
+    with _compute_gradients(model, inputs, targets, loss_fn) as gradients:
+        left_out = match_names(gradients, ignore, what="trainable parameter") if ignore else set()
         missing = [
             f"'{name}': {'no gradient' if gradient is None else 'zero everywhere'}"
             for name, gradient in gradients.items()
@@ -132,7 +132,7 @@ def assert_gradients_reach(
         )
     if missing:
         fail(
-            f"{len(missing)} of {counted(len(gradients), 'trainable parameter')} without a gradient",
+            f"{len(missing)} of {format_counted(len(gradients), 'trainable parameter')} without a gradient",
             details=missing,
             where=class_of(model).__name__,
             fix="look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; name parameters that need none in ignore=",
@@ -140,17 +140,17 @@ def assert_gradients_reach(
 
 
 @contextlib.contextmanager
-def _gradients(
+def _compute_gradients(
     model: nn.Module, inputs: Inputs, targets: Any, loss_fn: Loss | None
 ) -> Iterator[dict[str, Tensor | None]]:
     """The gradient of each trainable parameter after one forward and backward pass; the model is as before afterwards."""
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with _kept(model, args, kwargs) as (args, kwargs), torch.enable_grad():
+    with _keep_model(model, args, kwargs) as (args, kwargs), torch.enable_grad():
         for parameter in parameters.values():
             parameter.grad = None
-        loss = _loss(model(*args, **kwargs), targets, loss_fn)
+        loss = _compute_loss(model(*args, **kwargs), targets, loss_fn)
         if not loss.requires_grad:
             yield dict.fromkeys(parameters)
             return
@@ -160,7 +160,7 @@ def _gradients(
 
 
 @contextlib.contextmanager
-def _kept(
+def _keep_model(
     model: nn.Module, args: tuple[Any, ...], kwargs: Any
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Copies of the arguments to run on; model and generators are as before afterwards, whatever the forward writes to."""
@@ -199,7 +199,7 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor], what: str) -> Non
         )
 
 
-def _loss(output: Any, targets: Any, loss_fn: Loss | None) -> Tensor:
+def _compute_loss(output: Any, targets: Any, loss_fn: Loss | None) -> Tensor:
     if loss_fn is not None:
         return loss_fn(output) if targets is None else loss_fn(output, targets)
     # Weighted at random, or a softmax and its kin would sum to a constant, whose gradient is zero.
@@ -220,16 +220,16 @@ def assert_parameters_change(
 ) -> None:
     """Fail unless one step of the optimizer changes every trainable parameter. Model and optimizer are as before afterwards."""
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    left_out = matching(parameters, ignore, what="trainable parameter") if ignore else set()
+    left_out = match_names(parameters, ignore, what="trainable parameter") if ignore else set()
     _check_shapes(model)
     before = {name: p.detach().clone() for name, p in parameters.items() if has_values(p)}
     state = copy.deepcopy(optimizer.state_dict())
     try:
-        with _kept(model, args, kwargs) as (args, kwargs), torch.enable_grad():
+        with _keep_model(model, args, kwargs) as (args, kwargs), torch.enable_grad():
             optimizer.zero_grad()
-            loss = _loss(model(*args, **kwargs), targets, loss_fn)
+            loss = _compute_loss(model(*args, **kwargs), targets, loss_fn)
             _check_values(model, [loss], "loss")
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -247,7 +247,7 @@ def assert_parameters_change(
             for name in same
         ]
         fail(
-            f"{len(same)} of {counted(len(parameters), 'trainable parameter')} did not change in a step",
+            f"{len(same)} of {format_counted(len(parameters), 'trainable parameter')} did not change in a step",
             details=details,
             where=class_of(model).__name__,
             fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
@@ -260,7 +260,7 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
     The first axis of every tensor in `inputs` is the batch. Each of up to four samples is replaced in turn by other numbers.
     """
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     batch = next(
         (t.shape[0] for _, t in leaves((args, dict(kwargs))) if isinstance(t, Tensor) and t.dim()),
         0,
@@ -271,8 +271,8 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
             where="inputs",
             fix="give at least two samples",
         )
-    with _in_eval(model, args, kwargs):
-        expected = _first_tensor(model(*args, **kwargs))
+    with _run_in_eval(model, args, kwargs):
+        expected = _find_first_tensor(model(*args, **kwargs))
         _check_values(model, [expected], "output")
         if expected.dim() == 0 or expected.shape[0] != batch:
             fail(
@@ -282,9 +282,9 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
             )
         for sample in range(min(batch, 4)):
             changed = torch.utils._pytree.tree_map(
-                lambda t, k=sample: _replaced(t, k, batch), (args, dict(kwargs))
+                lambda t, k=sample: _replace_sample(t, k, batch), (args, dict(kwargs))
             )
-            actual = _first_tensor(model(*changed[0], **changed[1]))
+            actual = _find_first_tensor(model(*changed[0], **changed[1]))
             others = [i for i in range(batch) if i != sample]
             moved = [
                 i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)
@@ -293,13 +293,15 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
                 apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
                 fail(
                     f"changing sample {sample} changes the output of sample {moved[0]} by up to {apart:.3g}",
-                    details=[f"{len(moved)} of {counted(len(others), 'other sample')} moved"],
+                    details=[
+                        f"{len(moved)} of {format_counted(len(others), 'other sample')} moved"
+                    ],
                     where=class_of(model).__name__,
                     fix="look for a view or reshape that mixes the batch axis, softmax or a mean over axis 0, or statistics of the batch in eval",
                 )
 
 
-def _replaced(value: Any, sample: int, batch: int) -> Any:
+def _replace_sample(value: Any, sample: int, batch: int) -> Any:
     if not isinstance(value, Tensor) or not value.dim() or value.shape[0] != batch:
         return value
     other = value.clone()
@@ -312,13 +314,13 @@ def _replaced(value: Any, sample: int, batch: int) -> Any:
 
 
 @contextlib.contextmanager
-def _in_eval(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Iterator[None]:
-    with _kept(model, args, kwargs), torch.no_grad():
+def _run_in_eval(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Iterator[None]:
+    with _keep_model(model, args, kwargs), torch.no_grad():
         model.eval()
         yield
 
 
-def _first_tensor(output: Any) -> Tensor:
+def _find_first_tensor(output: Any) -> Tensor:
     __tracebackhide__ = True
     for _, value in leaves(output):
         if isinstance(value, Tensor):
@@ -333,10 +335,10 @@ def _first_tensor(output: Any) -> Tensor:
 def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
     """Fail unless two forward passes from equal states of model and random generators give bit-equal outputs, in the mode it is in."""
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     runs = []
     for _ in range(2):
-        with _kept(model, args, kwargs) as (args, kwargs), torch.no_grad():
+        with _keep_model(model, args, kwargs) as (args, kwargs), torch.no_grad():
             runs.append(
                 [t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
             )
@@ -351,8 +353,8 @@ def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
 def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
     """Fail unless in eval mode two forward passes give equal outputs, from different random states, and change no buffer."""
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
-    with _in_eval(model, args, kwargs):
+    args, kwargs = split_arguments(inputs)
+    with _run_in_eval(model, args, kwargs):
         buffers = {name: b.clone() for name, b in model.named_buffers() if has_values(b)}
         runs = []
         for seed in range(2):
@@ -364,7 +366,7 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
         changed = [name for name, b in buffers.items() if not torch.equal(found[name], b)]
     if changed:
         fail(
-            f"{counted(len(changed), 'buffer')} {'change' if len(changed) > 1 else 'changes'} in eval mode",
+            f"{format_counted(len(changed), 'buffer')} {'change' if len(changed) > 1 else 'changes'} in eval mode",
             details=[f"'{name}'" for name in changed],
             where=class_of(model).__name__,
             fix="update statistics only while self.training",
@@ -415,7 +417,7 @@ def assert_overfits_batch(
         to: fraction of the first loss.
     """
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     _check_shapes(model)
     with preserved_generators(), torch.enable_grad():
         twin = copy.deepcopy(model).train()
@@ -424,7 +426,7 @@ def assert_overfits_batch(
         first = last = float("nan")
         for step in range(steps):
             stepper.zero_grad()
-            loss = _loss(twin(*args, **kwargs), targets, loss_fn)
+            loss = _compute_loss(twin(*args, **kwargs), targets, loss_fn)
             _check_values(model, [loss], "loss")
             last = float(loss.detach())
             first = last if step == 0 else first
@@ -450,7 +452,7 @@ def assert_no_graph_leak(step: Callable[[], object], *, times: int = 4) -> None:
     sizes = []
     for _ in range(max(times, 3)):
         step()
-        sizes.append(_living_nodes())
+        sizes.append(_find_living_nodes())
     growth = [b - a for a, b in itertools.pairwise(sizes[1:])]
     if all(n > 0 for n in growth):
         fail(
@@ -461,7 +463,7 @@ def assert_no_graph_leak(step: Callable[[], object], *, times: int = 4) -> None:
         )
 
 
-def _living_nodes() -> int:
+def _find_living_nodes() -> int:
     """Distinct autograd nodes that any living tensor holds."""
     gc.collect()
     stack = [t.grad_fn for t in gc.get_objects() if type(t) is Tensor and t.grad_fn is not None]
@@ -477,14 +479,14 @@ def _living_nodes() -> int:
 def assert_same_graph(model: nn.Module, first: Inputs, second: Inputs) -> None:
     """Fail unless the model takes the same way for both inputs: the same calls in the same order."""
     __tracebackhide__ = True
-    traces = [observed(model, inputs).trace for inputs in (first, second)]
+    traces = [observe_model(model, inputs).trace for inputs in (first, second)]
     ways = [[(call.fqn, call.kind, call.depth) for call in trace.calls] for trace in traces]
     if ways[0] == ways[1]:
         return
     k = next(
         (i for i, (a, b) in enumerate(zip(*ways, strict=False)) if a != b), min(map(len, ways))
     )
-    taken = [place_of(trace, k) if k < len(trace.calls) else "the end" for trace in traces]
+    taken = [describe_place(trace, k) if k < len(trace.calls) else "the end" for trace in traces]
     fail(
         f"the two inputs take different ways: {len(ways[0])} calls and {len(ways[1])}",
         details=[f"first: {taken[0]}", f"second: {taken[1]}"],

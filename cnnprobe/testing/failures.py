@@ -41,7 +41,7 @@ def fail(
     raise error
 
 
-def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def split_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Positional and keyword arguments that `inputs` stands for."""
     if isinstance(inputs, tuple):
         return inputs, {}
@@ -50,20 +50,22 @@ def arguments_of(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     return (inputs,), {}
 
 
-def observed(model: nn.Module, inputs: Inputs, *, statistics: bool = False) -> Observation:
+def observe_model(model: nn.Module, inputs: Inputs, *, statistics: bool = False) -> Observation:
     """One neutral forward pass that must succeed."""
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     observation = observe(model, args, kwargs, statistics=statistics)
     if observation.error is not None:
-        raised(model, inputs, observation.trace, observation.error)
+        fail_with_error(model, inputs, observation.trace, observation.error)
     return observation
 
 
-def raised(model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException) -> NoReturn:
+def fail_with_error(
+    model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException
+) -> NoReturn:
     """Fail because the model raised, with the exception as the cause, and with what is known of why."""
     __tracebackhide__ = True
-    args, kwargs = arguments_of(inputs)
+    args, kwargs = split_arguments(inputs)
     failure = trace.failure
     if failure is None or not isinstance(error, Exception):
         raise error
@@ -83,7 +85,7 @@ def raised(model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException)
         raise failed from error
 
 
-def matching(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set[str]:
+def match_names(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set[str]:
     """The names that any of the glob patterns matches; a pattern that matches nothing is an error."""
     names = list(names)
     found: set[str] = set()
@@ -92,23 +94,23 @@ def matching(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set
         if not hits:
             raise UsageError(
                 f"the pattern {pattern!r} matches no {what}",
-                where=f"{counted(len(names), what)}",
+                where=f"{format_counted(len(names), what)}",
                 fix=f"{suggest(pattern, names)} (patterns are fnmatch's: * and ?)",
             )
         found |= hits
     return found
 
 
-def counted(number: int, noun: str) -> str:
+def format_counted(number: int, noun: str) -> str:
     """A number with its noun: "1 gradient", "2,000 gradients".
 
-    >>> counted(1, "gradient"), counted(0, "gradient")
+    >>> format_counted(1, "gradient"), format_counted(0, "gradient")
     ('1 gradient', '0 gradients')
     """
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def place_of(trace: Trace, index: int) -> str:
+def describe_place(trace: Trace, index: int) -> str:
     """A call in words: "module 'fc1' (Linear)", "torch.flatten in module 'head'"."""
     call = trace.calls[index]
     if call.fqn is not None:

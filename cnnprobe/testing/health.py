@@ -9,7 +9,7 @@ from cnnprobe.api import diagnose
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis import at_least as grave
 from cnnprobe.errors import UnknownNameError, suggest
-from cnnprobe.testing.failures import Inputs, counted, fail, raised
+from cnnprobe.testing.failures import Inputs, fail, fail_with_error, format_counted
 
 
 def assert_healthy(
@@ -48,12 +48,12 @@ def assert_healthy(
         )
     report = diagnose(model, inputs, targets, ignore=ignore, **training)
     if report.error is not None:
-        raised(model, inputs, report.trace, report.error)
+        fail_with_error(model, inputs, report.trace, report.error)
     found = list(grave(report.findings, at_least))
     if found:
         fail(
-            counted(len(found), "finding"),
-            details=[line for finding in found for line in _lines(finding)],
+            format_counted(len(found), "finding"),
+            details=[line for finding in found for line in _write_lines(finding)],
             where=report.trace.model,
             fix="begin with the first, or say why it is meant so: "
             f'ignore={{"{found[0].rule}": "the reason"}}',
@@ -61,7 +61,7 @@ def assert_healthy(
         )
 
 
-def _lines(finding: Finding) -> tuple[str, ...]:
+def _write_lines(finding: Finding) -> tuple[str, ...]:
     place = (
         ""
         if finding.module is None

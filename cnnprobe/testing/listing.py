@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cnnprobe.recorder.inventory import class_of, configuration, is_stock, named_modules
 from cnnprobe.recorder.values import dtype_name
 from cnnprobe.records.trace import Trace
-from cnnprobe.testing.failures import Inputs, observed
+from cnnprobe.testing.failures import Inputs, observe_model
 
 ROOT = "(model)"
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -46,23 +46,23 @@ def architecture_text(model: nn.Module, inputs: Inputs | None = None) -> str:
     1  ReLU()  0
     """
     __tracebackhide__ = True
-    return "\n".join(map(str, layers_of(model, inputs))) + "\n"
+    return "\n".join(map(str, list_layers(model, inputs))) + "\n"
 
 
-def layers_of(
+def list_layers(
     model: nn.Module, inputs: Inputs | None = None, *, naming: Callable[[str], str] = str
 ) -> list[ListedLayer]:
     """The lines of a model; wrappers of torch.compile and of data parallelism are seen through."""
     __tracebackhide__ = True
-    model = unwrapped(model)
-    shapes = _shapes(observed(model, inputs).trace) if inputs is not None else {}
+    model = unwrap(model)
+    shapes = _map_shapes(observe_model(model, inputs).trace) if inputs is not None else {}
     places: dict[int, str] = {}
     tensors: dict[int, str] = {}
     layers = []
     for fqn, module, first in named_modules(model):
         if _is_compiled_wrapper(module):
             continue
-        name = naming(_plain(fqn)) or ROOT
+        name = naming(_strip_wrapper_names(fqn)) or ROOT
         if not first:
             layers.append(
                 ListedLayer(
@@ -75,15 +75,15 @@ def layers_of(
             ListedLayer(
                 name=name,
                 kind=class_of(module).__name__,
-                config=_described(module),
-                weights=_weights(module, name, tensors),
+                config=_describe(module),
+                weights=_describe_weights(module, name, tensors),
                 shapes=shapes.get(fqn, ""),
             )
         )
     return layers
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The user's own model inside what torch.compile and data parallelism have put around it."""
     while True:
         inner = model._modules.get(_COMPILED if _is_compiled_wrapper(model) else "module")
@@ -96,11 +96,11 @@ def _is_compiled_wrapper(module: nn.Module) -> bool:
     return list(module._modules) == [_COMPILED]
 
 
-def _plain(fqn: str) -> str:
+def _strip_wrapper_names(fqn: str) -> str:
     return ".".join(part for part in fqn.split(".") if part != _COMPILED)
 
 
-def _shapes(trace: Trace) -> Mapping[str, str]:
+def _map_shapes(trace: Trace) -> Mapping[str, str]:
     return {
         call.fqn: ", ".join(str(t.shape) for t in call.outputs) or call.returned
         for call in reversed(trace.calls)  # of a module that is called twice, the first call
@@ -108,7 +108,7 @@ def _shapes(trace: Trace) -> Mapping[str, str]:
     }
 
 
-def _described(module: nn.Module) -> str:
+def _describe(module: nn.Module) -> str:
     """The layer's own description on one line; where it has none (attention, a user's block), its plain attributes."""
     try:
         text = " ".join(module.extra_repr().split())
@@ -119,28 +119,30 @@ def _described(module: nn.Module) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in configuration(module).items())
 
 
-def _weights(module: nn.Module, name: str, tensors: dict[int, str]) -> str:
+def _describe_weights(module: nn.Module, name: str, tensors: dict[int, str]) -> str:
     """How many parameters are its own; of a user's module also their names and shapes, as no constructor tells them."""
     own = {key: p for key, p in module._parameters.items() if p is not None}
     tied = {key: tensors[id(p)] for key, p in own.items() if id(p) in tensors}
     fresh = {key: p for key, p in own.items() if key not in tied}
     tensors.update({id(p): key if name == ROOT else f"{name}.{key}" for key, p in fresh.items()})
-    parts = [str(sum(_size(p) for p in fresh.values()))]
+    parts = [str(sum(_format_size(p) for p in fresh.values()))]
     frozen = [p for p in fresh.values() if not p.requires_grad]
     if frozen:
         parts.append(
-            "frozen" if len(frozen) == len(fresh) else f"({sum(_size(p) for p in frozen)} frozen)"
+            "frozen"
+            if len(frozen) == len(fresh)
+            else f"({sum(_format_size(p) for p in frozen)} frozen)"
         )
     parts += sorted({dtype_name(p.dtype) for p in fresh.values()} - {"float32"})
     if not is_stock(module):
         buffers = {f"buffer {key}": b for key, b in module._buffers.items() if b is not None}
-        parts += [f"{key} {_shape(t)}" for key, t in {**fresh, **buffers}.items()]
+        parts += [f"{key} {_format_shape(t)}" for key, t in {**fresh, **buffers}.items()]
     return " ".join(parts + [f"{key} = {other}" for key, other in tied.items()])
 
 
-def _size(tensor: Tensor) -> int:
+def _format_size(tensor: Tensor) -> int:
     return 0 if nn.parameter.is_lazy(tensor) else tensor.numel()
 
 
-def _shape(tensor: Tensor) -> str:
+def _format_shape(tensor: Tensor) -> str:
     return "?" if nn.parameter.is_lazy(tensor) else str(tuple(tensor.shape))

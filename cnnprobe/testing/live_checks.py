@@ -77,7 +77,7 @@ class CalledModels:
         messages = []
         for seen in self.latest():
             try:
-                assert_healthy(seen.model, _as_inputs(seen))
+                assert_healthy(seen.model, _make_inputs(seen))
             except AssertionError as error:
                 messages.append(error)
         if len(messages) == 1:
@@ -89,7 +89,7 @@ class CalledModels:
         # A checkpointed block is called again by the backward pass, without its model around it.
         is_recomputed = torch._C._current_graph_task_id() != -1
         if not self._open and not isinstance(module, _Loss) and not is_recomputed:
-            self._latest.setdefault(id(module), Called(model=module)).args = _copied(tuple(args))
+            self._latest.setdefault(id(module), Called(model=module)).args = _copy(tuple(args))
         self._open.append(module)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> None:
@@ -99,7 +99,7 @@ class CalledModels:
         while self._open and self._open.pop() is not module:
             pass
         if not self._open and id(module) in self._latest:
-            self._latest[id(module)].kwargs = _copied(kwargs)
+            self._latest[id(module)].kwargs = _copy(kwargs)
         if (
             self.is_finite_wanted
             and _is_odd(output)
@@ -115,13 +115,13 @@ class CalledModels:
             )
 
 
-def _copied(values: Any) -> Any:
+def _copy(values: Any) -> Any:
     return torch.utils._pytree.tree_map(
         lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values
     )
 
 
-def _as_inputs(seen: Called) -> Any:
+def _make_inputs(seen: Called) -> Any:
     """Both kinds of arguments in one: by name, where there are both."""
     if not seen.kwargs:
         return seen.args

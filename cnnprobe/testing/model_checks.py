@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from cnnprobe.errors import UsageError
 from cnnprobe.loading import load_inputs, load_model, parse_arguments
 from cnnprobe.testing import behaviour
-from cnnprobe.testing.failures import Inputs, observed
+from cnnprobe.testing.failures import Inputs, observe_model
 from cnnprobe.testing.health import assert_healthy
 
 
-def _runs(model: nn.Module, inputs: Inputs) -> None:
+def _check_runs(model: nn.Module, inputs: Inputs) -> None:
     __tracebackhide__ = True
-    observed(model, inputs)
+    observe_model(model, inputs)
 
 
-def _batch_independent(model: nn.Module, inputs: Inputs) -> None:
+def _check_batch_independent(model: nn.Module, inputs: Inputs) -> None:
     """A batch of one sample, as deployment gives it, is made two: else nothing could be seen."""
     __tracebackhide__ = True
     batches = {
@@ -33,10 +33,10 @@ def _batch_independent(model: nn.Module, inputs: Inputs) -> None:
 
 
 CHECKS: Mapping[str, Callable[[nn.Module, Inputs], None]] = {
-    "runs": _runs,
+    "runs": _check_runs,
     "finite": behaviour.assert_finite,
     "gradients-reach": behaviour.assert_gradients_reach,
-    "batch-independent": _batch_independent,
+    "batch-independent": _check_batch_independent,
     "deterministic": behaviour.assert_deterministic,
     "eval-is-stable": behaviour.assert_eval_is_stable,
     "healthy": assert_healthy,

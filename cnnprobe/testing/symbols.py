@@ -61,7 +61,7 @@ def _parse_dimension(word: Dimension) -> Dimension:
     if not _is_open(word):
         _check(_parse(word).body, word)
     elif not word[1:].isidentifier():
-        raise _unreadable(word)
+        raise _make_unreadable_error(word)
     return word
 
 
@@ -77,10 +77,10 @@ def _check(node: ast.expr, text: str) -> None:
         isinstance(node, ast.Name)
         or (isinstance(node, ast.Constant) and isinstance(node.value, int))
     ):
-        raise _unreadable(text)
+        raise _make_unreadable_error(text)
 
 
-def names_in(shapes: Iterable[Sequence[Sequence[Dimension]]]) -> set[str]:
+def list_names(shapes: Iterable[Sequence[Sequence[Dimension]]]) -> set[str]:
     """All names that stand in any dimension."""
     words = {
         d
@@ -89,10 +89,10 @@ def names_in(shapes: Iterable[Sequence[Sequence[Dimension]]]) -> set[str]:
         for d in shape
         if isinstance(d, str) and not _is_open(d)
     }
-    return {name for word in words for name in _names(word)}
+    return {name for word in words for name in _find_names(word)}
 
 
-def _names(text: str) -> list[str]:
+def _find_names(text: str) -> list[str]:
     return sorted({node.id for node in ast.walk(_parse(text)) if isinstance(node, ast.Name)})
 
 
@@ -172,20 +172,20 @@ class Symbols:
         if want.isidentifier():
             value = self._bound.setdefault(want, size)
         else:
-            free = [name for name in _names(want) if name not in self._bound]
+            free = [name for name in _find_names(want) if name not in self._bound]
             if free:
                 return f"no number is bound to {free[0]}"
-            value = self._value(_parse(want).body, want)
+            value = self._evaluate(_parse(want).body, want)
         return "" if value == size else f"{want} = {value}, not {size}"
 
-    def _value(self, node: ast.expr, text: str) -> int:
+    def _evaluate(self, node: ast.expr, text: str) -> int:
         if isinstance(node, ast.BinOp):
             try:
                 return _OPERATORS[type(node.op)](
-                    self._value(node.left, text), self._value(node.right, text)
+                    self._evaluate(node.left, text), self._evaluate(node.right, text)
                 )
             except ZeroDivisionError as error:
-                raise _unreadable(text) from error
+                raise _make_unreadable_error(text) from error
         return cast(
             "int",
             node.value
@@ -198,8 +198,8 @@ def _parse(text: str) -> ast.Expression:
     try:
         return ast.parse(text, mode="eval")
     except SyntaxError as error:
-        raise _unreadable(text) from error
+        raise _make_unreadable_error(text) from error
 
 
-def _unreadable(text: str) -> UsageError:
+def _make_unreadable_error(text: str) -> UsageError:
     return UsageError(f"{text!r} is no dimension", where="a shape", fix=_FIX)

@@ -2,7 +2,7 @@
 
 from cnnprobe.document.layout import lay_out_trace
 from cnnprobe.document.render import Facts, Notice, Table
-from cnnprobe.records.totals import total
+from cnnprobe.records.totals import add_up
 
 
 def table(trace, **options):
@@ -28,7 +28,7 @@ def notices(trace):
 
 def assert_adds_up(trace, rows):
     """Each row equals what stands directly below it, and the top rows equal the totals."""
-    sums = total(trace)
+    sums = add_up(trace)
     assert sums.parameters == sum(row.parameters for row in rows if row.depth == 0)
     assert sums.macs == sum(row.macs or 0 for row in rows if row.depth == 0)
     assert sums.activation_bytes == sum(row.nbytes for row in rows if row.depth == 0)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnprobe.comparison import Tolerance, compare_models, structure_of, tensors_of
+from cnnprobe.comparison import Tolerance, compare_models, list_tensors, trace_structure
 from cnnprobe.comparison.passes import Subject
-from cnnprobe.comparison.primitives import operations_of
-from cnnprobe.comparison.refactoring.branches import items_of
+from cnnprobe.comparison.primitives import list_operations
+from cnnprobe.comparison.refactoring.branches import list_items
 from cnnprobe.comparison.refactoring.describing import describe
 from cnnprobe.comparison.refactoring.layers import NotWritableError
 from cnnprobe.comparison.refactoring.patterns import Run, fold
-from cnnprobe.comparison.refactoring.templates import Template, template_of
+from cnnprobe.comparison.refactoring.templates import Template, build_template
 from cnnprobe.comparison.refactoring.writing import write_source
 from cnnprobe.errors import ProbeError, TargetError
 from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
@@ -39,7 +39,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             where=f"the model to refactor, {name}",
             fix="call it once on a batch before refactoring it",
         )
-    trace = structure_of(Subject(model=model, args=args, kwargs=kwargs), training=False)
+    trace = trace_structure(Subject(model=model, args=args, kwargs=kwargs), training=False)
     if trace.failure is not None:
         raise TargetError(
             f"the forward pass raised {trace.failure.kind}: {trace.failure.message}",
@@ -47,14 +47,14 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             fix="repair it first (cnnprobe.probe explains it), then refactor",
         )
     try:
-        pieces = fold(items_of(operations_of(trace)))
+        pieces = fold(list_items(list_operations(trace)))
         runs = [piece for piece in pieces if isinstance(piece, Run)]
         if not runs:
             return Rewrite(
                 model=name,
                 notes=("nothing folds: no pattern of two or more operations repeats in a row",),
             )
-        templates = _templates(runs)
+        templates = _make_templates(runs)
         source, class_name = write_source(name, pieces, templates)
     except NotWritableError as error:
         return Rewrite(
@@ -65,29 +65,29 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             ),
         )
     blocks = tuple(describe(run, templates[run.sign]) for run in runs)
-    return _proven(
+    return _prove(
         model,
         (args, kwargs),
         Rewrite(model=name, blocks=blocks, source=source, class_name=class_name),
     )
 
 
-def _templates(runs: Sequence[Run]) -> dict[str, Template]:
+def _make_templates(runs: Sequence[Run]) -> dict[str, Template]:
     """One template for all runs of the same pattern."""
     by_sign: dict[str, list[Run]] = {}
     for run in runs:
         by_sign.setdefault(run.sign, []).append(run)
-    return {sign: template_of(same) for sign, same in by_sign.items()}
+    return {sign: build_template(same) for sign, same in by_sign.items()}
 
 
-def _proven(
+def _prove(
     model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], draft: Rewrite
 ) -> Rewrite:
     """The draft with its proof, or without its source where the proof fails."""
     try:
         new = build(draft.source, draft.class_name, like=model)
         outcome = compare_models(new, model, inputs, tolerance=Tolerance(), level="operations")
-        new.load_state_dict(_weights(new, model, outcome.mapping))
+        new.load_state_dict(_copy_weights(new, model, outcome.mapping))
         proof = compare_models(new, model, inputs, tolerance=Tolerance())
     except (
         RuntimeError,
@@ -144,10 +144,10 @@ def build(source: str, class_name: str, *, like: nn.Module) -> nn.Module:
     return made.train(like.training)
 
 
-def _weights(
+def _copy_weights(
     new: nn.Module, model: nn.Module, mapping: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
-    theirs = tensors_of(model)
+    theirs = list_tensors(model)
     state = new.state_dict()
     return {
         name: theirs[mapping[name]].detach() if name in mapping else state[name] for name in state

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnprobe.comparison.refactoring.layers import Layer, NotWritableError, layer_of
-from cnnprobe.records.differences import Operation, place
+from cnnprobe.comparison.refactoring.layers import Layer, NotWritableError, make_layer
+from cnnprobe.records.differences import Operation, describe_place
 
 _INPUT = -1
 JOINS = {"add": "+", "mul": "*", "cat": "cat"}
@@ -32,15 +32,15 @@ class Parallel:
 Item = Layer | Statement | Parallel
 
 
-def items_of(operations: Sequence[Operation]) -> tuple[Item, ...]:
+def list_items(operations: Sequence[Operation]) -> tuple[Item, ...]:
     """The whole forward pass as a chain of items.
 
     Raises:
         NotWritableError: an operation is no layer, a layer is used twice, or branches cross.
     """
     _refuse_sharing(operations)
-    sources = _sources(operations)
-    dominators = _dominators(sources)
+    sources = _find_sources(operations)
+    dominators = _find_dominators(sources)
     read = {source for inputs in sources for source in inputs}
     ends = [
         k
@@ -53,8 +53,8 @@ def items_of(operations: Sequence[Operation]) -> tuple[Item, ...]:
             where="the model's forward",
             fix="refactor a part with one output",
         )
-    items = _chain(operations, sources, dominators, (_INPUT, ends[0]))
-    covered = sorted(index for item in items for index in covered_by(item))
+    items = _build_chain(operations, sources, dominators, (_INPUT, ends[0]))
+    covered = sorted(index for item in items for index in list_covered(item))
     if covered != [k for k, operation in enumerate(operations) if operation.name != "identity"]:
         raise NotWritableError(
             "branches cross: a value inside a branch is used outside of it",
@@ -69,14 +69,14 @@ def _refuse_sharing(operations: Sequence[Operation]) -> None:
         for name in operation.parameters.values():
             if name in users:
                 raise NotWritableError(
-                    f"{name!r} is used twice, by {place(users[name])} and {place(operation)}",
-                    where=place(operation),
+                    f"{name!r} is used twice, by {describe_place(users[name])} and {describe_place(operation)}",
+                    where=describe_place(operation),
                     fix="a shared layer has no place of its own in a block; write it by hand",
                 )
             users[name] = operation
 
 
-def _sources(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
+def _find_sources(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
     """What each operation reads, through what only hands a value on."""
     found: list[tuple[int, ...]] = []
     for operation in operations:
@@ -88,13 +88,14 @@ def _sources(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
             inputs.append(k)
         if not inputs:
             raise NotWritableError(
-                f"{operation.kind} reads no tensor of the forward pass", where=place(operation)
+                f"{operation.kind} reads no tensor of the forward pass",
+                where=describe_place(operation),
             )
         found.append(tuple(inputs))
     return found
 
 
-def _dominators(sources: Sequence[tuple[int, ...]]) -> list[int]:
+def _find_dominators(sources: Sequence[tuple[int, ...]]) -> list[int]:
     """The nearest operation that all ways from the input to this one go through; operations stand in an order in which they ran."""
     found: list[int] = []
     for inputs in sources:
@@ -109,7 +110,7 @@ def _dominators(sources: Sequence[tuple[int, ...]]) -> list[int]:
     return found
 
 
-def _chain(
+def _build_chain(
     operations: Sequence[Operation],
     sources: Sequence[tuple[int, ...]],
     dominators: Sequence[int],
@@ -122,11 +123,11 @@ def _chain(
         if current < start:
             raise NotWritableError(
                 "branches cross: one begins before the fork of the other",
-                where=place(operations[start]),
+                where=describe_place(operations[start]),
             )
         operation, inputs = operations[current], sources[current]
         if len(inputs) == 1 and operation.name not in JOINS:
-            items.append(_single(operation, current))
+            items.append(_make_single(operation, current))
             current = inputs[0]
             continue
         if (
@@ -137,11 +138,11 @@ def _chain(
         ):
             raise NotWritableError(
                 f"{operation.kind} of {len(inputs)} tensors cannot be written as a block",
-                where=place(operation),
+                where=describe_place(operation),
             )
         fork = dominators[current]
         branches = tuple(
-            _chain(operations, sources, dominators, (fork, source)) for source in inputs
+            _build_chain(operations, sources, dominators, (fork, source)) for source in inputs
         )
         dim = operation.config.get("dim", 0)
         items.append(
@@ -156,7 +157,7 @@ def _chain(
     return tuple(reversed(items))
 
 
-def _single(operation: Operation, index: int) -> Item:
+def _make_single(operation: Operation, index: int) -> Item:
     if (
         operation.name == "mean"
         and operation.config.get("keepdim") is False
@@ -173,14 +174,14 @@ def _single(operation: Operation, index: int) -> Item:
             else "{x}.reshape(" + sizes + ")",
             operation=index,
         )
-    return layer_of(operation, index)
+    return make_layer(operation, index)
 
 
-def covered_by(item: Item) -> Iterator[int]:
+def list_covered(item: Item) -> Iterator[int]:
     """The operations that an item stands for."""
     if not isinstance(item, Parallel) or item.joins:
         yield item.operation
     if isinstance(item, Parallel):
         for branch in item.branches:
             for inner in branch:
-                yield from covered_by(inner)
+                yield from list_covered(inner)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from cnnprobe.comparison.refactoring.branches import Item, Parallel, covered_by
+from cnnprobe.comparison.refactoring.branches import Item, Parallel, list_covered
 from cnnprobe.comparison.refactoring.layers import Layer
 from cnnprobe.comparison.refactoring.patterns import Run, split
 from cnnprobe.comparison.refactoring.templates import Template
@@ -18,25 +18,25 @@ def describe(run: Run, template: Template) -> Block:
         for variable in template.variables
         if len(set(values := tuple(variable.values[k] for k in rows))) > 1
     }
-    line = (
-        f"[{', '.join(_item(item, template) for item in template.pattern)}] x {len(run.instances)}"
-    )
-    for text in _varying(varying):
+    line = f"[{', '.join(_describe_item(item, template) for item in template.pattern)}] x {len(run.instances)}"
+    for text in _describe_varying(varying):
         line += f", {text}"
     return Block(
         name=template.name,
         pattern=line,
         repeats=len(run.instances),
         varying=varying,
-        operations=tuple(_operations(run)),
+        operations=tuple(_describe_operations(run)),
     )
 
 
-def _operations(run: Run) -> list[int]:
-    return [index for instance in run.instances for item in instance for index in covered_by(item)]
+def _describe_operations(run: Run) -> list[int]:
+    return [
+        index for instance in run.instances for item in instance for index in list_covered(item)
+    ]
 
 
-def _varying(varying: Mapping[str, tuple[object, ...]]) -> list[str]:
+def _describe_varying(varying: Mapping[str, tuple[object, ...]]) -> list[str]:
     left = dict(varying)
     found = []
     for noun in ("channels", "features"):
@@ -47,17 +47,17 @@ def _varying(varying: Mapping[str, tuple[object, ...]]) -> list[str]:
     return found + [f"{name} {', '.join(map(str, values))}" for name, values in left.items()]
 
 
-def _item(item: Item, template: Template) -> str:
+def _describe_item(item: Item, template: Template) -> str:
     if isinstance(item, Layer):
-        return _layer(item, template)
+        return _describe_layer(item, template)
     if isinstance(item, Parallel):
         main, shortcut = split(item)
         if shortcut is None:
             return f" {item.join} ".join(
-                f"({_items(branch, template)})" for branch in item.branches
+                f"({_describe_items(branch, template)})" for branch in item.branches
             )
         presence = template.presence.get(id(item))
-        share = f"({_items(shortcut, template)})" if shortcut else "x"
+        share = f"({_describe_items(shortcut, template)})" if shortcut else "x"
         some = (
             ""
             if presence is None or all(presence)
@@ -67,15 +67,15 @@ def _item(item: Item, template: Template) -> str:
         some += (
             "" if joining is None else f" in {sum(joining)} of {len(joining)}, else the chain alone"
         )
-        return f"({_items(main, template)}) + {share}{some}"
+        return f"({_describe_items(main, template)}) + {share}{some}"
     return item.text.format(x="x")
 
 
-def _items(items: Sequence[Item], template: Template) -> str:
-    return ", ".join(_item(item, template) for item in items) or "x"
+def _describe_items(items: Sequence[Item], template: Template) -> str:
+    return ", ".join(_describe_item(item, template) for item in items) or "x"
 
 
-def _layer(layer: Layer, template: Template) -> str:
+def _describe_layer(layer: Layer, template: Template) -> str:
     terms = template.terms.get(id(layer), {})
     text = ("depthwise " if layer.arguments.get("groups", 1) not in (1, None) else "") + layer.kind
     fixed = {name: term.literal for name, term in terms.items() if term.variable is None}

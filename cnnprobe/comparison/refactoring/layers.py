@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cnnprobe.errors import ProbeError
 from cnnprobe.operations import OperationInfo, find_layer, find_name
-from cnnprobe.records.differences import Operation, place
+from cnnprobe.records.differences import Operation, describe_place
 
 
 class NotWritableError(ProbeError):
@@ -53,10 +53,10 @@ POSITIONAL = frozenset(
 )
 
 
-def default_of(kind: str, argument: str) -> object:
+def find_default(kind: str, argument: str) -> object:
     """What a layer takes where an argument is left out; ALWAYS where that is not done.
 
-    >>> default_of("Conv2d", "stride"), default_of("Dropout", "p")
+    >>> find_default("Conv2d", "stride"), find_default("Dropout", "p")
     (1, Ellipsis)
     """
     info = find_layer(kind)
@@ -65,7 +65,7 @@ def default_of(kind: str, argument: str) -> object:
     return info.constructor.defaults.get(argument, ALWAYS)
 
 
-def layer_of(operation: Operation, index: int) -> Layer:
+def make_layer(operation: Operation, index: int) -> Layer:
     """The layer that does what the operation did.
 
     Raises:
@@ -78,7 +78,7 @@ def layer_of(operation: Operation, index: int) -> Layer:
         return Layer(kind=kind, arguments=arguments, operation=index)
     raise NotWritableError(
         f"{operation.kind} cannot be written as a layer",
-        where=place(operation),
+        where=describe_place(operation),
         fix="refactor the parts around it, as models of their own",
     )
 
@@ -92,20 +92,21 @@ def _find_maker(info: OperationInfo) -> Maker | None:
     if info.group in _MAKERS:
         return _MAKERS[info.group]
     is_simple = info.family in ("activation", "softmax") and "training" not in info.signature.names
-    return _activation if is_simple else None
+    return _make_activation if is_simple else None
 
 
-def _activation(op: Operation, kind: str) -> Made:
+def _make_activation(op: Operation, kind: str) -> Made:
     info = find_layer(kind)
     names = info.constructor.names if info is not None and info.constructor is not None else ()
     return kind, {name: op.config[name] for name in names if name in op.config}
 
 
-def _convolution(op: Operation, kind: str) -> Made:
+def _make_convolution(op: Operation, kind: str) -> Made:
     weight, groups = op.shapes.get("weight"), op.config.get("groups", 1)
     if weight is None or not isinstance(groups, int):
         raise NotWritableError(
-            "a convolution whose weight is computed cannot be written as a layer", where=place(op)
+            "a convolution whose weight is computed cannot be written as a layer",
+            where=describe_place(op),
         )
     transposed = "transpose" in op.name
     first, second = (
@@ -126,11 +127,12 @@ def _convolution(op: Operation, kind: str) -> Made:
     }
 
 
-def _linear(op: Operation, kind: str) -> Made:
+def _make_linear(op: Operation, kind: str) -> Made:
     weight = op.shapes.get("weight")
     if weight is None:
         raise NotWritableError(
-            "a linear layer whose weight is computed cannot be written as a layer", where=place(op)
+            "a linear layer whose weight is computed cannot be written as a layer",
+            where=describe_place(op),
         )
     return kind, {
         "in_features": weight[1],
@@ -139,7 +141,7 @@ def _linear(op: Operation, kind: str) -> Made:
     }
 
 
-def _batch_norm(op: Operation, kind: str) -> Made:
+def _make_batch_norm(op: Operation, kind: str) -> Made:
     rank = len(op.given[0]) if op.given else 4
     kind = {2: "BatchNorm1d", 3: "BatchNorm1d", 5: "BatchNorm3d"}.get(rank, "BatchNorm2d")
     features = op.shapes.get("weight") or op.shapes.get("running_mean") or (op.given[0][1],)
@@ -152,7 +154,7 @@ def _batch_norm(op: Operation, kind: str) -> Made:
     }
 
 
-def _group_norm(op: Operation, kind: str) -> Made:
+def _make_group_norm(op: Operation, kind: str) -> Made:
     return kind, {
         "num_groups": op.config.get("num_groups"),
         "num_channels": op.given[0][1],
@@ -161,11 +163,11 @@ def _group_norm(op: Operation, kind: str) -> Made:
     }
 
 
-def _layer_norm(op: Operation, kind: str) -> Made:
+def _make_layer_norm(op: Operation, kind: str) -> Made:
     weight = op.shapes.get("weight")
     if weight is None:
         raise NotWritableError(
-            "a layer_norm without weights does not show its shape", where=place(op)
+            "a layer_norm without weights does not show its shape", where=describe_place(op)
         )
     made: dict[str, object] = {
         "normalized_shape": weight[0] if len(weight) == 1 else weight,
@@ -175,10 +177,10 @@ def _layer_norm(op: Operation, kind: str) -> Made:
     return kind, made if kind == "RMSNorm" else {**made, "bias": "bias" in op.shapes}
 
 
-def _pooling(op: Operation, kind: str) -> Made:
+def _make_pooling(op: Operation, kind: str) -> Made:
     if op.config.get("return_indices"):
         raise NotWritableError(
-            "pooling that also gives back indices cannot stand in a chain", where=place(op)
+            "pooling that also gives back indices cannot stand in a chain", where=describe_place(op)
         )
     config = {key: value for key, value in op.config.items() if key != "return_indices"}
     if "kernel_size" in config:
@@ -186,26 +188,26 @@ def _pooling(op: Operation, kind: str) -> Made:
     return kind, config
 
 
-def _dropout(op: Operation, kind: str) -> Made:
+def _make_dropout(op: Operation, kind: str) -> Made:
     if op.config.get("training"):
         raise NotWritableError(
             f"a dropout that acts in eval mode too is no nn.{kind}",
-            where=place(op),
+            where=describe_place(op),
             fix="pass training=self.training",
         )
     return kind, {"p": op.config.get("p")}
 
 
-def _flatten(op: Operation, kind: str) -> Made:
+def _make_flatten(op: Operation, kind: str) -> Made:
     start, end = op.config.get("start_dim"), op.config.get("end_dim")
     return kind, {"start_dim": start, "end_dim": -1 if end == len(op.given[0]) - 1 else end}
 
 
-def _prelu(op: Operation, kind: str) -> Made:
+def _make_prelu(op: Operation, kind: str) -> Made:
     return kind, {"num_parameters": op.shapes.get("weight", (1,))[0]}
 
 
-def _interpolate(op: Operation, kind: str) -> Made:
+def _make_interpolate(op: Operation, kind: str) -> Made:
     return kind, {
         "size": op.config.get("size"),
         "mode": op.config.get("mode"),
@@ -214,16 +216,16 @@ def _interpolate(op: Operation, kind: str) -> Made:
 
 
 _MAKERS: Mapping[str, Maker] = {
-    "conv": _convolution,
-    "conv_transpose": _convolution,
-    "linear": _linear,
-    "batch_norm": _batch_norm,
-    "group_norm": _group_norm,
-    "layer_norm": _layer_norm,
-    "max_pool": _pooling,
-    "avg_pool": _pooling,
-    "dropout": _dropout,
-    "flatten": _flatten,
-    "prelu": _prelu,
-    "interpolate": _interpolate,
+    "conv": _make_convolution,
+    "conv_transpose": _make_convolution,
+    "linear": _make_linear,
+    "batch_norm": _make_batch_norm,
+    "group_norm": _make_group_norm,
+    "layer_norm": _make_layer_norm,
+    "max_pool": _make_pooling,
+    "avg_pool": _make_pooling,
+    "dropout": _make_dropout,
+    "flatten": _make_flatten,
+    "prelu": _make_prelu,
+    "interpolate": _make_interpolate,
 }

@@ -23,7 +23,7 @@ Piece = Item | Run
 def fold(items: Sequence[Item]) -> tuple[Piece, ...]:
     """The items with every repeated pattern as a Run, the largest first."""
     pieces: list[Piece] = []
-    for piece in _fold(_with_chains_as_blocks(items)):
+    for piece in _fold(_turn_chains_into_blocks(items)):
         if isinstance(piece, Parallel) and not piece.joins:  # it found no run to belong to
             pieces += next(branch for branch in piece.branches if branch)
         else:
@@ -32,8 +32,8 @@ def fold(items: Sequence[Item]) -> tuple[Piece, ...]:
 
 
 def _fold(items: Sequence[Item]) -> tuple[Piece, ...]:
-    signs = [sign_of(item) for item in items]
-    best = _best(items, signs)
+    signs = [make_sign(item) for item in items]
+    best = _find_best(items, signs)
     if best is None:
         return tuple(items)
     start, period, count = best
@@ -44,12 +44,12 @@ def _fold(items: Sequence[Item]) -> tuple[Piece, ...]:
     return (*_fold(items[:start]), run, *_fold(items[start + count * period :]))
 
 
-def _with_chains_as_blocks(items: Sequence[Item]) -> list[Item]:
+def _turn_chains_into_blocks(items: Sequence[Item]) -> list[Item]:
     """Chains that are the main branch of a residual block without its sum, as in MobileNetV2 where the width changes, count as that block."""
     mains: dict[str, Parallel] = {}
     for item in items:
         if isinstance(item, Parallel) and split(item)[1] == ():
-            mains.setdefault(" ".join(map(strict_sign_of, split(item)[0])), item)
+            mains.setdefault(" ".join(map(make_strict_sign, split(item)[0])), item)
     found = list(items)
     for sign, model in sorted(
         mains.items(), key=lambda entry: -len(split(entry[1])[0])
@@ -58,7 +58,7 @@ def _with_chains_as_blocks(items: Sequence[Item]) -> list[Item]:
         k = 0
         while k + width <= len(found):
             chain = tuple(found[k : k + width])
-            if " ".join(map(strict_sign_of, chain)) == sign:
+            if " ".join(map(make_strict_sign, chain)) == sign:
                 branches = tuple(chain if branch else () for branch in model.branches)
                 found[k : k + width] = [
                     Parallel(branches=branches, join="+", dim=0, operation=-1, joins=False)
@@ -67,12 +67,12 @@ def _with_chains_as_blocks(items: Sequence[Item]) -> list[Item]:
     return found
 
 
-def _best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, int] | None:
+def _find_best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, int] | None:
     """Start, period and count of the run that saves most; of its rotations the last that begins with a layer of weights."""
     found: tuple[tuple[int, int, bool, int], tuple[int, int, int]] | None = None
-    sizes = [size_of(item) for item in items]
+    sizes = [count_operations(item) for item in items]
     for period in range(1, len(items) // 2 + 1):
-        for start, stop in _stretches(signs, period):
+        for start, stop in _find_stretches(signs, period):
             longest = (stop - start) // period + 1
             for shift in range((stop - start) % period + 1):
                 first = start + shift
@@ -88,7 +88,9 @@ def _best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, int] |
 def _is_unlike(items: Sequence[Item], first: int, size: tuple[int, int]) -> bool:
     """Whether a pattern repeats in itself, or is of several convolutions whose kernels vary: no block that a person would see there."""
     period, count = size
-    inner = [sign_of(item) for item in items[first : first + period] if isinstance(item, Parallel)]
+    inner = [
+        make_sign(item) for item in items[first : first + period] if isinstance(item, Parallel)
+    ]
     if len(set(inner)) < len(inner):
         return True
     convolutions = [
@@ -99,12 +101,12 @@ def _is_unlike(items: Sequence[Item], first: int, size: tuple[int, int]) -> bool
     several = convolutions if len(convolutions) > 1 else []
     parallels = [k for k in range(period) if isinstance(items[first + k], Parallel)]
     return any(
-        len({strict_sign_of(items[first + n * period + k]) for n in range(count)}) > 1
+        len({make_strict_sign(items[first + n * period + k]) for n in range(count)}) > 1
         for k in (*several, *parallels)
     )
 
 
-def _stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
+def _find_stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
     """Where each sign is that of one period later, for at least one period: from, to."""
     start = 0
     for k in range(len(signs) - period + 1):
@@ -115,12 +117,12 @@ def _stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
         start = k + 1
 
 
-def strict_sign_of(item: Item) -> str:
-    """As `sign_of`, with the sizes of kernels."""
-    return sign_of(item, varying=VARYING - {"kernel_size", "padding"})
+def make_strict_sign(item: Item) -> str:
+    """As `make_sign`, with the sizes of kernels."""
+    return make_sign(item, varying=VARYING - {"kernel_size", "padding"})
 
 
-def sign_of(item: Item, *, varying: frozenset[str] = VARYING) -> str:
+def make_sign(item: Item, *, varying: frozenset[str] = VARYING) -> str:
     """What makes two items the same but for what may vary."""
     if isinstance(item, Layer):
         fixed = {name: value for name, value in item.arguments.items() if name not in varying}
@@ -129,9 +131,9 @@ def sign_of(item: Item, *, varying: frozenset[str] = VARYING) -> str:
     if isinstance(item, Parallel):
         main, shortcut = split(item)
         if shortcut is not None:
-            inner = " ".join(sign_of(layer, varying=varying) for layer in main)
+            inner = " ".join(make_sign(layer, varying=varying) for layer in main)
             return f"<{inner} {item.join} shortcut {item.branches.index(main)}>"
-        return f"<{f' {item.join}{item.dim} '.join(' '.join(sign_of(x, varying=varying) for x in branch) for branch in item.branches)}>"
+        return f"<{f' {item.join}{item.dim} '.join(' '.join(make_sign(x, varying=varying) for x in branch) for branch in item.branches)}>"
     return item.text
 
 
@@ -139,16 +141,16 @@ def split(item: Parallel) -> tuple[tuple[Item, ...], tuple[Item, ...] | None]:
     """Main branch and shortcut of a residual block (the shortcut is the shorter one, of layers without activation); None: it is none."""
     if item.join != "+" or len(item.branches) != 2:
         return item.branches[0], None
-    main, shortcut = sorted(item.branches, key=lambda branch: -sum(map(size_of, branch)))
+    main, shortcut = sorted(item.branches, key=lambda branch: -sum(map(count_operations, branch)))
     if len(shortcut) < len(main) and all(isinstance(inner, Layer) for inner in shortcut):
         return main, shortcut
     return item.branches[0], None
 
 
-def size_of(item: Item) -> int:
+def count_operations(item: Item) -> int:
     """Operations in an item."""
     return (
-        1 + sum(size_of(inner) for branch in item.branches for inner in branch)
+        1 + sum(count_operations(inner) for branch in item.branches for inner in branch)
         if isinstance(item, Parallel)
         else 1
     )

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cnnprobe.comparison.refactoring.branches import Item, Parallel
-from cnnprobe.comparison.refactoring.layers import ALWAYS, Layer, NotWritableError, default_of
-from cnnprobe.comparison.refactoring.patterns import Run, sign_of, split
+from cnnprobe.comparison.refactoring.layers import ALWAYS, Layer, NotWritableError, find_default
+from cnnprobe.comparison.refactoring.patterns import Run, make_sign, split
 
 _CHANNELS = frozenset(
     {
@@ -79,26 +79,26 @@ class Template:
     name: str = ""
 
 
-def template_of(runs: Sequence[Run]) -> Template:
+def build_template(runs: Sequence[Run]) -> Template:
     """The template that all instances of runs of one sign share."""
     instances = tuple(instance for run in runs for instance in run.instances)
     template = Template(sign=runs[0].sign, instances=instances)
     template.pattern = tuple(
-        _merged([instance[k] for instance in instances], template) for k in range(len(instances[0]))
+        _merge([instance[k] for instance in instances], template) for k in range(len(instances[0]))
     )
-    for layers in _columns(template.pattern, instances):
+    for layers in _list_columns(template.pattern, instances):
         _unify(layers, template)
-    _name(template)
+    _choose_name(template)
     return template
 
 
-def _merged(items: Sequence[Item], template: Template) -> Item:
+def _merge(items: Sequence[Item], template: Template) -> Item:
     """One item of the pattern; of residual blocks one that has layers in its shortcut, if any has."""
     first = items[0]
     if not isinstance(first, Parallel) or split(first)[1] is None:
         return first
     shortcuts = [split(item)[1] or () for item in items if isinstance(item, Parallel)]
-    signs = {" ".join(map(sign_of, shortcut)) for shortcut in shortcuts if shortcut}
+    signs = {" ".join(map(make_sign, shortcut)) for shortcut in shortcuts if shortcut}
     if len(signs) > 1:
         raise NotWritableError(
             "the shortcuts of the repeated block are of several kinds", where="the repeated block"
@@ -113,15 +113,15 @@ def _merged(items: Sequence[Item], template: Template) -> Item:
     return chosen
 
 
-def _columns(
+def _list_columns(
     pattern: Sequence[Item], instances: Sequence[Sequence[Item]]
 ) -> Iterator[tuple[Layer, list[Layer | None]]]:
     """Each layer of the pattern with those that stand in its place, main branches before shortcuts."""
     for k, item in enumerate(pattern):
-        yield from _column(item, [instance[k] for instance in instances])
+        yield from _list_column(item, [instance[k] for instance in instances])
 
 
-def _column(
+def _list_column(
     item: Item, others: Sequence[Item | None]
 ) -> Iterator[tuple[Layer, list[Layer | None]]]:
     if isinstance(item, Layer):
@@ -133,7 +133,7 @@ def _column(
                 found = [
                     other.branches[b] if isinstance(other, Parallel) else () for other in others
                 ]
-                yield from _column(
+                yield from _list_column(
                     inner, [branch[k] if k < len(branch) else None for branch in found]
                 )
 
@@ -146,17 +146,17 @@ def _unify(column: tuple[Layer, list[Layer | None]], template: Template) -> None
     terms: dict[str, Term] = {}
     for name in layer.arguments:
         values = tuple(other.arguments.get(name) if other is not None else None for other in others)
-        terms[name] = _term(layer, name, values, template)
+        terms[name] = _make_term(layer, name, values, template)
     template.terms[id(layer)] = terms
 
 
-def _term(layer: Layer, name: str, values: Values, template: Template) -> Term:
+def _make_term(layer: Layer, name: str, values: Values, template: Template) -> Term:
     given = [value for value in values if value is not None]
     if all(value == given[0] for value in given) if given else True:
         whole = len(given) == len(values)
-        known = None if whole else _known(name, values, template)
+        known = None if whole else _find_known(name, values, template)
         return known or Term(literal=given[0] if given else None)
-    known = _known(name, values, template)
+    known = _find_known(name, values, template)
     if known is not None:
         return known
     if len(given) < len(values):
@@ -164,12 +164,14 @@ def _term(layer: Layer, name: str, values: Values, template: Template) -> Term:
             f"{name} of the shortcut's {layer.kind} follows from nothing else in the block",
             where="the repeated block",
         )
-    variable = Variable(values, name, [f"{layer.kind}.{name}"], usual=default_of(layer.kind, name))
+    variable = Variable(
+        values, name, [f"{layer.kind}.{name}"], usual=find_default(layer.kind, name)
+    )
     template.variables.append(variable)
     return Term(variable=variable)
 
 
-def _known(name: str, values: Values, template: Template) -> Term | None:
+def _find_known(name: str, values: Values, template: Template) -> Term | None:
     """A variable that has these values already, or one from which they follow."""
     related = [
         v
@@ -177,35 +179,35 @@ def _known(name: str, values: Values, template: Template) -> Term | None:
         if v.family == name or (v.family in _CHANNELS and name in _CHANNELS)
     ]
     for variable in related:
-        if _equal(values, variable.values):
+        if _is_equal(values, variable.values):
             variable.uses.append(name)
             return Term(variable=variable)
     for variable in related if name in _CHANNELS else ():
         for factor in range(2, _LARGEST_FACTOR + 1):
-            if _equal(
+            if _is_equal(
                 values, tuple(v * factor if isinstance(v, int) else v for v in variable.values)
             ):
                 return Term(variable=variable, suffix=f" * {factor}")
     for variable in template.variables if name == "padding" else ():
-        if variable.family == "kernel_size" and _equal(
+        if variable.family == "kernel_size" and _is_equal(
             values, tuple(v // 2 if isinstance(v, int) else v for v in variable.values)
         ):
             return Term(variable=variable, suffix=" // 2")
     return None
 
 
-def _equal(values: Values, others: Values) -> bool:
+def _is_equal(values: Values, others: Values) -> bool:
     return all(value is None or value == other for value, other in zip(values, others, strict=True))
 
 
 # -- names -----------------------------------------------------------------------------------------------------------------------
 
 
-def _name(template: Template) -> None:
+def _choose_name(template: Template) -> None:
     """in_channels for what goes into the first layer, out_channels for what comes out of the last one, hidden_channels between."""
     widths = [
         template.terms[id(layer)]
-        for layer in _main_layers(template.pattern)
+        for layer in _list_main_layers(template.pattern)
         if {"in_channels", "in_features"} & set(layer.arguments)
     ]
     taken: set[str] = set()
@@ -225,19 +227,19 @@ def _name(template: Template) -> None:
             name = f"out_{noun}"
         else:
             name = f"hidden_{noun}"
-        variable.name = _free(name, taken)
+        variable.name = _find_free_name(name, taken)
     template.variables.sort(key=lambda variable: variable.default is not None)
 
 
-def _main_layers(items: Sequence[Item]) -> Iterator[Layer]:
+def _list_main_layers(items: Sequence[Item]) -> Iterator[Layer]:
     for item in items:
         if isinstance(item, Layer):
             yield item
         elif isinstance(item, Parallel):
-            yield from _main_layers(split(item)[0])
+            yield from _list_main_layers(split(item)[0])
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _find_free_name(name: str, taken: set[str]) -> str:
     found, k = name, 2
     while found in taken:
         found, k = f"{name}_{k}", k + 1
@@ -245,25 +247,25 @@ def _free(name: str, taken: set[str]) -> str:
     return found
 
 
-def condition_of(template: Template, parallel: Parallel) -> str:
+def find_condition(template: Template, parallel: Parallel) -> str:
     """When the block has layers in its shortcut, in terms of its arguments; "" for always. May add an argument of its own."""
     presence = template.presence.get(id(parallel))
     if presence is None or all(presence):
         return ""
-    return _condition(template, parallel, presence, ("!=", " or ", "downsample"))
+    return _write_condition(template, parallel, presence, ("!=", " or ", "downsample"))
 
 
-def joining_of(template: Template, parallel: Parallel) -> str:
+def find_joining(template: Template, parallel: Parallel) -> str:
     """When the block adds its input at all, in terms of its arguments; "" for always. May add an argument of its own."""
     joining = template.joining.get(id(parallel))
     return (
         ""
         if joining is None
-        else _condition(template, parallel, joining, ("==", " and ", "residual"))
+        else _write_condition(template, parallel, joining, ("==", " and ", "residual"))
     )
 
 
-def _condition(
+def _write_condition(
     template: Template, parallel: Parallel, wanted: tuple[bool, ...], words: tuple[str, str, str]
 ) -> str:
     """Stride and widths say it, or an argument of its own does."""
@@ -277,7 +279,7 @@ def _condition(
         tests[f"stride {sign} 1"] = tuple((value == 1) is holds for value in named["stride"].values)
     widths = [
         (layer, template.terms[id(layer)])
-        for layer in _main_layers((parallel,))
+        for layer in _list_main_layers((parallel,))
         if layer.kind.startswith("Conv")
     ]
     if widths:

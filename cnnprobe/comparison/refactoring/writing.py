@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cnnprobe.comparison.refactoring.branches import Item, Parallel, Statement
-from cnnprobe.comparison.refactoring.layers import POSITIONAL, Layer, default_of
+from cnnprobe.comparison.refactoring.layers import POSITIONAL, Layer, find_default
 from cnnprobe.comparison.refactoring.patterns import Piece, Run, split
-from cnnprobe.comparison.refactoring.templates import Template, Term, condition_of, joining_of
+from cnnprobe.comparison.refactoring.templates import Template, Term, find_condition, find_joining
 
 _WIDTH = 88
 _SWITCHES = ("downsample", "residual")
@@ -48,9 +48,9 @@ def write_source(
     """The source of all classes, and the name of the model's class."""
     used = list(templates.values())
     _name_classes(used)
-    name = class_name(model)
-    classes = [_block_class(template, templates) for template in used] + [
-        _model_class(name, model, pieces, templates)
+    name = choose_class_name(model)
+    classes = [_write_block_class(template, templates) for template in used] + [
+        _write_model_class(name, model, pieces, templates)
     ]
     body = "\n\n\n".join(classes)
     imports = (
@@ -59,10 +59,10 @@ def write_source(
         else ""
     ) + "from torch import nn\n"
     text = f'"""{_clean(model)} in blocks."""\n\n{imports}\n\n{body}\n'
-    return "\n".join(_broken(line) for line in text.split("\n")), name
+    return "\n".join(_break_line(line) for line in text.split("\n")), name
 
 
-def _broken(line: str) -> str:
+def _break_line(line: str) -> str:
     """A call that is too long for its line, one argument a line."""
     match = re.match(r"^( +)([\w. =]+)\((.*)\)(,?)$", line)
     if len(line) <= _WIDTH or match is None:
@@ -73,10 +73,10 @@ def _broken(line: str) -> str:
     return f"{indent}{function}(\n{inner}\n{indent}){comma}"
 
 
-def class_name(model: str) -> str:
+def choose_class_name(model: str) -> str:
     """A class name for the refactored model.
 
-    >>> class_name("SimpleCNN")
+    >>> choose_class_name("SimpleCNN")
     'ModularSimpleCNN'
     """
     cleaned = re.sub(r"\W", "", model, flags=re.ASCII) or "Model"
@@ -90,7 +90,7 @@ def _clean(text: str) -> str:
 def _name_classes(templates: Sequence[Template]) -> None:
     taken: set[str] = set()
     for template in templates:
-        wish = _word(template.pattern)
+        wish = _choose_word(template.pattern)
         name, k = wish, 2
         while name in taken:
             name, k = f"{wish}{k}", k + 1
@@ -98,7 +98,7 @@ def _name_classes(templates: Sequence[Template]) -> None:
         template.name = name
 
 
-def _word(pattern: Sequence[Item]) -> str:
+def _choose_word(pattern: Sequence[Item]) -> str:
     """What the block is."""
     residual = next((item for item in pattern if isinstance(item, Parallel)), None)
     if residual is not None:
@@ -134,17 +134,19 @@ def _is_depthwise(layer: Layer) -> bool:
 # -- classes ---------------------------------------------------------------------------------------------------------------------
 
 
-def _block_class(template: Template, templates: Mapping[str, Template]) -> str:
+def _write_block_class(template: Template, templates: Mapping[str, Template]) -> str:
     body = _Body(template, templates)
     if all(isinstance(item, Layer) for item in template.pattern):
-        lines = [_layer(item, template) for item in template.pattern if isinstance(item, Layer)]
-        inside = [_call("super().__init__", lines, 8, always=True)]
+        lines = [
+            _write_layer(item, template) for item in template.pattern if isinstance(item, Layer)
+        ]
+        inside = [_write_call("super().__init__", lines, 8, always=True)]
         return "\n".join(
             [
                 f"class {template.name}(nn.Sequential):",
-                _docstring(template),
+                _write_docstring(template),
                 "",
-                _signature(template),
+                _write_signature(template),
                 *inside,
             ]
         )
@@ -158,9 +160,9 @@ def _block_class(template: Template, templates: Mapping[str, Template]) -> str:
     return "\n".join(
         [
             f"class {template.name}(nn.Module):",
-            _docstring(template),
+            _write_docstring(template),
             "",
-            _signature(template),
+            _write_signature(template),
             *init,
             "",
             *forward,
@@ -168,11 +170,11 @@ def _block_class(template: Template, templates: Mapping[str, Template]) -> str:
     )
 
 
-def _docstring(template: Template) -> str:
-    return f'    """{_sentence(template.pattern)}."""'
+def _write_docstring(template: Template) -> str:
+    return f'    """{_write_sentence(template.pattern)}."""'
 
 
-def _sentence(pattern: Sequence[Item]) -> str:
+def _write_sentence(pattern: Sequence[Item]) -> str:
     parts = []
     for item in pattern:
         if isinstance(item, Layer):
@@ -191,12 +193,12 @@ def _sentence(pattern: Sequence[Item]) -> str:
     return text if len(text) < _WIDTH - 12 else text[: text.rindex(",", 0, _WIDTH - 16)] + ", ..."
 
 
-def _signature(template: Template) -> str:
+def _write_signature(template: Template) -> str:
     for item in template.pattern:
         if isinstance(item, Parallel):
             (
-                condition_of(template, item),
-                joining_of(template, item),
+                find_condition(template, item),
+                find_joining(template, item),
             )  # may need an argument of their own
     seen: dict[str, str] = {}
     for variable in sorted(template.variables, key=lambda v: v.default is not None):
@@ -229,7 +231,7 @@ def _signature(template: Template) -> str:
     )
 
 
-def _model_class(
+def _write_model_class(
     name: str, model: str, pieces: Sequence[Piece], templates: Mapping[str, Template]
 ) -> str:
     body = _Body(None, templates)
@@ -281,9 +283,11 @@ def _emit(
         if group:
             attribute = body.name(
                 wish
-                or _attribute(kinds, top=top and not wish, first=first, last=not _has_layers(later))
+                or _choose_attribute(
+                    kinds, top=top and not wish, first=first, last=not _has_layers(later)
+                )
             )
-            body.attributes.append(_assignment(attribute, group))
+            body.attributes.append(_write_assignment(attribute, group))
             body.statements.append(f"        {value} = self.{attribute}({value})")
             group.clear()
             kinds.clear()
@@ -292,10 +296,12 @@ def _emit(
     for k, piece in enumerate(rest):
         if isinstance(piece, Run):
             template = body.templates[piece.sign]
-            group += [_instance(template, positions[id(instance)]) for instance in piece.instances]
+            group += [
+                _write_instance(template, positions[id(instance)]) for instance in piece.instances
+            ]
             kinds += [template.name] * len(piece.instances)
         elif isinstance(piece, Layer) and not (top and piece.kind == "Flatten"):
-            group.append(_layer(piece, body.template))
+            group.append(_write_layer(piece, body.template))
             kinds.append(piece.kind)
         else:
             close(rest[k:])
@@ -333,8 +339,10 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
     elif isinstance(piece, Statement):
         body.statements.append(f"        {value} = {piece.text.format(x=value)}")
     else:
-        results = [_branch(piece, b, body, value, positions) for b in range(len(piece.branches))]
-        condition = joining_of(body.template, piece) if body.template is not None else ""
+        results = [
+            _write_branch(piece, b, body, value, positions) for b in range(len(piece.branches))
+        ]
+        condition = find_joining(body.template, piece) if body.template is not None else ""
         if condition:
             attribute = body.name("residual")
             body.attributes.append(f"        self.{attribute} = {condition}")
@@ -354,7 +362,7 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
         body.statements.append(f"        {value} = {joined}")
 
 
-def _branch(
+def _write_branch(
     parallel: Parallel, b: int, body: _Body, value: str, positions: Mapping[int, int]
 ) -> str:
     """The expression of one branch."""
@@ -377,22 +385,22 @@ def _branch(
         body.statements.append(f"        {inner} = {value}")
         return _emit(branch, body, inner, positions, wish=wish)
     attribute = body.name(wish)
-    layers = [_layer(item, body.template) for item in branch if isinstance(item, Layer)]
+    layers = [_write_layer(item, body.template) for item in branch if isinstance(item, Layer)]
     condition = (
-        condition_of(body.template, parallel) if body.template is not None and is_shortcut else ""
+        find_condition(body.template, parallel) if body.template is not None and is_shortcut else ""
     )
     if not condition:
-        body.attributes.append(_assignment(attribute, layers))
+        body.attributes.append(_write_assignment(attribute, layers))
         return f"self.{attribute}({value})"
     body.attributes += [
         f"        self.{attribute} = nn.Identity()",
         f"        if {condition}:",
-        "\n".join("    " + line for line in _assignment(attribute, layers).split("\n")),
+        "\n".join("    " + line for line in _write_assignment(attribute, layers).split("\n")),
     ]
     return f"self.{attribute}({value})"
 
 
-def _attribute(kinds: Sequence[str], *, top: bool, first: bool, last: bool) -> str:
+def _choose_attribute(kinds: Sequence[str], *, top: bool, first: bool, last: bool) -> str:
     if top:
         return (
             "layers"
@@ -415,14 +423,16 @@ def _attribute(kinds: Sequence[str], *, top: bool, first: bool, last: bool) -> s
     )
 
 
-def _assignment(attribute: str, layers: Sequence[str]) -> str:
+def _write_assignment(attribute: str, layers: Sequence[str]) -> str:
     name = attribute + "_" if keyword.iskeyword(attribute) else attribute
     if len(layers) == 1:
         return f"        self.{name} = {layers[0]}"
-    return _call(f"self.{name} = nn.Sequential", layers, 8)
+    return _write_call(f"self.{name} = nn.Sequential", layers, 8)
 
 
-def _call(function: str, arguments: Sequence[str], indent: int, *, always: bool = False) -> str:
+def _write_call(
+    function: str, arguments: Sequence[str], indent: int, *, always: bool = False
+) -> str:
     line = " " * indent + f"{function}({', '.join(arguments)})"
     if len(line) <= _WIDTH and not always:
         return line
@@ -430,7 +440,7 @@ def _call(function: str, arguments: Sequence[str], indent: int, *, always: bool 
     return " " * indent + f"{function}(\n{inner},\n" + " " * indent + ")"
 
 
-def _layer(layer: Layer, template: Template | None) -> str:
+def _write_layer(layer: Layer, template: Template | None) -> str:
     terms = template.terms.get(id(layer)) if template is not None else None
     written = []
     for name, value in layer.arguments.items():
@@ -449,11 +459,11 @@ def _layer(layer: Layer, template: Template | None) -> str:
 def _is_default(layer: Layer, name: str, value: object) -> bool:
     if name == "stride" and "Pool" in layer.kind:
         return value == layer.arguments.get("kernel_size")
-    default = default_of(layer.kind, name)
+    default = find_default(layer.kind, name)
     return default == value and type(default) is type(value)
 
 
-def _instance(template: Template, k: int) -> str:
+def _write_instance(template: Template, k: int) -> str:
     written, skipped = [], False
     for variable in sorted(template.variables, key=lambda v: v.default is not None):
         value = variable.values[k]

@@ -30,7 +30,7 @@ from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.history import History
-from cnnprobe.records.totals import total
+from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 
 __all__ = [
@@ -178,7 +178,7 @@ def _keep_first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
 
 
 def _show_totals(trace: Trace, _view: _View) -> Iterable[Block]:
-    return [build_total_facts(trace, total(trace))]
+    return [build_total_facts(trace, add_up(trace))]
 
 
 def _show_notes(trace: Trace, _view: _View) -> Iterable[Block]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from cnnprobe.document.blocks import Picture
 from cnnprobe.document.layout.graphs import OPERATIONS_DRAWN
 from cnnprobe.document.render import as_svg
-from cnnprobe.graph import BLOCKS, FUNCTION, Graph, Node, module_graph
+from cnnprobe.graph import BLOCKS, FUNCTION, Graph, Node, build_module_graph
 from cnnprobe.records.trace import Trace
 
 _ALL_DRAWN = 400  # boxes; the whole of a larger model is no picture that anybody looks at
@@ -14,7 +14,7 @@ _TO = "to "  # the mark of a box of several blocks that names the last of them
 
 def draw_graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Picture]:
     """The modules as far as a person can follow, then the outermost ones alone, then all of them; last autograd's graph if there is one."""
-    whole = module_graph(trace)
+    whole = build_module_graph(trace)
     views = [("modules", whole.collapse()), ("outermost modules", whole.collapse(1))]
     if len(whole.nodes) <= _ALL_DRAWN:
         views.append(("all modules", whole))

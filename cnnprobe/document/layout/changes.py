@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from cnnprobe.document.blocks import Block, Column, Row, Table
 from cnnprobe.document.render.units import format_count, format_size
-from cnnprobe.records.differences import Operation, Outcome, place
+from cnnprobe.records.differences import Operation, Outcome, describe_place
 
 _NAMED = 8  # layers in a line; of others only how many
 
@@ -79,7 +79,7 @@ def _list_layers(outcome: Outcome) -> Iterator[str]:
     for what, operations in sides.items():
         if operations:
             more = f" and {len(operations) - _NAMED} more" if len(operations) > _NAMED else ""
-            yield f"{what}: {', '.join(map(place, operations[:_NAMED]))}{more}"
+            yield f"{what}: {', '.join(map(describe_place, operations[:_NAMED]))}{more}"
 
 
 def _count_layers(outcome: Outcome) -> Iterator[str]:

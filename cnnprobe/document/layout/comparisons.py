@@ -18,7 +18,7 @@ from cnnprobe.document.blocks import (
     Text,
 )
 from cnnprobe.document.layout.changes import lay_out_changes
-from cnnprobe.records.differences import Difference, Outcome, Rewrite, place
+from cnnprobe.records.differences import Difference, Outcome, Rewrite, describe_place
 
 _MOST_ROWS = 60  # differences that are shown; JSON has them all
 _NAMES = {
@@ -148,7 +148,7 @@ def _list_rows(outcome: Outcome) -> Iterator[Row]:
             dict.fromkeys(", ".join(map(str, side.made)) for side in (a, b) if side is not None)
         )
         counts = _count_shapes(one.shapes)
-        names = tuple(place(side) if side is not None else "" for side in (a, b))
+        names = tuple(describe_place(side) if side is not None else "" for side in (a, b))
         yield Row(
             cells=(names[0], sign, names[1], output, counts or None),
             emphasis="" if sign == "=" else "error",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.document.layout.ownership import Ownership, assign_owners
-from cnnprobe.records.totals import made_bytes
+from cnnprobe.records.totals import count_made_bytes
 from cnnprobe.records.trace import ModuleCall, ModuleInfo, ParameterInfo, Trace
 
 
@@ -124,7 +124,7 @@ def _sum_rows(
                 trace.parameters[p].numel for p in owned.parameters.get(place.call, ())
             )
             macs[i] = call.macs if call.completed else None
-            nbytes[i] = made_bytes(place.call, call)
+            nbytes[i] = count_made_bytes(place.call, call)
         if place.parent is not None:
             parameters[place.parent] += parameters[i]
             nbytes[place.parent] += nbytes[i]

@@ -6,7 +6,7 @@ from cnnprobe.document.blocks import Facts, Notice
 from cnnprobe.document.layout.entries import shorten_function
 from cnnprobe.document.layout.tables import format_shape, format_shapes, is_odd
 from cnnprobe.document.render.units import format_count, format_percent, format_si, format_size
-from cnnprobe.records.totals import Totals, leaves
+from cnnprobe.records.totals import Totals, list_leaves
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 _STAGES = {
@@ -73,7 +73,7 @@ def _describe_place(trace: Trace) -> Iterator[str]:
     if failure.source:
         parts.append(f"at {failure.source}")
     yield ", ".join(parts)
-    done = [trace.calls[i] for i in leaves(trace) if trace.calls[i].completed]
+    done = [trace.calls[i] for i in list_leaves(trace) if trace.calls[i].completed]
     if done and failure.stage == "forward":
         yield f"after {_pluralise(len(done), 'completed operation')}, the last was {_name_call(done[-1])}"
 
@@ -156,7 +156,7 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
     if odd:
         innermost = [
             trace.calls[i]
-            for i in leaves(trace)
+            for i in list_leaves(trace)
             if any(is_odd(tensor) for tensor in trace.calls[i].outputs)
         ]
         first = (innermost or odd)[0]

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from cnnprobe.document.render import labels
 from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MORE, PARAMETER, Graph, Node
-from cnnprobe.graph.placement import Placement, Point, place
+from cnnprobe.graph.placement import Placement, Point, place_boxes
 
 _CHARACTER = 7.25  # px, width of a character in the 12 px monospace font
 _LINE = 15.0
@@ -38,7 +38,7 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
     """
     lines = [_list_lines(node) for node in graph.nodes]
     sizes = [_measure_box(line) for line in lines]
-    placement = place(sizes, [(edge.start, edge.end) for edge in graph.edges])
+    placement = place_boxes(sizes, [(edge.start, edge.end) for edge in graph.edges])
     width, height = placement.width + 2 * _MARGIN, placement.height + 2 * _MARGIN
     label = escape(
         labels.shorten(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.graph import Edge
-from cnnprobe.graph.order import by_dependence
+from cnnprobe.graph.order import sort_by_dependence
 from cnnprobe.recorder.autograd.release import secure
 
 UNNUMBERED = 1 << 62  # leaves are numbered 2**64 - 1: they belong to no moment
@@ -111,7 +111,7 @@ def _by_dependence(functions: Sequence[Any]) -> Found:
         ]
         for f in functions
     ]
-    order = by_dependence(numbers_of(functions), [[at for _, at, _ in uses] for uses in used])
+    order = sort_by_dependence(numbers_of(functions), [[at for _, at, _ in uses] for uses in used])
     place = dict(zip(order, range(len(order)), strict=True))
     edges = [Edge(place[at], place[old], k, output) for old in order for k, at, output in used[old]]
     return Found([functions[old] for old in order], edges)

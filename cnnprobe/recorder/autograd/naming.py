@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cnnprobe.graph import Edge
-from cnnprobe.graph.modules import calls_of
+from cnnprobe.graph.modules import list_calls
 from cnnprobe.operations import is_writing
 from cnnprobe.records.trace import Trace
 
@@ -35,7 +35,7 @@ class Namer:
 
     def __init__(self, trace: Trace) -> None:
         self._rows = trace.calls
-        self.calls, self._position = calls_of(trace)
+        self.calls, self._position = list_calls(trace)
         self._first, self._innermost = _innermost(trace)
 
     def makers(self, numbers: Iterable[int]) -> list[Maker]:
