@@ -161,4 +161,4 @@ def _explain_made(crash: Crash, info: TensorInfo, usual: str, position: int) -> 
     message = (
         f"a tensor from {crash.describe_origin(info)} is on {info.device}, the model on {usual}"
     )
-    return blame(crash.owner, message, replace(edit, title=title), weight=USUAL)
+    return blame(crash.owner, message, replace(edit, title=title, written=None), weight=USUAL)
