@@ -110,8 +110,8 @@ def _read_size(node: ast.AST, values: Mapping[str, Any]) -> int | None:
             )
         ):
             value = values.get(name)
-            fits = isinstance(value, Tensor) and -value.dim() <= dim < value.dim()
-            return value.shape[dim] if fits else None
+            if isinstance(value, Tensor) and -value.dim() <= dim < value.dim():
+                return value.shape[dim]
     return None
 
 

@@ -80,9 +80,8 @@ def leave_out(crash: Crash, call: ModuleCall) -> Rewrite:
     def write() -> list[Change]:
         file, node = find_called(call.source, call.kind.rpartition(".")[2])
         given = node.args[0] if is_function(file, node) else node.func.value  # type: ignore[attr-defined]
-        for one in ast.walk(file.tree):
-            is_whole = isinstance(one, ast.Assign) and one.value is node
-            if is_whole and [ast.unparse(t) for t in one.targets] == [ast.unparse(given)]:
+        for one in (n for n in ast.walk(file.tree) if isinstance(n, ast.Assign)):
+            if one.value is node and [ast.unparse(t) for t in one.targets] == [ast.unparse(given)]:
                 start, end = file.offset(one.lineno, 0), file.offset(one.end_lineno or 0, 0)
                 return [Change(file.path, start, file.text.index("\n", end) + 1, "")]
         return [file.replace(node, file.source(given))]
