@@ -6,7 +6,7 @@ BIN := .venv/bin
 QUICK := cli_graph cli_compare comparison_numbers diagnosis engines healthy_loops histories layout least_input map_crashes \
 	messages neutrality notebook one_answer operations package recorder render_markup render_text report schema stats targets
 
-.PHONY: demo check test lint docs pages bench clean
+.PHONY: demo check test tests lint docs pages bench clean
 
 demo: .venv/installed
 	"$(BIN)/python" -m reference_models.demo
@@ -14,7 +14,11 @@ demo: .venv/installed
 check: .venv/installed lint
 	"$(BIN)/python" -m pytest -q -n 2 --dist loadfile -m "not slow" $(QUICK:%=tests/test_%.py)
 
-test: .venv/installed lint
+# Beside each other: mypy keeps one core busy for a minute where it has no cache.
+test: .venv/installed
+	"$(MAKE)" --no-print-directory -j 2 lint tests
+
+tests: .venv/installed
 	"$(BIN)/python" -m pytest -n 2 --dist loadfile tests README.md CONTRIBUTING.md docs cnnprobe reference_models
 
 lint: .venv/installed
