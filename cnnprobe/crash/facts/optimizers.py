@@ -57,7 +57,7 @@ def make_for(crash: Crash, optimizer: Optimizer, state: Mapping[str, Any], fqn: 
         return f"another {kind.__name__} for them takes the state"
 
     def write() -> list[Change]:
-        if given is None:
+        if given is None or more > 0:  # the rest would silently not be trained
             raise UnknownPlaceError
         return [open_file(path).replace(given, f"{owner}.parameters()")]
 
