@@ -10,6 +10,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.layout import FRAGMENT, SECTIONS, lay_out_trace
 from cnnprobe.document.render import Document, map_suffixes, render
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.records import schema
@@ -114,9 +115,9 @@ class Report:
             if self.ok
             else f"raised {failure.kind}"
             if failure
-            else f"{len(self.findings)} findings"
+            else format_counted(len(self.findings), "finding")
         )
-        return f"<Report of {self.trace.model}: {len(self.trace.calls)} calls, {add_up(self.trace).parameters:,} parameters, {state}>"
+        return f"<Report of {self.trace.model}: {format_counted(len(self.trace.calls), 'call')}, {format_counted(add_up(self.trace).parameters, 'parameter')}, {state}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
         """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
@@ -149,9 +150,9 @@ def load(path: str | os.PathLike[str]) -> Report:
         ) from error
     except UnicodeDecodeError as error:
         raise ProbeError(
-            "this is no JSON text",
+            "this is not JSON text",
             where=where,
-            fix='give a file that report.save("name.json") has written',
+            fix='give a file written by report.save("name.json")',
         ) from error
     data = schema.parse(_extract_json(text, where), expected=Report.__name__, where=where)
     try:
@@ -170,7 +171,9 @@ def _extract_json(text: str, where: str) -> str:
         return text
     from cnnprobe.document.render.page.packing import extract_data
 
-    fix = 'give a page or a JSON file that report.save("name.html") or report.save("name.json") has written'
+    fix = (
+        'give a page or a JSON file written by report.save("name.html") or report.save("name.json")'
+    )
     try:
         data = extract_data(text)
     except ValueError as error:
@@ -178,7 +181,7 @@ def _extract_json(text: str, where: str) -> str:
             f"the report in this page is damaged: {error}", where=where, fix=fix
         ) from error
     if data is None:
-        raise ProbeError("this page carries no report", where=where, fix=fix)
+        raise ProbeError("this page contains no report", where=where, fix=fix)
     return data
 
 
@@ -186,7 +189,7 @@ def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     unreadable = [name for name, part in data.items() if part and name not in _PARTS]
     if unreadable or "trace" not in data:
         what = (
-            f"it holds {unreadable[0]!r}, which this version does not know"
+            f"it contains {unreadable[0]!r}, which this version does not know"
             if unreadable
             else "its trace is missing"
         )
@@ -223,7 +226,7 @@ def write_file(target: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 draft.unlink()
     except OSError as error:
-        fix = "choose a folder that exists and that you may write to"
+        fix = "choose an existing folder that you can write to"
         raise ProbeError(
             f"the report cannot be written: {error.strerror or error}", where=str(target), fix=fix
         ) from error

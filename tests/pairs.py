@@ -236,7 +236,7 @@ WRONG = {
                 {"operations", "shapes"}, "'conv2' (Conv2d)", "bias False instead of True"),
     "AvgPool for MaxPool": (faulty(_set("pool2", lambda: nn.AvgPool2d(2, 2))), {"operations", "numbers"},
                             {"shapes", "parameters", "hyperparameters", "state_dict"}, "'pool2' (MaxPool2d)", "AvgPool2d in place of MaxPool2d"),
-    "other classes": (lambda: SimpleCNN(7), {"parameters", "hyperparameters", "shapes"}, {"operations"}, "'fc2' (Linear)", "puts out (2, 7)"),
+    "other classes": (lambda: SimpleCNN(7), {"parameters", "hyperparameters", "shapes"}, {"operations"}, "'fc2' (Linear)", "outputs (2, 7)"),
     "wider kernel": (faulty(_set("conv3", lambda: nn.Conv2d(64, 128, 5, padding=2))), {"hyperparameters", "parameters"}, {"operations", "shapes"},
                      "'conv3' (Conv2d)", "kernel_size 5 instead of 3"),
     "sigmoid for relu": (faulty(_set("relu3", nn.Sigmoid)), {"operations", "numbers"}, {"shapes", "parameters", "state_dict"}, "'relu3' (ReLU)", "Sigmoid in place of ReLU"),

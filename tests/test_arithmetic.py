@@ -66,7 +66,7 @@ def test_flatten_linear_and_adaptive_pooling_are_spelled_out():
     assert [
         ("H: output_size = 2", "W: output_size = 3"),
         ("3 x 2 x 3 = 18",),
-        ("last axis: in_features 18 -> out_features 5",),
+        ("last dim: in_features 18 -> out_features 5",),
     ] == lines[1:]
 
 

@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
         "bad_relative.py": "from .blocks import Block\n",
         "bad_raises.py": "x = 1 / 0\n",
         "bad_exits.py": "import sys\nsys.exit(2)\n",
-        "text.pt": "this is no checkpoint",
+        "text.pt": "this is not a checkpoint",
         "lfs.pt": "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n",
         "empty.pt": "",
         "text.npy": "no array",

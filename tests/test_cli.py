@@ -55,7 +55,7 @@ def test_probe_loads_weights(command_folder):
 
 def test_probe_says_what_input_it_takes_when_none_is_given(command_folder):
     result = probe("Net")
-    assert "no input given: taking --input 1,3,32,32" in result.stderr
+    assert "no input given: using --input 1,3,32,32" in result.stderr
     assert "(1, 3, 32, 32)" in result.stdout
 
 
@@ -146,7 +146,7 @@ def test_patch_says_which_repair_it_makes_and_leaves_installed_libraries_alone()
     result = run("probe", "torchvision:resnet18", "--input", "1,1,64,64", "--patch", code=3)
     assert ("", True) == (
         result.stdout,
-        "no repair is known as a change of a line (channel-mismatch)" in result.stderr,
+        "no repair is known as a change of the source (channel-mismatch)" in result.stderr,
     )
 
 
@@ -272,7 +272,7 @@ def test_second_opinion_accounts_for_the_whole_difference(name):
     macs = opinion.quantities[1]
     assert macs.theirs - macs.ours == sum(parting.macs for parting in opinion.partings)
     assert "cnnprobe is right" == macs.verdict
-    assert "counts otherwise" not in {parting.reason for parting in opinion.partings}
+    assert "counts differently" not in {parting.reason for parting in opinion.partings}
 
 
 def test_second_opinion_of_a_transposed_convolution():
@@ -281,6 +281,6 @@ def test_second_opinion_of_a_transposed_convolution():
     model, x = torch.nn.ConvTranspose2d(2, 3, 4, stride=2, bias=False), torch.ones(1, 2, 5, 5)
     opinion = ask_torchinfo(model, (x,), {}, trace=cnnprobe.probe(model, x).trace)
     assert 5 * 5 * 2 * 3 * 16 == opinion.quantities[1].ours
-    assert ["takes the output's positions for the input's in a transposed convolution"] == [
+    assert ["counts output positions instead of input positions in a transposed convolution"] == [
         p.reason for p in opinion.partings
     ]

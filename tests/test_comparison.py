@@ -293,7 +293,7 @@ def test_running_statistics_belong_to_the_state():
     actual[1].running_var += 0.5
     found = compare(actual, expected, noise(2, 3, 8, 8))
     assert (
-        "1.running_var holds other values"
+        "1.running_var has different values"
         in next(d for d in found.differences if d.level == "state_dict").message
     )
     assert not found.levels["numbers"] and found.levels["train_numbers"]

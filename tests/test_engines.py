@@ -66,9 +66,9 @@ def test_our_own_layout_asks_nobody(dot, tmp_path):
     ("script", "failure"),
     [
         ("/bin/sleep 30; echo never", "dot took more than 0.3 s"),
-        ("kill -SEGV $$", "dot was ended by signal 11"),
-        ("exit 2", "dot ended with status 2"),
-        ("exit 0", "dot ended with status 0"),
+        ("kill -SEGV $$", "dot was killed by signal 11"),
+        ("exit 2", "dot exited with status 2"),
+        ("exit 0", "dot exited with status 0"),
     ],
 )
 def test_our_own_layout_takes_over_and_the_reason_is_told(script, failure, dot, tmp_path):

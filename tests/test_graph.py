@@ -186,13 +186,13 @@ def test_diff_tells_the_branch_that_was_taken():
 
 def test_diff_of_the_same_forward_twice_is_empty():
     first, second = two_runs(lambda model: setattr(model, "runs", 5))[0]
-    assert not first.diff(second) and "the graphs are alike" == str(first.diff(second))
+    assert not first.diff(second) and "the graphs are the same" == str(first.diff(second))
 
 
 def test_diff_tells_another_shape():
     model = nn.Linear(3, 2)
     small, large = (build_module_graph(recorded(model, torch.ones(n, 3))) for n in (1, 2))
-    assert "Linear gives (2, 2) float32 instead of (1, 2) float32" in str(small.diff(large))
+    assert "Linear outputs (2, 2) float32 instead of (1, 2) float32" in str(small.diff(large))
 
 
 # ---------------------------------------------------------------- reachability

@@ -143,7 +143,7 @@ def test_calls_made_again_by_checkpointing_are_in_no_sum():
     again = replace(trace.calls[1], recomputed=True, parent=None)
     doubled = replace(trace, calls=(*trace.calls, again))
     assert (add_up(trace), len(table(trace).rows)) == (add_up(doubled), len(table(doubled).rows))
-    assert any("1 call made again" in text for text in notices(doubled))
+    assert any("1 call recomputed" in text for text in notices(doubled))
 
 
 def test_an_output_that_was_passed_on_is_not_counted_as_new_memory():

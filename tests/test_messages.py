@@ -188,12 +188,12 @@ Small takes 9,540 bytes, at most 1,024 allowed
   'conv' (Conv2d) gives (2, 4, 8, 8), expected (N, 4, H/2, W) by 'conv': H/2 = 4, not 8
   the model (Small) gives (2, 5), expected (N, 7) by '': 7, not 5
   where: Small, N = 2, H = 8, W = 8
-  fix:   correct the first one first: later layers only follow""",
+  fix:   fix the first one first: differences in later layers often follow from it""",
     "one shape": """\
 1 shape differs
-  'fc' (Linear) gives (2, 5), expected (N, h/2) by 'fc': no number is bound to h
+  'fc' (Linear) gives (2, 5), expected (N, h/2) by 'fc': no value is known yet for h
   where: Small, N = 2
-  fix:   correct the first one first: later layers only follow""",
+  fix:   fix the first one first: differences in later layers often follow from it""",
     "crash": """\
 the forward pass raised RuntimeError: Given groups=1, weight of size [6, 5, 3, 3], expected input[2, 4, 6, 6] to have 5 channels, but got 4 channels instead
   channel-mismatch: 'block.2' (Conv2d) expects 5 input channels but got 4 (from 'block.1' (BatchNorm2d)): expected 5 channels, got (2, 4, 6, 6)
@@ -209,12 +209,12 @@ the architectures differ in 2 lines (- expected, + actual)
   fix:   correct the layer of the first difference, or name it in ignore= or rename=""",
     "finite": """\
 9 NaN and 1 Inf among the 10 values of torch.Tensor.log in the forward of Altered, test_messages.py:LINE
-  where: the first of 2 operations with such values; what it was given was finite
-  fix:   look at what this operation computes of its inputs: a division, a logarithm, an overflow in half precision""",
+  where: the first of 2 operations with such values; its inputs were finite
+  fix:   look at what this operation computes from its inputs: a division, a logarithm, an overflow in half precision""",
     "finite parameter": """\
 2 NaN and 0 Inf among the 10 values of module 'fc' (Linear)
   where: the only operation with such values; its weight is not finite
-  fix:   look at what this operation computes of its inputs: a division, a logarithm, an overflow in half precision""",
+  fix:   look at what this operation computes from its inputs: a division, a logarithm, an overflow in half precision""",
     "finite gradient": """\
 6 gradients are not finite
   'conv.weight': 108 of 108 values
@@ -224,17 +224,17 @@ the architectures differ in 2 lines (- expected, + actual)
   'fc.weight': 320 of 320 values
   'fc.bias': 5 of 5 values
   where: Altered
-  fix:   look at the last of them first: the backward pass runs from the end""",
+  fix:   start with the last one: the backward pass runs from the end""",
     "gradients": """\
 2 of 8 trainable parameters without a gradient
   'extra.weight': no gradient
   'extra.bias': no gradient
   where: Small
-  fix:   look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; name parameters that need none in ignore=""",
+  fix:   look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; list parameters that need no gradient in ignore=""",
     "frozen": """\
 no parameter is trainable
   where: Small
-  fix:   set requires_grad_(True) on what should learn""",
+  fix:   call requires_grad_(True) on the parameters that should learn""",
     "change": """\
 2 of 2 trainable parameters did not change in a step
   'weight': is not in the optimizer
@@ -245,24 +245,24 @@ no parameter is trainable
 changing sample 0 changes the output of sample 1 by up to SO MUCH
   2 of 2 other samples moved
   where: Mixing
-  fix:   look for a view or reshape that mixes the batch axis, softmax or a mean over axis 0, or statistics of the batch in eval""",
+  fix:   look for a view or reshape that mixes the batch dim, softmax or a mean over dim 0, or statistics of the batch in eval""",
     "batch of one": """\
 a batch of 1 cannot show whether samples are independent
   where: inputs
   fix:   give at least two samples""",
     "batch axis": """\
-the output has shape (5,), which has no batch axis of 2
+the output has shape (5,), without a batch dim of 2
   where: Altered
-  fix:   keep the batch axis: no squeeze(), view(-1) or mean over axis 0""",
+  fix:   keep the batch dim: no squeeze(), view(-1) or mean over dim 0""",
     "no tensor": """\
-the output is no tensor but str
+the output is str, not a tensor
   where: the model
   fix:   return a tensor, or a container with one""",
     "deterministic": """\
 two runs from the same random state differ
   output 0: 6 of 6 values, by up to 1
   where: Counting
-  fix:   look for a generator of its own, or ask torch.use_deterministic_algorithms(True) which operation it is""",
+  fix:   look for a random generator that the model owns, or call torch.use_deterministic_algorithms(True) to find the operation""",
     "eval": """\
 two runs in eval mode differ
   output 0: 6 of 6 values, by up to 1
@@ -282,20 +282,20 @@ after 3 steps on one batch the loss is 1.609, still 100% of 1.609 (at most 10% a
   warning missing-nonlinearity (CP312) in '0': '0' (Linear) feeds '1' (Linear) with no activation between them: 4 to 8 to 3 is one linear map
     fix: put an activation such as ReLU after model[0]
   where: Sequential
-  fix:   begin with the first, or say why it is meant so: ignore={"missing-nonlinearity": "the reason"}""",
+  fix:   start with the first, or say why it is intended: ignore={"missing-nonlinearity": "the reason"}""",
     "graph leak": """\
-the living autograd graph grows by 9 nodes a step
+the autograd graph that is kept alive grows by 9 nodes per step
   nodes after each step: ...
   where: what the step keeps
   fix:   keep numbers, not tensors: total += loss.item(), outputs.append(y.detach())""",
     "same graph": """\
-the two inputs take different ways: 4 calls and 4
+the two inputs take different paths: 4 calls and 4
   first: torch.Tensor.add in the forward of Branching, test_messages.py:LINE
   second: torch.Tensor.mul in the forward of Branching, test_messages.py:LINE
   where: call 3 of Branching
   fix:   look for a branch or a loop in forward that depends on values or sizes""",
     "memory unit": """\
-'1 potato' is no amount of memory
+'1 potato' is not an amount of memory
   where: at_most
   fix:   give bytes, or a number and a unit: B, KiB, MiB, GiB, kB, MB, GB""",
     "pattern": """\
@@ -303,15 +303,15 @@ the pattern 'convolution' matches no called module
   where: 7 called modules
   fix:   known are '', 'conv', 'bn', 'relu', 'pool', 'drop', 'fc' (patterns are fnmatch's: * and ?)""",
     "dimension": """\
-'H/' is no dimension
+'H/' is not a dim
   where: a shape
-  fix:   use a number, a name such as "N", arithmetic such as "H/4", None for any size, or "..." for any number of dimensions""",
+  fix:   use a number, a name such as "N", arithmetic such as "H/4", None for any size, or "..." for any number of dims""",
     "two gaps": """\
-'... 4 ...' leaves more than one place open
+'... 4 ...' has more than one open place
   where: a shape
   fix:   use "..." or "*name" once""",
     "renaming": """\
-no module named 'con' to be renamed
+no module named 'con' to rename
   where: Small
   fix:   did you mean 'conv'?""",
     "nothing to compare": """\
@@ -325,7 +325,7 @@ no severity 'warn'
     "marked": """\
 NaN or Inf in the output of module 'fc' (Linear)
   where: Small, given (2, 64)
-  fix:   what it was given is finite: look at its parameters, at a division, a logarithm, or an overflow in half precision""",
+  fix:   its inputs are finite: check its parameters, and look for a division, a logarithm, or an overflow in half precision""",
     "marked check": """\
 no check named 'finit'
   where: @pytest.mark.cnnprobe

@@ -342,7 +342,7 @@ def test_cell_magic_shows_the_explanation_and_lets_the_exception_go_on(shell, ca
     ("line", "cell", "what"),
     [
         ("model", None, "no call of a model"), ("model(", None, "no expression"), ("print(1)", None, "no model"),
-        ("", "1", "no model is named"), ("model", "1", "did not call model"),
+        ("", "1", "no model was given"), ("model", "1", "did not call model"),
     ],
 )  # fmt: skip
 def test_magic_that_cannot_work_says_what_to_write(shell, line, cell, what):

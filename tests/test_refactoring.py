@@ -1,4 +1,4 @@
-"""What repeats in models that were written out, and the proof that the blocks are the same model."""
+"""Repeated blocks in models that were written out, and the proof that the blocks are the same model."""
 
 import pytest
 import torch
@@ -119,8 +119,8 @@ def test_nothing_to_fold_is_said_and_gives_no_source():
         noise(1, 3, 8, 8),
     )
     assert "" == found.source and () == found.blocks and found.comparison is None
-    assert "nothing folds" in found.notes[0]
-    with pytest.raises(ProbeError, match="nothing folds"):
+    assert "nothing to fold" in found.notes[0]
+    with pytest.raises(ProbeError, match="nothing to fold"):
         found.to("python")
 
 
@@ -193,4 +193,4 @@ def test_new_source_is_the_models_own_architecture_for_compare():
 def test_text_fits_the_width_and_shows_proof(width):
     text = refactor(SimpleCNN(), pictures()).to("text", width=width)
     assert max(map(len, text.splitlines())) <= max(width, 92)
-    assert "Proof: the new model" in text and "class ConvBlock" in text
+    assert "Proof: with the weights of" in text and "class ConvBlock" in text

@@ -138,13 +138,13 @@ def damaged(change):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (Report(trace=traces.tiny()).to("json")[:500], "this is no complete JSON document"),
-        ("", "this is no complete JSON document"),
-        ("[" * 100_000, "this is no complete JSON document"),
-        ('{"a": NaN}', "this is no complete JSON document"),
-        ("[]", "this JSON is no Report of cnnprobe"),
-        ('{"schema_version": "1", "type": "Report"}', "this JSON is no Report of cnnprobe"),
-        ('{"schema_version": 1, "type": "Document"}', "this JSON is no Report of cnnprobe"),
+        (Report(trace=traces.tiny()).to("json")[:500], "this is not a complete JSON document"),
+        ("", "this is not a complete JSON document"),
+        ("[" * 100_000, "this is not a complete JSON document"),
+        ('{"a": NaN}', "this is not a complete JSON document"),
+        ("[]", "this JSON is not a cnnprobe Report"),
+        ('{"schema_version": "1", "type": "Report"}', "this JSON is not a cnnprobe Report"),
+        ('{"schema_version": 1, "type": "Document"}', "this JSON is not a cnnprobe Report"),
         (
             damaged(lambda d: d.update(schema_version=SCHEMA_VERSION + 1)),
             f"it has schema version {SCHEMA_VERSION + 1}",
@@ -154,7 +154,7 @@ def damaged(change):
             damaged(lambda d: d.update(trace=None)),
             "the report is damaged: expected an object with the fields of Trace",
         ),
-        (damaged(lambda d: d.update(moon=[1])), "the report is damaged: it holds 'moon'"),
+        (damaged(lambda d: d.update(moon=[1])), "the report is damaged: it contains 'moon'"),
         (
             damaged(lambda d: d["trace"]["calls"][2].update(index=None)),
             "the report is damaged: expected an integer, got None",
@@ -177,7 +177,7 @@ def test_a_missing_or_binary_file_is_one_clear_error(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\x80\x02\xff")
     for path, what in (
         (tmp_path / "none.json", "No such file"),
-        (tmp_path / "binary.json", "no JSON text"),
+        (tmp_path / "binary.json", "not JSON text"),
         (tmp_path, "Is a directory"),
     ):
         with pytest.raises(ProbeError, match=what):

@@ -83,5 +83,5 @@ def test_wrappers_inside_a_model_and_a_child_called_module_are_told_apart():
 
 
 def test_renaming_of_what_is_not_there_is_an_error():
-    with pytest.raises(UsageError, match="no module named 'convolution' to be renamed"):
+    with pytest.raises(UsageError, match="no module named 'convolution' to rename"):
         testing.assert_same_architecture(Small(), Small(), rename={"convolution": "conv"})

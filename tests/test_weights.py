@@ -96,7 +96,7 @@ def test_load_weights_names_what_is_missing_unexpected_and_of_another_shape(tmp_
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(TargetError) as raised:
         load_weights(Small(), tmp_path / "w.pt")
-    assert raised.value.what.endswith("1 missing, 1 unexpected, 2 of another shape")
+    assert raised.value.what.endswith("1 missing, 1 unexpected, 2 with a different shape")
     for part in (
         "missing 'conv.bias'",
         "unexpected 'head.weight'",

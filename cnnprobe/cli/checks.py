@@ -24,7 +24,7 @@ def run_checks(trace: Trace, names: Iterable[str]) -> None:
 def _count_rows(trace: Trace, key: str) -> Iterator[str]:
     """The rows with such values in an output, the first one first, or the reason why that is not known."""
     if not any(out.stats for call in trace.calls for out in call.outputs):
-        yield "unknown, as no values were observed"
+        yield "unknown: no values were observed"
     for call in trace.calls:
         for out in call.outputs:
             if out.stats and out.stats.get(key, 0):
@@ -77,7 +77,7 @@ _SAID = {
     "unused": "parameters are never used in",
 }
 _FIXES = {
-    "nan": "look at the inputs and weights of the first one named",
-    "inf": "look at the inputs and weights of the first one named",
-    "unused": "call it in forward, or take it out of the model",
+    "nan": "check the inputs and weights of the first one",
+    "inf": "check the inputs and weights of the first one",
+    "unused": "call it in forward, or remove it from the model",
 }

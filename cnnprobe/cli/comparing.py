@@ -25,26 +25,24 @@ if TYPE_CHECKING:
     from cnnprobe.comparison.results import Comparison
 
 
-@click.command("compare", short_help="Say whether two models are the same, and where they part.")
+@click.command("compare", short_help="Show whether two models are the same, and where they differ.")
 @add_model_options
 @click.argument("expected")
 @add_input_options
-@click.option(
-    "--level", type=click.Choice(LEVELS), help="Compare and judge only that.  [default: all]"
-)
+@click.option("--level", type=click.Choice(LEVELS), help="Compare only this level.  [default: all]")
 @click.option(
     "--transfer",
     is_flag=True,
-    help="First give the first model the weights of the second, by the names that stand for each other.",
+    help="First copy the weights of the second model into the first, matching renamed modules.",
 )
 @click.option(
     "--expected-arg",
     "expected_arguments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="As --arg, for the second model.",
+    help="Like --arg, for the second model.",
 )
-@click.option("--expected-weights", metavar="FILE", help="As --weights, for the second model.")
+@click.option("--expected-weights", metavar="FILE", help="Like --weights, for the second model.")
 @click.option(
     "--rtol",
     type=click.FloatRange(0),
@@ -129,7 +127,9 @@ def _compare(
         return compare(actual, expected, *given[0], **options, **given[1])
 
 
-@click.command("refactor", short_help="Write a model as blocks, and prove that it is the same.")
+@click.command(
+    "refactor", short_help="Rewrite a model as reusable blocks, and prove the result equivalent."
+)
 @add_model_options
 @add_input_options
 @add_output_options

@@ -40,25 +40,27 @@ _rules_option = click.option(
     "files",
     multiple=True,
     metavar="FILE",
-    help="A Python file, or a folder, with further rules; it is run.",
+    help="A Python file or folder with additional rules; the code is run.",
 )
 
 
-@click.command("diagnose", short_help="Say why a model does not learn.")
+@click.command("diagnose", short_help="Find out why a model does not learn.")
 @add_model_options
 @add_input_options
 @click.option(
     "--targets",
     metavar="SHAPE|FILE",
-    help="What the loss compares with.  [default: random, as the loss needs]",
+    help="Targets for the loss.  [default: random, in the form the loss expects]",
 )
 @click.option(
-    "--loss", type=click.Choice(_LOSSES), help="Without one the forward pass alone is judged."
+    "--loss",
+    type=click.Choice(_LOSSES),
+    help="Loss function; without one only the forward pass is checked.",
 )
 @click.option(
     "--optimizer",
     metavar="NAME[:K=V,...]",
-    help="adam:lr=1e-3, sgd:lr=0.1,momentum=0.9, any of torch.optim.",
+    help="Optimizer: adam:lr=1e-3, sgd:lr=0.1,momentum=0.9, any of torch.optim.",
 )
 @click.option(
     "--steps",
@@ -66,13 +68,13 @@ _rules_option = click.option(
     default=6,
     show_default=True,
     metavar="N",
-    help="Training steps that are observed.",
+    help="Number of training steps to observe.",
 )
 @click.option(
     "--fail-on",
     multiple=True,
     metavar="RULE|SEVERITY",
-    help="Exit with 1 where that is found.  [default: warning]",
+    help="Exit with 1 if this rule or severity is found.  [default: warning]",
 )
 @_rules_option
 @add_output_options
@@ -112,9 +114,9 @@ def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "
     )
     if optimizer is not None and loss is None:
         raise UsageError(
-            "an optimizer without a loss",
+            "an optimizer needs a loss",
             where="--optimizer",
-            fix="add --loss cross_entropy, or what you train with",
+            fix="add --loss cross_entropy, or the loss that you train with",
         )
     with show_progress("diagnosing"):
         return diagnose(
@@ -155,14 +157,14 @@ def _make_targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) 
             else f"a {type(seen.output).__name__}"
         )
         raise UsageError(
-            f"{options['loss']} cannot be taken of what the model gives, {what}",
+            f"{options['loss']} cannot be computed from the model's output, {what}",
             where=f"--loss {options['loss']}",
             fix="call cnnprobe.diagnose in Python, with a loss_fn of your own",
         )
     made = _draw_random_targets(
         seen.output, options["loss"], shape, torch.Generator().manual_seed(given.seed)
     )
-    tell(f"note: random targets of shape {tuple(made.shape)}; give your own by --targets FILE")
+    tell(f"note: random targets of shape {tuple(made.shape)}; give your own with --targets FILE")
     return made
 
 
@@ -193,7 +195,7 @@ def _build_optimizer(model: Any, text: str) -> Any:
     }
     if name.lower() not in kinds:
         raise UnknownNameError(
-            f"no optimizer called {name!r}",
+            f"no optimizer named {name!r}",
             where=f"--optimizer {text}",
             fix=suggest(name.lower(), kinds),
         )
@@ -228,7 +230,7 @@ def read_ignored() -> dict[str, str]:
         raise UsageError(
             f"pyproject.toml cannot be read: {error}",
             where="[tool.cnnprobe.ignore]",
-            fix="mend the file",
+            fix="correct the file",
         ) from error
     return {str(key): str(reason) for key, reason in table.items()}
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "graph", short_help="Draw the graph of modules, or of autograd; tell how two runs differ."
+    "graph", short_help="Draw the graph of modules, or of autograd; show how two runs differ."
 )
 @add_model_options
 @add_input_options
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     metavar="N",
     help="Open modules N levels deep.  [default: as far as 80 boxes allow]",
 )
-@click.option("--around", metavar="FQN", help="Only this module and what is next to it.")
+@click.option("--around", metavar="FQN", help="Show only this module and its neighbours.")
 @click.option(
     "--runs",
     type=click.IntRange(1),
     default=1,
     show_default=True,
     metavar="N",
-    help="Run N times, and tell how the graphs differ.",
+    help="Run N times, and show how the graphs differ.",
 )
 @click.option(
     "--unreached",
@@ -61,27 +61,27 @@ if TYPE_CHECKING:
     help="List the parameters that no gradient can reach, and why.",
 )
 @click.option(
-    "--kept", is_flag=True, help="Run backward too, and tell what keeps the graph alive after it."
+    "--kept", is_flag=True, help="Also run backward, and show what keeps the graph alive after it."
 )
 @click.option(
     "--engine",
     type=click.Choice(["auto", "own", "dot", "pygraphviz"]),
     default="own",
     show_default=True,
-    help="Who lays out SVG; auto asks dot, then pygraphviz, 10 seconds each.",
+    help="Layout engine for SVG; auto tries dot, then pygraphviz, 10 seconds each.",
 )
 @click.option(
     "--format",
     "form",
     type=click.Choice(list_text_formats()),
-    help="Form of the result.  [default: by the suffix of -o, else text]",
+    help="Output format.  [default: by the suffix of -o, else text]",
 )
 @click.option(
     "-o",
     "--output",
     "file",
     metavar="FILE",
-    help="Write the graph there: " + " ".join(list_suffixes()),
+    help="Write the graph to this file: " + " ".join(list_suffixes()),
 )
 def graph_command(
     model: ModelRequest,
@@ -220,10 +220,10 @@ def _describe_life(label: str, graph: "KeptGraph | None") -> str:
     from cnnprobe.document.render.units import format_size
 
     if graph is None:
-        return f"{label}: its graph is gone after backward"
+        return f"{label}: its graph was freed after backward"
     held = [f"{format_size(graph.saved_bytes)} for backward"] if graph.saved_bytes else []
     held += [f"{format_size(graph.tensor_bytes)} of tensors"] if graph.tensor_bytes else []
-    keepers = ", ".join(graph.keepers) or "something that Python does not show"
+    keepers = ", ".join(graph.keepers) or "something that Python cannot show"
     return f"{label}: its graph is kept alive by {keepers}" + (
         f": {' and '.join(held)}" if held else ""
     )

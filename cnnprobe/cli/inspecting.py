@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     "--fail-on",
     multiple=True,
     metavar="RULE|SEVERITY",
-    help="Exit with 1 where that is found.  [default: warning]",
+    help="Exit with 1 if this rule or severity is found.  [default: warning]",
 )
 @click.option(
     "--rules",
     "files",
     multiple=True,
     metavar="FILE",
-    help="A Python file, or a folder, with further rules; it is run.",
+    help="A Python file or folder with additional rules; the code is run.",
 )
 @add_output_options
 def data_command(spec: str, wished: OutputRequest, **options: Any) -> None:

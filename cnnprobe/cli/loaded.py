@@ -113,7 +113,7 @@ def _move(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | None
             + (f" and {len(without) - 1} more" if len(without) > 1 else "")
             + ": they are on the meta device",
             where=f"--device {device}",
-            fix="build it on a real device, or look at its shapes alone by --device meta",
+            fix="build it on a real device, or see only its shapes with --device meta",
         )
     try:
         return model.to(device=device, dtype=dtype)
@@ -122,5 +122,5 @@ def _move(model: "nn.Module", device: "torch.device", dtype: "torch.dtype | None
         raise TargetError(
             f"the model cannot be moved to {device}: {reason}",
             where=f"--device {device}",
-            fix="--device cpu" if device.type != "cpu" else "repair what its .to() raises",
+            fix="--device cpu" if device.type != "cpu" else "fix the error in its .to()",
         ) from error

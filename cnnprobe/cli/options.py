@@ -80,7 +80,7 @@ class _Format(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """The name, if there is such a format."""
         if value not in list_known_formats():
             self.fail(
-                f"no format named {value!r}; known are {', '.join(list_known_formats())}",
+                f"no format named {value!r}; known formats: {', '.join(list_known_formats())}",
                 param,
                 ctx,
             )
@@ -143,18 +143,18 @@ _MODEL = (
     click.option(
         "--weights",
         metavar="FILE",
-        help="A .safetensors file or a saved state_dict; has to fit exactly.",
+        help="A .safetensors file or a saved state_dict; must fit exactly.",
     ),
     click.option(
         "--trust-pickle",
         is_flag=True,
-        help="Let a file of weights or a .pt2 run the code that it names.",
+        help="Allow a weights file or a .pt2 to run the code that it names.",
     ),
     click.option(
         "--train/--eval",
         "training",
         default=False,
-        help="The mode that the model runs in.  [default: eval]",
+        help="Run the model in train or eval mode.  [default: eval]",
     ),
 )
 _INPUT = (
@@ -163,19 +163,19 @@ _INPUT = (
         "inputs",
         multiple=True,
         metavar="[NAME=]SHAPE|FILE",
-        help="1,3,32,32 (random) or a .pt, .npy, .png, .jpg; repeatable.",
+        help="Input: Input: 1,3,32,32 (random) or a .pt, .npy, .png, .jpg; repeatable.",
     ),
     click.option(
         "--dtype",
         metavar="NAME",
-        help="Of random inputs; a floating one also of the model. [default: the model's]",
+        help="Dtype of random inputs; a floating one also converts the model. [default: the model's]",
     ),
     click.option(
         "--device",
         default="cpu",
         show_default=True,
         metavar="NAME",
-        help="cpu, cuda, cuda:1, mps, or meta for shapes alone.",
+        help="Device: cpu, cuda, cuda:1, mps, or meta for shapes only.",
     ),
     click.option(
         "--seed",
@@ -183,23 +183,27 @@ _INPUT = (
         default=0,
         show_default=True,
         metavar="N",
-        help="Of random weights and inputs.",
+        help="Seed for random weights and inputs.",
     ),
 )
 _OUTPUT = (
     click.option(
         "--format",
         type=_Format(),
-        help="Form of the result.  [default: by the suffix of -o, else text]",
+        help="Output format.  [default: by the suffix of -o, else text]",
     ),
     click.option(
-        "-o", "--output", "file", metavar="FILE", help="Write the result there, not to stdout."
+        "-o",
+        "--output",
+        "file",
+        metavar="FILE",
+        help="Write the result to this file instead of stdout.",
     ),
     click.option(
         "--width",
         type=click.IntRange(40, 1000),
         metavar="N",
-        help="Columns of text.  [default: the terminal's]",
+        help="Width of text in columns.  [default: the terminal's]",
     ),
     _debug,
 )
@@ -252,6 +256,6 @@ def choose_format(wished: OutputRequest) -> str:
         raise UsageError(
             f"no format has the suffix {suffix!r}",
             where=f"-o {wished.file}",
-            fix=f"end the name in one of {known}, or add --format",
+            fix=f"use one of the suffixes {known}, or add --format",
         )
     return map_suffixes()[suffix]

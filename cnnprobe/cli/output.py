@@ -30,7 +30,7 @@ def _make_unwritable_error(path: Path | str | None, reason: str) -> UsageError:
     return UsageError(
         f"the result cannot be written: {reason}",
         where=where,
-        fix="name a file in a folder that you may write to: -o FILE",
+        fix="name a file in a folder that you can write to: -o FILE",
     )
 
 

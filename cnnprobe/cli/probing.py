@@ -47,21 +47,23 @@ if TYPE_CHECKING:
 @click.option(
     "--second-opinion",
     is_flag=True,
-    help="Hold the totals against torchinfo's, and say who is right.",
+    help="Compare the totals with torchinfo's, and show which is right.",
 )
 @click.option(
-    "--patch", is_flag=True, help="Where it crashes: print the repair as a diff, for `patch -p1`."
+    "--patch",
+    is_flag=True,
+    help="If the model crashes: print the repair as a diff for `patch -p1`.",
 )
 @click.option(
     "--min-input",
     is_flag=True,
-    help="Print the least height and width that the model takes, and of what they are multiples.",
+    help="Print the smallest height and width that the model accepts, and what they must be multiples of.",
 )
 @click.option(
     "--fail-on",
     multiple=True,
     type=click.Choice(list(CHECKS)),
-    help="Exit with 1 where that is found; repeatable.",
+    help="Exit with 1 if this is found; repeatable.",
 )
 @add_output_options
 def probe_command(
@@ -90,9 +92,9 @@ def probe_command(
     """
     if parameters and explain_shapes:
         raise UsageError(
-            "--parameters and --explain-shapes are two results",
+            "--parameters and --explain-shapes cannot be combined",
             where="cnnprobe probe",
-            fix="ask for one of them",
+            fix="use one of them",
         )
     check_file(wished)
     with send_prints_to_stderr():
@@ -127,9 +129,9 @@ def _probe(loaded: Loaded, model: ModelRequest) -> "Report":
             return probe(loaded.model, *loaded.args, **loaded.kwargs)
         except SystemExit as error:
             raise TargetError(
-                f"the model ended the program (sys.exit({error.code!r}))",
+                f"the model called sys.exit({error.code!r}))",
                 where=f"forward of {model.spec}",
-                fix="take the exit out of its forward",
+                fix="remove that call from its forward",
             ) from error
 
 
@@ -137,13 +139,13 @@ def _find_least(loaded: Loaded) -> str:
     """The least input in words: "8 x 8 (multiples of 8)"."""
     from cnnprobe.crash import least_input, least_multiple
 
-    with show_progress("looking for the least input"):
+    with show_progress("looking for the smallest input"):
         found = least_input(loaded.model, *loaded.args, kwargs=loaded.kwargs)
         if found is None:
             raise TargetError(
-                "the model takes no square input of up to 2048",
+                "the model accepts no square input up to 2048",
                 where="--min-input",
-                fix="give channels that it takes: --input 1,3,32,32",
+                fix="give the number of channels that it expects: --input 1,3,32,32",
             )
         multiple = least_multiple(loaded.model, *loaded.args, kwargs=loaded.kwargs)
     note = f" (multiples of {multiple})" if multiple is not None and multiple > 1 else ""
@@ -163,12 +165,12 @@ def _find_patch(report: "Report") -> str:
         return repairs[0].patch
     if report.trace.failure is None:
         raise TargetError(
-            "there is nothing to repair: the forward passes",
+            "there is nothing to repair: the forward pass succeeds",
             where="--patch",
             fix="leave --patch out to see what every layer did",
         )
     raise TargetError(
-        "no repair is known as a change of a line"
+        "no repair is known as a change of the source"
         + (f" ({explanation.diagnosis})" if explanation is not None else ""),
         where="--patch",
         fix="leave --patch out: the report shows what is known",
@@ -223,7 +225,7 @@ def _end(report: "Report", wished: OutputRequest, fail_on: tuple[str, ...]) -> N
             where=", ".join(part for part in (where, failure.source) if part),
             fix=report.explanation.repairs[0].title
             if report.explanation is not None and report.explanation.repairs
-            else "the report shows what every layer before it was given",
+            else "the report shows the inputs of every earlier layer",
         )
         if wished.file is not None or choose_format(wished) not in ("text", "markdown"):
             tell(f"error: {said}")

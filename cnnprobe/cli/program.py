@@ -42,7 +42,7 @@ class Program(click.Group):
             code = _leave_closed_pipe()
         except OSError as error:
             tell(
-                f"error: the result cannot be written: {error.strerror or error}\n  where: stdout\n  fix:   give it a file by -o FILE"
+                f"error: the result cannot be written: {error.strerror or error}\n  where: stdout\n  fix:   write it to a file with -o FILE"
             )
             _discard_stdout()
             code = UNFORESEEN
@@ -62,7 +62,7 @@ class Program(click.Group):
         except MemoryError:
             _tell_failure(
                 ctx,
-                "error: out of memory\n  where: this command\n  fix:   give a smaller --input, or --device meta for shapes alone",
+                "error: out of memory\n  where: this command\n  fix:   use a smaller --input, or --device meta for shapes only",
             )
             ctx.exit(UNFORESEEN)
         except Exception as error:
@@ -107,7 +107,7 @@ def _write_usage_message(error: click.ClickException) -> str:
     command = (
         error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "cnnprobe"
     )
-    return f"error: {error.format_message()}\n  where: {command}\n  fix:   {command} --help lists what it takes"
+    return f"error: {error.format_message()}\n  where: {command}\n  fix:   {command} --help lists its options"
 
 
 def _flush(stream: TextIO | None) -> None:

@@ -37,7 +37,7 @@ class Quantity:
     def verdict(self) -> str:
         """Who is right, in words."""
         if self.ours == self.theirs:
-            return "both agree" if self.judge in (None, self.ours) else "both part from PyTorch"
+            return "both agree" if self.judge in (None, self.ours) else "both differ from PyTorch"
         right = {self.ours: "cnnprobe is right", self.theirs: "torchinfo is right"}
         return (
             "no judge"
@@ -110,7 +110,7 @@ def _run_torchinfo(model: nn.Module, args: Any, kwargs: Any) -> tuple[int, int, 
         import torchinfo
     except ImportError as error:
         raise TargetError(
-            "a second opinion needs torchinfo, which is not installed",
+            "--second-opinion requires torchinfo, which is not installed",
             where="--second-opinion",
             fix="pip install torchinfo",
         ) from error
@@ -170,13 +170,13 @@ def _find_reason(calls: list[ModuleCall], theirs: int, difference: int) -> str:
     if theirs == 0:
         return "does not count what this layer multiplies"
     if any("Transpose" in call.kind for call in layers):
-        return "takes the output's positions for the input's in a transposed convolution"
+        return "counts output positions instead of input positions in a transposed convolution"
     made = sum(prod(call.outputs[0].shape) for call in layers if call.outputs)
     if difference == made:
         return "counts each bias as a multiplication"
     if difference < 0 and all(call.kind.endswith("Linear") for call in layers):
         return "counts a linear layer once a sample, not once a position"
-    return "counts otherwise"
+    return "counts differently"
 
 
 def lay_out_opinion(opinion: SecondOpinion) -> Document:

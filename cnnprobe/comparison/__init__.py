@@ -34,6 +34,7 @@ from cnnprobe.comparison.state import (
     list_tensors,
 )
 from cnnprobe.comparison.structure import Aligned, count_parameters, find_structural_differences
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 from cnnprobe.recorder import is_compiled, observe
 from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
@@ -149,7 +150,7 @@ def compare_models(
     draft = _start_draft(agreement.aligned)
     if compiled:
         draft.notes.append(
-            "compiled code cannot be looked into: structure is that of the eager code, numbers are compared at the outputs"
+            "compiled code cannot be inspected: the structure is that of the eager code, and numbers are compared only at the outputs"
         )
     if "state_dict" in wanted:
         _compare_state_dicts(draft, actual, expected)
@@ -300,13 +301,16 @@ def _compare_state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) 
     strayed = find_strayed_values(actual, expected, names, apart)
     unread = [name for name, found in apart.items() if found == NO_VALUES]
     if unread:
-        draft.add("state_dict", draft.end, _describe_unread("parameters and buffers", unread))
+        said = _describe_unread("parameter or buffer", unread, "parameters and buffers")
+        draft.add("state_dict", draft.end, said)
     for name, found in apart.items():
         if found == NO_VALUES:
             continue
         message = found if isinstance(found, str) else describe_discrepancy(found)
         where = (
-            f"{name} is not {names[name]}" if name != names[name] else f"{name} holds other values"
+            f"{name} is not {names[name]}"
+            if name != names[name]
+            else f"{name} has different values"
         )
         home = (
             f"; its values are those of the expected model's {strayed[name]!r}"
@@ -329,15 +333,17 @@ def _compare_state_dicts(draft: _Draft, actual: nn.Module, expected: nn.Module) 
         and not strayed
     ):
         draft.notes.append(
-            "the weights are others: to compare what both compute from the same ones, "
+            "the weights differ: to compare both models with the same weights, "
             "call actual.load_state_dict(comparison.transfer()) and compare again"
         )
 
 
-def _describe_unread(what: str, names: Sequence[str]) -> str:
+def _describe_unread(what: str, names: Sequence[str], plural: str = "") -> str:
     """What could not be compared, in one sentence."""
     shown = ", ".join(names[:_MOST_UNREAD]) + (", ..." if len(names) > _MOST_UNREAD else "")
-    return f"{len(names)} {what} could not be compared: {NO_VALUES} ({shown})"
+    return (
+        f"{format_counted(len(names), what, plural)} could not be compared: {NO_VALUES} ({shown})"
+    )
 
 
 def _compare_numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
@@ -352,7 +358,7 @@ def _compare_numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
         first = agreement.aligned.alignment.pairs[min(apart)]
         where = describe_place(agreement.aligned.expected[first.expected or 0])
         draft.notes.append(
-            f"{_choose_mode(level)}: {len(apart)} intermediate activations differ, first at {where}, but the outputs agree"
+            f"{_choose_mode(level)}: {format_counted(len(apart), 'intermediate activation')} {'differs' if len(apart) == 1 else 'differ'}, first at {where}, but the outputs agree"
         )
         return
     for k, found in apart.items():
@@ -386,7 +392,7 @@ def _compare_train_numbers(draft: _Draft, agreement: Agreement) -> None:
     ):
         what = failures[1].message.split("\n", maxsplit=1)[0] if failures[1] is not None else ""
         draft.notes.append(
-            f"train mode was not compared: there both models raise on these inputs ({what})"
+            f"train mode was not compared: both models raise there on these inputs ({what})"
         )
         return
     eval_positions = {
@@ -396,7 +402,7 @@ def _compare_train_numbers(draft: _Draft, agreement: Agreement) -> None:
     }
     if len(agreement.aligned.expected) != len(draft.aligned.expected):
         draft.notes.append(
-            "in train mode the expected model runs other operations than in eval mode"
+            "in train mode the expected model runs different operations than in eval mode"
         )
     mine = {}
     for k, found in agreement.activations.items():
@@ -515,13 +521,13 @@ def _compare_gradients(
                 found if isinstance(found, Discrepancy) else None,
             )
     if unread:
-        draft.add("gradients", draft.end, _describe_unread("gradients", unread))
+        draft.add("gradients", draft.end, _describe_unread("gradient", unread))
     lost = [name for name in actual.gradients if names.get(name) not in expected.gradients]
     if lost:
         draft.add(
             "gradients",
             draft.end,
-            f"{len(lost)} gradients have no counterpart, first that of {lost[0]!r}",
+            f"{format_counted(len(lost), 'gradient')} without a counterpart, first that of {lost[0]!r}",
         )
     draft.levels["gradients"] = (
         not apart and not unread and not lost and len(actual.gradients) == len(expected.gradients)

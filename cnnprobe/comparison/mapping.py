@@ -73,7 +73,7 @@ def _refuse(draft: _MappingDraft, a: Operation | None, b: Operation | None) -> N
     names = " / ".join(", ".join(map(repr, side)) for side in (ours, theirs) if side)
     if names:
         draft.unmapped.append(
-            f"ambiguous: {names} stand in a run of equal layers of which one model has fewer, or in another order"
+            f"ambiguous: {names} are in a run of equal layers that is shorter or ordered differently in one model"
         )
 
 
@@ -86,7 +86,7 @@ def _enter(draft: _MappingDraft, ours: str, theirs: str) -> None:
         draft.said[0].add(ours)
         draft.said[1].update((known, theirs))
         draft.unmapped.append(
-            f"ambiguous: {ours!r} is shared, and stands for both {known!r} and {theirs!r} of the expected model"
+            f"ambiguous: {ours!r} is shared, and matches both {known!r} and {theirs!r} of the expected model"
         )
 
 
@@ -110,7 +110,7 @@ def _map_rest(aligned: Aligned, draft: _MappingDraft) -> None:
             partner = next(theirs for theirs, other in left[1].items() if _make_sign(other) == sign)
             draft.names[name] = partner
             draft.notes.append(
-                f"{name!r} stands for {partner!r} by its role and shape alone: no operation that both models ran uses it"
+                f"{name!r} was matched with {partner!r} only by role and shape: no operation that both models ran uses it"
             )
             del left[0][name], left[1][partner]
     for side, which, other in ((0, "actual", "expected"), (1, "expected", "actual")):

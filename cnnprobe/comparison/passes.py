@@ -291,7 +291,7 @@ def compare_outputs(
     found: dict[str, Discrepancy | str | None] = {}
     for path in (*theirs, *(path for path in ours if path not in theirs)):
         if path not in ours or path not in theirs:
-            found[path] = "only the {} model gives it back".format(
+            found[path] = "only the {} model returns it".format(
                 "expected" if path in theirs else "actual"
             )
             continue

@@ -13,6 +13,7 @@ from cnnprobe.document.layout.comparisons import (
     write_verdict,
 )
 from cnnprobe.document.render import render
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import ProbeError
 from cnnprobe.records import schema
 from cnnprobe.records.differences import Block, Difference, Outcome, Rewrite
@@ -94,7 +95,7 @@ class Comparison:
                 fix="; ".join(
                     (
                         *self.outcome.unmapped[:1],
-                        "transfer(strict=False) gives the others, for load_state_dict(..., strict=False)",
+                        "transfer(strict=False) transfers the others, for load_state_dict(..., strict=False)",
                     )
                 ),
             )
@@ -105,7 +106,7 @@ class Comparison:
         model = reference() if reference is not None else None
         if model is None:
             raise ProbeError(
-                f"the {side} model is gone, or was a recording without values",
+                f"the {side} model no longer exists, or was a recording without values",
                 where="Comparison.transfer",
                 fix="compare two models, and keep both while their weights are transferred",
             )
@@ -131,7 +132,7 @@ class Comparison:
                 for other in sources[1:]
             ):
                 raise ProbeError(
-                    f"{name!r} is one tensor in the expected model, and {_join_names(sources)} hold different values in the actual one",
+                    f"{name!r} is one tensor in the expected model, but {_join_names(sources)} hold different values in the actual one",
                     where="Comparison.transfer",
                     fix="tie them in the actual model as well, or choose one of them yourself",
                 )
@@ -169,7 +170,7 @@ class Refactoring:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """What repeats, in the order of the forward pass."""
+        """Repeated blocks, in the order of the forward pass."""
         return self._rewrite.blocks
 
     @property
@@ -221,9 +222,7 @@ class Refactoring:
 
     def __repr__(self) -> str:
         state = "proven equivalent" if self.source else "; ".join(self.notes)
-        return (
-            f"<Refactoring of {self._rewrite.model}: {len(self.blocks)} repeated blocks, {state}>"
-        )
+        return f"<Refactoring of {self._rewrite.model}: {format_counted(len(self.blocks), 'repeated block')}, {state}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""

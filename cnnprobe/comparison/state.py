@@ -118,7 +118,7 @@ def differentiate(subject: Subject, *, gradients: bool) -> Backward:
             return Backward(
                 gradients={},
                 nodes=(),
-                why_not="no output depends on a parameter or an input by a differentiable way",
+                why_not="no output depends differentiably on a parameter or an input",
             )
         nodes = list_nodes(outputs)
         return Backward(
@@ -184,7 +184,9 @@ def describe_graph_difference(actual: Backward, expected: Backward) -> str:
     apart = next(
         k for k, (a, b) in enumerate(zip(actual.nodes, expected.nodes, strict=True)) if a != b
     )
-    return f"the same {len(ours)} nodes, but {ours[apart]} (the {apart + 1}th) reads others"
+    return (
+        f"the same {len(ours)} nodes, but {ours[apart]} (node {apart + 1}) reads different inputs"
+    )
 
 
 def _list_names(nodes: list[str]) -> str:

@@ -112,11 +112,11 @@ def _choose_word(operation: Operation) -> str:
 
 def _note_eval(operation: Operation) -> str:
     is_idle = operation.name.startswith("dropout") and not operation.config.get("training")
-    return " (it does nothing in eval mode, but acts in training)" if is_idle else ""
+    return " (no effect in eval mode, but active in training)" if is_idle else ""
 
 
 def _describe_moved(aligned: Aligned, i: int, j: int) -> str:
-    return f"{_choose_word(aligned.actual[i])} stands {_find_neighbour(aligned.actual, i)} instead of {_find_neighbour(aligned.expected, j)}"
+    return f"{_choose_word(aligned.actual[i])} comes {_find_neighbour(aligned.actual, i)} instead of {_find_neighbour(aligned.expected, j)}"
 
 
 def _find_neighbour(operations: Sequence[Operation], k: int) -> str:
@@ -210,7 +210,7 @@ def _is_commutative(operation: Operation) -> bool:
 def _compare_shapes(aligned: Aligned) -> Iterator[Difference]:
     for k, a, b in aligned.both():
         if a.made != b.made and a.completed and b.completed:
-            message = f"puts out {_list_shapes(a.made)} instead of {_list_shapes(b.made)}"
+            message = f"outputs {_list_shapes(a.made)} instead of {_list_shapes(b.made)}"
             yield Difference(
                 level="shapes",
                 position=k,

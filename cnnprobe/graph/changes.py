@@ -28,7 +28,7 @@ class GraphDifference:
         return bool(self.changes or self.reshaped)
 
     def __str__(self) -> str:
-        return "\n".join(write_sentences(self)) or "the graphs are alike"
+        return "\n".join(write_sentences(self)) or "the graphs are the same"
 
 
 def write_sentences(found: GraphDifference) -> Iterator[str]:
@@ -41,7 +41,7 @@ def write_sentences(found: GraphDifference) -> Iterator[str]:
         yield f"{where} ran {_format_times(change.after)} instead of {_format_times(change.before)}{lines}"
     for a, b in found.reshaped:
         where = f" in '{a.module}'" if a.module else ""
-        yield f"{a.parameter or a.name}{where} gives {_describe_form(b)} instead of {_describe_form(a)}"
+        yield f"{a.parameter or a.name}{where} outputs {_describe_form(b)} instead of {_describe_form(a)}"
 
 
 def _format_times(count: int) -> str:

@@ -29,12 +29,12 @@ class Cut:
 _SENTENCES = {
     "frozen": "its requires_grad is False",
     "never used": "no recorded operation uses it",
-    "detach": "{operation}{where}{line} cuts its result off the graph",
+    "detach": "{operation}{where}{line} detaches its result from the graph",
     "no grad": "{operation}{where}{line} ran under no_grad",
-    "integers": "{operation}{where}{line} gives integers, which have no gradient",
+    "integers": "{operation}{where}{line} returns integers, which have no gradient",
     "not used further": "the result of {operation}{where}{line} is not used by any recorded operation",
     "overwritten": "the result of {operation}{where}{line} is overwritten in place",
-    "not in the output": "the result of {operation}{where}{line} is not among the outputs that were given",
+    "not in the output": "the result of {operation}{where}{line} is not among the given outputs",
 }
 
 

@@ -23,7 +23,7 @@ def parse_arguments(items: Iterable[str]) -> dict[str, object]:
         name = name.strip()
         if not equals or not name.isidentifier():
             raise UsageError(
-                f"{item!r} is no constructor argument",
+                f"{item!r} is not a constructor argument",
                 where=f"--arg {item}",
                 fix="write --arg name=value, as in --arg num_classes=10",
             )

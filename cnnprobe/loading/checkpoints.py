@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
         ) from error
     missing = [name for name in missing if name not in wrong_shapes]
     if missing or unexpected or wrong_shapes:
-        counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(wrong_shapes)} of another shape"
+        counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(wrong_shapes)} with a different shape"
         named = [
             _describe_names("missing", missing),
             _describe_names("unexpected", unexpected),
@@ -69,7 +69,7 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
         )
 
 
-_FIT = "build the model as it was when these weights were saved (--arg name=value), or give its own weights"
+_FIT = "build the model with the arguments it had when these weights were saved (--arg name=value), or give weights that fit"
 
 
 def _describe_names(kind: str, names: Iterable[str]) -> str:
@@ -136,7 +136,7 @@ _NO_CHECKPOINT = {
     "damaged": "is truncated or damaged",
     "pt2": "is an exported program; name it as the SPEC",
     "lfs": "is a Git LFS pointer, not the file itself (git lfs pull fetches it)",
-    "unknown": "is no checkpoint",
+    "unknown": "is not a checkpoint",
 }
 
 
@@ -195,7 +195,7 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise TargetError(
-            "reading .safetensors needs the package safetensors",
+            "reading .safetensors requires the package safetensors",
             where=str(path),
             fix="pip install safetensors",
         ) from error
@@ -328,14 +328,14 @@ def _find_state(saved: object, path: Path) -> Mapping[str, object]:
         else ""
     )
     raise TargetError(
-        f"{path} holds no state_dict but {held}",
+        f"{path} contains {held}, not a state_dict",
         where=str(path),
         fix="save model.state_dict(), alone or under 'state_dict'",
     )
 
 
 def refuse_as_model(path: Path) -> NoReturn:
-    """A file of weights alone names no model: says which kind it is, and what to give instead."""
+    """A file of weights alone does not name a model: says which kind it is, and what to give instead."""
     if detect_kind(path) == "torchscript":
         raise TargetError(
             f"{path} is TorchScript, whose modules cannot be observed",
@@ -343,7 +343,7 @@ def refuse_as_model(path: Path) -> NoReturn:
             fix="name the Python class: path/to/file.py:Class",
         )
     raise UsageError(
-        f"{path} holds weights, no model",
+        f"{path} contains weights, not a model",
         where=f"SPEC {path}",
         fix=f"name the model's class, and add --weights {path}",
     )

@@ -30,7 +30,7 @@ def find(spec: str) -> object:
             "the SPEC names a file but no model in it", where=spec, fix=_list_classes(Path(spec))
         )
     if not colon or not place or not attribute:
-        raise UsageError(f"{spec!r} names no model", where="SPEC", fix=FORMS)
+        raise UsageError(f"{spec!r} does not name a model", where="SPEC", fix=FORMS)
     if place.endswith(".py") or os.sep in place:
         _check_exists(Path(place))
         module = _import_file(Path(place))
@@ -50,7 +50,7 @@ def _check_exists(path: Path) -> None:
     fix = (
         suggest(str(path), near)
         if near
-        else "check the path; it is taken from the folder where the command runs"
+        else "check the path; it is relative to the folder where the command runs"
     )
     raise UsageError(f"there is no file {str(path)!r}", where="SPEC", fix=fix)
 
@@ -93,7 +93,7 @@ def _import_file(path: Path) -> ModuleType:
     name = _choose_module_name(path)
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
-        raise UsageError(f"{str(path)!r} is no Python file", where="SPEC", fix=FORMS)
+        raise UsageError(f"{str(path)!r} is not a Python file", where="SPEC", fix=FORMS)
     module = importlib.util.module_from_spec(found)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
@@ -129,13 +129,13 @@ def _describe_import_failure(name: str, error: BaseException) -> ProbeError:
     where = find_user_line(error) or name
     if isinstance(error, SyntaxError):
         return TargetError(
-            f"{name} is no valid Python: {error.msg}", where=where, fix=_show_line(error)
+            f"{name} is not valid Python: {error.msg}", where=where, fix=_show_line(error)
         )
     if isinstance(error, SystemExit):
         return TargetError(
-            f"importing {name} ended the program (sys.exit({error.code!r}))",
+            f"importing {name} called sys.exit({error.code!r}))",
             where=where,
-            fix="put what runs the script under `if __name__ == '__main__':`",
+            fix="move the code that runs the script under `if __name__ == '__main__':`",
         )
     return TargetError(
         f"importing {name} raised {describe_error(error)}",
@@ -156,9 +156,7 @@ def _suggest_import_fix(error: BaseException) -> str:
         return (
             f"install {error.name!r} in this environment, or run the command where it is importable"
         )
-    return (
-        "correct that line, or put what should not run on import under `if __name__ == '__main__':`"
-    )
+    return "correct that line, or move what should not run on import under `if __name__ == '__main__':`"
 
 
 def _find_attribute(module: ModuleType, attribute: str, spec: str) -> object:

@@ -49,7 +49,7 @@ def make_default_inputs(
     return (
         args,
         kwargs,
-        f"no input given: taking --input {text} (random), from the model's first layers",
+        f"no input given: using --input {text} (random), derived from the model's first layers",
     )
 
 
@@ -69,7 +69,7 @@ def _check_forward(model: nn.Module) -> None:
         raise UsageError(
             f"{type(model).__name__}.forward takes {names}",
             where="no --input was given",
-            fix=f"give each its shape or file: {example}",
+            fix=f"give a shape or a file for each: {example}",
         )
 
 
@@ -85,9 +85,9 @@ def _list_candidates(model: nn.Module) -> list[tuple[int, ...]]:
         if isinstance(module, nn.Linear) and module.in_features:
             return [(1, module.in_features)]
     raise UsageError(
-        f"no Conv2d or Linear in {type(model).__name__} says what its input is",
+        f"{type(model).__name__} has no Conv2d or Linear to derive an input shape from",
         where="no --input was given",
-        fix="give it: --input 1,3,32,32",
+        fix="give one: --input 1,3,32,32",
     )
 
 

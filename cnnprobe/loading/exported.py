@@ -29,7 +29,7 @@ def load(path: Path, *, trust_pickle: bool) -> nn.Module:
         raise TargetError(
             f"reading {path} may run code{named}",
             where=str(path),
-            fix="add --trust-pickle if you made the file or trust who did; torch.export.load needs it",
+            fix="add --trust-pickle if you made the file or trust whoever did; torch.export.load needs it",
         )
     try:
         return torch.export.unflatten(torch.export.load(path))
@@ -37,7 +37,7 @@ def load(path: Path, *, trust_pickle: bool) -> nn.Module:
         raise TargetError(
             f"{path} could not be read: {describe_error(error)}",
             where=str(path),
-            fix="save it again by torch.export.save, with this torch",
+            fix="save it again with torch.export.save, using this version of torch",
         ) from error
 
 
@@ -57,8 +57,8 @@ def _find_unsafe_globals(path: Path) -> list[str]:
                 )
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
         raise TargetError(
-            f"{path} is no exported program, or is truncated",
+            f"{path} is not an exported program, or is truncated",
             where=str(path),
-            fix="save it again by torch.export.save, or copy it again",
+            fix="save it again with torch.export.save, or copy it again",
         ) from error
     return sorted(found)

@@ -40,7 +40,7 @@ def parse_dtype(name: str) -> torch.dtype:
     """
     if name not in DTYPES:
         raise UnknownNameError(
-            f"there is no dtype {name!r}", where=f"--dtype {name}", fix=suggest(name, DTYPES)
+            f"unknown dtype {name!r}", where=f"--dtype {name}", fix=suggest(name, DTYPES)
         )
     return DTYPES[name]
 
@@ -54,7 +54,7 @@ def parse_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"no device {name!r} here: {reason}",
+            f"device {name!r} is not available: {reason}",
             where=f"--device {name}",
             fix="--device cpu, cuda, cuda:1, mps or meta",
         ) from error
@@ -124,13 +124,13 @@ def parse_shape(text: str, place: str) -> tuple[int, ...] | None:
     if not re.fullmatch(r"[-+\d\s.,x×()\[\]*]*", text):
         return None
     if not re.fullmatch(r"-?\d{1,18}(\s*[,x×]\s*-?\d{1,18})*", text):
-        raise UsageError(f"{text!r} is no shape", where=place, fix=FORM)
+        raise UsageError(f"{text!r} is not a shape", where=place, fix=FORM)
     shape = tuple(int(size) for size in re.split(r"[,x×]", text))
     if min(shape) < 1:
         raise UsageError(
             f"the shape {shape} has a size of {min(shape)}",
             where=place,
-            fix="every size has to be 1 or more",
+            fix="each size must be at least 1",
         )
     return shape
 
@@ -152,7 +152,7 @@ def draw_random_input(
         return drawn.to(device)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise _make_too_large_error(
-            shape, dtype, f"it could not be made ({describe_error(error)})"
+            shape, dtype, f"allocating it failed ({describe_error(error)})"
         ) from error
 
 
@@ -162,7 +162,7 @@ def _check_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.devi
         free = read_available_bytes(torch.device(place))
         if free is not None and needed > free:
             raise _make_too_large_error(
-                shape, dtype, f"{format_binary(free)} of memory are free on {place}"
+                shape, dtype, f"{format_binary(free)} of memory is free on {place}"
             )
 
 
@@ -177,7 +177,7 @@ def _make_too_large_error(shape: tuple[int, ...], dtype: torch.dtype, why: str) 
     return UsageError(
         f"the shape {shape} takes {format_binary(_count_bytes(shape, dtype))}, but {why}",
         where="--input " + ",".join(str(size) for size in shape),
-        fix="give a smaller shape, or --device meta to see shapes alone",
+        fix="use a smaller shape, or --device meta to see only the shapes",
     )
 
 
@@ -211,9 +211,9 @@ def _read_saved(path: Path, _: torch.dtype) -> object:
     kind = detect_kind(path)
     if kind not in ("zip", "pickle"):
         raise TargetError(
-            f"{path} is {'truncated or damaged' if kind == 'damaged' else 'no saved tensor'}",
+            f"{path} is {'truncated or damaged' if kind == 'damaged' else 'not a saved tensor'}",
             where=str(path),
-            fix="save it by torch.save",
+            fix="save it with torch.save",
         )
     return read_pickle(path)
 
@@ -228,9 +228,9 @@ def _read_numpy(path: Path, _: torch.dtype) -> Tensor:
         )
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise TargetError(
-            f"{path} holds no array that torch can take: {describe_error(error)}",
+            f"{path} contains no array that torch can read: {describe_error(error)}",
             where=str(path),
-            fix="save numbers by numpy.save",
+            fix="save numbers with numpy.save",
         ) from error
 
 
@@ -242,14 +242,14 @@ def _read_picture(path: Path, dtype: torch.dtype) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise TargetError(
-            "reading a picture needs Pillow", where=str(path), fix="pip install pillow"
+            "reading an image requires Pillow", where=str(path), fix="pip install pillow"
         ) from error
     try:
         with Image.open(path) as picture:
             pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     except Exception as error:  # Pillow raises whatever its decoders do
         raise TargetError(
-            f"{path} is no picture that can be read: {describe_error(error)}",
+            f"{path} is not a readable image: {describe_error(error)}",
             where=str(path),
             fix="save it as PNG or JPEG",
         ) from error

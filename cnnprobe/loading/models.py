@@ -31,7 +31,7 @@ def load_model(
         spec: `pkg.mod:attr` or `path/to/file.py:Class` (an instance, a class or a function that makes one), `torchvision:NAME`,
             `timm:NAME` (random weights), or a .pt2 file of torch.export. Python code that is named so is run.
         arguments: keyword arguments for the class or function.
-        weights: a .safetensors file or a state_dict saved by torch.save; it has to fit exactly.
+        weights: a .safetensors file or a state_dict saved by torch.save; it must fit exactly.
         trust_pickle: allow that reading `weights` or a .pt2 file runs code that the file names.
 
     Raises:
@@ -63,11 +63,11 @@ def _build(target: object, spec: str, arguments: Mapping[str, object]) -> nn.Mod
         or not callable(target)
         or (isinstance(target, type) and not issubclass(target, nn.Module))
     ):
-        raise _make_no_model_error(spec, f"names {_describe(target)}, no model")
+        raise _make_no_model_error(spec, f"names {_describe(target)}, not a model")
     _check_signature(target, spec, arguments)
     model = _call(target, spec, arguments)
     if not isinstance(model, nn.Module):
-        raise _make_no_model_error(spec, f"was called and gave {_describe(model)}, no model")
+        raise _make_no_model_error(spec, f"was called and returned {_describe(model)}, not a model")
     return model
 
 
@@ -82,11 +82,10 @@ def _make_no_model_error(spec: str, what: str) -> UsageError:
 def _describe(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return (
-        f"the module {value.__name__}"
-        if isinstance(value, ModuleType)
-        else f"a {type(value).__name__}"
-    )
+    if isinstance(value, ModuleType):
+        return f"the module {value.__name__}"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def _refuse_arguments(arguments: Mapping[str, object], spec: str, kind: str) -> None:
@@ -141,9 +140,9 @@ def _call(target: Callable[..., Any], spec: str, arguments: Mapping[str, object]
         raise
     except MemoryError as error:
         raise TargetError(
-            f"building {spec} needs more memory than there is",
+            f"building {spec} needs more memory than is available",
             where=find_user_line(error) or spec,
-            fix="make it smaller by --arg",
+            fix="make it smaller with --arg",
         ) from error
     except (Exception, SystemExit) as error:
         raise TargetError(
@@ -151,7 +150,7 @@ def _call(target: Callable[..., Any], spec: str, arguments: Mapping[str, object]
             where=find_user_line(error) or spec,
             fix=f"call super().__init__() first in the __init__ of {type(unfinished).__name__}"
             if (unfinished := find_unfinished_module(error)) is not None
-            else "correct that line, or give other constructor arguments by --arg",
+            else "correct that line, or give other constructor arguments with --arg",
         ) from error
 
 
@@ -180,12 +179,12 @@ def _build_from_zoo(package: str, name: str, arguments: Mapping[str, object]) ->
         raise TargetError(
             f"{package} could not be imported: {describe_error(error)}",
             where=f"SPEC {package}:{name}",
-            fix=f"pip install {package}, in a version for this torch",
+            fix=f"pip install {package}, in a version that matches this torch",
         ) from error
     _check_signature(builder, f"{package}:{name}", arguments)
     model = _call(builder, f"{package}:{name}", {**fixed, **arguments})
     if not isinstance(model, nn.Module):
-        raise _make_no_model_error(f"{package}:{name}", f"gave {_describe(model)}, no model")
+        raise _make_no_model_error(f"{package}:{name}", f"returned {_describe(model)}, not a model")
     return model
 
 

@@ -58,7 +58,7 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
     (3, 2)
     """
     if every < 1 or not 0 < sample <= 1:
-        fix = "give every=10 for each tenth call, sample=0.1 for a tenth of them at random"
+        fix = "use every=10 to record every tenth call, or sample=0.1 to record a random tenth"
         raise UsageError(
             f"every={every} and sample={sample} record no call", where="@cnnprobe.probed", fix=fix
         )

@@ -29,7 +29,7 @@ def run_magic(shell: Any, line: str, cell: str | None) -> Report:
     the model that the line names is reported; if it raises, the report is shown and the exception goes on.
 
     Raises:
-        UsageError: the line is no call of a model, or names none, or the cell did not call it.
+        UsageError: the line does not call a model, or names none, or the cell did not call it.
     """
     return _probe_call(shell, line) if cell is None else _record_cell(shell, line, cell)
 
@@ -38,9 +38,11 @@ def _probe_call(shell: Any, line: str) -> Report:
     try:
         call = ast.parse(line.strip(), mode="eval").body
     except SyntaxError as error:
-        raise UsageError(f"{line.strip()!r} is no expression", where="%probe", fix=_FIX) from error
+        raise UsageError(
+            f"{line.strip()!r} is not an expression", where="%probe", fix=_FIX
+        ) from error
     if not isinstance(call, ast.Call):
-        raise UsageError(f"{line.strip()!r} is no call of a model", where="%probe", fix=_FIX)
+        raise UsageError(f"{line.strip()!r} does not call a model", where="%probe", fix=_FIX)
     model = _find_model(shell, ast.unparse(call.func), "%probe")
     taken = ast.unparse(ast.Call(func=ast.Name("_taken"), args=call.args, keywords=call.keywords))
     args, kwargs = eval(taken, {**shell.user_ns, "_taken": lambda *args, **kwargs: (args, kwargs)})  # noqa: S307 - the user's own line
@@ -79,8 +81,10 @@ def _record_cell(shell: Any, line: str, cell: str) -> Report:
 
 def _find_model(shell: Any, name: str, where: str) -> nn.Module:
     if not name:
-        raise UsageError("no model is named", where=where, fix=_FIX)
+        raise UsageError("no model was given", where=where, fix=_FIX)
     model = eval(name, shell.user_ns)  # noqa: S307 - the user's own line
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{name!r} is a {type(model).__name__}, no model", where=where, fix=_FIX)
+        raise UsageError(
+            f"{name!r} is a {type(model).__name__}, not a model", where=where, fix=_FIX
+        )
     return model

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cnnprobe.report import Report
 
 MARKER = (
-    "cnnprobe(finite=True, healthy=False): fail the test at the first module of any model in it that puts out NaN or Inf; "
-    "with healthy=True, also if any rule finds a fault in a model that it called"
+    "cnnprobe(finite=True, healthy=False): fail the test at the first module whose output has NaN or Inf; "
+    "with healthy=True, also if any rule finds a fault in a model that the test called"
 )
 REPORTS = pytest.StashKey[
     "list[Report | Monitor]"
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--cnnprobe-update",
         action="store_true",
-        help="write the architecture snapshots anew, and say which changed",
+        help="rewrite the architecture snapshots, and list those that changed",
     )
     group.addoption(
         "--cnnprobe-report",
@@ -63,18 +63,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini(
         "cnnprobe_report_dir",
-        "as --cnnprobe-report, from the root of the project (default: no reports)",
+        "like --cnnprobe-report, relative to the project root (default: no reports)",
         default="",
     )
     parser.addini(
         "cnnprobe_checks",
-        "what every test is held to: finite, healthy (default: nothing)",
+        "checks that run in every test: finite, healthy (default: none)",
         type="args",
         default=[],
     )
     parser.addini(
         "cnnprobe_explain",
-        "whether a crash gains its explanation (default true)",
+        "whether to explain crashes (default: true)",
         type="bool",
         default=True,
     )

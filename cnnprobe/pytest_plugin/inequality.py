@@ -86,7 +86,7 @@ def _diff_fields(left: Any, right: Any) -> list[str]:
     names = list(apart)
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return [
-        f"the same layers, shapes and parameters; not equal are {', '.join(names[:_MOST])}{more}"
+        f"same layers, shapes and parameters; these fields differ: {', '.join(names[:_MOST])}{more}"
     ]
 
 

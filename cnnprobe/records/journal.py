@@ -202,7 +202,7 @@ class Journal:
         try:
             self._file: IO[str] = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as the run
         except OSError as error:
-            fix = "choose a folder that exists and that you may write to"
+            fix = "choose an existing folder that you can write to"
             raise ProbeError(
                 f"the journal cannot be written: {error.strerror or error}",
                 where=str(path),
@@ -273,9 +273,9 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Trace, History, Any]:
         ) from error
     except UnicodeDecodeError as error:
         raise ProbeError(
-            "this is no JSON text",
+            "this is not JSON text",
             where=where,
-            fix="give a file that cnnprobe.monitor(log=...) has written",
+            fix="give a file written by cnnprobe.monitor(log=...)",
         ) from error
     model = str(schema.parse(first, expected=KIND, where=where).get("model", ""))
     book = _Reading(Ledger(model=model), Trace(model=model))
@@ -285,7 +285,7 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Trace, History, Any]:
         except ValueError as error:
             if any(lines[number - 1 :]):
                 raise ProbeError(
-                    f"line {number} is no JSON: {error}",
+                    f"line {number} is not JSON: {error}",
                     where=where,
                     fix="the file was changed; use another copy",
                 ) from error
@@ -346,9 +346,9 @@ class _Reading:
 
     def finish(self) -> History:
         if not self.ended:
-            self.ledger.notes[
-                "the run did not come to its end; this is what it had written until then"
-            ] = None
+            self.ledger.notes["the run did not finish; this is what it had written until then"] = (
+                None
+            )
         return self.ledger.history()
 
 

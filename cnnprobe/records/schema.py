@@ -79,15 +79,15 @@ def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         fix = "it may have been cut off while it was written; write it again"
         raise ProbeError(
-            f"this is no complete JSON document: {error}", where=where, fix=fix
+            f"this is not a complete JSON document: {error}", where=where, fix=fix
         ) from error
     if (
         not isinstance(data, dict)
         or data.get(_TAG) != expected
         or type(data.get("schema_version")) is not int
     ):
-        fix = f'give a file that cnnprobe has written; it begins with "schema_version" and "{_TAG}": "{expected}"'
-        raise ProbeError(f"this JSON is no {expected} of cnnprobe", where=where, fix=fix)
+        fix = f'give a file written by cnnprobe; it begins with "schema_version" and "{_TAG}": "{expected}"'
+        raise ProbeError(f"this JSON is not a cnnprobe {expected}", where=where, fix=fix)
     if data["schema_version"] != SCHEMA_VERSION:
         newer = data["schema_version"] > SCHEMA_VERSION
         fix = "update cnnprobe" if newer else "write the file again with this version of cnnprobe"

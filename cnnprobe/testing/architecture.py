@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import ParameterInfo, Trace
-from cnnprobe.testing.failures import Inputs, fail, format_counted, match_names, observe_model
+from cnnprobe.testing.failures import Inputs, fail, match_names, observe_model
 from cnnprobe.testing.listing import ROOT, ListedLayer, list_layers, unwrap
 from cnnprobe.testing.symbols import Shape, Symbols, list_names, parse_shape, spell
 
@@ -137,7 +138,7 @@ def _parse_bytes(amount: int | str) -> int:
         return int(float(number) * _UNITS[unit.strip() or "B"])
     except (ValueError, KeyError) as error:
         raise UsageError(
-            f"{amount!r} is no amount of memory",
+            f"{amount!r} is not an amount of memory",
             where="at_most",
             fix=f"give bytes, or a number and a unit: {', '.join(_UNITS)}",
         ) from error
@@ -186,7 +187,7 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
             f"{format_counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
             details=problems,
             where=f"{trace.model}, {symbols.bindings() or 'no names bound'}",
-            fix="correct the first one first: later layers only follow",
+            fix="fix the first one first: differences in later layers often follow from it",
         )
 
 
@@ -218,7 +219,7 @@ def assert_same_architecture(
 
     Raises:
         AssertionError: with every line that differs.
-        UsageError: a pattern or a name to be renamed is in no model.
+        UsageError: a pattern or a name to rename is in no model.
 
     >>> assert_same_architecture(nn.Sequential(nn.Linear(3, 2)), nn.ModuleDict({"fc": nn.Linear(3, 2)}), rename={"0": "fc"})
     """
@@ -270,7 +271,7 @@ def _check_renaming(model: nn.Module, rename: Mapping[str, str]) -> None:
     for old in rename:
         if not any(_rename(name, {old: ""}) != name for name in names):
             raise UsageError(
-                f"no module named {old!r} to be renamed",
+                f"no module named {old!r} to rename",
                 where=class_of(model).__name__,
                 fix=suggest(old, names),
             )

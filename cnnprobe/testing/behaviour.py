@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import preserved
 from cnnprobe.recorder.inventory import class_of, has_values, is_lazy
@@ -20,7 +21,6 @@ from cnnprobe.testing.failures import (
     Inputs,
     describe_place,
     fail,
-    format_counted,
     match_names,
     observe_model,
     split_arguments,
@@ -67,7 +67,7 @@ def assert_finite(
             f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {describe_place(trace, first[0])}",
             where=f"{'the only operation' if len(first) == 1 else f'the first of {len(first):,} operations'} with such values; "
             + _describe_origin(model, trace.calls[first[0]]),
-            fix="look at what this operation computes of its inputs: a division, a logarithm, an overflow in half precision",
+            fix="look at what this operation computes from its inputs: a division, a logarithm, an overflow in half precision",
         )
     if backward:
         with _compute_gradients(model, inputs, targets, loss_fn) as gradients:
@@ -81,7 +81,7 @@ def assert_finite(
                 f"{format_counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not finite",
                 details=bad,
                 where=class_of(model).__name__,
-                fix="look at the last of them first: the backward pass runs from the end",
+                fix="start with the last one: the backward pass runs from the end",
             )
 
 
@@ -96,7 +96,7 @@ def _describe_origin(model: nn.Module, call: ModuleCall) -> str:
     if spoilt:
         return f"its {' and '.join(spoilt)} {'are' if len(spoilt) > 1 else 'is'} not finite"
     given = any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.inputs)
-    return "its inputs were not finite either" if given else "what it was given was finite"
+    return "its inputs were not finite either" if given else "its inputs were finite"
 
 
 def assert_gradients_reach(
@@ -128,14 +128,14 @@ def assert_gradients_reach(
         fail(
             "no parameter is trainable",
             where=class_of(model).__name__,
-            fix="set requires_grad_(True) on what should learn",
+            fix="call requires_grad_(True) on the parameters that should learn",
         )
     if missing:
         fail(
             f"{len(missing)} of {format_counted(len(gradients), 'trainable parameter')} without a gradient",
             details=missing,
             where=class_of(model).__name__,
-            fix="look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; name parameters that need none in ignore=",
+            fix="look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; list parameters that need no gradient in ignore=",
         )
 
 
@@ -183,7 +183,7 @@ def _check_shapes(model: nn.Module) -> None:
     """Refuse a lazy model, which its first forward would change for good."""
     if is_lazy(model):
         raise TargetError(
-            "the model is lazy: its first forward decides its layers",
+            "the model has lazy modules: its first forward pass creates their parameters",
             where=class_of(model).__name__,
             fix="call it once on a batch before testing it",
         )
@@ -195,7 +195,7 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor], what: str) -> Non
         raise TargetError(
             f"the {what} has no values: it is on the meta device",
             where=class_of(model).__name__,
-            fix="move the model to a real device by model.to_empty(device='cpu'), and load weights",
+            fix="move the model to a real device with model.to_empty(device='cpu'), and load weights",
         )
 
 
@@ -243,7 +243,7 @@ def assert_parameters_change(
     if same:
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         details = [
-            f"'{name}': {'got no change' if id(parameters[name]) in known else 'is not in the optimizer'}"
+            f"'{name}': {'is unchanged' if id(parameters[name]) in known else 'is not in the optimizer'}"
             for name in same
         ]
         fail(
@@ -276,9 +276,9 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
         _check_values(model, [expected], "output")
         if expected.dim() == 0 or expected.shape[0] != batch:
             fail(
-                f"the output has shape {tuple(expected.shape)}, which has no batch axis of {batch}",
+                f"the output has shape {tuple(expected.shape)}, without a batch dim of {batch}",
                 where=class_of(model).__name__,
-                fix="keep the batch axis: no squeeze(), view(-1) or mean over axis 0",
+                fix="keep the batch dim: no squeeze(), view(-1) or mean over dim 0",
             )
         for sample in range(min(batch, 4)):
             changed = torch.utils._pytree.tree_map(
@@ -297,7 +297,7 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
                         f"{len(moved)} of {format_counted(len(others), 'other sample')} moved"
                     ],
                     where=class_of(model).__name__,
-                    fix="look for a view or reshape that mixes the batch axis, softmax or a mean over axis 0, or statistics of the batch in eval",
+                    fix="look for a view or reshape that mixes the batch dim, softmax or a mean over dim 0, or statistics of the batch in eval",
                 )
 
 
@@ -326,7 +326,7 @@ def _find_first_tensor(output: Any) -> Tensor:
         if isinstance(value, Tensor):
             return value
     return fail(
-        f"the output is no tensor but {type(output).__name__}",
+        f"the output is {type(output).__name__}, not a tensor",
         where="the model",
         fix="return a tensor, or a container with one",
     )
@@ -346,7 +346,7 @@ def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
         model,
         runs,
         "two runs from the same random state differ",
-        "look for a generator of its own, or ask torch.use_deterministic_algorithms(True) which operation it is",
+        "look for a random generator that the model owns, or call torch.use_deterministic_algorithms(True) to find the operation",
     )
 
 
@@ -456,7 +456,7 @@ def assert_no_graph_leak(step: Callable[[], object], *, times: int = 4) -> None:
     growth = [b - a for a, b in itertools.pairwise(sizes[1:])]
     if all(n > 0 for n in growth):
         fail(
-            f"the living autograd graph grows by {growth[-1]:,} nodes a step",
+            f"the autograd graph that is kept alive grows by {growth[-1]:,} nodes per step",
             details=[f"nodes after each step: {', '.join(f'{n:,}' for n in sizes)}"],
             where="what the step keeps",
             fix="keep numbers, not tensors: total += loss.item(), outputs.append(y.detach())",
@@ -488,7 +488,7 @@ def assert_same_graph(model: nn.Module, first: Inputs, second: Inputs) -> None:
     )
     taken = [describe_place(trace, k) if k < len(trace.calls) else "the end" for trace in traces]
     fail(
-        f"the two inputs take different ways: {len(ways[0])} calls and {len(ways[1])}",
+        f"the two inputs take different paths: {len(ways[0])} calls and {len(ways[1])}",
         details=[f"first: {taken[0]}", f"second: {taken[1]}"],
         where=f"call {k} of {traces[0].model}",
         fix="look for a branch or a loop in forward that depends on values or sizes",

@@ -8,6 +8,7 @@ from torch import nn
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.diagnosis import to_finding
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
 from cnnprobe.records.trace import Trace
@@ -99,15 +100,6 @@ def match_names(names: Iterable[str], patterns: Iterable[str], *, what: str) -> 
             )
         found |= hits
     return found
-
-
-def format_counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 gradient", "2,000 gradients".
-
-    >>> format_counted(1, "gradient"), format_counted(0, "gradient")
-    ('1 gradient', '0 gradients')
-    """
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def describe_place(trace: Trace, index: int) -> str:

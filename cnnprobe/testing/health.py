@@ -8,8 +8,9 @@ from torch import nn
 from cnnprobe.api import diagnose
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis import at_least as grave
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UnknownNameError, suggest
-from cnnprobe.testing.failures import Inputs, fail, fail_with_error, format_counted
+from cnnprobe.testing.failures import Inputs, fail, fail_with_error
 
 
 def assert_healthy(
@@ -55,7 +56,7 @@ def assert_healthy(
             format_counted(len(found), "finding"),
             details=[line for finding in found for line in _write_lines(finding)],
             where=report.trace.model,
-            fix="begin with the first, or say why it is meant so: "
+            fix="start with the first, or say why it is intended: "
             f'ignore={{"{found[0].rule}": "the reason"}}',
             report=report,
         )

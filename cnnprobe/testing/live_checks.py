@@ -111,7 +111,7 @@ class CalledModels:
             fail(
                 f"NaN or Inf in the output of module '{name}' ({type(module).__name__})",
                 where=f"{type(root).__name__}, given {', '.join(str(tuple(t.shape)) for _, t in leaves(args) if isinstance(t, Tensor))}",
-                fix="what it was given is finite: look at its parameters, at a division, a logarithm, or an overflow in half precision",
+                fix="its inputs are finite: check its parameters, and look for a division, a logarithm, or an overflow in half precision",
             )
 
 

@@ -48,7 +48,7 @@ def run(check: str, spec: str, shapes: tuple[str, ...], arguments: tuple[str, ..
     __tracebackhide__ = True
     if not shapes:
         raise UsageError(
-            "there is no input for the model",
+            "no input was given for the model",
             where=f"--cnnprobe {spec}",
             fix="give its shape: --cnnprobe-input 2,3,32,32",
         )

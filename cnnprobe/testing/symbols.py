@@ -18,7 +18,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Div: operator.floordiv,  # a size is whole: pooling rounds down as well
     ast.FloorDiv: operator.floordiv,
 }
-_FIX = 'use a number, a name such as "N", arithmetic such as "H/4", None for any size, or "..." for any number of dimensions'
+_FIX = 'use a number, a name such as "N", arithmetic such as "H/4", None for any size, or "..." for any number of dims'
 
 
 def parse_shape(shape: Shape) -> list[tuple[Dimension, ...]]:
@@ -41,7 +41,7 @@ def parse_shape(shape: Shape) -> list[tuple[Dimension, ...]]:
     dimensions = tuple(_parse_dimension(word) for word in words)
     if sum(_is_open(dimension) for dimension in dimensions) > 1:
         raise UsageError(
-            f"{shape!r} leaves more than one place open",
+            f"{shape!r} has more than one open place",
             where="a shape",
             fix='use "..." or "*name" once',
         )
@@ -133,7 +133,7 @@ class Symbols:
 
         >>> symbols = Symbols()
         >>> symbols.mismatch(("N", 64, "H/2"), (8, 64, 16)), symbols.mismatch(("N", None), (8, 3))
-        ('no number is bound to H', '')
+        ('no value is known yet for H', '')
         >>> symbols.bind("H", 32)
         >>> symbols.mismatch(("N", 64, "H/2"), (8, 64, 16)), symbols.mismatch(("N",), (9,))
         ('', 'N = 8, not 9')
@@ -174,7 +174,7 @@ class Symbols:
         else:
             free = [name for name in _find_names(want) if name not in self._bound]
             if free:
-                return f"no number is bound to {free[0]}"
+                return f"no value is known yet for {free[0]}"
             value = self._evaluate(_parse(want).body, want)
         return "" if value == size else f"{want} = {value}, not {size}"
 
@@ -202,4 +202,4 @@ def _parse(text: str) -> ast.Expression:
 
 
 def _make_unreadable_error(text: str) -> UsageError:
-    return UsageError(f"{text!r} is no dimension", where="a shape", fix=_FIX)
+    return UsageError(f"{text!r} is not a dim", where="a shape", fix=_FIX)

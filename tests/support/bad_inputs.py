@@ -69,9 +69,9 @@ NET = "bad_models.py:Net"
 
 BAD = {
     "no SPEC": ([], 2, "Missing argument 'SPEC'", "--help"),
-    "no form of a SPEC": (["resnet18"], 2, "names no model", "torchvision:NAME"),
-    "empty SPEC": ([""], 2, "names no model", "pkg.mod:attr"),
-    "only a colon": ([":"], 2, "names no model", "pkg.mod:attr"),
+    "no form of a SPEC": (["resnet18"], 2, "does not name a model", "torchvision:NAME"),
+    "empty SPEC": ([""], 2, "does not name a model", "pkg.mod:attr"),
+    "only a colon": ([":"], 2, "does not name a model", "pkg.mod:attr"),
     "missing file": (["nett.py:Net"], 2, "there is no file 'nett.py'", "SPEC"),
     "near file": (["bad_model.py:Net"], 2, "there is no file", "did you mean 'bad_models.py'"),
     "folder": (["sub:Net"], 2, "has no 'Net'", "SPEC"),
@@ -79,20 +79,25 @@ BAD = {
     "file without class": (["bad_models.py"], 2, "names a file but no model", "bad_models.py:Net"),
     "missing module": (["no_such_pkg.mod:Net"], 2, "there is no module 'no_such_pkg'", "install"),
     "missing attribute": (["bad_models.py:Nett"], 2, "has no 'Nett'", "did you mean 'Net'?"),
-    "a number": (["bad_models.py:number"], 2, "names a int, no model", "torch.nn.Module"),
-    "a string": (["bad_models.py:text"], 2, "names a str, no model", "torch.nn.Module"),
-    "a dict": (["bad_models.py:weights"], 2, "names a dict, no model", "torch.nn.Module"),
-    "a module": (["bad_models.py:torch"], 2, "names the module torch, no model", "torch.nn.Module"),
+    "a number": (["bad_models.py:number"], 2, "names an int, not a model", "torch.nn.Module"),
+    "a string": (["bad_models.py:text"], 2, "names a str, not a model", "torch.nn.Module"),
+    "a dict": (["bad_models.py:weights"], 2, "names a dict, not a model", "torch.nn.Module"),
+    "a module": (
+        ["bad_models.py:torch"],
+        2,
+        "names the module torch, not a model",
+        "torch.nn.Module",
+    ),
     "another class": (
         ["bad_models.py:Dataset"],
         2,
-        "names the class Dataset, no model",
+        "names the class Dataset, not a model",
         "torch.nn.Module",
     ),
     "factory of nothing": (
         ["bad_models.py:returns_nothing"],
         2,
-        "gave a NoneType, no model",
+        "returned a NoneType, not a model",
         "torch.nn.Module",
     ),
     "needs arguments": (
@@ -110,10 +115,10 @@ BAD = {
     "malformed argument": (
         [NET, "--arg", "out"],
         2,
-        "is no constructor argument",
+        "is not a constructor argument",
         "--arg name=value",
     ),
-    "syntax error": (["bad_syntax.py:Net"], 3, "is no valid Python", "bad_syntax.py:2"),
+    "syntax error": (["bad_syntax.py:Net"], 3, "is not valid Python", "bad_syntax.py:2"),
     "null bytes": (["bad_bytes.py:Net"], 3, "bad_bytes.py", "bad_bytes.py"),
     "import error inside": (
         ["bad_import.py:Net"],
@@ -134,7 +139,7 @@ BAD = {
         "ZeroDivisionError: division by zero",
         "bad_raises.py:1",
     ),
-    "exits on import": (["bad_exits.py:Net"], 3, "ended the program", "__main__"),
+    "exits on import": (["bad_exits.py:Net"], 3, "called sys.exit(", "__main__"),
     "raises in module form": (["bad_raises:Net"], 3, "ZeroDivisionError", "bad_raises.py:1"),
     "constructor raises": (
         ["bad_models.py:Raises"],
@@ -155,7 +160,7 @@ BAD = {
         "bad_models.py:36",
     ),
     "constructor exits": (["bad_models.py:Quits"], 3, "SystemExit", "bad_models.py:40"),
-    "forward exits": (["bad_models.py:QuitsInForward"], 3, "ended the program", "forward"),
+    "forward exits": (["bad_models.py:QuitsInForward"], 3, "called sys.exit(", "forward"),
     "control characters in a message": (
         ["bad_models.py:touches_a_name"],
         3,
@@ -170,7 +175,7 @@ BAD = {
         "torchvision has no model 'resnett18'",
         "did you mean 'resnet18'",
     ),
-    "weights as SPEC": (["good.pt"], 2, "holds weights, no model", "--weights good.pt"),
+    "weights as SPEC": (["good.pt"], 2, "contains weights, not a model", "--weights good.pt"),
     "missing exported program": (["none.pt2"], 2, "there is no file", "check the path"),
     "truncated exported program": (
         ["cut.pt2", "--trust-pickle"],
@@ -209,13 +214,13 @@ BAD = {
         "is truncated or damaged",
         "copy or download it again",
     ),
-    "text as weights": ([NET, "--weights", "text.pt"], 3, "is no checkpoint", "safetensors"),
+    "text as weights": ([NET, "--weights", "text.pt"], 3, "is not a checkpoint", "safetensors"),
     "pointer as weights": ([NET, "--weights", "lfs.pt"], 3, "Git LFS pointer", "safetensors"),
     "empty weights": ([NET, "--weights", "empty.pt"], 3, "is empty", "safetensors"),
     "list as weights": (
         [NET, "--weights", "list.pt"],
         3,
-        "holds no state_dict but a list",
+        "contains a list, not a state_dict",
         "model.state_dict()",
     ),
     "other weights": (
@@ -234,11 +239,11 @@ BAD = {
     "malicious input": ([NET, "--input", "bomb.pt"], 3, "would run code", "state_dict"),
     "letters as shape": ([NET, "--input", "1,3,a,b"], 2, "neither a shape nor a file", "1,3,32,32"),
     "empty input": ([NET, "--input", ""], 2, "shape", "1,3,32,32"),
-    "double comma": ([NET, "--input", "1,,3"], 2, "'1,,3' is no shape", "1,3,32,32"),
-    "brackets": ([NET, "--input", "(1,3,8,8)"], 2, "is no shape", "1,3,32,32"),
-    "fraction": ([NET, "--input", "1,3,8.5,8"], 2, "is no shape", "1,3,32,32"),
-    "negative shape": ([NET, "--input", "1,-3,8,8"], 2, "has a size of -3", "1 or more"),
-    "zero shape": ([NET, "--input", "1,3,0,8"], 2, "has a size of 0", "1 or more"),
+    "double comma": ([NET, "--input", "1,,3"], 2, "'1,,3' is not a shape", "1,3,32,32"),
+    "brackets": ([NET, "--input", "(1,3,8,8)"], 2, "is not a shape", "1,3,32,32"),
+    "fraction": ([NET, "--input", "1,3,8.5,8"], 2, "is not a shape", "1,3,32,32"),
+    "negative shape": ([NET, "--input", "1,-3,8,8"], 2, "has a size of -3", "at least 1"),
+    "zero shape": ([NET, "--input", "1,3,0,8"], 2, "has a size of 0", "at least 1"),
     "large shape": (
         [NET, "--input", "1000000,3,10000,10000"],
         2,
@@ -251,7 +256,7 @@ BAD = {
         "EiB",
         "--device meta",
     ),
-    "absurd number": ([NET, "--input", "1" * 400], 2, "is no shape", "1,3,32,32"),
+    "absurd number": ([NET, "--input", "1" * 400], 2, "is not a shape", "1,3,32,32"),
     "input given twice": (
         [NET, "--input", "x=1,2", "--input", "x=1,2"],
         2,
@@ -264,9 +269,9 @@ BAD = {
         "there is no file 'none.pt'",
         "--input none.pt",
     ),
-    "broken array": ([NET, "--input", "text.npy"], 3, "holds no array", "numpy.save"),
-    "truncated array": ([NET, "--input", "cut.npy"], 3, "holds no array", "numpy.save"),
-    "broken picture": ([NET, "--input", "text.png"], 3, "is no picture", "PNG or JPEG"),
+    "broken array": ([NET, "--input", "text.npy"], 3, "contains no array", "numpy.save"),
+    "truncated array": ([NET, "--input", "cut.npy"], 3, "contains no array", "numpy.save"),
+    "broken picture": ([NET, "--input", "text.png"], 3, "is not a readable image", "PNG or JPEG"),
     "truncated input": ([NET, "--input", "cut.pt"], 3, "truncated or damaged", "cut.pt"),
     "unknown kind of input": (
         [NET, "--input", "text.csv"],
@@ -278,11 +283,21 @@ BAD = {
     "unknown dtype": (
         [NET, "--dtype", "float23"],
         2,
-        "there is no dtype 'float23'",
+        "unknown dtype 'float23'",
         "did you mean 'float32'",
     ),
-    "unknown device": ([NET, "--device", "gpu"], 2, "no device 'gpu' here", "--device cpu"),
-    "absent device": ([NET, "--device", "cuda:77"], 2, "no device 'cuda:77' here", "--device cpu"),
+    "unknown device": (
+        [NET, "--device", "gpu"],
+        2,
+        "device 'gpu' is not available",
+        "--device cpu",
+    ),
+    "absent device": (
+        [NET, "--device", "cuda:77"],
+        2,
+        "device 'cuda:77' is not available",
+        "--device cpu",
+    ),
     "depth out of range": ([NET, "--depth", "-1"], 2, "-1 is not in the range", "--help"),
     "seed out of range": ([NET, "--seed", "-1"], 2, "-1 is not in the range", "--help"),
     "width out of range": ([NET, "--width", "3"], 2, "3 is not in the range", "--help"),
@@ -304,7 +319,12 @@ BAD = {
     ),
     "a folder as output": ([NET, "-o", "sub", "--format", "json"], 2, "it is a folder", "-o sub"),
     "unknown check": ([NET, "--fail-on", "naan"], 2, "'naan' is not", "--help"),
-    "two views": ([NET, "--parameters", "--explain-shapes"], 2, "two results", "one of them"),
+    "two views": (
+        [NET, "--parameters", "--explain-shapes"],
+        2,
+        "cannot be combined",
+        "one of them",
+    ),
 }
 
 
@@ -334,25 +354,25 @@ BAD_DIAGNOSIS = {
     "a loss of a dict": (
         ["bad_models.py:GivesADict", *LOSS],
         2,
-        "what the model gives, a dict",
+        "the model's output, a dict",
         "loss_fn of your own",
     ),
     "a loss of a number": (
         ["bad_models.py:GivesANumber", *LOSS],
         2,
-        "what the model gives, a single number",
+        "the model's output, a single number",
         "loss_fn of your own",
     ),
-    "an optimizer without a loss": (
+    "an optimizer needs a loss": (
         [NET, "--input", "1,3,8,8", "--optimizer", "adam"],
         2,
-        "without a loss",
+        "needs a loss",
         "--loss cross_entropy",
     ),
     "an optimizer that there is not": (
         [NET, *LOSS, "--optimizer", "adamm"],
         2,
-        "no optimizer called 'adamm'",
+        "no optimizer named 'adamm'",
         "did you mean 'adam'",
     ),
     "a rate that is no number": (

@@ -35,7 +35,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     name = class_of(model).__name__
     if is_lazy(model):
         raise TargetError(
-            "the model is lazy: its first forward decides its layers",
+            "the model has lazy modules: its first forward pass creates their parameters",
             where=f"the model to refactor, {name}",
             fix="call it once on a batch before refactoring it",
         )
@@ -44,7 +44,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         raise TargetError(
             f"the forward pass raised {trace.failure.kind}: {trace.failure.message}",
             where=f"module {trace.failure.module!r} of {name}",
-            fix="repair it first (cnnprobe.probe explains it), then refactor",
+            fix="fix it first (cnnprobe.probe explains it), then refactor",
         )
     try:
         pieces = fold(list_items(list_operations(trace)))
@@ -52,7 +52,9 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         if not runs:
             return Rewrite(
                 model=name,
-                notes=("nothing folds: no pattern of two or more operations repeats in a row",),
+                notes=(
+                    "nothing to fold: no pattern of two or more operations repeats in sequence",
+                ),
             )
         templates = _make_templates(runs)
         source, class_name = write_source(name, pieces, templates)
@@ -102,7 +104,7 @@ def _prove(
             model=draft.model,
             blocks=draft.blocks,
             notes=(
-                f"the source that was written is not shown: it could not be proven, {type(error).__name__}: {error}",
+                f"the generated source is not shown: it could not be proven, {type(error).__name__}: {error}",
             ),
         )
     failed = [level for level, holds in proof.levels.items() if holds is False]
@@ -113,7 +115,7 @@ def _prove(
             blocks=draft.blocks,
             proof=proof,
             notes=(
-                f"the source that was written is not shown: {', '.join(failed)} differ, first at {first.expected or first.actual}: {first.message}",
+                f"the generated source is not shown: {', '.join(failed)} differ, first at {first.expected or first.actual}: {first.message}",
             ),
         )
     notes = tuple(

@@ -49,7 +49,7 @@ def list_items(operations: Sequence[Operation]) -> tuple[Item, ...]:
     ]
     if len(ends) != 1:
         raise NotWritableError(
-            f"{len(ends)} operations end in nothing or in an output of their own",
+            f"{len(ends)} operations have an unused result or an output of their own",
             where="the model's forward",
             fix="refactor a part with one output",
         )
@@ -71,7 +71,7 @@ def _refuse_sharing(operations: Sequence[Operation]) -> None:
                 raise NotWritableError(
                     f"{name!r} is used twice, by {describe_place(users[name])} and {describe_place(operation)}",
                     where=describe_place(operation),
-                    fix="a shared layer has no place of its own in a block; write it by hand",
+                    fix="a shared layer cannot be moved into a block; write this part by hand",
                 )
             users[name] = operation
 

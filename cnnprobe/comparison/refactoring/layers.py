@@ -79,7 +79,7 @@ def make_layer(operation: Operation, index: int) -> Layer:
     raise NotWritableError(
         f"{operation.kind} cannot be written as a layer",
         where=describe_place(operation),
-        fix="refactor the parts around it, as models of their own",
+        fix="refactor the parts around it as separate models",
     )
 
 
@@ -180,7 +180,7 @@ def _make_layer_norm(op: Operation, kind: str) -> Made:
 def _make_pooling(op: Operation, kind: str) -> Made:
     if op.config.get("return_indices"):
         raise NotWritableError(
-            "pooling that also gives back indices cannot stand in a chain", where=describe_place(op)
+            "pooling that also returns indices cannot be part of a chain", where=describe_place(op)
         )
     config = {key: value for key, value in op.config.items() if key != "return_indices"}
     if "kernel_size" in config:
@@ -191,7 +191,7 @@ def _make_pooling(op: Operation, kind: str) -> Made:
 def _make_dropout(op: Operation, kind: str) -> Made:
     if op.config.get("training"):
         raise NotWritableError(
-            f"a dropout that acts in eval mode too is no nn.{kind}",
+            f"a dropout that is also active in eval mode is not nn.{kind}",
             where=describe_place(op),
             fix="pass training=self.training",
         )

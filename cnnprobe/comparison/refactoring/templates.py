@@ -161,7 +161,7 @@ def _make_term(layer: Layer, name: str, values: Values, template: Template) -> T
         return known
     if len(given) < len(values):
         raise NotWritableError(
-            f"{name} of the shortcut's {layer.kind} follows from nothing else in the block",
+            f"{name} of the shortcut's {layer.kind} cannot be derived from the rest of the block",
             where="the repeated block",
         )
     variable = Variable(

@@ -54,7 +54,7 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
             for axis, n in zip(_AXES.get(rank, ()), made[-rank:], strict=False)
         )
     if info.name == "linear" and given and made:
-        return (f"last axis: in_features {given[-1]} -> out_features {made[-1]}",)
+        return (f"last dim: in_features {given[-1]} -> out_features {made[-1]}",)
     if info.effect == "reshapes" and info.name != "squeeze" and len(made) < len(given):
         return _explain_flatten(given, made)
     window = find_window(call, config)

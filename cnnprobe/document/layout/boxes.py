@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from cnnprobe.document.blocks import Picture
 from cnnprobe.document.layout.graphs import OPERATIONS_DRAWN
 from cnnprobe.document.render import as_svg
+from cnnprobe.document.render.units import format_counted
 from cnnprobe.graph import BLOCKS, FUNCTION, Graph, Node, build_module_graph
 from cnnprobe.records.trace import Trace
 
@@ -30,7 +31,7 @@ def draw_graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Pi
 
 
 def _draw_picture(trace: Trace, name: str, graph: Graph) -> Picture:
-    caption = f"{name}: {len(graph.nodes)} boxes"
+    caption = f"{name}: {format_counted(len(graph.nodes), 'box', 'boxes')}"
     return Picture(
         svg=as_svg.render_graph(graph, keys=map_boxes_to_keys(trace, graph)),
         alt=f"graph of {trace.model}, {caption}",

@@ -63,7 +63,7 @@ def write_verdict(outcome: Outcome) -> str:
 
 def _describe_first(difference: Difference) -> Notice:
     where = " against ".join(part for part in (difference.actual, difference.expected) if part)
-    began = {True: "; what went in was equal, what came out is not", None: "", False: ""}[
+    began = {True: "; its inputs were equal, its outputs differ", None: "", False: ""}[
         difference.inputs_equal
     ]
     return Notice(
@@ -86,7 +86,7 @@ def _build_level_table(outcome: Outcome) -> Facts:
         )
         if level == "parameters":
             a, b = outcome.parameters
-            said += f": {a:,} {'=' if a == b else 'instead of'} {b:,} in all"
+            said += f": {a:,} {'=' if a == b else 'instead of'} {b:,} in total"
         pairs.append((_NAMES[level], said))
     return Facts(pairs=tuple(pairs), title="Levels")
 
@@ -167,13 +167,13 @@ def _count_shapes(shapes: object) -> int:
 
 
 def lay_out_refactoring(rewrite: Rewrite) -> Document:
-    """What repeats, the source if it was proven, and what the proof says."""
+    """Repeated blocks, the source if it was proven, and what the proof says."""
     title = f"{rewrite.model}, refactored" if rewrite.source else rewrite.model
     blocks: list[Block] = [Heading(text=title, level=1)]
     if rewrite.blocks:
         blocks.append(
             Facts(
-                title="What repeats",
+                title="Repeated blocks",
                 pairs=tuple((block.name, block.pattern) for block in rewrite.blocks),
             )
         )
@@ -182,7 +182,7 @@ def lay_out_refactoring(rewrite: Rewrite) -> Document:
     if rewrite.proof is not None:
         blocks.append(
             Text(
-                text=f"Proof: the new model with the weights of {rewrite.model} against it is {write_verdict(rewrite.proof)}."
+                text=f"Proof: with the weights of {rewrite.model}, the new model is {write_verdict(rewrite.proof)}."
             )
         )
         blocks.append(_build_level_table(rewrite.proof))

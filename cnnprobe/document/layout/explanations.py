@@ -77,7 +77,7 @@ def _list_facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     yield "because", explanation.arithmetic
     yield "raised in", explanation.raised_in
     yield (
-        "arrived",
+        "got",
         "; ".join(_describe_tensor(info) for info in explanation.arrived[:_MOST_TENSORS]),
     )
     yield "made by", explanation.origin

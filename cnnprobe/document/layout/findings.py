@@ -43,7 +43,7 @@ def build_finding_blocks(
 def build_finding_notice(finding: Finding, *, key: str = "") -> Notice:
     """One finding; `key` is that of the row of its module."""
     place = (
-        "the loop, the loss or the data"
+        "the training loop, the loss or the data"
         if finding.module is None
         else f"module '{finding.module}'"
         if finding.module

@@ -15,7 +15,7 @@ from cnnprobe.document.render import (
     as_svg,
     labels,
 )
-from cnnprobe.document.render.units import format_size
+from cnnprobe.document.render.units import format_counted, format_size
 from cnnprobe.graph import Graph
 from cnnprobe.graph.folding import BOXES
 
@@ -32,7 +32,10 @@ def lay_out_graph(graph: Graph, *, picture: bool = True) -> Document:
     blocks += [Notice(severity="info", text=note) for note in graph.notes]
     if picture:
         blocks.append(
-            Picture(svg=as_svg.render_graph(graph), alt=f"{title}: {len(graph.nodes)} boxes")
+            Picture(
+                svg=as_svg.render_graph(graph),
+                alt=f"{title}: {format_counted(len(graph.nodes), 'box', 'boxes')}",
+            )
         )
     return Document(title=title, blocks=(*blocks, _build_table(graph)))
 
@@ -86,5 +89,5 @@ def fold_large(graph: Graph) -> Graph:
     if len(graph.nodes) <= (OPERATIONS_DRAWN if graph.view == "autograd" else BOXES):
         return graph
     folded = graph.collapse()
-    note = f"{len(graph.nodes)} nodes are shown as {len(folded.nodes)} boxes; graph.collapse(depth) opens more, DOT and JSON have all"
+    note = f"{len(graph.nodes)} nodes are shown as {len(folded.nodes)} boxes; graph.collapse(depth) shows more, DOT and JSON have all of them"
     return replace(folded, notes=(*folded.notes, note))

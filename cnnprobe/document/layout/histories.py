@@ -19,6 +19,7 @@ from cnnprobe.document.layout.curves import draw_history_pictures
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.document.render.units import (
     format_count,
+    format_counted,
     format_percent,
     format_seconds,
     format_size,
@@ -67,9 +68,13 @@ def build_history_blocks(history: History, *, drawn: bool = False) -> Iterator[B
 def _introduce(history: History) -> str:
     seen = len(history.steps)
     if not seen:
-        return f"{format_count(history.total)} training steps, none of them observed"
-    of = "" if seen == history.total else f", of which {format_count(seen)} were observed"
-    return f"{format_count(history.total)} training steps{of}: {history.steps[0]} to {history.steps[-1]}"
+        return f"{format_counted(history.total, 'training step')}, none of them observed"
+    of = (
+        ""
+        if seen == history.total
+        else f", of which {format_count(seen)} {'was' if seen == 1 else 'were'} observed"
+    )
+    return f"{format_counted(history.total, 'training step')}{of}: {history.steps[0]} to {history.steps[-1]}"
 
 
 def _report_nonfinite(event: NonFinite) -> Notice:
@@ -108,7 +113,7 @@ def _describe_range(event: NonFinite) -> str:
         return ""
     odd = stats.get("nan", 0) + stats.get("inf", 0)
     return (
-        f", itself with {format_count(odd)} that are not finite"
+        f", of which {format_count(odd)} values are not finite"
         if odd
         else f", all finite, from {format_value(stats['min'])} to {format_value(stats['max'])}"
     )
@@ -117,7 +122,7 @@ def _describe_range(event: NonFinite) -> str:
 def _report_dead(dead: DeadChannels) -> Notice:
     more = len(dead.channels) - _NAMED
     named = ", ".join(map(str, dead.channels[:_NAMED])) + (f" and {more} more" if more > 0 else "")
-    text = f"{len(dead.channels)} of {dead.of} channels were zero at each observed step from {dead.first} to {dead.last}"
+    text = f"{len(dead.channels)} of {dead.of} channels {'was' if len(dead.channels) == 1 else 'were'} zero at each observed step from {dead.first} to {dead.last}"
     kind = f" ({dead.kind})" if dead.kind else ""
     return Notice(
         severity="info",

@@ -10,7 +10,7 @@ from cnnprobe.document.layout.entries import Entry, list_entries
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.records.trace import Trace
 
-_NOTE = "sees: input elements that one output element can depend on; not said once it is the whole input, or where it is not known"
+_NOTE = "sees: receptive field, the input elements that one output element can depend on; omitted where it is the whole input or unknown"
 
 
 def lay_out_shapes(trace: Trace) -> Document:
@@ -19,7 +19,7 @@ def lay_out_shapes(trace: Trace) -> Document:
     pairs = tuple(
         pair for entry in list_entries(trace) for pair in _list_pairs(trace, entry, fields)
     )
-    blocks: list[Block] = [Heading(text=f"{trace.model}: how each shape comes about", level=1)]
+    blocks: list[Block] = [Heading(text=f"{trace.model}: how each shape is computed", level=1)]
     blocks += (
         [Facts(pairs=pairs), Text(text=_NOTE)]
         if pairs

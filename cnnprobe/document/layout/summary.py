@@ -5,7 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from cnnprobe.document.blocks import Facts, Notice
 from cnnprobe.document.layout.entries import shorten_function
 from cnnprobe.document.layout.tables import format_shape, format_shapes, is_odd
-from cnnprobe.document.render.units import format_count, format_percent, format_si, format_size
+from cnnprobe.document.render.units import (
+    format_count,
+    format_counted,
+    format_percent,
+    format_si,
+    format_size,
+)
 from cnnprobe.records.totals import Totals, list_leaves
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
@@ -75,15 +81,11 @@ def _describe_place(trace: Trace) -> Iterator[str]:
     yield ", ".join(parts)
     done = [trace.calls[i] for i in list_leaves(trace) if trace.calls[i].completed]
     if done and failure.stage == "forward":
-        yield f"after {_pluralise(len(done), 'completed operation')}, the last was {_name_call(done[-1])}"
+        yield f"after {format_counted(len(done), 'completed operation')}, the last was {_name_call(done[-1])}"
 
 
 def _name_call(call: ModuleCall) -> str:
     return call.kind if call.fqn is None else f"{call.fqn!r} ({call.kind})"
-
-
-def _pluralise(number: int, noun: str) -> str:
-    return f"{format_count(number)} {noun}" + ("" if number == 1 else "s")
 
 
 def build_total_facts(trace: Trace, totals: Totals) -> Facts:
@@ -132,7 +134,7 @@ def _describe_macs(trace: Trace, totals: Totals) -> str:
 
 def _list_uncounted(totals: Totals) -> Iterator[tuple[str, str]]:
     share = totals.counted / totals.operations if totals.operations else 1.0
-    counted = f"{format_count(totals.counted)} of {_pluralise(totals.operations, 'operation')} have a formula ({format_percent(share)})"
+    counted = f"{format_count(totals.counted)} of {format_counted(totals.operations, 'operation')} have a formula ({format_percent(share)})"
     if totals.uncounted:
         kinds = [
             f"{shorten_function(kind)} ({format_count(n)})" for kind, n in totals.uncounted.items()
@@ -162,7 +164,7 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
         first = (innermost or odd)[0]
         yield Notice(
             severity="warning",
-            text=f"NaN or Inf in the output of {_pluralise(len(odd), 'call')}; the first is {_name_call(first)}",
+            text=f"NaN or Inf in the output of {format_counted(len(odd), 'call')}; the first is {_name_call(first)}",
         )
     shared = [
         " = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases
@@ -181,6 +183,6 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
         yield Notice(severity="info", text=f"tied parameters, counted once: {join_first(tied)}")
     again = sum(call.recomputed for call in trace.calls)
     if again:
-        text = f"{_pluralise(again, 'call')} made again in the backward pass by activation checkpointing, not in the table"
+        text = f"{format_counted(again, 'call')} recomputed in the backward pass by activation checkpointing, not in the table"
         yield Notice(severity="info", text=text)
     yield from (Notice(severity="info", text=note) for note in trace.notes)

@@ -225,7 +225,7 @@ def _list_notes(trace: Trace, rows: Sequence[Entry]) -> Iterable[str]:
     if any(call.index > 0 and call.fqn is not None for call in calls):
         yield "#2: second call of the same module"
     if any(row.is_shared for row in rows):
-        yield "shared: the parameters are counted at another row"
+        yield "shared: the parameters are counted in another row"
     if any(row.macs is None and row.call is not None for row in rows):
         yield "MACs -: no formula (named below), or it did not run"
     if _has_statistics(calls) and any(len(call.outputs) > 1 for call in calls):

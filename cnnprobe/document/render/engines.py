@@ -73,8 +73,8 @@ def _ask(engine: str, dot: str, target: Path, limit: float) -> str | None:
     if engine == "pygraphviz" and status == _MISSING:
         return "pygraphviz is not installed"
     if status < 0:
-        return f"{engine} was ended by signal {-status}"
-    return f"{engine} ended with status {status}" if status or not target.exists() else None
+        return f"{engine} was killed by signal {-status}"
+    return f"{engine} exited with status {status}" if status or not target.exists() else None
 
 
 def _run(command: Sequence[str], text: str, limit: float) -> int | None:

@@ -222,8 +222,8 @@ def _write_cell(
 def _write_legend(table: Table, axis: Axis) -> Iterator[str]:
     if any(isinstance(cell, Spread) for row in table.rows for cell in row.cells):
         yield (
-            f"values: how many have which magnitude, from 2^{axis.lowest} beside the middle to 2^{axis.highest} at the edges, "
-            "negative ones left, positive ones right; the pale bar in the middle is the share of exact zeros"
+            f"values: histogram of magnitudes, from 2^{axis.lowest} next to the middle to 2^{axis.highest} at the edges; "
+            "negative values left, positive values right; the pale bar in the middle is the share of exact zeros"
         )
 
 
