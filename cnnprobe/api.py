@@ -367,7 +367,8 @@ def diagnose(
     >>> [(finding.rule, finding.module) for finding in report.findings]
     [('softmax-before-ce', '3')]
     """
-    inspection, said = None, ()
+    inspection: DataReport | None = None
+    said: tuple[str, ...] = ()
     if is_loader(inputs):
         inspection, inputs, targets, said = _read_loaders(
             model, inputs, targets, loss_fn, validation

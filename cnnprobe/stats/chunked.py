@@ -101,4 +101,5 @@ def _sum_squares(flat: Tensor) -> float:
 def _measure_carefully(wide: Tensor) -> Sums:
     """The same in double precision, with NaN and Inf counted."""
     moments = plain.measure_moments(wide)
-    return Sums(*(float(getattr(moments, name)) for name in Sums._fields))
+    names = ("count", *Sums._fields[1:])
+    return Sums(*(float(getattr(moments, name)) for name in names))

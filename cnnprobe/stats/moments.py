@@ -96,7 +96,7 @@ def add_zeros(moments: Moments, zeros: int) -> Moments:
 class Sums(NamedTuple):
     """The moments of one part as plain numbers, for the engine whose tensors are NumPy's."""
 
-    count: float
+    total: float  # all values, NaN and Inf too
     finite: float
     mean: float
     m2: float
@@ -111,10 +111,10 @@ def merge_sums(a: Sums, b: Sums) -> Sums:
     n, m = a.finite, b.finite
     if n == 0 or m == 0:
         some = b if n == 0 else a
-        return some._replace(count=a.count + b.count, nan=a.nan + b.nan)
+        return some._replace(total=a.total + b.total, nan=a.nan + b.nan)
     difference = b.mean - a.mean
     return Sums(
-        count=a.count + b.count,
+        total=a.total + b.total,
         finite=n + m,
         mean=a.mean + difference * m / (n + m),
         m2=a.m2 + b.m2 + difference**2 * n * m / (n + m),
@@ -130,14 +130,14 @@ def make_row_of_sums(sums: Sums) -> list[float]:
     n, is_constant = sums.finite, sums.low == sums.high
     m2 = 0.0 if is_constant else sums.m2
     numbers = {
-        "count": sums.count,
+        "count": sums.total,
         "mean": sums.mean if n else NAN,
         "std": math.sqrt(m2 / n) if n else NAN,
         "min": sums.low if n else NAN,
         "max": sums.high if n else NAN,
         "zeros": sums.zeros,
         "nan": sums.nan,
-        "inf": sums.count - n - sums.nan,
+        "inf": sums.total - n - sums.nan,
         "l2": math.sqrt(m2 + n * sums.mean**2) if n else 0.0,
     }
     return [numbers[name] for name in COLUMNS]
