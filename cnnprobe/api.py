@@ -367,7 +367,7 @@ def diagnose(
     >>> [(finding.rule, finding.module) for finding in report.findings]
     [('softmax-before-ce', '3')]
     """
-    inspection: DataReport | None = None
+    inspection: Inspection | None = None
     said: tuple[str, ...] = ()
     if is_loader(inputs):
         inspection, inputs, targets, said = _read_loaders(
