@@ -13,6 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from cnnprobe.data.columns import Column
 from cnnprobe.data.facts import Images, Pair, Spotted
+from cnnprobe.data.tallies import Bounds, bound_channels
 
 NAMED = 8  # samples of a kind that are named
 FINGERPRINTS = 20_000  # images that are remembered
@@ -22,7 +23,8 @@ ALIKE_MEAN = 0.008
 ALIKE_MOST = 0.06
 TEXTURE = 0.05  # of the range: the std of a sketch below which all pictures look alike
 FEATURES = 1024  # small copies that are kept with their labels
-HASHED = 32_768  # numbers of an image that are hashed, at least; up to twice that are hashed whole
+CANDIDATES = 64  # earlier pictures that one is compared with
+HASHED = 8_192  # numbers of an image that are hashed, at least; up to twice that are hashed whole
 THUMBNAILS = 48  # images that are kept to be drawn
 THUMBNAIL = 96  # pixels of the longer side
 
@@ -49,18 +51,20 @@ class ImageTally:
         self._found: dict[str, list[Any]] = {"constant": [], "nonfinite": [], "duplicates": []}
         self._counts: Counter[str] = Counter()
 
-    def add(self, column: Column, spots: list[Spotted]) -> None:
-        """Take in the images of a batch."""
+    def add(self, column: Column, spots: list[Spotted], given: Bounds | None = None) -> None:
+        """Take in the images of a batch; `given` are the bounds of their channels, where they are known."""
         values = column.values
         stacked = isinstance(values, Tensor)
-        bounds = bound_samples(values) if stacked else None
+        bounds = None if given is None else list_bounds(given)
         sketches = sketch_images(values) if stacked else None
         for i, spot in enumerate(spots):
             image = values[i]
             if not isinstance(image, Tensor) or not image.numel():
                 continue
             sketch = sketches[i] if sketches is not None else sketch_images(image[None])[0]
-            low, high = bounds[i] if bounds is not None else bound_samples(image[None])[0]
+            low, high = (
+                bounds[i] if bounds is not None else list_bounds(bound_channels(image[None]))[0]
+            )
             self._judge(image, low, high, spot, sketch)
 
     def _judge(
@@ -73,7 +77,11 @@ class ImageTally:
         else:
             self._compare(image, spot, sketch)
             if spot.label is not None and len(self.features) < FEATURES:
-                self.features.append((sketch, spot.label))
+                halves = (
+                    sketch.reshape(SIDE // 2, 2, SIDE // 2, 2) if len(sketch) == SIDE**2 else None
+                )
+                if halves is not None:
+                    self.features.append((halves.mean((1, 3)).reshape(-1), spot.label))
         self._keep(image, spot)
 
     def _keep(self, image: Tensor, spot: Spotted) -> None:
@@ -131,10 +139,10 @@ def _is_same(earlier: Spotted, spot: Spotted) -> bool:
     return earlier.index is not None and earlier.index == spot.index
 
 
-def bound_samples(batch: Tensor) -> list[tuple[float, float]]:
+def list_bounds(given: Bounds) -> list[tuple[float, float]]:
     """The least and the greatest value of each sample; NaN where it has one."""
-    low, high = torch.aminmax(batch.reshape(len(batch), -1), dim=1)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    low, high = given
+    return list(zip(low.amin(1).tolist(), high.amax(1).tolist(), strict=True))
 
 
 def fingerprint(image: Tensor) -> bytes:
@@ -174,11 +182,11 @@ def find_similar(
     candidates: list[tuple[NDArray[np.float32], Spotted]], sketch: NDArray[np.float32]
 ) -> Spotted | None:
     """The picture among the candidates that is equal to the eye."""
-    for other, spot in candidates[:512]:
-        apart = np.abs(other - sketch)
-        if float(apart.max()) < ALIKE_MOST and float(apart.mean()) < ALIKE_MEAN:
-            return spot
-    return None
+    if not candidates:
+        return None
+    apart = np.abs(np.stack([other for other, _ in candidates[:CANDIDATES]]) - sketch)
+    alike = (apart.max(1) < ALIKE_MOST) & (apart.mean(1) < ALIKE_MEAN)
+    return candidates[int(alike.argmax())][1] if alike.any() else None
 
 
 def shrink(image: Tensor) -> NDArray[np.float32]:

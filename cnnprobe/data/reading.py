@@ -35,7 +35,7 @@ from cnnprobe.data.source import (
     read_batches,
     spread,
 )
-from cnnprobe.data.tallies import PartTally, number_of
+from cnnprobe.data.tallies import PartTally, bound_channels, number_of
 from cnnprobe.data.trials import try_again
 
 KEPT = 4  # images of the first batch, for a forward pass
@@ -156,16 +156,19 @@ def _measure(tallies: _Tallies, batch: Batch, source: Source) -> None:
 
 def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     columns = {column.path: column for column in batch.columns}
+    images = columns.get(tallies.main) if tallies.main is not None else None
+    bounds = None
+    if images is not None and isinstance(images.values, Tensor):
+        bounds = bound_channels(images.values)
     for path, column in columns.items():
         if path in tallies.parts:
-            tallies.parts[path].add(column)
-    images = columns.get(tallies.main) if tallies.main is not None else None
+            tallies.parts[path].add(column, bounds if column is images else None)
     target = columns.get(tallies.target) if tallies.target is not None else None
     size = max((len(column) for column in ([images] if images else batch.columns)), default=0)
     labels = _read_labels(target, size)
     spots = list(_spot(tallies, batch, source, labels))
     if images is not None:
-        tallies.images.add(images, spots[: len(images)])
+        tallies.images.add(images, spots[: len(images)], bounds)
         _attach_objects(tallies, columns, images, size)
         if tallies.inputs is None and isinstance(images.values, Tensor):
             tallies.inputs = images.values[:KEPT].detach().clone()

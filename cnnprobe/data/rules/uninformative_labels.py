@@ -46,6 +46,6 @@ def uninformative_labels(data: Data) -> Iterator[Finding]:
     if labels is None or labels.informative is None or labels.informative >= LEAST:
         return
     yield Finding(
-        message=f"a linear model of 16 x 16 grey copies is {labels.informative:.1f} standard deviations above chance on images that it has not seen (less than {LEAST:g})",
+        message=f"a linear model of 8 x 8 grey copies is {labels.informative:.1f} standard deviations above chance on images that it has not seen (less than {LEAST:g})",
         fix="look at the contact sheet, whether the labels fit the images",
     )
