@@ -53,7 +53,6 @@ class TerminalLine:
         self._stream = sys.stderr if stream is None else stream
         self._written = float("-inf")
         self._is_on = self._stream.isatty()
-        self._shown = False
 
     def wrote(self, watch: "Watch", step: int, *, observed: bool) -> None:  # noqa: ARG002
         """Write the line, unless it was just written."""
@@ -65,7 +64,6 @@ class TerminalLine:
         self._stream.write("\r" + line(watch, step, width).ljust(width))
         self._stream.flush()
         self._written = time.monotonic()
-        self._shown = True
 
     def close(self, watch: "Watch") -> None:
         """The last state stays, and the cursor goes below it."""
