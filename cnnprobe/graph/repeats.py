@@ -23,13 +23,14 @@ def find_runs(row: Sequence[int]) -> list[BlockRun]:
     """The repetitions in a row of numbers, from left to right, without overlap; of several the one that covers most.
 
     >>> find_runs([5, 1, 2, 1, 2, 1, 2, 7, 7])
-    [Run(start=1, period=2, times=3), Run(start=7, period=1, times=2)]
+    [BlockRun(start=1, period=2, times=3), BlockRun(start=7, period=1, times=2)]
     """
     found = []
     i = 0
     while i < len(row):
         best = max(
             (_make_run(row, i, period) for period in range(1, LONGEST + 1)),
+            # Of runs that end at the same place the shortest period: 1 1 1 1 is four times 1.
             key=lambda run: (run.end, -run.period),
         )
         if best.times > 1:
