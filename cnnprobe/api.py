@@ -111,12 +111,17 @@ class ExplainedRecording(Recording):
     ) -> None:
         args, kwargs = self.given
         super().__exit__(kind, error, trace)
+        if error is not None and self.traces:
+            keep_report(self._explained, Report(trace=self.traces[-1], error=error))
         if not isinstance(error, Exception):
             return
         latest = self.traces[-1] if self.traces else NOTHING_SEEN
         self.explanation = explain(
             Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs)
         )
+        if self.traces:
+            report = Report(trace=self.traces[-1], explanation=self.explanation, error=error)
+            keep_report(self._explained, report)
         if self.explanation is not None and self.explanation.diagnosis != "unknown":
             add_note(error, self.explanation)
 

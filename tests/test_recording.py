@@ -144,12 +144,13 @@ def test_compiled_model_under_record_keeps_its_compiled_code_and_is_seen_from_ou
     assert any("from outside only" in note for note in recording.trace.notes)
 
 
-def test_part_that_is_compiled_in_place_leaves_the_rest_visible():
+def test_part_that_is_compiled_in_place_is_seen_from_outside_beside_the_rest():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     model[1].compile(backend="eager")
     with torch.no_grad(), Recording(model) as recording:
         model(images())
-    assert ["", "0"] == [call.fqn for call in recording.trace.calls]
+    assert ["", "0", "1"] == [call.fqn for call in recording.trace.calls]
+    assert ("1",) == recording.trace.opaque
 
 
 def test_traceback_of_a_crash_under_record_shows_no_frame_of_ours():

@@ -36,7 +36,7 @@ from cnnprobe.comparison.state import (
 from cnnprobe.comparison.structure import Aligned, count_parameters, find_structural_differences
 from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
-from cnnprobe.recorder import is_compiled, observe
+from cnnprobe.recorder import has_fixed_mode, has_scripts, is_compiled, is_sharded, observe
 from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
 from cnnprobe.records.differences import (
     LEVELS,
@@ -148,6 +148,10 @@ def compare_models(
         subjects, tolerance, activations="numbers" in wanted and not compiled
     )
     draft = _start_draft(agreement.aligned)
+    if has_fixed_mode(actual) or has_fixed_mode(expected):
+        draft.notes.append(
+            "an exported program has one mode: it was compared as it was exported, in train mode too"
+        )
     if compiled:
         draft.notes.append(
             "compiled code cannot be inspected: the structure is that of the eager code, and numbers are compared only at the outputs"
@@ -224,12 +228,19 @@ def _list_wanted(level: str | None) -> Sequence[str]:
     return _STRUCTURE if level in _STRUCTURE else (*_STRUCTURE, level)
 
 
-def _check(model: object, which: str) -> None:
-    if is_lazy(check_model(model, f"the {which} model")):
+def _check(given: object, which: str) -> None:
+    model = check_model(given, f"the {which} model")
+    if is_lazy(model):
         raise TargetError(
             "its parameters have no shapes yet",
             where=f"the {which} model, {type(model).__name__}",
             fix="call it once before comparing it",
+        )
+    if is_sharded(model):
+        raise TargetError(
+            "its values are sharded over several processes",
+            where=f"the {which} model, {type(model).__name__}",
+            fix="compare the models before fully_shard is applied",
         )
 
 
@@ -476,9 +487,10 @@ def _compare_backward(
     if asked:
         _compare_gradients(draft, runs[0], runs[1], replace(tolerance, rounding=True))
     if "autograd" in wanted:
-        if any(is_compiled(subject.model) for subject in subjects):
+        models = [subject.model for subject in subjects]
+        if any(map(is_compiled, models)) or any(map(has_scripts, models)):
             draft.notes.append(
-                "the autograd graph of compiled code is one node, and was not compared"
+                "the autograd graph of compiled or scripted code is its compiler's, and was not compared"
             )
             return
         found = describe_graph_difference(runs[0], runs[1])

@@ -18,10 +18,15 @@ from cnnprobe.comparison.lockstep import KEPT, can_run_side_by_side, run_side_by
 from cnnprobe.comparison.numbers import Tolerance, measure
 from cnnprobe.comparison.primitives import list_operations
 from cnnprobe.comparison.structure import Aligned
-from cnnprobe.recorder import Observation, Witness, is_compiled, observe
+from cnnprobe.recorder import Observation, Witness, is_compiled, observe, switch_mode
 from cnnprobe.recorder.inventory import has_values, named_modules
-from cnnprobe.recorder.preservation import ModuleState, preserved_generators, storage_key
-from cnnprobe.recorder.values import leaves
+from cnnprobe.recorder.preservation import (
+    ModuleState,
+    is_sharded,
+    preserved_generators,
+    storage_key,
+)
+from cnnprobe.recorder.values import leaves, read_flat, read_shape
 from cnnprobe.records.differences import Discrepancy, Operation
 from cnnprobe.records.trace import Trace
 
@@ -114,11 +119,14 @@ def find_difference(
     actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
 ) -> Discrepancy | str | None:
     """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot be compared."""
-    if actual.shape != expected.shape:
-        return f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    shapes = read_shape(actual), read_shape(expected)
+    if shapes[0] != shapes[1]:
+        return f"shape {shapes[0]} instead of {shapes[1]}"
     if not has_values(actual) or not has_values(expected):
         return NO_VALUES
     try:
+        if actual.is_nested and expected.is_nested:
+            actual, expected = read_flat(actual), read_flat(expected)
         return measure(actual, expected, tolerance, depth)
     except (
         RuntimeError,
@@ -263,6 +271,8 @@ def observe_pass(subject: Subject, witness: Witness, *, training: bool) -> Obser
 
 def trace_structure(subject: Subject, *, training: bool) -> Trace:
     """The trace of a forward pass that computes nothing; where the meta device cannot follow, that of a real one."""
+    if any(is_sharded(module) for module in subject.model.modules()):
+        return observe_pass(subject, Counter(), training=training).trace  # shards cannot be swapped
     try:
         with (
             set_mode(subject.model, training=training),
@@ -349,7 +359,7 @@ def set_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """The model in train or eval mode by its own `train()`, and afterwards as it was, buffers and attributes too."""
     state = ModuleState(model)
     try:
-        model.train(training)
+        switch_mode(model, training=training)
         yield
     finally:
         state.restore()

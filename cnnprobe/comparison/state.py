@@ -13,7 +13,7 @@ from cnnprobe.comparison.passes import Subject, copy_inputs, find_difference, se
 from cnnprobe.recorder import Recording, preserved
 from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import preserved_generators
-from cnnprobe.recorder.values import leaves
+from cnnprobe.recorder.values import EXACT, leaves
 from cnnprobe.records.differences import Discrepancy
 
 _SEED = 0  # of the random direction in which the outputs are differentiated
@@ -44,6 +44,8 @@ def compare_values(
     ours, theirs = list_tensors(actual), list_tensors(expected)
     found: dict[str, Discrepancy | str] = {}
     for name, other in names.items():
+        if name not in ours or other not in theirs:
+            continue  # registered in the forward pass, and undone with it
         a, b = ours[name].detach(), theirs[other].detach()
         narrow = a.dtype if a.element_size() <= b.element_size() else b.dtype
         if has_values(a) and has_values(b):
@@ -61,10 +63,10 @@ def find_strayed_values(
     ours, theirs = list_tensors(actual), list_tensors(expected)
     homes: dict[tuple[Any, ...], list[str]] = {}
     for name in names.values():
-        if theirs[name].numel() > 1 and has_values(theirs[name]):
+        if name in theirs and theirs[name].numel() > 1 and _is_plain(theirs[name]):
             homes.setdefault(_compute_digest(theirs[name]), []).append(name)
     found = {}
-    for name in (each for each in apart if has_values(ours[each])):
+    for name in (each for each in apart if each in ours and _is_plain(ours[each])):
         for home in homes.get(_compute_digest(ours[name]), ()):
             if home != names[name] and torch.equal(ours[name].cpu(), theirs[home].cpu()):
                 found[name] = home
@@ -75,6 +77,10 @@ def find_strayed_values(
 def _compute_digest(tensor: Tensor) -> tuple[Any, ...]:
     flat = tensor.detach().reshape(-1)
     return tuple(tensor.shape), str(tensor.dtype), *flat[:3].tolist(), *flat[-3:].tolist()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return has_values(tensor) and type(tensor) in EXACT and tensor.layout is torch.strided
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class FirstPass:
     def attach(self) -> None:
         """Hook the modules."""
         self._recording.attach()
-        self._handle = self.model.register_forward_hook(
-            _End(self), with_kwargs=True, always_call=True
+        self._handle = nn.Module.register_forward_hook(  # a script's own refuses
+            self.model, _End(self), with_kwargs=True, always_call=True
         )
 
     def begin(self) -> None:

@@ -85,8 +85,11 @@ class Loop:
     def __enter__(self) -> Self:
         model = self.model
         handles = [
-            model.register_forward_pre_hook(_RootBefore(self)),
-            model.register_forward_hook(_RootAfter(self), with_kwargs=True, always_call=True),
+            # nn.Module's own: those of a script refuse, though its hooks are called
+            nn.Module.register_forward_pre_hook(model, _RootBefore(self)),
+            nn.Module.register_forward_hook(
+                model, _RootAfter(self), with_kwargs=True, always_call=True
+            ),
         ]
         for optimizer in self.optimizers:
             handles.append(optimizer.register_step_pre_hook(_StepBefore(self)))
@@ -133,7 +136,7 @@ class Loop:
         if self.passes and not self.backward and self.training is False:
             wiring.sheet.forget()  # an evaluation whose gradients nobody asked for
             self.passes = 0
-        self.training = self.model.training
+        self.training = getattr(self.model, "training", False)
         wiring.sheet.reserve(3 * self._rows)
         for hook in self.hooks:
             hook.calls = hook.recalls = 0

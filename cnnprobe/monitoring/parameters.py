@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from cnnprobe.monitoring.hooks import Wiring
-from cnnprobe.recorder.inventory import class_of, named_modules
+from cnnprobe.recorder.inventory import class_of, has_values, named_modules
 from cnnprobe.records.journal import Slot
 from cnnprobe.stats.sheet import Cell, is_plain
 
+_MEASURED = (torch.strided, torch.sparse_coo)  # the others cannot be subtracted
 _ALIGNED = 64  # bytes, as in the kernel
 
 
@@ -69,16 +69,21 @@ class Parameters:
         """Measure gradients and values, and keep what the step will change."""
         self._kept = None
         some = [
-            each for each in self.watched if each.tensor.requires_grad and not is_lazy(each.tensor)
+            each
+            for each in self.watched
+            if each.tensor.requires_grad
+            and has_values(each.tensor)
+            and each.tensor.layout in _MEASURED
         ]
         if self.wiring.gradients:
             pairs = [(each, each.tensor.grad) for each in some]
             self._measure(
-                "gradient", [(each, gradient) for each, gradient in pairs if gradient is not None]
+                "gradient",
+                [(each, _own_part(gradient)) for each, gradient in pairs if gradient is not None],
             )
         if self.values:
             first = self.wiring.sheet.next
-            jobs = self._measure("value", [(each, each.tensor) for each in some])
+            jobs = self._measure("value", [(each, _own_part(each.tensor)) for each in some])
             if self.updates:
                 self._keep(some, jobs, first)
 
@@ -121,7 +126,8 @@ class Parameters:
     def _keep(self, some: list[_Watched], jobs: NDArray[np.int64] | None, first: int) -> None:
         slots = [self._cell(each, "update").slot for each in some]
         rows = list(range(first, first + len(some)))
-        tensors, dtypes = [each.tensor for each in some], [each.tensor.dtype for each in some]
+        tensors = [_own_part(each.tensor) for each in some]
+        dtypes = [tensor.dtype for tensor in tensors]
         if jobs is None:
             with torch.no_grad():
                 self._kept = (
@@ -159,7 +165,7 @@ class Parameters:
                 return Changes(
                     slots,
                     rows,
-                    torch.stack([torch.linalg.vector_norm(d.float()) for d in differences]),
+                    torch.stack([_norm(difference) for difference in differences]),
                 )
         if not all(
             is_plain(t) and t.numel() == n and t.dtype is d
@@ -174,3 +180,15 @@ class Parameters:
                 before.ctypes.data, len(before), self._buffer.ctypes.data, norms.ctypes.data
             )
         return Changes(slots, rows, norms)
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """A sharded tensor's part of this rank: to ask for all of it would wait for the other ranks."""
+    local = getattr(tensor.detach(), "to_local", None)
+    return tensor if local is None else local()
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    values = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor
+    norm: Tensor = torch.linalg.vector_norm(values.abs().float())
+    return norm

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cnnprobe.diagnosis import Finding
@@ -15,7 +16,7 @@ from cnnprobe.monitoring.board import Board
 from cnnprobe.monitoring.book import Book
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
-from cnnprobe.recorder.inventory import check_model, class_of
+from cnnprobe.recorder.inventory import check_model, class_of, has_values
 from cnnprobe.report import Report
 
 _WHERE = "monitor"
@@ -96,6 +97,13 @@ def start(
     """
     settings.check()
     check_model(model, _WHERE)
+    parameters = [p for p in model.parameters() if not is_lazy(p)]
+    if parameters and not any(map(has_values, parameters)):
+        raise TargetError(
+            "the model has no values: it is on the meta device, or fake",
+            where=_WHERE,
+            fix="make it on a real device; cnnprobe.record(model) shows its shapes as it is",
+        )
     optimizers = _optimizers(optimizer)
     losses = (
         [loss_fn]

@@ -104,11 +104,13 @@ class Watch(Events):
         self._exits = contextlib.ExitStack()
 
     def _hooks(self) -> list[LayerHook]:
-        tree, sealed = observable(list(named_modules(self.model)))
-        for fqn in sealed:
+        modules_now = list(named_modules(self.model))
+        self._known = {id(module) for _, module, _ in modules_now}
+        tree, sealed = observable(modules_now)
+        for fqn, how in sealed.items():
             named = f"'{fqn}'" if fqn else "the model"
             self.note(
-                f"{named} is compiled: its inside was not observed, only its output, gradients and parameters"
+                f"{named} is {how}: its inside was not observed, only its output, gradients and parameters"
             )
         modules = [(fqn, module) for fqn, module, first in tree if first and fqn]
         has_rectifiers = any(isinstance(module, _RECTIFIERS) for _, module in modules)
@@ -118,11 +120,7 @@ class Watch(Events):
             else PartHook(self.wiring, self.model, "")
         ]
         for fqn, module in modules:
-            if isinstance(module, torch.jit.ScriptModule):
-                self.note(
-                    f"'{fqn}' is a scripted module: its inside runs without Python and was not observed"
-                )
-            elif self.settings.chosen(fqn) and type(module) not in CONTAINERS:
+            if self.settings.chosen(fqn) and type(module) not in CONTAINERS:
                 kind = PartHook if self.settings.fraction < 1 else ChannelHook if isinstance(module, _RECTIFIERS if has_rectifiers else _POOLS) else CompositeHook if module._modules else LayerHook  # fmt: skip
                 hooks.append(kind(self.wiring, module, fqn))
         return hooks
@@ -173,7 +171,9 @@ class Watch(Events):
 
     def begin_pass(self) -> None:
         """The root is called."""
-        self.modes[self.step] = self.modes.get(self.step, False) or self.model.training
+        self.modes[self.step] = self.modes.get(self.step, False) or getattr(
+            self.model, "training", False
+        )
         self.first.begin()
 
     def end_pass(self, output: Any) -> None:
@@ -297,6 +297,15 @@ class Watch(Events):
         if wiring.recomputed:
             calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
             notes.append(f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted")  # fmt: skip
+        late = [
+            fqn for fqn, module, _ in named_modules(self.model) if id(module) not in self._known
+        ]
+        if late:
+            notes.append(
+                f"{late[0]!r}"
+                + (f" and {len(late) - 1} more modules" if len(late) > 1 else "")
+                + " came into the model after monitor() was called: call the model once before, to have them observed"
+            )
         if wiring.strangers:
             notes.append(
                 f"{wiring.strangers} calls on other threads, or of copies of the model, were not observed"

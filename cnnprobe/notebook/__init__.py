@@ -70,6 +70,12 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
         return target
     if isinstance(target, nn.Module):
         check_model(target, "@cnnprobe.probed")
+        if isinstance(target, torch.jit.ScriptModule) and "_modules" not in target.__dict__:
+            raise TargetError(
+                "a traced model cannot be decorated: its class takes no subclass",
+                where="@cnnprobe.probed",
+                fix="use cnnprobe.record(model) or cnnprobe.probe(model, ...), or decorate the model before it is traced",
+            )
         target.__class__ = _make_probed_class(type(target), turns)
         return target
     raise TargetError(

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import itertools
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,32 @@ from torch import nn
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.copying import copy_lazy
-from cnnprobe.recorder.inventory import FUSED, ModuleTree, check_model, is_lazy, named_modules
-from cnnprobe.recorder.preservation import ModuleState, StateGuard, preserved_generators
+from cnnprobe.recorder.execution import (
+    describe_exported,
+    describe_sealed,
+    find_exported,
+    find_sealed,
+    has_fixed_mode,
+    has_scripts,
+    is_compiled,
+    list_modes,
+    observable,
+    restore_modes,
+    switch_mode,
+)
+from cnnprobe.recorder.inventory import FUSED, ModuleTree, check_model, is_lazy
+from cnnprobe.recorder.preservation import (
+    ModuleState,
+    StateGuard,
+    is_sharded,
+    preserved_generators,
+)
 from cnnprobe.recorder.rows import Closed
 from cnnprobe.recorder.sources import hide_frames, thread_id
+from cnnprobe.recorder.threads import Threads, describe_threads
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Summary, Watcher
-from cnnprobe.records.trace import Trace
+from cnnprobe.records.trace import Trace, is_within
 from cnnprobe.stats import Statistics, summarise
 
 # a training loop of any length stays in bounds; `forwards` still counts them all
@@ -35,10 +55,16 @@ __all__ = [
     "Observation",
     "Recording",
     "Witness",
+    "has_fixed_mode",
+    "has_scripts",
     "is_compiled",
+    "is_sharded",
+    "list_modes",
     "observable",
     "observe",
     "preserved",
+    "restore_modes",
+    "switch_mode",
 ]
 
 
@@ -84,20 +110,16 @@ class Recording:
         summarise_by = (
             (summarise if statistics else None) if isinstance(statistics, bool) else statistics
         )
-        self._sealed = (
-            []
-            if through_compiled
-            else [fqn for fqn, module, _ in self._tree if _has_compiled_code(module)]
-        )
+        self._sealed = find_sealed(self._tree, through_compiled=through_compiled)
         if self._sealed:
             self._tree.left_out = frozenset(
-                k
-                for k, (fqn, module, _) in enumerate(self._tree)
-                if _is_sealed(fqn, module, self._sealed)
+                k for k, fqn in enumerate(self._tree.fqns) if is_within(fqn, self._sealed)
             )
         self._watcher = Watcher(
             model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish
         )
+        self._watcher.stays_compiled = self._is_compiled = "compiled" in self._sealed.values()
+        self._threads = self._watcher.others = Threads(self._watcher)
         self._watcher.names = dict(names or {})  # of tensors by their ids, before the model's own
         self._limit = 0
         self.forwards = 0
@@ -111,13 +133,10 @@ class Recording:
     def trace(self) -> Trace:
         """The trace of the latest call."""
         if not self._traces:
-            fix = (
-                "call the model inside the with block"
-                if not self._sealed
-                else "the model is compiled: cnnprobe.probe() runs its eager code"
-            )
             raise TargetError(
-                "nothing was recorded", where=f"record({type(self._model).__name__})", fix=fix
+                "nothing was recorded",
+                where=f"record({type(self._model).__name__})",
+                fix="call the model inside the with block",
             )
         return self._traces[-1]
 
@@ -132,16 +151,11 @@ class Recording:
 
     def pause(self) -> bool:
         """Leave out what the current call computes until `resume`; False if nothing is recorded."""
-        row = self._watcher.current
-        if row is None or row.suspended:
-            return False
-        row.suspended = True
-        return True
+        return self._watcher.pause()
 
     def resume(self) -> None:
         """Record the functions of the current call again."""
-        if self._watcher.current is not None:
-            self._watcher.current.suspended = False
+        self._watcher.resume()
 
     def attach(self) -> None:
         """Hook the modules; nothing is recorded before `start`, in the thread that calls it."""
@@ -151,16 +165,18 @@ class Recording:
     def start(self) -> None:
         """Record the functions between the modules too, and allow for the frames of hooks."""
         self._watcher.thread = thread_id()
+        self._threads.is_open = True
         self._limit = sys.getrecursionlimit()
         sys.setrecursionlimit(
             self._limit + _FRAMES_A_CALL * (2 + max(fqn.count(".") for fqn in self._tree.fqns))
         )
-        if not self._sealed:  # a compiler would trace through our function mode
+        if not self._is_compiled:  # a compiler would trace through our function mode
             self._watcher.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """Record nothing more."""
-        if not self._sealed:
+        self._threads.is_open = False
+        if not self._is_compiled:
             self._watcher.__exit__(None, None, None)
         sys.setrecursionlimit(self._limit)
         self._watcher.thread = -1  # whatever is still called until the hooks are off
@@ -190,62 +206,45 @@ class Recording:
 
     def _finish(self, watcher: Watcher, rows: list[Closed]) -> None:
         self.forwards += 1
+        rows = self._threads.take(rows)
         is_over = not rows or rows[0][-1] is None or rows[0][-1].completed
         error = None if is_over else watcher.error
-        told = [*watcher.notes, *_limits(self._tree, watcher), *_seals(self._sealed)]
-        self._traces.append(assemble(self._tree, rows, error=error, notes=told))
+        exported = find_exported(self._tree)
+        limits = (
+            _limits(self._tree, watcher),
+            describe_threads(rows),
+            _postponed(trace_rows=rows),
+            describe_sealed(self._sealed),
+            describe_exported(exported),
+        )
+        told = [*watcher.notes, *itertools.chain(*limits)]
+        trace = assemble(self._tree, rows, error=error, notes=told)
+        opaque = (*self._sealed, *exported)
+        self._traces.append(dataclass_replace(trace, opaque=opaque) if opaque else trace)
 
 
 def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
     return summarise(tensor, histogram=True)
 
 
-def _has_compiled_code(module: nn.Module) -> bool:
-    return (
-        type(module).__name__ == "OptimizedModule"
-        or module.__dict__.get("_compiled_call_impl") is not None
-    )
+_POSTPONED = ("generator", "coroutine", "async_generator")
 
 
-def observable(
-    tree: Sequence[tuple[str, nn.Module, bool]],
-) -> tuple[list[tuple[str, nn.Module, bool]], list[str]]:
-    """The modules whose hooks run as they stand in a model, and the fqns of compiled ones, whose inside they do not."""
-    sealed = [fqn for fqn, module, _ in tree if _has_compiled_code(module)]
-    return [entry for entry in tree if not _is_sealed(entry[0], entry[1], sealed)], sealed
-
-
-def _is_sealed(fqn: str, module: nn.Module, sealed: list[str]) -> bool:
-    """Whether hooks on a module would be traced by the compiler, or passed by: it is compiled in place, or lies inside compiled code."""
-    inside = any(fqn.startswith(f"{outer}.") if outer else fqn != "" for outer in sealed)
-    return inside or module.__dict__.get("_compiled_call_impl") is not None
-
-
-def _seals(sealed: list[str]) -> Iterator[str]:
-    if sealed:
-        names = ", ".join(f"'{fqn}'" if fqn else "the model" for fqn in sealed)
-        yield f"compiled code was observed from outside only ({names}); cnnprobe.probe() runs the eager code and sees every layer"
+def _postponed(*, trace_rows: Sequence[Closed]) -> Iterator[str]:
+    """What a forward does later, in a sentence."""
+    returned = trace_rows[0][-1].returned if trace_rows and trace_rows[0][-1] is not None else ""
+    if returned in _POSTPONED:
+        yield f"the forward gave back a {returned}, which runs when somebody reads it: cnnprobe.record() around your own code sees its layers, each as a call of its own"
 
 
 def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
     """What could not be observed as it otherwise runs, in sentences."""
-    if watcher.other_threads:
-        yield f"{watcher.other_threads} calls on other threads were not recorded"
     if (
         watcher.has_fused
         and not torch.is_grad_enabled()
         and any(isinstance(m, FUSED) and not m.training for m in tree.modules)
     ):
         yield "hooks switch off the fused fast path of nn.TransformerEncoder and nn.MultiheadAttention: the ordinary path was observed"
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has been applied to the model or to one of its modules."""
-    return any(
-        type(module).__name__ == "OptimizedModule"
-        or module.__dict__.get("_compiled_call_impl") is not None
-        for _, module, _ in named_modules(model)
-    )
 
 
 def observe(
@@ -334,6 +333,9 @@ def _eager(model: nn.Module) -> Iterator[list[str]]:
 
 def _detached(output: Any) -> Any:
     """The output without its graph, so that a report keeps no activation alive."""
-    return torch.utils._pytree.tree_map(
-        lambda value: value.detach() if isinstance(value, torch.Tensor) else value, output
-    )
+    try:
+        return torch.utils._pytree.tree_map(
+            lambda value: value.detach() if isinstance(value, torch.Tensor) else value, output
+        )
+    except RecursionError:  # it contains itself, or is nested beyond Python's limit
+        return output

@@ -12,7 +12,9 @@ from cnnprobe.recorder import cost, sources, twins
 from cnnprobe.recorder.inventory import Kinds, ModuleTree, class_of, named_modules, take_inventory
 from cnnprobe.recorder.rows import ORDINARY, Calls, Closed, More
 from cnnprobe.recorder.values import Sighting, tensor_info
-from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace
+from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace, is_within
+
+_CALLS = torch.nn.Module._call_impl.__code__.co_filename
 
 
 def assemble(
@@ -38,7 +40,7 @@ def assemble(
         modules=modules,
         calls=calls,
         parameters=parameters,
-        failure=None if error is None else _failure(error, calls),
+        failure=None if error is None else _failure(error, calls, tree),
         device=", ".join(sorted(devices)) or "cpu",
         mode="meta" if devices == {"meta"} else "eager",
         torch=torch.__version__,
@@ -79,10 +81,11 @@ class _Assembler:
             more = ORDINARY
         draft.inputs = self._sole(given) if given is not None else self._all(more.inputs)
         draft.outputs = self._sole(made) if made is not None else self._all(more.outputs)
-        draft.arguments, draft.completed, draft.recomputed = (
+        draft.arguments, draft.completed, draft.recomputed, draft.thread = (
             more.arguments,
             more.completed,
             more.recomputed,
+            more.thread,
         )
         draft.returned = more.returned if more.completed else ""
         draft.sequence = (first, last) if more.completed else None
@@ -107,7 +110,10 @@ class _Assembler:
         elif not more.completed:
             draft.macs = 0
         elif kind.formula is not None and draft.inputs and draft.outputs:
-            draft.macs = kind.formula(module, draft.inputs[0].shape, draft.outputs[0].shape)
+            given, made = draft.inputs[0].shape, draft.outputs[0].shape
+            # a nested tensor has a dim without a size, and one without a shape cannot be counted
+            is_whole = given and made and -1 not in given
+            draft.macs = kind.formula(module, given, made) if is_whole else None
         else:
             draft.macs = kind.macs
 
@@ -130,26 +136,45 @@ def _macs_of_function(call: Any) -> int | None:
     counting = cost.counting_of(call.kind)
     if counting is cost.Counting.MOVES or not call.completed or call.returned in ("NoneType", ""):
         return 0
-    if counting is cost.Counting.SHAPES and call.outputs:
-        return cost.of_function(
-            call.kind, [info.shape for info in call.inputs], call.outputs[0].shape
-        )
+    shapes = [info.shape for info in call.inputs]
+    if counting is cost.Counting.SHAPES and call.outputs and all(shapes):
+        is_whole = not any(-1 in shape for shape in shapes)
+        return cost.of_function(call.kind, shapes, call.outputs[0].shape) if is_whole else None
     return None
 
 
-def _failure(error: BaseException, calls: Sequence[ModuleCall]) -> Failure:
-    """Where the exception came from: the deepest row on the path of unfinished calls."""
+def _failure(error: BaseException, calls: Sequence[ModuleCall], tree: ModuleTree) -> Failure:
+    """Where the exception came from: the deepest row on the path of unfinished calls, or a hook of the user's on a module below."""
     index = _innermost(calls)
     module = next((call for call in _upwards(calls, index) if call.fqn is not None), None)
+    fqn = (module.fqn or "") if module else ""
+    hooked = _hooked_module(error, tree)
     return Failure(
         kind=type(error).__name__,
-        message=str(error),
-        module=(module.fqn or "") if module else "",
+        message=_message(error),
+        module=hooked if hooked is not None and is_within(hooked, [fqn]) else fqn,
         operation=calls[index].kind if index is not None else "",
         source=_users_line(error),
         traceback=_text(error),
         call=index,
     )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the user's own class may refuse
+        return f"({type(error).__name__} gives no message)"
+
+
+def _hooked_module(error: BaseException, tree: ModuleTree) -> str | None:
+    """The fqn of the module that was being called, where what raised is no forward but a hook: its row is over, or has not begun."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == _CALLS and frame.f_code.co_name == "_call_impl":
+            found = frame.f_locals.get("self")
+    place = next((k for k, module in enumerate(tree.modules) if module is found), None)
+    return None if place is None else tree.fqns[place]
 
 
 def _innermost(calls: Sequence[ModuleCall]) -> int | None:

@@ -25,6 +25,7 @@ from cnnprobe.operations import (
     read_name,
     resolve_name,
 )
+from cnnprobe.recorder.values import read_shape
 
 _FLOPS_A_MAC = 2
 _modules = nn.modules
@@ -195,7 +196,7 @@ def pending(
 
 def _reduced(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return Meta(tuple(value.shape), value.dtype)
+        return Meta(read_shape(value), value.dtype)
     if isinstance(value, tuple | list):
         return tuple(_reduced(item) for item in value)
     return "meta" if isinstance(value, torch.device) else value

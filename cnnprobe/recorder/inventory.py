@@ -7,11 +7,21 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy as is_uninitialised
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import cost, twins
-from cnnprobe.recorder.values import EXACT, PLAIN, device_name, dtype_name, plain, shared
+from cnnprobe.recorder.values import (
+    EXACT,
+    PLAIN,
+    device_name,
+    dtype_name,
+    plain,
+    read_nbytes,
+    read_shape,
+    shared,
+)
 from cnnprobe.records.trace import ModuleInfo, ParameterInfo
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -76,6 +86,8 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
             continue
         seen.add(id(module))
         children = module.__dict__.get("_modules")
+        if children is None:  # what torch.jit.trace gives keeps them elsewhere
+            children = module._modules
         if children:
             prefix = fqn + "." if fqn else ""
             stack += [
@@ -101,15 +113,24 @@ class ModuleTree:
             self.fqns.append(fqn)
             self.modules.append(module)
             self.firsts.append(first)
+        # those of a script are no dict, and can neither come nor go
+        families = [module for module in self.modules if isinstance(module._modules, dict)]
         self._families = [
             (module, list(module._modules), list(module._modules.values()))
-            for module in self.modules
+            for module in families
             if module._modules
         ]
-        self._childless = [module for module in self.modules if not module._modules]
+        self._childless = [module for module in families if not module._modules]
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module, bool]]:
         return zip(self.fqns, self.modules, self.firsts, strict=True)
+
+    def append(self, fqn: str, module: nn.Module) -> int:
+        """Take in a module that was registered later; its place."""
+        self.fqns.append(fqn)
+        self.modules.append(module)
+        self.firsts.append(True)
+        return len(self.fqns) - 1
 
     def watched(self) -> Iterator[tuple[int, nn.Module]]:
         """Places and modules, each module once."""
@@ -295,7 +316,7 @@ def take_inventory(
         kind = kinds.of(module)
         draft.fqn, draft.kind, draft.aliases = fqn, kind.name, ()
         draft.config = configuration(module, kind)
-        draft.training = module.training
+        draft.training = getattr(module, "training", False)  # a frozen script has no mode
         draft.parameters = own
         draft.is_stock, draft.is_container = kind.is_stock, kind.is_container
     return _frozen(modules, ModuleInfo), _frozen(tensors, ParameterInfo)
@@ -327,15 +348,15 @@ def _own_tensors(module: nn.Module, fqn: str, tensors: dict[int, Any]) -> tuple[
 def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
     draft = twins.ParameterInfo()
     draft.fqn, draft.kind, draft.aliases = fqn, kind, ()
-    if type(tensor) in EXACT:
+    if type(tensor) in EXACT and tensor.layout is torch.strided and not tensor.is_nested:
         draft.shape, draft.numel, draft.nbytes = shared(tensor.shape), tensor.numel(), tensor.nbytes
     elif is_uninitialised(tensor):
         draft.shape, draft.numel, draft.nbytes = (), 0, 0
     else:
         draft.shape, draft.numel, draft.nbytes = (
-            tuple(tensor.shape),
+            read_shape(tensor),
             tensor.numel(),
-            tensor.numel() * tensor.element_size(),
+            read_nbytes(tensor),
         )
     draft.dtype, draft.device = dtype_name(tensor.dtype), device_name(tensor.device)
     draft.trainable = kind == "parameter" and tensor.requires_grad
@@ -343,8 +364,10 @@ def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor has values: none on meta, and none before its shape is known."""
-    return not is_uninitialised(tensor) and not tensor.is_meta
+    """Whether a tensor has values: none on meta, none of a fake one, and none before its shape is known."""
+    return (
+        not is_uninitialised(tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
+    )
 
 
 def list_own_tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ copied only when an operation is about to write to their storage (`StateGuard.ab
 """
 
 import contextlib
+import functools
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -99,7 +100,11 @@ class ModuleState:
         self._modules = [
             (module, _copy_attributes(module)) for _, module, first in named_modules(model) if first
         ]
+        self._sharded: list[Any] = [m for m, _ in self._modules if is_sharded(m)]
         self._classes = [type(module) for module, _ in self._modules]
+        scripted = [m for m, _ in self._modules if isinstance(m, torch.jit.ScriptModule)]
+        # their attributes live in C++; a frozen one has no mode
+        self._modes = [(m, m.training) for m in scripted if hasattr(m, "training")]
         buffers = {
             id(b): b
             for module, _ in self._modules
@@ -125,10 +130,14 @@ class ModuleState:
 
     def restore(self) -> None:
         """Put everything back; what is still the same object is not touched."""
+        for module in self._sharded:
+            module.reshard()  # else FSDP takes the shards that are put back for whole parameters
         for (module, attributes), kind in zip(self._modules, self._classes, strict=True):
             if type(module) is not kind:
                 module.__class__ = kind
             _restore_attributes(module, attributes)
+        for module, mode in self._modes:
+            module.training = mode
         with torch._C.DisableTorchFunction(), torch.no_grad():
             for buffer, copy, version in self._buffers:
                 buffer.copy_(copy)
@@ -139,6 +148,17 @@ class ModuleState:
                 parameter.grad = grad
             if parameter.requires_grad != requires_grad:
                 parameter.requires_grad_(requires_grad)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether fully_shard was applied to this module."""
+    kind: type = type(module)
+    return _has_shards(kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_shards(kind: type) -> bool:
+    return any(base.__name__ == "FSDPModule" for base in kind.__mro__)
 
 
 def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:

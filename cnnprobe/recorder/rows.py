@@ -24,6 +24,7 @@ class More:
     pending: Calls | None = None  # made within it
     completed = True
     recomputed = False
+    thread = ""
 
 
 ORDINARY = More()

@@ -17,12 +17,21 @@ if TYPE_CHECKING:
 thread_id = threading.get_ident
 
 _TORCH = str(pathlib.Path(torch.__file__).parent)
+_LAYERS = str(pathlib.Path(nn.__file__).parent)
 _MODULE = nn.Module._call_impl.__code__.co_filename
 _WRAPPED = getattr(nn.Module, "_wrapped_call_impl", nn.Module._call_impl).__code__
 _TO_WRAPPED = 4  # of_module_call <- hook <- inner <- _call_impl <- _wrapped_call_impl <- the caller
 _PYTHONS = sysconfig.get_path("stdlib")
 _INSTALLED = ("site-packages", "dist-packages")  # may stand below it
 _OURS = str(pathlib.Path(__file__).parent.parent)
+# what may stand between a hook and the call of the module
+_CALLING = {
+    _MODULE,
+    *(
+        str(pathlib.Path(__file__).with_name(f"{name}.py"))
+        for name in ("watching", "threads", "execution")
+    ),
+}
 _COMMAND = str(pathlib.Path(_OURS) / "cli")
 # between a function's call and the mode that sees it; more are the user's recursion
 _MOST_FRAMES = 24
@@ -51,7 +60,7 @@ def of_module_call(parent: "ModuleRow | None") -> str:
     frame: FrameType | None = sys._getframe(_TO_WRAPPED)
     if frame is not None and frame.f_code is not _WRAPPED:
         frame = sys._getframe(2)  # another torch, or a __call__ of the user's
-    while frame is not None and frame.f_code.co_filename == _MODULE:
+    while frame is not None and frame.f_code.co_filename in _CALLING:
         frame = frame.f_back
     while frame is not None and parent is None and frame.f_code.co_filename.startswith(_OURS):
         if frame.f_code.co_filename.startswith(_COMMAND):
@@ -61,7 +70,10 @@ def of_module_call(parent: "ModuleRow | None") -> str:
         return ""
     filename = frame.f_code.co_filename
     if _is_torchs(filename):
-        return parent.source if parent is not None else find_nearest_line(frame)
+        if parent is not None and filename.startswith(_LAYERS):
+            return parent.source
+        # checkpoint and the like call what a line of the user's gave them
+        return find_nearest_line(frame) or (parent.source if parent is not None else "")
     return _location(filename, frame.f_lineno)
 
 

@@ -1,7 +1,9 @@
 """What a value is, as plain data: tensors into TensorInfo, everything else into plain values or its type name."""
 
+import collections
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -75,10 +77,10 @@ def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Si
     # A subclass may refuse any function, so it is read with its own overrides switched off.
     with torch._C.DisableTorchFunctionSubclass():
         return (
-            _attempt(lambda: tuple(int(n) for n in tensor.shape), ()),
+            read_shape(tensor),
             tensor.dtype,
             tensor.device,
-            _attempt(lambda: _nbytes(tensor), 0),
+            read_nbytes(tensor),
             tensor.requires_grad,
             _attempt(lambda: tuple(int(n) for n in tensor.stride()), None),
             path,
@@ -113,6 +115,48 @@ def tensor_info(sighting: Sighting) -> TensorInfo:
 def describe_tensor(tensor: Tensor, path: str, source: Source, found: object = None) -> TensorInfo:
     """The TensorInfo of a tensor as it is now."""
     return tensor_info(sight(tensor, path, source, found))
+
+
+def read_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The sizes of a tensor of any kind; -1 for a dim of a nested one that has no single size, () where it has no shape yet."""
+    if _attempt(lambda: tensor.is_nested, False):
+        sizes = range(tensor.dim())
+        return tuple(_attempt(functools.partial(_read_size, tensor, i), -1) for i in sizes)
+    return _attempt(lambda: tuple(int(n) for n in tensor.shape), ())  # type: ignore[no-any-return]
+
+
+def _read_size(tensor: Tensor, dim: int) -> int:
+    return int(tensor.size(dim))
+
+
+def read_flat(tensor: Tensor) -> Tensor:
+    """The values of a nested tensor, one after the other."""
+    return torch.cat([part.reshape(-1) for part in tensor.detach().unbind()])
+
+
+def read_dense(tensor: Tensor) -> Tensor:
+    """The values of a tensor as an ordinary one: those of a sparse one, all shards of a distributed one (which all ranks must ask for)."""
+    tensor = tensor.detach()
+    if tensor.layout is torch.sparse_coo:
+        return tensor.coalesce().values()
+    if tensor.layout is not torch.strided:
+        return tensor.values()
+    whole = getattr(tensor, "full_tensor", None)
+    return tensor if whole is None else whole()
+
+
+def is_ordinary(value: object) -> bool:
+    """Whether all tensors of a nested value can be taken apart by their first dim: not sparse, nested or distributed ones."""
+    tensors = [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
+    return all(
+        t.layout is torch.strided and not t.is_nested and not hasattr(t, "full_tensor")
+        for t in tensors
+    )
+
+
+def read_nbytes(tensor: Tensor) -> int:
+    """The bytes of a tensor's elements, and of the indices of a sparse one; 0 where it does not tell."""
+    return _attempt(lambda: _nbytes(tensor), 0)  # type: ignore[no-any-return]
 
 
 def _nbytes(tensor: Tensor) -> int:
@@ -158,13 +202,23 @@ def _children(value: object, path: str) -> list[tuple[str, object]] | None:
         if names and len(names) == len(value):
             return [(f"{path}.{name}", item) for name, item in zip(names, value, strict=True)]
         return [(f"{path}[{i}]", item) for i, item in enumerate(value[:MOST_LEAVES])]
-    if isinstance(value, Mapping):
-        return [(f"{path}[{key!r}]", item) for key, item in list(value.items())[:MOST_LEAVES]]
+    items = read_items(value)
+    if items is not None:
+        return [(f"{path}[{key!r}]", item) for key, item in items[:MOST_LEAVES]]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [
             (f"{path}.{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)
         ]
     return None
+
+
+def read_items(value: object) -> list[tuple[object, object]] | None:
+    """The items of a mapping that holds them; None for what is none, or may compute them when it is read."""
+    if isinstance(value, dict):
+        return list(dict.items(value))
+    if isinstance(value, collections.UserDict):
+        return list(value.data.items())
+    return list(value.items()) if isinstance(value, types.MappingProxyType) else None
 
 
 def argument_leaves(

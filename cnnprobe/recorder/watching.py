@@ -7,24 +7,29 @@ What runs at every call only writes down what cannot be told later: a small laye
 some hundredths of one. All else is left to assembly.
 """
 
+import pathlib
 import sys
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.recorder import cost, sources
+from cnnprobe.recorder.execution import CompiledCall, is_compiled_in_place
 from cnnprobe.recorder.functions import FunctionOperation, operation_of
-from cnnprobe.recorder.inventory import Kind, Kinds, ModuleTree
+from cnnprobe.recorder.inventory import Kind, Kinds, ModuleTree, named_modules
 from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.rows import CallRow, Closed, ModuleRow, close, more_of
 from cnnprobe.recorder.values import (
     FOUND,
+    MOST_LEAVES,
     PATH,
     PLAIN,
     SHAPE,
@@ -44,6 +49,8 @@ _sequence = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)
 _backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 _clock = time.perf_counter
 _thread = sources.thread_id
+
+_OURS = {__file__, str(pathlib.Path(__file__).with_name("threads.py"))}
 
 Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
 
@@ -78,6 +85,18 @@ def _stranger() -> "Watcher":
     )
 
 
+class Elsewhere(Protocol):
+    """Is told of the calls of watched modules on other threads."""
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """As the watcher's."""
+
+    def leave(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        """As the watcher's."""
+
+
 class Watcher(TorchFunctionMode):
     """Records the calls below one model on one thread, from entering to leaving; `on_root` gets the rows of each root call."""
 
@@ -107,7 +126,11 @@ class Watcher(TorchFunctionMode):
         self.names: dict[int, str] = {}  # of parameters and buffers, by their ids
         self.knows_names = False
         self.notes: dict[str, None] = {}
-        self.other_threads = 0
+        self.stays_compiled = False
+        self.last_write = -1  # the latest row of a function that wrote to what was there
+        self.registrations: RemovableHandle | None = None
+        self.compiled_calls: list[CompiledCall] = []
+        self.others: Elsewhere | None = None  # told of calls on other threads
         self.given: tuple[tuple[Any, ...], dict[str, Any]] = (
             (),
             {},
@@ -123,20 +146,43 @@ class Watcher(TorchFunctionMode):
         RemovableHandle.next_id = self.key + 1
         before, after, kinds = self.enter, self.leave, Kinds()
         for place, module in self.tree.watched():
-            kind = kinds.of(module)
-            if kind.is_scripted:
-                name = self.tree.fqns[place] or type(module).__name__
-                self.notes[
-                    f"'{name}' is a scripted module: its inside runs without Python and was not observed"
-                ] = None
-                continue
-            self.kinds[id(module)] = kind
-            self.has_fused |= kind.is_fused
-            self.places[id(module)] = place
+            self._watch(place, module, kinds.of(module), before, after)
+        self.registrations = register_module_module_registration_hook(self._register)
+
+    def _watch(
+        self,
+        place: int,
+        module: nn.Module,
+        kind: Kind,
+        before: Callable[..., None],
+        after: Callable[..., None],
+    ) -> None:
+        self.kinds[id(module)] = kind
+        self.has_fused |= kind.is_fused
+        self.places[id(module)] = place
+        if self.stays_compiled and is_compiled_in_place(module):
+            self.compiled_calls.append(CompiledCall(module, self))
+        else:
             _hook(module, self.key, before, after)
+
+    def _register(self, parent: nn.Module, name: str, module: nn.Module | None) -> None:
+        """A module is given to a parent: one that comes into the model during the forward pass is watched from now on."""
+        place = self.places.get(id(parent))
+        if place is None or module is None or id(module) in self.places or self.current is None:
+            return
+        above = f"{self.tree.fqns[place]}.{name}".lstrip(".")
+        kinds = Kinds()
+        for fqn, child, first in named_modules(module):
+            if first and id(child) not in self.places:
+                at = self.tree.append(f"{above}.{fqn}" if fqn else above, child)
+                self._watch(at, child, kinds.of(child), self.enter, self.leave)
 
     def detach(self) -> None:
         """Take every hook off again, whatever happened since."""
+        if self.registrations is not None:
+            self.registrations.remove()
+        for call in self.compiled_calls:
+            call.remove()
         for place in self.places.values():
             _unhook(self.tree.modules[place], self.key)
         self.kinds, self.places = (
@@ -170,13 +216,28 @@ class Watcher(TorchFunctionMode):
         _push(top)
         return False
 
+    def pause(self) -> bool:
+        """Take the mode off for what the current call does; `leave` puts it back where nobody resumes."""
+        row = self.current
+        if row is None or row.suspended:
+            return False
+        row.suspended = self._suspend()
+        return row.suspended
+
+    def resume(self) -> None:
+        """Put the mode back."""
+        if self.current is not None and self.current.suspended:
+            self.current.suspended = False
+            _push(self)
+
     # -- calls of modules --------------------------------------------------------------------------------------------------
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of every module: it is about to be called."""
         kind = self.kinds.get(id(module))
         if kind is None or _thread() != self.thread:
-            self.other_threads += kind is not None
+            if kind is not None and self.others is not None:
+                self.others.enter(module, args, kwargs)
             return
         try:
             suspended = self._suspend()
@@ -213,14 +274,17 @@ class Watcher(TorchFunctionMode):
     def leave(
         self,
         module: nn.Module,
-        args: tuple[Any, ...],  # noqa: ARG002
-        kwargs: dict[str, Any],  # noqa: ARG002
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         output: object = None,
     ) -> None:
         """The forward hook of every module: it has returned, or has raised (`output` is then None)."""
         ended, last = _clock(), _sequence()
         row = self.current
         if row is None or row.module is not module or _thread() != self.thread:
+            if self.others is not None and _thread() != self.thread:
+                self.others.leave(module, args, kwargs, output)
+                return
             row = self._open_row(module)
             if row is None:
                 return
@@ -256,24 +320,32 @@ class Watcher(TorchFunctionMode):
 
     def stumble(self, module: nn.Module, error: Exception) -> None:
         """Our own recording failed: say so, and let the user's forward go on."""
+        self._tell_stumble(module, error)
+        if not self.stays_compiled and not self._is_on_stack():
+            _push(self)
+
+    def _tell_stumble(self, module: nn.Module, error: Exception) -> None:
         fqn = self.tree.fqns[self.places[id(module)]]
         self.notes[
             f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please report this"
         ] = None
-        if not self._is_on_stack():
-            _push(self)
 
     def finish_root(self) -> None:
         """Hand on the rows of a root call, those too that an interrupt has left open."""
-        for row in self.rows:
-            if isinstance(row, CallRow):
-                more_of(row).completed = False
-                self.rows[row.position] = close(row)
+        self.close_open_rows()
         self.on_root(self, self.rows)  # type: ignore[arg-type]
         self.rows = []
         self.made.clear()
         self.alive.clear()
+        self.last_write = -1
         self.error = None
+
+    def close_open_rows(self) -> None:
+        """Put what an interrupt has left open to its end."""
+        for row in self.rows:
+            if isinstance(row, CallRow):
+                more_of(row).completed = False
+                self.rows[row.position] = close(row)
 
     @staticmethod
     def _guard_leaf(guard: StateGuard, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -311,7 +383,10 @@ class Watcher(TorchFunctionMode):
         row = CallRow()
         row.of, row.parent, row.position = operation.kind, parent, len(self.rows)
         row.given = row.made = row.more = None
-        self._read_inputs(row, args, kwargs)
+        try:
+            self._read_inputs(row, args, kwargs)
+        except Exception as error:  # the user's forward goes on, whatever we stumble over
+            self._tell_stumble(parent.module, error)
         if parent.more is not None and parent.more.recomputed:
             more_of(row).recomputed = True
         row.first, row.began = _sequence(), _clock()
@@ -325,23 +400,28 @@ class Watcher(TorchFunctionMode):
                 self.error = error
             raise
         row.ended, row.last = _clock(), _sequence()
-        gave_nothing = output is None or type(output) in PLAIN
-        if not gave_nothing and (type(output) is Tensor or self._holds_tensor(output)):
-            row.position = len(self.rows)
-            self._read_outputs(row, output)
-            if operation.counting is cost.Counting.REPLAY and not cost.is_without_product(
-                operation.kind
-            ):
-                more_of(row).pending = [(cost.pending(func, args, kwargs), operation.kind)]
-            self._keep(row)
-        elif (
-            gave_nothing and operation.writes
-        ):  # `x[i] = y` gives nothing back; x is then what this row made
-            row.position = len(self.rows)
-            if args and isinstance(args[0], Tensor):
-                self._read_outputs(row, args[0])
-            more_of(row).returned = "NoneType" if row.made is not None else ""
-            self._keep(row)
+        try:
+            if operation.writes:
+                self.last_write = row.position + 1
+            gave_nothing = output is None or type(output) in PLAIN
+            if not gave_nothing and (type(output) is Tensor or self._holds_tensor(output)):
+                row.position = len(self.rows)
+                self._read_outputs(row, output)
+                if operation.counting is cost.Counting.REPLAY and not cost.is_without_product(
+                    operation.kind
+                ):
+                    more_of(row).pending = [(cost.pending(func, args, kwargs), operation.kind)]
+                self._keep(row)
+            elif (
+                gave_nothing and operation.writes
+            ):  # `x[i] = y` gives nothing back; x is then what this row made
+                row.position = len(self.rows)
+                if args and isinstance(args[0], Tensor):
+                    self._read_outputs(row, args[0])
+                more_of(row).returned = "NoneType" if row.made is not None else ""
+                self._keep(row)
+        except Exception as error:  # see above
+            self._tell_stumble(parent.module, error)
         return output
 
     def _keep(self, row: CallRow) -> None:
@@ -423,8 +503,11 @@ class Watcher(TorchFunctionMode):
         known = self.made.get(id(tensor))
         if known is None or self.alive[id(tensor)]() is not tensor:
             return sight(tensor, path, self._name_of(tensor))
-        if known[PATH] == path and known[SHAPE] == tensor.shape:
-            return known
+        try:
+            if known[PATH] == path and known[SHAPE] == tensor.shape:
+                return known
+        except (RuntimeError, ValueError):  # nested, or a parameter that has no shape yet
+            pass
         return sight(tensor, path, known[SOURCE], known[FOUND])
 
     def _name_of(self, tensor: Tensor) -> str | None:
@@ -447,9 +530,17 @@ class Watcher(TorchFunctionMode):
         ]
         if found:
             more_of(row).outputs = tuple(found)
+        if len(found) >= MOST_LEAVES:
+            self.notes[
+                f"an output of more than {MOST_LEAVES:,} tensors was recorded with the first {MOST_LEAVES:,}"
+            ] = None
 
     def _made(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
         known = self._known(tensor) if isinstance(row, ModuleRow) else None
+        if known is not None and known[SOURCE] < self.last_write and tensor._is_view():  # type: ignore[operator]
+            # its base may have been written to since: what stands there is read again
+            found = self.summarise(tensor) if self.summarise is not None else None
+            return sight(tensor, path, known[SOURCE], found)
         if known is not None:
             is_below = known[SOURCE] > row.position  # type: ignore[operator]
             if is_below and known[PATH] == path:
@@ -469,4 +560,7 @@ class Watcher(TorchFunctionMode):
 def _was_raised_by_caller(error: BaseException) -> bool:
     """Whether the exception that is being handled came up to the code that called the hook asking this; else it was there before."""
     trace = error.__traceback__
-    return trace is not None and trace.tb_frame is sys._getframe(2)
+    caller: FrameType | None = sys._getframe(2)
+    while caller is not None and caller.f_code.co_filename in _OURS:  # on another thread
+        caller = caller.f_back
+    return trace is not None and trace.tb_frame is caller

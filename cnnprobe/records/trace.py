@@ -4,7 +4,7 @@ A `Trace` is a list of calls in the order in which they started. A call is that 
 torch function which a module's own forward called (`fqn` None, `kind` such as "torch.flatten").
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cnnprobe.errors import UnknownNameError, suggest
@@ -84,6 +84,7 @@ class ModuleCall:
     recomputed: bool = False  # made again during the backward pass by activation checkpointing
     # autograd's sequence numbers at start and end: the nodes made by this call
     sequence: tuple[int, int] | None = None
+    thread: str = ""  # the name of the thread that made it; "" is the one of the recording
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ class Trace:
     mode: str = "eager"  # "eager" | "meta"
     torch: str = ""
     notes: tuple[str, ...] = ()  # what could not be observed, in sentences
+    opaque: tuple[str, ...] = ()  # fqns of the modules that no hook looks into: scripted, compiled
 
     def __getitem__(self, fqn: str) -> ModuleCall:
         """The first call of the module `fqn` ("" is the root); raises UnknownNameError where there is none."""
@@ -160,6 +162,19 @@ class Trace:
 
     @property
     def never_called(self) -> tuple[str, ...]:
-        """Fqns of the registered modules that no call reached, containers left out."""
+        """Fqns of the registered modules that no call reached; not containers, nor what lies inside opaque modules."""
         called = {call.fqn for call in self.calls}
-        return tuple(m.fqn for m in self.modules if m.fqn not in called and not m.is_container)
+        return tuple(
+            m.fqn
+            for m in self.modules
+            if m.fqn not in called and not m.is_container and not is_within(m.fqn, self.opaque)
+        )
+
+
+def is_within(fqn: str, outer: Iterable[str]) -> bool:
+    """Whether a module lies inside one of those.
+
+    >>> is_within("layer1.0.conv", ["layer1"]), is_within("layer10", ["layer1"]), is_within("fc", [""])
+    (True, False, True)
+    """
+    return any(fqn.startswith(f"{each}.") if each else fqn != "" for each in outer)

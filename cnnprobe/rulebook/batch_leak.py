@@ -49,7 +49,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: a prediction depends on its neighbours in the batch; a single sample gets another one.
     What to do: check the dim of means, softmaxes and attention, and views that merge the batch.
-    Known exceptions: matrices of similarities between samples; BatchNorm without running statistics, which uses the batch by design. A recurrent layer that takes the batch for time is `batch-as-time`.
+    Known exceptions: matrices of similarities between samples; BatchNorm without running statistics, which uses the batch by design; dynamic quantization, whose scale is that of the whole batch, is info. A recurrent layer that takes the batch for time is `batch-as-time`.
     Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks", "use backprop to chart dependencies".
     """
     if evidence.probes.leak is None:
@@ -58,8 +58,28 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     info = find_module(evidence, module)
     if info is not None and (takes_time_first(info) or operation_of_module(info) == "batch_norm"):
         return
+    if _is_quantized_dynamically(evidence, module):
+        yield Finding(
+            module=module,
+            severity=Severity.INFO,
+            message=f"another first sample changes the others' outputs by {gap:.1e} of their size: dynamic quantization takes one scale for the whole batch, by construction",
+            fix="nothing; quantize statically where a sample must get the same alone as in a batch",
+        )
+        return
     yield Finding(
         module=module,
         message=f"another first sample changes the others' outputs by {gap:.1e} of their size (more than 1e-4), first in {spoken(evidence, module)}",
         fix=f"look for an operation over dim 0 in {spoken(evidence, module)}",
+    )
+
+
+def _is_quantized_dynamically(evidence: Evidence, module: str | None) -> bool:
+    """Whether the module runs a dynamically quantized product."""
+    calls = evidence.trace.calls
+    return any(
+        "quantized" in call.kind
+        and "dynamic" in call.kind
+        and call.parent is not None
+        and (module in (None, "") or calls[call.parent].fqn == module)
+        for call in calls
     )

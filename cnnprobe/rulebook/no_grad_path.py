@@ -1,5 +1,6 @@
 """A cut between parameters and the loss."""
 
+import linecache
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     """The path from parameters to the loss is cut: by detach, .data, no_grad, or a conversion.
 
     Why it matters: everything before the cut is never trained.
-    What to do: remove it; keep no_grad for evaluation and for parts that are frozen.
+    What to do: remove it; keep no_grad for evaluation and for parts that are frozen; a checkpoint of what is given no gradient needs use_reentrant=False.
     Known exceptions: a stop-gradient beside another path that reaches the same parameters (SimSiam, a GAN's discriminator step).
     Source: torch.Tensor.detach, "Returns a new Tensor, detached from the current graph. The result will never require gradient".
     """
@@ -81,7 +82,22 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=flow.owner(i),
                 message=f"the output of {describe(call)} does not require grad although what goes into it does: {len(idle)} trainable parameters before it get no gradient",
-                fix=f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, flow.owner(call.parent) if own else flow.owner(i))}",
+                fix="use_reentrant=False in checkpoint(...): the reentrant one trains nothing unless an input requires grad"
+                if _is_checkpointed(evidence, i)
+                else f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, flow.owner(call.parent) if own else flow.owner(i))}",
                 source=call.source,
             )
             return
+
+
+def _is_checkpointed(evidence: Evidence, index: int) -> bool:
+    """Whether a call, or one that it was made in, stands on a line that calls checkpoint(...), and is given nothing that requires grad."""
+    at: int | None = index
+    while at is not None:
+        call = evidence.trace.calls[at]
+        path, _, line = call.source.rpartition(":")
+        text = linecache.getline(path, int(line)) if line.isdigit() else ""
+        if "checkpoint" in text and not any(t.requires_grad for t in call.inputs if t.path == ""):
+            return True
+        at = call.parent
+    return False

@@ -21,7 +21,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     spoken,
     traces,
 )
-from cnnprobe.records.trace import ModuleInfo, TensorInfo
+from cnnprobe.records.trace import ModuleInfo, TensorInfo, is_within
 from cnnprobe.rulebook.material import classifying
 
 
@@ -126,6 +126,7 @@ def _idle(evidence: Evidence) -> list[ModuleInfo]:
             or module.fqn in alive
             or is_empty
             or any(_is_inside(module.fqn, i.fqn) for i in idle)
+            or is_within(module.fqn, evidence.trace.opaque)
         ):
             continue
         if "parametrizations" not in module.fqn and not _belongs_to_stock(module.fqn, by_name):

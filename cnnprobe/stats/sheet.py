@@ -165,13 +165,19 @@ class Taken:
         return self._values, self._histograms
 
 
+# vmap and grad hand on tensors without memory of their own
+_is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether the kernel may read it: an ordinary dense tensor of floats on the CPU."""
     return (
         type(tensor) in _DENSE
+        and not _is_wrapped(tensor)
         and tensor.dtype in native.CODES
         and tensor.is_cpu
         and not tensor.is_nested
+        and tensor.layout is torch.strided
         and not tensor.is_neg()
         and (
             tensor.is_contiguous()

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cnnprobe.diagnosis.evidence import Hidden, Values
+from cnnprobe.recorder.execution import list_unsharded
 from cnnprobe.recorder.inventory import is_leaf, named_modules
+from cnnprobe.recorder.values import EXACT
 from cnnprobe.stats import summarise
 
 _OWN = frozenset(nn.Module().__dict__)
@@ -87,6 +89,8 @@ def names_of(model: nn.Module, hidden: list[HiddenThing]) -> dict[int, str]:
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     names.setdefault(id(parameter), f"{fqn}.{name}" if fqn else name)
+    for name, whole in list_unsharded(model):
+        names.setdefault(id(whole), name)
     for thing in hidden:
         for name, tensor in thing.tensors():
             names.setdefault(id(tensor), name)
@@ -175,7 +179,7 @@ def _values(tensor: Tensor) -> Values:
         high=found.max,
         nonfinite=found.nan + found.inf,
         distinct_rows=_distinct_rows(tensor)
-        if tensor.dim() > 1 and tensor.is_floating_point()
+        if tensor.dim() > 1 and tensor.is_floating_point() and type(tensor) in EXACT
         else None,
     )
 

@@ -37,7 +37,7 @@ class TensorState:
                     t,
                     t.detach().clone(),
                     read_version(t),
-                    t.data_ptr() if t.layout is torch.strided else 0,
+                    _address(t),
                 )
                 for t in (unique | gradients).values()
             ]
@@ -46,7 +46,7 @@ class TensorState:
         """Write the values back where they may have changed, with the version counters that they had."""
         with torch.no_grad():
             for tensor, saved, version, pointer in self._copies:
-                if tensor.layout is torch.strided and tensor.data_ptr() != pointer:
+                if _address(tensor) != pointer:
                     tensor.data = saved
                 elif (
                     tensor.is_inference()
@@ -58,8 +58,20 @@ class TensorState:
                     write_version(tensor, version)
 
 
+def _address(tensor: Tensor) -> int:
+    """Where the values of an ordinary tensor begin; 0 for one that has no single place."""
+    try:
+        return tensor.data_ptr() if tensor.layout is torch.strided else 0
+    except RuntimeError:  # fake tensors and other subclasses
+        return 0
+
+
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.equal(a.detach(), b))
+    """Whether the values are the same; those that cannot be compared are told by their version alone."""
+    try:
+        return a.shape == b.shape and bool(torch.equal(a.detach(), b))
+    except Exception:  # sparse, nested, fake and distributed tensors refuse, each in its own way
+        return True
 
 
 class ModelState:

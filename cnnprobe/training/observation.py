@@ -114,7 +114,7 @@ def _check_values(request: Request) -> None:
     for name, tensors in subjects:
         if tensors and not any(map(has_values, tensors)):
             raise TargetError(
-                f"the {name} has no values: it is on the meta device",
+                f"the {name} has no values: it is on the meta device, or fake",
                 where=type(request.model).__name__,
                 fix="make it on a real device; model.to_empty(device='cpu') gives a model memory",
             )
@@ -157,7 +157,7 @@ class _Observation:
         restore(self.states)
         if (
             not any(step.training for step in steps)
-            and not self.model.training
+            and not getattr(self.model, "training", False)
             and trace.never_called
             and self.error is None
         ):

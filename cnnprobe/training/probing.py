@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
-from cnnprobe.recorder import Recording
+from cnnprobe.recorder import Recording, list_modes, restore_modes, switch_mode
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.preservation import read_version
 from cnnprobe.recorder.sources import find_nearest_line, is_users
-from cnnprobe.recorder.values import leaves
+from cnnprobe.recorder.values import is_ordinary, leaves
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
 from cnnprobe.training.stepping import TrainingStep, summary, unwrapped
@@ -73,7 +73,7 @@ def forward(
     names: Mapping[int, str] | None = None,
 ) -> Pass:
     """One recorded forward pass under no_grad in the given mode."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = list_modes(model)
     makers: list[int | None] = []
 
     def run() -> Any:
@@ -91,15 +91,14 @@ def forward(
     output, error = None, None
     torch.manual_seed(seed)
     try:
-        model.train(training)
+        switch_mode(model, training=training)
         with torch.no_grad(), recording:
             try:
                 output = wrapper()
             except Exception as raised:  # the model's own
                 error = raised
     finally:
-        for module, mode in modes:
-            module.training = mode
+        restore_modes(modes)
     rows = recording.trace.calls
     held = frozenset(
         (rows[i].kind, rows[i].source) for i in makers if i is not None and i < len(rows)
@@ -431,8 +430,8 @@ def run_probes(
     base, mutated = find_mutated(
         inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names)
     )
-    if base.error is not None:
-        return base, Probes()
+    if base.error is not None or not is_ordinary((inputs, targets, base.output)):
+        return base, Probes(mutated=mutated)
     keeps_state = written != _versions(model)
     again = forward(model, fresh(inputs), training=False, seed=1)
     repeat = None if again.error is not None else difference(base.output, again.output)
@@ -457,6 +456,8 @@ def run_probes(
 
 def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes) -> Probes:
     """What is better probed on weights that have been trained for a few steps: a head may start at zero."""
+    if not is_ordinary((inputs, targets)):
+        return probes
     late = forward(model, fresh(inputs), training=False)
     if late.error is not None or any(not bool(t.isfinite().all()) for t in tensors_of(late.output)):
         return probes

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Step
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values, named_modules
+from cnnprobe.recorder.values import read_dense
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.stats import summarise
 from cnnprobe.training.events import LoopWatch
@@ -41,7 +42,7 @@ class TrainingStep(nn.Module):
     def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
         super().__init__()
         object.__setattr__(self, "run", run)
-        self.training = model.training
+        self.training = getattr(model, "training", False)  # a frozen script has no mode
         self._modules[_PREFIX] = model
 
     def forward(self) -> Any:
@@ -60,6 +61,8 @@ def summary(tensor: Tensor) -> dict[str, float | int] | None:
         and statistics.max <= 1.0
         and tensor.is_floating_point()
         and tensor.numel()
+        and tensor.layout is torch.strided
+        and not (tensor.is_nested and type(tensor) is Tensor)
     ):
         with torch.no_grad(), torch._C.DisableTorchFunction():
             values = tensor.detach()
@@ -95,14 +98,21 @@ class Stepper:
         draft = _StepDraft(self)
         if measured:  # also without an optimizer: a loop may update by hand
             known = {name: p for name, p in self.parameters.items() if has_values(p)}
-            draft.before = {name: p.detach().clone() for name, p in known.items()}
+            draft.before = {
+                name: p.detach().clone()
+                for name, p in known.items()
+                if p.layout in (torch.strided, torch.sparse_coo)  # the others cannot be subtracted
+            }
         trace = _record(self.model, step, self, draft, statistics=statistics)
         changes = {
-            name: _norm(self.parameters[name].detach() - old) for name, old in draft.before.items()
+            name: _norm(read_dense(self.parameters[name].detach() - old))
+            for name, old in draft.before.items()
         }
         alive = self.count_living_graphs()
         self.canaries.extend(draft.canaries)
         gradients = draft.gradients or self.gradients()
+        if draft.stumbled:
+            trace = replace(trace, notes=(*trace.notes, *draft.stumbled))
         return Step(
             trace=trace,
             events=tuple(draft.events),
@@ -129,11 +139,7 @@ class Stepper:
         for name, parameter in self.parameters.items():
             grad = parameter.grad
             if grad is not None and has_values(grad):
-                dense = (
-                    grad.detach().coalesce().values()
-                    if grad.layout is torch.sparse_coo
-                    else grad.detach()
-                )
+                dense = read_dense(grad)
                 norm = _norm(dense)  # not finite as soon as one value is not
                 found[name] = Gradient(
                     norm=norm,
@@ -153,7 +159,10 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) if tensor.numel() else 0.0
+    if not tensor.numel():
+        return 0.0
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    return float(torch.linalg.vector_norm(tensor, dtype=wide).real)
 
 
 class _StepDraft:
@@ -173,15 +182,21 @@ class _StepDraft:
         ] = {}  # sequence number of a loss that a GradScaler multiplied -> by what
         self.unclipped = 0.0
         self.canaries: list[weakref.ref[_Canary]] = []
-        self.training = stepper.model.training
+        self.training = getattr(stepper.model, "training", False)
         self.recording: Recording | None = None
         self.is_paused = False
+        self.stumbled: dict[str, None] = {}
 
     def on(self, kind: str, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         """One of the watched functions was entered or left."""
         handler = getattr(self, "_" + kind.replace(" ", "_"), None)
         if handler is not None:
-            handler(scope, frame)
+            try:
+                handler(scope, frame)
+            except Exception as error:  # the user's step goes on, whatever we stumble over
+                self.stumbled[
+                    f"'{kind}' was not observed in full ({type(error).__name__}: {error}); please report this"
+                ] = None
 
     def _backward(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         tensors = scope.get("tensors")
@@ -284,7 +299,7 @@ class _StepDraft:
     def _size_of_gradients(self) -> float:
         return math.hypot(
             *(
-                _norm(p.grad.detach())
+                _norm(read_dense(p.grad))
                 for p in self.stepper.parameters.values()
                 if p.grad is not None and not p.grad.is_sparse and has_values(p.grad)
             )
@@ -337,7 +352,7 @@ class _StepDraft:
         held = self._held_by(args[0])
         self.stepper.mixing.step(self._name(args[0]), held)
         self.stepped |= {
-            name: _norm(self.stepper.parameters[name].detach() - self.before[name])
+            name: _norm(read_dense(self.stepper.parameters[name].detach() - self.before[name]))
             for name in held
             if name in self.before
         }
@@ -405,7 +420,14 @@ def unwrapped(trace: Trace, model: str) -> Trace:
         failure=None
         if trace.failure is None
         else replace(trace.failure, module=_short(trace.failure.module)),
+        notes=tuple(map(_reworded, trace.notes)),
+        opaque=tuple(map(_short, trace.opaque)),
     )
+
+
+def _reworded(note: str) -> str:
+    """A note with the names of modules as their user knows them."""
+    return note.replace(f"'{_PREFIX}'", "the model").replace(f"'{_PREFIX}.", "'")
 
 
 def _short(fqn: str) -> str:

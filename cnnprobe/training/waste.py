@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cnnprobe.recorder.inventory import has_values
+from cnnprobe.recorder.values import EXACT, read_dense
 
 
 @dataclass(slots=True)
@@ -58,9 +60,10 @@ class Waste:
         return {
             name: p.grad.data_ptr()
             for name, p in self.parameters.items()
-            if p.grad is not None and not p.grad.is_sparse
+            if p.grad is not None and type(p.grad) in EXACT and p.grad.layout is torch.strided
         }
 
     def _weights(self) -> float:
         known = filter(has_values, self.parameters.values())
-        return sum(float(p.detach().sum()) for p in known)
+        sums = [read_dense(p).sum() for p in known]
+        return sum(float(s.real) + float(s.imag) if s.is_complex() else float(s) for s in sums)

@@ -3,15 +3,17 @@
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
 
 from cnnprobe.graph import Edge
 from cnnprobe.graph.order import sort_by_dependence
 from cnnprobe.recorder.autograd.release import secure
+from cnnprobe.recorder.values import read_items
 
 UNNUMBERED = 1 << 62  # leaves are numbered 2**64 - 1: they belong to no moment
 
@@ -120,9 +122,7 @@ def _by_dependence(functions: Sequence[Any]) -> Found:
 def nodes_behind(output: Any) -> list[Any]:
     """The grad_fn objects behind a nested output, in the order of the forward pass; they may be let go of as they are."""
     with no_collection():
-        return find(
-            [node for node in map(gradient_node, tensors_in(output)) if node is not None]
-        ).functions
+        return find(list(nodes_in(output))).functions
 
 
 @contextlib.contextmanager
@@ -148,12 +148,24 @@ def gradient_node(tensor: Tensor) -> Any:
     )
 
 
+def nodes_in(value: Any) -> Iterator[Any]:
+    """The nodes that a nested value stands for: those of its tensors, of gradient edges, and nodes themselves."""
+    for leaf in _leaves_in(value):
+        node = gradient_node(leaf) if isinstance(leaf, Tensor) else getattr(leaf, "node", leaf)
+        if node is not None:
+            yield node
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in a nested value, in order: containers, dataclasses, and plain objects by their attributes."""
+    return (leaf for leaf in _leaves_in(value) if isinstance(leaf, Tensor))
+
+
+def _leaves_in(value: Any) -> Iterator[Any]:
     stack, seen = [value], set()
     while stack:
         value = stack.pop()
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor | GradientEdge | Node):
             yield value
             continue
         if id(value) in seen:
@@ -163,8 +175,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _members(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
+    items = read_items(value)
+    if items is not None:
+        return [item for _, item in items]
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

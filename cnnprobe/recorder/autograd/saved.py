@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.graph import Saved
+from cnnprobe.recorder.values import read_shape
 
 _RAW = "_raw_saved_"
 _NO_MARKS: tuple[str, ...] = ()
@@ -78,7 +79,7 @@ class SavedLedger:
                     name,
                     nbytes,
                     kind,
-                    tuple(tensor.shape),
+                    read_shape(tensor),
                     str(tensor.dtype).removeprefix("torch."),
                 )
             )

@@ -10,13 +10,14 @@ from cnnprobe.graph import CHECKPOINT, CUSTOM, INPUT, OPERATION, PARAMETER, Call
 from cnnprobe.recorder.autograd.finding import (
     UNNUMBERED,
     find,
-    gradient_node,
     no_collection,
+    nodes_in,
     numbers_of,
     tensors_in,
 )
 from cnnprobe.recorder.autograd.naming import Maker, Namer, infer, inferred_note, is_view
 from cnnprobe.recorder.autograd.saved import READABLE, SavedLedger, storages
+from cnnprobe.recorder.execution import list_unsharded
 from cnnprobe.records.trace import Trace
 
 _LEAF = "AccumulateGrad"
@@ -58,7 +59,7 @@ def _walk(
     output: Any, model: nn.Module | None, trace: Trace | None, inputs: Iterable[Any], *, saved: bool
 ) -> Graph:
     tensors = list(tensors_in(output))
-    roots = [node for node in map(gradient_node, tensors) if node is not None]
+    roots = list(nodes_in(output))
     functions, edges = find(roots)
     leaves = _Leaves(model, functions)
     makers, calls, notes = _makers(functions, edges, leaves, trace)
@@ -82,9 +83,7 @@ def _walk(
 
 def made_by(traces: Sequence[Trace], output: Any) -> Trace | None:
     """Of several recorded forward passes the one that made `output`: the last that began before its newest node was made."""
-    numbers = numbers_of(
-        node for node in map(gradient_node, tensors_in(output)) if node is not None
-    )
+    numbers = numbers_of(nodes_in(output))
     newest = max((number for number in numbers if number < UNNUMBERED), default=-1)
     for trace in reversed(traces):
         made = trace.calls[0].sequence if trace.calls else None
@@ -165,6 +164,8 @@ def _named(model: nn.Module | None) -> dict[int, tuple[str, str]]:
                 for name, child in reversed(module._modules.items())
                 if child is not None
             ]
+    for name, whole in list_unsharded(model) if model is not None else ():
+        named.setdefault(id(whole), (name, name.rpartition(".")[0]))
     return named
 
 
