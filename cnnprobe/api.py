@@ -31,6 +31,7 @@ from cnnprobe.monitoring.runs import Monitor, start
 from cnnprobe.recorder import Observation, Recording, observe
 from cnnprobe.recorder.autograd import made_by, walk
 from cnnprobe.recorder.inventory import check_model
+from cnnprobe.recorder.shapes import observe_shapes
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
 from cnnprobe.report import Report, load
@@ -46,7 +47,7 @@ _recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = (
 )
 
 
-def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
+def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any) -> Report:
     """One forward pass of `model(*args, **kwargs)`, neutrally observed.
 
     The model is afterwards bit for bit as it was: parameters, buffers, flags, gradients, attributes, hooks, random generators.
@@ -57,10 +58,12 @@ def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
     Args:
         model: any nn.Module, also lazy, compiled or on the meta device.
         *args: the forward's positional arguments.
+        shapes_only: compute nothing and read no weight; shapes, parameters and multiply-accumulates are
+            the same, values are missing. An operation that needs values is given zeros, and named in a note.
         **kwargs: the forward's keyword arguments.
 
     Raises:
-        TargetError: `model` is not an nn.Module.
+        TargetError: `model` is not an nn.Module, or with `shapes_only` a part of it is scripted or sharded.
 
     >>> import torch
     >>> report = probe(torch.nn.Linear(4, 2), torch.ones(3, 4))
@@ -68,7 +71,8 @@ def probe(model: nn.Module, *args: Any, **kwargs: Any) -> Report:
     (True, (3, 2), 24)
     """
     try:
-        observation = observe(model, args, kwargs)
+        look = observe_shapes if shapes_only else observe
+        observation = look(model, args, kwargs)
     except BaseException as interrupt:
         seen = getattr(interrupt, "observation", None)
         if isinstance(seen, Observation):

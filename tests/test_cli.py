@@ -90,6 +90,11 @@ def test_probe_shows_shapes_alone_on_the_meta_device(command_folder):
     assert ("meta", [100000, 2]) == (trace["mode"], trace["calls"][0]["outputs"][0]["shape"])
 
 
+def test_probe_shows_shapes_alone_on_demand(command_folder):
+    shown = probe("Net", "--shapes-only", "--input", "100000,3,10000,10000").stdout
+    assert "(100000, 2)" in shown and "shapes only: no weight was read" in shown
+
+
 def test_probe_depth_hides_deeper_rows(command_folder):
     assert "conv" not in probe("Net", "--depth", "0").stdout
 

@@ -1,10 +1,11 @@
 """From what a command line asks for to a model and its inputs, with the user's own prints kept out of the result."""
 
 import contextlib
+import functools
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,13 @@ def _tell_warnings() -> Iterator[None]:
         yield
 
 
-def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
+def load(wanted: ModelRequest, given: InputRequest, *, without_values: bool = False) -> Loaded:
     """The model and its inputs; notes of what was assumed go to stderr.
+
+    Args:
+        wanted: the model.
+        given: its inputs, and the device.
+        without_values: build both on the meta device; a model that cannot be built there keeps its weights.
 
     Raises:
         UsageError: the request cannot be understood.
@@ -75,16 +81,18 @@ def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
 
         from cnnprobe import loading
     arguments = loading.parse_arguments(wanted.arguments)
-    device = loading.parse_device(given.device)
+    device = torch.device("meta") if without_values else loading.parse_device(given.device)
     dtype = None if given.dtype is None else loading.parse_dtype(given.dtype)
     torch.manual_seed(given.seed)
     with _tell_warnings(), show_progress(f"building {wanted.spec}"):
-        model = loading.load_model(
+        build = functools.partial(
+            loading.load_model,
             wanted.spec,
             arguments=arguments,
             weights=wanted.weights,
             trust_pickle=wanted.trust_pickle,
         )
+        model = _build_without_values(build) if without_values else build()
         if given.inputs:
             args, kwargs = loading.load_inputs(
                 given.inputs, dtype=dtype or _find_dtype(model), device=device, seed=given.seed
@@ -94,10 +102,22 @@ def load(wanted: ModelRequest, given: InputRequest) -> Loaded:
                 model, dtype=dtype, device=device, seed=given.seed
             )
             tell(f"note: {note}")
-        model = _move(
-            model, device, dtype if dtype is not None and dtype.is_floating_point else None
-        )
+        wide = dtype if dtype is not None and dtype.is_floating_point else None
+        model = model.to(dtype=wide) if without_values else _move(model, device, wide)
     return Loaded(model=model.train(wanted.training), args=args, kwargs=kwargs)
+
+
+def _build_without_values(build: "Callable[[], nn.Module]") -> "nn.Module":
+    """The model on the meta device; with its weights where its constructor or its file asks for them."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except (
+        Exception
+    ):  # whatever the user's constructor asks of a value; without the device it says what is wrong
+        return build()
 
 
 def _find_dtype(model: "nn.Module") -> "torch.dtype | None":

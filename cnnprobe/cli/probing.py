@@ -55,6 +55,11 @@ if TYPE_CHECKING:
     help="If the model crashes: print the repair as a diff for `patch -p1`.",
 )
 @click.option(
+    "--shapes-only",
+    is_flag=True,
+    help="Compute nothing and read no weight: shapes, parameters and MACs alone.",
+)
+@click.option(
     "--min-input",
     is_flag=True,
     help="Print the smallest height and width that the model accepts, and what they must be multiples of.",
@@ -76,6 +81,7 @@ def probe_command(
     explain_shapes: bool,
     second_opinion: bool,
     patch: bool,
+    shapes_only: bool,
     min_input: bool,
     fail_on: tuple[str, ...],
 ) -> None:
@@ -98,11 +104,11 @@ def probe_command(
         )
     check_file(wished)
     with send_prints_to_stderr():
-        loaded = load(model, given)
+        loaded = load(model, given, without_values=shapes_only)
         if min_input:
             least = _find_least(loaded)
         else:
-            report = _probe(loaded, model)
+            report = _probe(loaded, model, shapes_only=shapes_only)
     if min_input:
         write(least, wished)
         return
@@ -119,14 +125,14 @@ def probe_command(
     _end(report, wished, fail_on)
 
 
-def _probe(loaded: Loaded, model: ModelRequest) -> "Report":
+def _probe(loaded: Loaded, model: ModelRequest, *, shapes_only: bool) -> "Report":
     import torch
 
     from cnnprobe.api import probe
 
     with torch.set_grad_enabled(model.training), show_progress(f"running {model.spec}"):
         try:
-            return probe(loaded.model, *loaded.args, **loaded.kwargs)
+            return probe(loaded.model, *loaded.args, shapes_only=shapes_only, **loaded.kwargs)
         except SystemExit as error:
             raise TargetError(
                 f"the model called sys.exit({error.code!r}))",

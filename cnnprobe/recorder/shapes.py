@@ -1,0 +1,151 @@
+"""A forward pass of shapes alone: the user's own model, its weights neither read, moved nor copied, and nothing computed.
+
+Parameters, buffers and inputs stand in their places without their values meanwhile, on torch's meta device.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy as is_uninitialised
+from torch.overrides import TorchFunctionMode
+
+from cnnprobe.errors import TargetError
+from cnnprobe.recorder import Observation, observe
+from cnnprobe.recorder.copying import copy_uninitialised
+from cnnprobe.recorder.execution import is_scripted
+from cnnprobe.recorder.functions import operation_of
+from cnnprobe.recorder.inventory import check_model, named_modules
+from cnnprobe.recorder.preservation import is_sharded
+
+_NOTE = "shapes only: no weight was read, and nothing was computed"
+
+
+def observe_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Observation:
+    """What `observe` gives, without values; the model is afterwards as it was.
+
+    Raises:
+        TargetError: it is no model, or a part of it is scripted or sharded and cannot run without its weights.
+    """
+    check_model(model, "the model to probe")
+    _refuse_bound(model)
+    with without_values(model), torch.device("meta"), _OnZeros() as fallback:
+        observation = observe(model, move_to_meta(args), move_to_meta(kwargs), statistics=False)
+    notes = (*observation.trace.notes, _NOTE, *fallback.notes)
+    return replace(observation, trace=replace(observation.trace, notes=notes))
+
+
+def _refuse_bound(model: nn.Module) -> None:
+    for fqn, module, _ in named_modules(model):
+        how = "scripted" if is_scripted(module) else "sharded" if is_sharded(module) else ""
+        if how:
+            raise TargetError(
+                f"{f'{fqn!r}' if fqn else 'the model'} is {how} and cannot run without its weights",
+                where=f"probe({type(model).__name__}, shapes_only=True)",
+                fix="leave out shapes_only, or give the model as it was before",
+            )
+
+
+@contextlib.contextmanager
+def without_values(model: nn.Module) -> Iterator[None]:
+    """Every parameter, buffer and tensor attribute of a model stands in its place without its values meanwhile."""
+    twins: dict[int, Tensor] = {}
+    places: list[tuple[MutableMapping[str, Any], str, Tensor]] = []
+    try:
+        for _, module, first in named_modules(model):
+            registries: tuple[Any, ...] = (module._parameters, module._buffers, module.__dict__)
+            for registry in registries if first else ():
+                for name, tensor in list(registry.items()):
+                    if isinstance(tensor, Tensor):
+                        if id(tensor) not in twins:
+                            twins[id(tensor)] = _twin(tensor)
+                        places.append((registry, name, tensor))
+                        registry[name] = twins[id(tensor)]
+        yield
+    finally:
+        for registry, name, tensor in places:
+            registry[name] = tensor
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    if is_uninitialised(tensor):
+        return copy_uninitialised(tensor, "meta")
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty.requires_grad_(tensor.requires_grad)
+
+
+def move_to_meta(value: Any) -> Any:
+    """A nested value with its tensors on the meta device."""
+    return torch.utils._pytree.tree_map(
+        lambda leaf: (
+            leaf.detach().to("meta").requires_grad_(leaf.requires_grad)
+            if isinstance(leaf, Tensor)
+            else leaf
+        ),
+        value,
+    )
+
+
+class _OnZeros(TorchFunctionMode):
+    """Runs on zeros what cannot run on shapes alone, and says so: an operation without a meta kernel, or a question for a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, int] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was run on zeros, in a sentence."""
+        names = ", ".join(
+            f"{kind} (x{count})" if count > 1 else kind for kind, count in self.found.items()
+        )
+        return (
+            (
+                f"{names} cannot run on shapes alone and was given zeros: what follows may be of other shapes with your data",
+            )
+            if names
+            else ()
+        )
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The function as it is, or on zeros."""
+        kwargs = kwargs or {}
+        try:
+            return func(*args, **kwargs)
+        except (NotImplementedError, RuntimeError) as error:
+            try:
+                output = self._run(func, args, kwargs)
+            except Exception:  # the user's own mistake: zeros raise, too
+                raise error from None
+        kind = operation_of(func).kind
+        self.found[kind] = self.found.get(kind, 0) + 1
+        return output
+
+    @staticmethod
+    def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.utils._python_dispatch._disable_current_modes(), torch.device("cpu"):
+            given, named = _on_cpu((args, kwargs))
+            return move_to_meta(func(*given, **named))
+
+
+def _on_cpu(value: Any) -> Any:
+    def place(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.is_meta:
+            zeros = torch.zeros(leaf.shape, dtype=leaf.dtype, device="cpu")
+            return zeros.requires_grad_(leaf.requires_grad and zeros.is_floating_point())
+        return torch.device("cpu") if leaf == torch.device("meta") else leaf
+
+    return torch.utils._pytree.tree_map(place, value)
