@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import time
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from cnnprobe.recorder.inventory import check_model
 from cnnprobe.recorder.shapes import observe_shapes
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
+from cnnprobe.remedies import try_remedies
 from cnnprobe.report import Report, load
 from cnnprobe.rulebook import all_rules, load_rules
 from cnnprobe.training import Raised, Request, observe_training
@@ -341,6 +343,7 @@ def diagnose(
     scheduler: Any = None,
     steps: int = 6,
     validation: Any = None,
+    trials: int = 60,
     rules: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
 ) -> Report:
@@ -362,6 +365,8 @@ def diagnose(
         scheduler: of the learning rate.
         steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit are judged from 50 on.
         validation: the validation data, in the same forms, where the training data is given.
+        trials: forward and backward passes of the batch in which the fixes of the findings are tried (`finding.tried`); 0 tries none.
+            They take at most five times as long as the diagnosis, or ten seconds.
         rules: further rules and causes of crashes, or files that hold them.
         ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed; as `@cnnprobe.ignore` does for a class.
 
@@ -424,16 +429,25 @@ def diagnose(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
         steps=steps, names=names, when_raised=explain_raised,
     )  # fmt: skip
+    begun = time.monotonic()
     evidence, error = observe_training(given)
     known = load_rules(files)
     suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
     outcome = run_rules(evidence, (*known, *own), ignore=suppressed)
-    data, findings = None, outcome.findings
+    tried = try_remedies(
+        given,
+        evidence,
+        outcome.findings,
+        (*known, *own),
+        budget=trials if error is None else 0,
+        seconds=time.monotonic() - begun,
+    )
+    data, findings = None, tried.findings
     if inspection is not None:
         of_data = (*load_data_rules(files), *(each for each in rules if isinstance(each, DataRule)))
         expected = read_expected(model, loss_fn, inspection.inputs, inspection.batch_size)
         data = judge(inspection, expected, rules=of_data, ignore=suppressed)
-        findings = join_findings(data.findings, outcome.findings, (*of_data, *known, *own))
+        findings = join_findings(data.findings, tried.findings, (*of_data, *known, *own))
     trace, explanation = evidence.trace, None
     if error is not None:
         seen, explanation = crashes[0] if crashes else (None, None)
@@ -455,6 +469,7 @@ def diagnose(
     report = Report(
         trace=replace(trace, notes=notes),
         findings=(*crashed, *findings),
+        together=tried.together,
         explanation=explanation,
         error=error,
         data=data,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import Finding, Tried
 from cnnprobe.document.layout import FRAGMENT, SECTIONS, lay_out_trace
 from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.document.render.units import format_counted
@@ -22,6 +22,7 @@ from cnnprobe.records.trace import Trace
 _PARTS: Mapping[str, Any] = {
     "trace": Trace,
     "findings": tuple[Finding, ...],
+    "together": Tried | None,
     "explanation": Explanation | None,
     "graph": Graph | None,
     "history": History | None,
@@ -37,6 +38,7 @@ class Report:
 
     trace: Trace
     findings: tuple[Finding, ...] = ()  # root causes first
+    together: Tried | None = None  # all proven fixes at once, where there are several
     # where the forward (or the loss, the backward, the step) raised
     explanation: Explanation | None = None
     graph: Any = None  # a Graph where one was asked for

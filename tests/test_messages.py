@@ -280,7 +280,7 @@ after 3 steps on one batch the loss is 1.609, still 100% of 1.609 (at most 10% a
     "healthy": """\
 1 finding
   warning missing-nonlinearity (CP312) in '0': '0' (Linear) feeds '1' (Linear) with no activation between them: 4 to 8 to 3 is one linear map
-    fix: put an activation such as ReLU after model[0]
+    fix: nn.ReLU() after model[0] (tried: the two layers are no longer one linear map)
   where: Sequential
   fix:   start with the first, or say why it is intended: ignore={"missing-nonlinearity": "the reason"}""",
     "graph leak": """\

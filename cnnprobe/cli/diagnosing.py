@@ -1,8 +1,10 @@
 """`cnnprobe diagnose`, `rules` and `explain`: why a model does not learn, and the pages of what is looked for."""
 
 import functools
+import time
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from cnnprobe.report import Report
 
 _OF_CLASSES = select(trait="classes")
+SAMPLES = 8  # of a batch that is made up
 # Those for which random targets can be drawn.
 _LOSSES = sorted(_OF_CLASSES | select(trait="probabilities") | select(trait="values"))
 _rules_option = click.option(
@@ -71,6 +74,17 @@ _rules_option = click.option(
     help="Number of training steps to observe.",
 )
 @click.option(
+    "--trials",
+    type=click.IntRange(0),
+    default=60,
+    show_default=True,
+    metavar="N",
+    help="Forward and backward passes in which fixes are tried.",
+)
+@click.option("--diff", is_flag=True, help="Print the proven fixes as a diff, and no findings.")
+@click.option("--fix", is_flag=True, help="Write the proven fixes into your files.")
+@click.option("--unsafe-fixes", is_flag=True, help="With --fix, also those that are not proven.")
+@click.option(
     "--fail-on",
     multiple=True,
     metavar="RULE|SEVERITY",
@@ -92,13 +106,59 @@ def diagnose_command(
     check_file(wished)
     thresholds = options["fail_on"] or ("warning",)
     check_thresholds(thresholds, options["files"])
+    begun = time.time()
     with send_prints_to_stderr():
-        report = _diagnose(load(model, given), given, options)
+        trained = replace(model, training=model.training is not False)
+        report = _diagnose(_take_several(load(trained, given), given), given, options)
+        if options["fix"] and _fix(report, begun, unsafe=options["unsafe_fixes"]):
+            report = _diagnose(_take_several(load(trained, given), given), given, options)
     form = choose_format(wished)
-    write(_render(report, form, wished), wished)
+    shown = _join_patches(report) if options["diff"] else _render(report, form, wished)
+    write(shown, wished)
     if report.trace.failure is not None:
         click.get_current_context().exit(TargetError.exit_code)
     end(report.findings, thresholds, wished)
+
+
+def _fix(report: "Report", begun: float, *, unsafe: bool) -> bool:
+    """Whether any file of the user's was written; it is then imported again."""
+    from cnnprobe.cli.fixing import choose_fixes, forget, write_fixes
+
+    written = write_fixes(choose_fixes(report.findings, unsafe=unsafe), begun)
+    forget(written)
+    return bool(written)
+
+
+def _take_several(loaded: Loaded, given: InputRequest) -> Loaded:
+    """More samples than the one that was made up: BatchNorm in train mode needs several."""
+    import torch
+
+    if given.inputs or not loaded.model.training:
+        return loaded
+    generator = torch.Generator().manual_seed(given.seed)
+    args = tuple(
+        torch.randn((SAMPLES, *a.shape[1:]), generator=generator).to(a)
+        if isinstance(a, torch.Tensor) and a.is_floating_point() and not a.is_meta
+        else a
+        for a in loaded.args
+    )
+    if all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in loaded.args):
+        tell(f"note: taking {SAMPLES} samples of it")
+        return replace(loaded, args=args)
+    return loaded
+
+
+def _join_patches(report: "Report") -> str:
+    """The proven fixes as one text of diffs; those whose line is not known are named on stderr."""
+    from cnnprobe.diagnosis import Verdict
+
+    proven = [f for f in report.findings if f.tried and f.tried.verdict is Verdict.PROVEN]
+    for finding in proven:
+        if finding.tried is not None and not finding.tried.patch:
+            tell(
+                f"note: {finding.rule}: {finding.tried.title}: its line in your files is not known"
+            )
+    return "".join(dict.fromkeys(f.tried.patch for f in proven if f.tried is not None))
 
 
 def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "Report":
@@ -126,6 +186,7 @@ def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "
             loss_fn=loss,
             optimizer=optimizer,
             steps=options["steps"],
+            trials=options["trials"],
             rules=options["files"],
             ignore=read_ignored(),
         )

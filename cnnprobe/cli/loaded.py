@@ -104,7 +104,7 @@ def load(wanted: ModelRequest, given: InputRequest, *, without_values: bool = Fa
             tell(f"note: {note}")
         wide = dtype if dtype is not None and dtype.is_floating_point else None
         model = model.to(dtype=wide) if without_values else _move(model, device, wide)
-    return Loaded(model=model.train(wanted.training), args=args, kwargs=kwargs)
+    return Loaded(model=model.train(bool(wanted.training)), args=args, kwargs=kwargs)
 
 
 def _build_without_values(build: "Callable[[], nn.Module]") -> "nn.Module":

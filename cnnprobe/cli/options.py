@@ -25,7 +25,7 @@ class ModelRequest:
     arguments: tuple[str, ...]
     weights: str | None
     trust_pickle: bool
-    training: bool
+    training: bool | None  # None: that of the command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +153,8 @@ _MODEL = (
     click.option(
         "--train/--eval",
         "training",
-        default=False,
-        help="Run the model in train or eval mode.  [default: eval]",
+        default=None,
+        help="Run the model in train or eval mode.  [default: eval; train for diagnose]",
     ),
 )
 _INPUT = (

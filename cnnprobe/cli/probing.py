@@ -130,7 +130,7 @@ def _probe(loaded: Loaded, model: ModelRequest, *, shapes_only: bool) -> "Report
 
     from cnnprobe.api import probe
 
-    with torch.set_grad_enabled(model.training), show_progress(f"running {model.spec}"):
+    with torch.set_grad_enabled(bool(model.training)), show_progress(f"running {model.spec}"):
         try:
             return probe(loaded.model, *loaded.args, shapes_only=shapes_only, **loaded.kwargs)
         except SystemExit as error:

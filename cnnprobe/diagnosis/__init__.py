@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from cnnprobe.diagnosis.discovery import read_page, read_sentence
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.tried import Tried as Tried
+from cnnprobe.diagnosis.tried import Verdict as Verdict
 from cnnprobe.errors import UsageError
 from cnnprobe.records.trace import Failure
 
@@ -66,11 +68,20 @@ class Finding:
     source: str = ""  # the user's line, "file.py:12"
     # the wider name of a cause or a rule: "shape-mismatch", "softmax-dim"; "" where it has none
     family: str = ""
+    tried: Tried | None = None  # what came of its fix; None where nothing was tried
 
     @property
     def is_crash(self) -> bool:
         """Whether it is an exception, and not what a rule found."""
         return self.code.startswith("CP0")
+
+    @property
+    def advice(self) -> str:
+        """What to do, and what came of it: a proven fix by its own title, another with what was seen."""
+        if self.tried is None:
+            return self.fix
+        is_proven = self.tried.verdict is Verdict.PROVEN
+        return f"{self.tried.title if is_proven else self.fix} ({self.tried.sentence})"
 
 
 _IGNORED = "__cnnprobe_ignore__"  # attribute of a decorated class: rule name or code to the reason

@@ -42,8 +42,20 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: torchvision's vgg_bn does it too.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.2.
     """
+    found = find_redundant(evidence)
+    if found:
+        first = found[0]
+        yield Finding(
+            module=first,
+            message=f"{len(found)} layers have a bias that the BatchNorm behind them takes away again (the first is {spoken(evidence, first)})",
+            fix="bias=False there",
+        )
+
+
+def find_redundant(evidence: Evidence) -> list[str]:
+    """The layers whose bias a BatchNorm takes away."""
     flow = Flow(evidence.trace)
-    found: dict[str, str] = {}
+    found: dict[str, None] = {}
     for i in flow.primitives({"batch_norm"}):
         source = flow.producer(flow.data(i))
         fqn = flow.calls[source].fqn if source is not None else None
@@ -55,11 +67,5 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
         ):
             continue
         if evidence.trace.module(fqn).config.get("bias") is True:
-            found.setdefault(fqn, flow.calls[i].fqn or "")
-    if found:
-        first = next(iter(found))
-        yield Finding(
-            module=first,
-            message=f"{len(found)} layers have a bias that the BatchNorm behind them takes away again (the first is {spoken(evidence, first)})",
-            fix="bias=False there",
-        )
+            found.setdefault(fqn)
+    return list(found)

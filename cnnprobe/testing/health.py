@@ -74,5 +74,5 @@ def _write_lines(finding: Finding) -> tuple[str, ...]:
     severity = finding.severity or Severity.INFO
     return (
         f"{severity.value} {finding.rule} ({finding.code}){place}: {finding.message}{follows}",
-        f"  fix: {finding.fix}",
+        f"  fix: {finding.advice}",
     )

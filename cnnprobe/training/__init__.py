@@ -3,7 +3,22 @@
 It runs the model again: `steps` forward and backward passes, about six forward passes, and up to three steps more where the loss rose or did not move.
 """
 
-from cnnprobe.training.observation import Raised, Request, observe_training
+from cnnprobe.training.keeping import restore
+from cnnprobe.training.observation import (
+    Raised,
+    Request,
+    keep_request,
+    make_step,
+    observe_training,
+)
 from cnnprobe.training.probing import arguments
 
-__all__ = ["Raised", "Request", "arguments", "observe_training"]
+__all__ = [
+    "Raised",
+    "Request",
+    "arguments",
+    "keep_request",
+    "make_step",
+    "observe_training",
+    "restore",
+]

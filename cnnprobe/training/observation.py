@@ -4,7 +4,7 @@ import contextlib
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,6 +87,13 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
     _check_values(request)
+    with keep_request(request) as (around, states):
+        return _Observation(request, around, states).run()
+
+
+@contextlib.contextmanager
+def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
+    """What a request's step works with, and what restores it meanwhile; all of it is afterwards as before."""
     given = {
         request.names.get(role, role): getattr(request, role)
         for role in ("model", "optimizer", "scheduler", "loss_fn")
@@ -103,7 +110,12 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     )
     with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
-        return _Observation(request, around, states).run()
+        yield around, states
+
+
+def make_step(request: Request, around: Surroundings) -> Callable[[], Any]:
+    """One step of the user's loop, or the standard one, with the same seed each time."""
+    return _Observation(request, around, []).one_step()
 
 
 def _check_values(request: Request) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import Finding, Tried
 from cnnprobe.document.blocks import Block, Code, Document, Folded, Heading, Table, Text
 from cnnprobe.document.layout.boxes import draw_graph_pictures
 from cnnprobe.document.layout.entries import Entry, list_entries
@@ -26,6 +26,7 @@ from cnnprobe.document.layout.summary import (
     list_observations,
 )
 from cnnprobe.document.layout.tables import build_module_table, build_parameter_table
+from cnnprobe.document.layout.trials import build_trial_blocks
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.records.explanation import Explanation
@@ -52,6 +53,7 @@ class _View:
     explanation: Explanation | None = None
     history: History | None = None
     findings: Sequence[Finding] = ()
+    together: Tried | None = None
 
 
 def lay_out_trace(
@@ -66,6 +68,7 @@ def lay_out_trace(
     explanation: Explanation | None = None,
     history: History | None = None,
     findings: Sequence[Finding] = (),
+    together: Tried | None = None,
 ) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
 
@@ -80,6 +83,7 @@ def lay_out_trace(
         explanation: why it raised; stands in place of the bare failure.
         history: the training steps that were watched, shown before the modules.
         findings: what is wrong, root causes first; they stand right under the title.
+        together: what all their proven fixes do at once.
 
     Raises:
         UsageError: `depth` is negative.
@@ -94,7 +98,7 @@ def lay_out_trace(
     sections = USUAL if sections is None else sections
     # What raised has its own place in the document.
     others = tuple(f for f in findings if not _has_own_place(f, explanation, sections))
-    view = _View(depth, folded, most_rows, drawn, graph, explanation, history, others)
+    view = _View(depth, folded, most_rows, drawn, graph, explanation, history, others, together)
     blocks: list[Block] = [Heading(text=trace.model, level=1)]
     blocks += [*_show_findings(trace, view), Text(text=introduce(trace))]
     for section in sections:
@@ -107,7 +111,9 @@ def lay_out_trace(
 
 
 def _show_findings(trace: Trace, view: _View) -> Iterable[Block]:
-    return build_finding_blocks(view.findings, trace) if view.findings else ()
+    if view.findings:
+        yield from build_finding_blocks(view.findings, trace)
+        yield from build_trial_blocks(view.findings, view.together, drawn=view.drawn)
 
 
 def _has_own_place(

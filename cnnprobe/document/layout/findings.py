@@ -54,7 +54,7 @@ def build_finding_notice(finding: Finding, *, key: str = "") -> Notice:
         severity=(finding.severity or Severity.INFO).value,
         text=f"{finding.rule}: {finding.message}{follows}",
         where=", ".join(part for part in (place, finding.source) if part),
-        fix=finding.fix,
+        fix=finding.advice,
         code=finding.code,
         key=key,
     )

@@ -1,0 +1,39 @@
+"""What came of fixes that were tried: all of them together, and the losses with and without each."""
+
+from collections.abc import Iterator, Sequence
+
+from cnnprobe.diagnosis import Finding, Severity, Tried, Verdict
+from cnnprobe.document.blocks import Block, Notice, Picture
+from cnnprobe.document.render.charts import Line, draw_curves
+
+_MOST = 6  # pictures; a report of many findings has one for the first of them
+
+
+def build_trial_blocks(
+    findings: Sequence[Finding], together: Tried | None, *, drawn: bool
+) -> Iterator[Block]:
+    """What all proven fixes do together, and the curves where pictures are shown."""
+    if together is not None:
+        yield Notice(
+            severity=Severity.INFO.value,
+            text=f"all fixes together: {together.said}",
+            where="all the findings whose fix is proven",
+            fix=together.title,
+        )
+    if drawn:
+        tried = [(f.rule, f.tried) for f in findings if f.tried is not None]
+        known = dict.fromkeys((tried.title, tried) for _, tried in tried if _is_drawn(tried))
+        yield from (_draw_losses(title, one) for title, one in list(known)[:_MOST])
+
+
+def _is_drawn(tried: Tried) -> bool:
+    return tried.verdict is Verdict.PROVEN and min(len(tried.losses), len(tried.as_it_is)) > 1
+
+
+def _draw_losses(title: str, tried: Tried) -> Picture:
+    lines = [
+        Line(name=name, steps=range(1, len(values) + 1), values=values)
+        for name, values in (("with the fix", tried.losses), ("as it is", tried.as_it_is))
+    ]
+    caption = f"loss with {title}, and as it is"
+    return Picture(svg=draw_curves(lines), alt=f"{caption}: {tried.said}", caption=caption, is_chart=True)  # fmt: skip

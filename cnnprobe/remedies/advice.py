@@ -1,0 +1,16 @@
+"""The rules whose fix cannot be tried, each with the reason: their findings give advice."""
+
+from collections.abc import Mapping
+
+ADVICE: Mapping[str, str] = {
+    "backward-missing": "which loss backward is to be called on is not known",
+    "constant-output": "where the model loses its input is shown, not known",
+    "constant-targets": "only other labels mend it",
+    "divergence-sign": "which part of the loss is the divergence is not known",
+    "graph-kept-alive": "which of the loop's variables holds the graph is not known",
+    "ignored-input": "what the input was for is not known",
+    "loss-detached": "the graph is gone before backward is called",
+    "nan-data": "only other data mends it",
+    "update-undone": "what writes the old weights back is the loop's own code",
+    "zero-grad": "what should stand in the place of the flat operation is not known",
+}

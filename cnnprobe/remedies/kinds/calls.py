@@ -1,0 +1,352 @@
+"""Remedies of single calls: a function or layer whose result is another, on the line where it stands."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.rewriting import Rewriting
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.remedies.writing import write_settings
+
+SMALL = 1e-8  # keeps log, sqrt and divisions away from 0
+
+
+def rows_at(finding: Finding, evidence: Evidence) -> list[tuple[Flow, ModuleCall]]:
+    """The rows at the place that a finding names, in the first step and in the evaluation."""
+    found = []
+    for trace in (evidence.trace, evidence.evaluation):
+        flow = Flow(trace) if trace is not None else None
+        for i in flow.primitives() if flow is not None else ():
+            assert flow is not None  # noqa: S101
+            if flow.owner(i) == finding.module and flow.line(i) == finding.source:
+                found.append((flow, flow.calls[i]))
+    # Several calls may stand on the line: the finding speaks of one.
+    return [row for row in found if describe(row[1]) in finding.message] or found
+
+
+def instead(call: ModuleCall, how: Rewriting) -> Callable[[Subject], None]:
+    """Something else in the place of a row's call: a function on its line, or a layer."""
+
+    def change(subject: Subject) -> None:
+        if call.fqn is None:
+            subject.rewrite(call.kind, call.source, how)
+            return
+        subject.set_module(call.fqn, _Stand(subject.module(call.fqn), how))
+
+    return change
+
+
+class _Stand(nn.Module):
+    """Stands in the place of a layer."""
+
+    def __init__(self, layer: nn.Module, how: Rewriting) -> None:
+        super().__init__()
+        self.layer, self.how = layer, how
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What is given in the place of the layer's result."""
+        return self.how(self.layer, args, kwargs)
+
+
+def pass_on(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What came in, as if the call were not there."""
+    return args[0] if args else kwargs["input"]
+
+
+def _find_call(
+    finding: Finding, evidence: Evidence, *operations: str
+) -> tuple[Flow, ModuleCall] | None:
+    rows = rows_at(finding, evidence)
+    return next((r for r in rows if not operations or operation(r[1]) in operations), None)
+
+
+def write_elsewhere(finding: Finding, evidence: Evidence, shown: str) -> Iterator[Remedy]:
+    """A copy in the place of what a call writes to."""
+    for _, call in rows_at(finding, evidence)[:1]:
+        if call.fqn is None:
+            yield Remedy(
+                title=f"x.clone() before {describe(call)}",
+                change=instead(call, _on_a_copy),
+                shows=shown,
+            )
+    yield Remedy(
+        title="x = x.clone() at the beginning of the forward",
+        change=_copy_inputs,
+        shows=shown,
+    )
+
+
+def _on_a_copy(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    first, *others = args
+    return func(first.clone(), *others, **kwargs)
+
+
+def _copy_inputs(subject: Subject) -> None:
+    def copy(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        clones = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+        named = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+        return clones, named
+
+    subject.model.register_forward_pre_hook(copy, with_kwargs=True)
+
+
+def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    """Dimension 1 in the place of 0 for what mixes the samples."""
+    mixing = ("softmax", "log_softmax", "mean", "sum", "std", "normalize", "cumsum")
+    flow = Flow(evidence.evaluation or evidence.trace)
+    found = [
+        flow.calls[i]
+        for i in flow.primitives(mixing)
+        if flow.owner(i) == finding.module and flow.calls[i].fqn is None
+    ]
+    for calls in ([found] if found else []) + ([[call] for call in found] if found[1:] else []):
+        for more in ({}, {"keepdim": True}):
+            names = " and ".join(dict.fromkeys(map(describe, calls)))
+            keep = ", keepdim=True" if more else ""
+            yield Remedy(
+                title=f"dim=1{keep} in {names}",
+                change=_all_instead(calls, _over_dim(1, **more)),
+                shows="every sample depends on its own input alone",
+            )
+
+
+def _all_instead(calls: list[ModuleCall], how: Rewriting) -> Callable[[Subject], None]:
+    def change(subject: Subject) -> None:
+        for call in calls:
+            instead(call, how)(subject)
+
+    return change
+
+
+def _over_dim(dim: int, **more: Any) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        named = {k: v for k, v in kwargs.items() if k not in ("dim", "axis", *more)}
+        positional = args[:1] + args[2:] if len(args) > 1 and isinstance(args[1], int) else args
+        return func(*positional, dim=dim, **named, **more)
+
+    return run
+
+
+@answers("softmax-dim", "softmax-over-queries", "softmax-over-positions")
+def other_dim(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Another dim of the softmax: that of the classes, or of the keys."""
+    found = _find_call(finding, evidence, "softmax", "log_softmax")
+    if found is None:
+        return
+    _, call = found
+    rank = len(call.inputs[0].shape) if call.inputs else 2
+    for dim in dict.fromkeys((1, -1, -2 if rank > 2 else 1)):
+        yield Remedy(
+            title=f"dim={dim} in {describe(call)}",
+            change=_set_dim(call, dim),
+            written=write_settings(call.fqn, {"dim": dim}, evidence, model) if call.fqn else None,
+            shows="it runs over the right dimension",
+            is_comparable=False,
+        )
+
+
+def _set_dim(call: ModuleCall, dim: int) -> Callable[[Subject], None]:
+    def change(subject: Subject) -> None:
+        if call.fqn is None:
+            subject.rewrite(call.kind, call.source, _over_dim(dim))
+            return
+        subject.module(call.fqn).dim = dim  # type: ignore[assignment]
+
+    return change
+
+
+@answers("functional-dropout")
+def dropout_by_mode(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """training=self.training."""
+    found = _find_call(finding, evidence)
+    if found is not None:
+        name = describe(found[1])
+        yield Remedy(
+            title=f"{name}(..., training=self.training)",
+            change=lambda subject: subject.rewrite(
+                found[1].kind, found[1].source, _by_mode(subject.module(finding.module or ""))
+            ),
+            shows="it drops nothing in eval mode",
+        )
+
+
+def _by_mode(module: nn.Module) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "dropout_p" in kwargs:
+            return func(*args, **kwargs | ({} if module.training else {"dropout_p": 0.0}))
+        kept = {k: v for k, v in kwargs.items() if k != "training"}
+        return func(*args[:2], training=module.training, **kept)
+
+    return run
+
+
+@answers("eval-nondeterminism")
+def random_in_training(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Nothing random in eval mode."""
+    flow = Flow(evidence.evaluation or evidence.trace)
+    drawing = [c for c in flow.calls if c.fqn is None and "rand" in c.kind.rpartition(".")[2]]
+    for call in drawing[:2]:
+        yield Remedy(
+            title=f"{describe(call)} only `if self.training:`",
+            change=lambda subject, call=call: subject.rewrite(  # type: ignore[misc]
+                call.kind, call.source, _in_training(subject.model)
+            ),
+            shows="two passes in eval mode give the same",
+        )
+
+
+def _in_training(model: nn.Module) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        made = func(*args, **kwargs)
+        return made if model.training else torch.zeros_like(made)
+
+    return run
+
+
+@answers("dead-output")
+def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The result kept, by writing it to what went in; else the call left out."""
+    found = _find_call(finding, evidence)
+    if found is None:
+        return
+    _, call = found
+    yield Remedy(
+        title=f"assign the result of {describe(call)}: x = ...",
+        change=instead(call, _write_back),
+        shows="the result is used",
+        is_comparable=False,
+    )
+    yield Remedy(
+        title=f"remove {describe(call)}",
+        change=instead(call, pass_on),
+        shows="the outputs are the same without it",
+    )
+
+
+def _write_back(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    result = func(*args, **kwargs)
+    if not isinstance(result, Tensor) or result.shape != args[0].shape:
+        raise CannotTryError("its result has another shape than what goes in")
+    return args[0].copy_(result)
+
+
+@answers("reshape-scramble")
+def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The axes moved before the view."""
+    found = _find_call(finding, evidence)
+    if found is None or not found[1].outputs:
+        return
+    yield Remedy(
+        title=f"x.flatten(2).transpose(1, 2) in place of {describe(found[1])}",
+        change=instead(found[1], _transpose_to(found[1].outputs[0].shape)),
+        shows="the values move with their axes",
+        is_comparable=False,
+    )
+
+
+def _transpose_to(shape: tuple[int, ...]) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        moved = args[0].flatten(2).transpose(1, 2)
+        if tuple(moved.shape[1:]) != shape[1:]:
+            raise CannotTryError("which axes were meant is not known")
+        return moved
+
+    return run
+
+
+@answers("nan-forward")
+def keep_in_range(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The argument of log, sqrt and divisions kept where they have a value."""
+    yield from _keep_finite(finding, evidence, "the values are finite")
+
+
+@answers("nan-backward")
+def keep_off_zero(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The argument of sqrt, norm and divisions kept off 0."""
+    yield from _keep_finite(finding, evidence, "the gradients are finite")
+
+
+def _keep_finite(finding: Finding, evidence: Evidence, shown: str) -> Iterator[Remedy]:
+    for kind, (how, code) in _FINITE.items():
+        found = _find_call(finding, evidence, kind)
+        if found is not None:
+            yield Remedy(
+                title=f"{code} in place of {describe(found[1])}(...)",
+                change=instead(found[1], how),
+                shows=shown,
+                is_comparable=False,
+            )
+            return
+
+
+def _first(how: Callable[[Tensor], Tensor]) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(how(args[0]), *args[1:], **kwargs)
+
+    return run
+
+
+def _second(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) < 2 or not isinstance(args[1], Tensor):
+        raise CannotTryError("the divisor is no tensor")
+    return func(args[0], args[1] + SMALL, *args[2:], **kwargs)
+
+
+_FINITE: dict[str, tuple[Rewriting, str]] = {
+    "log": (_first(lambda x: x.clamp(min=SMALL)), "torch.log(x.clamp(min=1e-8))"),
+    "sqrt": (_first(lambda x: x.clamp(min=0) + SMALL), "torch.sqrt(x.clamp(min=0) + 1e-8)"),
+    "rsqrt": (_first(lambda x: x.clamp(min=0) + SMALL), "torch.rsqrt(x.clamp(min=0) + 1e-8)"),
+    "exp": (_first(lambda x: x.clamp(max=80)), "torch.exp(x.clamp(max=80))"),
+    "pow": (_first(lambda x: x.clamp(min=SMALL)), "x.clamp(min=1e-8) ** p"),
+    "norm": (_first(lambda x: x + SMALL), "(x + 1e-8).norm()"),
+    "div": (_second, "x / (y + 1e-8)"),
+}
+
+
+@answers("no-grad-path", "no-grad-params")
+def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Without detach and .data; with gradients where they were switched off."""
+    shown = "the gradient reaches them"
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"remove the detach() or .data in {place}", change=_without_detach, shows=shown
+    )
+    yield Remedy(
+        title=f"remove the torch.no_grad() in {place}",
+        change=lambda subject: _without_no_grad(subject, evidence),
+        shows=shown,
+    )
+
+
+def _without_detach(subject: Subject) -> None:
+    for kind in ("torch.Tensor.detach", "torch.Tensor.data", "torch.detach"):
+        subject.rewrite(kind, "", pass_on)
+
+
+def _without_no_grad(subject: Subject, evidence: Evidence) -> None:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.enable_grad():
+            return func(*args, **kwargs)
+
+    flow = Flow(evidence.trace)
+    for i in flow.primitives():
+        if flow.calls[i].fqn is None and flow.owner(i) is not None:
+            subject.rewrite(flow.calls[i].kind, flow.calls[i].source, run)
+    for module in subject.model.modules():
+        if not module._modules:
+            module.__dict__["forward"] = _with_grad(module.forward)
+
+
+def _with_grad(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.enable_grad():
+            return forward(*args, **kwargs)
+
+    return run

@@ -1,0 +1,317 @@
+"""Remedies of single layers: another setting, another layer, one more, or one of its own."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprobe.crash.edits.layers import rebuild
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.remedies.changes import exchange, find_module, initialise_all, set_attribute
+from cnnprobe.remedies.kinds.calls import over_other_axis, write_elsewhere
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.remedies.writing import write_layer, write_settings
+from cnnprobe.rulebook.redundant_bias import find_redundant
+
+USUAL_MOMENTUM = 0.1  # torch.nn.BatchNorm2d
+LARGE_EPS = 1e-2  # 1e-5 is torch's, and 1e-3 TensorFlow's
+
+
+@answers("bn-momentum-zero", "train-eval-gap")
+def usual_momentum(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A momentum of 0.1 in every BatchNorm that has less."""
+    yield Remedy(
+        title=f"momentum=0.1 in {spoken(evidence, finding.module)} and its like",
+        change=_usual_momentum,
+        written=write_settings(finding.module or "", {"momentum": 0.1}, evidence, model),
+        shows="the running statistics follow the batches",
+        is_comparable=False,
+    )
+
+
+def _usual_momentum(subject: Subject) -> None:
+    for module in _list_norms(subject):
+        if module.momentum is not None and module.momentum < USUAL_MOMENTUM:
+            module.momentum = USUAL_MOMENTUM
+            _settle(subject, module)
+
+
+def _list_norms(subject: Subject) -> list[nn.modules.batchnorm._NormBase]:
+    modules = subject.model.modules()
+    return [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
+
+
+def _settle(subject: Subject, module: nn.Module) -> None:
+    """Statistics as they would be by now: those of one pass in train mode."""
+    mean, var = module.running_mean, module.running_var
+    if not isinstance(mean, torch.Tensor) or not isinstance(var, torch.Tensor):
+        return
+
+    def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+        axes = [d for d in range(args[0].dim()) if d != 1]
+        if getattr(module.num_batches_tracked, "item", int)() > 0:
+            with torch.no_grad():
+                mean.copy_(args[0].mean(axes))
+                var.copy_(args[0].var(axes))
+
+    handle = module.register_forward_pre_hook(read)
+    try:
+        subject.call_model()
+    finally:
+        handle.remove()
+
+
+@answers("bn-mixed-up")
+def swap_constants(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Eps and momentum as torch counts them, in every BatchNorm."""
+    norm = find_module(model, finding.module)
+    if isinstance(norm, nn.modules.batchnorm._NormBase):
+        settings = _unmix(norm)
+        shown = ", ".join(f"{name}={value:.3g}" for name, value in settings.items())
+        yield Remedy(
+            title=f"{shown} in {spoken(evidence, finding.module)} and its like",
+            change=_unmix_all,
+            written=write_settings(finding.module or "", settings, evidence, model),
+            shows="the running statistics are those of many batches",
+        )
+
+
+def _unmix(norm: nn.modules.batchnorm._NormBase) -> dict[str, float]:
+    if norm.eps > LARGE_EPS:
+        return {"eps": 1e-5, "momentum": 1.0 - norm.eps}
+    return {"momentum": 1.0 - (norm.momentum or 0.1)}
+
+
+def _unmix_all(subject: Subject) -> None:
+    for module in _list_norms(subject):
+        if module.eps > LARGE_EPS or (module.momentum or 0.0) > 0.5:
+            for name, value in _unmix(module).items():
+                setattr(module, name, value)
+
+
+@answers("bn-reused", "shared-module")
+def copy_for_each_place(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A copy for each name, or for each call of one name."""
+    place = spoken(evidence, finding.module)
+    count = sum(call.fqn == finding.module for call in evidence.trace.calls)
+    yield Remedy(
+        title=f"a module of its own for each place of {place}: copy.deepcopy({place})",
+        change=lambda subject: _copy_names(subject, finding.module or ""),
+        shows="each place has weights of its own",
+    )
+    yield Remedy(
+        title=f"a module of its own for each place of {place}: copy.deepcopy({place})",
+        change=lambda subject: _copy_calls(subject, finding.module or "", count),
+        shows="each place has statistics of its own",
+    )
+
+
+def _copy_names(subject: Subject, fqn: str) -> None:
+    shared = subject.module(fqn)
+    places = [
+        (parent, name)
+        for _, parent, first in list(named_modules(subject.model))
+        if first
+        for name, child in parent._modules.items()
+        if child is shared
+    ]
+    if len(places) < 2:
+        raise CannotTryError("it stands at one place only")
+    for parent, name in places[1:]:
+        parent._modules[name] = copy.deepcopy(shared)
+        subject.optimise(list(parent._modules[name].parameters()))  # type: ignore[union-attr]
+
+
+def _copy_calls(subject: Subject, fqn: str, count: int) -> None:
+    """A stand-in that gives each call within one forward of the model its own copy."""
+    shared = subject.module(fqn)
+    turns = _Turns(shared, count)
+    subject.model.register_forward_pre_hook(turns.begin)
+    subject.set_module(fqn, turns)
+    subject.optimise(list(turns.parameters()))
+
+
+class _Turns(nn.Module):
+    """Copies of a module, of which each call takes the next."""
+
+    def __init__(self, shared: nn.Module, count: int) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList([shared, *(copy.deepcopy(shared) for _ in range(count - 1))])
+        self.turn = 0
+
+    def begin(self, *_: Any) -> None:
+        """A forward of the model begins."""
+        self.turn = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the next copy gives."""
+        chosen = self.copies[min(self.turn, len(self.copies) - 1)]
+        self.turn += 1
+        return chosen(*args, **kwargs)
+
+
+@answers("tied-weights")
+def untie(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A weight of its own for each layer."""
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"give each layer that has the weight of {place} one of its own",
+        change=lambda subject: _untie(subject, finding.module or ""),
+        shows="each layer has a weight of its own",
+    )
+
+
+def _untie(subject: Subject, fqn: str) -> None:
+    kept = subject.module(fqn)
+    own = {id(p) for p in kept.parameters(recurse=False)}
+    for module in subject.model.modules():
+        if module is kept:
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in own:
+                module._parameters[name] = nn.Parameter(torch.randn_like(parameter) * 0.1)
+                subject.optimise([module._parameters[name]])  # type: ignore[list-item]
+
+
+@answers("inplace-skip", "input-mutated")
+def out_of_place(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """inplace=False of the layer; a copy of what the function writes to."""
+    module = find_module(model, finding.module)
+    shown = "what is read later is as it was"
+    if module is not None and getattr(module, "inplace", False):
+        yield Remedy(
+            title=f"inplace=False in {spoken(evidence, finding.module)}",
+            change=set_attribute(finding.module or "", "inplace", value=False),
+            written=write_settings(finding.module or "", {"inplace": False}, evidence, model),
+            shows=shown,
+        )
+    yield from write_elsewhere(finding, evidence, shown)
+
+
+@answers("dropout-rate")
+def keep_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The rate as what is dropped, not as what is kept."""
+    module = find_module(model, finding.module)
+    rate = getattr(module, "p", None)
+    if isinstance(rate, float):
+        yield Remedy(
+            title=f"p={1 - rate:.3g} in {spoken(evidence, finding.module)}",
+            change=set_attribute(finding.module or "", "p", value=1 - rate),
+            written=write_settings(
+                finding.module or "", {"p": round(1 - rate, 3)}, evidence, model
+            ),
+            shows=f"{1 - rate:.0%} of the values are dropped",
+            is_comparable=False,
+        )
+
+
+@answers("redundant-bias")
+def drop_bias(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """No bias before the BatchNorm."""
+    yield Remedy(
+        title=f"bias=False in {spoken(evidence, finding.module)} and its like",
+        change=lambda subject: _drop_biases(subject, finding, evidence),
+        shows="the same outputs with fewer parameters",
+    )
+
+
+def _drop_biases(subject: Subject, finding: Finding, evidence: Evidence) -> None:
+    for fqn in find_redundant(evidence) or [finding.module or ""]:
+        subject.module(fqn)._parameters["bias"] = None
+
+
+@answers("size-changed-late")
+def make_anew(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A new layer of the size that the attributes say."""
+    module = find_module(model, finding.module)
+    if module is None:
+        return
+    yield Remedy(
+        title=f"a new nn.{type(module).__name__} of that size at {spoken(evidence, finding.module)}",
+        change=exchange(finding.module or "", lambda old: rebuild(old, {})),
+        shows="the layer has the size that it says",
+        is_comparable=False,
+    )
+
+
+@answers("norm-over-one-value")
+def fewer_groups(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """One group over all channels."""
+    module = find_module(model, finding.module)
+    place = spoken(evidence, finding.module)
+    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+        yield Remedy(
+            title=f"num_groups=1 in {place}",
+            change=set_attribute(finding.module or "", "num_groups", value=1),
+            written=write_settings(finding.module or "", {"num_groups": 1}, evidence, model),
+            shows="what comes out depends on what comes in",
+        )
+    yield Remedy(
+        title=f"no normalisation at {place}",
+        change=exchange(finding.module or "", lambda _: nn.Identity()),
+        written=write_layer(finding.module or "", "nn.Identity()", evidence, model),
+        shows="what comes out depends on what comes in",
+    )
+
+
+@answers("batch-leak", "batch-as-time")
+def batch_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """batch_first=True in recurrent layers and attentions."""
+    if any(getattr(m, "batch_first", None) is False for m in model.modules()):
+        yield Remedy(
+            title=f"batch_first=True in {spoken(evidence, finding.module)}",
+            change=_batch_first,
+            written=write_settings(finding.module or "", {"batch_first": True}, evidence, model),
+            shows="every sample depends on its own input alone",
+        )
+    yield from over_other_axis(finding, evidence)
+
+
+def _batch_first(subject: Subject) -> None:
+    for module in subject.model.modules():
+        if getattr(module, "batch_first", None) is False:
+            module.batch_first = True  # type: ignore[assignment]
+
+
+@answers("missing-nonlinearity")
+def insert_relu(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A ReLU behind the layer."""
+    if finding.module:
+        yield Remedy(
+            title=f"nn.ReLU() after {spoken(evidence, finding.module)}",
+            change=exchange(finding.module, _followed_by_relu),
+            shows="the two layers are no longer one linear map",
+            is_comparable=False,
+        )
+
+
+def _followed_by_relu(module: nn.Module) -> nn.Module:
+    return nn.Sequential(module, nn.ReLU())
+
+
+@answers("vanishing-gradient")
+def normalise(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """ReLU and an initialisation by fan-in in the place of what saturates."""
+    yield Remedy(
+        title="nn.ReLU in place of every sigmoid and tanh, and an initialisation by fan-in",
+        change=_rectify,
+        shows="the gradient reaches the first layers",
+        is_comparable=False,
+    )
+
+
+def _rectify(subject: Subject) -> None:
+    for fqn, module, _ in list(named_modules(subject.model)):
+        if isinstance(module, nn.Sigmoid | nn.Tanh) and fqn:
+            subject.set_module(fqn, nn.ReLU())
+    initialise_all(subject)
+    heads = [m for m in subject.model.modules() if isinstance(m, nn.Linear)]
+    for head in heads[-1:]:  # so that the first outputs are about 0
+        with torch.no_grad():
+            head.weight.mul_(0.1)

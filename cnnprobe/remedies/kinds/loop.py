@@ -1,0 +1,231 @@
+"""Remedies of the training loop: what is called in a step, and in which order."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.training.events import LoopWatch
+
+
+@answers("no-zero-grad")
+def clear_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """zero_grad before each step; after each other optimizer's step, where two take turns."""
+    stale = next((len(step.stale) for step in evidence.steps if step.stale), 0)
+    if stale:
+        name = variable(evidence, "optimizer")
+        yield Remedy(
+            title=f"call {name}.zero_grad() before loss.backward()",
+            change=_clear_first,
+            shows=f"0 gradients hold those of the step before (as it is, {stale})",
+            is_comparable=False,
+        )
+        return
+    yield Remedy(
+        title="call zero_grad() of the other optimizers after each optimizer's step",
+        change=_clear_others,
+        shows="0 gradients are of another optimizer's loss",
+        is_comparable=False,
+    )
+
+
+def _clear_first(subject: Subject) -> None:
+    def clear() -> None:
+        for optimizer in subject.optimizers:
+            optimizer.zero_grad()
+
+    subject.before_each_step(clear)
+
+
+def _clear_others(subject: Subject) -> None:
+    optimizers = subject.optimizers
+    if len(optimizers) < 2:
+        raise CannotTryError("there is one optimizer only")
+
+    def clear(stepped: Any, *_: Any) -> None:
+        for optimizer in optimizers:
+            if optimizer is not stepped:
+                optimizer.zero_grad()
+
+    for optimizer in optimizers:
+        optimizer.register_step_post_hook(clear)
+
+
+@answers("eval-mode-in-train")
+def train_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """train() before each step."""
+    yield Remedy(
+        title=f"call {variable(evidence, 'model')}.train() before the training step",
+        change=_train_at_forward,
+        shows="dropout and BatchNorm train in every step",
+        is_comparable=False,
+    )
+
+
+def _train_at_forward(subject: Subject) -> None:
+    """train() before each forward that is trained with; what is evaluated under no_grad is left alone."""
+
+    def train(model: nn.Module, *_: Any) -> None:
+        if torch.is_grad_enabled():
+            model.train()
+
+    subject.model.register_forward_pre_hook(train)
+
+
+@answers("step-missing", "idle-optimizer")
+def step_last(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The optimizer's step at the end."""
+    if any(step.wasted for step in evidence.steps) or not evidence.optimizers:
+        return
+    name = variable(evidence, "optimizer")
+    yield Remedy(
+        title=f"call {name}.step() after loss.backward()",
+        change=_step_last,
+        shows="the weights change in each step",
+    )
+
+
+def _step_last(subject: Subject) -> None:
+    def step() -> None:
+        for optimizer in subject.optimizers:
+            optimizer.step()
+
+    subject.after_each_step(step)
+
+
+@answers("clip-ineffective")
+def clip_between(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The same clip right before the optimizer's step."""
+    if any(event.kind == "scale" for step in evidence.steps for event in step.events):
+        return
+    yield Remedy(
+        title="move the clip_grad call between loss.backward() and optimizer.step()",
+        change=_clip_between,
+        shows="every step uses gradients that are clipped",
+        is_comparable=False,
+    )
+
+
+def _clip_between(subject: Subject) -> None:
+    limits: dict[str, Any] = {}
+
+    def on(kind: str, scope: Any, frame: Any) -> None:
+        if kind == "clip" and not limits:
+            limits.update(scope)
+            limits["clip"] = frame.f_code.co_name
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if "clip_value" in limits:
+            nn.utils.clip_grad_value_(parameters, limits["clip_value"])
+        elif "max_norm" in limits:
+            nn.utils.clip_grad_norm_(parameters, limits["max_norm"], limits.get("norm_type", 2.0))
+
+    step = subject.request.train_step
+    if step is None:
+        raise CannotTryError("the standard step clips nothing")
+    subject.watch(LoopWatch(on))
+    for optimizer in subject.optimizers:
+        optimizer.register_step_pre_hook(clip)
+    if not limits:
+        raise CannotTryError("no clip was seen in the first step")
+
+
+@answers("lr-collapsed")
+def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """No scheduler's step in the step of a batch."""
+    name = variable(evidence, "scheduler")
+    yield Remedy(
+        title=f"call {name}.step() once an epoch, after the loop over the batches",
+        change=_keep_rates,
+        shows=f"the learning rate is the same after {len(evidence.steps)} batches",
+        is_comparable=False,
+    )
+
+
+def _keep_rates(subject: Subject) -> None:
+    for _, scheduler in subject.around.schedulers.values():
+        scheduler.step = _do_nothing
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    """Stands where the scheduler's step was."""
+
+
+@answers("gradients-cleared")
+def clear_before_backward(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """zero_grad where it belongs: first, and not between backward and step."""
+    name = variable(evidence, "optimizer")
+    yield Remedy(
+        title=f"move {name}.zero_grad() to before loss.backward()",
+        change=_clear_once,
+        shows="every step has gradients to use",
+    )
+
+
+def _clear_once(subject: Subject) -> None:
+    for optimizer in subject.optimizers:
+        clear = optimizer.zero_grad
+        optimizer.zero_grad = _do_nothing  # type: ignore[method-assign]
+        subject.before_each_step(clear)
+
+
+@answers("frozen-bn-drift")
+def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """eval() of every BatchNorm whose weights are frozen."""
+    yield Remedy(
+        title=f"call {spoken(evidence, finding.module)}.eval() after "
+        f"{variable(evidence, 'model')}.train(), and the others alike",
+        change=_freeze_statistics,
+        shows="the running statistics of frozen layers stay as they are",
+        is_comparable=False,
+    )
+
+
+def _freeze_statistics(subject: Subject) -> None:
+    frozen = [
+        module
+        for module in subject.model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(p.requires_grad for p in module.parameters())
+    ]
+
+    def freeze() -> None:
+        for module in frozen:
+            module.eval()
+
+    for module in frozen:  # also where the step itself calls train()
+        module.__dict__["train"] = functools.partial(_stay_in_eval, module)
+    subject.before_each_step(freeze)
+
+
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    return nn.Module.train(module, mode=False)
+
+
+@answers("exploding-gradient")
+def clip_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Fresh weights by fan-in; then a clip before each step."""
+    yield Remedy(title="initialise every layer by fan-in", change=initialise_all, by_loss=True)
+    yield Remedy(
+        title="clip the gradients to a norm of 1 between backward and step",
+        change=_clip_to_one,
+        by_loss=True,
+    )
+
+
+def _clip_to_one(subject: Subject) -> None:
+    def clip(optimizer: Any, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+
+    for optimizer in subject.optimizers:
+        optimizer.register_step_pre_hook(clip)

@@ -1,0 +1,171 @@
+"""Remedies of the head and the loss: what is between the last layer and the loss, and the loss's sign."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, variable
+from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import Subject
+from cnnprobe.remedies.writing import write_layer
+
+TINY = 1e-12  # keeps the logarithm of a probability finite
+
+
+def _drop(call: ModuleCall) -> Callable[[Subject], None]:
+    """The model or loss without a row."""
+
+    def change(subject: Subject) -> None:
+        if call.fqn is not None and call.fqn:
+            subject.set_module(call.fqn, nn.Identity())
+        else:
+            subject.rewrite(call.kind, call.source, pass_on)
+
+    return change
+
+
+def _prediction(finding: Finding, evidence: Evidence) -> tuple[LossCall, ModuleCall] | None:
+    """The loss, and the row at the finding's place that makes what it gets."""
+    for loss in loss_calls(evidence):
+        named = [
+            call for _, call in rows_at(finding, evidence) if describe(call) in finding.message
+        ]
+        if named:
+            return loss, named[0]
+        for row in (loss.origin, loss.flow.producer(loss.prediction)):
+            if row is not None and loss.flow.line(row) == finding.source:
+                return loss, loss.flow.calls[row]
+    return None
+
+
+@answers("softmax-before-ce", "sigmoid-before-bcewl", "activation-on-logits")
+def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The loss gets what went into the activation; for a softmax by hand, its logarithm."""
+    found = _prediction(finding, evidence)
+    loss_fn = variable(evidence, "loss_fn")
+    call = found[1] if found is not None else _inner(finding, evidence)
+    if call is None:
+        return
+    if operation(call) in ("div", "mul") and finding.rule == "softmax-before-ce":
+        yield Remedy(
+            title=f"give {loss_fn} the logits: leave the softmax by hand out",
+            change=instead(call, _logarithm),
+            shows=f"{loss_fn} gets logits",
+            is_comparable=False,
+        )
+        return
+    yield Remedy(
+        title=f"remove {describe(call)} and give {loss_fn} the logits",
+        change=_drop(call),
+        written=write_layer(call.fqn, "nn.Identity()", evidence, model) if call.fqn else None,
+        shows=f"{loss_fn} gets logits",
+        is_comparable=False,
+    )
+
+
+def _inner(finding: Finding, evidence: Evidence) -> ModuleCall | None:
+    flow = Flow(evidence.trace)
+    rows = [flow.calls[i] for i in flow.primitives() if flow.line(i) == finding.source]
+    return next((c for c in rows if c.fqn == finding.module or c.fqn is None), None)
+
+
+def _logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs).clamp_min(TINY).log()
+
+
+@answers("probs-into-nll", "loss-activation-mismatch")
+def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """log_softmax for a loss of log-probabilities; nothing for values without bounds."""
+    found = _prediction(finding, evidence)
+    if found is None:
+        return
+    loss, call = found
+    if loss.operation in ("nll_loss", "kl_div"):
+        softmax = operation(call) == "softmax"
+        yield Remedy(
+            title="log_softmax(x, dim=1) before the loss",
+            change=instead(call, _as_logarithm if softmax else _log_softmax),
+            shows="the loss gets log-probabilities",
+            is_comparable=False,
+        )
+        return
+    if loss.operation in ("cross_entropy", "binary_cross_entropy"):
+        yield from _several_labels(loss, call)
+        return
+    yield Remedy(
+        title=f"remove {describe(call)} after the last layer",
+        change=_drop(call),
+        written=write_layer(call.fqn, "nn.Identity()", evidence, model) if call.fqn else None,
+        shows="the outputs can reach every target",
+    )
+
+
+def _several_labels(loss: LossCall, call: ModuleCall) -> Iterator[Remedy]:
+    row = loss.call
+    if loss.operation == "cross_entropy":
+        yield Remedy(
+            title="nn.BCEWithLogitsLoss() for labels that do not exclude each other",
+            change=lambda subject: subject.rewrite(row.kind, row.source, _binary),
+            shows="each label has a probability of its own",
+            is_comparable=False,
+        )
+        return
+    yield Remedy(
+        title=f"a sigmoid in place of {describe(call)}",
+        change=instead(call, lambda _func, args, _kwargs: torch.sigmoid(args[0])),
+        shows="each label has a probability of its own",
+        is_comparable=False,
+    )
+
+
+def _binary(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target = args[1] if len(args) > 1 else kwargs["target"]
+    return nn.functional.binary_cross_entropy_with_logits(args[0], target)
+
+
+def _as_logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    dim = kwargs.get("dim", getattr(func, "dim", 1))
+    return torch.log_softmax(args[0], dim=dim if isinstance(dim, int) else 1)
+
+
+def _log_softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return torch.log_softmax(func(*args, **kwargs), dim=1)
+
+
+@answers("loss-sign", "maximised-error", "minimised-likelihood", "minimised-similarity")
+def turn_sign(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The other sign of the loss that backward starts at; no maximize=True."""
+    if any(optimizer.maximize for optimizer in evidence.optimizers):
+        yield Remedy(
+            title=f"build {variable(evidence, 'optimizer')} without maximize=True",
+            change=_minimise,
+            shows="the optimizer makes the error smaller",
+            is_comparable=False,
+        )
+        return
+    losses = [loss.call for step in evidence.steps[:1] for loss in step.losses]
+    if losses and losses[0] is not None:
+        call = evidence.trace.calls[losses[0]]
+        yield Remedy(
+            title="turn the sign of the loss",
+            change=lambda subject: subject.rewrite(call.kind, call.source, negate),
+            shows="the optimizer makes the error smaller",
+            is_comparable=False,
+        )
+
+
+def negate(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Minus what the call gives."""
+    return -func(*args, **kwargs)
+
+
+def _minimise(subject: Subject) -> None:
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["maximize"] = False

@@ -1,0 +1,199 @@
+"""Remedies of the optimizer: its learning rate, its decay, and which parameters it holds."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import CannotTryError, Subject
+
+LOWER = (0.1, 0.01, 0.001)  # times the learning rate, as a search by hand goes
+HIGHER = (10.0, 100.0, 1000.0)
+SHRUNK = 1e-2  # share of the gradients that a clipping leaves, below which it is to blame
+USUAL_RATE = 1e-3  # the default of torch.optim.Adam, for a rate of 0
+USUAL_DECAY = 5e-4  # of SGD on images: He et al. 2016, arXiv:1512.03385, use 1e-4; VGG uses 5e-4
+USUAL_DECOUPLED = 0.01  # the default of torch.optim.AdamW
+
+
+def scale_rates(factor: float) -> Callable[[Subject], None]:
+    """Every learning rate times a factor, also those that schedulers begin with."""
+
+    def change(subject: Subject) -> None:
+        if not subject.optimizers:
+            raise CannotTryError("no optimizer is known")
+        for optimizer in subject.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * factor
+                if "initial_lr" in group:
+                    group["initial_lr"] = group["initial_lr"] * factor
+        for _, scheduler in subject.around.schedulers.values():
+            if hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+
+    return change
+
+
+def _rates(evidence: Evidence, factors: tuple[float, ...]) -> Iterator[Remedy]:
+    highest = max((rate for o in evidence.optimizers for rate in o.rates), default=math.nan)
+    name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
+    for factor in factors:
+        if evidence.optimizers and highest > 0:
+            yield Remedy(
+                title=f"lr={highest * factor:.2g} in {name} in place of {highest:.2g}",
+                change=scale_rates(factor),
+                by_loss=True,
+            )
+
+
+@answers("lr-too-high", "divergence")
+def lower_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A tenth of the learning rate, a hundredth, a thousandth."""
+    yield from _rates(evidence, LOWER)
+
+
+@answers("update-ratio")
+def smaller_steps(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A lower rate, judged by the size of the steps."""
+    for remedy in _rates(evidence, LOWER):
+        shown = "the first step changes every weight by less than its size"
+        yield replace(remedy, by_loss=False, is_comparable=False, shows=shown)
+
+
+@answers("lr-too-low")
+def raise_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The rate at which the loss was seen to fall; for a factor that is a rate, the factor alone."""
+    events = [event for step in evidence.steps for event in step.events]
+    if any(e.kind == "scale" or (e.kind == "clip" and e.rate and e.rate < SHRUNK) for e in events):
+        return  # it is not the rate that makes the steps small
+    found = [replay.factor for replay in evidence.replays if replay.factor > 1]
+    small = [max(s.factors) for s in evidence.schedules if 0 < max(s.factors) < 1]
+    yield from _rates(evidence, (*(f for f in found), *(1.0 / s for s in small), *HIGHER))
+
+
+@answers("loss-not-decreasing", "cannot-overfit")
+def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Ten times the rate, a hundred times, a tenth."""
+    yield from _rates(evidence, (10.0, 100.0, 0.1))
+
+
+@answers("unchanged-weights")
+def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A usual rate in the place of 0."""
+    name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
+    if not any(rate for o in evidence.optimizers for rate in o.rates):
+        yield Remedy(
+            title=f"lr={USUAL_RATE:g} in {name} in place of 0",
+            change=_set_rates,
+            shows="the weights change in each step",
+        )
+
+
+def _set_rates(subject: Subject) -> None:
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] or USUAL_RATE
+
+
+@answers("schedule-at-zero")
+def begin_at_base(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A factor of 1 in the place of 0."""
+    if evidence.schedules:
+        yield Remedy(
+            title=f"let the function of {evidence.schedules[0].name} return a factor above 0",
+            change=_begin_at_base,
+            shows="the weights change in each step",
+        )
+
+
+def _begin_at_base(subject: Subject) -> None:
+    for _, scheduler in subject.around.schedulers.values():
+        scheduler.lr_lambdas = [_one for _ in scheduler.lr_lambdas]
+        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False)
+        for group, rate in rates:
+            group["lr"] = rate
+
+
+def _one(_: int) -> float:
+    return 1.0
+
+
+@answers("unoptimized-params", "stale-optimizer")
+def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Every trainable parameter of the model."""
+    held = sum(len(optimizer.parameters) for optimizer in evidence.optimizers)
+    name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
+    owned = [p for p in evidence.trace.parameters if p.kind == "parameter" and p.trainable]
+    yield Remedy(
+        title=f"give {name} all of {variable(evidence, 'model')}.parameters()",
+        change=_give_all,
+        shows=f"{len(owned) - held} more parameters are trained",
+    )
+
+
+def _give_all(subject: Subject) -> None:
+    if not subject.optimizers:
+        raise CannotTryError("no optimizer is known")
+    own = [p for p in subject.model.parameters() if p.requires_grad]
+    known = {id(p) for _, m in subject.around.models.values() for p in m.parameters()}
+    for optimizer in subject.optimizers:  # what a replaced layer has left there
+        for group in optimizer.param_groups:
+            group["params"][:] = [p for p in group["params"] if id(p) in known]
+    subject.optimise(list(own))
+
+
+@answers("frozen-in-optimizer")
+def drop_frozen(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The optimizer without frozen parameters."""
+    name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
+    yield Remedy(
+        title=f"build {name} from the parameters that require grad",
+        change=_drop_frozen,
+        shows=f"{name} holds no frozen parameter, and the steps are the same",
+    )
+
+
+def _drop_frozen(subject: Subject) -> None:
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["params"][:] = [p for p in group["params"] if p.requires_grad]
+
+
+@answers("frozen-params")
+def unfreeze(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The frozen module trained."""
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"{place}.requires_grad_(True), before the optimizer is built",
+        change=lambda subject: _unfreeze(subject, finding.module or ""),
+        shows=f"{place} is trained",
+    )
+
+
+def _unfreeze(subject: Subject, fqn: str) -> None:
+    module: nn.Module = subject.module(fqn)
+    module.requires_grad_(True)
+    subject.optimise(list(module.parameters()))
+
+
+@answers("weight-decay-high")
+def lower_decay(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The usual decay."""
+    decoupled = any(optimizer.decoupled for optimizer in evidence.optimizers)
+    usual = USUAL_DECOUPLED if decoupled else USUAL_DECAY
+    yield Remedy(
+        title=f"weight_decay={usual:g} in {variable(evidence, 'optimizer')}",
+        change=lambda subject: _set_decay(subject, usual),
+        shows="the weights follow the gradient of the loss",
+    )
+
+
+def _set_decay(subject: Subject, usual: float) -> None:
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["weight_decay"] = min(group.get("weight_decay", 0.0), usual)

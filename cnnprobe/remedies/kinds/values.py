@@ -1,0 +1,176 @@
+"""Remedies of what parameters and inputs hold: a fresh initialisation, standardised inputs, scaled targets."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow
+from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.remedies.changes import exchange, find_module, initialise, initialise_all
+from cnnprobe.remedies.kinds.optimizers import lower_rate
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import CannotTryError, Subject
+
+SMALLER = 0.01  # times the weights of a last layer: its logits are then about 0
+
+
+@answers("bad-init", "constant-init", "symmetric-init", "nan-parameter")
+def initialise_again(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """He's initialisation of the layer; then of all."""
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"nn.init.kaiming_normal_({place}.weight)",
+        change=lambda subject: initialise(subject.module(finding.module or "")),
+        shows=f"the weights of {place} differ, at a scale that keeps the signal's",
+    )
+    yield Remedy(
+        title="initialise every layer by fan-in", change=initialise_all, is_everywhere=True
+    )
+
+
+@answers("dead-relu")
+def initialise_before(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A fresh initialisation of the layer before it; LeakyReLU; a lower rate."""
+    before = _find_layer_before(finding, evidence)
+    if before is not None:
+        place = spoken(evidence, before)
+        yield Remedy(
+            title=f"initialise {place} again: kaiming_normal_ for its weight, 0 for its bias",
+            change=lambda subject: initialise(subject.module(before)),
+            shows="the ReLU lets a part of its inputs through",
+        )
+    if finding.module and isinstance(find_module(model, finding.module), nn.ReLU):
+        yield Remedy(
+            title=f"nn.LeakyReLU() in place of {spoken(evidence, finding.module)}",
+            change=exchange(finding.module, lambda _: nn.LeakyReLU()),
+            shows="gradient passes where the ReLU was zero",
+        )
+    yield from lower_rate(finding, evidence, model)
+
+
+def _find_layer_before(finding: Finding, evidence: Evidence) -> str | None:
+    """The layer with weights whose output reaches the blamed row."""
+    for trace in (evidence.trace, *(step.trace for step in evidence.steps[-1:])):
+        flow = Flow(trace)
+        for i in flow.primitives():
+            at_place = flow.owner(i) == finding.module
+            if at_place and (not finding.source or flow.line(i) == finding.source):
+                before = sorted(j for j in flow.before(i) if _has_weight(evidence, flow, j))
+                return flow.calls[before[-1]].fqn if before else None
+    return None
+
+
+def _has_weight(evidence: Evidence, flow: Flow, index: int) -> bool:
+    fqn = flow.calls[index].fqn
+    value = evidence.values.get(f"{fqn}.weight")
+    return fqn is not None and value is not None and len(value.shape) > 1
+
+
+@answers("saturated-activation", "exploding-activation")
+def initialise_for_scale(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A fresh initialisation of the layer before it; of all layers."""
+    before = _find_layer_before(finding, evidence)
+    if before is not None:
+        yield Remedy(
+            title=f"nn.init.kaiming_normal_({spoken(evidence, before)}.weight)",
+            change=lambda subject: initialise(subject.module(before)),
+            shows="its values stay in range",
+        )
+    yield Remedy(
+        title="initialise every layer by fan-in",
+        change=initialise_all,
+        is_everywhere=True,
+        shows="the values of all layers stay in range",
+    )
+    yield from standardise_inputs(finding, evidence, model)
+
+
+@answers("loss-at-init")
+def shrink_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The last layer a hundred times smaller."""
+    if finding.module is None:
+        return
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"initialise {place} smaller: weight times {SMALLER:g}, bias 0",
+        change=lambda subject: _shrink(subject.module(finding.module or "")),
+        shows="the first loss is that of guessing",
+    )
+    yield Remedy(
+        title="initialise every layer by fan-in", change=initialise_all, is_everywhere=True
+    )
+    yield from standardise_inputs(finding, evidence, model)
+
+
+def _shrink(module: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                parameter.mul_(0.0 if name == "bias" else SMALLER)
+
+
+@answers("input-range")
+def standardise_inputs(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Inputs with mean 0 and standard deviation 1."""
+    yield Remedy(
+        title=f"standardise {variable(evidence, 'inputs')}: (x - x.mean()) / x.std()",
+        change=_standardise,
+        shows="what reaches the first layer has mean 0 and standard deviation 1",
+    )
+
+
+def _standardise(subject: Subject) -> None:
+    def change(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 2:
+            return value
+        return ((value - value.mean()) / value.std().clamp(min=1e-8)).detach()
+
+    subject.request = replace(subject.request, inputs=tree_map(change, subject.request.inputs))
+
+
+@answers("negative-loss")
+def scale_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Targets in [0, 1]."""
+    targets = variable(evidence, "targets")
+    yield Remedy(
+        title=f"divide {targets} by their greatest value",
+        change=change_targets(lambda t: t / t.max().clamp(min=1.0)),
+        shows="the loss has a lower bound, 0",
+        is_comparable=False,
+    )
+
+
+def change_targets(how: Callable[[Tensor], Tensor]) -> Callable[[Subject], None]:
+    """Other targets in the batch."""
+
+    def change(subject: Subject) -> None:
+        targets = subject.request.targets
+        if not isinstance(targets, Tensor):
+            raise CannotTryError("the targets are no tensor of the batch")
+        subject.request = replace(subject.request, targets=how(targets))
+
+    return change
+
+
+@answers("loss-broadcast")
+def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """An axis of one more, or less, in the targets."""
+    targets = variable(evidence, "targets")
+    shown = "each prediction is compared with its own target"
+    yield Remedy(
+        title=f"{targets}.unsqueeze(1)",
+        change=change_targets(lambda t: t.unsqueeze(1)),
+        shows=shown,
+        is_comparable=False,
+    )
+    yield Remedy(
+        title=f"{targets}.squeeze(1)",
+        change=change_targets(lambda t: t.squeeze(1)),
+        shows=shown,
+        is_comparable=False,
+    )

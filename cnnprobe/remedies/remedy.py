@@ -1,0 +1,61 @@
+"""What a remedy is, and how the remedies of a rule are found."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cnnprobe.crash.edits.files import Change
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.remedies.subject import Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """One change of model, loss, optimizer, loop or data that answers a finding."""
+
+    title: str  # what to change, in the user's own names
+    change: Callable[[Subject], None]  # makes it; what it changes is put back by the trials
+    # what is seen where it helps: "every sample depends on its own input alone"; "": the loss
+    shows: str = ""
+    by_loss: bool = False  # the loss alone judges; else the rule does, by a second observation
+    is_comparable: bool = True  # the loss with it measures the same as the loss without it
+    is_everywhere: bool = False  # for several findings of a rule: one change of all places
+    written: Callable[[], list[Change]] | None = None  # how the user's file changes, where known
+
+
+Source = Callable[[Finding, Evidence, Any], Iterable[Remedy]]
+_SOURCES: dict[str, Source] = {}
+
+
+def answers(*rules: str) -> Callable[[Source], Source]:
+    """Make a function the source of remedies for the findings of some rules, the likeliest first."""
+
+    def decorate(source: Source) -> Source:
+        for rule in rules:
+            _SOURCES[rule] = source
+        return source
+
+    return decorate
+
+
+def all_sources() -> dict[str, Source]:
+    """The sources of remedies, by rule.
+
+    >>> "no-zero-grad" in all_sources()
+    True
+    """
+    from cnnprobe.remedies import kinds
+
+    for found in pkgutil.iter_modules(kinds.__path__):
+        importlib.import_module(f"{kinds.__name__}.{found.name}")
+    return _SOURCES
+
+
+def list_remedies(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """What can be tried against a finding, the likeliest first; nothing where its fix is advice."""
+    source = all_sources().get(finding.rule)
+    if source is not None:
+        yield from source(finding, evidence, model)

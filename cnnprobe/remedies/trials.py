@@ -1,0 +1,369 @@
+"""Tries the remedies of findings: the steps, or the whole observation, with and without each; then all together.
+
+It runs the user's own model, loss, optimizers and train_step from their saved state, each trial from the same weights, seeds and
+batch, and puts everything back to the bit.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from cnnprobe.crash.edits.files import write_changes
+from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.remedies.remedy import Remedy, list_remedies
+from cnnprobe.remedies.running import run_losses
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.training import Raised, Request, keep_request, observe_training, restore
+from cnnprobe.training.surroundings import Surroundings
+
+BUDGET = 60  # forward-backwards of the batch
+MOST_STEPS = 20  # of one run; enough for the loss of one batch to fall by more than its noise
+SEVERAL = 3  # findings of one rule, from which on one change of all places is tried first
+REPLAYED = 3  # further steps of an observation, where the loss rose or did not move
+USED_UP = "the budget was used up"
+PROBES = 3  # forward-backwards that the forward passes of a second observation are worth
+BETTER = 0.02  # of the first loss, by which it has to be lower at the end
+SHARE = 5.0  # times the seconds of the observation that all trials may take ...
+LEAST_SECONDS = 10.0  # ... and so many in any case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedFindings:
+    """The findings with what was tried, in their order, and all proven remedies together."""
+
+    findings: tuple[Finding, ...]
+    together: Tried | None = None
+
+
+def try_remedies(
+    request: Request,
+    evidence: Evidence,
+    findings: Sequence[Finding],
+    rules: Iterable[Rule],
+    *,
+    budget: int = BUDGET,
+    seconds: float = 0.0,
+) -> TriedFindings:
+    """Try what answers each finding, the root causes first, within `budget` forward-backwards.
+
+    Args:
+        request: what was diagnosed.
+        evidence: what was observed of it.
+        findings: what the rules found, root causes first.
+        rules: the rules that judge again.
+        budget: forward-backwards of the batch that all trials may take; 0 tries nothing.
+        seconds: that the observation took, of which the trials may take `SHARE` times as much.
+    """
+    if budget <= 0 or not findings or evidence.trace.failure is not None:
+        return TriedFindings(findings=tuple(findings))
+    request = replace(request, when_raised=_pass_over)
+    until = time.monotonic() + max(LEAST_SECONDS, SHARE * seconds)
+    with keep_request(request) as (around, states):
+        bench = Bench(request, evidence, findings, tuple(rules))
+        bench.around, bench.states = around, states
+        bench.left, bench.until = budget, until
+        return bench.run()
+
+
+def _pass_over(raised: Raised) -> None:
+    """A remedy that raises is told by its verdict; it is not explained."""
+
+
+class Bench:
+    """All trials of one diagnosis, which share saved states and a budget."""
+
+    def __init__(
+        self,
+        request: Request,
+        evidence: Evidence,
+        findings: Sequence[Finding],
+        rules: tuple[Rule, ...],
+    ) -> None:
+        self.request, self.evidence, self.rules = request, evidence, rules
+        self.findings = tuple(findings)
+        self.around, self.states = Surroundings(), list[Any]()
+        self.left, self.until = BUDGET, math.inf
+        self.proven: list[tuple[Finding, Remedy, Tried]] = []
+        self.as_it_is: tuple[float, ...] = ()
+
+    def run(self) -> TriedFindings:
+        """Each finding's remedies, then all of them together."""
+        roots = sorted(self.findings, key=lambda f: bool(f.follows_from))
+        tried = {id(finding): self.try_finding(finding) for finding in roots}
+        marked = tuple(replace(f, tried=tried[id(f)]) for f in self.findings)
+        return TriedFindings(findings=order_by_trials(marked), together=self.try_together())
+
+    def try_finding(self, finding: Finding) -> Tried | None:
+        """The first remedy that is proven; else the last that was tried; None where there is none."""
+        for other, _, tried in self.proven:
+            if finding.rule in tried.clears:
+                said = f"{finding.rule} is no longer found with the fix of {other.rule}"
+                return replace(tried, said=said, patch="")
+        last: Tried | None = None
+        for remedy in self.choose(finding):
+            last = self.try_remedy(finding, remedy)
+            if last.verdict is Verdict.PROVEN:
+                self.proven.append((finding, remedy, last))
+                break
+        return last
+
+    def choose(self, finding: Finding) -> list[Remedy]:
+        """What answers a finding; a change of all places first, where its rule has several."""
+        found = list(list_remedies(finding, self.evidence, self.request.model))
+        several = sum(f.rule == finding.rule for f in self.findings) >= SEVERAL
+        return sorted(found, key=lambda r: not r.is_everywhere) if several else found
+
+    def try_remedy(self, finding: Finding, remedy: Remedy) -> Tried:
+        """One remedy from the saved state, which is there again afterwards."""
+        judge = self._judge_by_loss if remedy.by_loss else self._judge_by_rule
+        try:
+            tried = judge(finding, remedy)
+        except CannotTryError as error:
+            tried = Tried(title=remedy.title, verdict=Verdict.UNTRIED, said=str(error))
+        except Exception as error:  # what the user's step says of the change
+            said = f"{type(error).__name__} is raised then"
+            tried = Tried(title=remedy.title, verdict=Verdict.FAILED, said=said)
+        finally:
+            restore(self.states)
+        own = self.request.train_step is not None
+        return replace(tried, own_step=own, patch=self._patch(remedy))
+
+    def _patch(self, remedy: Remedy) -> str:
+        return write_changes(remedy.written) if remedy.written is not None else ""
+
+    def spend(self, cost: int) -> None:
+        """Take so many forward-backwards from the budget.
+
+        Raises:
+            CannotTryError: they are not left.
+        """
+        if cost > self.left or time.monotonic() > self.until:
+            raise CannotTryError(USED_UP)
+        self.left -= cost
+
+    def changed(self, changes: Iterable[Callable[[Subject], None]]) -> Request:
+        """The request with changes made."""
+        subject = Subject(self.request, self.around, self.states)
+        calls = self.evidence.trace.calls
+        subject.outermost = calls[0].source if calls and calls[0].fqn is None else ""
+        torch.manual_seed(0)  # fresh weights are the same each time
+        for change in changes:
+            change(subject)
+        subject.finish()
+        return subject.request
+
+    # -- the loss --------------------------------------------------------------------------------
+
+    def _judge_by_loss(self, finding: Finding, remedy: Remedy) -> Tried:  # noqa: ARG002
+        """The observed steps again with the remedy; where they do not tell, more of both."""
+        observed = _known(step.value for step in self.evidence.steps)[:MOST_STEPS]
+        self.spend(max(1, len(observed)))
+        before = self.as_it_is or observed
+        after = self._run(remedy, len(observed))
+        verdict = compare_losses(before[: len(after)], after)
+        if verdict is Verdict.USELESS and len(observed) < MOST_STEPS and is_near(before, after):
+            first = 0 if len(self.as_it_is) else MOST_STEPS
+            with contextlib.suppress(CannotTryError):  # then the first run is what is known
+                self.spend(first + MOST_STEPS)
+                before, after = self._as_it_is(), self._run(remedy, MOST_STEPS)
+                verdict = compare_losses(before, after)
+        return Tried(
+            title=remedy.title,
+            verdict=verdict,
+            said=say_losses(before, after),
+            losses=after,
+            as_it_is=before,
+            clears=self._clears(remedy) if verdict is Verdict.PROVEN else (),
+        )
+
+    def _run(self, remedy: Remedy, count: int) -> tuple[float, ...]:
+        try:
+            return run_losses(self.changed([remedy.change]), self.around, max(1, count))
+        finally:
+            restore(self.states)
+
+    def _as_it_is(self) -> tuple[float, ...]:
+        """The losses without a remedy; run once."""
+        if not self.as_it_is:
+            try:
+                self.as_it_is = run_losses(self.request, self.around, MOST_STEPS)
+            finally:
+                restore(self.states)
+        return self.as_it_is
+
+    def _clears(self, remedy: Remedy) -> tuple[str, ...]:
+        """The rules that find nothing with a remedy of the loss, where others found something too."""
+        if len(self.findings) < 2:
+            return ()
+        try:
+            return self._cleared(run_rules(self.observe([remedy.change]), self.rules).findings)
+        except Exception:  # the loss alone was judged
+            return ()
+
+    # -- the rule --------------------------------------------------------------------------------
+
+    def observe(self, changes: Iterable[Callable[[Subject], None]]) -> Evidence:
+        """What is observed with changes.
+
+        Raises:
+            Exception: what the step raises then.
+        """
+        self.spend(max(1, len(self.evidence.steps)) + PROBES + REPLAYED)
+        evidence, error = observe_training(self.changed(changes))
+        if not evidence.replays:
+            self.left += REPLAYED
+        if error is not None:
+            raise error
+        return evidence
+
+    def _judge_by_rule(self, finding: Finding, remedy: Remedy) -> Tried:
+        again = self.observe([remedy.change])
+        found = run_rules(again, self.rules).findings
+        verdict, said = self._compare(finding, remedy, found)
+        before = _known(step.value for step in self.evidence.steps)
+        after = _known(step.value for step in again.steps)
+        if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
+            if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
+                verdict, said = Verdict.WORSE, "the loss falls less"
+            said += f"; {(say_losses if remedy.is_comparable else say_falls)(before, after)}"
+        return Tried(
+            title=remedy.title,
+            verdict=verdict,
+            said=said,
+            losses=after,
+            as_it_is=before,
+            clears=self._cleared(found) if verdict is Verdict.PROVEN else (),
+        )
+
+    def _cleared(self, found: Sequence[Finding]) -> tuple[str, ...]:
+        left = {f.rule for f in found}
+        return tuple(dict.fromkeys(f.rule for f in self.findings if f.rule not in left))
+
+    def _compare(
+        self, finding: Finding, remedy: Remedy, found: Sequence[Finding]
+    ) -> tuple[Verdict, str]:
+        """The verdict over what is found with the remedy, and why."""
+        if any(f.rule == finding.rule and f.module == finding.module for f in found):
+            return Verdict.USELESS, f"{finding.rule} is still found"
+        known = {f.rule for f in self.findings}
+        graver = [
+            f for f in found if f.rule not in known and _weight(f) >= max(1, _weight(finding))
+        ]
+        if graver:
+            return Verdict.WORSE, f"{graver[0].rule} is found then"
+        return Verdict.PROVEN, remedy.shows or f"{finding.rule} is no longer found"
+
+    # -- all together ------------------------------------------------------------------------------
+
+    def try_together(self) -> Tried | None:
+        """All proven remedies at once, where there are several."""
+        chosen = [remedy for _, remedy, _ in self.proven]
+        if len(chosen) < 2:
+            return None
+        title = "; ".join(dict.fromkeys(remedy.title for remedy in chosen))
+        try:
+            return self._judge_together(title, chosen)
+        except CannotTryError as error:
+            return Tried(title=title, verdict=Verdict.UNTRIED, said=str(error))
+        except Exception as error:  # they do not go together
+            said = f"{type(error).__name__} is raised then"
+            return Tried(title=title, verdict=Verdict.FAILED, said=said)
+        finally:
+            restore(self.states)
+
+    def _judge_together(self, title: str, chosen: list[Remedy]) -> Tried:
+        again = self.observe([remedy.change for remedy in chosen])
+        found = run_rules(again, self.rules).findings
+        left = [f.rule for f in found if f.severity is not Severity.INFO]
+        cleared = self._cleared(found)
+        before = _known(step.value for step in self.evidence.steps)
+        after = _known(step.value for step in again.steps)
+        said = (
+            f"{len(cleared)} of {len({f.rule for f in self.findings})} kinds of findings are gone"
+        )
+        if left:
+            said += f", and {', '.join(dict.fromkeys(left))} is left"
+        if all(remedy.is_comparable for remedy in chosen) and len(after) > 1 < len(before):
+            said += f"; {say_losses(before, after)}"
+        return Tried(
+            title=title,
+            verdict=Verdict.PROVEN if cleared else Verdict.USELESS,
+            said=said,
+            losses=after,
+            as_it_is=before,
+            own_step=self.request.train_step is not None,
+            clears=cleared,
+        )
+
+
+def _known(values: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(value for value in values if value is not None)
+
+
+def _weight(finding: Finding) -> int:
+    return (finding.severity or Severity.INFO).rank
+
+
+def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
+    """Whether the loss ends lower, by more than `BETTER` of the first one.
+
+    >>> compare_losses((2.3, 2.3), (2.3, 0.4)).value, compare_losses((2.3, 2.2), (2.3, 2.2)).value
+    ('proven', 'useless')
+    """
+    if not after or not math.isfinite(after[-1]):
+        return Verdict.WORSE if before and math.isfinite(before[-1]) else Verdict.USELESS
+    first = abs(after[0])
+    if not before or not math.isfinite(before[-1]):
+        return Verdict.PROVEN if after[-1] < after[0] else Verdict.USELESS
+    if after[-1] < before[-1] - BETTER * first and after[-1] < after[0]:
+        return Verdict.PROVEN
+    return Verdict.WORSE if after[-1] > before[-1] + BETTER * first else Verdict.USELESS
+
+
+def say_losses(before: Sequence[float], after: Sequence[float]) -> str:
+    """The losses at the end of both runs.
+
+    >>> say_losses((2.3, 2.3), (2.3, 0.41))
+    'after 2 steps the loss is 0.41; as it is, 2.3'
+    """
+    if not after or not before:
+        return "the loss is not known"
+    was = before[min(len(before), len(after)) - 1]
+    return f"after {len(after)} steps the loss is {after[-1]:.4g}; as it is, {was:.4g}"
+
+
+def say_falls(before: Sequence[float], after: Sequence[float]) -> str:
+    """From where to where both losses went, where they do not measure the same.
+
+    >>> say_falls((1.386, 1.383), (1.46, 1.41))
+    'the loss goes from 1.46 to 1.41 in 2 steps; as it is, from 1.386 to 1.383'
+    """
+    with_it = f"from {after[0]:.4g} to {after[-1]:.4g} in {len(after)} steps"
+    return f"the loss goes {with_it}; as it is, from {before[0]:.4g} to {before[-1]:.4g}"
+
+
+def is_near(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether more steps may tell: both runs are finite, and neither has left its start upwards."""
+    ends = (*before[-1:], *after[-1:])
+    return bool(ends) and all(map(math.isfinite, ends)) and max(ends) < 1.5 * abs(after[0])
+
+
+def order_by_trials(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings whose fix is proven before others of their kind, and those that clear the most first."""
+    return tuple(sorted(findings, key=_place))
+
+
+def _place(finding: Finding) -> tuple[bool, bool, int, int]:
+    tried = finding.tried
+    return (
+        finding.severity is Severity.INFO,
+        bool(finding.follows_from),
+        tried.verdict.rank if tried is not None else Verdict.UNTRIED.rank,
+        -len(tried.clears) if tried is not None and tried.verdict is Verdict.PROVEN else 0,
+    )

@@ -1,0 +1,297 @@
+"""Fixes that are tried: what the finding says, in which order, within which budget, and that all is as before."""
+
+import copy
+import itertools
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bench.faults import CASES
+from click.testing import CliRunner
+from torch import nn
+
+import cnnprobe
+from cnnprobe.cli import main
+from cnnprobe.cli.fixing import write_fixes
+from cnnprobe.diagnosis import Finding, Tried, Verdict
+from cnnprobe.remedies.trials import compare_losses, order_by_trials
+from cnnprobe.testing import assert_healthy
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 3, 2, 2, generator=generator), torch.arange(6) % 3
+
+
+def accumulate(model, optimizer, scheduler=None, random=False):
+    """A step without zero_grad."""
+
+    def train_step(inputs, targets):
+        noise = torch.rand(1).item() * 0.01 if random else 0.0
+        F.cross_entropy(model(inputs + noise), targets).backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    return train_step
+
+
+def diagnose_accumulating(**options):
+    model = make_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    step = accumulate(model, optimizer)
+    return cnnprobe.diagnose(model, *make_batch(), optimizer=optimizer, train_step=step, **options)
+
+
+def find(report, rule):
+    return next(finding for finding in report.findings if finding.rule == rule)
+
+
+def test_finding_says_what_came_of_its_fix():
+    tried = find(diagnose_accumulating(), "no-zero-grad").tried
+    assert Verdict.PROVEN == tried.verdict
+    assert tried.own_step
+    assert tried.said.startswith("0 gradients hold those of the step before (as it is, 4)")
+
+
+def test_report_shows_the_tried_fix():
+    text = str(diagnose_accumulating())
+    assert "(tried: 0 gradients hold those of the step before" in " ".join(text.split())
+
+
+def test_page_draws_the_losses_with_the_fix_and_without_it():
+    page = diagnose_accumulating().to("html")
+    assert "loss with call optimizer.zero_grad() before loss.backward(), and as it is" in page
+
+
+def test_tried_fix_survives_json(tmp_path):
+    report = diagnose_accumulating()
+    report.save(tmp_path / "report.json")
+    loaded = cnnprobe.load(tmp_path / "report.json")
+    assert report.findings == loaded.findings
+    assert report.together == loaded.together
+
+
+def test_nothing_is_tried_without_a_budget():
+    assert [None] * len((report := diagnose_accumulating(trials=0)).findings) == [
+        finding.tried for finding in report.findings
+    ]
+
+
+def test_budget_that_is_too_small_leaves_the_fix_untried():
+    tried = find(diagnose_accumulating(trials=2), "no-zero-grad").tried
+    assert (Verdict.UNTRIED, "the budget was used up") == (tried.verdict, tried.said)
+
+
+def test_trials_take_no_more_backward_passes_than_the_budget_and_what_was_observed():
+    counter = itertools.count()  # no list: what a step appends to is put back
+    model = make_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)
+
+    def train_step(inputs, targets):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.register_hook(lambda grad: grad if next(counter) >= 0 else None)
+        loss.backward()
+        optimizer.step()
+
+    given = {"optimizer": optimizer, "train_step": train_step}
+    cnnprobe.diagnose(model, *make_batch(), trials=0, **given)
+    observed = next(counter)
+    cnnprobe.diagnose(model, *make_batch(), trials=20, **given)
+    total = next(counter) - 1 - observed
+    assert observed < total <= observed + 20
+
+
+def is_same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(is_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(is_same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_everything_is_as_before_to_the_bit(kind):
+    model = nn.Sequential(*make_net(), nn.BatchNorm1d(3), nn.Softmax(dim=1))
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(model.parameters(), lr=0.05, **options)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1)
+    step = accumulate(model, optimizer, scheduler, random=True)
+    step(*make_batch())  # the optimizer has a state, the parameters have gradients
+    model[5].eval()
+
+    def read():
+        return copy.deepcopy(
+            (
+                list(model.state_dict().items()),
+                [p.grad for p in model.parameters()],
+                [m.training for m in model.modules()],
+                optimizer.state_dict(),
+                scheduler.state_dict(),
+                torch.get_rng_state(),
+            )
+        )
+
+    before, identities = read(), [id(p) for g in optimizer.param_groups for p in g["params"]]
+    report = cnnprobe.diagnose(
+        model, *make_batch(), optimizer=optimizer, scheduler=scheduler, train_step=step
+    )
+    assert any(finding.tried for finding in report.findings)
+    assert is_same(read(), before)
+    assert identities == [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.BatchNorm1d, nn.Softmax] == [
+        type(child) for child in model
+    ]
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not model._forward_pre_hooks
+    assert "forward" not in vars(model)
+
+
+def test_fix_that_changes_nothing_is_no_repair():
+    case = CASES["way_through_numpy"].build(True)
+    finding = find(cnnprobe.diagnose(**case), "no-grad-path")
+    assert Verdict.USELESS == finding.tried.verdict
+    assert finding.advice.startswith(f"{finding.fix} (tried: ")
+    assert "no-grad-path is still found" in finding.advice
+
+
+def test_fix_of_the_loss_is_judged_by_the_same_steps():
+    model = make_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=100.0)
+    report = cnnprobe.diagnose(
+        model, *make_batch(), loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer
+    )
+    tried = find(report, "lr-too-high").tried
+    assert Verdict.PROVEN == tried.verdict
+    assert not tried.own_step
+    assert tried.losses[0] == tried.as_it_is[0]  # from equal weights
+    assert tried.losses[-1] < tried.as_it_is[-1]
+
+
+def test_several_proven_fixes_are_tried_together():
+    model = make_net()
+    model.eval()
+    model.append(nn.Dropout(0.0))
+    model.append(nn.Softmax(dim=1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    step = accumulate(model, optimizer)
+    report = cnnprobe.diagnose(model, *make_batch(), optimizer=optimizer, train_step=step)
+    assert report.together.verdict == Verdict.PROVEN
+    assert {"no-zero-grad", "softmax-before-ce"} <= set(report.together.clears)
+
+
+def said(rule, verdict, clears=()):
+    tried = Tried(title="", verdict=verdict, clears=clears)
+    return Finding(message="", fix="", rule=rule, tried=tried)
+
+
+def test_proven_fixes_come_first_and_those_that_clear_the_most():
+    findings = (
+        said("a", Verdict.USELESS),
+        said("b", Verdict.PROVEN, ("b",)),
+        Finding(message="", fix="", rule="c"),
+        said("d", Verdict.PROVEN, ("d", "a")),
+    )
+    assert ["d", "b", "c", "a"] == [finding.rule for finding in order_by_trials(findings)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ((2.0, 2.0), (2.0, 0.5), "proven"),
+        ((2.0, 1.99), (2.0, 1.98), "useless"),
+        ((2.0, 0.5), (2.0, 1.5), "worse"),
+        ((2.0, float("nan")), (2.0, 1.0), "proven"),
+        ((2.0, 1.0), (2.0, float("nan")), "worse"),
+    ],
+)
+def test_losses_decide_by_where_they_end(before, after, verdict):
+    assert verdict == compare_losses(before, after).value
+
+
+SICK = """from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(12, 8)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(8, 3)
+        self.out = nn.Softmax(dim=1)
+
+    def forward(self, x):
+        return self.out(self.head(self.act(self.body(x))))
+"""
+TRAINING = ("--loss", "cross_entropy", "--optimizer", "sgd:lr=0.1")
+
+
+@pytest.fixture
+def sick_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"sick_{tmp_path.name.replace('-', '_')}.py"
+    path.write_text(SICK)
+    os.utime(path, (1.0, 1.0))
+    return path
+
+
+def test_command_prints_the_proven_fixes_as_a_diff_and_writes_nothing(sick_file):
+    result = CliRunner().invoke(main, ["diagnose", f"{sick_file.name}:Net", *TRAINING, "--diff"])
+    assert (
+        "-        self.out = nn.Softmax(dim=1)\n+        self.out = nn.Identity()" in result.stdout
+    )
+    assert SICK == sick_file.read_text()
+
+
+def test_command_fixes_the_file_keeps_the_original_and_says_what_is_left(sick_file):
+    result = CliRunner().invoke(main, ["diagnose", f"{sick_file.name}:Net", *TRAINING, "--fix"])
+    assert (0, True) == (result.exit_code, "nothing was found" in result.stdout)
+    assert SICK.replace("nn.Softmax(dim=1)", "nn.Identity()") == sick_file.read_text()
+    assert SICK == sick_file.with_name(sick_file.name + ".orig").read_text()
+
+
+def find_patched(path):
+    patch = (
+        f"--- a/{path.name}\n+++ b/{path.name}\n@@ -10,1 +10,1 @@\n"
+        "-        self.out = nn.Softmax(dim=1)\n+        self.out = nn.Identity()\n"
+    )
+    tried = Tried(title="", verdict=Verdict.PROVEN, patch=patch)
+    return Finding(message="", fix="", rule="softmax-before-ce", tried=tried)
+
+
+def test_file_that_has_changed_since_it_was_imported_is_not_written(sick_file, capsys):
+    assert [] == write_fixes([find_patched(sick_file)], imported=0.5)
+    assert SICK == sick_file.read_text()
+    assert "has changed since it was imported" in capsys.readouterr().err
+
+
+def test_file_of_an_installed_package_is_not_written(sick_file, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = sick_file.rename(folder / sick_file.name)
+    assert [] == write_fixes([find_patched(path)], imported=2.0)
+    assert "is a file of an installed package" in capsys.readouterr().err
+
+
+def test_fix_whose_lines_are_gone_is_not_written(sick_file, capsys):
+    sick_file.write_text("x = 1\n")
+    os.utime(sick_file, (1.0, 1.0))
+    assert [] == write_fixes([find_patched(sick_file)], imported=2.0)
+    assert "the lines are not as they were" in capsys.readouterr().err
+
+
+def test_assert_healthy_shows_the_tried_fix():
+    model = make_net().append(nn.Softmax(dim=1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with pytest.raises(AssertionError, match="tried: loss_fn gets logits"):
+        assert_healthy(model, *make_batch(), loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer)
