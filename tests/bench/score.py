@@ -16,6 +16,7 @@ class Score:
     found: bool
     located: bool
     loud: tuple  # warnings and errors on the twin
+    mended: bool  # a fix of the fault is proven
     said: tuple  # everything on the sick one
 
 
@@ -39,6 +40,7 @@ def score(name):
         located=any(f.module in case.modules for f in hits),
         loud=tuple((f.rule, f.module, f.message) for f in healthy.findings if f.severity != "info")
         + unable,
+        mended=any(f.tried is not None and f.tried.verdict == "proven" for f in hits),
         said=tuple((f.rule, f.module) for f in sick.findings),
     )
 
