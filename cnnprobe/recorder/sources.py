@@ -88,6 +88,8 @@ def find_nearest_line(frame: FrameType | None) -> str:
         if frame is None:
             return ""
         filename = frame.f_code.co_filename
+        if filename.startswith(_COMMAND):
+            return ""  # beyond it are the lines of the command's own libraries
         if is_users(filename):
             return _location(filename, frame.f_lineno)
         frame = frame.f_back
