@@ -1,4 +1,6 @@
-"""Shows what every layer of a PyTorch network really did, names the layer at fault, and leaves the model as it was."""
+"""Shows what every layer of a PyTorch network really did, names the layer at fault, and leaves the
+model as it was.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

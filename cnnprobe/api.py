@@ -1,4 +1,6 @@
-"""The verbs: each takes the user's model and gives a Report. The only room that knows the whole path."""
+"""The verbs: each takes the user's model and gives a Report. The only room that knows the whole
+path.
+"""
 
 import os
 import pathlib
@@ -52,20 +54,23 @@ _recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = (
 def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any) -> Report:
     """One forward pass of `model(*args, **kwargs)`, neutrally observed.
 
-    The model is afterwards bit for bit as it was: parameters, buffers, flags, gradients, attributes, hooks, random generators.
-    It runs in the mode it is in (train or eval) and under the caller's grad mode. When the forward raises, the report says
-    why instead of raising (`report.ok` is False, `report.explanation` names the module to blame, the cause, and repairs that were
-    tried on a shadow of the model, `report.error` is the exception); an interrupt goes on to the caller.
+    The model is afterwards bit for bit as it was: parameters, buffers, flags, gradients,
+    attributes, hooks, random generators. It runs in the mode it is in (train or eval) and under the
+    caller's grad mode. When the forward raises, the report says why instead of raising (`report.ok`
+    is False, `report.explanation` names the module to blame, the cause, and repairs that were tried
+    on a shadow of the model, `report.error` is the exception); an interrupt goes on to the caller.
 
     Args:
         model: any nn.Module, also lazy, compiled or on the meta device.
         *args: the forward's positional arguments.
-        shapes_only: compute nothing and read no weight; shapes, parameters and multiply-accumulates are
-            the same, values are missing. An operation that needs values is given zeros, and named in a note.
+        shapes_only: compute nothing and read no weight; shapes, parameters and multiply-accumulates
+            are the same, values are missing. An operation that needs values is given zeros, and
+            named in a note.
         **kwargs: the forward's keyword arguments.
 
     Raises:
-        TargetError: `model` is not an nn.Module, or with `shapes_only` a part of it is scripted or sharded.
+        TargetError: `model` is not an nn.Module, or with `shapes_only` a part of it is scripted or
+            sharded.
 
     >>> import torch
     >>> report = probe(torch.nn.Linear(4, 2), torch.ones(3, 4))
@@ -102,7 +107,9 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
 
 
 class ExplainedRecording(Recording):
-    """A recording that explains the exception which leaves its block: as notes on it (PEP 678), and as `explanation`."""
+    """A recording that explains the exception which leaves its block: as notes on it (PEP 678), and
+    as `explanation`.
+    """
 
     def __init__(self, model: nn.Module, *, statistics: bool = True) -> None:
         super().__init__(model, statistics=statistics)
@@ -133,9 +140,11 @@ class ExplainedRecording(Recording):
 
 
 def record(model: nn.Module, *, statistics: bool = True) -> ExplainedRecording:
-    """A context manager around the user's own forward (and backward) passes: no extra pass, the same numbers.
+    """A context manager around the user's own forward (and backward) passes: no extra pass, the
+    same numbers.
 
-    An exception keeps its type, message and traceback, and gains the explanation as notes; explaining it runs shadows of the model.
+    An exception keeps its type, message and traceback, and gains the explanation as notes;
+    explaining it runs shadows of the model.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
@@ -152,14 +161,17 @@ def record(model: nn.Module, *, statistics: bool = True) -> ExplainedRecording:
 def autograd_graph(
     output: Any, model: nn.Module | None = None, *, trace: Trace | None = None, saved: bool = True
 ) -> Graph:
-    """The dynamic graph that autograd has built behind a tensor or a nested output: what made what, and what it keeps.
+    """The dynamic graph that autograd has built behind a tensor or a nested output: what made what,
+    and what it keeps.
 
-    It is exact, it is walked without recursion, and it keeps no tensor alive. If the forward pass was recorded, every node is
-    named by the module call that made it and the user's line; else modules are told by the parameters they own.
+    It is exact, it is walked without recursion, and it keeps no tensor alive. If the forward pass
+    was recorded, every node is named by the module call that made it and the user's line; else
+    modules are told by the parameters they own.
 
     Args:
         output: a tensor (a loss, say), or any nest of tensors.
-        model: names the parameters; the forward pass of a `record(model)` that you still hold is found by itself.
+        model: names the parameters; the forward pass of a `record(model)` that you still hold is
+            found by itself.
         trace: the recorded forward pass that made the output, if it shall not be looked for.
         saved: tell what is kept for backward; False is faster.
 
@@ -188,20 +200,26 @@ def compare(
     level: str | None = None,
     **kwargs: Any,
 ) -> Comparison:
-    """Whether two models are the same, however their modules are named and nested: level by level, and all that differs.
+    """Whether two models are the same, however their modules are named and nested: level by level,
+    and all that differs.
 
-    Operations are aligned by what they are, their configuration, shapes and data flow; `nn.Flatten` and `torch.flatten` are one operation,
-    so are `nn.ReLU` and `F.relu`. Both models are afterwards bit for bit as they were; the activations of one at most are held.
-    Compiled code is compared by its outputs alone. Two models of other dtypes or devices get the inputs in their own, and what their
-    rounding explains is allowed: 4 eps sqrt(depth), relative to the root mean square of an activation.
+    Operations are aligned by what they are, their configuration, shapes and data flow; `nn.Flatten`
+    and `torch.flatten` are one operation, so are `nn.ReLU` and `F.relu`. Both models are afterwards
+    bit for bit as they were; the activations of one at most are held. Compiled code is compared by
+    its outputs alone. Two models of other dtypes or devices get the inputs in their own, and what
+    their rounding explains is allowed: 4 eps sqrt(depth), relative to the root mean square of an
+    activation.
 
     Args:
-        actual: a model, or a recording of one: a Report, a Trace, a Recording, the path of a saved report.
-        expected: the one that it should be like. Where either is a recording, numbers are compared by the statistics that it holds.
+        actual: a model, or a recording of one: a Report, a Trace, a Recording, the path of a saved
+            report.
+        expected: the one that it should be like. Where either is a recording, numbers are compared
+            by the statistics that it holds.
         *args: the forward's positional arguments, for both.
         rtol: relative tolerance of numbers; default that of torch.testing.assert_close by dtype.
         atol: absolute tolerance of numbers.
-        level: a name of `cnnprobe.records.differences.LEVELS` to go no further than it needs; None compares at every level.
+        level: a name of `cnnprobe.records.differences.LEVELS` to go no further than it needs; None
+            compares at every level.
         **kwargs: the forward's keyword arguments, for both.
 
     Raises:
@@ -230,9 +248,11 @@ def compare(
 
 
 def refactor(model: nn.Module, *args: Any, **kwargs: Any) -> Refactoring:
-    """What repeats in a model that was written out, as blocks: their source, the mapping of names, and the proof that it is the same model.
+    """What repeats in a model that was written out, as blocks: their source, the mapping of names,
+    and the proof that it is the same model.
 
-    The source is shown only when the model that it defines, with the weights carried over, has agreed at every level of `compare`.
+    The source is shown only when the model that it defines, with the weights carried over, has
+    agreed at every level of `compare`.
 
     Args:
         model: any model with one input and one output of tensors.
@@ -271,30 +291,39 @@ def monitor(
     tensorboard: Any = None,
     live: bool = False,
 ) -> Monitor:
-    """A context manager around the user's own training loop, of which nothing is changed: the weights come out equal to the bit.
+    """A context manager around the user's own training loop, of which nothing is changed: the
+    weights come out equal to the bit.
 
-    It sees activations, their gradients, parameters and their gradients, updates, learning rate, loss, the first NaN, dead channels, and graphs
-    that live on. `history` has them as arrays over the steps, `findings` what the rules say, `report` both; each as of now.
-    A step ends with the optimizer's step; without an optimizer when the model is called again after a backward pass.
+    It sees activations, their gradients, parameters and their gradients, updates, learning rate,
+    loss, the first NaN, dead channels, and graphs that live on. `history` has them as arrays over
+    the steps, `findings` what the rules say, `report` both; each as of now. A step ends with the
+    optimizer's step; without an optimizer when the model is called again after a backward pass.
 
     Args:
         model: the model, as the loop calls it.
         optimizer: its optimizer; several in a list, of which the last one's step ends a step.
-        every: only each `every`-th step is observed, from the first on; the others cost a few microseconds.
-        budget: the part of the time that may be spent (0.01 is one percent); `every` is then chosen by itself.
-        modules: patterns of module names that are observed: `("layer1.*", "fc")`; "" is the model itself.
+        every: only each `every`-th step is observed, from the first on; the others cost a few
+            microseconds.
+        budget: the part of the time that may be spent (0.01 is one percent); `every` is then chosen
+            by itself.
+        modules: patterns of module names that are observed: `("layer1.*", "fc")`; "" is the model
+            itself.
         what: of "activation", "gradient", "parameter" and "update", those that are observed.
         fraction: the part of each batch that is read of the activations.
         histograms: also keep how the values lie, by magnitude, at each observed step.
         window: observed steps over which a channel must be zero to be called dead.
-        loss_fn: the loss module, whose calls then tell the loss. Left out, a stock one among the caller's variables is taken; or say `monitor.loss(loss)`.
-        raise_on_nan: stop at the first NaN of an observed step, before the optimizer spoils the weights; on a GPU at the end of the step.
-        log: a file for JSON lines, which `cnnprobe.load` reads back; a run that is killed keeps what it had.
+        loss_fn: the loss module, whose calls then tell the loss. Left out, a stock one among the
+            caller's variables is taken; or say `monitor.loss(loss)`.
+        raise_on_nan: stop at the first NaN of an observed step, before the optimizer spoils the
+            weights; on a GPU at the end of the step.
+        log: a file for JSON lines, which `cnnprobe.load` reads back; a run that is killed keeps
+            what it had.
         tensorboard: a folder for TensorBoard, or a SummaryWriter.
         live: show a line of progress, in a terminal or in a notebook.
 
     Raises:
-        TargetError: `model` is no nn.Module, `optimizer` no optimizer, or TensorBoard is not installed.
+        TargetError: `model` is no nn.Module, `optimizer` no optimizer, or TensorBoard is not
+            installed.
         UsageError: `every`, `budget`, `fraction` or `window` make no sense.
         NonFiniteError: in the loop, with `raise_on_nan`.
 
@@ -347,28 +376,37 @@ def diagnose(
     rules: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
 ) -> Report:
-    """Why the model does not learn: findings of the rules, the root cause first; none where nothing is wrong.
+    """Why the model does not learn: findings of the rules, the root cause first; none where nothing
+    is wrong.
 
-    Without a loss the forward pass alone is judged; with one, its gradients too; with an optimizer or a train_step, `steps` steps on
-    this one batch. What raises is explained as `probe` does (`report.explanation`), and is the first finding. Afterwards model, optimizer, scheduler, gradients, random generators and the variables of the train_step are as before.
+    Without a loss the forward pass alone is judged; with one, its gradients too; with an optimizer
+    or a train_step, `steps` steps on this one batch. What raises is explained as `probe` does
+    (`report.explanation`), and is the first finding. Afterwards model, optimizer, scheduler,
+    gradients, random generators and the variables of the train_step are as before.
 
     Args:
         model: the model, in the mode in which it is to be judged.
-        inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its keyword arguments. A list that is one argument,
-            as detectors take their images, goes into a tuple: `(images,)`. Or the training data: a DataLoader, a Dataset, an iterable of batches
-            that is no list; then its data is judged too, as `inspect_data` does, and its first batch goes into the model and the loss.
+        inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its
+            keyword arguments. A list that is one argument, as detectors take their images, goes
+            into a tuple: `(images,)`. Or the training data: a DataLoader, a Dataset, an iterable of
+            batches that is no list; then its data is judged too, as `inspect_data` does, and its
+            first batch goes into the model and the loss.
         targets: what `loss_fn` takes as its second argument.
         loss_fn: called as `loss_fn(output, targets)`, or `loss_fn(output)` without targets.
         optimizer: as the loop uses it.
-        train_step: one step of the user's own loop; gets what its parameters are named after (model, inputs or x, targets or y, batch,
-            optimizer, loss_fn or criterion, scheduler), else (inputs, targets) for two parameters, (model, inputs, targets) for three.
+        train_step: one step of the user's own loop; gets what its parameters are named after
+            (model, inputs or x, targets or y, batch, optimizer, loss_fn or criterion, scheduler),
+            else (inputs, targets) for two parameters, (model, inputs, targets) for three.
         scheduler: of the learning rate.
-        steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit are judged from 50 on.
+        steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit
+            are judged from 50 on.
         validation: the validation data, in the same forms, where the training data is given.
-        trials: forward and backward passes of the batch in which the fixes of the findings are tried (`finding.tried`); 0 tries none.
-            They take at most five times as long as the diagnosis, or ten seconds.
+        trials: forward and backward passes of the batch in which the fixes of the findings are
+            tried (`finding.tried`); 0 tries none. They take at most five times as long as the
+            diagnosis, or ten seconds.
         rules: further rules and causes of crashes, or files that hold them.
-        ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed; as `@cnnprobe.ignore` does for a class.
+        ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed;
+            as `@cnnprobe.ignore` does for a class.
 
     Raises:
         TargetError: `model` is not an nn.Module, or is lazy.
@@ -481,7 +519,9 @@ def diagnose(
 def _read_loaders(
     model: nn.Module, loader: Any, targets: Any, loss_fn: Any, validation: Any
 ) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
-    """What was read of the loaders, what of the first batch goes into the model and the loss, and how that was found."""
+    """What was read of the loaders, what of the first batch goes into the model and the loss, and
+    how that was found.
+    """
     check_model(model, "the model that is diagnosed")
     if targets is not None:
         raise UsageError(
@@ -515,15 +555,20 @@ def inspect_data(
     rules: Iterable[DataRule | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
 ) -> DataReport:
-    """What a loader gives, measured and judged on a bounded sample: sizes, types, ranges, labels, copies, order, workers, augmentation.
+    """What a loader gives, measured and judged on a bounded sample: sizes, types, ranges, labels,
+    copies, order, workers, augmentation.
 
-    The loader is afterwards as it was, with its samplers, workers and generators, and so are the global generators: the next epoch is
-    the same as without. A report of its own, that prints itself, is shown in a notebook, and saves itself as JSON, HTML or PNG.
+    The loader is afterwards as it was, with its samplers, workers and generators, and so are the
+    global generators: the next epoch is the same as without. A report of its own, that prints
+    itself, is shown in a notebook, and saves itself as JSON, HTML or PNG.
 
     Args:
-        loader: the training data as the loop gets it: a DataLoader, an iterable of batches, or a Dataset.
-        validation: the same of the validation; what differs between the two, and what stands in both, is then judged too.
-        model: tells the number of classes and whether a last batch of one stops a BatchNorm; it is left bit for bit as it was.
+        loader: the training data as the loop gets it: a DataLoader, an iterable of batches, or a
+            Dataset.
+        validation: the same of the validation; what differs between the two, and what stands in
+            both, is then judged too.
+        model: tells the number of classes and whether a last batch of one stops a BatchNorm; it is
+            left bit for bit as it was.
         loss_fn: tells what type of labels is wanted, and which label is left out.
         samples: so many are read of each; None reads all.
         seconds: reading ends after so long; None is no bound.
@@ -554,7 +599,8 @@ def inspect_data(
 
 
 def rules() -> tuple[Rule | DataRule, ...]:
-    """Every rule that `diagnose` and `inspect_data` run, by code: `name`, `code`, `severity`, `sentence`, `page`.
+    """Every rule that `diagnose` and `inspect_data` run, by code: `name`, `code`, `severity`,
+    `sentence`, `page`.
 
     >>> rules()[0].name
     'dead-relu'
@@ -563,7 +609,9 @@ def rules() -> tuple[Rule | DataRule, ...]:
 
 
 def _variable(frame: types.FrameType, value: Any) -> str | None:
-    """The name under which the caller knows a value; loops and temporaries of one letter are no better than none."""
+    """The name under which the caller knows a value; loops and temporaries of one letter are no
+    better than none.
+    """
     for scope in (frame.f_locals, frame.f_globals):
         for name, held in scope.items():
             if held is value and not name.startswith("_"):

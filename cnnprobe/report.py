@@ -1,4 +1,6 @@
-"""A report: what was found, held as data, shown in any format, saved and loaded. Reading a saved one never imports torch."""
+"""A report: what was found, held as data, shown in any format, saved and loaded. Reading a saved
+one never imports torch.
+"""
 
 import contextlib
 import os
@@ -27,14 +29,19 @@ _PARTS: Mapping[str, Any] = {
     "graph": Graph | None,
     "history": History | None,
 }
-"""What a saved report holds, and the type that reads it back: where a part of a later kind (`tuple[Finding, ...]`) is added."""
+"""What a saved report holds, and the type that reads it back: where a part of a later kind
+(`tuple[Finding, ...]`) is added.
+"""
 
-_SHOWN_IN_NOTEBOOK = 200  # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
+# rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
+_SHOWN_IN_NOTEBOOK = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report:
-    """What cnnprobe found out about a model. Holds no model; `output` and `error` live in memory only."""
+    """What cnnprobe found out about a model. Holds no model; `output` and `error` live in memory
+    only.
+    """
 
     trace: Trace
     findings: tuple[Finding, ...] = ()  # root causes first
@@ -64,7 +71,8 @@ class Report:
         depth: int | None = None,
         colour: bool = False,
     ) -> str:
-        """The report as "text", "markdown", "html" (a whole page), "fragment" (of HTML, for notebooks) or "json" (which `load` reads back, always whole).
+        """The report as "text", "markdown", "html" (a whole page), "fragment" (of HTML, for
+        notebooks) or "json" (which `load` reads back, always whole).
 
         Args:
             format: a name of `cnnprobe.document.render.formats()`.
@@ -86,7 +94,9 @@ class Report:
         return render(_lay_out(self, depth, None), format, width=width, colour=colour)
 
     def _render_page(self, depth: int | None) -> str:
-        """The page, which carries the whole report as JSON: for programs, and for what it tells of a row that is marked."""
+        """The page, which carries the whole report as JSON: for programs, and for what it tells of
+        a row that is marked.
+        """
         from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
         return render_page(
@@ -94,7 +104,8 @@ class Report:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report in the format that the suffix of `path` names; the file is there as a whole or not at all.
+        """Writes the report in the format that the suffix of `path` names; the file is there as a
+        whole or not at all.
 
         Raises:
             UnknownNameError: no format has this suffix.
@@ -119,17 +130,23 @@ class Report:
             if failure
             else format_counted(len(self.findings), "finding")
         )
-        return f"<Report of {self.trace.model}: {format_counted(len(self.trace.calls), 'call')}, {format_counted(add_up(self.trace).parameters, 'parameter')}, {state}>"
+        return (
+            f"<Report of {self.trace.model}: {format_counted(len(self.trace.calls), 'call')}, "
+            f"{format_counted(add_up(self.trace).parameters, 'parameter')}, {state}>"
+        )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:  # noqa: ARG002
-        """The forms in which a notebook shows the report, folded to a size that a notebook bears."""
+        """The forms in which a notebook shows the report, folded to a size that a notebook
+        bears.
+        """
         document = _lay_out(self, None, FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
         text = render(_lay_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
         return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
 def load(path: str | os.PathLike[str]) -> Report:
-    """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one that was saved.
+    """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one
+    that was saved.
 
     Raises:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
@@ -211,7 +228,9 @@ def _lay_out(
 
 
 def write_file(target: Path, text: str) -> None:
-    """Beside the target first, then in its place: whoever reads meanwhile sees the old file or the new one."""
+    """Beside the target first, then in its place: whoever reads meanwhile sees the old file or the
+    new one.
+    """
     data = text.encode("utf-8", errors="backslashreplace")
     try:
         target = target.resolve()

@@ -1,7 +1,8 @@
 """The command: `cnnprobe probe SPEC ...`. The result goes to stdout, everything else to stderr.
 
-Nothing here imports torch before a command runs, so that help and completion answer at once. A further command is a function of
-its own in a file of its own, takes its options from `options`, and is added to `main` below.
+Nothing here imports torch before a command runs, so that help and completion answer at once. A
+further command is a function of its own in a file of its own, takes its options from `options`, and
+is added to `main` below.
 """
 
 import click

@@ -22,7 +22,9 @@ def run_checks(trace: Trace, names: Iterable[str]) -> None:
 
 
 def _count_rows(trace: Trace, key: str) -> Iterator[str]:
-    """The rows with such values in an output, the first one first, or the reason why that is not known."""
+    """The rows with such values in an output, the first one first, or the reason why that is not
+    known.
+    """
     if not any(out.stats for call in trace.calls for out in call.outputs):
         yield "unknown: no values were observed"
     for call in trace.calls:
@@ -44,7 +46,9 @@ def _check_inf(trace: Trace) -> Iterator[str]:
 
 
 def _check_unused(trace: Trace) -> Iterator[str]:
-    """Modules with parameters that no call reached; those inside a stock module that was called are its own affair."""
+    """Modules with parameters that no call reached; those inside a stock module that was called are
+    its own affair.
+    """
     called = {call.fqn for call in trace.calls if call.fqn is not None}
     inner = tuple(
         f"{m.fqn}." for m in trace.modules if m.is_stock and not m.is_container and m.fqn in called

@@ -1,4 +1,6 @@
-"""`cnnprobe compare` and `cnnprobe refactor`: whether two models are the same, and a model in blocks that is proven to be."""
+"""`cnnprobe compare` and `cnnprobe refactor`: whether two models are the same, and a model in
+blocks that is proven to be.
+"""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -134,7 +136,8 @@ def _compare(
 @add_input_options
 @add_output_options
 def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputRequest) -> None:
-    """Find what repeats in the model SPEC, write it as block classes, and prove the result equivalent.
+    """Find what repeats in the model SPEC, write it as block classes, and prove the result
+    equivalent.
 
     \b
     -o blocks.py writes the source alone. Exit code 1: nothing folds, or the proof failed.

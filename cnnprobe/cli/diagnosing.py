@@ -1,4 +1,6 @@
-"""`cnnprobe diagnose`, `rules` and `explain`: why a model does not learn, and the pages of what is looked for."""
+"""`cnnprobe diagnose`, `rules` and `explain`: why a model does not learn, and the pages of what is
+looked for.
+"""
 
 import functools
 import time
@@ -95,7 +97,8 @@ _rules_option = click.option(
 def diagnose_command(
     model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any
 ) -> None:
-    """Run the model SPEC and, with --loss and --optimizer, a few training steps, and say what is wrong.
+    """Run the model SPEC and, with --loss and --optimizer, a few training steps, and say what is
+    wrong.
 
     \b
     pyproject.toml may suppress findings, each with its reason:
@@ -193,7 +196,9 @@ def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "
 
 
 def _make_targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> Any:
-    """The given ones, or random ones that the loss takes, from the shape of what the model gives; None where its forward raises."""
+    """The given ones, or random ones that the loss takes, from the shape of what the model gives;
+    None where its forward raises.
+    """
     import torch
 
     from cnnprobe import loading

@@ -1,4 +1,6 @@
-"""Writes fixes into the user's files: `cnnprobe diagnose --fix`. Never an installed package's, never a file that has changed since."""
+"""Writes fixes into the user's files: `cnnprobe diagnose --fix`. Never an installed package's,
+never a file that has changed since.
+"""
 
 import linecache
 import os
@@ -16,7 +18,9 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """Some lines of a file, and what is to stand there instead; `line` is that of the first, from 0."""
+    """Some lines of a file, and what is to stand there instead; `line` is that of the first, from
+    0.
+    """
 
     path: Path
     line: int

@@ -1,4 +1,6 @@
-"""`cnnprobe graph`: what autograd built, or how the modules are connected; and how one run differs from the next."""
+"""`cnnprobe graph`: what autograd built, or how the modules are connected; and how one run differs
+from the next.
+"""
 
 import gc
 from itertools import pairwise
@@ -177,7 +179,9 @@ def _list_unreached(autograd: "Graph", trace: "Trace") -> list[str]:
 
 
 def _follow_lives(loaded: Loaded, model: ModelRequest, runs: int) -> list[str]:
-    """What is left of each run's graph after a backward pass from the sum of the outputs, once the outputs are dropped."""
+    """What is left of each run's graph after a backward pass from the sum of the outputs, once the
+    outputs are dropped.
+    """
     import torch
 
     from cnnprobe.recorder.autograd import GraphWatch

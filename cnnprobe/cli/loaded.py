@@ -1,4 +1,6 @@
-"""From what a command line asks for to a model and its inputs, with the user's own prints kept out of the result."""
+"""From what a command line asks for to a model and its inputs, with the user's own prints kept out
+of the result.
+"""
 
 import contextlib
 import functools
@@ -30,7 +32,9 @@ class Loaded:
 
 @contextlib.contextmanager
 def send_prints_to_stderr() -> Iterator[None]:
-    """What the user's code prints goes to stderr, also where a child process or C code writes to file descriptor 1."""
+    """What the user's code prints goes to stderr, also where a child process or C code writes to
+    file descriptor 1.
+    """
     real = sys.stdout is sys.__stdout__ and sys.stdout is not None
     with contextlib.redirect_stdout(sys.stderr):
         kept = None
@@ -70,7 +74,8 @@ def load(wanted: ModelRequest, given: InputRequest, *, without_values: bool = Fa
     Args:
         wanted: the model.
         given: its inputs, and the device.
-        without_values: build both on the meta device; a model that cannot be built there keeps its weights.
+        without_values: build both on the meta device; a model that cannot be built there keeps its
+            weights.
 
     Raises:
         UsageError: the request cannot be understood.
@@ -108,7 +113,9 @@ def load(wanted: ModelRequest, given: InputRequest, *, without_values: bool = Fa
 
 
 def _build_without_values(build: "Callable[[], nn.Module]") -> "nn.Module":
-    """The model on the meta device; with its weights where its constructor or its file asks for them."""
+    """The model on the meta device; with its weights where its constructor or its file asks for
+    them.
+    """
     import torch
 
     try:

@@ -100,7 +100,8 @@ class _Format(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 @functools.cache
 def list_known_formats() -> tuple[str, ...]:
-    """The names of the files `render/as_<name>.py` that render a document, found without importing them.
+    """The names of the files `render/as_<name>.py` that render a document, found without importing
+    them.
 
     >>> "text" in list_known_formats()
     True
@@ -168,7 +169,9 @@ _INPUT = (
     click.option(
         "--dtype",
         metavar="NAME",
-        help="Dtype of random inputs; a floating one also converts the model. [default: the model's]",
+        help=(
+            "Dtype of random inputs; a floating one also converts the model. [default: the model's]"
+        ),
     ),
     click.option(
         "--device",
@@ -220,14 +223,18 @@ def add_input_options(command: Command) -> Command:
 
 
 def add_output_options(command: Command) -> Command:
-    """Format and file of the result, as the argument `wished`; the file is checked before anything runs."""
+    """Format and file of the result, as the argument `wished`; the file is checked before anything
+    runs.
+    """
     return _gather(command, OutputRequest, "wished", _OUTPUT)
 
 
 def _gather(
     command: Command, kind: Callable[..., Any], name: str, options: tuple[Callable[[Any], Any], ...]
 ) -> Command:
-    """The command with these options, whose values reach it as one argument `name` of type `kind`."""
+    """The command with these options, whose values reach it as one argument `name` of type
+    `kind`.
+    """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
 
     @functools.wraps(command)

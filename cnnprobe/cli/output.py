@@ -35,7 +35,9 @@ def _make_unwritable_error(path: Path | str | None, reason: str) -> UsageError:
 
 
 def is_coloured(wished: OutputRequest) -> bool:
-    """Whether the result is looked at on a terminal that may show colours (https://no-color.org)."""
+    """Whether the result is looked at on a terminal that may show colours
+    (https://no-color.org).
+    """
     return (
         wished.file is None
         and sys.stdout is not None

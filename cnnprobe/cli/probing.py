@@ -62,7 +62,10 @@ if TYPE_CHECKING:
 @click.option(
     "--min-input",
     is_flag=True,
-    help="Print the smallest height and width that the model accepts, and what they must be multiples of.",
+    help=(
+        "Print the smallest height and width that the model accepts, and what they must be "
+        "multiples of."
+    ),
 )
 @click.option(
     "--fail-on",
@@ -208,7 +211,9 @@ def _render(report: "Report", wished: OutputRequest, view: str, depth: int | Non
 
 
 def _show_opinion(opinion: "Document", wished: OutputRequest) -> None:
-    """After the table where people read it; on stderr where the result is a file or is read by a machine."""
+    """After the table where people read it; on stderr where the result is a file or is read by a
+    machine.
+    """
     from cnnprobe.document.render import render
 
     form = choose_format(wished)

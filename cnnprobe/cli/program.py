@@ -1,4 +1,6 @@
-"""How the command ends: one message with what, where and fix for every kind of failure, and the designed exit code."""
+"""How the command ends: one message with what, where and fix for every kind of failure, and the
+designed exit code.
+"""
 
 import os
 import sys
@@ -17,7 +19,9 @@ DEBUG = "cnnprobe.debug"
 
 
 class Program(click.Group):
-    """A group of commands whose every failure is one message on stderr, without a traceback unless `--debug` asks for it."""
+    """A group of commands whose every failure is one message on stderr, without a traceback unless
+    `--debug` asks for it.
+    """
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -42,7 +46,8 @@ class Program(click.Group):
             code = _leave_closed_pipe()
         except OSError as error:
             tell(
-                f"error: the result cannot be written: {error.strerror or error}\n  where: stdout\n  fix:   write it to a file with -o FILE"
+                f"error: the result cannot be written: {error.strerror or error}\n  where: "
+                "stdout\n  fix:   write it to a file with -o FILE"
             )
             _discard_stdout()
             code = UNFORESEEN
@@ -62,14 +67,21 @@ class Program(click.Group):
         except MemoryError:
             _tell_failure(
                 ctx,
-                "error: out of memory\n  where: this command\n  fix:   use a smaller --input, or --device meta for shapes only",
+                (
+                    "error: out of memory\n  where: this command\n  fix:   use a smaller --input, "
+                    "or "
+                    "--device meta for shapes only"
+                ),
             )
             ctx.exit(UNFORESEEN)
         except Exception as error:
             what = f"error: {type(error).__name__}: {str(error).strip() or 'no message'}"
             _tell_failure(
                 ctx,
-                f"{what}\n  where: inside cnnprobe\n  fix:   run it again with --debug, and report what it shows",
+                (
+                    f"{what}\n  where: inside cnnprobe\n  fix:   run it again with --debug, and "
+                    "report what it shows"
+                ),
             )
             ctx.exit(UNFORESEEN)
 
@@ -85,7 +97,8 @@ def tell(message: str) -> None:
 
 
 def make_printable(text: str) -> str:
-    r"""The text with control characters, and what else a terminal could act on, as escapes; line ends stay.
+    r"""The text with control characters, and what else a terminal could act on, as escapes; line
+    ends stay.
 
     >>> make_printable("\x1b[31mred")
     '\\x1b[31mred'
@@ -107,7 +120,10 @@ def _write_usage_message(error: click.ClickException) -> str:
     command = (
         error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "cnnprobe"
     )
-    return f"error: {error.format_message()}\n  where: {command}\n  fix:   {command} --help lists its options"
+    return (
+        f"error: {error.format_message()}\n  where: {command}\n  fix:   {command} --help lists "
+        "its options"
+    )
 
 
 def _flush(stream: TextIO | None) -> None:

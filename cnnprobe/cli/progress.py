@@ -1,4 +1,6 @@
-"""A line on stderr that says what is being waited for, once that takes longer than a second, and only on a terminal."""
+"""A line on stderr that says what is being waited for, once that takes longer than a second, and
+only on a terminal.
+"""
 
 import contextlib
 import sys
@@ -13,7 +15,9 @@ PATIENCE = 1.0  # seconds
 
 @contextlib.contextmanager
 def show_progress(doing: str) -> Iterator[None]:
-    """Show `doing` and the seconds it takes while the block runs; nothing where stderr is no terminal."""
+    """Show `doing` and the seconds it takes while the block runs; nothing where stderr is no
+    terminal.
+    """
     stream = sys.stderr
     if stream is None or not stream.isatty():
         yield

@@ -1,7 +1,8 @@
 """Our totals against torchinfo's, with PyTorch itself as the judge where they part.
 
-Runs the model again, on a copy without data (the meta device), so that torchinfo cannot touch the model. Parameters are judged by
-`model.parameters()`, MACs by `torch.utils.flop_counter` (two operations a MAC).
+Runs the model again, on a copy without data (the meta device), so that torchinfo cannot touch the
+model. Parameters are judged by `model.parameters()`, MACs by `torch.utils.flop_counter` (two
+operations a MAC).
 """
 
 from collections import defaultdict
@@ -48,7 +49,9 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parting:
-    """Why torchinfo's MACs part from ours: a reason, in how many modules, and how many MACs more (or fewer) it counts there."""
+    """Why torchinfo's MACs part from ours: a reason, in how many modules, and how many MACs more
+    (or fewer) it counts there.
+    """
 
     reason: str
     modules: int
@@ -57,7 +60,9 @@ class Parting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondOpinion:
-    """The totals side by side, and what the difference in MACs is made of; the partings add up to it."""
+    """The totals side by side, and what the difference in MACs is made of; the partings add up to
+    it.
+    """
 
     quantities: tuple[Quantity, ...]
     partings: tuple[Parting, ...]

@@ -1,6 +1,8 @@
-"""Is it still the same model? Aligns two forward passes and says at which levels they agree, and all that differs, first divergence first.
+"""Is it still the same model? Aligns two forward passes and says at which levels they agree, and
+all that differs, first divergence first.
 
-Runs forward passes of its own, and a backward pass where gradients are asked for; models, inputs and random generators stay as they were.
+Runs forward passes of its own, and a backward pass where gradients are asked for; models, inputs
+and random generators stay as they were.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +121,8 @@ def compare_models(
     tolerance: Tolerance,
     level: str | None = None,
 ) -> Outcome:
-    """The outcome of comparing two models on the same inputs, at all levels or only as far as `level` needs.
+    """The outcome of comparing two models on the same inputs, at all levels or only as far as
+    `level` needs.
 
     Raises:
         UnknownNameError: there is no such level.
@@ -150,11 +153,13 @@ def compare_models(
     draft = _start_draft(agreement.aligned)
     if has_fixed_mode(actual) or has_fixed_mode(expected):
         draft.notes.append(
-            "an exported program has one mode: it was compared as it was exported, in train mode too"
+            "an exported program has one mode: it was compared as it was exported, in train mode "
+            "too"
         )
     if compiled:
         draft.notes.append(
-            "compiled code cannot be inspected: the structure is that of the eager code, and numbers are compared only at the outputs"
+            "compiled code cannot be inspected: the structure is that of the eager code, and "
+            "numbers are compared only at the outputs"
         )
     if "state_dict" in wanted:
         _compare_state_dicts(draft, actual, expected)
@@ -185,7 +190,9 @@ def compare_models(
 def compare_traces(
     actual: Trace, expected: Trace, *, rtol: float | None = None, atol: float | None = None
 ) -> Outcome:
-    """The outcome of comparing two recorded forward passes: structure, and the statistics of every activation in place of its values."""
+    """The outcome of comparing two recorded forward passes: structure, and the statistics of every
+    activation in place of its values.
+    """
     draft = _start_draft(align_traces(actual, expected))
     sketches = compare_sketches(draft.aligned, rtol, atol)
     if sketches is None:
@@ -215,7 +222,7 @@ def observe_as(
         return observe(model, args, kwargs).trace
 
 
-# -- preparing -------------------------------------------------------------------------------------------------------------------
+# -- preparing -------------------------------------------------------------------------------------
 
 
 def _list_wanted(level: str | None) -> Sequence[str]:
@@ -286,12 +293,13 @@ def _start_draft(aligned: Aligned) -> _Draft:
             )
             if operation.name == "identity":
                 draft.notes.append(
-                    f"{describe_place(operation)} of the {which} model does nothing, and has no counterpart"
+                    f"{describe_place(operation)} of the {which} model does nothing, and has no "
+                    "counterpart"
                 )
     return draft
 
 
-# -- levels ----------------------------------------------------------------------------------------------------------------------
+# -- levels ----------------------------------------------------------------------------------------
 
 
 def _map_positions(draft: _Draft) -> dict[str, int]:
@@ -369,7 +377,9 @@ def _compare_numbers(draft: _Draft, level: str, agreement: Agreement) -> None:
         first = agreement.aligned.alignment.pairs[min(apart)]
         where = describe_place(agreement.aligned.expected[first.expected or 0])
         draft.notes.append(
-            f"{_choose_mode(level)}: {format_counted(len(apart), 'intermediate activation')} {'differs' if len(apart) == 1 else 'differ'}, first at {where}, but the outputs agree"
+            f"{_choose_mode(level)}: {format_counted(len(apart), 'intermediate activation')} "
+            f"{'differs' if len(apart) == 1 else 'differ'}, first at {where}, but the outputs "
+            "agree"
         )
         return
     for k, found in apart.items():
@@ -396,7 +406,9 @@ def _choose_mode(level: str) -> str:
 
 
 def _compare_train_numbers(draft: _Draft, agreement: Agreement) -> None:
-    """As `_compare_numbers`; positions are those of the pass in train mode, put to the pairs of the pass in eval mode."""
+    """As `_compare_numbers`; positions are those of the pass in train mode, put to the pairs of the
+    pass in eval mode.
+    """
     failures = [trace.failure for trace in agreement.aligned.traces]
     if all(failure is not None for failure in failures) and not any(
         trace.failure for trace in draft.aligned.traces
@@ -431,7 +443,9 @@ def _compare_train_numbers(draft: _Draft, agreement: Agreement) -> None:
 
 
 def _has_equal_inputs(aligned: Aligned, position: int, apart: Mapping[int, object]) -> bool:
-    """Whether everything that went into this pair was compared and equal, or is the model's own input: then the divergence begins here."""
+    """Whether everything that went into this pair was compared and equal, or is the model's own
+    input: then the divergence begins here.
+    """
     pairs = aligned.alignment.pairs
     at = {pair.actual: k for k, pair in enumerate(pairs) if pair.actual is not None}
     pair = pairs[position]
@@ -490,7 +504,8 @@ def _compare_backward(
         models = [subject.model for subject in subjects]
         if any(map(is_compiled, models)) or any(map(has_scripts, models)):
             draft.notes.append(
-                "the autograd graph of compiled or scripted code is its compiler's, and was not compared"
+                "the autograd graph of compiled or scripted code is its compiler's, and was not "
+                "compared"
             )
             return
         found = describe_graph_difference(runs[0], runs[1])
@@ -539,14 +554,17 @@ def _compare_gradients(
         draft.add(
             "gradients",
             draft.end,
-            f"{format_counted(len(lost), 'gradient')} without a counterpart, first that of {lost[0]!r}",
+            (
+                f"{format_counted(len(lost), 'gradient')} without a counterpart, first that of "
+                f"{lost[0]!r}"
+            ),
         )
     draft.levels["gradients"] = (
         not apart and not unread and not lost and len(actual.gradients) == len(expected.gradients)
     )
 
 
-# -- outcome ---------------------------------------------------------------------------------------------------------------------
+# -- outcome ---------------------------------------------------------------------------------------
 
 
 def _build_outcome(draft: _Draft, models: Sequence[str], wanted: Sequence[str]) -> Outcome:
@@ -573,7 +591,9 @@ def _pair_costs(actual: Totals, expected: Totals) -> dict[str, tuple[int, int]]:
 
 
 def _find_moment(difference: Difference) -> tuple[bool, int, int]:
-    """When it is met: along the forward pass, then backwards, where gradients come to the last operation first."""
+    """When it is met: along the forward pass, then backwards, where gradients come to the last
+    operation first.
+    """
     backwards = difference.level in ("gradients", "autograd")
     return (
         backwards,

@@ -1,7 +1,9 @@
-"""Which operation of one model stands for which of another: the cheapest alignment of their sequences, and where it is one of several.
+"""Which operation of one model stands for which of another: the cheapest alignment of their
+sequences, and where it is one of several.
 
-The operations are aligned in the order in which they ran. Where that leaves something over, they are aligned once more in an order
-that follows the data flow alone, so that a shortcut computed before or after its main branch makes no difference.
+The operations are aligned in the order in which they ran. Where that leaves something over, they
+are aligned once more in an order that follows the data flow alone, so that a shortcut computed
+before or after its main branch makes no difference.
 """
 
 import difflib
@@ -17,14 +19,17 @@ _GAP, _GAP_IDENTITY = 1.0, 0.05
 _CONFIGURED_APART, _PARAMETERS_APART, _SHAPES_APART = 0.4, 0.3, 0.2
 _SAME_FAMILY, _SAME_SHAPES_ONLY = 0.9, 1.5
 _NEVER = 1e9
-_MOST_CELLS = 4_000_000  # of the table of costs, some 4 seconds; longer sequences are first cut at what is equal in both
+# of the table of costs, some 4 seconds; longer sequences are first cut at what is equal in both
+_MOST_CELLS = 4_000_000
 
 Operations = Sequence[Operation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """Pairs in execution order; `ambiguous` are those positions in `pairs` that could as well have been others; `moved` are actual -> expected."""
+    """Pairs in execution order; `ambiguous` are those positions in `pairs` that could as well have
+    been others; `moved` are actual -> expected.
+    """
 
     pairs: tuple[Pair, ...]
     ambiguous: frozenset[int] = frozenset()
@@ -51,7 +56,9 @@ _Pairs = list[tuple[int | None, int | None]]
 
 
 def compute_pair_cost(a: Operation, b: Operation) -> float:
-    """How ill two operations stand for each other: 0 for the same with the same configuration and shapes."""
+    """How ill two operations stand for each other: 0 for the same with the same configuration and
+    shapes.
+    """
     if a.name == b.name:
         return (
             _CONFIGURED_APART * (a.config != b.config)
@@ -86,7 +93,7 @@ def _sum_cost(pairs: _Pairs, actual: Operations, expected: Operations) -> float:
     return total
 
 
-# -- the cheapest alignment -----------------------------------------------------------------------------------------------------
+# -- the cheapest alignment ------------------------------------------------------------------------
 
 
 def _find_pairs(
@@ -141,7 +148,9 @@ def _align_middle(
 def _fill_table(
     actual: Operations, expected: Operations, left: Sequence[int], right: Sequence[int]
 ) -> _Pairs:
-    """Needleman and Wunsch 1970: costs of the best alignments of all suffixes, then one way through them; pairs before gaps."""
+    """Needleman and Wunsch 1970: costs of the best alignments of all suffixes, then one way through
+    them; pairs before gaps.
+    """
     n, m = len(left), len(right)
     gaps_left = [compute_gap_cost(actual[i]) for i in left]
     gaps_right = [compute_gap_cost(expected[j]) for j in right]
@@ -197,11 +206,13 @@ def _make_signature(operation: Operation) -> str:
     )
 
 
-# -- an order that only the data flow decides --------------------------------------------------------------------------------------
+# -- an order that only the data flow decides ------------------------------------------------------
 
 
 def _sort_by_flow(operations: Operations) -> list[int]:
-    """Each operation after what it reads, longer branches first, whatever order they ran in; then what nothing reads."""
+    """Each operation after what it reads, longer branches first, whatever order they ran in; then
+    what nothing reads.
+    """
     length = [1] * len(operations)
     sign = [""] * len(operations)
     for k, operation in enumerate(operations):
@@ -246,7 +257,9 @@ def _find_family(operation: Operation) -> str:
 
 
 def _sort_in_execution_order(pairs: _Pairs) -> _Pairs:
-    """In the order in which the expected operations ran; one without a counterpart there after the operation that it followed."""
+    """In the order in which the expected operations ran; one without a counterpart there after the
+    operation that it followed.
+    """
     at = {i: j for i, j in pairs if i is not None and j is not None}
     keyed: list[tuple[tuple[int, int, int], tuple[int | None, int | None]]] = []
     for i, j in pairs:
@@ -258,13 +271,15 @@ def _sort_in_execution_order(pairs: _Pairs) -> _Pairs:
     return [pair for _, pair in sorted(keyed, key=lambda entry: entry[0])]
 
 
-# -- gaps that could stand elsewhere -----------------------------------------------------------------------------------------------
+# -- gaps that could stand elsewhere ---------------------------------------------------------------
 
 
 def _settle_gaps(
     pairs: _Pairs, actual: Operations, expected: Operations
 ) -> tuple[_Pairs, frozenset[int]]:
-    """In a run of equal blocks any of them may be the one left over: names decide; where they do not, the pairs there are ambiguous."""
+    """In a run of equal blocks any of them may be the one left over: names decide; where they do
+    not, the pairs there are ambiguous.
+    """
     ambiguous: set[int] = set()
     for side in (0, 1):
         start = 0
@@ -288,7 +303,9 @@ def _is_gap(pair: tuple[int | None, int | None], side: int) -> bool:
 def _settle_gap(
     pairs: _Pairs, start: int, stop: int, both: tuple[Operations, Operations], side: int
 ) -> set[int]:
-    """Try all places to which the gap can slide at no cost; choose that of most equal names; return what stays undecided."""
+    """Try all places to which the gap can slide at no cost; choose that of most equal names; return
+    what stays undecided.
+    """
     longer, other = both[side], both[1 - side]
     low, high = start, stop
     while low > 0 and _can_swap(pairs[low - 1], pairs[high - 1 - (start - low)], longer, side):
@@ -328,7 +345,9 @@ def _can_swap(
     longer: Operations,
     side: int,
 ) -> bool:
-    """Whether the paired operation and the one that would take its place are the same to anyone who only sees structure."""
+    """Whether the paired operation and the one that would take its place are the same to anyone who
+    only sees structure.
+    """
     ours, left_over = pair[side], gap[side]
     if ours is None or pair[1 - side] is None or left_over is None:
         return False

@@ -1,7 +1,9 @@
-"""Two forward passes side by side: each stops where it has made a tensor that the other one has to be compared with.
+"""Two forward passes side by side: each stops where it has made a tensor that the other one has to
+be compared with.
 
-No activation is kept: the first pass waits on a thread of its own, with the tensor in its hands, until the second has made and compared
-its counterpart. One of the two runs at any time, each with the random generators in its own state.
+No activation is kept: the first pass waits on a thread of its own, with the tensor in its hands,
+until the second has made and compared its counterpart. One of the two runs at any time, each with
+the random generators in its own state.
 """
 
 import ctypes
@@ -23,7 +25,9 @@ KEPT = "kept"  # stands among a tensor's statistics: the number under which a wi
 
 
 def can_run_side_by_side(actual: nn.Module, expected: nn.Module) -> bool:
-    """Whether two passes can take turns: on the CPU, without shared modules or tensors, under no mode that belongs to the caller's thread."""
+    """Whether two passes can take turns: on the CPU, without shared modules or tensors, under no
+    mode that belongs to the caller's thread.
+    """
     parts = [
         {
             id(part)
@@ -57,7 +61,8 @@ class Turns:
         self._waiting: dict[str, Any] = {
             side: (*_list_generators(), _read_numpy_state()) for side in ("leader", "follower")
         }
-        # While NumPy's generator is so, neither side has drawn from it; but the second of two normal numbers may be waiting elsewhere.
+        # While NumPy's generator is so, neither side has drawn from it; but the second of two
+        # normal numbers may be waiting elsewhere.
         self._untouched = (
             None if _has_second_normal(self._waiting["leader"][2]) else _read_numpy_memory()
         )
@@ -110,7 +115,9 @@ class Leader:
 
 
 class Follower:
-    """The witness of the other pass: asks the leader for the counterpart of each tensor, and compares."""
+    """The witness of the other pass: asks the leader for the counterpart of each tensor, and
+    compares.
+    """
 
     def __init__(
         self, turns: Turns, leader: Leader, plan: Callable[[int], int], compare: Compare
@@ -136,9 +143,11 @@ class Follower:
 def run_side_by_side(
     first: Run, second: Run, plan: Callable[[int], int], compare: Compare
 ) -> tuple[Observation, Observation]:
-    """Both observations; `plan` says which tensor of the first pass stands for the given one of the second, -1 for none.
+    """Both observations; `plan` says which tensor of the first pass stands for the given one of the
+    second, -1 for none.
 
-    The leader begins first and ends last, so that what both put back (limits, generators) is put back in the right order.
+    The leader begins first and ends last, so that what both put back (limits, generators) is put
+    back in the right order.
     """
     turns = Turns()
     leader = Leader(turns)
@@ -190,7 +199,8 @@ def _has_second_normal(state: Any) -> bool:
 
 
 def _read_numpy_memory() -> bytes | None:
-    """What NumPy's generator holds, read where it lies: get_state() takes a hundred times as long, at every turn.
+    """What NumPy's generator holds, read where it lies: get_state() takes a hundred times as long,
+    at every turn.
 
     None for other generators than the usual one.
     """

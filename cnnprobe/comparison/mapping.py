@@ -1,4 +1,6 @@
-"""Which parameter and buffer of one model is which of the other: by the aligned operations that use them, never by a guess that is not said."""
+"""Which parameter and buffer of one model is which of the other: by the aligned operations that use
+them, never by a guess that is not said.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +14,9 @@ BOOKKEEPING = "num_batches_tracked"  # read only where momentum=None; F.batch_no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameMapping:
-    """Names in the actual model to those in the expected one; why others have no counterpart; what was mapped by less than an operation."""
+    """Names in the actual model to those in the expected one; why others have no counterpart; what
+    was mapped by less than an operation.
+    """
 
     names: Mapping[str, str]
     unmapped: tuple[str, ...] = ()
@@ -73,7 +77,8 @@ def _refuse(draft: _MappingDraft, a: Operation | None, b: Operation | None) -> N
     names = " / ".join(", ".join(map(repr, side)) for side in (ours, theirs) if side)
     if names:
         draft.unmapped.append(
-            f"ambiguous: {names} are in a run of equal layers that is shorter or ordered differently in one model"
+            f"ambiguous: {names} are in a run of equal layers that is shorter or ordered "
+            "differently in one model"
         )
 
 
@@ -86,12 +91,15 @@ def _enter(draft: _MappingDraft, ours: str, theirs: str) -> None:
         draft.said[0].add(ours)
         draft.said[1].update((known, theirs))
         draft.unmapped.append(
-            f"ambiguous: {ours!r} is shared, and matches both {known!r} and {theirs!r} of the expected model"
+            f"ambiguous: {ours!r} is shared, and matches both {known!r} and {theirs!r} of the "
+            "expected model"
         )
 
 
 def _map_rest(aligned: Aligned, draft: _MappingDraft) -> None:
-    """What no aligned operation used: by the same name, else by a shape that only one has on either side; the rest is said."""
+    """What no aligned operation used: by the same name, else by a shape that only one has on either
+    side; the rest is said.
+    """
     left = (
         _list_left(aligned.traces[0], draft.names, draft.said[0]),
         _list_left(aligned.traces[1], draft.names.values(), draft.said[1]),
@@ -110,7 +118,8 @@ def _map_rest(aligned: Aligned, draft: _MappingDraft) -> None:
             partner = next(theirs for theirs, other in left[1].items() if _make_sign(other) == sign)
             draft.names[name] = partner
             draft.notes.append(
-                f"{name!r} was matched with {partner!r} only by role and shape: no operation that both models ran uses it"
+                f"{name!r} was matched with {partner!r} only by role and shape: no operation that "
+                "both models ran uses it"
             )
             del left[0][name], left[1][partner]
     for side, which, other in ((0, "actual", "expected"), (1, "expected", "actual")):

@@ -1,4 +1,6 @@
-"""How far two tensors are apart, and how far they may be: torch.testing's tolerances, or the rounding that different kernels and dtypes make."""
+"""How far two tensors are apart, and how far they may be: torch.testing's tolerances, or the
+rounding that different kernels and dtypes make.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +12,12 @@ from cnnprobe.records.differences import Discrepancy
 from cnnprobe.stats import native
 
 _ROUNDING = 4.0
-"""Roundings of a random walk that are allowed for. After L operations the relative error is about eps * sqrt(L) (Higham and Mary 2019, "A New
-Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41, theorem 2.4: with high probability a small multiple of it); the
-greatest of 10**6 normally distributed errors is 5 standard deviations, each rounding has one of eps / sqrt(12) * 2, which gives about 3."""
+"""Roundings of a random walk that are allowed for. After L operations the relative error is
+about eps * sqrt(L) (Higham and Mary 2019, "A New Approach to Probabilistic Rounding Error
+Analysis", SIAM J. Sci. Comput. 41, theorem 2.4: with high probability a small multiple of it);
+the greatest of 10**6 normally distributed errors is 5 standard deviations, each rounding has one
+of eps / sqrt(12) * 2, which gives about 3.
+"""
 
 
 # elements; three float32 buffers and both pieces of this size stay in a cache of 1 MiB
@@ -30,7 +35,9 @@ _NOT_FINITE = Discrepancy(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """The user's own rtol and atol, or None; `rounding` where both sides do not round alike: other dtypes, devices, compiled code."""
+    """The user's own rtol and atol, or None; `rounding` where both sides do not round alike: other
+    dtypes, devices, compiled code.
+    """
 
     rtol: float | None = None
     atol: float | None = None
@@ -96,7 +103,9 @@ def measure(
 def _read_once(
     actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
 ) -> tuple[Discrepancy | None] | None:
-    """What the C kernel finds in one read of both; None where there is no kernel, or none for such tensors."""
+    """What the C kernel finds in one read of both; None where there is no kernel, or none for such
+    tensors.
+    """
     kernel = native.load_kernel()
     if (
         kernel is None
@@ -153,7 +162,9 @@ def _measure(
 def _measure_in_pieces(
     actual: Tensor, expected: Tensor, bounds: tuple[float, float]
 ) -> Discrepancy | None:
-    """As `_measure_whole`, in pieces that stay in the cache; `_NOT_FINITE` where a value is none of its formulas' business."""
+    """As `_measure_whole`, in pieces that stay in the cache; `_NOT_FINITE` where a value is none of
+    its formulas' business.
+    """
     rtol, atol = bounds
     ours, theirs = actual.reshape(-1), expected.reshape(-1)
     apart, bound, beyond = (torch.empty(_PIECE, dtype=actual.dtype) for _ in range(3))

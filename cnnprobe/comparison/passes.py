@@ -1,8 +1,10 @@
-"""Runs both models and compares every activation. Runs forward passes of its own, and leaves models, inputs and generators as they were.
+"""Runs both models and compares every activation. Runs forward passes of its own, and leaves
+models, inputs and generators as they were.
 
-Where they can, both passes take turns and no activation is kept. Else those of one model at most are: the actual one runs first and keeps its
-outputs, the other one streams against them, and each is let go as soon as it was compared. What stands for what is known beforehand, from
-a pass on the meta device that computes nothing.
+Where they can, both passes take turns and no activation is kept. Else those of one model at most
+are: the actual one runs first and keeps its outputs, the other one streams against them, and each
+is let go as soon as it was compared. What stands for what is known beforehand, from a pass on the
+meta device that computes nothing.
 """
 
 import contextlib
@@ -42,7 +44,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What a pass of both models found: positions in the pairs -> discrepancy (None: equal), and the same for the outputs, by path."""
+    """What a pass of both models found: positions in the pairs -> discrepancy (None: equal), and
+    the same for the outputs, by path.
+    """
 
     aligned: Aligned
     activations: Mapping[int, Discrepancy | str | None] = field(default_factory=dict)
@@ -50,7 +54,7 @@ class Agreement:
     ran: bool = True  # both forward passes came to their end
 
 
-# -- witnesses -------------------------------------------------------------------------------------------------------------------
+# -- witnesses -------------------------------------------------------------------------------------
 
 
 class Counter:
@@ -69,7 +73,9 @@ class Counter:
 
 
 class Keeper(Counter):
-    """Keeps every tensor as it was when it was made; copies one only when its memory is about to be overwritten."""
+    """Keeps every tensor as it was when it was made; copies one only when its memory is about to be
+    overwritten.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +99,9 @@ class Keeper(Counter):
 
 
 class Streamer(Counter):
-    """Compares each tensor as it is made with the one that another model's pass has kept, and lets that one go."""
+    """Compares each tensor as it is made with the one that another model's pass has kept, and lets
+    that one go.
+    """
 
     def __init__(
         self, kept: list[Tensor | None], plan: Mapping[int, tuple[int, int]], tolerance: Tolerance
@@ -118,7 +126,9 @@ NO_VALUES = "there are no values on the meta device"
 def find_difference(
     actual: Tensor, expected: Tensor, tolerance: Tolerance, depth: int
 ) -> Discrepancy | str | None:
-    """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot be compared."""
+    """The discrepancy of two tensors, None where they agree, or in words why their numbers cannot
+    be compared.
+    """
     shapes = read_shape(actual), read_shape(expected)
     if shapes[0] != shapes[1]:
         return f"shape {shapes[0]} instead of {shapes[1]}"
@@ -136,13 +146,15 @@ def find_difference(
         return f"values cannot be read: {error}"
 
 
-# -- passes ----------------------------------------------------------------------------------------------------------------------
+# -- passes ----------------------------------------------------------------------------------------
 
 
 def run_both(
     actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
 ) -> Agreement:
-    """One forward pass of each model in the given mode, from the same state of the random generators, with every activation compared."""
+    """One forward pass of each model in the given mode, from the same state of the random
+    generators, with every activation compared.
+    """
     if can_run_side_by_side(actual.model, expected.model):
         found = _run_side_by_side(actual, expected, tolerance, training=training)
         if found is not None:
@@ -153,7 +165,9 @@ def run_both(
 def _run_side_by_side(
     actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
 ) -> Agreement | None:
-    """Both passes in turns; None where they did not run as was expected, or in an order in which they cannot take turns."""
+    """Both passes in turns; None where they did not run as was expected, or in an order in which
+    they cannot take turns.
+    """
     plan = None
     if not _is_built_alike(actual.model, expected.model):
         plan, _ = _make_plan(
@@ -217,7 +231,8 @@ def _run_one_after_the_other(
         aligned = align_traces(first.trace, second.trace)
         if attempt == 2 or _make_plan(aligned) == (plan, positions):
             break
-        expected_trace = second.trace  # it did not run as it was expected to (values decide its flow): align with what really ran
+        # it did not run as it was expected to (values decide its flow): align with what really ran
+        expected_trace = second.trace
     found = {
         positions[number]: difference for number, difference in reversed(streamer.found.items())
     }
@@ -245,7 +260,9 @@ def _build_agreement(
 def run_plainly(
     actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
 ) -> dict[str, Discrepancy | str | None]:
-    """The outputs alone, of both models as they run when nobody looks: what compiled code allows."""
+    """The outputs alone, of both models as they run when nobody looks: what compiled code
+    allows.
+    """
     outputs = []
     for subject in (actual, expected):
         with preserved_generators(), set_mode(subject.model, training=training), torch.no_grad():
@@ -270,7 +287,9 @@ def observe_pass(subject: Subject, witness: Witness, *, training: bool) -> Obser
 
 
 def trace_structure(subject: Subject, *, training: bool) -> Trace:
-    """The trace of a forward pass that computes nothing; where the meta device cannot follow, that of a real one."""
+    """The trace of a forward pass that computes nothing; where the meta device cannot follow, that
+    of a real one.
+    """
     if any(is_sharded(module) for module in subject.model.modules()):
         return observe_pass(subject, Counter(), training=training).trace  # shards cannot be swapped
     try:
@@ -316,7 +335,9 @@ def compare_outputs(
 
 
 def _make_plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
-    """Tensor of the expected pass -> (kept tensor of the actual one, depth), and -> position in the pairs."""
+    """Tensor of the expected pass -> (kept tensor of the actual one, depth), and -> position in the
+    pairs.
+    """
     plan: dict[int, tuple[int, int]] = {}
     positions: dict[int, int] = {}
     for k, a, b in aligned.both():
@@ -328,7 +349,9 @@ def _make_plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, 
 
 
 def _is_built_alike(actual: nn.Module, expected: nn.Module) -> bool:
-    """Whether two models are of the same classes and names throughout: then they will run alike, and if not, it is seen and run again."""
+    """Whether two models are of the same classes and names throughout: then they will run alike,
+    and if not, it is seen and run again.
+    """
     ours, theirs = (
         [(fqn, type(module)) for fqn, module, _ in named_modules(model)]
         for model in (actual, expected)
@@ -351,12 +374,14 @@ def _let_go(keeper: Keeper, plan: Mapping[int, tuple[int, int]]) -> None:
             keeper.tensors[number] = None
 
 
-# -- modes and devices -------------------------------------------------------------------------------------------------------------
+# -- modes and devices -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def set_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The model in train or eval mode by its own `train()`, and afterwards as it was, buffers and attributes too."""
+    """The model in train or eval mode by its own `train()`, and afterwards as it was, buffers and
+    attributes too.
+    """
     state = ModuleState(model)
     try:
         switch_mode(model, training=training)

@@ -1,6 +1,8 @@
-"""A trace as a sequence of primitive operations, each under one name and with one form of its hyper-parameters, however it was written.
+"""A trace as a sequence of primitive operations, each under one name and with one form of its
+hyper-parameters, however it was written.
 
-Containers are dropped: their layers stand for them. What an operation reads is kept as its data flow, through whatever only hands a value on.
+Containers are dropped: their layers stand for them. What an operation reads is kept as its data
+flow, through whatever only hands a value on.
 """
 
 import re
@@ -75,7 +77,9 @@ def list_operations(trace: Trace) -> tuple[Operation, ...]:
 
 
 def _is_pass_through(call: ModuleCall, row: int, modules: Mapping[str, ModuleInfo]) -> bool:
-    """A module without rows below that gives back what it got: an empty Sequential, a forward of `return x`."""
+    """A module without rows below that gives back what it got: an empty Sequential, a forward of
+    `return x`.
+    """
     if call.fqn is None or not call.completed:
         return False
     module = modules.get(call.fqn)
@@ -120,7 +124,9 @@ def _make_operation(call: ModuleCall, row: int, known: _Known, at: Mapping[int, 
 
 
 def _find_position(tensor: TensorInfo, call: ModuleCall, info: OperationInfo) -> int:
-    """Where a tensor stands among the arguments of the operation itself: torch.embedding and `2 - x` order them otherwise."""
+    """Where a tensor stands among the arguments of the operation itself: torch.embedding and `2 -
+    x` order them otherwise.
+    """
     own = find_signature(call.kind) or info.signature
     plain = (find_name(info.mirrors) if info.mirrors else None) or info
     name, _ = _split_first_step(tensor.path, own)
@@ -144,7 +150,7 @@ def _find_owner(trace: Trace, call: ModuleCall) -> str:
     return call.fqn or ""
 
 
-# -- hyper-parameters and parameters -------------------------------------------------------------------------------------------
+# -- hyper-parameters and parameters ---------------------------------------------------------------
 
 
 def _describe_layer(
@@ -193,7 +199,9 @@ def _list_owned(trace: Trace) -> Owned:
 
 
 def _map_roles(module: ModuleInfo, owned: Owned) -> Iterator[tuple[str, str]]:
-    """The layer's own parameters and buffers by their names in it, also those inside of a layer that counts as a whole."""
+    """The layer's own parameters and buffers by their names in it, also those inside of a layer
+    that counts as a whole.
+    """
     yield from owned.get(module.fqn, ())
     if module.kind == "MultiheadAttention":
         for role, fqn in owned.get(f"{module.fqn}.out_proj" if module.fqn else "out_proj", ()):
@@ -228,7 +236,9 @@ def _describe_function(
 
 
 def _split_first_step(path: str, signature: Signature) -> tuple[str, str]:
-    """The argument that a path begins with, by its name where it is known, and what is left of the path."""
+    """The argument that a path begins with, by its name where it is known, and what is left of the
+    path.
+    """
     match = _STEP.match(path)
     position, name, rest = match.groups() if match is not None else (None, None, "")
     if name is not None:
@@ -236,7 +246,7 @@ def _split_first_step(path: str, signature: Signature) -> tuple[str, str]:
     return name_position(signature, int(position) if position is not None else 0), rest
 
 
-# -- one form for what can be written in several -------------------------------------------------------------------------------
+# -- one form for what can be written in several ---------------------------------------------------
 
 
 def _normalise(
@@ -274,7 +284,9 @@ def _normalise(
 
 
 def _spell_values(name: str, config: Mapping[str, object], rank: int) -> dict[str, object]:
-    """The arguments with one spelling for each value: (3, 3) is 3, and dim -1 is counted from the front."""
+    """The arguments with one spelling for each value: (3, 3) is 3, and dim -1 is counted from the
+    front.
+    """
     spelt = {
         key: _shorten(value) if name.startswith(_PAIRWISE) else value
         for key, value in config.items()
@@ -290,7 +302,9 @@ def _spell_values(name: str, config: Mapping[str, object], rank: int) -> dict[st
 
 
 def _reshape(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[str, dict[str, object]]:
-    """`flatten(start, end)` where neighbouring dimensions were merged, else the shape that was asked for, without the batch."""
+    """`flatten(start, end)` where neighbouring dimensions were merged, else the shape that was
+    asked for, without the batch.
+    """
     if before == after:
         return "identity", {}
     merged = len(before) - len(after) + 1

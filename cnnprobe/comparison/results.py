@@ -1,4 +1,6 @@
-"""The verdict on two models, and a proven refactoring, as a user holds them: in any format, with weights carried over. Keeps no model alive."""
+"""The verdict on two models, and a proven refactoring, as a user holds them: in any format, with
+weights carried over. Keeps no model alive.
+"""
 
 import weakref
 from collections.abc import Mapping
@@ -24,9 +26,11 @@ _SHOWN = 3  # names in a message; of the others only how many
 
 
 class Comparison:
-    """What `compare` found: `levels` that hold or not, all `differences` (first divergence first), the `mapping` of names.
+    """What `compare` found: `levels` that hold or not, all `differences` (first divergence first),
+    the `mapping` of names.
 
-    `outcome` is the same as plain data, with the operations of both models and how they were paired.
+    `outcome` is the same as plain data, with the operations of both models and how they were
+    paired.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class Comparison:
         return self.outcome.mapping
 
     def transfer(self, *, to: str = "actual", strict: bool = True) -> dict[str, Tensor]:
-        """The state_dict of the other model in the names of the `to` model ("actual" or "expected"), ready for its `load_state_dict`.
+        """The state_dict of the other model in the names of the `to` model ("actual" or
+        "expected"), ready for its `load_state_dict`.
 
         Args:
             to: whose names; the values are those of the other one, not copied.
@@ -90,12 +95,18 @@ class Comparison:
                 lost.append(name)
         if lost and strict:
             raise ProbeError(
-                f"{len(lost)} of {len(target.state_dict())} names have no counterpart: {_join_names(lost)}",
+                (
+                    f"{len(lost)} of {len(target.state_dict())} names have no counterpart: "
+                    f"{_join_names(lost)}"
+                ),
                 where=f"transfer to the {to} model, {type(target).__name__}",
                 fix="; ".join(
                     (
                         *self.outcome.unmapped[:1],
-                        "transfer(strict=False) transfers the others, for load_state_dict(..., strict=False)",
+                        (
+                            "transfer(strict=False) transfers the others, for load_state_dict(..., "
+                            "strict=False)"
+                        ),
                     )
                 ),
             )
@@ -132,7 +143,10 @@ class Comparison:
                 for other in sources[1:]
             ):
                 raise ProbeError(
-                    f"{name!r} is one tensor in the expected model, but {_join_names(sources)} hold different values in the actual one",
+                    (
+                        f"{name!r} is one tensor in the expected model, but {_join_names(sources)} "
+                        "hold different values in the actual one"
+                    ),
                     where="Comparison.transfer",
                     fix="tie them in the actual model as well, or choose one of them yourself",
                 )
@@ -155,7 +169,10 @@ class Comparison:
         return self.to("text").rstrip("\n")
 
     def __repr__(self) -> str:
-        return f"<Comparison of {self.outcome.actual} against {self.outcome.expected}: {write_verdict(self.outcome)}>"
+        return (
+            f"<Comparison of {self.outcome.actual} against {self.outcome.expected}: "
+            f"{write_verdict(self.outcome)}>"
+        )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""
@@ -163,7 +180,9 @@ class Comparison:
 
 
 class Refactoring:
-    """What `refactor` found, wrote and proved: `source` is "" where nothing folds or the proof failed, and `notes` say why."""
+    """What `refactor` found, wrote and proved: `source` is "" where nothing folds or the proof
+    failed, and `notes` say why.
+    """
 
     def __init__(self, rewrite: Rewrite) -> None:
         self._rewrite = rewrite
@@ -175,7 +194,9 @@ class Refactoring:
 
     @property
     def source(self) -> str:
-        """Python source of the block classes and of the model that uses them, proven equivalent; "" where there is none."""
+        """Python source of the block classes and of the model that uses them, proven equivalent; ""
+        where there is none.
+        """
         return self._rewrite.source
 
     @property
@@ -190,7 +211,9 @@ class Refactoring:
 
     @property
     def comparison(self) -> Comparison | None:
-        """The proof: the new model, with the weights of the given one, against that one; None where nothing was written."""
+        """The proof: the new model, with the weights of the given one, against that one; None where
+        nothing was written.
+        """
         return None if self._rewrite.proof is None else Comparison(self._rewrite.proof)
 
     @property
@@ -222,7 +245,10 @@ class Refactoring:
 
     def __repr__(self) -> str:
         state = "proven equivalent" if self.source else "; ".join(self.notes)
-        return f"<Refactoring of {self._rewrite.model}: {format_counted(len(self.blocks), 'repeated block')}, {state}>"
+        return (
+            f"<Refactoring of {self._rewrite.model}: "
+            f"{format_counted(len(self.blocks), 'repeated block')}, {state}>"
+        )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         """The forms in which a notebook shows it."""

@@ -1,4 +1,6 @@
-"""Activations held against the statistics that a saved report keeps of them, where the values themselves are gone."""
+"""Activations held against the statistics that a saved report keeps of them, where the values
+themselves are gone.
+"""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +16,9 @@ _EPS_FLOAT32 = 2.0**-23
 def compare_sketches(
     aligned: Aligned, rtol: float | None, atol: float | None
 ) -> dict[int, str | None] | None:
-    """Positions in the pairs -> what differs in mean, std, min, max, l2 or the counts, None where they agree; None if nothing was recorded."""
+    """Positions in the pairs -> what differs in mean, std, min, max, l2 or the counts, None where
+    they agree; None if nothing was recorded.
+    """
     found: dict[int, str | None] = {}
     for k, a, b in aligned.both():
         ours, theirs = (

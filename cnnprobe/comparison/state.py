@@ -1,4 +1,6 @@
-"""Values that a comparison holds against each other without a forward pass's activations: state_dicts, gradients, autograd graphs."""
+"""Values that a comparison holds against each other without a forward pass's activations:
+state_dicts, gradients, autograd graphs.
+"""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,7 @@ from cnnprobe.records.differences import Discrepancy
 _SEED = 0  # of the random direction in which the outputs are differentiated
 
 
-# -- state_dict ------------------------------------------------------------------------------------------------------------------
+# -- state_dict ------------------------------------------------------------------------------------
 
 
 def list_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -40,7 +42,9 @@ def list_tensors(model: nn.Module) -> dict[str, Tensor]:
 def compare_values(
     actual: nn.Module, expected: nn.Module, names: Mapping[str, str]
 ) -> dict[str, Discrepancy | str]:
-    """Mapped parameters and buffers that do not hold the same: name in the actual model -> how far apart, or in words why."""
+    """Mapped parameters and buffers that do not hold the same: name in the actual model -> how far
+    apart, or in words why.
+    """
     ours, theirs = list_tensors(actual), list_tensors(expected)
     found: dict[str, Discrepancy | str] = {}
     for name, other in names.items():
@@ -59,7 +63,9 @@ def compare_values(
 def find_strayed_values(
     actual: nn.Module, expected: nn.Module, names: Mapping[str, str], apart: Mapping[str, object]
 ) -> dict[str, str]:
-    """Of the values that differ, those that stand elsewhere in the expected model: name in the actual model -> name there."""
+    """Of the values that differ, those that stand elsewhere in the expected model: name in the
+    actual model -> name there.
+    """
     ours, theirs = list_tensors(actual), list_tensors(expected)
     homes: dict[tuple[Any, ...], list[str]] = {}
     for name in names.values():
@@ -83,12 +89,14 @@ def _is_plain(tensor: Tensor) -> bool:
     return has_values(tensor) and type(tensor) in EXACT and tensor.layout is torch.strided
 
 
-# -- gradients -------------------------------------------------------------------------------------------------------------------
+# -- gradients -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backward:
-    """Gradients by parameter name ("input 0" for inputs), and the autograd nodes behind the output with what each reads."""
+    """Gradients by parameter name ("input 0" for inputs), and the autograd nodes behind the output
+    with what each reads.
+    """
 
     gradients: Mapping[str, Tensor]
     nodes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -96,7 +104,9 @@ class Backward:
 
 
 def differentiate(subject: Subject, *, gradients: bool) -> Backward:
-    """One forward pass in eval mode with its graph, and the gradients of its outputs in a fixed random direction; touches no `.grad`."""
+    """One forward pass in eval mode with its graph, and the gradients of its outputs in a fixed
+    random direction; touches no `.grad`.
+    """
     model = subject.model
     args, kwargs = copy_inputs(subject.args), copy_inputs(subject.kwargs)
     inputs = [
@@ -149,11 +159,13 @@ def _compute_gradients(
         yield name, gradient if gradient is not None else torch.zeros_like(tensor)
 
 
-# -- autograd graph --------------------------------------------------------------------------------------------------------------
+# -- autograd graph --------------------------------------------------------------------------------
 
 
 def list_nodes(outputs: list[Tensor]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The nodes behind the outputs, each after those that it reads: (name, positions of what it reads); nothing here recurses."""
+    """The nodes behind the outputs, each after those that it reads: (name, positions of what it
+    reads); nothing here recurses.
+    """
     order: list[tuple[str, tuple[int, ...]]] = []
     at: dict[Any, int] = {}
     for output in outputs:
@@ -186,7 +198,10 @@ def describe_graph_difference(actual: Backward, expected: Backward) -> str:
         None, ours, theirs, autojunk=False
     ).get_opcodes():
         if tag != "equal":
-            return f"{_list_names(ours[i1:i2])} instead of {_list_names(theirs[j1:j2])} {_list_after(ours, i1)}"
+            return (
+                f"{_list_names(ours[i1:i2])} instead of {_list_names(theirs[j1:j2])} "
+                f"{_list_after(ours, i1)}"
+            )
     apart = next(
         k for k, (a, b) in enumerate(zip(actual.nodes, expected.nodes, strict=True)) if a != b
     )

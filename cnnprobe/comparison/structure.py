@@ -1,4 +1,6 @@
-"""What differs in the structure of two aligned forward passes: operations and their data flow, shapes, parameter counts, hyper-parameters."""
+"""What differs in the structure of two aligned forward passes: operations and their data flow,
+shapes, parameter counts, hyper-parameters.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,9 @@ class Aligned:
 
 
 def find_structural_differences(aligned: Aligned) -> list[Difference]:
-    """All differences of the levels "operations", "shapes", "parameters" and "hyperparameters", in execution order."""
+    """All differences of the levels "operations", "shapes", "parameters" and "hyperparameters", in
+    execution order.
+    """
     found = [
         *_compare_operations(aligned),
         *_compare_data_flow(aligned),
@@ -39,7 +43,9 @@ def find_structural_differences(aligned: Aligned) -> list[Difference]:
 
 
 def find_stop(aligned: Aligned) -> int:
-    """The position up to which both models were observed: that of an operation that raised, else the end."""
+    """The position up to which both models were observed: that of an operation that raised, else
+    the end.
+    """
     for k, pair in enumerate(aligned.alignment.pairs):
         for index, operations in ((pair.actual, aligned.actual), (pair.expected, aligned.expected)):
             if index is not None and not operations[index].completed:
@@ -54,7 +60,7 @@ def find_stop(aligned: Aligned) -> int:
     return len(aligned.alignment.pairs)
 
 
-# -- operations ----------------------------------------------------------------------------------------------------------------
+# -- operations ------------------------------------------------------------------------------------
 
 
 def _compare_operations(aligned: Aligned) -> Iterator[Difference]:
@@ -80,7 +86,10 @@ def _compare_operations(aligned: Aligned) -> Iterator[Difference]:
                     k,
                     a,
                     None,
-                    f"{_choose_word(a)} has no counterpart: the expected model does not have it{_note_eval(a)}",
+                    (
+                        f"{_choose_word(a)} has no counterpart: the expected model does not have "
+                        f"it{_note_eval(a)}"
+                    ),
                 )
         elif (
             b is not None
@@ -116,7 +125,10 @@ def _note_eval(operation: Operation) -> str:
 
 
 def _describe_moved(aligned: Aligned, i: int, j: int) -> str:
-    return f"{_choose_word(aligned.actual[i])} comes {_find_neighbour(aligned.actual, i)} instead of {_find_neighbour(aligned.expected, j)}"
+    return (
+        f"{_choose_word(aligned.actual[i])} comes {_find_neighbour(aligned.actual, i)} instead of "
+        f"{_find_neighbour(aligned.expected, j)}"
+    )
 
 
 def _find_neighbour(operations: Sequence[Operation], k: int) -> str:
@@ -141,7 +153,7 @@ def _describe_raised(aligned: Aligned, side: int, position: int) -> Difference:
     )
 
 
-# -- data flow -------------------------------------------------------------------------------------------------------------------
+# -- data flow -------------------------------------------------------------------------------------
 
 
 def _compare_data_flow(aligned: Aligned) -> Iterator[Difference]:
@@ -204,7 +216,7 @@ def _is_commutative(operation: Operation) -> bool:
     return info is not None and "commutes" in info.traits
 
 
-# -- shapes, hyper-parameters ----------------------------------------------------------------------------------------------------
+# -- shapes, hyper-parameters ----------------------------------------------------------------------
 
 
 def _compare_shapes(aligned: Aligned) -> Iterator[Difference]:
@@ -252,7 +264,9 @@ _ABSENT = object()
 
 
 def read_sizes(operation: Operation) -> dict[str, object]:
-    """What a layer's constructor takes and its weights show: channels or features, and whether there is a bias."""
+    """What a layer's constructor takes and its weights show: channels or features, and whether
+    there is a bias.
+    """
     weight = operation.shapes.get("weight", ())
     found: dict[str, object] = {}
     groups = operation.config.get("groups", 1)
@@ -274,7 +288,7 @@ def read_sizes(operation: Operation) -> dict[str, object]:
     return found
 
 
-# -- parameter counts --------------------------------------------------------------------------------------------------------------
+# -- parameter counts ------------------------------------------------------------------------------
 
 
 def count_parameters(trace: Trace) -> int:

@@ -1,4 +1,5 @@
-"""What a loader gives, measured on a bounded sample: read, judged by rules, drawn. The loader is left as it was.
+"""What a loader gives, measured on a bounded sample: read, judged by rules, drawn. The loader is
+left as it was.
 
 Reading needs torch; the facts and the rules are plain data and plain functions without it.
 """

@@ -1,6 +1,7 @@
 """Batches of every form into columns: one part of the samples each, with its path in the batch.
 
-Tuples, lists, dicts, dataclasses, named tuples, lists of samples and the lists of detectors are read. Nothing is consumed.
+Tuples, lists, dicts, dataclasses, named tuples, lists of samples and the lists of detectors are
+read. Nothing is consumed.
 """
 
 import dataclasses
@@ -73,7 +74,9 @@ def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _join_annotations(annotations: list[Any], path: str) -> Iterator[tuple[str, Any]]:
-    """What a list of annotations says of its objects, as COCO writes it: numbers and boxes, each joined to a tensor."""
+    """What a list of annotations says of its objects, as COCO writes it: numbers and boxes, each
+    joined to a tensor.
+    """
     for key in annotations[0]:
         values = [each.get(key) for each in annotations]
         try:
@@ -105,7 +108,9 @@ def read_picture(picture: Any) -> Tensor:
 
 
 def name_items(value: Any) -> Iterator[tuple[str, Any]]:
-    """The items of a container with the piece of the path that leads to each; none of anything else."""
+    """The items of a container with the piece of the path that leads to each; none of anything
+    else.
+    """
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -152,7 +157,9 @@ def _is_list_of_images(given: Sequence[Tensor]) -> bool:
 
 
 def _is_ragged(given: Sequence[Tensor]) -> bool:
-    """Tensors of one dtype and rank that are no batches: there are not as many of them as each is long."""
+    """Tensors of one dtype and rank that are no batches: there are not as many of them as each is
+    long.
+    """
     if any(item.dim() == 0 for item in given):
         return True
     lengths = {len(item) for item in given}

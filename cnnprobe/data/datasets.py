@@ -1,4 +1,6 @@
-"""What a data set tells of itself without giving a sample: its labels, classes, file names and transforms."""
+"""What a data set tells of itself without giving a sample: its labels, classes, file names and
+transforms.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,7 +15,9 @@ _DEEPEST = 8  # wrappers around a data set
 
 
 def list_targets(dataset: Any, depth: int = 0) -> list[int] | None:
-    """The class of each sample, in order; None where the data set keeps no list of them, or not one a sample."""
+    """The class of each sample, in order; None where the data set keeps no list of them, or not one
+    a sample.
+    """
     if depth > _DEEPEST:
         return None
     if isinstance(dataset, Subset):
@@ -52,7 +56,9 @@ def _length(dataset: Any) -> int | None:
 
 
 def list_classes(dataset: Any) -> tuple[str, ...]:
-    """The names of the classes in the order of their labels; () where the data set does not tell them."""
+    """The names of the classes in the order of their labels; () where the data set does not tell
+    them.
+    """
     for each in unwrap(dataset):
         classes = getattr(each, "classes", None)
         if isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes):
@@ -107,7 +113,9 @@ def find_file(dataset: Any, index: int) -> str:
 
 
 def list_transforms(dataset: Any) -> list[Any]:
-    """The transforms of the images, in the order in which they are applied, composed ones taken apart."""
+    """The transforms of the images, in the order in which they are applied, composed ones taken
+    apart.
+    """
     for each in unwrap(dataset):
         for name in ("transform", "transforms"):
             given = getattr(each, name, None)

@@ -1,4 +1,6 @@
-"""What is known of the data that a loader gives, as frozen plain data: the one thing that the rules of the data read."""
+"""What is known of the data that a loader gives, as frozen plain data: the one thing that the rules
+of the data read.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +37,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """What all samples of a part hold; mean, std (population), low and high of the finite values."""
+    """What all samples of a part hold; mean, std (population), low and high of the finite
+    values.
+    """
 
     count: int
     mean: float

@@ -1,4 +1,6 @@
-"""From a loader to what a model and its loss take: the first batch, and which of its parts goes where."""
+"""From a loader to what a model and its loss take: the first batch, and which of its parts goes
+where.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +26,9 @@ class Feed:
 
 
 def is_loader(given: Any) -> bool:
-    """Whether it gives batches, and is none itself: a DataLoader, a Dataset, an iterable that is no container."""
+    """Whether it gives batches, and is none itself: a DataLoader, a Dataset, an iterable that is no
+    container.
+    """
     if isinstance(given, DataLoader | Dataset):
         return True
     if isinstance(given, Tensor | str | bytes | Mapping | Sequence | nn.Module):
@@ -99,7 +103,10 @@ def _feed_mapping(batch: Mapping[Any, Any], names: list[str]) -> Feed:
     return Feed(
         inputs=batch[first],
         targets=_unpack(list(rest.values())),
-        said=f"{first!r} of the batch goes into the model, {_list([repr(k) for k in rest])} into the loss",
+        said=(
+            f"{first!r} of the batch goes into the model, {_list([repr(k) for k in rest])} into "
+            "the loss"
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""Data sets in a folder: CIFAR-10, CIFAR-100, or one folder of images per class, read by torchvision as they lie there."""
+"""Data sets in a folder: CIFAR-10, CIFAR-100, or one folder of images per class, read by
+torchvision as they lie there.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,15 @@ from cnnprobe.errors import TargetError
 
 TRAINING = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "test")  # the first that is there counts
-LAYOUTS = "one folder of images per class, train/ and val/ of these, cifar-10-batches-py/ or cifar-100-python/"
+LAYOUTS = (
+    "one folder of images per class, train/ and val/ of these, cifar-10-batches-py/ or "
+    "cifar-100-python/"
+)
 
 
 def open_folder(root: Path) -> tuple[Any, Any]:
-    """The training and the validation data set in a folder; None for a validation that is not there.
+    """The training and the validation data set in a folder; None for a validation that is not
+    there.
 
     Images come as the files have them, as Pillow images without a transform.
 

@@ -1,4 +1,6 @@
-"""What is kept of single images: constant ones, ones with NaN, fingerprints that tell equal ones, small copies to be drawn."""
+"""What is kept of single images: constant ones, ones with NaN, fingerprints that tell equal ones,
+small copies to be drawn.
+"""
 
 import hashlib
 from collections import Counter
@@ -52,7 +54,9 @@ class ImageTally:
         self._counts: Counter[str] = Counter()
 
     def add(self, column: Column, spots: list[Spotted], given: Bounds | None = None) -> None:
-        """Take in the images of a batch; `given` are the bounds of their channels, where they are known."""
+        """Take in the images of a batch; `given` are the bounds of their channels, where they are
+        known.
+        """
         values = column.values
         stacked = isinstance(values, Tensor)
         bounds = None if given is None else list_bounds(given)
@@ -85,7 +89,9 @@ class ImageTally:
         self._keep(image, spot)
 
     def _keep(self, image: Tensor, spot: Spotted) -> None:
-        """Keep a small copy, of each class about as many: a rarer class takes the place of a frequent one."""
+        """Keep a small copy, of each class about as many: a rarer class takes the place of a
+        frequent one.
+        """
         if len(self.thumbnails) >= THUMBNAILS:
             label, most = self._per_class.most_common(1)[0]
             if most - 1 <= self._per_class[spot.label]:
@@ -158,7 +164,9 @@ def fingerprint(image: Tensor) -> bytes:
 
 
 def sketch_images(batch: Tensor) -> NDArray[np.float32]:
-    """Each image as SIDE x SIDE grey values in [0, 1] of its own range; all zero where it is constant."""
+    """Each image as SIDE x SIDE grey values in [0, 1] of its own range; all zero where it is
+    constant.
+    """
     step = max(1, min(batch.shape[-2:]) // (4 * SIDE)) if batch.dim() > 2 else 1
     some = batch.detach()[..., ::step, ::step] if step > 1 else batch.detach()
     grey = some.float().nan_to_num(0, 0, 0)
@@ -171,7 +179,9 @@ def sketch_images(batch: Tensor) -> NDArray[np.float32]:
 
 
 def coarsen(sketch: NDArray[np.float32]) -> bytes:
-    """A key that pictures equal to the eye share: a few means, rounded; empty where there is nothing to see."""
+    """A key that pictures equal to the eye share: a few means, rounded; empty where there is
+    nothing to see.
+    """
     if len(sketch) != SIDE * SIDE or float(sketch.std()) < TEXTURE:
         return b""
     blocks = sketch.reshape(2, SIDE // 2, 2, SIDE // 2).mean((1, 3))

@@ -1,4 +1,6 @@
-"""Whether labels say anything about the images: what a linear model of small grey copies makes of them."""
+"""Whether labels say anything about the images: what a linear model of small grey copies makes of
+them.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +13,8 @@ RIDGE = 1.0  # of the least squares, on features of unit size
 
 
 def measure_information(samples: Sequence[tuple[NDArray[np.float32], int]]) -> float | None:
-    """By how many standard deviations a linear model beats the most frequent class, on images that it has not seen.
+    """By how many standard deviations a linear model beats the most frequent class, on images that
+    it has not seen.
 
     Args:
         samples: the features of each image, all of one length, and its class.
@@ -19,7 +22,8 @@ def measure_information(samples: Sequence[tuple[NDArray[np.float32], int]]) -> f
     Returns:
         The z of a binomial test; None where there are too few images, or a single class.
 
-    Source: Hastie, Tibshirani, Friedman 2009, "The Elements of Statistical Learning", section 4.2 (regression of an indicator matrix).
+    Source: Hastie, Tibshirani, Friedman 2009, "The Elements of Statistical Learning", section 4.2
+    (regression of an indicator matrix).
     """
     features, labels = [f for f, _ in samples], [label for _, label in samples]
     classes, targets = np.unique(np.asarray(labels), return_inverse=True)

@@ -1,4 +1,6 @@
-"""Leaves a loader as it was: its generators, samplers, workers, and the attributes of its data set."""
+"""Leaves a loader as it was: its generators, samplers, workers, and the attributes of its data
+set.
+"""
 
 import contextlib
 import copy
@@ -24,7 +26,9 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 @contextlib.contextmanager
 def kept_generators(*subjects: Any) -> Iterator[None]:
-    """Every random generator, the global ones and those that the subjects hold, is afterwards as it was."""
+    """Every random generator, the global ones and those that the subjects hold, is afterwards as it
+    was.
+    """
     found = [each for subject in subjects for each in find_generators(subject)]
     states = [(each, _read_state(each)) for each in {id(g): g for g in found}.values()]
     with preserved_generators():
@@ -36,7 +40,9 @@ def kept_generators(*subjects: Any) -> Iterator[None]:
 
 
 def find_generators(subject: Any) -> list[Any]:
-    """The generators that an object reaches by attributes, items, closures and partial arguments."""
+    """The generators that an object reaches by attributes, items, closures and partial
+    arguments.
+    """
     found: list[Any] = []
     seen: set[int] = set()
     waiting: list[tuple[Any, int]] = [(subject, 0)]
@@ -100,9 +106,11 @@ def _write_state(generator: Any, state: Any) -> None:
 
 
 def copy_loader(loader: DataLoader[Any], **settings: Any) -> DataLoader[Any]:
-    """A loader of the same samples whose workers, samplers and counters are its own, with other settings.
+    """A loader of the same samples whose workers, samplers and counters are its own, with other
+    settings.
 
-    The data set is copied one level deep, so that attributes which it writes while it is read stay the copy's.
+    The data set is copied one level deep, so that attributes which it writes while it is read stay
+    the copy's.
     """
     twin = copy.copy(loader)
     dataset = copy_dataset(loader.dataset)
@@ -130,7 +138,9 @@ def copy_dataset(dataset: Any) -> Any:
 
 
 def copy_deeply(sampler: Any, memo: dict[int, Any]) -> Any:
-    """A sampler of its own, around the data set that `memo` names; itself where it cannot be copied."""
+    """A sampler of its own, around the data set that `memo` names; itself where it cannot be
+    copied.
+    """
     try:
         return copy.deepcopy(sampler, dict(memo))
     except Exception:

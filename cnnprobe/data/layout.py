@@ -1,4 +1,6 @@
-"""What is shown of the data: the findings, what a batch holds, how it is loaded, the classes, the pictures. No torch."""
+"""What is shown of the data: the findings, what a batch holds, how it is loaded, the classes, the
+pictures. No torch.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

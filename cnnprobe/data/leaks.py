@@ -1,4 +1,6 @@
-"""Samples of the validation that the training has too: by index, by file, by what the images hold."""
+"""Samples of the validation that the training has too: by index, by file, by what the images
+hold.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -24,7 +26,9 @@ class Read(Protocol):
 
 
 def find_leaks(training: Read, validation: Read) -> tuple[Leak, ...]:
-    """What was found in one of the ways; by index where both come from one data set, by file where they have files."""
+    """What was found in one of the ways; by index where both come from one data set, by file where
+    they have files.
+    """
     found = [_find_by_index(training.source, validation.source)]
     found.append(_find_by_file(training.source, validation.source))
     found.append(_find_by_content(training, validation))
@@ -119,7 +123,9 @@ def _pair_files(twin: str, ours: dict[str, int], path: str, theirs: dict[str, in
 
 
 def _find_by_content(training: Read, validation: Read) -> Leak | None:
-    """Images that were read of both; the share of all is estimated from the part of the training that was read."""
+    """Images that were read of both; the share of all is estimated from the part of the training
+    that was read.
+    """
     pairs = []
     for key, spot in validation.images.prints.items():
         if key in training.images.prints:

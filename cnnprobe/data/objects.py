@@ -1,4 +1,6 @@
-"""Boxes and masks beside their images: what does not lie in its image, has no area, or another size."""
+"""Boxes and masks beside their images: what does not lie in its image, has no area, or another
+size.
+"""
 
 from collections import Counter
 from typing import Any
@@ -109,7 +111,9 @@ class MaskTally:
 def take_objects(
     images: Column, boxes: Column | None, masks: Column | None, i: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The boxes of a sample in parts of its image, as corners, and its mask, (H, W); None where there is none."""
+    """The boxes of a sample in parts of its image, as corners, and its mask, (H, W); None where
+    there is none.
+    """
     image = images.values[i]
     given = boxes.values[i] if boxes is not None else None
     corners = None

@@ -1,4 +1,5 @@
-"""Pictures of the data through Pillow and torchvision: contact sheets as the model gets the images, and histograms.
+"""Pictures of the data through Pillow and torchvision: contact sheets as the model gets the images,
+and histograms.
 
 Without Pillow or torchvision there are no pictures; nothing else is lost.
 """
@@ -35,7 +36,9 @@ _SPLITS = ((60, 100, 170), (225, 150, 60))
 
 
 def draw_sheets(data: Data, readings: Sequence[Reading]) -> tuple[Sheet, ...]:
-    """The suspicious images, then a contact sheet of each split, then the histograms; () without Pillow and torchvision."""
+    """The suspicious images, then a contact sheet of each split, then the histograms; () without
+    Pillow and torchvision.
+    """
     try:
         import PIL.ImageDraw
         import torchvision.utils

@@ -1,4 +1,6 @@
-"""Reads a bounded sample of the training data, and of the validation data, into facts; the user's loaders are left as they were."""
+"""Reads a bounded sample of the training data, and of the validation data, into facts; the user's
+loaders are left as they were.
+"""
 
 import traceback
 from collections import Counter
@@ -189,7 +191,9 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
 def _attach_objects(
     tallies: _Tallies, columns: dict[str, Column], images: Column, size: int
 ) -> None:
-    """Boxes, in parts of the image, and the mask of each image of this batch that is kept to be drawn."""
+    """Boxes, in parts of the image, and the mask of each image of this batch that is kept to be
+    drawn.
+    """
     roles = {tallies.roles.get(path): column for path, column in columns.items()}
     boxes, masks = roles.get("boxes"), roles.get("mask")
     if boxes is None and masks is None:

@@ -1,4 +1,6 @@
-"""The report of the data: held as plain data, shown in any format, saved and loaded. It keeps no loader alive."""
+"""The report of the data: held as plain data, shown in any format, saved and loaded. It keeps no
+loader alive.
+"""
 
 import base64
 import io
@@ -58,7 +60,8 @@ class DataReport:
         return render(document, format, width=width, colour=colour)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report in the format that the suffix of `path` names; ".png" writes the contact sheet of the training images.
+        """Writes the report in the format that the suffix of `path` names; ".png" writes the
+        contact sheet of the training images.
 
         Raises:
             UnknownNameError: no format has this suffix.

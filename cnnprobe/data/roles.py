@@ -1,4 +1,6 @@
-"""Which part of a batch is the image, the label, the mask, the boxes: by names, shapes, types and order."""
+"""Which part of a batch is the image, the label, the mask, the boxes: by names, shapes, types and
+order.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,8 +22,8 @@ _BOXES = re.compile(r"box")
 def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
     """Path to role, for the columns of the first batch.
 
-    The input is the part that is named so, else the first that looks like images; a part of the same height and width with few
-    values beside it is a mask.
+    The input is the part that is named so, else the first that looks like images; a part of the
+    same height and width with few values beside it is a mask.
     """
     roles = {column.path: _role(column) for column in columns}
     main = choose_main(columns, roles)
@@ -34,14 +36,18 @@ def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
 
 
 def choose_main(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:
-    """The images that the model gets: those that are named so, else the first; None where there are none."""
+    """The images that the model gets: those that are named so, else the first; None where there are
+    none.
+    """
     pictures = [column for column in columns if roles[column.path] == "image"]
     named = [column for column in pictures if _INPUTS.search(_last_name(column.path))]
     return next(iter(named or pictures), None)
 
 
 def choose_target(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:
-    """The class labels: those that are named so, else the first numbers of which some are equal; None where there are none."""
+    """The class labels: those that are named so, else the first numbers of which some are equal;
+    None where there are none.
+    """
     classes = [column for column in columns if roles[column.path] == "class"]
     named = [column for column in classes if _TARGETS.search(_last_name(column.path))]
     shared = [column for column in classes if _has_equal(column)]

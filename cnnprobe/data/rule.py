@@ -1,4 +1,5 @@
-"""A rule of the data: its check, its page, and its examples, a sick and a healthy loader, which are its tests.
+"""A rule of the data: its check, its page, and its examples, a sick and a healthy loader, which are
+its tests.
 
 A rule is one file in `rules`, which is found by itself. A user's own is a file given to
 `load_data_rules`, or an entry point of the group "cnnprobe.data_rules".
@@ -93,7 +94,9 @@ def all_data_rules() -> tuple[DataRule, ...]:
 
 
 def load_data_rules(paths: Iterable[str | os.PathLike[str]]) -> tuple[DataRule, ...]:
-    """All rules of the data and those in the given files, or folders of them. Importing a file runs it."""
+    """All rules of the data and those in the given files, or folders of them. Importing a file runs
+    it.
+    """
     return sort_by_code((*all_data_rules(), *load_entries(paths, DataRule)))
 
 
@@ -127,9 +130,11 @@ def run_data_rules(
 def join_findings(
     of_data: Sequence[Finding], of_model: Sequence[Finding], rules: Sequence[Any]
 ) -> tuple[Finding, ...]:
-    """The findings of the data and of the model in one order, those of the model linked to what explains them.
+    """The findings of the data and of the model in one order, those of the model linked to what
+    explains them.
 
-    Unscaled images are info for a model that scales them by itself: one whose own inputs are in range.
+    Unscaled images are info for a model that scales them by itself: one whose own inputs are in
+    range.
     """
     found = {finding.rule for finding in of_model}
     scaled = "input-range" not in found

@@ -1,4 +1,6 @@
-"""A picture of the data as a PNG or JPEG, and how it goes into a document: plain data, without torch."""
+"""A picture of the data as a PNG or JPEG, and how it goes into a document: plain data, without
+torch.
+"""
 
 from dataclasses import dataclass
 
@@ -22,7 +24,9 @@ def to_picture(sheet: Sheet) -> Picture:
     """The picture as a block of a document."""
     size = f'width="{sheet.width}" height="{sheet.height}"'
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {sheet.width} {sheet.height}" {size} '
-        f'style="max-width:100%;height:auto"><image {size} href="data:{sheet.mime};base64,{sheet.data}"/></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {sheet.width} {sheet.height}" '
+        f"{size} "
+        f'style="max-width:100%;height:auto"><image {size} '
+        f'href="data:{sheet.mime};base64,{sheet.data}"/></svg>'
     )
     return Picture(svg=svg, alt=sheet.alt, caption=sheet.title)

@@ -1,4 +1,6 @@
-"""The batches of a loader, a data set or any iterable of batches, with the indices of their samples where these are known."""
+"""The batches of a loader, a data set or any iterable of batches, with the indices of their samples
+where these are known.
+"""
 
 import time
 from collections import deque
@@ -50,7 +52,9 @@ class Batch:
 
 @dataclass(slots=True)
 class Source:
-    """Where batches come from. `dataset` is a copy that may be read at will; None where there is none."""
+    """Where batches come from. `dataset` is a copy that may be read at will; None where there is
+    none.
+    """
 
     given: Any
     name: str
@@ -82,7 +86,11 @@ def open_source(given: Any, name: str) -> Source:
         return Source(given, name, copy_dataset(given))
     if hasattr(given, "__next__"):
         raise UsageError(
-            f"a {type(given).__name__} can be read only once, and your training would miss what is read here",
+            (
+                f"a {type(given).__name__} can be read only once, and your training would miss "
+                "what "
+                "is read here"
+            ),
             where=f"the {name} data",
             fix="give the loader itself, or a list of batches",
         )
@@ -163,7 +171,9 @@ def _iterate_loader(
 
 
 class _Recorded:
-    """The batches of indices of a sampler that are read: the first ones, or every k-th where they are in order."""
+    """The batches of indices of a sampler that are read: the first ones, or every k-th where they
+    are in order.
+    """
 
     def __init__(self, sampler: Any, source: Source, limits: Limits) -> None:
         self._sampler, self._source, self._limits = sampler, source, limits
@@ -279,7 +289,9 @@ def _is_shuffled(sampler: Any) -> bool | None:
 
 
 def _has_same_order(loader: DataLoader[Any]) -> bool | None:
-    """Whether a sampler of the user's own gives the same order twice; a DistributedSampler is told the epoch in the loop."""
+    """Whether a sampler of the user's own gives the same order twice; a DistributedSampler is told
+    the epoch in the loop.
+    """
     if isinstance(loader.dataset, IterableDataset) or hasattr(loader.sampler, "set_epoch"):
         return None
     if _is_shuffled(loader.sampler) is not None and not _is_reseeded(loader.sampler):

@@ -1,4 +1,6 @@
-"""What is kept of the batches that were read: counts and moments of each part, in memory that does not grow with their number."""
+"""What is kept of the batches that were read: counts and moments of each part, in memory that does
+not grow with their number.
+"""
 
 import math
 from collections import Counter
@@ -22,14 +24,18 @@ _MEASURED = (*_COUNTED, "image", "value", "boxes")
 
 
 def bound_channels(batch: Tensor) -> Bounds:
-    """The least and the greatest value of each channel of each image, both (N, C); NaN where it has one."""
+    """The least and the greatest value of each channel of each image, both (N, C); NaN where it has
+    one.
+    """
     flat = batch.detach().flatten(2) if batch.dim() > 2 else batch.detach()[:, :, None]
     # Two passes: torch.aminmax over a dim takes three times as long.
     return flat.amin(2), flat.amax(2)
 
 
 class PartTally:
-    """Counts of types, shapes and values, and the moments of the numbers, of one part of the batches."""
+    """Counts of types, shapes and values, and the moments of the numbers, of one part of the
+    batches.
+    """
 
     def __init__(self, path: str, role: str) -> None:
         self.path, self.role = path, role

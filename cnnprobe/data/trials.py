@@ -1,4 +1,6 @@
-"""Reads some samples again: whether they come out otherwise, and whether workers and epochs draw the same random numbers."""
+"""Reads some samples again: whether they come out otherwise, and whether workers and epochs draw
+the same random numbers.
+"""
 
 import contextlib
 import warnings
@@ -23,7 +25,8 @@ _TURNS = {"left to right": (-1,), "top to bottom": (-2,), "by half a turn": (-1,
 
 
 def try_again(source: Source, path: str, mask: str) -> Trials:
-    """What further readings of one or two samples show; nothing where samples cannot be had one by one.
+    """What further readings of one or two samples show; nothing where samples cannot be had one by
+    one.
 
     Args:
         source: where they come from.
@@ -49,7 +52,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_repeatedly(source: Source, path: str, mask: str) -> tuple[bool, str]:
-    """Whether a sample's image changes from reading to reading, and how it turned while its mask did not."""
+    """Whether a sample's image changes from reading to reading, and how it turned while its mask
+    did not.
+    """
     length = len(source.dataset)
     random, apart = False, ""
     for index in dict.fromkeys((0, length // 2)):

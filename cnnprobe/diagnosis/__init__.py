@@ -1,4 +1,5 @@
-"""Rules over evidence: what a Rule and a Finding are, how rules are run, and which finding comes first.
+"""Rules over evidence: what a Rule and a Finding are, how rules are run, and which finding comes
+first.
 
 No torch here, no model: a rule is a pure function of an `Evidence`.
 """
@@ -22,7 +23,8 @@ SHOWN = 5  # findings that a report shows before it folds the rest
 
 
 class Severity(enum.StrEnum):
-    """How bad it is: an error cannot learn or run as written, a warning is probably not what was meant, info is worth knowing.
+    """How bad it is: an error cannot learn or run as written, a warning is probably not what was
+    meant, info is worth knowing.
 
     >>> Severity.ERROR > Severity.WARNING > Severity.INFO
     True
@@ -54,8 +56,9 @@ class Severity(enum.StrEnum):
 class Finding:
     """One fault: which rule, where, what was measured, what to do.
 
-    `module` is the fqn of the module to blame, "" for the root, None where it is the loop, the loss or the data.
-    `follows_from` names the rules whose findings explain this one. A rule leaves `rule` and `code` empty: they are filled in from it.
+    `module` is the fqn of the module to blame, "" for the root, None where it is the loop, the loss
+    or the data. `follows_from` names the rules whose findings explain this one. A rule leaves
+    `rule` and `code` empty: they are filled in from it.
     """
 
     message: str  # number, unit and bound: "99.8% of the outputs are zero (more than 99%)"
@@ -77,7 +80,9 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do, and what came of it: a proven fix by its own title, another with what was seen."""
+        """What to do, and what came of it: a proven fix by its own title, another with what was
+        seen.
+        """
         if self.tried is None:
             return self.fix
         is_proven = self.tried.verdict is Verdict.PROVEN
@@ -91,9 +96,13 @@ Check = Callable[[Evidence], Iterable[Finding]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A check with its name, its page (the docstring) and its examples, `sick` and `healthy`, which are its tests."""
+    """A check with its name, its page (the docstring) and its examples, `sick` and `healthy`, which
+    are its tests.
+    """
 
-    code: str  # CP1xx activations, 2xx gradients, 3xx structure, 4xx loss, 5xx loop, 6xx normalisation, 7xx data
+    # CP1xx activations, 2xx gradients, 3xx structure, 4xx loss, 5xx loop, 6xx normalisation, 7xx
+    # data
+    code: str
     name: str  # states the fault
     severity: Severity
     check: Check
@@ -135,7 +144,8 @@ def rule(
         examples: a sick and a healthy one, functions that give the keyword arguments of `diagnose`.
         explains: the rules whose findings are but symptoms of this one.
         family: a wider name, which suppresses its findings too.
-        monitored: whether `monitor` judges it. It then gets the steps of the watched loop and no probes.
+        monitored: whether `monitor` judges it. It then gets the steps of the watched loop and no
+            probes.
 
     Raises:
         UsageError: the name is not kebab-case.
@@ -181,7 +191,8 @@ def run_rules(
     Args:
         evidence: what was recorded.
         rules: the rules to run; a rule that raises is noted and the others go on.
-        ignore: rule name or code, or "name:module fqn", to the reason why its findings are suppressed.
+        ignore: rule name or code, or "name:module fqn", to the reason why its findings are
+            suppressed.
 
     Raises:
         UsageError: a suppression without a reason.
@@ -216,7 +227,8 @@ def run_rules(
 
 
 def ignore(name: str, reason: str) -> Callable[[_Class], _Class]:
-    """A decorator of a class of modules: what the rule says of them, and of what is in them, is suppressed by `diagnose`.
+    """A decorator of a class of modules: what the rule says of them, and of what is in them, is
+    suppressed by `diagnose`.
 
     Args:
         name: of the rule, or its code.
@@ -244,7 +256,9 @@ def ignore(name: str, reason: str) -> Callable[[_Class], _Class]:
 
 
 def ignored_by_classes(modules: Iterable[tuple[str, object]]) -> dict[str, str]:
-    """What the decorated classes among modules (fqn and instance, parents before children) suppress, in the form of `ignore=` of `run_rules`."""
+    """What the decorated classes among modules (fqn and instance, parents before children)
+    suppress, in the form of `ignore=` of `run_rules`.
+    """
     found: dict[str, str] = {}
     above: list[tuple[str, Mapping[str, str]]] = []
     for fqn, module in modules:
@@ -311,7 +325,9 @@ def find_reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
 
 
 def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Finding, ...]:
-    """Root causes first, then the graver, then the order of the rules, and info last; symptoms get the names of the causes that were found too."""
+    """Root causes first, then the graver, then the order of the rules, and info last; symptoms get
+    the names of the causes that were found too.
+    """
     findings = list(findings)
     explains = {r.name: r.explains for r in rules}
     present = {f.rule for f in findings if f.severity is not None and f.severity > Severity.INFO}
@@ -345,7 +361,9 @@ def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding
 
 
 def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:
-    """The findings that `--fail-on` means: of a severity or graver, or of a rule by name, code or family."""
+    """The findings that `--fail-on` means: of a severity or graver, or of a rule by name, code or
+    family.
+    """
     names = {severity.value for severity in Severity}
     for finding in findings:
         severity = finding.severity or Severity.INFO

@@ -1,4 +1,6 @@
-"""What came of a fix that was tried: the sentence, the verdict, and the losses with and without it. No torch here."""
+"""What came of a fix that was tried: the sentence, the verdict, and the losses with and without it.
+No torch here.
+"""
 
 import enum
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ class Verdict(enum.StrEnum):
 
     @property
     def rank(self) -> int:
-        """The place among findings that are equal otherwise: the proven first, then those nobody knows of."""
+        """The place among findings that are equal otherwise: the proven first, then those nobody
+        knows of.
+        """
         return {"proven": 0, "untried": 1}.get(self.value, 2)
 
 

@@ -1,7 +1,9 @@
-"""What a report shows, as data: a few kinds of blocks that every format can render, and nothing of how it looks.
+"""What a report shows, as data: a few kinds of blocks that every format can render, and nothing of
+how it looks.
 
-All text is plain text as it came from the model; escaping is the renderers' work. Numbers stand in the cells as numbers,
-and the column's unit says how they are written, so that a format that can sort or compute still has them.
+All text is plain text as it came from the model; escaping is the renderers' work. Numbers stand in
+the cells as numbers, and the column's unit says how they are written, so that a format that can
+sort or compute still has them.
 """
 
 from dataclasses import dataclass
@@ -24,13 +26,17 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """Numbers over time, NaN where there was none: a line where a format can draw, a row of bars elsewhere."""
+    """Numbers over time, NaN where there was none: a line where a format can draw, a row of bars
+    elsewhere.
+    """
 
     values: tuple[float, ...]
 
 
 Cell = str | int | float | Spread | Trend | None
-"""A cell: text as it is, a number to be written in the column's unit, a Spread, a Trend, or None for what was not observed ("-")."""
+"""A cell: text as it is, a number to be written in the column's unit, a Spread, a Trend, or None
+for what was not observed ("-").
+"""
 
 Unit = Literal["", "count", "si", "bytes", "value", "percent", "seconds"]
 Severity = Literal["error", "warning", "info"]
@@ -54,7 +60,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Names and what is to be said of them, one below the other: totals, the parts of an explanation."""
+    """Names and what is to be said of them, one below the other: totals, the parts of an
+    explanation.
+    """
 
     pairs: tuple[tuple[str, str], ...]
     title: str = ""
@@ -62,10 +70,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a table. Where the width does not suffice, the column of highest `priority` goes first; one of priority 0 stays.
+    """A column of a table. Where the width does not suffice, the column of highest `priority` goes
+    first; one of priority 0 stays.
 
-    A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2 goes. Of a column that `is_share` each
-    number is a part of the largest one, the whole, which a format that can draw shows as a bar.
+    A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2
+    goes. Of a column that `is_share` each number is a part of the largest one, the whole, which a
+    format that can draw shows as a bar.
     """
 
     name: str
@@ -78,9 +88,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row: one cell a column, the nesting depth of its first cell, and a note that stands below it across the table.
+    """A row: one cell a column, the nesting depth of its first cell, and a note that stands below
+    it across the table.
 
-    Its `key` is letters and digits, unique in the document: where the same thing is drawn or spoken of, `key` says so too.
+    Its `key` is letters and digits, unique in the document: where the same thing is drawn or spoken
+    of, `key` says so too.
     """
 
     cells: tuple[Cell, ...]
@@ -111,7 +123,9 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """What a whole is made of, in the order of the model: a bar where a format can draw, the largest parts in words elsewhere."""
+    """What a whole is made of, in the order of the model: a bar where a format can draw, the
+    largest parts in words elsewhere.
+    """
 
     title: str
     unit: Unit
@@ -120,7 +134,9 @@ class Shares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A drawing as SVG (made and escaped by this package, it goes into a page as it is), and the same in words."""
+    """A drawing as SVG (made and escaped by this package, it goes into a page as it is), and the
+    same in words.
+    """
 
     svg: str
     alt: str
@@ -151,7 +167,9 @@ class Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
-    """Blocks behind a title: closed at first in formats that can open and close, written out in the others."""
+    """Blocks behind a title: closed at first in formats that can open and close, written out in the
+    others.
+    """
 
     title: str
     blocks: "tuple[Heading | Text | Facts | Table | Shares | Picture | Notice | Code, ...]"

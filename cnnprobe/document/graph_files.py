@@ -35,13 +35,15 @@ def render_graph(graph: Graph, format: str) -> str:  # noqa: A002 - the word use
 def save_graph(
     graph: Graph, path: str | Path, *, engine: str = "own", limit: float = engines.LIMIT
 ) -> tuple[str, ...]:
-    """Write the graph in the format that the name's ending tells; what failed of what was asked for, if another took over.
+    """Write the graph in the format that the name's ending tells; what failed of what was asked
+    for, if another took over.
 
     Args:
         graph: what is written.
         path: the file.
-        engine: who lays out SVG. "own" is this package's, the same on every machine; "dot" and "pygraphviz" are asked first, and
-            "auto" asks one after the other; our own takes over from all of them. PNG and PDF are only made by Graphviz.
+        engine: who lays out SVG. "own" is this package's, the same on every machine; "dot" and
+            "pygraphviz" are asked first, and "auto" asks one after the other; our own takes over
+            from all of them. PNG and PDF are only made by Graphviz.
         limit: seconds that each engine may take.
 
     Raises:

@@ -1,6 +1,8 @@
-"""The formats that a graph can be had in, one entry each: its name, its endings, and what writes it.
+"""The formats that a graph can be had in, one entry each: its name, its endings, and what writes
+it.
 
-A writer imports what it draws with when it is called: the command line reads this list for its help, which answers at once.
+A writer imports what it draws with when it is called: the command line reads this list for its
+help, which answers at once.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,6 @@
-"""A graph of operations or module calls as plain data, and what can be done with one: fold, compare, lay out. No torch."""
+"""A graph of operations or module calls as plain data, and what can be done with one: fold,
+compare, lay out. No torch.
+"""
 
 from cnnprobe.graph.changes import Change, GraphDifference
 from cnnprobe.graph.graph import Graph

@@ -8,10 +8,13 @@ from cnnprobe.graph.nodes import Node
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A module (or the operations of one) that ran `before` times in the first graph and `after` times in the second."""
+    """A module (or the operations of one) that ran `before` times in the first graph and `after`
+    times in the second.
+    """
 
     module: str | None  # fqn; None: outside of every recorded call
-    name: str  # class of the module, or of the operation ("AddBackward0") where no whole call came or went
+    # class of the module, or of the operation ("AddBackward0") where no whole call came or went
+    name: str
     before: int
     after: int
     sources: tuple[str, ...] = ()  # the user's lines of what came or went
@@ -38,10 +41,16 @@ def write_sentences(found: GraphDifference) -> Iterator[str]:
         if change.name.endswith(("Backward0", "Backward1", "Backward2")) or change.module == "":
             where = f"{change.name} in '{change.module}'" if change.module else change.name
         lines = f", at {', '.join(change.sources)}" if change.sources else ""
-        yield f"{where} ran {_format_times(change.after)} instead of {_format_times(change.before)}{lines}"
+        yield (
+            f"{where} ran {_format_times(change.after)} instead of "
+            f"{_format_times(change.before)}{lines}"
+        )
     for a, b in found.reshaped:
         where = f" in '{a.module}'" if a.module else ""
-        yield f"{a.parameter or a.name}{where} outputs {_describe_form(b)} instead of {_describe_form(a)}"
+        yield (
+            f"{a.parameter or a.name}{where} outputs {_describe_form(b)} instead of "
+            f"{_describe_form(a)}"
+        )
 
 
 def _format_times(count: int) -> str:

@@ -1,4 +1,6 @@
-"""What two graphs of the same model do not have in common: a branch taken, a loop that ran once more, a module skipped."""
+"""What two graphs of the same model do not have in common: a branch taken, a loop that ran once
+more, a module skipped.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,8 +28,8 @@ def make_keys(graph: Graph) -> list[Key]:
 def diff_graphs(before: Graph, after: Graph) -> GraphDifference:
     """What `after` has that `before` has not, and the other way round.
 
-    A module that was called more or less often is one change, whatever it contains; only operations of calls that both
-    graphs have are told one by one.
+    A module that was called more or less often is one change, whatever it contains; only operations
+    of calls that both graphs have are told one by one.
     """
     calls = tuple(_diff_calls(before, after))
     changed = {change.module for change in calls}
@@ -47,7 +49,9 @@ def diff_graphs(before: Graph, after: Graph) -> GraphDifference:
 
 
 def _diff_calls(before: Graph, after: Graph) -> Iterator[Change]:
-    """Modules whose number of calls differs, the outermost only: what they contain goes with them."""
+    """Modules whose number of calls differs, the outermost only: what they contain goes with
+    them.
+    """
     old, new = Counter(call.fqn for call in before.calls), Counter(call.fqn for call in after.calls)
     differ = [fqn for fqn in dict.fromkeys([*new, *old]) if old[fqn] != new[fqn]]
     kinds = {call.fqn: call.kind for call in (*before.calls, *after.calls)}
@@ -90,7 +94,9 @@ def _find_shared_calls(before: Graph, after: Graph) -> set[tuple[str | None, int
 def _diff_operations(
     old: dict[Key, Node], new: dict[Key, Node], whole: set[tuple[str | None, int]]
 ) -> Iterator[Change]:
-    """Operations that came or went within calls that both graphs have (all of them where no calls were recorded)."""
+    """Operations that came or went within calls that both graphs have (all of them where no calls
+    were recorded).
+    """
     counts: dict[tuple[str | None, str], list[int]] = {}
     lines: dict[tuple[str | None, str], dict[str, None]] = {}
     for side, (nodes, others) in enumerate(((old, new), (new, old))):

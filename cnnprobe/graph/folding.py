@@ -1,4 +1,6 @@
-"""Folds a graph to module calls: to a depth, identical blocks once, and no more boxes than a person can follow."""
+"""Folds a graph to module calls: to a depth, identical blocks once, and no more boxes than a person
+can follow.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +25,9 @@ _TOLD = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """Nodes that are drawn as one: a module call, identical blocks, or one node that stands for itself (`kind` is then "")."""
+    """Nodes that are drawn as one: a module call, identical blocks, or one node that stands for
+    itself (`kind` is then "").
+    """
 
     nodes: tuple[int, ...]
     kind: str = ""
@@ -60,7 +64,9 @@ def collapse(
 
 
 def _list_boxes(tree: CallTree, depth: int) -> Iterator[Box]:
-    """What is shown if calls `depth` levels below the outermost are closed; of identical neighbours only the first is opened."""
+    """What is shown if calls `depth` levels below the outermost are closed; of identical neighbours
+    only the first is opened.
+    """
     stack: list[Item | Box] = list(reversed(list(_list_shown(tree, None, depth))))
     while stack:
         item = stack.pop()
@@ -210,7 +216,9 @@ def _build_folded(graph: Graph, tree: CallTree, boxes: list[Box]) -> Graph:
 
 
 def _add_parameters(graph: Graph, tree: CallTree, boxes: list[Box]) -> list[Box]:
-    """Parameters go into the module that uses them first; what a loose operation uses is a box of its own."""
+    """Parameters go into the module that uses them first; what a loose operation uses is a box of
+    its own.
+    """
     box_of = {node: i for i, box in enumerate(boxes) for node in box.nodes}
     added: dict[int, list[int]] = {}
     alone: list[Box] = []

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Graph:
     """The nodes in the order of the forward pass, and the values between them.
 
-    `view` is "autograd" (one node an operation that autograd recorded) or "modules" (one node a module call or function).
+    `view` is "autograd" (one node an operation that autograd recorded) or "modules" (one node a
+    module call or function).
     """
 
     nodes: tuple[Node, ...] = ()
@@ -29,7 +30,9 @@ class Graph:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes of activations that are kept for backward, each storage once; parameters and inputs not counted."""
+        """Bytes of activations that are kept for backward, each storage once; parameters and inputs
+        not counted.
+        """
         return sum(saved.nbytes for saved in self.saved if saved.kind == "activation")
 
     def collapse(
@@ -60,7 +63,8 @@ class Graph:
         return _load("cnnprobe.document.graph_files").render_graph(self, format)  # type: ignore[no-any-return]
 
     def save(self, path: str | Path) -> Path:
-        """Write the graph in the format that the name's ending tells; ".png" and ".pdf" need Graphviz.
+        """Write the graph in the format that the name's ending tells; ".png" and ".pdf" need
+        Graphviz.
 
         Raises:
             UsageError: no format has this ending, or its engine is not there.
@@ -76,5 +80,7 @@ class Graph:
 
 
 def _load(name: str) -> Any:
-    """Rooms that know this one, found when a method of convenience is asked for: data imports nothing above it."""
+    """Rooms that know this one, found when a method of convenience is asked for: data imports
+    nothing above it.
+    """
     return importlib.import_module(name)

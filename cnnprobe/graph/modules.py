@@ -1,6 +1,8 @@
-"""The module view: module calls and torch functions of a recorded forward pass, and the tensors that pass between them.
+"""The module view: module calls and torch functions of a recorded forward pass, and the tensors
+that pass between them.
 
-It comes from the recording and so stands also where autograd has built nothing: in eval, under no_grad, for integers.
+It comes from the recording and so stands also where autograd has built nothing: in eval, under
+no_grad, for integers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,9 @@ from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 
 def list_calls(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
-    """The module calls of a trace, and for each of its rows the position of the innermost of them: -1 for none."""
+    """The module calls of a trace, and for each of its rows the position of the innermost of them:
+    -1 for none.
+    """
     calls: list[Call] = []
     position: list[int] = []
     new = tuple.__new__
@@ -31,10 +35,12 @@ def list_calls(trace: Trace) -> tuple[tuple[Call, ...], list[int]]:
 
 
 def build_module_graph(trace: Trace) -> Graph:
-    """Every row of the trace that has none below it as a node, the model's inputs as nodes before them.
+    """Every row of the trace that has none below it as a node, the model's inputs as nodes before
+    them.
 
-    What a checkpointed segment ran again during backward is left out. A tensor from outside that is no input of the model
-    (a constant, a tensor that was taken through NumPy) has no node: its user then has no edge at that input.
+    What a checkpointed segment ran again during backward is left out. A tensor from outside that is
+    no input of the model (a constant, a tensor that was taken through NumPy) has no node: its user
+    then has no edge at that input.
     """
     calls, position = list_calls(trace)
     shown = _list_rows(trace)
@@ -112,7 +118,9 @@ def _list_edges(
 
 
 def _find_fed(info: TensorInfo, fed: Sequence[TensorInfo]) -> int | None:
-    """Which input of the model this is: told by shape and dtype, since no tensor is kept that could be asked."""
+    """Which input of the model this is: told by shape and dtype, since no tensor is kept that could
+    be asked.
+    """
     for i, given in enumerate(fed):
         if (given.shape, given.dtype) == (info.shape, info.dtype):
             return i

@@ -1,7 +1,9 @@
-"""What a graph consists of: nodes, the edges between them, the calls that they belong to, and what is saved.
+"""What a graph consists of: nodes, the edges between them, the calls that they belong to, and what
+is saved.
 
-Nodes and edges are named tuples and no dataclasses: there are hundreds of thousands of them, and a frozen dataclass of
-twelve fields takes 3 us to make, as long as the whole walk that finds it; a named tuple takes 0.4.
+Nodes and edges are named tuples and no dataclasses: there are hundreds of thousands of them, and a
+frozen dataclass of twelve fields takes 3 us to make, as long as the whole walk that finds it; a
+named tuple takes 0.4.
 """
 
 from typing import NamedTuple
@@ -18,11 +20,16 @@ PARAMETER, INPUT, MODULE, FUNCTION, BLOCKS, MORE = (
 
 
 class Node(NamedTuple):
-    """One operation, leaf or module call. `id` is its position in `Graph.nodes`, which is the order of the forward pass."""
+    """One operation, leaf or module call. `id` is its position in `Graph.nodes`, which is the order
+    of the forward pass.
+    """
 
     id: int
-    name: str  # "ConvolutionBackward0"; in a module view the class ("Conv2d") or function ("torch.flatten")
-    kind: str  # operation | custom | checkpoint | parameter | input | module | function | blocks (identical ones) | more (left out)
+    # "ConvolutionBackward0"; in a module view the class ("Conv2d") or function ("torch.flatten")
+    name: str
+    # operation | custom | checkpoint | parameter | input | module | function | blocks (identical
+    # ones) | more (left out)
+    kind: str
     # fqn of the innermost module call that made it; None: outside of every recorded call
     module: str | None = None
     call: int = 0  # k-th call of that module, from 0

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 
 def sort_by_dependence(keys: Sequence[float], below: Sequence[Sequence[int]]) -> list[int]:
-    """Positions of all nodes, every one after those that it uses; by its key where that leaves a choice.
+    """Positions of all nodes, every one after those that it uses; by its key where that leaves a
+    choice.
 
     Args:
         keys: one a node; smaller comes first.
-        below: for each node the positions of those that it uses. What is on a cycle comes last, by its key.
+        below: for each node the positions of those that it uses. What is on a cycle comes last, by
+            its key.
 
     >>> sort_by_dependence([3, 1, 2], [[], [0], []])
     [2, 0, 1]

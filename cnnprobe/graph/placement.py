@@ -1,9 +1,11 @@
-"""A layered layout: where the boxes stand and how the lines between them run. Linear, and no binary is needed.
+"""A layered layout: where the boxes stand and how the lines between them run. Linear, and no binary
+is needed.
 
-Boxes go into layers by their longest path. A value that is used further down gets one trunk through the layers between, from
-which all its users branch off, so that dense connections stay countable (dot gives every edge a row of its own, which takes
-it more than a minute for densenet121). Barycentre sweeps put each layer in order; then every box is drawn as near to the
-middle of its neighbours as the others in its layer let it (isotonic regression).
+Boxes go into layers by their longest path. A value that is used further down gets one trunk through
+the layers between, from which all its users branch off, so that dense connections stay countable
+(dot gives every edge a row of its own, which takes it more than a minute for densenet121).
+Barycentre sweeps put each layer in order; then every box is drawn as near to the middle of its
+neighbours as the others in its layer let it (isotonic regression).
 """
 
 from collections.abc import Sequence
@@ -17,12 +19,16 @@ _SETTLES = 6
 _BETWEEN = 26.0  # between two boxes of a layer
 _LANE = 14.0  # between two lines, or a line and a box
 _STRAIGHT = 8.0  # how much more a trunk resists bending than a box moving
-_TRUNKS = 40  # points of trunks that a box may have on average; a graph with more gets its longest lines drawn straight
+# points of trunks that a box may have on average; a graph with more gets its longest lines drawn
+# straight
+_TRUNKS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Middles of the boxes and courses of the edges, in the order in which they were given; y grows downwards."""
+    """Middles of the boxes and courses of the edges, in the order in which they were given; y grows
+    downwards.
+    """
 
     width: float
     height: float
@@ -37,7 +43,8 @@ def place_boxes(
 
     Args:
         sizes: width and height of each box; each stands after those that it depends on.
-        edges: (start, end), positions of boxes; one that runs backwards is drawn and else left out of account.
+        edges: (start, end), positions of boxes; one that runs backwards is drawn and else left out
+            of account.
         gap: height between two layers.
 
     >>> found = place_boxes([(10, 10), (10, 10), (10, 10)], [(0, 1), (0, 2)])
@@ -228,7 +235,9 @@ def _measure_gap(net: _Net, a: int, b: int) -> float:
 def _spread_out(
     wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]
 ) -> list[float]:
-    """The places nearest to the wanted ones (least squares) that keep the order and the gaps: pool adjacent violators."""
+    """The places nearest to the wanted ones (least squares) that keep the order and the gaps: pool
+    adjacent violators.
+    """
     if len(wanted) == 1:
         return list(wanted)
     shifts = [0.0]
@@ -267,7 +276,9 @@ def _draw_routes(
     rows: tuple[Sequence[float], Sequence[float]],
     ends: Sequence[Point],
 ) -> tuple[tuple[Point, ...], ...]:
-    """Course of each edge: out at the bottom (`ends[start][1]`), down its trunk, in at the top (`ends[end][0]`) beside the others."""
+    """Course of each edge: out at the bottom (`ends[start][1]`), down its trunk, in at the top
+    (`ends[end][0]`) beside the others.
+    """
     tops, bottoms = rows
     routes = []
     for (start, end), (k, count) in zip(edges, _order_arrivals(net, edges, x), strict=True):
@@ -287,7 +298,9 @@ def _draw_routes(
 def _order_arrivals(
     net: _Net, edges: Sequence[tuple[int, int]], x: Sequence[float]
 ) -> list[tuple[int, int]]:
-    """For each edge: the how many-th from the left it is of those that arrive at its box, and of how many."""
+    """For each edge: the how many-th from the left it is of those that arrive at its box, and of
+    how many.
+    """
     arriving: dict[int, list[int]] = {}
     for i, (_, end) in enumerate(edges):
         arriving.setdefault(end, []).append(i)

@@ -1,4 +1,6 @@
-"""Which parameters cannot get a gradient, told before any backward pass, and where the path to them is cut."""
+"""Which parameters cannot get a gradient, told before any backward pass, and where the path to them
+is cut.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,14 @@ _WHOLE_NUMBERS = ("int", "uint", "bool")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A parameter that the outputs do not depend on as far as autograd knows, and what stands between."""
+    """A parameter that the outputs do not depend on as far as autograd knows, and what stands
+    between.
+    """
 
     parameter: str  # fqn
-    why: str  # "frozen" | "never used" | "detach" | "no grad" | "integers" | "not used further" | "overwritten" | "not in the output"
+    # "frozen" | "never used" | "detach" | "no grad" | "integers" | "not used further" |
+    # "overwritten" | "not in the output"
+    why: str
     module: str | None = None  # fqn of the module call in which the path ends
     operation: str = ""  # class of the module, or function, at which it ends
     source: str = ""  # the user's line
@@ -23,7 +29,10 @@ class Cut:
     def __str__(self) -> str:
         where = f" in '{self.module}'" if self.module else ""
         line = f" at {self.source}" if self.source else ""
-        return f"{self.parameter}: {_SENTENCES[self.why].format(operation=self.operation, where=where, line=line)}"
+        return (
+            f"{self.parameter}: "
+            f"{_SENTENCES[self.why].format(operation=self.operation, where=where, line=line)}"
+        )
 
 
 _SENTENCES = {
@@ -39,7 +48,8 @@ _SENTENCES = {
 
 
 def find_unreached(graph: Graph, trace: Trace) -> tuple[Cut, ...]:
-    """The parameters of the recorded model that no path of the graph reaches, in the order of the model.
+    """The parameters of the recorded model that no path of the graph reaches, in the order of the
+    model.
 
     Args:
         graph: autograd's graph behind the loss or the outputs.
@@ -57,7 +67,9 @@ def find_unreached(graph: Graph, trace: Trace) -> tuple[Cut, ...]:
 
 
 def _map_users(trace: Trace) -> Mapping[str, list[int]]:
-    """Rows that use each parameter: calls of the module that owns it, and functions that are given it."""
+    """Rows that use each parameter: calls of the module that owns it, and functions that are given
+    it.
+    """
     owners = {parameter: module.fqn for module in trace.modules for parameter in module.parameters}
     rows_of: dict[str, list[int]] = {}
     found: dict[str, list[int]] = {}

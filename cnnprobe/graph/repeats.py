@@ -20,7 +20,8 @@ class BlockRun(NamedTuple):
 
 
 def find_runs(row: Sequence[int]) -> list[BlockRun]:
-    """The repetitions in a row of numbers, from left to right, without overlap; of several the one that covers most.
+    """The repetitions in a row of numbers, from left to right, without overlap; of several the one
+    that covers most.
 
     >>> find_runs([5, 1, 2, 1, 2, 1, 2, 7, 7])
     [BlockRun(start=1, period=2, times=3), BlockRun(start=7, period=1, times=2)]

@@ -66,7 +66,9 @@ class CallTree:
         return any(child is not None for child, _ in self.items[call])
 
     def opens(self, call: int) -> bool:
-        """Whether there is more to see inside: other calls, or in a module view functions of its own."""
+        """Whether there is more to see inside: other calls, or in a module view functions of its
+        own.
+        """
         return self.holds_calls(call) or (
             self.graph.view == "modules" and len(self.items[call]) > 1
         )
@@ -88,7 +90,9 @@ class CallTree:
         return any(self.calls[c].fqn == fqn for c in self._list_chain(call))
 
     def title(self, item: Item) -> str:
-        """What an item is called where there is room for one name: class of the module, or name of the operation."""
+        """What an item is called where there is room for one name: class of the module, or name of
+        the operation.
+        """
         call, node = item
         return (
             self.graph.nodes[node].name
@@ -98,9 +102,11 @@ class CallTree:
 
 
 def number_items(tree: CallTree, items: list[Item]) -> list[int]:
-    """A number for each item; equal numbers mean the same operations with the same shapes, connected in the same way.
+    """A number for each item; equal numbers mean the same operations with the same shapes,
+    connected in the same way.
 
-    A value from another item counts by how many items back that is: so that each of a row of blocks gets the same number.
+    A value from another item counts by how many items back that is: so that each of a row of blocks
+    gets the same number.
     """
     sources: dict[int, list[int]] = tree.__dict__.setdefault("_sources", {})
     if not sources:

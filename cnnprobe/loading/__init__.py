@@ -1,6 +1,8 @@
-"""What a command line names, made into objects: a SPEC into a model, a checkpoint into its weights, a shape or a file into inputs.
+"""What a command line names, made into objects: a SPEC into a model, a checkpoint into its weights,
+a shape or a file into inputs.
 
-A SPEC of Python code runs that code by design. A file of weights or of inputs never runs code, unless `trust_pickle` says so.
+A SPEC of Python code runs that code by design. A file of weights or of inputs never runs code,
+unless `trust_pickle` says so.
 """
 
 from cnnprobe.loading.arguments import parse_arguments

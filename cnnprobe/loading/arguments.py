@@ -9,7 +9,8 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 def parse_arguments(items: Iterable[str]) -> dict[str, object]:
-    """`name=value` items as a mapping: a value is a Python literal, true, false or none in any case, or else the text itself.
+    """`name=value` items as a mapping: a value is a Python literal, true, false or none in any
+    case, or else the text itself.
 
     Raises:
         UsageError: an item without `=`, a name that is no Python name, or a name given twice.

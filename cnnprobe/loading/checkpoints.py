@@ -1,7 +1,8 @@
-"""Weights from a file into a model. Reading one never runs code, unless the user trusts the file's pickle by name.
+"""Weights from a file into a model. Reading one never runs code, unless the user trusts the file's
+pickle by name.
 
-A file is recognised by what it holds, not by its suffix. `torch.load(weights_only=True)` is what refuses code; the listing of
-globals only serves the message.
+A file is recognised by what it holds, not by its suffix. `torch.load(weights_only=True)` is what
+refuses code; the listing of globals only serves the message.
 """
 
 import pickle
@@ -35,7 +36,8 @@ _SHOWN = 4
 
 
 def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) -> None:
-    """The tensors in the file `path` become those of `model`, which they have to fit exactly: by names and by shapes.
+    """The tensors in the file `path` become those of `model`, which they have to fit exactly: by
+    names and by shapes.
 
     Prefixes that DistributedDataParallel and torch.compile put before names are taken off.
 
@@ -56,7 +58,10 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
         ) from error
     missing = [name for name in missing if name not in wrong_shapes]
     if missing or unexpected or wrong_shapes:
-        counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(wrong_shapes)} with a different shape"
+        counts = (
+            f"{len(missing)} missing, {len(unexpected)} unexpected, {len(wrong_shapes)} with a "
+            "different shape"
+        )
         named = [
             _describe_names("missing", missing),
             _describe_names("unexpected", unexpected),
@@ -69,7 +74,10 @@ def load_weights(model: nn.Module, path: Path, *, trust_pickle: bool = False) ->
         )
 
 
-_FIT = "build the model with the arguments it had when these weights were saved (--arg name=value), or give weights that fit"
+_FIT = (
+    "build the model with the arguments it had when these weights were saved (--arg name=value), "
+    "or give weights that fit"
+)
 
 
 def _describe_names(kind: str, names: Iterable[str]) -> str:
@@ -89,13 +97,16 @@ def _list_wrong_shapes(model: nn.Module, state: Mapping[str, object]) -> dict[st
     for name, value in state.items():
         if name in wanted and isinstance(value, Tensor) and value.shape != wanted[name].shape:
             wrong[name] = (
-                f"{name!r} is {tuple(value.shape)} in the file and {tuple(wanted[name].shape)} in the model"
+                f"{name!r} is {tuple(value.shape)} in the file and {tuple(wanted[name].shape)} in "
+                "the model"
             )
     return wrong
 
 
 def _strip_wrappers(state: Mapping[str, object], wanted: set[str]) -> dict[str, object]:
-    """The state under the model's own names, where a wrapper has put its prefix before them or within them."""
+    """The state under the model's own names, where a wrapper has put its prefix before them or
+    within them.
+    """
     renamed = {name: value for name, value in state.items() if isinstance(name, str)}
     while prefix := next(
         (p for p in _WRAPPERS if renamed and all(name.startswith(p) for name in renamed)), None
@@ -141,7 +152,8 @@ _NO_CHECKPOINT = {
 
 
 def detect_kind(path: Path) -> str:
-    """What a file holds, by its content: "safetensors", "torchscript", "pt2", "zip", "pickle", or why it is none of them.
+    """What a file holds, by its content: "safetensors", "torchscript", "pt2", "zip", "pickle", or
+    why it is none of them.
 
     Raises:
         UsageError: there is no such file, or it cannot be opened.
@@ -210,10 +222,13 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
 
 
 def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
-    """What torch.save put into a file; code in it is run only under `trust_pickle`, after its globals were named in a warning."""
+    """What torch.save put into a file; code in it is run only under `trust_pickle`, after its
+    globals were named in a warning.
+    """
     if (torch_version := _read_version()) < _SAFE_SINCE:
         warnings.warn(
-            f"torch {'.'.join(map(str, torch_version))} lets a crafted checkpoint past weights_only (CVE-2026-24747): "
+            f"torch {'.'.join(map(str, torch_version))} lets a crafted checkpoint past "
+            "weights_only (CVE-2026-24747): "
             f"read {path} only if you trust it, or use torch >= 2.10 or safetensors",
             TargetWarning,
             stacklevel=2,
@@ -232,7 +247,10 @@ def read_pickle(path: Path, *, trust_pickle: bool = False) -> object:
             raise TargetError(
                 f"{path} would run code when it is read: it names {wanted}",
                 where=str(path),
-                fix="save model.state_dict() instead; or add --trust-pickle if you trust whoever made the file",
+                fix=(
+                    "save model.state_dict() instead; or add --trust-pickle if you trust whoever "
+                    "made the file"
+                ),
             ) from error
         warnings.warn(
             f"{path} is trusted and may run code: it names {wanted}", TargetWarning, stacklevel=2
@@ -264,7 +282,9 @@ def _find_global(error: BaseException) -> str:
 
 
 def find_unsafe_globals(path: Path) -> list[str]:
-    """The functions and classes beyond tensors that a pickle names, read without running it; for messages only."""
+    """The functions and classes beyond tensors that a pickle names, read without running it; for
+    messages only.
+    """
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except (
@@ -335,7 +355,9 @@ def _find_state(saved: object, path: Path) -> Mapping[str, object]:
 
 
 def refuse_as_model(path: Path) -> NoReturn:
-    """A file of weights alone does not name a model: says which kind it is, and what to give instead."""
+    """A file of weights alone does not name a model: says which kind it is, and what to give
+    instead.
+    """
     if detect_kind(path) == "torchscript":
         raise TargetError(
             f"{path} is TorchScript, whose modules cannot be observed",

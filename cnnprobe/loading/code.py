@@ -1,4 +1,6 @@
-"""User code named by a SPEC: a module of Python's path or a file, imported, with every failure told as one message."""
+"""User code named by a SPEC: a module of Python's path or a file, imported, with every failure told
+as one message.
+"""
 
 import ast
 import importlib
@@ -17,7 +19,8 @@ FORMS = "write pkg.mod:attr, path/to/file.py:Class, torchvision:NAME, timm:NAME 
 def find(spec: str) -> object:
     """What the SPEC `pkg.mod:attr` or `path/to/file.py:Class` names; importing it runs that code.
 
-    The current folder, or that of the file, goes first on `sys.path` and stays there, as under `python file.py`.
+    The current folder, or that of the file, goes first on `sys.path` and stays there, as under
+    `python file.py`.
 
     Raises:
         UsageError: the SPEC is malformed or names nothing that is there.
@@ -80,7 +83,9 @@ def _import_module(name: str) -> ModuleType:
             raise UsageError(
                 f"there is no module {error.name!r}",
                 where=f"SPEC {name}:..., looked for in {Path.cwd()} and on Python's path",
-                fix="run the command in the folder that holds it, or install it in this environment",
+                fix=(
+                    "run the command in the folder that holds it, or install it in this environment"
+                ),
             ) from error
         raise _describe_import_failure(name, error) from error
     except (Exception, SystemExit) as error:
@@ -110,7 +115,9 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _choose_module_name(path: Path) -> str:
-    """The file's stem, so that its neighbours find it under that name, unless another module has it."""
+    """The file's stem, so that its neighbours find it under that name, unless another module has
+    it.
+    """
     known = sys.modules.get(path.stem)
     if (
         known is None
@@ -156,7 +163,10 @@ def _suggest_import_fix(error: BaseException) -> str:
         return (
             f"install {error.name!r} in this environment, or run the command where it is importable"
         )
-    return "correct that line, or move what should not run on import under `if __name__ == '__main__':`"
+    return (
+        "correct that line, or move what should not run on import under `if __name__ == "
+        "'__main__':`"
+    )
 
 
 def _find_attribute(module: ModuleType, attribute: str, spec: str) -> object:

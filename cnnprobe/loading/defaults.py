@@ -1,4 +1,6 @@
-"""An input for a model when none is given: inferred from its first layers, and tried on the meta device."""
+"""An input for a model when none is given: inferred from its first layers, and tried on the meta
+device.
+"""
 
 import inspect
 
@@ -29,8 +31,9 @@ def make_default_inputs(
 ) -> tuple[tuple[object, ...], dict[str, object], str]:
     """Arguments for `model.forward` of one sample, and a sentence that says what was assumed.
 
-    The channels come from the first Conv2d (or the features from the first Linear); the size is the first of the usual ones
-    that passes a forward on the meta device, which costs no memory and leaves the model alone.
+    The channels come from the first Conv2d (or the features from the first Linear); the size is the
+    first of the usual ones that passes a forward on the meta device, which costs no memory and
+    leaves the model alone.
 
     Raises:
         UsageError: the forward takes several inputs, or no Conv2d or Linear says what it takes.

@@ -14,8 +14,9 @@ from cnnprobe.loading.user_errors import describe_error
 def load(path: Path, *, trust_pickle: bool) -> nn.Module:
     """The exported program as a tree of modules under their original names.
 
-    `torch.export.load` unpickles, imports modules that the file names and evaluates its shape expressions, whatever the file holds
-    (torch: "never load data from an untrusted source"), so it always takes `trust_pickle`.
+    `torch.export.load` unpickles, imports modules that the file names and evaluates its shape
+    expressions, whatever the file holds (torch: "never load data from an untrusted source"), so it
+    always takes `trust_pickle`.
 
     Raises:
         UsageError: there is no such file.
@@ -29,7 +30,10 @@ def load(path: Path, *, trust_pickle: bool) -> nn.Module:
         raise TargetError(
             f"reading {path} may run code{named}",
             where=str(path),
-            fix="add --trust-pickle if you made the file or trust whoever did; torch.export.load needs it",
+            fix=(
+                "add --trust-pickle if you made the file or trust whoever did; torch.export.load "
+                "needs it"
+            ),
         )
     try:
         return torch.export.unflatten(torch.export.load(path))

@@ -1,4 +1,6 @@
-"""Inputs of a forward pass from shapes and files: seeded random tensors, saved tensors, numpy arrays, pictures."""
+"""Inputs of a forward pass from shapes and files: seeded random tensors, saved tensors, numpy
+arrays, pictures.
+"""
 
 import re
 from collections.abc import Callable, Iterable
@@ -70,17 +72,20 @@ def load_inputs(
 ) -> tuple[tuple[object, ...], dict[str, object]]:
     """The positional and the keyword arguments that the specs stand for.
 
-    A spec is `1,3,32,32` or `1x3x32x32` (random: normal, or integers below 8), or the name of a .pt file (what torch.save put
-    there, one argument), a .npy file, or a picture (shape (1, 3, H, W), in [0, 1]); `name=` before it makes it a keyword argument.
+    A spec is `1,3,32,32` or `1x3x32x32` (random: normal, or integers below 8), or the name of a .pt
+    file (what torch.save put there, one argument), a .npy file, or a picture (shape (1, 3, H, W),
+    in [0, 1]); `name=` before it makes it a keyword argument.
 
     Args:
         specs: the specs, in the order of the arguments.
-        dtype: that of random inputs and of pictures, float32 if None; tensors from .pt and .npy files keep theirs.
+        dtype: that of random inputs and of pictures, float32 if None; tensors from .pt and .npy
+            files keep theirs.
         device: where the inputs are to be; random numbers are the same on every device.
         seed: of the random inputs; the global generator is left alone.
 
     Raises:
-        UsageError: a malformed, zero, negative or impossibly large shape, a missing file, an unknown dtype or device.
+        UsageError: a malformed, zero, negative or impossibly large shape, a missing file, an
+            unknown dtype or device.
         TargetError: a file that cannot be read.
 
     >>> args, kwargs = load_inputs(["2,3,8,8", "mask=2x8"])
@@ -116,7 +121,8 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def parse_shape(text: str, place: str) -> tuple[int, ...] | None:
-    """The shape that `text` writes; None if it does not look like one, and so is a file. `place` is told where it is wrong.
+    """The shape that `text` writes; None if it does not look like one, and so is a file. `place` is
+    told where it is wrong.
 
     >>> parse_shape("1x3x32x32", "--input 1x3x32x32")
     (1, 3, 32, 32)
@@ -138,7 +144,9 @@ def parse_shape(text: str, place: str) -> tuple[int, ...] | None:
 def draw_random_input(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Tensor:
-    """A random tensor: standard normal, or integers below 8 (bool: both), drawn on the CPU so that devices agree."""
+    """A random tensor: standard normal, or integers below 8 (bool: both), drawn on the CPU so that
+    devices agree.
+    """
     if device.type == "meta":
         return torch.empty(shape, dtype=dtype, device=device)
     _check_memory(shape, dtype, device)

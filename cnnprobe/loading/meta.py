@@ -1,4 +1,6 @@
-"""A model without its data: a deep copy whose parameters and buffers are on the meta device, so that it takes no memory."""
+"""A model without its data: a deep copy whose parameters and buffers are on the meta device, so
+that it takes no memory.
+"""
 
 import copy
 from typing import Any
@@ -9,7 +11,8 @@ from torch.nn.parameter import is_lazy
 
 
 def copy_to_meta(model: nn.Module) -> nn.Module:
-    """A deep copy of `model` on the meta device; the model itself, its data and its hooks are left alone.
+    """A deep copy of `model` on the meta device; the model itself, its data and its hooks are left
+    alone.
 
     >>> copy_to_meta(nn.Linear(4, 2)).weight.device.type
     'meta'

@@ -25,18 +25,21 @@ def load_model(
     weights: str | Path | None = None,
     trust_pickle: bool = False,
 ) -> nn.Module:
-    """The model that SPEC names, built with `arguments`, its parameters taken from the file `weights` if that is given.
+    """The model that SPEC names, built with `arguments`, its parameters taken from the file
+    `weights` if that is given.
 
     Args:
-        spec: `pkg.mod:attr` or `path/to/file.py:Class` (an instance, a class or a function that makes one), `torchvision:NAME`,
-            `timm:NAME` (random weights), or a .pt2 file of torch.export. Python code that is named so is run.
+        spec: `pkg.mod:attr` or `path/to/file.py:Class` (an instance, a class or a function that
+            makes one), `torchvision:NAME`, `timm:NAME` (random weights), or a .pt2 file of
+            torch.export. Python code that is named so is run.
         arguments: keyword arguments for the class or function.
         weights: a .safetensors file or a state_dict saved by torch.save; it must fit exactly.
         trust_pickle: allow that reading `weights` or a .pt2 file runs code that the file names.
 
     Raises:
         UsageError: the SPEC or the arguments cannot be understood, or name nothing that is there.
-        TargetError: the user's code raised, or a file cannot be read, is not trusted, or does not fit.
+        TargetError: the user's code raised, or a file cannot be read, is not trusted, or does not
+            fit.
     """
     prefix, _, name = spec.partition(":")
     suffix = Path(spec).suffix.lower()
@@ -122,7 +125,10 @@ def _check_signature(
             ) from error
         missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
         raise UsageError(
-            f"{spec} needs {'an argument' if len(missing) == 1 else 'arguments'}: {', '.join(missing)}",
+            (
+                f"{spec} needs {'an argument' if len(missing) == 1 else 'arguments'}: "
+                f"{', '.join(missing)}"
+            ),
             where=f"{get_target_name(target)}{signature}",
             fix="add " + " ".join(f"--arg {name}=..." for name in missing),
         ) from error
@@ -155,7 +161,9 @@ def _call(target: Callable[..., Any], spec: str, arguments: Mapping[str, object]
 
 
 def find_unfinished_module(error: BaseException) -> nn.Module | None:
-    """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own frame of it."""
+    """The module whose attributes were set or read before nn.Module.__init__ ran, from torch's own
+    frame of it.
+    """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_locals.get("self")
         if (

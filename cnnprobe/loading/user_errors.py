@@ -13,7 +13,9 @@ _INSTALLED = (
 
 
 class TargetWarning(UserWarning):
-    """Something about a model, its weights or its inputs that the user should know before trusting the result."""
+    """Something about a model, its weights or its inputs that the user should know before trusting
+    the result.
+    """
 
 
 def describe_error(error: BaseException) -> str:
@@ -27,9 +29,11 @@ def describe_error(error: BaseException) -> str:
 
 
 def find_user_line(error: BaseException) -> str:
-    """The innermost line of the user's own code that an exception passed, "net.py:12"; "" where it passed none.
+    """The innermost line of the user's own code that an exception passed, "net.py:12"; "" where it
+    passed none.
 
-    A line of a file is the user's if that file is neither ours, nor Python's, nor installed; failing that, the innermost of all.
+    A line of a file is the user's if that file is neither ours, nor Python's, nor installed;
+    failing that, the innermost of all.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"

@@ -1,4 +1,6 @@
-"""Watches a user's own training loop step by step, at a small part of its time, and changes nothing of it."""
+"""Watches a user's own training loop step by step, at a small part of its time, and changes nothing
+of it.
+"""
 
 from cnnprobe.monitoring.settings import EVERYTHING, Settings
 from cnnprobe.monitoring.watch import Listener, Watch

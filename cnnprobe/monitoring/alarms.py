@@ -1,4 +1,6 @@
-"""Values that are not finite: what the call was given while it is still at hand, and the end of the run where that was asked for."""
+"""Values that are not finite: what the call was given while it is still at hand, and the end of the
+run where that was asked for.
+"""
 
 import math
 from collections.abc import Sequence
@@ -60,7 +62,10 @@ def see(watch: WatchState, hook: LayerHook, at: int, args: Any, output: Tensor) 
     if stops:
         watch.ledger.nonfinite = first
         raise NonFiniteError(
-            f"step {watch.step}: {nan} of the {count} values that {_named(hook.fqn, kind)} put out are NaN, in its call {at}",
+            (
+                f"step {watch.step}: {nan} of the {count} values that {_named(hook.fqn, kind)} put "
+                f"out are NaN, in its call {at}"
+            ),
             where=f"given {_told(inputs)}{_overflow(first)}{_since(watch.before)}",
             fix=_SMALLER if _is_overflow(first) else _advice(hook.module, inputs),
         )
@@ -80,12 +85,17 @@ def refuse_loss(watch: WatchState, value: float) -> None:
         where=f"the loss of the training step{_overflow(first)}{_since(watch.before)}",
         fix=_SMALLER
         if _is_overflow(first)
-        else "look at what the loss does with this batch: log or division of 0, a target out of range",
+        else (
+            "look at what the loss does with this batch: log or division of 0, a target out of "
+            "range"
+        ),
     )
 
 
 def refuse_gradients(watch: WatchState) -> None:
-    """Stop before the optimizer spoils the weights; gradients that are still on a device are told of at the end of the step."""
+    """Stop before the optimizer spoils the weights; gradients that are still on a device are told
+    of at the end of the step.
+    """
     sheet = watch.wiring.sheet
     values = sheet.table.values[: sheet.next]
     codes = watch.ledger.codes()[values[:, SLOT].astype(np.int64)]
@@ -100,9 +110,15 @@ def refuse_gradients(watch: WatchState) -> None:
     found = drafts.event(watch.step, slot, row, watch.before)
     watch.ledger.nonfinite = watch.ledger.nonfinite or found
     raise NonFiniteError(
-        f"step {watch.step}: the gradient of {_named(slot.fqn, slot.kind)} has {found.nan} NaN and {found.inf} Inf among {found.count} values, in call {slot.call}",
+        (
+            f"step {watch.step}: the gradient of {_named(slot.fqn, slot.kind)} has {found.nan} NaN "
+            f"and {found.inf} Inf among {found.count} values, in call {slot.call}"
+        ),
         where=f"the backward pass{_since(watch.before)}; the optimizer has not stepped",
-        fix="look at what follows it in the forward pass: sqrt, log, norm or a division at 0, also in branches that torch.where does not take",
+        fix=(
+            "look at what follows it in the forward pass: sqrt, log, norm or a division at 0, "
+            "also in branches that torch.where does not take"
+        ),
     )
 
 
@@ -115,14 +131,22 @@ def refuse_late(watch: WatchState) -> None:
     what = "loss" if found.what == "loss" else f"{found.what} of {_named(found.fqn, found.kind)}"
     call = f", in call {found.call}" if found.what in ("activation", "gradient") else ""
     raise NonFiniteError(
-        f"step {found.step}: the {what} has {found.nan} NaN and {found.inf} Inf among {found.count} values{call}",
+        (
+            f"step {found.step}: the {what} has {found.nan} NaN and {found.inf} Inf among "
+            f"{found.count} values{call}"
+        ),
         where=f"the training loop{_since(found.seen_before)}; the optimizer has stepped",
-        fix="go back to the weights from before, and run this step again on the CPU to see what the call was given",
+        fix=(
+            "go back to the weights from before, and run this step again on the CPU to see what "
+            "the call was given"
+        ),
     )
 
 
 def _has_nan(ledger: Ledger) -> bool:
-    """Whether the latest observed step has a NaN in activations or parameters; of gradients a GradScaler may have taken care."""
+    """Whether the latest observed step has a NaN in activations or parameters; of gradients a
+    GradScaler may have taken care.
+    """
     if not ledger.rows:
         return False
     rows = ledger.rows[-1]
@@ -138,7 +162,10 @@ def _overflow(first: NonFinite | None) -> str:
     """Where the Inf came from that made the NaN."""
     if first is None or not _is_overflow(first):
         return ""
-    return f"; {_named(first.fqn, first.kind)} had put out {first.inf} Inf in its call {first.call} of step {first.step}, given {_told(first.inputs)}"
+    return (
+        f"; {_named(first.fqn, first.kind)} had put out {first.inf} Inf in its call {first.call} "
+        f"of step {first.step}, given {_told(first.inputs)}"
+    )
 
 
 def _named(fqn: str, kind: str) -> str:
@@ -177,7 +204,13 @@ def _advice(module: nn.Module | None, inputs: Sequence[TensorInfo]) -> str:
     for name, parameter in module.named_parameters(recurse=False) if module is not None else ():
         found = summarise(parameter)
         if found is not None and found.nan + found.inf:
-            return f"its {name} holds {found.nan + found.inf} values that are not finite: the update of an earlier step was too large, or its gradient NaN"
+            return (
+                f"its {name} holds {found.nan + found.inf} values that are not finite: the update "
+                "of an earlier step was too large, or its gradient NaN"
+            )
     if any(info.stats and info.stats["nan"] + info.stats["inf"] for info in inputs):
-        return "its input was not finite already: look at the functions between it and the layer before, or at the data"
+        return (
+            "its input was not finite already: look at the functions between it and the layer "
+            "before, or at the data"
+        )
     return "keep its input in the range where it has a value"

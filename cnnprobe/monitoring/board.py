@@ -20,7 +20,9 @@ _SHOWN = {
 
 
 class Board:
-    """Writes every observed step with a SummaryWriter: one that is given, or one of its own for a folder."""
+    """Writes every observed step with a SummaryWriter: one that is given, or one of its own for a
+    folder.
+    """
 
     def __init__(self, target: Any) -> None:
         self._is_own = isinstance(target, str | os.PathLike)
@@ -63,7 +65,8 @@ class Board:
 
 
 def raw(histogram: Histogram, row: Any) -> dict[str, Any]:
-    """What `SummaryWriter.add_histogram_raw` takes: the upper limits of the buckets, negative ones first, and how many values each has; zeros between.
+    """What `SummaryWriter.add_histogram_raw` takes: the upper limits of the buckets, negative ones
+    first, and how many values each has; zeros between.
 
     >>> raw(Histogram(lowest=0, negative=(0, 1), positive=(2, 0)), [4, 0.0, 1.0, -3.0, 1.5, 1.0, 0.0, 0.0, 3.0])["bucket_limits"]
     [-2.0, -1.0, 0.0, 1.0, 2.0, 4.0]

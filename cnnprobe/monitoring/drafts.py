@@ -1,4 +1,6 @@
-"""A step between its end and its place in the ledger: what was measured of it may still be on a device."""
+"""A step between its end and its place in the ledger: what was measured of it may still be on a
+device.
+"""
 
 import math
 from collections.abc import Sequence
@@ -108,7 +110,9 @@ def _total(norms: NDArray[np.float64]) -> float:
 def _unscale(
     rows: NDArray[np.float64], codes: NDArray[np.int8], scale: float, also: tuple[int, int]
 ) -> None:
-    """Gradients as they would be without the loss scale; those of parameters were unscaled by the GradScaler before the step."""
+    """Gradients as they would be without the loss scale; those of parameters were unscaled by the
+    GradScaler before the step.
+    """
     within = np.zeros(len(rows), dtype=bool)
     within[also[0] : also[1]] = True
     rows[np.ix_((codes == GRADIENT) | ((codes == PARAMETERS_GRADIENT) & within), _SCALED)] /= scale
@@ -145,7 +149,7 @@ def _histograms(slots: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[int
     }
 
 
-# -- the first value that is not finite -----------------------------------------------------------------------------------------
+# -- the first value that is not finite ------------------------------------------------------------
 
 
 def _before(ledger: Ledger) -> int | None:

@@ -1,4 +1,6 @@
-"""The first training pass in full: every call with its functions between the layers, as the recorder sees it."""
+"""The first training pass in full: every call with its functions between the layers, as the
+recorder sees it.
+"""
 
 from collections.abc import Mapping
 from threading import get_ident
@@ -18,7 +20,9 @@ _FRAMES = 8  # Python frames that hooks and the function mode add to one level o
 
 
 class FirstPass:
-    """Records one root call of a model, from `begin` to its end, and nothing else; to be attached after the loop's own root hooks."""
+    """Records one root call of a model, from `begin` to its end, and nothing else; to be attached
+    after the loop's own root hooks.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -1,6 +1,8 @@
-"""The hooks of a monitor: what runs at every call of a layer on an observed step, written for few instructions rather than for beauty.
+"""The hooks of a monitor: what runs at every call of a layer on an observed step, written for few
+instructions rather than for beauty.
 
-They return None, are per model, survive deepcopy and pickle as inert objects, and stand in a module's dictionary of hooks only while a step is observed.
+They return None, are per model, survive deepcopy and pickle as inert objects, and stand in a
+module's dictionary of hooks only while a step is observed.
 """
 
 from collections import OrderedDict
@@ -24,13 +26,17 @@ backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 _KEY = "cnnprobe"  # in a tensor's dictionary of hooks, beside torch's own numbers
 
 _NOTHING = (None, -1, -1, -1)
-"""The latest output, its address, version and size: while it is held its memory is not given to another."""
+"""The latest output, its address, version and size: while it is held its memory is not given to
+another.
+"""
 
 Odd = Callable[["LayerHook", int, Any, Tensor], None]
 
 
 class Wiring:
-    """What all hooks of one monitor share. `active` is whether a root call of an observed step runs, on the thread `thread`."""
+    """What all hooks of one monitor share. `active` is whether a root call of an observed step
+    runs, on the thread `thread`.
+    """
 
     def __init__(self, ledger: Ledger, sheet: Sheet, *, gradients: bool, fraction: float) -> None:
         self.ledger = ledger
@@ -112,7 +118,8 @@ class LayerHook:
             self.extend(wiring, module)
         cell = self.cells[at]
         try:
-            # A negated or nested tensor is told in `prepare`: what a module gives does not change in that from call to call.
+            # A negated or nested tensor is told in `prepare`: what a module gives does not change
+            # in that from call to call.
             if output.dtype is not cell.dtype or not output.is_cpu or not output.is_contiguous():
                 status = self.prepare(wiring, cell, output)
             else:
@@ -129,14 +136,20 @@ class LayerHook:
                 hook_gradient(output, self.gradients[at])
         except Exception as error:  # the user's forward goes on, whatever we stumble over
             wiring.stumbled[
-                f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"
+                (
+                    f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); "
+                    "please "
+                    "report this"
+                )
             ] = None
             return
         if status:
             self.settle(wiring, status, at, args, output)
 
     def prepare(self, wiring: Wiring, cell: Cell, output: Tensor) -> int:
-        """Measure what the kernel cannot, or does not know yet; the status as the kernel gives it."""
+        """Measure what the kernel cannot, or does not know yet; the status as the kernel gives
+        it.
+        """
         wiring.release()
         if wiring.record is not None and is_plain(output):
             cell.prepare(output.dtype, wiring.sheet.address)
@@ -153,7 +166,9 @@ class LayerHook:
 
     @staticmethod
     def glance(wiring: Wiring) -> int:
-        """NOT_FINITE where the latest row holds NaN or Inf; what is still on a device is not waited for."""
+        """NOT_FINITE where the latest row holds NaN or Inf; what is still on a device is not waited
+        for.
+        """
         table, row = wiring.sheet.table, wiring.sheet.next - 1
         return NOT_FINITE if row not in table.pending and table.values[row, [NAN, INF]].any() else 0
 
@@ -182,10 +197,12 @@ class LayerHook:
         slot = Slot(fqn=self.fqn, what="gradient", call=at, kind=kind)
         self.gradients.append(GradientHook(wiring, slot))
 
-    # -- what is not an ordinary call ----------------------------------------------------------------------------------------
+    # -- what is not an ordinary call --------------------------------------------------------------
 
     def unusual(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Nested outputs, recomputed calls, calls outside of the root's, other threads, copies; or nothing is observed."""
+        """Nested outputs, recomputed calls, calls outside of the root's, other threads, copies; or
+        nothing is observed.
+        """
         wiring = self.wiring
         if wiring is None or not wiring.observing or output is None:
             return
@@ -201,11 +218,16 @@ class LayerHook:
                 raise
             except Exception as error:  # see above
                 wiring.stumbled[
-                    f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); please report this"
+                    (
+                        f"'{self.fqn}' was not observed in full ({type(error).__name__}: {error}); "
+                        "please report this"
+                    )
                 ] = None
 
     def nested(self, wiring: Wiring, module: nn.Module, args: Any, output: Any) -> None:
-        """Each tensor of a nested output; the first one, if it is the whole, goes by the ordinary cells."""
+        """Each tensor of a nested output; the first one, if it is the whole, goes by the ordinary
+        cells.
+        """
         at = self.calls
         self.calls = at + 1
         kind = class_of(module).__name__
@@ -231,7 +253,9 @@ class LayerHook:
                 wiring.odd(self, at, args, leaf)
 
     def again(self, wiring: Wiring, output: Any) -> None:
-        """A call that activation checkpointing makes again: measured already, but its gradient may pass here alone."""
+        """A call that activation checkpointing makes again: measured already, but its gradient may
+        pass here alone.
+        """
         at = self.recalls
         self.recalls = at + 1
         wiring.recomputed[self.fqn] = wiring.recomputed.get(self.fqn, 0) + 1
@@ -244,7 +268,9 @@ class LayerHook:
             hook_gradient(output, self.gradients[at])
 
     def attach(self) -> None:
-        """Stand in the module's hooks; as register_forward_hook does, without a handle for each of thousands."""
+        """Stand in the module's hooks; as register_forward_hook does, without a handle for each of
+        thousands.
+        """
         if self.module is not None:
             self.module._forward_hooks[self.key] = self
 
@@ -265,7 +291,9 @@ def _part(samples: int, fraction: float) -> int:
 
 
 class CompositeHook(LayerHook):
-    """That of a module whose output may be what a child of it has put out just before: it is not told twice."""
+    """That of a module whose output may be what a child of it has put out just before: it is not
+    told twice.
+    """
 
     __slots__ = ()
 
@@ -384,7 +412,9 @@ class GradientHook:
 
 
 def hook_gradient(output: Tensor, hook: GradientHook) -> None:
-    """What Tensor.register_hook does, in a fifth of its time: a handle for each of thousands is not needed."""
+    """What Tensor.register_hook does, in a fifth of its time: a handle for each of thousands is not
+    needed.
+    """
     node = output.grad_fn
     if (
         node is None

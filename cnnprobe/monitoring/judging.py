@@ -1,4 +1,6 @@
-"""From what a watch has written down to the evidence that the rules of `diagnose` read, as far as it suffices; the model is not run."""
+"""From what a watch has written down to the evidence that the rules of `diagnose` read, as far as
+it suffices; the model is not run.
+"""
 
 import math
 import re
@@ -79,7 +81,9 @@ def _on(check: Check, evidence: Evidence, _: Evidence) -> Iterable[Finding]:
 
 
 def _worded(finding: Finding, event: NonFinite | None, loss: str, chosen: Sequence[int]) -> Finding:
-    """The rules speak of one batch, seen again and again, at each of the steps; here each step has its own, and some are passed over."""
+    """The rules speak of one batch, seen again and again, at each of the steps; here each step has
+    its own, and some are passed over.
+    """
 
     def passed(found: re.Match[str]) -> str:
         number = int(found[2])
@@ -115,7 +119,7 @@ def _evidence(watch: "Watch", chosen: Sequence[int]) -> Evidence:
     )
 
 
-# -- traces ------------------------------------------------------------------------------------------------------------------
+# -- traces ----------------------------------------------------------------------------------------
 
 
 def _with_statistics(trace: Trace, watch: "Watch", cube: Rows) -> Trace:
@@ -173,7 +177,9 @@ def _line(trace: Trace, event: NonFinite) -> str:
 def _backward(
     trace: Trace, event: NonFinite | None, steps: tuple[Step, ...]
 ) -> BackwardFault | None:
-    """The call whose derivative made the first gradient that is not finite: one that reads what the module of that gradient has put out."""
+    """The call whose derivative made the first gradient that is not finite: one that reads what the
+    module of that gradient has put out.
+    """
     if event is None or event.what != "gradient":
         return None
     row = next(
@@ -188,11 +194,13 @@ def _backward(
     return BackwardFault(call=readers[0] if readers else row, step=max(len(steps) - 1, 0))
 
 
-# -- steps -------------------------------------------------------------------------------------------------------------------
+# -- steps -----------------------------------------------------------------------------------------
 
 
 def _chosen(watch: "Watch") -> list[int]:
-    """The steps that the rules look at: those with a loss or observed ones, spread over the run where they are many."""
+    """The steps that the rules look at: those with a loss or observed ones, spread over the run
+    where they are many.
+    """
     ledger = watch.ledger
     steps, losses = ledger.curves.get("loss", ([], []))
     known = sorted({*ledger.steps, *steps})
@@ -247,7 +255,9 @@ def _spread(steps: list[int], needed: set[int]) -> list[int]:
 
 
 def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
-    """Losses averaged over a fifth of the run; the last one lower by what the batches' differences may account for."""
+    """Losses averaged over a fifth of the run; the last one lower by what the batches' differences
+    may account for.
+    """
     steps, values = curve
     n = len(values)
     half = max(0, n // _PART // 2)
@@ -265,7 +275,9 @@ def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
 
 
 def _is_noise(values: list[float]) -> bool:
-    """Whether losses differ as those of batches do; a loss that explodes has no average that says where it began."""
+    """Whether losses differ as those of batches do; a loss that explodes has no average that says
+    where it began.
+    """
     return all(map(math.isfinite, values)) and max(values) - min(values) <= TIMES * max(
         1.0, abs(min(values))
     )
@@ -278,7 +290,9 @@ def _is_averaged(curve: tuple[list[int], list[float]]) -> bool:
 
 
 def _lost(losses: Sequence[float | None]) -> int | None:
-    """Where a loss was highest that has diverged and came down again to no less than it began with, as where every ReLU has died."""
+    """Where a loss was highest that has diverged and came down again to no less than it began with,
+    as where every ReLU has died.
+    """
     known = [(value, i) for i, value in enumerate(losses) if value is not None]
     if len(known) < 2 or not all(math.isfinite(value) for value, _ in known):
         return None
@@ -315,7 +329,9 @@ def _changes(watch: "Watch", cube: Rows, at: int) -> dict[str, float]:
 
 
 def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Values]:
-    """The parameters before the first observed step; where one of them is the first that is not finite, that one as it was then."""
+    """The parameters before the first observed step; where one of them is the first that is not
+    finite, that one as it was then.
+    """
     shapes = {p.fqn: p.shape for p in watch.trace.parameters}
     found = {}
     for slot, rows in zip(watch.ledger.slots, cube, strict=True):
@@ -338,7 +354,9 @@ def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Va
 
 
 def _collapse(rates: list[float]) -> float | None:
-    """The rate after a hundred batches over the first, where each step multiplies it by the same factor."""
+    """The rate after a hundred batches over the first, where each step multiplies it by the same
+    factor.
+    """
     if len(rates) < _SHORTEST or min(rates) <= 0:
         return None
     factors = np.array(rates[1:]) / np.array(rates[:-1])

@@ -1,4 +1,6 @@
-"""One line that says where a training run is, written over itself: in a terminal on stderr, in a notebook in an output of the cell."""
+"""One line that says where a training run is, written over itself: in a terminal on stderr, in a
+notebook in an output of the cell.
+"""
 
 import shutil
 import sys
@@ -20,7 +22,9 @@ _SHOWN = (
 
 
 def line(watch: "Watch", step: int, width: int | None = None) -> str:
-    """What is wrong, and the latest of each curve; what `width` leaves no room for is left out as a whole, the last part first."""
+    """What is wrong, and the latest of each curve; what `width` leaves no room for is left out as a
+    whole, the last part first.
+    """
     ledger = watch.ledger
     parts = [f"step {format_count(step)}"]
     event = ledger.nonfinite

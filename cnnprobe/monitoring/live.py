@@ -1,4 +1,6 @@
-"""A display in a notebook that is drawn again in its place while a training runs. Elsewhere it shows nothing and costs nothing."""
+"""A display in a notebook that is drawn again in its place while a training runs. Elsewhere it
+shows nothing and costs nothing.
+"""
 
 import sys
 import time
@@ -20,7 +22,9 @@ class Watched(Protocol):
 
 
 class Live:
-    """The curves of a training run so far, in one output of the cell that is replaced at each `update`. A context manager."""
+    """The curves of a training run so far, in one output of the cell that is replaced at each
+    `update`. A context manager.
+    """
 
     def __init__(self, source: Watched, *, seconds: float = 1.0) -> None:
         self._source = source
@@ -65,9 +69,11 @@ class Live:
 
 
 def live(source: Watched, *, seconds: float = 1.0) -> Live:
-    """A display of the curves of a training run that is drawn again in its place while the run goes on.
+    """A display of the curves of a training run that is drawn again in its place while the run goes
+    on.
 
-    Call `update()` in the loop as often as you like. In a terminal, or in a script, nothing is shown.
+    Call `update()` in the loop as often as you like. In a terminal, or in a script, nothing is
+    shown.
 
     Args:
         source: what has a `history`: a monitor, or a report.

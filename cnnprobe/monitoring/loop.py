@@ -1,4 +1,6 @@
-"""Where a training step begins and ends in the user's own loop, seen by the model's root call and the optimizer's own hooks."""
+"""Where a training step begins and ends in the user's own loop, seen by the model's root call and
+the optimizer's own hooks.
+"""
 
 import contextlib
 import sys
@@ -43,7 +45,8 @@ class Events:
 class Loop:
     """Puts hooks on model and optimizers while it is entered, and turns what they see into events.
 
-    A step ends with the (last) optimizer's step; without an optimizer where the model is called again after a backward pass, or by `step()`.
+    A step ends with the (last) optimizer's step; without an optimizer where the model is called
+    again after a backward pass, or by `step()`.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Loop:
         hooks: Sequence[LayerHook],
         events: Events,
     ) -> None:
-        """`hooks` are those of the layers; that of the root itself, which the loop calls, comes first."""
+        """`hooks` are those of the layers; that of the root itself, which the loop calls, comes
+        first.
+        """
         self.model = model
         self.optimizers = optimizers
         self.wiring = wiring
@@ -78,7 +83,9 @@ class Loop:
         ] = []  # those of them that a backward pass of this step has found uncleared
         self._begun: list[
             tuple[_Mark, int]
-        ] = []  # without an optimizer: gradients before the latest backward, with their weights' versions
+            # without an optimizer: gradients before the latest backward, with their weights'
+            # versions
+        ] = []
         self._task = -1  # the latest backward pass
         self._exits = contextlib.ExitStack()
 
@@ -117,7 +124,7 @@ class Loop:
         wiring.active = False
         wiring.release()
 
-    # -- the root ----------------------------------------------------------------------------------------------------------
+    # -- the root ----------------------------------------------------------------------------------
 
     def enter_root(self) -> None:
         """The model is called: a pass of training if gradients are recorded."""
@@ -181,7 +188,8 @@ class Loop:
             if self.wiring.observing:
                 self.events.begin_backward()
         elif task != self._task:
-            # The pass before has written to each once at most; what wrote more has cleared it, as the loop of a GAN does.
+            # The pass before has written to each once at most; what wrote more has cleared it, as
+            # the loop of a GAN does.
             self._suspects = _untouched(self._suspects, writes=1)
         if task != self._task and not self.optimizers:
             self._begun = [
@@ -191,7 +199,7 @@ class Loop:
             ]
         self._task = task
 
-    # -- the optimizer -----------------------------------------------------------------------------------------------------
+    # -- the optimizer -----------------------------------------------------------------------------
 
     def before_update(self, optimizer: Any) -> None:
         """An optimizer's step begins."""
@@ -227,10 +235,12 @@ class Loop:
         self.backward = self.updating = False
         self.stale, self._suspects = [], []
 
-    # -- gradients that were not cleared -----------------------------------------------------------------------------------
+    # -- gradients that were not cleared -----------------------------------------------------------
 
     def _mark(self, *, following: bool) -> None:
-        """Remember the gradients that the step has used, without holding them; without an optimizer those of weights that have changed."""
+        """Remember the gradients that the step has used, without holding them; without an optimizer
+        those of weights that have changed.
+        """
         parameters = [p for p in self._leaves() if p.grad is not None] if following else []
         self._marked = [
             (p, weakref.ref(p.grad), p.grad._version) for p in parameters if p.grad is not None
@@ -252,11 +262,15 @@ class Loop:
         )
 
     def _leaves(self) -> list[nn.Parameter]:
-        """The parameters; while they are replaced, as `torch.func.functional_call` does, what stands for them has no gradients to ask for."""
+        """The parameters; while they are replaced, as `torch.func.functional_call` does, what
+        stands for them has no gradients to ask for.
+        """
         return [p for p in self.model.parameters() if p.is_leaf]
 
     def _is_cleared(self) -> bool:
-        """Whether the gradients of a backward pass were cleared without a step, as a GradScaler's user does after an overflow."""
+        """Whether the gradients of a backward pass were cleared without a step, as a GradScaler's
+        user does after an overflow.
+        """
         leaves = self._leaves()
         return not self.updating and bool(leaves) and all(p.grad is None for p in leaves)
 
@@ -266,7 +280,9 @@ _Mark = tuple[nn.Parameter, weakref.ref[Tensor], int]
 
 
 def _untouched(marks: Sequence[_Mark], *, writes: int) -> list[_Mark]:
-    """Those whose gradient is the very tensor that it was, written to no more often since; as of now."""
+    """Those whose gradient is the very tensor that it was, written to no more often since; as of
+    now.
+    """
     kept = [
         (p, gradient, version, p.grad)
         for p, gradient, version in marks
@@ -280,7 +296,9 @@ def _untouched(marks: Sequence[_Mark], *, writes: int) -> list[_Mark]:
 
 
 def _is_left(mark: _Mark) -> bool:
-    """Whether a gradient still stands after its backward pass; what else has written to it may have cleared it, which a GPU is not asked."""
+    """Whether a gradient still stands after its backward pass; what else has written to it may have
+    cleared it, which a GPU is not asked.
+    """
     gradient = mark[0].grad
     return bool(_untouched([mark], writes=1)) or (
         gradient is not None and gradient.device.type == "cpu" and bool(gradient.any())
@@ -323,7 +341,10 @@ class _Hook:
             raise
         except Exception as error:
             if self.loop is not None:
-                said = f"a step was not observed in full ({type(error).__name__}: {error}); please report this"
+                said = (
+                    f"a step was not observed in full ({type(error).__name__}: {error}); please "
+                    "report this"
+                )
                 self.loop.wiring.stumbled[said] = None
 
 

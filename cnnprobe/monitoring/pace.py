@@ -10,7 +10,8 @@ _RAREST = 1000
 
 
 class Pace:
-    """Chooses the steps; with a budget it compares the time of observed steps with that of the others.
+    """Chooses the steps; with a budget it compares the time of observed steps with that of the
+    others.
 
     >>> pace = Pace(every=3)
     >>> [step for step in range(8) if pace.is_due(step)]

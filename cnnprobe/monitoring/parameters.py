@@ -1,4 +1,6 @@
-"""Parameters around an optimizer step: what they hold, their gradients as the optimizer gets them, and by how much it changes them."""
+"""Parameters around an optimizer step: what they hold, their gradients as the optimizer gets them,
+and by how much it changes them.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +32,9 @@ class _Watched:
 
 
 class Changes:
-    """By how much a step has changed the parameters: norms by slot of the update and row of the value, perhaps still on a device."""
+    """By how much a step has changed the parameters: norms by slot of the update and row of the
+    value, perhaps still on a device.
+    """
 
     def __init__(
         self, slots: list[int], rows: list[int], norms: NDArray[np.float64] | Tensor

@@ -41,7 +41,9 @@ class Monitor(Watch):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What the rules of `diagnose` find in the run so far, root causes first, as far as a watched loop has what they ask for."""
+        """What the rules of `diagnose` find in the run so far, root causes first, as far as a
+        watched loop has what they ask for.
+        """
         return judge(self).findings
 
     @property
@@ -50,11 +52,15 @@ class Monitor(Watch):
         return Report(trace=self.trace, findings=self.findings, history=self.history)
 
     def loss(self, loss: Tensor) -> Tensor:
-        """Take in the loss of this step and give it back: `monitor.loss(loss).backward()`. Of several in a step the mean is told."""
+        """Take in the loss of this step and give it back: `monitor.loss(loss).backward()`. Of
+        several in a step the mean is told.
+        """
         return super().loss(loss)
 
     def next_step(self) -> None:
-        """Say that a training step is over, where no optimizer was given and no call of the model tells."""
+        """Say that a training step is over, where no optimizer was given and no call of the model
+        tells.
+        """
         self.loop.finish()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -128,7 +134,8 @@ def start(
     monitor.names = {role: names[0] for role, names in named.items() if names}
     if len(losses) > 1:
         monitor.note(
-            f"{len(losses)} loss functions were seen; what they give is averaged: tell the loss by monitor.loss(loss)"
+            f"{len(losses)} loss functions were seen; what they give is averaged: tell the loss "
+            "by monitor.loss(loss)"
         )
     return monitor
 

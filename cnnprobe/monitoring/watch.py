@@ -51,7 +51,9 @@ class Listener(Protocol):
 
 
 class Watch(Events):
-    """The watch over one model; a context manager around the loop. Step, history and trace are as of now."""
+    """The watch over one model; a context manager around the loop. Step, history and trace are as
+    of now.
+    """
 
     def __init__(
         self,
@@ -110,7 +112,8 @@ class Watch(Events):
         for fqn, how in sealed.items():
             named = f"'{fqn}'" if fqn else "the model"
             self.note(
-                f"{named} is {how}: its inside was not observed, only its output, gradients and parameters"
+                f"{named} is {how}: its inside was not observed, only its output, gradients and "
+                "parameters"
             )
         modules = [(fqn, module) for fqn, module, first in tree if first and fqn]
         has_rectifiers = any(isinstance(module, _RECTIFIERS) for _, module in modules)
@@ -125,7 +128,7 @@ class Watch(Events):
                 hooks.append(kind(self.wiring, module, fqn))
         return hooks
 
-    # -- the block ---------------------------------------------------------------------------------------------------------
+    # -- the block ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self._exits.enter_context(self.loop)
@@ -151,7 +154,9 @@ class Watch(Events):
                 listener.close(self)
 
     def loss(self, loss: Tensor) -> Tensor:
-        """Take in the loss of this step, or of a part of its batch: the mean of all of a step is told. Gives it back."""
+        """Take in the loss of this step, or of a part of its batch: the mean of all of a step is
+        told. Gives it back.
+        """
         if not self._told:
             self._losses.clear()
             self._told = True
@@ -167,7 +172,7 @@ class Watch(Events):
         if self.settings.raise_on_nan and not loss.is_cuda:
             alarms.refuse_loss(self, float(loss.detach()))
 
-    # -- events of the loop ------------------------------------------------------------------------------------------------
+    # -- events of the loop ------------------------------------------------------------------------
 
     def begin_pass(self) -> None:
         """The root is called."""
@@ -184,7 +189,9 @@ class Watch(Events):
                 break
 
     def _keep_first(self) -> None:
-        """Take the recorder's hooks off; never while the root calls its hooks, as it has listed them already."""
+        """Take the recorder's hooks off; never while the root calls its hooks, as it has listed
+        them already.
+        """
         if self.first.over and self._trace is None:
             self._trace = self.first.trace
             self.first.detach()
@@ -208,7 +215,9 @@ class Watch(Events):
             alarms.refuse_gradients(self)
 
     def end_step(self, seconds: float, *, skipped: bool) -> bool:
-        """Write the step down as far as it is there, and choose whether the next one is observed."""
+        """Write the step down as far as it is there, and choose whether the next one is
+        observed.
+        """
         step, observed = self.step, self.wiring.observing
         self.ledger.total = step + 1
         draft = drafts.Draft(
@@ -263,7 +272,7 @@ class Watch(Events):
                     )
         return curves
 
-    # -- writing down ------------------------------------------------------------------------------------------------------
+    # -- writing down ------------------------------------------------------------------------------
 
     def settle(self, *, waiting: bool = True) -> None:
         """Write down the steps that are there; all of them if `waiting`."""
@@ -287,7 +296,9 @@ class Watch(Events):
 
     @property
     def trace(self) -> Trace:
-        """The first training pass in full; the model's inventory alone as long as there was none."""
+        """The first training pass in full; the model's inventory alone as long as there was
+        none.
+        """
         return self._trace or self.first.trace or self.first.inventory()
 
     def _notes(self) -> None:
@@ -304,15 +315,20 @@ class Watch(Events):
             notes.append(
                 f"{late[0]!r}"
                 + (f" and {len(late) - 1} more modules" if len(late) > 1 else "")
-                + " came into the model after monitor() was called: call the model once before, to have them observed"
+                + (
+                    " came into the model after monitor() was called: call the model once before, "
+                    "to have them observed"
+                )
             )
         if wiring.strangers:
             notes.append(
-                f"{wiring.strangers} calls on other threads, or of copies of the model, were not observed"
+                f"{wiring.strangers} calls on other threads, or of copies of the model, were not "
+                "observed"
             )
         if self.skipped:
             notes.append(
-                f"{len(self.skipped)} steps were skipped by the GradScaler after an overflow (the first is {self.skipped[0]})"
+                f"{len(self.skipped)} steps were skipped by the GradScaler after an overflow (the "
+                f"first is {self.skipped[0]})"
             )
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             notes.append(f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch")  # fmt: skip
@@ -326,7 +342,7 @@ class Watch(Events):
                 del self.ledger.notes[old]
             self.ledger.notes[note] = None
 
-    # -- channels ----------------------------------------------------------------------------------------------------------
+    # -- channels ----------------------------------------------------------------------------------
 
     def _count_dead(self) -> dict[int, int]:
         dead: dict[int, int] = {}
@@ -353,7 +369,7 @@ class Watch(Events):
                 found.append(DeadChannels(fqn=about.fqn, call=about.call, kind=about.kind, channels=channels, of=len(silent), first=steps[0], last=steps[-1]))  # fmt: skip
         return tuple(found)
 
-    # -- graphs that live on -----------------------------------------------------------------------------------------------
+    # -- graphs that live on -----------------------------------------------------------------------
 
     def _count_graphs(self, step: int) -> None:
         earlier = set(self._graphs.alive()) - {str(step)}
@@ -362,7 +378,9 @@ class Watch(Events):
             self.ledger.put("living graphs", step, float(len(earlier)))
 
     def _look_for_graphs(self) -> None:
-        """What keeps graphs, asked once: it looks at every object that there is. One graph, that of the last step, is usual."""
+        """What keeps graphs, asked once: it looks at every object that there is. One graph, that of
+        the last step, is usual.
+        """
         if len(set(self._graphs.alive())) < 2:
             return
         gc.collect()

@@ -1,4 +1,6 @@
-"""The decorator: the user's own calls of a model are recorded, nothing is run twice, and nothing is printed."""
+"""The decorator: the user's own calls of a model are recorded, nothing is run twice, and nothing is
+printed.
+"""
 
 import functools
 import random
@@ -29,15 +31,19 @@ def probed(target: Model, *, every: int = 1, sample: float = 1.0) -> Model: ...
 @overload
 def probed(*, every: int = 1, sample: float = 1.0) -> Callable[[Target], Target]: ...
 def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
-    """A model class, or one model, whose calls are recorded from now on; `cnnprobe.last_report(model)` gives the latest.
+    """A model class, or one model, whose calls are recorded from now on;
+    `cnnprobe.last_report(model)` gives the latest.
 
-    A class stays the same class object. A model stays the same object; pickled or copied it is an ordinary one again.
-    A call that is not recorded costs next to nothing; if it raises, there is no report of it.
+    A class stays the same class object. A model stays the same object; pickled or copied it is an
+    ordinary one again. A call that is not recorded costs next to nothing; if it raises, there is no
+    report of it.
 
     Args:
-        target: a subclass of nn.Module or an instance of one; left out, a decorator with these options comes out.
+        target: a subclass of nn.Module or an instance of one; left out, a decorator with these
+            options comes out.
         every: of the calls of a model only the first, and then each `every`-th is recorded.
-        sample: of those the fraction that is recorded, in (0, 1], chosen by a random generator of its own.
+        sample: of those the fraction that is recorded, in (0, 1], chosen by a random generator of
+            its own.
 
     Raises:
         TargetError: `target` is neither a model class nor a model.
@@ -74,12 +80,18 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
             raise TargetError(
                 "a traced model cannot be decorated: its class takes no subclass",
                 where="@cnnprobe.probed",
-                fix="use cnnprobe.record(model) or cnnprobe.probe(model, ...), or decorate the model before it is traced",
+                fix=(
+                    "use cnnprobe.record(model) or cnnprobe.probe(model, ...), or decorate the "
+                    "model before it is traced"
+                ),
             )
         target.__class__ = _make_probed_class(type(target), turns)
         return target
     raise TargetError(
-        f"{getattr(target, '__name__', type(target).__name__)} is neither a model class nor a model",
+        (
+            f"{getattr(target, '__name__', type(target).__name__)} is neither a model class nor a "
+            "model"
+        ),
         where="@cnnprobe.probed",
         fix="decorate a subclass of torch.nn.Module, or pass an instance of one",
     )

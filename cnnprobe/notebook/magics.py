@@ -1,4 +1,6 @@
-"""`%load_ext cnnprobe`: `%probe model(x)` and `%%probe model` in IPython and Jupyter. IPython is only imported by those who are in it."""
+"""`%load_ext cnnprobe`: `%probe model(x)` and `%%probe model` in IPython and Jupyter. IPython is
+only imported by those who are in it.
+"""
 
 import ast
 import importlib
@@ -25,8 +27,9 @@ def load_ipython_extension(shell: Any) -> None:
 def run_magic(shell: Any, line: str, cell: str | None) -> Report:
     """What `%probe line` or `%%probe line` over a cell gives: the report, which IPython then shows.
 
-    A line is a call, `model(x, flag=True)`, which is made once, neutrally observed. A cell is run as it stands, and the last call in it of
-    the model that the line names is reported; if it raises, the report is shown and the exception goes on.
+    A line is a call, `model(x, flag=True)`, which is made once, neutrally observed. A cell is run
+    as it stands, and the last call in it of the model that the line names is reported; if it
+    raises, the report is shown and the exception goes on.
 
     Raises:
         UsageError: the line does not call a model, or names none, or the cell did not call it.

@@ -1,4 +1,6 @@
-"""The pytest plugin: fixtures, a marker, snapshots and explanations. Imports neither torch nor rich until a test asks for something."""
+"""The pytest plugin: fixtures, a marker, snapshots and explanations. Imports neither torch nor rich
+until a test asks for something.
+"""
 
 import contextlib
 import sys
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from cnnprobe.report import Report
 
 MARKER = (
-    "cnnprobe(finite=True, healthy=False): fail the test at the first module whose output has NaN or Inf; "
+    "cnnprobe(finite=True, healthy=False): fail the test at the first module whose output has NaN "
+    "or Inf; "
     "with healthy=True, also if any rule finds a fault in a model that the test called"
 )
 REPORTS = pytest.StashKey[
@@ -108,12 +111,14 @@ def watch_tests(config: pytest.Config) -> None:
         )
 
 
-# -- fixtures -----------------------------------------------------------------------------------------------------------------
+# -- fixtures --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def probe(request: pytest.FixtureRequest) -> "Callable[..., Report]":
-    """`cnnprobe.probe`: one neutral forward pass of a model; its report is written out if the test fails and reports are asked for."""
+    """`cnnprobe.probe`: one neutral forward pass of a model; its report is written out if the test
+    fails and reports are asked for.
+    """
     import cnnprobe
 
     reports = request.node.stash.setdefault(REPORTS, [])
@@ -147,7 +152,8 @@ def cnnprobe_monitor(request: pytest.FixtureRequest) -> "Iterator[Callable[..., 
 
 @pytest.fixture
 def architecture_snapshot(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`architecture_snapshot(model, inputs=None, name="")` fails unless the model's architecture is what the snapshot beside the test says.
+    """`architecture_snapshot(model, inputs=None, name="")` fails unless the model's architecture is
+    what the snapshot beside the test says.
 
     A test that compares several models names them, or they are numbered.
     """
@@ -166,7 +172,7 @@ def architecture_snapshot(request: pytest.FixtureRequest) -> Callable[..., None]
     return check
 
 
-# -- failing tests ------------------------------------------------------------------------------------------------------------
+# -- failing tests ---------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(wrapper=True)
@@ -212,14 +218,16 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     return explain_inequality(left, right)
 
 
-# -- collection and summary ---------------------------------------------------------------------------------------------------
+# -- collection and summary ------------------------------------------------------------------------
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Remember which tests there are, watch them if any is marked, and add those of the model that `--cnnprobe` names."""
+    """Remember which tests there are, watch them if any is marked, and add those of the model that
+    `--cnnprobe` names.
+    """
     is_whole = not any("::" in str(argument) for argument in config.args) and not config.getoption(
         "lf", default=False
     )

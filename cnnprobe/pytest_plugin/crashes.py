@@ -1,4 +1,6 @@
-"""What a failing test is told beyond its own message: why a model crashed, and pages of the models that it used."""
+"""What a failing test is told beyond its own message: why a model crashed, and pages of the models
+that it used.
+"""
 
 import contextlib
 import re
@@ -17,7 +19,9 @@ _MOST_PAGES = 4
 
 
 def probe_crashed_model(error: BaseException) -> "Report | None":
-    """A report of the outermost model that raised, by one more neutral run of its call; None if the exception came from no model."""
+    """A report of the outermost model that raised, by one more neutral run of its call; None if the
+    exception came from no model.
+    """
     from torch import nn
 
     if not isinstance(error, Exception) or isinstance(error, AssertionError):
@@ -51,7 +55,9 @@ def _probe_again(module: Any, seen: dict[str, Any]) -> "Report | None":
 
 
 def explain_crash(error: BaseException, report: "Report | None") -> str:
-    """Why it crashed, in a few lines; "" where that is not known, or where torch has no part in it."""
+    """Why it crashed, in a few lines; "" where that is not known, or where torch has no part in
+    it.
+    """
     from cnnprobe.crash import Crash, brief, explain
 
     explanation: Explanation | None = report.explanation if report is not None else None
@@ -66,7 +72,9 @@ def explain_crash(error: BaseException, report: "Report | None") -> str:
 
 
 def _is_torchs(entry: TracebackType | None) -> bool:
-    """Whether it was raised below torch: in the loss, the backward pass, the optimizer, any function."""
+    """Whether it was raised below torch: in the loss, the backward pass, the optimizer, any
+    function.
+    """
     home = str(Path(sys.modules["torch"].__file__ or "").parent)
     while entry is not None:
         if entry.tb_frame.f_code.co_filename.startswith(home):
@@ -88,7 +96,9 @@ def write_pages(reports: "list[Report]", folder: Path, item: pytest.Item) -> lis
 
 
 def probe_called_models(item: pytest.Item) -> "list[Report]":
-    """Reports of the models that the test called, by one more neutral run each, from the inputs of its latest call."""
+    """Reports of the models that the test called, by one more neutral run each, from the inputs of
+    its latest call.
+    """
     import cnnprobe
     from cnnprobe.pytest_plugin.marker import CALLED
 

@@ -40,7 +40,10 @@ def _write_report_lines(report: Any) -> list[str]:
 def _write_trace_lines(trace: Any) -> list[str]:
     """Calls first: pytest shows no more than the first lines unless it is run with -vv."""
     calls = [
-        f"{'model' if c.fqn == '' else c.fqn or '-'}  {c.kind}  {_format_shapes(c.inputs)} -> {_format_shapes(c.outputs) or c.returned}"
+        (
+            f"{'model' if c.fqn == '' else c.fqn or '-'}  {c.kind}  {_format_shapes(c.inputs)} -> "
+            f"{_format_shapes(c.outputs) or c.returned}"
+        )
         for c in trace.calls
     ]
     raised = (
@@ -78,7 +81,9 @@ def _write_graph_lines(graph: Any) -> list[str]:
 
 
 def _diff_fields(left: Any, right: Any) -> list[str]:
-    """The fields, down to the rows of tuples, that are not equal: of two runs of one model, their times."""
+    """The fields, down to the rows of tuples, that are not equal: of two runs of one model, their
+    times.
+    """
     apart: dict[str, None] = {}
     for path, a, b in _list_pairs("", left, right):
         if a != b:

@@ -10,7 +10,9 @@ CALLED = pytest.StashKey[Any]()  # the CalledModels of a test: naming the type w
 
 
 def read_checks(item: pytest.Item) -> Mapping[str, Any] | None:
-    """What the marker asks of a test, over what the ini key `cnnprobe_checks` asks of all; None for nothing."""
+    """What the marker asks of a test, over what the ini key `cnnprobe_checks` asks of all; None for
+    nothing.
+    """
     mark = item.get_closest_marker("cnnprobe")
     usual = dict.fromkeys(item.config.getini("cnnprobe_checks"), True)
     if mark is None:

@@ -1,4 +1,6 @@
-"""Architecture snapshots: a text file a test, compared, written whole, and reported when no test uses it any more."""
+"""Architecture snapshots: a text file a test, compared, written whole, and reported when no test
+uses it any more.
+"""
 
 import os
 import re
@@ -61,7 +63,9 @@ class Snapshots:
                 self.collected.setdefault(str(self._place(item)), set()).add(make_file_name(item))
 
     def unused(self) -> list[str]:
-        """Snapshots beside collected tests that belong to none of them, nor to a test file that was not collected."""
+        """Snapshots beside collected tests that belong to none of them, nor to a test file that was
+        not collected.
+        """
         return sorted(path for path in self._list_files() if path not in self.used)
 
     def _list_files(self) -> Iterator[str]:
@@ -79,7 +83,9 @@ class Snapshots:
 
 
 def make_file_name(item: pytest.Item) -> str:
-    """The test as a file name: "TestNet.test_width-2" for TestNet::test_width[2]; what a file name cannot hold becomes a checksum."""
+    """The test as a file name: "TestNet.test_width-2" for TestNet::test_width[2]; what a file name
+    cannot hold becomes a checksum.
+    """
     name, bracket, parameters = item.nodeid.partition("::")[2].replace("::", ".").partition("[")
     parameters = parameters.removesuffix("]")
     clean = _clean(name) + (f"-{_clean(parameters)}" if bracket else "")
@@ -115,7 +121,10 @@ def describe_difference(expected: str, actual: str, where: str) -> str:
     changed = sum(line.startswith(("+", "-")) for line in lines)
     return "\n".join(
         (
-            f"the architecture differs from its snapshot in {changed} line{'s' if changed > 1 else ''} (- snapshot, + now)",
+            (
+                f"the architecture differs from its snapshot in {changed} "
+                f"line{'s' if changed > 1 else ''} (- snapshot, + now)"
+            ),
             *(f"  {line}" for line in lines),
             f"  where: {where}",
             "  fix:   correct the model, or accept the change with pytest --cnnprobe-update",

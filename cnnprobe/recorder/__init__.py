@@ -1,6 +1,7 @@
 """Runs or watches a forward pass and leaves the model as it was.
 
-`observe` makes one forward pass of its own and puts everything back. `Recording` watches the user's own calls and changes nothing.
+`observe` makes one forward pass of its own and puts everything back. `Recording` watches the user's
+own calls and changes nothing.
 """
 
 import contextlib
@@ -72,7 +73,9 @@ class Witness(Protocol):
     """Sees every tensor that a recorded call puts out, in order, in place of its statistics."""
 
     def see(self, tensor: torch.Tensor) -> dict[str, float | int] | None:
-        """Called as soon as `tensor` is there; what comes back stands as its statistics in the trace."""
+        """Called as soon as `tensor` is there; what comes back stands as its statistics in the
+        trace.
+        """
 
     def about_to_write(self, tensor: torch.Tensor) -> None:
         """Called before an operation writes to the memory of `tensor`."""
@@ -80,7 +83,9 @@ class Witness(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one forward pass gave: its trace, and in memory only the model's output or the exception."""
+    """What one forward pass gave: its trace, and in memory only the model's output or the
+    exception.
+    """
 
     trace: Trace
     output: Any = None
@@ -88,9 +93,11 @@ class Observation:
 
 
 class Recording:
-    """A context manager around the user's own forward passes of a model: no extra pass, nothing changed, nothing left behind.
+    """A context manager around the user's own forward passes of a model: no extra pass, nothing
+    changed, nothing left behind.
 
-    `trace` is that of the latest call, `traces` those of the latest thousand, `forwards` counts all.
+    `trace` is that of the latest call, `traces` those of the latest thousand, `forwards` counts
+    all.
     """
 
     def __init__(
@@ -234,7 +241,10 @@ def _postponed(*, trace_rows: Sequence[Closed]) -> Iterator[str]:
     """What a forward does later, in a sentence."""
     returned = trace_rows[0][-1].returned if trace_rows and trace_rows[0][-1] is not None else ""
     if returned in _POSTPONED:
-        yield f"the forward gave back a {returned}, which runs when somebody reads it: cnnprobe.record() around your own code sees its layers, each as a call of its own"
+        yield (
+            f"the forward gave back a {returned}, which runs when somebody reads it: "
+            "cnnprobe.record() around your own code sees its layers, each as a call of its own"
+        )
 
 
 def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
@@ -244,7 +254,10 @@ def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
         and not torch.is_grad_enabled()
         and any(isinstance(m, FUSED) and not m.training for m in tree.modules)
     ):
-        yield "hooks switch off the fused fast path of nn.TransformerEncoder and nn.MultiheadAttention: the ordinary path was observed"
+        yield (
+            "hooks switch off the fused fast path of nn.TransformerEncoder and "
+            "nn.MultiheadAttention: the ordinary path was observed"
+        )
 
 
 def observe(
@@ -255,9 +268,11 @@ def observe(
     statistics: bool = True,
     witness: Witness | None = None,
 ) -> Observation:
-    """One forward pass, neutrally observed: model, inputs and random generators are bit for bit as they were.
+    """One forward pass, neutrally observed: model, inputs and random generators are bit for bit as
+    they were.
 
-    An exception of the forward is kept in the Observation; an interrupt goes on to the caller with `observation` as its attribute.
+    An exception of the forward is kept in the Observation; an interrupt goes on to the caller with
+    `observation` as its attribute.
     """
     check_model(model, "the model to record")
     if is_lazy(model):
@@ -303,7 +318,9 @@ def _observation(
 def preserved(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[StateGuard, list[str]]]:
-    """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where the guard is told of each write."""
+    """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where
+    the guard is told of each write.
+    """
     state = ModuleState(model)
     inputs = [
         value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)
@@ -317,7 +334,8 @@ def preserved(
         state.restore()
         if lost:
             notes.append(
-                f"{len(lost)} parameters or inputs were written to by an operation that could not be seen, and were not put back"
+                f"{len(lost)} parameters or inputs were written to by an operation that could not "
+                "be seen, and were not put back"
             )
 
 

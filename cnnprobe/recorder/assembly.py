@@ -50,7 +50,9 @@ def assemble(
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Many small lasting objects are made at once; the garbage collector would search them again and again, in vain."""
+    """Many small lasting objects are made at once; the garbage collector would search them again
+    and again, in vain.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -144,7 +146,9 @@ def _macs_of_function(call: Any) -> int | None:
 
 
 def _failure(error: BaseException, calls: Sequence[ModuleCall], tree: ModuleTree) -> Failure:
-    """Where the exception came from: the deepest row on the path of unfinished calls, or a hook of the user's on a module below."""
+    """Where the exception came from: the deepest row on the path of unfinished calls, or a hook of
+    the user's on a module below.
+    """
     index = _innermost(calls)
     module = next((call for call in _upwards(calls, index) if call.fqn is not None), None)
     fqn = (module.fqn or "") if module else ""
@@ -168,7 +172,9 @@ def _message(error: BaseException) -> str:
 
 
 def _hooked_module(error: BaseException, tree: ModuleTree) -> str | None:
-    """The fqn of the module that was being called, where what raised is no forward but a hook: its row is over, or has not begun."""
+    """The fqn of the module that was being called, where what raised is no forward but a hook: its
+    row is over, or has not begun.
+    """
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_filename == _CALLS and frame.f_code.co_name == "_call_impl":

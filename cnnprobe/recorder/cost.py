@@ -1,8 +1,11 @@
-"""Multiply-accumulates of one call, by the formulas of PyTorch's own flop registry, from shapes alone.
+"""Multiply-accumulates of one call, by the formulas of PyTorch's own flop registry, from shapes
+alone.
 
-Convolutions and linear layers are asked directly. Any other function that may hide a product (matmul, einsum, attention, LSTM) is
-replayed once per signature on the meta device under `torch.utils.flop_counter`, which gives the same number for every device and mode.
-None is "no formula": such operations (normalisation, activations, pooling, additions) are by convention not counted, and are named as such.
+Convolutions and linear layers are asked directly. Any other function that may hide a product
+(matmul, einsum, attention, LSTM) is replayed once per signature on the meta device under
+`torch.utils.flop_counter`, which gives the same number for every device and mode. None is "no
+formula": such operations (normalisation, activations, pooling, additions) are by convention not
+counted, and are named as such.
 """
 
 import enum
@@ -63,7 +66,9 @@ def is_plain(module: nn.Module) -> bool:
 def formula(
     module: nn.Module,
 ) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], int] | None:
-    """What gives the MACs of one call of a stock layer from the shapes of its first input and output; None where there is none."""
+    """What gives the MACs of one call of a stock layer from the shapes of its first input and
+    output; None where there is none.
+    """
     if isinstance(module, _modules.conv._ConvNd):
         return _convolution_layer
     return _linear_layer if isinstance(module, nn.Linear) else None
@@ -177,7 +182,9 @@ def is_without_product(kind: str) -> bool:
 
 
 def of_function(kind: str, given: Sequence[tuple[int, ...]], made: tuple[int, ...]) -> int | None:
-    """MACs of one call of a linear layer or a convolution as a function, from the shapes of its tensors and of its output."""
+    """MACs of one call of a linear layer or a convolution as a function, from the shapes of its
+    tensors and of its output.
+    """
     if resolve_name(kind) == "linear" and given:
         return linear(given[0], made)
     return convolution(given[0], given[1], made, transposed=False) if len(given) > 1 else None
@@ -186,7 +193,9 @@ def of_function(kind: str, given: Sequence[tuple[int, ...]], made: tuple[int, ..
 def pending(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Pending:
-    """The call with its tensors reduced to what the meta device needs, so that it keeps none of them."""
+    """The call with its tensors reduced to what the meta device needs, so that it keeps none of
+    them.
+    """
     return Pending(
         function,
         tuple(_reduced(value) for value in args),
@@ -209,13 +218,17 @@ def _expanded(value: Any) -> Any:
 
 
 def _find_plain_form(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
-    """The form of a function that writes nowhere: torch's registry has a formula for addmm, not for addmm_."""
+    """The form of a function that writes nowhere: torch's registry has a formula for addmm, not for
+    addmm_.
+    """
     name = read_name(kind)
     return getattr(Tensor, name[:-1], function) if is_writing(kind) else function
 
 
 def settle(call: Pending, kind: str) -> int | None:
-    """MACs of a pending call, by replaying it on the meta device; None where nothing in it has a formula or it cannot run there."""
+    """MACs of a pending call, by replaying it on the meta device; None where nothing in it has a
+    formula or it cannot run there.
+    """
     key = f"{kind}{call.arguments}{call.keywords}"
     if key not in _counts:
         try:

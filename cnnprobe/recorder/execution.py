@@ -91,7 +91,9 @@ def find_sealed(tree: Iterable[Entry], *, through_compiled: bool = False) -> dic
 
 
 def observable(tree: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
-    """The modules whose hooks run as they stand in a model, and how those run that hooks do not look into."""
+    """The modules whose hooks run as they stand in a model, and how those run that hooks do not
+    look into.
+    """
     sealed = find_sealed(tree)
     seen = [
         (fqn, module, first)
@@ -114,7 +116,9 @@ def describe_sealed(sealed: dict[str, str]) -> Iterator[str]:
 
 
 def find_exported(tree: Iterable[Entry]) -> list[str]:
-    """The exported programs among the modules, by fqn: their functions run flat, and their modules are never called."""
+    """The exported programs among the modules, by fqn: their functions run flat, and their modules
+    are never called.
+    """
     return [fqn for fqn, module, first in tree if first and has_fixed_mode(module)]
 
 
@@ -123,13 +127,16 @@ def describe_exported(names: Sequence[str]) -> Iterator[str]:
     if names:
         shown = ", ".join(f"'{fqn}'" if fqn else "the model" for fqn in names)
         yield (
-            f"exported code was observed by its functions ({shown}): the export is flat, so its modules are "
+            f"exported code was observed by its functions ({shown}): the export is flat, so its "
+            "modules are "
             "never called; torch.export.unflatten(program) keeps them"
         )
 
 
 def list_unsharded(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """What stands for the parameters of fully sharded modules in the graph of a forward pass, by their fqns."""
+    """What stands for the parameters of fully sharded modules in the graph of a forward pass, by
+    their fqns.
+    """
     for _, module, first in named_modules(model):
         if first and is_sharded(module):
             state: Any = module._get_fsdp_state()  # type: ignore[operator]
@@ -142,7 +149,9 @@ def list_unsharded(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class CompiledCall:
-    """Stands before the compiled code of a module that was compiled in place: hooks would be compiled with it."""
+    """Stands before the compiled code of a module that was compiled in place: hooks would be
+    compiled with it.
+    """
 
     def __init__(self, module: nn.Module, watcher: Any) -> None:
         self.module = module

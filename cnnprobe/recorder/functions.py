@@ -39,7 +39,8 @@ _MODULES = {
 
 
 def public_name(function: Callable[..., Any]) -> str:
-    """The name under which users know it: "torch.flatten", "torch.nn.functional.relu", "torch.Tensor.view".
+    """The name under which users know it: "torch.flatten", "torch.nn.functional.relu",
+    "torch.Tensor.view".
 
     >>> public_name(torch.flatten), public_name(torch.Tensor.view), public_name(torch.nn.functional.relu)
     ('torch.flatten', 'torch.Tensor.view', 'torch.nn.functional.relu')

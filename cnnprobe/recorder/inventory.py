@@ -1,4 +1,6 @@
-"""What a model consists of, called or not: its modules and parameters as data. Reads attributes only, never properties."""
+"""What a model consists of, called or not: its modules and parameters as data. Reads attributes
+only, never properties.
+"""
 
 import functools
 import operator
@@ -72,9 +74,11 @@ def find_unfinished(model: nn.Module) -> nn.Module | None:
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Every (fqn, module, is_first) in registration order; a shared module comes again under each further name.
+    """Every (fqn, module, is_first) in registration order; a shared module comes again under each
+    further name.
 
-    Iterative, unlike `nn.Module.named_modules`, and does not go twice into a shared module: paths through nested sharing are exponentially many.
+    Iterative, unlike `nn.Module.named_modules`, and does not go twice into a shared module: paths
+    through nested sharing are exponentially many.
     """
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", model)]
@@ -100,7 +104,8 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
 class ModuleTree:
     """What `named_modules` gives, kept for one recording.
 
-    Lists side by side, as thousands of tuples that hold modules are thousands of objects for the garbage collector to search.
+    Lists side by side, as thousands of tuples that hold modules are thousands of objects for the
+    garbage collector to search.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -149,7 +154,9 @@ class ModuleTree:
         return names
 
     def is_current(self) -> bool:
-        """Whether no module has come, gone or moved meanwhile: five times as fast as to look at all of them anew."""
+        """Whether no module has come, gone or moved meanwhile: five times as fast as to look at all
+        of them anew.
+        """
         for module in self._childless:
             if module._modules:
                 return False
@@ -165,7 +172,9 @@ class ModuleTree:
 
 
 def class_of(module: nn.Module) -> type:
-    """The class as the user wrote it, where torch has replaced it: ParametrizedConv2d is a Conv2d, FSDPLinear a Linear."""
+    """The class as the user wrote it, where torch has replaced it: ParametrizedConv2d is a Conv2d,
+    FSDPLinear a Linear.
+    """
     kind: type = getattr(type(module), "_cnnprobe_class", type(module))
     if not kind.__name__.startswith(("Parametrized", "FSDP")):
         return kind
@@ -270,7 +279,8 @@ class Kind:
     def public_names(self, module: nn.Module) -> tuple[str, ...]:
         """The names of the attributes of `module` that may be configuration."""
         attributes = module.__dict__
-        # The same constructor of torch's made as many, and what a user added comes last; a user's own constructor may do as it likes.
+        # The same constructor of torch's made as many, and what a user added comes last; a user's
+        # own constructor may do as it likes.
         key = len(attributes), next(reversed(attributes))
         names = self.public.get(key)
         if names is None:
@@ -281,7 +291,9 @@ class Kind:
 
 
 class Kinds:
-    """The Kind of modules, found once a class; not for longer than one recording, as it keeps the classes alive."""
+    """The Kind of modules, found once a class; not for longer than one recording, as it keeps the
+    classes alive.
+    """
 
     def __init__(self) -> None:
         self._childless: dict[type, Kind] = {}
@@ -303,7 +315,9 @@ def _overrides_forward(module: nn.Module) -> bool:
 def take_inventory(
     tree: Iterable[tuple[str, nn.Module, bool]], kinds: Kinds | None = None
 ) -> tuple[tuple[ModuleInfo, ...], tuple[ParameterInfo, ...]]:
-    """All modules and all distinct parameters and buffers of `named_modules(model)`, each once, with aliases."""
+    """All modules and all distinct parameters and buffers of `named_modules(model)`, each once,
+    with aliases.
+    """
     modules: dict[int, Any] = {}
     tensors: dict[int, Any] = {}
     kinds = kinds or Kinds()
@@ -364,7 +378,9 @@ def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor has values: none on meta, none of a fake one, and none before its shape is known."""
+    """Whether a tensor has values: none on meta, none of a fake one, and none before its shape is
+    known.
+    """
     return (
         not is_uninitialised(tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
     )

@@ -1,7 +1,9 @@
-"""Puts a model, its inputs and the random generators back bit for bit after a forward pass, however it ended.
+"""Puts a model, its inputs and the random generators back bit for bit after a forward pass, however
+it ended.
 
-Buffers, attributes and flags are copied beforehand. Parameters and inputs are large and hardly ever written to, so they are
-copied only when an operation is about to write to their storage (`StateGuard.about_to_write`).
+Buffers, attributes and flags are copied beforehand. Parameters and inputs are large and hardly ever
+written to, so they are copied only when an operation is about to write to their storage
+(`StateGuard.about_to_write`).
 """
 
 import contextlib
@@ -53,7 +55,9 @@ class StateGuard:
                 self._copies[key] = (whole, whole.clone())
 
     def restore(self) -> list[Tensor]:
-        """Put every written storage back; returns the tensors that changed although no write to them was seen."""
+        """Put every written storage back; returns the tensors that changed although no write to
+        them was seen.
+        """
         with torch._C.DisableTorchFunction(), torch.no_grad():
             for whole, copy in self._copies.values():
                 whole.copy_(copy)
@@ -195,7 +199,9 @@ def _same_items(value: Any, content: Any) -> bool:
 
 @contextlib.contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Random generators (torch on every device, Python, NumPy if loaded) are afterwards as they were before."""
+    """Random generators (torch on every device, Python, NumPy if loaded) are afterwards as they
+    were before.
+    """
     cpu = torch.get_rng_state()
     devices = [module for module in _device_modules() if module.is_initialized()]
     states = [module.get_rng_state_all() for module in devices]

@@ -1,4 +1,6 @@
-"""What is written down while a forward pass runs: a Row for each call, of which assembly makes the frozen data afterwards."""
+"""What is written down while a forward pass runs: a Row for each call, of which assembly makes the
+frozen data afterwards.
+"""
 
 from collections.abc import Mapping
 
@@ -31,16 +33,20 @@ ORDINARY = More()
 Closed = tuple[
     int | str, int | None, Sighting | None, Sighting | None, str, float, int, int, More | None
 ]
-"""A call that is over: where its module stands in the tree of the model (or the public name of the function), position of the parent, the sole
-input, the sole output, source, seconds, autograd's sequence numbers, and more if there is more to say.
+"""A call that is over: where its module stands in the tree of the model (or the public name of the
+function), position of the parent, the sole input, the sole output, source, seconds, autograd's
+sequence numbers, and more if there is more to say.
 
-A bare tuple of plain values and of such tuples, no deeper than this: the garbage collector soon leaves those alone. Of ten thousand objects
-that grow old it would come to search all the objects of torch, in the middle of the user's forward.
+A bare tuple of plain values and of such tuples, no deeper than this: the garbage collector soon
+leaves those alone. Of ten thousand objects that grow old it would come to search all the objects of
+torch, in the middle of the user's forward.
 """
 
 
 class CallRow:
-    """A call that goes on. Whoever makes one sets all of it: a constructor would cost more than the stores."""
+    """A call that goes on. Whoever makes one sets all of it: a constructor would cost more than the
+    stores.
+    """
 
     __slots__ = (
         "began",

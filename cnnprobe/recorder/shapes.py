@@ -1,6 +1,8 @@
-"""A forward pass of shapes alone: the user's own model, its weights neither read, moved nor copied, and nothing computed.
+"""A forward pass of shapes alone: the user's own model, its weights neither read, moved nor copied,
+and nothing computed.
 
-Parameters, buffers and inputs stand in their places without their values meanwhile, on torch's meta device.
+Parameters, buffers and inputs stand in their places without their values meanwhile, on torch's meta
+device.
 """
 
 import contextlib
@@ -30,7 +32,8 @@ def observe_shapes(
     """What `observe` gives, without values; the model is afterwards as it was.
 
     Raises:
-        TargetError: it is no model, or a part of it is scripted or sharded and cannot run without its weights.
+        TargetError: it is no model, or a part of it is scripted or sharded and cannot run without
+            its weights.
     """
     check_model(model, "the model to probe")
     _refuse_bound(model)
@@ -53,7 +56,9 @@ def _refuse_bound(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def without_values(model: nn.Module) -> Iterator[None]:
-    """Every parameter, buffer and tensor attribute of a model stands in its place without its values meanwhile."""
+    """Every parameter, buffer and tensor attribute of a model stands in its place without its
+    values meanwhile.
+    """
     twins: dict[int, Tensor] = {}
     places: list[tuple[MutableMapping[str, Any], str, Tensor]] = []
     try:
@@ -94,7 +99,9 @@ def move_to_meta(value: Any) -> Any:
 
 
 class _OnZeros(TorchFunctionMode):
-    """Runs on zeros what cannot run on shapes alone, and says so: an operation without a meta kernel, or a question for a value."""
+    """Runs on zeros what cannot run on shapes alone, and says so: an operation without a meta
+    kernel, or a question for a value.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +115,11 @@ class _OnZeros(TorchFunctionMode):
         )
         return (
             (
-                f"{names} cannot run on shapes alone and was given zeros: what follows may be of other shapes with your data",
+                (
+                    f"{names} cannot run on shapes alone and was given zeros: what follows may be "
+                    "of "
+                    "other shapes with your data"
+                ),
             )
             if names
             else ()

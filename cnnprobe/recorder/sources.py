@@ -56,7 +56,9 @@ def _is_torchs(filename: str) -> bool:
 
 
 def of_module_call(parent: "ModuleRow | None") -> str:
-    """The line that called a module, asked by its hook; a call made by torch's own containers is that of the container."""
+    """The line that called a module, asked by its hook; a call made by torch's own containers is
+    that of the container.
+    """
     frame: FrameType | None = sys._getframe(_TO_WRAPPED)
     if frame is not None and frame.f_code is not _WRAPPED:
         frame = sys._getframe(2)  # another torch, or a __call__ of the user's

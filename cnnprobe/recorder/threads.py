@@ -1,7 +1,9 @@
-"""The calls that a model makes on other threads than that of the recording: watched apart, and put into one trace at the end.
+"""The calls that a model makes on other threads than that of the recording: watched apart, and put
+into one trace at the end.
 
-Each thread writes rows of its own, so that none waits for another. Their positions begin at a number of their own, high above
-those of the recording's thread, and turn into places behind its rows when the root call is over.
+Each thread writes rows of its own, so that none waits for another. Their positions begin at a
+number of their own, high above those of the recording's thread, and turn into places behind its
+rows when the root call is over.
 """
 
 import threading
@@ -52,7 +54,9 @@ class Threads:
         return merged
 
     def find_anchor(self) -> int | None:
-        """The row that goes on in the recording's thread, or else at the top of another: what a thread calls is called below it."""
+        """The row that goes on in the recording's thread, or else at the top of another: what a
+        thread calls is called below it.
+        """
         for watcher in (self.main, *self._strands.values()):
             if watcher.current is not None:
                 return watcher.current.position
@@ -120,7 +124,9 @@ class _Strand(Watcher):
             self.__exit__(None, None, None)
 
     def finish_root(self) -> None:
-        """The topmost call is over: its rows wait for those of the call that they were made in, if there is one."""
+        """The topmost call is over: its rows wait for those of the call that they were made in, if
+        there is one.
+        """
         self.close_open_rows()
         self.current = None
         if self.threads.find_anchor() is None:
@@ -194,4 +200,7 @@ def describe_threads(rows: Iterable[Closed]) -> Iterator[str]:
     names = [row[-1].thread for row in rows if row[-1] is not None and row[-1].thread]
     if names:
         shown = ", ".join(dict.fromkeys(names))
-        yield f"{len(names)} calls ran on other threads ({shown}): each names its thread, and stands behind those of the main one"
+        yield (
+            f"{len(names)} calls ran on other threads ({shown}): each names its thread, and "
+            "stands behind those of the main one"
+        )

@@ -1,8 +1,9 @@
 """Frozen data filled field by field, four times as fast as by the classes' own constructors.
 
-A frozen dataclass sets each field through `object.__setattr__`; at three objects a layer that is most of what recording a small layer
-costs. A draft has the same slots, is filled as an ordinary object, and turns into the frozen class as its last step: `draft.__class__ = kind`.
-Every field must be set, as a draft knows no defaults.
+A frozen dataclass sets each field through `object.__setattr__`; at three objects a layer that is
+most of what recording a small layer costs. A draft has the same slots, is filled as an ordinary
+object, and turns into the frozen class as its last step: `draft.__class__ = kind`. Every field must
+be set, as a draft knows no defaults.
 """
 
 from typing import Any

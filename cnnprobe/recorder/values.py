@@ -1,4 +1,6 @@
-"""What a value is, as plain data: tensors into TensorInfo, everything else into plain values or its type name."""
+"""What a value is, as plain data: tensors into TensorInfo, everything else into plain values or its
+type name.
+"""
 
 import collections
 import dataclasses
@@ -28,8 +30,10 @@ Sighting = tuple[
     Source,
     object,
 ]
-"""A tensor as it passed: shape, dtype, device, nbytes, requires_grad, strides, path, source, and its statistics. A bare tuple, since one is
-made at every call, and the garbage collector need not search it."""
+"""A tensor as it passed: shape, dtype, device, nbytes, requires_grad, strides, path, source, and
+its statistics. A bare tuple, since one is made at every call, and the garbage collector need not
+search it.
+"""
 SHAPE: Final = 0
 PATH: Final = 6
 SOURCE: Final = 7
@@ -40,7 +44,9 @@ _device_names: dict[torch.device, str] = {}
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # subclasses may answer otherwise
 
 shared: Callable[..., tuple[int, ...]] = functools.lru_cache(maxsize=8_192)(tuple)
-"""The same tuple for equal shapes, or equal strides: a torch.Size is one that the garbage collector never stops to look at."""
+"""The same tuple for equal shapes, or equal strides: a torch.Size is one that the garbage collector
+never stops to look at.
+"""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -60,7 +66,9 @@ def device_name(device: torch.device) -> str:
 
 
 def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Sighting:
-    """A tensor as it is now, `found` being what was measured of it; works for any layout and subclass, and reads no values."""
+    """A tensor as it is now, `found` being what was measured of it; works for any layout and
+    subclass, and reads no values.
+    """
     if type(tensor) in EXACT:
         try:
             return (
@@ -118,7 +126,9 @@ def describe_tensor(tensor: Tensor, path: str, source: Source, found: object = N
 
 
 def read_shape(tensor: Tensor) -> tuple[int, ...]:
-    """The sizes of a tensor of any kind; -1 for a dim of a nested one that has no single size, () where it has no shape yet."""
+    """The sizes of a tensor of any kind; -1 for a dim of a nested one that has no single size, ()
+    where it has no shape yet.
+    """
     if _attempt(lambda: tensor.is_nested, False):
         sizes = range(tensor.dim())
         return tuple(_attempt(functools.partial(_read_size, tensor, i), -1) for i in sizes)
@@ -135,7 +145,9 @@ def read_flat(tensor: Tensor) -> Tensor:
 
 
 def read_dense(tensor: Tensor) -> Tensor:
-    """The values of a tensor as an ordinary one: those of a sparse one, all shards of a distributed one (which all ranks must ask for)."""
+    """The values of a tensor as an ordinary one: those of a sparse one, all shards of a distributed
+    one (which all ranks must ask for).
+    """
     tensor = tensor.detach()
     if tensor.layout is torch.sparse_coo:
         return tensor.coalesce().values()
@@ -146,7 +158,9 @@ def read_dense(tensor: Tensor) -> Tensor:
 
 
 def is_ordinary(value: object) -> bool:
-    """Whether all tensors of a nested value can be taken apart by their first dim: not sparse, nested or distributed ones."""
+    """Whether all tensors of a nested value can be taken apart by their first dim: not sparse,
+    nested or distributed ones.
+    """
     tensors = [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor)]
     return all(
         t.layout is torch.strided and not t.is_nested and not hasattr(t, "full_tensor")
@@ -155,7 +169,9 @@ def is_ordinary(value: object) -> bool:
 
 
 def read_nbytes(tensor: Tensor) -> int:
-    """The bytes of a tensor's elements, and of the indices of a sparse one; 0 where it does not tell."""
+    """The bytes of a tensor's elements, and of the indices of a sparse one; 0 where it does not
+    tell.
+    """
     return _attempt(lambda: _nbytes(tensor), 0)  # type: ignore[no-any-return]
 
 
@@ -175,7 +191,8 @@ def _attempt(read: Any, otherwise: Any) -> Any:
 
 
 def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """The leaves of a nested value with their paths, in order, without recursion and without consuming iterators.
+    """The leaves of a nested value with their paths, in order, without recursion and without
+    consuming iterators.
 
     Goes into tuples, lists, mappings and dataclasses; a value that contains itself is entered once.
 
@@ -213,7 +230,9 @@ def _children(value: object, path: str) -> list[tuple[str, object]] | None:
 
 
 def read_items(value: object) -> list[tuple[object, object]] | None:
-    """The items of a mapping that holds them; None for what is none, or may compute them when it is read."""
+    """The items of a mapping that holds them; None for what is none, or may compute them when it is
+    read.
+    """
     if isinstance(value, dict):
         return list(dict.items(value))
     if isinstance(value, collections.UserDict):
@@ -224,7 +243,9 @@ def read_items(value: object) -> list[tuple[object, object]] | None:
 def argument_leaves(
     args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> Iterator[tuple[str, object]]:
-    """The leaves of a call's arguments: "" for a sole positional one, else "[0]", and keywords by their names."""
+    """The leaves of a call's arguments: "" for a sole positional one, else "[0]", and keywords by
+    their names.
+    """
     if len(args) == 1 and not kwargs:
         yield from leaves(args[0])
         return
@@ -235,7 +256,9 @@ def argument_leaves(
 
 
 def plain(value: object) -> object:
-    """A value as it can stand in a report: itself if plain, "torch.float32"-like names, else its type in angle brackets."""
+    """A value as it can stand in a report: itself if plain, "torch.float32"-like names, else its
+    type in angle brackets.
+    """
     if type(value) in PLAIN:
         return value
     if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):

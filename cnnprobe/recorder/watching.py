@@ -1,10 +1,12 @@
-"""Hooks and a function mode that write down every call of a model's modules, and of the functions between them.
+"""Hooks and a function mode that write down every call of a model's modules, and of the functions
+between them.
 
-The hooks are per model, return None, survive deepcopy and pickle as inert objects, and are gone afterwards. While our own code or
-the inside of a stock layer runs, the function mode is taken off torch's stack: looking at a tensor is then no event, and costs nothing.
+The hooks are per model, return None, survive deepcopy and pickle as inert objects, and are gone
+afterwards. While our own code or the inside of a stock layer runs, the function mode is taken off
+torch's stack: looking at a tensor is then no event, and costs nothing.
 
-What runs at every call only writes down what cannot be told later: a small layer computes for five microseconds, and each line here takes
-some hundredths of one. All else is left to assembly.
+What runs at every call only writes down what cannot be told later: a small layer computes for five
+microseconds, and each line here takes some hundredths of one. All else is left to assembly.
 """
 
 import pathlib
@@ -58,7 +60,9 @@ Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
 def _hook(
     module: nn.Module, key: int, before: Callable[..., None], after: Callable[..., None]
 ) -> None:
-    """What register_forward_pre_hook and register_forward_hook(with_kwargs=True, always_call=True) do, without a handle for each of thousands."""
+    """What register_forward_pre_hook and register_forward_hook(with_kwargs=True, always_call=True)
+    do, without a handle for each of thousands.
+    """
     module._forward_pre_hooks[key] = before
     module._forward_pre_hooks_with_kwargs[key] = True
     module._forward_hooks[key] = after
@@ -98,7 +102,9 @@ class Elsewhere(Protocol):
 
 
 class Watcher(TorchFunctionMode):
-    """Records the calls below one model on one thread, from entering to leaving; `on_root` gets the rows of each root call."""
+    """Records the calls below one model on one thread, from entering to leaving; `on_root` gets the
+    rows of each root call.
+    """
 
     def __init__(
         self,
@@ -138,7 +144,7 @@ class Watcher(TorchFunctionMode):
         self.error: BaseException | None = None
         self.thread = sources.thread_id()
 
-    # -- attaching ---------------------------------------------------------------------------------------------------------
+    # -- attaching ---------------------------------------------------------------------------------
 
     def attach(self) -> None:
         """Hook every module of the model, once each."""
@@ -166,7 +172,9 @@ class Watcher(TorchFunctionMode):
             _hook(module, self.key, before, after)
 
     def _register(self, parent: nn.Module, name: str, module: nn.Module | None) -> None:
-        """A module is given to a parent: one that comes into the model during the forward pass is watched from now on."""
+        """A module is given to a parent: one that comes into the model during the forward pass is
+        watched from now on.
+        """
         place = self.places.get(id(parent))
         if place is None or module is None or id(module) in self.places or self.current is None:
             return
@@ -196,7 +204,7 @@ class Watcher(TorchFunctionMode):
     def __reduce__(self) -> tuple[Any, ...]:
         return _stranger, ()
 
-    # -- the function mode's place on torch's stack ------------------------------------------------------------------------
+    # -- the function mode's place on torch's stack ------------------------------------------------
 
     def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         if not self._is_on_stack():  # an interrupt hit the inside of a stock layer
@@ -207,7 +215,9 @@ class Watcher(TorchFunctionMode):
         return any(torch._C._get_function_stack_at(i) is self for i in range(_depth()))
 
     def _suspend(self) -> bool:
-        """Take the mode off the stack if it is the top one; False if a mode of the user's lies above it, or it is off already."""
+        """Take the mode off the stack if it is the top one; False if a mode of the user's lies
+        above it, or it is off already.
+        """
         if not _depth():
             return False
         top = _pop()
@@ -217,7 +227,9 @@ class Watcher(TorchFunctionMode):
         return False
 
     def pause(self) -> bool:
-        """Take the mode off for what the current call does; `leave` puts it back where nobody resumes."""
+        """Take the mode off for what the current call does; `leave` puts it back where nobody
+        resumes.
+        """
         row = self.current
         if row is None or row.suspended:
             return False
@@ -230,7 +242,7 @@ class Watcher(TorchFunctionMode):
             self.current.suspended = False
             _push(self)
 
-    # -- calls of modules --------------------------------------------------------------------------------------------------
+    # -- calls of modules --------------------------------------------------------------------------
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of every module: it is about to be called."""
@@ -278,7 +290,9 @@ class Watcher(TorchFunctionMode):
         kwargs: dict[str, Any],
         output: object = None,
     ) -> None:
-        """The forward hook of every module: it has returned, or has raised (`output` is then None)."""
+        """The forward hook of every module: it has returned, or has raised (`output` is then
+        None).
+        """
         ended, last = _clock(), _sequence()
         row = self.current
         if row is None or row.module is not module or _thread() != self.thread:
@@ -312,7 +326,9 @@ class Watcher(TorchFunctionMode):
             self.stumble(module, error)
 
     def _open_row(self, module: nn.Module) -> ModuleRow | None:
-        """The row of a module's call, below which an exception of another kind has left rows open; None for a call that is not watched."""
+        """The row of a module's call, below which an exception of another kind has left rows open;
+        None for a call that is not watched.
+        """
         row = self.current if id(module) in self.kinds and _thread() == self.thread else None
         while row is not None and row.module is not module:
             row = row.parent
@@ -327,7 +343,11 @@ class Watcher(TorchFunctionMode):
     def _tell_stumble(self, module: nn.Module, error: Exception) -> None:
         fqn = self.tree.fqns[self.places[id(module)]]
         self.notes[
-            f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please report this"
+            (
+                f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please "
+                "report "
+                "this"
+            )
         ] = None
 
     def finish_root(self) -> None:
@@ -360,9 +380,10 @@ class Watcher(TorchFunctionMode):
                 if parameter is not None:
                     guard.about_to_write(parameter)
 
-    # -- calls of functions ------------------------------------------------------------------------------------------------
+    # -- calls of functions ------------------------------------------------------------------------
 
-    # In one piece: it runs at every call of a function, where a further frame would cost more than the row.
+    # In one piece: it runs at every call of a function, where a further frame would cost more than
+    # the row.
     def __torch_function__(  # noqa: C901
         self,
         func: Any,
@@ -435,7 +456,9 @@ class Watcher(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """A stock layer without a formula of its own (LSTM, attention): its products are counted for it, its functions are no rows."""
+        """A stock layer without a formula of its own (LSTM, attention): its products are counted
+        for it, its functions are no rows.
+        """
         if not parent.kind.is_plain and operation.counting in (
             cost.Counting.SHAPES,
             cost.Counting.REPLAY,
@@ -472,7 +495,7 @@ class Watcher(TorchFunctionMode):
             if isinstance(value, Tensor):
                 guard.about_to_write(value)
 
-    # -- reading values ----------------------------------------------------------------------------------------------------
+    # -- reading values ----------------------------------------------------------------------------
 
     def maker_of(self, tensor: Tensor) -> int | None:
         """The row of the running root call that has put out this tensor."""
@@ -511,7 +534,9 @@ class Watcher(TorchFunctionMode):
         return sight(tensor, path, known[SOURCE], known[FOUND])
 
     def _name_of(self, tensor: Tensor) -> str | None:
-        """The name of a parameter or buffer. They are looked at when a function is first given what no row has made."""
+        """The name of a parameter or buffer. They are looked at when a function is first given what
+        no row has made.
+        """
         if not self.knows_names and (self.current is not None or isinstance(tensor, nn.Parameter)):
             self.knows_names = True
             self.names = {**self.names, **self.tree.names_of_tensors()}
@@ -532,7 +557,10 @@ class Watcher(TorchFunctionMode):
             more_of(row).outputs = tuple(found)
         if len(found) >= MOST_LEAVES:
             self.notes[
-                f"an output of more than {MOST_LEAVES:,} tensors was recorded with the first {MOST_LEAVES:,}"
+                (
+                    f"an output of more than {MOST_LEAVES:,} tensors was recorded with the first "
+                    f"{MOST_LEAVES:,}"
+                )
             ] = None
 
     def _made(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
@@ -558,7 +586,9 @@ class Watcher(TorchFunctionMode):
 
 
 def _was_raised_by_caller(error: BaseException) -> bool:
-    """Whether the exception that is being handled came up to the code that called the hook asking this; else it was there before."""
+    """Whether the exception that is being handled came up to the code that called the hook asking
+    this; else it was there before.
+    """
     trace = error.__traceback__
     caller: FrameType | None = sys._getframe(2)
     while caller is not None and caller.f_code.co_filename in _OURS:  # on another thread

@@ -1,4 +1,6 @@
-"""What a comparison of two models found, as plain frozen data: operations, pairs, differences, levels. No torch, no model, no tensor."""
+"""What a comparison of two models found, as plain frozen data: operations, pairs, differences,
+levels. No torch, no model, no tensor.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +16,16 @@ LEVELS = (
     "gradients",
     "autograd",
 )
-"""What can be the same in two models, in the order in which it is asked: from what is free to what needs a backward pass."""
+"""What can be the same in two models, in the order in which it is asked: from what is free to what
+needs a backward pass.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One primitive step of a forward pass: a leaf module's call or a torch function, under one name however it was written."""
+    """One primitive step of a forward pass: a leaf module's call or a torch function, under one
+    name however it was written.
+    """
 
     name: (
         str  # "conv2d", "relu", "flatten": the same for nn.Flatten, torch.flatten and x.view(n, -1)
@@ -45,7 +51,9 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Two operations that stand for each other, by their positions; None where one has no counterpart."""
+    """Two operations that stand for each other, by their positions; None where one has no
+    counterpart.
+    """
 
     actual: int | None
     expected: int | None
@@ -66,10 +74,13 @@ class Discrepancy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One difference: at which level, at which pair, in words, and how great where it is one of numbers."""
+    """One difference: at which level, at which pair, in words, and how great where it is one of
+    numbers.
+    """
 
     level: str
-    position: int  # index into `Outcome.pairs`, in execution order; len(pairs) where it belongs to the whole
+    # index into `Outcome.pairs`, in execution order; len(pairs) where it belongs to the whole
+    position: int
     actual: str  # the place in the actual model: "'conv1' (Conv2d)"; "" where it has none
     expected: str
     message: str
@@ -80,7 +91,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """All that a comparison found. `levels` says of each level whether it holds; None where it was not compared, and `notes` say why."""
+    """All that a comparison found. `levels` says of each level whether it holds; None where it was
+    not compared, and `notes` say why.
+    """
 
     actual: str  # class name of the model
     expected: str
@@ -123,15 +136,19 @@ def describe_discrepancy(found: Discrepancy) -> str:
     'greatest absolute difference 0.5 at (0, 3) (up to 1e-05 allowed), greatest relative 0.25 (up to 1.3e-06 allowed), 1 / 4 elements differ'
     """
     return (
-        f"greatest absolute difference {found.greatest_absolute:.3g} at {found.index} (up to {found.allowed_absolute:.3g} allowed), "
-        f"greatest relative {found.greatest_relative:.3g} (up to {found.allowed_relative:.3g} allowed), "
+        f"greatest absolute difference {found.greatest_absolute:.3g} at {found.index} (up to "
+        f"{found.allowed_absolute:.3g} allowed), "
+        f"greatest relative {found.greatest_relative:.3g} (up to {found.allowed_relative:.3g} "
+        "allowed), "
         f"{found.mismatched:,} / {found.elements:,} elements differ"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A pattern of operations that repeats in a row: its class, the pattern in one line, and what varies from one instance to the next."""
+    """A pattern of operations that repeats in a row: its class, the pattern in one line, and what
+    varies from one instance to the next.
+    """
 
     name: str
     pattern: str  # "[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 3->32->64->128"
@@ -142,7 +159,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """A model written in blocks: `source` is "" where nothing folds or the proof failed, and `notes` say why."""
+    """A model written in blocks: `source` is "" where nothing folds or the proof failed, and
+    `notes` say why.
+    """
 
     model: str
     blocks: tuple[Block, ...] = ()

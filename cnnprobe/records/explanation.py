@@ -18,7 +18,8 @@ class Repair:
     module: str | None = None
     works: bool = False  # it was tried, and what failed passed
     plausible: bool = False  # what came out looks like what the model is for
-    tried: str = ""  # "the forward passes and gives (2, 10); 1,147,466 parameters unchanged"; "": it was not tried
+    # "the forward passes and gives (2, 10); 1,147,466 parameters unchanged"; "": it was not tried
+    tried: str = ""
     outputs: tuple[tuple[int, ...], ...] = ()
     parameters: int | None = None  # of the repaired model; None: not counted
     patch: str = ""  # unified diff of the user's file; "" where the line to change is not known
@@ -34,7 +35,9 @@ class Repair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The diagnosis of a crash: its name, the module to blame (not always where torch raised), the evidence, the repairs."""
+    """The diagnosis of a crash: its name, the module to blame (not always where torch raised), the
+    evidence, the repairs.
+    """
 
     diagnosis: str  # kebab-case name of the fault; "unknown" where the cause is not known
     stage: str  # "forward" | "loss" | "backward" | "step"

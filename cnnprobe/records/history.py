@@ -1,4 +1,6 @@
-"""What was observed of a training run over its steps, as plain frozen data: no torch, no tensor, no model is kept."""
+"""What was observed of a training run over its steps, as plain frozen data: no torch, no tensor, no
+model is kept.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,7 +19,9 @@ STATISTICS = tuple("norm" if name == "l2" else name for name in COLUMNS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One number over the steps at which it was seen: the loss, a learning rate, the norm of all gradients, seconds."""
+    """One number over the steps at which it was seen: the loss, a learning rate, the norm of all
+    gradients, seconds.
+    """
 
     name: str  # "loss", "learning rate", "gradient norm", "seconds", ...
     steps: tuple[int, ...]
@@ -28,8 +32,9 @@ class Curve:
 class Series:
     """The statistics of one tensor over the observed steps.
 
-    `numbers[name]` has one number for each of `History.steps`, NaN where the tensor was not seen: `np.array(series["mean"])` is an array.
-    "zeros", "nan" and "inf" are counts among "count" elements, "norm" is the L2 norm, "ratio" that of an update over that of its parameter before.
+    `numbers[name]` has one number for each of `History.steps`, NaN where the tensor was not seen:
+    `np.array(series["mean"])` is an array. "zeros", "nan" and "inf" are counts among "count"
+    elements, "norm" is the L2 norm, "ratio" that of an update over that of its parameter before.
     """
 
     fqn: str  # of the module for activations and gradients, of the parameter for the rest
@@ -56,7 +61,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NonFinite:
-    """Where a NaN or Inf was first seen: the step, in the order of execution within it, and what that call was given."""
+    """Where a NaN or Inf was first seen: the step, in the order of execution within it, and what
+    that call was given.
+    """
 
     step: int
     what: What | Literal["loss"]
@@ -75,7 +82,9 @@ class NonFinite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadChannels:
-    """Channels of an activation that were zero for every sample at each observed step of a window."""
+    """Channels of an activation that were zero for every sample at each observed step of a
+    window.
+    """
 
     fqn: str
     call: int = 0
@@ -98,7 +107,9 @@ class LivingGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """A training run as it was watched: curves and statistics over its steps, and what was noticed on the way."""
+    """A training run as it was watched: curves and statistics over its steps, and what was noticed
+    on the way.
+    """
 
     model: str  # class name
     steps: tuple[int, ...] = ()  # the observed ones, from 0
@@ -135,7 +146,8 @@ class History:
 
 
 def unify_nan(values: Iterable[float]) -> tuple[float, ...]:
-    """The values as a tuple in which every NaN is the same object, so that two histories that say the same are equal.
+    """The values as a tuple in which every NaN is the same object, so that two histories that say
+    the same are equal.
 
     >>> unify_nan([1.0, float("nan")]) == unify_nan([1, float("nan")])
     True
@@ -144,7 +156,8 @@ def unify_nan(values: Iterable[float]) -> tuple[float, ...]:
 
 
 def drift(series: Series) -> tuple[float, ...]:
-    """How far the mean has moved since the first step that has one, in standard deviations of that step; NaN where it was not seen.
+    """How far the mean has moved since the first step that has one, in standard deviations of that
+    step; NaN where it was not seen.
 
     >>> drift(Series(fqn="conv1", what="activation", numbers={"mean": (1.0, 1.5, 2.0), "std": (0.5, 0.75, 1.0)}))
     (0.0, 1.0, 2.0)

@@ -1,4 +1,6 @@
-"""The book of a training run: rows of numbers step by step, kept in memory and, line by line, in a file that survives a kill. No torch."""
+"""The book of a training run: rows of numbers step by step, kept in memory and, line by line, in a
+file that survives a kill. No torch.
+"""
 
 import contextlib
 import json
@@ -30,7 +32,9 @@ from cnnprobe.records.trace import Histogram, Trace
 
 KIND = "Journal"
 COLUMNS = (*STATISTICS, "extra")
-"""The numbers of a row; the extra one is the "ratio" of an update and the "dead" channels of an activation, NaN where there is none."""
+"""The numbers of a row; the extra one is the "ratio" of an update and the "dead" channels of an
+activation, NaN where there is none.
+"""
 
 EXTRA = len(STATISTICS)
 _EXTRAS = {"update": "ratio", "activation": "dead"}
@@ -107,10 +111,13 @@ class Ledger:
         rows: Rows,
         histograms: Mapping[int, Histogram] | None = None,
     ) -> None:
-        """The rows of an observed step, shape (rows, COLUMNS); several of one slot are put together as if they had been one tensor."""
+        """The rows of an observed step, shape (rows, COLUMNS); several of one slot are put together
+        as if they had been one tensor.
+        """
         self.steps.append(step)
         whole = merge_rows(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
-        # A norm is that of the finite values; where there are none, 0 would look like a gradient that has vanished.
+        # A norm is that of the finite values; where there are none, 0 would look like a gradient
+        # that has vanished.
         whole[(whole[:, COUNT] > 0) & (whole[:, NAN] + whole[:, INF] >= whole[:, COUNT]), L2] = (
             math.nan
         )
@@ -160,9 +167,11 @@ class Ledger:
 
 
 def merge_rows(slots: NDArray[np.int64], rows: Rows, count: int) -> Rows:
-    """One row for each of `count` slots, NaN where there was none; rows of the same slot by Chan's formula.
+    """One row for each of `count` slots, NaN where there was none; rows of the same slot by Chan's
+    formula.
 
-    Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
+    Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances".
     """
     result = np.full((count, len(COLUMNS)), np.nan)
     if not len(slots) or np.bincount(slots, minlength=count).max() == 1:
@@ -195,7 +204,9 @@ def merge_rows(slots: NDArray[np.int64], rows: Rows, count: int) -> Rows:
 
 
 class Journal:
-    """Appends to a file of JSON lines; each is there as a whole as soon as it is written, whatever becomes of the process."""
+    """Appends to a file of JSON lines; each is there as a whole as soon as it is written, whatever
+    becomes of the process.
+    """
 
     def __init__(self, path: str | os.PathLike[str], model: str) -> None:
         self._known = 0  # slots that the file has
@@ -257,7 +268,8 @@ def _write_value(value: float) -> Any:
 
 
 def read_journal(path: str | os.PathLike[str]) -> tuple[Trace, History, Any]:
-    """Trace, history and the plain findings in a journal; of a run that was killed everything up to the last whole line.
+    """Trace, history and the plain findings in a journal; of a run that was killed everything up to
+    the last whole line.
 
     Raises:
         ProbeError: the file is not there, is no journal, or comes from a newer version.

@@ -1,9 +1,10 @@
 """Our frozen dataclasses to plain JSON-able data and back, led by their type hints; no torch.
 
-What is written is what is read: `read_plain(type(x), to_plain(x)) == x`. Three things are said in JSON's own terms:
-a tuple is a list, a float that is not finite is the string "NaN", "Infinity" or "-Infinity" (and becomes a float again where
-a float is expected), and of several dataclasses in one union the one that is meant is named by the key "type".
-A field of type `object` holds any value: what JSON has is kept (lists come back as tuples), anything else becomes its repr.
+What is written is what is read: `read_plain(type(x), to_plain(x)) == x`. Three things are said in
+JSON's own terms: a tuple is a list, a float that is not finite is the string "NaN", "Infinity" or
+"-Infinity" (and becomes a float again where a float is expected), and of several dataclasses in one
+union the one that is meant is named by the key "type". A field of type `object` holds any value:
+what JSON has is kept (lists come back as tuples), anything else becomes its repr.
 """
 
 import dataclasses
@@ -29,7 +30,8 @@ Read = Callable[[Any], Any]
 
 
 def to_plain(value: object) -> Any:
-    """Plain dicts, lists, strings, numbers, booleans and None that say what `value` (a dataclass, or a container of them) says.
+    """Plain dicts, lists, strings, numbers, booleans and None that say what `value` (a dataclass,
+    or a container of them) says.
 
     >>> to_plain((1.5, float("inf")))
     [1.5, 'Infinity']
@@ -38,7 +40,8 @@ def to_plain(value: object) -> Any:
 
 
 def read_plain(kind: Any, data: object) -> Any:
-    """The value of type `kind` (a dataclass, or a hint such as `tuple[Finding, ...]`) that `data` describes.
+    """The value of type `kind` (a dataclass, or a hint such as `tuple[Finding, ...]`) that `data`
+    describes.
 
     Raises:
         ProbeError: `data` does not fit; `where` is the path to the first thing that does not.
@@ -58,7 +61,8 @@ def read_plain(kind: Any, data: object) -> Any:
 
 
 def to_text(kind: str, fields: Mapping[str, Any]) -> str:
-    r"""The plain `fields` as one JSON object that names its `kind` and the schema version: strict (no bare NaN) and ASCII only.
+    r"""The plain `fields` as one JSON object that names its `kind` and the schema version: strict
+    (no bare NaN) and ASCII only.
 
     >>> to_text("Answer", {"value": 42})
     '{"schema_version": 1, "type": "Answer", "value": 42}\n'
@@ -86,12 +90,18 @@ def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
         or data.get(_TAG) != expected
         or type(data.get("schema_version")) is not int
     ):
-        fix = f'give a file written by cnnprobe; it begins with "schema_version" and "{_TAG}": "{expected}"'
+        fix = (
+            f'give a file written by cnnprobe; it begins with "schema_version" and "{_TAG}": '
+            f'"{expected}"'
+        )
         raise ProbeError(f"this JSON is not a cnnprobe {expected}", where=where, fix=fix)
     if data["schema_version"] != SCHEMA_VERSION:
         newer = data["schema_version"] > SCHEMA_VERSION
         fix = "update cnnprobe" if newer else "write the file again with this version of cnnprobe"
-        what = f"it has schema version {data['schema_version']}, this cnnprobe reads version {SCHEMA_VERSION}"
+        what = (
+            f"it has schema version {data['schema_version']}, this cnnprobe reads version "
+            f"{SCHEMA_VERSION}"
+        )
         raise ProbeError(what, where=where, fix=fix)
     return {key: value for key, value in data.items() if key not in ("schema_version", _TAG)}
 
@@ -173,7 +183,9 @@ def _show(value: object) -> str:
 
 @functools.cache
 def _make_writer(kind: type) -> Write:
-    """How a dataclass is written; a field whose type leaves open which dataclass it holds gets a tag."""
+    """How a dataclass is written; a field whose type leaves open which dataclass it holds gets a
+    tag.
+    """
     fields = [(name, _make_value_writer(hint)) for name, hint in _list_fields(kind).items()]
     return lambda value: {name: write(getattr(value, name)) for name, write in fields}
 
@@ -324,7 +336,8 @@ def _read_union(members: tuple[Any, ...]) -> Read:
         return functools.partial(
             _read_tagged, tagged, [_make_reader(m) for m in members if m not in tagged.values()]
         )
-    # Exact types first: 1 is an int before it is a float, and "NaN" is a float only where no string is expected.
+    # Exact types first: 1 is an int before it is a float, and "NaN" is a float only where no string
+    # is expected.
     ordered = sorted(members, key=lambda m: m is float or m is object)
     readers = [_make_reader(member) for member in ordered if member is not type(None)]
     plain = frozenset(member for member in members if member in (int, str, bool, float, type(None)))

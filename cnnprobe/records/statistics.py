@@ -36,9 +36,11 @@ class Channels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What a tensor holds: `mean`, `std` (population), `min`, `max` and `l2` are over its finite values.
+    """What a tensor holds: `mean`, `std` (population), `min`, `max` and `l2` are over its finite
+    values.
 
-    Where there is no finite value `mean`, `std`, `min` and `max` are NaN and `l2` is 0. Complex numbers count by their modulus, False and True as 0 and 1.
+    Where there is no finite value `mean`, `std`, `min` and `max` are NaN and `l2` is 0. Complex
+    numbers count by their modulus, False and True as 0 and 1.
     """
 
     # The numbers stand in this order in each row of a Table; the C kernel is built with it.
@@ -88,7 +90,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
     The histogram is kept where both have one, the channels where both have the same number of them.
 
-    Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
+    Source: Chan, Golub, LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances".
 
     >>> import torch
     >>> from cnnprobe.stats import summarise

@@ -1,4 +1,6 @@
-"""What a trace adds up to: parameters, buffers, multiply-accumulates and bytes. Torch-free, linear in the number of rows."""
+"""What a trace adds up to: parameters, buffers, multiply-accumulates and bytes. Torch-free, linear
+in the number of rows.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,8 +13,9 @@ from cnnprobe.records.trace import ModuleCall, ParameterInfo, Trace
 class Totals:
     """Sums over a trace. Counts are in elements, sizes in bytes; tied parameters stand once.
 
-    `operations` are the rows without rows below; those of them that have a formula are `counted`, the others
-    stand in `uncounted` by kind. What activation checkpointing computed again is in no sum.
+    `operations` are the rows without rows below; those of them that have a formula are `counted`,
+    the others stand in `uncounted` by kind. What activation checkpointing computed again is in no
+    sum.
     """
 
     parameters: int
@@ -61,7 +64,9 @@ def list_leaves(trace: Trace) -> list[int]:
 
 
 def count_made_bytes(index: int, call: ModuleCall) -> int:
-    """Bytes of the outputs that this call itself made; those that it passed on from an earlier row are not counted again."""
+    """Bytes of the outputs that this call itself made; those that it passed on from an earlier row
+    are not counted again.
+    """
     return sum(out.nbytes for out in call.outputs if out.source is None or out.source == index)
 
 

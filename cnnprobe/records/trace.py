@@ -1,7 +1,8 @@
 """What happened in one forward pass, as plain frozen data: no torch, no tensor, no model is kept.
 
-A `Trace` is a list of calls in the order in which they started. A call is that of a module (`fqn` set) or that of a
-torch function which a module's own forward called (`fqn` None, `kind` such as "torch.flatten").
+A `Trace` is a list of calls in the order in which they started. A call is that of a module (`fqn`
+set) or that of a torch function which a module's own forward called (`fqn` None, `kind` such as
+"torch.flatten").
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,9 @@ Source = int | str | None
 class Histogram:
     """How many values there are of each magnitude and sign; zeros, NaN and Inf are in no bucket.
 
-    Bucket `k` holds the values with `2**(lowest + k) <= abs(x) < 2**(lowest + k + 1)`. Nothing needs to be known of the range beforehand, so
-    that histograms of different tensors, steps and ranks add up bucket by bucket. Exponent -127 holds all that is nonzero and below 2**-126,
+    Bucket `k` holds the values with `2**(lowest + k) <= abs(x) < 2**(lowest + k + 1)`. Nothing
+    needs to be known of the range beforehand, so that histograms of different tensors, steps and
+    ranks add up bucket by bucket. Exponent -127 holds all that is nonzero and below 2**-126,
     exponent 127 all from 2**127 up. Empty buckets at both ends are left out.
     """
 
@@ -28,7 +30,9 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """A tensor as it was when it passed: sizes in elements, `nbytes` in bytes (of its own elements, not its storage)."""
+    """A tensor as it was when it passed: sizes in elements, `nbytes` in bytes (of its own elements,
+    not its storage).
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -37,7 +41,8 @@ class TensorInfo:
     requires_grad: bool
     # None: the layout has none (sparse, nested, quantized per channel)
     strides: tuple[int, ...] | None = None
-    path: str = ""  # where in a nested value: "", "[0]", "['logits']", ".hidden"; for inputs "0", "x", "0[1]"
+    # where in a nested value: "", "[0]", "['logits']", ".hidden"; for inputs "0", "x", "0[1]"
+    path: str = ""
     # index of the call that made it, fqn of the parameter or buffer, None: from outside
     source: Source = None
     # None: not asked for, or not available for this kind of tensor
@@ -47,7 +52,9 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleInfo:
-    """A registered module, called or not. `config` holds its constructor-like attributes as plain values."""
+    """A registered module, called or not. `config` holds its constructor-like attributes as plain
+    values.
+    """
 
     fqn: str
     kind: str  # class name; the original one where a parametrization or FSDP has replaced the class
@@ -66,7 +73,9 @@ class ModuleCall:
     """One call of a module or of a torch function, with everything that went in and came out."""
 
     fqn: str | None  # None: a torch function; `parent` is then the call that it was made in
-    kind: str  # class name, or the function's public name: "torch.flatten", "torch.nn.functional.relu", "torch.Tensor.view"
+    # class name, or the function's public name: "torch.flatten", "torch.nn.functional.relu",
+    # "torch.Tensor.view"
+    kind: str
     index: int  # k-th call of this module (or of this function in its parent call), from 0
     parent: int | None  # index into `Trace.calls`
     depth: int
@@ -75,7 +84,8 @@ class ModuleCall:
     arguments: Mapping[str, object] = field(
         default_factory=dict
     )  # the inputs that are no tensors, by path, as plain values
-    returned: str = ""  # type name of what came back: "Tensor", "tuple", "dict", "NoneType"; "" where nothing did
+    # type name of what came back: "Tensor", "tuple", "dict", "NoneType"; "" where nothing did
+    returned: str = ""
     # own multiply-accumulates of a row without rows below; None: no formula for it
     macs: int | None = 0
     seconds: float = 0.0
@@ -132,7 +142,9 @@ class Trace:
     opaque: tuple[str, ...] = ()  # fqns of the modules that no hook looks into: scripted, compiled
 
     def __getitem__(self, fqn: str) -> ModuleCall:
-        """The first call of the module `fqn` ("" is the root); raises UnknownNameError where there is none."""
+        """The first call of the module `fqn` ("" is the root); raises UnknownNameError where there
+        is none.
+        """
         for call in self.calls:
             if call.fqn == fqn:
                 return call
@@ -162,7 +174,9 @@ class Trace:
 
     @property
     def never_called(self) -> tuple[str, ...]:
-        """Fqns of the registered modules that no call reached; not containers, nor what lies inside opaque modules."""
+        """Fqns of the registered modules that no call reached; not containers, nor what lies inside
+        opaque modules.
+        """
         called = {call.fqn for call in self.calls}
         return tuple(
             m.fqn

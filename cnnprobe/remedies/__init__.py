@@ -1,6 +1,7 @@
 """Tries the fix of each finding, and says what came of it.
 
-It runs training steps and whole observations again, from the saved state of everything that is the user's, and puts it back to the bit.
+It runs training steps and whole observations again, from the saved state of everything that is the
+user's, and puts it back to the bit.
 """
 
 from cnnprobe.remedies.advice import ADVICE

@@ -1,4 +1,6 @@
-"""The changes that remedies of several kinds share: another layer, another attribute, fresh weights."""
+"""The changes that remedies of several kinds share: another layer, another attribute, fresh
+weights.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -31,7 +31,9 @@ _SOURCES: dict[str, Source] = {}
 
 
 def answers(*rules: str) -> Callable[[Source], Source]:
-    """Make a function the source of remedies for the findings of some rules, the likeliest first."""
+    """Make a function the source of remedies for the findings of some rules, the likeliest
+    first.
+    """
 
     def decorate(source: Source) -> Source:
         for rule in rules:

@@ -1,4 +1,6 @@
-"""What a remedy changes: the request of a diagnosis, with its model, optimizers and step. All of it is put back afterwards."""
+"""What a remedy changes: the request of a diagnosis, with its model, optimizers and step. All of it
+is put back afterwards.
+"""
 
 import functools
 from collections.abc import Callable

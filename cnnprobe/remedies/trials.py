@@ -1,7 +1,8 @@
-"""Tries the remedies of findings: the steps, or the whole observation, with and without each; then all together.
+"""Tries the remedies of findings: the steps, or the whole observation, with and without each; then
+all together.
 
-It runs the user's own model, loss, optimizers and train_step from their saved state, each trial from the same weights, seeds and
-batch, and puts everything back to the bit.
+It runs the user's own model, loss, optimizers and train_step from their saved state, each trial
+from the same weights, seeds and batch, and puts everything back to the bit.
 """
 
 import contextlib
@@ -100,7 +101,9 @@ class Bench:
         return TriedFindings(findings=order_by_trials(marked), together=self.try_together())
 
     def try_finding(self, finding: Finding) -> Tried | None:
-        """The first remedy that is proven; else the last that was tried; None where there is none."""
+        """The first remedy that is proven; else the last that was tried; None where there is
+        none.
+        """
         for other, _, tried in self.proven:
             if finding.rule in tried.clears:
                 said = f"{finding.rule} is no longer found with the fix of {other.rule}"
@@ -198,7 +201,9 @@ class Bench:
         return self.as_it_is
 
     def _clears(self, remedy: Remedy) -> tuple[str, ...]:
-        """The rules that find nothing with a remedy of the loss, where others found something too."""
+        """The rules that find nothing with a remedy of the loss, where others found something
+        too.
+        """
         if len(self.findings) < 2:
             return ()
         try:
@@ -355,7 +360,9 @@ def is_near(before: Sequence[float], after: Sequence[float]) -> bool:
 
 
 def order_by_trials(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings whose fix is proven before others of their kind, and those that clear the most first."""
+    """The findings whose fix is proven before others of their kind, and those that clear the most
+    first.
+    """
     return tuple(sorted(findings, key=_place))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from cnnprobe.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change
-from cnnprobe.crash.edits.layers import Exchange, Insert, Reconfigure
+from cnnprobe.crash.edits.layers import Exchange, Reconfigure
 from cnnprobe.diagnosis.evidence import Evidence
 
 Written = Callable[[], list[Change]]
@@ -29,10 +29,4 @@ def write_settings(
 def write_layer(fqn: str, code: str, evidence: Evidence, model: nn.Module) -> Written:
     """Another layer, as code ("nn.Identity()"), where this one is made."""
     edit = Exchange(title="", module=fqn, code=code, layer=lambda _: nn.Identity())
-    return _write(edit, evidence, model)
-
-
-def write_before(fqn: str, code: str, evidence: Evidence, model: nn.Module) -> Written:
-    """One more layer before this one, which stands in a Sequential."""
-    edit = Insert(title="", module=fqn, code=code, layer=nn.Identity)
     return _write(edit, evidence, model)

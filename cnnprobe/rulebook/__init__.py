@@ -1,6 +1,8 @@
-"""The rules, one a file: the check, its page as the docstring, and a sick and a healthy example that are its tests.
+"""The rules, one a file: the check, its page as the docstring, and a sick and a healthy example
+that are its tests.
 
-A new rule is a new file here; it is found by itself. A user's own is a file given to `load_rules`, or an entry point of the group "cnnprobe.rules".
+A new rule is a new file here; it is found by itself. A user's own is a file given to `load_rules`,
+or an entry point of the group "cnnprobe.rules".
 """
 
 import functools
@@ -28,5 +30,7 @@ def all_rules() -> tuple[Rule, ...]:
 
 
 def load_rules(paths: Iterable[str | os.PathLike[str]]) -> tuple[Rule, ...]:
-    """All rules and those in the given Python files or folders of them. Importing a rule file runs it."""
+    """All rules and those in the given Python files or folders of them. Importing a rule file runs
+    it.
+    """
     return sort_by_code((*all_rules(), *load_entries(paths, Rule)))

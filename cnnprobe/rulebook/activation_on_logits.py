@@ -64,10 +64,14 @@ def healthy() -> Mapping[str, Any]:
 def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
     """The logits pass through an activation or a dropout before the loss.
 
-    Why it matters: a dropout sets the score of a class to 0 at random; a ReLU cannot say "unlikely" and stops the gradient of every negative logit; tanh and sigmoid bound how sure the model can be.
+    Why it matters: a dropout sets the score of a class to 0 at random; a ReLU cannot say "unlikely"
+    and stops the gradient of every negative logit; tanh and sigmoid bound how sure the model can
+    be.
     What to do: remove the activation after the last layer; put a dropout before that layer.
-    Known exceptions: an activation that is pooled or scaled afterwards (SqueezeNet, NiN, 10 * tanh) is a design and is not reported.
-    Source: the logits of a softmax are unbounded: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.3.
+    Known exceptions: an activation that is pooled or scaled afterwards (SqueezeNet, NiN, 10 * tanh)
+    is a design and is not reported.
+    Source: the logits of a softmax are unbounded: Goodfellow, Bengio, Courville 2016, "Deep
+    Learning", section 6.2.2.3.
     """
     for loss in loss_calls(evidence):
         flow, origin = loss.flow, loss.origin
@@ -98,7 +102,11 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
         made = flow.calls[origin].outputs[0] if flow.calls[origin].outputs else None
         yield Finding(
             module=flow.owner(origin),
-            message=f"the logits are the output of {describe(flow.calls[origin])}: values from {stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, where a loss of logits needs all numbers",
+            message=(
+                f"the logits are the output of {describe(flow.calls[origin])}: values from "
+                f"{stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, where a loss of logits "
+                "needs all numbers"
+            ),
             fix=f"remove the {kind} after the last layer of {spoken(evidence, flow.owner(origin))}",
             source=flow.line(origin),
         )
@@ -120,7 +128,10 @@ def _dropout(evidence: Evidence, flow: Flow, logits: TensorInfo | None) -> Findi
         return None
     return Finding(
         module=flow.owner(place),
-        message=f"the logits are the output of {describe(call)}: {float(str(rate)):.0%} of them are set to 0 at random before the loss",
+        message=(
+            f"the logits are the output of {describe(call)}: {float(str(rate)):.0%} of them are "
+            "set to 0 at random before the loss"
+        ),
         fix="put the dropout before the last layer",
         source=flow.line(place),
     )

@@ -40,7 +40,8 @@ def healthy() -> Mapping[str, Any]:
 def backward_missing(evidence: Evidence) -> Iterator[Finding]:
     """An optimizer steps, but backward is never called.
 
-    Why it matters: no parameter has a gradient, and a step without gradients does nothing and raises nothing.
+    Why it matters: no parameter has a gradient, and a step without gradients does nothing and
+    raises nothing.
     What to do: call loss.backward() between the loss and the step.
     Known exceptions: gradients that are written by hand, which change the parameters all the same.
     Source: torch.optim, "Taking an optimization step".
@@ -54,6 +55,9 @@ def backward_missing(evidence: Evidence) -> Iterator[Finding]:
     name = stepped[0].subject
     yield Finding(
         module=None,
-        message=f"{name} steps {len(stepped)} times after 0 backward passes: no parameter has a gradient",
+        message=(
+            f"{name} steps {len(stepped)} times after 0 backward passes: no parameter has a "
+            "gradient"
+        ),
         fix=f"call loss.backward() before {name}.step()",
     )

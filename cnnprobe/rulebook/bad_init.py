@@ -16,7 +16,9 @@ from cnnprobe.diagnosis.evidence import (
 from cnnprobe.diagnosis.evidence.questions import input_stats, rms, spoken
 from cnnprobe.rulebook.material import classifying, perceptron
 
-LARGE = 10.0  # std times sqrt(fan_in); 0.6 is torch's default, 1.4 Kaiming's, up to 7 fan-out modes of squeezing layers
+# std times sqrt(fan_in); 0.6 is torch's default, 1.4 Kaiming's, up to 7 fan-out modes of squeezing
+# layers
+LARGE = 10.0
 SMALL = 0.01  # the same; a truncated normal of 0.02 has 0.2
 
 
@@ -61,7 +63,8 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: over a few layers activations and gradients explode or vanish.
     What to do: nn.init.kaiming_normal_(weight) or torch's default.
-    Known exceptions: layers in front of a normalisation, whose scale does not matter; weights that start at exactly zero; the last layer may be small.
+    Known exceptions: layers in front of a normalisation, whose scale does not matter; weights that
+    start at exactly zero; the last layer may be small.
     Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010.
     """
     flow = Flow(evidence.trace)
@@ -93,6 +96,10 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
         if not normed and (large or small):
             yield Finding(
                 module=fqn,
-                message=f"the weight of {spoken(evidence, fqn)} has a standard deviation of {weight.std:.2g} for {fan} inputs: a gain of {gain:.2g} ({'more than ' + format(LARGE, 'g') if large else 'less than ' + format(SMALL, 'g')}; Kaiming's is 1.4)",
+                message=(
+                    f"the weight of {spoken(evidence, fqn)} has a standard deviation of "
+                    f"{weight.std:.2g} for {fan} inputs: a gain of {gain:.2g} "
+                    f"({'more than ' + format(LARGE, 'g') if large else 'less than ' + format(SMALL, 'g')}; Kaiming's is 1.4)"
+                ),
                 fix=f"nn.init.kaiming_normal_({spoken(evidence, fqn)}.weight)",
             )

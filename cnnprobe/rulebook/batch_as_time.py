@@ -52,12 +52,15 @@ def healthy() -> Mapping[str, Any]:
     explains=("constant-output", "ignored-input", "zero-grad", "cannot-overfit"),
 )
 def batch_as_time(evidence: Evidence) -> Iterator[Finding]:
-    """A recurrent layer or an attention gets (N, L, features) without batch_first=True: it takes the batch for time.
+    """A recurrent layer or an attention gets (N, L, features) without batch_first=True: it takes
+    the batch for time.
 
-    Why it matters: each sample is a step of one long sequence, so its output depends on the samples before it.
+    Why it matters: each sample is a step of one long sequence, so its output depends on the samples
+    before it.
     What to do: set batch_first=True, or give it (L, N, features).
     Known exceptions: inputs and targets that have time in dim 0 themselves are not judged.
-    Source: torch.nn.LSTM, "batch_first: If True, then the input and output tensors are provided as (batch, seq, feature) instead of (seq, batch, feature)"; two forward passes in eval mode.
+    Source: torch.nn.LSTM, "batch_first: If True, then the input and output tensors are provided as
+    (batch, seq, feature) instead of (seq, batch, feature)"; two forward passes in eval mode.
     """
     if evidence.probes.leak is not None:
         yield from _leaks(evidence, *evidence.probes.leak)
@@ -74,7 +77,10 @@ def _leaks(evidence: Evidence, module: str | None, gap: float) -> Iterator[Findi
         return  # the first dim may be time, of inputs and targets alike
     yield Finding(
         module=module,
-        message=f"another first sample changes the others' outputs by {gap:.1e} of their size (more than 1e-4), first in {spoken(evidence, module)}",
+        message=(
+            f"another first sample changes the others' outputs by {gap:.1e} of their size (more "
+            f"than 1e-4), first in {spoken(evidence, module)}"
+        ),
         fix=f"batch_first=True in {spoken(evidence, _find_maker(evidence, module))}",
     )
 
@@ -90,7 +96,10 @@ def _gives_all_the_same(evidence: Evidence) -> Iterator[Finding]:
         if len(shape) == 3 and shape[0] == n and shape[1] != n:
             yield Finding(
                 module=info.fqn,
-                message=f"{spoken(evidence, info.fqn)} takes dim 0 of {shape} for time, which is the batch of {n}: all samples get the same output",
+                message=(
+                    f"{spoken(evidence, info.fqn)} takes dim 0 of {shape} for time, which is the "
+                    f"batch of {n}: all samples get the same output"
+                ),
                 fix=f"batch_first=True in {spoken(evidence, _find_maker(evidence, info.fqn))}",
                 source=call.source,
             )
@@ -98,7 +107,9 @@ def _gives_all_the_same(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _find_maker(evidence: Evidence, fqn: str | None) -> str | None:
-    """The module whose argument batch_first is: an attention's in a Transformer's layer is that of the layer."""
+    """The module whose argument batch_first is: an attention's in a Transformer's layer is that of
+    the layer.
+    """
     parent = (fqn or "").rpartition(".")[0]
     kinds = {m.fqn: m.kind for m in evidence.trace.modules}
     transformers = ("TransformerEncoderLayer", "TransformerDecoderLayer")

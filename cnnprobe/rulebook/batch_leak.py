@@ -47,10 +47,14 @@ def healthy() -> Mapping[str, Any]:
 def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     """In eval mode, another first sample changes what the other samples get.
 
-    Why it matters: a prediction depends on its neighbours in the batch; a single sample gets another one.
+    Why it matters: a prediction depends on its neighbours in the batch; a single sample gets
+    another one.
     What to do: check the dim of means, softmaxes and attention, and views that merge the batch.
-    Known exceptions: matrices of similarities between samples; BatchNorm without running statistics, which uses the batch by design; dynamic quantization, whose scale is that of the whole batch, is info. A recurrent layer that takes the batch for time is `batch-as-time`.
-    Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks", "use backprop to chart dependencies".
+    Known exceptions: matrices of similarities between samples; BatchNorm without running
+    statistics, which uses the batch by design; dynamic quantization, whose scale is that of the
+    whole batch, is info. A recurrent layer that takes the batch for time is `batch-as-time`.
+    Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks",
+    "use backprop to chart dependencies".
     """
     if evidence.probes.leak is None:
         return
@@ -62,13 +66,19 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=module,
             severity=Severity.INFO,
-            message=f"another first sample changes the others' outputs by {gap:.1e} of their size: dynamic quantization takes one scale for the whole batch, by construction",
+            message=(
+                f"another first sample changes the others' outputs by {gap:.1e} of their size: "
+                "dynamic quantization takes one scale for the whole batch, by construction"
+            ),
             fix="nothing; quantize statically where a sample must get the same alone as in a batch",
         )
         return
     yield Finding(
         module=module,
-        message=f"another first sample changes the others' outputs by {gap:.1e} of their size (more than 1e-4), first in {spoken(evidence, module)}",
+        message=(
+            f"another first sample changes the others' outputs by {gap:.1e} of their size (more "
+            f"than 1e-4), first in {spoken(evidence, module)}"
+        ),
         fix=f"look for an operation over dim 0 in {spoken(evidence, module)}",
     )
 

@@ -9,7 +9,9 @@ from cnnprobe.diagnosis.evidence.questions import called, modules_of, spoken
 from cnnprobe.records.trace import ModuleInfo
 from cnnprobe.rulebook.material import classifying, layers
 
-HIGH = 0.9  # momentum: the least of what other frameworks use for the share that stays (Keras 0.99, TensorFlow 0.997, Caffe 0.999)
+# momentum: the least of what other frameworks use for the share that stays (Keras 0.99, TensorFlow
+# 0.997, Caffe 0.999)
+HIGH = 0.9
 LARGE = 0.1  # eps: 100 times the largest that is in use, 1e-3; a variance is about 1
 
 
@@ -46,10 +48,14 @@ def healthy() -> Mapping[str, Any]:
 def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
     """A BatchNorm has the momentum of another framework, or a momentum in the place of eps.
 
-    Why it matters: torch's momentum is the share of the new batch, so that with 0.99 the running statistics are those of the last batch; a large eps shrinks what it normalises.
-    What to do: momentum=0.01 for what Keras calls 0.99; name the argument, as the second of BatchNorm2d is eps.
-    Known exceptions: momentum=1, which asks for the statistics of one batch; a BatchNorm in eval mode.
-    Source: torch.nn.BatchNorm2d, "running = (1 - momentum) * running + momentum * observed", "this momentum argument is different from one used in optimizer classes".
+    Why it matters: torch's momentum is the share of the new batch, so that with 0.99 the running
+    statistics are those of the last batch; a large eps shrinks what it normalises.
+    What to do: momentum=0.01 for what Keras calls 0.99; name the argument, as the second of
+    BatchNorm2d is eps.
+    Known exceptions: momentum=1, which asks for the statistics of one batch; a BatchNorm in eval
+    mode.
+    Source: torch.nn.BatchNorm2d, "running = (1 - momentum) * running + momentum * observed", "this
+    momentum argument is different from one used in optimizer classes".
     """
     used = called(evidence)
     layers_called = [m for m in modules_of(evidence, "batch_norm") if m.fqn in used]
@@ -63,14 +69,21 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
         eps = _number(large[0], "eps")
         yield Finding(
             module=large[0].fqn,
-            message=f"{len(large)} BatchNorm layers (the first is {spoken(evidence, large[0].fqn)}) have eps {eps:g} (at least {LARGE:g}, beside a variance of about 1)",
+            message=(
+                f"{len(large)} BatchNorm layers (the first is {spoken(evidence, large[0].fqn)}) "
+                f"have eps {eps:g} (at least {LARGE:g}, beside a variance of about 1)"
+            ),
             fix=f"momentum={1 - eps:.3g} was probably meant: eps is the second argument",
         )
     if high:
         momentum = _number(high[0], "momentum")
         yield Finding(
             module=high[0].fqn,
-            message=f"{len(high)} BatchNorm layers (the first is {spoken(evidence, high[0].fqn)}) have momentum {momentum:g} (at least {HIGH:g}): {momentum:.1%} of their running statistics come from the last batch",
+            message=(
+                f"{len(high)} BatchNorm layers (the first is {spoken(evidence, high[0].fqn)}) "
+                f"have momentum {momentum:g} (at least {HIGH:g}): {momentum:.1%} of their running "
+                "statistics come from the last batch"
+            ),
             fix=f"momentum={1 - momentum:.3g}: here it is the share of the new batch",
         )
 

@@ -57,6 +57,9 @@ def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=module.fqn,
-                message=f"{spoken(evidence, module.fqn)} has momentum 0 (must be more than 0): its running statistics never change",
+                message=(
+                    f"{spoken(evidence, module.fqn)} has momentum 0 (must be more than 0): its "
+                    "running statistics never change"
+                ),
                 fix="momentum=0.1, or None for a cumulative average",
             )

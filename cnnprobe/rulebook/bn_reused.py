@@ -53,7 +53,8 @@ def bn_reused(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: its running statistics are a mixture of both, right for neither in eval mode.
     What to do: a BatchNorm for each place.
-    Known exceptions: a shared encoder that is called on several inputs: the same layer comes before it each time.
+    Known exceptions: a shared encoder that is called on several inputs: the same layer comes before
+    it each time.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.1.
     """
     flow = Flow(evidence.trace)
@@ -74,6 +75,9 @@ def bn_reused(evidence: Evidence) -> Iterator[Finding]:
         if len(made) > 1:
             yield Finding(
                 module=fqn,
-                message=f"{spoken(evidence, fqn)} normalises the outputs of {len(made)} layers: {', '.join(made)}",
+                message=(
+                    f"{spoken(evidence, fqn)} normalises the outputs of {len(made)} layers: "
+                    f"{', '.join(made)}"
+                ),
                 fix="give each of them a BatchNorm of its own",
             )

@@ -46,11 +46,16 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP511", name="cannot-overfit", severity=Severity.WARNING, examples=(sick, healthy))
 def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
-    """After at least 50 steps on a single batch the loss is still more than half of what it was, and hardly falls any more.
+    """After at least 50 steps on a single batch the loss is still more than half of what it was,
+    and hardly falls any more.
 
-    Why it matters: a network with more parameters than samples can learn a batch by heart; one that cannot has a fault in it or in its data.
-    What to do: see the findings that explain it; else raise the learning rate, check that labels belong to their inputs, and that inputs differ.
-    Known exceptions: fewer than 50 steps; losses other than classification, or with a further term, or with soft targets, whose least value is not known (that of label smoothing is); a loss that still falls as fast as at the beginning, as in fine-tuning: it is slow, not unable.
+    Why it matters: a network with more parameters than samples can learn a batch by heart; one that
+    cannot has a fault in it or in its data.
+    What to do: see the findings that explain it; else raise the learning rate, check that labels
+    belong to their inputs, and that inputs differ.
+    Known exceptions: fewer than 50 steps; losses other than classification, or with a further term,
+    or with soft targets, whose least value is not known (that of label smoothing is); a loss that
+    still falls as fast as at the beginning, as in fine-tuning: it is slow, not unable.
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
@@ -67,13 +72,18 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
     if losses[-1] - least > SHARE * (losses[0] - least) > 0:
         yield Finding(
             module=None,
-            message=f"after {len(losses)} steps on one batch the loss is {losses[-1]:.3g}, {losses[-1] / losses[0]:.0%} of the first (more than {SHARE:.0%})",
+            message=(
+                f"after {len(losses)} steps on one batch the loss is {losses[-1]:.3g}, "
+                f"{losses[-1] / losses[0]:.0%} of the first (more than {SHARE:.0%})"
+            ),
             fix="check that labels belong to their inputs, and raise the learning rate",
         )
 
 
 def _least(evidence: Evidence) -> float | None:
-    """The loss of a batch that is known by heart; None where it is not the mean of classification losses of hard labels alone."""
+    """The loss of a batch that is known by heart; None where it is not the mean of classification
+    losses of hard labels alone.
+    """
     found = [loss for loss in loss_calls(evidence) if loss.operation in CLASSIFYING]
     made = evidence.steps[0].losses[0].call
     if not found or any(_is_soft(evidence, loss) for loss in found):
@@ -101,7 +111,9 @@ def _least(evidence: Evidence) -> float | None:
 
 
 def _smoothed(amount: float, classes: int) -> float:
-    """The entropy of a label that gives a part of itself to all classes, which no prediction goes below (Szegedy et al. 2016, arXiv:1512.00567)."""
+    """The entropy of a label that gives a part of itself to all classes, which no prediction goes
+    below (Szegedy et al. 2016, arXiv:1512.00567).
+    """
     other = amount / classes
     own = 1 - amount + other
     return -own * math.log(own) - (classes - 1) * other * math.log(other) if 0 < amount < 1 else 0.0

@@ -41,9 +41,11 @@ def healthy() -> Mapping[str, Any]:
     explains=("exploding-gradient", "divergence", "lr-too-low"),
 )
 def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
-    """The gradients are clipped where no step uses them, after the step or before the backward, or while a GradScaler's factor is in them.
+    """The gradients are clipped where no step uses them, after the step or before the backward, or
+    while a GradScaler's factor is in them.
 
-    Why it matters: the step has already been made with the gradients as they were; scaled ones are cut to next to nothing.
+    Why it matters: the step has already been made with the gradients as they were; scaled ones are
+    cut to next to nothing.
     What to do: clip between backward() and step(), and after scaler.unscale_(optimizer).
     Known exceptions: clipping of each part while gradients are accumulated.
     Source: torch.nn.utils.clip_grad_norm_, which changes gradients in place.
@@ -52,7 +54,10 @@ def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
     if scaled is not None:
         yield Finding(
             module=None,
-            message=f"the gradients are clipped while they are still multiplied by {scaled:g}, the scale of the loss: the limit is that much too low",
+            message=(
+                f"the gradients are clipped while they are still multiplied by {scaled:g}, the "
+                "scale of the loss: the limit is that much too low"
+            ),
             fix="call scaler.unscale_(optimizer) before the clip_grad call",
         )
         return
@@ -76,7 +81,10 @@ def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
         )
         yield Finding(
             module=None,
-            message=f"the gradients are clipped {place}: 0 of {len(clips)} calls came between backward and step",
+            message=(
+                f"the gradients are clipped {place}: 0 of {len(clips)} calls came between "
+                "backward and step"
+            ),
             fix="move the clip_grad call between loss.backward() and optimizer.step()",
         )
 

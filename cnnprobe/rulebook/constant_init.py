@@ -53,10 +53,14 @@ def healthy() -> Mapping[str, Any]:
 def constant_init(evidence: Evidence) -> Iterator[Finding]:
     """All values of a trainable weight matrix are equal.
 
-    Why it matters: all units of the layer compute the same and get the same gradient; they stay one unit for ever.
+    Why it matters: all units of the layer compute the same and get the same gradient; they stay one
+    unit for ever.
     What to do: initialise at random, nn.init.kaiming_normal_.
-    Known exceptions: zeros that a step can leave (last layers, residual branches, LoRA), as long as they do not cut the only path from input to output before the last layer; fixed filters; a single output.
-    Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 8.4: the initial parameters need to "break symmetry".
+    Known exceptions: zeros that a step can leave (last layers, residual branches, LoRA), as long as
+    they do not cut the only path from input to output before the last layer; fixed filters; a
+    single output.
+    Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 8.4: the initial parameters
+    need to "break symmetry".
     """
     steps = [s for s in evidence.steps if s.gradients]
     used = called(evidence)
@@ -79,7 +83,10 @@ def constant_init(evidence: Evidence) -> Iterator[Finding]:
         if value.low != 0 or stuck or cuts:
             yield Finding(
                 module=owner(name),
-                message=f"all {math.prod(value.shape)} weights of {spoken(evidence, owner(name))} are {value.low:.4g}"
+                message=(
+                    f"all {math.prod(value.shape)} weights of {spoken(evidence, owner(name))} are "
+                    f"{value.low:.4g}"
+                )
                 + (
                     ", and their gradient is 0"
                     if stuck
@@ -92,7 +99,9 @@ def constant_init(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _cuts(flow: Flow, module: str) -> bool:
-    """Whether every path from the input to the output goes through this layer, and a further projection comes behind it."""
+    """Whether every path from the input to the output goes through this layer, and a further
+    projection comes behind it.
+    """
     rows = {i for i in flow.primitives() if flow.calls[i].fqn == module}
     if not rows or not any(
         j in flow.after(i) for i in rows for j in flow.primitives(PROJECTIONS) if j not in rows

@@ -38,7 +38,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("cannot-overfit", "loss-not-decreasing", "ignored-input"),
 )
 def constant_output(evidence: Evidence) -> Iterator[Finding]:
-    """The model gives the same output for all samples of the batch, before and after the observed steps.
+    """The model gives the same output for all samples of the batch, before and after the observed
+    steps.
 
     Why it matters: it has nothing to tell them apart with.
     What to do: look for dead units, for a softmax over a single class, for a mean over the batch.
@@ -60,8 +61,15 @@ def constant_output(evidence: Evidence) -> Iterator[Finding]:
     )
     yield Finding(
         module="",
-        message=f"all {n} samples get the same output: they differ by {probes.spread:.1e} of its size (less than {SAME:g})",
-        fix=f"look where {variable(evidence, 'model')} loses its input: cnnprobe.probe({variable(evidence, 'model')}, inputs) shows the standard deviation of every layer",
+        message=(
+            f"all {n} samples get the same output: they differ by {probes.spread:.1e} of its size "
+            f"(less than {SAME:g})"
+        ),
+        fix=(
+            f"look where {variable(evidence, 'model')} loses its input: "
+            f"cnnprobe.probe({variable(evidence, 'model')}, inputs) shows the standard deviation "
+            "of every layer"
+        ),
     )
 
 

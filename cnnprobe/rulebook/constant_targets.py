@@ -42,10 +42,15 @@ def healthy() -> Mapping[str, Any]:
 def constant_targets(evidence: Evidence) -> Iterator[Finding]:
     """All class labels of the batch are the same, of three classes or more.
 
-    Why it matters: the model learns to give that answer to everything; batches of one class each make it forget the others.
-    What to do: look at the labels as the loader gives them: masks must not go through ToTensor, which divides by 255, and a sorted data set needs shuffle=True.
-    Known exceptions: two classes, of which one may be rare; fewer than 4 samples; scores that compare samples with each other, of which one place is always the right one (contrastive losses).
-    Source: torchvision.transforms.ToTensor, "in the range [0.0, 1.0]", "target image masks" excepted.
+    Why it matters: the model learns to give that answer to everything; batches of one class each
+    make it forget the others.
+    What to do: look at the labels as the loader gives them: masks must not go through ToTensor,
+    which divides by 255, and a sorted data set needs shuffle=True.
+    Known exceptions: two classes, of which one may be rare; fewer than 4 samples; scores that
+    compare samples with each other, of which one place is always the right one (contrastive
+    losses).
+    Source: torchvision.transforms.ToTensor, "in the range [0.0, 1.0]", "target image masks"
+    excepted.
     """
     for loss in loss_calls(evidence):
         shape = loss.prediction.shape
@@ -68,8 +73,14 @@ def constant_targets(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=None,
-                message=f"all {int(stat(target, 'count'))} labels of the batch are {low:.0f}, of {shape[1]} classes",
-                fix="look at the labels that the loader gives: shuffle=True for a sorted data set; no ToTensor (which divides by 255) for masks",
+                message=(
+                    f"all {int(stat(target, 'count'))} labels of the batch are {low:.0f}, of "
+                    f"{shape[1]} classes"
+                ),
+                fix=(
+                    "look at the labels that the loader gives: shuffle=True for a sorted data "
+                    "set; no ToTensor (which divides by 255) for masks"
+                ),
                 source=loss.call.source,
             )
             return

@@ -66,9 +66,11 @@ def healthy() -> Mapping[str, Any]:
 def dead_output(evidence: Evidence) -> Iterator[Finding]:
     """The forward computes an activation or a layer and drops the result.
 
-    Why it matters: `F.relu(x)` gives a new tensor; without `x =` the network goes on with the old one.
+    Why it matters: `F.relu(x)` gives a new tensor; without `x =` the network goes on with the old
+    one.
     What to do: assign the result, or remove the call.
-    Known exceptions: in-place calls; results that the model returns or keeps in an attribute; statistics that are only looked at.
+    Known exceptions: in-place calls; results that the model returns or keeps in an attribute;
+    statistics that are only looked at.
     Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
     """
     trace = evidence.trace
@@ -100,14 +102,22 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
         place = flow.owner(i)
         yield Finding(
             module=place,
-            message=f"the result of {describe(call)}, of shape {call.outputs[0].shape}, is read 0 times and not returned",
-            fix=f"assign it: x = {call.kind.rpartition('.')[2] if call.fqn is None else 'self.' + call.fqn.rpartition('.')[2]}(x), or remove the call",
+            message=(
+                f"the result of {describe(call)}, of shape {call.outputs[0].shape}, is read 0 "
+                "times and not returned"
+            ),
+            fix=(
+                "assign it: x = "
+                f"{call.kind.rpartition('.')[2] if call.fqn is None else 'self.' + call.fqn.rpartition('.')[2]}(x), or remove the call"
+            ),
             source=call.source,
         )
 
 
 def _returned(flow: Flow) -> set[object]:
-    """What rows with rows below them hand out, to the loop or beside something that is read; a block of which nothing is read hands out nothing."""
+    """What rows with rows below them hand out, to the loop or beside something that is read; a
+    block of which nothing is read hands out nothing.
+    """
     given: set[object] = set()
     for i, call in enumerate(flow.calls):
         if flow.is_primitive[i]:

@@ -8,7 +8,8 @@ from cnnprobe.diagnosis.evidence import RECTIFIERS, Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import spoken, stat, traces
 from cnnprobe.rulebook.material import classifying, perceptron
 
-FEWEST = 16  # values: half of them are zero after symmetric initialisation, so that fewer may all be by chance
+# values: half of them are zero after symmetric initialisation, so that fewer may all be by chance
+FEWEST = 16
 # fraction of zeros in a ReLU's output; about 0.5 is usual after symmetric initialisation
 DEAD = 0.99
 
@@ -69,15 +70,23 @@ def dead_relu(evidence: Evidence) -> Iterator[Finding]:
         first = "" if i in dead[0] else f" after {len(evidence.steps)} steps"
         yield Finding(
             module=flow.owner(i),
-            message=f"{share:.1%} of the outputs of {describe(flow.calls[i])} are zero{first} (more than {DEAD:.0%})",
-            fix=f"check weight and bias of {spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))}, lower the learning rate, or use LeakyReLU",
+            message=(
+                f"{share:.1%} of the outputs of {describe(flow.calls[i])} are zero{first} (more "
+                f"than {DEAD:.0%})"
+            ),
+            fix=(
+                "check weight and bias of "
+                f"{spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))}, lower the learning rate, or use LeakyReLU"
+            ),
             source=flow.line(i),
         )
         return
 
 
 def _dead(flow: Flow) -> dict[int, float]:
-    """The share of zeros of each dead ReLU; calls of one line on what one layer gives, as on the levels of a pyramid, are one ReLU."""
+    """The share of zeros of each dead ReLU; calls of one line on what one layer gives, as on the
+    levels of a pyramid, are one ReLU.
+    """
     places: dict[object, list[int]] = {}
     for i in flow.primitives(RECTIFIERS):
         if flow.owner(i) is not None and flow.calls[i].outputs:

@@ -37,10 +37,12 @@ def healthy() -> Mapping[str, Any]:
     explains=("constant-output", "ignored-input", "dead-relu"),
 )
 def divergence(evidence: Evidence) -> Iterator[Finding]:
-    """The loss of one batch grows to ten times what it was, or stops being a number, while it is trained on.
+    """The loss of one batch grows to ten times what it was, or stops being a number, while it is
+    trained on.
 
     Why it matters: what follows is noise or NaN.
-    What to do: see the findings that explain it; most often the learning rate, the sign of the loss, or gradients that are not cleared.
+    What to do: see the findings that explain it; most often the learning rate, the sign of the
+    loss, or gradients that are not cleared.
     Known exceptions: loops with several losses (GANs).
     Source: the losses of the observed steps.
     """
@@ -63,7 +65,13 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=None,
-                message=f"the loss of the same batch went from {losses[0]:.3g} to {value:.3g} in {number} steps (more than {TIMES:g} times, or not a number)",
-                fix=f"lower the learning rate of {variable(evidence, 'optimizer')}, and clip the gradients",
+                message=(
+                    f"the loss of the same batch went from {losses[0]:.3g} to {value:.3g} in "
+                    f"{number} steps (more than {TIMES:g} times, or not a number)"
+                ),
+                fix=(
+                    f"lower the learning rate of {variable(evidence, 'optimizer')}, and clip the "
+                    "gradients"
+                ),
             )
             return

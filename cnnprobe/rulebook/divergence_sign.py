@@ -66,8 +66,10 @@ def divergence_sign(evidence: Evidence) -> Iterator[Finding]:
     """An exponential goes into the loss with a minus, as in a KL divergence that lacks its own.
 
     Why it matters: the loss falls without end as the argument of the exponential grows.
-    What to do: put a minus before the sum: the KL divergence from a standard normal is -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum().
-    Known exceptions: an optimizer with maximize=True; an exponential behind anything but sums and constant factors is not judged.
+    What to do: put a minus before the sum: the KL divergence from a standard normal is -0.5 * (1 +
+    logvar - mu**2 - logvar.exp()).sum().
+    Known exceptions: an optimizer with maximize=True; an exponential behind anything but sums and
+    constant factors is not judged.
     Source: Kingma and Welling 2013, arXiv:1312.6114, appendix B.
     """
     if is_maximised(evidence):
@@ -78,14 +80,22 @@ def divergence_sign(evidence: Evidence) -> Iterator[Finding]:
         if falling is not None:
             yield Finding(
                 module=None,
-                message=f"{describe(flow.calls[falling])} goes into the loss with a minus: the loss falls without end as its argument grows",
-                fix="put a minus before the sum; the KL divergence from a standard normal is -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum()",
+                message=(
+                    f"{describe(flow.calls[falling])} goes into the loss with a minus: the loss "
+                    "falls without end as its argument grows"
+                ),
+                fix=(
+                    "put a minus before the sum; the KL divergence from a standard normal is -0.5 "
+                    "* (1 + logvar - mu**2 - logvar.exp()).sum()"
+                ),
                 source=flow.line(falling),
             )
 
 
 def _find_falling_exponential(flow: Flow, end: int | None) -> int | None:
-    """A row exp(...) that goes into the loss through sums and constant factors only, with a minus: the loss has no lower bound."""
+    """A row exp(...) that goes into the loss through sums and constant factors only, with a minus:
+    the loss has no lower bound.
+    """
     toward = set() if end is None else flow.before(end) | {end}
     for i in flow.primitives({"exp"}):
         if (

@@ -45,7 +45,8 @@ def healthy() -> Mapping[str, Any]:
 def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
     """A dropout drops 80% or more.
 
-    Why it matters: torch's p is the probability to drop; elsewhere (TensorFlow 1) it was that to keep.
+    Why it matters: torch's p is the probability to drop; elsewhere (TensorFlow 1) it was that to
+    keep.
     What to do: use 1 - p if the rate to keep was meant.
     Known exceptions: below 90% it is info: a wide layer learns with it.
     Source: Srivastava et al. 2014, JMLR 15, section 7.3: the best rates to keep are 0.4 to 0.8.

@@ -54,7 +54,9 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: dropout does nothing and BatchNorm uses and keeps its old statistics.
     What to do: model.train() at the beginning of each epoch, and after each evaluation.
-    Known exceptions: without a train_step it is info, as the mode is that of the model that was given; a frozen part in eval mode, of a model in whichever mode; models without dropout and BatchNorm.
+    Known exceptions: without a train_step it is info, as the mode is that of the model that was
+    given; a frozen part in eval mode, of a model in whichever mode; models without dropout and
+    BatchNorm.
     Source: torch.nn.Module.eval.
     """
     if not evidence.own_loop and not evidence.optimizers:
@@ -76,15 +78,24 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             severity=None if own else Severity.INFO,
-            message=f"{name} is in eval mode in {len(idle)} of {len(stepped)} training steps: {len(affected)} dropout and BatchNorm layers (the first is {spoken(evidence, affected[0].fqn)}) do not train",
+            message=(
+                f"{name} is in eval mode in {len(idle)} of {len(stepped)} training steps: "
+                f"{len(affected)} dropout and BatchNorm layers (the first is "
+                f"{spoken(evidence, affected[0].fqn)}) do not train"
+            ),
             fix=f"call {name}.train() before the training step"
             if own
-            else f"call {name}.train() before diagnose, and in the loop, unless it is trained so on purpose",
+            else (
+                f"call {name}.train() before diagnose, and in the loop, unless it is trained so "
+                "on purpose"
+            ),
         )
 
 
 def _is_frozen(flow: Flow, learning: set[str], module: ModuleInfo) -> bool:
-    """A BatchNorm whose weights are frozen, or a dropout between layers that are: eval mode is what it should be in."""
+    """A BatchNorm whose weights are frozen, or a dropout between layers that are: eval mode is what
+    it should be in.
+    """
     if operation_of_module(module) == "batch_norm" and module.config.get("affine"):
         return module.fqn not in learning
     rows = [i for i in flow.primitives() if flow.calls[i].fqn == module.fqn]

@@ -46,7 +46,9 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: a prediction is not reproducible, and is not the one that validation measured.
     What to do: make noise and sampling depend on self.training.
-    Known exceptions: sampling by a learned scale, as in a variational auto-encoder, and a model that gives its own loss or target beside or in place of a prediction are info; one that writes to its own buffers in eval mode, such as a queue of keys, is not judged.
+    Known exceptions: sampling by a learned scale, as in a variational auto-encoder, and a model
+    that gives its own loss or target beside or in place of a prediction are info; one that writes
+    to its own buffers in eval mode, such as a queue of keys, is not judged.
     Source: two forward passes in eval mode with different seeds.
     """
     gap = evidence.probes.repeat
@@ -83,14 +85,19 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=flow.owner(place) if place is not None else "",
         severity=Severity.INFO if learned or _is_objective(flow) else None,
-        message=f"two passes in eval mode differ by {gap:.1e} of the output's size (more than {DIFFERENT:g}){what}",
+        message=(
+            f"two passes in eval mode differ by {gap:.1e} of the output's size (more than "
+            f"{DIFFERENT:g}){what}"
+        ),
         fix="do it only `if self.training:`",
         source=flow.line(place),
     )
 
 
 def _is_objective(flow: Flow) -> bool:
-    """Whether the model gives a loss, or the noise itself that another output is to be compared with: what is random is what it is trained on."""
+    """Whether the model gives a loss, or the noise itself that another output is to be compared
+    with: what is random is what it is trained on.
+    """
     given = [
         info
         for i in flow.roots()

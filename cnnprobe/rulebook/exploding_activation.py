@@ -60,7 +60,8 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the loss starts huge and its gradients too; half precision overflows at 65504.
     What to do: initialise by fan-in (Kaiming), add normalisation, scale residual branches.
-    Known exceptions: none below a thousandfold growth; numbers that no weight went into or that are held fixed, as the areas of boxes in pixels.
+    Known exceptions: none below a thousandfold growth; numbers that no weight went into or that are
+    held fixed, as the areas of boxes in pixels.
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2.
     """
     flow = Flow(evidence.trace)
@@ -86,15 +87,23 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=flow.owner(i),
-                message=f"the output of {describe(call)} has a root mean square of {size:.2g} (more than {LARGE:g}); the model's input has {given:.2g}",
-                fix=f"initialise the layers up to {spoken(evidence, flow.owner(i))} by fan-in, or put a normalisation between them",
+                message=(
+                    f"the output of {describe(call)} has a root mean square of {size:.2g} (more "
+                    f"than {LARGE:g}); the model's input has {given:.2g}"
+                ),
+                fix=(
+                    f"initialise the layers up to {spoken(evidence, flow.owner(i))} by fan-in, or "
+                    "put a normalisation between them"
+                ),
                 source=call.source,
             )
             return
 
 
 def _is_activation(flow: Flow, index: int) -> bool:
-    """Whether the values have come through weights, and the gradient of these through them: not coordinates, areas, or targets."""
+    """Whether the values have come through weights, and the gradient of these through them: not
+    coordinates, areas, or targets.
+    """
     layers = [
         flow.calls[i] for i in flow.before(index) | {index} if operation(flow.calls[i]) in WEIGHTED
     ]

@@ -48,11 +48,13 @@ def healthy() -> Mapping[str, Any]:
     explains=("divergence", "lr-too-high"),
 )
 def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
-    """A gradient is ten thousand times its weight, or that many times larger in the first layers than in the last.
+    """A gradient is ten thousand times its weight, or that many times larger in the first layers
+    than in the last.
 
     Why it matters: a single step throws the weights far away.
     What to do: initialise by fan-in, normalise inputs and targets, clip the gradients.
-    Known exceptions: gradients that the loop clips before its step; the scale of a GradScaler, which is divided out before the step.
+    Known exceptions: gradients that the loop clips before its step; the scale of a GradScaler,
+    which is divided out before the step.
     Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063.
     """
     step = next((s for s in evidence.steps if s.gradients), None)
@@ -71,14 +73,25 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
     if worst.relative > GROWN or (worst.relative > GROWN * last and worst.relative > 1.0):
         yield Finding(
             module=worst.module,
-            message=f"the gradient of {worst.name} is {worst.relative:.1e} times its weight (more than {GROWN:g} times, or than {GROWN:g} times the {last:.1e} of the last layers)",
-            fix="clip the gradients between backward and step, and initialise by fan-in; normalise inputs and targets"
+            message=(
+                f"the gradient of {worst.name} is {worst.relative:.1e} times its weight (more "
+                f"than {GROWN:g} times, or than {GROWN:g} times the {last:.1e} of the last layers)"
+            ),
+            fix=(
+                "clip the gradients between backward and step, and initialise by fan-in; "
+                "normalise inputs and targets"
+            )
             if not any(e.kind == "scale" for e in step.events) or scale > 1
-            else "call scaler.step(optimizer), which divides the gradients by the scale of the loss, not optimizer.step()",
+            else (
+                "call scaler.step(optimizer), which divides the gradients by the scale of the "
+                "loss, not optimizer.step()"
+            ),
         )
 
 
 def _scale(step: Step) -> float:
-    """What the gradients after the backward pass are multiplied by, where it is divided out again before the step."""
+    """What the gradients after the backward pass are multiplied by, where it is divided out again
+    before the step.
+    """
     scales = [e.rate for e in step.events if e.kind == "scale" and e.rate]
     return scales[-1] if scales and any(e.kind == "unscale" for e in step.events) else 1.0

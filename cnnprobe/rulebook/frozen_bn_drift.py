@@ -50,7 +50,8 @@ def healthy() -> Mapping[str, Any]:
 def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
     """A BatchNorm is frozen, but in train mode: its running statistics still move.
 
-    Why it matters: requires_grad_(False) stops the weights, not the statistics; the backbone does not stay what it was.
+    Why it matters: requires_grad_(False) stops the weights, not the statistics; the backbone does
+    not stay what it was.
     What to do: put the frozen part into eval mode after each model.train().
     Known exceptions: statistics that were never trained (all 0 and 1) have nothing to lose: info.
     Source: torch.nn.BatchNorm2d updates running_mean in train mode, whatever requires_grad is.
@@ -74,8 +75,14 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=first.fqn,
         severity=Severity.WARNING if learnt else Severity.INFO,
-        message=f"{len(drifting)} frozen BatchNorm layers are in train mode (the first is {spoken(evidence, first.fqn)}): their running statistics change with every batch",
-        fix=f"{spoken(evidence, first.fqn)}.eval() after {variable(evidence, 'model')}.train(), and the others alike",
+        message=(
+            f"{len(drifting)} frozen BatchNorm layers are in train mode (the first is "
+            f"{spoken(evidence, first.fqn)}): their running statistics change with every batch"
+        ),
+        fix=(
+            f"{spoken(evidence, first.fqn)}.eval() after {variable(evidence, 'model')}.train(), "
+            "and the others alike"
+        ),
     )
 
 

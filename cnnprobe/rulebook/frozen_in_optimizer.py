@@ -32,7 +32,8 @@ def healthy() -> Mapping[str, Any]:
 def frozen_in_optimizer(evidence: Evidence) -> Iterator[Finding]:
     """An optimizer holds parameters that are frozen.
 
-    Why it matters: harmless as long as they have no gradient; one that was frozen in the middle of training may still move by its momentum.
+    Why it matters: harmless as long as they have no gradient; one that was frozen in the middle of
+    training may still move by its momentum.
     What to do: give the optimizer only those with requires_grad.
     Known exceptions: gradual unfreezing.
     Source: torch.optim skips parameters whose .grad is None.
@@ -44,6 +45,12 @@ def frozen_in_optimizer(evidence: Evidence) -> Iterator[Finding]:
             first = topmost({owner(p) for p in held}, evidence.trace)[0]
             yield Finding(
                 module=first,
-                message=f"{len(held)} of {optimizer.name}'s {len(optimizer.parameters)} parameters are frozen",
-                fix=f"build {optimizer.name} from (p for p in {variable(evidence, 'model')}.parameters() if p.requires_grad)",
+                message=(
+                    f"{len(held)} of {optimizer.name}'s {len(optimizer.parameters)} parameters "
+                    "are frozen"
+                ),
+                fix=(
+                    f"build {optimizer.name} from (p for p in "
+                    f"{variable(evidence, 'model')}.parameters() if p.requires_grad)"
+                ),
             )

@@ -35,11 +35,13 @@ def healthy() -> Mapping[str, Any]:
     explains=("cannot-overfit", "frozen-in-optimizer", "loss-not-decreasing"),
 )
 def frozen_params(evidence: Evidence) -> Iterator[Finding]:
-    """A layer is frozen at its random initialisation although layers before it are trained, or nothing is trainable at all.
+    """A layer is frozen at its random initialisation although layers before it are trained, or
+    nothing is trainable at all.
 
     Why it matters: the layers before it have to work around random weights that never change.
     What to do: requires_grad_(True) for it, or freeze what comes before instead.
-    Known exceptions: a frozen backbone; frozen weights that are not those of torch's initialisation (trained, or fixed filters); adapters beside a frozen layer.
+    Known exceptions: a frozen backbone; frozen weights that are not those of torch's initialisation
+    (trained, or fixed filters); adapters beside a frozen layer.
     Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
     """
     own = [p for p in evidence.trace.parameters if p.kind == "parameter"]
@@ -70,7 +72,10 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
         if before & trained and not beside & trained:
             yield Finding(
                 module=module,
-                message=f"{spoken(evidence, module)} is frozen at its random initialisation, while {len(before & trained)} layers before it are trained",
+                message=(
+                    f"{spoken(evidence, module)} is frozen at its random initialisation, while "
+                    f"{len(before & trained)} layers before it are trained"
+                ),
                 fix=f"{spoken(evidence, module)}.requires_grad_(True)",
             )
 

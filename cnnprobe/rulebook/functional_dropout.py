@@ -47,7 +47,8 @@ def healthy() -> Mapping[str, Any]:
 def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
     """F.dropout, or the dropout of scaled_dot_product_attention, drops values in eval mode.
 
-    Why it matters: F.dropout does not know the module's mode; its `training` is True unless it is told otherwise.
+    Why it matters: F.dropout does not know the module's mode; its `training` is True unless it is
+    told otherwise.
     What to do: F.dropout(x, p, training=self.training), or nn.Dropout.
     Known exceptions: Monte Carlo dropout is on purpose: suppress it with that reason.
     Source: torch.nn.functional.dropout(input, p=0.5, training=True, inplace=False).

@@ -44,7 +44,8 @@ def gradients_cleared(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: no parameter ever changes, and nothing raises.
     What to do: call zero_grad before backward, or after the step.
-    Known exceptions: a zero_grad of another optimizer; loops where some of the steps have their gradients.
+    Known exceptions: a zero_grad of another optimizer; loops where some of the steps have their
+    gradients.
     Source: torch.optim.Optimizer.zero_grad, "Reset the gradients of all optimized torch.Tensor s".
     """
     if not clears_before_stepping(evidence):
@@ -53,6 +54,9 @@ def gradients_cleared(evidence: Evidence) -> Iterator[Finding]:
     name = stepped[0].subject
     yield Finding(
         module=None,
-        message=f"{name}.zero_grad() comes between backward and step: 0 of {len(stepped)} steps have a gradient to use",
+        message=(
+            f"{name}.zero_grad() comes between backward and step: 0 of {len(stepped)} steps have "
+            "a gradient to use"
+        ),
         fix=f"move {name}.zero_grad() to before loss.backward()",
     )

@@ -39,7 +39,8 @@ def healthy() -> Mapping[str, Any]:
     monitored=True,
 )
 def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
-    """The autograd graphs of earlier steps stay in memory: a loss is summed up or kept with its graph.
+    """The autograd graphs of earlier steps stay in memory: a loss is summed up or kept with its
+    graph.
 
     Why it matters: memory grows with every batch until it runs out.
     What to do: total += loss.item(), or loss.detach().
@@ -50,6 +51,9 @@ def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
     if len(alive) > 2 and alive[-1] >= 2 and alive[-1] > alive[1]:
         yield Finding(
             module=None,
-            message=f"after {len(alive)} steps the graphs of {alive[-1]} earlier ones are still held (at most 1 is usual)",
+            message=(
+                f"after {len(alive)} steps the graphs of {alive[-1]} earlier ones are still held "
+                "(at most 1 is usual)"
+            ),
             fix="keep numbers instead of tensors: total += loss.item(), losses.append(loss.item())",
         )

@@ -49,7 +49,8 @@ def idle_optimizer(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the weights that it holds are never trained.
     What to do: call its step() after loss.backward() too.
-    Known exceptions: a loop where no optimizer steps at all is `step-missing`; weights that change all the same, by hand.
+    Known exceptions: a loop where no optimizer steps at all is `step-missing`; weights that change
+    all the same, by hand.
     Source: torch.optim, "Taking an optimization step".
     """
     steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
@@ -69,6 +70,9 @@ def idle_optimizer(evidence: Evidence) -> Iterator[Finding]:
         for module in topmost({owner(name) for name in held}, evidence.trace)[:3]:
             yield Finding(
                 module=module,
-                message=f"the weights of {spoken(evidence, module)} have gradients, but {optimizer.name}, which holds them, made 0 of {len(steps)} optimizer steps",
+                message=(
+                    f"the weights of {spoken(evidence, module)} have gradients, but "
+                    f"{optimizer.name}, which holds them, made 0 of {len(steps)} optimizer steps"
+                ),
                 fix=f"call {optimizer.name}.step() after loss.backward()",
             )

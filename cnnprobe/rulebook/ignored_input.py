@@ -48,7 +48,8 @@ def ignored_input(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the model does not look at it.
     What to do: see where it is dropped, overwritten, or multiplied by zero.
-    Known exceptions: masks and lengths (tensors that are not floating); heads that start at zero are probed after a few steps.
+    Known exceptions: masks and lengths (tensors that are not floating); heads that start at zero
+    are probed after a few steps.
     Source: two forward passes in eval mode.
     """
     values = [evidence.values[name] for name in trainable(evidence) if name in evidence.values]

@@ -40,9 +40,11 @@ def healthy() -> Mapping[str, Any]:
 def inplace_skip(evidence: Evidence) -> Iterator[Finding]:
     """An in-place operation overwrites a tensor that is still needed as it was.
 
-    Why it matters: `identity = x` is a second name, no copy: after relu_(x) the skip connection carries the rectified values.
+    Why it matters: `identity = x` is a second name, no copy: after relu_(x) the skip connection
+    carries the rectified values.
     What to do: inplace=False there, or x.clone() for the skip.
-    Known exceptions: in-place operations whose old values nobody reads; the forward was run again without this one, and gave something else.
+    Known exceptions: in-place operations whose old values nobody reads; the forward was run again
+    without this one, and gave something else.
     Source: He et al. 2016, arXiv:1603.05027, on keeping the skip path an identity.
     """
     trace = evidence.evaluation
@@ -54,7 +56,13 @@ def inplace_skip(evidence: Evidence) -> Iterator[Finding]:
         readers = [describe(trace.calls[r]) for r in flow.readers.get(i, ())]
         yield Finding(
             module=flow.owner(i),
-            message=f"{describe(call)} writes in place to a tensor that {len(readers)} later calls read ({', '.join(readers[:3])}); without it the model gives something else",
-            fix=f"set inplace=False in {spoken(evidence, flow.owner(i))}, or keep a copy for the skip: identity = x.clone()",
+            message=(
+                f"{describe(call)} writes in place to a tensor that {len(readers)} later calls "
+                f"read ({', '.join(readers[:3])}); without it the model gives something else"
+            ),
+            fix=(
+                f"set inplace=False in {spoken(evidence, flow.owner(i))}, or keep a copy for the "
+                "skip: identity = x.clone()"
+            ),
             source=call.source,
         )

@@ -43,7 +43,8 @@ def healthy() -> Mapping[str, Any]:
 def input_mutated(evidence: Evidence) -> Iterator[Finding]:
     """The forward changes the tensor that it is given.
 
-    Why it matters: the caller's batch is another one afterwards: a second pass, a metric or an augmentation sees what the first has left.
+    Why it matters: the caller's batch is another one afterwards: a second pass, a metric or an
+    augmentation sees what the first has left.
     What to do: work on a new tensor: x = x - mean instead of x -= mean.
     Known exceptions: none.
     Source: torch.Tensor._version of the input before and after.

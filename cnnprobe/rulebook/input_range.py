@@ -10,7 +10,9 @@ from cnnprobe.diagnosis.evidence.questions import input_stats, rms, stat, variab
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
-LARGE = 20.0  # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0, 255] about 130
+# rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0,
+# 255] about 130
+LARGE = 20.0
 SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002
 
 
@@ -54,11 +56,13 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def input_range(evidence: Evidence) -> Iterator[Finding]:
-    """What reaches the first weights is far from unit size: raw pixels, or pixels divided by 255 twice.
+    """What reaches the first weights is far from unit size: raw pixels, or pixels divided by 255
+    twice.
 
     Why it matters: torch's initialisations assume inputs of about unit variance.
     What to do: x / 255, then subtract mean and divide by std.
-    Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the first weights, also in eval mode before it has seen a batch; token indices.
+    Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the
+    first weights, also in eval mode before it has seen a batch; token indices.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
     """
     flow = Flow(evidence.trace)
@@ -81,7 +85,11 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
         bound = f"more than {LARGE:g}" if size > LARGE else f"less than {SMALL:g}"
         yield Finding(
             module=None,
-            message=f"what reaches {describe(flow.calls[first])} has a root mean square of {size:.3g} ({bound}): values from {stat(info, 'min'):.3g} to {stat(info, 'max'):.3g}, mean {stat(info, 'mean'):.3g}, std {spread:.3g}",
+            message=(
+                f"what reaches {describe(flow.calls[first])} has a root mean square of {size:.3g} "
+                f"({bound}): values from {stat(info, 'min'):.3g} to {stat(info, 'max'):.3g}, mean "
+                f"{stat(info, 'mean'):.3g}, std {spread:.3g}"
+            ),
             fix=f"normalise {variable(evidence, 'inputs')}: (x - mean) / std"
             if size <= 255 and size < LARGE
             else "divide by 255 and standardise: (x / 255 - mean) / std",
@@ -89,7 +97,9 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _is_untrained_norm(evidence: Evidence, call: ModuleCall) -> bool:
-    """Whether the row is a BatchNorm whose running statistics are still those that it was built with."""
+    """Whether the row is a BatchNorm whose running statistics are still those that it was built
+    with.
+    """
     tracked = (
         evidence.values.get(f"{call.fqn}.num_batches_tracked")
         if operation(call) == "batch_norm"

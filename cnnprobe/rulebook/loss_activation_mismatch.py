@@ -64,8 +64,11 @@ def healthy() -> Mapping[str, Any]:
 def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     """The last activation cannot give what the loss or the targets need.
 
-    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1; a softmax over a single value is always 1, and none reaches two labels at once; nll_loss of raw scores has no lower bound.
-    What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for nll_loss and kl_div, BCEWithLogitsLoss for several labels a sample.
+    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1; a softmax over a
+    single value is always 1, and none reaches two labels at once; nll_loss of raw scores has no
+    lower bound.
+    What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for
+    nll_loss and kl_div, BCEWithLogitsLoss for several labels a sample.
     Known exceptions: targets that leave the range by less than 5%.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.
     """
@@ -86,7 +89,11 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
     if loss.operation == "cross_entropy" and len(shape) > 1 and shape[1] == 1:
         return (
             f"cross entropy over a single class, of shape {shape}, is always 0",
-            "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are classes",
+            (
+                "use BCEWithLogitsLoss for one output, or give the model as many outputs as there "
+                "are "
+                "classes"
+            ),
         )
     if (
         kind == "softmax"
@@ -106,12 +113,18 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
         and not are_probabilities(given)
     ):
         return (
-            f"nll_loss takes log-probabilities, which are at most 0, but gets values up to {high:.3g}",
+            (
+                "nll_loss takes log-probabilities, which are at most 0, but gets values up to "
+                f"{high:.3g}"
+            ),
             "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss",
         )
     if loss.operation == "kl_div" and high > 1e-4 and kind not in ("log_softmax", "logsigmoid"):
         return (
-            f"kl_div takes log-probabilities as its input, which are at most 0, but gets values up to {high:.3g}",
+            (
+                "kl_div takes log-probabilities as its input, which are at most 0, but gets values "
+                f"up to {high:.3g}"
+            ),
             "apply log_softmax(x, dim=1) to its first argument",
         )
     several = _several_labels(evidence, loss)
@@ -143,7 +156,10 @@ def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | Non
     if not (stat(target, "min") >= 0 and total > 1 + MARGIN):
         return None
     return (
-        f"{'the softmax inside cross entropy' if inside else 'a softmax'} gives each sample values that add up to 1, but the targets of a sample add up to {total:.3g} on average",
+        (
+            f"{'the softmax inside cross entropy' if inside else 'a softmax'} gives each sample "
+            f"values that add up to 1, but the targets of a sample add up to {total:.3g} on average"
+        ),
         "labels that do not exclude each other need BCEWithLogitsLoss"
         + ("" if inside else ", and no softmax"),
     )
@@ -155,7 +171,10 @@ def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> tuple[str, s
     least, greatest = stat(target, "min"), stat(target, "max")
     if least < low - MARGIN or greatest > high + MARGIN:
         return (
-            f"a {kind} gives values from {low:g} to {high:g}, but the targets run from {least:.3g} to {greatest:.3g}",
+            (
+                f"a {kind} gives values from {low:g} to {high:g}, but the targets run from "
+                f"{least:.3g} to {greatest:.3g}"
+            ),
             f"remove the {kind} after the last layer, or scale the targets to its range",
         )
     return None

@@ -43,9 +43,12 @@ def healthy() -> Mapping[str, Any]:
 def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
     """The first cross entropy is far above that of guessing, ln C for C classes.
 
-    Why it matters: the model starts out sure and wrong, and spends its first steps on shrinking the last layer.
-    What to do: initialise the last layer smaller, normalise the inputs, or check that the labels belong to these classes.
-    Known exceptions: class weights and summed losses are not judged, nor cosines with a scale and a margin (ArcFace), which start out high by design.
+    Why it matters: the model starts out sure and wrong, and spends its first steps on shrinking the
+    last layer.
+    What to do: initialise the last layer smaller, normalise the inputs, or check that the labels
+    belong to these classes.
+    Known exceptions: class weights and summed losses are not judged, nor cosines with a scale and a
+    margin (ArcFace), which start out high by design.
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "verify loss @ init".
     """
     for loss in loss_calls(evidence):
@@ -75,8 +78,15 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
                 continue
             yield Finding(
                 module=loss.flow.owner(loss.origin),
-                message=f"the first loss is {value:.3g} (guessing among {classes} classes gives {guess:.3g}, the bound is {TIMES * guess + MORE:.3g}); the logits have a standard deviation of {spread:.3g}",
-                fix=f"initialise the last layer of {variable(evidence, 'model')} smaller, normalise the inputs, and check the labels",
+                message=(
+                    f"the first loss is {value:.3g} (guessing among {classes} classes gives "
+                    f"{guess:.3g}, the bound is {TIMES * guess + MORE:.3g}); the logits have a "
+                    f"standard deviation of {spread:.3g}"
+                ),
+                fix=(
+                    f"initialise the last layer of {variable(evidence, 'model')} smaller, "
+                    "normalise the inputs, and check the labels"
+                ),
                 source=loss.call.source,
             )
             return

@@ -49,10 +49,12 @@ def healthy() -> Mapping[str, Any]:
 def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
     """The loss compares every prediction with every target.
 
-    Why it matters: (N, 1) against (N,) is broadcast to (N, N); the best that the model can then do is to predict the mean of all targets.
+    Why it matters: (N, 1) against (N,) is broadcast to (N, N); the best that the model can then do
+    is to predict the mean of all targets.
     What to do: give both the same shape: target.unsqueeze(1), or prediction.squeeze(1).
     Known exceptions: pairwise losses that expand both sides on purpose are not reported.
-    Source: torch.nn.functional.mse_loss warns "Using a target size that is different to the input size".
+    Source: torch.nn.functional.mse_loss warns "Using a target size that is different to the input
+    size".
     """
     for loss in loss_calls(evidence):
         if (
@@ -65,7 +67,9 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _by_hand(evidence: Evidence) -> Iterator[Finding]:
-    """A subtraction in the loss between the model's output and a target as it came, with more results than either has values."""
+    """A subtraction in the loss between the model's output and a target as it came, with more
+    results than either has values.
+    """
     flow = Flow(evidence.trace)
     targets = {info.shape for info in evidence.targets}
     for i in flow.primitives({"sub", "rsub"}):
@@ -107,7 +111,11 @@ def _finding(
     )
     return Finding(
         module=None,
-        message=f"the loss compares a prediction of shape {prediction} with a target of shape {target}: {math.prod(together)} pairs, broadcast to {together}, instead of {max(math.prod(prediction), math.prod(target))}",
+        message=(
+            f"the loss compares a prediction of shape {prediction} with a target of shape "
+            f"{target}: {math.prod(together)} pairs, broadcast to {together}, instead of "
+            f"{max(math.prod(prediction), math.prod(target))}"
+        ),
         fix=f"give both the same shape: {fix}",
         source=source,
     )

@@ -52,8 +52,10 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
     """The graph behind the loss ends before it reaches any parameter.
 
     Why it matters: backward runs without an error and gives no parameter a gradient.
-    What to do: do not re-wrap the loss (torch.tensor(loss)), convert it to numpy, or detach what it is made of.
-    Known exceptions: none; a loss of another model's only is not reported, as long as the loop also has one of this model's.
+    What to do: do not re-wrap the loss (torch.tensor(loss)), convert it to numpy, or detach what it
+    is made of.
+    Known exceptions: none; a loss of another model's only is not reported, as long as the loop also
+    has one of this model's.
     Source: torch.tensor, "copies data and creates a leaf tensor".
     """
     losses = [loss for step in evidence.steps for loss in step.losses]
@@ -69,7 +71,13 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
     made = f" by {describe(flow.calls[last])}" if last is not None else ""
     yield Finding(
         module=None,
-        message=f"the graph behind the loss, made{made}, reaches 0 of the model's {len(trainable(evidence))} trainable parameters",
-        fix="call backward on the loss as the loss function gave it, without torch.tensor(), .item(), .numpy(), .data or .detach() on the way",
+        message=(
+            f"the graph behind the loss, made{made}, reaches 0 of the model's "
+            f"{len(trainable(evidence))} trainable parameters"
+        ),
+        fix=(
+            "call backward on the loss as the loss function gave it, without torch.tensor(), "
+            ".item(), .numpy(), .data or .detach() on the way"
+        ),
         source=flow.line(last),
     )

@@ -42,8 +42,13 @@ def loss_not_decreasing(evidence: Evidence) -> Iterator[Finding]:
     """After at least 20 steps on one batch, with equal dropout masks, the loss is not 1% lower.
 
     Why it matters: a small enough step along the gradient always lowers the loss of its own batch.
-    What to do: see the findings that explain it; else lower the learning rate, then look at what the loss is made of.
-    Known exceptions: fewer than 20 steps, loops with several losses, losses near 0, a loss that nearly every step lowers and that does not slow down, as a small learning rate makes it, a learning rate that a scheduler has yet to raise from 0; losses that depend on what gets no gradient and moves all the same: values of a trained layer that are detached, or a state that the forward keeps (a queue, the mean of a teacher).
+    What to do: see the findings that explain it; else lower the learning rate, then look at what
+    the loss is made of.
+    Known exceptions: fewer than 20 steps, loops with several losses, losses near 0, a loss that
+    nearly every step lowers and that does not slow down, as a small learning rate makes it, a
+    learning rate that a scheduler has yet to raise from 0; losses that depend on what gets no
+    gradient and moves all the same: values of a trained layer that are detached, or a state that
+    the forward keeps (a queue, the mean of a teacher).
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
@@ -64,13 +69,18 @@ def loss_not_decreasing(evidence: Evidence) -> Iterator[Finding]:
     if abs(losses[0]) > 1e-2 and not losses[-1] < losses[0] - FALL * abs(losses[0]):
         yield Finding(
             module=None,
-            message=f"the loss of the same batch went from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps (less than 1% lower)",
+            message=(
+                f"the loss of the same batch went from {losses[0]:.4g} to {losses[-1]:.4g} in "
+                f"{len(losses)} steps (less than 1% lower)"
+            ),
             fix="check learning rate, sign and targets of the loss",
         )
 
 
 def _chases(evidence: Evidence) -> bool:
-    """Whether the loss has trained values in it that are held fixed for the gradient, beside others that are not: they move with each step."""
+    """Whether the loss has trained values in it that are held fixed for the gradient, beside others
+    that are not: they move with each step.
+    """
     made = evidence.steps[0].losses[0].call
     flow, learning = Flow(evidence.steps[0].trace), {owner(name) for name in trainable(evidence)}
     behind = flow.before(made) if made is not None else set()

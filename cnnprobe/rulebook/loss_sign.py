@@ -48,8 +48,10 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the model learns to be wrong, and the loss falls without end.
     What to do: drop the minus.
-    Known exceptions: an optimizer with maximize=True, where the minus is right; losses against targets that the loop makes itself (the generator's loss of a GAN) are not judged.
-    Source: torch.optim.SGD, "maximize: maximize the objective with respect to the params, instead of minimizing".
+    Known exceptions: an optimizer with maximize=True, where the minus is right; losses against
+    targets that the loop makes itself (the generator's loss of a GAN) are not judged.
+    Source: torch.optim.SGD, "maximize: maximize the objective with respect to the params, instead
+    of minimizing".
     """
     flow = Flow(evidence.trace)
     for each in find_loss_terms(evidence, flow):
@@ -57,7 +59,10 @@ def loss_sign(evidence: Evidence) -> Iterator[Finding]:
             value = "" if each.loss.value is None else f" (loss {each.loss.value:.3g})"
             yield Finding(
                 module=None,
-                message=f"backward starts at minus {describe(flow.calls[each.index])}: the optimizer makes this error larger{value}",
+                message=(
+                    f"backward starts at minus {describe(flow.calls[each.index])}: the optimizer "
+                    f"makes this error larger{value}"
+                ),
                 fix="remove the minus before the loss",
                 source=flow.line(each.index),
             )

@@ -46,11 +46,15 @@ def healthy() -> Mapping[str, Any]:
     explains=("unchanged-weights", "lr-too-low", "cannot-overfit"),
 )
 def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
-    """The scheduler steps with every batch and makes the learning rate vanish within a hundred of them.
+    """The scheduler steps with every batch and makes the learning rate vanish within a hundred of
+    them.
 
-    Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training ends in the first epoch.
+    Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
+    ends in the first epoch.
     What to do: call scheduler.step() once an epoch, outside the loop over the batches.
-    Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are given in batches; a train_step that is an epoch, with more steps of the optimizer than of the scheduler.
+    Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are
+    given in batches; a train_step that is an epoch, with more steps of the optimizer than of the
+    scheduler.
     Source: torch.optim, "How to adjust learning rate".
     """
     rates = [
@@ -66,7 +70,10 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     name = next(e.subject for step in evidence.steps for e in step.events if e.kind == "schedule")
     yield Finding(
         module=None,
-        message=f"{name}.step() is called with every batch: after 100 more the learning rate is {evidence.collapse:.1e} of the first one (less than 1e-3)",
+        message=(
+            f"{name}.step() is called with every batch: after 100 more the learning rate is "
+            f"{evidence.collapse:.1e} of the first one (less than 1e-3)"
+        ),
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
     )
 

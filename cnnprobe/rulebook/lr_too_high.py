@@ -51,12 +51,15 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
-    """The loss of one and the same batch rises under the optimizer, and falls with a thousandth of the learning rate.
+    """The loss of one and the same batch rises under the optimizer, and falls with a thousandth of
+    the learning rate.
 
     Why it matters: each step jumps over the valley; ReLUs die, losses become NaN.
     What to do: divide the learning rate by 10 until the loss of one batch falls.
-    Known exceptions: loops with several losses (GANs). It is info unless the loss grew tenfold, the outputs became all the same, or the first step changed the weights by more than their size.
-    Source: both runs were made from the same state; Smith 2017, arXiv:1506.01186, on finding the range.
+    Known exceptions: loops with several losses (GANs). It is info unless the loss grew tenfold, the
+    outputs became all the same, or the first step changed the weights by more than their size.
+    Source: both runs were made from the same state; Smith 2017, arXiv:1506.01186, on finding the
+    range.
     """
     losses = [step.value for step in evidence.steps]
     slower = next((r for r in evidence.replays if r.factor < 1), None)
@@ -83,13 +86,19 @@ def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             severity=Severity.WARNING if ruined else None,
-            message=f"the loss of the same batch went from {first:.3g} up to {peak:.3g} in {len(losses)} steps (more than {RISE:g} times) at a learning rate of {rate:g}; at {rate * slower.factor:g} it falls from {first:.4g} to {end:.4g}",
+            message=(
+                f"the loss of the same batch went from {first:.3g} up to {peak:.3g} in "
+                f"{len(losses)} steps (more than {RISE:g} times) at a learning rate of {rate:g}; "
+                f"at {rate * slower.factor:g} it falls from {first:.4g} to {end:.4g}"
+            ),
             fix=f"lower lr of {name} to {rate / 10:g} or less",
         )
 
 
 def first_update(evidence: Evidence) -> float:
-    """The median over the weights of what the first step changed, relative to their size; 0 where it is not known."""
+    """The median over the weights of what the first step changed, relative to their size; 0 where
+    it is not known.
+    """
     ratios = [
         change / value.norm
         for name, change in evidence.steps[0].changes.items()

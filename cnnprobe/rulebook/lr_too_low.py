@@ -12,8 +12,11 @@ from cnnprobe.rulebook.material import classifying, perceptron
 
 # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
 SMALLEST = 1e-6
-SQUARED = 0.1  # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
-FALL = 1e-3  # relative fall of the loss within three steps at the higher rate, ten times what counts as no movement
+# largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
+SQUARED = 0.1
+# relative fall of the loss within three steps at the higher rate, ten times what counts as no
+# movement
+FALL = 1e-3
 
 
 def _training(rate: float) -> Mapping[str, Any]:
@@ -41,10 +44,13 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "unchanged-weights"),
 )
 def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
-    """The loss does not move under the optimizer, and falls with a higher learning rate; or a LambdaLR multiplies the rate by itself.
+    """The loss does not move under the optimizer, and falls with a higher learning rate; or a
+    LambdaLR multiplies the rate by itself.
 
     Why it matters: training would take thousands of times as long.
-    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls, or the limit of a clipping that leaves next to nothing; let a LambdaLR's function return a factor, not a rate.
+    What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls, or
+    the limit of a clipping that leaves next to nothing; let a LambdaLR's function return a factor,
+    not a rate.
     Known exceptions: a warm-up that raises the rate.
     Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
     """
@@ -58,8 +64,16 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=None,
-                message=f"{schedule.name} multiplies the base rate {schedule.base:g} by at most {most:g}, the rate itself: the learning rate is at most {schedule.base * most:g} (a LambdaLR's function gives a factor, usually 1 at its highest)",
-                fix="return a factor: divide what the function returns by the base rate, or build the optimizer with lr=1.0",
+                message=(
+                    f"{schedule.name} multiplies the base rate {schedule.base:g} by at most "
+                    f"{most:g}, the rate itself: the learning rate is at most "
+                    f"{schedule.base * most:g} (a LambdaLR's function gives a factor, usually 1 "
+                    "at its highest)"
+                ),
+                fix=(
+                    "return a factor: divide what the function returns by the base rate, or build "
+                    "the optimizer with lr=1.0"
+                ),
             )
             return
     faster = next((r for r in evidence.replays if r.factor > 1), None)
@@ -94,22 +108,35 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
         why, fix = _shrunk(evidence, statistics.median(ratios))
         yield Finding(
             module=None,
-            message=f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to {end:.4g}"
+            message=(
+                f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate "
+                f"of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of "
+                f"their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to "
+                f"{end:.4g}"
+            )
             + why,
             fix=fix
-            or f"raise lr of {evidence.optimizers[0].name}, {rate * min(100.0, faster.factor):.1g} to begin with",
+            or (
+                f"raise lr of {evidence.optimizers[0].name}, "
+                f"{rate * min(100.0, faster.factor):.1g} to begin with"
+            ),
         )
 
 
 def _shrunk(evidence: Evidence, ratio: float) -> tuple[str, str]:
-    """What makes the gradients so small that the rate is not to blame: the rest of a message and the repair; empty where nothing does."""
+    """What makes the gradients so small that the rate is not to blame: the rest of a message and
+    the repair; empty where nothing does.
+    """
     if all(step.losses and step.losses[-1].scale == 1 for step in evidence.steps):
         scales = [
             e.rate for step in evidence.steps for e in step.events if e.kind == "scale" and e.rate
         ]
         unscaled = all(any(e.kind == "unscale" for e in step.events) for step in evidence.steps)
         if scales and unscaled and ratio * scales[0] >= SMALLEST:
-            why = f"; the gradients are divided by the scale of {scales[0]:g} before each step, and backward() was called on the loss without it"
+            why = (
+                f"; the gradients are divided by the scale of {scales[0]:g} before each step, and "
+                "backward() was called on the loss without it"
+            )
             return (
                 why,
                 "write scaler.scale(loss).backward(): the scaled loss is what scale() returns",

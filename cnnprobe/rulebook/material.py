@@ -1,4 +1,6 @@
-"""What the examples of the rules are made of: a few images, labels, and the usual arguments of `diagnose`. Imports torch only when called."""
+"""What the examples of the rules are made of: a few images, labels, and the usual arguments of
+`diagnose`. Imports torch only when called.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +62,9 @@ def perceptron(*, end: tuple[Any, ...] = (), hidden: int = 32) -> Any:
 def stepping(
     model: Any, loop: Callable[[Any, Any, Any, Any, Any], Any], **others: Any
 ) -> dict[str, Any]:
-    """The arguments of `diagnose` with a train_step of one's own; `loop` gets model, inputs, targets, optimizer, loss function."""
+    """The arguments of `diagnose` with a train_step of one's own; `loop` gets model, inputs,
+    targets, optimizer, loss function.
+    """
     import torch
     from torch import nn
 

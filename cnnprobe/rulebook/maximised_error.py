@@ -51,8 +51,10 @@ def maximised_error(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the model learns to be wrong, and the loss rises.
     What to do: build the optimizer without maximize=True.
-    Known exceptions: an error with a minus before it; losses against targets that the loop makes itself are not judged.
-    Source: torch.optim.SGD, "maximize: maximize the objective with respect to the params, instead of minimizing".
+    Known exceptions: an error with a minus before it; losses against targets that the loop makes
+    itself are not judged.
+    Source: torch.optim.SGD, "maximize: maximize the objective with respect to the params, instead
+    of minimizing".
     """
     terms = find_loss_terms(evidence, Flow(evidence.trace))
     if not any(each.term is TermKind.ERROR and not each.is_negated for each in terms):

@@ -68,7 +68,10 @@ def minimised_likelihood(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=None,
-                message=f"the loss is a log-likelihood without a minus: {value:.3g}, and the optimizer makes the data less likely",
+                message=(
+                    f"the loss is a log-likelihood without a minus: {value:.3g}, and the "
+                    "optimizer makes the data less likely"
+                ),
                 fix="put a minus before it",
                 source=flow.line(each.index),
             )

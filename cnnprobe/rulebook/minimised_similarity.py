@@ -41,12 +41,16 @@ def healthy() -> Mapping[str, Any]:
     explains=("negative-loss",),
 )
 def minimised_similarity(evidence: Evidence) -> Iterator[Finding]:
-    """The loss is the cosine similarity between the output and the targets, and the optimizer makes it smaller.
+    """The loss is the cosine similarity between the output and the targets, and the optimizer makes
+    it smaller.
 
-    Why it matters: the outputs learn to point away from their targets, while the loss falls as if all were well.
+    Why it matters: the outputs learn to point away from their targets, while the loss falls as if
+    all were well.
     What to do: minimise the distance, loss = 1 - similarity.
-    Known exceptions: an optimizer with maximize=True; similarities between two outputs (negative pairs of a contrastive loss) are not judged.
-    Source: torch.nn.CosineEmbeddingLoss, whose loss is 1 - cos(x1, x2) for pairs that belong together.
+    Known exceptions: an optimizer with maximize=True; similarities between two outputs (negative
+    pairs of a contrastive loss) are not judged.
+    Source: torch.nn.CosineEmbeddingLoss, whose loss is 1 - cos(x1, x2) for pairs that belong
+    together.
     """
     flow = Flow(evidence.trace)
     for each in find_loss_terms(evidence, flow):
@@ -54,7 +58,10 @@ def minimised_similarity(evidence: Evidence) -> Iterator[Finding]:
             value = "" if each.loss.value is None else f" ({each.loss.value:.3g})"
             yield Finding(
                 module=None,
-                message=f"the loss is the similarity to the targets{value}, and the optimizer makes it smaller",
+                message=(
+                    f"the loss is the similarity to the targets{value}, and the optimizer makes "
+                    "it smaller"
+                ),
                 fix="minimise its distance from 1: loss = 1 - similarity",
                 source=flow.line(each.index),
             )

@@ -60,7 +60,9 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: two linear maps in a row are one linear map; the second layer adds no power.
     What to do: put an activation between them, or merge them.
-    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and transposed convolutions, normalised projections (MobileNet), values that something else reads too, what the loop hands from one network to another, and a pair of which one is frozen.
+    Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and
+    transposed convolutions, normalised projections (MobileNet), values that something else reads
+    too, what the loop hands from one network to another, and a pair of which one is frozen.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
     """
     flow, learning = Flow(evidence.trace), {owner(name) for name in trainable(evidence)}
@@ -90,7 +92,11 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         between = "only a normalisation" if normalised else "no activation"
         yield Finding(
             module=flow.owner(i),
-            message=f"{describe(flow.calls[i])} feeds {describe(flow.calls[following])} with {between} between them: {first.inputs} to {first.outputs} to {second.outputs} is one linear map",
+            message=(
+                f"{describe(flow.calls[i])} feeds {describe(flow.calls[following])} with "
+                f"{between} between them: {first.inputs} to {first.outputs} to {second.outputs} "
+                "is one linear map"
+            ),
             fix=f"put an activation such as ReLU after {spoken(evidence, flow.owner(i))}",
             source=flow.line(i),
         )
@@ -102,7 +108,9 @@ def _is_half_frozen(learning: set[str], *modules: str | None) -> bool:
 
 
 def _successor(flow: Flow, index: int) -> tuple[int, bool] | None:
-    """The linear layer or convolution that is the only reader of a row, and whether a BatchNorm lies between."""
+    """The linear layer or convolution that is the only reader of a row, and whether a BatchNorm
+    lies between.
+    """
     normalised = False
     while True:
         readers = flow.readers.get(index, [])
@@ -135,7 +143,9 @@ def _is_adapter(flow: Flow, first: int, second: int) -> bool:
 
 
 def _outermost(flow: Flow, index: int) -> int:
-    """The call that the loop made itself and that a row lies in: what one network hands to another (generator and critic) is an output."""
+    """The call that the loop made itself and that a row lies in: what one network hands to another
+    (generator and critic) is an output.
+    """
     found = index
     parent: int | None = index
     while parent is not None:

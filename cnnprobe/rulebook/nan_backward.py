@@ -30,7 +30,9 @@ def _net(guarded: bool) -> Mapping[str, Any]:
 
 
 def sick() -> Mapping[str, Any]:
-    """The square root of zeros, of an empty image: its value is fine, its derivative is infinite."""
+    """The square root of zeros, of an empty image: its value is fine, its derivative is
+    infinite.
+    """
     return _net(guarded=False)
 
 
@@ -51,9 +53,12 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
     """The loss is finite, but a gradient is NaN or Inf.
 
     Why it matters: after the next step the weights are NaN.
-    What to do: keep sqrt, norm, log and divisions away from 0, also in branches that torch.where does not take.
-    Known exceptions: the scale of a GradScaler overflows now and then, which skips the step; it is reported where it does so in every step.
-    Source: anomaly mode looks for NaN alone and blames the first node that has one; here Inf counts too, in the order of the backward pass.
+    What to do: keep sqrt, norm, log and divisions away from 0, also in branches that torch.where
+    does not take.
+    Known exceptions: the scale of a GradScaler overflows now and then, which skips the step; it is
+    reported where it does so in every step.
+    Source: anomaly mode looks for NaN alone and blames the first node that has one; here Inf counts
+    too, in the order of the backward pass.
     """
     for step in evidence.steps:
         bad = [name for name, g in step.gradients.items() if g.nonfinite]
@@ -78,15 +83,23 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
         )
         yield Finding(
             module=Flow(trace).owner(row) if row is not None else owner(bad[0]),
-            message=f"the loss is {step.value:.3g}, but the gradients of {len(bad)} parameters are not finite (the first is {bad[0]}){what}",
-            fix="add a small number where it touches 0: torch.sqrt(x + 1e-8), x / (y + 1e-8), also inside torch.where",
+            message=(
+                f"the loss is {step.value:.3g}, but the gradients of {len(bad)} parameters are "
+                f"not finite (the first is {bad[0]}){what}"
+            ),
+            fix=(
+                "add a small number where it touches 0: torch.sqrt(x + 1e-8), x / (y + 1e-8), "
+                "also inside torch.where"
+            ),
             source=trace.calls[row].source if row is not None else "",
         )
         return
 
 
 def _overflowed(evidence: Evidence, step: Step) -> bool:
-    """Whether a GradScaler, which unscales before its step, was only looking for the largest scale: with a smaller one the gradients are finite."""
+    """Whether a GradScaler, which unscales before its step, was only looking for the largest scale:
+    with a smaller one the gradients are finite.
+    """
     if not {"scale", "unscale"} <= {e.kind for e in step.events}:
         return False
     return any(

@@ -47,7 +47,8 @@ def nan_data(evidence: Evidence) -> Iterator[Finding]:
     """The inputs or the targets hold NaN or Inf.
 
     Why it matters: NaN spreads to the loss, and by the first step to all weights.
-    What to do: clean the data before it reaches the model: torch.isfinite, or torch.nan_to_num where 0 is a fair value.
+    What to do: clean the data before it reaches the model: torch.isfinite, or torch.nan_to_num
+    where 0 is a fair value.
     Known exceptions: none.
     Source: IEEE 754; the first batch that was given.
     """
@@ -56,6 +57,9 @@ def nan_data(evidence: Evidence) -> Iterator[Finding]:
         role, info = found
         yield Finding(
             module=None,
-            message=f"the {role} hold {stat(info, 'nan') + stat(info, 'inf'):.0f} NaN or Inf among {stat(info, 'count'):.0f} values (must be 0)",
+            message=(
+                f"the {role} hold {stat(info, 'nan') + stat(info, 'inf'):.0f} NaN or Inf among "
+                f"{stat(info, 'count'):.0f} values (must be 0)"
+            ),
             fix="clean the data before it reaches the model",
         )

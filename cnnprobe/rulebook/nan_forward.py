@@ -86,9 +86,13 @@ def healthy() -> Mapping[str, Any]:
 def nan_forward(evidence: Evidence) -> Iterator[Finding]:
     """An operation gives NaN or Inf although what goes into it is finite.
 
-    Why it matters: NaN spreads to everything behind it; Inf becomes NaN at the next subtraction or division.
-    What to do: keep the argument of log, sqrt, exp and divisions away from where they have no value.
-    Known exceptions: data and parameters that hold NaN themselves are `nan-data` and `nan-parameter`; what never reaches the output or the loss: -inf in attention masks, branches that torch.where leaves out (but see nan-backward).
+    Why it matters: NaN spreads to everything behind it; Inf becomes NaN at the next subtraction or
+    division.
+    What to do: keep the argument of log, sqrt, exp and divisions away from where they have no
+    value.
+    Known exceptions: data and parameters that hold NaN themselves are `nan-data` and
+    `nan-parameter`; what never reaches the output or the loss: -inf in attention masks, branches
+    that torch.where leaves out (but see nan-backward).
     Source: IEEE 754; the first non-finite value in the order of execution.
     """
     if find_nan_data(evidence) is not None or find_nan_parameter(evidence) is not None:
@@ -102,7 +106,11 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
             given = f", given values from {low:.3g} to {high:.3g}" if math.isfinite(low) else ""
             yield Finding(
                 module=flow.owner(place),
-                message=f"{describe(call)} is the first to give values that are not finite: {stat(made, 'nan'):.0f} NaN and {stat(made, 'inf'):.0f} Inf of {stat(made, 'count'):.0f}{given}",
+                message=(
+                    f"{describe(call)} is the first to give values that are not finite: "
+                    f"{stat(made, 'nan'):.0f} NaN and {stat(made, 'inf'):.0f} Inf of "
+                    f"{stat(made, 'count'):.0f}{given}"
+                ),
                 fix=f"keep its input in the range where it has a value: {_hint(operation(call))}",
                 source=call.source,
             )
@@ -110,7 +118,9 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _first(trace: Trace) -> int | None:
-    """The row that made the first NaN, or the Inf that it came from, if what is not finite reaches the model's output or the loss."""
+    """The row that made the first NaN, or the Inf that it came from, if what is not finite reaches
+    the model's output or the loss.
+    """
     flow = Flow(trace)
     rows = [
         i

@@ -50,7 +50,8 @@ def nan_parameter(evidence: Evidence) -> Iterator[Finding]:
     """A parameter or buffer holds NaN or Inf before the first step.
 
     Why it matters: each output that it goes into is NaN, whatever the inputs are.
-    What to do: initialise it (torch.empty does not), or load a checkpoint from before the training diverged.
+    What to do: initialise it (torch.empty does not), or load a checkpoint from before the training
+    diverged.
     Known exceptions: none.
     Source: IEEE 754; torch.empty, "Returns a tensor filled with uninitialized data".
     """
@@ -58,6 +59,9 @@ def nan_parameter(evidence: Evidence) -> Iterator[Finding]:
     if name is not None:
         yield Finding(
             module=owner(name),
-            message=f"{spoken(evidence, owner(name))}.{name.rpartition('.')[2]} holds {evidence.values[name].nonfinite} NaN or Inf (must be 0)",
+            message=(
+                f"{spoken(evidence, owner(name))}.{name.rpartition('.')[2]} holds "
+                f"{evidence.values[name].nonfinite} NaN or Inf (must be 0)"
+            ),
             fix="initialise it, or load a checkpoint from before it diverged",
         )

@@ -49,8 +49,10 @@ def negative_loss(evidence: Evidence) -> Iterator[Finding]:
     """A loss that should be at least 0 is negative, or can fall without end.
 
     Why it matters: there is nothing to converge to; the outputs grow for ever.
-    What to do: bring the targets of a binary cross entropy into [0, 1] (divide masks by 255); square or take the magnitude of a difference.
-    Known exceptions: losses that may be negative by design (Wasserstein, ELBO, Gaussian likelihood) are not standard losses of targets and are not reported.
+    What to do: bring the targets of a binary cross entropy into [0, 1] (divide masks by 255);
+    square or take the magnitude of a difference.
+    Known exceptions: losses that may be negative by design (Wasserstein, ELBO, Gaussian likelihood)
+    are not standard losses of targets and are not reported.
     Source: torch.nn.BCELoss, "the targets y should be numbers between 0 and 1".
     """
     flow = Flow(evidence.trace)
@@ -62,7 +64,10 @@ def negative_loss(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=None,
-                message=f"the targets of a binary cross entropy run from {low:.3g} to {high:.3g} (outside [0, 1]), so that it has no lower bound",
+                message=(
+                    f"the targets of a binary cross entropy run from {low:.3g} to {high:.3g} "
+                    "(outside [0, 1]), so that it has no lower bound"
+                ),
                 fix="divide the targets by 255" if high == 255 else "bring the targets into [0, 1]",
                 source=loss.call.source,
             )
@@ -73,7 +78,10 @@ def negative_loss(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=None,
                 message=f"{loss.operation} is {stat(loss.call.outputs[0], 'mean'):.3g} (less than 0)",
-                fix="check what goes into it: log-probabilities, weights that are not negative, targets that are distributions",
+                fix=(
+                    "check what goes into it: log-probabilities, weights that are not negative, "
+                    "targets that are distributions"
+                ),
                 source=loss.call.source,
             )
     yield from _signed_difference(evidence, flow)
@@ -92,7 +100,10 @@ def _signed_difference(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
         if any(e.source is None and e.shape in targets for e in ends):
             yield Finding(
                 module=None,
-                message=f"the loss is the mean of signed differences ({loss.value:.3g}): it has no lower bound",
+                message=(
+                    f"the loss is the mean of signed differences ({loss.value:.3g}): it has no "
+                    "lower bound"
+                ),
                 fix="square the difference or take its magnitude: ((output - target) ** 2).mean()",
                 source=flow.line(index),
             )

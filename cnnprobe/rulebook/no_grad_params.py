@@ -56,8 +56,10 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
     """Trainable parameters take part in the forward pass, but no loss reaches them.
 
     Why it matters: they stay as they were initialised.
-    What to do: see where the path to the loss is cut (no-grad-path), or use the output that they make.
-    Known exceptions: parameters of outputs that the model returns and the loss leaves alone are info; those that no optimizer holds are not reported.
+    What to do: see where the path to the loss is cut (no-grad-path), or use the output that they
+    make.
+    Known exceptions: parameters of outputs that the model returns and the loss leaves alone are
+    info; those that no optimizer holds are not reported.
     Source: the autograd graph behind the loss against the registry.
     """
     idle = unreached(evidence)
@@ -83,7 +85,10 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=module,
             severity=Severity.INFO if aside else None,
-            message=f"{count} trainable parameters of {spoken(evidence, module)} are used, but get no gradient in {len(evidence.steps)} steps",
+            message=(
+                f"{count} trainable parameters of {spoken(evidence, module)} are used, but get no "
+                f"gradient in {len(evidence.steps)} steps"
+            ),
             fix="the loss leaves this output alone: use it, or freeze what makes it"
             if aside
             else "remove the detach(), no_grad() or .data between them and the loss",
@@ -91,7 +96,9 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
 
 
 def unreached(evidence: Evidence) -> list[str]:
-    """Trainable, used parameters that an optimizer holds (where one is known) and that no graph reaches, while it reaches others."""
+    """Trainable, used parameters that an optimizer holds (where one is known) and that no graph
+    reaches, while it reaches others.
+    """
     arrived = reached(evidence)
     if not arrived or not complete(evidence):
         return []

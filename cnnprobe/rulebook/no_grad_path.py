@@ -50,9 +50,12 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     """The path from parameters to the loss is cut: by detach, .data, no_grad, or a conversion.
 
     Why it matters: everything before the cut is never trained.
-    What to do: remove it; keep no_grad for evaluation and for parts that are frozen; a checkpoint of what is given no gradient needs use_reentrant=False.
-    Known exceptions: a stop-gradient beside another path that reaches the same parameters (SimSiam, a GAN's discriminator step).
-    Source: torch.Tensor.detach, "Returns a new Tensor, detached from the current graph. The result will never require gradient".
+    What to do: remove it; keep no_grad for evaluation and for parts that are frozen; a checkpoint
+    of what is given no gradient needs use_reentrant=False.
+    Known exceptions: a stop-gradient beside another path that reaches the same parameters (SimSiam,
+    a GAN's discriminator step).
+    Source: torch.Tensor.detach, "Returns a new Tensor, detached from the current graph. The result
+    will never require gradient".
     """
     idle = set(unreached(evidence))
     if not idle:
@@ -61,7 +64,8 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     modules = {owner(p) for p in idle}
     ends = [loss.call for loss in evidence.steps[0].losses if loss.call is not None]
     toward = set().union(*(flow.before(i) for i in ends)) if ends else set(range(len(flow.calls)))
-    # The nearest cut on the way to the loss; else one whose values left torch, by numpy or by item, and came back as others.
+    # The nearest cut on the way to the loss; else one whose values left torch, by numpy or by item,
+    # and came back as others.
     for i in (
         *(i for i in flow.primitives() if i in toward),
         *(i for i in flow.primitives() if i not in toward),
@@ -81,17 +85,28 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         if (carries and upstream & modules) or own:
             yield Finding(
                 module=flow.owner(i),
-                message=f"the output of {describe(call)} does not require grad although what goes into it does: {len(idle)} trainable parameters before it get no gradient",
-                fix="use_reentrant=False in checkpoint(...): the reentrant one trains nothing unless an input requires grad"
+                message=(
+                    f"the output of {describe(call)} does not require grad although what goes "
+                    f"into it does: {len(idle)} trainable parameters before it get no gradient"
+                ),
+                fix=(
+                    "use_reentrant=False in checkpoint(...): the reentrant one trains nothing "
+                    "unless an input requires grad"
+                )
                 if _is_checkpointed(evidence, i)
-                else f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, flow.owner(call.parent) if own else flow.owner(i))}",
+                else (
+                    "remove the detach(), .data or torch.no_grad() around it in "
+                    f"{spoken(evidence, flow.owner(call.parent) if own else flow.owner(i))}"
+                ),
                 source=call.source,
             )
             return
 
 
 def _is_checkpointed(evidence: Evidence, index: int) -> bool:
-    """Whether a call, or one that it was made in, stands on a line that calls checkpoint(...), and is given nothing that requires grad."""
+    """Whether a call, or one that it was made in, stands on a line that calls checkpoint(...), and
+    is given nothing that requires grad.
+    """
     at: int | None = index
     while at is not None:
         call = evidence.trace.calls[at]

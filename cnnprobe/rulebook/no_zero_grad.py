@@ -45,7 +45,8 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
-    """The optimizer steps with gradients to which those of earlier steps, or of another optimizer's loss, were added.
+    """The optimizer steps with gradients to which those of earlier steps, or of another optimizer's
+    loss, were added.
 
     Why it matters: backward adds to .grad; without zero_grad each step repeats all earlier ones.
     What to do: optimizer.zero_grad() before backward.
@@ -57,8 +58,14 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
         optimizer, other, count = mixed
         yield Finding(
             module=None,
-            message=f"{optimizer} used {count} gradients that still held those of the loss that {other} had stepped with",
-            fix=f"call {optimizer}.zero_grad() after {other}.step() and before the next backward, or detach() what {other}'s loss should not reach",
+            message=(
+                f"{optimizer} used {count} gradients that still held those of the loss that "
+                f"{other} had stepped with"
+            ),
+            fix=(
+                f"call {optimizer}.zero_grad() after {other}.step() and before the next backward, "
+                f"or detach() what {other}'s loss should not reach"
+            ),
         )
         return
     for number, step in enumerate(evidence.steps):
@@ -69,7 +76,10 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
             )
             yield Finding(
                 module=None,
-                message=f"in step {number + 1} {name} used {len(step.stale)} gradients that still held those of the step before: there was no zero_grad between them",
+                message=(
+                    f"in step {number + 1} {name} used {len(step.stale)} gradients that still "
+                    "held those of the step before: there was no zero_grad between them"
+                ),
                 fix=f"call {name}.zero_grad() before loss.backward()",
             )
             return

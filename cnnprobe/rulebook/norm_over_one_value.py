@@ -51,9 +51,12 @@ def healthy() -> Mapping[str, Any]:
 def norm_over_one_value(evidence: Evidence) -> Iterator[Finding]:
     """A GroupNorm, InstanceNorm or LayerNorm normalises single values.
 
-    Why it matters: a value less its own mean is 0, whatever it was: only the bias comes out, and no gradient goes back.
-    What to do: take larger groups or more features, or normalise before the pooling that leaves 1 by 1.
-    Known exceptions: an RMSNorm, which has no mean; inputs that are larger in training than the batch that was given.
+    Why it matters: a value less its own mean is 0, whatever it was: only the bias comes out, and no
+    gradient goes back.
+    What to do: take larger groups or more features, or normalise before the pooling that leaves 1
+    by 1.
+    Known exceptions: an RMSNorm, which has no mean; inputs that are larger in training than the
+    batch that was given.
     Source: Wu and He 2018, "Group Normalization", arXiv:1803.08494, equation 1.
     """
     flow = Flow(evidence.trace)
@@ -66,7 +69,10 @@ def norm_over_one_value(evidence: Evidence) -> Iterator[Finding]:
         seen.add(place)
         yield Finding(
             module=place,
-            message=f"{describe(call)} takes the mean of 1 value at a time of {call.inputs[0].shape} (2 are the least): what comes out does not depend on its input",
+            message=(
+                f"{describe(call)} takes the mean of 1 value at a time of {call.inputs[0].shape} "
+                "(2 are the least): what comes out does not depend on its input"
+            ),
             fix="normalise over more values: fewer groups, or in front of the pooling",
             source=flow.line(i),
         )

@@ -40,10 +40,12 @@ def healthy() -> Mapping[str, Any]:
 def probs_into_nll(evidence: Evidence) -> Iterator[Finding]:
     """nll_loss gets probabilities instead of log-probabilities.
 
-    Why it matters: the loss is then minus the mean probability, between -1 and 0: a wrong class costs next to nothing.
+    Why it matters: the loss is then minus the mean probability, between -1 and 0: a wrong class
+    costs next to nothing.
     What to do: use log_softmax instead of softmax, or give logits to CrossEntropyLoss.
     Known exceptions: none.
-    Source: torch.nn.NLLLoss, "The input given through a forward call is expected to contain log-probabilities of each class".
+    Source: torch.nn.NLLLoss, "The input given through a forward call is expected to contain
+    log-probabilities of each class".
     """
     for loss in loss_calls(evidence):
         if loss.operation != "nll_loss":
@@ -57,7 +59,13 @@ def probs_into_nll(evidence: Evidence) -> Iterator[Finding]:
             )
             yield Finding(
                 module=loss.flow.owner(place),
-                message=f"{variable(evidence, 'loss_fn')} takes log-probabilities, which are at most 0, but gets values from {stat(given, 'min'):.3g} to {stat(given, 'max'):.3g}",
-                fix=f"use log_softmax in {spoken(evidence, loss.flow.owner(place))}, or drop the softmax and use nn.CrossEntropyLoss()",
+                message=(
+                    f"{variable(evidence, 'loss_fn')} takes log-probabilities, which are at most "
+                    f"0, but gets values from {stat(given, 'min'):.3g} to {stat(given, 'max'):.3g}"
+                ),
+                fix=(
+                    f"use log_softmax in {spoken(evidence, loss.flow.owner(place))}, or drop the "
+                    "softmax and use nn.CrossEntropyLoss()"
+                ),
                 source=loss.flow.line(place),
             )

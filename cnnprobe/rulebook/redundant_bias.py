@@ -37,7 +37,8 @@ def healthy() -> Mapping[str, Any]:
 def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
     """A layer with a bias feeds straight into a BatchNorm.
 
-    Why it matters: BatchNorm subtracts the mean, and the bias with it; harmless, but memory and time for nothing.
+    Why it matters: BatchNorm subtracts the mean, and the bias with it; harmless, but memory and
+    time for nothing.
     What to do: bias=False in the layer before a BatchNorm.
     Known exceptions: torchvision's vgg_bn does it too.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.2.
@@ -47,7 +48,10 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
         first = found[0]
         yield Finding(
             module=first,
-            message=f"{len(found)} layers have a bias that the BatchNorm behind them takes away again (the first is {spoken(evidence, first)})",
+            message=(
+                f"{len(found)} layers have a bias that the BatchNorm behind them takes away again "
+                f"(the first is {spoken(evidence, first)})"
+            ),
             fix="bias=False there",
         )
 

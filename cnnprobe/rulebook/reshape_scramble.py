@@ -49,10 +49,12 @@ def healthy() -> Mapping[str, Any]:
 def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     """A view or reshape exchanges axes, which only a permute can do.
 
-    Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels and positions.
+    Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels
+    and positions.
     What to do: permute or transpose first.
-    Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot be told apart. Where the first axis takes
-    part, only a plain exchange of whole axes counts: what is merged with the batch and split again has these sizes by chance.
+    Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot
+    be told apart. Where the first axis takes part, only a plain exchange of whole axes counts: what
+    is merged with the batch and split again has these sizes by chance.
     Source: torch.Tensor.view, "The returned tensor shares the same data".
     """
     flow = Flow(evidence.trace)
@@ -64,14 +66,21 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
         if is_exchange(before, after):
             yield Finding(
                 module=flow.owner(i),
-                message=f"{describe(call)} turns {before} into {after}: the axes change places, but the values stay in their order",
-                fix=f"permute or transpose first, then reshape, in {spoken(evidence, flow.owner(i))}",
+                message=(
+                    f"{describe(call)} turns {before} into {after}: the axes change places, but "
+                    "the values stay in their order"
+                ),
+                fix=(
+                    "permute or transpose first, then reshape, in "
+                    f"{spoken(evidence, flow.owner(i))}"
+                ),
                 source=call.source,
             )
 
 
 def is_exchange(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether a reshape's result has the sizes of the input's axes, or of products of them, in another order.
+    """Whether a reshape's result has the sizes of the input's axes, or of products of them, in
+    another order.
 
     >>> is_exchange((8, 6, 64), (8, 64, 6)), is_exchange((8, 6, 8, 8), (8, 64, 6)), is_exchange((8, 6, 8, 8), (8, 6, 64)), is_exchange((8, 12), (8, 3, 4))
     (True, True, False, False)
@@ -117,7 +126,9 @@ def _blocks(left: list[int], right: list[int]) -> Iterator[tuple[list[int], list
 
 
 def _is_permutation(left: list[int], right: list[int]) -> bool:
-    """Whether each axis on the right is a product of axes on the left, each of which is used once."""
+    """Whether each axis on the right is a product of axes on the left, each of which is used
+    once.
+    """
     if not right:
         return not left
     size = right[0]

@@ -43,8 +43,10 @@ def saturated_activation(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: its derivative is nearly zero there, so the layers before it learn nothing.
     What to do: initialise the layer before it smaller, normalise its input, or use ReLU.
-    Known exceptions: the model's last activation, which may be sure of itself; zeros of a ReLU are no saturation.
-    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
+    Known exceptions: the model's last activation, which may be sure of itself; zeros of a ReLU are
+    no saturation.
+    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward
+    neural networks".
     """
     observed = [t for t in traces(evidence) if any(o.stats for c in t.calls for o in c.outputs)]
     if not observed:
@@ -64,7 +66,13 @@ def saturated_activation(evidence: Evidence) -> Iterator[Finding]:
             before = flow.origin(call.inputs[0]) if call.inputs else None
             yield Finding(
                 module=flow.owner(i),
-                message=f"{share:.1%} of the outputs of {describe(call)} are at the ends of its range (more than {SATURATED:.0%})",
-                fix=f"initialise {spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))} smaller, or normalise what goes into it",
+                message=(
+                    f"{share:.1%} of the outputs of {describe(call)} are at the ends of its range "
+                    f"(more than {SATURATED:.0%})"
+                ),
+                fix=(
+                    "initialise "
+                    f"{spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))} smaller, or normalise what goes into it"
+                ),
                 source=call.source,
             )

@@ -42,9 +42,11 @@ def schedule_at_zero(evidence: Evidence) -> Iterator[Finding]:
     """A LambdaLR multiplies the learning rate by 0 at more than its first count.
 
     Why it matters: nothing is learned for as long.
-    What to do: let its function return a factor above 0 from the second count on: divide with / and not //.
+    What to do: let its function return a factor above 0 from the second count on: divide with / and
+    not //.
     Known exceptions: a warm-up that is 0 at its first count alone.
-    Source: torch.optim.lr_scheduler.LambdaLR, "The learning rate of each parameter group is set to the initial lr times a given function".
+    Source: torch.optim.lr_scheduler.LambdaLR, "The learning rate of each parameter group is set to
+    the initial lr times a given function".
     """
     zeros = [
         sum(1 for _ in itertools.takewhile(lambda factor: factor == 0, s.factors))
@@ -54,6 +56,12 @@ def schedule_at_zero(evidence: Evidence) -> Iterator[Finding]:
         return
     yield Finding(
         module=None,
-        message=f"{evidence.schedules[0].name} multiplies the learning rate by 0 in its first {min(zeros)} counts (a warm-up does in 1 at most): nothing is learned in them",
-        fix="let its function return a factor above 0 from the second count on: (count + 1) / n with / and not //, min(1.0, ...) around it",
+        message=(
+            f"{evidence.schedules[0].name} multiplies the learning rate by 0 in its first "
+            f"{min(zeros)} counts (a warm-up does in 1 at most): nothing is learned in them"
+        ),
+        fix=(
+            "let its function return a factor above 0 from the second count on: (count + 1) / n "
+            "with / and not //, min(1.0, ...) around it"
+        ),
     )

@@ -43,9 +43,11 @@ def healthy() -> Mapping[str, Any]:
 def shared_module(evidence: Evidence) -> Iterator[Finding]:
     """One layer stands at several places of a chain under several names.
 
-    Why it matters: `[layer] * 3` makes three references to one layer; the network has a third of the weights that it seems to have.
+    Why it matters: `[layer] * 3` makes three references to one layer; the network has a third of
+    the weights that it seems to have.
     What to do: make a new layer for each place: [Layer() for _ in range(3)], or copy.deepcopy.
-    Known exceptions: layers without parameters; an encoder that is called on several inputs (siamese); a loop that calls one name again and again.
+    Known exceptions: layers without parameters; an encoder that is called on several inputs
+    (siamese); a loop that calls one name again and again.
     Source: Python, "list * n" repeats references.
     """
     flow = Flow(evidence.trace)
@@ -73,6 +75,9 @@ def shared_module(evidence: Evidence) -> Iterator[Finding]:
             names = ", ".join((module.fqn, *module.aliases))
             yield Finding(
                 module=module.fqn,
-                message=f"{names} are one {module.kind}, called {len(rows)} times in a row with the same weights",
+                message=(
+                    f"{names} are one {module.kind}, called {len(rows)} times in a row with the "
+                    "same weights"
+                ),
                 fix="make a new one for each place, or copy.deepcopy it",
             )

@@ -58,10 +58,12 @@ def healthy() -> Mapping[str, Any]:
 def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
     """binary_cross_entropy_with_logits gets the output of a sigmoid or softmax.
 
-    Why it matters: the loss applies a sigmoid itself; of values in [0, 1] it makes probabilities between 0.5 and 0.73, so no sample can be called negative.
+    Why it matters: the loss applies a sigmoid itself; of values in [0, 1] it makes probabilities
+    between 0.5 and 0.73, so no sample can be called negative.
     What to do: remove the sigmoid from the model, or use BCELoss.
     Known exceptions: none.
-    Source: torch.nn.BCEWithLogitsLoss, "This loss combines a Sigmoid layer and the BCELoss in one single class".
+    Source: torch.nn.BCEWithLogitsLoss, "This loss combines a Sigmoid layer and the BCELoss in one
+    single class".
     """
     for loss in loss_calls(evidence):
         if loss.operation == "binary_cross_entropy_with_logits" and loss.origin_operation in (
@@ -72,7 +74,13 @@ def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
             call = loss.flow.calls[loss.origin] if loss.origin is not None else loss.call
             yield Finding(
                 module=loss.flow.owner(loss.origin),
-                message=f"{variable(evidence, 'loss_fn')} takes logits, but gets the output of {describe(call)}, which is in [0, 1]",
-                fix=f"remove the {loss.origin_operation} from {spoken(evidence, loss.flow.owner(loss.origin))}, or use nn.BCELoss()",
+                message=(
+                    f"{variable(evidence, 'loss_fn')} takes logits, but gets the output of "
+                    f"{describe(call)}, which is in [0, 1]"
+                ),
+                fix=(
+                    f"remove the {loss.origin_operation} from "
+                    f"{spoken(evidence, loss.flow.owner(loss.origin))}, or use nn.BCELoss()"
+                ),
                 source=call.source,
             )

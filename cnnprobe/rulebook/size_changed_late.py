@@ -39,7 +39,8 @@ def healthy() -> Mapping[str, Any]:
 def size_changed_late(evidence: Evidence) -> Iterator[Finding]:
     """A layer says one size, and its weight has another.
 
-    Why it matters: out_features and out_channels are read when the layer is built; to set them afterwards changes the printed name, not the layer.
+    Why it matters: out_features and out_channels are read when the layer is built; to set them
+    afterwards changes the printed name, not the layer.
     What to do: replace the layer: model.fc = nn.Linear(model.fc.in_features, 10).
     Known exceptions: subclasses of torch's layers, which may store their weights in another way.
     Source: torch.nn.Linear.__init__, which makes the weight.
@@ -56,6 +57,12 @@ def size_changed_late(evidence: Evidence) -> Iterator[Finding]:
                 name = spoken(evidence, module.fqn)
                 yield Finding(
                     module=module.fqn,
-                    message=f"{name} says {attribute}={said}, but its weight has shape {shape}: {shape[axis]}, not {said}",
-                    fix=f"make a new layer, {name} = nn.{module.kind}(...): setting {attribute} does not change the weight",
+                    message=(
+                        f"{name} says {attribute}={said}, but its weight has shape {shape}: "
+                        f"{shape[axis]}, not {said}"
+                    ),
+                    fix=(
+                        f"make a new layer, {name} = nn.{module.kind}(...): setting {attribute} "
+                        "does not change the weight"
+                    ),
                 )

@@ -47,8 +47,10 @@ def healthy() -> Mapping[str, Any]:
 def softmax_before_ce(evidence: Evidence) -> Iterator[Finding]:
     """Cross entropy gets the output of a softmax, and applies a second one.
 
-    Why it matters: two softmaxes flatten the distribution, so that the loss cannot fall below about ln(C) - 1 and the gradients are small.
-    What to do: take the softmax out of the model while training; apply it where probabilities are wanted.
+    Why it matters: two softmaxes flatten the distribution, so that the loss cannot fall below about
+    ln(C) - 1 and the gradients are small.
+    What to do: take the softmax out of the model while training; apply it where probabilities are
+    wanted.
     Known exceptions: a log_softmax is harmless, as a second one changes nothing.
     Source: torch.nn.CrossEntropyLoss, "The input is expected to contain the unnormalized logits".
     """
@@ -64,7 +66,14 @@ def softmax_before_ce(evidence: Evidence) -> Iterator[Finding]:
         what = describe(loss.flow.calls[place]) if place is not None else "what comes in"
         yield Finding(
             module=loss.flow.owner(place),
-            message=f"{variable(evidence, 'loss_fn')} is a cross entropy of logits, but gets probabilities: {what} gives values from {stat(given, 'min'):.3g} to {stat(given, 'max'):.3g} that add up to 1",
-            fix=f"remove the softmax from {spoken(evidence, loss.flow.owner(place))} and give {variable(evidence, 'loss_fn')} the logits",
+            message=(
+                f"{variable(evidence, 'loss_fn')} is a cross entropy of logits, but gets "
+                f"probabilities: {what} gives values from {stat(given, 'min'):.3g} to "
+                f"{stat(given, 'max'):.3g} that add up to 1"
+            ),
+            fix=(
+                f"remove the softmax from {spoken(evidence, loss.flow.owner(place))} and give "
+                f"{variable(evidence, 'loss_fn')} the logits"
+            ),
             source=loss.flow.line(place),
         )

@@ -46,10 +46,14 @@ def healthy() -> Mapping[str, Any]:
 def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
     """A softmax runs over dim 0, the batch, and not over the classes.
 
-    Why it matters: the samples of a batch compete with each other; a sample's prediction depends on which others it came with.
+    Why it matters: the samples of a batch compete with each other; a sample's prediction depends on
+    which others it came with.
     What to do: set dim=1, or dim=-1 for (N, C).
-    Known exceptions: attention over a sequence in dim 0 is right where the batch is elsewhere; it is reported only where samples were seen to influence each other. Losses over a square matrix of similarities are not reported.
-    Source: torch.nn.Softmax, "dim: a dimension along which Softmax will be computed (so every slice along dim will sum to 1)".
+    Known exceptions: attention over a sequence in dim 0 is right where the batch is elsewhere; it
+    is reported only where samples were seen to influence each other. Losses over a square matrix of
+    similarities are not reported.
+    Source: torch.nn.Softmax, "dim: a dimension along which Softmax will be computed (so every slice
+    along dim will sum to 1)".
     """
     flow = Flow(evidence.trace)
     for softmax in find_softmaxes(evidence, flow):
@@ -58,7 +62,10 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=softmax.module,
-                message=f"{describe(softmax.call)} runs over dim 0 of {softmax.shape}, which is the batch",
+                message=(
+                    f"{describe(softmax.call)} runs over dim 0 of {softmax.shape}, which is the "
+                    "batch"
+                ),
                 fix=f"set dim=1 in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
             )

@@ -45,11 +45,14 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def softmax_over_positions(evidence: Evidence) -> Iterator[Finding]:
-    """A softmax of class scores runs over the rows, columns or positions, and not over the classes in dim 1.
+    """A softmax of class scores runs over the rows, columns or positions, and not over the classes
+    in dim 1.
 
-    Why it matters: the positions of a map compete for each class, and the classes of one position do not add up to 1.
+    Why it matters: the positions of a map compete for each class, and the classes of one position
+    do not add up to 1.
     What to do: set dim=1 for (N, C, H, W) and (N, C, L).
-    Known exceptions: soft assignments and heat maps, which are meant to run over positions: only a head whose targets are one class for each position, or that goes into NLLLoss, is judged.
+    Known exceptions: soft assignments and heat maps, which are meant to run over positions: only a
+    head whose targets are one class for each position, or that goes into NLLLoss, is judged.
     Source: torch.nn.NLLLoss, "Input: (N, C) or (N, C, d1, ..., dK) where C = number of classes".
     """
     flow = Flow(evidence.trace)
@@ -57,7 +60,10 @@ def softmax_over_positions(evidence: Evidence) -> Iterator[Finding]:
         if softmax.dim > 1 and misses_classes(evidence, softmax):
             yield Finding(
                 module=softmax.module,
-                message=f"{describe(softmax.call)} runs over dim {softmax.dim} of {softmax.shape}, but the classes are in dim 1",
+                message=(
+                    f"{describe(softmax.call)} runs over dim {softmax.dim} of {softmax.shape}, "
+                    "but the classes are in dim 1"
+                ),
                 fix=f"set dim=1 in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
             )

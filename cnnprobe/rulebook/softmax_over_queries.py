@@ -55,11 +55,14 @@ def healthy() -> Mapping[str, Any]:
     explains=("vanishing-gradient", "zero-grad", "loss-not-decreasing", "cannot-overfit"),
 )
 def softmax_over_queries(evidence: Evidence) -> Iterator[Finding]:
-    """The softmax of an attention runs over the queries or the heads, and not over the keys that the next product sums over.
+    """The softmax of an attention runs over the queries or the heads, and not over the keys that
+    the next product sums over.
 
-    Why it matters: the weights of a query do not add up to 1, so its output grows with the number of keys.
+    Why it matters: the weights of a query do not add up to 1, so its output grows with the number
+    of keys.
     What to do: set dim=-1 for scores of shape (..., queries, keys).
-    Known exceptions: only scores that are a product of two activations, and whose weights go straight into the next product, are judged: soft assignments (NetVLAD) and routing are not.
+    Known exceptions: only scores that are a product of two activations, and whose weights go
+    straight into the next product, are judged: soft assignments (NetVLAD) and routing are not.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
     """
     flow = Flow(evidence.trace)
@@ -68,14 +71,23 @@ def softmax_over_queries(evidence: Evidence) -> Iterator[Finding]:
         if summed is not None:
             yield Finding(
                 module=softmax.module,
-                message=f"{describe(softmax.call)} runs over dim {softmax.dim} of the scores {softmax.shape}, but the product behind it sums over dim {summed}: the weights of a sum do not add up to 1",
-                fix=f"set dim={summed - len(softmax.shape)} in {spoken(evidence, softmax.module)}: attention normalises over the keys",
+                message=(
+                    f"{describe(softmax.call)} runs over dim {softmax.dim} of the scores "
+                    f"{softmax.shape}, but the product behind it sums over dim {summed}: the "
+                    "weights of a sum do not add up to 1"
+                ),
+                fix=(
+                    f"set dim={summed - len(softmax.shape)} in "
+                    f"{spoken(evidence, softmax.module)}: attention normalises over the keys"
+                ),
                 source=softmax.call.source,
             )
 
 
 def _find_summed_dim(flow: Flow, softmax: Softmax) -> int | None:
-    """The dim that the next product sums over, where the softmax runs over another one; else None."""
+    """The dim that the next product sums over, where the softmax runs over another one; else
+    None.
+    """
     if softmax.dim == 0 or not _are_scores(flow, softmax.index):
         return None
     rank, at = len(softmax.shape), softmax.index

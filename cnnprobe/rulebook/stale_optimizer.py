@@ -51,8 +51,10 @@ def stale_optimizer(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the new layer is never trained.
     What to do: build the optimizer after the last change of the model, or add_param_group.
-    Known exceptions: an optimizer that also trains something else (a loss with parameters, another model) while it has all of this model's.
-    Source: torch.optim, "If you need to move a model to GPU via .cuda(), please do so before constructing optimizers for it".
+    Known exceptions: an optimizer that also trains something else (a loss with parameters, another
+    model) while it has all of this model's.
+    Source: torch.optim, "If you need to move a model to GPU via .cuda(), please do so before
+    constructing optimizers for it".
     """
     forgotten = missing(evidence)
     for optimizer in evidence.optimizers:
@@ -61,7 +63,11 @@ def stale_optimizer(evidence: Evidence) -> Iterator[Finding]:
         for module in topmost({owner(p) for p in forgotten}, evidence.trace):
             yield Finding(
                 module=module,
-                message=f"{optimizer.name} holds {len(optimizer.foreign)} parameters that are not in the model (the first of shape {optimizer.foreign[0]}), and not those of {spoken(evidence, module)}",
+                message=(
+                    f"{optimizer.name} holds {len(optimizer.foreign)} parameters that are not in "
+                    f"the model (the first of shape {optimizer.foreign[0]}), and not those of "
+                    f"{spoken(evidence, module)}"
+                ),
                 fix=f"build {optimizer.name} after {spoken(evidence, module)} is replaced",
             )
         return

@@ -8,7 +8,8 @@ from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import variable
 from cnnprobe.rulebook.material import perceptron, stepping
 
-PATIENCE = 5  # training steps without an optimizer step; who accumulates longer clears its gradients less often
+# training steps without an optimizer step; who accumulates longer clears its gradients less often
+PATIENCE = 5
 
 
 def _loop(steps: bool) -> Mapping[str, Any]:
@@ -47,9 +48,12 @@ def healthy() -> Mapping[str, Any]:
 def step_missing(evidence: Evidence) -> Iterator[Finding]:
     """Gradients are computed, and no optimizer uses them.
 
-    Why it matters: no parameter ever changes; or, in a loop that should add up several batches, all but the last are lost.
+    Why it matters: no parameter ever changes; or, in a loop that should add up several batches, all
+    but the last are lost.
     What to do: optimizer.step() after loss.backward(); an update by hand has to write in place.
-    Known exceptions: accumulation over a few batches; updates by hand that change the parameters; passes for the gradient of an input, for SAM's first step, or whose gradients are put together by hand.
+    Known exceptions: accumulation over a few batches; updates by hand that change the parameters;
+    passes for the gradient of an input, for SAM's first step, or whose gradients are put together
+    by hand.
     Source: torch.optim, "Taking an optimization step".
     """
     wasted, passes = (
@@ -63,8 +67,14 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
         )
         yield Finding(
             module=None,
-            message=f"the gradients of {wasted} of {passes} backward passes are cleared before a step uses them: only the last batch of each step counts",
-            fix=f"call {name}.zero_grad() once for each step, before the first of the backward passes that it adds up",
+            message=(
+                f"the gradients of {wasted} of {passes} backward passes are cleared before a step "
+                "uses them: only the last batch of each step counts"
+            ),
+            fix=(
+                f"call {name}.zero_grad() once for each step, before the first of the backward "
+                "passes that it adds up"
+            ),
         )
         return
     events = [e.kind for step in evidence.steps for e in step.events]
@@ -81,8 +91,14 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
     if "zero_grad" in events[events.index("backward") :] or len(evidence.steps) >= PATIENCE:
         yield Finding(
             module=None,
-            message=f"{backwards} backward passes were followed by 0 optimizer steps: no parameter changed",
+            message=(
+                f"{backwards} backward passes were followed by 0 optimizer steps: no parameter "
+                "changed"
+            ),
             fix=f"call {variable(evidence, 'optimizer')}.step() after loss.backward()"
             if evidence.optimizers
-            else "use an optimizer, or write to the parameters in place: p -= lr * p.grad, as p = p - lr * p.grad only makes a new tensor",
+            else (
+                "use an optimizer, or write to the parameters in place: p -= lr * p.grad, as p = "
+                "p - lr * p.grad only makes a new tensor"
+            ),
         )

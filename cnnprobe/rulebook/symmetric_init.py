@@ -43,7 +43,8 @@ def healthy() -> Mapping[str, Any]:
 def symmetric_init(evidence: Evidence) -> Iterator[Finding]:
     """The units of a layer start with the same weights as each other.
 
-    Why it matters: equal units get equal gradients and stay equal: the layer has the power of the few that are distinct.
+    Why it matters: equal units get equal gradients and stay equal: the layer has the power of the
+    few that are distinct.
     What to do: initialise each unit at random.
     Known exceptions: depthwise convolutions, whose units see different channels; frozen filters.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 8.4.
@@ -69,6 +70,10 @@ def symmetric_init(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=owner(name),
-                message=f"only {value.distinct_rows} of the {value.shape[0]} units of {spoken(evidence, owner(name))} have weights of their own (at least {MOST:.0%})",
+                message=(
+                    f"only {value.distinct_rows} of the {value.shape[0]} units of "
+                    f"{spoken(evidence, owner(name))} have weights of their own (at least "
+                    f"{MOST:.0%})"
+                ),
                 fix=f"nn.init.kaiming_normal_({spoken(evidence, owner(name))}.weight)",
             )

@@ -45,7 +45,8 @@ def tied_weights(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: they compute the same map, and their gradients add up.
     What to do: give each layer its own parameter.
-    Known exceptions: an embedding and its decoder, an encoder and its transposed decoder: they differ in kind or use the weight transposed.
+    Known exceptions: an embedding and its decoder, an encoder and its transposed decoder: they
+    differ in kind or use the weight transposed.
     Source: Press and Wolf 2017, arXiv:1608.05859, for the tying that is right.
     """
     flow = Flow(evidence.trace)
@@ -70,6 +71,9 @@ def tied_weights(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=distinct[0],
-                message=f"{' and '.join(distinct)} ({kinds[distinct[0]].kind}) share one weight of shape {parameter.shape}",
+                message=(
+                    f"{' and '.join(distinct)} ({kinds[distinct[0]].kind}) share one weight of "
+                    f"shape {parameter.shape}"
+                ),
                 fix=f"give {spoken(evidence, distinct[-1])} a weight of its own",
             )

@@ -44,11 +44,15 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP605", name="train-eval-gap", severity=Severity.WARNING, examples=(sick, healthy))
 def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
-    """The same batch has a far higher loss in eval mode than in train mode, although BatchNorm had time to settle.
+    """The same batch has a far higher loss in eval mode than in train mode, although BatchNorm had
+    time to settle.
 
-    Why it matters: the running statistics are not those of the data, so that the deployed model is not the trained one.
-    What to do: check momentum, batch size, and that train and eval data are normalised alike; recompute the statistics.
-    Known exceptions: fewer than 50 batches tracked; the same batch is compared, so that overfitting plays no part.
+    Why it matters: the running statistics are not those of the data, so that the deployed model is
+    not the trained one.
+    What to do: check momentum, batch size, and that train and eval data are normalised alike;
+    recompute the statistics.
+    Known exceptions: fewer than 50 batches tracked; the same batch is compared, so that overfitting
+    plays no part.
     Source: Wu and Johnson 2021, arXiv:2105.07576, "Rethinking Batch in BatchNorm".
     """
     evaluated, trained = evidence.probes.evaluation_loss, evidence.probes.training_loss
@@ -68,7 +72,14 @@ def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=module.fqn,
-                message=f"the loss of the same batch is {evaluated:.3g} in eval mode and {trained:.3g} in train mode (more than {TIMES:g} times), after {tracked.high:.0f} batches; momentum is {module.config.get('momentum')}",
-                fix=f"check momentum of {spoken(evidence, module.fqn)}, and that both modes see equally normalised data",
+                message=(
+                    f"the loss of the same batch is {evaluated:.3g} in eval mode and "
+                    f"{trained:.3g} in train mode (more than {TIMES:g} times), after "
+                    f"{tracked.high:.0f} batches; momentum is {module.config.get('momentum')}"
+                ),
+                fix=(
+                    f"check momentum of {spoken(evidence, module.fqn)}, and that both modes see "
+                    "equally normalised data"
+                ),
             )
             return

@@ -49,8 +49,10 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     """An optimizer steps with gradients, and weights are bit for bit the same afterwards.
 
     Why it matters: nothing is learned.
-    What to do: check the learning rate of their group, and whether the step is smaller than the precision of the weights (float16).
-    Known exceptions: a scheduler that warms up from 0. An optimizer that never steps is `idle-optimizer`, a change that is taken back `update-undone`.
+    What to do: check the learning rate of their group, and whether the step is smaller than the
+    precision of the weights (float16).
+    Known exceptions: a scheduler that warms up from 0. An optimizer that never steps is
+    `idle-optimizer`, a change that is taken back `update-undone`.
     Source: the parameters before and after the observed steps.
     """
     steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
@@ -85,7 +87,9 @@ def _has_gradients(steps: list[Step], name: str) -> bool:
 
 
 def _should_move(evidence: Evidence, step: Step, name: str, *, moving: bool) -> bool:
-    """Whether a step of plain gradient descent would be larger than the rounding of the weight; with a rate of 0 any would."""
+    """Whether a step of plain gradient descent would be larger than the rounding of the weight;
+    with a rate of 0 any would.
+    """
     rates = [r for o in evidence.optimizers if name in o.parameters for r in o.rates]
     if not any(rates):
         return True
@@ -104,6 +108,9 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     return Finding(
         module=module,
-        message=f"the weights of {spoken(evidence, module)} have gradients, but did not change in {count} optimizer steps (learning rates: {rates})",
+        message=(
+            f"the weights of {spoken(evidence, module)} have gradients, but did not change in "
+            f"{count} optimizer steps (learning rates: {rates})"
+        ),
         fix=f"set lr of {holder.name} to more than 0, or train in float32",
     )

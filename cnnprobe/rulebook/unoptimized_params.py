@@ -46,8 +46,10 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
     """Trainable parameters get gradients, but no optimizer holds them.
 
     Why it matters: they stay at their initial values for ever, and their gradients pile up.
-    What to do: build the optimizer from model.parameters(), or freeze them with requires_grad_(False).
-    Known exceptions: frozen parameters; parameters of which another optimizer was seen to take care.
+    What to do: build the optimizer from model.parameters(), or freeze them with
+    requires_grad_(False).
+    Known exceptions: frozen parameters; parameters of which another optimizer was seen to take
+    care.
     Source: torch.optim, "you have to give it an iterable containing the parameters".
     """
     if any(o.foreign for o in evidence.optimizers):
@@ -60,8 +62,14 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
         )
         yield Finding(
             module=module,
-            message=f"{count} trainable parameters of {spoken(evidence, module)} get gradients, but are in no optimizer ({names} has {len(optimised(evidence))})",
-            fix=f"give {names} all of {variable(evidence, 'model')}.parameters(), or freeze these: {spoken(evidence, module)}.requires_grad_(False)",
+            message=(
+                f"{count} trainable parameters of {spoken(evidence, module)} get gradients, but "
+                f"are in no optimizer ({names} has {len(optimised(evidence))})"
+            ),
+            fix=(
+                f"give {names} all of {variable(evidence, 'model')}.parameters(), or freeze "
+                f"these: {spoken(evidence, module)}.requires_grad_(False)"
+            ),
         )
 
 

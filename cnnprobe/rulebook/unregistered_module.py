@@ -57,12 +57,16 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def unregistered_module(evidence: Evidence) -> Iterator[Finding]:
-    """The forward uses a layer that the model does not know: it sits in a list, tuple or dict, or is made in the forward itself.
+    """The forward uses a layer that the model does not know: it sits in a list, tuple or dict, or
+    is made in the forward itself.
 
-    Why it matters: its parameters are not in parameters() and are never trained; .to(device), .eval() and state_dict() pass it by.
+    Why it matters: its parameters are not in parameters() and are never trained; .to(device),
+    .eval() and state_dict() pass it by.
     What to do: use nn.ModuleList or nn.ModuleDict, and make every layer in __init__.
-    Known exceptions: a hidden module whose parameters are all frozen (a perceptual loss, a teacher) may be hidden on purpose.
-    Source: torch.nn.ModuleList, "modules it contains are properly registered, and will be visible by all Module methods".
+    Known exceptions: a hidden module whose parameters are all frozen (a perceptual loss, a teacher)
+    may be hidden on purpose.
+    Source: torch.nn.ModuleList, "modules it contains are properly registered, and will be visible
+    by all Module methods".
     """
     groups: dict[tuple[str, str], list[Hidden]] = {}
     for hidden in evidence.hidden:
@@ -73,14 +77,19 @@ def unregistered_module(evidence: Evidence) -> Iterator[Finding]:
         name = f"{spoken(evidence, place)}.{attribute}"
         yield Finding(
             module=place,
-            message=f"{name} holds {len(members)} trainable modules ({kinds}) in a plain container: 0 of them are registered",
+            message=(
+                f"{name} holds {len(members)} trainable modules ({kinds}) in a plain container: 0 "
+                "of them are registered"
+            ),
             fix=f"make it nn.ModuleList(...) where {attribute} is set (nn.ModuleDict for a dict)",
         )
     yield from _made_anew(evidence)
 
 
 def _made_anew(evidence: Evidence) -> Iterator[Finding]:
-    """A layer whose weights every forward draws again: one that made them once and kept them would not do so in the next pass."""
+    """A layer whose weights every forward draws again: one that made them once and kept them would
+    not do so in the next pass.
+    """
     passes = traces(evidence)
     if len(passes) < 2 or not all(_drawn(Flow(trace)) for trace in passes):
         return
@@ -92,14 +101,22 @@ def _made_anew(evidence: Evidence) -> Iterator[Finding]:
         place = spoken(evidence, flow.owner(reader))
         yield Finding(
             module=flow.owner(reader),
-            message=f"{describe(flow.calls[reader])} uses weights, of shape {shapes}, that are drawn anew in each of {len(passes)} passes: 0 of them are registered",
-            fix=f"make the layer once, in __init__ of {place} (self.layer = ...), and only call it in the forward",
+            message=(
+                f"{describe(flow.calls[reader])} uses weights, of shape {shapes}, that are drawn "
+                f"anew in each of {len(passes)} passes: 0 of them are registered"
+            ),
+            fix=(
+                f"make the layer once, in __init__ of {place} (self.layer = ...), and only call "
+                "it in the forward"
+            ),
             source=flow.line(reader),
         )
 
 
 def _drawn(flow: Flow) -> dict[int, set[int]]:
-    """The rows inside of the model that read trainable tensors of an initialisation within the same forward, and the rows of that."""
+    """The rows inside of the model that read trainable tensors of an initialisation within the same
+    forward, and the rows of that.
+    """
     found: dict[int, set[int]] = {}
     for i in flow.primitives():
         if flow.owner(i) is None or flow.calls[i].kind.startswith(INIT):

@@ -43,10 +43,13 @@ def healthy() -> Mapping[str, Any]:
 def unregistered_parameter(evidence: Evidence) -> Iterator[Finding]:
     """The forward uses a tensor that requires grad but is no parameter of the model.
 
-    Why it matters: it gets gradients, but no optimizer built from parameters() ever changes it, and it is not saved.
-    What to do: `self.x = nn.Parameter(...)`, as the last thing done to it: nn.Parameter(...).to(device) or * 0.01 gives a plain tensor again.
+    Why it matters: it gets gradients, but no optimizer built from parameters() ever changes it, and
+    it is not saved.
+    What to do: `self.x = nn.Parameter(...)`, as the last thing done to it:
+    nn.Parameter(...).to(device) or * 0.01 gives a plain tensor again.
     Known exceptions: none.
-    Source: torch.nn.parameter.Parameter, "when they're assigned as Module attributes they are automatically added to the list of its parameters".
+    Source: torch.nn.parameter.Parameter, "when they're assigned as Module attributes they are
+    automatically added to the list of its parameters".
     """
     for hidden in evidence.hidden:
         if hidden.kind == "parameter" and hidden.used:
@@ -54,7 +57,10 @@ def unregistered_parameter(evidence: Evidence) -> Iterator[Finding]:
             base = hidden.name.partition("[")[0]
             yield Finding(
                 module=hidden.owner,
-                message=f"{name}, of shape {hidden.shape}, requires grad and is used, but is not among the model's parameters",
+                message=(
+                    f"{name}, of shape {hidden.shape}, requires grad and is used, but is not "
+                    "among the model's parameters"
+                ),
                 fix=f"self.{base} = nn.ParameterList(...)"
                 if "[" in hidden.name
                 else f"self.{base} = nn.Parameter(...)",

@@ -50,7 +50,8 @@ def unregistered_tensor(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: .to(device) and .half() leave it where it is, and state_dict() does not save it.
     What to do: self.register_buffer(name, tensor).
-    Known exceptions: a tensor that the forward itself replaces (a state, a cache), or moves to the device of what it is combined with; a single number, which any device takes, is info.
+    Known exceptions: a tensor that the forward itself replaces (a state, a cache), or moves to the
+    device of what it is combined with; a single number, which any device takes, is info.
     Source: torch.nn.Module.register_buffer.
     """
     found = [h for h in evidence.hidden if h.kind == "tensor" and h.used and h.stable]
@@ -62,7 +63,10 @@ def unregistered_tensor(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=hidden.owner,
                 severity=Severity.WARNING if hidden.shape else Severity.INFO,
-                message=f"{spoken(evidence, hidden.owner)}.{hidden.name}, of shape {hidden.shape}, is used but is neither a parameter nor a buffer",
+                message=(
+                    f"{spoken(evidence, hidden.owner)}.{hidden.name}, of shape {hidden.shape}, is "
+                    "used but is neither a parameter nor a buffer"
+                ),
                 fix=f'self.register_buffer("{base}", ...) in place of self.{base} = ...',
             )
 
@@ -72,7 +76,9 @@ def _fqn(hidden: Hidden) -> str:
 
 
 def _meets_others(flow: Flow, name: str, names: set[str]) -> bool:
-    """Whether values of the tensor are combined with some of the model or its inputs before the forward moves them to where those are."""
+    """Whether values of the tensor are combined with some of the model or its inputs before the
+    forward moves them to where those are.
+    """
     constant: set[int] = set()  # rows that only such tensors went into
     own: set[int] = set()  # those of them that this one went into
     for i in flow.primitives():
@@ -92,7 +98,9 @@ def _meets_others(flow: Flow, name: str, names: set[str]) -> bool:
 
 
 def _is_moved(call: ModuleCall) -> bool:
-    """Whether the row puts its first tensor on a device that is named, or on that of another one."""
+    """Whether the row puts its first tensor on a device that is named, or on that of another
+    one.
+    """
     if operation(call) != "to":
         return operation(call) in COPYING
     given = [str(value) for value in call.arguments.values()]

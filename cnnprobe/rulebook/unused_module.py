@@ -65,7 +65,10 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the forward is not the network that the constructor describes.
     What to do: call it in the forward, or remove it.
-    Known exceptions: containers; modules that are used through their weights; parts that only train or only eval mode calls; without parameters it is info, as are experts that got no sample of this batch, members of a ModuleDict of which another was called, and, where only the forward is seen, whole networks beside it (a decoder, a critic).
+    Known exceptions: containers; modules that are used through their weights; parts that only train
+    or only eval mode calls; without parameters it is info, as are experts that got no sample of
+    this batch, members of a ModuleDict of which another was called, and, where only the forward is
+    seen, whole networks beside it (a decoder, a critic).
     Source: the registry of torch.nn.Module against its recorded calls.
     """
     if not complete(evidence) or not any(c.fqn is not None for c in evidence.trace.calls):
@@ -90,7 +93,10 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=module.fqn,
             severity=Severity.INFO if doubtful or elsewhere else Severity.WARNING,
-            message=f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} parameters, but "
+            message=(
+                f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} "
+                "parameters, but "
+            )
             + ("nothing in it was called" if module.is_container else "was called 0 times"),
             fix="call it in the forward, or remove it"
             + ("; if the training step calls it, pass train_step" if elsewhere else ""),
@@ -99,7 +105,10 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=bare[0].fqn,
             severity=Severity.INFO,
-            message=f"{len(bare)} modules without parameters were called 0 times (the first is {spoken(evidence, bare[0].fqn)}, {bare[0].kind})",
+            message=(
+                f"{len(bare)} modules without parameters were called 0 times (the first is "
+                f"{spoken(evidence, bare[0].fqn)}, {bare[0].kind})"
+            ),
             fix="call them in the forward, or remove them",
         )
 
@@ -135,7 +144,9 @@ def _idle(evidence: Evidence) -> list[ModuleInfo]:
 
 
 def _is_network(evidence: Evidence, module: ModuleInfo) -> bool:
-    """Whether it is one of several layers that takes what the model takes or gives, or gives what it takes: a decoder, a critic, a teacher."""
+    """Whether it is one of several layers that takes what the model takes or gives, or gives what
+    it takes: a decoder, a critic, a teacher.
+    """
     layers = [
         m.config
         for m in evidence.trace.modules
@@ -174,7 +185,9 @@ def _belongs_to_stock(fqn: str, by_name: Mapping[str, ModuleInfo]) -> bool:
 
 
 def _chosen_among(evidence: Evidence) -> set[str]:
-    """The containers whose members are chosen from by the forward: a ModuleDict by its keys, a list of experts by which samples go to each."""
+    """The containers whose members are chosen from by the forward: a ModuleDict by its keys, a list
+    of experts by which samples go to each.
+    """
     found = set()
     kinds = {m.fqn: m.kind for m in evidence.trace.modules if m.is_container}
     for trace in traces(evidence):

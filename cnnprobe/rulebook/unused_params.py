@@ -49,7 +49,8 @@ def healthy() -> Mapping[str, Any]:
 def unused_params(evidence: Evidence) -> Iterator[Finding]:
     """A module that is called has a trainable parameter that nothing reads.
 
-    Why it matters: it gets no gradient, fills the checkpoint, and makes DistributedDataParallel stop with an error.
+    Why it matters: it gets no gradient, fills the checkpoint, and makes DistributedDataParallel
+    stop with an error.
     What to do: use it in the forward, or remove it.
     Known exceptions: parameters of torch's own layers are not judged by reads, but by the graph.
     Source: torch.nn.parallel.DistributedDataParallel, find_unused_parameters.
@@ -67,6 +68,9 @@ def unused_params(evidence: Evidence) -> Iterator[Finding]:
         if info is not None and not info.is_stock and "parametrizations" not in module:
             yield Finding(
                 module=module,
-                message=f"{spoken(evidence, module)}.{name.rpartition('.')[2]} is trainable, but nothing reads it: 0 uses in {len(evidence.steps)} steps",
+                message=(
+                    f"{spoken(evidence, module)}.{name.rpartition('.')[2]} is trainable, but "
+                    f"nothing reads it: 0 uses in {len(evidence.steps)} steps"
+                ),
                 fix="use it in the forward, or remove it",
             )

@@ -45,7 +45,9 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: what the layer was (trained or initialised) is gone after one step.
     What to do: a smaller learning rate for this layer's group.
-    Known exceptions: weights that start at zero; layers in front of a normalisation, and weights that are normalised themselves, whose scale does not matter; where the loss never rises it is info.
+    Known exceptions: weights that start at zero; layers in front of a normalisation, and weights
+    that are normalised themselves, whose scale does not matter; where the loss never rises it is
+    info.
     Source: Karpathy, CS231n, "Ratio of weights:updates": somewhere around 1e-3.
     """
     if not evidence.steps:
@@ -84,6 +86,13 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=owner(worst),
             severity=Severity.INFO if harmless else None,
-            message=f"the first step changes {worst} by {ratios[worst]:.2g} times its size (more than {LARGE:g}; the median of all weights is {statistics.median(ratios.values()):.1e})",
-            fix=f"lower the learning rate of {spoken(evidence, owner(worst))}'s group in {evidence.optimizers[0].name if evidence.optimizers else 'the optimizer'}",
+            message=(
+                f"the first step changes {worst} by {ratios[worst]:.2g} times its size (more than "
+                f"{LARGE:g}; the median of all weights is "
+                f"{statistics.median(ratios.values()):.1e})"
+            ),
+            fix=(
+                f"lower the learning rate of {spoken(evidence, owner(worst))}'s group in "
+                f"{evidence.optimizers[0].name if evidence.optimizers else 'the optimizer'}"
+            ),
         )

@@ -7,7 +7,9 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.rulebook.material import perceptron, stepping
 
-UNDONE = 0.05  # of an optimizer's change that is left at the end of the step; an average with decay 0.99 leaves 0.01
+# of an optimizer's change that is left at the end of the step; an average with decay 0.99 leaves
+# 0.01
+UNDONE = 0.05
 
 
 def _loop(left: float) -> Mapping[str, Any]:
@@ -49,9 +51,11 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
     """Something writes the old weights back after the optimizer's step.
 
     Why it matters: nothing, or next to nothing, is learned.
-    What to do: copy the model into its average or its best state, not the other way round; restore weights that were swapped for an evaluation.
+    What to do: copy the model into its average or its best state, not the other way round; restore
+    weights that were swapped for an evaluation.
     Known exceptions: Lookahead and like schemes, which keep more than a twentieth of each step.
-    Source: the parameters before each observed step, right after the optimizer's own step, and at its end; Zhang et al. 2019, arXiv:1907.08610.
+    Source: the parameters before each observed step, right after the optimizer's own step, and at
+    its end; Zhang et al. 2019, arXiv:1907.08610.
     """
     steps = [s for s in evidence.steps if s.stepped and s.changes]
     left = [
@@ -64,6 +68,12 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
         return
     yield Finding(
         module=None,
-        message=f"of what {evidence.optimizers[0].name} changes, at most {max(left):.1%} is left at the end of the step (less than {UNDONE:.0%}): something writes the old weights back",
-        fix="copy the model into its average or its best state, not the other way round, and restore weights that were swapped for an evaluation",
+        message=(
+            f"of what {evidence.optimizers[0].name} changes, at most {max(left):.1%} is left at "
+            f"the end of the step (less than {UNDONE:.0%}): something writes the old weights back"
+        ),
+        fix=(
+            "copy the model into its average or its best state, not the other way round, and "
+            "restore weights that were swapped for an evaluation"
+        ),
     )

@@ -9,9 +9,13 @@ from cnnprobe.diagnosis.evidence.questions import Weight, spoken, weights_in_ord
 from cnnprobe.rulebook.material import classifying, layers
 
 FADED = 1e-6  # gradient over weight of an early layer, relative to that of the last layers
-FADED_BY_SQUASHING = 1e-4  # the same where sigmoids or tanhs lie between: their derivative is at most 0.25; five default layers leave 2e-4, six 2e-5
+# the same where sigmoids or tanhs lie between: their derivative is at most 0.25; five default
+# layers leave 2e-4, six 2e-5
+FADED_BY_SQUASHING = 1e-4
 SQUASHED = 5  # hidden sigmoids and tanhs that count as a chain of them
-FIRST = 4  # a quarter of the layers are "the first"; all of them have to be faded, as branches that start at zero are not the trunk
+# a quarter of the layers are "the first"; all of them have to be faded, as branches that start at
+# zero are not the trunk
+FIRST = 4
 LEAST = 4  # weight layers; fewer cannot fade
 
 
@@ -47,12 +51,16 @@ def healthy() -> Mapping[str, Any]:
     explains=("lr-too-low", "loss-not-decreasing", "cannot-overfit", "constant-output"),
 )
 def vanishing_gradient(evidence: Evidence) -> Iterator[Finding]:
-    """The gradients of the first layers are a millionth of those of the last, a ten-thousandth behind a chain of sigmoids.
+    """The gradients of the first layers are a millionth of those of the last, a ten-thousandth
+    behind a chain of sigmoids.
 
     Why it matters: the first layers stay at their random initialisation.
     What to do: ReLU in place of sigmoid, BatchNorm, skip connections, an initialisation by fan-in.
-    Known exceptions: residual branches that start near zero (LayerScale); steps in eval mode, where untrained BatchNorm does not normalise; small gradients everywhere, as after convergence, are no fading; exact zeros are zero-grad.
-    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
+    Known exceptions: residual branches that start near zero (LayerScale); steps in eval mode, where
+    untrained BatchNorm does not normalise; small gradients everywhere, as after convergence, are no
+    fading; exact zeros are zero-grad.
+    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward
+    neural networks".
     """
     found: Weight | None = None
     last = 0.0
@@ -76,6 +84,12 @@ def vanishing_gradient(evidence: Evidence) -> Iterator[Finding]:
     if found is not None:
         yield Finding(
             module=found.module,
-            message=f"the gradient of {found.name} is {found.relative:.1e} of its weight, that of the last layers {last:.1e}: less than {bound:g} of it",
-            fix=f"put BatchNorm or skip connections behind {spoken(evidence, found.module)}, or use ReLU and an initialisation by fan-in",
+            message=(
+                f"the gradient of {found.name} is {found.relative:.1e} of its weight, that of the "
+                f"last layers {last:.1e}: less than {bound:g} of it"
+            ),
+            fix=(
+                f"put BatchNorm or skip connections behind {spoken(evidence, found.module)}, or "
+                "use ReLU and an initialisation by fan-in"
+            ),
         )

@@ -44,7 +44,8 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the weights go to zero, whatever the data say.
     What to do: 1e-4 to 5e-4 for SGD and Adam, 0.01 to 0.1 for AdamW; momentum is another argument.
     Known exceptions: none above these bounds; below them a decay is not judged.
-    Source: Loshchilov, Hutter 2019, arXiv:1711.05101, figure 1; He et al. 2016, arXiv:1512.03385, section 3.4.
+    Source: Loshchilov, Hutter 2019, arXiv:1711.05101, figure 1; He et al. 2016, arXiv:1512.03385,
+    section 3.4.
     """
     step = next((s for s in evidence.steps if s.gradients), None)
     if step is None:
@@ -62,12 +63,18 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
             and optimizer.weight_decay >= HIGH
             and (pull := _pull(evidence, step, optimizer)) > 1
         ):
-            what = f"it is {pull:.2g} times the gradient of the loss in the median of all weights (more than 1)"
+            what = (
+                f"it is {pull:.2g} times the gradient of the loss in the median of all weights "
+                "(more than 1)"
+            )
         else:
             continue
         yield Finding(
             module=None,
-            message=f"{optimizer.name} ({optimizer.kind}) has a weight_decay of {optimizer.weight_decay:g}: {what}",
+            message=(
+                f"{optimizer.name} ({optimizer.kind}) has a weight_decay of "
+                f"{optimizer.weight_decay:g}: {what}"
+            ),
             fix=f"weight_decay={0.01 if optimizer.decoupled else 5e-4:g}"
             + (
                 "; if momentum was meant, write momentum=" + f"{optimizer.weight_decay:g}"

@@ -44,7 +44,9 @@ def sick() -> Mapping[str, Any]:
 
 
 def healthy() -> Mapping[str, Any]:
-    """A head that starts at zero: the body has no gradient in the first step, and one in the second."""
+    """A head that starts at zero: the body has no gradient in the first step, and one in the
+    second.
+    """
     import torch
 
     given = dict(_net(shut=False))
@@ -63,9 +65,13 @@ def healthy() -> Mapping[str, Any]:
 def zero_grad(evidence: Evidence) -> Iterator[Finding]:
     """A weight gets a gradient that is exactly zero in every observed step.
 
-    Why it matters: it is connected to the loss and still cannot learn: something on the way has derivative zero.
-    What to do: look behind it for dead ReLUs, sign, round, comparisons, a multiplication by zero, a softmax over one value; where no weight has a gradient, look in the loss.
-    Known exceptions: heads and branches that start at zero, which let a gradient through after one step; as info, parts of which a computed index chose nothing in this batch, as the boxes of a detector.
+    Why it matters: it is connected to the loss and still cannot learn: something on the way has
+    derivative zero.
+    What to do: look behind it for dead ReLUs, sign, round, comparisons, a multiplication by zero, a
+    softmax over one value; where no weight has a gradient, look in the loss.
+    Known exceptions: heads and branches that start at zero, which let a gradient through after one
+    step; as info, parts of which a computed index chose nothing in this batch, as the boxes of a
+    detector.
     Source: the gradients of the observed steps.
     """
     steps = [s for s in evidence.steps if s.gradients]
@@ -90,16 +96,24 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=module,
             severity=Severity.INFO if unchosen else Severity.WARNING,
-            message=f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in {len(steps)} of {len(steps)} steps"
+            message=(
+                f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in "
+                f"{len(steps)} of {len(steps)} steps"
+            )
             + (
                 ": an index that is computed chose nothing of what they put out" if unchosen else ""
             ),
-            fix="look behind it for an operation with derivative zero: a dead ReLU, sign, round, argmax, a product with 0",
+            fix=(
+                "look behind it for an operation with derivative zero: a dead ReLU, sign, round, "
+                "argmax, a product with 0"
+            ),
         )
 
 
 def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:
-    """Whether everything that the module puts out, with no weight after it that learns, goes through a choice of values by a computed index."""
+    """Whether everything that the module puts out, with no weight after it that learns, goes
+    through a choice of values by a computed index.
+    """
     inside = module + "."
     stack = [
         i
@@ -146,16 +160,28 @@ def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
     yield Finding(
         module=flow.owner(place),
         severity=Severity.ERROR,
-        message=f"the loss is {values[0]:.3g}, and the gradient of every one of {len(steps[0].gradients)} parameters is exactly 0 in {len(steps)} of {len(steps)} steps"
+        message=(
+            f"the loss is {values[0]:.3g}, and the gradient of every one of "
+            f"{len(steps[0].gradients)} parameters is exactly 0 in {len(steps)} of {len(steps)} "
+            "steps"
+        )
         + (f": the derivative of {describe(flow.calls[place])} is 0" if place is not None else ""),
-        fix=f"leave {operation(flow.calls[place])} out of what is trained with; it is for the metrics"
+        fix=(
+            f"leave {operation(flow.calls[place])} out of what is trained with; it is for the "
+            "metrics"
+        )
         if place is not None
-        else "see what goes into the loss: a tensor that is compared with itself, rounded or clamped, one argument given twice",
+        else (
+            "see what goes into the loss: a tensor that is compared with itself, rounded or "
+            "clamped, one argument given twice"
+        ),
         source=flow.line(place),
     )
 
 
 def _is_flat(flow: Flow, index: int) -> bool:
-    """Whether the derivative of a row is 0 for all of its values: a clamp's where it gives but one."""
+    """Whether the derivative of a row is 0 for all of its values: a clamp's where it gives but
+    one.
+    """
     made = flow.calls[index].outputs
     return operation(flow.calls[index]) in STEPWISE or (bool(made) and stat(made[0], "std") == 0)

@@ -1,4 +1,6 @@
-"""Statistics of one tensor at about the price of reading it once, and how they add up over batches, workers and ranks."""
+"""Statistics of one tensor at about the price of reading it once, and how they add up over batches,
+workers and ranks.
+"""
 
 from cnnprobe.records.statistics import Channels, Statistics, merge
 from cnnprobe.records.trace import Histogram

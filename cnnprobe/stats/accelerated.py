@@ -1,7 +1,9 @@
-"""The statistics of a CUDA tensor in one read by a Triton kernel: nothing waits, and the results stay on the device until they are fetched.
+"""The statistics of a CUDA tensor in one read by a Triton kernel: nothing waits, and the results
+stay on the device until they are fetched.
 
-Each program sums its share of the tensor and leaves its moments in the table's own memory on the device; they are merged when the table is fetched.
-So a tensor takes one launch, no atomic counter and no second kernel.
+Each program sums its share of the tensor and leaves its moments in the table's own memory on the
+device; they are merged when the table is fetched. So a tensor takes one launch, no atomic counter
+and no second kernel.
 """
 
 from contextlib import nullcontext
@@ -29,7 +31,8 @@ def _measure(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0917
     start = program.to(tl.int64) * share
     stop = tl.minimum(start + share, count)
     lanes = tl.arange(0, BLOCK)
-    # Around the first value of the share: a large mean would swallow the deviations. In double precision: squares of 1e19 overflow a float32.
+    # Around the first value of the share: a large mean would swallow the deviations. In double
+    # precision: squares of 1e19 overflow a float32.
     first = tl.load(x + start, mask=start < stop, other=0.0).to(tl.float64)
     shift = tl.where(tl.abs(first) < float("inf"), first, 0.0)
     s1 = tl.zeros((BLOCK,), dtype=tl.float64)
@@ -77,7 +80,9 @@ def _measure(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0917
 
 
 def write(tensor: Tensor, table: Table, row: int) -> bool:
-    """Measure a dense CUDA tensor of one of DTYPES without waiting for it; False where plain torch must: doubles, channels."""
+    """Measure a dense CUDA tensor of one of DTYPES without waiting for it; False where plain torch
+    must: doubles, channels.
+    """
     count = tensor.numel()
     if tensor.dtype not in DTYPES or count == 0 or table.channels is not None:
         return False

@@ -1,4 +1,6 @@
-"""Builds the C kernel into a shared library, where there is a compiler; knows nothing of torch, so that the package's build can use it too."""
+"""Builds the C kernel into a shared library, where there is a compiler; knows nothing of torch, so
+that the package's build can use it too.
+"""
 
 import ast
 import contextlib
@@ -34,7 +36,9 @@ def _choose_flags() -> tuple[str, ...]:
 
 
 def read_columns() -> list[str]:
-    """The numbers of a row: the fields of `Statistics` that are int or float, read without importing the package."""
+    """The numbers of a row: the fields of `Statistics` that are int or float, read without
+    importing the package.
+    """
     tree = ast.parse(ROW.read_text(encoding="utf-8"))
     owner = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Statistics")
     return [
@@ -48,7 +52,9 @@ def read_columns() -> list[str]:
 
 @functools.cache
 def compute_fingerprint() -> str:
-    """What a library must have been built from to be used: a hash of the source and the flags; "" without the source."""
+    """What a library must have been built from to be used: a hash of the source and the flags; ""
+    without the source.
+    """
     if not SOURCE.is_file():
         return ""
     parts = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
@@ -56,7 +62,9 @@ def compute_fingerprint() -> str:
 
 
 def find_compiler() -> list[str] | None:
-    """The C compiler's command: that of the variable CC, else cc, gcc or clang; None where there is none."""
+    """The C compiler's command: that of the variable CC, else cc, gcc or clang; None where there is
+    none.
+    """
     chosen = shlex.split(os.environ.get("CC", ""))
     if chosen and shutil.which(chosen[0]):
         return chosen
@@ -64,7 +72,9 @@ def find_compiler() -> list[str] | None:
 
 
 def build(target: Path) -> bool:
-    """Build the kernel at `target`, which is there whole or not at all; False where that could not be done."""
+    """Build the kernel at `target`, which is there whole or not at all; False where that could not
+    be done.
+    """
     command = find_compiler()
     if command is None or not SOURCE.is_file():
         return False
@@ -107,7 +117,9 @@ def find_cache() -> Path:
 
 
 def build_for_user() -> Path | None:
-    """The kernel in this user's cache, built now if need be; None without a compiler or with CNNPROBE_NO_COMPILER=1."""
+    """The kernel in this user's cache, built now if need be; None without a compiler or with
+    CNNPROBE_NO_COMPILER=1.
+    """
     if os.environ.get("CNNPROBE_NO_COMPILER", "0") not in {"", "0"}:
         return None
     try:

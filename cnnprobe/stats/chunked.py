@@ -1,4 +1,6 @@
-"""Statistics on the CPU without a compiler: torch and NumPy over pieces that stay in the cache, around a shift near the mean."""
+"""Statistics on the CPU without a compiler: torch and NumPy over pieces that stay in the cache,
+around a shift near the mean.
+"""
 
 import math
 
@@ -15,12 +17,15 @@ PIECE = 2**19  # values: 2 MB of float32 stay in a cache, and few enough calls a
 ROW = 2**10
 # values up to which the calls cost more than the numbers: NumPy's are the cheaper ones
 SMALL = 2**14
-FAR = 4.0  # squared standard deviations between a piece's mean and its shift, from which digits are lost
+# squared standard deviations between a piece's mean and its shift, from which digits are lost
+FAR = 4.0
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def write(tensor: Tensor, table: Table, row: int) -> bool:
-    """Measure a dense CPU tensor of one of DTYPES; False where plain torch is better: with histogram or channels, or few values."""
+    """Measure a dense CPU tensor of one of DTYPES; False where plain torch is better: with
+    histogram or channels, or few values.
+    """
     if table.histograms is not None or table.channels is not None or tensor.dtype not in DTYPES:
         return False
     flat = _flatten(tensor.detach() if tensor.requires_grad else tensor)
@@ -33,7 +38,9 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
 
 
 def _measure_small(flat: Tensor) -> Sums:
-    """The same as `_measure_piece` in double precision; by `ufunc.reduce`, as the methods of arrays take twice as long to get going."""
+    """The same as `_measure_piece` in double precision; by `ufunc.reduce`, as the methods of arrays
+    take twice as long to get going.
+    """
     x = flat.double().numpy()
     n = x.size
     if not math.isfinite(x.dot(x)):  # the one way to ask that does not warn of NaN
@@ -63,7 +70,9 @@ def _flatten(tensor: Tensor) -> Tensor:
 
 
 def _choose_shift(first: Tensor) -> float:
-    """What to subtract before squaring, as far as the first values tell: nothing where they lie around zero, which saves a pass."""
+    """What to subtract before squaring, as far as the first values tell: nothing where they lie
+    around zero, which saves a pass.
+    """
     mean, variance = first.mean().item(), first.var(correction=0).item()
     return mean if math.isfinite(mean) and mean**2 > FAR * variance else 0.0
 
@@ -92,7 +101,9 @@ def _measure_piece(piece: Tensor, buffers: Tensor, shift: float) -> tuple[float,
 
 
 def _sum_squares(flat: Tensor) -> float:
-    """The sum of the squares: row by row, as one sum in float32 keeps too few digits, and together in double precision."""
+    """The sum of the squares: row by row, as one sum in float32 keeps too few digits, and together
+    in double precision.
+    """
     whole = flat.numel() // ROW * ROW
     rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1).double()
     return rows.dot(rows).item() + torch.linalg.vector_norm(flat[whole:]).item() ** 2  # type: ignore[no-any-return]

@@ -1,4 +1,6 @@
-"""What can be read of a tensor of any kind: its values as a dense one, or None where there are none to be had."""
+"""What can be read of a tensor of any kind: its values as a dense one, or None where there are none
+to be had.
+"""
 
 import math
 import sys
@@ -31,7 +33,9 @@ _BLOCKED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """The values of a tensor as a strided, real one; zeros that are only implied, and how often each value is repeated."""
+    """The values of a tensor as a strided, real one; zeros that are only implied, and how often
+    each value is repeated.
+    """
 
     values: Tensor
     implied_zeros: int = 0
@@ -40,7 +44,9 @@ class Content:
 
 @contextmanager
 def disable_user_modes() -> Iterator[None]:
-    """No gradient, no torch function and no dispatch mode of the user's sees what is done inside."""
+    """No gradient, no torch function and no dispatch mode of the user's sees what is done
+    inside.
+    """
     with (
         _Unobserved(),
         _untransformed(),
@@ -56,10 +62,12 @@ def is_observed() -> bool:
 
 
 def read_content(tensor: Tensor, *, channels: bool = False) -> Content | None:
-    """The values of `tensor`; None for what holds none that can be read: meta, fake, vmapped, traced.
+    """The values of `tensor`; None for what holds none that can be read: meta, fake, vmapped,
+    traced.
 
-    To be called under `unobserved`. A DTensor gives the shard of this rank: its whole would be a collective, at which ranks that do not call it hang.
-    With `channels` dimension 1 is kept as it is. May raise what torch raises for tensors that refuse to be read.
+    To be called under `unobserved`. A DTensor gives the shard of this rank: its whole would be a
+    collective, at which ranks that do not call it hang. With `channels` dimension 1 is kept as it
+    is. May raise what torch raises for tensors that refuse to be read.
     """
     if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
         return None
@@ -102,7 +110,9 @@ def _is_readable(tensor: Tensor) -> bool:
 
 
 def _is_allocated(tensor: Tensor) -> bool:
-    """False for a tensor whose storage was freed under it, as sharding frameworks do; torch reads on regardless."""
+    """False for a tensor whose storage was freed under it, as sharding frameworks do; torch reads
+    on regardless.
+    """
     if tensor.numel() == 0:
         return True
     last = tensor.storage_offset() + sum(
@@ -129,7 +139,9 @@ def _read_sparse(tensor: Tensor) -> Content | None:
 
 
 def _drop_repeats(tensor: Tensor, *, keep: int | None) -> Content:
-    """A dimension of stride 0 holds one value many times: one is read, so that `expand` to a million costs nothing."""
+    """A dimension of stride 0 holds one value many times: one is read, so that `expand` to a
+    million costs nothing.
+    """
     repeated = [
         d
         for d, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,4 +1,6 @@
-"""Chooses how a tensor is measured; whatever goes wrong there, the user's run goes on and the row says "not available"."""
+"""Chooses how a tensor is measured; whatever goes wrong there, the user's run goes on and the row
+says "not available".
+"""
 
 import functools
 import threading
@@ -17,7 +19,8 @@ _ORDINARY = (Tensor, torch.nn.Parameter)  # exact classes: subclasses may answer
 
 
 def write(tensor: Tensor, table: Table, row: int) -> None:
-    """Put the statistics of `tensor` into `row`; never raises for a tensor, never changes it, never waits for a device.
+    """Put the statistics of `tensor` into `row`; never raises for a tensor, never changes it, never
+    waits for a device.
 
     Raises:
         IndexError: the table has no such row.
@@ -44,13 +47,17 @@ def _write(tensor: Tensor, table: Table, row: int) -> bool:
     try:
         if type(tensor) in _ORDINARY and _write_dense(tensor, table, row):
             return True
-    except RuntimeError:  # no storage: sparse and opaque layouts; torch.func wraps ordinary tensors without a class of their own
+    # no storage: sparse and opaque layouts; torch.func wraps ordinary tensors without a class of
+    # their own
+    except RuntimeError:
         pass
     return _write_any(tensor, table, row)
 
 
 def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
-    """The short way for what nearly all activations are: dense floats on the CPU. At small modules each line of it shows in the run's time."""
+    """The short way for what nearly all activations are: dense floats on the CPU. At small modules
+    each line of it shows in the run's time.
+    """
     dtype = tensor.dtype
     if dtype not in native.CODES or not tensor.is_cpu or tensor.is_neg() or tensor.is_nested:
         return False
@@ -84,7 +91,8 @@ def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
 
 
 def _is_alias(tensor: Tensor, last: Written, table: Table) -> bool:
-    """Whether `tensor` is but another view of what was measured last, unchanged: Flatten, Identity, Dropout in eval.
+    """Whether `tensor` is but another view of what was measured last, unchanged: Flatten, Identity,
+    Dropout in eval.
 
     While that tensor is alive its memory cannot have been given to a new one.
     """
@@ -154,7 +162,9 @@ def _write_on_device(tensor: Tensor, table: Table, row: int) -> bool:
 
 
 class _Scratch(threading.local):
-    """A table of one row for each thread and choice, as making one costs more than measuring a small tensor."""
+    """A table of one row for each thread and choice, as making one costs more than measuring a
+    small tensor.
+    """
 
     def __init__(self) -> None:
         self.tables: dict[tuple[bool, bool], Table] = {}
@@ -172,9 +182,11 @@ _broken = False  # Triton failed once: it is not tried again for each tensor
 def summarise(
     tensor: Tensor, *, histogram: bool = False, channels: bool = False
 ) -> Statistics | None:
-    """The statistics of one tensor of any kind; None where they are not available (meta, fake, vmapped, traced, a subclass that refuses).
+    """The statistics of one tensor of any kind; None where they are not available (meta, fake,
+    vmapped, traced, a subclass that refuses).
 
-    Never raises, never changes the tensor or the state of a random generator, and waits for a device once.
+    Never raises, never changes the tensor or the state of a random generator, and waits for a
+    device once.
 
     Args:
         tensor: any dtype, layout, device and number of elements.

@@ -1,4 +1,6 @@
-"""Moments of the parts of a tensor, wherever they were measured, and how they become a row of statistics."""
+"""Moments of the parts of a tensor, wherever they were measured, and how they become a row of
+statistics.
+"""
 
 import math
 from collections.abc import Sequence

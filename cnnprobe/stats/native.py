@@ -1,4 +1,6 @@
-"""The C kernel through ctypes, which lets go of the interpreter's lock: one read of a tensor on the CPU, no Python object per number."""
+"""The C kernel through ctypes, which lets go of the interpreter's lock: one read of a tensor on the
+CPU, no Python object per number.
+"""
 
 import ctypes
 import functools
@@ -23,7 +25,9 @@ class _Allowed(ctypes.Structure):
 
 
 class Gap(NamedTuple):
-    """How far two arrays are apart: how many values are beyond the tolerance, and of those the greatest difference, absolute and relative."""
+    """How far two arrays are apart: how many values are beyond the tolerance, and of those the
+    greatest difference, absolute and relative.
+    """
 
     beyond: int
     at: int  # where the greatest is first, in the order of memory
@@ -67,7 +71,9 @@ class Kernel:
         self._gap.restype = None
 
     def write(self, tensor: Tensor, address: int, count: int, table: Table, row: int) -> bool:
-        """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles near the ends of their range."""
+        """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles
+        near the ends of their range.
+        """
         if table.channels is not None:
             if tensor.dim() > 1:
                 return self._write_channels(tensor, table, row)
@@ -86,7 +92,9 @@ class Kernel:
     def gap(
         self, actual: Tensor, expected: Tensor, bounds: tuple[float, float], *, equal_nan: bool
     ) -> Gap | None:
-        """How far two contiguous CPU tensors of one size and one of the CODES are apart; None where their memory cannot be read."""
+        """How far two contiguous CPU tensors of one size and one of the CODES are apart; None where
+        their memory cannot be read.
+        """
         pointers, count = (actual.data_ptr(), expected.data_ptr()), actual.numel()
         if count and not all(pointers):
             return None
@@ -115,7 +123,9 @@ class Kernel:
 
 
 class Sheets:
-    """The kernel's functions that fill sheets, by address: (pointer, count, cell), (pointer, cell, plan), (cell)."""
+    """The kernel's functions that fill sheets, by address: (pointer, count, cell), (pointer, cell,
+    plan), (cell).
+    """
 
     def __init__(self, library: ctypes.CDLL, holding: ctypes.PyDLL) -> None:
         self.record = holding.cnnprobe_record  # holds the interpreter's lock: for small tensors
@@ -137,7 +147,9 @@ class Sheets:
 
 
 def split_sizes(tensor: Tensor) -> tuple[int, int, int] | None:
-    """Elements before, along and behind the channel dimension as they lie in memory; None for other orders than (N, C, ...) and channels last."""
+    """Elements before, along and behind the channel dimension as they lie in memory; None for other
+    orders than (N, C, ...) and channels last.
+    """
     channels, count = tensor.shape[1], tensor.numel()
     if count == 0:
         return None
@@ -153,7 +165,9 @@ def split_sizes(tensor: Tensor) -> tuple[int, int, int] | None:
 
 @functools.cache
 def load_kernel() -> Kernel | None:
-    """The kernel that came with the package, else the one built for this user; None where there is neither."""
+    """The kernel that came with the package, else the one built for this user; None where there is
+    neither.
+    """
     for path in (build.PACKAGED, None):
         found = path or build.build_for_user()
         try:

@@ -1,4 +1,6 @@
-"""Statistics by torch's own operations, for every kind of tensor and device; no value is asked for, so nothing waits for a device."""
+"""Statistics by torch's own operations, for every kind of tensor and device; no value is asked for,
+so nothing waits for a device.
+"""
 
 import torch
 from torch import Tensor
@@ -49,7 +51,9 @@ def _widen(x: Tensor) -> torch.dtype:
 
 
 def _choose_scale(x: Tensor) -> Tensor | None:
-    """A power of two near the greatest magnitude of doubles, whose squares overflow from 1e154; no other dtype needs it."""
+    """A power of two near the greatest magnitude of doubles, whose squares overflow from 1e154; no
+    other dtype needs it.
+    """
     if x.dtype != torch.float64 or x.numel() == 0:
         return None
     greatest = torch.where(x.isfinite(), x, 0.0).abs().amax()
@@ -99,7 +103,8 @@ def _count_exponents(flat: Tensor) -> Tensor:
         wide = chunk.to(_widen(flat))
         exponent = torch.frexp(wide).exponent.long() + 126  # frexp's mantissa is in [0.5, 1)
         slot = exponent.clamp(0, 254) + torch.where(wide.signbit(), 256, 0)
-        # What has no bucket goes to a slot of its own: selecting by a mask would wait for the device.
+        # What has no bucket goes to a slot of its own: selecting by a mask would wait for the
+        # device.
         slot = torch.where(wide.isfinite() & (wide != 0), slot, SIGNED)
         counts.scatter_add_(0, slot, torch.ones_like(slot))
     return counts[:SIGNED]

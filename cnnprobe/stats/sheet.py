@@ -1,4 +1,6 @@
-"""Rows of statistics in the order in which a training step makes them: the shortest way from a tensor to a row of numbers."""
+"""Rows of statistics in the order in which a training step makes them: the shortest way from a
+tensor to a row of numbers.
+"""
 
 from typing import Final
 
@@ -39,7 +41,9 @@ class Cell:
 
 
 class Plan:
-    """How the channels of a tensor lie in memory, and how many nonzero values each had since `fired` was cleared."""
+    """How the channels of a tensor lie in memory, and how many nonzero values each had since
+    `fired` was cleared.
+    """
 
     __slots__ = ("_memory", "address", "fired")
 
@@ -55,7 +59,8 @@ class Plan:
 
 
 class Sheet:
-    """A table that is filled from its first row on; `take()` gives the rows so far, each with its slot in the column SLOT.
+    """A table that is filled from its first row on; `take()` gives the rows so far, each with its
+    slot in the column SLOT.
 
     Not for several threads at once.
     """
@@ -78,7 +83,9 @@ class Sheet:
         return min(int(self._head[2]), self.table.rows)
 
     def record(self, tensor: Tensor, cell: Cell) -> None:
-        """The statistics of any tensor into the next row; never raises for a tensor, never waits for a device."""
+        """The statistics of any tensor into the next row; never raises for a tensor, never waits
+        for a device.
+        """
         row = self.next
         if row >= self.table.rows:
             self._grow()

@@ -1,4 +1,6 @@
-"""A preallocated table of statistics: engines write rows of numbers into it, and only reading makes objects of them."""
+"""A preallocated table of statistics: engines write rows of numbers into it, and only reading makes
+objects of them.
+"""
 
 import weakref
 from collections.abc import Sequence
@@ -21,9 +23,11 @@ SIGNED = 512  # histogram slots: exponent + 127 for positive values, 256 more fo
 
 
 class Measured:
-    """What an engine measured of one tensor, still on its device: `row` (9,), `histogram` (512,), `channels` (5, C).
+    """What an engine measured of one tensor, still on its device: `row` (9,), `histogram` (512,),
+    `channels` (5, C).
 
-    Instead of a row there may be the moments of parts, (parts, 9), to be merged when they are fetched.
+    Instead of a row there may be the moments of parts, (parts, 9), to be merged when they are
+    fetched.
     """
 
     __slots__ = ("channels", "histogram", "row")
@@ -37,7 +41,9 @@ class Measured:
 
 
 class Transfer:
-    """Measured rows on their way to the CPU, all of one device in one tensor: counts are exact in a double up to 2**53."""
+    """Measured rows on their way to the CPU, all of one device in one tensor: counts are exact in a
+    double up to 2**53.
+    """
 
     def __init__(self, rows: Sequence[int], parts: Sequence[Measured]) -> None:
         self.rows = rows
@@ -75,15 +81,17 @@ class Transfer:
         ]
 
 
-# Of the tensor that was measured last: address, version, number of elements, dtype, itself, and its row. A bare tuple, as one is made for each tensor.
+# Of the tensor that was measured last: address, version, number of elements, dtype, itself, and its
+# row. A bare tuple, as one is made for each tensor.
 Written = tuple[int, int, int, torch.dtype, weakref.ref[Tensor], int]
 
 
 class Table:
     """Rows of statistics, `values[row]` = the numbers of COLUMNS, 1 if written; 16 doubles a row.
 
-    What was measured on another device stays there until the first `read` or `fetch`, which moves all of it in one transfer a device.
-    A row may be written again; rows that different threads write must differ.
+    What was measured on another device stays there until the first `read` or `fetch`, which moves
+    all of it in one transfer a device. A row may be written again; rows that different threads
+    write must differ.
     """
 
     def __init__(self, rows: int, *, histogram: bool = False, channels: bool = False) -> None:
@@ -127,7 +135,9 @@ class Table:
             self.channels[row] = None
 
     def parts(self, device: torch.device, programs: int) -> Tensor:
-        """Memory on `device` for the moments of parts: shape (rows, programs, 9), kept as long as the table."""
+        """Memory on `device` for the moments of parts: shape (rows, programs, 9), kept as long as
+        the table.
+        """
         key = (device, programs)
         if key not in self._parts:
             self._parts[key] = torch.zeros(
@@ -140,23 +150,29 @@ class Table:
         self.pending[row] = measured
 
     def hold(self, row: int, measured: Measured) -> None:
-        """Keep what was measured in `row`: at once if it is on the CPU, else until it is fetched."""
+        """Keep what was measured in `row`: at once if it is on the CPU, else until it is
+        fetched.
+        """
         if measured.row.device.type == "cpu":
             self._store(row, measured)
         else:
             self.pending[row] = measured
 
     def fetch(self) -> None:
-        """Bring over what is still on other devices: one transfer, and one synchronisation, for each device."""
+        """Bring over what is still on other devices: one transfer, and one synchronisation, for
+        each device.
+        """
         for transfer in self.send(settled=False):
             for row, measured in zip(transfer.rows, transfer.read(), strict=True):
                 self._store(row, measured)
 
     def send(self, *, settled: bool) -> list[Transfer]:
-        """Send what is on other devices on its way, one transfer a device; the table no longer knows of it.
+        """Send what is on other devices on its way, one transfer a device; the table no longer
+        knows of it.
 
         Args:
-            settled: whether all of it was written on the streams that are current now, or ones that they wait for; else the devices are waited for.
+            settled: whether all of it was written on the streams that are current now, or ones that
+                they wait for; else the devices are waited for.
         """
         transfers = []
         while self.pending:

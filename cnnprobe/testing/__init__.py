@@ -1,4 +1,6 @@
-"""Assertions for any test runner. Each raises AssertionError with what, where and fix, lists every difference, and leaves the model as it was."""
+"""Assertions for any test runner. Each raises AssertionError with what, where and fix, lists every
+difference, and leaves the model as it was.
+"""
 
 from cnnprobe.testing.architecture import (
     assert_macs,

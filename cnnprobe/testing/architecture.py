@@ -30,7 +30,8 @@ def assert_parameters(
     trainable: int | None = None,
     at_most: int | None = None,
 ) -> None:
-    """Fail unless the model has this many parameters (elements; tied ones once), in total, trainable, or at most.
+    """Fail unless the model has this many parameters (elements; tied ones once), in total,
+    trainable, or at most.
 
     Raises:
         AssertionError: with the modules that hold most of them.
@@ -78,7 +79,8 @@ def _list_largest(parameters: Sequence[ParameterInfo]) -> str:
 def assert_macs(
     model: nn.Module, inputs: Inputs, *, total: int | None = None, at_most: int | None = None
 ) -> None:
-    """Fail unless a forward pass takes this many multiply-accumulates (convolutions and matrix products; no biases, batch as given).
+    """Fail unless a forward pass takes this many multiply-accumulates (convolutions and matrix
+    products; no biases, batch as given).
 
     >>> import torch
     >>> assert_macs(nn.Linear(3, 2), torch.ones(4, 3), total=24)
@@ -110,7 +112,8 @@ def assert_macs(
 
 
 def assert_memory(model: nn.Module, inputs: Inputs, *, at_most: int | str) -> None:
-    """Fail if parameters, buffers and the outputs of all operations of a forward pass take more bytes than `at_most`.
+    """Fail if parameters, buffers and the outputs of all operations of a forward pass take more
+    bytes than `at_most`.
 
     Args:
         model: the model.
@@ -124,8 +127,14 @@ def assert_memory(model: nn.Module, inputs: Inputs, *, at_most: int | str) -> No
     kept = sum(p.nbytes for p in trace.parameters)
     if kept + sums.activation_bytes > bound:
         fail(
-            f"{trace.model} takes {kept + sums.activation_bytes:,} bytes, at most {bound:,} allowed",
-            where=f"{kept:,} in parameters and buffers, {sums.activation_bytes:,} in the outputs of all operations",
+            (
+                f"{trace.model} takes {kept + sums.activation_bytes:,} bytes, at most {bound:,} "
+                "allowed"
+            ),
+            where=(
+                f"{kept:,} in parameters and buffers, {sums.activation_bytes:,} in the outputs of "
+                "all operations"
+            ),
             fix="use a smaller batch, fewer channels or an earlier pooling",
         )
 
@@ -145,15 +154,18 @@ def _parse_bytes(amount: int | str) -> int:
 
 
 def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape]) -> None:
-    """Fail unless each named module puts out the shape that is expected of it, in each of its calls.
+    """Fail unless each named module puts out the shape that is expected of it, in each of its
+    calls.
 
     Args:
         model: the model; it is run once, neutrally.
         inputs: what it is called with.
-        expected: from glob patterns of fqns ("" is the model itself) to shapes. A dimension is a number, a name, arithmetic of names ("H/4",
-            rounded down), or None for any; "..." stands for any number of dimensions, `"*rest"` for so many under one name. N (or B), C, H, W
-            are the axes of the first input (N, C, L of three axes, N, C, D, H, W of five); any other name is bound where it is met first.
-            A shape may be one string, as jaxtyping writes it: "N 64 H/4 W/4". A list of shapes is for a module with several outputs.
+        expected: from glob patterns of fqns ("" is the model itself) to shapes. A dimension is a
+            number, a name, arithmetic of names ("H/4", rounded down), or None for any; "..." stands
+            for any number of dimensions, `"*rest"` for so many under one name. N (or B), C, H, W
+            are the axes of the first input (N, C, L of three axes, N, C, D, H, W of five); any
+            other name is bound where it is met first. A shape may be one string, as jaxtyping
+            writes it: "N 64 H/4 W/4". A list of shapes is for a module with several outputs.
 
     Raises:
         AssertionError: all shapes that differ, with what the names are bound to.
@@ -180,11 +192,15 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
                     given = ", ".join(map(str, outputs)) or f"no tensor but {call.returned}"
                     place = f"'{name}'" if name else "the model"
                     problems.append(
-                        f"{place} ({call.kind}) gives {given}, expected {spell(wanted)} by {pattern!r}: {reason}"
+                        f"{place} ({call.kind}) gives {given}, expected {spell(wanted)} by "
+                        f"{pattern!r}: {reason}"
                     )
     if problems:
         fail(
-            f"{format_counted(len(problems), 'shape')} {'differ' if len(problems) > 1 else 'differs'}",
+            (
+                f"{format_counted(len(problems), 'shape')} "
+                f"{'differ' if len(problems) > 1 else 'differs'}"
+            ),
             details=problems,
             where=f"{trace.model}, {symbols.bindings() or 'no names bound'}",
             fix="fix the first one first: differences in later layers often follow from it",
@@ -207,9 +223,11 @@ def assert_same_architecture(
     ignore: Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
 ) -> None:
-    """Fail unless both models have the same layers in the same order: names, kinds, configuration, parameters, sharing. Values may differ.
+    """Fail unless both models have the same layers in the same order: names, kinds, configuration,
+    parameters, sharing. Values may differ.
 
-    The class of the model itself and its plain attributes may differ too. Wrappers of torch.compile and data parallelism are seen through.
+    The class of the model itself and its plain attributes may differ too. Wrappers of torch.compile
+    and data parallelism are seen through.
 
     Args:
         actual: a model.

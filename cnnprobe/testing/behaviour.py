@@ -1,4 +1,6 @@
-"""Assertions about what a model does: numbers, gradients, batches, modes. Each runs the model, and leaves it as it was."""
+"""Assertions about what a model does: numbers, gradients, batches, modes. Each runs the model, and
+leaves it as it was.
+"""
 
 import contextlib
 import copy
@@ -37,7 +39,8 @@ def assert_finite(
     loss_fn: Loss | None = None,
     backward: bool = True,
 ) -> None:
-    """Fail if any operation of the forward pass puts out NaN or Inf, or any gradient of the backward pass is not finite.
+    """Fail if any operation of the forward pass puts out NaN or Inf, or any gradient of the
+    backward pass is not finite.
 
     Args:
         model: the model.
@@ -64,10 +67,16 @@ def assert_finite(
             if t.stats and (t.stats["nan"] or t.stats["inf"])
         )
         fail(
-            f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} values of {describe_place(trace, first[0])}",
+            (
+                f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} "
+                f"values of {describe_place(trace, first[0])}"
+            ),
             where=f"{'the only operation' if len(first) == 1 else f'the first of {len(first):,} operations'} with such values; "
             + _describe_origin(model, trace.calls[first[0]]),
-            fix="look at what this operation computes from its inputs: a division, a logarithm, an overflow in half precision",
+            fix=(
+                "look at what this operation computes from its inputs: a division, a logarithm, "
+                "an overflow in half precision"
+            ),
         )
     if backward:
         with _compute_gradients(model, inputs, targets, loss_fn) as gradients:
@@ -78,7 +87,10 @@ def assert_finite(
             ]
         if bad:
             fail(
-                f"{format_counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not finite",
+                (
+                    f"{format_counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not "
+                    "finite"
+                ),
                 details=bad,
                 where=class_of(model).__name__,
                 fix="start with the last one: the backward pass runs from the end",
@@ -86,7 +98,9 @@ def assert_finite(
 
 
 def _describe_origin(model: nn.Module, call: ModuleCall) -> str:
-    """Where values that are not finite may have come from: parameters first, as they spoil every later run."""
+    """Where values that are not finite may have come from: parameters first, as they spoil every
+    later run.
+    """
     module = dict(model.named_modules()).get(call.fqn) if call.fqn is not None else None
     spoilt = (
         [name for name, p in module.named_parameters(recurse=False) if not bool(p.isfinite().all())]
@@ -113,7 +127,8 @@ def assert_gradients_reach(
         model: the model; it is run forward and backward once.
         inputs: what it is called with.
         targets: what the loss compares with; only with `loss_fn`.
-        loss_fn: the loss; by default a fixed random weighting of all outputs, so that nothing cancels.
+        loss_fn: the loss; by default a fixed random weighting of all outputs, so that nothing
+            cancels.
         ignore: glob patterns of parameters that need none.
     """
     __tracebackhide__ = True
@@ -132,10 +147,17 @@ def assert_gradients_reach(
         )
     if missing:
         fail(
-            f"{len(missing)} of {format_counted(len(gradients), 'trainable parameter')} without a gradient",
+            (
+                f"{len(missing)} of {format_counted(len(gradients), 'trainable parameter')} "
+                "without a "
+                "gradient"
+            ),
             details=missing,
             where=class_of(model).__name__,
-            fix="look for detach(), no_grad(), .data, argmax, or a layer whose result is not used; list parameters that need no gradient in ignore=",
+            fix=(
+                "look for detach(), no_grad(), .data, argmax, or a layer whose result is not "
+                "used; list parameters that need no gradient in ignore="
+            ),
         )
 
 
@@ -143,7 +165,9 @@ def assert_gradients_reach(
 def _compute_gradients(
     model: nn.Module, inputs: Inputs, targets: Any, loss_fn: Loss | None
 ) -> Iterator[dict[str, Tensor | None]]:
-    """The gradient of each trainable parameter after one forward and backward pass; the model is as before afterwards."""
+    """The gradient of each trainable parameter after one forward and backward pass; the model is as
+    before afterwards.
+    """
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -163,7 +187,9 @@ def _compute_gradients(
 def _keep_model(
     model: nn.Module, args: tuple[Any, ...], kwargs: Any
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Copies of the arguments to run on; model and generators are as before afterwards, whatever the forward writes to."""
+    """Copies of the arguments to run on; model and generators are as before afterwards, whatever
+    the forward writes to.
+    """
     _check_shapes(model)
     copies = {id(p): (p, p.detach().clone()) for p in model.parameters() if has_values(p)}
     given = torch.utils._pytree.tree_map(
@@ -195,7 +221,10 @@ def _check_values(model: nn.Module, tensors: Sequence[Tensor], what: str) -> Non
         raise TargetError(
             f"the {what} has no values: it is on the meta device",
             where=class_of(model).__name__,
-            fix="move the model to a real device with model.to_empty(device='cpu'), and load weights",
+            fix=(
+                "move the model to a real device with model.to_empty(device='cpu'), and load "
+                "weights"
+            ),
         )
 
 
@@ -218,7 +247,9 @@ def assert_parameters_change(
     loss_fn: Loss | None = None,
     ignore: Sequence[str] = (),
 ) -> None:
-    """Fail unless one step of the optimizer changes every trainable parameter. Model and optimizer are as before afterwards."""
+    """Fail unless one step of the optimizer changes every trainable parameter. Model and optimizer
+    are as before afterwards.
+    """
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -243,11 +274,17 @@ def assert_parameters_change(
     if same:
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         details = [
-            f"'{name}': {'is unchanged' if id(parameters[name]) in known else 'is not in the optimizer'}"
+            (
+                f"'{name}': "
+                f"{'is unchanged' if id(parameters[name]) in known else 'is not in the optimizer'}"
+            )
             for name in same
         ]
         fail(
-            f"{len(same)} of {format_counted(len(parameters), 'trainable parameter')} did not change in a step",
+            (
+                f"{len(same)} of {format_counted(len(parameters), 'trainable parameter')} did not "
+                "change in a step"
+            ),
             details=details,
             where=class_of(model).__name__,
             fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
@@ -257,7 +294,8 @@ def assert_parameters_change(
 def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
     """Fail if one sample of the batch has an influence on the output of another, in eval mode.
 
-    The first axis of every tensor in `inputs` is the batch. Each of up to four samples is replaced in turn by other numbers.
+    The first axis of every tensor in `inputs` is the batch. Each of up to four samples is replaced
+    in turn by other numbers.
     """
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
@@ -292,12 +330,19 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
             if moved:
                 apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
                 fail(
-                    f"changing sample {sample} changes the output of sample {moved[0]} by up to {apart:.3g}",
+                    (
+                        f"changing sample {sample} changes the output of sample {moved[0]} by up "
+                        "to "
+                        f"{apart:.3g}"
+                    ),
                     details=[
                         f"{len(moved)} of {format_counted(len(others), 'other sample')} moved"
                     ],
                     where=class_of(model).__name__,
-                    fix="look for a view or reshape that mixes the batch dim, softmax or a mean over dim 0, or statistics of the batch in eval",
+                    fix=(
+                        "look for a view or reshape that mixes the batch dim, softmax or a mean "
+                        "over dim 0, or statistics of the batch in eval"
+                    ),
                 )
 
 
@@ -333,7 +378,9 @@ def _find_first_tensor(output: Any) -> Tensor:
 
 
 def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
-    """Fail unless two forward passes from equal states of model and random generators give bit-equal outputs, in the mode it is in."""
+    """Fail unless two forward passes from equal states of model and random generators give
+    bit-equal outputs, in the mode it is in.
+    """
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
     runs = []
@@ -346,12 +393,17 @@ def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
         model,
         runs,
         "two runs from the same random state differ",
-        "look for a random generator that the model owns, or call torch.use_deterministic_algorithms(True) to find the operation",
+        (
+            "look for a random generator that the model owns, or call "
+            "torch.use_deterministic_algorithms(True) to find the operation"
+        ),
     )
 
 
 def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
-    """Fail unless in eval mode two forward passes give equal outputs, from different random states, and change no buffer."""
+    """Fail unless in eval mode two forward passes give equal outputs, from different random states,
+    and change no buffer.
+    """
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
     with _run_in_eval(model, args, kwargs):
@@ -366,7 +418,10 @@ def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
         changed = [name for name, b in buffers.items() if not torch.equal(found[name], b)]
     if changed:
         fail(
-            f"{format_counted(len(changed), 'buffer')} {'change' if len(changed) > 1 else 'changes'} in eval mode",
+            (
+                f"{format_counted(len(changed), 'buffer')} "
+                f"{'change' if len(changed) > 1 else 'changes'} in eval mode"
+            ),
             details=[f"'{name}'" for name in changed],
             where=class_of(model).__name__,
             fix="update statistics only while self.training",
@@ -389,7 +444,8 @@ def _compare_runs(model: nn.Module, runs: Sequence[Sequence[Tensor]], what: str,
         elif not torch.equal(first.nan_to_num(), second.nan_to_num()):
             apart = (first.double() - second.double()).abs()
             details.append(
-                f"output {i}: {int((apart > 0).sum()):,} of {apart.numel():,} values, by up to {float(apart.max()):.3g}"
+                f"output {i}: {int((apart > 0).sum()):,} of {apart.numel():,} values, by up to "
+                f"{float(apart.max()):.3g}"
             )
     if details:
         fail(what, details=details, where=class_of(model).__name__, fix=fix)
@@ -405,7 +461,8 @@ def assert_overfits_batch(
     steps: int = 100,
     to: float = 0.1,
 ) -> None:
-    """Fail unless a copy of the model can learn one batch by heart: its loss falls to the fraction `to` of what it was within `steps`.
+    """Fail unless a copy of the model can learn one batch by heart: its loss falls to the fraction
+    `to` of what it was within `steps`.
 
     Args:
         model: the model; a copy is trained.
@@ -435,14 +492,21 @@ def assert_overfits_batch(
             loss.backward()  # type: ignore[no-untyped-call]
             stepper.step()
     fail(
-        f"after {steps} steps on one batch the loss is {last:.4g}, still {last / first:.0%} of {first:.4g} (at most {to:.0%} allowed)",
+        (
+            f"after {steps} steps on one batch the loss is {last:.4g}, still {last / first:.0%} of "
+            f"{first:.4g} (at most {to:.0%} allowed)"
+        ),
         where=class_of(model).__name__,
-        fix="check that the gradient reaches all layers, the loss fits the output, and the learning rate",
+        fix=(
+            "check that the gradient reaches all layers, the loss fits the output, and the "
+            "learning rate"
+        ),
     )
 
 
 def assert_no_graph_leak(step: Callable[[], object], *, times: int = 4) -> None:
-    """Fail if the autograd graph that is alive grows with every call of `step`, as `total += loss` makes it grow.
+    """Fail if the autograd graph that is alive grows with every call of `step`, as `total += loss`
+    makes it grow.
 
     Args:
         step: one training step; it is called `times` times and changes what it changes.
@@ -477,7 +541,9 @@ def _find_living_nodes() -> int:
 
 
 def assert_same_graph(model: nn.Module, first: Inputs, second: Inputs) -> None:
-    """Fail unless the model takes the same way for both inputs: the same calls in the same order."""
+    """Fail unless the model takes the same way for both inputs: the same calls in the same
+    order.
+    """
     __tracebackhide__ = True
     traces = [observe_model(model, inputs).trace for inputs in (first, second)]
     ways = [[(call.fqn, call.kind, call.depth) for call in trace.calls] for trace in traces]

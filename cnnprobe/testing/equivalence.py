@@ -20,7 +20,8 @@ def assert_equivalent(
         actual: a model, or a recording of one (Report, Trace, Recording, path of a saved report).
         expected: the one that it should be like.
         *args: the forward's positional arguments.
-        level: a name of `cnnprobe.records.differences.LEVELS`: "shapes", "parameters", "numbers", ...; None for all.
+        level: a name of `cnnprobe.records.differences.LEVELS`: "shapes", "parameters", "numbers",
+            ...; None for all.
         rtol: relative tolerance of numbers; default torch.testing's by dtype.
         atol: absolute tolerance of numbers.
         **kwargs: the forward's keyword arguments.

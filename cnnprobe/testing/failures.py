@@ -28,7 +28,9 @@ def fail(
     details: Sequence[str] = (),
     report: Report | None = None,
 ) -> NoReturn:
-    """Raise AssertionError with the whole message; a report with more of it than the message goes along as its `report`."""
+    """Raise AssertionError with the whole message; a report with more of it than the message goes
+    along as its `report`.
+    """
     __tracebackhide__ = True
     lines = [what, *(f"  {line}" for line in details[:MOST_LINES])]
     if len(details) > MOST_LINES:
@@ -64,7 +66,9 @@ def observe_model(model: nn.Module, inputs: Inputs, *, statistics: bool = False)
 def fail_with_error(
     model: nn.Module, inputs: Inputs, trace: Trace, error: BaseException
 ) -> NoReturn:
-    """Fail because the model raised, with the exception as the cause, and with what is known of why."""
+    """Fail because the model raised, with the exception as the cause, and with what is known of
+    why.
+    """
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
     failure = trace.failure
@@ -76,7 +80,10 @@ def fail_with_error(
     place = f"module '{failure.module}'" if failure.module else "the model's own forward"
     try:
         fail(
-            f"the {failure.stage}{' pass' if failure.stage in ('forward', 'backward') else ''} raised {failure.kind}: {failure.message}",
+            (
+                f"the {failure.stage}{' pass' if failure.stage in ('forward', 'backward') else ''} "
+                f"raised {failure.kind}: {failure.message}"
+            ),
             details=[] if finding.rule == "unknown" else [f"{finding.rule}: {finding.message}"],
             where=f"{place} ({failure.operation})"
             + (f", {failure.source}" if failure.source else ""),
@@ -87,7 +94,9 @@ def fail_with_error(
 
 
 def match_names(names: Iterable[str], patterns: Iterable[str], *, what: str) -> set[str]:
-    """The names that any of the glob patterns matches; a pattern that matches nothing is an error."""
+    """The names that any of the glob patterns matches; a pattern that matches nothing is an
+    error.
+    """
     names = list(names)
     found: set[str] = set()
     for pattern in patterns:

@@ -1,4 +1,6 @@
-"""The assertion that no rule finds anything. Runs the model again, as `cnnprobe.diagnose` does, and leaves it as it was."""
+"""The assertion that no rule finds anything. Runs the model again, as `cnnprobe.diagnose` does, and
+leaves it as it was.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +24,8 @@ def assert_healthy(
     ignore: Mapping[str, str] | None = None,
     **training: Any,
 ) -> None:
-    """Fail if any rule finds a fault: of the forward pass alone, with `loss_fn` of the gradients too, with `optimizer` of training steps.
+    """Fail if any rule finds a fault: of the forward pass alone, with `loss_fn` of the gradients
+    too, with `optimizer` of training steps.
 
     Args:
         model: the model, in the mode in which it is to be judged.
@@ -30,7 +33,8 @@ def assert_healthy(
         targets: what the loss compares with.
         at_least: "info", "warning" or "error": milder findings are passed over.
         ignore: rule name or code, or "name:fqn" for one module, to the reason why it is meant so.
-        **training: `loss_fn`, `optimizer`, `train_step`, `scheduler`, `steps`, `rules`, as for `cnnprobe.diagnose`.
+        **training: `loss_fn`, `optimizer`, `train_step`, `scheduler`, `steps`, `rules`, as for
+            `cnnprobe.diagnose`.
 
     Raises:
         AssertionError: with every finding, the root causes first.

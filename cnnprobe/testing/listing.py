@@ -1,4 +1,6 @@
-"""A model's architecture as text: one layer a line, without the values of its weights, so that two of them can be compared line by line."""
+"""A model's architecture as text: one layer a line, without the values of its weights, so that two
+of them can be compared line by line.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,10 +37,11 @@ class ListedLayer:
 
 
 def architecture_text(model: nn.Module, inputs: Inputs | None = None) -> str:
-    """One layer a line: name, kind and configuration, own parameters, and with `inputs` the shapes that it puts out.
+    """One layer a line: name, kind and configuration, own parameters, and with `inputs` the shapes
+    that it puts out.
 
-    Meant to be kept beside the tests: a change of it in review reads as a change of the architecture.
-    It is a plain string, for any snapshot tool.
+    Meant to be kept beside the tests: a change of it in review reads as a change of the
+    architecture. It is a plain string, for any snapshot tool.
 
     >>> print(architecture_text(nn.Sequential(nn.Linear(3, 2), nn.ReLU())), end="")
     (model)  Sequential()  0
@@ -109,7 +112,9 @@ def _map_shapes(trace: Trace) -> Mapping[str, str]:
 
 
 def _describe(module: nn.Module) -> str:
-    """The layer's own description on one line; where it has none (attention, a user's block), its plain attributes."""
+    """The layer's own description on one line; where it has none (attention, a user's block), its
+    plain attributes.
+    """
     try:
         text = " ".join(module.extra_repr().split())
     except Exception:  # a user's extra_repr may fail before the first forward
@@ -120,7 +125,9 @@ def _describe(module: nn.Module) -> str:
 
 
 def _describe_weights(module: nn.Module, name: str, tensors: dict[int, str]) -> str:
-    """How many parameters are its own; of a user's module also their names and shapes, as no constructor tells them."""
+    """How many parameters are its own; of a user's module also their names and shapes, as no
+    constructor tells them.
+    """
     own = {key: p for key, p in module._parameters.items() if p is not None}
     tied = {key: tensors[id(p)] for key, p in own.items() if id(p) in tensors}
     fresh = {key: p for key, p in own.items() if key not in tied}

@@ -1,4 +1,6 @@
-"""Watches every model that a marked test calls, through torch's global hooks, for the time of the test only."""
+"""Watches every model that a marked test calls, through torch's global hooks, for the time of the
+test only.
+"""
 
 import contextlib
 import inspect
@@ -20,7 +22,9 @@ CHECKS = ("finite", "healthy")
 
 @contextlib.contextmanager
 def watch(called: "CalledModels", **checks: bool) -> Iterator[None]:
-    """Keep the models that are called in the block, and hold them to the checks: `finite` at each call, `healthy` at its end."""
+    """Keep the models that are called in the block, and hold them to the checks: `finite` at each
+    call, `healthy` at its end.
+    """
     __tracebackhide__ = True
     for name in checks:
         if name not in CHECKS:
@@ -44,7 +48,9 @@ class Called:
 
 
 class CalledModels:
-    """The models that were called while it was entered, each with copies of the inputs of its latest call; losses are no models."""
+    """The models that were called while it was entered, each with copies of the inputs of its
+    latest call; losses are no models.
+    """
 
     def __init__(self) -> None:
         self.is_finite_wanted = False
@@ -94,7 +100,8 @@ class CalledModels:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> None:
         __tracebackhide__ = True
-        # Where the forward raised, torch calls a global hook that is always called without the keywords: nn/modules/module.py, _call_impl.
+        # Where the forward raised, torch calls a global hook that is always called without the
+        # keywords: nn/modules/module.py, _call_impl.
         kwargs, output = kwargs_and_output if len(kwargs_and_output) == 2 else ({}, None)
         while self._open and self._open.pop() is not module:
             pass
@@ -110,8 +117,14 @@ class CalledModels:
             name = next((fqn for fqn, m in root.named_modules() if m is module), "")
             fail(
                 f"NaN or Inf in the output of module '{name}' ({type(module).__name__})",
-                where=f"{type(root).__name__}, given {', '.join(str(tuple(t.shape)) for _, t in leaves(args) if isinstance(t, Tensor))}",
-                fix="its inputs are finite: check its parameters, and look for a division, a logarithm, or an overflow in half precision",
+                where=(
+                    f"{type(root).__name__}, given "
+                    f"{', '.join(str(tuple(t.shape)) for _, t in leaves(args) if isinstance(t, Tensor))}"
+                ),
+                fix=(
+                    "its inputs are finite: check its parameters, and look for a division, a "
+                    "logarithm, or an overflow in half precision"
+                ),
             )
 
 
@@ -136,7 +149,11 @@ def _make_inputs(seen: Called) -> Any:
     if kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
         return dict(bound.arguments)
     return fail(
-        f"the health of {type(seen.model).__name__} cannot be judged: its forward takes *args and was called with keywords too",
+        (
+            f"the health of {type(seen.model).__name__} cannot be judged: its forward takes *args "
+            "and "
+            "was called with keywords too"
+        ),
         where="@pytest.mark.cnnprobe(healthy=True)",
         fix="call cnnprobe.testing.assert_healthy on a module that calls it and takes tensors only",
     )

@@ -1,4 +1,6 @@
-"""Shapes with symbolic dimensions, "N", "H/4", "C*2", "...", bound at first use and held to afterwards."""
+"""Shapes with symbolic dimensions, "N", "H/4", "C*2", "...", bound at first use and held to
+afterwards.
+"""
 
 import ast
 import operator
@@ -18,7 +20,10 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Div: operator.floordiv,  # a size is whole: pooling rounds down as well
     ast.FloorDiv: operator.floordiv,
 }
-_FIX = 'use a number, a name such as "N", arithmetic such as "H/4", None for any size, or "..." for any number of dims'
+_FIX = (
+    'use a number, a name such as "N", arithmetic such as "H/4", None for any size, or "..." for '
+    "any number of dims"
+)
 
 
 def parse_shape(shape: Shape) -> list[tuple[Dimension, ...]]:
@@ -122,7 +127,9 @@ class Symbols:
     def mismatches(
         self, wanted: Sequence[Sequence[Dimension]], actual: Sequence[Sequence[int]]
     ) -> str:
-        """Why the outputs have not the `wanted` shapes, or ""; one wanted shape is that of the first output."""
+        """Why the outputs have not the `wanted` shapes, or ""; one wanted shape is that of the
+        first output.
+        """
         if not actual or 1 < len(wanted) != len(actual):
             return f"{len(actual)} outputs, not {len(wanted)}"
         reasons = (self.mismatch(one, shape) for one, shape in zip(wanted, actual, strict=False))

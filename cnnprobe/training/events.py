@@ -1,6 +1,8 @@
-"""Sees what a training loop does, in order, through Python's own profile hook: nothing of torch is patched.
+"""Sees what a training loop does, in order, through Python's own profile hook: nothing of torch is
+patched.
 
-The hook is set for this thread while the step runs and put back afterwards; it looks at calls of a handful of known functions only.
+The hook is set for this thread while the step runs and put back afterwards; it looks at calls of a
+handful of known functions only.
 """
 
 import sys
@@ -25,7 +27,9 @@ def _step_code() -> types.CodeType | None:
 
 
 class LoopWatch:
-    """Calls `on(kind, locals)` when a known function is entered, and `on(kind + " done", locals)` when it is left."""
+    """Calls `on(kind, locals)` when a known function is entered, and `on(kind + " done", locals)`
+    when it is left.
+    """
 
     def __init__(self, on: Callable[[str, dict[str, Any], types.FrameType], None]) -> None:
         self._on = on

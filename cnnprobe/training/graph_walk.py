@@ -6,14 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST = 20_000  # nodes; reading `next_functions` of a much deeper graph makes torch itself overflow the stack when it is freed
+# nodes; reading `next_functions` of a much deeper graph makes torch itself overflow the stack when
+# it is freed
+LARGEST = 20_000
 _LEAF = 2**63  # AccumulateGrad nodes have no sequence number of their own
 
 
 def walk(
     losses: Iterable[Tensor], names: Mapping[int, str]
 ) -> tuple[frozenset[str], int, frozenset[int], bool]:
-    """Names of the reached leaves, the number of other leaves, the sequence numbers of the nodes, and whether all of it was walked."""
+    """Names of the reached leaves, the number of other leaves, the sequence numbers of the nodes,
+    and whether all of it was walked.
+    """
     stack: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
     seen: set[Any] = set(stack)
     reached: set[str] = set()

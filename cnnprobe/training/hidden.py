@@ -82,7 +82,9 @@ def _items(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 
 def names_of(model: nn.Module, hidden: list[HiddenThing]) -> dict[int, str]:
-    """The name of every parameter and hidden tensor, by its id; an attribute that is no leaf goes by the leaf it was made from."""
+    """The name of every parameter and hidden tensor, by its id; an attribute that is no leaf goes
+    by the leaf it was made from.
+    """
     names: dict[int, str] = {}
     for fqn, module, first in named_modules(model):
         if first:
@@ -100,7 +102,9 @@ def names_of(model: nn.Module, hidden: list[HiddenThing]) -> dict[int, str]:
 
 
 def _leaves_behind(tensor: Tensor) -> Iterator[Tensor]:
-    """The leaves of the few operations, `.to(device)` or `* 0.01`, that made a parameter-to-be a plain tensor."""
+    """The leaves of the few operations, `.to(device)` or `* 0.01`, that made a parameter-to-be a
+    plain tensor.
+    """
     stack = [(tensor.grad_fn, 0)] if tensor.grad_fn is not None else []
     while stack:
         node, depth = stack.pop()
@@ -118,7 +122,9 @@ def _leaves_behind(tensor: Tensor) -> Iterator[Tensor]:
 def describe_hidden(
     hidden: list[HiddenThing], used: set[str], before: Mapping[str, int]
 ) -> tuple[Hidden, ...]:
-    """The data of it; `used` are names that a row read or a graph reached, `before` the id of each attribute before the forward."""
+    """The data of it; `used` are names that a row read or a graph reached, `before` the id of each
+    attribute before the forward.
+    """
     described = []
     for thing in hidden:
         tensors = list(thing.tensors())

@@ -1,4 +1,6 @@
-"""Puts back what training steps change: parameters, gradients, buffers, optimizers, schedulers, variables, inputs."""
+"""Puts back what training steps change: parameters, gradients, buffers, optimizers, schedulers,
+variables, inputs.
+"""
 
 import collections
 import contextlib
@@ -43,7 +45,9 @@ class TensorState:
             ]
 
     def restore(self) -> None:
-        """Write the values back where they may have changed, with the version counters that they had."""
+        """Write the values back where they may have changed, with the version counters that they
+        had.
+        """
         with torch.no_grad():
             for tensor, saved, version, pointer in self._copies:
                 if _address(tensor) != pointer:
@@ -67,7 +71,9 @@ def _address(tensor: Tensor) -> int:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether the values are the same; those that cannot be compared are told by their version alone."""
+    """Whether the values are the same; those that cannot be compared are told by their version
+    alone.
+    """
     try:
         return a.shape == b.shape and bool(torch.equal(a.detach(), b))
     except Exception:  # sparse, nested, fake and distributed tensors refuse, each in its own way
@@ -75,7 +81,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 class ModelState:
-    """A model with its parameters' values, requires_grad, gradients, buffers, modes and attributes."""
+    """A model with its parameters' values, requires_grad, gradients, buffers, modes and
+    attributes.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = ModuleState(model)
@@ -210,7 +218,9 @@ class ContainerState:
 
 @contextlib.contextmanager
 def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list[Any]]:
-    """Everything in the surroundings, the tensors and the random generators are afterwards as they were; gives what restores them meanwhile."""
+    """Everything in the surroundings, the tensors and the random generators are afterwards as they
+    were; gives what restores them meanwhile.
+    """
     states: list[Any] = [TensorState(tensors)]
     variables = [
         (write, value, value.detach().clone() if isinstance(value, Tensor) else None)

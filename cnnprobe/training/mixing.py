@@ -1,10 +1,14 @@
-"""Sees gradients that are left over from a loss which another optimizer has stepped with, and are added to those of the next."""
+"""Sees gradients that are left over from a loss which another optimizer has stepped with, and are
+added to those of the next.
+"""
 
 from collections.abc import Iterable
 
 
 class Mixing:
-    """Which gradients are whose, while two optimizers take turns (the discriminator and the generator of a GAN)."""
+    """Which gradients are whose, while two optimizers take turns (the discriminator and the
+    generator of a GAN).
+    """
 
     def __init__(self) -> None:
         self.found: tuple[str, str, int] | None = None

@@ -1,4 +1,6 @@
-"""From a model, a batch and a loop to the Evidence: which passes are made, in which order, from which state."""
+"""From a model, a batch and a loop to the Evidence: which passes are made, in which order, from
+which state.
+"""
 
 import contextlib
 import math
@@ -35,7 +37,9 @@ from cnnprobe.training.surroundings import Surroundings, arguments_of, look_arou
 
 REPLAYED = 3  # steps of a replay
 SLOWER = 0.001  # factor of the learning rate when the loss rose
-BRISK = 1e-2  # update norm over weight norm that a replay aims at where it did not; 1e-3 is usual (Karpathy, CS231n)
+# update norm over weight norm that a replay aims at where it did not; 1e-3 is usual (Karpathy,
+# CS231n)
+BRISK = 1e-2
 UNMOVED = 1e-4  # relative change of the loss that counts as none
 SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _WITH_AN_END = frozenset(
@@ -53,7 +57,9 @@ _WITH_AN_END = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What `diagnose` was given. `names` are the caller's variables for the roles "model", "optimizer", "scheduler", "loss_fn"."""
+    """What `diagnose` was given. `names` are the caller's variables for the roles "model",
+    "optimizer", "scheduler", "loss_fn".
+    """
 
     model: nn.Module
     inputs: Any
@@ -81,7 +87,9 @@ class Raised:
 
 
 def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
-    """The evidence, and the exception that the forward, the loss, the backward or the step raised, if any."""
+    """The evidence, and the exception that the forward, the loss, the backward or the step raised,
+    if any.
+    """
     model = request.model
     check_model(model, "the model to diagnose")
     if is_lazy(model):
@@ -93,7 +101,9 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
 
 @contextlib.contextmanager
 def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
-    """What a request's step works with, and what restores it meanwhile; all of it is afterwards as before."""
+    """What a request's step works with, and what restores it meanwhile; all of it is afterwards as
+    before.
+    """
     given = {
         request.names.get(role, role): getattr(request, role)
         for role in ("model", "optimizer", "scheduler", "loss_fn")
@@ -133,7 +143,9 @@ def _check_values(request: Request) -> None:
 
 
 class _Observation:
-    """One observation in progress: the same model, surroundings and saved states for all of its passes."""
+    """One observation in progress: the same model, surroundings and saved states for all of its
+    passes.
+    """
 
     def __init__(self, request: Request, around: Surroundings, states: list[Any]) -> None:
         self.request = request
@@ -197,7 +209,7 @@ class _Observation:
     def trains(self) -> bool:
         return self.request.train_step is not None or (self.request.loss_fn is not None)
 
-    # -- steps -------------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------
 
     def one_step(self) -> Callable[[], Any]:
         request = self.request
@@ -289,7 +301,9 @@ class _Observation:
             self.request.when_raised(raised)
 
     def plain_forward(self) -> Trace:
-        """One forward pass in the mode that the model is in, where there is no loss to train with."""
+        """One forward pass in the mode that the model is in, where there is no loss to train
+        with.
+        """
         wrapper = TrainingStep(self.model, lambda: call(self.model, fresh(self.request.inputs)))
         names = {key: f"model.{name}" for key, name in self.names.items()}
         recording = Recording(wrapper, statistics=summary, through_compiled=True, names=names)
@@ -302,10 +316,12 @@ class _Observation:
             self.raise_again(lambda: call(self.model, fresh(self.request.inputs)), 1)
         return unwrapped(recording.trace, type(self.model).__name__)
 
-    # -- after the steps ---------------------------------------------------------------------------------------------------
+    # -- after the steps ---------------------------------------------------------------------------
 
     def collapse(self, steps: tuple[Step, ...]) -> float | None:
-        """Rate after a hundred batches over the first one, if each batch steps a scheduler that only ever decays."""
+        """Rate after a hundred batches over the first one, if each batch steps a scheduler that
+        only ever decays.
+        """
         if len(steps) < 2 or not all(
             any(e.kind == "schedule" for e in step.events) for step in steps
         ):
@@ -402,7 +418,7 @@ class _Observation:
         restore(self.states)
         return frozenset(c.fqn for c in made.trace.calls if c.fqn is not None)
 
-    # -- data --------------------------------------------------------------------------------------------------------------
+    # -- data --------------------------------------------------------------------------------------
 
     def used(self, traces: list[Trace], steps: tuple[Step, ...]) -> set[str]:
         """Names of parameters and hidden tensors that any row read or any graph reached."""
@@ -482,7 +498,9 @@ def _fitting(output: Any, loss_fn: Any) -> Any:
 def _first_bad_derivative(
     model: nn.Module, run: Callable[[], Any], names: Mapping[int, str]
 ) -> int | None:
-    """Runs one step with a hook on what every row made; the row that turned a finite gradient into a non-finite one."""
+    """Runs one step with a hook on what every row made; the row that turned a finite gradient into
+    a non-finite one.
+    """
     fired: list[tuple[int, bool]] = []
     count = 0
 

@@ -1,4 +1,6 @@
-"""Runs the model again, in eval mode and without gradients, to see what depends on what. Everything it changes is put back by its caller."""
+"""Runs the model again, in eval mode and without gradients, to see what depends on what. Everything
+it changes is put back by its caller.
+"""
 
 import contextlib
 import dis
@@ -23,7 +25,8 @@ from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
 from cnnprobe.training.stepping import TrainingStep, summary, unwrapped
 
-SMALLEST_LEAK = 1e-4  # of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
+# of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
+SMALLEST_LEAK = 1e-4
 _MOST_FLIPS = 4
 
 
@@ -45,7 +48,9 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A tuple or list are the forward's arguments, a dict its keywords, anything else its only argument."""
+    """A tuple or list are the forward's arguments, a dict its keywords, anything else its only
+    argument.
+    """
     if isinstance(inputs, tuple | list):
         return tuple(inputs), {}
     if isinstance(inputs, Mapping):
@@ -112,7 +117,9 @@ def forward(
 
 
 def tensors_held(model: nn.Module) -> list[Tensor]:
-    """The tensors that hang on the model without being registered: an auxiliary loss, a map of attention."""
+    """The tensors that hang on the model without being registered: an auxiliary loss, a map of
+    attention.
+    """
     return [
         tensor
         for thing in find_hidden(model)
@@ -133,12 +140,16 @@ def _all_tensors(value: Any) -> list[Tensor]:
 
 
 def batch_size(inputs: Any, targets: Any) -> int | None:
-    """The common size of dimension 0 of inputs and targets; None where dimension 0 cannot be said to be the batch."""
+    """The common size of dimension 0 of inputs and targets; None where dimension 0 cannot be said
+    to be the batch.
+    """
     if any(
         isinstance(leaf, Tensor) and leaf.dim() == 2 and leaf.shape[0] == leaf.shape[1]
         for _, leaf in list(leaves(inputs))[1:]
     ):
-        return None  # a square matrix beside the data relates samples to each other: the adjacency of a graph's nodes
+        # a square matrix beside the data relates samples to each other: the adjacency of a graph's
+        # nodes
+        return None
     sizes = {
         leaf.shape[0] for _, leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0
     }
@@ -150,7 +161,9 @@ def batch_size(inputs: Any, targets: Any) -> int | None:
 
 
 def difference(a: Any, b: Any, select: Callable[[Tensor], Tensor] = lambda t: t) -> float | None:
-    """The greatest difference of two outputs over the magnitude of the first; None where they cannot be compared."""
+    """The greatest difference of two outputs over the magnitude of the first; None where they
+    cannot be compared.
+    """
     left, right = tensors_of(a), tensors_of(b)
     if (
         not left
@@ -173,7 +186,9 @@ def difference(a: Any, b: Any, select: Callable[[Tensor], Tensor] = lambda t: t)
 
 
 def spread(output: Any, n: int | None) -> float | None:
-    """The greatest difference between samples over the output's magnitude; 0 where all samples get the same."""
+    """The greatest difference between samples over the output's magnitude; 0 where all samples get
+    the same.
+    """
     worst = None
     for x in tensors_of(output):
         if n is None or n < 2 or x.dim() == 0 or x.shape[0] != n or not bool(x.isfinite().all()):
@@ -188,7 +203,9 @@ def _normalises(model: nn.Module) -> bool:
 
 
 def spread_in_both_modes(model: nn.Module, inputs: Any, output: Any, n: int | None) -> float | None:
-    """The spread of an eval output; where it vanishes and BatchNorm may not have settled, that in train mode if it is larger."""
+    """The spread of an eval output; where it vanishes and BatchNorm may not have settled, that in
+    train mode if it is larger.
+    """
     found = spread(output, n)
     if found is None or found > SMALLEST_LEAK or not _normalises(model):
         return found
@@ -197,7 +214,7 @@ def spread_in_both_modes(model: nn.Module, inputs: Any, output: Any, n: int | No
     return found if other is None else max(found, other)
 
 
-# -- batch leak --------------------------------------------------------------------------------------------------------------
+# -- batch leak ------------------------------------------------------------------------------------
 
 
 def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
@@ -243,7 +260,9 @@ def other_first_sample(inputs: Any) -> Any:
 
 
 def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float] | None:
-    """Where, in eval mode, another first sample changes the others first; None where it does not."""
+    """Where, in eval mode, another first sample changes the others first; None where it does
+    not.
+    """
     base = forward(model, fresh(inputs), training=False, summarise=_others(n))
     other = forward(model, other_first_sample(inputs), training=False, summarise=_others(n))
     if (
@@ -277,7 +296,7 @@ def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float]
     return "", gap
 
 
-# -- further probes ----------------------------------------------------------------------------------------------------------
+# -- further probes --------------------------------------------------------------------------------
 
 
 def find_ignored(
@@ -345,7 +364,9 @@ def _ends_in_underscore(name: str) -> bool:
 
 
 def _result_is_dropped(frame: types.FrameType | None) -> bool:
-    """Whether the user's call is a statement, `x.add_(y)`: then the write itself is what was meant."""
+    """Whether the user's call is a statement, `x.add_(y)`: then the write itself is what was
+    meant.
+    """
     while frame is not None and not is_users(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
@@ -377,7 +398,9 @@ def _flipped(model: nn.Module, trace: Trace, rows: list[int]) -> Iterator[None]:
 
 
 def find_overwritten(model: nn.Module, inputs: Any, base: Pass) -> tuple[int, ...]:
-    """In-place rows without which the model gives something else: a later row reads what they have overwritten."""
+    """In-place rows without which the model gives something else: a later row reads what they have
+    overwritten.
+    """
     flow = Flow(base.trace)
     rows = [i for i in flow.primitives() if is_inplace(base.trace, base.trace.calls[i]) and operation(base.trace.calls[i]) != "setitem" and len(flow.readers.get(i, ())) > 1]  # fmt: skip
 
@@ -455,7 +478,9 @@ def run_probes(
 
 
 def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes) -> Probes:
-    """What is better probed on weights that have been trained for a few steps: a head may start at zero."""
+    """What is better probed on weights that have been trained for a few steps: a head may start at
+    zero.
+    """
     if not is_ordinary((inputs, targets)):
         return probes
     late = forward(model, fresh(inputs), training=False)

@@ -1,4 +1,6 @@
-"""Runs training steps and writes down their rows, events, losses, gradients and changes of the parameters."""
+"""Runs training steps and writes down their rows, events, losses, gradients and changes of the
+parameters.
+"""
 
 import contextlib
 import gc
@@ -37,7 +39,9 @@ class _Canary:
 
 
 class TrainingStep(nn.Module):
-    """The step as a module around the model, so that the loss and the loop are recorded as the model's calls are."""
+    """The step as a module around the model, so that the loss and the loop are recorded as the
+    model's calls are.
+    """
 
     def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
         super().__init__()
@@ -51,7 +55,9 @@ class TrainingStep(nn.Module):
 
 
 def summary(tensor: Tensor) -> dict[str, float | int] | None:
-    """The statistics of a tensor, and the share of values at the ends of a sigmoid's and a tanh's range."""
+    """The statistics of a tensor, and the share of values at the ends of a sigmoid's and a tanh's
+    range.
+    """
     statistics = summarise(tensor)
     if statistics is None:
         return None
@@ -91,9 +97,11 @@ class Stepper:
         self.error: BaseException | None = None
 
     def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
-        """One step. An exception of the step's is kept in `error`, and what was seen until then returned.
+        """One step. An exception of the step's is kept in `error`, and what was seen until then
+        returned.
 
-        Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as much as the step itself.
+        Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as
+        much as the step itself.
         """
         draft = _StepDraft(self)
         if measured:  # also without an optimizer: a loop may update by hand
@@ -195,7 +203,11 @@ class _StepDraft:
                 handler(scope, frame)
             except Exception as error:  # the user's step goes on, whatever we stumble over
                 self.stumbled[
-                    f"'{kind}' was not observed in full ({type(error).__name__}: {error}); please report this"
+                    (
+                        f"'{kind}' was not observed in full ({type(error).__name__}: {error}); "
+                        "please "
+                        "report this"
+                    )
                 ] = None
 
     def _backward(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
@@ -235,7 +247,9 @@ class _StepDraft:
             self.canaries.append(weakref.ref(canary))
 
     def multiplier(self, loss: Tensor) -> float:
-        """What a GradScaler has multiplied this loss by; 1 where it is none of those that it gave."""
+        """What a GradScaler has multiplied this loss by; 1 where it is none of those that it
+        gave.
+        """
         parts = loss.grad_fn.next_functions if loss.grad_fn is not None else ()
         return next(
             (
@@ -398,7 +412,9 @@ def _record(
 
 
 def unwrapped(trace: Trace, model: str) -> Trace:
-    """The trace of a TrainingStep with the model as root again; the step itself is a row without fqn."""
+    """The trace of a TrainingStep with the model as root again; the step itself is a row without
+    fqn.
+    """
     return replace(
         trace,
         model=model,
@@ -452,7 +468,9 @@ def _renamed(info: TensorInfo) -> TensorInfo:
 
 
 def seeded(step: Callable[[], Any], seed: int) -> Callable[[], Any]:
-    """The step with torch's generators at `seed`: with equal masks, a sane step on the same batch lowers its loss."""
+    """The step with torch's generators at `seed`: with equal masks, a sane step on the same batch
+    lowers its loss.
+    """
 
     def run() -> Any:
         torch.manual_seed(seed)

@@ -1,4 +1,6 @@
-"""What a user's train_step works with: the models, optimizers, schedulers and variables that it reaches, with their names."""
+"""What a user's train_step works with: the models, optimizers, schedulers and variables that it
+reaches, with their names.
+"""
 
 import functools
 import inspect
@@ -19,7 +21,9 @@ Place = tuple[
 
 @dataclass(slots=True)
 class Surroundings:
-    """Models, optimizers and schedulers by the user's names, each once, and the variables to be put back afterwards."""
+    """Models, optimizers and schedulers by the user's names, each once, and the variables to be put
+    back afterwards.
+    """
 
     models: dict[int, tuple[str, nn.Module]] = field(default_factory=dict)
     optimizers: dict[int, tuple[str, Optimizer]] = field(default_factory=dict)
@@ -43,7 +47,9 @@ class Surroundings:
 
 
 def look_around(train_step: Callable[..., Any] | None, given: dict[str, Any]) -> Surroundings:
-    """What the train_step reaches by closure, globals, defaults, partial arguments or its object; `given` are known by their names."""
+    """What the train_step reaches by closure, globals, defaults, partial arguments or its object;
+    `given` are known by their names.
+    """
     found = Surroundings()
     for name, value in given.items():
         found.add(name, value)

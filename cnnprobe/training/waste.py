@@ -1,4 +1,6 @@
-"""Counts the backward passes whose gradients are cleared before any step, while a later pass is stepped with."""
+"""Counts the backward passes whose gradients are cleared before any step, while a later pass is
+stepped with.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +23,9 @@ class _Pass:
 class Waste:
     """What happens between one step of an optimizer and the next.
 
-    A pass is wasted where its gradients are cleared, nothing moved, and another pass through a graph of its own follows that is stepped with.
-    Gradients that are collected and put back by hand (PCGrad) or asked for at an input (adversarial examples) are not wasted.
+    A pass is wasted where its gradients are cleared, nothing moved, and another pass through a
+    graph of its own follows that is stepped with. Gradients that are collected and put back by hand
+    (PCGrad) or asked for at an input (adversarial examples) are not wasted.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,8 @@
-"""Finds what repeats in a forward pass, writes it as blocks, and proves the new source: runs it, transfers the weights, compares at every level.
+"""Finds what repeats in a forward pass, writes it as blocks, and proves the new source: runs it,
+transfers the weights, compares at every level.
 
-Runs forward and backward passes of the given model and of the new one. The source that is executed here is its own, made of numbers and names.
+Runs forward and backward passes of the given model and of the new one. The source that is executed
+here is its own, made of numbers and names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +106,10 @@ def _prove(
             model=draft.model,
             blocks=draft.blocks,
             notes=(
-                f"the generated source is not shown: it could not be proven, {type(error).__name__}: {error}",
+                (
+                    "the generated source is not shown: it could not be proven, "
+                    f"{type(error).__name__}: {error}"
+                ),
             ),
         )
     failed = [level for level, holds in proof.levels.items() if holds is False]
@@ -115,7 +120,10 @@ def _prove(
             blocks=draft.blocks,
             proof=proof,
             notes=(
-                f"the generated source is not shown: {', '.join(failed)} differ, first at {first.expected or first.actual}: {first.message}",
+                (
+                    f"the generated source is not shown: {', '.join(failed)} differ, first at "
+                    f"{first.expected or first.actual}: {first.message}"
+                ),
             ),
         )
     notes = tuple(
@@ -133,7 +141,9 @@ def _prove(
 
 
 def build(source: str, class_name: str, *, like: nn.Module) -> nn.Module:
-    """An instance of the class that the source defines, in the mode, dtype and on the device of another model; consumes no random numbers."""
+    """An instance of the class that the source defines, in the mode, dtype and on the device of
+    another model; consumes no random numbers.
+    """
     namespace: dict[str, Any] = {"__name__": "cnnprobe_refactored"}
     exec(compile(source, f"<{class_name}>", "exec"), namespace)  # noqa: S102 - our own source, made of numbers and of names that were cleaned
     parameter = next((p for p in like.parameters() if p.is_floating_point()), None)

@@ -1,4 +1,6 @@
-"""The data flow of a forward pass as a tree: chains of layers, and branches between a fork and the operation that joins them."""
+"""The data flow of a forward pass as a tree: chains of layers, and branches between a fork and the
+operation that joins them.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +22,16 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallel:
-    """Branches from one value, in the order in which the join takes them; an empty one hands the value on."""
+    """Branches from one value, in the order in which the join takes them; an empty one hands the
+    value on.
+    """
 
     branches: "tuple[tuple[Item, ...], ...]"
     join: str  # "+", "*" or "cat"
     dim: int  # of cat
     operation: int
-    joins: bool = True  # False: a chain like the main branch of a residual block, without its shortcut and sum
+    # False: a chain like the main branch of a residual block, without its shortcut and sum
+    joins: bool = True
 
 
 Item = Layer | Statement | Parallel
@@ -69,7 +74,10 @@ def _refuse_sharing(operations: Sequence[Operation]) -> None:
         for name in operation.parameters.values():
             if name in users:
                 raise NotWritableError(
-                    f"{name!r} is used twice, by {describe_place(users[name])} and {describe_place(operation)}",
+                    (
+                        f"{name!r} is used twice, by {describe_place(users[name])} and "
+                        f"{describe_place(operation)}"
+                    ),
                     where=describe_place(operation),
                     fix="a shared layer cannot be moved into a block; write this part by hand",
                 )
@@ -96,7 +104,9 @@ def _find_sources(operations: Sequence[Operation]) -> list[tuple[int, ...]]:
 
 
 def _find_dominators(sources: Sequence[tuple[int, ...]]) -> list[int]:
-    """The nearest operation that all ways from the input to this one go through; operations stand in an order in which they ran."""
+    """The nearest operation that all ways from the input to this one go through; operations stand
+    in an order in which they ran.
+    """
     found: list[int] = []
     for inputs in sources:
         common = inputs[0]
@@ -116,7 +126,9 @@ def _build_chain(
     dominators: Sequence[int],
     ends: tuple[int, int],
 ) -> tuple[Item, ...]:
-    """The items between two values, from the last to the first; recursive only in the nesting of branches."""
+    """The items between two values, from the last to the first; recursive only in the nesting of
+    branches.
+    """
     start, current = ends
     items: list[Item] = []
     while current != start:

@@ -10,7 +10,9 @@ from cnnprobe.records.differences import Block
 
 
 def describe(run: Run, template: Template) -> Block:
-    """The run as data, with a line such as "[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 3->32->64->128"."""
+    """The run as data, with a line such as "[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels
+    3->32->64->128".
+    """
     places = {id(instance): k for k, instance in enumerate(template.instances)}
     rows = [places[id(instance)] for instance in run.instances]
     varying: Mapping[str, tuple[object, ...]] = {
@@ -18,7 +20,10 @@ def describe(run: Run, template: Template) -> Block:
         for variable in template.variables
         if len(set(values := tuple(variable.values[k] for k in rows))) > 1
     }
-    line = f"[{', '.join(_describe_item(item, template) for item in template.pattern)}] x {len(run.instances)}"
+    line = (
+        f"[{', '.join(_describe_item(item, template) for item in template.pattern)}] x "
+        f"{len(run.instances)}"
+    )
     for text in _describe_varying(varying):
         line += f", {text}"
     return Block(

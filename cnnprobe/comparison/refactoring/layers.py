@@ -1,4 +1,6 @@
-"""An operation as the stock layer that a person would write for it: class and constructor arguments."""
+"""An operation as the stock layer that a person would write for it: class and constructor
+arguments.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,14 +16,17 @@ class NotWritableError(ProbeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """`nn.<kind>(**arguments)`, all arguments given, defaults too; `operation` is the one that it stands for."""
+    """`nn.<kind>(**arguments)`, all arguments given, defaults too; `operation` is the one that it
+    stands for.
+    """
 
     kind: str
     arguments: Mapping[str, object]
     operation: int
 
 
-# Arguments that may vary within a repeated block; any other one that differs makes it another block.
+# Arguments that may vary within a repeated block; any other one that differs makes it another
+# block.
 VARYING = frozenset(
     {
         "in_channels",

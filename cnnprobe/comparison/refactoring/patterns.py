@@ -45,7 +45,9 @@ def _fold(items: Sequence[Item]) -> tuple[Piece, ...]:
 
 
 def _turn_chains_into_blocks(items: Sequence[Item]) -> list[Item]:
-    """Chains that are the main branch of a residual block without its sum, as in MobileNetV2 where the width changes, count as that block."""
+    """Chains that are the main branch of a residual block without its sum, as in MobileNetV2 where
+    the width changes, count as that block.
+    """
     mains: dict[str, Parallel] = {}
     for item in items:
         if isinstance(item, Parallel) and split(item)[1] == ():
@@ -68,7 +70,9 @@ def _turn_chains_into_blocks(items: Sequence[Item]) -> list[Item]:
 
 
 def _find_best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, int] | None:
-    """Start, period and count of the run that saves most; of its rotations the last that begins with a layer of weights."""
+    """Start, period and count of the run that saves most; of its rotations the last that begins
+    with a layer of weights.
+    """
     found: tuple[tuple[int, int, bool, int], tuple[int, int, int]] | None = None
     sizes = [count_operations(item) for item in items]
     for period in range(1, len(items) // 2 + 1):
@@ -86,7 +90,9 @@ def _find_best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, i
 
 
 def _is_unlike(items: Sequence[Item], first: int, size: tuple[int, int]) -> bool:
-    """Whether a pattern repeats in itself, or is of several convolutions whose kernels vary: no block that a person would see there."""
+    """Whether a pattern repeats in itself, or is of several convolutions whose kernels vary: no
+    block that a person would see there.
+    """
     period, count = size
     inner = [
         make_sign(item) for item in items[first : first + period] if isinstance(item, Parallel)
@@ -138,7 +144,9 @@ def make_sign(item: Item, *, varying: frozenset[str] = VARYING) -> str:
 
 
 def split(item: Parallel) -> tuple[tuple[Item, ...], tuple[Item, ...] | None]:
-    """Main branch and shortcut of a residual block (the shortcut is the shorter one, of layers without activation); None: it is none."""
+    """Main branch and shortcut of a residual block (the shortcut is the shorter one, of layers
+    without activation); None: it is none.
+    """
     if item.join != "+" or len(item.branches) != 2:
         return item.branches[0], None
     main, shortcut = sorted(item.branches, key=lambda branch: -sum(map(count_operations, branch)))

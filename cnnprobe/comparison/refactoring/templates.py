@@ -1,4 +1,6 @@
-"""A block class before it is written: what all its instances share, and the arguments that they differ in."""
+"""A block class before it is written: what all its instances share, and the arguments that they
+differ in.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +43,9 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """What stands for an argument of a layer: a literal, or a variable, perhaps times or divided by a number."""
+    """What stands for an argument of a layer: a literal, or a variable, perhaps times or divided by
+    a number.
+    """
 
     literal: object = None
     variable: Variable | None = None
@@ -63,7 +67,9 @@ class Term:
 
 @dataclass(slots=True)
 class Template:
-    """A block class: `pattern` is its items, `terms` what their arguments are, `condition` when the shortcut has layers."""
+    """A block class: `pattern` is its items, `terms` what their arguments are, `condition` when the
+    shortcut has layers.
+    """
 
     sign: str
     instances: tuple[tuple[Item, ...], ...]
@@ -93,7 +99,9 @@ def build_template(runs: Sequence[Run]) -> Template:
 
 
 def _merge(items: Sequence[Item], template: Template) -> Item:
-    """One item of the pattern; of residual blocks one that has layers in its shortcut, if any has."""
+    """One item of the pattern; of residual blocks one that has layers in its shortcut, if any
+    has.
+    """
     first = items[0]
     if not isinstance(first, Parallel) or split(first)[1] is None:
         return first
@@ -116,7 +124,9 @@ def _merge(items: Sequence[Item], template: Template) -> Item:
 def _list_columns(
     pattern: Sequence[Item], instances: Sequence[Sequence[Item]]
 ) -> Iterator[tuple[Layer, list[Layer | None]]]:
-    """Each layer of the pattern with those that stand in its place, main branches before shortcuts."""
+    """Each layer of the pattern with those that stand in its place, main branches before
+    shortcuts.
+    """
     for k, item in enumerate(pattern):
         yield from _list_column(item, [instance[k] for instance in instances])
 
@@ -138,7 +148,7 @@ def _list_column(
                 )
 
 
-# -- arguments -------------------------------------------------------------------------------------------------------------------
+# -- arguments -------------------------------------------------------------------------------------
 
 
 def _unify(column: tuple[Layer, list[Layer | None]], template: Template) -> None:
@@ -200,11 +210,13 @@ def _is_equal(values: Values, others: Values) -> bool:
     return all(value is None or value == other for value, other in zip(values, others, strict=True))
 
 
-# -- names -----------------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def _choose_name(template: Template) -> None:
-    """in_channels for what goes into the first layer, out_channels for what comes out of the last one, hidden_channels between."""
+    """in_channels for what goes into the first layer, out_channels for what comes out of the last
+    one, hidden_channels between.
+    """
     widths = [
         template.terms[id(layer)]
         for layer in _list_main_layers(template.pattern)
@@ -248,7 +260,9 @@ def _find_free_name(name: str, taken: set[str]) -> str:
 
 
 def find_condition(template: Template, parallel: Parallel) -> str:
-    """When the block has layers in its shortcut, in terms of its arguments; "" for always. May add an argument of its own."""
+    """When the block has layers in its shortcut, in terms of its arguments; "" for always. May add
+    an argument of its own.
+    """
     presence = template.presence.get(id(parallel))
     if presence is None or all(presence):
         return ""
@@ -256,7 +270,9 @@ def find_condition(template: Template, parallel: Parallel) -> str:
 
 
 def find_joining(template: Template, parallel: Parallel) -> str:
-    """When the block adds its input at all, in terms of its arguments; "" for always. May add an argument of its own."""
+    """When the block adds its input at all, in terms of its arguments; "" for always. May add an
+    argument of its own.
+    """
     joining = template.joining.get(id(parallel))
     return (
         ""

@@ -1,4 +1,6 @@
-"""Writes block classes and the model that uses them as a person would: Sequential where the flow is a chain, a forward where it is not."""
+"""Writes block classes and the model that uses them as a person would: Sequential where the flow is
+a chain, a forward where it is not.
+"""
 
 import keyword
 import re
@@ -25,7 +27,9 @@ _ATTRIBUTES = {
 
 @dataclass(slots=True)
 class _Body:
-    """The inside of a class while it is written: lines of `__init__`, lines of `forward`, names that are taken."""
+    """The inside of a class while it is written: lines of `__init__`, lines of `forward`, names
+    that are taken.
+    """
 
     template: Template | None
     templates: Mapping[str, Template]
@@ -131,7 +135,7 @@ def _is_depthwise(layer: Layer) -> bool:
     return groups != 1 and groups == layer.arguments.get("in_channels")
 
 
-# -- classes ---------------------------------------------------------------------------------------------------------------------
+# -- classes ---------------------------------------------------------------------------------------
 
 
 def _write_block_class(template: Template, templates: Mapping[str, Template]) -> str:
@@ -260,7 +264,7 @@ def _write_model_class(
     )
 
 
-# -- statements ------------------------------------------------------------------------------------------------------------------
+# -- statements ------------------------------------------------------------------------------------
 
 
 def _emit(
@@ -271,7 +275,9 @@ def _emit(
     *,
     wish: str = "",
 ) -> str:
-    """Attributes and statements for a chain of pieces that takes the variable `value`; returns what holds its result."""
+    """Attributes and statements for a chain of pieces that takes the variable `value`; returns what
+    holds its result.
+    """
     group: list[str] = []
     kinds: list[str] = []
     rest = list(pieces)
@@ -351,7 +357,11 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
             )
             body.statements += [
                 f"        y = {inner}",
-                f"        {value} = {' + '.join('y' if result == inner else result for result in results)} if self.{attribute} else y",
+                (
+                    f"        {value} = "
+                    f"{' + '.join('y' if result == inner else result for result in results)} if "
+                    f"self.{attribute} else y"
+                ),
             ]
             return
         joined = (

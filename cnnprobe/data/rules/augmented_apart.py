@@ -43,13 +43,19 @@ def augmented_apart(data: Data) -> Iterator[Finding]:
     """An image is flipped at random, and its mask is not.
 
     Why it matters: half of the pixels get the class of the opposite side.
-    What to do: one transform of torchvision.transforms.v2 for both: transform(image, tv_tensors.Mask(mask)).
+    What to do: one transform of torchvision.transforms.v2 for both: transform(image,
+    tv_tensors.Mask(mask)).
     Known exceptions: flips and half turns are tried for; crops and rotations are not.
     Source: torchvision.transforms.v2, "transforms for bounding boxes, masks".
     """
     for split in data.splits:
         if split.trials.apart:
             yield Finding(
-                message=f"the {split.name} data flips an image {split.trials.apart} and leaves its mask as it was",
-                fix="flip both in one call: v2.RandomHorizontalFlip()(image, tv_tensors.Mask(mask))",
+                message=(
+                    f"the {split.name} data flips an image {split.trials.apart} and leaves its "
+                    "mask as it was"
+                ),
+                fix=(
+                    "flip both in one call: v2.RandomHorizontalFlip()(image, tv_tensors.Mask(mask))"
+                ),
             )

@@ -37,10 +37,14 @@ def healthy() -> Mapping[str, Any]:
 def augmented_validation(data: Data) -> Iterator[Finding]:
     """Images of the validation come out otherwise each time that they are read.
 
-    Why it matters: its loss is that of distorted images, and differs from run to run, so that epochs cannot be compared.
-    What to do: give the validation a transform of its own; random_split shares that of the one data set.
-    Known exceptions: it is info where the target is no class, mask or box, as in denoising, whose noise is drawn anew.
-    Source: torchvision's reference training script: presets.ClassificationPresetEval has no random transform.
+    Why it matters: its loss is that of distorted images, and differs from run to run, so that
+    epochs cannot be compared.
+    What to do: give the validation a transform of its own; random_split shares that of the one data
+    set.
+    Known exceptions: it is info where the target is no class, mask or box, as in denoising, whose
+    noise is drawn anew.
+    Source: torchvision's reference training script: presets.ClassificationPresetEval has no random
+    transform.
     """
     split = data.validation
     if split is None or not split.trials.random:

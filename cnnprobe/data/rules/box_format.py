@@ -33,9 +33,11 @@ def box_format(data: Data) -> Iterator[Finding]:
     """Boxes are written in another form than their name says, or in two forms.
 
     Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
-    What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes, which know their format.
+    What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes,
+    which know their format.
     Known exceptions: what is called "bbox" is taken for COCO's [x, y, width, height].
-    Source: cocodataset.org, "format-data": bbox [x, y, width, height]; torchvision.models.detection: boxes [x1, y1, x2, y2].
+    Source: cocodataset.org, "format-data": bbox [x, y, width, height];
+    torchvision.models.detection: boxes [x1, y1, x2, y2].
     """
     for split in data.splits:
         for boxes in split.objects:
@@ -43,12 +45,19 @@ def box_format(data: Data) -> Iterator[Finding]:
                 continue
             if boxes.swapped > LEAST * boxes.count and boxes.form == "xyxy":
                 yield Finding(
-                    message=f"{boxes.swapped:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the {split.name} data have x2 < x1 or y2 < y1, and lie in their image as [x, y, width, height]",
+                    message=(
+                        f"{boxes.swapped:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} "
+                        f"of the {split.name} data have x2 < x1 or y2 < y1, and lie in their "
+                        "image as [x, y, width, height]"
+                    ),
                     fix='torchvision.ops.box_convert(boxes, "xywh", "xyxy")',
                 )
             elif LEAST * boxes.count < boxes.relative < boxes.count:
                 yield Finding(
                     severity=Severity.WARNING,
-                    message=f"{boxes.relative:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the {split.name} data lie in [0, 1], the others in pixels",
+                    message=(
+                        f"{boxes.relative:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} "
+                        f"of the {split.name} data lie in [0, 1], the others in pixels"
+                    ),
                     fix="bring all boxes to one scale",
                 )

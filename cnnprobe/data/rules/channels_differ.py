@@ -33,7 +33,8 @@ def healthy() -> Mapping[str, Any]:
 
 @data_rule(code="CP802", name="channels-differ", severity=Severity.ERROR, examples=(sick, healthy))
 def channels_differ(data: Data) -> Iterator[Finding]:
-    """Images with other numbers of channels than the rest: grey or transparent ones among the colour ones.
+    """Images with other numbers of channels than the rest: grey or transparent ones among the
+    colour ones.
 
     Why it matters: the first such image stops the loader, or the first convolution.
     What to do: Image.convert("RGB") when the file is opened, or v2.RGB() as the first transform.

@@ -39,9 +39,12 @@ def healthy() -> Mapping[str, Any]:
 def constant_images(data: Data) -> Iterator[Finding]:
     """Images of a single colour: blank, black, or lost on the way.
 
-    Why it matters: there is nothing in them to learn a class from; where all are so, what was drawn was divided away.
-    What to do: look at the named files; where all images are constant, look at the transforms (uint8 divided by 255 as whole numbers).
-    Known exceptions: it is info where the samples have no class of their own, as slices of a scan with their masks.
+    Why it matters: there is nothing in them to learn a class from; where all are so, what was drawn
+    was divided away.
+    What to do: look at the named files; where all images are constant, look at the transforms
+    (uint8 divided by 255 as whole numbers).
+    Known exceptions: it is info where the samples have no class of their own, as slices of a scan
+    with their masks.
     Source: uint8 arithmetic of torch and NumPy: 200 // 255 is 0.
     """
     for split in data.splits:
@@ -52,7 +55,11 @@ def constant_images(data: Data) -> Iterator[Finding]:
         severity = Severity.WARNING if split.of("class") else Severity.INFO
         yield Finding(
             severity=Severity.ERROR if share > ALL else severity,
-            message=f"{count(images.constants, 'image')} of {among(split)} {'has' if images.constants == 1 else 'have'} a single value: {name_samples(images.constant, images.constants)}",
+            message=(
+                f"{count(images.constants, 'image')} of {among(split)} "
+                f"{'has' if images.constants == 1 else 'have'} a single value: "
+                f"{name_samples(images.constant, images.constants)}"
+            ),
             fix="look at the transforms: every picture is lost on the way"
             if share > ALL
             else "remove these images, or find out why they are blank",

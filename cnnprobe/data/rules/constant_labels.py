@@ -36,8 +36,10 @@ def constant_labels(data: Data) -> Iterator[Finding]:
     """All samples of the training have one label.
 
     Why it matters: the model learns to give that answer to everything, with a loss near zero.
-    What to do: look where the labels are read: a folder level too many, a column that is constant, a division of whole numbers.
-    Known exceptions: it is info where the data set names a single class, as for detecting what is unusual.
+    What to do: look where the labels are read: a folder level too many, a column that is constant,
+    a division of whole numbers.
+    Known exceptions: it is info where the data set names a single class, as for detecting what is
+    unusual.
     Source: torchvision.datasets.ImageFolder takes the folders right below its root for the classes.
     """
     split = data.training

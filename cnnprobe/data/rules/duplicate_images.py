@@ -9,7 +9,9 @@ from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.data.words import among, count
 from cnnprobe.diagnosis import Finding, Severity
 
-MANY = 0.1  # of the samples: CIFAR-100's training set has some percent of near duplicates (Barz and Denzler 2020)
+# of the samples: CIFAR-100's training set has some percent of near duplicates (Barz and Denzler
+# 2020)
+MANY = 0.1
 
 
 def _with_copies(number: int) -> Mapping[str, Any]:
@@ -36,10 +38,13 @@ def healthy() -> Mapping[str, Any]:
 def duplicate_images(data: Data) -> Iterator[Finding]:
     """The same image stands several times in the data.
 
-    Why it matters: copies weigh more than others, land in training and validation when these are split at random, and where their labels differ one of them is wrong.
+    Why it matters: copies weigh more than others, land in training and validation when these are
+    split at random, and where their labels differ one of them is wrong.
     What to do: keep one of each; where the labels differ, look which is right.
-    Known exceptions: a sample that a sampler draws again is none; up to 10% it is info; pictures of augmented data are compared as they come out.
-    Source: Barz and Denzler 2020, "Do We Train on Test Data? Purging CIFAR of Near-Duplicates", arXiv:1902.00423.
+    Known exceptions: a sample that a sampler draws again is none; up to 10% it is info; pictures of
+    augmented data are compared as they come out.
+    Source: Barz and Denzler 2020, "Do We Train on Test Data? Purging CIFAR of Near-Duplicates",
+    arXiv:1902.00423.
     """
     for split in data.splits:
         images = split.images
@@ -61,6 +66,10 @@ def duplicate_images(data: Data) -> Iterator[Finding]:
         )
         yield Finding(
             severity=Severity.WARNING if known and share > MANY else Severity.INFO,
-            message=f"{count(found, 'image')} of {among(split)} {'repeats' if found == 1 else 'repeat'} an earlier one{alike}{twice}: {pair.second.place} is {pair.first.place}",
+            message=(
+                f"{count(found, 'image')} of {among(split)} "
+                f"{'repeats' if found == 1 else 'repeat'} an earlier one{alike}{twice}: "
+                f"{pair.second.place} is {pair.first.place}"
+            ),
             fix="keep one of each" + (", and look which label is right" if twice else ""),
         )

@@ -8,7 +8,8 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, loader, seed
 from cnnprobe.diagnosis import Finding, Severity
 
-# Samples of the most frequent class over those of the rarest. ImageNet-LT has 256 (Liu et al. 2019),
+# Samples of the most frequent class over those of the rarest. ImageNet-LT has 256 (Liu et al.
+# 2019),
 # iNaturalist 2018 has 500: people train on these knowingly.
 RATIO = 1000.0
 NOTED = 20.0  # from here on it is info
@@ -44,10 +45,13 @@ def healthy() -> Mapping[str, Any]:
 def imbalanced_labels(data: Data) -> Iterator[Finding]:
     """One class has more than a thousand times as many samples as another.
 
-    Why it matters: the loss is lowest for a model that never names the rare class, and its accuracy looks good.
-    What to do: look at the accuracy of each class; a WeightedRandomSampler or the weight of CrossEntropyLoss make the rare one count.
+    Why it matters: the loss is lowest for a model that never names the rare class, and its accuracy
+    looks good.
+    What to do: look at the accuracy of each class; a WeightedRandomSampler or the weight of
+    CrossEntropyLoss make the rare one count.
     Known exceptions: a sampler that weighs; a ratio from 20 to 1000 is info.
-    Source: Liu et al. 2019, "Large-Scale Long-Tailed Recognition in an Open World", arXiv:1904.05160 (ImageNet-LT: 256).
+    Source: Liu et al. 2019, "Large-Scale Long-Tailed Recognition in an Open World",
+    arXiv:1904.05160 (ImageNet-LT: 256).
     """
     split = data.training
     labels = split.labels
@@ -61,8 +65,15 @@ def imbalanced_labels(data: Data) -> Iterator[Finding]:
     if ratio > NOTED:
         yield Finding(
             severity=None if ratio > RATIO else Severity.INFO,
-            message=f"class {_name(labels, most)} has {counts[most]:,} samples, class {_name(labels, least)} {counts[least]:,}: a ratio of {ratio:,.0f} ({'more' if ratio > RATIO else 'not more'} than {RATIO:,.0f})",
-            fix="judge each class by itself; weigh the rare ones by CrossEntropyLoss(weight=...) or a WeightedRandomSampler",
+            message=(
+                f"class {_name(labels, most)} has {counts[most]:,} samples, class "
+                f"{_name(labels, least)} {counts[least]:,}: a ratio of {ratio:,.0f} "
+                f"({'more' if ratio > RATIO else 'not more'} than {RATIO:,.0f})"
+            ),
+            fix=(
+                "judge each class by itself; weigh the rare ones by CrossEntropyLoss(weight=...) "
+                "or a WeightedRandomSampler"
+            ),
         )
 
 

@@ -31,10 +31,14 @@ def healthy() -> Mapping[str, Any]:
 def impossible_boxes(data: Data) -> Iterator[Finding]:
     """Boxes that have no area, or that lie outside of their image.
 
-    Why it matters: a box without area makes the loss NaN or the model raise; one outside was not moved along with its image.
-    What to do: v2.ClampBoundingBoxes and v2.SanitizeBoundingBoxes after the transforms; resize images and boxes in one call.
-    Known exceptions: up to one pixel beyond the border; boxes in parts of the image (all from 0 to 1).
-    Source: torchvision.models.detection.generalized_rcnn raises on boxes without positive height and width.
+    Why it matters: a box without area makes the loss NaN or the model raise; one outside was not
+    moved along with its image.
+    What to do: v2.ClampBoundingBoxes and v2.SanitizeBoundingBoxes after the transforms; resize
+    images and boxes in one call.
+    Known exceptions: up to one pixel beyond the border; boxes in parts of the image (all from 0 to
+    1).
+    Source: torchvision.models.detection.generalized_rcnn raises on boxes without positive height
+    and width.
     """
     for split in data.splits:
         for boxes in split.objects:
@@ -47,6 +51,9 @@ def impossible_boxes(data: Data) -> Iterator[Finding]:
                 said.append(f"{boxes.outside:,} partly outside of the image")
             if said and boxes.form != "relative":
                 yield Finding(
-                    message=f"of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the {split.name} data: {', '.join(said)}: {name_samples(boxes.spotted)}",
+                    message=(
+                        f"of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the "
+                        f"{split.name} data: {', '.join(said)}: {name_samples(boxes.spotted)}"
+                    ),
                     fix="v2.ClampBoundingBoxes(), then v2.SanitizeBoundingBoxes()",
                 )

@@ -47,8 +47,10 @@ def interpolated_masks(data: Data) -> Iterator[Finding]:
     """Masks hold values between 0 and 255 at the edges, as an interpolation makes them.
 
     Why it matters: a value between two classes is a third class, which is not there.
-    What to do: v2.Resize(size, interpolation=InterpolationMode.NEAREST) for masks, or wrap them as tv_tensors.Mask, which the transforms then treat so.
-    Known exceptions: masks with more than two classes are not judged; floats from 0 to 1 may be meant so.
+    What to do: v2.Resize(size, interpolation=InterpolationMode.NEAREST) for masks, or wrap them as
+    tv_tensors.Mask, which the transforms then treat so.
+    Known exceptions: masks with more than two classes are not judged; floats from 0 to 1 may be
+    meant so.
     Source: torchvision.transforms.v2.Resize, "NEAREST ... for masks"; tv_tensors.Mask.
     """
     for split in data.splits:
@@ -65,6 +67,10 @@ def interpolated_masks(data: Data) -> Iterator[Finding]:
                 and (counts[0] + counts[255]) / total >= MAJOR
             ):
                 yield Finding(
-                    message=f"the masks {part.path} of the {split.name} data hold {others} values between 0 and 255, in {1 - (counts[0] + counts[255]) / total:.1%} of the pixels",
+                    message=(
+                        f"the masks {part.path} of the {split.name} data hold {others} values "
+                        f"between 0 and 255, in {1 - (counts[0] + counts[255]) / total:.1%} of "
+                        "the pixels"
+                    ),
                     fix="resize and rotate masks with InterpolationMode.NEAREST",
                 )

@@ -30,9 +30,11 @@ def healthy() -> Mapping[str, Any]:
 def label_holes(data: Data) -> Iterator[Finding]:
     """Between the labels there are numbers that no sample has.
 
-    Why it matters: the model needs an output for each of them, and spends capacity on learning to avoid it.
+    Why it matters: the model needs an output for each of them, and spends capacity on learning to
+    avoid it.
     What to do: number the classes that you keep from 0 to k - 1.
-    Known exceptions: it is info where fewer numbers are missing than there are classes: a class without a sample.
+    Known exceptions: it is info where fewer numbers are missing than there are classes: a class
+    without a sample.
     Source: torch.nn.CrossEntropyLoss, "class indices in the range [0, C)".
     """
     split = data.training
@@ -51,6 +53,9 @@ def label_holes(data: Data) -> Iterator[Finding]:
         )
         yield Finding(
             severity=None if len(missing) >= len(used) and not names else Severity.INFO,
-            message=f"{count(len(used), 'class', 'classes')} with labels up to {max(used)}: no sample has {shown}{' and others' if len(missing) > 5 else ''}",
+            message=(
+                f"{count(len(used), 'class', 'classes')} with labels up to {max(used)}: no sample "
+                f"has {shown}{' and others' if len(missing) > 5 else ''}"
+            ),
             fix="number the classes from 0 to k - 1",
         )

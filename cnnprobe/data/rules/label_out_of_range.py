@@ -43,9 +43,11 @@ def healthy() -> Mapping[str, Any]:
 def label_out_of_range(data: Data) -> Iterator[Finding]:
     """Class labels below zero, or not below the number of the model's outputs.
 
-    Why it matters: the loss raises on the first of them; on a GPU as a device-side assert, far from the place.
+    Why it matters: the loss raises on the first of them; on a GPU as a device-side assert, far from
+    the place.
     What to do: widen the last layer, or map the labels to 0 ... classes - 1.
-    Known exceptions: the loss's ignore_index; without a model and a loss, labels are compared with the data set's own list of classes.
+    Known exceptions: the loss's ignore_index; without a model and a loss, labels are compared with
+    the data set's own list of classes.
     Source: torch.nn.CrossEntropyLoss, "class indices in the range [0, C)".
     """
     outputs = data.expected.outputs if data.expected.loss in ("cross_entropy", "nll_loss") else None
@@ -58,7 +60,11 @@ def label_out_of_range(data: Data) -> Iterator[Finding]:
             total = sum(n for _, n in wrong)
             shown = ", ".join(str(label) for label, _ in wrong[:5])
             yield Finding(
-                message=f"{count(total, 'label')} of the {split.name} data {'is' if total == 1 else 'are'} outside of 0 to {limit - 1}, {whose}: {shown}",
+                message=(
+                    f"{count(total, 'label')} of the {split.name} data "
+                    f"{'is' if total == 1 else 'are'} outside of 0 to {limit - 1}, {whose}: "
+                    f"{shown}"
+                ),
                 fix=f"map the labels to 0 ... {limit - 1}, or give the model more outputs",
             )
 

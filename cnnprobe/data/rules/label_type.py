@@ -43,7 +43,8 @@ def label_type(data: Data) -> Iterator[Finding]:
     Why it matters: the loss raises, or takes class numbers for probabilities.
     What to do: labels.long() for a loss over classes, labels.float() for one over probabilities.
     Known exceptions: nothing is said without a loss.
-    Source: torch.nn.CrossEntropyLoss, "target containing class indices"; torch.nn.BCEWithLogitsLoss.
+    Source: torch.nn.CrossEntropyLoss, "target containing class indices";
+    torch.nn.BCEWithLogitsLoss.
     """
     loss = data.expected.loss
     for split in data.splits:
@@ -53,11 +54,16 @@ def label_type(data: Data) -> Iterator[Finding]:
             numbered = part.dtype in _REFUSED or (floating and part.whole and single)
             if loss in _CLASSES and numbered and single:
                 yield Finding(
-                    message=f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes class indices as int64",
+                    message=(
+                        f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes "
+                        "class indices as int64"
+                    ),
                     fix="labels.long(), or int(label) where the data set gives it",
                 )
             if loss in _PROBABILITIES and part.dtype.startswith(("int", "uint", "bool")):
                 yield Finding(
-                    message=f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes floats",
+                    message=(
+                        f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes floats"
+                    ),
                     fix="labels.float()",
                 )

@@ -35,9 +35,11 @@ def healthy() -> Mapping[str, Any]:
 def labels_from_one(data: Data) -> Iterator[Finding]:
     """Class labels go from 1 to the number of classes, and none is 0.
 
-    Why it matters: the last class has no output, or an output is wasted that the model must learn never to choose.
+    Why it matters: the last class has no output, or an output is wasted that the model must learn
+    never to choose.
     What to do: subtract 1 where the labels are read.
-    Known exceptions: data sets whose class 0 is a background that does not occur; samples too small to tell.
+    Known exceptions: data sets whose class 0 is a background that does not occur; samples too small
+    to tell.
     Source: torch.nn.CrossEntropyLoss, "class indices in the range [0, C)".
     """
     split = data.training

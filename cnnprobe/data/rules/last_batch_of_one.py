@@ -37,10 +37,12 @@ def healthy() -> Mapping[str, Any]:
 def last_batch_of_one(data: Data) -> Iterator[Finding]:
     """The last batch of the training holds one sample.
 
-    Why it matters: BatchNorm over one value per channel raises in train mode, at the end of the first epoch.
+    Why it matters: BatchNorm over one value per channel raises in train mode, at the end of the
+    first epoch.
     What to do: DataLoader(..., drop_last=True), or another batch size.
     Known exceptions: it is info for a model without such a BatchNorm, and without a model.
-    Source: torch.nn.functional.batch_norm raises "Expected more than 1 value per channel when training".
+    Source: torch.nn.functional.batch_norm raises "Expected more than 1 value per channel when
+    training".
     """
     loading = data.training.loading
     if loading.last_batch != 1 or (loading.batch_size or 1) < 2:
@@ -48,7 +50,10 @@ def last_batch_of_one(data: Data) -> Iterator[Finding]:
     layer = data.expected.batch_norm
     yield Finding(
         severity=None if layer else Severity.INFO,
-        message=f"{loading.samples:,} samples in batches of {loading.batch_size} leave a last batch of one"
+        message=(
+            f"{loading.samples:,} samples in batches of {loading.batch_size} leave a last batch "
+            "of one"
+        )
         + (f", of which '{layer}' gets one value per channel" if layer else ""),
         fix="DataLoader(..., drop_last=True)",
     )

@@ -28,8 +28,10 @@ def healthy() -> Mapping[str, Any]:
 def mask_sizes(data: Data) -> Iterator[Finding]:
     """Masks have another height and width than their images.
 
-    Why it matters: the loss raises, or, where the mask is resized later, each pixel gets the class of another.
-    What to do: transform image and mask together: transforms.v2 takes both, transform(image, tv_tensors.Mask(mask)).
+    Why it matters: the loss raises, or, where the mask is resized later, each pixel gets the class
+    of another.
+    What to do: transform image and mask together: transforms.v2 takes both, transform(image,
+    tv_tensors.Mask(mask)).
     Known exceptions: masks smaller by one whole factor, as models with a coarser output have them.
     Source: torchvision.transforms.v2, "transforms for bounding boxes, masks".
     """
@@ -40,6 +42,13 @@ def mask_sizes(data: Data) -> Iterator[Finding]:
             if masks.ratio is not None and masks.ratio == round(masks.ratio):
                 continue
             yield Finding(
-                message=f"{count(masks.unequal, 'mask')} {masks.path} of the {split.name} data {'has' if masks.unequal == 1 else 'have'} another size than the image: {name_samples(masks.spotted, masks.unequal)}",
-                fix="resize and crop image and mask in one call of a transform of torchvision.transforms.v2",
+                message=(
+                    f"{count(masks.unequal, 'mask')} {masks.path} of the {split.name} data "
+                    f"{'has' if masks.unequal == 1 else 'have'} another size than the image: "
+                    f"{name_samples(masks.spotted, masks.unequal)}"
+                ),
+                fix=(
+                    "resize and crop image and mask in one call of a transform of "
+                    "torchvision.transforms.v2"
+                ),
             )

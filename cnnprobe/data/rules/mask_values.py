@@ -35,12 +35,17 @@ def healthy() -> Mapping[str, Any]:
     explains=("label-range", "constant-targets"),
 )
 def mask_values(data: Data) -> Iterator[Finding]:
-    """Masks whose values are no class numbers: 0 and 255, class numbers divided by 255, or more than the model has outputs.
+    """Masks whose values are no class numbers: 0 and 255, class numbers divided by 255, or more
+    than the model has outputs.
 
-    Why it matters: the loss raises, or learns the wrong classes; divided masks become all zero as whole numbers.
-    What to do: (mask > 127).long() for black and white masks; PILToTensor, not ToTensor, for masks of classes.
-    Known exceptions: 255 beside other classes is the void of VOC and Cityscapes; masks from 0 to 1 of a loss over probabilities.
-    Source: torchvision.transforms.ToTensor, "target image masks" excepted; the VOC 2012 development kit, section 3.1.2 (void is 255).
+    Why it matters: the loss raises, or learns the wrong classes; divided masks become all zero as
+    whole numbers.
+    What to do: (mask > 127).long() for black and white masks; PILToTensor, not ToTensor, for masks
+    of classes.
+    Known exceptions: 255 beside other classes is the void of VOC and Cityscapes; masks from 0 to 1
+    of a loss over probabilities.
+    Source: torchvision.transforms.ToTensor, "target image masks" excepted; the VOC 2012 development
+    kit, section 3.1.2 (void is 255).
     """
     for split in data.splits:
         for part in split.of("mask"):

@@ -1,4 +1,6 @@
-"""What the examples of the rules are made of: small images, labels, data sets and loaders. Imports torch only when called."""
+"""What the examples of the rules are made of: small images, labels, data sets and loaders. Imports
+torch only when called.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -38,13 +38,19 @@ def moved_classes(data: Data) -> Iterator[Finding]:
     """A label stands for one class in the training and for another in the validation.
 
     Why it matters: right answers count as wrong ones.
-    What to do: give both the same folders (an empty one needs ImageFolder(..., allow_empty=True)), or one class_to_idx.
+    What to do: give both the same folders (an empty one needs ImageFolder(..., allow_empty=True)),
+    or one class_to_idx.
     Known exceptions: data sets that do not name their classes are not compared.
-    Source: torchvision.datasets.ImageFolder numbers the folders that it finds, in the order of their names.
+    Source: torchvision.datasets.ImageFolder numbers the folders that it finds, in the order of
+    their names.
     """
     if data.moved:
         label, ours, theirs = data.moved[0]
         yield Finding(
-            message=f"label {label} is {ours!r} in the training and {theirs!r} in the validation; so {'is' if len(data.moved) == 1 else 'are'} {count(len(data.moved), 'label')} in all",
+            message=(
+                f"label {label} is {ours!r} in the training and {theirs!r} in the validation; so "
+                f"{'is' if len(data.moved) == 1 else 'are'} {count(len(data.moved), 'label')} in "
+                "all"
+            ),
             fix="give both data sets the same class folders, or the same class_to_idx",
         )

@@ -37,7 +37,8 @@ def nonfinite_values(data: Data) -> Iterator[Finding]:
     """Images or targets hold NaN or Inf.
 
     Why it matters: a single NaN makes the loss NaN, and one step later every weight.
-    What to do: look where they come from: a division by the std of a constant image, the logarithm of zero, a missing value in a table.
+    What to do: look where they come from: a division by the std of a constant image, the logarithm
+    of zero, a missing value in a table.
     Known exceptions: targets whose NaN marks what is missing, with a loss that leaves it out.
     Source: IEEE 754: every operation on NaN gives NaN.
     """
@@ -50,6 +51,10 @@ def nonfinite_values(data: Data) -> Iterator[Finding]:
             where = f": {name_samples(spotted, split.images.nonfinites)}" if spotted else ""
             yield Finding(
                 severity=None if part.role == "image" else Severity.WARNING,
-                message=f"{part.path or 'the images'} of the {split.name} data hold {count(numbers.nan, 'NaN', 'NaN')} and {count(numbers.inf, 'Inf', 'Inf')} among {numbers.count:,} values{where}",
+                message=(
+                    f"{part.path or 'the images'} of the {split.name} data hold "
+                    f"{count(numbers.nan, 'NaN', 'NaN')} and {count(numbers.inf, 'Inf', 'Inf')} "
+                    f"among {numbers.count:,} values{where}"
+                ),
                 fix="remove these samples, or mend what makes the values",
             )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Part, Split
+from cnnprobe.data.facts import Data, Numbers, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, made, seed
 from cnnprobe.diagnosis import Finding, Severity
@@ -45,8 +45,10 @@ def healthy() -> Mapping[str, Any]:
 def normalised_twice(data: Data) -> Iterator[Finding]:
     """Images were normalised twice, or divided by 255 twice.
 
-    Why it matters: a pretrained model gets values that it has never seen; twice divided images are all but black.
-    What to do: leave one of the two out: ToTensor divides by 255 already, and weights.transforms() normalises already.
+    Why it matters: a pretrained model gets values that it has never seen; twice divided images are
+    all but black.
+    What to do: leave one of the two out: ToTensor divides by 255 already, and weights.transforms()
+    normalises already.
     Known exceptions: none known; two parts of a dict with a normalisation each count once each.
     Source: torchvision.transforms.ToTensor, "in the range [0.0, 1.0]".
     """
@@ -54,14 +56,22 @@ def normalised_twice(data: Data) -> Iterator[Finding]:
         steps = split.images.normalisations
         if len(steps) > 1 and len(split.of("image")) == 1:
             yield Finding(
-                message=f"the transform of the {split.name} data normalises {len(steps)} times: by mean {_list(steps[0][0])}, then by mean {_list(steps[1][0])}",
+                message=(
+                    f"the transform of the {split.name} data normalises {len(steps)} times: by "
+                    f"mean {_list(steps[0][0])}, then by mean {_list(steps[1][0])}"
+                ),
                 fix="leave one Normalize out",
             )
             continue
         for part in split.of("image"):
-            if _is_divided_twice(part, split):
+            numbers = part.numbers
+            if numbers is not None and _is_divided_twice(numbers, split):
                 yield Finding(
-                    message=f"{part.path or 'the images'} of the {split.name} data go from 0 to {part.numbers.high:.3g} (1/255 is {DARK:.3g}): they were divided by 255 twice",  # type: ignore[union-attr]
+                    message=(
+                        f"{part.path or 'the images'} of the {split.name} data go from 0 to "
+                        f"{numbers.high:.3g} (1/255 is {DARK:.3g}): they were divided by 255 "
+                        "twice"
+                    ),
                     fix="divide once: ToTensor and ToDtype(scale=True) do so already",
                 )
 
@@ -70,9 +80,8 @@ def _list(numbers: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{n:.3g}" for n in numbers) + "]"
 
 
-def _is_divided_twice(part: Part, split: Split) -> bool:
-    numbers = part.numbers
-    if numbers is None or numbers.low < 0 or split.samples < 2:
+def _is_divided_twice(numbers: Numbers, split: Split) -> bool:
+    if numbers.low < 0 or split.samples < 2:
         return False
     # Some picture is bright: half of 1/255 is reached, and no more than that.
     return DARK / 2 < numbers.high <= DARK * 1.001

@@ -47,9 +47,11 @@ def normalised_unscaled(data: Data) -> Iterator[Finding]:
     """Pixels from 0 to 255 went through a Normalize for values from 0 to 1.
 
     Why it matters: the model gets values up to a thousand where it expects up to three.
-    What to do: v2.ToDtype(torch.float32, scale=True) before v2.Normalize; without scale=True it only changes the type.
+    What to do: v2.ToDtype(torch.float32, scale=True) before v2.Normalize; without scale=True it
+    only changes the type.
     Known exceptions: a Normalize whose mean is above 1 is made for pixels.
-    Source: torchvision.transforms.v2.ToDtype, "scale (bool, optional): Whether to scale the values".
+    Source: torchvision.transforms.v2.ToDtype, "scale (bool, optional): Whether to scale the
+    values".
     """
     for split in data.splits:
         steps = split.images.normalisations
@@ -59,6 +61,11 @@ def normalised_unscaled(data: Data) -> Iterator[Finding]:
                 continue
             if max((*steps[0][0], *steps[0][1])) <= UNIT:
                 yield Finding(
-                    message=f"{part.path or 'the images'} of the {split.name} data go from {numbers.low:.3g} to {numbers.high:.4g} (more than {LARGE:g}) after Normalize with mean {steps[0][0][0]:.3g} and std {steps[0][1][0]:.3g}, which are those of values from 0 to 1",
+                    message=(
+                        f"{part.path or 'the images'} of the {split.name} data go from "
+                        f"{numbers.low:.3g} to {numbers.high:.4g} (more than {LARGE:g}) after "
+                        f"Normalize with mean {steps[0][0][0]:.3g} and std {steps[0][1][0]:.3g}, "
+                        "which are those of values from 0 to 1"
+                    ),
                     fix="put v2.ToDtype(torch.float32, scale=True) before v2.Normalize",
                 )

@@ -33,16 +33,25 @@ def healthy() -> Mapping[str, Any]:
 def not_shuffled(data: Data) -> Iterator[Finding]:
     """Every epoch has the same batches in the same order.
 
-    Why it matters: the gradients of an epoch are no random sample, and what one batch teaches the next always undoes.
-    What to do: shuffle=True; a sampler of your own draws its permutation in __iter__ from a generator that it keeps.
-    Known exceptions: it is info with shuffle=False, as for data that is in random order already; a DistributedSampler gets its epoch by set_epoch.
+    Why it matters: the gradients of an epoch are no random sample, and what one batch teaches the
+    next always undoes.
+    What to do: shuffle=True; a sampler of your own draws its permutation in __iter__ from a
+    generator that it keeps.
+    Known exceptions: it is info with shuffle=False, as for data that is in random order already; a
+    DistributedSampler gets its epoch by set_epoch.
     Source: Bottou 2012, "Stochastic Gradient Descent Tricks", section 4 (shuffle the examples).
     """
     loading = data.training.loading
     if loading.same_order:
         yield Finding(
-            message=f"{loading.sampler} gives the same order in two epochs, and not that of the data set",
-            fix="draw the permutation in __iter__ from a generator that lives as long as the sampler",
+            message=(
+                f"{loading.sampler} gives the same order in two epochs, and not that of the data "
+                "set"
+            ),
+            fix=(
+                "draw the permutation in __iter__ from a generator that lives as long as the "
+                "sampler"
+            ),
         )
     elif loading.shuffled is False and (loading.batches or 0) > 1:
         yield Finding(

@@ -42,10 +42,14 @@ def healthy() -> Mapping[str, Any]:
 def repeated_random_numbers(data: Data) -> Iterator[Finding]:
     """Two workers, or two epochs, augment with the same random numbers.
 
-    Why it matters: there is far less variety than there seems to be; each epoch shows the very same images again.
-    What to do: draw from torch's generator in __getitem__; or make the generator in worker_init_fn from torch.initial_seed().
-    Known exceptions: augmentation that depends on the index alone, on purpose, is not random; workers that live on (persistent_workers) do not repeat from epoch to epoch.
-    Source: the note "Randomness in multi-process data loading" of torch.utils.data; T. Ridnik 2021, "Using PyTorch + NumPy? You're making a mistake".
+    Why it matters: there is far less variety than there seems to be; each epoch shows the very same
+    images again.
+    What to do: draw from torch's generator in __getitem__; or make the generator in worker_init_fn
+    from torch.initial_seed().
+    Known exceptions: augmentation that depends on the index alone, on purpose, is not random;
+    workers that live on (persistent_workers) do not repeat from epoch to epoch.
+    Source: the note "Randomness in multi-process data loading" of torch.utils.data; T. Ridnik 2021,
+    "Using PyTorch + NumPy? You're making a mistake".
     """
     for split in data.splits:
         trials = split.trials
@@ -61,5 +65,8 @@ def repeated_random_numbers(data: Data) -> Iterator[Finding]:
         if said:
             yield Finding(
                 message=f"{split.name}: {', and '.join(said)}",
-                fix="draw from torch.rand in __getitem__, or seed your own generator in worker_init_fn by torch.initial_seed()",
+                fix=(
+                    "draw from torch.rand in __getitem__, or seed your own generator in "
+                    "worker_init_fn by torch.initial_seed()"
+                ),
             )

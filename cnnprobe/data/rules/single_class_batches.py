@@ -43,10 +43,12 @@ def healthy() -> Mapping[str, Any]:
 def single_class_batches(data: Data) -> Iterator[Finding]:
     """Most batches of the training hold a single class.
 
-    Why it matters: each batch teaches the model to answer with its own class and to forget the others; BatchNorm's statistics jump along.
+    Why it matters: each batch teaches the model to answer with its own class and to forget the
+    others; BatchNorm's statistics jump along.
     What to do: DataLoader(..., shuffle=True); for a stream, shuffle it in a buffer.
     Known exceptions: data in which one class is so frequent that this happens by chance.
-    Source: Bengio 2012, "Practical Recommendations for Gradient-Based Training of Deep Architectures", section 3.1.1 (shuffling of examples), arXiv:1206.5533.
+    Source: Bengio 2012, "Practical Recommendations for Gradient-Based Training of Deep
+    Architectures", section 3.1.1 (shuffling of examples), arXiv:1206.5533.
     """
     split = data.training
     labels = split.labels
@@ -57,7 +59,10 @@ def single_class_batches(data: Data) -> Iterator[Finding]:
     chance = sum((n / total) ** size for _, n in labels.counts)
     if labels.uniform / labels.batches > SHARE and chance < CHANCE:
         yield Finding(
-            message=f"{labels.uniform} of {labels.batches} batches hold one class, of {len(labels.counts)} that there are"
+            message=(
+                f"{labels.uniform} of {labels.batches} batches hold one class, of "
+                f"{len(labels.counts)} that there are"
+            )
             + (", and the labels of the data set are sorted" if labels.ordered else ""),
             fix="DataLoader(..., shuffle=True)"
             if split.loading.shuffled is False

@@ -28,9 +28,12 @@ def sizes_differ(data: Data) -> Iterator[Finding]:
     """Images of several sizes stop the loader.
 
     Why it matters: a batch is one tensor, so that its images must have one height and width.
-    What to do: put v2.Resize((224, 224)), which sets both sides, before ToImage; or a collate_fn that pads.
-    Known exceptions: a loader that joins them by itself, as detectors' do; batches that differ from one another; images of several channels (channels-differ).
-    Source: torch.utils.data.default_collate stacks the samples of a batch; torchvision.transforms.v2.Resize with a single number sets the shorter side alone.
+    What to do: put v2.Resize((224, 224)), which sets both sides, before ToImage; or a collate_fn
+    that pads.
+    Known exceptions: a loader that joins them by itself, as detectors' do; batches that differ from
+    one another; images of several channels (channels-differ).
+    Source: torch.utils.data.default_collate stacks the samples of a batch;
+    torchvision.transforms.v2.Resize with a single number sets the shorter side alone.
     """
     for split in data.splits:
         if split.failed is None or not split.failed.collating:
@@ -40,7 +43,10 @@ def sizes_differ(data: Data) -> Iterator[Finding]:
             if len(sizes) > 1:
                 shown = ", ".join(f"{shape(s)} ({n} times)" for s, n in part.shapes[:4])
                 yield Finding(
-                    message=f"the {split.name} loader raises {split.failed.kind}: {part.path or 'the images'} come in {len(sizes)} sizes: {shown}",
+                    message=(
+                        f"the {split.name} loader raises {split.failed.kind}: "
+                        f"{part.path or 'the images'} come in {len(sizes)} sizes: {shown}"
+                    ),
                     fix="add v2.Resize((height, width)) to the transform, with both numbers",
                 )
                 break

@@ -41,9 +41,12 @@ def slow_loading(data: Data) -> Iterator[Finding]:
     """Loading a batch takes longer than training on it.
 
     Why it matters: the device waits; a faster one, or a smaller model, would change nothing.
-    What to do: num_workers=4 or more, pin_memory=True; decode and resize the images once, before the training.
-    Known exceptions: nothing is said without a model. The step is estimated from above, as three forward passes under observation on this machine.
-    Source: the torch.utils.data page, "Single- and Multi-process Data Loading"; a backward pass costs about two forward passes (Kaplan et al. 2020, arXiv:2001.08361, table 1).
+    What to do: num_workers=4 or more, pin_memory=True; decode and resize the images once, before
+    the training.
+    Known exceptions: nothing is said without a model. The step is estimated from above, as three
+    forward passes under observation on this machine.
+    Source: the torch.utils.data page, "Single- and Multi-process Data Loading"; a backward pass
+    costs about two forward passes (Kaplan et al. 2020, arXiv:2001.08361, table 1).
     """
     step, load = data.expected.seconds, data.training.loading.seconds
     if step is None or load < LEAST:
@@ -53,7 +56,11 @@ def slow_loading(data: Data) -> Iterator[Finding]:
     if share > SHARE:
         workers = data.training.loading.workers
         yield Finding(
-            message=f"a batch is waited for {load * 1000:.3g} ms with {workers} workers, and trained on in at most {step * 1000:.3g} ms: {share:.0%} of the time the loop waits (more than {SHARE:.0%})",
+            message=(
+                f"a batch is waited for {load * 1000:.3g} ms with {workers} workers, and trained "
+                f"on in at most {step * 1000:.3g} ms: {share:.0%} of the time the loop waits "
+                f"(more than {SHARE:.0%})"
+            ),
             fix="DataLoader(..., num_workers=4)"
             if not workers
             else "more workers, or images that are smaller on disk",

@@ -40,12 +40,16 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def splits_differ(data: Data) -> Iterator[Finding]:
-    """Images of the validation lie in another range, or have other channels or types, than those of the training.
+    """Images of the validation lie in another range, or have other channels or types, than those of
+    the training.
 
-    Why it matters: the model is judged on inputs that it was not trained on; its accuracy says nothing.
-    What to do: give both loaders the same ToDtype and Normalize; only augmentations are left out for the validation.
+    Why it matters: the model is judged on inputs that it was not trained on; its accuracy says
+    nothing.
+    What to do: give both loaders the same ToDtype and Normalize; only augmentations are left out
+    for the validation.
     Known exceptions: means up to 1 std apart and stds up to a factor of 2 apart are no finding.
-    Source: torchvision's reference training script: presets.py builds both transforms with one mean and std.
+    Source: torchvision's reference training script: presets.py builds both transforms with one mean
+    and std.
     """
     if data.validation is None:
         return
@@ -53,7 +57,10 @@ def splits_differ(data: Data) -> Iterator[Finding]:
     if all(len(each) == 1 for each in steps) and steps[0] != steps[1]:
         (mean, std), (other_mean, other_std) = steps[0][0], steps[1][0]
         yield Finding(
-            message=f"the training data is normalised by mean {_list(mean)} and std {_list(std)}, the validation data by mean {_list(other_mean)} and std {_list(other_std)}",
+            message=(
+                f"the training data is normalised by mean {_list(mean)} and std {_list(std)}, the "
+                f"validation data by mean {_list(other_mean)} and std {_list(other_std)}"
+            ),
             fix="normalise both by the numbers of the training data",
         )
         return

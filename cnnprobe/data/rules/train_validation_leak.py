@@ -49,10 +49,14 @@ def healthy() -> Mapping[str, Any]:
 def train_validation_leak(data: Data) -> Iterator[Finding]:
     """The validation holds samples of the training.
 
-    Why it matters: what was learnt by heart is counted as understood, so that the validation no longer shows overfitting.
-    What to do: split by index, and by patient, scene or video where there are several images of one; remove copies first.
-    Known exceptions: a few copies, as public data sets have them (up to 1% by file, 5% by what the images show), are info.
-    Source: Barz and Denzler 2020, arXiv:1902.00423; Kapoor and Narayanan 2023, "Leakage and the reproducibility crisis", section 3.
+    Why it matters: what was learnt by heart is counted as understood, so that the validation no
+    longer shows overfitting.
+    What to do: split by index, and by patient, scene or video where there are several images of
+    one; remove copies first.
+    Known exceptions: a few copies, as public data sets have them (up to 1% by file, 5% by what the
+    images show), are info.
+    Source: Barz and Denzler 2020, arXiv:1902.00423; Kapoor and Narayanan 2023, "Leakage and the
+    reproducibility crisis", section 3.
     """
     for leak in data.leaks[:1]:
         pair = leak.pairs[0]
@@ -69,6 +73,9 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
         )
         yield Finding(
             severity=Severity.INFO if few else None,
-            message=f"{leak.count:,} of {count(leak.among, 'validation sample')} {_HOW[leak.by]}{estimate}{first}",
+            message=(
+                f"{leak.count:,} of {count(leak.among, 'validation sample')} "
+                f"{_HOW[leak.by]}{estimate}{first}"
+            ),
             fix="split the data once, by index, and give each part to one loader",
         )

@@ -37,15 +37,20 @@ def healthy() -> Mapping[str, Any]:
 def uninformative_labels(data: Data) -> Iterator[Finding]:
     """A simple model of small grey copies of the images cannot tell the classes better than chance.
 
-    Why it matters: it may be a hard task, or the labels belong to other images: a list in another order, a shuffle of one of two lists.
+    Why it matters: it may be a hard task, or the labels belong to other images: a list in another
+    order, a shuffle of one of two lists.
     What to do: look at the contact sheet: do the labels fit?
     Known exceptions: classes that differ in fine detail or in colour alone, as many do.
-    Source: Alain and Bengio 2017, "Understanding intermediate layers using linear classifier probes", arXiv:1610.01644.
+    Source: Alain and Bengio 2017, "Understanding intermediate layers using linear classifier
+    probes", arXiv:1610.01644.
     """
     labels = data.training.labels
     if labels is None or labels.informative is None or labels.informative >= LEAST:
         return
     yield Finding(
-        message=f"a linear model of 8 x 8 grey copies is {labels.informative:.1f} standard deviations above chance on images that it has not seen (less than {LEAST:g})",
+        message=(
+            f"a linear model of 8 x 8 grey copies is {labels.informative:.1f} standard deviations "
+            f"above chance on images that it has not seen (less than {LEAST:g})"
+        ),
         fix="look at the contact sheet, whether the labels fit the images",
     )

@@ -37,17 +37,23 @@ def healthy() -> Mapping[str, Any]:
 def unreadable_samples(data: Data) -> Iterator[Finding]:
     """The loader raises: a sample cannot be read.
 
-    Why it matters: the training ends where it meets that sample, which may be hours after its start.
+    Why it matters: the training ends where it meets that sample, which may be hours after its
+    start.
     What to do: remove or replace the file, or correct what the data set does with it.
-    Known exceptions: samples that can be read but not be joined are sizes-differ or channels-differ.
-    Source: torch.utils.data.DataLoader raises what the data set raised, from a worker with its text alone.
+    Known exceptions: samples that can be read but not be joined are sizes-differ or
+    channels-differ.
+    Source: torch.utils.data.DataLoader raises what the data set raised, from a worker with its text
+    alone.
     """
     for split in data.splits:
         failed = split.failed
         if failed is None or (failed.collating and not failed.count):
             continue
         if failed.count:
-            what = f"{failed.count} of {failed.tried} samples that were tried raise: {name_samples(failed.unreadable, failed.count)}"
+            what = (
+                f"{failed.count} of {failed.tried} samples that were tried raise: "
+                f"{name_samples(failed.unreadable, failed.count)}"
+            )
         else:
             what = "none of the samples that were tried one by one does so"
         yield Finding(

@@ -39,9 +39,12 @@ def healthy() -> Mapping[str, Any]:
 def unscaled_images(data: Data) -> Iterator[Finding]:
     """Images are floats from 0 to 255.
 
-    Why it matters: initialisations and learning rates are made for inputs of about unit size; pixels are a hundred times that.
-    What to do: v2.ToDtype(torch.float32, scale=True), which divides by 255, then v2.Normalize; in a Dataset of your own, image / 255.
-    Known exceptions: models that scale by themselves; uint8, which is scaled later; more than 255, as of 16 bit scans.
+    Why it matters: initialisations and learning rates are made for inputs of about unit size;
+    pixels are a hundred times that.
+    What to do: v2.ToDtype(torch.float32, scale=True), which divides by 255, then v2.Normalize; in a
+    Dataset of your own, image / 255.
+    Known exceptions: models that scale by themselves; uint8, which is scaled later; more than 255,
+    as of 16 bit scans.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3; torchvision.transforms.v2.ToDtype.
     """
     for split in data.splits:
@@ -51,6 +54,10 @@ def unscaled_images(data: Data) -> Iterator[Finding]:
                 continue
             if numbers.low >= 0 and LEAST < numbers.high <= MOST:
                 yield Finding(
-                    message=f"{part.path or 'the images'} of the {split.name} data are {part.dtype} with whole numbers from {numbers.low:g} to {numbers.high:g}, mean {numbers.mean:.3g}",
+                    message=(
+                        f"{part.path or 'the images'} of the {split.name} data are {part.dtype} "
+                        f"with whole numbers from {numbers.low:g} to {numbers.high:g}, mean "
+                        f"{numbers.mean:.3g}"
+                    ),
                     fix="divide by 255: v2.ToDtype(torch.float32, scale=True), then v2.Normalize",
                 )

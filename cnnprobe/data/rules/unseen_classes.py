@@ -38,8 +38,10 @@ def healthy() -> Mapping[str, Any]:
 def unseen_classes(data: Data) -> Iterator[Finding]:
     """The validation has classes that no training sample has.
 
-    Why it matters: the model never learns to name them, so that all of their samples count as wrong.
-    What to do: split each class by itself (stratify=labels); a list that is sorted by class must be shuffled before it is cut.
+    Why it matters: the model never learns to name them, so that all of their samples count as
+    wrong.
+    What to do: split each class by itself (stratify=labels); a list that is sorted by class must be
+    shuffled before it is cut.
     Known exceptions: classes so rare that the sample that was read may have missed them.
     Source: sklearn.model_selection.train_test_split, parameter stratify.
     """
@@ -60,7 +62,11 @@ def unseen_classes(data: Data) -> Iterator[Finding]:
             for label, _ in unseen[:5]
         )
         yield Finding(
-            message=f"{count(len(unseen), 'class', 'classes')} of the validation, with {sum(n for _, n in unseen):,} of {total:,} samples, {'is' if len(unseen) == 1 else 'are'} not in the training: {shown}",
+            message=(
+                f"{count(len(unseen), 'class', 'classes')} of the validation, with "
+                f"{sum(n for _, n in unseen):,} of {total:,} samples, "
+                f"{'is' if len(unseen) == 1 else 'are'} not in the training: {shown}"
+            ),
             fix="split each class by itself, or shuffle before you split",
         )
 

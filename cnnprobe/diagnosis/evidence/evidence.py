@@ -1,4 +1,6 @@
-"""What is known of a model and its training, as frozen plain data: the one thing that rules read."""
+"""What is known of a model and its training, as frozen plain data: the one thing that rules
+read.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,11 +28,14 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip", "step", "schedule", "scale", "unscale"."""
+    """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip",
+    "step", "schedule", "scale", "unscale".
+    """
 
     kind: str
     subject: str = ""  # the user's name of the model, optimizer or scheduler
-    # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip" leaves
+    # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip"
+    # leaves
     rate: float | None = None
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
 
@@ -45,7 +50,9 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One call of the training step on the same batch: its rows, its events, and what it did to the parameters."""
+    """One call of the training step on the same batch: its rows, its events, and what it did to the
+    parameters.
+    """
 
     trace: Trace
     events: tuple[Event, ...] = ()
@@ -62,7 +69,8 @@ class Step:
     stepped: Mapping[str, float] = field(
         default_factory=dict
     )  # the same right after the last optimizer's step, of what it holds
-    wasted: int = 0  # backward passes whose gradients were cleared before a step that used those of a later one
+    # backward passes whose gradients were cleared before a step that used those of a later one
+    wasted: int = 0
     training: bool = True  # the mode of the root at the first backward
     alive: int = 0  # graphs of earlier steps that somebody still holds
 
@@ -128,7 +136,9 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
-    """What further forward passes showed, each in eval mode, each None where it was not made or could not be judged."""
+    """What further forward passes showed, each in eval mode, each None where it was not made or
+    could not be judged.
+    """
 
     # module where other samples changed first, and by how much of the output's spread
     leak: tuple[str | None, float] | None = None
@@ -162,7 +172,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackwardFault:
-    """The first place, in the order of the backward pass, where a finite gradient became a non-finite one."""
+    """The first place, in the order of the backward pass, where a finite gradient became a
+    non-finite one.
+    """
 
     call: int | None  # the row whose derivative it is
     step: int

@@ -1,4 +1,6 @@
-"""How data flows between the rows of a trace: who made a tensor, who reads it, and what lies between."""
+"""How data flows between the rows of a trace: who made a tensor, who reads it, and what lies
+between.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -52,7 +54,9 @@ class Flow:
         return inputs[0] if inputs else None
 
     def outer(self, info: TensorInfo, through: Collection[str] = ARRANGING) -> TensorInfo:
-        """The tensor at the beginning of a chain that only hands values on: from outside, a parameter, or a computing row's input to it."""
+        """The tensor at the beginning of a chain that only hands values on: from outside, a
+        parameter, or a computing row's input to it.
+        """
         while (index := self.producer(info)) is not None and operation(
             self.calls[index]
         ) in through:

@@ -1,4 +1,6 @@
-"""What a row does, whichever way it was written: nn.ReLU, F.relu, torch.relu and x.relu_() are all "relu"."""
+"""What a row does, whichever way it was written: nn.ReLU, F.relu, torch.relu and x.relu_() are all
+"relu".
+"""
 
 from cnnprobe.operations import (
     ALL,
@@ -37,7 +39,8 @@ LOSSES = frozenset(
 
 
 def operation(call: ModuleCall) -> str:
-    """The operation of a row: "relu", "conv", "cross_entropy"; the class name of a module that is not torch's.
+    """The operation of a row: "relu", "conv", "cross_entropy"; the class name of a module that is
+    not torch's.
 
     >>> operation(ModuleCall(fqn=None, kind="torch.Tensor.relu_", index=0, parent=None, depth=0))
     'relu'

@@ -1,4 +1,6 @@
-"""What a loss is made of: the error, likelihood or similarity at the end of its chain, and the sign that it goes in with."""
+"""What a loss is made of: the error, likelihood or similarity at the end of its chain, and the sign
+that it goes in with.
+"""
 
 import enum
 from collections.abc import Iterator
@@ -89,7 +91,9 @@ def _takes_apart(flow: Flow, index: int) -> bool:
 
 
 def _is_similarity(flow: Flow, index: int) -> bool:
-    """Whether it is the cosine between the model's output and a given target, which nobody wants to be small."""
+    """Whether it is the cosine between the model's output and a given target, which nobody wants to
+    be small.
+    """
     ends = [flow.outer(info) for info in flow.calls[index].inputs]
     return any(e.source is None and not e.requires_grad for e in ends) and any(
         isinstance(e.source, int) for e in ends
@@ -104,7 +108,9 @@ def _is_likelihood(flow: Flow, index: int) -> bool:
 
 
 def _is_error(flow: Flow, index: int) -> bool:
-    """Whether a square or magnitude is that of a difference between the model's output and something from outside."""
+    """Whether a square or magnitude is that of a difference between the model's output and
+    something from outside.
+    """
     before = flow.producer(flow.data(index))
     if before is None or operation(flow.calls[before]) not in ("sub", "rsub"):
         return False

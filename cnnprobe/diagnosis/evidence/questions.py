@@ -1,4 +1,6 @@
-"""Questions that several rules ask of the evidence: where the loss is, which parameters are whose, how a module is spoken of."""
+"""Questions that several rules ask of the evidence: where the loss is, which parameters are whose,
+how a module is spoken of.
+"""
 
 import itertools
 import math
@@ -48,7 +50,9 @@ def variable(evidence: Evidence, role: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossCall:
-    """A call of a loss function: its row, what it got as prediction and target, and where the prediction was computed."""
+    """A call of a loss function: its row, what it got as prediction and target, and where the
+    prediction was computed.
+    """
 
     index: int
     call: ModuleCall
@@ -117,7 +121,9 @@ def input_stats(flow: Flow, info: TensorInfo) -> TensorInfo:
 
 
 def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
-    """The target of a loss with its statistics: those of the batch's targets or inputs, where it came from outside with their shape."""
+    """The target of a loss with its statistics: those of the batch's targets or inputs, where it
+    came from outside with their shape.
+    """
     if loss.target is None:
         return None
     found = input_stats(loss.flow, loss.target)
@@ -133,7 +139,9 @@ def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
 
 
 def is_cosine(flow: Flow, index: int | None) -> bool:
-    """Whether values are products of vectors of unit length, however they were scaled or given a margin afterwards."""
+    """Whether values are products of vectors of unit length, however they were scaled or given a
+    margin afterwards.
+    """
     products = (
         [
             i
@@ -152,7 +160,9 @@ def is_cosine(flow: Flow, index: int | None) -> bool:
 
 
 def are_probabilities(info: TensorInfo, axis: int = 1) -> bool:
-    """Whether the values are in [0, 1] and add up to 1 over the class axis: their mean is then 1 / classes."""
+    """Whether the values are in [0, 1] and add up to 1 over the class axis: their mean is then 1 /
+    classes.
+    """
     if info.stats is None or len(info.shape) <= axis or info.shape[axis] < 2:
         return False
     low, high, mean = stat(info, "min"), stat(info, "max"), stat(info, "mean")
@@ -176,7 +186,9 @@ def find_module(evidence: Evidence, fqn: str | None) -> ModuleInfo | None:
 
 
 def takes_time_first(info: ModuleInfo) -> bool:
-    """Whether a module takes sequences as (L, N, features): recurrent layers and attention do by default."""
+    """Whether a module takes sequences as (L, N, features): recurrent layers and attention do by
+    default.
+    """
     return (
         operation_of_module(info) in ("rnn", "attention")
         and info.config.get("batch_first") is False
@@ -188,7 +200,7 @@ def is_routed(call: ModuleCall) -> bool:
     return operation(call) in ROUTING and any(t.source is not None for t in call.inputs[1:])
 
 
-# -- parameters ------------------------------------------------------------------------------------------------------------
+# -- parameters ------------------------------------------------------------------------------------
 
 
 def trainable(evidence: Evidence) -> dict[str, ParameterInfo]:
@@ -197,7 +209,9 @@ def trainable(evidence: Evidence) -> dict[str, ParameterInfo]:
 
 
 def reached(evidence: Evidence) -> frozenset[str] | None:
-    """The parameters that any backward reached; None where there was none, or a graph was not walked to its end."""
+    """The parameters that any backward reached; None where there was none, or a graph was not
+    walked to its end.
+    """
     losses = [loss for step in evidence.steps for loss in step.losses]
     if not losses or not all(loss.complete for loss in losses):
         return None
@@ -229,7 +243,9 @@ def clears_before_stepping(evidence: Evidence) -> bool:
 
 
 def _is_cleared_before(events: list[Event], step: int) -> bool:
-    """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward the one before it."""
+    """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward
+    the one before it.
+    """
     before = [
         e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject
     ]
@@ -237,16 +253,20 @@ def _is_cleared_before(events: list[Event], step: int) -> bool:
 
 
 def warms_up(evidence: Evidence) -> bool:
-    """Whether every learning rate is 0 as yet, and a scheduler is there to raise it: these steps could change nothing."""
+    """Whether every learning rate is 0 as yet, and a scheduler is there to raise it: these steps
+    could change nothing.
+    """
     rates = [rate for o in evidence.optimizers for rate in o.rates]
     is_scheduled = "scheduler" in evidence.names or any(o.scheduled for o in evidence.optimizers)
     return is_scheduled and bool(rates) and not any(rates)
 
 
 def falls_steadily(losses: Sequence[float | None]) -> bool:
-    """Whether a loss is slow, but on its way: the last fifth of the run brings at least half of what an even pace would.
+    """Whether a loss is slow, but on its way: the last fifth of the run brings at least half of
+    what an even pace would.
 
-    A fall of less than 1% counts only where nine steps of ten lower the loss, as small steps along its gradient do, and noise does not.
+    A fall of less than 1% counts only where nine steps of ten lower the loss, as small steps along
+    its gradient do, and noise does not.
     """
     known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     steps = [earlier - later for earlier, later in itertools.pairwise(known)]
@@ -278,7 +298,8 @@ def called(evidence: Evidence) -> set[str]:
 
 
 def topmost(fqns: Iterable[str], trace: Trace) -> list[str]:
-    """The fewest modules that stand for all of these: a parent in place of its children where all its parametrised children are in.
+    """The fewest modules that stand for all of these: a parent in place of its children where all
+    its parametrised children are in.
 
     Args:
         fqns: modules that own parameters themselves.
@@ -318,7 +339,9 @@ def _order(trace: Trace) -> Callable[[str], int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """A weight matrix or kernel in the order in which the forward first uses it, with its gradient relative to its size."""
+    """A weight matrix or kernel in the order in which the forward first uses it, with its gradient
+    relative to its size.
+    """
 
     name: str
     module: str
@@ -326,7 +349,9 @@ class Weight:
 
 
 def weights_in_order(evidence: Evidence, step: Step) -> list[Weight]:
-    """Weights of two or more dimensions with a finite gradient, of modules that are projections, in order of first use."""
+    """Weights of two or more dimensions with a finite gradient, of modules that are projections, in
+    order of first use.
+    """
     order: dict[str, int] = {}
     for i, call in enumerate(step.trace.calls):
         if call.fqn is not None and operation(call) in PROJECTIONS:

@@ -1,4 +1,6 @@
-"""The softmaxes of a trace: the dim that each runs over, and whether its values are a prediction."""
+"""The softmaxes of a trace: the dim that each runs over, and whether its values are a
+prediction.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +53,9 @@ def find_softmaxes(evidence: Evidence, flow: Flow) -> Iterator[Softmax]:
 
 
 def is_over_batch(evidence: Evidence, softmax: Softmax) -> bool:
-    """Whether it runs over the samples: of a prediction, or where they were seen to change each other."""
+    """Whether it runs over the samples: of a prediction, or where they were seen to change each
+    other.
+    """
     n = batch_size(evidence)
     if softmax.dim != 0 or n is None or n < 2 or softmax.shape[0] != n:
         return False
@@ -73,7 +77,9 @@ def name_place(evidence: Evidence, softmax: Softmax) -> str:
 
 
 def _is_in_loss(flow: Flow, index: int) -> bool:
-    """Whether the loss itself takes this softmax of what the model gave; a square matrix may hold similarities, which go both ways."""
+    """Whether the loss itself takes this softmax of what the model gave; a square matrix may hold
+    similarities, which go both ways.
+    """
     given = flow.data(index)
     if (
         flow.owner(index) is not None

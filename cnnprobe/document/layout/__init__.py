@@ -70,14 +70,17 @@ def lay_out_trace(
     findings: Sequence[Finding] = (),
     together: Tried | None = None,
 ) -> Document:
-    """One forward pass as people read it: what raised, every call in order, what it adds up to, what was noticed.
+    """One forward pass as people read it: what raised, every call in order, what it adds up to,
+    what was noticed.
 
     Args:
         trace: what happened.
-        depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`), None all. Sums include what is hidden.
+        depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`),
+            None all. Sums include what is hidden.
         sections: which parts, of `SECTIONS`, in which order; default `USUAL`.
         folded: whether identical neighbours are shown as one row.
-        most_rows: where there are more, deeper levels are left out, then the last rows, and the table says so.
+        most_rows: where there are more, deeper levels are left out, then the last rows, and the
+            table says so.
         drawn: whether the table has a column of drawings of how the values lie.
         graph: autograd's, shown in the section "graph" after the pictures of the modules.
         explanation: why it raised; stands in place of the bare failure.

@@ -1,4 +1,6 @@
-"""The arithmetic behind a shape, spelled out with its numbers, and the receptive field of every call. No torch."""
+"""The arithmetic behind a shape, spelled out with its numbers, and the receptive field of every
+call. No torch.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +10,17 @@ from cnnprobe.operations import Effect, OperationInfo, find, read_argument
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 _AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
-# Each output element depends on the input element at its own place, or (normalisation in training) nearly so.
+# Each output element depends on the input element at its own place, or (normalisation in training)
+# nearly so.
 _POINTWISE: tuple[Effect, ...] = ("keeps", "elementwise", "broadcasts", "joins", "selects")
 _WINDOWS = ("conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A sliding window along each spatial axis: kernel, stride and dilation in elements; padding before and after together."""
+    """A sliding window along each spatial axis: kernel, stride and dilation in elements; padding
+    before and after together.
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -68,7 +73,9 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
 
 
 def compute_output_size(window: Window, axis: int, size: int) -> int:
-    """Elements along one axis after a window has passed over `size` elements. Source: the shape sections of torch.nn's layer pages."""
+    """Elements along one axis after a window has passed over `size` elements. Source: the shape
+    sections of torch.nn's layer pages.
+    """
     kernel, stride, dilation, padding = (
         values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding)
     )
@@ -95,7 +102,10 @@ def _write_formula(window: Window, axis: int, size: int) -> str:
     padded = f"2*{padding // 2}" if padding % 2 == 0 else str(padding)
     made = compute_output_size(window, axis, size)
     if window.transposed:
-        return f"({size} - 1)*{stride} - {padded} + {dilation}*({kernel}-1) + {window.output_padding[axis]} + 1 = {made}"
+        return (
+            f"({size} - 1)*{stride} - {padded} + {dilation}*({kernel}-1) + "
+            f"{window.output_padding[axis]} + 1 = {made}"
+        )
     rounding = "ceil" if window.ceil else "floor"
     return f"{rounding}(({size} + {padded} - {dilation}*({kernel}-1) - 1)/{stride} + 1) = {made}"
 
@@ -111,7 +121,9 @@ def _explain_flatten(given: tuple[int, ...], made: tuple[int, ...]) -> tuple[str
 
 
 def find_window(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
-    """The sliding window of a convolution or pooling, from a layer's configuration or a function's arguments; None for all else."""
+    """The sliding window of a convolution or pooling, from a layer's configuration or a function's
+    arguments; None for all else.
+    """
     info = find(call)
     rank = 0 if info is None else _read_rank(info)
     if info is None or rank not in _AXES or info.group not in _WINDOWS or _is_adaptive(info):
@@ -177,17 +189,21 @@ def _is_pointwise(call: ModuleCall) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceptiveField:
-    """How far one output element sees into the model's input: `size` input elements an axis; `step` between neighbours."""
+    """How far one output element sees into the model's input: `size` input elements an axis; `step`
+    between neighbours.
+    """
 
     size: tuple[int, ...]
     step: tuple[float, ...]
 
 
 def compute_receptive_fields(trace: Trace) -> dict[int, ReceptiveField]:
-    """The receptive field of each call by its index, along the flow of the tensors; calls that see everything are left out.
+    """The receptive field of each call by its index, along the flow of the tensors; calls that see
+    everything are left out.
 
-    Where branches meet, the larger one counts. Source: Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural
-    Networks", Distill, doi:10.23915/distill.00021, equations 1 and 2.
+    Where branches meet, the larger one counts. Source: Araujo, Norris and Sim 2019, "Computing
+    Receptive Fields of Convolutional Neural Networks", Distill, doi:10.23915/distill.00021,
+    equations 1 and 2.
     """
     fields: dict[int, ReceptiveField] = {}
     configs = {module.fqn: module.config for module in trace.modules}

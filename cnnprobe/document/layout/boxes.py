@@ -1,4 +1,6 @@
-"""The graph beside the table: pictures of one forward pass, each box with the keys of the rows that it stands for."""
+"""The graph beside the table: pictures of one forward pass, each box with the keys of the rows that
+it stands for.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,7 +16,9 @@ _TO = "to "  # the mark of a box of several blocks that names the last of them
 
 
 def draw_graph_pictures(trace: Trace, graph: Graph | None = None) -> Iterator[Picture]:
-    """The modules as far as a person can follow, then the outermost ones alone, then all of them; last autograd's graph if there is one."""
+    """The modules as far as a person can follow, then the outermost ones alone, then all of them;
+    last autograd's graph if there is one.
+    """
     whole = build_module_graph(trace)
     views = [("modules", whole.collapse()), ("outermost modules", whole.collapse(1))]
     if len(whole.nodes) <= _ALL_DRAWN:
@@ -40,7 +44,9 @@ def _draw_picture(trace: Trace, name: str, graph: Graph) -> Picture:
 
 
 def map_boxes_to_keys(trace: Trace, graph: Graph) -> Mapping[int, str]:
-    """For each box, by its id, the keys of the rows of the module table that it stands for, separated by blanks."""
+    """For each box, by its id, the keys of the rows of the module table that it stands for,
+    separated by blanks.
+    """
     rows = _Rows(trace)
     found = ((node.id, rows.find_rows(node)) for node in graph.nodes)
     return {i: " ".join(f"c{row}" for row in keys) for i, keys in found if keys}

@@ -1,4 +1,6 @@
-"""What a change of a model did to its size, as a reviewer reads it: totals before and after, layers added, removed and changed."""
+"""What a change of a model did to its size, as a reviewer reads it: totals before and after, layers
+added, removed and changed.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +12,9 @@ _NAMED = 8  # layers in a line; of others only how many
 
 
 def lay_out_changes(outcome: Outcome) -> Iterator[Block]:
-    """The totals of both models, and the layers that are not the same in both; nothing where no total changed and no layer came or went."""
+    """The totals of both models, and the layers that are not the same in both; nothing where no
+    total changed and no layer came or went.
+    """
     totals = (outcome.parameters, *outcome.costs.values())
     if all(a == b for a, b in totals) and all(
         pair.actual is not None and pair.expected is not None for pair in outcome.pairs

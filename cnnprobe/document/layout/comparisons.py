@@ -1,4 +1,5 @@
-"""A comparison of two models as people read it: the verdict, the first divergence, each level, what differs, both models side by side.
+"""A comparison of two models as people read it: the verdict, the first divergence, each level, what
+differs, both models side by side.
 
 And a refactoring: what repeats, the source, and the proof.
 """
@@ -35,7 +36,9 @@ _NAMES = {
 
 
 def lay_out_comparison(outcome: Outcome, *, most_rows: int | None = _MOST_ROWS) -> Document:
-    """The outcome in reading order; of differences and operations at most `most_rows` each, None for all."""
+    """The outcome in reading order; of differences and operations at most `most_rows` each, None
+    for all.
+    """
     title = f"{outcome.actual} against {outcome.expected}"
     blocks: list[Block] = [Heading(text=title, level=1), Text(text=write_verdict(outcome))]
     blocks += lay_out_changes(outcome)
@@ -182,7 +185,10 @@ def lay_out_refactoring(rewrite: Rewrite) -> Document:
     if rewrite.proof is not None:
         blocks.append(
             Text(
-                text=f"Proof: with the weights of {rewrite.model}, the new model is {write_verdict(rewrite.proof)}."
+                text=(
+                    f"Proof: with the weights of {rewrite.model}, the new model is "
+                    f"{write_verdict(rewrite.proof)}."
+                )
             )
         )
         blocks.append(_build_level_table(rewrite.proof))

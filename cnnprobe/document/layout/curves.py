@@ -1,4 +1,6 @@
-"""The curves of a watched training run as pictures: each number over the steps, and the layers together, the first NaN marked."""
+"""The curves of a watched training run as pictures: each number over the steps, and the layers
+together, the first NaN marked.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,9 @@ _LEADING = ("loss", "learning rate")
 
 
 def draw_history_pictures(history: History) -> Iterator[Picture]:
-    """The loss first, then the learning rate, then the layers; each chart marks the step of the first value that was not finite."""
+    """The loss first, then the learning rate, then the layers; each chart marks the step of the
+    first value that was not finite.
+    """
     mark, note = _find_mark(history)
     short = note.partition(":")[0]
     ordered = sorted(

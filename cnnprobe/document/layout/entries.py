@@ -1,4 +1,6 @@
-"""The rows of a trace as a tree with sums: every parameter at exactly one row, so that rows add up to the totals. No recursion."""
+"""The rows of a trace as a tree with sums: every parameter at exactly one row, so that rows add up
+to the totals. No recursion.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from cnnprobe.records.trace import ModuleCall, ModuleInfo, ParameterInfo, Trace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One row to be shown. Sums are of the row itself and of all rows below it, over all its `copies`."""
+    """One row to be shown. Sums are of the row itself and of all rows below it, over all its
+    `copies`.
+    """
 
     name: str  # below its parent's name: "conv1" in "layer1.0"; "torch.flatten", "F.relu", ".view"
     kind: str
@@ -23,7 +27,9 @@ class Entry:
     module: int | None = None  # index in the trace's modules
     # index in the trace's parameters: a parameter that its module uses itself
     parameter: int | None = None
-    state: str = ""  # "" | "raised here" | "unfinished" | "never called" | "not reached" | "only its parameters are used"
+    # "" | "raised here" | "unfinished" | "never called" | "not reached" | "only its parameters are
+    # used"
+    state: str = ""
     copies: int = 1
 
 
@@ -41,7 +47,8 @@ class _Place:
 def list_entries(trace: Trace) -> list[Entry]:
     """All rows in the order of the forward pass, each before the rows below it.
 
-    A container's own parameters come first, then its calls, then the modules in it that no call reached.
+    A container's own parameters come first, then its calls, then the modules in it that no call
+    reached.
     """
     owned = assign_owners(trace)
     places = list(_list_places(trace, owned))
@@ -109,7 +116,9 @@ def _locate_call(
 def _sum_rows(
     trace: Trace, owned: Ownership, places: Sequence[_Place], has_rows: Sequence[bool]
 ) -> tuple[list[int], list[int | None], list[int]]:
-    """Parameters, MACs and bytes of each row with those below: one pass from the last row to the first."""
+    """Parameters, MACs and bytes of each row with those below: one pass from the last row to the
+    first.
+    """
     parameters, nbytes = [0] * len(places), [0] * len(places)
     macs: list[int | None] = [None] * len(places)
     for i in range(len(places) - 1, -1, -1):

@@ -1,4 +1,6 @@
-"""An explanation as people read it: the fault and the module to blame, the evidence, the repairs with what they were tried on."""
+"""An explanation as people read it: the fault and the module to blame, the evidence, the repairs
+with what they were tried on.
+"""
 
 from collections.abc import Iterator
 
@@ -29,7 +31,9 @@ def build_explanation_blocks(explanation: Explanation) -> Iterator[Block]:
 
 
 def build_explanation_notice(explanation: Explanation, *, key: str = "") -> Notice:
-    """The fault, the module to blame and the best repair; `key` is that of the row where torch raised."""
+    """The fault, the module to blame and the best repair; `key` is that of the row where torch
+    raised.
+    """
     fix = explanation.repairs[0].title if explanation.repairs else ""
     return Notice(
         severity="error",

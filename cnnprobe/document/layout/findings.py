@@ -1,4 +1,6 @@
-"""Findings as people read them: what is wrong, where, and what to do; the root causes first, the rest folded."""
+"""Findings as people read them: what is wrong, where, and what to do; the root causes first, the
+rest folded.
+"""
 
 from collections.abc import Sequence
 

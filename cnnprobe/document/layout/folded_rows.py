@@ -1,4 +1,6 @@
-"""Repeated identical rows as one: `Bottleneck x3`. A fold carries the sums of all its copies, so rows still add up."""
+"""Repeated identical rows as one: `Bottleneck x3`. A fold carries the sums of all its copies, so
+rows still add up.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,10 +16,12 @@ _NEVER_FOLDED = ("raised here", "unfinished")
 
 
 def fold_rows(trace: Trace, rows: Sequence[Entry]) -> list[Entry]:
-    """The rows with each run of identical neighbours as its first, whose `copies`, sums and name stand for all of them.
+    """The rows with each run of identical neighbours as its first, whose `copies`, sums and name
+    stand for all of them.
 
-    Identical: same kind, configuration, shapes, dtypes, parameters and costs, and the same rows below in the same order;
-    a row whose values are not finite is never identical to one whose values are.
+    Identical: same kind, configuration, shapes, dtypes, parameters and costs, and the same rows
+    below in the same order; a row whose values are not finite is never identical to one whose
+    values are.
     """
     children: list[list[int]] = [[] for _ in rows]
     tops: list[int] = []
@@ -49,7 +53,9 @@ def _find_runs(
     children: Sequence[Sequence[int]],
     alike: Sequence[int],
 ) -> Iterator[tuple[int, str, int]]:
-    """Each run of identical neighbours: its first, its name and its length; runs too short to fold come one by one."""
+    """Each run of identical neighbours: its first, its name and its length; runs too short to fold
+    come one by one.
+    """
     start = 0
     while start < len(siblings):
         end = start + 1
@@ -97,7 +103,9 @@ def _multiply(row: Entry, name: str, copies: int) -> Entry:
 def _number_classes(
     trace: Trace, rows: Sequence[Entry], children: Sequence[Sequence[int]]
 ) -> list[int]:
-    """A number for each row, equal for identical rows: found from the last row to the first, so rows below come before their parent."""
+    """A number for each row, equal for identical rows: found from the last row to the first, so
+    rows below come before their parent.
+    """
     known: dict[object, int] = {}
     signatures = _Signatures(trace)
     numbers = [0] * len(rows)

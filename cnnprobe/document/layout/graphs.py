@@ -89,5 +89,8 @@ def fold_large(graph: Graph) -> Graph:
     if len(graph.nodes) <= (OPERATIONS_DRAWN if graph.view == "autograd" else BOXES):
         return graph
     folded = graph.collapse()
-    note = f"{len(graph.nodes)} nodes are shown as {len(folded.nodes)} boxes; graph.collapse(depth) shows more, DOT and JSON have all of them"
+    note = (
+        f"{len(graph.nodes)} nodes are shown as {len(folded.nodes)} boxes; graph.collapse(depth) "
+        "shows more, DOT and JSON have all of them"
+    )
     return replace(folded, notes=(*folded.notes, note))

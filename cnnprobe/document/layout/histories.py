@@ -1,4 +1,6 @@
-"""A watched training run as people read it: the curves, what was not finite, what died, what was kept, and each layer over the steps."""
+"""A watched training run as people read it: the curves, what was not finite, what died, what was
+kept, and each layer over the steps.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +76,10 @@ def _introduce(history: History) -> str:
         if seen == history.total
         else f", of which {format_count(seen)} {'was' if seen == 1 else 'were'} observed"
     )
-    return f"{format_counted(history.total, 'training step')}{of}: {history.steps[0]} to {history.steps[-1]}"
+    return (
+        f"{format_counted(history.total, 'training step')}{of}: {history.steps[0]} to "
+        f"{history.steps[-1]}"
+    )
 
 
 def _report_nonfinite(event: NonFinite) -> Notice:
@@ -122,7 +127,11 @@ def _describe_range(event: NonFinite) -> str:
 def _report_dead(dead: DeadChannels) -> Notice:
     more = len(dead.channels) - _NAMED
     named = ", ".join(map(str, dead.channels[:_NAMED])) + (f" and {more} more" if more > 0 else "")
-    text = f"{len(dead.channels)} of {dead.of} channels {'was' if len(dead.channels) == 1 else 'were'} zero at each observed step from {dead.first} to {dead.last}"
+    text = (
+        f"{len(dead.channels)} of {dead.of} channels "
+        f"{'was' if len(dead.channels) == 1 else 'were'} zero at each observed step from "
+        f"{dead.first} to {dead.last}"
+    )
     kind = f" ({dead.kind})" if dead.kind else ""
     return Notice(
         severity="info",
@@ -268,7 +277,9 @@ def _read_last(
     *,
     of: Series | None = None,
 ) -> str | None:
-    """The number of the last step that has seen the tensor (for an update, `of` its parameter); NaN where nothing in it was finite any more."""
+    """The number of the last step that has seen the tensor (for an update, `of` its parameter); NaN
+    where nothing in it was finite any more.
+    """
     counted, nan, inf = ((of or series).numbers.get(each, ()) for each in ("count", "nan", "inf"))
     at = next((i for i in reversed(range(len(counted))) if counted[i] > 0), None)
     if at is not None and at < min(len(nan), len(inf)) and nan[at] + inf[at] == counted[at]:

@@ -1,4 +1,6 @@
-"""Which row each parameter belongs to, and which modules no call reached. One pass up and one down the list of modules."""
+"""Which row each parameter belongs to, and which modules no call reached. One pass up and one down
+the list of modules.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,10 +31,12 @@ class Ownership:
 
 
 def assign_owners(trace: Trace) -> Ownership:
-    """Every parameter at the first call of its module, or where that was never called, at the row that stands for it.
+    """Every parameter at the first call of its module, or where that was never called, at the row
+    that stands for it.
 
-    A stock layer may use the parameters of modules in it without calling them (`nn.MultiheadAttention.out_proj`), and
-    containers of parameters are never called: what they hold belongs to the nearest called module above.
+    A stock layer may use the parameters of modules in it without calling them
+    (`nn.MultiheadAttention.out_proj`), and containers of parameters are never called: what they
+    hold belongs to the nearest called module above.
     """
     return _Reckoning(trace).result()
 
@@ -107,12 +111,15 @@ class _Reckoning:
         )
 
     def _place_modules(self) -> tuple[list[int | None], list[int | None]]:
-        """For each module the nearest call, its own or above, and the unreached module that stands for it in the table (None: none does)."""
+        """For each module the nearest call, its own or above, and the unreached module that stands
+        for it in the table (None: none does).
+        """
         anchor: list[int | None] = []
         top: list[int | None] = []
         inside: list[
             bool
-        ] = []  # whether the nearest called module is a stock layer, whose inside is its own business
+            # whether the nearest called module is a stock layer, whose inside is its own business
+        ] = []
         for i, module in enumerate(self.trace.modules):
             above = self.parent[i]
             if i in self.first:

@@ -1,4 +1,6 @@
-"""Where the parameters, the work and the memory are: each whole as the sum of a few parts of the model."""
+"""Where the parameters, the work and the memory are: each whole as the sum of a few parts of the
+model.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,7 +18,9 @@ _MOST = 12  # parts; with more of them none is opened any further
 
 
 def build_shares(rows: Sequence[Entry]) -> Iterator[Shares]:
-    """For each of parameters, MACs and activations: the parts of the model that it lies in. A whole of 0 is left out."""
+    """For each of parameters, MACs and activations: the parts of the model that it lies in. A whole
+    of 0 is left out.
+    """
     below: list[list[int]] = [[] for _ in rows]
     above: list[int] = []
     for i, row in enumerate(rows):
@@ -39,7 +43,9 @@ def build_shares(rows: Sequence[Entry]) -> Iterator[Shares]:
 def _split_parts(
     rows: Sequence[Entry], below: Sequence[Sequence[int]], number: Callable[[Entry], int]
 ) -> list[int]:
-    """The top rows, of which one that is nearly all gives way to the rows below it, again and again."""
+    """The top rows, of which one that is nearly all gives way to the rows below it, again and
+    again.
+    """
     parts = [i for i, row in enumerate(rows) if row.depth == 0]
     whole = sum(number(rows[i]) for i in parts)
     while len(parts) <= _MOST:

@@ -10,7 +10,10 @@ from cnnprobe.document.layout.entries import Entry, list_entries
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.records.trace import Trace
 
-_NOTE = "sees: receptive field, the input elements that one output element can depend on; omitted where it is the whole input or unknown"
+_NOTE = (
+    "sees: receptive field, the input elements that one output element can depend on; omitted "
+    "where it is the whole input or unknown"
+)
 
 
 def lay_out_shapes(trace: Trace) -> Document:

@@ -1,4 +1,6 @@
-"""The sentences of a report: what was run, what raised, what it adds up to, what is worth noticing."""
+"""The sentences of a report: what was run, what raised, what it adds up to, what is worth
+noticing.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -51,7 +53,10 @@ def build_failure_notice(trace: Trace) -> Iterator[Notice]:
     failure = trace.failure
     if failure is None:
         return
-    what = f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.kind}: {failure.message.strip()}"
+    what = (
+        f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.kind}: "
+        f"{failure.message.strip()}"
+    )
     yield Notice(
         severity="error",
         text=what,
@@ -81,7 +86,10 @@ def _describe_place(trace: Trace) -> Iterator[str]:
     yield ", ".join(parts)
     done = [trace.calls[i] for i in list_leaves(trace) if trace.calls[i].completed]
     if done and failure.stage == "forward":
-        yield f"after {format_counted(len(done), 'completed operation')}, the last was {_name_call(done[-1])}"
+        yield (
+            f"after {format_counted(len(done), 'completed operation')}, the last was "
+            f"{_name_call(done[-1])}"
+        )
 
 
 def _name_call(call: ModuleCall) -> str:
@@ -104,7 +112,10 @@ def build_total_facts(trace: Trace, totals: Totals) -> Facts:
         pairs.append(
             (
                 "activations",
-                f"{format_size(totals.activation_bytes)}, the outputs of all operations together{upto}",
+                (
+                    f"{format_size(totals.activation_bytes)}, the outputs of all operations "
+                    f"together{upto}"
+                ),
             )
         )
     return Facts(title="", pairs=tuple(pairs))
@@ -129,12 +140,18 @@ def _describe_macs(trace: Trace, totals: Totals) -> str:
     if totals.operations and not totals.counted:
         return "- (no operation has a formula)"
     upto = " up to there" if trace.failure is not None else ""
-    return f"{format_si(totals.macs)}{upto} for this input (one multiply-add each; biases and normalisation are left out)"
+    return (
+        f"{format_si(totals.macs)}{upto} for this input (one multiply-add each; biases and "
+        "normalisation are left out)"
+    )
 
 
 def _list_uncounted(totals: Totals) -> Iterator[tuple[str, str]]:
     share = totals.counted / totals.operations if totals.operations else 1.0
-    counted = f"{format_count(totals.counted)} of {format_counted(totals.operations, 'operation')} have a formula ({format_percent(share)})"
+    counted = (
+        f"{format_count(totals.counted)} of {format_counted(totals.operations, 'operation')} have "
+        f"a formula ({format_percent(share)})"
+    )
     if totals.uncounted:
         kinds = [
             f"{shorten_function(kind)} ({format_count(n)})" for kind, n in totals.uncounted.items()
@@ -149,7 +166,9 @@ def join_first(names: Sequence[str]) -> str:
 
 
 def list_observations(trace: Trace) -> Iterator[Notice]:
-    """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied parameters, what could not be seen."""
+    """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied
+    parameters, what could not be seen.
+    """
     odd = [
         call
         for call in trace.calls
@@ -164,7 +183,10 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
         first = (innermost or odd)[0]
         yield Notice(
             severity="warning",
-            text=f"NaN or Inf in the output of {format_counted(len(odd), 'call')}; the first is {_name_call(first)}",
+            text=(
+                f"NaN or Inf in the output of {format_counted(len(odd), 'call')}; the first is "
+                f"{_name_call(first)}"
+            ),
         )
     shared = [
         " = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases
@@ -183,6 +205,9 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
         yield Notice(severity="info", text=f"tied parameters, counted once: {join_first(tied)}")
     again = sum(call.recomputed for call in trace.calls)
     if again:
-        text = f"{format_counted(again, 'call')} recomputed in the backward pass by activation checkpointing, not in the table"
+        text = (
+            f"{format_counted(again, 'call')} recomputed in the backward pass by activation "
+            "checkpointing, not in the table"
+        )
         yield Notice(severity="info", text=text)
     yield from (Notice(severity="info", text=note) for note in trace.notes)

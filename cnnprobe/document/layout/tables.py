@@ -16,7 +16,9 @@ Read = Callable[[Entry], Cell]
 
 
 def build_module_table(trace: Trace, rows: Sequence[Entry], *, drawn: bool = False) -> Table:
-    """What every call took, gave and cost, in the order of the forward pass; where it is `drawn`, also how the values lie."""
+    """What every call took, gave and cost, in the order of the forward pass; where it is `drawn`,
+    also how the values lie.
+    """
     values = _build_statistics_columns(trace, rows)
     spreads = [_build_spread_column(trace)] if drawn and values else []
     columns = [*_build_shape_columns(trace, rows), *_build_cost_columns(), *spreads, *values]
@@ -46,7 +48,9 @@ def _build_row(trace: Trace, row: Entry, reads: Iterable[Read]) -> Row:
 
 
 def make_key(row: Entry) -> str:
-    """What a row is about, by its index in the trace: "c3" a call, "m5" a module that was not called, "p2" a parameter."""
+    """What a row is about, by its index in the trace: "c3" a call, "m5" a module that was not
+    called, "p2" a parameter.
+    """
     if row.call is not None:
         return f"c{row.call}"
     return f"p{row.parameter}" if row.parameter is not None else f"m{row.module}"
@@ -116,7 +120,9 @@ def _build_shape_columns(trace: Trace, rows: Sequence[Entry]) -> list[tuple[Colu
 
 
 def _select_data(tensors: Sequence[TensorInfo]) -> Sequence[TensorInfo]:
-    """Of a function's inputs those that flowed in; its weights are left out where there is anything else."""
+    """Of a function's inputs those that flowed in; its weights are left out where there is anything
+    else.
+    """
     flowing = [tensor for tensor in tensors if not isinstance(tensor.source, str)]
     return flowing or tensors
 

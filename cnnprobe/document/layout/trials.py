@@ -1,4 +1,6 @@
-"""What came of fixes that were tried: all of them together, and the losses with and without each."""
+"""What came of fixes that were tried: all of them together, and the losses with and without
+each.
+"""
 
 from collections.abc import Iterator, Sequence
 

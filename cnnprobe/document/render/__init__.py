@@ -1,6 +1,8 @@
-"""From a Document to text, Markdown, an HTML page or fragment, or JSON. A format is one file `as_<name>.py` in this folder, and needs no other change.
+"""From a Document to text, Markdown, an HTML page or fragment, or JSON. A format is one file
+`as_<name>.py` in this folder, and needs no other change.
 
-Such a file has `SUFFIXES` (the file name endings that mean it) and `render_document(document, *, width, colour) -> str`.
+Such a file has `SUFFIXES` (the file name endings that mean it) and `render_document(document, *,
+width, colour) -> str`.
 """
 
 import importlib
@@ -73,7 +75,8 @@ def render(
     Args:
         document: what is shown.
         format: a name of `list_formats()`.
-        width: columns of the terminal; None asks the terminal. Formats without columns take no notice of it.
+        width: columns of the terminal; None asks the terminal. Formats without columns take no
+            notice of it.
         colour: whether the terminal shows colours.
 
     Raises:

@@ -1,7 +1,9 @@
-"""A graph as DOT, to be committed and compared: the same graph gives the same text, and a new layer changes only its own lines.
+"""A graph as DOT, to be committed and compared: the same graph gives the same text, and a new layer
+changes only its own lines.
 
-Boxes are called by module, call and operation, never by a number of the process or a place in the list. The graphviz package
-writes the frame; the lines of boxes are written here, since its quoting takes three quarters of the time on large graphs.
+Boxes are called by module, call and operation, never by a number of the process or a place in the
+list. The graphviz package writes the frame; the lines of boxes are written here, since its quoting
+takes three quarters of the time on large graphs.
 """
 
 from typing import NamedTuple
@@ -75,8 +77,10 @@ class _Owner(NamedTuple):
 def _write_boxes(graph: Graph) -> tuple[list[str], list[str]]:
     """Names of the boxes, and their lines.
 
-    A box is called by fqn and call of its module, and the operation's name where it is not the call itself (see `difference.keys`).
-    Whatever many boxes have in common is quoted once: on large graphs most of the time goes by here.
+    A box is called by fqn and call of its module, and the operation's name where it is not the call
+    itself (see `difference.keys`).
+    Whatever many boxes have in common is quoted once: on large graphs most of the time goes by
+    here.
     """
     owners: dict[tuple[str | None, int], _Owner] = {}
     looks: dict[tuple[object, ...], tuple[str, str, str]] = {}
@@ -122,7 +126,9 @@ def _add_owner(
 
 
 def _choose_look(node: Node) -> tuple[str, str, str]:
-    """Of a box the quoted name of its operation, the last lines of its label, and the ending of its line."""
+    """Of a box the quoted name of its operation, the last lines of its label, and the ending of its
+    line.
+    """
     family = labels.find_family(node)
     ground = f' fillcolor="{_GROUNDS[family]}"' if family in _GROUNDS else ""
     ending = f'{_SHAPES.get(node.kind, "style=filled")}{ground} class="{node.kind} {family}"'

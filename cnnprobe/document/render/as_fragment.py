@@ -1,7 +1,9 @@
-"""A document as an HTML fragment for notebooks: no script, everything escaped, readable where styles are stripped.
+"""A document as an HTML fragment for notebooks: no script, everything escaped, readable where
+styles are stripped.
 
-Real tables with captions and scopes, `<details>` for what is folded, colours of the host's theme in light and dark. The
-style element stands last, because some viewers show it as text; where it says !important, JupyterLab's own style for tables says otherwise.
+Real tables with captions and scopes, `<details>` for what is folded, colours of the host's theme in
+light and dark. The style element stands last, because some viewers show it as text; where it says
+!important, JupyterLab's own style for tables says otherwise.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,7 +110,9 @@ def _render_facts(facts: Facts) -> Iterator[str]:
 
 def _render_picture(picture: Picture) -> Iterator[str]:
     caption = f"<figcaption>{_make_safe(picture.caption)}</figcaption>" if picture.caption else ""
-    yield f'<figure role="img" aria-label="{_make_safe(picture.alt)}">{caption}{picture.svg}</figure>'
+    yield (
+        f'<figure role="img" aria-label="{_make_safe(picture.alt)}">{caption}{picture.svg}</figure>'
+    )
 
 
 def _render_notice(notice: Notice) -> Iterator[str]:
@@ -118,7 +122,11 @@ def _render_notice(notice: Notice) -> Iterator[str]:
         for name, said in (("where", notice.where), ("fix", notice.fix))
         if said
     ]
-    yield f'<p><strong class="{_make_safe(notice.severity)}">{_make_safe(notice.severity)}{_make_safe(code)}: {_render_lines(notice.text)}</strong>{"".join(more)}</p>'
+    yield (
+        "<p><strong "
+        f'class="{_make_safe(notice.severity)}">{_make_safe(notice.severity)}{_make_safe(code)}: '
+        f"{_render_lines(notice.text)}</strong>{''.join(more)}</p>"
+    )
 
 
 def _render_code(code: Code) -> Iterator[str]:
@@ -139,11 +147,16 @@ def _render_tables(table: Table) -> Iterator[str]:
     for title, rows in _split_subtrees(table.rows, level):
         # what went wrong is never hidden
         opened = " open" if any(row.emphasis in ("error", "warning") for row in rows) else ""
-        yield f"<details{opened}><summary>{_make_safe(title)}: {len(rows)} rows</summary>\n{_render_table(table, title, rows, notes=False)}\n</details>"
+        yield (
+            f"<details{opened}><summary>{_make_safe(title)}: {len(rows)} "
+            f"rows</summary>\n{_render_table(table, title, rows, notes=False)}\n</details>"
+        )
 
 
 def _find_open_level(rows: Sequence[Row]) -> int | None:
-    """The deepest level down to which at most `_OPEN_ROWS` rows stand, at least 1; None where all do."""
+    """The deepest level down to which at most `_OPEN_ROWS` rows stand, at least 1; None where all
+    do.
+    """
     if len(rows) <= _OPEN_ROWS:
         return None
     level, shown = -1, 0
@@ -156,7 +169,9 @@ def _find_open_level(rows: Sequence[Row]) -> int | None:
 
 
 def _split_subtrees(rows: Sequence[Row], level: int) -> Iterator[tuple[str, list[Row]]]:
-    """Each row of `level` that has rows below it: its path (without the top row) with its kind, and those rows."""
+    """Each row of `level` that has rows below it: its path (without the top row) with its kind, and
+    those rows.
+    """
     below: list[Row] = []
     path: list[str] = []
     title = ""
@@ -201,7 +216,10 @@ def _render_row(table: Table, row: Row, axis: Axis) -> Iterator[str]:
     cells = "".join(f"<td{numeric}>{text}</td>" for text, numeric in others)
     yield f'<tr{kind}><th scope="row">{_indent(row.depth)}{first[0]}</th>{cells}</tr>'
     if row.note:
-        yield f'<tr{kind}><td colspan="{len(table.columns)}">{_indent(row.depth + 1)}^ {_render_lines(row.note)}</td></tr>'
+        yield (
+            f'<tr{kind}><td colspan="{len(table.columns)}">{_indent(row.depth + 1)}^ '
+            f"{_render_lines(row.note)}</td></tr>"
+        )
 
 
 def _draw_cell(cell: Cell, axis: Axis) -> str:

@@ -1,4 +1,6 @@
-"""A document as one HTML page for a browser: a single file, no network, no server. `as_fragment` is the piece for notebooks."""
+"""A document as one HTML page for a browser: a single file, no network, no server. `as_fragment` is
+the piece for notebooks.
+"""
 
 from cnnprobe.document.blocks import Document
 

@@ -1,4 +1,6 @@
-"""A document as JSON: its blocks with their numbers, for programs; the JSON of a report that can be loaded again is that of `Report.save`."""
+"""A document as JSON: its blocks with their numbers, for programs; the JSON of a report that can be
+loaded again is that of `Report.save`.
+"""
 
 from cnnprobe.document.blocks import Document
 from cnnprobe.records import schema

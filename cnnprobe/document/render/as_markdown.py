@@ -1,4 +1,6 @@
-"""A document as GitHub-flavoured Markdown, for issues, pull requests and notes. Text of a model cannot become markup in it."""
+"""A document as GitHub-flavoured Markdown, for issues, pull requests and notes. Text of a model
+cannot become markup in it.
+"""
 
 import re
 from collections.abc import Iterable

@@ -39,7 +39,8 @@ def _write_label(node: Node) -> str:
 
 
 def escape(text: str) -> str:
-    """Text for a quoted label: whatever Mermaid or HTML could read as its own becomes a character code.
+    """Text for a quoted label: whatever Mermaid or HTML could read as its own becomes a character
+    code.
 
     >>> escape('<b>"x"')
     '#60;b#62;#34;x#34;'

@@ -1,7 +1,8 @@
-"""A graph as SVG, laid out and drawn by this package: no binary, no script, no id, legible on light and dark ground.
+"""A graph as SVG, laid out and drawn by this package: no binary, no script, no id, legible on light
+and dark ground.
 
-Colours are tints over whatever lies below, lines and text take the page's own colour; the kind of a box is told by its outline
-and its words too, never by colour alone.
+Colours are tints over whatever lies below, lines and text take the page's own colour; the kind of a
+box is told by its outline and its words too, never by colour alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ _TINTS = {
     "other": "#7a869a",
 }  # fmt: skip
 _STYLE = (
-    ".cnnprobe-graph{color-scheme:light dark;font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}"
+    ".cnnprobe-graph{color-scheme:light dark;font:12px "
+    "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}"
     ".cnnprobe-graph .node:hover rect{stroke-width:2.5}"
 )
 
@@ -34,7 +36,8 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
 
     Args:
         graph: what is drawn.
-        keys: node id to the keys of the rows of a table that the box stands for: they become its `data-key`.
+        keys: node id to the keys of the rows of a table that the box stands for: they become its
+            `data-key`.
     """
     lines = [_list_lines(node) for node in graph.nodes]
     sizes = [_measure_box(line) for line in lines]
@@ -42,14 +45,19 @@ def render_graph(graph: Graph, *, keys: Mapping[int, str] | None = None) -> str:
     width, height = placement.width + 2 * _MARGIN, placement.height + 2 * _MARGIN
     label = escape(
         labels.shorten(
-            f"graph of {graph.title or 'the output'}: {len(graph.nodes)} boxes, {len(graph.edges)} lines",
+            (
+                f"graph of {graph.title or 'the output'}: {len(graph.nodes)} boxes, "
+                f"{len(graph.edges)} lines"
+            ),
             200,
         )
     )
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="cnnprobe-graph" role="img" aria-label="{label}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" class="cnnprobe-graph" role="img" '
+        f'aria-label="{label}" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        'font-family="ui-monospace,Menlo,Consolas,\'DejaVu Sans Mono\',monospace" font-size="12" fill="currentColor">'
+        'font-family="ui-monospace,Menlo,Consolas,\'DejaVu Sans Mono\',monospace" font-size="12" '
+        'fill="currentColor">'
     )
     parts = [
         head,
@@ -100,7 +108,10 @@ def _draw_edges(placement: Placement) -> Iterator[str]:
         x, y = route[-1]
         heads.append(f"M{x:.1f} {y:.1f}l{-_ARROW:.0f} {-1.8 * _ARROW:.1f}h{2 * _ARROW:.0f}z")
     if lines:
-        yield f'<path class="edge" fill="none" stroke="currentColor" stroke-opacity="0.6" d="{"".join(lines)}"/>'
+        yield (
+            '<path class="edge" fill="none" stroke="currentColor" stroke-opacity="0.6" '
+            f'd="{"".join(lines)}"/>'
+        )
         yield f'<path class="arrow" fill-opacity="0.75" d="{"".join(heads)}"/>'
 
 
@@ -111,18 +122,25 @@ def _draw_node(node: Node, lines: Sequence[str], size: Point, at: Point, key: st
     corner = {FUNCTION: size[1] / 2, INPUT: size[1] / 2, PARAMETER: 0.0}.get(node.kind, 5.0)
     dash = ' stroke-dasharray="5 4"' if node.kind in (PARAMETER, MORE) else ""
     box = (
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{size[0]:.1f}" height="{size[1]:.1f}" rx="{corner:.1f}" '
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{size[0]:.1f}" height="{size[1]:.1f}" '
+        f'rx="{corner:.1f}" '
         f'fill="{tint}" fill-opacity="0.16" stroke="{tint}" stroke-width="1.3"{dash}/>'
     )
     if node.kind == BLOCKS:  # a pile of cards
         right, bottom = left + size[0], top + size[1]
-        box += f'<path d="M{left + 5:.1f} {bottom:.1f}v5H{right + 5:.1f}V{top + 5:.1f}h-5" fill="none" stroke="{tint}" stroke-width="1.3"/>'
+        box += (
+            f'<path d="M{left + 5:.1f} {bottom:.1f}v5H{right + 5:.1f}V{top + 5:.1f}h-5" '
+            f'fill="none" stroke="{tint}" stroke-width="1.3"/>'
+        )
     text = "".join(
         _draw_text(line, at[0], top + _PAD + 8 + i * _LINE, is_title=i == 0)
         for i, line in enumerate(lines)
     )
     joined = f' data-key="{escape(key)}"' if key else ""
-    return f'<g class="node {node.kind} {family}"{joined}><title>{escape(labels.write_tooltip(node))}</title>{box}{text}</g>'
+    return (
+        f'<g class="node {node.kind} '
+        f'{family}"{joined}><title>{escape(labels.write_tooltip(node))}</title>{box}{text}</g>'
+    )
 
 
 def _draw_text(line: str, x: float, y: float, *, is_title: bool) -> str:

@@ -1,4 +1,6 @@
-"""A document as text that fits a terminal. Text of a model is shown character by character: no markup, no control codes, no bidi marks."""
+"""A document as text that fits a terminal. Text of a model is shown character by character: no
+markup, no control codes, no bidi marks.
+"""
 
 import shutil
 import textwrap
@@ -40,7 +42,9 @@ Lines = Iterable[Line]
 
 
 def render_document(document: Document, *, width: int | None = None, colour: bool = False) -> str:
-    """Lines of at most `width` columns (default: the terminal's, 80 without one); escape codes only where `colour` is wished."""
+    """Lines of at most `width` columns (default: the terminal's, 80 without one); escape codes only
+    where `colour` is wished.
+    """
     columns = max(_NARROWEST, width or shutil.get_terminal_size((80, 24)).columns)
     lines: list[Line] = []
     for i, block in enumerate(document.blocks):
@@ -165,7 +169,9 @@ def _crop(text: str, size: int) -> str:
 
 
 def _wrap(text: str, width: int, *, hanging: str = "") -> list[str]:
-    """Lines of at most `width` columns, broken at spaces where there are any; the text's own line breaks stay."""
+    """Lines of at most `width` columns, broken at spaces where there are any; the text's own line
+    breaks stay.
+    """
     lines: list[str] = []
     for i, own in enumerate(split_inert_lines(text)):
         start = hanging if i else ""

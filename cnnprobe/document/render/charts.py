@@ -1,4 +1,6 @@
-"""Curves over steps as SVG: no script, no style needed, legible on light and dark ground, told in words to those who do not see them."""
+"""Curves over steps as SVG: no script, no style needed, legible on light and dark ground, told in
+words to those who do not see them.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -67,8 +69,10 @@ def draw_curves(lines: Sequence[Line], *, mark: int | None = None, note: str = "
     axes = _fit_axes(lines)
     told = escape(make_inert("; ".join(filter(None, (*map(describe_line, lines[:_NAMED]), note)))))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="cnnprobe-chart" role="img" aria-label="{told}" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" fill="currentColor" font-family="system-ui,sans-serif" font-size="10.5">'
+        '<svg xmlns="http://www.w3.org/2000/svg" class="cnnprobe-chart" role="img" '
+        f'aria-label="{told}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" fill="currentColor" font-family="system-ui,sans-serif" '
+        'font-size="10.5">'
     )
     parts = [head, *_draw_frame(axes)]
     most = _POINTS if len(lines) <= _MANY else _FEW
@@ -81,11 +85,16 @@ def draw_curves(lines: Sequence[Line], *, mark: int | None = None, note: str = "
 
 
 def describe_line(line: Line) -> str:
-    """The line for those who do not see it: where it begins and ends, its least and its greatest value."""
+    """The line for those who do not see it: where it begins and ends, its least and its greatest
+    value.
+    """
     if not line.values:
         return f"{line.name}: nothing"
     finite = [number for number in line.values if math.isfinite(number)]
-    ends = f"{format_value(line.values[0])} at step {line.steps[0]}, {format_value(line.values[-1])} at step {line.steps[-1]}"
+    ends = (
+        f"{format_value(line.values[0])} at step {line.steps[0]}, {format_value(line.values[-1])} "
+        f"at step {line.steps[-1]}"
+    )
     return f"{line.name}: {ends}" + (
         f", between {format_value(min(finite))} and {format_value(max(finite))}" if finite else ""
     )
@@ -103,19 +112,31 @@ def _fit_axes(lines: Sequence[Line]) -> _Axes:
 
 def _draw_frame(axes: _Axes) -> Iterator[str]:
     bottom = _HEIGHT - _BOTTOM
-    yield f'<path fill="none" stroke="currentColor" stroke-opacity=".35" d="M{_LEFT} {_TOP}V{bottom}H{axes.right:.0f}"/>'
+    yield (
+        f'<path fill="none" stroke="currentColor" stroke-opacity=".35" d="M{_LEFT} '
+        f'{_TOP}V{bottom}H{axes.right:.0f}"/>'
+    )
     middle = (
         math.sqrt(axes.low) * math.sqrt(axes.high) if axes.is_log else axes.low / 2 + axes.high / 2
     )
     for number in dict.fromkeys((axes.low, middle, axes.high)):
         y = axes.y(number)
-        yield f'<path stroke="currentColor" stroke-opacity=".12" d="M{_LEFT} {y:.1f}H{axes.right:.0f}"/>'
-        yield f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{escape(format_value(number)[:_CHARACTERS_LEFT])}</text>'
+        yield (
+            f'<path stroke="currentColor" stroke-opacity=".12" d="M{_LEFT} '
+            f'{y:.1f}H{axes.right:.0f}"/>'
+        )
+        yield (
+            f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" '
+            f'text-anchor="end">{escape(format_value(number)[:_CHARACTERS_LEFT])}</text>'
+        )
     yield f'<text x="{_LEFT}" y="{_HEIGHT - 6}">step {axes.first}</text>'
     if axes.last > axes.first:
         yield f'<text x="{axes.right:.0f}" y="{_HEIGHT - 6}" text-anchor="end">{axes.last}</text>'
     if axes.is_log:
-        yield f'<text x="{(_LEFT + axes.right) / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle" fill-opacity=".7">logarithmic</text>'
+        yield (
+            f'<text x="{(_LEFT + axes.right) / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle" '
+            'fill-opacity=".7">logarithmic</text>'
+        )
 
 
 def _draw_path(line: Line, axes: _Axes, colour: str, most: int) -> str:
@@ -128,7 +149,10 @@ def _draw_path(line: Line, axes: _Axes, colour: str, most: int) -> str:
     lonely = len([y for _, y in points if y is not None]) == 1
     drawn = "".join(path) + ("h.1" if lonely else "")
     title = f"<title>{escape(make_inert(describe_line(line)))}</title>"
-    return f'<path fill="none" stroke="{colour}" stroke-width="{4 if lonely else 1.6}" stroke-linecap="round" stroke-linejoin="round" d="{drawn}">{title}</path>'
+    return (
+        f'<path fill="none" stroke="{colour}" stroke-width="{4 if lonely else 1.6}" '
+        f'stroke-linecap="round" stroke-linejoin="round" d="{drawn}">{title}</path>'
+    )
 
 
 def _thin_points(line: Line, axes: _Axes, most: int) -> Iterator[tuple[float, float | None]]:
@@ -167,15 +191,24 @@ def _write_names(lines: Sequence[Line], axes: _Axes) -> Iterator[str]:
         name = (
             lines[i].name if len(lines[i].name) <= _LONGEST else "…" + lines[i].name[1 - _LONGEST :]
         )
-        yield f'<text x="{axes.right + 5:.0f}" y="{y:.1f}" fill="{_choose_colour(i, len(lines))}">{escape(make_inert(name))}</text>'
+        yield (
+            f'<text x="{axes.right + 5:.0f}" y="{y:.1f}" '
+            f'fill="{_choose_colour(i, len(lines))}">{escape(make_inert(name))}</text>'
+        )
 
 
 def _draw_mark(axes: _Axes, step: int, note: str) -> Iterator[str]:
     x = axes.x(min(max(step, axes.first), axes.last))
-    yield f'<path stroke="{_RED}" stroke-width="1.5" stroke-dasharray="4 3" d="M{x:.1f} {_TOP - 4}V{_HEIGHT - _BOTTOM}"/>'
+    yield (
+        f'<path stroke="{_RED}" stroke-width="1.5" stroke-dasharray="4 3" d="M{x:.1f} '
+        f'{_TOP - 4}V{_HEIGHT - _BOTTOM}"/>'
+    )
     if note:
         side, at = ("end", x + 4) if x > (_LEFT + axes.right) / 2 else ("start", x - 4)
-        yield f'<text x="{at:.1f}" y="{_TOP - 7}" text-anchor="{side}" fill="{_RED}" font-weight="600">{escape(make_inert(note))}</text>'
+        yield (
+            f'<text x="{at:.1f}" y="{_TOP - 7}" text-anchor="{side}" fill="{_RED}" '
+            f'font-weight="600">{escape(make_inert(note))}</text>'
+        )
 
 
 def _choose_colour(i: int, of: int) -> str:

@@ -1,4 +1,6 @@
-"""Which columns of a table fit a width, and how wide each is then. A number is never cut: its column goes as a whole, and that is said."""
+"""Which columns of a table fit a width, and how wide each is then. A number is never cut: its
+column goes as a whole, and that is said.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ _NARROWEST = 3  # columns of a text: one letter, the mark of the cut, one letter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSheet:
-    """A table cut to a width: names, alignments, widths and cells of the columns that are left, and the names of those that are not."""
+    """A table cut to a width: names, alignments, widths and cells of the columns that are left, and
+    the names of those that are not.
+    """
 
     names: tuple[str, ...]
     aligns: tuple[str, ...]
@@ -28,7 +32,9 @@ class TextSheet:
 
 
 def fit_columns(table: Table, width: int) -> TextSheet:
-    """The columns of `table` that fit `width`, the most important kept, the first column indented by the depth of its row."""
+    """The columns of `table` that fit `width`, the most important kept, the first column indented
+    by the depth of its row.
+    """
     grid = [_build_column(table, i, width) for i in range(len(table.columns))]
     wanted = [
         max(cell_len(table.columns[i].name), *map(_measure, cells), 0)
@@ -111,7 +117,9 @@ def _keep_columns(
 
 
 def _narrow(sizes: Sequence[int], texts: Sequence[bool], width: int) -> list[int]:
-    """Where even the columns that stay are too wide, takes from the widest text each time: numbers keep their room."""
+    """Where even the columns that stay are too wide, takes from the widest text each time: numbers
+    keep their room.
+    """
     narrowed = list(sizes)
     over = _add_widths(sizes) - width
     for _ in range(over):

@@ -1,7 +1,8 @@
-"""Small drawings inside tables: how the values of a tensor lie, as SVG of a few hundred bytes that needs no style and no script.
+"""Small drawings inside tables: how the values of a tensor lie, as SVG of a few hundred bytes that
+needs no style and no script.
 
-The axis is that of magnitudes: zero in the middle, powers of two to both sides, the same for all rows of a table, so that one sees from
-row to row how values grow, vanish or die.
+The axis is that of magnitudes: zero in the middle, powers of two to both sides, the same for all
+rows of a table, so that one sees from row to row how values grow, vanish or die.
 """
 
 import math
@@ -74,26 +75,35 @@ def _find_exponents(spread: Spread) -> Iterator[int]:
 def describe_spread(spread: Spread) -> str:
     """The same for those who do not see it."""
     zeros = f", {format_percent(spread.zeros)} zeros" if spread.zeros else ""
-    return f"{format_value(spread.minimum)} to {format_value(spread.maximum)}, mean {format_value(spread.mean)}, std {format_value(spread.std)}{zeros}"
+    return (
+        f"{format_value(spread.minimum)} to {format_value(spread.maximum)}, mean "
+        f"{format_value(spread.mean)}, std {format_value(spread.std)}{zeros}"
+    )
 
 
 def draw_spread(spread: Spread, axis: Axis, *, framed: bool = True) -> str:
-    """The histogram, or without one the range with mean and standard deviation; at zero a bar for the share of exact zeros.
+    """The histogram, or without one the range with mean and standard deviation; at zero a bar for
+    the share of exact zeros.
 
     Args:
         spread: what is drawn.
         axis: the magnitudes from edge to edge.
-        framed: whether it says its size, its colour and its ground line itself. Where thousands stand below each other a style does it.
+        framed: whether it says its size, its colour and its ground line itself. Where thousands
+            stand below each other a style does it.
     """
     wide = 2 * axis.steps + 1
     drawn = (
         _draw_line(spread, axis) if spread.histogram is None else _draw_bars(spread.histogram, axis)
     )
-    zeros = f'<path class="z" opacity=".45" d="M{axis.steps} {_HEIGHT}v{-spread.zeros * _HEIGHT:.4g}h1V{_HEIGHT}z"/>'
+    zeros = (
+        f'<path class="z" opacity=".45" d="M{axis.steps} '
+        f'{_HEIGHT}v{-spread.zeros * _HEIGHT:.4g}h1V{_HEIGHT}z"/>'
+    )
     size = f' width="{_WIDTH}" height="{_HEIGHT}" fill="currentColor"' if framed else ""
     ground = f'<path opacity=".3" d="M0 {_HEIGHT - 0.5}h{wide}v.5H0z"/>' if framed else ""
     return (
-        f'<svg{size} viewBox="0 0 {wide} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(describe_spread(spread))}">'
+        f'<svg{size} viewBox="0 0 {wide} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(describe_spread(spread))}">'
         f"{ground}{zeros if spread.zeros else ''}{drawn}</svg>"
     )
 

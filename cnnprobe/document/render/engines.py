@@ -1,6 +1,8 @@
-"""Graphviz, where there is one: the `dot` command, or the pygraphviz package; always in a child process and under a time limit.
+"""Graphviz, where there is one: the `dot` command, or the pygraphviz package; always in a child
+process and under a time limit.
 
-dot needs more than a minute for dense graphs (densenet121) and may end with a signal; neither reaches the caller.
+dot needs more than a minute for dense graphs (densenet121) and may end with a signal; neither
+reaches the caller.
 """
 
 import contextlib
@@ -35,7 +37,8 @@ class Drawn(NamedTuple):
 
 
 def draw(dot: str, format: str, *, engines: Sequence[str] = ENGINES, limit: float = LIMIT) -> Drawn:  # noqa: A002 - Graphviz's own word
-    """The picture that the first engine makes that is there and in time, and why those before it made none.
+    """The picture that the first engine makes that is there and in time, and why those before it
+    made none.
 
     Args:
         dot: the graph, as DOT.
@@ -78,7 +81,9 @@ def _ask(engine: str, dot: str, target: Path, limit: float) -> str | None:
 
 
 def _run(command: Sequence[str], text: str, limit: float) -> int | None:
-    """Exit status of a child; None if it took too long: it is ended then, with all that it has started."""
+    """Exit status of a child; None if it took too long: it is ended then, with all that it has
+    started.
+    """
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(

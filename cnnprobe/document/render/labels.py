@@ -127,7 +127,9 @@ def find_family(node: Node) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _find_kernel(name: str) -> OperationInfo | None:
-    """The operation of a node of autograd, which spells it its own way: "MaxPool2DWithIndicesBackward0"."""
+    """The operation of a node of autograd, which spells it its own way:
+    "MaxPool2DWithIndicesBackward0".
+    """
     kernel, backward, _ = name.partition("Backward")
     return _map_squeezed_names().get(kernel.lower()) if backward else None
 

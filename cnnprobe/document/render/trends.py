@@ -11,7 +11,8 @@ _POINTS = 48
 
 
 def draw_sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
-    """The values as a row of bars from their least to their greatest, neighbours put together where there are more than `width`.
+    """The values as a row of bars from their least to their greatest, neighbours put together where
+    there are more than `width`.
 
     >>> draw_sparkline([0.0, 1.0, 2.0, float("nan"), 7.0])
     '▁▂▃ █'
@@ -24,18 +25,25 @@ def draw_sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
 
 
 def draw_trend(values: Sequence[float]) -> str:
-    """The values as a line from their least to their greatest, with a gap where there was nothing; as bars in words."""
+    """The values as a line from their least to their greatest, with a gap where there was nothing;
+    as bars in words.
+    """
     means = _thin(values, _POINTS)
     low, scale = _find_range(means, _HEIGHT - 4)
     step = (_WIDTH - 4) / max(len(means) - 1, 1)
     path, drawing = "", False
     for i, mean in enumerate(means):
         if math.isfinite(mean):
-            path += f"{'L' if drawing else 'M'}{2 + i * step:.3g} {_HEIGHT - 2 - (mean - low) * scale:.2g}"
+            path += (
+                f"{'L' if drawing else 'M'}{2 + i * step:.3g} "
+                f"{_HEIGHT - 2 - (mean - low) * scale:.2g}"
+            )
         drawing = math.isfinite(mean)
     return (
-        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{draw_sparkline(values)}">'
-        f'<path fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" d="{path}h0"/></svg>'
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{draw_sparkline(values)}">'
+        '<path fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" '
+        f'd="{path}h0"/></svg>'
     )
 
 

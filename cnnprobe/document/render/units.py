@@ -147,7 +147,10 @@ def describe_shares(shares: Shares) -> Facts:
     whole = sum(part.number for part in shares.parts)
     largest = sorted((part for part in shares.parts if part.number), key=lambda part: -part.number)
     said = [
-        f"{part.name} {format_percent(part.number / whole)} ({format_cell(part.number, shares.unit)})"
+        (
+            f"{part.name} {format_percent(part.number / whole)} "
+            f"({format_cell(part.number, shares.unit)})"
+        )
         for part in largest[:_NAMED_PARTS]
     ]
     more = len(largest) - len(said)
@@ -159,7 +162,8 @@ def describe_shares(shares: Shares) -> Facts:
 
 
 def make_inert(text: str) -> str:
-    r"""One line in which every character is seen: control characters, bidi and zero-width marks are shown by their code.
+    r"""One line in which every character is seen: control characters, bidi and zero-width marks are
+    shown by their code.
 
     >>> print(make_inert("a\x1b[31mb\u202ec\nd"))
     a\x1b[31mb\u202ec\nd

@@ -1,4 +1,6 @@
-"""Finds every node behind an output: each once, each edge with its input, in the order of the forward pass, without recursion."""
+"""Finds every node behind an output: each once, each edge with its input, in the order of the
+forward pass, without recursion.
+"""
 
 import contextlib
 import dataclasses
@@ -19,7 +21,9 @@ UNNUMBERED = 1 << 62  # leaves are numbered 2**64 - 1: they belong to no moment
 
 
 class Found(NamedTuple):
-    """The nodes behind an output, those made first standing first, and the edges between their positions, by their ends."""
+    """The nodes behind an output, those made first standing first, and the edges between their
+    positions, by their ends.
+    """
 
     functions: list[Any]
     edges: list[Edge]
@@ -34,7 +38,9 @@ def find(roots: Sequence[Any]) -> Found:
 
 
 def _reached(roots: Sequence[Any]) -> list[Any]:
-    """Every node that is reached from the roots; chains in one piece, which are sorted in next to no time."""
+    """Every node that is reached from the roots; chains in one piece, which are sorted in next to
+    no time.
+    """
     functions = list(dict.fromkeys(roots))
     stack = functions.copy()
     seen = {None, *functions}
@@ -49,7 +55,9 @@ def _reached(roots: Sequence[Any]) -> list[Any]:
 
 
 def numbers_of(functions: Iterable[Any]) -> list[int]:
-    """When each node was made, counted in each thread; -1 where its class does not tell, as in some versions of torch."""
+    """When each node was made, counted in each thread; -1 where its class does not tell, as in some
+    versions of torch.
+    """
     functions = list(functions)
     try:
         return [function._sequence_nr() for function in functions]
@@ -61,9 +69,11 @@ def numbers_of(functions: Iterable[Any]) -> list[int]:
 
 
 def _in_order(functions: Sequence[Any]) -> Found | None:
-    """By the numbers, a leaf just before the first that uses it; None where numbers of several threads, or none, tell no order.
+    """By the numbers, a leaf just before the first that uses it; None where numbers of several
+    threads, or none, tell no order.
 
-    It runs once a node, and its inner loop once an edge: to ask for `next_functions` again is cheaper than to have kept them.
+    It runs once a node, and its inner loop once an edge: to ask for `next_functions` again is
+    cheaper than to have kept them.
     """
     numbers = numbers_of(functions)
     place: dict[Any, int] = {}
@@ -120,14 +130,18 @@ def _by_dependence(functions: Sequence[Any]) -> Found:
 
 
 def nodes_behind(output: Any) -> list[Any]:
-    """The grad_fn objects behind a nested output, in the order of the forward pass; they may be let go of as they are."""
+    """The grad_fn objects behind a nested output, in the order of the forward pass; they may be let
+    go of as they are.
+    """
     with no_collection():
         return find(list(nodes_in(output))).functions
 
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """A hundred thousand new objects make the collector look at all that there are, again and again: half of the time of a walk."""
+    """A hundred thousand new objects make the collector look at all that there are, again and
+    again: half of the time of a walk.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -138,7 +152,9 @@ def no_collection() -> Iterator[None]:
 
 
 def gradient_node(tensor: Tensor) -> Any:
-    """The node whose gradient is the tensor's: its grad_fn, or for a leaf the one that accumulates it."""
+    """The node whose gradient is the tensor's: its grad_fn, or for a leaf the one that accumulates
+    it.
+    """
     if not tensor.requires_grad:
         return None
     return (
@@ -149,7 +165,9 @@ def gradient_node(tensor: Tensor) -> Any:
 
 
 def nodes_in(value: Any) -> Iterator[Any]:
-    """The nodes that a nested value stands for: those of its tensors, of gradient edges, and nodes themselves."""
+    """The nodes that a nested value stands for: those of its tensors, of gradient edges, and nodes
+    themselves.
+    """
     for leaf in _leaves_in(value):
         node = gradient_node(leaf) if isinstance(leaf, Tensor) else getattr(leaf, "node", leaf)
         if node is not None:
@@ -157,7 +175,9 @@ def nodes_in(value: Any) -> Iterator[Any]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in a nested value, in order: containers, dataclasses, and plain objects by their attributes."""
+    """The tensors in a nested value, in order: containers, dataclasses, and plain objects by their
+    attributes.
+    """
     return (leaf for leaf in _leaves_in(value) if isinstance(leaf, Tensor))
 
 

@@ -1,4 +1,6 @@
-"""Graphs that live on: which of those that were watched are still there, what they hold, and what keeps them."""
+"""Graphs that live on: which of those that were watched are still there, what they hold, and what
+keeps them.
+"""
 
 import gc
 import inspect
@@ -21,7 +23,9 @@ _KEY = "cnnprobe.watched"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptGraph:
-    """A watched graph that has not been dropped. Before torch 2.7 what is kept for backward cannot be read: not freed, 0 bytes."""
+    """A watched graph that has not been dropped. Before torch 2.7 what is kept for backward cannot
+    be read: not freed, 0 bytes.
+    """
 
     label: str
     freed: bool  # a backward pass has freed what it had kept; only its nodes remain
@@ -64,7 +68,9 @@ class GraphWatch:
         self._mark([output.grad_fn], label)
 
     def add_whole(self, output: Any, label: str) -> None:
-        """Watch every node behind a nested output, so that what keeps a part of the graph is found too. Takes as long as a walk."""
+        """Watch every node behind a nested output, so that what keeps a part of the graph is found
+        too. Takes as long as a walk.
+        """
         self._mark([node for node in nodes_behind(output) if node.next_functions], label)
 
     def _mark(self, nodes: Iterable[Any], label: str) -> None:
@@ -74,7 +80,9 @@ class GraphWatch:
         self._tokens.append(weakref.ref(token))
 
     def alive(self) -> tuple[str, ...]:
-        """The labels of the graphs that are still there, oldest first; those that are gone are forgotten. Costs next to nothing."""
+        """The labels of the graphs that are still there, oldest first; those that are gone are
+        forgotten. Costs next to nothing.
+        """
         self._tokens = [reference for reference in self._tokens if reference() is not None]
         return tuple(
             token.label
@@ -85,7 +93,8 @@ class GraphWatch:
     def kept(self) -> tuple[KeptGraph, ...]:
         """The graphs that are still there, oldest first, and what keeps each.
 
-        Looks at every object that the garbage collector knows: take it as a question asked once, not at each step.
+        Looks at every object that the garbage collector knows: take it as a question asked once,
+        not at each step.
         """
         tokens = [
             token for token in (reference() for reference in self._tokens) if token is not None
@@ -98,7 +107,9 @@ class GraphWatch:
 
 @dataclass(slots=True)
 class _Holders:
-    """What was found of a watched graph: the nodes that are still there, and the tensors behind which they stand."""
+    """What was found of a watched graph: the nodes that are still there, and the tensors behind
+    which they stand.
+    """
 
     nodes: dict[Any, None] = field(default_factory=dict)
     tensors: list[tuple[Tensor, bool]] = field(
@@ -185,7 +196,9 @@ def _variables(value: object) -> list[str]:
             and frame.f_code.co_flags & inspect.CO_OPTIMIZED
             and sys.gettrace() is None
         ):
-            names.clear()  # before Python 3.13 it is a copy that stays with the frame, and would keep what the function lets go of
+            # before Python 3.13 it is a copy that stays with the frame, and would keep what the
+            # function lets go of
+            names.clear()
     return found
 
 

@@ -1,4 +1,6 @@
-"""Names the nodes of an autograd graph by the module call that made them: by autograd's sequence numbers, or by the parameters they use."""
+"""Names the nodes of an autograd graph by the module call that made them: by autograd's sequence
+numbers, or by the parameters they use.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,11 +14,16 @@ VIEWS = frozenset((
     "Alias", "AsStrided", "Diagonal", "Expand", "Imag", "Narrow", "Permute", "Real", "ReshapeAlias", "Select", "Slice", "Split",
     "SplitWithSizes", "Squeeze", "T", "Transpose", "Unbind", "Unfold", "Unsqueeze", "View", "ViewAsComplex", "ViewAsReal",
 ))  # fmt: skip  # forward functions whose output shares its input's memory, as their nodes are called
-_INFERRED = "modules were told by the parameters they own; record the forward pass to name every operation and its line"
+_INFERRED = (
+    "modules were told by the parameters they own; record the forward pass to name every "
+    "operation and its line"
+)
 
 
 Maker = tuple[str | None, int, str, bool]
-"""The module call that made a node (fqn and call), the user's line, and whether the function wrote in place. A bare tuple: there is one a node."""
+"""The module call that made a node (fqn and call), the user's line, and whether the function wrote
+in place. A bare tuple: there is one a node.
+"""
 
 NOBODY: Maker = (None, 0, "", False)
 
@@ -68,7 +75,9 @@ class _Inplace(dict[str, bool]):
 
 
 def _innermost(trace: Trace) -> tuple[int, list[int]]:
-    """The first number that was given during the trace, and for it and those after it the innermost row: -1 for none."""
+    """The first number that was given during the trace, and for it and those after it the innermost
+    row: -1 for none.
+    """
     made = [call.sequence for call in trace.calls]
     known = [span for span in made if span is not None and span[0] < span[1]]
     if not known:
@@ -88,7 +97,8 @@ def _innermost(trace: Trace) -> tuple[int, list[int]]:
 def infer(
     functions: Sequence[Any], edges: Sequence[Edge], owners: Mapping[int, tuple[str, str]]
 ) -> list[Maker]:
-    """Makers of the nodes that use a parameter, straight or through a view of it; nobody of the others.
+    """Makers of the nodes that use a parameter, straight or through a view of it; nobody of the
+    others.
 
     Args:
         functions: the nodes, those made first standing first.

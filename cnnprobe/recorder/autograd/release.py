@@ -1,10 +1,13 @@
-"""Lets go of a deep autograd graph in steps, so that having looked at it does not crash the process when it is dropped.
+"""Lets go of a deep autograd graph in steps, so that having looked at it does not crash the process
+when it is dropped.
 
-A node that Python has seen is freed recursively by torch, one C++ stack frame and more a node: once `next_functions` was
-read along a chain of more than about 42,000 nodes (8 MiB of stack; torch 2.13 and 2.15), dropping its end is a segmentation fault, long after the walk
-and in code of the user's. Here every node at which a path has become `STEP` nodes longer holds, in its `metadata`, those at
-which the paths below it become so again. When it is freed they are let go one after the other, never one inside the other,
-wherever the user began to drop: at the output, at a tensor in the middle, or by backward.
+A node that Python has seen is freed recursively by torch, one C++ stack frame and more a node: once
+`next_functions` was read along a chain of more than about 42,000 nodes (8 MiB of stack; torch 2.13
+and 2.15), dropping its end is a segmentation fault, long after the walk and in code of the user's.
+Here every node at which a path has become `STEP` nodes longer holds, in its `metadata`, those at
+which the paths below it become so again. When it is freed they are let go one after the other,
+never one inside the other, wherever the user began to drop: at the output, at a tensor in the
+middle, or by backward.
 """
 
 import threading
@@ -26,7 +29,9 @@ class _Draining(threading.local):
 
 
 class _Below:
-    """Holds the next nodes below; when the node that it belongs to is freed, they are let go, one at a time."""
+    """Holds the next nodes below; when the node that it belongs to is freed, they are let go, one
+    at a time.
+    """
 
     __slots__ = ("nodes",)
     draining = _Draining()
@@ -75,7 +80,9 @@ def _depths(count: int, edges: Sequence[Edge]) -> list[int]:
 
 
 def _steps(depth: Sequence[int], edges: Sequence[Edge]) -> dict[int, set[int]]:
-    """For each node at the start of a stretch of `STEP` nodes: the starts of the stretches that follow it."""
+    """For each node at the start of a stretch of `STEP` nodes: the starts of the stretches that
+    follow it.
+    """
     stretch = [steps // STEP for steps in depth]
     starts = {start for start, end, _, _ in edges if stretch[end] < stretch[start]}
     nearest: list[frozenset[int] | None] = [None] * len(

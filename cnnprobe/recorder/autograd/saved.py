@@ -1,7 +1,8 @@
 """What a graph keeps for backward: each storage once, without running anybody's unpack hook.
 
-`_saved_self` and its like unpack: they run the hooks of `saved_tensors_hooks` and would recompute a whole checkpointed
-segment. The raw SavedTensor lets one look at what was packed (torch 2.7 and later; before, nothing is read and a note says so).
+`_saved_self` and its like unpack: they run the hooks of `saved_tensors_hooks` and would recompute a
+whole checkpointed segment. The raw SavedTensor lets one look at what was packed (torch 2.7 and
+later; before, nothing is read and a note says so).
 """
 
 import functools
@@ -32,7 +33,9 @@ class SavedLedger:
     found: int = 0
 
     def book(self, node: int, function: Any) -> tuple[int, tuple[str, ...]]:
-        """Bytes of activations that `function` is the first to keep, and what is to be said of it."""
+        """Bytes of activations that `function` is the first to keep, and what is to be said of
+        it.
+        """
         size, marks = 0, _NO_MARKS
         for name, saved in _slots(function):
             self.slots += 1
@@ -60,7 +63,9 @@ class SavedLedger:
         return size, marks
 
     def _enter(self, node: int, name: str, tensor: Tensor) -> int:
-        """Bytes that this tensor adds to the activations: none if its storage was seen, or is a parameter's or an input's."""
+        """Bytes that this tensor adds to the activations: none if its storage was seen, or is a
+        parameter's or an input's.
+        """
         size = 0
         for identity, nbytes in storages(tensor):
             if identity in self.seen:
@@ -89,7 +94,9 @@ class SavedLedger:
 
 
 def storages(tensor: Tensor) -> Iterator[tuple[int, int]]:
-    """(identity, bytes) of the memory behind a tensor: of both parts of a sparse one; its own size where it has no storage."""
+    """(identity, bytes) of the memory behind a tensor: of both parts of a sparse one; its own size
+    where it has no storage.
+    """
     try:
         storage = tensor.untyped_storage()
         yield storage._cdata, storage.nbytes()

@@ -1,4 +1,6 @@
-"""Walks the graph behind an output and gives it as data, each node named by what made it, each storage that is kept counted once."""
+"""Walks the graph behind an output and gives it as data, each node named by what made it, each
+storage that is kept counted once.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -34,14 +36,17 @@ def walk(
 ) -> Graph:
     """The graph that autograd has built behind a tensor or any nest of tensors.
 
-    It is exact: every distinct node once, every edge with its input index. Nothing is run, unpacked or changed, and the
-    graph given keeps no tensor alive.
+    It is exact: every distinct node once, every edge with its input index. Nothing is run, unpacked
+    or changed, and the graph given keeps no tensor alive.
 
     Args:
         output: a tensor, or a container, dataclass or object that holds tensors.
-        model: names the leaves by their fqn, and its parameters and buffers are not counted as activations.
-        trace: the recorded forward pass that made the output; names each node by its module call and the user's line.
-        inputs: tensors that were fed, so that what is kept of them is told apart from the activations.
+        model: names the leaves by their fqn, and its parameters and buffers are not counted as
+            activations.
+        trace: the recorded forward pass that made the output; names each node by its module call
+            and the user's line.
+        inputs: tensors that were fed, so that what is kept of them is told apart from the
+            activations.
         saved: look at what is kept for backward; False is three times as fast.
 
     >>> weight = torch.ones(2, requires_grad=True)
@@ -82,7 +87,9 @@ def _walk(
 
 
 def made_by(traces: Sequence[Trace], output: Any) -> Trace | None:
-    """Of several recorded forward passes the one that made `output`: the last that began before its newest node was made."""
+    """Of several recorded forward passes the one that made `output`: the last that began before its
+    newest node was made.
+    """
     numbers = numbers_of(nodes_in(output))
     newest = max((number for number in numbers if number < UNNUMBERED), default=-1)
     for trace in reversed(traces):
@@ -93,7 +100,9 @@ def made_by(traces: Sequence[Trace], output: Any) -> Trace | None:
 
 
 def saved_behind(functions: Sequence[Any]) -> tuple[int, bool]:
-    """Bytes of activations that these nodes and those below them keep for backward, and whether a backward pass has freed them all."""
+    """Bytes of activations that these nodes and those below them keep for backward, and whether a
+    backward pass has freed them all.
+    """
     if not READABLE:
         return 0, False
     with no_collection():
@@ -107,7 +116,9 @@ def saved_behind(functions: Sequence[Any]) -> tuple[int, bool]:
 
 
 class _Leaves:
-    """The tensors at which the graph begins, and what those are called that are parameters of the model."""
+    """The tensors at which the graph begins, and what those are called that are parameters of the
+    model.
+    """
 
     def __init__(self, model: nn.Module | None, functions: Sequence[Any]) -> None:
         self._model = model
@@ -145,7 +156,9 @@ class _Leaves:
 
 
 def _named(model: nn.Module | None) -> dict[int, tuple[str, str]]:
-    """Name and module of each parameter by its identity, of a tied one the first; as `named_parameters()` has them, in a third of the time."""
+    """Name and module of each parameter by its identity, of a tied one the first; as
+    `named_parameters()` has them, in a third of the time.
+    """
     named: dict[int, tuple[str, str]] = {}
     seen: set[nn.Module] = set()
     stack = [("", model)] if model is not None else []
@@ -194,7 +207,9 @@ class _Marks:
         }
 
     def of_kind(self, function: Any) -> tuple[str, str, tuple[str, ...], bool]:
-        """(name, kind, marks, has metadata) of a node; remembered, unless its Python class stands for many kinds of C++ nodes."""
+        """(name, kind, marks, has metadata) of a node; remembered, unless its Python class stands
+        for many kinds of C++ nodes.
+        """
         name = function.name().rpartition("::")[2]
         kind = OPERATION
         if isinstance(function, torch.autograd.function.FunctionCtx):
@@ -219,7 +234,9 @@ def _nodes(
     marking: _Marks,
     ledger: SavedLedger | None,
 ) -> Iterator[Node]:
-    """The nodes as data. It runs once a node, and most of the time of a walk goes by here: hence no calls that can be spared."""
+    """The nodes as data. It runs once a node, and most of the time of a walk goes by here: hence no
+    calls that can be spared.
+    """
     dtypes = _Dtypes()
     new, known, leaf_at, hooked = tuple.__new__, marking.of_kinds, leaves.at.get, marking.hooked
     for i, function in enumerate(functions):
@@ -279,6 +296,9 @@ def _notes(tensors: Sequence[Tensor], ledger: SavedLedger | None, *, saved: bool
     elif cut:
         yield f"{cut} of {len(tensors)} output tensors have no graph: they do not require grad"
     if saved and not READABLE:
-        yield "what is kept for backward was not read: torch 2.7 or later can be looked at without running unpack hooks"
+        yield (
+            "what is kept for backward was not read: torch 2.7 or later can be looked at without "
+            "running unpack hooks"
+        )
     elif ledger is not None and ledger.slots and not ledger.found:
         yield "a backward pass has freed what this graph had kept"

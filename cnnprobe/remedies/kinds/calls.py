@@ -1,4 +1,6 @@
-"""Remedies of single calls: a function or layer whose result is another, on the line where it stands."""
+"""Remedies of single calls: a function or layer whose result is another, on the line where it
+stands.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any

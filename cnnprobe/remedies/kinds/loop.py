@@ -71,7 +71,9 @@ def train_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
 
 
 def _train_at_forward(subject: Subject) -> None:
-    """train() before each forward that is trained with; what is evaluated under no_grad is left alone."""
+    """train() before each forward that is trained with; what is evaluated under no_grad is left
+    alone.
+    """
 
     def train(model: nn.Module, *_: Any) -> None:
         if torch.is_grad_enabled():

@@ -1,4 +1,6 @@
-"""Remedies of the head and the loss: what is between the last layer and the loss, and the loss's sign."""
+"""Remedies of the head and the loss: what is between the last layer and the loss, and the loss's
+sign.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any

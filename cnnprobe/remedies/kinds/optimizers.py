@@ -67,7 +67,9 @@ def smaller_steps(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 
 @answers("lr-too-low")
 def raise_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The rate at which the loss was seen to fall; for a factor that is a rate, the factor alone."""
+    """The rate at which the loss was seen to fall; for a factor that is a rate, the factor
+    alone.
+    """
     events = [event for step in evidence.steps for event in step.events]
     if any(e.kind == "scale" or (e.kind == "clip" and e.rate and e.rate < SHRUNK) for e in events):
         return  # it is not the rate that makes the steps small

@@ -1,4 +1,6 @@
-"""Remedies of what a model knows of: what hangs on it unregistered, and what is registered and never used."""
+"""Remedies of what a model knows of: what hangs on it unregistered, and what is registered and
+never used.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

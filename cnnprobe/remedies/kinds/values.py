@@ -1,4 +1,6 @@
-"""Remedies of what parameters and inputs hold: a fresh initialisation, standardised inputs, scaled targets."""
+"""Remedies of what parameters and inputs hold: a fresh initialisation, standardised inputs, scaled
+targets.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -1,7 +1,9 @@
-"""A document as one HTML page: a single file that loads nothing, in light and dark, on paper and read aloud.
+"""A document as one HTML page: a single file that loads nothing, in light and dark, on paper and
+read aloud.
 
-Everything that comes from a model goes through Jinja2's autoescape. The page's own policy allows no request, and no script but those
-whose hashes it names. Without the script all is there to read; with it tables can be searched, sorted, folded and marked.
+Everything that comes from a model goes through Jinja2's autoescape. The page's own policy allows no
+request, and no script but those whose hashes it names. Without the script all is there to read;
+with it tables can be searched, sorted, folded and marked.
 """
 
 import base64
@@ -18,7 +20,8 @@ from cnnprobe.document.render.page.views import arrange, make_bars, view_table, 
 from cnnprobe.document.render.units import make_inert, split_inert_lines
 
 _PARTS = ("ground.js", "trees.js", "marks.js", "pictures.js")
-# A browser takes a second to lay out thousands of rows; where the script will run, it need not do so before the script has folded them.
+# A browser takes a second to lay out thousands of rows; where the script will run, it need not do
+# so before the script has folded them.
 _FIRST = 'if (window.DecompressionStream) document.documentElement.className = "opening";'
 
 
@@ -27,7 +30,8 @@ def render_page(document: Document, *, data: str = "") -> str:
 
     Args:
         document: what is shown.
-        data: the JSON of a report whose rows the document shows; the page carries it compressed, and tells of a marked row what it says.
+        data: the JSON of a report whose rows the document shows; the page carries it compressed,
+            and tells of a marked row what it says.
     """
     script = _join_script()
     body = _make_environment().get_template("blocks.html").render(blocks=arrange(document.blocks))
@@ -79,7 +83,9 @@ def _read_asset(name: str) -> str:
 
 @functools.cache
 def _join_script() -> str:
-    """The parts of the script in one scope: none of their names can be seen, or overwritten, from outside. Without comments and indentation."""
+    """The parts of the script in one scope: none of their names can be seen, or overwritten, from
+    outside. Without comments and indentation.
+    """
     lines = (line.lstrip() for part in _PARTS for line in _read_asset(part).splitlines())
     return (
         "(() => {\n"

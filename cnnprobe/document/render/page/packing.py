@@ -1,4 +1,6 @@
-"""What a page carries without showing it: compressed, and written in letters, so that a large report makes no large page."""
+"""What a page carries without showing it: compressed, and written in letters, so that a large
+report makes no large page.
+"""
 
 import base64
 import gzip

@@ -1,7 +1,9 @@
-"""What the page's template needs to know of a table or a bar, worked out beforehand: texts, shares, drawings.
+"""What the page's template needs to know of a table or a bar, worked out beforehand: texts, shares,
+drawings.
 
-A page of thousands of rows is made of little else, so a row is as short as HTML allows: end tags are left out where it lets them be,
-attributes stand without quotes where they may, and what is said of a column is said once, by its number, in the style of its table.
+A page of thousands of rows is made of little else, so a row is as short as HTML allows: end tags
+are left out where it lets them be, attributes stand without quotes where they may, and what is said
+of a column is said once, by its number, in the style of its table.
 """
 
 import re
@@ -46,7 +48,9 @@ class Charts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
-    """A table; `head` and `rows` are HTML, `open_depth` is the deepest level that is open at first."""
+    """A table; `head` and `rows` are HTML, `open_depth` is the deepest level that is open at
+    first.
+    """
 
     title: str
     classes: str
@@ -68,7 +72,9 @@ class Bar:
 
 
 def arrange(blocks: Iterable[Block]) -> Iterator[Block | Beside | Charts]:
-    """The blocks, with pictures that follow a tree right beside it, and charts in a row together."""
+    """The blocks, with pictures that follow a tree right beside it, and charts in a row
+    together.
+    """
     for kind, found in groupby(
         _attach_pictures(blocks), lambda block: isinstance(block, Picture) and block.is_chart
     ):
@@ -127,7 +133,9 @@ def view_table(table: Table) -> TableView:
 
 
 def write_column_styles(page: str) -> str:
-    """For the classes of columns that the tables of a page have ("n5": the fifth holds numbers) what they mean."""
+    """For the classes of columns that the tables of a page have ("n5": the fifth holds numbers)
+    what they mean.
+    """
     used = {
         name
         for classes in re.findall(r'<table class="([a-z0-9 ]+)">', page)
@@ -148,7 +156,9 @@ _STYLES = {
 
 
 def _write_element(tag: str, inside: str, attributes: Mapping[str, str]) -> str:
-    """An element of HTML without its end; what is inside is escaped unless it is Markup, and attributes always. A template would take ten times as long."""
+    """An element of HTML without its end; what is inside is escaped unless it is Markup, and
+    attributes always. A template would take ten times as long.
+    """
     given = "".join(
         [
             f" {name}={said if _PLAIN.fullmatch(said) else _quote(said)}"
@@ -209,7 +219,9 @@ def _write_row(table: Table, row: Row, axis: Axis, wholes: Sequence[float]) -> I
 def _write_cell(
     cell: Cell, column: Column, axis: Axis, whole: float
 ) -> tuple[str, Mapping[str, str]]:
-    """The text or drawing, and the attributes: of a drawing the number to sort by, of a number its share of the whole."""
+    """The text or drawing, and the attributes: of a drawing the number to sort by, of a number its
+    share of the whole.
+    """
     if isinstance(cell, Trend):
         return Markup(draw_trend(cell.values)), {}  # noqa: S704 - made of numbers
     if isinstance(cell, Spread):
@@ -222,8 +234,10 @@ def _write_cell(
 def _write_legend(table: Table, axis: Axis) -> Iterator[str]:
     if any(isinstance(cell, Spread) for row in table.rows for cell in row.cells):
         yield (
-            f"values: histogram of magnitudes, from 2^{axis.lowest} next to the middle to 2^{axis.highest} at the edges; "
-            "negative values left, positive values right; the pale bar in the middle is the share of exact zeros"
+            f"values: histogram of magnitudes, from 2^{axis.lowest} next to the middle to "
+            f"2^{axis.highest} at the edges; "
+            "negative values left, positive values right; the pale bar in the middle is the share "
+            "of exact zeros"
         )
 
 
