@@ -113,7 +113,10 @@ def test_a_closed_pipe_ends_the_command_silently(command_folder):
 
 
 def test_ctrl_c_ends_the_command_with_one_line(command_folder):
-    process = start("probe", "cli_models.py:Sleeps", "--input", "1,3,8,8")
+    def listen():  # also where the tests run in the background of a shell, which ignores Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = start("probe", "cli_models.py:Sleeps", "--input", "1,3,8,8", preexec_fn=listen)
     deadline = time.monotonic() + 120
     while not Path("sleeping").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -283,7 +283,7 @@ def test_report_is_read_back_as_it_was_saved(tmp_path):
 
 def test_damaged_report_says_so(tmp_path):
     (tmp_path / "data.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ProbeError, match="no DataReport"):
+    with pytest.raises(ProbeError, match="not a cnnprobe DataReport"):
         load_data_report(tmp_path / "data.json")
 
 

@@ -81,7 +81,7 @@ def test_load_inputs_reads_a_picture_as_one_sample_between_0_and_1(tmp_path):
 def test_load_inputs_says_that_a_picture_needs_pillow(tmp_path, monkeypatch):
     (tmp_path / "p.png").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(TargetError, match="needs Pillow"):
+    with pytest.raises(TargetError, match="requires Pillow"):
         load_inputs([str(tmp_path / "p.png")])
 
 

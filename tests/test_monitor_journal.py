@@ -54,7 +54,7 @@ def test_a_killed_run_keeps_what_it_had_written(tmp_path):
     assert -signal.SIGKILL == ended.returncode
     history = cnnprobe.load(path).history
     assert tuple(range(7)) == history.steps
-    assert any("did not come to its end" in note for note in history.notes)
+    assert any("did not finish" in note for note in history.notes)
     with path.open("a") as file:
         file.write('{"step": 7, "cur')  # a line that the kill cut off
     assert history == cnnprobe.load(path).history
@@ -62,7 +62,7 @@ def test_a_killed_run_keeps_what_it_had_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no complete JSON"), ('{"schema_version": 1, "type": "Report"}\n', "no Journal"), (None, "cannot be read"), ("GOOD{\n{}\n", "is no JSON"), ('GOOD{"step": 1}\n', "damaged")],
+    [("", "not a complete JSON"), ('{"schema_version": 1, "type": "Report"}\n', "not a cnnprobe Journal"), (None, "cannot be read"), ("GOOD{\n{}\n", "is not JSON"), ('GOOD{"step": 1}\n', "damaged")],
 )  # fmt: skip
 def test_what_is_no_journal_is_refused(tmp_path, text, message):
     path = tmp_path / "run.jsonl"

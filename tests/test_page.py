@@ -92,7 +92,7 @@ def test_report_inside_a_page_is_the_report(tmp_path, trace):
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [(("H4sI", "H5sI"), "damaged"), (('id="data"', 'id="other"'), "carries no report")],
+    [(("H4sI", "H5sI"), "damaged"), (('id="data"', 'id="other"'), "contains no report")],
     ids=["damaged", "without"],
 )
 def test_page_without_its_report_says_so(tmp_path, change, what):

@@ -10,6 +10,7 @@ import pytest
 import cnnprobe
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.diagnosis import Rule
+from cnnprobe.diagnosis.discovery import read_sentence
 from cnnprobe.remedies import ADVICE, all_sources
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "reference" / "remedies.md"
@@ -33,7 +34,7 @@ def write_row(name):
     tried = [f.tried for f in diagnose_sick(name).findings if f.rule == name and f.tried]
     if name in ADVICE:
         return f"| `{name}` | advice | {ADVICE[name]} |"
-    what = all_sources()[name].__doc__.partition("\n")[0].rstrip(".")
+    what = read_sentence(all_sources()[name].__doc__).rstrip(".")
     proven = [t for t in tried if t.verdict == "proven"]
     return f"| `{name}` | {what} | {judge(proven[0]) if proven else 'not proven'} |"
 

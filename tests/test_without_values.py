@@ -90,7 +90,7 @@ VERBS = {
 REFUSE_LAZY = {"compare", "refactor", "diagnose"} | {
     name for name in VERBS if name.startswith("assert_") and name != "assert_shapes"
 }
-READ_VALUES = {"diagnose"} | {name for name in REFUSE_LAZY if name.startswith("assert_")}
+READ_VALUES = {"diagnose", "monitor"} | {name for name in REFUSE_LAZY if name.startswith("assert_")}
 
 
 @pytest.mark.parametrize("verb", VERBS)

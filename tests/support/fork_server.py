@@ -70,14 +70,11 @@ def take_place(request, streams):
     )
     sys.stderr.reconfigure(line_buffering=True)
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    for name in [name for name in sys.modules if is_unwanted(name)]:
-        del sys.modules[name]
+    is_pytest = request["arguments"][:2] == ["-m", "pytest"]
+    unwanted = "cnnprobe" if is_pytest else os.environ.get("FORK_WITHOUT")
+    for name in [name for name in sys.modules if name.partition(".")[0] == unwanted]:
+        del sys.modules[name]  # pytest wants to import a plugin by itself
     sys.path[0:1] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-
-
-def is_unwanted(name):
-    """Whether the program is to import a module by itself, as pytest does with a plugin of its."""
-    return name.partition(".")[0] == os.environ.get("FORK_WITHOUT")
 
 
 def run_python(arguments):
