@@ -183,6 +183,17 @@ def test_class_label_is_told_from_other_numbers_beside_the_image():
     assert ((0, 2), (1, 1), (2, 1)) == split.labels.counts
 
 
+def test_lengths_of_padded_sequences_are_no_class_labels():
+    words = torch.tensor(
+        [[5, 6, 7, 2, 0, 0], [5, 9, 2, 0, 0, 0], [5, 9, 3, 8, 4, 2], [5, 7, 2, 0, 0, 0]]
+    )
+    lengths = torch.tensor([4, 3, 6, 3])
+    split = inspect((X, words, lengths))
+    assert (None, "other") == (split.labels, roles(split)["[2]"])
+    # a sequence goes on behind the number: it is no length
+    assert "class" == roles(inspect((X, words, torch.tensor([2, 3, 6, 3]))))["[2]"]
+
+
 @pytest.mark.parametrize(
     "images",
     [X > 0, X.to(torch.complex64), X.bfloat16(), X.to_sparse()],

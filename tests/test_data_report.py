@@ -253,6 +253,10 @@ def test_data_refuses_a_function_that_needs_arguments(folder):
     assert "cannot be called without arguments" in run("data", "train.py:make_more", code=2)
 
 
+def test_data_says_that_there_is_no_such_folder(folder):
+    assert "there is no folder 'nowhere'" in run("data", "nowhere", code=2)
+
+
 def test_data_takes_rules_of_the_users_own(folder):
     assert "too-few-samples: only a few samples" in run(
         "data", "train.py:loader", "--rules", "own.py", code=1
@@ -275,6 +279,8 @@ def test_copy_of_a_training_file_in_the_validation_is_a_leak(folder):
     test_data_reads_a_folder_of_images(folder)
     source = folder / "photos" / "train" / "cat" / "1.png"
     (folder / "photos" / "val" / "dog" / "copy.png").write_bytes(source.read_bytes())
+    said = run("data", "photos", "--width", 300)
+    assert "1 of 7 validation samples is a file with the same content" in said
     (folder / "photos" / "val" / "dog" / "copy2.png").write_bytes(source.read_bytes())
     assert "2 of 8 validation samples are files with the same content" in run(
         "data", "photos", "--width", 300, code=1

@@ -106,6 +106,12 @@ def _open(spec: str) -> tuple[Any, Any]:
         return open_folder(Path(spec))
     from cnnprobe.loading.code import find
 
+    if ":" not in spec and not Path(spec).exists():
+        raise UsageError(
+            f"there is no folder {spec!r}",
+            where="SPEC|DIR",
+            fix="name a folder of images, or write path/to/file.py:loader or pkg.mod:loader",
+        )
     found: Any = find(spec)
     if callable(found) and not hasattr(found, "__iter__") and not hasattr(found, "__getitem__"):
         found = _call(found, spec)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cnnprobe.data.facts import Data, Part, Split
 from cnnprobe.data.sheets import Sheet, to_picture
-from cnnprobe.data.words import count, shape
+from cnnprobe.data.words import shape
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.blocks import (
     Block,
@@ -22,6 +22,7 @@ from cnnprobe.document.blocks import (
     Text,
 )
 from cnnprobe.document.layout.findings import build_finding_blocks
+from cnnprobe.document.render.units import format_counted
 
 SHOWN = 30  # classes; of more the most frequent and the rarest
 _ROLES = {"class": "class label", "classes": "class labels", "multilabel": "labels, 0 or 1",
@@ -64,11 +65,11 @@ def _place(block: Block) -> Block:
 
 def _introduce(split: Split) -> str:
     loading = split.loading
-    whole = f"all {count(split.samples, 'sample')}"
+    whole = f"all {format_counted(split.samples, 'sample')}"
     if not split.complete:
         of = f" of {loading.samples:,}" if loading.samples is not None else ""
         whole = f"{split.samples:,}{of} samples"
-    return f"{split.name}: read {whole} in {count(split.batches, 'batch', 'batches')}"
+    return f"{split.name}: read {whole} in {format_counted(split.batches, 'batch', 'batches')}"
 
 
 def _describe_split(split: Split, *, both: bool) -> Iterator[Block]:
@@ -107,7 +108,9 @@ def _loading(split: Split) -> Iterator[tuple[str, str]]:
     loading = split.loading
     size = f", batches of {loading.batch_size}" if loading.batch_size else ""
     samples = (
-        count(loading.samples, "sample") if loading.samples is not None else "length not known"
+        format_counted(loading.samples, "sample")
+        if loading.samples is not None
+        else "length not known"
     )
     yield "given", f"{loading.kind}, {samples}{size}"
     if loading.sampler:

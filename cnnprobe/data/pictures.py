@@ -19,7 +19,7 @@ from cnnprobe.data.facts import Data, Spotted
 from cnnprobe.data.images import Thumbnail
 from cnnprobe.data.reading import Reading
 from cnnprobe.data.sheets import Sheet
-from cnnprobe.data.words import count
+from cnnprobe.document.render.units import format_counted
 
 COLUMNS = 8
 CELL = 96  # pixels
@@ -84,7 +84,7 @@ def _draw_contacts(reading: Reading, held: Sequence[Thumbnail], kind: str, name:
             draw.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), outline=_ALARM, width=2)
         for line, text in enumerate(_caption(thumbnail.spot, reading)):
             draw.text((x, y + CELL + 1 + 12 * line), _cut(draw, text), fill=_INK)
-    what = f"{count(len(held), f'{kind} image'.strip())} of the {name} data"
+    what = f"{format_counted(len(held), f'{kind} image'.strip())} of the {name} data"
     return _pack(sheet, f"{name}-{kind or 'images'}", f"{what}, {how}", what)
 
 
@@ -227,7 +227,7 @@ def _draw_channels(reading: Reading) -> Sheet | None:
     right = f"{high:.4g}"
     draw.text((410 - draw.textlength(right), 130), right, fill=_INK)
     name = reading.split.name
-    title = f"values of each channel, {count(len(held), 'image')} of the {name} data"
+    title = f"values of each channel, {format_counted(len(held), 'image')} of the {name} data"
     return _pack(sheet, f"{name}-channels", title, title)
 
 

@@ -26,6 +26,9 @@ def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
     same height and width with few values beside it is a mask.
     """
     roles = {column.path: _role(column) for column in columns}
+    for column in columns:
+        if roles[column.path] == "class" and any(_is_length(column, other) for other in columns):
+            roles[column.path] = "other"
     main = choose_main(columns, roles)
     if main is None:
         return roles
@@ -52,6 +55,17 @@ def choose_target(columns: Sequence[Column], roles: Mapping[str, str]) -> Column
     named = [column for column in classes if _TARGETS.search(_last_name(column.path))]
     shared = [column for column in classes if _has_equal(column)]
     return next(iter(named or shared or classes), None)
+
+
+def _is_length(column: Column, sequences: Column) -> bool:
+    """Whether numbers say how long each of some padded sequences is: the rest of each is padding."""
+    numbers, rows = column.values, sequences.values
+    if not isinstance(numbers, Tensor) or not isinstance(rows, Tensor) or rows.dim() != 2:
+        return False
+    if rows.is_floating_point() or len(rows) != len(numbers) or numbers.min() < 1:
+        return False
+    padding = rows[torch.arange(rows.shape[1]) >= numbers.reshape(-1, 1)]
+    return int(numbers.max()) == rows.shape[1] and bool((padding == padding[:1]).all())
 
 
 def _has_equal(column: Column) -> bool:

@@ -7,15 +7,6 @@ from cnnprobe.data.facts import Split, Spotted
 NAMED = 3  # samples in a message
 
 
-def count(number: int, singular: str, plural: str = "") -> str:
-    """A number with its noun.
-
-    >>> count(1, "image"), count(1200, "image")
-    ('1 image', '1,200 images')
-    """
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
 def name_samples(spotted: Sequence[Spotted], total: int | None = None) -> str:
     """The first places, and how many more there are."""
     places = ", ".join(each.place for each in spotted[:NAMED])

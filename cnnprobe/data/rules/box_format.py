@@ -6,8 +6,8 @@ from typing import Any
 from cnnprobe.data.facts import Boxes, Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 LEAST = 0.05  # of the boxes: a single swapped one may be a slip of the pen
 
@@ -46,7 +46,7 @@ def box_format(data: Data) -> Iterator[Finding]:
             if boxes.swapped > LEAST * boxes.count and boxes.form == "xyxy":
                 yield Finding(
                     message=(
-                        f"{boxes.swapped:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} "
+                        f"{boxes.swapped:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} "
                         f"of the {split.name} data have x2 < x1 or y2 < y1, and lie in their "
                         "image as [x, y, width, height]"
                     ),
@@ -56,7 +56,7 @@ def box_format(data: Data) -> Iterator[Finding]:
                 yield Finding(
                     severity=Severity.WARNING,
                     message=(
-                        f"{boxes.relative:,} of {count(boxes.count, 'box', 'boxes')} {boxes.path} "
+                        f"{boxes.relative:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} "
                         f"of the {split.name} data lie in [0, 1], the others in pixels"
                     ),
                     fix="bring all boxes to one scale",

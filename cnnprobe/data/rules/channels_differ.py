@@ -6,8 +6,8 @@ from typing import Any
 from cnnprobe.data.facts import Data, Part
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, made
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 COLOURS = (1, 2, 3, 4)  # channels of an image file: grey, grey + alpha, RGB, RGBA or CMYK
 
@@ -47,7 +47,7 @@ def channels_differ(data: Data) -> Iterator[Finding]:
             if len(channels) > 1 and set(channels) <= set(COLOURS):
                 usual = max(channels, key=lambda c: channels[c])
                 shown = ", ".join(
-                    f"{count(n, 'image')} with {count(c, 'channel')}"
+                    f"{format_counted(n, 'image')} with {format_counted(c, 'channel')}"
                     for c, n in sorted(channels.items(), key=lambda item: -item[1])
                 )
                 yield Finding(

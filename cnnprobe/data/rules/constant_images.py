@@ -6,8 +6,9 @@ from typing import Any
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
-from cnnprobe.data.words import among, count, name_samples
+from cnnprobe.data.words import among, name_samples
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 ALL = 0.5  # share of constant images from which the pictures are lost, and not a few of them blank
 
@@ -56,7 +57,7 @@ def constant_images(data: Data) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.ERROR if share > ALL else severity,
             message=(
-                f"{count(images.constants, 'image')} of {among(split)} "
+                f"{format_counted(images.constants, 'image')} of {among(split)} "
                 f"{'has' if images.constants == 1 else 'have'} a single value: "
                 f"{name_samples(images.constant, images.constants)}"
             ),

@@ -6,8 +6,9 @@ from typing import Any
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
-from cnnprobe.data.words import among, count
+from cnnprobe.data.words import among
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 # of the samples: CIFAR-100's training set has some percent of near duplicates (Barz and Denzler
 # 2020)
@@ -55,7 +56,7 @@ def duplicate_images(data: Data) -> Iterator[Finding]:
         share = found / max(1, split.samples)
         pair = images.duplicates[0]
         twice = (
-            f", {count(images.contradicting, 'of them has', 'of them have')} another label"
+            f", {format_counted(images.contradicting, 'of them has', 'of them have')} another label"
             if images.contradicting
             else ""
         )
@@ -67,7 +68,7 @@ def duplicate_images(data: Data) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.WARNING if known and share > MANY else Severity.INFO,
             message=(
-                f"{count(found, 'image')} of {among(split)} "
+                f"{format_counted(found, 'image')} of {among(split)} "
                 f"{'repeats' if found == 1 else 'repeat'} an earlier one{alike}{twice}: "
                 f"{pair.second.place} is {pair.first.place}"
             ),

@@ -6,8 +6,9 @@ from typing import Any
 from cnnprobe.data.facts import Boxes, Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
-from cnnprobe.data.words import count, name_samples
+from cnnprobe.data.words import name_samples
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 FEW = 0.5  # of the boxes: where more are swapped, they are written in another form (box-format)
 
@@ -52,7 +53,7 @@ def impossible_boxes(data: Data) -> Iterator[Finding]:
             if said and boxes.form != "relative":
                 yield Finding(
                     message=(
-                        f"of {count(boxes.count, 'box', 'boxes')} {boxes.path} of the "
+                        f"of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} of the "
                         f"{split.name} data: {', '.join(said)}: {name_samples(boxes.spotted)}"
                     ),
                     fix="v2.ClampBoundingBoxes(), then v2.SanitizeBoundingBoxes()",

@@ -6,8 +6,8 @@ from typing import Any
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 SAMPLES = 20  # of each class on average, from which on a missing one is believed
 
@@ -54,7 +54,7 @@ def label_holes(data: Data) -> Iterator[Finding]:
         yield Finding(
             severity=None if len(missing) >= len(used) and not names else Severity.INFO,
             message=(
-                f"{count(len(used), 'class', 'classes')} with labels up to {max(used)}: no sample "
+                f"{format_counted(len(used), 'class', 'classes')} with labels up to {max(used)}: no sample "
                 f"has {shown}{' and others' if len(missing) > 5 else ''}"
             ),
             fix="number the classes from 0 to k - 1",

@@ -6,8 +6,8 @@ from typing import Any
 from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import classifier, images, labels, loader
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 MARKS = (-100, -1, 255)  # what labels are called that are left out
 
@@ -61,7 +61,7 @@ def label_out_of_range(data: Data) -> Iterator[Finding]:
             shown = ", ".join(str(label) for label, _ in wrong[:5])
             yield Finding(
                 message=(
-                    f"{count(total, 'label')} of the {split.name} data "
+                    f"{format_counted(total, 'label')} of the {split.name} data "
                     f"{'is' if total == 1 else 'are'} outside of 0 to {limit - 1}, {whose}: "
                     f"{shown}"
                 ),

@@ -6,8 +6,9 @@ from typing import Any
 from cnnprobe.data.facts import Data, Masks
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
-from cnnprobe.data.words import count, name_samples
+from cnnprobe.data.words import name_samples
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 
 def _cropped(size: int) -> Mapping[str, Any]:
@@ -43,7 +44,7 @@ def mask_sizes(data: Data) -> Iterator[Finding]:
                 continue
             yield Finding(
                 message=(
-                    f"{count(masks.unequal, 'mask')} {masks.path} of the {split.name} data "
+                    f"{format_counted(masks.unequal, 'mask')} {masks.path} of the {split.name} data "
                     f"{'has' if masks.unequal == 1 else 'have'} another size than the image: "
                     f"{name_samples(masks.spotted, masks.unequal)}"
                 ),

@@ -6,8 +6,8 @@ from typing import Any
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, made
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 
 def _folders(names: list[str]) -> Mapping[str, Any]:
@@ -49,7 +49,7 @@ def moved_classes(data: Data) -> Iterator[Finding]:
         yield Finding(
             message=(
                 f"label {label} is {ours!r} in the training and {theirs!r} in the validation; so "
-                f"{'is' if len(data.moved) == 1 else 'are'} {count(len(data.moved), 'label')} in "
+                f"{'is' if len(data.moved) == 1 else 'are'} {format_counted(len(data.moved), 'label')} in "
                 "all"
             ),
             fix="give both data sets the same class folders, or the same class_to_idx",

@@ -6,8 +6,9 @@ from typing import Any
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
-from cnnprobe.data.words import count, name_samples
+from cnnprobe.data.words import name_samples
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 
 def _with(value: float) -> Mapping[str, Any]:
@@ -53,7 +54,7 @@ def nonfinite_values(data: Data) -> Iterator[Finding]:
                 severity=None if part.role == "image" else Severity.WARNING,
                 message=(
                     f"{part.path or 'the images'} of the {split.name} data hold "
-                    f"{count(numbers.nan, 'NaN', 'NaN')} and {count(numbers.inf, 'Inf', 'Inf')} "
+                    f"{format_counted(numbers.nan, 'NaN', 'NaN')} and {format_counted(numbers.inf, 'Inf', 'Inf')} "
                     f"among {numbers.count:,} values{where}"
                 ),
                 fix="remove these samples, or mend what makes the values",

@@ -6,16 +6,22 @@ from typing import Any
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import dataset, images, labels, seed
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 # Of the validation, exact copies: CIFAR-10's test set has about 0.3% and is used all the same; with
 # near duplicates 3.3% (Barz and Denzler 2020).
 SHARE = {"index": 0.0, "file": 0.01, "content": 0.05}
 _HOW = {
-    "index": "are the same samples of one data set",
-    "file": "are files with the same content as a training file",
-    "content": "show an image that was read of the training data too",
+    "index": ("is a sample of the training data too", "are samples of the training data too"),
+    "file": (
+        "is a file with the same content as a training file",
+        "are files with the same content as a training file",
+    ),
+    "content": (
+        "shows an image that was read of the training data too",
+        "show an image that was read of the training data too",
+    ),
 }
 
 
@@ -74,8 +80,8 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.INFO if few else None,
             message=(
-                f"{leak.count:,} of {count(leak.among, 'validation sample')} "
-                f"{_HOW[leak.by]}{estimate}{first}"
+                f"{leak.count:,} of {format_counted(leak.among, 'validation sample')} "
+                f"{_HOW[leak.by][leak.count > 1]}{estimate}{first}"
             ),
             fix="split the data once, by index, and give each part to one loader",
         )

@@ -6,8 +6,8 @@ from typing import Any
 from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
-from cnnprobe.data.words import count
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.document.render.units import format_counted
 
 EXPECTED = 7.0  # samples of a class that should have been read: none by chance once in e**7
 
@@ -63,7 +63,7 @@ def unseen_classes(data: Data) -> Iterator[Finding]:
         )
         yield Finding(
             message=(
-                f"{count(len(unseen), 'class', 'classes')} of the validation, with "
+                f"{format_counted(len(unseen), 'class', 'classes')} of the validation, with "
                 f"{sum(n for _, n in unseen):,} of {total:,} samples, "
                 f"{'is' if len(unseen) == 1 else 'are'} not in the training: {shown}"
             ),

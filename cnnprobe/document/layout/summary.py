@@ -30,7 +30,7 @@ def introduce(trace: Trace) -> str:
     """What was run, where, on what."""
     root = next((call for call in trace.calls if call.fqn == ""), None)
     training = next((module.training for module in trace.modules if module.fqn == ""), None)
-    how = ["shapes only (meta device)" if trace.mode == "meta" else f"on {trace.device}"]
+    how = ["on shapes only (meta device)" if trace.mode == "meta" else f"on {trace.device}"]
     if training is not None:
         how.append("train mode" if training else "eval mode")
     if trace.torch:
