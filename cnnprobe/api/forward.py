@@ -1,0 +1,180 @@
+"""The verbs of one forward pass, and the report that is kept of it."""
+
+import weakref
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
+from cnnprobe.errors import UnknownNameError
+from cnnprobe.graph import Graph
+from cnnprobe.recorder import Observation, Recording, observe
+from cnnprobe.recorder.autograd import made_by, walk
+from cnnprobe.recorder.inventory import check_model
+from cnnprobe.recorder.shapes import observe_shapes
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.trace import Trace
+from cnnprobe.report import Report
+
+_last: "weakref.WeakKeyDictionary[nn.Module, Report]" = weakref.WeakKeyDictionary()
+_recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any) -> Report:
+    """One forward pass of `model(*args, **kwargs)`, neutrally observed.
+
+    The model is afterwards bit for bit as it was: parameters, buffers, flags, gradients,
+    attributes, hooks, random generators. It runs in the mode it is in (train or eval) and under the
+    caller's grad mode. When the forward raises, the report says why instead of raising (`report.ok`
+    is False, `report.explanation` names the module to blame, the cause, and repairs that were tried
+    on a shadow of the model, `report.error` is the exception); an interrupt goes on to the caller.
+
+    Args:
+        model: any nn.Module, also lazy, compiled or on the meta device.
+        *args: the forward's positional arguments.
+        shapes_only: compute nothing and read no weight; shapes, parameters and multiply-accumulates
+            are the same, values are missing. An operation that needs values is given zeros, and
+            named in a note.
+        **kwargs: the forward's keyword arguments.
+
+    Raises:
+        TargetError: `model` is not an nn.Module, or with `shapes_only` a part of it is scripted or
+            sharded.
+
+    >>> import torch
+    >>> report = probe(torch.nn.Linear(4, 2), torch.ones(3, 4))
+    >>> report.ok, report.trace[""].outputs[0].shape, report.trace[""].macs
+    (True, (3, 2), 24)
+    """
+    try:
+        look = observe_shapes if shapes_only else observe
+        observation = look(model, args, kwargs)
+    except BaseException as interrupt:
+        seen = getattr(interrupt, "observation", None)
+        if isinstance(seen, Observation):
+            keep_report(model, Report(trace=seen.trace, error=interrupt))
+        raise
+    explanation = None
+    if observation.error is not None:
+        explanation = explain(
+            Crash(
+                error=observation.error,
+                model=model,
+                trace=observation.trace,
+                args=args,
+                kwargs=kwargs,
+            )
+        )
+    report = Report(
+        trace=observation.trace,
+        explanation=explanation,
+        output=observation.output,
+        error=observation.error,
+    )
+    keep_report(model, report)
+    return report
+
+
+class ExplainedRecording(Recording):
+    """A recording that explains the exception which leaves its block: as notes on it (PEP 678), and
+    as `explanation`.
+    """
+
+    def __init__(self, model: nn.Module, *, statistics: bool = True) -> None:
+        super().__init__(model, statistics=statistics)
+        self._explained = model
+        self.explanation: Explanation | None = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        args, kwargs = self.given
+        super().__exit__(kind, error, trace)
+        if error is not None and self.traces:
+            keep_report(self._explained, Report(trace=self.traces[-1], error=error))
+        if not isinstance(error, Exception):
+            return
+        latest = self.traces[-1] if self.traces else NOTHING_SEEN
+        self.explanation = explain(
+            Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs)
+        )
+        if self.traces:
+            report = Report(trace=self.traces[-1], explanation=self.explanation, error=error)
+            keep_report(self._explained, report)
+        if self.explanation is not None and self.explanation.diagnosis != "unknown":
+            add_note(error, self.explanation)
+
+
+def record(model: nn.Module, *, statistics: bool = True) -> ExplainedRecording:
+    """A context manager around the user's own forward (and backward) passes: no extra pass, the
+    same numbers.
+
+    An exception keeps its type, message and traceback, and gains the explanation as notes;
+    explaining it runs shadows of the model.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
+    >>> with record(model) as recording:
+    ...     loss = model(torch.ones(3, 4)).sum()
+    >>> [call.kind for call in recording.trace.calls]
+    ['Sequential', 'Linear', 'ReLU']
+    """
+    recording = ExplainedRecording(model, statistics=statistics)
+    _recordings[model] = weakref.ref(recording)
+    return recording
+
+
+def autograd_graph(
+    output: Any, model: nn.Module | None = None, *, trace: Trace | None = None, saved: bool = True
+) -> Graph:
+    """The dynamic graph that autograd has built behind a tensor or a nested output: what made what,
+    and what it keeps.
+
+    It is exact, it is walked without recursion, and it keeps no tensor alive. If the forward pass
+    was recorded, every node is named by the module call that made it and the user's line; else
+    modules are told by the parameters they own.
+
+    Args:
+        output: a tensor (a loss, say), or any nest of tensors.
+        model: names the parameters; the forward pass of a `record(model)` that you still hold is
+            found by itself.
+        trace: the recorded forward pass that made the output, if it shall not be looked for.
+        saved: tell what is kept for backward; False is faster.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(4, 2)
+    >>> with record(model) as recording:
+    ...     loss = model(torch.ones(3, 4)).sum()
+    >>> graph = autograd_graph(loss, model)
+    >>> [(node.name, node.module) for node in graph.nodes if node.kind == "operation"]
+    [('TBackward0', ''), ('AddmmBackward0', ''), ('SumBackward0', None)]
+    """
+    if model is not None:
+        check_model(model, "the model that names the parameters")
+    if trace is None and model is not None and model in _recordings:
+        recording = _recordings[model]()
+        trace = made_by(recording.traces, output) if recording is not None else None
+    return walk(output, model=model, trace=trace, saved=saved)
+
+
+def keep_report(model: nn.Module, report: Report) -> None:
+    """Make `report` the one that `last_report(model)` gives."""
+    _last[model] = report
+
+
+def last_report(model: nn.Module) -> Report:
+    """The report of the model's latest probed call; also what an interrupted one had seen."""
+    report = _last.get(model)
+    if report is None:
+        raise UnknownNameError(
+            "no report of this model",
+            where=f"last_report({type(model).__name__})",
+            fix="call cnnprobe.probe(model, ...), or decorate it with @cnnprobe.probed",
+        )
+    return report

@@ -1,0 +1,246 @@
+"""The verb of a model that does not learn, and the rules that it runs."""
+
+import os
+import pathlib
+import sys
+import time
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.api.forward import keep_report
+from cnnprobe.crash import NOTHING_SEEN, Crash, failure_and_explanation
+from cnnprobe.crash.cause import Cause, load_causes
+from cnnprobe.data import DataRule, all_data_rules, join_findings, load_data_rules
+from cnnprobe.data.expected import read_expected
+from cnnprobe.data.feeding import feed, is_loader, wrap_dataset
+from cnnprobe.data.inspecting import Inspection, judge, read
+from cnnprobe.data.source import Limits
+from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.recorder.inventory import check_model
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.trace import Trace
+from cnnprobe.remedies import try_remedies
+from cnnprobe.report import Report
+from cnnprobe.rulebook import all_rules, load_rules
+from cnnprobe.training import Raised, Request, observe_training
+
+
+def diagnose(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    *,
+    loss_fn: Callable[..., Any] | None = None,
+    optimizer: Any = None,
+    train_step: Callable[..., Any] | None = None,
+    scheduler: Any = None,
+    steps: int = 6,
+    validation: Any = None,
+    trials: int = 60,
+    rules: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]] = (),
+    ignore: Mapping[str, str] | None = None,
+) -> Report:
+    """Why the model does not learn: findings of the rules, the root cause first; none where nothing
+    is wrong.
+
+    Without a loss the forward pass alone is judged; with one, its gradients too; with an optimizer
+    or a train_step, `steps` steps on this one batch. What raises is explained as `probe` does
+    (`report.explanation`), and is the first finding. Afterwards model, optimizer, scheduler,
+    gradients, random generators and the variables of the train_step are as before.
+
+    Args:
+        model: the model, in the mode in which it is to be judged.
+        inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its
+            keyword arguments. A list that is one argument, as detectors take their images, goes
+            into a tuple: `(images,)`. Or the training data: a DataLoader, a Dataset, an iterable of
+            batches that is no list; then its data is judged too, as `inspect_data` does, and its
+            first batch goes into the model and the loss.
+        targets: what `loss_fn` takes as its second argument.
+        loss_fn: called as `loss_fn(output, targets)`, or `loss_fn(output)` without targets.
+        optimizer: as the loop uses it.
+        train_step: one step of the user's own loop; gets what its parameters are named after
+            (model, inputs or x, targets or y, batch, optimizer, loss_fn or criterion, scheduler),
+            else (inputs, targets) for two parameters, (model, inputs, targets) for three.
+        scheduler: of the learning rate.
+        steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit
+            are judged from 50 on.
+        validation: the validation data, in the same forms, where the training data is given.
+        trials: forward and backward passes of the batch in which the fixes of the findings are
+            tried (`finding.tried`); 0 tries none. They take at most five times as long as the
+            diagnosis, or ten seconds.
+        rules: further rules and causes of crashes, or files that hold them.
+        ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed;
+            as `@cnnprobe.ignore` does for a class.
+
+    Raises:
+        TargetError: `model` is not an nn.Module, or is lazy.
+        UsageError: a suppression has no reason.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(dim=1))
+    >>> report = diagnose(net, torch.randn(8, 4), torch.arange(8) % 3, loss_fn=nn.CrossEntropyLoss())
+    >>> [(finding.rule, finding.module) for finding in report.findings]
+    [('softmax-before-ce', '3')]
+    """
+    inspection: Inspection | None = None
+    said: tuple[str, ...] = ()
+    if is_loader(inputs):
+        inspection, inputs, targets, said = _read_loaders(
+            model, inputs, targets, loss_fn, validation
+        )
+    elif validation is not None:
+        raise UsageError(
+            "validation data is compared with training data, and a batch was given",
+            where="diagnose(validation=...)",
+            fix="give the training loader in place of the batch",
+        )
+    roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}  # fmt: skip
+    known = _load_rules(rules)
+    crashes = _Crashes(known.causes)
+    given = Request(
+        model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
+        steps=steps, names=_names_of(roles, sys._getframe(1)), when_raised=lambda raised: crashes.explain(raised, given),
+    )  # fmt: skip
+    begun = time.monotonic()
+    evidence, error = observe_training(given)
+    suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
+    outcome = run_rules(evidence, known.training, ignore=suppressed)
+    tried = try_remedies(
+        given,
+        evidence,
+        outcome.findings,
+        known.training,
+        budget=trials if error is None else 0,
+        seconds=time.monotonic() - begun,
+    )
+    data, findings = None, tried.findings
+    if inspection is not None:
+        expected = read_expected(model, loss_fn, inspection.inputs, inspection.batch_size)
+        data = judge(inspection, expected, rules=known.data, ignore=suppressed)
+        findings = join_findings(data.findings, tried.findings, (*known.data, *known.training))
+    trace, explanation = crashes.choose(evidence) if error is not None else (evidence.trace, None)
+    crashed, accepted = split_ignored(
+        [to_finding(trace.failure, explanation)] if trace.failure is not None else [], suppressed
+    )
+    ignored = (
+        f"{finding.rule} in {finding.module!r} is ignored: {reason}"
+        for finding, reason in (*accepted, *outcome.suppressed)
+    )
+    of_data = data.notes if data is not None else ()
+    report = Report(
+        trace=replace(trace, notes=(*trace.notes, *said, *outcome.notes, *of_data, *ignored)),
+        findings=(*crashed, *findings),
+        together=tried.together,
+        explanation=explanation,
+        error=error,
+        data=data,
+    )
+    keep_report(model, report)
+    return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """All that judges: the rules of training, those of the data, the user's causes of crashes."""
+
+    training: tuple[Rule, ...]
+    data: tuple[DataRule, ...]
+    causes: tuple[Cause, ...]
+
+
+def _load_rules(given: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]]) -> _Known:
+    """Our own rules, and those that the user gave, as objects or as files."""
+    own = list(given)
+    files = [pathlib.Path(each) for each in own if not isinstance(each, Rule | DataRule | Cause)]
+    return _Known(
+        training=(*load_rules(files), *(each for each in own if isinstance(each, Rule))),
+        data=(*load_data_rules(files), *(each for each in own if isinstance(each, DataRule))),
+        causes=(*load_causes(files), *(each for each in own if isinstance(each, Cause))),
+    )
+
+
+class _Crashes:
+    """What raised while the steps were observed, each explained while its frames are alive."""
+
+    def __init__(self, causes: tuple[Cause, ...]) -> None:
+        self._causes = causes
+        self._seen: list[tuple[Trace | None, Explanation | None]] = []
+
+    def explain(self, raised: Raised, given: Request) -> None:
+        """Keep the explanation, and the trace with the failure that it tells."""
+        crash = Crash(
+            error=raised.error, model=given.model, trace=raised.trace or NOTHING_SEEN, args=raised.args,
+            kwargs=raised.kwargs, output=raised.output, loss_fn=given.loss_fn, targets=given.targets,
+            optimizer=given.optimizer, causes=self._causes,
+        )  # fmt: skip
+        failure, explanation = failure_and_explanation(crash)
+        trace = raised.trace
+        if failure is not None and trace is not None:
+            trace = replace(trace, failure=failure)
+        self._seen.append((trace, explanation))
+
+    def choose(self, evidence: Evidence) -> tuple[Trace, Explanation | None]:
+        """The trace that shows the failure, and why it failed."""
+        seen, explanation = self._seen[0] if self._seen else (None, None)
+        if seen is not None and seen.failure is not None:
+            return seen, explanation
+        failed = (step.trace for step in evidence.steps if step.trace.failure is not None)
+        return next(failed, evidence.trace), explanation
+
+
+def _read_loaders(
+    model: nn.Module, loader: Any, targets: Any, loss_fn: Any, validation: Any
+) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
+    """What was read of the loaders, what of the first batch goes into the model and the loss, and
+    how that was found.
+    """
+    check_model(model, "the model that is diagnosed")
+    if targets is not None:
+        raise UsageError(
+            "targets are given beside a loader, which has its own",
+            where="diagnose(model, loader, targets)",
+            fix="diagnose(model, loader, loss_fn=...); the validation data goes to validation=",
+        )
+    inspection = read(wrap_dataset(loader), validation, limits=Limits())
+    if inspection.first is None:
+        failed = inspection.data.training.failed
+        raise TargetError(
+            f"the loader gives no batch: {failed.kind}: {failed.message}"
+            if failed
+            else "the loader gives no batch",
+            where="diagnose(model, loader)",
+            fix="cnnprobe.inspect_data(loader) says which samples are at fault",
+        )
+    found = feed(inspection.first, model, loss_fn)
+    return inspection, found.inputs, found.targets, (found.said,)
+
+
+def _names_of(roles: Mapping[str, Any], frame: types.FrameType) -> dict[str, str]:
+    """The names under which the caller knows the values, by role."""
+    found = {role: _find_name(frame, value) for role, value in roles.items() if value is not None}
+    return {role: name for role, name in found.items() if name}
+
+
+def _find_name(frame: types.FrameType, value: Any) -> str | None:
+    for scope in (frame.f_locals, frame.f_globals):
+        for name, held in scope.items():
+            if held is value and not name.startswith("_"):
+                return name
+    return None
+
+
+def rules() -> tuple[Rule | DataRule, ...]:
+    """Every rule that `diagnose` and `inspect_data` run, by code: `name`, `code`, `severity`,
+    `sentence`, `page`.
+
+    >>> rules()[0].name
+    'dead-relu'
+    """
+    return (*all_rules(), *all_data_rules())
