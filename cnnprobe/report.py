@@ -15,7 +15,7 @@ from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.history import History
 from cnnprobe.records.totals import add_up
@@ -157,7 +157,7 @@ def load(path: str | os.PathLike[str]) -> Report:
 
         trace, history, findings = read_journal(path)
         return Report(
-            trace=trace, findings=schema.read_plain(tuple[Finding, ...], findings), history=history
+            trace=trace, findings=reading.read_plain(tuple[Finding, ...], findings), history=history
         )
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -216,7 +216,7 @@ def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
             what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it"
         )
     return {
-        name: schema.read_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data
+        name: reading.read_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data
     }
 
 

@@ -16,7 +16,7 @@ import cnnprobe
 from cnnprobe import compare
 from cnnprobe.comparison import Tolerance, numbers, passes
 from cnnprobe.errors import TargetError, UnknownNameError
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from cnnprobe.records.differences import Outcome
 from cnnprobe.testing import assert_equivalent
 from tests.support.compared import noise, state_of
@@ -103,7 +103,7 @@ def test_json_holds_all_of_it_and_reads_back():
     found = compare(CNNModelAsWritten(), SimpleCNN(), pictures())
     data = json.loads(found.to("json"))
     assert data["levels"]["parameters"] is True and data["equivalent"] is False
-    assert found.outcome == schema.read_plain(Outcome, schema.to_plain(found.outcome))
+    assert found.outcome == reading.read_plain(Outcome, schema.to_plain(found.outcome))
 
 
 @pytest.mark.slow

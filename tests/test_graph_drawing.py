@@ -16,7 +16,7 @@ from cnnprobe.document.render import engines
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.graph import Call, Edge, Graph, Node, build_module_graph
 from cnnprobe.graph.placement import place_boxes
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from tests.support.graphs import Net, image, recorded
 
 
@@ -117,7 +117,7 @@ def test_json_comes_back_as_the_same_graph_and_is_strict():
         "parameter",
         "saved_bytes",
     } <= set(json.loads(text)["nodes"][0])
-    assert graph == schema.read_plain(Graph, schema.parse(text, expected="Graph", where="text"))
+    assert graph == reading.read_plain(Graph, schema.parse(text, expected="Graph", where="text"))
 
 
 def test_report_with_a_graph_is_saved_and_loaded(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnnprobe.errors import ProbeError
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from cnnprobe.records.trace import (
     Failure,
     Histogram,
@@ -111,7 +111,7 @@ every_trace = st.builds(
 @given(every_trace)
 def test_any_trace_is_read_back_from_strict_json_as_it_was(trace):
     text = json.dumps(schema.to_plain(trace), allow_nan=False)
-    assert trace == schema.read_plain(Trace, json.loads(text))
+    assert trace == reading.read_plain(Trace, json.loads(text))
 
 
 class Level(enum.Enum):
@@ -140,7 +140,7 @@ class Drawing:
 
 
 def round_trip(value):
-    return schema.read_plain(
+    return reading.read_plain(
         type(value), json.loads(json.dumps(schema.to_plain(value), allow_nan=False))
     )
 
@@ -260,7 +260,7 @@ def test_data_that_does_not_fit_is_named_with_its_place(change, what, where):
     data = schema.to_plain(traces.tiny())
     change(data)
     with pytest.raises(ProbeError) as caught:
-        schema.read_plain(Trace, data)
+        reading.read_plain(Trace, data)
     assert (True, where, True) == (
         caught.value.what.startswith(what),
         caught.value.where,
@@ -271,9 +271,9 @@ def test_data_that_does_not_fit_is_named_with_its_place(change, what, where):
 def test_an_object_without_a_known_type_in_a_union_is_refused():
     for tag in ("Square", ["Disc"], None):
         with pytest.raises(ProbeError, match="one of Circle, Disc"):
-            schema.read_plain(Drawing, {"parts": [{"type": tag, "radius": 1.0}]})
+            reading.read_plain(Drawing, {"parts": [{"type": tag, "radius": 1.0}]})
 
 
 def test_an_integer_too_large_for_a_float_is_refused():
     with pytest.raises(ProbeError, match="expected a float"):
-        schema.read_plain(Circle, {"radius": 10**400})
+        reading.read_plain(Circle, {"radius": 10**400})

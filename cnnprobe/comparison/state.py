@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.comparison.numbers import Tolerance
-from cnnprobe.comparison.passes import Subject, copy_inputs, find_difference, set_mode
+from cnnprobe.comparison.passes import Subject, copy_inputs, set_mode
+from cnnprobe.comparison.witnesses import find_difference
 from cnnprobe.recorder import Recording, preserved
 from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import preserved_generators

@@ -15,7 +15,7 @@ from cnnprobe.data.sheets import Sheet
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.render import map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from cnnprobe.report import write_file
 
 _PARTS: dict[str, Any] = {
@@ -132,5 +132,5 @@ def load_data_report(path: str | os.PathLike[str]) -> DataReport:
             f"the report cannot be read: {error}", where=str(path), fix="check the path"
         ) from error
     found = schema.parse(text, expected=DataReport.__name__, where=str(path))
-    parts = {name: schema.read_plain(kind, found[name]) for name, kind in _PARTS.items()}
+    parts = {name: reading.read_plain(kind, found[name]) for name, kind in _PARTS.items()}
     return DataReport(**parts)

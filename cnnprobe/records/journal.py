@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnprobe.errors import ProbeError
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from cnnprobe.records.history import (
     STATISTICS,
     Curve,
@@ -324,17 +324,17 @@ class _Reading:
     def take(self, said: Mapping[str, Any]) -> None:
         ledger = self.ledger
         if "slots" in said:
-            ledger.slots += schema.read_plain(tuple[Slot, ...], said["slots"])
+            ledger.slots += reading.read_plain(tuple[Slot, ...], said["slots"])
         if "step" in said:
             self._step(said)
         if "trace" in said:
-            self.trace = schema.read_plain(Trace, said["trace"])
+            self.trace = reading.read_plain(Trace, said["trace"])
         if "nonfinite" in said:
-            ledger.nonfinite = schema.read_plain(NonFinite | None, said["nonfinite"])
+            ledger.nonfinite = reading.read_plain(NonFinite | None, said["nonfinite"])
         if "dead" in said:
-            ledger.dead = schema.read_plain(tuple[DeadChannels, ...], said["dead"])
+            ledger.dead = reading.read_plain(tuple[DeadChannels, ...], said["dead"])
         if "kept" in said:
-            ledger.kept = schema.read_plain(tuple[LivingGraph, ...], said["kept"])
+            ledger.kept = reading.read_plain(tuple[LivingGraph, ...], said["kept"])
         if "note" in said:
             ledger.notes[str(said["note"])] = None
         self.findings = said.get("findings", self.findings)
@@ -345,14 +345,14 @@ class _Reading:
         step = int(said["step"])
         self.ledger.total = max(self.ledger.total, step + 1)
         for name, value in said["curves"].items():
-            self.ledger.put(name, step, schema.read_plain(float, value))
+            self.ledger.put(name, step, reading.read_plain(float, value))
         if "rows" in said:
             slots = [int(slot) for slot, *_ in said["rows"]]
             rows = np.array(
                 [[_read_number(v) for v in numbers] for _, *numbers in said["rows"]]
             ).reshape(-1, len(COLUMNS))
             spreads = {
-                int(k): schema.read_plain(Histogram, h) for k, h in said.get("histograms", ())
+                int(k): reading.read_plain(Histogram, h) for k, h in said.get("histograms", ())
             }
             self.ledger.add(step, slots, rows, spreads)
 
@@ -365,4 +365,4 @@ class _Reading:
 
 
 def _read_number(value: Any) -> float:
-    return math.nan if value is None else float(schema.read_plain(float, value))
+    return math.nan if value is None else float(reading.read_plain(float, value))

@@ -10,19 +10,20 @@ from cnnprobe.testing.architecture import (
     assert_shapes,
 )
 from cnnprobe.testing.behaviour import (
+    assert_finite,
+    assert_gradients_reach,
+    assert_overfits_batch,
+    assert_parameters_change,
+)
+from cnnprobe.testing.equivalence import assert_equivalent
+from cnnprobe.testing.graphs import assert_no_graph_leak, assert_same_graph
+from cnnprobe.testing.health import assert_healthy
+from cnnprobe.testing.listing import architecture_text
+from cnnprobe.testing.repeatability import (
     assert_batch_independent,
     assert_deterministic,
     assert_eval_is_stable,
-    assert_finite,
-    assert_gradients_reach,
-    assert_no_graph_leak,
-    assert_overfits_batch,
-    assert_parameters_change,
-    assert_same_graph,
 )
-from cnnprobe.testing.equivalence import assert_equivalent
-from cnnprobe.testing.health import assert_healthy
-from cnnprobe.testing.listing import architecture_text
 
 __all__ = [
     "architecture_text",

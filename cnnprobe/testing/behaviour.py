@@ -4,8 +4,6 @@ leaves it as it was.
 
 import contextlib
 import copy
-import gc
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,7 +50,7 @@ def assert_finite(
     __tracebackhide__ = True
     seen = observe_model(model, inputs, statistics=True)
     trace, outputs = seen.trace, [t for _, t in leaves(seen.output) if isinstance(t, Tensor)]
-    _check_values(model, outputs, "output")
+    check_values(model, outputs, "output")
     odd = [
         i
         for i, call in enumerate(trace.calls)
@@ -171,20 +169,20 @@ def _compute_gradients(
     __tracebackhide__ = True
     args, kwargs = split_arguments(inputs)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with _keep_model(model, args, kwargs) as (args, kwargs), torch.enable_grad():
+    with keep_model(model, args, kwargs) as (args, kwargs), torch.enable_grad():
         for parameter in parameters.values():
             parameter.grad = None
         loss = _compute_loss(model(*args, **kwargs), targets, loss_fn)
         if not loss.requires_grad:
             yield dict.fromkeys(parameters)
             return
-        _check_values(model, [loss], "loss")
+        check_values(model, [loss], "loss")
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         yield dict(zip(parameters, found, strict=True))
 
 
 @contextlib.contextmanager
-def _keep_model(
+def keep_model(
     model: nn.Module, args: tuple[Any, ...], kwargs: Any
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Copies of the arguments to run on; model and generators are as before afterwards, whatever
@@ -215,7 +213,7 @@ def _check_shapes(model: nn.Module) -> None:
         )
 
 
-def _check_values(model: nn.Module, tensors: Sequence[Tensor], what: str) -> None:
+def check_values(model: nn.Module, tensors: Sequence[Tensor], what: str) -> None:
     """Refuse what came out on meta, where there is nothing to compare."""
     if not all(map(has_values, tensors)):
         raise TargetError(
@@ -258,10 +256,10 @@ def assert_parameters_change(
     before = {name: p.detach().clone() for name, p in parameters.items() if has_values(p)}
     state = copy.deepcopy(optimizer.state_dict())
     try:
-        with _keep_model(model, args, kwargs) as (args, kwargs), torch.enable_grad():
+        with keep_model(model, args, kwargs) as (args, kwargs), torch.enable_grad():
             optimizer.zero_grad()
             loss = _compute_loss(model(*args, **kwargs), targets, loss_fn)
-            _check_values(model, [loss], "loss")
+            check_values(model, [loss], "loss")
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             same = [
@@ -289,166 +287,6 @@ def assert_parameters_change(
             where=class_of(model).__name__,
             fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
         )
-
-
-def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
-    """Fail if one sample of the batch has an influence on the output of another, in eval mode.
-
-    The first axis of every tensor in `inputs` is the batch. Each of up to four samples is replaced
-    in turn by other numbers.
-    """
-    __tracebackhide__ = True
-    args, kwargs = split_arguments(inputs)
-    batch = next(
-        (t.shape[0] for _, t in leaves((args, dict(kwargs))) if isinstance(t, Tensor) and t.dim()),
-        0,
-    )
-    if batch < 2:
-        fail(
-            f"a batch of {batch} cannot show whether samples are independent",
-            where="inputs",
-            fix="give at least two samples",
-        )
-    with _run_in_eval(model, args, kwargs):
-        expected = _find_first_tensor(model(*args, **kwargs))
-        _check_values(model, [expected], "output")
-        if expected.dim() == 0 or expected.shape[0] != batch:
-            fail(
-                f"the output has shape {tuple(expected.shape)}, without a batch dim of {batch}",
-                where=class_of(model).__name__,
-                fix="keep the batch dim: no squeeze(), view(-1) or mean over dim 0",
-            )
-        for sample in range(min(batch, 4)):
-            changed = torch.utils._pytree.tree_map(
-                lambda t, k=sample: _replace_sample(t, k, batch), (args, dict(kwargs))
-            )
-            actual = _find_first_tensor(model(*changed[0], **changed[1]))
-            others = [i for i in range(batch) if i != sample]
-            moved = [
-                i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)
-            ]
-            if moved:
-                apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
-                fail(
-                    (
-                        f"changing sample {sample} changes the output of sample {moved[0]} by up "
-                        "to "
-                        f"{apart:.3g}"
-                    ),
-                    details=[
-                        f"{len(moved)} of {format_counted(len(others), 'other sample')} moved"
-                    ],
-                    where=class_of(model).__name__,
-                    fix=(
-                        "look for a view or reshape that mixes the batch dim, softmax or a mean "
-                        "over dim 0, or statistics of the batch in eval"
-                    ),
-                )
-
-
-def _replace_sample(value: Any, sample: int, batch: int) -> Any:
-    if not isinstance(value, Tensor) or not value.dim() or value.shape[0] != batch:
-        return value
-    other = value.clone()
-    other[sample] = (
-        other[(sample + 1) % batch].flip(-1)
-        if not value.dtype.is_floating_point
-        else torch.randn_like(other[sample]) * 3 + 1
-    )
-    return other
-
-
-@contextlib.contextmanager
-def _run_in_eval(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Iterator[None]:
-    with _keep_model(model, args, kwargs), torch.no_grad():
-        model.eval()
-        yield
-
-
-def _find_first_tensor(output: Any) -> Tensor:
-    __tracebackhide__ = True
-    for _, value in leaves(output):
-        if isinstance(value, Tensor):
-            return value
-    return fail(
-        f"the output is {type(output).__name__}, not a tensor",
-        where="the model",
-        fix="return a tensor, or a container with one",
-    )
-
-
-def assert_deterministic(model: nn.Module, inputs: Inputs) -> None:
-    """Fail unless two forward passes from equal states of model and random generators give
-    bit-equal outputs, in the mode it is in.
-    """
-    __tracebackhide__ = True
-    args, kwargs = split_arguments(inputs)
-    runs = []
-    for _ in range(2):
-        with _keep_model(model, args, kwargs) as (args, kwargs), torch.no_grad():
-            runs.append(
-                [t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
-            )
-    _compare_runs(
-        model,
-        runs,
-        "two runs from the same random state differ",
-        (
-            "look for a random generator that the model owns, or call "
-            "torch.use_deterministic_algorithms(True) to find the operation"
-        ),
-    )
-
-
-def assert_eval_is_stable(model: nn.Module, inputs: Inputs) -> None:
-    """Fail unless in eval mode two forward passes give equal outputs, from different random states,
-    and change no buffer.
-    """
-    __tracebackhide__ = True
-    args, kwargs = split_arguments(inputs)
-    with _run_in_eval(model, args, kwargs):
-        buffers = {name: b.clone() for name, b in model.named_buffers() if has_values(b)}
-        runs = []
-        for seed in range(2):
-            torch.manual_seed(seed)
-            runs.append(
-                [t.clone() for _, t in leaves(model(*args, **kwargs)) if isinstance(t, Tensor)]
-            )
-        found = dict(model.named_buffers())
-        changed = [name for name, b in buffers.items() if not torch.equal(found[name], b)]
-    if changed:
-        fail(
-            (
-                f"{format_counted(len(changed), 'buffer')} "
-                f"{'change' if len(changed) > 1 else 'changes'} in eval mode"
-            ),
-            details=[f"'{name}'" for name in changed],
-            where=class_of(model).__name__,
-            fix="update statistics only while self.training",
-        )
-    _compare_runs(
-        model,
-        runs,
-        "two runs in eval mode differ",
-        "look for F.dropout without training=self.training, or for random numbers in forward",
-    )
-
-
-def _compare_runs(model: nn.Module, runs: Sequence[Sequence[Tensor]], what: str, fix: str) -> None:
-    __tracebackhide__ = True
-    _check_values(model, runs[0], "output")
-    details = []
-    for i, (first, second) in enumerate(zip(*runs, strict=True)):
-        if first.shape != second.shape:
-            details.append(f"output {i}: shapes {tuple(first.shape)} and {tuple(second.shape)}")
-        elif not torch.equal(first.nan_to_num(), second.nan_to_num()):
-            apart = (first.double() - second.double()).abs()
-            details.append(
-                f"output {i}: {int((apart > 0).sum()):,} of {apart.numel():,} values, by up to "
-                f"{float(apart.max()):.3g}"
-            )
-    if details:
-        fail(what, details=details, where=class_of(model).__name__, fix=fix)
 
 
 def assert_overfits_batch(
@@ -484,7 +322,7 @@ def assert_overfits_batch(
         for step in range(steps):
             stepper.zero_grad()
             loss = _compute_loss(twin(*args, **kwargs), targets, loss_fn)
-            _check_values(model, [loss], "loss")
+            check_values(model, [loss], "loss")
             last = float(loss.detach())
             first = last if step == 0 else first
             if last <= to * first:
@@ -501,61 +339,4 @@ def assert_overfits_batch(
             "check that the gradient reaches all layers, the loss fits the output, and the "
             "learning rate"
         ),
-    )
-
-
-def assert_no_graph_leak(step: Callable[[], object], *, times: int = 4) -> None:
-    """Fail if the autograd graph that is alive grows with every call of `step`, as `total += loss`
-    makes it grow.
-
-    Args:
-        step: one training step; it is called `times` times and changes what it changes.
-        times: at least 3.
-    """
-    __tracebackhide__ = True
-    sizes = []
-    for _ in range(max(times, 3)):
-        step()
-        sizes.append(_find_living_nodes())
-    growth = [b - a for a, b in itertools.pairwise(sizes[1:])]
-    if all(n > 0 for n in growth):
-        fail(
-            f"the autograd graph that is kept alive grows by {growth[-1]:,} nodes per step",
-            details=[f"nodes after each step: {', '.join(f'{n:,}' for n in sizes)}"],
-            where="what the step keeps",
-            fix="keep numbers, not tensors: total += loss.item(), outputs.append(y.detach())",
-        )
-
-
-def _find_living_nodes() -> int:
-    """Distinct autograd nodes that any living tensor holds."""
-    gc.collect()
-    stack = [t.grad_fn for t in gc.get_objects() if type(t) is Tensor and t.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        fresh = {n for n, _ in node.next_functions if n is not None} - seen
-        seen |= fresh
-        stack.extend(fresh)
-    return len(seen)
-
-
-def assert_same_graph(model: nn.Module, first: Inputs, second: Inputs) -> None:
-    """Fail unless the model takes the same way for both inputs: the same calls in the same
-    order.
-    """
-    __tracebackhide__ = True
-    traces = [observe_model(model, inputs).trace for inputs in (first, second)]
-    ways = [[(call.fqn, call.kind, call.depth) for call in trace.calls] for trace in traces]
-    if ways[0] == ways[1]:
-        return
-    k = next(
-        (i for i, (a, b) in enumerate(zip(*ways, strict=False)) if a != b), min(map(len, ways))
-    )
-    taken = [describe_place(trace, k) if k < len(trace.calls) else "the end" for trace in traces]
-    fail(
-        f"the two inputs take different paths: {len(ways[0])} calls and {len(ways[1])}",
-        details=[f"first: {taken[0]}", f"second: {taken[1]}"],
-        where=f"call {k} of {traces[0].model}",
-        fix="look for a branch or a loop in forward that depends on values or sizes",
     )

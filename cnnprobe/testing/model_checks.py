@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import UsageError
 from cnnprobe.loading import load_inputs, load_model, parse_arguments
-from cnnprobe.testing import behaviour
+from cnnprobe.testing import behaviour, repeatability
 from cnnprobe.testing.failures import Inputs, observe_model
 from cnnprobe.testing.health import assert_healthy
 
@@ -29,7 +29,7 @@ def _check_batch_independent(model: nn.Module, inputs: Inputs) -> None:
         inputs = torch.utils._pytree.tree_map(
             lambda t: torch.cat([t, t]) if isinstance(t, Tensor) else t, inputs
         )
-    behaviour.assert_batch_independent(model, inputs)
+    repeatability.assert_batch_independent(model, inputs)
 
 
 CHECKS: Mapping[str, Callable[[nn.Module, Inputs], None]] = {
@@ -37,8 +37,8 @@ CHECKS: Mapping[str, Callable[[nn.Module, Inputs], None]] = {
     "finite": behaviour.assert_finite,
     "gradients-reach": behaviour.assert_gradients_reach,
     "batch-independent": _check_batch_independent,
-    "deterministic": behaviour.assert_deterministic,
-    "eval-is-stable": behaviour.assert_eval_is_stable,
+    "deterministic": repeatability.assert_deterministic,
+    "eval-is-stable": repeatability.assert_eval_is_stable,
     "healthy": assert_healthy,
 }
 

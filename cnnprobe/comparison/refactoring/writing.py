@@ -9,20 +9,17 @@ from dataclasses import dataclass, field
 
 from cnnprobe.comparison.refactoring.branches import Item, Parallel, Statement
 from cnnprobe.comparison.refactoring.layers import POSITIONAL, Layer, find_default
+from cnnprobe.comparison.refactoring.naming import (
+    SWITCHES,
+    WIDTH,
+    choose_attribute,
+    choose_class_name,
+    clean,
+    name_classes,
+    write_docstring,
+)
 from cnnprobe.comparison.refactoring.patterns import Piece, Run, split
 from cnnprobe.comparison.refactoring.templates import Template, Term, find_condition, find_joining
-
-_WIDTH = 88
-_SWITCHES = ("downsample", "residual")
-_ATTRIBUTES = {
-    "Conv": "conv",
-    "Linear": "fc",
-    "BatchNorm": "norm",
-    "GroupNorm": "norm",
-    "LayerNorm": "norm",
-    "Dropout": "dropout",
-    "Flatten": "flatten",
-}
 
 
 @dataclass(slots=True)
@@ -51,7 +48,7 @@ def write_source(
 ) -> tuple[str, str]:
     """The source of all classes, and the name of the model's class."""
     used = list(templates.values())
-    _name_classes(used)
+    name_classes(used)
     name = choose_class_name(model)
     classes = [_write_block_class(template, templates) for template in used] + [
         _write_model_class(name, model, pieces, templates)
@@ -62,77 +59,19 @@ def write_source(
         if "torch.cat(" in body or "torch.flatten(" in body or "torch.Tensor" in body
         else ""
     ) + "from torch import nn\n"
-    text = f'"""{_clean(model)} in blocks."""\n\n{imports}\n\n{body}\n'
+    text = f'"""{clean(model)} in blocks."""\n\n{imports}\n\n{body}\n'
     return "\n".join(_break_line(line) for line in text.split("\n")), name
 
 
 def _break_line(line: str) -> str:
     """A call that is too long for its line, one argument a line."""
     match = re.match(r"^( +)([\w. =]+)\((.*)\)(,?)$", line)
-    if len(line) <= _WIDTH or match is None:
+    if len(line) <= WIDTH or match is None:
         return line
     indent, function, arguments, comma = match.groups()
     parts = re.split(r", (?![^()]*\))", arguments)
     inner = "\n".join(f"{indent}    {part}," for part in parts)
     return f"{indent}{function}(\n{inner}\n{indent}){comma}"
-
-
-def choose_class_name(model: str) -> str:
-    """A class name for the refactored model.
-
-    >>> choose_class_name("SimpleCNN")
-    'ModularSimpleCNN'
-    """
-    cleaned = re.sub(r"\W", "", model, flags=re.ASCII) or "Model"
-    return f"Modular{cleaned}"
-
-
-def _clean(text: str) -> str:
-    return re.sub(r"[^\w .,()-]", "", text, flags=re.ASCII)
-
-
-def _name_classes(templates: Sequence[Template]) -> None:
-    taken: set[str] = set()
-    for template in templates:
-        wish = _choose_word(template.pattern)
-        name, k = wish, 2
-        while name in taken:
-            name, k = f"{wish}{k}", k + 1
-        taken.add(name)
-        template.name = name
-
-
-def _choose_word(pattern: Sequence[Item]) -> str:
-    """What the block is."""
-    residual = next((item for item in pattern if isinstance(item, Parallel)), None)
-    if residual is not None:
-        main, shortcut = split(residual)
-        convolutions = [
-            layer for layer in main if isinstance(layer, Layer) and layer.kind.startswith("Conv")
-        ]
-        if shortcut is None:
-            return "BranchedBlock"
-        sizes = [layer.arguments.get("kernel_size") for layer in convolutions]
-        if any(_is_depthwise(layer) for layer in convolutions):
-            return "InvertedResidual"
-        return "Bottleneck" if sizes == [1, 3, 1] else "ResidualBlock"
-    layers = [item for item in pattern if isinstance(item, Layer)]
-    if any(_is_depthwise(layer) for layer in layers):
-        return (
-            "DepthwiseSeparableBlock"
-            if len([x for x in layers if x.kind.startswith("Conv")]) > 1
-            else "DepthwiseBlock"
-        )
-    if any(layer.kind.startswith("ConvTranspose") for layer in layers):
-        return "UpBlock"
-    if any(layer.kind.startswith("Conv") for layer in layers):
-        return "ConvBlock"
-    return "LinearBlock" if any(layer.kind == "Linear" for layer in layers) else "Block"
-
-
-def _is_depthwise(layer: Layer) -> bool:
-    groups = layer.arguments.get("groups", 1)
-    return groups != 1 and groups == layer.arguments.get("in_channels")
 
 
 # -- classes ---------------------------------------------------------------------------------------
@@ -148,7 +87,7 @@ def _write_block_class(template: Template, templates: Mapping[str, Template]) ->
         return "\n".join(
             [
                 f"class {template.name}(nn.Sequential):",
-                _write_docstring(template),
+                write_docstring(template),
                 "",
                 _write_signature(template),
                 *inside,
@@ -164,7 +103,7 @@ def _write_block_class(template: Template, templates: Mapping[str, Template]) ->
     return "\n".join(
         [
             f"class {template.name}(nn.Module):",
-            _write_docstring(template),
+            write_docstring(template),
             "",
             _write_signature(template),
             *init,
@@ -172,29 +111,6 @@ def _write_block_class(template: Template, templates: Mapping[str, Template]) ->
             *forward,
         ]
     )
-
-
-def _write_docstring(template: Template) -> str:
-    return f'    """{_write_sentence(template.pattern)}."""'
-
-
-def _write_sentence(pattern: Sequence[Item]) -> str:
-    parts = []
-    for item in pattern:
-        if isinstance(item, Layer):
-            parts.append(item.kind)
-        elif isinstance(item, Parallel):
-            main, shortcut = split(item)
-            inner = ", ".join(layer.kind for layer in main if isinstance(layer, Layer))
-            parts.append(
-                f"({inner}) beside a shortcut"
-                if shortcut is not None
-                else f"{len(item.branches)} branches"
-            )
-        else:
-            parts.append(item.text.format(x="x"))
-    text = ", ".join(parts)
-    return text if len(text) < _WIDTH - 12 else text[: text.rindex(",", 0, _WIDTH - 16)] + ", ..."
 
 
 def _write_signature(template: Template) -> str:
@@ -208,7 +124,7 @@ def _write_signature(template: Template) -> str:
     for variable in sorted(template.variables, key=lambda v: v.default is not None):
         kind = (
             "bool"
-            if variable.family in _SWITCHES
+            if variable.family in SWITCHES
             else "int"
             if all(isinstance(v, int) for v in variable.values)
             else "int | tuple[int, ...]"
@@ -223,7 +139,7 @@ def _write_signature(template: Template) -> str:
         if seen
         else "    def __init__(self) -> None:"
     )
-    if len(line) <= _WIDTH:
+    if len(line) <= WIDTH:
         return line
     return "\n".join(
         [
@@ -254,7 +170,7 @@ def _write_model_class(
     return "\n".join(
         [
             f"class {name}(nn.Module):",
-            f'    """{_clean(model)} in blocks."""',
+            f'    """{clean(model)} in blocks."""',
             "",
             "    def __init__(self) -> None:",
             *init,
@@ -280,52 +196,35 @@ def _emit(
     """
     group: list[str] = []
     kinds: list[str] = []
-    rest = list(pieces)
     top = body.template is None
     first = True
 
     def close(later: Sequence[Piece]) -> None:
         nonlocal first
         if group:
-            attribute = body.name(
-                wish
-                or _choose_attribute(
-                    kinds, top=top and not wish, first=first, last=not _has_layers(later)
-                )
-            )
+            last = not _has_layers(later)
+            chosen = wish or choose_attribute(kinds, top=top, first=first, last=last)
+            attribute = body.name(chosen)
             body.attributes.append(_write_assignment(attribute, group))
             body.statements.append(f"        {value} = self.{attribute}({value})")
             group.clear()
             kinds.clear()
             first = False
 
-    for k, piece in enumerate(rest):
+    for k, piece in enumerate(pieces):
         if isinstance(piece, Run):
             template = body.templates[piece.sign]
-            group += [
-                _write_instance(template, positions[id(instance)]) for instance in piece.instances
-            ]
+            group += [_write_instance(template, positions[id(one)]) for one in piece.instances]
             kinds += [template.name] * len(piece.instances)
         elif isinstance(piece, Layer) and not (top and piece.kind == "Flatten"):
             group.append(_write_layer(piece, body.template))
             kinds.append(piece.kind)
         else:
-            close(rest[k:])
+            close(pieces[k:])
             _emit_statement(piece, body, value, positions)
     close(())
-    if (
-        body.template is not None
-        and body.statements
-        and body.statements[-1].startswith(f"        {value} = ")
-        and not wish
-    ):
-        return body.statements.pop().split(" = ", maxsplit=1)[1]
-    if (
-        top
-        and not wish
-        and body.statements
-        and body.statements[-1].startswith(f"        {value} = ")
-    ):
+    ends_here = bool(body.statements) and body.statements[-1].startswith(f"        {value} = ")
+    if ends_here and not wish:
         return body.statements.pop().split(" = ", maxsplit=1)[1]
     return value
 
@@ -410,29 +309,6 @@ def _write_branch(
     return f"self.{attribute}({value})"
 
 
-def _choose_attribute(kinds: Sequence[str], *, top: bool, first: bool, last: bool) -> str:
-    if top:
-        return (
-            "layers"
-            if first and last
-            else "features"
-            if first
-            else "classifier"
-            if last
-            else "neck"
-        )
-    if len(kinds) > 1:
-        return "layers"
-    for prefix, name in _ATTRIBUTES.items():
-        if kinds[0].startswith(prefix):
-            return name
-    return (
-        re.sub(r"\d?[dD]?$", "", kinds[0]).lower()
-        if not kinds[0].endswith(("Pool1d", "Pool2d", "Pool3d"))
-        else "pool"
-    )
-
-
 def _write_assignment(attribute: str, layers: Sequence[str]) -> str:
     name = attribute + "_" if keyword.iskeyword(attribute) else attribute
     if len(layers) == 1:
@@ -444,7 +320,7 @@ def _write_call(
     function: str, arguments: Sequence[str], indent: int, *, always: bool = False
 ) -> str:
     line = " " * indent + f"{function}({', '.join(arguments)})"
-    if len(line) <= _WIDTH and not always:
+    if len(line) <= WIDTH and not always:
         return line
     inner = ",\n".join(" " * (indent + 4) + argument for argument in arguments)
     return " " * indent + f"{function}(\n{inner},\n" + " " * indent + ")"
@@ -480,6 +356,6 @@ def _write_instance(template: Template, k: int) -> str:
         if variable.default is not None and value == variable.default:
             skipped = True
             continue
-        by_name = skipped or variable.default is not None or variable.family in _SWITCHES
+        by_name = skipped or variable.default is not None or variable.family in SWITCHES
         written.append(f"{variable.name}={value!r}" if by_name else repr(value))
     return f"{template.name}({', '.join(written)})"
