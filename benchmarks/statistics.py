@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 
 import cnnprobe
 from benchmarks.structure import cases
-from cnnprobe.monitoring.hooks import ChannelHook, LayerHook, Wiring
+from cnnprobe.monitoring.hooks import ChannelHook, LayerHook
+from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.records.journal import Ledger
 from cnnprobe.stats import Table, chunked, native, plain, write
 from cnnprobe.stats.content import Content

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 import cnnprobe
 from cnnprobe.diagnosis import Finding, rule
 from cnnprobe.errors import NonFiniteError
-from cnnprobe.monitoring import hooks, judging
+from cnnprobe.monitoring import judging, wiring
 from cnnprobe.stats import native
 from reference_models.models import CNNModel, SimpleCNN
 from tests.support.loops import Root, batch, is_clean, rules, run, small
@@ -160,7 +160,7 @@ def test_raise_on_nan_stops_after_the_step_where_the_numbers_come_from_a_device_
             return x * torch.inf if overflows else x.sqrt()
 
     monkeypatch.setattr(
-        hooks.LayerHook, "glance", staticmethod(lambda _: 0)
+        wiring.Wiring, "glance", lambda _: 0
     )  # what a hook knows of rows that are still on a GPU
     monkeypatch.setattr(native, "load_kernel", lambda: None)
     torch.manual_seed(0)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import NonFiniteError
 from cnnprobe.monitoring import drafts
-from cnnprobe.monitoring.hooks import LayerHook, Wiring
+from cnnprobe.monitoring.hooks import LayerHook
 from cnnprobe.monitoring.settings import Settings
+from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.history import NonFinite

@@ -5,8 +5,6 @@ They return None, are per model, survive deepcopy and pickle as inert objects, a
 module's dictionary of hooks only while a step is observed.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -15,60 +13,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.errors import NonFiniteError
+from cnnprobe.monitoring.gradients import GradientHook, hook_gradient
+from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import leaves
-from cnnprobe.records.journal import Ledger, Slot
-from cnnprobe.records.statistics import INF, NAN
+from cnnprobe.records.journal import Slot
 from cnnprobe.stats.native import NOT_FINITE, split_sizes
-from cnnprobe.stats.sheet import SMALL, Cell, Plan, Sheet, is_plain
+from cnnprobe.stats.sheet import SMALL, Cell, Plan, is_plain
 
 backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
-_KEY = "cnnprobe"  # in a tensor's dictionary of hooks, beside torch's own numbers
-
-_NOTHING = (None, -1, -1, -1)
-"""The latest output, its address, version and size: while it is held its memory is not given to
-another.
-"""
-
-Odd = Callable[["LayerHook", int, Any, Tensor], None]
-
-
-class Wiring:
-    """What all hooks of one monitor share. `active` is whether a root call of an observed step
-    runs, on the thread `thread`.
-    """
-
-    def __init__(self, ledger: Ledger, sheet: Sheet, *, gradients: bool, fraction: float) -> None:
-        self.ledger = ledger
-        self.gradients = gradients
-        self.fraction = fraction
-        self.use(sheet)
-        self.active = self.observing = False
-        self.thread = 0
-        self.recomputed: dict[str, int] = {}
-        self.strangers = 0  # calls on other threads, or of copies
-        self.odd: Odd | None = None  # told of values that are not finite, at once
-        self.odd_gradient: Callable[[Slot, Tensor], None] | None = None
-        self.stumbled: dict[str, None] = {}
-        self.release()
-
-    def use(self, sheet: Sheet) -> None:
-        """Write into this sheet from now on."""
-        self.sheet = sheet
-        kernel = sheet.kernel
-        self.kernel = kernel
-        self.record = None if kernel is None else kernel.record
-        self.record_freely = None if kernel is None else kernel.record_freely
-        self.repeat = None if kernel is None else kernel.repeat
-
-    def release(self) -> None:
-        """Hold no tensor any more."""
-        self.last: tuple[Tensor | None, int, int, int] = _NOTHING
-
-    def cell(self, slot: Slot) -> Cell:
-        """A new line of the ledger."""
-        self.ledger.slots.append(slot)
-        return Cell(len(self.ledger.slots) - 1)
 
 
 class LayerHook:
@@ -162,15 +115,7 @@ class LayerHook:
             with torch.no_grad():
                 part = output.detach()[: _part(output.shape[0], wiring.fraction)]
         wiring.sheet.record(part, cell)
-        return self.glance(wiring)
-
-    @staticmethod
-    def glance(wiring: Wiring) -> int:
-        """NOT_FINITE where the latest row holds NaN or Inf; what is still on a device is not waited
-        for.
-        """
-        table, row = wiring.sheet.table, wiring.sheet.next - 1
-        return NOT_FINITE if row not in table.pending and table.values[row, [NAN, INF]].any() else 0
+        return wiring.glance()
 
     @staticmethod
     def share(wiring: Wiring, output: Tensor) -> int:
@@ -185,7 +130,7 @@ class LayerHook:
         if status != NOT_FINITE:
             wiring.release()
             wiring.sheet.record(output, self.cells[at])
-            status = self.glance(wiring)
+            status = wiring.glance()
         if status == NOT_FINITE and wiring.odd is not None:
             wiring.odd(self, at, args, output)
 
@@ -347,81 +292,3 @@ class ChannelHook(LayerHook):
         status: int = kernel.record_channels(pointer, cell.address, cell.plan.address)
         wiring.last = output, pointer, output._version, output.numel()
         return status
-
-
-class GradientHook:
-    """The hook of one output's gradient."""
-
-    __slots__ = ("cell", "slot", "wiring")
-    __torch_unserializable__ = True
-
-    def __init__(self, wiring: Wiring | None = None, slot: Slot | None = None) -> None:
-        self.wiring = wiring
-        self.slot = slot
-        self.cell: Cell | None = None
-
-    def __call__(self, gradient: Tensor) -> None:
-        """Measure the gradient as it passes."""
-        wiring = self.wiring
-        if wiring is None or not wiring.observing:
-            return
-        cell = self.cell
-        try:
-            if cell is None:
-                cell = self.cell = wiring.cell(self.slot)  # type: ignore[arg-type]
-            if (
-                type(gradient) is Tensor
-                and gradient.dtype is cell.dtype
-                and gradient.is_cpu
-                and gradient.is_contiguous()
-                and not gradient.is_neg()
-                and not gradient.is_nested
-            ):
-                count = gradient.numel()
-                record = wiring.record if count < SMALL else wiring.record_freely
-                status = record(gradient.data_ptr(), count, cell.address)  # type: ignore[misc]
-            else:
-                status = self.prepare(wiring, cell, gradient)
-            if status and status != NOT_FINITE:
-                wiring.sheet.record(gradient, cell)
-                status = LayerHook.glance(wiring)
-        except Exception as error:  # the user's backward goes on, whatever we stumble over
-            wiring.stumbled[
-                f"a gradient was not observed ({type(error).__name__}: {error}); please report this"
-            ] = None
-            return
-        if status and wiring.odd_gradient is not None and self.slot is not None:
-            wiring.odd_gradient(self.slot, gradient)
-
-    @staticmethod
-    def prepare(wiring: Wiring, cell: Cell, gradient: Tensor) -> int:
-        """What the kernel cannot measure, or does not know yet."""
-        if wiring.record is not None and is_plain(gradient):
-            cell.prepare(gradient.dtype, wiring.sheet.address)
-            status: int = wiring.record(gradient.data_ptr(), gradient.numel(), cell.address)
-            return status
-        cell.dtype = None
-        wiring.sheet.record(gradient, cell)
-        return LayerHook.glance(wiring)
-
-    def __deepcopy__(self, memo: object) -> "GradientHook":
-        return type(self)()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
-
-
-def hook_gradient(output: Tensor, hook: GradientHook) -> None:
-    """What Tensor.register_hook does, in a fifth of its time: a handle for each of thousands is not
-    needed.
-    """
-    node = output.grad_fn
-    if (
-        node is None
-        or output._backward_hooks is not None
-        or not hasattr(node, "_register_hook_dict")
-    ):
-        output.register_hook(hook)  # type: ignore[no-untyped-call]
-        return
-    output._backward_hooks = OrderedDict(((_KEY, hook),))
-    node._register_hook_dict(output)

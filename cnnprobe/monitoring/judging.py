@@ -225,7 +225,7 @@ def _steps(
     mode, alive = True, 0
     for step in chosen:
         at = position.get(step)
-        mode, alive = watch.modes.get(step, mode), watch.alive.get(step, alive)
+        mode, alive = watch.modes.get(step, mode), watch.graphs.alive.get(step, alive)
         value = losses.get(step)
         yield Step(
             trace=first if step == chosen[0] else last if step == chosen[-1] else bare,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnnprobe.errors import NonFiniteError
-from cnnprobe.monitoring.hooks import LayerHook, Wiring, backward_task
+from cnnprobe.monitoring.hooks import LayerHook, backward_task
+from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.values import leaves
 
 _WATCHED = 4  # tensors of a nested output whose gradients tell that a backward pass has begun

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnprobe.monitoring.hooks import Wiring
+from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import class_of, has_values, named_modules
 from cnnprobe.records.journal import Slot
 from cnnprobe.stats.sheet import Cell, is_plain

@@ -2,29 +2,28 @@
 
 import contextlib
 import functools
-import gc
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cnnprobe.monitoring import alarms, drafts
+from cnnprobe.monitoring import alarms, drafts, notes
+from cnnprobe.monitoring.channels import Silences
 from cnnprobe.monitoring.first_pass import FirstPass
-from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, PartHook, Wiring
+from cnnprobe.monitoring.graphs import LivingGraphs
+from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, PartHook
 from cnnprobe.monitoring.loop import Events, Loop
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.settings import Settings
+from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder import observable
-from cnnprobe.recorder.autograd.lifetime import GraphWatch
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
 from cnnprobe.recorder.values import leaves
-from cnnprobe.records.history import DeadChannels, History, LivingGraph, NonFinite
+from cnnprobe.records.history import History, NonFinite
 from cnnprobe.records.journal import Ledger
 from cnnprobe.records.trace import Trace
 from cnnprobe.stats.sheet import Sheet
@@ -91,17 +90,16 @@ class Watch(Events):
         self.loop.watches_root = settings.chosen("")
         self.modes: dict[int, bool] = {}  # by observed step, whether the root was in train mode
         self.stale: dict[int, tuple[str, ...]] = {}
-        self.alive: dict[int, int] = {}
         self.skipped: list[int] = []
         self._criteria = losses
-        self._graphs = GraphWatch()
+        self.graphs = LivingGraphs()
         self._losses: list[Tensor] = []
         self._told = False  # a loss was given by `loss` in this step
         self.seen: NonFinite | None = None  # in this step
         self._scale: Tensor | float | None = None
         self._scaled = (0, 0)
         self._waiting: deque[drafts.Draft] = deque()
-        self._fired: dict[int, deque[NDArray[np.bool_]]] = {}
+        self._silences = Silences(settings.window)
         self._trace: Trace | None = None
         self._exits = contextlib.ExitStack()
 
@@ -144,11 +142,11 @@ class Watch(Events):
             if self.loop.backward and not self.optimizers:
                 self.loop.finish()
             self.settle()
-            self._look_for_graphs()
+            self.graphs.look(self.ledger, self.step - 1)
         finally:
             self._exits.close()
             self.wiring.release()
-            self._graphs = GraphWatch()
+            self.graphs.forget()
             self._notes()
             for listener in self.listeners:
                 listener.close(self)
@@ -167,7 +165,7 @@ class Watch(Events):
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             return
         if self.wiring.observing:
-            self._graphs.add(loss, str(self.step))
+            self.graphs.add(loss, self.step)
         self._losses.append(loss.detach())
         if self.settings.raise_on_nan and not loss.is_cuda:
             alarms.refuse_loss(self, float(loss.detach()))
@@ -185,7 +183,7 @@ class Watch(Events):
         """The root has returned."""
         for _, leaf in leaves(output) if output is not None else ():
             if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
-                self._graphs.add(leaf, str(self.step))
+                self.graphs.add(leaf, self.step)
                 break
 
     def _keep_first(self) -> None:
@@ -235,9 +233,9 @@ class Watch(Events):
             if self._scale is not None:
                 draft.scale = Sent(torch.as_tensor(self._scale))
                 draft.scaled = self._scaled
-            draft.dead = self._count_dead()
+            draft.dead = self._silences.count(self.loop.hooks, step)
             draft.taken = self.wiring.sheet.take()
-            self._count_graphs(step)
+            self.graphs.count(self.ledger, step)
         if skipped:
             self.skipped.append(step)
         self._waiting.append(draft)
@@ -291,7 +289,7 @@ class Watch(Events):
         """The run so far."""
         self.settle()
         self._notes()
-        self.ledger.dead = self._dead()
+        self.ledger.dead = self._silences.dead(self.ledger.slots)
         return self.ledger.history()
 
     @property
@@ -302,112 +300,13 @@ class Watch(Events):
         return self._trace or self.first.trace or self.first.inventory()
 
     def _notes(self) -> None:
-        wiring = self.wiring
-        self.ledger.notes.update(wiring.stumbled)
-        notes = []
-        if wiring.recomputed:
-            calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
-            notes.append(f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted")  # fmt: skip
-        late = [
-            fqn for fqn, module, _ in named_modules(self.model) if id(module) not in self._known
-        ]
-        if late:
-            notes.append(
-                f"{late[0]!r}"
-                + (f" and {len(late) - 1} more modules" if len(late) > 1 else "")
-                + (
-                    " came into the model after monitor() was called: call the model once before, "
-                    "to have them observed"
-                )
-            )
-        if wiring.strangers:
-            notes.append(
-                f"{wiring.strangers} calls on other threads, or of copies of the model, were not "
-                "observed"
-            )
-        if self.skipped:
-            notes.append(
-                f"{len(self.skipped)} steps were skipped by the GradScaler after an overflow (the "
-                f"first is {self.skipped[0]})"
-            )
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            notes.append(f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch")  # fmt: skip
-        for note in notes:  # counts change: the sentence of an earlier count goes
-            start = note.lstrip("0123456789")
-            for old in [
-                old
-                for old in self.ledger.notes
-                if old.lstrip("0123456789") == start or _same(old, note)
-            ]:
-                del self.ledger.notes[old]
-            self.ledger.notes[note] = None
-
-    # -- channels ----------------------------------------------------------------------------------
-
-    def _count_dead(self) -> dict[int, int]:
-        dead: dict[int, int] = {}
-        for hook in self.loop.hooks:
-            for cell in hook.cells if isinstance(hook, ChannelHook) and hook.calls else ():
-                if cell.plan is not None:
-                    silent = cell.plan.fired == 0
-                    cell.plan.fired.fill(0)
-                    dead[cell.slot] = int(np.count_nonzero(silent))
-                    if cell.slot not in self._fired:
-                        self._fired[cell.slot] = deque(maxlen=self.settings.window)
-                    self._fired[cell.slot].append(silent)
-        return dead
-
-    def _dead(self) -> tuple[DeadChannels, ...]:
-        found = []
-        for slot, masks in self._fired.items():
-            if len(masks) < self.settings.window or len({len(mask) for mask in masks}) > 1:
-                continue
-            silent = np.logical_and.reduce(list(masks))
-            if silent.any():
-                about, steps = self.ledger.slots[slot], self.ledger.steps[-len(masks) :]
-                channels = tuple(np.flatnonzero(silent).tolist())
-                found.append(DeadChannels(fqn=about.fqn, call=about.call, kind=about.kind, channels=channels, of=len(silent), first=steps[0], last=steps[-1]))  # fmt: skip
-        return tuple(found)
-
-    # -- graphs that live on -----------------------------------------------------------------------
-
-    def _count_graphs(self, step: int) -> None:
-        earlier = set(self._graphs.alive()) - {str(step)}
-        self.alive[step] = len(earlier)
-        if earlier:
-            self.ledger.put("living graphs", step, float(len(earlier)))
-
-    def _look_for_graphs(self) -> None:
-        """What keeps graphs, asked once: it looks at every object that there is. One graph, that of
-        the last step, is usual.
-        """
-        if len(set(self._graphs.alive())) < 2:
-            return
-        gc.collect()
-        if len(set(self._graphs.alive())) < 2:
-            self.alive[self.step - 1] = 0
-            return
-        kept: dict[str, LivingGraph] = {}
-        for graph in self._graphs.kept():
-            before = kept.get(graph.label)
-            keepers = (*(before.keepers if before else ()), *graph.keepers)
-            saved = max(graph.saved_bytes, before.saved_bytes if before else 0)
-            kept[graph.label] = LivingGraph(
-                step=int(graph.label),
-                saved_bytes=saved,
-                freed=graph.freed,
-                keepers=tuple(dict.fromkeys(keepers)),
-            )
-        self.ledger.kept = tuple(sorted(kept.values(), key=lambda graph: graph.step))
+        self.ledger.notes.update(self.wiring.stumbled)
+        notes.renew(self.ledger, notes.describe(self.model, self.wiring, self._known, self.skipped))
 
     @property
     def before(self) -> int | None:
         """The last observed step."""
         return self.ledger.steps[-1] if self.ledger.steps else None
-
-
-def _same(old: str, new: str) -> bool:
-    return old.startswith("rank ") and new.startswith("rank ")
 
 
 def _scale_of(scaler: Any) -> Tensor | float | None:

@@ -1,0 +1,56 @@
+"""What a watch could not observe, in sentences."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from cnnprobe.monitoring.wiring import Wiring
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.records.journal import Ledger
+
+
+def describe(
+    model: nn.Module, wiring: Wiring, known: Collection[int], skipped: Sequence[int]
+) -> Iterator[str]:
+    """What was not observed so far; `known` are the ids of the modules that have hooks."""
+    if wiring.recomputed:
+        calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
+        yield f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted"  # fmt: skip
+    late = [fqn for fqn, module, _ in named_modules(model) if id(module) not in known]
+    if late:
+        yield (
+            f"{late[0]!r}"
+            + (f" and {len(late) - 1} more modules" if len(late) > 1 else "")
+            + (
+                " came into the model after monitor() was called: call the model once before, "
+                "to have them observed"
+            )
+        )
+    if wiring.strangers:
+        yield (
+            f"{wiring.strangers} calls on other threads, or of copies of the model, were not "
+            "observed"
+        )
+    if skipped:
+        yield (
+            f"{len(skipped)} steps were skipped by the GradScaler after an overflow (the "
+            f"first is {skipped[0]})"
+        )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        yield f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch"  # fmt: skip
+
+
+def renew(ledger: Ledger, notes: Iterable[str]) -> None:
+    """Write the notes down; counts change: the sentence of an earlier count goes."""
+    for note in notes:
+        start = note.lstrip("0123456789")
+        for old in [
+            old for old in ledger.notes if old.lstrip("0123456789") == start or _same(old, note)
+        ]:
+            del ledger.notes[old]
+        ledger.notes[note] = None
+
+
+def _same(old: str, new: str) -> bool:
+    return old.startswith("rank ") and new.startswith("rank ")
