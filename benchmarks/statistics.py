@@ -23,7 +23,7 @@ import cnnprobe
 from benchmarks.structure import cases
 from cnnprobe.monitoring.hooks import ChannelHook, LayerHook
 from cnnprobe.monitoring.wiring import Wiring
-from cnnprobe.records.journal import Ledger
+from cnnprobe.records.ledger import Ledger
 from cnnprobe.stats import Table, chunked, native, plain, write
 from cnnprobe.stats.content import Content
 from cnnprobe.stats.sheet import Sheet

@@ -17,7 +17,7 @@ from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.history import NonFinite
-from cnnprobe.records.journal import Ledger
+from cnnprobe.records.ledger import Ledger
 from cnnprobe.records.statistics import COUNT, INF, NAN
 from cnnprobe.records.trace import TensorInfo
 from cnnprobe.stats import summarise

@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from cnnprobe.errors import TargetError
-from cnnprobe.records.journal import EXTRA
+from cnnprobe.records.ledger import EXTRA
 from cnnprobe.records.statistics import COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, ZEROS
 from cnnprobe.records.trace import Histogram
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cnnprobe.monitoring.hooks import ChannelHook, LayerHook
 from cnnprobe.records.history import DeadChannels
-from cnnprobe.records.journal import Slot
+from cnnprobe.records.ledger import Slot
 
 _Window = deque[tuple[int, NDArray[np.bool_]]]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnnprobe.monitoring.parameters import Changes
 from cnnprobe.records.history import NonFinite
-from cnnprobe.records.journal import CODES, COLUMNS, EXTRA, Ledger, Slot
+from cnnprobe.records.ledger import CODES, COLUMNS, EXTRA, Ledger, Slot
 from cnnprobe.records.statistics import BUCKETS, COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, fold
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats.sheet import SLOT, Taken

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from cnnprobe.monitoring.wiring import Wiring
-from cnnprobe.records.journal import Slot
+from cnnprobe.records.ledger import Slot
 from cnnprobe.stats.native import NOT_FINITE
 from cnnprobe.stats.sheet import SMALL, Cell, is_plain
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cnnprobe.recorder.autograd.lifetime import GraphWatch
 from cnnprobe.records.history import LivingGraph
-from cnnprobe.records.journal import Ledger
+from cnnprobe.records.ledger import Ledger
 
 
 class LivingGraphs:

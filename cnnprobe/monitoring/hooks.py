@@ -17,7 +17,7 @@ from cnnprobe.monitoring.gradients import GradientHook, hook_gradient
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import leaves
-from cnnprobe.records.journal import Slot
+from cnnprobe.records.ledger import Slot
 from cnnprobe.stats.native import NOT_FINITE, split_sizes
 from cnnprobe.stats.sheet import SMALL, Cell, Plan, is_plain
 

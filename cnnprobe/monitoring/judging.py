@@ -24,7 +24,7 @@ from cnnprobe.diagnosis.evidence import (
     Values,
 )
 from cnnprobe.records.history import NonFinite
-from cnnprobe.records.journal import Rows
+from cnnprobe.records.ledger import Rows
 from cnnprobe.records.statistics import COLUMNS, COUNT, INF, L2, NAN
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.rulebook import all_rules

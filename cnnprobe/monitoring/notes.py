@@ -7,7 +7,7 @@ from torch import nn
 
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import named_modules
-from cnnprobe.records.journal import Ledger
+from cnnprobe.records.ledger import Ledger
 
 
 def describe(

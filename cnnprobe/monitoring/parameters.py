@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import class_of, has_values, named_modules
-from cnnprobe.records.journal import Slot
+from cnnprobe.records.ledger import Slot
 from cnnprobe.stats.sheet import Cell, is_plain
 
 _MEASURED = (torch.strided, torch.sparse_coo)  # the others cannot be subtracted

@@ -24,7 +24,7 @@ from cnnprobe.recorder import observable
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.history import History, NonFinite
-from cnnprobe.records.journal import Ledger
+from cnnprobe.records.ledger import Ledger
 from cnnprobe.records.trace import Trace
 from cnnprobe.stats.sheet import Sheet
 from cnnprobe.stats.transfer import Sent

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnprobe.records.journal import Ledger, Slot
+from cnnprobe.records.ledger import Ledger, Slot
 from cnnprobe.records.statistics import INF, NAN
 from cnnprobe.stats.native import NOT_FINITE
 from cnnprobe.stats.sheet import Cell, Sheet
