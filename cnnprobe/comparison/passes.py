@@ -78,15 +78,10 @@ def _run_side_by_side(
     """
     plan = None
     if not _is_built_alike(actual.model, expected.model):
-        plan, _ = _make_plan(
-            align_traces(
-                trace_structure(actual, training=training),
-                trace_structure(expected, training=training),
-            )
-        )
-        if [number for number, _ in plan.values()] != sorted(
-            number for number, _ in plan.values()
-        ) or list(plan) != sorted(plan):
+        traces = [trace_structure(subject, training=training) for subject in (actual, expected)]
+        plan, _ = _make_plan(align_traces(traces[0], traces[1]))
+        numbers = [number for number, _ in plan.values()]
+        if numbers != sorted(numbers) or list(plan) != sorted(plan):
             return None
     found: dict[int, Discrepancy | str | None] = {}
 
@@ -108,13 +103,8 @@ def _run_side_by_side(
         or (plan is None and any(k != n for k, (n, _) in real.items()))
     ):
         return None
-    return _build_agreement(
-        first,
-        second,
-        aligned,
-        {positions[k]: found[k] for k in reversed(found) if k in positions},
-        tolerance,
-    )
+    at_pairs = {positions[k]: found[k] for k in reversed(found) if k in positions}
+    return _build_agreement(first, second, aligned, at_pairs, tolerance)
 
 
 def _run_one_after_the_other(

@@ -4,8 +4,8 @@ leaves it as it was.
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from cnnprobe.recorder import preserved
 from cnnprobe.recorder.inventory import class_of, has_values, is_lazy
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
-from cnnprobe.records.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall, Trace
 from cnnprobe.testing.failures import (
     Inputs,
     describe_place,
@@ -49,50 +49,56 @@ def assert_finite(
     """
     __tracebackhide__ = True
     seen = observe_model(model, inputs, statistics=True)
-    trace, outputs = seen.trace, [t for _, t in leaves(seen.output) if isinstance(t, Tensor)]
+    outputs = [t for _, t in leaves(seen.output) if isinstance(t, Tensor)]
     check_values(model, outputs, "output")
-    odd = [
-        i
-        for i, call in enumerate(trace.calls)
-        if any(t.stats and (t.stats["nan"] or t.stats["inf"]) for t in call.outputs)
-    ]
+    _check_activations(model, seen.trace)
+    if not backward:
+        return
+    with _compute_gradients(model, inputs, targets, loss_fn) as gradients:
+        bad = [
+            f"'{name}': {int((~g.isfinite()).sum()):,} of {g.numel():,} values"
+            for name, g in gradients.items()
+            if g is not None and not bool(g.isfinite().all())
+        ]
+    if bad:
+        verb = "are" if len(bad) > 1 else "is"
+        fail(
+            f"{format_counted(len(bad), 'gradient')} {verb} not finite",
+            details=bad,
+            where=class_of(model).__name__,
+            fix="start with the last one: the backward pass runs from the end",
+        )
+
+
+def _check_activations(model: nn.Module, trace: Trace) -> None:
+    """Fail at the first operation that puts out NaN or Inf; a module that only hands such values on
+    from an operation inside of it is not the first.
+    """
+    __tracebackhide__ = True
+    odd = [i for i, call in enumerate(trace.calls) if _find_odd_output(call) is not None]
     parents = {call.parent for call in trace.calls}
     first = [i for i in odd if i not in parents]
-    if first:
-        counts = next(
-            t.stats
-            for t in trace.calls[first[0]].outputs
-            if t.stats and (t.stats["nan"] or t.stats["inf"])
-        )
-        fail(
-            (
-                f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} "
-                f"values of {describe_place(trace, first[0])}"
-            ),
-            where=f"{'the only operation' if len(first) == 1 else f'the first of {len(first):,} operations'} with such values; "
-            + _describe_origin(model, trace.calls[first[0]]),
-            fix=(
-                "look at what this operation computes from its inputs: a division, a logarithm, "
-                "an overflow in half precision"
-            ),
-        )
-    if backward:
-        with _compute_gradients(model, inputs, targets, loss_fn) as gradients:
-            bad = [
-                f"'{name}': {int((~g.isfinite()).sum()):,} of {g.numel():,} values"
-                for name, g in gradients.items()
-                if g is not None and not bool(g.isfinite().all())
-            ]
-        if bad:
-            fail(
-                (
-                    f"{format_counted(len(bad), 'gradient')} {'are' if len(bad) > 1 else 'is'} not "
-                    "finite"
-                ),
-                details=bad,
-                where=class_of(model).__name__,
-                fix="start with the last one: the backward pass runs from the end",
-            )
+    if not first:
+        return
+    call = trace.calls[first[0]]
+    counts = _find_odd_output(call) or {}
+    which = "the only operation" if len(first) == 1 else f"the first of {len(first):,} operations"
+    fail(
+        f"{counts['nan']:,} NaN and {counts['inf']:,} Inf among the {counts['count']:,} "
+        f"values of {describe_place(trace, first[0])}",
+        where=f"{which} with such values; {_describe_origin(model, call)}",
+        fix=(
+            "look at what this operation computes from its inputs: a division, a logarithm, "
+            "an overflow in half precision"
+        ),
+    )
+
+
+def _find_odd_output(call: ModuleCall) -> Mapping[str, float | int] | None:
+    """The statistics of the first output with NaN or Inf."""
+    return next(
+        (t.stats for t in call.outputs if t.stats and (t.stats["nan"] or t.stats["inf"])), None
+    )
 
 
 def _describe_origin(model: nn.Module, call: ModuleCall) -> str:
@@ -270,23 +276,25 @@ def assert_parameters_change(
     finally:
         optimizer.load_state_dict(state)
     if same:
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        details = [
-            (
-                f"'{name}': "
-                f"{'is unchanged' if id(parameters[name]) in known else 'is not in the optimizer'}"
-            )
-            for name in same
-        ]
-        fail(
-            (
-                f"{len(same)} of {format_counted(len(parameters), 'trainable parameter')} did not "
-                "change in a step"
-            ),
-            details=details,
-            where=class_of(model).__name__,
-            fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
-        )
+        _fail_unchanged(model, same, parameters, optimizer)
+
+
+def _fail_unchanged(
+    model: nn.Module,
+    same: Sequence[str],
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> NoReturn:
+    __tracebackhide__ = True
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    state = {True: "is unchanged", False: "is not in the optimizer"}
+    fail(
+        f"{len(same)} of {format_counted(len(parameters), 'trainable parameter')} did not "
+        "change in a step",
+        details=[f"'{name}': {state[id(parameters[name]) in known]}" for name in same],
+        where=class_of(model).__name__,
+        fix="give the optimizer model.parameters(), and make sure that a gradient reaches each",
+    )
 
 
 def assert_overfits_batch(

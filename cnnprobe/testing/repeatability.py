@@ -17,11 +17,13 @@ from cnnprobe.testing.failures import (
     split_arguments,
 )
 
+_MOST_REPLACED = 4  # samples of the batch: one forward pass each
+
 
 def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
     """Fail if one sample of the batch has an influence on the output of another, in eval mode.
 
-    The first axis of every tensor in `inputs` is the batch. Each of up to four samples is replaced
+    The first dim of every tensor in `inputs` is the batch. Each of up to four samples is replaced
     in turn by other numbers.
     """
     __tracebackhide__ = True
@@ -45,32 +47,31 @@ def assert_batch_independent(model: nn.Module, inputs: Inputs) -> None:
                 where=class_of(model).__name__,
                 fix="keep the batch dim: no squeeze(), view(-1) or mean over dim 0",
             )
-        for sample in range(min(batch, 4)):
+        for sample in range(min(batch, _MOST_REPLACED)):
             changed = torch.utils._pytree.tree_map(
                 lambda t, k=sample: _replace_sample(t, k, batch), (args, dict(kwargs))
             )
             actual = _find_first_tensor(model(*changed[0], **changed[1]))
-            others = [i for i in range(batch) if i != sample]
-            moved = [
-                i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)
-            ]
-            if moved:
-                apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
-                fail(
-                    (
-                        f"changing sample {sample} changes the output of sample {moved[0]} by up "
-                        "to "
-                        f"{apart:.3g}"
-                    ),
-                    details=[
-                        f"{len(moved)} of {format_counted(len(others), 'other sample')} moved"
-                    ],
-                    where=class_of(model).__name__,
-                    fix=(
-                        "look for a view or reshape that mixes the batch dim, softmax or a mean "
-                        "over dim 0, or statistics of the batch in eval"
-                    ),
-                )
+            _check_others(model, expected, actual, sample)
+
+
+def _check_others(model: nn.Module, expected: Tensor, actual: Tensor, sample: int) -> None:
+    """Fail if the output of any other sample moved with this one."""
+    __tracebackhide__ = True
+    others = [i for i in range(len(expected)) if i != sample]
+    moved = [i for i in others if not torch.allclose(actual[i], expected[i], equal_nan=True)]
+    if not moved:
+        return
+    apart = float((actual[moved[0]] - expected[moved[0]]).abs().max())
+    fail(
+        f"changing sample {sample} changes the output of sample {moved[0]} by up to {apart:.3g}",
+        details=[f"{len(moved)} of {format_counted(len(others), 'other sample')} moved"],
+        where=class_of(model).__name__,
+        fix=(
+            "look for a view or reshape that mixes the batch dim, softmax or a mean "
+            "over dim 0, or statistics of the batch in eval"
+        ),
+    )
 
 
 def _replace_sample(value: Any, sample: int, batch: int) -> Any:

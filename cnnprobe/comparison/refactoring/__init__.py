@@ -6,6 +6,7 @@ here is its own, made of numbers and names.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,29 +52,17 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     try:
         pieces = fold(list_items(list_operations(trace)))
         runs = [piece for piece in pieces if isinstance(piece, Run)]
-        if not runs:
-            return Rewrite(
-                model=name,
-                notes=(
-                    "nothing to fold: no pattern of two or more operations repeats in sequence",
-                ),
-            )
         templates = _make_templates(runs)
-        source, class_name = write_source(name, pieces, templates)
+        source, class_name = write_source(name, pieces, templates) if runs else ("", "")
     except NotWritableError as error:
-        return Rewrite(
-            model=name,
-            notes=(
-                f"nothing was written: {error.what}"
-                + (f", at {error.where}" if error.where else ""),
-            ),
-        )
+        where = f", at {error.where}" if error.where else ""
+        return Rewrite(model=name, notes=(f"nothing was written: {error.what}{where}",))
+    if not runs:
+        note = "nothing to fold: no pattern of two or more operations repeats in sequence"
+        return Rewrite(model=name, notes=(note,))
     blocks = tuple(describe(run, templates[run.sign]) for run in runs)
-    return _prove(
-        model,
-        (args, kwargs),
-        Rewrite(model=name, blocks=blocks, source=source, class_name=class_name),
-    )
+    draft = Rewrite(model=name, blocks=blocks, source=source, class_name=class_name)
+    return _prove(model, (args, kwargs), draft)
 
 
 def _make_templates(runs: Sequence[Run]) -> dict[str, Template]:
@@ -82,6 +71,12 @@ def _make_templates(runs: Sequence[Run]) -> dict[str, Template]:
     for run in runs:
         by_sign.setdefault(run.sign, []).append(run)
     return {sign: build_template(same) for sign, same in by_sign.items()}
+
+
+# What the generated class may raise where it is not the model after all.
+_UNPROVABLE = (
+    RuntimeError, TypeError, ValueError, NameError, AttributeError, SyntaxError, ProbeError,
+)  # fmt: skip
 
 
 def _prove(
@@ -93,51 +88,23 @@ def _prove(
         outcome = compare_models(new, model, inputs, tolerance=Tolerance(), level="operations")
         new.load_state_dict(_copy_weights(new, model, outcome.mapping))
         proof = compare_models(new, model, inputs, tolerance=Tolerance())
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        NameError,
-        AttributeError,
-        SyntaxError,
-        ProbeError,
-    ) as error:
-        return Rewrite(
-            model=draft.model,
-            blocks=draft.blocks,
-            notes=(
-                (
-                    "the generated source is not shown: it could not be proven, "
-                    f"{type(error).__name__}: {error}"
-                ),
-            ),
-        )
+    except _UNPROVABLE as error:
+        return _hide_source(draft, f"it could not be proven, {type(error).__name__}: {error}")
     failed = [level for level, holds in proof.levels.items() if holds is False]
     if failed:
         first = proof.differences[0]
-        return Rewrite(
-            model=draft.model,
-            blocks=draft.blocks,
-            proof=proof,
-            notes=(
-                (
-                    f"the generated source is not shown: {', '.join(failed)} differ, first at "
-                    f"{first.expected or first.actual}: {first.message}"
-                ),
-            ),
-        )
+        where = f"first at {first.expected or first.actual}: {first.message}"
+        return replace(_hide_source(draft, f"{', '.join(failed)} differ, {where}"), proof=proof)
     notes = tuple(
         note for note in proof.notes if "(Identity) of the actual model does nothing" not in note
     )  # an empty shortcut is written so
-    return Rewrite(
-        model=draft.model,
-        blocks=draft.blocks,
-        source=draft.source,
-        class_name=draft.class_name,
-        mapping=dict(proof.mapping),
-        proof=proof,
-        notes=notes,
-    )
+    return replace(draft, mapping=dict(proof.mapping), proof=proof, notes=notes)
+
+
+def _hide_source(draft: Rewrite, why: str) -> Rewrite:
+    """The blocks alone, and the reason why there is no source."""
+    note = f"the generated source is not shown: {why}"
+    return Rewrite(model=draft.model, blocks=draft.blocks, notes=(note,))
 
 
 def build(source: str, class_name: str, *, like: nn.Module) -> nn.Module:

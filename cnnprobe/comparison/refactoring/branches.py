@@ -120,6 +120,16 @@ def _find_dominators(sources: Sequence[tuple[int, ...]]) -> list[int]:
     return found
 
 
+def _check_joining(operation: Operation, inputs: tuple[int, ...]) -> None:
+    """Refuse what joins its inputs in a way that a block cannot say."""
+    plain = operation.config.get("alpha", 1) == 1 and not operation.parameters
+    if operation.name not in JOINS or len(inputs) < 2 or not plain:
+        raise NotWritableError(
+            f"{operation.kind} of {len(inputs)} tensors cannot be written as a block",
+            where=describe_place(operation),
+        )
+
+
 def _build_chain(
     operations: Sequence[Operation],
     sources: Sequence[tuple[int, ...]],
@@ -142,16 +152,7 @@ def _build_chain(
             items.append(_make_single(operation, current))
             current = inputs[0]
             continue
-        if (
-            operation.name not in JOINS
-            or len(inputs) < 2
-            or operation.config.get("alpha", 1) != 1
-            or operation.parameters
-        ):
-            raise NotWritableError(
-                f"{operation.kind} of {len(inputs)} tensors cannot be written as a block",
-                where=describe_place(operation),
-            )
+        _check_joining(operation, inputs)
         fork = dominators[current]
         branches = tuple(
             _build_chain(operations, sources, dominators, (fork, source)) for source in inputs
