@@ -1,6 +1,7 @@
 """What `diagnose` promises: everything as before, root causes first, suppression with a reason."""
 
 import copy
+import cProfile
 import dataclasses
 import gc
 import importlib.metadata
@@ -392,3 +393,25 @@ def test_graph_that_only_a_cycle_holds_is_not_called_kept_alive():
     finally:
         gc.enable()
     assert "graph-kept-alive" not in [finding.rule for finding in report.findings]
+
+
+def test_a_training_step_is_diagnosed_under_cprofile_which_goes_on_afterwards():
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        report = cnnprobe.diagnose(
+            model,
+            torch.randn(8, 4),
+            torch.arange(8) % 2,
+            loss_fn=nn.CrossEntropyLoss(),
+            optimizer=optimizer,
+        )
+        torch.nn.functional.threshold(torch.ones(2), 0.5, 0.0)
+    finally:
+        profile.disable()
+    assert report.error is None
+    assert "_threshold" in {
+        entry.code.co_name for entry in profile.getstats() if not isinstance(entry.code, str)
+    }

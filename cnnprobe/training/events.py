@@ -68,7 +68,11 @@ class LoopWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(self._previous)
+        if self._previous is None or callable(self._previous):
+            sys.setprofile(self._previous)
+        else:  # cProfile's own object, which only enable() installs
+            sys.setprofile(None)
+            getattr(self._previous, "enable", lambda: None)()
 
     def _profile(self, frame: types.FrameType, event: str, argument: object) -> None:  # noqa: ARG002
         kind = self._codes.get(frame.f_code)
