@@ -9,10 +9,12 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from cnnprobe.recorder import Recording
 from cnnprobe.records.trace import Trace
@@ -36,6 +38,21 @@ def published() -> Iterator[tuple[str, torchvision.models.WeightsEnum]]:
             yield name, weights
 
 
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves weights as they were allocated: to draw them takes ten times as long as the rest."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def build(name: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
     """The architecture of these weights, without data, on meta."""
     options = dict(AUXILIARY.get(name, {}))
@@ -48,7 +65,8 @@ def build(name: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
     if "deeplab" in name or "fcn" in name or "lraspp" in name:
         options = {"weights_backbone": None} | ({"aux_loss": True} if "lraspp" not in name else {})
     if name.startswith("regnet"):  # its constructor computes its widths with tensors
-        return torchvision.models.get_model(name, weights=None, **options).to("meta")
+        with _NoRandomNumbers():
+            return torchvision.models.get_model(name, weights=None, **options).to("meta")
     with torch.device("meta"):
         return torchvision.models.get_model(name, weights=None, **options)
 
