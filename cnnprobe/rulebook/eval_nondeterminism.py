@@ -65,22 +65,7 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
         ),
         None,
     )
-    learned = False
-    if place is not None:
-        for reader in flow.passes_on(place):
-            others = [
-                t.source
-                for t in flow.calls[reader].inputs
-                if t.source != place and isinstance(t.source, int)
-            ]
-            learned = learned or (
-                operation(flow.calls[reader]) in ("mul", "addcmul")
-                and any(
-                    operation(flow.calls[j]) in PROJECTIONS
-                    for source in others
-                    for j in {*flow.before(source), source}
-                )
-            )
+    learned = place is not None and _has_learned_scale(flow, place)
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(
         module=flow.owner(place) if place is not None else "",
@@ -92,6 +77,17 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
         fix="do it only `if self.training:`",
         source=flow.line(place),
     )
+
+
+def _has_learned_scale(flow: Flow, place: int) -> bool:
+    """Whether the noise is multiplied by what a layer computes."""
+    for reader in flow.passes_on(place):
+        sources = [t.source for t in flow.calls[reader].inputs if t.source != place]
+        before = {j for s in sources if isinstance(s, int) for j in {*flow.before(s), s}}
+        is_scaled = operation(flow.calls[reader]) in ("mul", "addcmul")
+        if is_scaled and any(operation(flow.calls[j]) in PROJECTIONS for j in before):
+            return True
+    return False
 
 
 def _is_objective(flow: Flow) -> bool:

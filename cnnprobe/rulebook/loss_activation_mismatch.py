@@ -84,32 +84,47 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
-    kind, shape = loss.origin_operation, loss.prediction.shape
-    high = stat(given, "max")
+    """What is wrong with the values that the loss gets, and the repair."""
+    found = _single_class(loss, given) or _no_logarithm(loss, given)
+    found = found or _several_labels(evidence, loss)
+    if found is not None:
+        return found
+    kind = loss.origin_operation
+    if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
+        return _out_of_reach(evidence, loss, kind)
+    return None
+
+
+def _single_class(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
+    """A probability over one class is always 1."""
+    shape = loss.prediction.shape
     if loss.operation == "cross_entropy" and len(shape) > 1 and shape[1] == 1:
         return (
             f"cross entropy over a single class, of shape {shape}, is always 0",
             (
-                "use BCEWithLogitsLoss for one output, or give the model as many outputs as there "
-                "are "
+                "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are "
                 "classes"
             ),
         )
-    if (
-        kind == "softmax"
-        and loss.origin is not None
-        and loss.flow.calls[loss.origin].outputs
-        and loss.flow.calls[loss.origin].outputs[0].shape[-1] == 1
-        and stat(given, "min") == high == 1.0
-    ):
+    if loss.origin_operation != "softmax" or loss.origin is None:
+        return None
+    outputs = loss.flow.calls[loss.origin].outputs
+    if outputs and outputs[0].shape[-1] == 1 and stat(given, "min") == stat(given, "max") == 1.0:
         return (
             f"a softmax over a single value, of shape {shape}, is always 1",
             "use a sigmoid for one output",
         )
+    return None
+
+
+def _no_logarithm(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
+    """A loss of log-probabilities gets other values."""
+    kind, high = loss.origin_operation, stat(given, "max")
+    if high <= 1e-4:
+        return None
     if (
         loss.operation == "nll_loss"
         and kind not in ("softmax", "sigmoid")
-        and high > 1e-4
         and not are_probabilities(given)
     ):
         return (
@@ -119,7 +134,7 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
             ),
             "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss",
         )
-    if loss.operation == "kl_div" and high > 1e-4 and kind not in ("log_softmax", "logsigmoid"):
+    if loss.operation == "kl_div" and kind not in ("log_softmax", "logsigmoid"):
         return (
             (
                 "kl_div takes log-probabilities as its input, which are at most 0, but gets values "
@@ -127,11 +142,6 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
             ),
             "apply log_softmax(x, dim=1) to its first argument",
         )
-    several = _several_labels(evidence, loss)
-    if several is not None:
-        return several
-    if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
-        return _out_of_reach(evidence, loss, kind)
     return None
 
 

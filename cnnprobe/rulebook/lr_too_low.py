@@ -54,14 +54,46 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: a warm-up that raises the rate.
     Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
     """
+    squared = next(_find_squared_rates(evidence), None)
+    if squared is not None:
+        yield squared
+        return
+    faster = next((r for r in evidence.replays if r.factor > 1), None)
+    losses = [step.value for step in evidence.steps]
+    rates = [r for o in evidence.optimizers for r in o.rates]
+    scheduled = any(e.kind == "schedule" for s in evidence.steps for e in s.events)
+    if faster is None or not faster.losses or losses[0] is None or not any(rates) or scheduled:
+        return
+    ratio = _measure_ratio(evidence)
+    end = faster.losses[-1]
+    if ratio is None or ratio >= SMALLEST or end is None:
+        return
+    if end < losses[0] - FALL * abs(losses[0]):
+        rate = max(rates)
+        why, fix = _shrunk(evidence, ratio)
+        yield Finding(
+            module=None,
+            message=(
+                f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate "
+                f"of {rate:g}: a step changes the weights by {ratio:.1e} of "
+                f"their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to "
+                f"{end:.4g}{why}"
+            ),
+            fix=fix
+            or (
+                f"raise lr of {evidence.optimizers[0].name}, "
+                f"{rate * min(100.0, faster.factor):.1g} to begin with"
+            ),
+        )
+
+
+def _find_squared_rates(evidence: Evidence) -> Iterator[Finding]:
+    """A LambdaLR whose function returns the rate, by which the base rate is multiplied."""
     for schedule in evidence.schedules:
         most = max(schedule.factors)
         still_rising = schedule.factors[-1] > schedule.factors[-2]
-        if (
-            0 < most <= SQUARED
-            and math.isclose(most, schedule.base, rel_tol=1e-6)
-            and not still_rising
-        ):
+        is_rate = 0 < most <= SQUARED and math.isclose(most, schedule.base, rel_tol=1e-6)
+        if is_rate and not still_rising:
             yield Finding(
                 module=None,
                 message=(
@@ -75,52 +107,22 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
                     "the optimizer with lr=1.0"
                 ),
             )
-            return
-    faster = next((r for r in evidence.replays if r.factor > 1), None)
-    losses = [step.value for step in evidence.steps]
-    rates = [r for o in evidence.optimizers for r in o.rates]
-    if (
-        faster is None
-        or not faster.losses
-        or losses[0] is None
-        or not any(rates)
-        or any(e.kind == "schedule" for s in evidence.steps for e in s.events)
-    ):
-        return
+
+
+def _measure_ratio(evidence: Evidence) -> float | None:
+    """By what part of its size a step changes a weight, the median of weights and steps."""
+    trained = optimised(evidence)
     ratios = [
         change / evidence.values[name].norm
         for step in evidence.steps
         for name, change in step.changes.items()
         if change > 0
+        and name in trained
         and name in evidence.values
         and len(evidence.values[name].shape) > 1
         and evidence.values[name].norm > 0
-        and name in optimised(evidence)
     ]
-    end = faster.losses[-1]
-    if (
-        ratios
-        and statistics.median(ratios) < SMALLEST
-        and end is not None
-        and end < losses[0] - FALL * abs(losses[0])
-    ):
-        rate = max(rates)
-        why, fix = _shrunk(evidence, statistics.median(ratios))
-        yield Finding(
-            module=None,
-            message=(
-                f"the loss stays at {losses[0]:.4g} over {len(losses)} steps at a learning rate "
-                f"of {rate:g}: a step changes the weights by {statistics.median(ratios):.1e} of "
-                f"their size (less than {SMALLEST:g}); at {rate * faster.factor:.2g} it falls to "
-                f"{end:.4g}"
-            )
-            + why,
-            fix=fix
-            or (
-                f"raise lr of {evidence.optimizers[0].name}, "
-                f"{rate * min(100.0, faster.factor):.1g} to begin with"
-            ),
-        )
+    return statistics.median(ratios) if ratios else None
 
 
 def _shrunk(evidence: Evidence, ratio: float) -> tuple[str, str]:

@@ -56,34 +56,13 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
     by hand.
     Source: torch.optim, "Taking an optimization step".
     """
-    wasted, passes = (
-        sum(s.wasted for s in evidence.steps),
-        sum(len(s.losses) for s in evidence.steps),
-    )
-    if evidence.own_loop and wasted and all(s.wasted for s in evidence.steps if s.losses):
-        name = next(
-            (e.subject for s in evidence.steps for e in s.events if e.kind == "zero_grad"),
-            variable(evidence, "optimizer"),
-        )
-        yield Finding(
-            module=None,
-            message=(
-                f"the gradients of {wasted} of {passes} backward passes are cleared before a step "
-                "uses them: only the last batch of each step counts"
-            ),
-            fix=(
-                f"call {name}.zero_grad() once for each step, before the first of the backward "
-                "passes that it adds up"
-            ),
-        )
+    cleared = _find_cleared(evidence)
+    if cleared is not None:
+        yield cleared
         return
     events = [e.kind for step in evidence.steps for e in step.events]
-    if (
-        not evidence.own_loop
-        or "backward" not in events
-        or "step" in events
-        or len(evidence.steps) < 2
-    ):
+    steps = "step" in events or "backward" not in events
+    if not evidence.own_loop or steps or len(evidence.steps) < 2:
         return
     if any(change > 0 for step in evidence.steps for change in step.changes.values()):
         return
@@ -102,3 +81,27 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
                 "p - lr * p.grad only makes a new tensor"
             ),
         )
+
+
+def _find_cleared(evidence: Evidence) -> Finding | None:
+    """Gradients that every step clears before it uses them."""
+    wasted = sum(step.wasted for step in evidence.steps)
+    passes = sum(len(step.losses) for step in evidence.steps)
+    always = all(step.wasted for step in evidence.steps if step.losses)
+    if not evidence.own_loop or not wasted or not always:
+        return None
+    name = next(
+        (e.subject for s in evidence.steps for e in s.events if e.kind == "zero_grad"),
+        variable(evidence, "optimizer"),
+    )
+    return Finding(
+        module=None,
+        message=(
+            f"the gradients of {wasted} of {passes} backward passes are cleared before a step "
+            "uses them: only the last batch of each step counts"
+        ),
+        fix=(
+            f"call {name}.zero_grad() once for each step, before the first of the backward "
+            "passes that it adds up"
+        ),
+    )

@@ -52,31 +52,7 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
     """
     if not evidence.steps:
         return
-    flow = Flow(evidence.trace)
-    normed = {
-        flow.calls[i].fqn
-        for i in flow.primitives(PROJECTIONS)
-        if (after := flow.passes_on(i))
-        and all(operation(flow.calls[j]) in NORMALISING for j in after)
-    }
-    normed_weights = {
-        info.source
-        for call in evidence.trace.calls
-        if call.fqn is None and operation(call) in NORMALISING
-        for info in call.inputs[:1]
-    }
-    ratios = {}
-    for name, change in evidence.steps[0].changes.items():
-        value = evidence.values.get(name)
-        if (
-            owner(name) not in normed
-            and name not in normed_weights
-            and value is not None
-            and len(value.shape) > 1
-            and value.norm > SMALL * math.sqrt(math.prod(value.shape))
-            and math.isfinite(change)
-        ):
-            ratios[name] = change / value.norm
+    ratios = _measure_first_step(evidence)
     if not ratios:
         return
     worst = max(ratios, key=lambda n: ratios[n])
@@ -96,3 +72,30 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
                 f"{evidence.optimizers[0].name if evidence.optimizers else 'the optimizer'}"
             ),
         )
+
+
+def _measure_first_step(evidence: Evidence) -> dict[str, float]:
+    """The change of each weight in the first step by its size, where its scale matters."""
+    flow = Flow(evidence.trace)
+    normed = {
+        flow.calls[i].fqn
+        for i in flow.primitives(PROJECTIONS)
+        if (after := flow.passes_on(i))
+        and all(operation(flow.calls[j]) in NORMALISING for j in after)
+    }
+    normed_weights = {
+        info.source
+        for call in evidence.trace.calls
+        if call.fqn is None and operation(call) in NORMALISING
+        for info in call.inputs[:1]
+    }
+    return {
+        name: change / value.norm
+        for name, change in evidence.steps[0].changes.items()
+        if owner(name) not in normed
+        and name not in normed_weights
+        and (value := evidence.values.get(name)) is not None
+        and len(value.shape) > 1
+        and value.norm > SMALL * math.sqrt(math.prod(value.shape))
+        and math.isfinite(change)
+    }
