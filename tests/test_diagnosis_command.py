@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -76,6 +77,30 @@ def test_command_reads_suppressions_of_pyproject(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("diagnose", "net.py:Net", "--input", "8,3,4,4", "--loss", "cross_entropy")
     assert 0 == result.exit_code
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "CrossEntropyLoss", "nn.CrossEntropyLoss"])
+def test_a_loss_is_named_by_its_function_or_its_class(tmp_path, monkeypatch, loss):
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    result = run("diagnose", "net.py:Net", "--input", "8,3,4,4", "--loss", loss)
+    assert "CP401" in result.stdout
+
+
+def test_a_loss_that_is_misspelt_is_answered_with_its_neighbour(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    result = run("diagnose", "net.py:Net", "--loss", "CrosEntropyLoss")
+    assert (2, True) == (result.exit_code, "did you mean" in result.output)
+
+
+def test_command_says_when_only_the_forward_pass_was_checked(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        "only the forward pass was checked"
+        in run("diagnose", "net.py:Net", "--input", "8,3,4,4").stderr
+    )
 
 
 def test_explain_prints_all_rules_of_a_family():

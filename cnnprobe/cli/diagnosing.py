@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnnprobe.cli.loaded import Loaded, load, send_prints_to_stderr
+from cnnprobe.cli.losses import LossName, make_targets
 from cnnprobe.cli.options import (
     InputRequest,
     ModelRequest,
@@ -26,20 +27,14 @@ from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import show_progress
 from cnnprobe.errors import CheckError, TargetError, UnknownNameError, UsageError, suggest
-from cnnprobe.operations import select
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
     from cnnprobe.crash.cause import Cause, Example
     from cnnprobe.data import DataRule
     from cnnprobe.diagnosis import Finding, Rule
     from cnnprobe.report import Report
 
-_OF_CLASSES = select(trait="classes")
 SAMPLES = 8  # of a batch that is made up
-# Those for which random targets can be drawn.
-_LOSSES = sorted(_OF_CLASSES | select(trait="probabilities") | select(trait="values"))
 _rules_option = click.option(
     "--rules",
     "files",
@@ -59,8 +54,11 @@ _rules_option = click.option(
 )
 @click.option(
     "--loss",
-    type=click.Choice(_LOSSES),
-    help="Loss function; without one only the forward pass is checked.",
+    type=LossName(),
+    help=(
+        "Loss, by its function or its class: cross_entropy, nn.MSELoss; without one only the "
+        "forward pass is checked."
+    ),
 )
 @click.option(
     "--optimizer",
@@ -115,6 +113,8 @@ def diagnose_command(
         report = _diagnose(_take_several(load(trained, given), given), given, options)
         if options["fix"] and _fix(report, begun, unsafe=options["unsafe_fixes"]):
             report = _diagnose(_take_several(load(trained, given), given), given, options)
+    if not options["loss"] and report.trace.failure is None:
+        tell("note: only the forward pass was checked; --loss and --optimizer check training too")
     form = choose_format(wished)
     shown = _join_patches(report) if options["diff"] else _render(report, form, wished)
     write(shown, wished)
@@ -171,7 +171,7 @@ def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "
 
     inputs: Any = loaded.args if not loaded.kwargs else loaded.kwargs
     loss = getattr(torch.nn.functional, options["loss"]) if options["loss"] else None
-    targets = _make_targets(loaded, given, options) if loss is not None else None
+    targets = make_targets(loaded, given, options) if loss is not None else None
     optimizer = (
         _build_optimizer(loaded.model, options["optimizer"]) if options["optimizer"] else None
     )
@@ -193,59 +193,6 @@ def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "
             rules=options["files"],
             ignore=read_ignored(),
         )
-
-
-def _make_targets(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> Any:
-    """The given ones, or random ones that the loss takes, from the shape of what the model gives;
-    None where its forward raises.
-    """
-    import torch
-
-    from cnnprobe import loading
-    from cnnprobe.recorder import observe
-
-    text, place = options["targets"], f"--targets {options['targets']}"
-    shape = loading.parse_shape(text, place) if text else None
-    if text and shape is None:
-        return loading.load_file(
-            text, place, dtype=torch.float32, device=loading.parse_device(given.device)
-        )
-    with torch.no_grad():
-        seen = observe(loaded.model, loaded.args, loaded.kwargs, statistics=False)
-    if seen.error is not None:
-        return None
-    if not isinstance(seen.output, torch.Tensor) or (
-        options["loss"] in _OF_CLASSES and seen.output.dim() == 0
-    ):
-        what = (
-            "a single number"
-            if isinstance(seen.output, torch.Tensor)
-            else f"a {type(seen.output).__name__}"
-        )
-        raise UsageError(
-            f"{options['loss']} cannot be computed from the model's output, {what}",
-            where=f"--loss {options['loss']}",
-            fix="call cnnprobe.diagnose in Python, with a loss_fn of your own",
-        )
-    made = _draw_random_targets(
-        seen.output, options["loss"], shape, torch.Generator().manual_seed(given.seed)
-    )
-    tell(f"note: random targets of shape {tuple(made.shape)}; give your own with --targets FILE")
-    return made
-
-
-def _draw_random_targets(
-    output: "Tensor", loss: str, shape: tuple[int, ...] | None, generator: "Generator"
-) -> "Tensor":
-    import torch
-
-    if loss not in _OF_CLASSES:
-        return torch.rand(shape or tuple(output.shape), generator=generator).to(output.device)
-    axis = min(1, output.dim() - 1)  # an output without a batch has the classes first
-    one_each = (*output.shape[:axis], *output.shape[axis + 1 :])
-    return torch.randint(0, max(1, output.shape[axis]), shape or one_each, generator=generator).to(
-        output.device
-    )
 
 
 def _build_optimizer(model: Any, text: str) -> Any:

@@ -164,7 +164,7 @@ _INPUT = (
         "inputs",
         multiple=True,
         metavar="[NAME=]SHAPE|FILE",
-        help="Input: Input: 1,3,32,32 (random) or a .pt, .npy, .png, .jpg; repeatable.",
+        help="Input: 1,3,32,32 (random) or a .pt, .npy, .png, .jpg; repeatable.",
     ),
     click.option(
         "--dtype",
