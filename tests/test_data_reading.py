@@ -261,7 +261,7 @@ def test_weighted_sampler_counts_what_it_draws():
     labels = cnnprobe.inspect_data(
         DataLoader(TensorDataset(IMAGES, LABELS), 8, sampler=sampler)
     ).data.training
-    assert labels.loading.weighted
+    assert 24 == labels.loading.weights
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,16 @@ class Column:
         return next((value for value in self.values if value is not None), None)
 
 
+def move_channels(column: Column) -> Column:
+    """The column with the channels of its images before their height and width: a view."""
+    if isinstance(column.values, Tensor):
+        return Column(column.path, column.values.movedim(-1, -3))
+    moved = [
+        v.movedim(-1, -3) if isinstance(v, Tensor) and v.dim() > 2 else v for v in column.values
+    ]
+    return Column(column.path, moved)
+
+
 def read_columns(batch: Any) -> list[Column]:
     """The columns of a batch as a loader gives it."""
     return [column for column in _walk(batch, "", 0) if len(column)]

@@ -2,8 +2,10 @@
 transforms.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import combinations, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from cnnprobe.data.facts import Mispaired
+
 _DEEPEST = 8  # wrappers around a data set
+FEWEST_FILES, MOST_FILES = 4, 100_000  # of a list whose names are compared
+SHARED = 0.8  # of the names: two lists of the same samples
+_TARGETS = re.compile(r"mask|seg|label|target|annot|truth|(?<![a-z])gt(?![a-z])")
+_ROLE_WORDS = re.compile(
+    r"masks?|images?|img|segmentation|seg|labels?|targets?|annotations?|annot|groundtruth|"
+    r"(?<![a-z])gt(?![a-z])"
+)
 
 
 def list_targets(dataset: Any, depth: int = 0) -> list[int] | None:
@@ -110,6 +121,69 @@ def find_file(dataset: Any, index: int) -> str:
     except (IndexError, TypeError, ValueError):
         pass
     return ""
+
+
+def find_mispaired(dataset: Any) -> Mispaired | None:
+    """Two lists of files that a data set keeps, one of masks or labels, whose names belong to other
+    samples at the same place; None where there are none.
+    """
+    for each in unwrap(dataset):
+        lists = list(_list_paths(each))
+        for pair in combinations(lists, 2):
+            images, targets = sorted(pair, key=lambda one: bool(_TARGETS.search(_words(one))))
+            if _TARGETS.search(_words(targets)) and not _TARGETS.search(_words(images)):
+                found = _compare_names(images[1], targets[1])
+                if found is not None:
+                    return found
+    return None
+
+
+def _words(listed: tuple[str, list[str]]) -> str:
+    return f"{listed[0]} {listed[1][0]}".lower()
+
+
+def _list_paths(dataset: Any) -> Iterator[tuple[str, list[str]]]:
+    """The lists of files among the attributes, and the columns of lists of pairs of files."""
+    for name, given in (getattr(dataset, "__dict__", None) or {}).items():
+        if not isinstance(given, list | tuple) or not FEWEST_FILES <= len(given) <= MOST_FILES:
+            continue
+        width = len(given[0]) if isinstance(given[0], list | tuple) else 0
+        rows = [each if width else (each,) for each in given]
+        if width > 4 or any(
+            not isinstance(r, list | tuple) or len(r) != (width or 1) for r in rows
+        ):
+            continue
+        for column in zip(*rows, strict=True):
+            if all(isinstance(f, str) or hasattr(f, "__fspath__") for f in column):
+                yield name, [str(f) for f in column]
+
+
+def _compare_names(first: list[str], second: list[str]) -> Mispaired | None:
+    for key in (_strip_stem, _read_number):
+        ours, theirs = ([key(name) for name in names] for names in (first, second))
+        if any(not k or len(set(each)) < len(each) for each in (ours, theirs) for k in each):
+            continue
+        if len(set(ours) & set(theirs)) < SHARED * min(len(ours), len(theirs)):
+            continue
+        wrong = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+        if wrong:
+            places = min(len(ours), len(theirs))
+            return Mispaired(
+                first=first[wrong[0]], second=second[wrong[0]], count=len(wrong), places=places
+            )
+        return None
+    return None
+
+
+def _strip_stem(name: str) -> str:
+    """The name of a file without its folder, its ending, and the words for masks and images."""
+    return re.sub(r"[\W_]+", "", _ROLE_WORDS.sub("", Path(name).stem.lower()))
+
+
+def _read_number(name: str) -> str:
+    """The last number in the name of a file; "" where there is none."""
+    found = re.findall(r"\d+", Path(name).stem)
+    return found[-1].lstrip("0") or "0" if found else ""
 
 
 def list_transforms(dataset: Any) -> list[Any]:

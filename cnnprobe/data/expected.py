@@ -1,11 +1,13 @@
 """What a model and its loss expect of the data, by one neutral forward pass over a batch."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnnprobe.data.facts import Expected
+from cnnprobe.data.weights import find_weights
 from cnnprobe.recorder import observe
 from cnnprobe.records.trace import Trace
 
@@ -26,23 +28,27 @@ def read_expected(
     """
     name = _NAMES.get(type(loss_fn).__name__, getattr(loss_fn, "__name__", ""))
     ignored = getattr(loss_fn, "ignore_index", -100)
-    known = Expected(loss=name, ignored=ignored)
+    weights = find_weights(model) if model is not None else None
+    known = Expected(loss=name, ignored=ignored, weights=weights)
     if model is None or not isinstance(inputs, Tensor):
         return known
     with torch.no_grad():
         seen = observe(model, (inputs,), {}, statistics=False)
     if seen.error is not None:
-        return known
+        return replace(known, accepted=False)
     outputs = None
     if isinstance(seen.output, Tensor) and seen.output.dim() >= 2 and seen.output.shape[1] > 1:
         outputs = int(seen.output.shape[1])
     seconds = None
     if size and seen.trace.calls and seen.trace.calls[0].seconds:
         seconds = STEP * seen.trace.calls[0].seconds * max(1.0, size / len(inputs))
-    return Expected(
-        outputs=outputs, loss=name, ignored=ignored, seconds=seconds,
+    return replace(
+        known,
+        accepted=True,
+        outputs=outputs,
+        seconds=seconds,
         batch_norm=_find_single(seen.trace),
-    )  # fmt: skip
+    )
 
 
 def _find_single(trace: Trace) -> str:

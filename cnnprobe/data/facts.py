@@ -71,11 +71,14 @@ class Part:
         str  # "image", "class", "classes", "multilabel", "value", "mask", "boxes", "text", "other"
     )
     dtypes: tuple[tuple[str, int], ...] = ()  # with the number of samples, the most frequent first
-    shapes: tuple[tuple[Shape, int], ...] = ()  # of a sample, with their number
+    # Of a sample, with their number; of images with the channels first, also where they come last.
+    shapes: tuple[tuple[Shape, int], ...] = ()
     numbers: Numbers | None = None
     channels: tuple[Channel, ...] = ()  # of images
     values: tuple[tuple[float, int], ...] = ()  # that were met, with their number; at most 512
     whole: bool = False  # all values are whole numbers
+    channels_last: bool = False  # images come as (H, W, C)
+    same_as: str = ""  # path of an earlier part that holds the same images, to the bit
 
     @property
     def dtype(self) -> str:
@@ -95,9 +98,36 @@ class Loading:
     workers: int = 0
     sampler: str = ""  # its class name
     shuffled: bool | None = None  # None: not known
-    weighted: bool = False  # the sampler draws some samples more often
+    size: int | None = None  # samples of the data set, of which a sampler may draw some
+    weights: int | None = None  # numbers by which a sampler weighs; None: it does not
     same_order: bool | None = None  # two epochs come in one order, though not in the data set's
     seconds: float = 0.0  # that a batch was waited for, on average, the first one left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Colours:
+    """How the channels of three-channel images stand to one another, in the numbers before a known
+    normalisation.
+    """
+
+    images: int = 0  # that were looked at
+    mean: tuple[float, ...] = ()  # of the images' means, by channel
+    difference: float = 0.0  # of the first channel and the last, on average
+    error: float = 0.0  # standard error of that
+    # Pearson's r of that difference with the one in the files, where files are known
+    by_file: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """How the values lie in the images that were looked at closely."""
+
+    images: int = 0
+    rearranged: str = ""  # how the values were read in another order than they were written
+    smoother: float = 1.0  # by what factor the images are smoother in the order before, median
+    wrapped: tuple[Spotted, ...] = ()  # those that jump from white to black and go on
+    wraps: int = 0
+    colours: Colours = field(default_factory=Colours)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +146,18 @@ class Images:
         tuple[tuple[float, ...], tuple[float, ...]], ...
     ] = ()  # mean, std, in order
     scaled: bool | None = None  # a transform brings uint8 to [0, 1]; None: no transform is known
+    unopened: tuple[str, ...] = ()  # files of constant images that Pillow cannot read
+    pixels: Pixels = field(default_factory=Pixels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The values of the images of one class."""
+
+    label: int
+    images: int  # that were looked at
+    low: float  # median of the least values
+    high: float  # median of the greatest ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +172,9 @@ class Labels:
     ordered: bool = False  # the labels of the whole data set never fall
     # by how many standard deviations a linear model of small copies beats chance; None: not tried
     informative: float | None = None
+    ranges: tuple[Range, ...] = ()  # of each class, where there are several
+    # where a sampler weighs: label, its samples in the data set, its share of what is drawn
+    drawn: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +189,10 @@ class Boxes:
     swapped: int = 0  # x2 < x1 or y2 < y1, which are boxes inside of the image as [x, y, w, h]
     relative: int = 0  # with all numbers in [0, 1]
     spotted: tuple[Spotted, ...] = ()  # samples of those that are outside or empty
+    # of all boxes in pixels, in parts of their image: the least x, y and the greatest x, y
+    reach: tuple[float, ...] = ()
+    images: int = 0  # that have a box
+    resized: float | None = None  # side of the images over that of their files, where it is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +203,30 @@ class Masks:
     unequal: int = 0  # of another size than their image
     ratio: float | None = None  # of the sides of image and mask, where it is the same for all
     spotted: tuple[Spotted, ...] = ()
+    classes: int = 0  # masks that have areas of two classes or more
+    between: int = 0  # of them, those with values that stand but where two such areas meet
+    between_values: tuple[float, ...] = ()  # of these the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How much better the edges of masks lie on those of the images at other places of the list."""
+
+    pairs: int  # masks that were looked at
+    shift: int  # of the place whose images fit best; 0: their own
+    own: float  # edges of the own image under the mask's, over those all over the image; mean
+    best: float  # the same of the images at that place
+    z: float  # by how many standard errors best is above own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mispaired:
+    """Two lists of files of a data set that name different samples at one place."""
+
+    first: str  # a file of one list
+    second: str  # and the one at its place in the other
+    count: int  # places where the numbers in the names differ
+    places: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +237,8 @@ class Trials:
     workers_repeat: bool | None = None  # two workers draw the same random numbers
     epochs_repeat: bool | None = None  # two epochs draw the same random numbers
     apart: str = ""  # "flipped left to right": the image was, its mask was not
+    unsharded: bool | None = None  # two workers of a stream give the same samples
+    fit: Fit | None = None  # of masks to the images of their neighbours in the data set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +269,22 @@ class Split:
     trials: Trials = field(default_factory=Trials)
     failed: Failed | None = None
     unread: str = ""  # why a batch could not be measured
+    mispaired: Mispaired | None = None  # files of images and of their masks or labels
 
     def of(self, *roles: str) -> tuple[Part, ...]:
         """The parts of these roles, in the order of the batch."""
         return tuple(part for part in self.parts if part.role in roles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What images the published weights of a model were trained on."""
+
+    name: str  # "torchvision's ResNet"
+    # mean and std by channel in the order R, G, B, the usual ones first
+    normalisations: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    sides: tuple[int, ...] = ()  # pixels, from the least
+    loaded: bool | None = None  # the model is not at its initialisation; None: that cannot be told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +296,8 @@ class Expected:
     ignored: int = -100  # label that the loss leaves out
     batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one
     seconds: float | None = None  # of a training step, at most
+    accepted: bool | None = None  # whether the model took a batch; None: it was not tried
+    weights: Weights | None = None  # where the model, or a part of it, is a published one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from cnnprobe.data.columns import Column
 from cnnprobe.data.facts import Images, Pair, Spotted
+from cnnprobe.data.pixels import PixelTally, open_picture
 from cnnprobe.data.tallies import Bounds, bound_channels
 
 NAMED = 8  # samples of a kind that are named
@@ -48,7 +49,9 @@ class ImageTally:
         self.sketches: dict[bytes, list[tuple[NDArray[np.float32], Spotted]]] = {}
         self.thumbnails: list[Thumbnail] = []
         self.suspects: list[Thumbnail] = []
-        self.features: list[tuple[NDArray[np.float32], int]] = []  # small copies with their labels
+        self.features: list[tuple[NDArray[np.float32], int]] = []  # with their labels
+        self.pixels = PixelTally()
+        self.latest: NDArray[np.float32] | None = None  # the sketches of the last batch
         self._per_class: Counter[int | None] = Counter()
         self._found: dict[str, list[Any]] = {"constant": [], "nonfinite": [], "duplicates": []}
         self._counts: Counter[str] = Counter()
@@ -58,35 +61,32 @@ class ImageTally:
         known.
         """
         values = column.values
-        stacked = isinstance(values, Tensor)
-        bounds = None if given is None else list_bounds(given)
-        sketches = sketch_images(values) if stacked else None
-        for i, spot in enumerate(spots):
-            image = values[i]
-            if not isinstance(image, Tensor) or not image.numel():
-                continue
-            sketch = sketches[i] if sketches is not None else sketch_images(image[None])[0]
-            low, high = (
-                bounds[i] if bounds is not None else list_bounds(bound_channels(image[None]))[0]
-            )
-            self._judge(image, low, high, spot, sketch)
+        if isinstance(values, Tensor):
+            self._add_batch(values, spots, given if given is not None else bound_channels(values))
+            return
+        for image, spot in zip(values, spots, strict=False):
+            if isinstance(image, Tensor) and image.numel():
+                self._add_batch(image[None], [spot], bound_channels(image[None]))
 
-    def _judge(
-        self, image: Tensor, low: float, high: float, spot: Spotted, sketch: NDArray[np.float32]
-    ) -> None:
-        if not (np.isfinite(low) and np.isfinite(high)):
-            self._note("nonfinite", spot, image, spot)
-        elif low == high:
-            self._note("constant", spot, image, spot)
-        else:
-            self._compare(image, spot, sketch)
-            if spot.label is not None and len(self.features) < FEATURES:
-                halves = (
-                    sketch.reshape(SIDE // 2, 2, SIDE // 2, 2) if len(sketch) == SIDE**2 else None
-                )
-                if halves is not None:
-                    self.features.append((halves.mean((1, 3)).reshape(-1), spot.label))
-        self._keep(image, spot)
+    def _add_batch(self, batch: Tensor, spots: list[Spotted], bounds: Bounds) -> None:
+        if not batch.numel():
+            return
+        copies = copy_images(batch)
+        self.latest = copies.sketches
+        self.pixels.add(batch, spots)
+        self.pixels.add_means(copies.pooled.mean((2, 3)), spots)
+        single = find_single(batch, bounds)
+        for i, (spot, (low, high)) in enumerate(zip(spots, list_bounds(bounds), strict=False)):
+            if not (np.isfinite(low) and np.isfinite(high)):
+                self._note("nonfinite", spot, batch[i], spot)
+            elif single[i]:
+                self._note("constant", spot, batch[i], spot)
+            else:
+                self._compare(batch[i], spot, copies.sketches[i])
+                self.pixels.add_range(spot.label, low, high)
+                if spot.label is not None and len(self.features) < FEATURES:
+                    self.features.append((copies.features[i], spot.label))
+            self._keep(batch[i], spot)
 
     def _keep(self, image: Tensor, spot: Spotted) -> None:
         """Keep a small copy, of each class about as many: a rarer class takes the place of a
@@ -136,6 +136,11 @@ class ImageTally:
             repeated=self._counts["repeated"],
             similar=self._counts["similar"],
             contradicting=self._counts["contradicting"],
+            unopened=tuple(
+                spot.name
+                for spot in self._found["constant"]
+                if spot.name and open_picture(spot.name) is None
+            ),
             **more,
         )
 
@@ -163,19 +168,50 @@ def fingerprint(image: Tensor) -> bytes:
     return hashed.digest()
 
 
-def sketch_images(batch: Tensor) -> NDArray[np.float32]:
-    """Each image as SIDE x SIDE grey values in [0, 1] of its own range; all zero where it is
-    constant.
+def find_single(batch: Tensor, bounds: Bounds) -> list[bool]:
+    """Which images have a single colour: one value in each of their channels."""
+    low, high = bounds
+    if batch.dim() < 4:  # rows or features are no channels
+        low, high = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
+    return [bool(each) for each in (low == high).all(1).tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Small copies of the images of a batch."""
+
+    pooled: NDArray[np.float32]  # (N, C, SIDE, SIDE), in their own numbers; grey of a clip
+    sketches: NDArray[np.float32]  # (N, SIDE * SIDE), grey, in [0, 1]; all zero: a single value
+    features: NDArray[np.float32]  # (N, F), from which classes are told
+
+
+def copy_images(batch: Tensor) -> Copies:
+    """Small copies of images, shape (N, C, H, W); clips and volumes become grey, and features of
+    one dim a row.
     """
     step = max(1, min(batch.shape[-2:]) // (4 * SIDE)) if batch.dim() > 2 else 1
-    some = batch.detach()[..., ::step, ::step] if step > 1 else batch.detach()
-    grey = some.float().nan_to_num(0, 0, 0)
-    while grey.dim() > 3:
-        grey = grey.mean(1)
-    small = adaptive_avg_pool2d(grey, (SIDE, SIDE)) if grey.dim() == 3 else grey[:, None, :]
-    flat = small.reshape(len(batch), -1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    return np.asarray(((flat - low) / (high - low).clamp(min=1e-12)).cpu().numpy())
+    some = batch.detach()[..., ::step, ::step].float().nan_to_num(0, 0, 0)
+    while some.dim() > 4:
+        some = some.mean(1)
+    some = some.reshape(len(some), *(1,) * (4 - some.dim()), *some.shape[1:])
+    some = some if some.shape[1] <= 4 else some.mean(1, keepdim=True)
+    pooled = adaptive_avg_pool2d(some, (SIDE, SIDE)) if batch.dim() > 2 else some
+    grey = pooled.mean(1).reshape(len(batch), -1)
+    low, high = grey.amin(1, keepdim=True), grey.amax(1, keepdim=True)
+    coarse = avg_pool2d(pooled, 2).flatten(1) if batch.dim() > 2 else grey
+    texture = [some.std((2, 3), correction=0), *(_measure_steps(some, dim) for dim in (-1, -2))]
+    return Copies(
+        pooled.cpu().numpy(),
+        ((grey - low) / (high - low).clamp(min=1e-12)).cpu().numpy(),
+        torch.cat([coarse, *texture], dim=1).cpu().numpy(),
+    )
+
+
+def _measure_steps(images: Tensor, dim: int) -> Tensor:
+    """The mean size of the steps along a dim, of each channel; (N, C)."""
+    if images.shape[dim] < 2:
+        return images.new_zeros(images.shape[:2])
+    return images.diff(dim=dim).abs().mean((2, 3))
 
 
 def coarsen(sketch: NDArray[np.float32]) -> bytes:

@@ -91,7 +91,10 @@ def _describe_split(split: Split, *, both: bool) -> Iterator[Block]:
 
 
 def _row(part: Part) -> Row:
-    sizes = [shape(("N", *s)) for s, _ in part.shapes[:2]]  # type: ignore[arg-type]
+    sizes = [
+        shape(("N", *((*s[:-3], *s[-2:], s[-3]) if part.channels_last else s)))  # type: ignore[arg-type]
+        for s, _ in part.shapes[:2]
+    ]
     more = f" and {len(part.shapes) - 2} more" if len(part.shapes) > 2 else ""
     numbers = part.numbers
     values = (None,) * 4

@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
 
 from cnnprobe.data.columns import Column
 from cnnprobe.data.facts import Boxes, Masks, Spotted
 from cnnprobe.data.images import NAMED
+from cnnprobe.data.pixels import FILES, open_picture
 
+MASKS = 64  # in which values between two others are looked for
+LEAST_BETWEEN = 2  # such values: a single one may be a class of its own, the rim of a cell
+MOST_VALUES = 256  # of a mask
+ON_RAMP = 0.8  # of the pixels of a value
 SLACK = 1.0  # pixel: the last coordinate is written as W or as W - 1
 
 
@@ -24,6 +30,8 @@ class BoxTally:
         self._counts: Counter[str] = Counter()
         self._spotted: list[Spotted] = []
         self._form = "xywh" if "bbox" in path.lower() else ""
+        self._reach: Tensor | None = None
+        self._scales: list[float] = []
 
     def add(self, column: Column, images: Column | None, spots: list[Spotted]) -> None:
         """Take in the boxes of a batch."""
@@ -34,6 +42,9 @@ class BoxTally:
                 size = tuple(image.shape[-2:]) if isinstance(image, Tensor) else None
                 self._form = getattr(getattr(boxes, "format", None), "value", self._form).lower()
                 self._judge(boxes.detach().reshape(-1, 4).double(), size, spot)
+                self._counts["images"] += 1
+                if spot.name and size is not None and len(self._scales) < FILES:
+                    self._scales += _compare_sizes(spot.name, size)
 
     def _judge(self, boxes: Tensor, size: tuple[int, ...] | None, spot: Spotted) -> None:
         self._counts["count"] += len(boxes)
@@ -49,6 +60,7 @@ class BoxTally:
         outside = torch.zeros_like(empty)
         inside = torch.zeros_like(empty)
         if size is not None:
+            self._extend(absolute[~empty] / torch.tensor([size[1], size[0]] * 2))
             limit = torch.tensor([size[1], size[0]], dtype=torch.float64) + SLACK
             outside = (absolute[:, 2:] > limit).any(1) | (absolute[:, :2] < -SLACK).any(1)
             inside = ((absolute[:, :2] + absolute[:, 2:]) <= limit).all(1)
@@ -57,6 +69,14 @@ class BoxTally:
         self._counts["outside"] += int((outside & ~empty).sum())
         if bool((outside | empty).any()) and len(self._spotted) < NAMED:
             self._spotted.append(spot)
+
+    def _extend(self, parts: Tensor) -> None:
+        if len(parts):
+            found = torch.cat([parts[:, :2].amin(0), parts[:, 2:].amax(0)])
+            if self._reach is not None:
+                least = torch.minimum(found[:2], self._reach[:2])
+                found = torch.cat([least, torch.maximum(found[2:], self._reach[2:])])
+            self._reach = found
 
     def describe(self) -> Boxes:
         """What was met, as plain data."""
@@ -71,17 +91,31 @@ class BoxTally:
             swapped=counts["swapped"],
             relative=counts["relative"],
             spotted=tuple(self._spotted),
+            reach=tuple(self._reach.tolist()) if self._reach is not None else (),
+            images=counts["images"],
+            resized=self._scales[0] if len(set(self._scales)) == 1 else None,
         )
 
 
+def _compare_sizes(path: str, size: tuple[int, ...]) -> list[float]:
+    """By what factor an image is larger than its file, where height and width agree."""
+    picture = open_picture(path, (64, 64), whole=False)
+    if picture is None:
+        return []
+    high, wide = size[0] / picture.height, size[1] / picture.width
+    return [round(high, 2)] if abs(high - wide) < 0.02 * high else []
+
+
 class MaskTally:
-    """Sizes of masks against those of their images."""
+    """Sizes of masks against those of their images, and values that an interpolation made."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._unequal = 0
         self._ratios: set[tuple[float, float]] = set()
         self._spotted: list[Spotted] = []
+        self._classes = self._between = 0
+        self._values: list[float] = []
 
     def add(self, column: Column, images: Column | None, spots: list[Spotted]) -> None:
         """Take in the masks of a batch."""
@@ -96,6 +130,15 @@ class MaskTally:
                 self._unequal += 1
                 if len(self._spotted) < NAMED:
                     self._spotted.append(spot)
+            if self._classes < MASKS and mask.dim() in (2, 3) and min(mask.shape[-2:]) > 2:
+                self._look_between(mask.detach())
+
+    def _look_between(self, mask: Tensor) -> None:
+        areas, between = find_between(mask.reshape(-1, *mask.shape[-2:])[0])
+        self._classes += areas > 1
+        if len(between) >= LEAST_BETWEEN:
+            self._between += 1
+            self._values = self._values or between[:NAMED]
 
     def describe(self) -> Masks:
         """What was met, as plain data."""
@@ -104,8 +147,41 @@ class MaskTally:
             ((high, wide),) = self._ratios
             ratio = high if high == wide else None
         return Masks(
-            path=self.path, unequal=self._unequal, ratio=ratio, spotted=tuple(self._spotted)
-        )
+            path=self.path, unequal=self._unequal, ratio=ratio, spotted=tuple(self._spotted),
+            classes=self._classes, between=self._between, between_values=tuple(self._values),
+        )  # fmt: skip
+
+
+def find_between(mask: Tensor) -> tuple[int, list[float]]:
+    """How many values of a mask have an area, and which of the others stand but between two of
+    them.
+
+    Args:
+        mask: shape (H, W).
+
+    An area is a pixel whose eight neighbours have its value. A value stands between where there
+    are areas of lesser and of greater values, and nearly all its pixels have both within two
+    pixels, as on a ramp.
+
+    >>> mask = torch.zeros(6, 9)
+    >>> mask[:, 4], mask[:, 5], mask[:, 6:] = 1.0, 2.0, 3.0
+    >>> find_between(mask)
+    (2, [1.0, 2.0])
+    """
+    values = torch.unique(mask)
+    if not 2 < len(values) <= MOST_VALUES:
+        return min(2, len(values)), []
+    padded = pad(mask[None, None].float(), (1, 1, 1, 1), mode="replicate")
+    high = max_pool2d(padded, 3, stride=1)[0, 0]
+    low = -max_pool2d(-padded, 3, stride=1)[0, 0]
+    areas = torch.unique(mask[high == low]).tolist()
+    if len(areas) < 2:
+        return len(areas), []
+    near = pad(mask[None, None].float(), (2, 2, 2, 2), mode="replicate")
+    greater = max_pool2d(near, 5, stride=1)[0, 0] > mask
+    ramp = greater & (-max_pool2d(-near, 5, stride=1)[0, 0] < mask)
+    found = [v for v in values.tolist() if areas[0] < v < areas[-1] and v not in areas]
+    return len(areas), [v for v in found if float(ramp[mask == v].float().mean()) >= ON_RAMP]
 
 
 def take_objects(

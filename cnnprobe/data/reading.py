@@ -6,13 +6,17 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, WeightedRandomSampler
 
-from cnnprobe.data.columns import Column, join_samples
+from cnnprobe.data.columns import Column, join_samples, move_channels
 from cnnprobe.data.datasets import (
     find_file,
+    find_mispaired,
     list_classes,
     list_normalisations,
     list_targets,
@@ -24,7 +28,7 @@ from cnnprobe.data.information import measure_information
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
-from cnnprobe.data.roles import assign_roles, choose_main, choose_target
+from cnnprobe.data.roles import assign_roles, choose_main, choose_target, find_channels_last
 from cnnprobe.data.source import (
     Batch,
     Limits,
@@ -38,7 +42,7 @@ from cnnprobe.data.source import (
     spread,
 )
 from cnnprobe.data.tallies import PartTally, bound_channels, number_of
-from cnnprobe.data.trials import try_again
+from cnnprobe.data.trials import STREAMED, Stretch, try_again
 
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
@@ -72,6 +76,9 @@ class _Tallies:
     waited: list[float] = field(default_factory=list)
     told: dict[int, int] = field(default_factory=dict)  # index to label, of the first samples
     inputs: Tensor | None = None
+    last: tuple[str, ...] = ()  # paths of images with the channels last
+    twins: list[tuple[str, str]] = field(default_factory=list)  # paths of equal images, so far
+    stream: list[Stretch] = field(default_factory=list)  # the first batches of a stream
     unread: str = ""
 
 
@@ -138,9 +145,15 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> Reading:
 
 
 def _start(batch: Batch) -> _Tallies:
-    roles = assign_roles(batch.columns)
+    last = find_channels_last(batch.columns)
+    columns = [move_channels(c) if c.path in last else c for c in batch.columns]
+    roles = assign_roles(columns)
     tallies = _Tallies(roles, {path: PartTally(path, role) for path, role in roles.items()})
-    main, target = choose_main(batch.columns, roles), choose_target(batch.columns, roles)
+    tallies.last = tuple(path for path in last if roles[path] in ("image", "mask"))
+    for path in tallies.last:
+        tallies.parts[path].channels_last = True
+    tallies.twins = list(combinations([p for p, role in roles.items() if role == "image"], 2))
+    main, target = choose_main(columns, roles), choose_target(columns, roles)
     tallies.main = main.path if main is not None else None
     tallies.target = target.path if target is not None else None
     for path, role in roles.items():
@@ -157,7 +170,11 @@ def _measure(tallies: _Tallies, batch: Batch, source: Source) -> None:
 
 
 def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
-    columns = {column.path: column for column in batch.columns}
+    columns = {
+        column.path: move_channels(column) if column.path in tallies.last else column
+        for column in batch.columns
+    }
+    tallies.twins = [pair for pair in tallies.twins if _are_equal(*map(columns.get, pair))]
     images = columns.get(tallies.main) if tallies.main is not None else None
     bounds = None
     if images is not None and isinstance(images.values, Tensor):
@@ -173,7 +190,10 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
         tallies.images.add(images, spots[: len(images)], bounds)
         _attach_objects(tallies, columns, images, size)
         if tallies.inputs is None and isinstance(images.values, Tensor):
-            tallies.inputs = images.values[:KEPT].detach().clone()
+            given = next(c.values for c in batch.columns if c.path == tallies.main)
+            tallies.inputs = given[:KEPT].detach().clone()
+        if len(tallies.stream) < STREAMED and isinstance(source.dataset, IterableDataset):
+            tallies.stream.append(Stretch(labels, tallies.images.latest))
     for path, each in tallies.objects.items():
         if path in columns:
             least = min(len(columns[path]), size if images is None else len(images))
@@ -262,6 +282,8 @@ def _read_singly(
 def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split:
     waited = tallies.waited[1:]
     seconds = sum(waited) / len(waited) if waited else 0.0
+    for path, twin in tallies.twins if tallies.samples > 1 else ():
+        tallies.parts[twin].same_as = path
     parts = tuple(tally.describe() for tally in tallies.parts.values())
     masks = [path for path, role in tallies.roles.items() if role == "mask"]
     return Split(
@@ -274,23 +296,25 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         images=_describe_images(source, tallies),
         labels=_describe_labels(source, tallies),
         objects=tuple(each.describe() for each in tallies.objects.values()),
-        trials=try_again(source, tallies.main, masks[0] if masks else "")
+        trials=try_again(source, tallies.main, masks[0] if masks else "", tallies.stream)
         if tallies.main is not None and failed is None
         else Trials(),
         failed=failed,
         unread=tallies.unread,
+        mispaired=find_mispaired(source.dataset) if source.dataset is not None else None,
     )
 
 
 def _describe_images(source: Source, tallies: _Tallies) -> Images:
     if source.dataset is None:
-        return tallies.images.describe()
+        return tallies.images.describe(pixels=tallies.images.pixels.describe())
+    steps = list_normalisations(source.dataset)
     known = [type(each).__name__ for each in list_transforms(source.dataset)]
     scaled = None
     if known:
         scaled = any(name in TELLING[:3] for name in known)
     return tallies.images.describe(
-        normalisations=list_normalisations(source.dataset), scaled=scaled
+        normalisations=steps, scaled=scaled, pixels=tallies.images.pixels.describe(steps)
     )
 
 
@@ -312,6 +336,36 @@ def _describe_labels(source: Source, tallies: _Tallies) -> Labels | None:
         batches=tallies.compared,
         ordered=bool(drawn) and drawn == sorted(drawn),
         informative=measure_information(tallies.images.features),
+        ranges=tallies.images.pixels.list_ranges(),
+        drawn=_share_draws(source),
+    )
+
+
+def _share_draws(source: Source) -> tuple[tuple[int, int, float], ...]:
+    """The samples of each class, and its share of the draws of a sampler that weighs."""
+    sampler = source.given.sampler if source.loader is not None else None
+    if not isinstance(sampler, WeightedRandomSampler):
+        return ()
+    whole = list_targets(source.dataset)
+    if whole is None or len(whole) != len(sampler.weights):
+        return ()
+    weights: Counter[int] = Counter()
+    for label, weight in zip(whole, sampler.weights.tolist(), strict=True):
+        weights[label] += weight
+    total, counts = sum(weights.values()), Counter(whole)
+    return tuple((k, counts[k], weight / total) for k, weight in sorted(weights.items()) if total)
+
+
+def _are_equal(a: Column | None, b: Column | None) -> bool:
+    """Whether two parts hold the same images, to the bit."""
+    if a is None or b is None or len(a) != len(b):
+        return False
+    pairs = zip(a.values, b.values, strict=True)
+    if isinstance(a.values, Tensor) and isinstance(b.values, Tensor):
+        pairs = iter([(a.values, b.values)])  # type: ignore[assignment]
+    return all(
+        isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == y.dtype and torch.equal(x, y)
+        for x, y in pairs
     )
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from cnnprobe.data.columns import Column
 
 LEAST_SIDE = 4  # pixels: what is smaller is no image
+LEAST_LAST = 8  # pixels, where the channels come last
+MOST_ASPECT = 4  # of height and width, there
+COLOURS = (1, 3, 4)
 FEW_VALUES = 64  # distinct values of a mask in one image; a photo has more
 _INPUTS = re.compile(r"image|img|pixel|input|picture|photo|^x\d*$|video|audio|spec|volume|frames")
 _TARGETS = re.compile(r"label|target|class|categor|digit|^y$")
@@ -36,6 +39,23 @@ def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
         if column is not main and _is_mask(column, main):
             roles[column.path] = "mask"
     return roles
+
+
+def find_channels_last(columns: Sequence[Column]) -> list[str]:
+    """The paths of images that come as (H, W, C): their last dim is that of one, three or four
+    colours.
+    """
+    return [column.path for column in columns if _is_channels_last(column)]
+
+
+def _is_channels_last(column: Column) -> bool:
+    value = column.first
+    if not isinstance(value, Tensor) or not _is_plain(value) or value.dim() not in (3, 4):
+        return False
+    if value.shape[-1] not in COLOURS or _BOXES.search(_last_name(column.path)):
+        return False
+    sides = value.shape[-3:-1]
+    return min(sides) >= LEAST_LAST and max(sides) <= MOST_ASPECT * min(sides)
 
 
 def choose_main(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:

@@ -266,7 +266,8 @@ def describe_loading(source: Source, seconds: float) -> Loading:
         workers=loader.num_workers,
         sampler=type(sampler).__name__ if stock else type(loader.batch_sampler).__name__,
         shuffled=_is_shuffled(sampler) if stock else None,
-        weighted=isinstance(sampler, WeightedRandomSampler),
+        size=_length(loader.dataset),
+        weights=len(sampler.weights) if isinstance(sampler, WeightedRandomSampler) else None,
         same_order=_has_same_order(loader) if stock else None,
         seconds=seconds,
     )

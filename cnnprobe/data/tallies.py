@@ -45,6 +45,8 @@ class PartTally:
         self._whole = True
         self._statistics: Statistics | None = None
         self._bounds: list[tuple[float, float]] | None = None
+        self.channels_last = False
+        self.same_as = ""
 
     def add(self, column: Column, bounds: Bounds | None = None) -> None:
         """Take in the column of a batch; `bounds` are those of its images, where they are known."""
@@ -110,6 +112,8 @@ class PartTally:
             channels=tuple(self._channels()),
             values=tuple(sorted(self._values.items())),
             whole=self._whole and self._statistics is not None,
+            channels_last=self.channels_last,
+            same_as=self.same_as,
         )
 
     def _channels(self) -> Iterable[Channel]:

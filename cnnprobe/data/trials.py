@@ -4,15 +4,18 @@ the same random numbers.
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from cnnprobe.data.columns import join_samples, read_columns
 from cnnprobe.data.facts import Trials
+from cnnprobe.data.fitting import find_fit
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
 from cnnprobe.data.source import Source
 
@@ -20,11 +23,23 @@ READINGS = 4  # of one sample in the same process
 DRAWS = (
     8  # readings of one sample a worker: two workers agree by chance in one of 256 for flips alone
 )
+STREAMED = 16  # batches of a stream that are compared
+NEIGHBOURS = 32  # samples side by side in the data set whose masks are laid on one another's images
+SAME = 0.95  # of the other samples of a batch are less alike than the one at the same place
+FEWEST = 8  # samples of a stream that are compared
 PATIENCE = 30.0  # seconds that a worker may take
 _TURNS = {"left to right": (-1,), "top to bottom": (-2,), "by half a turn": (-1, -2)}
 
 
-def try_again(source: Source, path: str, mask: str) -> Trials:
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The labels and the sketches of a batch of a stream."""
+
+    labels: list[int | None]
+    sketches: Any  # (N, F), or None
+
+
+def try_again(source: Source, path: str, mask: str, stream: Sequence[Stretch] = ()) -> Trials:
     """What further readings of one or two samples show; nothing where samples cannot be had one by
     one.
 
@@ -32,16 +47,20 @@ def try_again(source: Source, path: str, mask: str) -> Trials:
         source: where they come from.
         path: of the images in a sample.
         mask: of the mask; "" where there is none.
+        stream: the first batches of a stream, as they were read.
     """
+    if isinstance(source.dataset, IterableDataset):
+        return Trials(unsharded=find_unsharded(source.given, stream))
     if not source.is_indexed or not len(source.dataset):
         return Trials()
     try:
         with kept_generators(source.given), _quiet():
             random, apart = _read_repeatedly(source, path, mask)
             workers, epochs = _try_workers(source, path) if random else (None, None)
+            fit = find_fit(*_read_neighbours(source, path, mask)) if mask else None
     except Exception:  # a trial that the user's code does not allow shows nothing
         return Trials()
-    return Trials(random=random, workers_repeat=workers, epochs_repeat=epochs, apart=apart)
+    return Trials(random=random, workers_repeat=workers, epochs_repeat=epochs, apart=apart, fit=fit)
 
 
 @contextlib.contextmanager
@@ -125,3 +144,50 @@ def _varies(values: Any) -> bool:
 def _all_equal(a: Any, b: Any) -> bool:
     pairs = list(zip(a, b, strict=False))
     return len(pairs) == DRAWS and all(torch.is_tensor(x) and _equal(x, y) for x, y in pairs)
+
+
+# ---------------------------------------------------------------- masks of the neighbours
+
+
+def _read_neighbours(source: Source, path: str, mask: str) -> tuple[list[Any], list[Any]]:
+    """The images and the masks of samples side by side in the data set."""
+    dataset = copy_dataset(source.dataset)
+    samples = [dataset[i] for i in range(min(NEIGHBOURS, len(dataset)))]
+    columns = {c.path: list(c.values) for c in join_samples(samples)}
+    return columns.get(path, []), columns.get(mask, [])
+
+
+# ---------------------------------------------------------------- streams
+
+
+def find_unsharded(given: Any, stream: Sequence[Stretch]) -> bool | None:
+    """Whether the workers of a stream give the same samples, each augmented in its own way; None
+    where that cannot be told.
+
+    Args:
+        given: the user's loader.
+        stream: the first batches; those of each worker come in turn.
+    """
+    workers = given.num_workers if isinstance(given, DataLoader) else 0
+    if workers < 2 or not getattr(given, "in_order", True):
+        return None
+    pairs = [(a, b) for a, b in zip(stream[::workers], stream[1::workers], strict=False)]
+    compared = [n for a, b in pairs if (n := _rank_places(a, b)) is not None]
+    if sum(len(each) for each in compared) < FEWEST:
+        return None
+    equal = all(a.labels == b.labels for a, b in pairs)
+    return equal and float(np.concatenate(compared).mean()) >= SAME
+
+
+def _rank_places(a: Stretch, b: Stretch) -> Any:
+    """Of the samples of one batch, the share of those of the other that are less alike than the one
+    at the same place; one half on average for other samples.
+    """
+    if a.sketches is None or b.sketches is None or len(a.sketches) < 2:
+        return None
+    if np.shape(a.sketches) != np.shape(b.sketches):
+        return None
+    apart = np.abs(a.sketches[:, None] - b.sketches[None]).mean(-1)
+    own = apart.diagonal()[:, None]
+    others = (apart > own).sum(1) + ((apart == own).sum(1) - 1) / 2
+    return others / (len(own) - 1)

@@ -38,12 +38,14 @@ def healthy() -> Mapping[str, Any]:
     explains=("constant-output", "ignored-input"),
 )
 def constant_images(data: Data) -> Iterator[Finding]:
-    """Images of a single colour: blank, black, or lost on the way.
+    """Images of a single colour: blank, black in place of a broken file, or lost on the way.
 
     Why it matters: there is nothing in them to learn a class from; where all are so, what was drawn
     was divided away.
     What to do: look at the named files; where all images are constant, look at the transforms
     (uint8 divided by 255 as whole numbers).
+    Files that cannot be opened are named: there __getitem__ catches what the file raises, and
+    returns zeros. Let it raise, or leave the sample out in the collate_fn.
     Known exceptions: it is info where the samples have no class of their own, as slices of a scan
     with their masks.
     Source: uint8 arithmetic of torch and NumPy: 200 // 255 is 0.
@@ -58,10 +60,19 @@ def constant_images(data: Data) -> Iterator[Finding]:
             severity=Severity.ERROR if share > ALL else severity,
             message=(
                 f"{format_counted(images.constants, 'image')} of {among(split)} "
-                f"{'has' if images.constants == 1 else 'have'} a single value: "
-                f"{name_samples(images.constant, images.constants)}"
+                f"{'has' if images.constants == 1 else 'have'} a single colour: "
+                f"{name_samples(images.constant, images.constants)}" + _name_broken(images.unopened)
             ),
-            fix="look at the transforms: every picture is lost on the way"
+            fix="let __getitem__ raise, and remove or replace the files"
+            if images.unopened
+            else "look at the transforms: every picture is lost on the way"
             if share > ALL
-            else "remove these images, or find out why they are blank",
+            else "remove these images, or find out why they are blank: an except that returns zeros?",
         )
+
+
+def _name_broken(files: tuple[str, ...]) -> str:
+    if not files:
+        return ""
+    said = format_counted(len(files), "of these files", "of these files")
+    return f"; {said} cannot be opened by Pillow, the first is {files[0]!r}"

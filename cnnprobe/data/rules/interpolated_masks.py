@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Masks, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.diagnosis import Finding, Severity
 
+SHARE = 0.1  # of the masks with two areas or more, and two of them at least
 MAJOR = 0.7  # of the pixels have one of the two extreme values
 OTHERS = 8  # values in between
 QUARTERS = (
@@ -16,6 +17,7 @@ QUARTERS = (
     192,
     255,
 )  # in each of which one lies: COCO-Stuff's classes end at 182, ADE20K's at 150
+_FIX = "resize and rotate masks with InterpolationMode.NEAREST"
 
 
 def _resized(mode: str) -> Mapping[str, Any]:
@@ -44,13 +46,14 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def interpolated_masks(data: Data) -> Iterator[Finding]:
-    """Masks hold values between 0 and 255 at the edges, as an interpolation makes them.
+    """Masks hold values at the edges that lie between those of the two sides, as an interpolation
+    makes them.
 
     Why it matters: a value between two classes is a third class, which is not there.
     What to do: v2.Resize(size, interpolation=InterpolationMode.NEAREST) for masks, or wrap them as
     tv_tensors.Mask, which the transforms then treat so.
-    Known exceptions: masks with more than two classes are not judged; floats from 0 to 1 may be
-    meant so.
+    Known exceptions: a single value between two others may be a class of its own, as the rim of a
+    cell; floats from 0 to 1 may be meant so.
     Source: torchvision.transforms.v2.Resize, "NEAREST ... for masks"; tv_tensors.Mask.
     """
     for split in data.splits:
@@ -72,5 +75,23 @@ def interpolated_masks(data: Data) -> Iterator[Finding]:
                         f"between 0 and 255, in {1 - (counts[0] + counts[255]) / total:.1%} of "
                         "the pixels"
                     ),
-                    fix="resize and rotate masks with InterpolationMode.NEAREST",
+                    fix=_FIX,
                 )
+        for masks in split.objects:
+            if isinstance(masks, Masks) and _are_between(split, masks):
+                yield Finding(
+                    message=(
+                        f"{masks.between} of {masks.classes} masks {masks.path} of the {split.name} "
+                        "data have values that stand but between two others, where these meet: "
+                        f"{', '.join(f'{value:g}' for value in masks.between_values)}"
+                    ),
+                    fix=_FIX,
+                )
+
+
+def _are_between(split: Split, masks: Masks) -> bool:
+    part = next((p for p in split.of("mask") if p.path == masks.path), None)
+    if part is None or part.numbers is None or part.numbers.high <= 1:
+        return False
+    black_and_white = {0.0, 255.0} == {part.numbers.low, part.numbers.high}
+    return not black_and_white and masks.between >= max(2, SHARE * masks.classes)

@@ -1,0 +1,232 @@
+"""How the values lie in single images: read in another order than they were written, wrapped around
+at the end of a byte, with the channels in the order blue, green, red.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnprobe.data.facts import Colours, Pixels, Range, Spotted
+
+LOOKED_AT = 24  # images whose pixels are compared with their neighbours
+PER_BATCH = 4  # of them
+LEAST_SIDE = 8  # pixels
+COLOURED = 1024  # images whose channels are compared
+NAMED = 8
+FILES = 12  # that are opened to see the order of the channels
+CLASSES = 256  # whose ranges are kept, each of PER_CLASS images
+PER_CLASS = 32
+
+# A wrapped image: of the steps between neighbours, in levels of its 256,
+JUMP = 192.0  # is one from white to black, or back
+JUMPS = 0.01  # of all steps; along the edges of photographs it is a few per thousand
+SHORTER = 0.7  # their mean the short way round over their mean; a ramp gives 1/2, noise 3/4
+STEP = 40.0  # their mean the short way round; that of noise is 64
+ENDS = 8.0  # levels from an end: drawings and scanned text have most of their pixels there
+AT_ENDS = 0.2  # of the pixels; of values that wrap around it is 16 in 256
+
+Normalisations = Sequence[tuple[tuple[float, ...], tuple[float, ...]]]
+
+
+class PixelTally:
+    """What a few images of each batch show of how their values lie."""
+
+    def __init__(self) -> None:
+        self._factors: dict[str, list[float]] = {}
+        self._looked_at = 0
+        self._wrapped: list[Spotted] = []
+        self._wraps = 0
+        self._means: list[tuple[NDArray[np.float32], Spotted]] = []
+        self._ranges: dict[int, list[tuple[float, float]]] = {}
+
+    def add(self, batch: Tensor, spots: Sequence[Spotted]) -> None:
+        """Look at the first images of a batch, shape (N, C, H, W); others are passed over."""
+        if batch.dim() != 4 or min(batch.shape[-2:]) < LEAST_SIDE or batch.shape[1] > 4:
+            return
+        some = batch[: min(PER_BATCH, LOOKED_AT - self._looked_at)].detach().float()
+        if not len(some) or not bool(some.isfinite().all()):
+            return
+        self._looked_at += len(some)
+        for name, factors in compare_orders(some).items():
+            self._factors.setdefault(name, []).extend(factors)
+        for spot, wrapped in zip(spots, find_wrapped(some), strict=False):
+            self._wraps += wrapped
+            if wrapped and len(self._wrapped) < NAMED:
+                self._wrapped.append(spot)
+
+    def add_means(self, means: NDArray[np.float32], spots: Sequence[Spotted]) -> None:
+        """Take in the mean of each channel of each image, shape (N, 3)."""
+        room = COLOURED - len(self._means)
+        if means.shape[1:] == (3,):
+            self._means += list(zip(means[:room], spots[:room], strict=False))
+
+    def add_range(self, label: int | None, low: float, high: float) -> None:
+        """Take in the bounds of an image of a class."""
+        if label is None or (label not in self._ranges and len(self._ranges) >= CLASSES):
+            return
+        held = self._ranges.setdefault(label, [])
+        if len(held) < PER_CLASS:
+            held.append((low, high))
+
+    def describe(self, steps: Normalisations = ()) -> Pixels:
+        """What was met, as plain data; `steps` are the known normalisations of the images."""
+        medians = {name: float(np.median(each)) for name, each in self._factors.items()}
+        smoothest = max(medians, key=lambda name: medians[name], default="")
+        # What holds for most images alone is their motif, not the order of their values.
+        least = min(self._factors.get(smoothest, [0.0]))
+        found = smoothest if least > 1 and len(self._factors[smoothest]) > 1 else ""
+        return Pixels(
+            images=self._looked_at,
+            rearranged=found,
+            smoother=medians[found] if found else 1.0,
+            wrapped=tuple(self._wrapped),
+            wraps=self._wraps,
+            colours=self._describe_colours(steps),
+        )
+
+    def _describe_colours(self, steps: Normalisations) -> Colours:
+        if not self._means:
+            return Colours()
+        means = np.stack([mean for mean, _ in self._means]).astype(np.float64)
+        if len(steps) == 1:
+            means = means * np.asarray(steps[0][1]) + np.asarray(steps[0][0])
+        apart = means[:, 0] - means[:, 2]
+        return Colours(
+            images=len(means),
+            mean=tuple(means.mean(0).tolist()),
+            difference=float(apart.mean()),
+            error=float(apart.std() / math.sqrt(len(apart))),
+            by_file=_compare_files([(a, s) for a, (_, s) in zip(apart, self._means, strict=True)]),
+        )
+
+    def list_ranges(self) -> tuple[Range, ...]:
+        """The range of each class, by label."""
+        return tuple(
+            Range(
+                label=label,
+                images=len(held),
+                low=float(np.median([low for low, _ in held])),
+                high=float(np.median([high for _, high in held])),
+            )
+            for label, held in sorted(self._ranges.items())
+        )
+
+
+# ---------------------------------------------------------------- the order of the values
+
+
+def _list_orders(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """The orders in which the values of images of a shape may have been written."""
+    n, channels, high, wide = shape
+    if channels > 1:
+        yield (
+            f"reshape({channels}, {high}, {wide}) of (H, W, C) pixels",
+            lambda x: x.reshape(n, high, wide, channels).permute(0, 3, 1, 2),
+        )
+        yield (
+            f"reshape({high}, {wide}, {channels}) of (C, H, W) pixels",
+            lambda x: x.permute(0, 2, 3, 1).reshape(n, channels, high, wide),
+        )
+    if high != wide:
+        yield (
+            f"reshape({high}, {wide}) of pixels of {wide} rows and {high} columns",
+            lambda x: x.reshape(n, channels, wide, high),
+        )
+
+
+def compare_orders(images: Tensor) -> Mapping[str, list[float]]:
+    """By what factor each image is smoother when its values are read in another order.
+
+    Args:
+        images: shape (N, C, H, W), floating.
+
+    Neighbours in a picture are alike; where its values are read in another order than they were
+    written, they are not.
+
+    >>> x = torch.arange(16.0).repeat(16, 1) + torch.arange(16.0)[:, None]
+    >>> scrambled = torch.stack([x, 9 + x, x], dim=-1).reshape(1, 3, 16, 16)
+    >>> [round(factors[0], 1) for factors in compare_orders(scrambled).values()]
+    [71.3, 0.7]
+    """
+    before = measure_roughness(images)
+    found = {}
+    for name, reorder in _list_orders(images.shape):
+        after = measure_roughness(reorder(images))
+        found[name] = (before / after.clamp(min=1e-12)).tolist()
+    return found
+
+
+def measure_roughness(images: Tensor) -> Tensor:
+    """The mean square of the steps between neighbours, of each image; shape (N,)."""
+    down, right = images.diff(dim=-2), images.diff(dim=-1)
+    return down.square().mean((1, 2, 3)) + right.square().mean((1, 2, 3))
+
+
+# ---------------------------------------------------------------- values that wrap around
+
+
+def find_wrapped(images: Tensor) -> list[bool]:
+    """Whether the values of each image jump from the greatest to the least and go on from there, as
+    numbers above 255 do that are cast to a byte.
+
+    Args:
+        images: shape (N, C, H, W), floating.
+    """
+    low = images.amin((1, 2, 3), keepdim=True)
+    levels = (images - low) / (images.amax((1, 2, 3), keepdim=True) - low).clamp(min=1e-12) * 255
+    steps = levels.diff(dim=-1).abs().flatten(1)
+    shorter = torch.minimum(steps, 256 - steps)
+    at_ends = ((levels < ENDS) | (levels > 255 - ENDS)).float().flatten(1).mean(1)
+    found = ((steps > JUMP).float().mean(1) > JUMPS) & (at_ends < AT_ENDS)
+    found &= shorter.mean(1) < torch.minimum(SHORTER * steps.mean(1), torch.tensor(STEP))
+    return [bool(each) for each in found.tolist()]
+
+
+# ---------------------------------------------------------------- the order of the channels
+
+
+def _compare_files(apart: Sequence[tuple[float, Spotted]]) -> float | None:
+    """Pearson's r of red less blue in the files with the first channel less the last in the
+    images.
+    """
+    pairs: list[tuple[float, float]] = []
+    for given, spot in apart:
+        if spot.name and len(pairs) < FILES and (read := read_colour(spot.name)) is not None:
+            pairs.append((given, read))
+    if len(pairs) < FILES // 2:
+        return None
+    ours, theirs = np.array(pairs).T
+    if min(ours.std(), theirs.std()) < 1e-6:
+        return None
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def read_colour(path: str) -> float | None:
+    """Red less blue, of an image file on average, in [-1, 1]; None where Pillow reads none."""
+    picture = open_picture(path, (64, 64))
+    if picture is None or picture.mode not in ("RGB", "P", "RGBA"):
+        return None
+    mean = np.asarray(picture.convert("RGB"), dtype=np.float32).mean((0, 1)) / 255
+    return float(mean[0] - mean[2])
+
+
+def open_picture(path: str, size: tuple[int, int] | None = None, *, whole: bool = True) -> Any:
+    """An image file, opened by Pillow and read, a JPEG at about `size`; None where that fails.
+    Where it is not read as a whole, its size is that of the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if size is not None and whole:
+                picture.draft("RGB", size)
+            if whole:
+                picture.load()
+            return picture
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

@@ -1,0 +1,82 @@
+"""Masks or labels that belong to other images."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.data.facts import Data, Fit, Mispaired
+from cnnprobe.data.rule import data_rule
+from cnnprobe.data.rules.material import images, made, seed
+from cnnprobe.diagnosis import Finding, Severity
+
+SURE = 5.0  # standard errors: six places are tried, and chance gives that once in a million
+BETTER = 1.2  # times as strong edges as those of the own image
+
+
+def _scenes(shift: int) -> Mapping[str, Any]:
+    import torch
+
+    places = torch.randint(0, 16, (40, 2), generator=seed(8))
+    masks = torch.zeros(40, 32, 32, dtype=torch.int64)
+    for i, (y, x) in enumerate(places.tolist()):
+        masks[i, y : y + 12, x : x + 14] = 1
+
+    def make(i: int) -> Any:
+        return images(1, 3, 32, of=i)[0] * 0.3 + masks[i], masks[(i + shift) % 40]
+
+    return {"loader": made(40, make)}
+
+
+def sick() -> Mapping[str, Any]:
+    """Each image has the mask of the one behind it in the list."""
+    return _scenes(1)
+
+
+def healthy() -> Mapping[str, Any]:
+    """Each has its own."""
+    return _scenes(0)
+
+
+@data_rule(
+    code="CP839", name="mispaired-files", severity=Severity.WARNING, examples=(sick, healthy),
+    explains=("uninformative-labels", "loss-not-decreasing"),
+)  # fmt: skip
+def mispaired_files(data: Data) -> Iterator[Finding]:
+    """Masks or labels stand beside other images than their own.
+
+    Why it matters: nothing can be learned from them, and the loss still falls to that of the mean
+    mask.
+    What to do: sort both lists of files, and compare their names; os.listdir and glob have no
+    order.
+    Known exceptions: told by names where two lists of the data set have the same numbers or stems
+    in other places; else by the edges of 32 samples in a row, where a neighbour's image fits
+    better. Lists mixed up without such names are not told.
+    Source: os.listdir, "The list is in arbitrary order".
+    """
+    for split in data.splits:
+        if split.mispaired is not None:
+            yield _by_name(split.name, split.mispaired)
+        elif (fit := split.trials.fit) is not None and _is_shifted(fit):
+            places = "place" if abs(fit.shift) == 1 else "places"
+            yield Finding(
+                message=(
+                    f"the edges of {fit.pairs} masks of the {split.name} data lie on those of the "
+                    f"image {abs(fit.shift)} {places} {'on' if fit.shift > 0 else 'back'} in the "
+                    f"list, {fit.best:.2g} times its mean, and not on their own, {fit.own:.2g} "
+                    f"times ({fit.z:.0f} standard errors apart)"
+                ),
+                fix="pair images and masks by their names",
+            )
+
+
+def _by_name(name: str, found: Mispaired) -> Finding:
+    return Finding(
+        message=(
+            f"the {name} data has {found.second!r} at the place of {found.first!r}, and so at "
+            f"{found.count:,} of {found.places:,} places"
+        ),
+        fix="sort both lists of files, or pair them by their names",
+    )
+
+
+def _is_shifted(fit: Fit) -> bool:
+    return fit.z > SURE and fit.best > BETTER * fit.own
