@@ -1,5 +1,6 @@
 """Each engine against NumPy in double precision, on data that break naive formulas, and on every dtype and layout."""
 
+import ctypes
 import pathlib
 import re
 import threading
@@ -40,6 +41,9 @@ DATA = {
         2000
     ),
     "wide": torch.randn(N).mul(40).exp().clamp(max=1e38) * torch.randn(N).sign(),
+    "a few far below": torch.where(torch.arange(N) % 997 == 0, 1e-9, 1.0) * torch.randn(N),
+    "a few tiny": torch.where(torch.arange(N) % 997 == 0, 1e-37, 40.0) * torch.randn(N),
+    "negative alone": -torch.randn(N).abs() - 1e-3,
     "one": torch.tensor([-2.5]),
     "two": torch.tensor([1.0, 2.0]),
     "NaN and Inf": _spoiled(torch.randn(N)),
@@ -149,6 +153,36 @@ def test_histogram_counts_what_numpy_counts(engine, name):
     if not ENGINES[engine](DATA[name], table):
         pytest.skip("left to plain torch by this engine")
     assert oracle_histogram(DATA[name]) == as_dict(table.read(0).histogram)
+
+
+@pytest.fixture(scope="module", params=["basic", "avx2", "avx512", "avx512_popcnt"])
+def variant(request, tmp_path_factory):
+    """The kernel as another processor runs it."""
+    target = tmp_path_factory.mktemp("kernel") / f"{request.param}{build.SUFFIX}"
+    if request.param not in _list_variants():
+        pytest.skip("this processor cannot run it")
+    if not build.build(target, only=request.param):
+        pytest.skip("no compiler on this machine")
+    return native.Kernel(ctypes.CDLL(str(target)), ctypes.PyDLL(str(target)))
+
+
+def _list_variants() -> list[str]:
+    needs = {"avx2": "avx2", "avx512": "avx512bw", "avx512_popcnt": "avx512_vpopcntdq"}
+    information = pathlib.Path("/proc/cpuinfo")
+    flags = information.read_text().split() if information.exists() else []
+    return ["basic", *(name for name, flag in needs.items() if flag in flags)]
+
+
+SIZES = (1, 15, 63, 64, 65, 511, 513, 4095, 4096, 4097, 9000)
+
+
+def test_kernel_counts_alike_on_every_processor(variant):
+    for name, data in DATA.items():
+        for x in [data] + [data[:n].clone() for n in SIZES if n < data.numel()]:
+            table = Table(1, histogram=True)
+            if variant.write(x, x.data_ptr(), x.numel(), table, 0):
+                assert oracle_histogram(x) == as_dict(table.read(0).histogram), (name, x.numel())
+                assert_agrees(table.read(0).as_mapping(), oracle(x))
 
 
 @pytest.mark.parametrize("size", [32, 2**15])

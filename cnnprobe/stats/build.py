@@ -71,20 +71,20 @@ def find_compiler() -> list[str] | None:
     return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
 
 
-def build(target: Path) -> bool:
+def build(target: Path, only: str = "") -> bool:
     """Build the kernel at `target`, which is there whole or not at all; False where that could not
-    be done.
+    be done. `only` names the one variant to use, whatever the processor could do.
     """
     command = find_compiler()
     if command is None or not SOURCE.is_file():
         return False
     handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=SUFFIX)
     os.close(handle)
-    defines = f'-DKERNEL_HASH="{compute_fingerprint()}"'
+    defines = [f'-DKERNEL_HASH="{compute_fingerprint()}"', *([f"-DONLY={only}"] if only else [])]
     libraries = [] if sys.platform == "win32" else ["-lm", "-lpthread"]
     try:
         subprocess.run(
-            [*command, *_choose_flags(), defines, str(SOURCE), "-o", scratch, *libraries],
+            [*command, *_choose_flags(), *defines, str(SOURCE), "-o", scratch, *libraries],
             check=True,
             timeout=PATIENCE,
             capture_output=True,

@@ -41,6 +41,7 @@ typedef struct {
 
 typedef struct {
     uint32_t counts[TABLES][SLOTS];
+    int tables; /* how many hold counts, 0 for the first alone */
     int misses; /* blocks still to be counted one by one */
 } Buckets;
 

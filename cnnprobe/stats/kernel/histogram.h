@@ -4,7 +4,9 @@
 
 INLINE void count_each(Buckets *b, const float *x, int n) {
     int i = 0;
-    for (; i + 4 <= n; i += 4) {
+    if (n >= 64)
+        b->tables = TABLES;
+    for (; n >= 64 && i + 4 <= n; i += 4) {
         uint64_t two[2];
         memcpy(two, x + i, 16);
         b->counts[0][(uint32_t)two[0] >> 23]++;
@@ -62,17 +64,36 @@ INLINE void write_keys(uint8_t *keys, const float *x, int n, int top, int is_sig
     }
 }
 
-/* Nearly all values of a block lie within WINDOW powers of two of its greatest: bytes compared by vectors count those four times as fast as
- * increments do. What lies below is counted one by one. A block with NaN or Inf, or so small that zeros come into the window, goes the slow way. */
-INLINE void count_floats(Buckets *b, const float *x, int n, const Moments *m) {
-    uint8_t keys[BLOCK];
-    int high = exponent_of(m->max), low = exponent_of(m->min), top = high > low ? high : low;
-    int is_plain = m->n == n && top > WINDOW && n >= 512;
-    if (!is_plain || b->misses > 0) {
-        b->misses -= b->misses > 0;
-        count_each(b, x, n);
-        return;
+/* What lies below the window, one by one. Chunks that hold none of it are told by their keys alone: `floor` is the key of zeros. */
+INLINE void count_missed(Buckets *b, const float *x, const uint8_t *keys, int n, int floor, int64_t missed) {
+    for (int start = 0; missed > 0 && start < n; start += 64) {
+        int end = start + 64 < n ? start + 64 : n;
+        uint8_t some = 0;
+        for (int i = start; i < end; i++)
+            some |= (uint8_t)(((keys[i] & FAR_BELOW) >= WINDOW) & ((keys[i] & FAR_BELOW) != floor));
+        for (int i = some ? start : end; i < end; i++)
+            if ((keys[i] & FAR_BELOW) >= WINDOW && (keys[i] & FAR_BELOW) != floor) {
+                uint32_t bits;
+                memcpy(&bits, x + i, 4);
+                b->counts[0][bits >> 23]++;
+                missed--;
+            }
     }
+    for (int i = 0; missed > 0 && i < n; i++) /* so small that zeros have the same key */
+        if ((keys[i] & FAR_BELOW) == floor && x[i] != 0) {
+            uint32_t bits;
+            memcpy(&bits, x + i, 4);
+            b->counts[0][bits >> 23]++;
+            missed--;
+        }
+}
+
+/* Counts a block without NaN and Inf, the greatest of which has the exponent `top`; gives how many values lie below the window. */
+typedef int64_t Count(Buckets *b, const float *x, int n, int top, const Moments *m);
+
+/* Bytes compared by vectors: four times as fast as increments. */
+INLINE int64_t count_by_keys(Buckets *b, const float *x, int n, int top, const Moments *m) {
+    uint8_t keys[BLOCK];
     int padded = (n + 31) / 32 * 32;
     write_keys(keys, x, n, top, m->min < 0);
     memset(keys + n, FAR_BELOW, (size_t)(padded - n));
@@ -87,19 +108,27 @@ INLINE void count_floats(Buckets *b, const float *x, int n, const Moments *m) {
             }
         }
     int64_t missed = n - m->zeros - counted;
-    if (missed > n / 16)
-        b->misses = 16; /* values spread so widely: let the next blocks go the slow way at once */
     b->counts[0][0] += (uint32_t)m->zeros;
-    for (int i = 0; missed > 0 && i < n; i++)
-        if ((keys[i] & FAR_BELOW) >= WINDOW && x[i] != 0) {
-            uint32_t bits;
-            memcpy(&bits, x + i, 4);
-            b->counts[0][bits >> 23]++;
-            missed--;
-        }
+    if (missed > 0)
+        count_missed(b, x, keys, n, top < FAR_BELOW ? top : FAR_BELOW, missed);
+    return missed;
+}
+
+/* Nearly all values of a block lie within WINDOW powers of two of its greatest: those are counted by vectors, what lies below one by one.
+ * A block with NaN or Inf, or so small that zeros come into the window, goes the slow way. */
+INLINE void count_floats(Buckets *b, const float *x, int n, const Moments *m, Count *count) {
+    int high = exponent_of(m->max), low = exponent_of(m->min), top = high > low ? high : low;
+    int is_plain = m->n == n && top > WINDOW && n >= 64;
+    if (!is_plain || b->misses > 0) {
+        b->misses -= b->misses > 0;
+        count_each(b, x, n);
+    } else if (count(b, x, n, top, m) > n / 16) {
+        b->misses = 16; /* values spread so widely: let the next blocks go the slow way at once */
+    }
 }
 
 INLINE void count_doubles(Buckets *b, const double *x, int n) {
+    b->tables = TABLES;
     for (int i = 0; i < n; i++) {
         uint64_t bits;
         memcpy(&bits, x + i, 8);
@@ -135,8 +164,9 @@ static void write_histogram(const void *x, int dtype, int64_t count, int64_t zer
 }
 
 static void flush(Buckets *b, int64_t *histogram) {
-    for (int t = 0; t < TABLES; t++)
+    int tables = b->tables > 1 ? b->tables : 1;
+    for (int t = 0; t < tables; t++)
         for (int i = 0; i < SLOTS; i++)
             histogram[i] += b->counts[t][i];
-    memset(b->counts, 0, sizeof b->counts);
+    memset(b->counts, 0, (size_t)tables * sizeof *b->counts);
 }

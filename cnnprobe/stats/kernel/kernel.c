@@ -8,6 +8,7 @@
  * around its own mean, a block whose squares overflow, underflow or hold NaN or Inf value by value in double precision.
  * Never build it with -ffast-math: it counts NaN and Inf, and linking with that flag would flush the denormals of the whole process.
  */
+#include "bit_planes.h"
 #include "gap.h"
 #include "histogram.h"
 #include "moments.h"
@@ -30,12 +31,12 @@ typedef struct {
     void (*gap)(const void *, const void *, int, int64_t, int64_t, const Allowed *, Gap *);
 } Variant;
 
-#define DEFINE_VARIANT(NAME, TARGET, WIDEN)                                                                                                  \
+#define DEFINE_VARIANT(NAME, TARGET, LANES, WIDEN, COUNT)                                                                                    \
     TARGET static void NAME##_stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets) {              \
-        stretch(x, dtype, start, stop, into, buckets, WIDEN);                                                                                \
+        stretch(x, dtype, start, stop, into, buckets, LANES, WIDEN, COUNT);                                                                  \
     }                                                                                                                                        \
     TARGET static void NAME##_planes(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets) {                 \
-        planes(x, dtype, sizes, moments, buckets, WIDEN);                                                                                    \
+        planes(x, dtype, sizes, moments, buckets, LANES, WIDEN, COUNT);                                                                      \
     }                                                                                                                                        \
     TARGET static void NAME##_pixels(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets) {                 \
         pixels(x, dtype, sizes, moments, buckets, WIDEN);                                                                                    \
@@ -45,7 +46,7 @@ typedef struct {
     }                                                                                                                                        \
     static const Variant NAME = {NAME##_stretch, NAME##_planes, NAME##_pixels, NAME##_gap};
 
-DEFINE_VARIANT(basic, , widen_half)
+DEFINE_VARIANT(basic, , 16, widen_half, count_by_keys)
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma,f16c"))) static void widen_half_f16c(const uint16_t *h, float *to, int n) {
     int i = 0;
@@ -54,16 +55,19 @@ __attribute__((target("avx2,fma,f16c"))) static void widen_half_f16c(const uint1
     for (; i < n; i++)
         to[i] = from_half(h[i]);
 }
-DEFINE_VARIANT(avx2, __attribute__((target("avx2,fma,f16c"))), widen_half_f16c)
-DEFINE_VARIANT(avx512, __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), widen_half_f16c)
+DEFINE_VARIANT(avx2, __attribute__((target("avx2,fma,f16c"))), 16, widen_half_f16c, count_by_keys)
+DEFINE_VARIANT(avx512, __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), 32, widen_half_f16c, count_by_keys)
+DEFINE_VARIANT(avx512_popcnt, WIDE, 32, widen_half_f16c, count_by_planes)
 #endif
 
 static const Variant *variant(void) {
-#if defined(__x86_64__)
+#if defined(ONLY) /* for tests of what other processors run */
+    return &ONLY;
+#elif defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return &avx512;
+        return __builtin_cpu_supports("avx512vpopcntdq") ? &avx512_popcnt : &avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &avx2;
 #endif
@@ -83,7 +87,8 @@ typedef struct {
 static void *work(void *argument) {
     Share *share = argument;
     Buckets buckets;
-    memset(&buckets, 0, sizeof buckets);
+    if (share->histogram)
+        memset(&buckets, 0, sizeof buckets);
     share->moments = NOTHING;
     for (int64_t start = share->start; start < share->stop; start += 1 << 30) { /* counts of 32 bits */
         int64_t stop = share->stop - start < 1 << 30 ? share->stop : start + (1 << 30);
@@ -126,9 +131,11 @@ EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row
         return UNSUPPORTED;
     Share shares[MAX_THREADS];
     int k = shares_of(count * SIZES[dtype], threads);
-    int64_t *counts = histogram ? calloc((size_t)k * SLOTS, sizeof *counts) : 0;
+    int64_t *counts = histogram && k > 1 ? calloc((size_t)k * SLOTS, sizeof *counts) : histogram;
     if (histogram && !counts)
         return OUT_OF_MEMORY;
+    if (histogram)
+        memset(histogram, 0, SLOTS * sizeof *histogram);
     int64_t each = (count / k + BLOCK - 1) / BLOCK * BLOCK;
     for (int i = 0; i < k; i++) {
         int64_t start = each * i < count ? each * i : count, stop = i == k - 1 || start + each > count ? count : start + each;
@@ -139,10 +146,10 @@ EXPORT int cnnprobe_measure(const void *x, int dtype, int64_t count, double *row
     for (int i = 0; i < k; i++)
         add(&whole, shares[i].moments);
     if (histogram) {
-        memset(histogram, 0, SLOTS * sizeof *histogram);
-        for (int i = 0; i < k * SLOTS; i++)
+        for (int i = 0; k > 1 && i < k * SLOTS; i++)
             histogram[i % SLOTS] += counts[i];
-        free(counts);
+        if (k > 1)
+            free(counts);
         write_histogram(x, dtype, count, whole.zeros, histogram);
     }
     write_row(&whole, row);

@@ -80,7 +80,8 @@ static int is_out_of_range(int dtype, const Moments *m) {
         }                                                                                                                                    \
         int i = 0;                                                                                                                           \
         for (; i + LANES <= n; i += LANES) {                                                                                                 \
-            __builtin_prefetch((const char *)(x + i) + AHEAD);                                                                               \
+            for (int line = 0; line < LANES * (int)sizeof *x; line += 64)                                                                    \
+                __builtin_prefetch((const char *)(x + i) + AHEAD + line);                                                                    \
             for (int j = 0; j < LANES; j++) {                                                                                                \
                 REAL v = x[i + j], d = v - shift;                                                                                            \
                 s1[j] += d;                                                                                                                  \
@@ -116,8 +117,10 @@ static int is_out_of_range(int dtype, const Moments *m) {
             m.zeros += v == 0;                                                                                                               \
         }                                                                                                                                    \
         return m;                                                                                                                            \
-    }                                                                                                                                        \
-    /* Value by value, `stride` apart: NaN and Inf are counted, the rest is summed in double precision. */                                   \
+    }
+
+/* Value by value, `stride` apart: NaN and Inf are counted, the rest is summed in double precision. */
+#define DEFINE_CAREFUL(REAL, NAME)                                                                                                           \
     static Moments NAME##_careful(const REAL *x, int n, int64_t stride) {                                                                    \
         Moments m = NOTHING;                                                                                                                 \
         for (int i = 0; i < n; i++) {                                                                                                        \
@@ -141,7 +144,10 @@ static int is_out_of_range(int dtype, const Moments *m) {
         return m;                                                                                                                            \
     }
 
+DEFINE_CAREFUL(float, floats)
+DEFINE_CAREFUL(double, doubles)
 DEFINE_BLOCK(float, int32_t, floats, 16)
+DEFINE_BLOCK(float, int32_t, floats_by_32, 32) /* two sums of each kind take turns, where there are registers for it */
 DEFINE_BLOCK(double, int64_t, doubles, 16)
 
 /* Whether the sums of a block cannot be trusted: NaN or Inf among the values, or squares beyond the ends of the type. */
@@ -152,11 +158,15 @@ INLINE int is_far(const Moments *m, double bound) {
     return (1 + bound) * m->s1 * m->s1 > bound * m->n * m->s2; /* d * d > bound * (s2 / n - d * d), without divisions */
 }
 
-INLINE Moments take_floats(Moments *into, const float *x, int n) {
-    Moments m = floats(x, n, (float)(into->n > 0 ? into->shift : x[0]));
+INLINE Moments sum_floats(const float *x, int n, float shift, int lanes) {
+    return lanes == 32 ? floats_by_32(x, n, shift) : floats(x, n, shift);
+}
+
+INLINE Moments take_floats(Moments *into, const float *x, int n, int lanes) {
+    Moments m = sum_floats(x, n, (float)(into->n > 0 ? into->shift : x[0]), lanes);
     int far = 0;
     if (!is_suspect(&m, 1e-30) && is_far(&m, 4)) {
-        m = floats(x, n, (float)(m.shift + m.s1 / m.n));
+        m = sum_floats(x, n, (float)(m.shift + m.s1 / m.n), lanes);
         far = 1;
     }
     if (is_suspect(&m, 1e-30))

@@ -3,7 +3,8 @@
 #include "histogram.h"
 #include "moments.h"
 
-INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets, Widen *widen) {
+INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets, int lanes, Widen *widen,
+                    Count *count) {
     float buffer[BLOCK];
     for (; start < stop; start += BLOCK) {
         int n = (int)(stop - start < BLOCK ? stop - start : BLOCK);
@@ -14,9 +15,9 @@ INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Momen
                 count_doubles(buckets, d, n);
         } else {
             const float *f = as_floats(x, dtype, start, n, buffer, widen);
-            Moments m = take_floats(into, f, n);
+            Moments m = take_floats(into, f, n, lanes);
             if (buckets)
-                count_floats(buckets, f, n, &m);
+                count_floats(buckets, f, n, &m, count);
         }
     }
 }
@@ -24,7 +25,7 @@ INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Momen
 /* ---- channels ----------------------------------------------------------------------------------------------------------------------- */
 
 /* x[outer][channels][inner] */
-INLINE void planes(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets, Widen *widen) {
+INLINE void planes(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets, int lanes, Widen *widen, Count *count) {
     float buffer[BLOCK];
     int64_t channels = sizes[1], inner = sizes[2];
     for (int64_t plane = 0, c = 0; plane < sizes[0] * channels; plane++, c = c + 1 < channels ? c + 1 : 0) {
@@ -37,9 +38,9 @@ INLINE void planes(const void *x, int dtype, const int64_t sizes[3], Moments *mo
                     count_doubles(buckets, (const double *)x + start, n);
             } else {
                 const float *f = as_floats(x, dtype, start, n, buffer, widen);
-                Moments m = take_floats(into, f, n);
+                Moments m = take_floats(into, f, n, lanes);
                 if (buckets)
-                    count_floats(buckets, f, n, &m);
+                    count_floats(buckets, f, n, &m, count);
             }
         }
     }
