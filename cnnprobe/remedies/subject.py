@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.remedies.rewriting import Rewriter, Rewriting
 from cnnprobe.training import Request, make_step, restore
-from cnnprobe.training.probing import call
+from cnnprobe.training.passes import call
 from cnnprobe.training.surroundings import Surroundings
 
 

@@ -13,7 +13,7 @@ from cnnprobe.training.observation import (
     make_step,
     observe_training,
 )
-from cnnprobe.training.probing import arguments
+from cnnprobe.training.passes import arguments
 
 __all__ = [
     "Raised",

@@ -31,7 +31,8 @@ from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import kept, restore
-from cnnprobe.training.probing import call, forward, fresh, run_late_probes, run_probes
+from cnnprobe.training.passes import call, forward, fresh
+from cnnprobe.training.probing import run_late_probes, run_probes
 from cnnprobe.training.stepping import Stepper, TrainingStep, finite, seeded, summary, unwrapped
 from cnnprobe.training.surroundings import Surroundings, arguments_of, look_around
 
