@@ -31,6 +31,7 @@ from cnnprobe.training.passes import (
     tensors_of,
 )
 from cnnprobe.training.stepping import summary
+from cnnprobe.training.unread import find_unread
 
 # of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
 SMALLEST_LEAK = 1e-4
@@ -352,4 +353,5 @@ def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes)
             for path in find_ignored(model, inputs, trained.output, training=True)
             if path in ignored
         )
-    return replace(probes, spread_after=after, ignored=ignored)
+    unread = find_unread(model, inputs, late.output, ignored)
+    return replace(probes, spread_after=after, ignored=ignored, unread=unread)

@@ -23,6 +23,7 @@ from cnnprobe.stats import summarise
 from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.mixing import Mixing
+from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.waste import Waste
 
@@ -94,6 +95,7 @@ class Stepper:
         self.stepped: set[str] = set()
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
         self.mixing = Mixing()
+        self.silence = Silence(self.parameters)
         self.error: BaseException | None = None
 
     def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
@@ -128,6 +130,7 @@ class Stepper:
             gradients=gradients if draft.losses else {},
             stale=draft.stale,
             mixed=self.mixing.found,
+            silent=self.silence.count() if draft.losses else {},
             changes=changes,
             stepped=draft.stepped,
             wasted=draft.waste.total,
@@ -272,6 +275,7 @@ class _StepDraft:
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
         self.gradients = self.stepper.gradients()
+        self.stepper.silence.backward_done()
         self.waste.backward_done()
 
     def _forget_cleared(self) -> None:

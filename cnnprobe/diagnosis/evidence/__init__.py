@@ -12,6 +12,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     Replay,
     Schedule,
     Step,
+    Unread,
     Values,
 )  # fmt: skip
 from cnnprobe.diagnosis.evidence.flow import Flow, describe, sources_read
@@ -33,6 +34,6 @@ from cnnprobe.diagnosis.evidence.groups import (
 
 __all__ = [
     "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Event", "Evidence",
-    "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Values", "argument", "describe", "is_inplace", "operation",
+    "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Values", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

@@ -69,6 +69,8 @@ class Step:
     stepped: Mapping[str, float] = field(
         default_factory=dict
     )  # the same right after the last optimizer's step, of what it holds
+    # rows along dim 0 of a weight whose gradient was exactly 0 in this step and all before it
+    silent: Mapping[str, int] = field(default_factory=dict)
     # backward passes whose gradients were cleared before a step that used those of a later one
     wasted: int = 0
     training: bool = True  # the mode of the root at the first backward
@@ -135,6 +137,16 @@ class Hidden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """The places along one dim of an input that no output depends on."""
+
+    path: str
+    dim: int
+    places: tuple[int, ...]
+    size: int  # of the dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probes:
     """What further forward passes showed, each in eval mode, each None where it was not made or
     could not be judged.
@@ -143,6 +155,7 @@ class Probes:
     # module where other samples changed first, and by how much of the output's spread
     leak: tuple[str | None, float] | None = None
     ignored: tuple[str, ...] = ()  # inputs, by path, that change nothing
+    unread: tuple[Unread, ...] = ()  # parts of an input that change nothing
     # greatest difference between samples over the output's magnitude; 0 is a constant output
     spread: float | None = None
     spread_after: float | None = None  # the same after the observed steps

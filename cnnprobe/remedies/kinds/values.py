@@ -55,6 +55,31 @@ def initialise_before(finding: Finding, evidence: Evidence, model: Any) -> Itera
     yield from lower_rate(finding, evidence, model)
 
 
+@answers("dead-channels")
+def revive(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A fresh initialisation of the layer; of all layers; a lower rate."""
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"initialise {place} again: kaiming_normal_ for its weight, 0 for its bias",
+        change=lambda subject: _begin_again(subject.module(finding.module or "")),
+        shows=f"most channels of {place} get a gradient",
+    )
+    yield Remedy(
+        title="initialise every layer by fan-in",
+        change=initialise_all,
+        is_everywhere=True,
+        shows="most channels of all layers get a gradient",
+    )
+    yield from lower_rate(finding, evidence, model)
+
+
+def _begin_again(module: nn.Module) -> None:
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        module.reset_parameters()
+    else:
+        initialise(module)
+
+
 def _find_layer_before(finding: Finding, evidence: Evidence) -> str | None:
     """The layer with weights whose output reaches the blamed row."""
     for trace in (evidence.trace, *(step.trace for step in evidence.steps[-1:])):

@@ -1,0 +1,65 @@
+"""Remedies of deep stacks of sigmoids and tanhs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
+from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import Subject
+
+
+@answers("stacked-sigmoids")
+def rectify(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Xavier's initialisation for tanhs alone; ReLU in place of each sigmoid and tanh."""
+    flow = Flow(evidence.trace)
+    inside = [
+        flow.calls[i]
+        for i in flow.primitives(("sigmoid", "tanh"))
+        if flow.owner(i) is not None and flow.calls[i].fqn != ""
+    ]
+    shown = "the gradient reaches the first layers"
+    if all(operation(call) == "tanh" for call in inside):
+        yield Remedy(
+            title="nn.init.xavier_normal_(weight) for every layer, and biases of 0",
+            change=_initialise_for_tanh,
+            shows=shown,
+            is_comparable=False,
+        )
+    yield Remedy(
+        title="nn.ReLU in place of each sigmoid and tanh, and an initialisation by fan-in",
+        change=lambda subject: _rectify(subject, inside),
+        shows=shown,
+        is_comparable=False,
+    )
+
+
+def _initialise_for_tanh(subject: Subject) -> None:
+    for parameter in subject.model.parameters():
+        with torch.no_grad():
+            if parameter.dim() > 1:
+                nn.init.xavier_normal_(parameter)
+            elif parameter.dim() == 1 and not bool((parameter == 1).all()):
+                parameter.zero_()
+
+
+def _rectify(subject: Subject, rows: list[ModuleCall]) -> None:
+    for call in rows:
+        if call.fqn is not None:
+            subject.set_module(call.fqn, nn.ReLU())
+        else:
+            subject.rewrite(call.kind, call.source, _as_relu)
+    initialise_all(subject)
+    heads = [m for m in subject.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for head in heads[-1:]:  # so that the first outputs are about 0
+        with torch.no_grad():
+            head.weight.mul_(0.1)
+
+
+def _as_relu(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return torch.relu(args[0] if args else kwargs["input"])

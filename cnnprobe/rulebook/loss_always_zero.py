@@ -1,0 +1,153 @@
+"""A loss that is zero and stays so."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import FORWARDING, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import stat
+from cnnprobe.diagnosis.evidence.scores import read_number
+from cnnprobe.records.trace import ModuleCall, TensorInfo
+from cnnprobe.rulebook.material import images, perceptron, stepping
+
+ZERO = 1e-6  # what rounding leaves of a difference of float32 numbers of about 1
+LEAST = 2  # steps
+# What both sides of a comparison may go through, and still be the same thing.
+_THROUGH = FORWARDING | {
+    "detach",
+    "exp",
+    "log",
+    "log_softmax",
+    "normalize",
+    "sigmoid",
+    "softmax",
+    "tanh",
+}
+
+
+def _loop(own: bool) -> Mapping[str, Any]:
+    from torch.nn import functional
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, _loss_fn: Any) -> None:
+        optimizer.zero_grad()
+        output = model(inputs)
+        functional.mse_loss(output, output if own else targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return stepping(perceptron(), loop, targets=images()[:, 0, 0, :4].clone() * 1e-2)
+
+
+def sick() -> Mapping[str, Any]:
+    """The output is compared with itself."""
+    return _loop(own=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """With targets that are small."""
+    return _loop(own=False)
+
+
+@rule(
+    code="CP420",
+    name="loss-always-zero",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=(
+        "zero-grad",
+        "unchanged-weights",
+        "no-grad-params",
+        "no-grad-path",
+        "lr-too-low",
+        "unoptimized-params",
+        "step-missing",
+        "cannot-overfit",
+    ),
+)
+def loss_always_zero(evidence: Evidence) -> Iterator[Finding]:
+    """The loss is zero from the first step on, because it compares something with itself, or is
+    multiplied by zero.
+
+    Why it matters: there is nothing to learn from it, and it looks like a perfect fit.
+    What to do: see what both sides of the comparison are made of: one output given twice, a target
+    that is computed from the output, a teacher that is the student, two branches that are equal.
+    Known exceptions: a loss of zero whose two sides differ, as that of a margin that is kept; a
+    term beside others.
+    Source: the data flow behind the loss of each observed step.
+    """
+    values = [step.value for step in evidence.steps]
+    if len(values) < LEAST or any(v is None or abs(v) > ZERO for v in values):
+        return
+    flow = Flow(evidence.steps[0].trace)
+    for loss in evidence.steps[0].losses:
+        found = _find_cause(flow, loss.call)
+        if found is None:
+            continue
+        place, cause = found
+        yield Finding(
+            module=None,
+            message=f"the loss is {values[0]:.3g} in {len(values)} of {len(values)} steps: {cause}",
+            fix="compare the output with targets that do not come from it",
+            source=flow.line(place),
+        )
+
+
+def _find_cause(flow: Flow, index: int | None) -> tuple[int, str] | None:
+    """The row that makes it zero, and how."""
+    while index is not None:
+        call = flow.calls[index]
+        tensors = [t for t in call.inputs if t.shape or t.requires_grad]
+        if operation(call) == "mul" and read_number(flow, index) == 0:
+            return index, "it is multiplied by 0"
+        if len(tensors) > 1 and not _is_same(call):
+            return None
+        if len(tensors) > 1:
+            cause = _compare(flow, tensors[0], tensors[1])
+            return None if cause is None else (index, f"{describe(call)} {cause}")
+        index = flow.producer(flow.data(index))
+    return None
+
+
+def _compare(flow: Flow, a: TensorInfo, b: TensorInfo) -> str | None:
+    """How two sides of a comparison are the same."""
+    left, right = _find_origin(flow, a), _find_origin(flow, b)
+    if left is None or right is None:
+        return None
+    name = describe(flow.calls[left])
+    if left == right:
+        return f"compares what {name} gives with itself"
+    if left in flow.before(right) and not b.requires_grad:
+        return f"compares what {name} gives with a target that is computed from it"
+    if left in flow.before(right) or right in flow.before(left):
+        return f"compares what {name} gives with something that is computed from it"
+    if _is_equal(flow, left, right):
+        if flow.calls[left].fqn is not None and flow.calls[left].fqn == flow.calls[right].fqn:
+            return f"compares two calls of {name}, which give the same"
+        return f"compares {name} with {describe(flow.calls[right])}, which give the same"
+    return None
+
+
+def _find_origin(flow: Flow, info: TensorInfo) -> int | None:
+    """The row that both sides of a comparison may come from, also by a number as factor."""
+    index = flow.origin(info, _THROUGH)
+    while index is not None and read_number(flow, index) is not None:
+        if operation(flow.calls[index]) not in ("mul", "div"):
+            return index
+        given = flow.data(index)
+        index = flow.origin(given, _THROUGH) if given is not None else None
+    return index
+
+
+def _is_same(call: ModuleCall) -> bool:
+    """Whether a comparison gives no difference: a cosine of 1, or zeros."""
+    made = call.outputs[0] if call.outputs else None
+    if operation(call) == "cosine_similarity":
+        return stat(made, "min") >= 1 - ZERO
+    return max(abs(stat(made, "min")), abs(stat(made, "max"))) <= ZERO
+
+
+def _is_equal(flow: Flow, left: int, right: int) -> bool:
+    """Whether two rows give the same, by all of their statistics."""
+    made, other = (flow.calls[i].outputs[:1] for i in (left, right))
+    if not made or not other or made[0].shape != other[0].shape or made[0].stats is None:
+        return False
+    return stat(made[0], "count") > 1 and made[0].stats == other[0].stats

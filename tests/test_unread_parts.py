@@ -1,0 +1,83 @@
+"""Parts of an input that nothing reads: found by the gradient, confirmed by noise, and nothing is changed."""
+
+import pytest
+import torch
+from torch import nn
+
+from cnnprobe.diagnosis.evidence import Unread
+from cnnprobe.training.passes import forward, fresh
+from cnnprobe.training.unread import find_unread
+
+
+class Reading(nn.Module):
+    """A linear layer of what a function takes of the input."""
+
+    def __init__(self, take, size):
+        super().__init__()
+        torch.manual_seed(0)
+        self.take, self.fc = take, nn.Linear(size, 3)
+
+    def forward(self, *inputs):
+        return self.fc(self.take(*inputs))
+
+
+def find(take, size, *inputs):
+    model = Reading(take, size)
+    output = forward(model, fresh(inputs), training=False).output
+    return find_unread(model, inputs, output, ())
+
+
+def make(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_behind_the_end_of_a_slice_are_unread():
+    expected = (Unread(path="[0]", dim=1, places=(4, 5, 6, 7), size=8),)
+    assert expected == find(lambda x: x[:, :4], 4, make(5, 8))
+
+
+def test_channel_of_a_picture_that_nothing_reads_is_unread():
+    expected = (Unread(path="[0]", dim=1, places=(3,), size=4),)
+    assert expected == find(lambda x: x[:, :3].flatten(1), 12, make(5, 4, 2, 2))
+
+
+def test_part_of_the_second_input_is_named_by_its_path():
+    found = find(lambda a, b: torch.cat([a, b[:, 2:]], 1), 6, make(5, 4), make(5, 4) + 1)
+    assert (Unread(path="[1]", dim=1, places=(0, 1), size=4),) == found
+
+
+@pytest.mark.parametrize("take", [lambda x: x, lambda x: x.round(), lambda x: x * 1e-3])
+def test_input_that_is_read_as_a_whole_has_no_unread_part(take):
+    """The gradient of a rounding is zero everywhere: noise shows that it is read."""
+    assert () == find(take, 8, make(5, 8))
+
+
+def test_column_that_is_read_without_a_gradient_is_read():
+    def take(x):
+        return torch.cat([x[:, :7], x[:, 7:].round()], 1)
+
+    assert () == find(take, 8, make(5, 8) * 3)
+
+
+def test_edge_that_a_stride_leaves_out_is_no_part():
+    """A kernel of 4 with stride 4 over 31 features leaves 3 of them."""
+    assert () == find(lambda x: x[:, :28], 28, make(5, 31))
+
+
+def test_forward_that_writes_to_its_input_is_asked_on_a_copy():
+    def take(x):
+        x.mul_(2.0)
+        return x[:, :4]
+
+    given = make(5, 8)
+    before = given.clone()
+    assert 1 == len(find(take, 4, given))
+    assert torch.equal(before, given)
+
+
+def test_parameters_get_no_gradient_and_the_mode_stays():
+    model = Reading(lambda x: x[:, :4], 4).train()
+    inputs = (make(5, 8),)
+    find_unread(model, inputs, forward(model, inputs, training=False).output, ())
+    assert [None, None] == [p.grad for p in model.parameters()]
+    assert model.training
