@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         record,
         refactor,
         rules,
+        shapes,
     )
     from cnnprobe.comparison.results import Comparison, Refactoring
     from cnnprobe.data.report import DataReport
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cnnprobe.notebook import probed
     from cnnprobe.records.trace import Trace
     from cnnprobe.report import Report, load
+    from cnnprobe.sizing.results import Shapes
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ __all__ = [
     "ProbeError",
     "Refactoring",
     "Report",
+    "Shapes",
     "Trace",
     "__version__",
     "autograd_graph",
@@ -54,6 +57,7 @@ __all__ = [
     "record",
     "refactor",
     "rules",
+    "shapes",
 ]
 
 _HOMES = {
@@ -64,6 +68,7 @@ _HOMES = {
     "ProbeError": "errors",
     "Refactoring": "comparison.results",
     "Report": "report",
+    "Shapes": "sizing.results",
     "Trace": "records.trace",
     "autograd_graph": "api",
     "compare": "api",
@@ -79,6 +84,7 @@ _HOMES = {
     "record": "api",
     "refactor": "api",
     "rules": "api",
+    "shapes": "api",
 }
 
 

@@ -14,6 +14,7 @@ from cnnprobe.api.forward import (
 from cnnprobe.api.learning import diagnose, rules
 from cnnprobe.api.run import monitor
 from cnnprobe.api.sameness import Compared, compare, refactor
+from cnnprobe.api.sizes import shapes
 
 __all__ = [
     "Compared",
@@ -29,4 +30,5 @@ __all__ = [
     "record",
     "refactor",
     "rules",
+    "shapes",
 ]

@@ -14,6 +14,7 @@ from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.inspecting import data_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
+from cnnprobe.cli.sizing import shapes_command
 
 __all__ = ["main"]
 
@@ -41,3 +42,4 @@ main.add_command(probe_command)
 main.add_command(graph_command)
 main.add_command(refactor_command)
 main.add_command(rules_command)
+main.add_command(shapes_command)

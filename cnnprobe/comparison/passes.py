@@ -28,6 +28,7 @@ from cnnprobe.recorder.preservation import (
     is_sharded,
     preserved_generators,
 )
+from cnnprobe.recorder.shapes import move_to_meta, without_values
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.differences import Discrepancy, Operation
 from cnnprobe.records.trace import Trace
@@ -193,12 +194,11 @@ def trace_structure(subject: Subject, *, training: bool) -> Trace:
     try:
         with (
             set_mode(subject.model, training=training),
-            _move_to_meta(subject.model),
+            without_values(subject.model),
             torch.no_grad(),
         ):
-            observation = observe(
-                subject.model, _move(subject.args), _move(subject.kwargs), witness=Counter()
-            )
+            args, kwargs = move_to_meta((subject.args, subject.kwargs))
+            observation = observe(subject.model, args, kwargs, witness=Counter())
         if observation.error is None:
             return observation.trace
     except (
@@ -286,40 +286,6 @@ def set_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
         yield
     finally:
         state.restore()
-
-
-@contextlib.contextmanager
-def _move_to_meta(model: nn.Module) -> Iterator[None]:
-    """Every parameter and buffer stands in its place without its values meanwhile."""
-    twins: dict[int, Tensor] = {}
-    places: list[tuple[dict[str, Any], str, Tensor]] = []
-    try:
-        for _, module, first in named_modules(model):
-            registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for registry in registries if first else ():
-                for name, tensor in list(registry.items()):
-                    if tensor is not None:
-                        places.append((registry, name, tensor))
-                        registry[name] = twins.setdefault(id(tensor), _make_twin(tensor))
-        yield
-    finally:
-        for registry, name, tensor in places:
-            registry[name] = tensor
-
-
-def _make_twin(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return (
-        nn.Parameter(empty, requires_grad=tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else empty
-    )
-
-
-def _move(value: Any) -> Any:
-    return torch.utils._pytree.tree_map(
-        lambda leaf: leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf, value
-    )
 
 
 def copy_inputs(value: Any) -> Any:

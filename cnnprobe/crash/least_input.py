@@ -1,6 +1,6 @@
 """The least input that a model takes, found by trial on meta, with a copy of the model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from cnnprobe.errors import TargetError
 LARGEST = 2048  # pixels
 # Distances between sizes that pass, in the order in which they are tried: strides and patches.
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 3, 5, 6, 7, 9, 10, 12, 14, 18, 20, 24, 28, 36, 40, 48, 56)
+
+Passes = Callable[[int], bool]
 
 
 def least_input(
@@ -36,20 +38,11 @@ def least_input(
     >>> least_input(nn.Sequential(nn.Conv2d(3, 8, 5), nn.MaxPool2d(2)), torch.zeros(1, 3, 32, 32))
     (6, 6)
     """
-    twin, dims = _copy(model, args, kwargs or {})
-    start = _find_start(twin, dims, max(args[0].shape[2:]))
+    does_pass, dims = _copy(model, args, kwargs or {})
+    start = _find_start(does_pass, max(args[0].shape[2:]))
     if start is None:
         return None
-    step = _find_step(twin, start, dims) or 1
-    # Sizes that are this far apart pass or fail alike: the least of them is found by bisection.
-    low, high = 0, (start - 1) // step
-    while low < high:
-        middle = (low + high) // 2
-        if passes(twin, start - (high - middle) * step, dims):
-            start, high = start - (high - middle) * step, middle
-        else:
-            low = middle + 1
-    return (start,) * dims
+    return (find_least(does_pass, start, find_step(does_pass, start) or 1),) * dims
 
 
 def least_multiple(
@@ -72,16 +65,14 @@ def least_multiple(
     >>> least_multiple(nn.Conv2d(3, 8, 5), torch.zeros(1, 3, 32, 32))
     1
     """
-    twin, dims = _copy(model, args, kwargs or {})
-    start = _find_start(twin, dims, max(args[0].shape[2:]))
-    step = _find_step(twin, start, dims) if start is not None else None
+    does_pass, _ = _copy(model, args, kwargs or {})
+    start = _find_start(does_pass, max(args[0].shape[2:]))
+    step = find_step(does_pass, start) if start is not None else None
     return step if step is not None and start is not None and start % step == 0 else None
 
 
-def _copy(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[ModelCopy, int]:
-    """A copy on meta, and the number of spatial dims of its first argument."""
+def _copy(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Passes, int]:
+    """Whether a copy on meta takes a size, and the number of spatial dims of its first argument."""
     if not args or not isinstance(args[0], Tensor) or args[0].dim() < 3:
         raise TargetError(
             "the model's first argument has no height and width",
@@ -95,21 +86,49 @@ def _copy(
             where="least_input",
             fix="keep locks and files out of the model",
         )
-    return twin, args[0].dim() - 2
+    dims = args[0].dim() - 2
+    return lambda size: _passes(twin, size, dims), dims
 
 
-def _find_start(twin: ModelCopy, dims: int, given: int) -> int | None:
+def _find_start(does_pass: Passes, given: int) -> int | None:
     """A size that passes: the given one, or the first power of two."""
-    sizes = (given, *(2**i for i in range(LARGEST.bit_length())))
-    return next((size for size in sizes if passes(twin, size, dims)), None)
+    return next((size for size in (given, *list_starts()) if does_pass(size)), None)
 
 
-def _find_step(twin: ModelCopy, start: int, dims: int) -> int | None:
-    """How far apart the sizes that pass are; None where no other passes."""
-    return next((step for step in _STEPS if passes(twin, start + step, dims)), None)
+def list_starts() -> tuple[int, ...]:
+    """The powers of two up to the largest size that is tried."""
+    return tuple(2**i for i in range(LARGEST.bit_length()))
 
 
-def passes(twin: ModelCopy, size: int, dims: int) -> bool:
+def find_step(does_pass: Passes, start: int) -> int | None:
+    """How far apart the sizes that pass are; None where no other than `start` passes."""
+    return next((step for step in _STEPS if does_pass(start + step)), None)
+
+
+def find_least(does_pass: Passes, start: int, step: int) -> int:
+    """The least of the sizes `start`, `start - step`, ... that pass, by bisection."""
+    low, high = 0, (start - 1) // step
+    while low < high:
+        middle = (low + high) // 2
+        if does_pass(start - (high - middle) * step):
+            start, high = start - (high - middle) * step, middle
+        else:
+            low = middle + 1
+    return start
+
+
+def find_most(does_pass: Passes, start: int, step: int) -> int | None:
+    """The largest of the sizes `start`, `start + step`, ... that pass; None: all up to 2048 do."""
+    low, high = 0, max((LARGEST - start) // step, 1)
+    if does_pass(start + high * step):
+        return None
+    while low < high - 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if does_pass(start + middle * step) else (low, middle)
+    return start + low * step
+
+
+def _passes(twin: ModelCopy, size: int, dims: int) -> bool:
     """Whether the copy takes an input of this size."""
     args, first = twin.args, twin.args[0]
     shape = (*first.shape[:-dims], *(size,) * dims)

@@ -115,7 +115,7 @@ class ModelCopy:
         trace = seen.trace
         return Outcome(
             trace=trace,
-            works=seen.error is None and self._is_honest(trace),
+            works=seen.error is None and (not self.meta or is_honest(self.model, trace)),
             shapes=tuple(info.shape for info in trace.calls[0].outputs) if trace.calls else (),
             parameters=sum(p.numel for p in trace.parameters if p.kind == "parameter"),
             reached=len(trace.calls)
@@ -158,26 +158,29 @@ class ModelCopy:
             torch.autograd.backward(ends)
         return bool(ends)
 
-    def _is_honest(self, trace: Trace) -> bool:
-        """Whether no layer got what only meta lets pass: another dtype, or other channels."""
-        if not self.meta:
-            return True
-        modules = {fqn: module for fqn, module, _ in named_modules(self.model)}
-        for call in trace.calls:
-            module = modules.get(call.fqn) if call.fqn is not None else None
+
+def is_honest(model: nn.Module, trace: Trace) -> bool:
+    """Whether no layer of a pass on meta got what only meta lets pass: another dtype, other
+    channels, or a map so small that nothing comes out.
+    """
+    modules = {fqn: module for fqn, module, _ in named_modules(model)}
+    for call in trace.calls:
+        module = modules.get(call.fqn) if call.fqn is not None else None
+        if (
+            isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+            and call.inputs
+            and not is_lazy(module.weight)
+        ):
+            if call.inputs[0].dtype != str(module.weight.dtype).removeprefix("torch."):
+                return False
             if (
-                isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-                and call.inputs
-                and not is_lazy(module.weight)
+                isinstance(module, nn.modules.conv._ConvTransposeNd)
+                and _channels(call.inputs[0].shape, module) != module.in_channels
             ):
-                if call.inputs[0].dtype != str(module.weight.dtype).removeprefix("torch."):
-                    return False
-                if (
-                    isinstance(module, nn.modules.conv._ConvTransposeNd)
-                    and _channels(call.inputs[0].shape, module) != module.in_channels
-                ):
-                    return False
-        return True
+                return False
+            if 0 in call.outputs[0].shape and 0 not in call.inputs[0].shape:
+                return False
+    return True
 
 
 def _channels(shape: tuple[int, ...], module: nn.modules.conv._ConvNd) -> int:

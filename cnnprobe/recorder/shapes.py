@@ -35,22 +35,35 @@ def observe_shapes(
         TargetError: it is no model, or a part of it is scripted or sharded and cannot run without
             its weights.
     """
-    check_model(model, "the model to probe")
-    _refuse_bound(model)
-    with without_values(model), torch.device("meta"), _OnZeros() as fallback:
+    check_shapes_only(model, f"probe({type(model).__name__}, shapes_only=True)")
+    with without_values(model):
+        return run_without_values(model, args, kwargs)
+
+
+def run_without_values(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Observation:
+    """One forward pass of shapes, inside of `without_values(model)`."""
+    with torch.device("meta"), _OnZeros() as fallback:
         observation = observe(model, move_to_meta(args), move_to_meta(kwargs), statistics=False)
     notes = (*observation.trace.notes, _NOTE, *fallback.notes)
     return replace(observation, trace=replace(observation.trace, notes=notes))
 
 
-def _refuse_bound(model: nn.Module) -> None:
+def check_shapes_only(model: nn.Module, where: str) -> None:
+    """Refuse what cannot run without its weights.
+
+    Raises:
+        TargetError: it is no model, or a part of it is scripted or sharded.
+    """
+    check_model(model, "the model to probe")
     for fqn, module, _ in named_modules(model):
         how = "scripted" if is_scripted(module) else "sharded" if is_sharded(module) else ""
         if how:
             raise TargetError(
                 f"{f'{fqn!r}' if fqn else 'the model'} is {how} and cannot run without its weights",
-                where=f"probe({type(model).__name__}, shapes_only=True)",
-                fix="leave out shapes_only, or give the model as it was before",
+                where=where,
+                fix="give the model as it was before",
             )
 
 

@@ -1,0 +1,68 @@
+"""Why a model does not accept an input size, as the room of crashes explains it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from cnnprobe.crash import Crash, explain
+from cnnprobe.records.sizes import SizeCrash
+from cnnprobe.sizing.axes import Bounds
+from cnnprobe.sizing.runs import Axis, Place, Runs, place_sizes
+
+
+def list_crashes(runs: Runs, axes: Sequence[Axis], bounds: Sequence[Bounds]) -> Iterator[SizeCrash]:
+    """A crash of each kind: below the least size, between the legal ones, and above the largest."""
+    given = tuple(axis.given for axis in axes)
+    known: set[tuple[str, str]] = set()
+    for choose in (_choose_below, _choose_between, _choose_above):
+        sizes = tuple(choose(a, b) for a, b in zip(axes, bounds, strict=True))
+        if sizes == given:
+            continue
+        changes = place_sizes(axes, sizes)
+        if runs.passes(changes) or min(sizes) < 1:
+            continue
+        crash = explain_failure(runs, changes, sizes)
+        if (crash.diagnosis, crash.message) not in known:
+            known.add((crash.diagnosis, crash.message))
+            yield crash
+
+
+def _choose_below(axis: Axis, bound: Bounds) -> int:
+    below = bound.least - bound.step
+    return below if axis.name != "N" and below >= 1 else axis.given
+
+
+def _choose_between(axis: Axis, bound: Bounds) -> int:
+    return axis.given + 1 if axis.name != "N" and bound.step > 1 else axis.given
+
+
+def _choose_above(axis: Axis, bound: Bounds) -> int:
+    has_end = axis.name != "N" and bound.most is not None
+    return (bound.most or 0) + bound.step if has_end else axis.given
+
+
+def explain_failure(runs: Runs, changes: Mapping[Place, int], sizes: tuple[int, ...]) -> SizeCrash:
+    """What a forward pass at these sizes raises, and why."""
+    seen = runs.run(changes)
+    failure = seen.trace.failure
+    if seen.error is None or failure is None:  # what only the meta device lets pass
+        return SizeCrash(
+            sizes=sizes,
+            diagnosis="unknown",
+            message="a layer expects other channels or another dtype, or its output would be empty",
+        )
+    args, kwargs = runs.make_inputs(changes)
+    crash = Crash(error=seen.error, model=runs.model, trace=seen.trace, args=args, kwargs=kwargs)
+    explanation = explain(crash)
+    if explanation is None:
+        return SizeCrash(
+            sizes=sizes,
+            diagnosis="unknown",
+            message=f"{failure.kind}: {failure.message.strip()}",
+            module=failure.module,
+        )
+    return SizeCrash(
+        sizes=sizes,
+        diagnosis=explanation.diagnosis,
+        message=explanation.message,
+        module=explanation.module,
+        fix=explanation.repairs[0].title if explanation.repairs else "",
+    )
