@@ -3,6 +3,7 @@ one never imports torch.
 """
 
 import contextlib
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,13 +147,20 @@ class Report:
 
 def load(path: str | os.PathLike[str]) -> Report:
     """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one
-    that was saved.
+    that was saved; or what is in a log of `monitor(log=...)`, in a folder of such logs, one for
+    each rank, or in "run.jsonl" where there are "run.rank0.jsonl" and so on.
 
     Raises:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
-    if Path(path).suffix.lower() == ".jsonl":
+    is_log = Path(path).suffix.lower() == ".jsonl"
+    if Path(path).is_dir() or (is_log and not Path(path).exists() and _has_ranks(Path(path))):
+        from cnnprobe.ranks import find_logs, join, read_runs
+
+        joined = join(read_runs(find_logs(Path(path))))
+        return Report(trace=joined.trace, findings=joined.findings, history=joined.history)
+    if is_log:
         from cnnprobe.records.journal import read_journal  # numpy is for those who read one
 
         trace, history, findings = read_journal(path)
@@ -182,6 +190,10 @@ def load(path: str | os.PathLike[str]) -> Report:
             where=f"{where}, at {error.where}",
             fix=error.fix,
         ) from error
+
+
+def _has_ranks(path: Path) -> bool:
+    return any(path.parent.glob(f"{glob.escape(path.stem)}.rank*.jsonl"))
 
 
 def _extract_json(text: str, where: str) -> str:

@@ -178,7 +178,7 @@ def test_a_missing_or_binary_file_is_one_clear_error(tmp_path):
     for path, what in (
         (tmp_path / "none.json", "No such file"),
         (tmp_path / "binary.json", "not JSON text"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "no log of a rank"),
     ):
         with pytest.raises(ProbeError, match=what):
             load(path)

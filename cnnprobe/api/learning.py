@@ -22,6 +22,7 @@ from cnnprobe.data.source import Limits
 from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.ranks import RankRule, all_rank_rules
 from cnnprobe.recorder.inventory import check_model
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
@@ -236,11 +237,11 @@ def _find_name(frame: types.FrameType, value: Any) -> str | None:
     return None
 
 
-def rules() -> tuple[Rule | DataRule, ...]:
-    """Every rule that `diagnose` and `inspect_data` run, by code: `name`, `code`, `severity`,
-    `sentence`, `page`.
+def rules() -> tuple[Rule | DataRule | RankRule, ...]:
+    """Every rule that `diagnose` and `inspect_data` run, and those that compare ranks, by code:
+    `name`, `code`, `severity`, `sentence`, `page`.
 
     >>> rules()[0].name
     'dead-relu'
     """
-    return (*all_rules(), *all_data_rules())
+    return (*all_rules(), *all_data_rules(), *all_rank_rules())

@@ -54,7 +54,8 @@ def monitor(
         raise_on_nan: stop at the first NaN of an observed step, before the optimizer spoils the
             weights; on a GPU at the end of the step.
         log: a file for JSON lines, which `cnnprobe.load` reads back; a run that is killed keeps
-            what it had.
+            what it had. With several ranks each writes a file of its own: in the folder that this
+            names, or beside "run.jsonl" as "run.rank0.jsonl".
         tensorboard: a folder for TensorBoard, or a SummaryWriter.
         live: show a line of progress, in a terminal or in a notebook.
 

@@ -12,6 +12,7 @@ from cnnprobe.cli.comparing import compare_command, refactor_command
 from cnnprobe.cli.diagnosing import diagnose_command, explain_command, rules_command
 from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.inspecting import data_command
+from cnnprobe.cli.merging import merge_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
 from cnnprobe.cli.sizing import shapes_command
@@ -40,6 +41,7 @@ main.add_command(diagnose_command)
 main.add_command(explain_command)
 main.add_command(probe_command)
 main.add_command(graph_command)
+main.add_command(merge_command)
 main.add_command(refactor_command)
 main.add_command(rules_command)
 main.add_command(shapes_command)

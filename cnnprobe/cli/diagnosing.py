@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cnnprobe.crash.cause import Cause, Example
     from cnnprobe.data import DataRule
     from cnnprobe.diagnosis import Finding, Rule
+    from cnnprobe.ranks import RankRule
     from cnnprobe.report import Report
 
 SAMPLES = 8  # of a batch that is made up
@@ -295,7 +296,7 @@ def end(findings: "Sequence[Finding]", thresholds: tuple[str, ...], wished: Outp
 
 
 @functools.cache
-def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | DataRule | Cause, ...]":
+def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | DataRule | RankRule | Cause, ...]":
     """Every cause of a crash and every rule, by code."""
     from cnnprobe.crash.cause import all_causes, load_causes
     from cnnprobe.diagnosis.discovery import sort_by_code
@@ -304,11 +305,12 @@ def _list_entries(files: tuple[str, ...]) -> "tuple[Rule | DataRule | Cause, ...
 
 
 @functools.cache
-def _list_rules(files: tuple[str, ...]) -> "tuple[Rule | DataRule, ...]":
+def _list_rules(files: tuple[str, ...]) -> "tuple[Rule | DataRule | RankRule, ...]":
     from cnnprobe.data import load_data_rules
+    from cnnprobe.ranks import load_rank_rules
     from cnnprobe.rulebook import load_rules
 
-    return (*load_rules(files), *load_data_rules(files))
+    return (*load_rules(files), *load_data_rules(files), *load_rank_rules(files))
 
 
 @click.command("rules", short_help="List the diagnosis rules and the causes of crashes.")
@@ -331,7 +333,7 @@ def explain_command(name: str, files: tuple[str, ...]) -> None:
     from cnnprobe.diagnosis.discovery import find_entry
 
     rules = _list_rules(files)  # their pages are there without importing torch
-    entries: Sequence[Rule | DataRule | Cause] = rules
+    entries: Sequence[Rule | DataRule | RankRule | Cause] = rules
     if not any(name in (rule.name, rule.code) for rule in rules):
         entries = _list_entries(files)
     shown = [entry for entry in entries if name in (entry.name, entry.code)]
@@ -339,7 +341,7 @@ def explain_command(name: str, files: tuple[str, ...]) -> None:
     click.echo("\n\n".join(_write_page(one) for one in shown or [find_entry(name, entries)]))
 
 
-def _write_page(entry: "Rule | DataRule | Cause") -> str:
+def _write_page(entry: "Rule | DataRule | RankRule | Cause") -> str:
     """The page, with the correction of a cause's example as a diff."""
     title = f"{entry.name} ({entry.code}, {entry.severity.value})"
     examples: tuple[Example, ...] = getattr(entry, "examples", ())

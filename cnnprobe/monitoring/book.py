@@ -19,9 +19,13 @@ class Book:
 
     def wrote(self, watch: "Watch", step: int, *, observed: bool) -> None:
         """A line for the step, and one for whatever is new."""
+        if watch.ledger.rank is not None:
+            self._say(rank=watch.ledger.rank)
         if "trace" not in self._said and watch.first.over:
             self._say(trace=watch.trace)
         self._journal.step(watch.ledger, step, observed=observed)
+        if observed and watch.ledger.rank_steps:
+            self._say(rank_step=watch.ledger.rank_steps[-1])
         if watch.ledger.nonfinite is not None:
             self._say(nonfinite=watch.ledger.nonfinite)
 
@@ -37,6 +41,10 @@ class Book:
         self._say(
             trace=watch.trace, nonfinite=history.nonfinite, dead=history.dead, kept=history.kept
         )
+        if history.rank is not None:
+            self._say(rank=history.rank.info, loss_scale=history.rank.loss_scale)
+            if history.rank.steps:
+                self._say(rank_step=history.rank.steps[-1])
         for note in history.notes:
             self._journal.write(note=note)
         self._journal.write(findings=judge(watch).findings)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnprobe.monitoring.parameters import Changes
+from cnnprobe.monitoring.ranks import RankDraft
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ledger import CODES, COLUMNS, EXTRA, Ledger, Slot
+from cnnprobe.records.ranks import keep_step
 from cnnprobe.records.statistics import BUCKETS, COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, fold
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats.sheet import SLOT, Taken
@@ -43,6 +45,7 @@ class Draft:
         default_factory=dict
     )  # by slot, how many channels were zero throughout
     seen: NonFinite | None = None  # what a hook saw at once
+    rank: RankDraft | None = None  # of several processes: what was read of this one
 
     def is_there(self) -> bool:
         """Whether writing it down would not wait."""
@@ -63,6 +66,7 @@ def enter(draft: Draft, ledger: Ledger) -> None:
     scale = None if draft.scale is None else float(draft.scale.read())
     if scale is not None:
         ledger.put("loss scale", step, scale)
+    _enter_rank(draft, ledger, scale)
     if draft.taken is None:
         if loss is not None and not math.isfinite(loss) and ledger.nonfinite is None:
             ledger.nonfinite = _of_loss(draft, ledger, loss)
@@ -97,6 +101,15 @@ def enter(draft: Draft, ledger: Ledger) -> None:
         kept,
         None if counts is None else _histograms(values[:, SLOT].astype(np.int64), counts),
     )
+
+
+def _enter_rank(draft: Draft, ledger: Ledger, scale: float | None) -> None:
+    rank, scaled = draft.rank, draft.scaled != (0, 0)
+    if rank is None:
+        return
+    keep_step(ledger.rank_steps, rank.read(scale, scaled=scaled))
+    of_loss = rank.read_loss_scale(scale)
+    ledger.loss_scale = ledger.loss_scale if of_loss is None else of_loss
 
 
 def _mean(values: Sequence[float]) -> float | None:

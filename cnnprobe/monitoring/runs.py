@@ -14,8 +14,11 @@ from cnnprobe.errors import TargetError
 from cnnprobe.monitoring import Listener, Settings, Watch
 from cnnprobe.monitoring.board import Board
 from cnnprobe.monitoring.book import Book
+from cnnprobe.monitoring.exchange import number_monitors
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
+from cnnprobe.monitoring.merged import merge_ranks
+from cnnprobe.monitoring.placement import find_rank, name_log
 from cnnprobe.recorder.inventory import check_model, class_of, has_values
 from cnnprobe.report import Report
 
@@ -39,6 +42,11 @@ class Monitor(Watch):
     ((0, 1, 2), 3, ())
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._number = number_monitors()
+        self._merges = 0  # calls of `merged`
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the rules of `diagnose` find in the run so far, root causes first, as far as a
@@ -50,6 +58,26 @@ class Monitor(Watch):
     def report(self) -> Report:
         """The first training pass, the findings and the history; holds no model."""
         return Report(trace=self.trace, findings=self.findings, history=self.history)
+
+    def merged(self, *, seconds: float = 60.0) -> Report:
+        """One report of all ranks of the process group, to be called by all of them: statistics of
+        all batches together, the curves, and what differs between ranks. Of one process alone it is
+        its own report.
+
+        It goes through the store of the process group and uses no collective.
+
+        Args:
+            seconds: how long the other ranks are waited for. One that has not called `merged` by
+                then, as it has died, is left out, which the report says.
+
+        Raises:
+            ProbeError: the process group is gone.
+        """
+        log = self.history.rank
+        if log is None:
+            return self.report
+        self._merges += 1
+        return merge_ranks(self, log, f"monitor{self._number}/{self._merges}", seconds)
 
     def loss(self, loss: Tensor) -> Tensor:
         """Take in the loss of this step and give it back: `monitor.loss(loss).backward()`. Of
@@ -164,9 +192,17 @@ def _loss_modules(values: Iterable[Any]) -> list[nn.Module]:
 def _listeners(outputs: Mapping[str, Any], model: str) -> list[Listener]:
     listeners: list[Listener] = []
     if outputs.get("tensorboard") is not None:
-        listeners.append(Board(outputs["tensorboard"]))
+        listeners.append(Board(_board_of_rank(outputs["tensorboard"])))
     if outputs.get("log") is not None:
-        listeners.append(Book(outputs["log"], model))
-    if outputs.get("live"):
+        listeners.append(Book(name_log(outputs["log"]), model))
+    if outputs.get("live") and find_rank()[0] == 0:
         listeners.append(progress())
     return listeners
+
+
+def _board_of_rank(target: Any) -> Any:
+    """The folder of this rank, where there are several; a writer of the user's own as it is."""
+    rank, of = find_rank()
+    if of < 2 or not isinstance(target, str | os.PathLike):
+        return target
+    return os.path.join(os.fspath(target), f"rank{rank}")  # noqa: PTH118 - a path of the user's own kind

@@ -18,6 +18,8 @@ from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, Par
 from cnnprobe.monitoring.loop import Events, Loop
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.monitoring.parameters import Parameters
+from cnnprobe.monitoring.placement import find_rank
+from cnnprobe.monitoring.ranks import LossGradient, RankWatch
 from cnnprobe.monitoring.settings import Settings
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder import observable
@@ -84,6 +86,9 @@ class Watch(Events):
             values="parameter" in what or "update" in what,
             updates="update" in what,
         )
+        is_alone = find_rank()[1] < 2
+        self.rank = None if is_alone else RankWatch(model, self.parameters, self.wiring)
+        self.ledger.rank = None if self.rank is None else self.rank.info
         self.pace = Pace(every=settings.every, budget=settings.budget)
         self.first = FirstPass(model)
         self.loop = Loop(model, optimizers, self.wiring, self._hooks(), self)
@@ -132,6 +137,9 @@ class Watch(Events):
         self._exits.enter_context(self.loop)
         self.first.attach()
         self._exits.callback(self.first.detach)
+        if self.rank is not None:
+            self.rank.attach()
+            self._exits.callback(self.rank.detach)
         for criterion in self._criteria:
             self._exits.callback(criterion.register_forward_hook(_LossHook(self)).remove)
         self.loop.observe(on=self.pace.is_due(0))
@@ -142,6 +150,10 @@ class Watch(Events):
             if self.loop.backward and not self.optimizers:
                 self.loop.finish()
             self.settle()
+            if self.rank is not None and self.step:
+                after = self.rank.conclude(self.step).read(None, scaled=False)
+                self.ledger.rank_steps.append(after)
+            self.ledger.finished = True
             self.graphs.look(self.ledger, self.step - 1)
         finally:
             self._exits.close()
@@ -166,6 +178,8 @@ class Watch(Events):
             return
         if self.wiring.observing:
             self.graphs.add(loss, self.step)
+            if self.rank is not None and loss.requires_grad:
+                loss.register_hook(LossGradient(self.rank))  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
         if self.settings.raise_on_nan and not loss.is_cuda:
             alarms.refuse_loss(self, float(loss.detach()))
@@ -178,6 +192,8 @@ class Watch(Events):
             self.model, "training", False
         )
         self.first.begin()
+        if self.rank is not None:
+            self.rank.begin_pass(first=self.loop.passes == 0)
 
     def end_pass(self, output: Any) -> None:
         """The root has returned."""
@@ -203,6 +219,8 @@ class Watch(Events):
         """The optimizer is about to step."""
         if self._scale is None:
             self._scale = _scale_of(self.loop.scaler)
+        if self.rank is not None:
+            self.rank.before_update()
         first = self.wiring.sheet.next
         self.parameters.before_step()
         if (
@@ -225,6 +243,8 @@ class Watch(Events):
             skipped=skipped,
             seen=self.seen,
         )
+        if self.rank is not None:
+            draft.rank = self.rank.end_step(step, observed=observed)
         if observed:
             self._take_stale()
             draft.changes = self.parameters.after_step() if not skipped else None
@@ -248,6 +268,8 @@ class Watch(Events):
         self.pace.took(step, seconds, observed=observed)
         if self.optimizers and not skipped:
             self._keep_first()
+        if self.rank is not None:
+            self.rank.rest()
         return self.pace.is_due(self.step)
 
     def _take_stale(self) -> None:

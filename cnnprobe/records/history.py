@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cnnprobe.errors import UnknownNameError, suggest
+from cnnprobe.records.ranks import RankLog, RankSummary
 from cnnprobe.records.statistics import COLUMNS
 from cnnprobe.records.trace import Histogram, TensorInfo
 
@@ -26,6 +27,7 @@ class Curve:
     name: str  # "loss", "learning rate", "gradient norm", "seconds", ...
     steps: tuple[int, ...]
     values: tuple[float, ...]  # one for each of `steps`
+    ranks: str = ""  # whose it is, of several: "rank 1", "all ranks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Series:
     histograms: tuple[
         Histogram | None, ...
     ] = ()  # one for each of `History.steps`; empty where not asked for
+    ranks: str = ""  # whose it is, of several: "rank 1", "all ranks"
 
     def __getitem__(self, name: str) -> tuple[float, ...]:
         """The numbers of that name; raises UnknownNameError where there are none."""
@@ -120,6 +123,8 @@ class History:
     dead: tuple[DeadChannels, ...] = ()
     kept: tuple[LivingGraph, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be observed, in sentences
+    rank: RankLog | None = None  # of one process of several: what it says of itself
+    ranks: tuple[RankSummary, ...] = ()  # of all of them: each
 
     def curve(self, name: str) -> Curve:
         """The curve of that name; raises UnknownNameError where there is none."""

@@ -15,6 +15,7 @@ from cnnprobe.errors import ProbeError
 from cnnprobe.records import reading, schema
 from cnnprobe.records.history import DeadChannels, History, LivingGraph, NonFinite
 from cnnprobe.records.ledger import COLUMNS, Ledger, Slot
+from cnnprobe.records.ranks import RankInfo, RankStep, keep_step
 from cnnprobe.records.statistics import COUNT, L2
 from cnnprobe.records.trace import Histogram, Trace
 
@@ -158,6 +159,19 @@ class _Reading:
         self.findings = said.get("findings", self.findings)
         if said.get("end"):
             self.ended, ledger.total = True, int(said["total"])
+            ledger.finished = True
+
+        self._take_rank(said)
+
+    def _take_rank(self, said: Mapping[str, Any]) -> None:
+        """What a process says of itself, where there are several."""
+        ledger = self.ledger
+        if "rank" in said:
+            ledger.rank = reading.read_plain(RankInfo, said["rank"])
+        if "rank_step" in said:
+            keep_step(ledger.rank_steps, reading.read_plain(RankStep, said["rank_step"]))
+        if "loss_scale" in said:
+            ledger.loss_scale = reading.read_plain(float | None, said["loss_scale"])
 
     def _step(self, said: Mapping[str, Any]) -> None:
         step = int(said["step"])

@@ -18,6 +18,13 @@ from cnnprobe.records.history import (
     What,
     unify_nan,
 )
+from cnnprobe.records.ranks import (
+    RankInfo,
+    RankLog,
+    RankStep,
+    name_owner,
+    name_owner_of_curve,
+)
 from cnnprobe.records.statistics import COUNT, INF, L2, MAX, MEAN, MIN, NAN, STD, SUMMED
 from cnnprobe.records.trace import Histogram
 
@@ -74,6 +81,10 @@ class Ledger:
     dead: tuple[DeadChannels, ...] = ()
     kept: tuple[LivingGraph, ...] = ()
     notes: dict[str, None] = field(default_factory=dict)
+    rank: RankInfo | None = None  # this process, where there are several
+    rank_steps: list[RankStep] = field(default_factory=list)
+    loss_scale: float | None = None  # the gradient that the loss got
+    finished: bool = False
     _codes: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
 
     def codes(self) -> NDArray[np.int8]:
@@ -121,7 +132,12 @@ class Ledger:
             steps=tuple(self.steps),
             total=self.total,
             curves=tuple(
-                Curve(name=name, steps=tuple(steps), values=unify_nan(values))
+                Curve(
+                    name=name,
+                    steps=tuple(steps),
+                    values=unify_nan(values),
+                    ranks=name_owner_of_curve(self.rank, name),
+                )
                 for name, (steps, values) in self.curves.items()
             ),
             series=tuple(self._build_series()),
@@ -129,6 +145,17 @@ class Ledger:
             dead=self.dead,
             kept=self.kept,
             notes=tuple(self.notes),
+            rank=self._rank_log(),
+        )
+
+    def _rank_log(self) -> RankLog | None:
+        if self.rank is None:
+            return None
+        return RankLog(
+            info=self.rank,
+            steps=tuple(self.rank_steps),
+            loss_scale=self.loss_scale,
+            finished=self.finished,
         )
 
     def cube(self) -> Rows:
@@ -153,6 +180,7 @@ class Ledger:
             yield Series(
                 fqn=slot.fqn, what=slot.what, call=slot.call, output=slot.output, kind=slot.kind, numbers=named,
                 histograms=spreads if any(spread is not None for spread in spreads) else (),
+                ranks=name_owner(self.rank, slot.fqn),
             )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         min=low,
         max=high,
         l2=math.hypot(a.l2, b.l2),
-        histogram=_merge_histograms(a.histogram, b.histogram),
+        histogram=merge_histograms(a.histogram, b.histogram),
         channels=_merge_channels(a.channels, b.channels),
     )
 
@@ -138,7 +138,8 @@ def _merge_moments(a: tuple[int, float, float], b: tuple[int, float, float]) -> 
     )
 
 
-def _merge_histograms(a: Histogram | None, b: Histogram | None) -> Histogram | None:
+def merge_histograms(a: Histogram | None, b: Histogram | None) -> Histogram | None:
+    """The counts of both; None where one has none."""
     if a is None or b is None:
         return None
     full_a, full_b = _unfold(a), _unfold(b)

@@ -18,6 +18,7 @@ from cnnprobe.document.blocks import (
     Trend,
 )
 from cnnprobe.document.layout.curves import draw_history_pictures
+from cnnprobe.document.layout.ranks import build_rank_table, name_owners, show_owners
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.document.render.units import (
     format_count,
@@ -55,6 +56,8 @@ def lay_out_history(history: History, *, drawn: bool = False) -> Document:
 def build_history_blocks(history: History, *, drawn: bool = False) -> Iterator[Block]:
     """The run in reading order; where it is `drawn`, with its curves as pictures."""
     yield Text(text=_introduce(history))
+    if history.ranks:
+        yield build_rank_table(history.ranks)
     if history.nonfinite is not None:
         yield _report_nonfinite(history.nonfinite)
     if drawn:
@@ -159,18 +162,21 @@ def _report_kept(graphs: Sequence[LivingGraph]) -> Iterator[Notice]:
 
 
 def _build_curve_table(curves: Sequence[Curve]) -> Table:
+    owners = [curve.ranks for curve in curves]
     columns = (
         Column(name="curve"),
+        *name_owners(owners),
         Column(name="over the steps", priority=3),
         Column(name="first", align="right"),
         Column(name="last", align="right"),
         Column(name="least", align="right", priority=1),
         Column(name="greatest", align="right", priority=1),
     )
-    return Table(title="", columns=columns, rows=tuple(_build_curve_row(curve) for curve in curves))
+    rows = tuple(_build_curve_row(curve, show_owners(curve.ranks, owners)) for curve in curves)
+    return Table(title="", columns=columns, rows=rows)
 
 
-def _build_curve_row(curve: Curve) -> Row:
+def _build_curve_row(curve: Curve, owner: tuple[str, ...]) -> Row:
     finite = [number for number in curve.values if math.isfinite(number)]
     numbers = [
         *curve.values[:1],
@@ -181,6 +187,7 @@ def _build_curve_row(curve: Curve) -> Row:
     return Row(
         cells=(
             curve.name,
+            *owner,
             Trend(values=curve.values),
             *(write(n) if n == n else "NaN" for n in numbers),  # noqa: PLR0124
         )
@@ -198,8 +205,10 @@ def _build_layer_tables(history: History) -> Iterator[Table]:
 
 def _build_activation_table(history: History, activations: Sequence[Series]) -> Table:
     gradients = {(s.fqn, s.call, s.output): s for s in history.series if s.what == "gradient"}
+    owners = [series.ranks for series in activations]
     columns = (
         Column(name="activation of"),
+        *name_owners(owners),
         Column(name="kind", priority=2),
         Column(name="mean", align="right"),
         Column(name="std", align="right"),
@@ -213,7 +222,7 @@ def _build_activation_table(history: History, activations: Sequence[Series]) -> 
     for series in activations[:_MOST]:
         gradient = gradients.get((series.fqn, series.call, series.output))
         cells: tuple[Cell, ...] = (
-            _name_series(series), series.kind, _read_last(series, "mean"), _read_last(series, "std"), Trend(values=series.numbers.get("std", ())), _format_drift(series), _read_zeros(series),
+            _name_series(series), *show_owners(series.ranks, owners), series.kind, _read_last(series, "mean"), _read_last(series, "std"), Trend(values=series.numbers.get("std", ())), _format_drift(series), _read_zeros(series),
             None if gradient is None else _read_last(gradient, "norm"), None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
         )  # fmt: skip
         rows.append(
@@ -234,8 +243,10 @@ def _build_activation_table(history: History, activations: Sequence[Series]) -> 
 
 def _build_parameter_table(history: History, parameters: Sequence[Series]) -> Table:
     updates = {series.fqn: series for series in history.series if series.what == "update"}
+    owners = [series.ranks for series in parameters]
     columns = (
         Column(name="parameter"),
+        *name_owners(owners),
         Column(name="mean", align="right", priority=1),
         Column(name="std", align="right", priority=1),
         Column(name="norm", align="right"),
@@ -247,7 +258,7 @@ def _build_parameter_table(history: History, parameters: Sequence[Series]) -> Ta
     for series in parameters[:_MOST]:
         update = updates.get(series.fqn)
         cells: tuple[Cell, ...] = (
-            series.fqn, _read_last(series, "mean"), _read_last(series, "std"), _read_last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
+            series.fqn, *show_owners(series.ranks, owners), _read_last(series, "mean"), _read_last(series, "std"), _read_last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
             None if update is None else _read_last(update, "ratio", "{:.1e}".format, of=series), None if update is None else Trend(values=update.numbers.get("ratio", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) else ""))

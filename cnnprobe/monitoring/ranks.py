@@ -1,0 +1,305 @@
+"""What a monitor reads of its own rank on observed steps, so that the ranks can be compared later.
+
+It asks no other rank, so that it can never wait for one.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import get_ident
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.monitoring.fingerprints import Fingerprints, Taken, hash_batch
+from cnnprobe.monitoring.parameters import Parameters
+from cnnprobe.monitoring.placement import describe_rank, find_core, find_wrapper, is_split
+from cnnprobe.monitoring.wiring import Wiring
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.values import argument_leaves
+from cnnprobe.records.ranks import RankStep
+from cnnprobe.stats.content import disable_user_modes
+from cnnprobe.stats.transfer import Sent
+
+
+@dataclass(slots=True, kw_only=True)
+class RankDraft:
+    """One step of this rank; what was measured may still be on a device."""
+
+    step: int
+    samples: int | None = None
+    batch: Taken | None = None
+    random: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: Taken | None = None
+    buffers: Taken | None = None
+    without_gradient: tuple[str, ...] = ()
+    flags: list[bool] = field(default_factory=list)  # of each pass, whether it will be reduced
+    local: list[Sent] = field(default_factory=list)
+    used: Sent | None = None
+    loss_scale: list[Sent] = field(default_factory=list)
+
+    def read(self, scale: float | None, *, scaled: bool) -> RankStep:
+        """The step, without the loss scale of a GradScaler; waits for what is not there yet."""
+        by, passes = scale or 1.0, len(self.local)
+        local = sum(float(each.read()) for each in self.local) / by if passes else None
+        used = None if self.used is None else float(self.used.read()) / (by if scaled else 1.0)
+        return RankStep(
+            step=self.step,
+            samples=self.samples,
+            batch=None if self.batch is None else int(self.batch.read()[:8] or "0", 16),
+            random=self.random,
+            seconds=self.seconds,
+            parameters="" if self.parameters is None else self.parameters.read(),
+            buffers="" if self.buffers is None else self.buffers.read(),
+            without_gradient=self.without_gradient,
+            passes=passes,
+            reduced=sum(self.flags) if len(self.flags) == passes else passes,
+            local=local,
+            used=used,
+        )
+
+    def read_loss_scale(self, scale: float | None) -> float | None:
+        """The gradient that the loss got, summed over the step's passes."""
+        if not self.loss_scale:
+            return None
+        return sum(float(each.read()) for each in self.loss_scale) / (scale or 1.0)
+
+
+class RankWatch:
+    """Reads one rank; told by a Watch what happens in the loop."""
+
+    def __init__(self, model: nn.Module, parameters: Parameters, wiring: Wiring) -> None:
+        self.wiring = wiring
+        self.core = find_core(model)
+        self.wrapper = find_wrapper(model)
+        named = [(each.name, each.tensor) for each in parameters.watched]
+        buffers = [
+            (f"{fqn}.{name}" if fqn else name, buffer)
+            for fqn, module, first in named_modules(model)
+            for name, buffer in (module._buffers.items() if first else ())
+            if buffer is not None
+        ]
+        self.info = describe_rank(model, named, buffers)
+        self._named = [(name, tensor) for name, tensor in named if tensor.requires_grad]
+        whole = [_take_whole(tensor) for _, tensor in named if not is_split(tensor)]
+        self._parameters = Fingerprints(whole)
+        self._buffers = Fingerprints([buffer for _, buffer in buffers])
+        plain = [tensor for _, tensor in self._named if type(tensor) is nn.Parameter]
+        self._probe = plain[-1] if plain else None
+        self._weights: Tensor | None = None
+        self._exits: list[Callable[[], None]] = []
+        self._handle: Any = None
+        self._finished = perf_counter()  # the end of the last step
+        self._begin(0)
+
+    def _begin(self, step: int) -> None:
+        self.draft = RankDraft(step=step)
+        self._before: list[_Mark] = []
+        self._called = self._left = self._updated = 0.0
+
+    # -- hooks on the core -------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Hook the module that the batch goes into; after the loop has hooked the root."""
+        before = nn.Module.register_forward_pre_hook(self.core, _Enter(self), with_kwargs=True)
+        after = nn.Module.register_forward_hook(self.core, _Leave(self), always_call=True)
+        self._exits = [before.remove, after.remove]
+        self._finished = perf_counter()
+
+    def detach(self) -> None:
+        """Take every hook off."""
+        for remove in (*self._exits, self._unhook):
+            remove()
+        self._exits = []
+
+    def _unhook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def enter(self, args: Any, kwargs: Any) -> None:
+        """The batch is here; the wrapper has sent the buffers."""
+        if self.draft.parameters is not None:
+            return  # a further pass of the same step
+        tensors = [t for _, t in argument_leaves(args, kwargs) if isinstance(t, Tensor)]
+        with disable_user_modes():
+            self._read(tensors)
+        self._before = [_mark(tensor.grad) for _, tensor in self._named]
+        if self._probe is not None:
+            self._handle = self._probe.register_hook(_Arrival(self))  # type: ignore[no-untyped-call]
+
+    def _read(self, inputs: list[Tensor]) -> None:
+        draft = self.draft
+        if inputs and inputs[0].dim():
+            draft.samples = inputs[0].shape[0]
+        draft.batch = hash_batch(inputs[:1])
+        draft.random = hash_generator()
+        draft.parameters, draft.buffers = self._parameters.take(), self._buffers.take()
+
+    def arrive(self, gradient: Tensor) -> None:
+        """A backward pass of this rank has reached the parameter that is followed."""
+        self.draft.local.append(Sent(self._project(gradient)))
+
+    def _project(self, gradient: Tensor) -> Tensor:
+        """The gradient as one number, linear in it."""
+        flat = gradient.detach().reshape(-1).double()
+        weights = self._weights
+        if weights is None or weights.device != flat.device or len(weights) != len(flat):
+            weights = torch.arange(len(flat), device=flat.device, dtype=torch.float64) % 7 + 1
+            self._weights = weights
+        return (flat * weights).sum()
+
+    # -- events of the loop ------------------------------------------------------------------------
+
+    def begin_pass(self, *, first: bool) -> None:
+        """The root is called, on an observed step."""
+        now = perf_counter()
+        if first:
+            self._unhook()
+            self._begin(self.draft.step)
+            self.draft.seconds = {"data": max(0.0, now - self._finished), "forward": 0.0}
+        self._called = now
+        reduces = self.wrapper is not None and bool(self.wrapper.require_backward_grad_sync)
+        self.draft.flags.append(reduces)
+
+    def start_forward(self) -> None:
+        """The core begins; what is read of it has been read."""
+        self._called = perf_counter()
+
+    def leave(self) -> None:
+        """The core has returned."""
+        self._left = perf_counter()
+        seconds = self.draft.seconds
+        seconds["forward"] = seconds.get("forward", 0.0) + self._left - self._called
+
+    def take_loss_gradient(self, gradient: Tensor) -> None:
+        """What the backward pass begins with at the loss."""
+        if gradient.numel() == 1:
+            self.draft.loss_scale.append(Sent(gradient.detach().reshape(()).double()))
+
+    def before_update(self) -> None:
+        """The first optimizer is about to step."""
+        self._updated = perf_counter()
+        if self._left:
+            self.draft.seconds["backward"] = max(0.0, self._updated - self._left)
+        if self._before:
+            self.draft.without_gradient = tuple(
+                name
+                for (name, tensor), before in zip(self._named, self._before, strict=True)
+                if tensor.grad is None or _is_untouched(tensor.grad, before)
+            )
+        if self._probe is not None and self._probe.grad is not None:
+            self.draft.used = Sent(self._project(self._probe.grad))
+
+    def end_step(self, step: int, *, observed: bool) -> RankDraft | None:
+        """What was read of this step; None where nothing was."""
+        self._unhook()
+        draft = self.draft if observed and self.draft.parameters is not None else None
+        if draft is not None:
+            draft.step = step
+            if self._updated:
+                draft.seconds["update"] = perf_counter() - self._updated
+        self._begin(step + 1)
+        return draft
+
+    def rest(self) -> None:
+        """The monitor has done its work for this step: what follows is the user's time."""
+        self._finished = perf_counter()
+
+    def conclude(self, step: int) -> RankDraft:
+        """What the parameters are after the run."""
+        return RankDraft(step=step, parameters=self._parameters.take())
+
+
+def _take_whole(tensor: Tensor) -> Tensor:
+    local = getattr(tensor.detach(), "to_local", None)
+    return tensor.detach() if local is None else local()
+
+
+_Mark = tuple[weakref.ref[Tensor] | None, int]
+"""A gradient, which is not held, and how often it had been written to."""
+
+
+def _mark(gradient: Tensor | None) -> _Mark:
+    return (None, 0) if gradient is None else (weakref.ref(gradient), gradient._version)
+
+
+def _is_untouched(gradient: Tensor, mark: _Mark) -> bool:
+    before, version = mark
+    return before is not None and before() is gradient and gradient._version == version
+
+
+def hash_generator() -> int:
+    """A hash of the state of torch's generator on the CPU, which is not changed."""
+    return int(Fingerprints([torch.get_rng_state()]).take().read(), 16)
+
+
+class _Hook:
+    """Points to a RankWatch; a copy points to none. The user's loop goes on, whatever we stumble
+    over.
+    """
+
+    __torch_unserializable__ = True
+
+    def __init__(self, watch: RankWatch | None = None) -> None:
+        self.watch = watch
+
+    def is_on(self, module: nn.Module) -> bool:
+        """Whether this call belongs to a pass that is observed."""
+        watch = self.watch
+        return (
+            watch is not None
+            and module is watch.core
+            and watch.wiring.active
+            and get_ident() == watch.wiring.thread
+        )
+
+    def tell(self, what: Callable[..., None], *args: Any) -> None:
+        try:
+            what(*args)
+        except Exception as error:
+            if self.watch is not None:
+                self.watch.wiring.stumbled[
+                    f"this rank was not observed in full ({type(error).__name__}: {error}); please "
+                    "report this"
+                ] = None
+
+    def __deepcopy__(self, memo: object) -> "_Hook":
+        return type(self)()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return type(self), ()
+
+
+class _Enter(_Hook):
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """The core's pre-hook."""
+        if self.watch is not None and self.is_on(module):
+            self.tell(self.watch.enter, args, kwargs)
+            self.watch.start_forward()  # what was read above is no part of the user's time
+
+
+class _Leave(_Hook):
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+        """The core's hook."""
+        if self.watch is not None and self.is_on(module):
+            self.tell(self.watch.leave)
+
+
+class _Arrival(_Hook):
+    def __call__(self, gradient: Tensor) -> None:
+        """A hook on one parameter's gradient, before it is reduced."""
+        if self.watch is not None:
+            self.tell(self.watch.arrive, gradient)
+
+
+class LossGradient(_Hook):
+    """A hook on the loss."""
+
+    def __call__(self, gradient: Tensor) -> None:
+        """The gradient that the backward pass begins with."""
+        if self.watch is not None:
+            self.tell(self.watch.take_loss_gradient, gradient)

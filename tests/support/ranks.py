@@ -1,0 +1,30 @@
+"""Runs a program of `rank_programs` on several ranks of gloo, each a process of its own that ends by itself."""
+
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.support.python import ROOT, run_python
+
+
+def find_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def run_ranks(program, *arguments, ranks):
+    """What each rank has ended with, by rank."""
+    shared = {
+        **os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_port()),
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+    def run(rank):
+        env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return run_python(
+            "-m", "tests.support.rank_programs", program, *arguments, cwd=ROOT, env=env
+        )
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(run, range(ranks)))

@@ -1,0 +1,271 @@
+"""Several ranks of gloo under a monitor: each is seen for itself, all of them are one report, and what differs is named."""
+
+import pytest
+import torch
+from torch import nn
+
+import cnnprobe
+from cnnprobe.errors import ProbeError
+from cnnprobe.monitoring.fingerprints import Fingerprints, sum_on_device
+from cnnprobe.ranks import RankRun, all_rank_rules, join
+from cnnprobe.records import schema
+from cnnprobe.records.history import History
+from cnnprobe.records.ranks import RankInfo, RankLog
+from cnnprobe.records.trace import Trace
+from tests.support import rank_programs
+from tests.support.loops import run, small
+from tests.support.python import run_python
+from tests.support.ranks import run_ranks
+
+RULES = {rule.name: rule for rule in all_rank_rules() if rule.sick is not None}
+
+
+def run_all(program, folder, ranks):
+    for rank, ended in enumerate(run_ranks(program, str(folder), ranks=ranks)):
+        assert 0 == ended.returncode, (rank, ended.stdout, ended.stderr)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    return run_all("examples", tmp_path_factory.mktemp("examples"), 2)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    return run_all("exact", tmp_path_factory.mktemp("exact"), 4)
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    return run_all("faults", tmp_path_factory.mktemp("faults"), 4)
+
+
+def found(report, name):
+    return next(finding for finding in report.findings if finding.rule == name)
+
+
+# -- the rules -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_finds_its_sick_example(examples, name):
+    report = cnnprobe.load(examples / f"{name}-sick")
+    assert RULES[name].severity in [f.severity for f in report.findings if name == f.rule]
+    assert not [note for note in report.history.notes if "could not judge" in note]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_healthy_example_has_no_finding(examples, name):
+    report = cnnprobe.load(examples / f"{name}-healthy")
+    assert [] == [(f.rule, f.message) for f in report.findings]
+    assert not [note for note in report.history.notes if "report this" in note or "judge" in note]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_ranks_together_say_at_once_what_their_logs_say_later(examples, name):
+    later = cnnprobe.load(examples / f"{name}-sick")
+    for rank in range(2):
+        at_once = cnnprobe.load(examples / f"{name}-sick-{rank}.json")
+        assert schema.to_plain(later) == schema.to_plain(at_once)
+
+
+# -- the numbers -----------------------------------------------------------------------------------
+
+
+def train_alone():
+    """The same training in one process: the parts of the batch one after the other."""
+    model = nn.Sequential(*rank_programs.net())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with cnnprobe.monitor(model, optimizer, histograms=True) as watched:
+        for step in range(4):
+            optimizer.zero_grad()
+            for rank in range(4):
+                x, y = rank_programs.batch(rank, step)
+                loss = nn.functional.cross_entropy(model(x), y)
+                watched.loss(loss)
+                (loss / 4).backward()
+            optimizer.step()
+    return watched.history
+
+
+def test_four_ranks_together_have_the_numbers_of_one_process(exact):
+    merged, alone = cnnprobe.load(exact / "logs").history, train_alone()
+    seen = 0
+    for series in alone.series:
+        if series.what in ("parameter", "update") or series.fqn.endswith(("weight", "bias")):
+            continue
+        fqn = f"module.{series.fqn}" if series.fqn else "module"
+        same = merged.of(fqn, series.what)
+        assert "all ranks" == same.ranks
+        assert same.numbers.keys() == series.numbers.keys() - {"dead"}
+        for name in ("count", "zeros", "nan", "inf"):
+            assert series[name] == same[name], (fqn, name)
+        # The parameters of later steps differ in rounding: gloo adds up in another order.
+        for name in ("min", "max"):
+            assert series[name][0] == same[name][0], (fqn, name)
+        assert series.histograms[0] == same.histograms[0], fqn
+        for name in ("mean", "std", "norm", "min", "max"):
+            assert series[name] == pytest.approx(same[name], rel=1e-4, abs=1e-6), (fqn, name)
+        seen += 1
+    assert seen >= 8
+    for name in ("loss", "gradient norm", "update ratio", "learning rate"):
+        assert alone.curve(name).values == pytest.approx(merged.curve(name).values, rel=1e-4)
+        assert "all ranks" == merged.curve(name).ranks
+
+
+def test_sound_ranks_have_no_finding_and_the_same_parameters(exact):
+    report = cnnprobe.load(exact / "logs")
+    assert () == report.findings
+    assert "all ranks" == report.history.of("module.0.weight", "parameter").ranks
+    assert [(0, 4), (1, 4), (2, 4), (3, 4)] == [(r.rank, r.total) for r in report.history.ranks]
+
+
+def test_one_rank_says_of_each_number_whose_it_is(exact):
+    history = cnnprobe.load(exact / "logs" / "rank1.jsonl").history
+    assert "rank 1" == history.of("module.0").ranks
+    assert "rank 1" == history.of("module.0", "gradient").ranks
+    assert "all ranks" == history.of("module.0.weight", "parameter").ranks
+    assert "all ranks" == history.of("module.0.weight", "gradient").ranks
+    owners = {curve.name: curve.ranks for curve in history.curves}
+    assert ("rank 1", "all ranks") == (owners["loss"], owners["gradient norm"])
+
+
+# -- the faults ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "module", "message"),
+    [
+        ("seed", "ranks-diverged", "0", "parameter '0.weight' differs between ranks 0, 1, 2 and 3, each from each before step 0"),
+        ("skipped", "ranks-diverged", "module.0", "before step 2; before step 1 it was equal; 3 more parameters differ"),
+        ("frozen", "ranks-diverged", "module", "buffer 'module.count' differs between ranks 0, 2 and 3 and rank 1 before step 1"),
+        ("nan", "nan-on-one-rank", "module.0", "in step 1 on rank 2 alone"),
+        ("sleep", "rank-straggles", None, "rank 3 takes 0.1"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_one_rank_is_named_within_one_step(faults, name, rule, module, message):
+    finding = found(cnnprobe.load(faults / name), rule)
+    assert module == finding.module
+    assert message in finding.message
+
+
+def test_the_sound_twin_has_no_finding(faults):
+    assert [] == [f.rule for f in cnnprobe.load(faults / "sound").findings if f.rule in RULES]
+
+
+def test_a_branch_that_one_rank_does_not_take_is_named_while_the_other_waits(tmp_path):
+    run_all("unused", tmp_path, 2)
+    finding = found(cnnprobe.load(tmp_path), "rank-without-gradient")
+    assert "module.extra" == finding.module
+    assert "'module.extra.weight' got no gradient on rank 1 in step 1" in finding.message
+    assert "rank 0 did not come to the end of this step" in finding.message
+
+
+def test_a_rank_that_is_killed_leaves_its_log_and_the_report_of_the_others(tmp_path):
+    ended = run_ranks("killed", str(tmp_path), ranks=3)
+    assert [0, 0, -9] == [each.returncode for each in ended], [each.stderr for each in ended]
+    for rank in (0, 1):
+        report = cnnprobe.load(tmp_path / f"merged{rank}.json")
+        assert [0, 1] == [each.rank for each in report.history.ranks]
+        assert any(note.startswith("rank 2 left nothing") for note in report.history.notes)
+    report = cnnprobe.load(tmp_path / "logs")
+    assert "rank 2 on" in found(report, "rank-lost").message
+    assert "ended in step 3" in found(report, "rank-lost").message
+    assert (0, 1, 2) == report.history.steps
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+HEAD = '{"schema_version": 1, "type": "Journal", "model": "Net"}\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "path", "message"),
+    [
+        ({}, ".", "there is no log of a rank\n  where: {}\n  fix:   give the folder that monitor(log=...) got, with files such as rank0.jsonl"),
+        ({"a.rank0.jsonl": HEAD, "b.rank0.jsonl": HEAD}, ".", "there are the logs of 2 runs: 'a', 'b'\n  where: {}\n  fix:   name one of them: {}/b.jsonl"),
+        ({"rank0.jsonl": HEAD + '{"rank": {"rank": 1, "of": 2}}\n'}, ".", "this is the log of rank 1\n  where: {}/rank0.jsonl\n  fix:   name it rank1.jsonl, as it was"),
+        ({"rank0.jsonl": "{}"}, ".", "is not a cnnprobe Journal"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_run_is_refused(tmp_path, files, path, message):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ProbeError) as raised:
+        cnnprobe.load(tmp_path / path)
+    assert message.replace("{}", str(tmp_path)) in str(raised.value)
+
+
+def test_logs_of_one_rank_from_two_runs_are_not_merged():
+    info = RankInfo(rank=0, of=2)
+    run = RankRun(log=RankLog(info=info), trace=Trace(model="Net"), history=History(model="Net"))
+    with pytest.raises(ProbeError, match="two logs are of rank 0"):
+        join([run, run])
+
+
+def test_without_a_process_group_the_fix_is_to_merge_the_logs(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ProbeError) as raised:
+        run(small()).merged()
+    assert "no process group to reach the other ranks by" in raised.value.what
+    assert "cnnprobe.load(folder)" in raised.value.fix
+
+
+def test_one_process_alone_merges_to_its_own_report():
+    monitor = run(small())
+    assert monitor.report == monitor.merged()
+    assert {""} == {series.ranks for series in monitor.history.series}
+
+
+def test_command_merges_a_folder_and_fails_on_what_it_finds(examples, tmp_path):
+    folder = examples / "ranks-diverged-sick"
+    done = run_python("-m", "cnnprobe", "merge", folder, "-o", tmp_path / "all.json")
+    assert 1 == done.returncode, done.stderr
+    assert "found: ranks-diverged in 'module.0'" in done.stderr
+    assert schema.to_plain(cnnprobe.load(folder)) == schema.to_plain(
+        cnnprobe.load(tmp_path / "all.json")
+    )
+    sound = run_python(
+        "-m", "cnnprobe", "merge", examples / "ranks-diverged-healthy", "--width", "80"
+    )
+    assert 0 == sound.returncode, sound.stderr
+    assert "rank  host" in sound.stdout or "rank  steps" in sound.stdout
+
+
+# -- the hashes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 1023, 2**15, 2**16 + 3, 2**18 + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_one_changed_element_changes_the_hash_and_a_copy_does_not(size, dtype):
+    tensor = (torch.arange(size) % 7).to(dtype)
+    prints = Fingerprints([tensor])
+    before = prints.take().read()
+    assert before == prints.take().read() == Fingerprints([tensor.clone()]).take().read()
+    for place in {0, size // 2, size - 1}:
+        kept = tensor[place].clone()
+        tensor[place] = not kept if dtype is torch.bool else kept + 1
+        assert before != prints.take().read()
+        tensor[place] = kept
+    assert before == prints.take().read()
+
+
+def test_two_exchanged_elements_change_the_hash():
+    tensor = torch.arange(2**18, dtype=torch.float32)
+    prints = Fingerprints([tensor])
+    before = prints.take().read()
+    for a, b in ((0, 1), (5, 70_001), (0, 2**18 - 1)):
+        tensor[[a, b]] = tensor[[b, a]]
+        assert before != prints.take().read(), (a, b)
+        tensor[[a, b]] = tensor[[b, a]]
+
+
+def test_the_hash_of_a_device_is_the_sum_of_its_words_times_odd_numbers():
+    tensor = torch.tensor([3.5, -1.0])
+    words = [
+        int.from_bytes(torch.tensor(v).numpy().tobytes(), "little", signed=True)
+        for v in (3.5, -1.0)
+    ]
+    assert words[0] + 3 * words[1] == int(sum_on_device(tensor))
