@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnprobe.crash.crash import Crash, LoopLine
 from cnnprobe.crash.facts.frames import find_frames, find_maker, parse_file
+from cnnprobe.crash.facts.grad_mode import is_off
 from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.values import Line, read_attribute, read_failing_line
 from cnnprobe.crash.facts.words import shorten
@@ -70,7 +71,8 @@ def to_forward(crash: Crash) -> Crash | None:
     model, args, kwargs = held or (*_hold_line(crash), {})
     if model is None:
         return None
-    seen = observe(model, args, kwargs)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_off(crash.error)):
+        seen = observe(model, args, kwargs)
     if type(seen.error) is not type(crash.error) or seen.trace.failure is None:
         return None
     return Crash(

@@ -296,7 +296,9 @@ def is_plausible(crash: Crash, outcome: Outcome, edits: Sequence[Edit] = ()) -> 
     first, inputs = outcome.shapes[0], outcome.trace.calls[0].inputs
     is_image = bool(inputs) and len(inputs[0].shape) >= 4
     recurrent = nn.RNNBase | nn.MultiheadAttention
-    is_sequence = len(first) == 3 and any(isinstance(m, recurrent) for m in crash.modules.values())
+    is_sequence = len(first) == 3 and (
+        any(isinstance(m, recurrent) for m in crash.modules.values()) or _has_tokens(crash)
+    )
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
     batches = {batch, *inputs[0].shape[1:2]} if _is_time_major(crash) else {batch}
     if batch is not None and first and batches.isdisjoint(first[: 2 if is_sequence else 1]):
@@ -304,6 +306,12 @@ def is_plausible(crash: Crash, outcome: Outcome, edits: Sequence[Edit] = ()) -> 
     if (last := _find_last_linear(crash, outcome)) is None or not first:
         return True
     return first[-1] == last.out_features and (not is_image or len(first) == 2 or is_sequence)
+
+
+def _has_tokens(crash: Crash) -> bool:
+    """Whether a Linear had been given rows of tokens before the crash: (N, L, C)."""
+    layers = [c for c in crash.trace.calls if isinstance(crash.modules.get(c.fqn or ""), nn.Linear)]
+    return any(c.inputs and c.outputs and len(c.inputs[0].shape) == 3 for c in layers)
 
 
 def _is_time_major(crash: Crash) -> bool:

@@ -24,6 +24,7 @@ from cnnprobe.operations import find, find_signature
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
+_WINDOW = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding"})
 _NONE = 99  # the position of an argument that is given by name alone
 
 
@@ -104,20 +105,31 @@ def configure(crash: Crash, fqn: str, **changes: Any) -> Reconfigure:
 def configure_alike(crash: Crash, fqn: str, **changes: Any) -> tuple[Reconfigure, ...]:
     """As `configure`, with the same layer of each block of the same class that did not run yet."""
     called = {call.fqn for call in crash.trace.calls}
-    names = [name for name in list_alike(crash, fqn) if name == fqn or name not in called]
+    alike = list_alike(crash, fqn, frozenset(changes))
+    names = [name for name in alike if name == fqn or name not in called]
     return tuple(configure(crash, name, **changes) for name in names)
 
 
-def list_alike(crash: Crash, fqn: str) -> list[str]:
-    """A layer, and the same layer of each other block of the same class, where it is alike."""
+def list_alike(crash: Crash, fqn: str, settings: frozenset[str] = frozenset()) -> list[str]:
+    """A layer, and the same layer of each other block of the same class, where it is alike.
+
+    Of settings of its window alone (stride, padding), the channels may differ.
+    """
     owner = fqn.rpartition(".")[0]
     while owner and class_of(crash.modules[owner]).__module__.startswith("torch."):
         owner = owner.rpartition(".")[0]
     kind, path = type(crash.modules[owner]), fqn.removeprefix(owner).removeprefix(".")
     blocks = [name for name, module in crash.modules.items() if type(module) is kind and name]
     same = [f"{name}.{path}" for name in blocks if owner and name != owner]
-    layer = repr(crash.modules[fqn])
-    return [fqn, *(name for name in same if repr(crash.modules.get(name)) == layer)]
+    layer = crash.modules[fqn]
+    return [fqn, *(name for name in same if _is_alike(layer, crash.modules.get(name), settings))]
+
+
+def _is_alike(layer: nn.Module, other: nn.Module | None, settings: frozenset[str]) -> bool:
+    if not settings or not settings <= _WINDOW:
+        return repr(layer) == repr(other)
+    of_window = [[getattr(one, name, None) for name in _WINDOW] for one in (layer, other)]
+    return type(layer) is type(other) and of_window[0] == of_window[1]
 
 
 def set_argument(

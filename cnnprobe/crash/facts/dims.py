@@ -45,7 +45,7 @@ def propose_rank(crash: Crash, x: TensorInfo, rank: int) -> Candidates:
     call = find_drop(crash, x, rank)
     info = find(call) if call is not None else None
     if call is not None and info is not None and info.effect == "reduces" and call.fqn is None:
-        yield propose(_keep_dim(crash, call))
+        yield propose(keep_dim(crash, call))
     elif call is not None and call.fqn is not None:
         yield propose(Remove(title=f"take {quote(call.fqn)} out", module=call.fqn), weight=USUAL)
     elif call is not None:
@@ -92,7 +92,7 @@ def leave_out(crash: Crash, call: ModuleCall) -> Rewrite:
     )
 
 
-def _keep_dim(crash: Crash, call: ModuleCall) -> Rewrite:
+def keep_dim(crash: Crash, call: ModuleCall) -> Rewrite:
     """The same reduction with keepdim=True."""
 
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ import ast
 import inspect
 import linecache
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,3 +93,51 @@ def lacks_forward(module: nn.Module | None) -> bool:
         and type(module).forward is nn.Module.forward
         and "forward" not in module.__dict__
     )
+
+
+def list_module_calls(crash: Crash, fqn: str) -> Iterator[tuple[str, Method, ast.Call]]:
+    """The user's calls that handed a tensor to a layer: of the layer, then of modules around it.
+
+    With the name of the module that is called, and the method that calls it.
+    """
+    index, place = crash.index, fqn
+    source = crash.inputs[0].source if crash.inputs else None
+    while index is not None:
+        method, call = _find_call(crash, place)
+        above = crash.trace.calls[index].parent
+        parent = crash.trace.calls[above] if above else None
+        if method is not None and call is not None:
+            yield place, method, call
+        has_same = parent is not None and parent.inputs and parent.inputs[0].source == source
+        if parent is None or parent.fqn is None or not has_same:
+            return
+        place, index = parent.fqn, above
+
+
+def _find_call(crash: Crash, place: str) -> tuple[Method | None, ast.Call | None]:
+    """The method of the user's that called a module, and the call; None where there are several."""
+    row = next((row for row in reversed(crash.trace.calls) if row.fqn == place), None)
+    owner = crash.find_module_above(row.parent) if row is not None else ""
+    method = find_method(crash.modules[owner], owner) if row is not None else None
+    if method is None or row is None:
+        return None, None
+    name, line = place.removeprefix(f"{owner}." if owner else ""), row.source.rpartition(":")[2]
+    calls = [
+        node
+        for node in ast.walk(open_method(method.function.__code__)[1])
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == f"self.{name}"
+        and str(node.lineno) == line
+    ]
+    return method, calls[0] if len(calls) == 1 else None
+
+
+def list_layers_read(method: Method) -> list[str]:
+    """The attributes of self that a method reads, in the order of its text."""
+    try:
+        nodes = list(ast.walk(open_method(method.function.__code__)[1]))
+    except UnknownPlaceError:
+        return []
+    found = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    found = [n for n in found if n.value.id == "self"]  # type: ignore[attr-defined]
+    return [n.attr for n in sorted(found, key=lambda n: (n.lineno, n.col_offset))]

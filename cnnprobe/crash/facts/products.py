@@ -116,7 +116,8 @@ def find_lost_batch(crash: Crash) -> ModuleCall | None:
     """The reshaping on the way that changed the batch, where the tensors differ in their batch."""
     batch, given = crash.batch, [t for t in crash.inputs if not isinstance(t.source, str)]
     is_flat = len(given) == 1 and len(given[0].shape) == 1  # all of the batch in one row
-    if batch is None or not (is_flat or any(t.shape[:1] == (batch,) for t in given)):
+    asked = crash.call is not None and batch in crash.call.arguments.values()  # F.affine_grid
+    if batch is None or not (is_flat or asked or any(t.shape[:1] == (batch,) for t in given)):
         return None
     for x in given:
         for _, call in crash.walk_back(x) if x.shape[:1] not in ((), (batch,), (1,)) else ():

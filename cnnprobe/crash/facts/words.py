@@ -15,6 +15,12 @@ def quote(fqn: str) -> str:
     return f"'{fqn}'" if fqn else "the model"
 
 
+def write_module(fqn: str) -> str:
+    """A module as Python writes it: model.features[0]."""
+    parts = (f"[{part}]" if part.isdigit() else f".{part}" for part in fqn.split(".") if part)
+    return "model" + "".join(parts)
+
+
 def shorten(source: str) -> str:
     """A source without its folders: net.py:12."""
     return source.replace("\\", "/").rpartition("/")[2]

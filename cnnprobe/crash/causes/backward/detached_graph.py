@@ -5,8 +5,9 @@ from cnnprobe.crash.edits.attributes import Unfreeze
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.frames import find_cut
+from cnnprobe.crash.facts.grad_mode import find_off
 from cnnprobe.crash.facts.losses import differentiated
-from cnnprobe.crash.facts.words import operation, quote
+from cnnprobe.crash.facts.words import operation, quote, write_module
 from cnnprobe.operations import find_function
 from cnnprobe.records.trace import ModuleCall
 
@@ -100,7 +101,12 @@ def _find_cut(crash: Crash, loss: Tensor) -> tuple[str | None, str, Edit]:
     is_recorded = any(t.requires_grad for call in calls for t in call.outputs)
     if not is_recorded and not any(cuts_graph(operation(call)) for call in calls):
         message = "the forward ran without a graph, although parameters require gradients"
-        return None, message, Advice(title="take torch.no_grad() off the forward")
+        place = find_off(crash)
+        where = f", at {place}" if place else ""
+        title = f"take torch.no_grad() off the forward{where}"
+        if place:
+            title += ": keep under it only what is not trained"
+        return None, message + where, Advice(title=title)
     return _find_cut_inside(crash, calls)
 
 
@@ -117,7 +123,7 @@ def _unfreeze(crash: Crash) -> Edit:
     title, last = "set requires_grad_(True) on what is to be trained", crash.find_last_layer()
     if last is None:
         return Advice(title=title)
-    code = f"model.{last}.requires_grad_(True)" if last else "model.requires_grad_(True)"
+    code = f"{write_module(last)}.requires_grad_(True)"
     return Unfreeze(title=f"{title}, at least on {quote(last)}: {code}", code=code, module=last)
 
 

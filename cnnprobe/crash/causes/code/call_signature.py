@@ -55,6 +55,33 @@ PARTS = Example(
     repair="loop over its parts: for layer in self.blocks: x = layer(x, mask)",
 )
 
+_FIRST = """
+  class Up(nn.Module):
+      def forward(self, x, skip):
+          return torch.cat([F.interpolate(x, scale_factor=2), skip], 1)
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.down = nn.Conv2d(3, 4, 2, stride=2)
+          self.up = nn.Sequential(Up(), nn.Conv2d(7, 2, 1))
+      def forward(self, x):
+-         return self.up(self.down(x), x)
++         return self.up[1:](self.up[0](self.down(x), x))
+  model, args = Net(), (torch.randn(2, 3, 8, 8),)
+"""
+FIRST = Example(_FIRST, blames="up", repair="write self.up[1:](self.up[0](self.down(x), x))")
+_PAIR = """
+  class Twins(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body = nn.Linear(4, 3)
+      def forward(self, a, b):
+          return self.body(a) - self.body(b)
+- model, args = Twins(), ((torch.randn(2, 4), torch.randn(2, 4)),)
++ model, args = Twins(), (torch.randn(2, 4), torch.randn(2, 4))
+"""
+PAIR = Example(_PAIR, blames="", repair="pass its 2 parts one by one")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
@@ -66,7 +93,7 @@ class Mismatch:
     surplus: int  # given by position, and one too many
 
 
-@cause("CP047", "call-signature", (EXAMPLE, PARTS), prior=1095)
+@cause("CP047", "call-signature", (EXAMPLE, PARTS, FIRST, PAIR), prior=1095)
 def call_signature(crash: Crash) -> Suspects:
     """A module is called with other arguments than its forward takes.
 
@@ -86,11 +113,14 @@ def call_signature(crash: Crash) -> Suspects:
     edits = _change_root(crash, found) if not fqn else _change_line(crash, module, found)
     if isinstance(module, nn.Sequential) and module._modules:
         takes_them = all(_compare(part, count, names) is None for part in module)
-        edits = _loop_over(crash, module) if takes_them else edits
+        takes_first = _compare(next(iter(module)), count, names) is None
+        if takes_them or takes_first:
+            edits = _loop_over(crash, module) if takes_them else _pass_to_first(crash, module)
     missing = ", ".join(found.missing)
+    packed = len(crash.args[0]) if not fqn and any(_unpack_root(crash, found)) else 0
     yield blame(
         fqn,
-        f"the forward of {crash.describe_module(fqn)} {_say(found)}",
+        f"the forward of {crash.describe_module(fqn)} {_say(found, packed)}",
         *(propose(edit, weight=STRONG) for edit in edits),
         arithmetic=f"forward({', '.join(found.parameters)}); given {count} by position"
         + (f" and {', '.join(names)}" if names else ""),
@@ -121,7 +151,7 @@ def _compare(module: nn.Module, count: int, names: list[str]) -> Mismatch | None
     return None
 
 
-def _say(found: Mismatch) -> str:
+def _say(found: Mismatch, packed: int) -> str:
     said = []
     if found.unknown:
         said.append(f"has no parameter {', '.join(map(repr, found.unknown))}")
@@ -130,6 +160,8 @@ def _say(found: Mismatch) -> str:
     if found.surplus:
         plural = "s" * (found.surplus > 1)
         said.append(f"was given {found.surplus} argument{plural} too many")
+    if packed > 1:
+        said.append(f"got all {packed} in one tuple")
     return " and ".join(said) or "cannot take these arguments"
 
 
@@ -140,8 +172,31 @@ def _count_given(crash: Crash, call: ModuleCall) -> tuple[int, list[str]]:
     return (len(found[0]), sorted(found[1])) if found is not None else (len(call.inputs), [])
 
 
+def _pass_to_first(crash: Crash, module: nn.Module) -> Iterator[Edit]:
+    """The arguments for the first part of a Sequential, and what it gives for the others."""
+    names, method = read_names(crash.error), find_failing_method(crash)
+    calls = [c for c in list_calls(crash.error) if read_attribute(c.func, names) is module]
+    if method is None or not calls:
+        return
+    whole = ast.unparse(calls[0].func)
+    given = ", ".join(map(ast.unparse, (*calls[0].args, *calls[0].keywords)))
+    edit = replace_node(method, calls[0], f"{whole}[1:]({whole}[0]({given}))")
+    if edit is not None:
+        yield edit
+
+
+def _unpack_root(crash: Crash, found: Mismatch) -> Iterator[Edit]:
+    """The parts of one tuple that was given for all arguments."""
+    given = crash.args[0] if len(crash.args) == 1 and not crash.kwargs else None
+    if isinstance(given, tuple | list) and len(given) == 1 + len(found.missing):
+        parts = tuple(given)
+        title = f"pass its {len(parts)} parts one by one: model(*pair)"
+        yield ChangeArguments(title=title, code="*", function=lambda *_: (parts, {}))
+
+
 def _change_root(crash: Crash, found: Mismatch) -> Iterator[Edit]:
     """Other arguments for the model itself."""
+    yield from _unpack_root(crash, found) if not found.unknown else ()
     unknown, count = found.unknown, len(crash.args) - found.surplus
 
     def change(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

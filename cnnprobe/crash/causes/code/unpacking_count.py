@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cnnprobe import operations
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import Method, find_failing_method
 from cnnprobe.crash.facts.unpacking import Unpacking, find_unpacking
@@ -42,9 +43,22 @@ _STATE = """
   model, args = Net(), (torch.randn(3, 5, 4),)
 """
 STATE = Example(_STATE, blames="", repair="write out, (h, c) instead of out, h, c")
+_POOL = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.pool = nn.MaxPool2d(2)
++         self.pool = nn.MaxPool2d(2, return_indices=True)
+          self.unpool = nn.MaxUnpool2d(2)
+      def forward(self, x):
+          x, where = self.pool(x)
+          return self.unpool(x, where)
+  model, args = Net(), (torch.randn(3, 2, 8, 8),)
+"""
+POOL = Example(_POOL, blames="pool", repair="set return_indices=True in 'pool'")
 
 
-@cause("CP049", "unpacking-count", (EXAMPLE, STATE), family="call-signature", prior=1194)
+@cause("CP049", "unpacking-count", (EXAMPLE, STATE, POOL), family="call-signature", prior=1194)
 def unpacking_count(crash: Crash) -> Suspects:
     """A line unpacks a result into another number of names than it has parts.
 
@@ -64,7 +78,14 @@ def unpacking_count(crash: Crash) -> Suspects:
         what += f" in the place of {ast.unparse(found.names)}"
     message = f"{who} gives {what}, but {_count(found.wanted, 'name')} unpack it"
     arithmetic = f"{_count(found.wanted, 'name')} for {found.given}"
-    yield blame(method.fqn, message, *_propose_texts(method, found), arithmetic=arithmetic)
+    if isinstance(found.value, Tensor):
+        arithmetic += f", the size of its first dim: {tuple(found.value.shape)}"
+    layer = crash.modules.get(found.row.fqn or "") if found.row is not None else None
+    keeps = getattr(layer, "return_indices", None) is False and found.wanted == 2
+    fqn = found.row.fqn or "" if keeps and found.row is not None else ""
+    edits = [propose(configure(crash, fqn, return_indices=True), weight=STRONG + 1)] if fqn else []
+    candidates = (*edits, *_propose_texts(method, found))
+    yield blame(fqn or method.fqn, message, *candidates, arithmetic=arithmetic)
 
 
 def _count(n: int, thing: str) -> str:

@@ -100,6 +100,9 @@ def _set_channels(crash: Crash, found: Expected) -> Candidates:
     layer, got = crash.modules[found.module], found.got
     groups, out = int(getattr(layer, "groups", 1)), int(getattr(layer, "out_channels", 0))
     changes = {"in_channels": got}
+    if groups > 1 and groups == getattr(layer, "in_channels", 0) and out % groups == 0:  # depthwise
+        wide = {"in_channels": got, "out_channels": out // groups * got, "groups": got}
+        yield propose(configure(crash, found.module, **wide), weight=STRONG)
     if got % groups:
         changes |= {"groups": got} | ({"out_channels": got} if out % got else {})
     yield propose(configure(crash, found.module, **changes))

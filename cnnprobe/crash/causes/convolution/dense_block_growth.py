@@ -5,11 +5,12 @@ from torch import nn
 from cnnprobe.crash.cause import STRONG, Candidate, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.facts.channels import find_channel_maker
-from cnnprobe.crash.facts.expected import find_mismatch
+from cnnprobe.crash.facts.expected import Expected, find_mismatch
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.operations import find
 from cnnprobe.records.trace import TensorInfo
 
+_LISTS = (nn.ModuleList, nn.Sequential)
 _NUMBER = re.compile(r"\d+")
 
 _PROGRAM = """
@@ -26,10 +27,26 @@ _PROGRAM = """
   )
   args = (torch.randn(2, 3, 8, 8),)
 """
-EXAMPLE = Example(_PROGRAM, blames="1.conv", repair="out_channels=4 in the 3 layers")
+_SECOND = """
+  class DenseLayer(nn.Module):
+      def __init__(self, channels):
+          super().__init__()
+          self.norm = nn.BatchNorm2d(channels)
+          self.conv = nn.Conv2d(channels, 4, 3, padding=1)
+      def forward(self, x):
+          return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
+- block = nn.Sequential(*[DenseLayer(8) for i in range(3)])
++ block = nn.Sequential(*[DenseLayer(8 + i * 4) for i in range(3)])
+  model = nn.Sequential(nn.Conv2d(3, 8, 3), block, nn.Conv2d(20, 2, 1))
+  args = (torch.randn(2, 3, 8, 8),)
+"""
+EXAMPLES = (
+    Example(_PROGRAM, blames="1.conv", repair="out_channels=4 in the 3 layers"),
+    Example(_SECOND, blames="1.1.norm", repair="build layer i of '1' for 8 + i * 4 channels"),
+)
 
 
-@cause("CP016", "dense-block-growth", EXAMPLE, family="channel-mismatch", prior=695)
+@cause("CP016", "dense-block-growth", EXAMPLES, family="channel-mismatch", prior=695)
 def dense_block_growth(crash: Crash) -> Suspects:
     """The layers of a dense block add another number of channels than the next layer expects.
 
@@ -42,6 +59,7 @@ def dense_block_growth(crash: Crash) -> Suspects:
     if (found := find_mismatch(crash)) is None:
         return
     joined = _list_joined(crash, found.x)
+    yield from _suspect_widths(crash, found, joined)
     for part in reversed(joined):
         maker = _find_maker(crash, part)
         count = found.expected - sum(t.shape[1] for t in joined if t is not part)
@@ -95,4 +113,54 @@ def _list_siblings(crash: Crash, fqn: str) -> list[str]:
         if _NUMBER.sub("#", name) == _NUMBER.sub("#", fqn)
         and type(module) is type(like)
         and getattr(module, "out_channels", None) == like.out_channels
+    ]
+
+
+def _suspect_widths(crash: Crash, found: Expected, joined: list[TensorInfo]) -> Suspects:
+    """Layers that were all built for the width of the first: each gets the growth more."""
+    later = _list_later(crash, found.module)
+    growth = found.got - found.expected
+    if not joined or growth < 1 or len(later) < 2 or joined[-1].shape[1] != growth:
+        return
+    edits = [
+        configure(crash, name, **{setting: found.got + i * growth})
+        for i, block in enumerate(later)
+        for name, setting in _list_inner(crash, block, found.expected)
+    ]
+    place = quote(later[0].rpartition(".")[0])
+    yield blame(
+        found.module,
+        f"{crash.describe_module(found.module)} expects {found.expected} channels, as many as the "
+        f"first layer of {place} got; each layer before it adds {growth}",
+        Candidate(
+            edits=tuple(edits),
+            weight=STRONG,
+            summary=f"build layer i of {place} for {found.expected} + i * {growth} channels",
+        ),
+        arithmetic=f"{' + '.join(str(t.shape[1]) for t in joined)} = {found.got} channels after "
+        f"cat; {found.expected} expected",
+        needs_proof=True,
+    )
+
+
+def _list_later(crash: Crash, fqn: str) -> list[str]:
+    """The block of a list that a layer is in, and those after it of its class."""
+    block = fqn
+    while block and not isinstance(crash.modules[block.rpartition(".")[0]], _LISTS):
+        block = block.rpartition(".")[0]
+    if not block:
+        return []
+    place, _, name = block.rpartition(".")
+    names = list(crash.modules[place]._modules)
+    after = [f"{place}.{n}".lstrip(".") for n in names[names.index(name) :]]
+    return [one for one in after if type(crash.modules[one]) is type(crash.modules[block])]
+
+
+def _list_inner(crash: Crash, block: str, width: int) -> list[tuple[str, str]]:
+    """The layers of a block that were built for a number of channels, with their setting."""
+    return [
+        (name, setting)
+        for name, module in crash.modules.items()
+        for setting in ("in_channels", "num_features", "num_channels")
+        if f"{name}.".startswith(f"{block}.") and getattr(module, setting, None) == width
     ]

@@ -3,10 +3,20 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.cause import (
+    POSSIBLE,
+    STRONG,
+    Crash,
+    Example,
+    Suspect,
+    Suspects,
+    blame,
+    cause,
+    propose,
+)
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.expected import find_mismatch
-from cnnprobe.crash.facts.methods import Method, find_method, open_method
+from cnnprobe.crash.facts.methods import Method, list_module_calls, open_method
 from cnnprobe.crash.facts.products import find_product
 from cnnprobe.records.trace import TensorInfo
 
@@ -55,59 +65,32 @@ def wrong_variable(crash: Crash) -> Suspects:
         dim, expected = -1, product.wanted
     else:
         return
-    place = _find_place(crash, module)
-    method, call = _find_call(crash, place)
-    given = call.args[0] if call is not None and call.args else None
-    if method is None or call is None or not isinstance(given, ast.Name):
-        return
-    for one in _list_variables(crash, method, call):
-        has_rank = len(one.value.shape) == len(x.shape) or (dim == -1 and one.value.shape)
-        if not has_rank or one.value.shape[dim] != expected or one.name == given.id:
-            continue
-        other = copy.deepcopy(call)
-        other.args[0] = ast.Name(one.name)
-        edit = replace_node(method, call, ast.unparse(other))
-        weight = POSSIBLE if one.is_read else STRONG
-        note = "" if one.is_read else " and is not used"
-        yield blame(
-            method.fqn,
-            f"{crash.describe_module(place)} expects {expected} {noun}, but {given.id} has "
-            f"{x.shape[dim]}; {one.name} has {expected}{note}",
-            *(() if edit is None else (propose(edit, weight=weight),)),
-            arithmetic=f"{given.id} is {x.shape}, {one.name} is {one.value.shape}",
-            weight=weight,
-            needs_proof=True,
-        )
+    what = f"expects {expected} {noun}"
+    for place, method, call in list_module_calls(crash, module):
+        given = call.args[0] if call.args else None
+        for one in _list_variables(crash, method, call) if isinstance(given, ast.Name) else ():
+            has_rank = len(one.value.shape) == len(x.shape) or (dim == -1 and one.value.shape)
+            fits = has_rank and one.value.shape[dim] == expected
+            if fits and isinstance(given, ast.Name) and one.name != given.id:
+                told = f"{crash.describe_module(place)} {what}, but {given.id} has {x.shape[dim]}"
+                yield _suspect(method, call, one, told, x)
 
 
-def _find_place(crash: Crash, module: str) -> str:
-    """The outermost module that was handed the very tensor that reached a layer."""
-    index, place, source = crash.index, module, crash.inputs[0].source
-    above = crash.trace.calls[index].parent if index is not None else None
-    while above:
-        parent = crash.trace.calls[above]
-        if not parent.inputs or parent.inputs[0].source != source or parent.fqn is None:
-            break
-        place, above = parent.fqn, parent.parent
-    return place
-
-
-def _find_call(crash: Crash, place: str) -> tuple[Method | None, ast.Call | None]:
-    """The method of the user's that called a module, and the call; None where there are several."""
-    row = next((row for row in reversed(crash.trace.calls) if row.fqn == place), None)
-    owner = crash.find_module_above(row.parent) if row is not None else ""
-    method = find_method(crash.modules[owner], owner) if row is not None else None
-    if method is None or row is None:
-        return None, None
-    name, line = place.removeprefix(f"{owner}." if owner else ""), row.source.rpartition(":")[2]
-    calls = [
-        node
-        for node in ast.walk(open_method(method.function.__code__)[1])
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) == f"self.{name}"
-        and str(node.lineno) == line
-    ]
-    return method, calls[0] if len(calls) == 1 else None
+def _suspect(method: Method, call: ast.Call, one: Variable, told: str, x: TensorInfo) -> Suspect:
+    """Another variable in the place of the one that a layer got."""
+    given, other = ast.unparse(call.args[0]), copy.deepcopy(call)
+    other.args[0] = ast.Name(one.name)
+    edit = replace_node(method, call, ast.unparse(other))
+    weight = POSSIBLE if one.is_read else STRONG
+    note = "" if one.is_read else " and is not used"
+    return blame(
+        method.fqn,
+        f"{told}; {one.name} fits{note}",
+        *(() if edit is None else (propose(edit, weight=weight),)),
+        arithmetic=f"{given} is {x.shape}, {one.name} is {one.value.shape}",
+        weight=weight,
+        needs_proof=True,
+    )
 
 
 def _list_variables(crash: Crash, method: Method, call: ast.Call) -> Iterator[Variable]:

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import Line, read_failing_line
 
 _MAKERS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.LongTensor")
@@ -19,10 +21,31 @@ _PROGRAM = """
 -     return model(torch.tensor(rows))
 +     return model(torch.stack(rows))
 """
-EXAMPLE = Example(_PROGRAM, repair="write torch.stack(rows)")
+_SECOND = """
+  class Heads(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.heads = nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+      def forward(self, x):
+          rows = [head(x) for head in self.heads]
+-         return torch.tensor(rows).mean(0)
++         return torch.stack(rows).mean(0)
+  model, args = Heads(), (torch.randn(4, 8),)
+"""
+EXAMPLES = (
+    Example(_PROGRAM, repair="write torch.stack(rows)"),
+    Example(_SECOND, blames="", repair="write torch.stack(rows)", on_meta=False),
+)
 
 
-@cause("CP0A3", "tensor-of-tensors", EXAMPLE, stage="loss", family="not-a-tensor", prior=795)
+@cause(
+    "CP0A3",
+    "tensor-of-tensors",
+    EXAMPLES,
+    stage=("forward", "loss"),
+    family="not-a-tensor",
+    prior=795,
+)
 def tensor_of_tensors(crash: Crash) -> Suspects:
     """torch.tensor() got a list of tensors instead of numbers.
 
@@ -41,7 +64,7 @@ def tensor_of_tensors(crash: Crash) -> Suspects:
             continue
         name = ast.unparse(call.func)
         yield blame(
-            None,
+            crash.owner if crash.stage == "forward" else None,
             f"{name} makes a tensor of numbers, but got {len(value)} tensors of {shapes[0]}",
             propose(_stack(crash, call, value, is_alike=len(shapes) == 1)),
             arithmetic=f"{len(value)} tensors of {len(shapes)} shape{'s' * (len(shapes) != 1)}",
@@ -62,6 +85,9 @@ def _stack(crash: Crash, call: ast.Call, value: list[Tensor], *, is_alike: bool)
     title = f"write {text} instead of {ast.unparse(call)}"
     if not is_alike:
         return Advice(title=f"{title}, once they have one shape", code=text)
+    method = find_failing_method(crash) if crash.stage == "forward" else None
+    if method is not None and (edit := replace_node(method, call, text)) is not None:
+        return edit
     return Check(
         title=title,
         code=text,

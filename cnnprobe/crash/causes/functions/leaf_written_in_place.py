@@ -6,6 +6,7 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.calls import rewrite_call
+from cnnprobe.crash.facts.grad_mode import is_off
 from cnnprobe.operations import is_writing
 
 _PROGRAM = """
@@ -33,7 +34,8 @@ def leaf_written_in_place(crash: Crash) -> Suspects:
     Source: torch docs, Autograd mechanics, "In-place operations with autograd".
     """
     call = crash.call
-    if call is None or call.fqn is not None or not crash.inputs or not torch.is_grad_enabled():
+    is_recording = torch.is_grad_enabled() and not is_off(crash.error)
+    if call is None or call.fqn is not None or not crash.inputs or not is_recording:
         return
     x = crash.inputs[0]
     is_leaf = isinstance(x.source, str) or crash.is_input(x)

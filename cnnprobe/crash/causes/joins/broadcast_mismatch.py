@@ -2,6 +2,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
@@ -40,7 +41,20 @@ _SECOND = """
 +         return x - x.mean((2, 3), keepdim=True)
   model, args = Net(), (torch.randn(2, 3, 9, 9),)
 """
+_THIRD = """
+  class Overlap(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(1, 3, 1)
+      def forward(self, x, labels):
+          share = self.conv(x).softmax(1)
+-         return (share * labels).sum((2, 3))
++         return (share * F.one_hot(labels, 3).movedim(-1, 1)).sum((2, 3))
+  model = Overlap()
+  args = (torch.randn(2, 1, 5, 4), torch.randint(0, 3, (2, 5, 4)))
+"""
 EXAMPLES = (
+    Example(_THIRD, blames="", repair="F.one_hot(labels, 3).movedim(-1, 1)"),
     Example(_FIRST, blames="", repair="gate[..., None, None]"),
     Example(_SECOND, blames="", repair="keepdim=True"),
 )
@@ -74,7 +88,11 @@ def broadcast_mismatch(crash: Crash) -> Suspects:
     if pair.is_even:
         yield from suspect_channels(crash, small, large, message, arithmetic)
     else:
-        candidates += [*_keep_dims(crash, small), *_add_dims(crash, pair, small, large)]
+        encoded = list(_encode(crash, pair, small, large))
+        candidates += [*_keep_dims(crash, small), *encoded]
+        candidates += [] if encoded else _add_dims(crash, pair, small, large)
+        if encoded:
+            message += f"; the {small.dtype} numbers of classes are no map for each class"
     if pair.parameter is not None and not candidates:
         return
     yield blame(
@@ -131,6 +149,26 @@ def _keep_dims(crash: Crash, small: TensorInfo) -> Candidates:
         code="keepdim=True",
         keyword=("keepdim", True, signature.names.index("keepdim")),
     )
+    yield propose(edit, weight=STRONG)
+
+
+def _encode(crash: Crash, pair: Operands, small: TensorInfo, large: TensorInfo) -> Candidates:
+    """Numbers of classes (N, H, W) against a map for each class (N, C, H, W): one-hot maps."""
+    fits = (*large.shape[:1], *large.shape[2:]) == small.shape and len(large.shape) > 2
+    if pair.parameter is not None or not fits or small.dtype != "int64":
+        return
+    classes = large.shape[1]
+    bounds = crash.read_bounds(small)
+    if bounds is not None and not (bounds[0] >= 0 and bounds[1] < classes):
+        return
+
+    def encode(x: Tensor, other: Tensor) -> Tensor:  # noqa: ARG001
+        if x.is_meta:
+            return x.new_empty(large.shape)
+        return F.one_hot(x, classes).movedim(-1, 1)
+
+    code = f"F.one_hot({{x}}, {classes}).movedim(-1, 1)"
+    edit = change_part(crash, pair.call, small, encode, code, verb="encode", like=large)
     yield propose(edit, weight=STRONG)
 
 

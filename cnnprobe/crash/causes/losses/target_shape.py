@@ -76,6 +76,11 @@ def _fit_classes(crash: Crash, found: Loss) -> Candidates:
         yield propose(found.give("targets.float()", title=title))
     for title, code in _turn_output(crash, x, target):
         yield propose(found.give(code, title=title.format(code)))
+    views = x.shape[0] // max(target.shape[0], 1) if x.dim() == 2 and target.dim() == 1 else 0
+    if views > 1 and views * target.shape[0] == x.shape[0] == crash.batch:
+        code = f"targets.repeat({views})"
+        title = f"pass {code}: the model was given {views} rows for each target, one after another"
+        yield propose(found.give(code, title=title))
     if x.dim() == 1 and target.dim() == 1:
         title = "give the output its batch dim back: output.unsqueeze(0)"
         yield propose(found.give("output.unsqueeze(0)", title=title), weight=STRONG)

@@ -1,7 +1,7 @@
 from torch import nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.build import configure, permute_around, resize_input
+from cnnprobe.crash.edits.build import configure, list_alike, permute_around, resize_input
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.windows import LARGEST_INPUT, apply_windows, is_channels_first, list_steps
 from cnnprobe.crash.facts.words import quote
@@ -26,7 +26,19 @@ _SECOND = """
           return x
   model, args = Net(), (torch.randn(2, 3, 8, 8),)
 """
+_BLOCKS = """
+  class Block(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(8, 8, 3, padding=1)
+          self.norm = nn.LayerNorm(8)
+      def forward(self, x):
+-         return x + self.norm(self.conv(x))
++         return x + self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+  model, args = nn.Sequential(Block(), Block()), (torch.randn(2, 8, 6, 6),)
+"""
 EXAMPLES = (
+    Example(_BLOCKS, blames="0.norm", repair="permute(0, 2, 3, 1) to '1.norm'"),
     Example(_FIRST, blames="1", repair="normalized_shape=16"),
     Example(_SECOND, blames="norm", repair="permute(0, 2, 3, 1) to 'norm'"),
 )
@@ -74,6 +86,12 @@ def _list_candidates(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> 
         before, after = permute_around(fqn, (0, *range(2, rank), 1))
         yield propose(before, after, weight=STRONG)
         yield propose(before, weight=POSSIBLE)
+        called = {call.fqn for call in crash.trace.calls}
+        later = [name for name in list_alike(crash, fqn) if name not in called]
+        order = (0, *range(2, rank), 1)
+        every = [edit for name in (fqn, *later) for edit in permute_around(name, order)]
+        if later:
+            yield propose(*every, weight=STRONG)
     elif len(got) == len(expected):
         yield from _resize_input(crash, x, expected)
         shape = got if len(got) > 1 else got[0]

@@ -1,10 +1,28 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch.utils._pytree import tree_map
 
-from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspect, Suspects, blame, cause
+from cnnprobe.crash.cause import (
+    STRONG,
+    USUAL,
+    Crash,
+    Example,
+    Suspect,
+    Suspects,
+    blame,
+    cause,
+    propose,
+)
 from cnnprobe.crash.edits.attributes import Move, SetAttribute
 from cnnprobe.crash.edits.build import adapt_call, change_input, is_root_input
+from cnnprobe.crash.edits.calls import rewrite_call
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.places import find_called, get_given
+from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.placement import (
     describe_hidden,
     find_listed,
@@ -15,7 +33,8 @@ from cnnprobe.crash.facts.placement import (
     register_attribute,
     register_hidden,
 )
-from cnnprobe.crash.facts.words import quote
+from cnnprobe.crash.facts.words import operation, quote
+from cnnprobe.operations import find_signature
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 _NO_BUFFER = """
@@ -45,9 +64,22 @@ _IN_A_LIST = """
   model, args = Net().to("meta"), (torch.randn(2, 4, device="meta"),)
 """
 IN_A_LIST = Example(_IN_A_LIST, blames="", repair="self.heads = nn.ModuleList(...)", on_meta=False)
+_MADE = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(4, 4, 3)
+      def forward(self, x):
+-         place = torch.linspace(0, 1, x.shape[-1]).expand(len(x), 1, *x.shape[2:])
++         place = torch.linspace(0, 1, x.shape[-1], device=x.device)
++         place = place.expand(len(x), 1, *x.shape[2:])
+          return self.conv(torch.cat([x, place], dim=1))
+  model, args = Net().to("meta"), (torch.randn(2, 3, 9, 9, device="meta"),)
+"""
+MADE = Example(_MADE, blames="", repair="pass device=x.device", on_meta=False)
 
 
-@cause("CP065", "device-mismatch", (NO_BUFFER, IN_A_LIST), prior=1000)
+@cause("CP065", "device-mismatch", (NO_BUFFER, IN_A_LIST, MADE), prior=1000)
 def device_mismatch(crash: Crash) -> Suspects:
     """A tensor or a layer is on another device than what it is computed with.
 
@@ -156,9 +188,53 @@ def _explain_listed(crash: Crash, info: TensorInfo, usual: str) -> Suspect | Non
 
 
 def _explain_made(crash: Crash, info: TensorInfo, usual: str, position: int) -> Suspect:
+    if makers := _list_makers(crash, usual):
+        edits = [_make_there(crash, row, usual) for row in makers]
+        made = ", ".join(dict.fromkeys(crash.describe_call(row) for row in makers))
+        message = f"{made} makes a tensor on {info.device}, the model is on {usual}"
+        if len(makers) > 1:
+            message = f"{made} make tensors on {info.device}, the model is on {usual}"
+        return blame(crash.owner, message, propose(*edits, weight=STRONG), weight=USUAL)
     edit = adapt_call(crash, lambda t: move(t, usual), f"{{x}}.to({usual!r})", position=position)
     title = f"make it where the input is: device=x.device, or .to({usual!r})"
     message = (
         f"a tensor from {crash.describe_origin(info)} is on {info.device}, the model on {usual}"
     )
     return blame(crash.owner, message, replace(edit, title=title, written=None), weight=USUAL)
+
+
+def _list_makers(crash: Crash, usual: str) -> list[ModuleCall]:
+    """The functions that made the tensors on another device, out of no tensor: torch.zeros."""
+    found: dict[int, ModuleCall] = {}
+    for info in crash.inputs:
+        index, row = next(iter(crash.list_path(info)), (-1, None))
+        if info.device == usual or row is None or not info.shape:
+            continue
+        signature = find_signature(row.kind)
+        takes_device = getattr(torch, operation(row), None) is not None and not row.inputs
+        if row.fqn is not None or not takes_device or signature is None:
+            return []
+        found[index] = row
+    return list(found.values())
+
+
+def _make_there(crash: Crash, row: ModuleCall, usual: str) -> Edit:
+    """The same function with the device of what the forward was given."""
+    owner = crash.find_module_above(row.parent)
+    method = find_method(crash.modules[owner], owner)
+    names = method.function.__code__.co_varnames[1:2] if method is not None else ()
+    code = f"device={(*names, 'x')[0]}.device"
+
+    def make(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **{**kwargs, "device": usual})
+
+    def write() -> list[Change]:
+        file, call = find_called(row.source, operation(row))
+        if (given := get_given(call, [], "device")) is not None:
+            return [file.replace(given, code.removeprefix("device="))]
+        end = file.span(call)[1] - 1
+        return [Change(file.path, end, end, f", {code}")]
+
+    return rewrite_call(
+        crash, row, make, title=f"pass {code} at {{place}}", code=code, written=write
+    )

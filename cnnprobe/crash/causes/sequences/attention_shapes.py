@@ -1,6 +1,7 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
@@ -73,9 +74,28 @@ _CAUSAL = """
 _MADE = "make 'mask' with words[:, 1:].size(1) instead of length"
 CAUSAL = Example(_CAUSAL, blames="layer", repair=_MADE)
 
+_FRONT = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.first = nn.Parameter(torch.zeros(1, 1, 16))
+          self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+-         self.register_buffer("mask", torch.ones(7, 7).triu(1).bool())
++         self.register_buffer("mask", F.pad(torch.ones(7, 7).triu(1).bool(), (1, 0, 1, 0)))
+      def forward(self, x):
+          x = torch.cat([self.first.expand(len(x), -1, -1), x], dim=1)
+          return self.layer(x, src_mask=self.mask)[:, 0]
+  model, args = Net(), (torch.randn(3, 7, 16),)
+"""
+FRONT = Example(_FRONT, blames="layer", repair="F.pad(mask, (1, 0, 1, 0))")
+
 
 @cause(
-    "CP060", "attention-shapes", (BATCH, MASK, LAYOUT, CAUSAL), family="shape-mismatch", prior=496
+    "CP060",
+    "attention-shapes",
+    (BATCH, MASK, LAYOUT, CAUSAL, FRONT),
+    family="shape-mismatch",
+    prior=496,
 )
 def attention_shapes(crash: Crash) -> Suspects:
     """The query, the key or a mask of an attention do not fit one another.
@@ -184,6 +204,8 @@ def _explain_mask(
             edit = replace(cut.edits[0], title=made.title, code=made.code, written=made.written)
             cut = propose(edit, weight=STRONG + 1)
         candidates.append(cut)
+    elif name == "attn_mask" and len(mask.shape) == 2 and wanted[0] - mask.shape[0] > 0:
+        candidates += _widen(crash, fqn, mask, wanted)
     said = "(batch, keys)" if name == "key_padding_mask" else "(queries, keys)"
     return blame(
         crash.find_container(fqn),
@@ -194,6 +216,16 @@ def _explain_mask(
         arithmetic=f"query {crash.inputs[0].shape}; {name} {mask.shape} from "
         f"{crash.describe_origin(mask)}",
     )
+
+
+def _widen(
+    crash: Crash, fqn: str, mask: TensorInfo, wanted: tuple[int, ...]
+) -> Iterator[Candidate]:
+    """A mask that was made before a token was put in front: nothing is hidden from it."""
+    more = {n - m for m, n in zip(mask.shape, wanted, strict=True)}
+    if len(more) == 1:
+        pads = (more.pop(), 0) * 2
+        yield _adapt(crash, fqn, mask, lambda t: F.pad(t, pads), f"F.pad(mask, {pads})")
 
 
 def _flip(crash: Crash, fqn: str) -> Candidate:

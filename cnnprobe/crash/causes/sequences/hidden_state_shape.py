@@ -8,7 +8,7 @@ from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.batches import correct_batches
 from cnnprobe.crash.facts.callers import describe_last_batch, resize_argument
 from cnnprobe.crash.facts.words import quote
-from cnnprobe.crash.suspect import STRONG, Candidate, Candidates
+from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
 from cnnprobe.operations import find
 from cnnprobe.records.trace import TensorInfo
 
@@ -48,11 +48,25 @@ _LAST_BATCH = """
 _MADE = "make 'state' with batch.size(1) instead of count"
 LAST_BATCH = Example(_LAST_BATCH, blames="rnn", repair=_MADE)
 
+_OTHER_DIM = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.lstm = nn.LSTM(12, 20)
++         self.lstm = nn.LSTM(12, 20, batch_first=True)
+      def forward(self, frames):
+          count = frames.size(0)
+          state = torch.zeros(1, count, 20), torch.zeros(1, count, 20)
+          return self.lstm(frames, state)[0][:, -1]
+  model, args = Net(), (torch.randn(3, 7, 12),)
+"""
+OTHER_DIM = Example(_OTHER_DIM, blames="lstm", repair="batch_first=True")
+
 
 @cause(
     "CP059",
     "hidden-state-shape",
-    (FIXED_BATCH, LAST_BATCH),
+    (FIXED_BATCH, LAST_BATCH, OTHER_DIM),
     family="shape-mismatch",
     prior=498,
 )
@@ -70,7 +84,8 @@ def hidden_state_shape(crash: Crash) -> Suspects:
         return
     if len(crash.inputs) < 2 or len(crash.inputs[0].shape) not in (2, 3):
         return
-    if crash.inputs[0].shape[-1] == layer.input_size:
+    is_packed = len(crash.inputs[1].shape) == 1  # the sizes of its batches, and no state
+    if crash.inputs[0].shape[-1] == layer.input_size and not is_packed:
         yield _explain(crash, call.fqn, layer, crash.inputs)
 
 
@@ -97,8 +112,10 @@ def _describe_origin(crash: Crash, hidden: TensorInfo) -> str:
 
 
 def _mend(crash: Crash, fqn: str, layer: nn.RNNBase, batch: int) -> Candidates:
-    yield propose(configure(crash, fqn, batch_first=not layer.batch_first))
-    given = crash.inputs[1].shape
+    x, given = crash.inputs[0].shape, crash.inputs[1].shape
+    is_turned = len(x) == 3 and given[1:2] == x[int(layer.batch_first) :][:1] != (batch,)
+    weight = STRONG + 1 if is_turned else USUAL  # the state is for the other dim
+    yield propose(configure(crash, fqn, batch_first=not layer.batch_first), weight=weight)
     if len(given) != 3:
         return
     rows = layer.num_layers * (2 if layer.bidirectional else 1)

@@ -1,12 +1,16 @@
+import itertools
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.edits.reshaping import reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view, propose_rows
 from cnnprobe.crash.facts.products import read_sizes
-from cnnprobe.crash.facts.words import count_elements, operation, write_product
-from cnnprobe.crash.suspect import POSSIBLE, USUAL, Candidates
+from cnnprobe.crash.facts.words import count_elements, operation, quote, write_product
+from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 from cnnprobe.records.trace import ModuleCall
 
 _FIRST = """
@@ -34,9 +38,24 @@ _SECOND = """
           return self.fc(x)
   model, args = Net(), (torch.randn(3, 1, 28, 28),)
 """
+_THIRD = """
+  class Heads(nn.Module):
+      def __init__(self, dim=48, heads=4):
+          super().__init__()
+          self.heads = heads
+-         self.head_dim = 16
++         self.head_dim = dim // heads
+          self.qkv = nn.Linear(dim, dim)
+      def forward(self, x):
+          q = self.qkv(x).view(len(x), -1, self.heads, self.head_dim).transpose(1, 2)
+          q = (q @ q.transpose(-2, -1)).softmax(-1) @ q
+          return q.transpose(1, 2).reshape(x.shape)
+  model, args = Heads(), (torch.randn(2, 9, 48),)
+"""
 EXAMPLES = (
     Example(_FIRST, blames="", repair="set out_features=392 in 'fc'"),
     Example(_SECOND, blames="", repair="set in_features=2304 in 'fc'"),
+    Example(_THIRD, blames="", repair="set head_dim=12"),
 )
 
 
@@ -83,6 +102,7 @@ def _propose_layers(crash: Crash, call: ModuleCall) -> Candidates:
         elif map_sizes and sizes[-len(map_sizes) :] == map_sizes and wanted % places == 0:
             yield propose(configure(crash, row.fqn, out_channels=wanted // places))
         break
+    yield from _propose_numbers(crash, sizes, call.inputs[0].shape)
     if sizes[0] != -1:
         rest = sizes[1:]
 
@@ -91,3 +111,37 @@ def _propose_layers(crash: Crash, call: ModuleCall) -> Candidates:
 
         code = f"{{x}}.view(-1, {', '.join(map(str, rest))})"
         yield propose(reshape_otherwise(crash, call, reshape, code), weight=POSSIBLE)
+
+
+def _propose_numbers(crash: Crash, sizes: tuple[int, ...], shape: tuple[int, ...]) -> Candidates:
+    """Another value for a number of the module's own that is one of the sizes: head_dim."""
+    pairs = itertools.zip_longest(sizes, shape[: len(sizes)])
+    sizes = tuple(size if size != -1 or n is None else n for size, n in pairs)
+    owner = crash.modules.get(crash.owner)
+    alike = itertools.takewhile(_is_equal, zip(shape, sizes, strict=False))
+    split = sizes[len(list(alike)) :]
+    for name, value in owner.__dict__.items() if owner is not None and min(sizes) > 0 else ():
+        if type(value) is not int or value < 2 or split.count(value) != 1:
+            continue
+        wanted, rest = divmod(count_elements(shape), count_elements(sizes) // value)
+        if rest or wanted < 1:
+            continue
+        title = f"set {name}={wanted} in {quote(crash.owner)} (now {value})"
+        yield propose(
+            SetAttribute(
+                title=title,
+                code=f"{name}={wanted}",
+                module=crash.owner,
+                name=name,
+                value=_keep(wanted),
+            ),
+            weight=STRONG if split[-1] == value else USUAL,  # the size of a head, not their number
+        )
+
+
+def _keep(value: int) -> Callable[[nn.Module], int]:
+    return lambda _module: value
+
+
+def _is_equal(pair: tuple[int, int]) -> bool:
+    return pair[0] == pair[1]
