@@ -248,3 +248,17 @@ def test_an_unknown_format_is_refused_with_the_nearest_name():
 )
 def test_numbers_are_written_in_their_units(shown, expected):
     assert expected == shown
+
+
+def test_a_column_that_is_whole_keeps_its_text_where_a_lesser_column_can_go():
+    columns = (
+        Column(name="name"),
+        Column(name="formula", is_whole=True),
+        Column(name="given", priority=3),
+    )
+    formula = "(N, 16, floor((H + 3)/8), floor((W + 3)/8))"
+    rows = (Row(cells=("conv", formula, "(2, 16, 8, 8)")),)
+    table = Table(title="", columns=columns, rows=rows)
+    text = render(Document(blocks=(table,)), "text", width=60)
+    assert formula in text
+    assert "not shown at 60 columns: given" in text

@@ -14,7 +14,7 @@ from torch import nn
 import cnnprobe
 from cnnprobe.document.layout.arithmetic import Window
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError
-from cnnprobe.records import schema
+from cnnprobe.records import reading, schema
 from cnnprobe.records.sizes import SizedShapes
 from cnnprobe.sizing.edges import count_cut
 from reference_models import CNNModel, SimpleCNN
@@ -313,7 +313,7 @@ def test_shapes_are_saved_and_shown(tmp_path):
     found = cnnprobe.shapes(UNet(), torch.zeros(1, 3, 32, 32))
     found.save(tmp_path / "shapes.json")
     data = schema.parse((tmp_path / "shapes.json").read_text(), expected="Shapes", where="")
-    assert found.data == schema.read_plain(SizedShapes, data)
+    assert found.data == reading.read_plain(SizedShapes, data)
     found.save(tmp_path / "shapes.html")
     assert "H/8" in (tmp_path / "shapes.html").read_text()
     assert {"text/plain", "text/html"} == set(found._repr_mimebundle_())

@@ -74,7 +74,8 @@ class Column:
     first; one of priority 0 stays.
 
     A text may be cut down to `least` columns (0: it may not) before a column of priority 1 or 2
-    goes. Of a column that `is_share` each number is a part of the largest one, the whole, which a
+    goes, and columns of a higher priority go before a text of one that `is_whole` is cut. Of a
+    column that `is_share` each number is a part of the largest one, the whole, which a
     format that can draw shows as a bar.
     """
 
@@ -84,6 +85,7 @@ class Column:
     unit: Unit = ""
     least: int = 0
     is_share: bool = False
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

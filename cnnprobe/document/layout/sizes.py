@@ -138,8 +138,8 @@ def _build_table(shapes: SizedShapes, depth: int | None) -> Table:
     columns = (
         Column(name="name"),
         Column(name="kind", priority=1, least=14),
-        Column(name="output"),
-        Column(name="as given", priority=2),
+        Column(name="output", is_whole=True),
+        Column(name="as given", priority=3),
     )
     return Table(
         title="", columns=columns, rows=lines, notes=(_NOTE,) if any(r.note for r in lines) else ()

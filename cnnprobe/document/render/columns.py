@@ -89,7 +89,7 @@ def _measure(text: str) -> int:
 
 
 def _find_limit(column: Column, i: int, width: int) -> int:
-    if column.align == "right":
+    if column.align == "right" or column.is_whole:
         return width
     return max(8, int(width * (_TEXT_SHARE if i else _NAME_SHARE)))
 
