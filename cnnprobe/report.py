@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnprobe.diagnosis import Finding, Tried
+from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.document.layout import FRAGMENT, SECTIONS, lay_out_trace
 from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.document.render.units import format_counted
@@ -62,6 +62,21 @@ class Report:
         """Whether the model ran to its end and no finding is an error."""
         return self.trace.failure is None and not any(
             finding.severity == "error" for finding in self.findings
+        )
+
+    @property
+    def patch(self) -> str:
+        """The proven fixes as one unified diff, each file once, for `patch -p1`; "" where none has
+        a known line in your files. A crash: its best repair.
+        """
+        if self.explanation is not None:
+            repairs = (each for each in self.explanation.repairs if each.plausible)
+            return next((each.patch for each in repairs if each.patch), "")
+        if self.together is not None and self.together.patch:
+            return self.together.patch
+        tried = [f.tried for f in self.findings if f.tried is not None]
+        return "".join(
+            dict.fromkeys(each.patch for each in tried if each.verdict is Verdict.PROVEN)
         )
 
     def to(

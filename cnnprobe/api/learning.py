@@ -107,7 +107,7 @@ def diagnose(
     crashes = _Crashes(known.causes)
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
-        steps=steps, names=_names_of(roles, sys._getframe(1)), when_raised=lambda raised: crashes.explain(raised, given),
+        steps=steps, names=_names_of(roles, sys._getframe(1)), caller=sys._getframe(1).f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
     evidence, error = observe_training(given)

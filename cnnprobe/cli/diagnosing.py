@@ -162,7 +162,7 @@ def _join_patches(report: "Report") -> str:
             tell(
                 f"note: {finding.rule}: {finding.tried.title}: its line in your files is not known"
             )
-    return "".join(dict.fromkeys(f.tried.patch for f in proven if f.tried is not None))
+    return report.patch
 
 
 def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "Report":

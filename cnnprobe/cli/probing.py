@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     help="Compare the totals with torchinfo's, and show which is right.",
 )
 @click.option(
+    "--diff",
     "--patch",
+    "patch",
     is_flag=True,
     help="If the model crashes: print the repair as a diff for `patch -p1`.",
 )

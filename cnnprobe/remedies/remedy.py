@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import Change, UnknownPlaceError
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.remedies.program import Program
 from cnnprobe.remedies.subject import Subject
 
 
@@ -24,6 +25,20 @@ class Remedy:
     is_comparable: bool = True  # the loss with it measures the same as the loss without it
     is_everywhere: bool = False  # for several findings of a rule: one change of all places
     written: Callable[[], list[Change]] | None = None  # how the user's file changes, where known
+    # the same, for what is found in the user's step or where the optimizer is made
+    edited: Callable[[Program], list[Change]] | None = None
+
+    def write(self, program: Program) -> list[Change]:
+        """The changes of the user's files.
+
+        Raises:
+            UnknownPlaceError: the lines to change are not known for certain.
+        """
+        if self.written is not None:
+            return self.written()
+        if self.edited is not None:
+            return self.edited(program)
+        raise UnknownPlaceError
 
 
 Source = Callable[[Finding, Evidence, Any], Iterable[Remedy]]

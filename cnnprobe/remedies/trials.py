@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from cnnprobe.crash.edits.files import write_changes
+from cnnprobe.crash.edits.files import Change, list_changes, overlap, write_changes
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.remedies.program import Program
 from cnnprobe.remedies.remedy import Remedy, list_remedies
 from cnnprobe.remedies.running import run_losses
 from cnnprobe.remedies.subject import CannotTryError, Subject
@@ -137,8 +138,14 @@ class Bench:
         own = self.request.train_step is not None
         return replace(tried, own_step=own, patch=self._patch(remedy))
 
-    def _patch(self, remedy: Remedy) -> str:
-        return write_changes(remedy.written) if remedy.written is not None else ""
+    def _patch(self, *remedies: Remedy) -> str:
+        """The diff that makes the changes; of two that overlap, the first."""
+        program, chosen = Program(request=self.request, around=self.around), list[Change]()
+        for remedy in remedies:
+            changes = list_changes(lambda remedy=remedy: remedy.write(program))  # type: ignore[misc]
+            if changes and not any(overlap(a, b) for a in changes for b in chosen):
+                chosen += changes
+        return write_changes(lambda: chosen)
 
     def spend(self, cost: int) -> None:
         """Take so many forward-backwards from the budget.
@@ -304,6 +311,7 @@ class Bench:
             as_it_is=before,
             own_step=self.request.train_step is not None,
             clears=cleared,
+            patch=self._patch(*chosen),
         )
 
 

@@ -71,6 +71,7 @@ class Request:
     scheduler: Any = None
     steps: int = 6
     names: Mapping[str, str] = field(default_factory=dict)
+    caller: str = ""  # the file that asked
     # told what raised while the tensors are as they were then: weights that are put back count as
     # changed in place
     when_raised: "Callable[[Raised], None]" = lambda _raised: None

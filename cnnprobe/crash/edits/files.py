@@ -59,12 +59,17 @@ def open_file(path: str) -> File:
     return File(path, text, ast.parse(text))
 
 
+def list_changes(written: Callable[[], Iterable[Change]]) -> list[Change]:
+    """Some changes, each once; none where they have no known line."""
+    try:
+        return _distinct(written())
+    except (UnknownPlaceError, SyntaxError, OSError, TypeError, UnicodeDecodeError, IndexError):
+        return []
+
+
 def write_changes(written: Callable[[], Iterable[Change]]) -> str:
     """The unified diff of some changes; "" where they have no known line."""
-    try:
-        changes = _distinct(written())
-    except (UnknownPlaceError, SyntaxError, OSError, TypeError, UnicodeDecodeError, IndexError):
-        return ""
+    changes = list_changes(written)
     paths = {change.path for change in changes}
     return "".join(_unified(path, [c for c in changes if c.path == path]) for path in sorted(paths))
 
@@ -89,6 +94,11 @@ def _distinct(changes: Iterable[Change]) -> list[Change]:
     """Each change once; two that overlap cannot both be made."""
     found = list(dict.fromkeys(changes))
     for i, a in enumerate(found):
-        if any(a.path == b.path and a.start < b.end and b.start < a.end for b in found[:i]):
+        if any(overlap(a, b) for b in found[:i]):
             raise UnknownPlaceError
     return found
+
+
+def overlap(a: Change, b: Change) -> bool:
+    """Whether two changes are of the same characters, and not the same change."""
+    return a != b and a.path == b.path and a.start < b.end and b.start < a.end

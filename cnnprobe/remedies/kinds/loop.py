@@ -11,6 +11,14 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.remedies.loop_lines import (
+    add_step,
+    add_train,
+    add_zero_grad,
+    move_clip,
+    move_schedule,
+    move_zero_grad,
+)
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.training.events import LoopWatch
@@ -25,6 +33,7 @@ def clear_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         yield Remedy(
             title=f"call {name}.zero_grad() before loss.backward()",
             change=_clear_first,
+            edited=add_zero_grad,
             shows=f"0 gradients hold those of the step before (as it is, {stale})",
             is_comparable=False,
         )
@@ -65,6 +74,7 @@ def train_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     yield Remedy(
         title=f"call {variable(evidence, 'model')}.train() before the training step",
         change=_train_at_forward,
+        edited=add_train,
         shows="dropout and BatchNorm train in every step",
         is_comparable=False,
     )
@@ -91,6 +101,7 @@ def step_last(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
     yield Remedy(
         title=f"call {name}.step() after loss.backward()",
         change=_step_last,
+        edited=add_step,
         shows="the weights change in each step",
     )
 
@@ -111,6 +122,7 @@ def clip_between(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
     yield Remedy(
         title="move the clip_grad call between loss.backward() and optimizer.step()",
         change=_clip_between,
+        edited=move_clip,
         shows="every step uses gradients that are clipped",
         is_comparable=False,
     )
@@ -148,6 +160,7 @@ def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Itera
     yield Remedy(
         title=f"call {name}.step() once an epoch, after the loop over the batches",
         change=_keep_rates,
+        edited=move_schedule,
         shows=f"the learning rate is the same after {len(evidence.steps)} batches",
         is_comparable=False,
     )
@@ -169,6 +182,7 @@ def clear_before_backward(finding: Finding, evidence: Evidence, model: Any) -> I
     yield Remedy(
         title=f"move {name}.zero_grad() to before loss.backward()",
         change=_clear_once,
+        edited=move_zero_grad,
         shows="every step has gradients to use",
     )
 

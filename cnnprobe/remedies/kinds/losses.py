@@ -13,9 +13,11 @@ from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, variable
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
+from cnnprobe.remedies.loop_lines import drop_call
+from cnnprobe.remedies.program import set_option
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
-from cnnprobe.remedies.writing import write_layer
+from cnnprobe.remedies.writing import Written, write_layer
 
 TINY = 1e-12  # keeps the logarithm of a probability finite
 
@@ -30,6 +32,13 @@ def _drop(call: ModuleCall) -> Callable[[Subject], None]:
             subject.rewrite(call.kind, call.source, pass_on)
 
     return change
+
+
+def _write_drop(call: ModuleCall, evidence: Evidence, model: Any) -> Written:
+    """A layer as nn.Identity(); a function's call by what goes into it."""
+    if call.fqn:
+        return write_layer(call.fqn, "nn.Identity()", evidence, model)
+    return lambda: drop_call(call.source, call.kind)
 
 
 def _prediction(finding: Finding, evidence: Evidence) -> tuple[LossCall, ModuleCall] | None:
@@ -65,7 +74,7 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     yield Remedy(
         title=f"remove {describe(call)} and give {loss_fn} the logits",
         change=_drop(call),
-        written=write_layer(call.fqn, "nn.Identity()", evidence, model) if call.fqn else None,
+        written=_write_drop(call, evidence, model),
         shows=f"{loss_fn} gets logits",
         is_comparable=False,
     )
@@ -103,7 +112,7 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     yield Remedy(
         title=f"remove {describe(call)} after the last layer",
         change=_drop(call),
-        written=write_layer(call.fqn, "nn.Identity()", evidence, model) if call.fqn else None,
+        written=_write_drop(call, evidence, model),
         shows="the outputs can reach every target",
     )
 
@@ -147,6 +156,7 @@ def turn_sign(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         yield Remedy(
             title=f"build {variable(evidence, 'optimizer')} without maximize=True",
             change=_minimise,
+            edited=lambda program: set_option(program, "maximize", value=False),
             shows="the optimizer makes the error smaller",
             is_comparable=False,
         )

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from cnnprobe.crash.edits.files import Change
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.remedies.program import Program, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 
@@ -47,8 +49,13 @@ def _rates(evidence: Evidence, factors: tuple[float, ...]) -> Iterator[Remedy]:
             yield Remedy(
                 title=f"lr={highest * factor:.2g} in {name} in place of {highest:.2g}",
                 change=scale_rates(factor),
+                edited=_write_rate(float(f"{highest * factor:.2g}")),
                 by_loss=True,
             )
+
+
+def _write_rate(rate: float) -> Callable[[Program], list[Change]]:
+    return lambda program: set_option(program, "lr", rate)
 
 
 @answers("lr-too-high", "divergence")
@@ -134,6 +141,7 @@ def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
     yield Remedy(
         title=f"give {name} all of {variable(evidence, 'model')}.parameters()",
         change=_give_all,
+        edited=lambda program: set_parameters(program, "{model}.parameters()"),
         shows=f"{len(owned) - held} more parameters are trained",
     )
 
@@ -156,6 +164,9 @@ def drop_frozen(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     yield Remedy(
         title=f"build {name} from the parameters that require grad",
         change=_drop_frozen,
+        edited=lambda program: set_parameters(
+            program, "[p for p in {model}.parameters() if p.requires_grad]"
+        ),
         shows=f"{name} holds no frozen parameter, and the steps are the same",
     )
 
@@ -191,6 +202,7 @@ def lower_decay(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     yield Remedy(
         title=f"weight_decay={usual:g} in {variable(evidence, 'optimizer')}",
         change=lambda subject: _set_decay(subject, usual),
+        edited=lambda program: set_option(program, "weight_decay", usual),
         shows="the weights follow the gradient of the loss",
     )
 

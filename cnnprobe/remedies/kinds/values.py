@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_map
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow
-from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.diagnosis.evidence.questions import spoken, stat, variable
 from cnnprobe.remedies.changes import exchange, find_module, initialise, initialise_all
 from cnnprobe.remedies.kinds.optimizers import lower_rate
+from cnnprobe.remedies.loop_lines import change_targets_first
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 
@@ -167,9 +168,15 @@ def scale_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     yield Remedy(
         title=f"divide {targets} by their greatest value",
         change=change_targets(lambda t: t / t.max().clamp(min=1.0)),
+        edited=lambda program: change_targets_first(program, _divide_by(evidence)),
         shows="the loss has a lower bound, 0",
         is_comparable=False,
     )
+
+
+def _divide_by(evidence: Evidence) -> str:
+    most = max((stat(info, "max") for info in evidence.targets), default=1.0)
+    return f"{{y}} / {most:g}"
 
 
 def change_targets(how: Callable[[Tensor], Tensor]) -> Callable[[Subject], None]:
@@ -192,12 +199,14 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     yield Remedy(
         title=f"{targets}.unsqueeze(1)",
         change=change_targets(lambda t: t.unsqueeze(1)),
+        edited=lambda program: change_targets_first(program, "{y}.unsqueeze(1)"),
         shows=shown,
         is_comparable=False,
     )
     yield Remedy(
         title=f"{targets}.squeeze(1)",
         change=change_targets(lambda t: t.squeeze(1)),
+        edited=lambda program: change_targets_first(program, "{y}.squeeze(1)"),
         shows=shown,
         is_comparable=False,
     )

@@ -1,0 +1,142 @@
+"""How remedies of the loop are written into the user's own training step."""
+
+import ast
+
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.places import is_function, open_line, read_called
+from cnnprobe.crash.edits.writing import find_definition
+from cnnprobe.remedies.program import (
+    Program,
+    calls_method,
+    find_function,
+    find_statement,
+    insert_after,
+    insert_before,
+    insert_first,
+    name_in_step,
+    read_step,
+    remove,
+)
+
+CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
+COMPOUND = (ast.For, ast.While)
+
+
+def _name_optimizer(program: Program) -> str:
+    """How the step names its only optimizer."""
+    if len(program.optimizers) != 1:
+        raise UnknownPlaceError
+    return name_in_step(program, program.optimizers[0][1])
+
+
+def add_zero_grad(program: Program) -> list[Change]:
+    """zero_grad before backward; at the beginning where backward stands in a loop."""
+    file, function = read_step(program)
+    text = f"{_name_optimizer(program)}.zero_grad()"
+    block, statement = find_statement(function, calls_method("backward"))
+    if block is function.body:
+        return [insert_before(file, statement, text)]
+    return [insert_first(file, function, text)]
+
+
+def move_zero_grad(program: Program) -> list[Change]:
+    """zero_grad from where it is to before backward."""
+    file, function = read_step(program)
+    name = _name_optimizer(program)
+    block, clearing = find_statement(function, calls_method("zero_grad"))
+    return [remove(file, block, clearing), *_before_backward(file, function, f"{name}.zero_grad()")]
+
+
+def _before_backward(file: File, function: ast.FunctionDef, text: str) -> list[Change]:
+    _, statement = find_statement(function, calls_method("backward"))
+    return [insert_before(file, statement, text)]
+
+
+def add_step(program: Program) -> list[Change]:
+    """The optimizer's step after backward."""
+    file, function = read_step(program)
+    _, statement = find_statement(function, calls_method("backward"))
+    return [insert_after(file, statement, f"{_name_optimizer(program)}.step()")]
+
+
+def add_train(program: Program) -> list[Change]:
+    """train() of the model at the beginning of the step; in the place of its only eval()."""
+    file, function = read_step(program)
+    name = name_in_step(program, program.request.model)
+    return [insert_first(file, function, f"{name}.train()")]
+
+
+def move_clip(program: Program) -> list[Change]:
+    """The clip to right before the optimizer's step, in the same block."""
+    file, function = read_step(program)
+    block, clip = find_statement(function, lambda call: read_called(call) in CLIPPING)
+    other, step = find_statement(function, calls_method("step", _name_optimizer(program)))
+    start, end = file.span(clip)
+    if other is not block:
+        raise UnknownPlaceError
+    return [remove(file, block, clip), insert_before(file, step, file.text[start:end])]
+
+
+def move_schedule(program: Program) -> list[Change]:
+    """The scheduler's step to behind the loop over the batches that calls the step."""
+    file, function = read_step(program)
+    if len(program.around.schedulers) != 1:
+        raise UnknownPlaceError
+    name, scheduler = next(iter(program.around.schedulers.values()))
+    within = name_in_step(program, scheduler)
+    block, statement = find_statement(function, calls_method("step", within))
+    loop = _find_batch_loop(file, function)
+    return [remove(file, block, statement), insert_after(file, loop, f"{name}.step()")]
+
+
+def _find_batch_loop(file: File, function: ast.FunctionDef) -> ast.stmt:
+    """The only loop in a loop whose body calls the step."""
+    found = [
+        inner
+        for outer in ast.walk(file.tree)
+        if isinstance(outer, COMPOUND)
+        for inner in outer.body
+        if isinstance(inner, COMPOUND)
+        and any(
+            isinstance(node, ast.Call) and read_called(node) == function.name
+            for node in ast.walk(inner)
+        )
+    ]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return found[0]
+
+
+def change_targets_first(program: Program, code: str) -> list[Change]:
+    """Other targets at the beginning of the step, or of the user's own loss function; "{y}" in the
+    code is their name there.
+    """
+    if program.request.train_step is not None:
+        file, function = read_step(program)
+        name = name_in_step(program, program.request.targets)
+    else:
+        file, function = find_definition(find_function(program.request.loss_fn).__code__)
+        arguments = [each.arg for each in function.args.args if each.arg != "self"]
+        if len(arguments) != 2:
+            raise UnknownPlaceError
+        name = arguments[1]
+    return [insert_first(file, function, f"{name} = {code.format(y=name)}")]
+
+
+def drop_call(source: str, kind: str) -> list[Change]:
+    """What goes into the only call of a function on a line, in its place."""
+    file, line = open_line(source)
+    name = kind.rpartition(".")[2]
+    found = [
+        node
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Call) and node.lineno == line and read_called(node) == name
+    ]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    call = found[0]
+    if isinstance(call.func, ast.Attribute) and not is_function(file, call):
+        return [file.replace(call, file.source(call.func.value))]
+    if not call.args:
+        raise UnknownPlaceError
+    return [file.replace(call, file.source(call.args[0]))]

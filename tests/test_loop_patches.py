@@ -1,0 +1,223 @@
+"""Fixes of the loop and the optimizer, written into the user's own program: the patch applies, changes
+no other line, and the patched program is without the fault.
+"""
+
+import runpy
+import subprocess
+
+import pytest
+
+HEAD = """import torch
+import torch.nn.functional as F
+from torch import nn
+
+import cnnprobe
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+x, y = torch.randn(12, 6), torch.arange(12) % 3
+"""
+TAIL = """
+report = cnnprobe.diagnose(model, x, y, optimizer=optimizer, train_step=step)
+"""
+PROGRAMS = {
+    "no-zero-grad": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    loss = F.cross_entropy(model(inputs), labels)  # of one batch
+    loss.backward()
+    optimizer.step()
+""",
+        ("    optimizer.zero_grad()\n    loss.backward()",),
+    ),
+    "eval-mode-in-train": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(net, inputs, labels):
+    \"\"\"One step.\"\"\"
+    optimizer.zero_grad()
+    F.cross_entropy(net(inputs), labels).backward()
+    optimizer.step()
+    net.eval()  # for the accuracy
+    with torch.no_grad():
+        net(inputs)
+""",
+        ('    """One step."""\n    net.train()\n    optimizer.zero_grad()',),
+    ),
+    "clip-ineffective": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    nn.utils.clip_grad_norm_(
+        model.parameters(),  # all of them
+        max_norm=0.5,
+    )
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        (
+            "    optimizer.zero_grad()\n    F.cross_entropy",
+            "        max_norm=0.5,\n    )\n    optimizer.step()",
+        ),
+    ),
+    "lr-collapsed": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+    scheduler.step()
+
+
+def train(loader, epochs):
+    for epoch in range(epochs):
+        for inputs, labels in loader:
+            step(inputs, labels)
+""",
+        (
+            "    optimizer.step()\n\n\n",
+            "            step(inputs, labels)\n        scheduler.step()\n",
+        ),
+    ),
+    "lr-too-high": (
+        """LR = 500.0
+optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("\nLR = ",),
+    ),
+    "unoptimized-params": (
+        """optimizer = torch.optim.Adam(model[3].parameters(), lr=1e-3)
+model[3].requires_grad_(True)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("torch.optim.Adam(model.parameters(), lr=1e-3)",),
+    ),
+    "softmax-before-ce": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    probabilities = torch.softmax(model(inputs), dim=1)
+    F.cross_entropy(probabilities, labels).backward()
+    optimizer.step()
+""",
+        ("    probabilities = model(inputs)\n",),
+    ),
+    "loss-broadcast": (
+        """model[3] = nn.Linear(8, 1)
+y = torch.linspace(-1, 1, 12)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, wanted):
+    optimizer.zero_grad()
+    (model(inputs) - wanted).pow(2).mean().backward()
+    optimizer.step()
+""",
+        ("    wanted = wanted.unsqueeze(1)\n    optimizer.zero_grad()",),
+    ),
+    "step-missing": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+class Trainer:
+    def __init__(self):
+        self.optimizer = optimizer
+
+    def step(self, inputs, labels):
+        self.optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+
+
+step = Trainer().step
+""",
+        (".backward()\n        self.optimizer.step()\n",),
+    ),
+    "gradients-cleared": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    loss = F.cross_entropy(model(inputs), labels)
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+""",
+        ("    optimizer.zero_grad()\n    loss.backward()\n    optimizer.step()",),
+    ),
+    "negative-loss": (
+        """model[3] = nn.Linear(8, 1)
+y = (torch.arange(12.0) % 2).view(12, 1) * 255
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, masks):
+    optimizer.zero_grad()
+    F.binary_cross_entropy_with_logits(model(inputs), masks).backward()
+    optimizer.step()
+""",
+        ("    masks = masks / 255\n",),
+    ),
+    "weight-decay-high": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=5.0)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("lr=0.05, weight_decay=0.0005)",),
+    ),
+}
+
+
+def run(folder):
+    """The rules that find something in the program, and the patch of their fixes."""
+    report = runpy.run_path(str(folder / "program.py"))["report"]
+    return {f.rule for f in report.findings if f.severity != "info"}, report.patch
+
+
+def apply(folder, patch):
+    subprocess.run(
+        ["git", "apply", "--recount", "-"], cwd=folder, input=patch, text=True, check=True
+    )
+    return (folder / "program.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("rule", PROGRAMS)
+def test_patch_mends_the_program_and_changes_no_other_line(rule, tmp_path, monkeypatch):
+    body, expected = PROGRAMS[rule]
+    before = HEAD + body + TAIL
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(before, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert rule in rules
+    after = apply(tmp_path, patch)
+    for text in expected:
+        assert text in after
+    assert len(after.splitlines()) - len(before.splitlines()) in (0, 1)
+    assert set(before.splitlines()) - set(after.splitlines()) <= {
+        line for line in before.splitlines() if f"-{line}" in patch
+    }
+    assert rule not in run(tmp_path)[0]
