@@ -8,7 +8,9 @@ ProbeError                  anything that cnnprobe reports by itself (exit code 
     └── NonFiniteError      a NaN or Inf was met where a monitor was told to stop at the first
 """
 
+import contextlib
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -67,6 +69,14 @@ class CheckError(ProbeError):
 
 class NonFiniteError(CheckError):
     """A NaN or Inf was met in a training run that is to stop at the first one."""
+
+
+def warn(text: str) -> None:
+    """Say what ends no run, in a line of Python's warnings; where those are errors, the run goes on
+    all the same.
+    """
+    with contextlib.suppress(Warning):
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import glob
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _PARTS: Mapping[str, Any] = {
 
 # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
 _SHOWN_IN_NOTEBOOK = 200
+# of the series of a run, and of each curve: with them a page stays below 2 MB
+_NUMBERS_IN_PAGE, _POINTS_IN_PAGE = 80_000, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -110,13 +112,14 @@ class Report:
         return render(_lay_out(self, depth, None), format, width=width, colour=colour)
 
     def _render_page(self, depth: int | None) -> str:
-        """The page, which carries the whole report as JSON: for programs, and for what it tells of
-        a row that is marked.
+        """The page, which carries the report as JSON: for programs, and for what it tells of a row
+        that is marked. Of a long run it carries as much as fits into a page.
         """
         from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
+        carried = replace(self, history=_shorten(self.history))
         return render_page(
-            _lay_out(self, depth, SECTIONS, folded=False, drawn=True), data=self.to("json")
+            _lay_out(self, depth, SECTIONS, folded=False, drawn=True), data=carried.to("json")
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -169,7 +172,7 @@ def load(path: str | os.PathLike[str]) -> Report:
         ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
     """
     where = str(Path(path))
-    is_log = Path(path).suffix.lower() == ".jsonl"
+    is_log = ".jsonl" in Path(path).suffixes[-2:]  # also run.jsonl.1, that of a long run before it
     if Path(path).is_dir() or (is_log and not Path(path).exists() and _has_ranks(Path(path))):
         from cnnprobe.ranks import find_logs, join, read_runs
 
@@ -209,6 +212,14 @@ def load(path: str | os.PathLike[str]) -> Report:
 
 def _has_ranks(path: Path) -> bool:
     return any(path.parent.glob(f"{glob.escape(path.stem)}.rank*.jsonl"))
+
+
+def _shorten(history: History | None) -> History | None:
+    if history is None:
+        return None
+    from cnnprobe.records.thinning import thin_history  # numpy is for those who have a history
+
+    return thin_history(history, numbers=_NUMBERS_IN_PAGE, points=_POINTS_IN_PAGE)
 
 
 def _extract_json(text: str, where: str) -> str:

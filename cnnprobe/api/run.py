@@ -25,6 +25,7 @@ def monitor(
     loss_fn: Any = None,
     raise_on_nan: bool = False,
     log: str | os.PathLike[str] | None = None,
+    resume: bool | int = False,
     tensorboard: Any = None,
     live: bool = False,
 ) -> Monitor:
@@ -54,15 +55,20 @@ def monitor(
         raise_on_nan: stop at the first NaN of an observed step, before the optimizer spoils the
             weights; on a GPU at the end of the step.
         log: a file for JSON lines, which `cnnprobe.load` reads back; a run that is killed keeps
-            what it had. With several ranks each writes a file of its own: in the folder that this
-            names, or beside "run.jsonl" as "run.rank0.jsonl".
+            what it had. Beyond 64 MiB it begins anew with the run so far in short, and the file
+            before stays beside it with ".1" behind its name. A full disk, or a folder that cannot
+            be written to, is said once, and the training goes on. With several ranks each writes a file
+            of its own: in the folder that this names, or beside "run.jsonl" as "run.rank0.jsonl".
+        resume: go on in the log of an earlier run, after its last step; or at a step that is given,
+            as that of a checkpoint: later ones are replaced. Without such a file a new one begins.
         tensorboard: a folder for TensorBoard, or a SummaryWriter.
         live: show a line of progress, in a terminal or in a notebook.
 
     Raises:
         TargetError: `model` is no nn.Module, `optimizer` no optimizer, or TensorBoard is not
             installed.
-        UsageError: `every`, `budget`, `fraction` or `window` make no sense.
+        UsageError: `every`, `budget`, `fraction`, `window` or `resume` make no sense.
+        ProbeError: the log cannot be written, or the one to resume cannot be read.
         NonFiniteError: in the loop, with `raise_on_nan`.
 
     >>> import torch
@@ -81,7 +87,7 @@ def monitor(
         every=every, budget=budget, modules=tuple(modules), what=tuple(what), fraction=fraction, histograms=histograms, window=window,
         raise_on_nan=raise_on_nan,
     )  # fmt: skip
-    outputs = {"log": log, "tensorboard": tensorboard, "live": live}
+    outputs = {"log": log, "resume": resume, "tensorboard": tensorboard, "live": live}
     return start(
         model,
         optimizer,

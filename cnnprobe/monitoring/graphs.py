@@ -4,6 +4,7 @@ import gc
 
 from torch import Tensor
 
+from cnnprobe.monitoring.states import States
 from cnnprobe.recorder.autograd.lifetime import GraphWatch
 from cnnprobe.records.history import LivingGraph
 from cnnprobe.records.ledger import Ledger
@@ -13,7 +14,7 @@ class LivingGraphs:
     """The graphs of the observed steps. `alive` has by step how many earlier ones were there."""
 
     def __init__(self) -> None:
-        self.alive: dict[int, int] = {}
+        self.alive: States[int] = States()
         self._watch = GraphWatch()
 
     def add(self, output: Tensor, step: int) -> None:
@@ -27,7 +28,7 @@ class LivingGraphs:
     def count(self, ledger: Ledger, step: int) -> None:
         """Write down how many graphs of earlier steps are there at the end of this one."""
         earlier = set(self._watch.alive()) - {str(step)}
-        self.alive[step] = len(earlier)
+        self.alive.put(step, len(earlier))
         if earlier:
             ledger.put("living graphs", step, float(len(earlier)))
 
@@ -39,7 +40,7 @@ class LivingGraphs:
             return
         gc.collect()
         if len(set(self._watch.alive())) < 2:
-            self.alive[last] = 0
+            self.alive.put(last, 0)
             return
         kept: dict[str, LivingGraph] = {}
         for graph in self._watch.kept():

@@ -4,6 +4,7 @@ it suffices; the model is not run.
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,21 +24,17 @@ from cnnprobe.diagnosis.evidence import (
     Step,
     Values,
 )
+from cnnprobe.monitoring.losses import LONG, Smoothed, find_highest
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ledger import Rows
 from cnnprobe.records.statistics import COLUMNS, COUNT, INF, L2, NAN
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 from cnnprobe.rulebook import all_rules
-from cnnprobe.rulebook.divergence import TIMES
 
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
 _MOST = 200  # steps that the rules look at, spread over the run
-_LONG = 100  # steps with a loss, of different batches, before it is said not to fall
-_PART = 5  # a fifth of the run is averaged: batches differ
-_SURE = 2.0  # standard errors
-_BETTER = 0.9  # of the first loss: a run that ends below it has come back from wherever it was
 _SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _SHORTEST = 10  # steps before a schedule can be told
 
@@ -46,14 +43,14 @@ def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
     """What the rules find in the run so far."""
     watch.settle()
     chosen = _chosen(watch)
-    evidence = _evidence(watch, chosen)
-    curve = watch.ledger.curves.get("loss", ([], []))
+    losses = Smoothed(watch.ledger.losses.stretches)
+    evidence = _evidence(watch, chosen, losses)
     rules = [
         rule
         for rule in all_rules()
-        if rule.monitored and (len(curve[0]) >= _LONG or rule.name != "loss-not-decreasing")
+        if rule.monitored and (losses.count >= LONG or rule.name != "loss-not-decreasing")
     ]
-    lost = _lost([step.value for step in evidence.steps])
+    lost = find_highest([step.value for step in evidence.steps])
     if lost is not None:
         before = replace(evidence, steps=evidence.steps[: lost + 1])
         rules = [
@@ -65,7 +62,7 @@ def judge(watch: "Watch", ignore: Mapping[str, str] | None = None) -> Diagnosis:
     outcome = run_rules(evidence, rules, ignore=ignore)
     loss = (
         "the loss, averaged over neighbouring steps, went"
-        if _is_averaged(curve)
+        if losses.is_averaged
         else "the loss went"
     )
     return replace(
@@ -97,11 +94,11 @@ def _worded(finding: Finding, event: NonFinite | None, loss: str, chosen: Sequen
     return replace(finding, message=message)
 
 
-def _evidence(watch: "Watch", chosen: Sequence[int]) -> Evidence:
+def _evidence(watch: "Watch", chosen: Sequence[int], losses: Smoothed) -> Evidence:
     ledger, first = watch.ledger, watch.trace
     cube = ledger.cube()
     last = _with_statistics(first, watch, cube)
-    steps = tuple(_steps(watch, cube, (first, last), chosen))
+    steps = tuple(_steps(watch, cube, (first, last), chosen, losses))
     event = ledger.nonfinite
     return Evidence(
         trace=first,
@@ -112,7 +109,7 @@ def _evidence(watch: "Watch", chosen: Sequence[int]) -> Evidence:
         values=_values(watch, cube, event),
         optimizers=tuple(_optimizers(watch)),
         inputs=watch.first.inputs,
-        collapse=_collapse(ledger.curves.get("learning rate", ([], []))[1]),
+        collapse=_collapse(*ledger.curves.get("learning rate", ([], []))),
         backward=_backward(first, event, steps),
         names=watch.names,
         own_loop=True,
@@ -215,18 +212,19 @@ def _chosen(watch: "Watch") -> list[int]:
 
 
 def _steps(
-    watch: "Watch", cube: Rows, traces: tuple[Trace, Trace], chosen: Sequence[int]
+    watch: "Watch",
+    cube: Rows,
+    traces: tuple[Trace, Trace],
+    chosen: Sequence[int],
+    losses: Smoothed,
 ) -> Iterator[Step]:
     ledger, (first, last) = watch.ledger, traces
-    losses = _smooth(ledger.curves.get("loss", ([], [])))
     position = {step: i for i, step in enumerate(ledger.steps)}
     bare = replace(first, calls=tuple(replace(call, outputs=()) for call in first.calls))
-    rates = dict(zip(*ledger.curves.get("learning rate", ([], [])), strict=True))
-    mode, alive = True, 0
+    rates = ledger.curves.get("learning rate", ([], []))
     for step in chosen:
         at = position.get(step)
-        mode, alive = watch.modes.get(step, mode), watch.graphs.alive.get(step, alive)
-        value = losses.get(step)
+        value = losses.at(step)
         yield Step(
             trace=first if step == chosen[0] else last if step == chosen[-1] else bare,
             events=tuple(_events(watch, rates, step)),
@@ -236,13 +234,23 @@ def _steps(
             if at is not None
             else (),
             gradients=_gradients(watch, cube, at)
-            if at is not None and step not in watch.skipped
+            if at is not None and not _is_skipped(watch, at)
             else {},
             stale=watch.stale.get(step, ()),
             changes=_changes(watch, cube, at) if at is not None else {},
-            training=mode,
-            alive=alive,
+            training=watch.modes.at(step, default=True),
+            alive=watch.graphs.alive.at(step, 0),
         )
+
+
+def _is_skipped(watch: "Watch", at: int) -> bool:
+    """Whether a GradScaler has skipped this step, or one of those for which it stands now."""
+    steps, skipped = watch.ledger.steps, watch.skipped
+    if not watch.ledger.thinned:
+        return steps[at] in skipped
+    low = steps[at - 1] if at else -1
+    high = steps[at + 1] if at + 1 < len(steps) else math.inf
+    return any(low < step < high for step in skipped)
 
 
 def _spread(steps: list[int], needed: set[int]) -> list[int]:
@@ -254,60 +262,16 @@ def _spread(steps: list[int], needed: set[int]) -> list[int]:
     return sorted(some)
 
 
-def _smooth(curve: tuple[list[int], list[float]]) -> dict[int, float]:
-    """Losses averaged over a fifth of the run; the last one lower by what the batches' differences
-    may account for.
-    """
-    steps, values = curve
-    n = len(values)
-    half = max(0, n // _PART // 2)
-    smooth = {}
-    for i, (step, value) in enumerate(zip(steps, values, strict=True)):
-        around = values[max(0, i - half) : i + half + 1]
-        smooth[step] = float(np.mean(around)) if _is_noise(around) else value
-    if n >= _LONG and all(map(math.isfinite, values)):
-        ends = [
-            np.array(end) for end in (values[: half + 1], values[-half - 1 :]) if _is_noise(end)
-        ]
-        error = math.sqrt(sum(float(end.var()) / len(end) for end in ends))
-        smooth[steps[-1]] -= _SURE * error
-    return smooth
-
-
-def _is_noise(values: list[float]) -> bool:
-    """Whether losses differ as those of batches do; a loss that explodes has no average that says
-    where it began.
-    """
-    return all(map(math.isfinite, values)) and max(values) - min(values) <= TIMES * max(
-        1.0, abs(min(values))
-    )
-
-
-def _is_averaged(curve: tuple[list[int], list[float]]) -> bool:
-    """Whether the first or the last loss that the rules see is an average."""
-    half = len(curve[1]) // _PART // 2
-    return half > 0 and (_is_noise(curve[1][: half + 1]) or _is_noise(curve[1][-half - 1 :]))
-
-
-def _lost(losses: Sequence[float | None]) -> int | None:
-    """Where a loss was highest that has diverged and came down again to no less than it began with,
-    as where every ReLU has died.
-    """
-    known = [(value, i) for i, value in enumerate(losses) if value is not None]
-    if len(known) < 2 or not all(math.isfinite(value) for value, _ in known):
-        return None
-    first, last, (highest, at) = known[0][0], known[-1][0], max(known)
-    return (
-        at if first > 0 and last >= _BETTER * first and highest > max(1.0, TIMES * first) else None
-    )
-
-
-def _events(watch: "Watch", rates: Mapping[int, float], step: int) -> Iterator[Event]:
+def _events(
+    watch: "Watch", rates: tuple[Sequence[int], Sequence[float]], step: int
+) -> Iterator[Event]:
     yield Event(kind="backward")
     if watch.optimizers and step not in watch.skipped:
         yield Event(kind="step", subject=watch.names.get("optimizer", "optimizer"))
-    if step in rates and step - 1 in rates and rates[step] != rates[step - 1]:
-        yield Event(kind="schedule", subject="scheduler", rate=rates[step])
+    steps, values = rates
+    at = bisect_left(steps, step)
+    if 0 < at < len(steps) and steps[at] == step and values[at] != values[at - 1]:
+        yield Event(kind="schedule", subject="scheduler", rate=values[at])
 
 
 def _gradients(watch: "Watch", cube: Rows, at: int) -> dict[str, Gradient]:
@@ -353,13 +317,13 @@ def _values(watch: "Watch", cube: Rows, event: NonFinite | None) -> dict[str, Va
     return found
 
 
-def _collapse(rates: list[float]) -> float | None:
+def _collapse(steps: Sequence[int], rates: Sequence[float]) -> float | None:
     """The rate after a hundred batches over the first, where each step multiplies it by the same
     factor.
     """
     if len(rates) < _SHORTEST or min(rates) <= 0:
         return None
-    factors = np.array(rates[1:]) / np.array(rates[:-1])
+    factors = (np.array(rates[1:]) / np.array(rates[:-1])) ** (1 / np.diff(steps))
     if factors.max() >= 1 or factors.max() - factors.min() > 1e-3:
         return None
     return float(np.exp(np.log(factors).mean() * _SCHEDULED))

@@ -11,9 +11,11 @@ from cnnprobe.records.ledger import Ledger
 
 
 def describe(
-    model: nn.Module, wiring: Wiring, known: Collection[int], skipped: Sequence[int]
+    model: nn.Module, wiring: Wiring, known: Collection[int], skipped: tuple[int, Sequence[int]]
 ) -> Iterator[str]:
-    """What was not observed so far; `known` are the ids of the modules that have hooks."""
+    """What was not observed so far; `known` are the ids of the modules that have hooks,
+    `skipped` how many steps a GradScaler has skipped, and the first of them.
+    """
     if wiring.recomputed:
         calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
         yield f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted"  # fmt: skip
@@ -32,10 +34,10 @@ def describe(
             f"{wiring.strangers} calls on other threads, or of copies of the model, were not "
             "observed"
         )
-    if skipped:
+    if skipped[0]:
         yield (
-            f"{len(skipped)} steps were skipped by the GradScaler after an overflow (the "
-            f"first is {skipped[0]})"
+            f"{skipped[0]} steps were skipped by the GradScaler after an overflow (the "
+            f"first is {skipped[1][0]})"
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         yield f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch"  # fmt: skip

@@ -18,10 +18,12 @@ class Pace:
     [0, 3, 6]
     """
 
-    def __init__(self, *, every: int, budget: float | None = None) -> None:
+    def __init__(self, *, every: int, budget: float | None = None, first: int = 0) -> None:
+        """`first` is the step at which the loop begins."""
         self.every = every
+        self._first = first
         self._budget = budget
-        self._last = 0
+        self._last = first
         self._observed: deque[float] = deque(maxlen=_REMEMBERED)
         self._others: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -29,16 +31,17 @@ class Pace:
         """Whether this step is to be observed; to be asked once for each, in order."""
         if self._budget is None:
             return step % self.every == 0
-        due = step % 2 == 0 if step <= _TRIED else step - self._last >= self.every
+        gone = step - self._first
+        due = gone % 2 == 0 if gone <= _TRIED else step - self._last >= self.every
         self._last = step if due else self._last
         return due
 
     def took(self, step: int, seconds: float, *, observed: bool) -> None:
         """How long a step took; the first ones, that warm up, say nothing."""
-        if self._budget is None or step < 2:
+        if self._budget is None or step - self._first < 2:
             return
         (self._observed if observed else self._others).append(seconds)
-        if step >= _TRIED and self._observed and self._others:
+        if step - self._first >= _TRIED and self._observed and self._others:
             usual = median(self._others)
             cost = max(0.0, median(self._observed) - usual)
             self.every = (

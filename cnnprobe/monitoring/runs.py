@@ -10,16 +10,17 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.errors import TargetError
+from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.monitoring import Listener, Settings, Watch
 from cnnprobe.monitoring.board import Board
-from cnnprobe.monitoring.book import Book
+from cnnprobe.monitoring.book import Book, read_before
 from cnnprobe.monitoring.exchange import number_monitors
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
 from cnnprobe.monitoring.merged import merge_ranks
 from cnnprobe.monitoring.placement import find_rank, name_log
 from cnnprobe.recorder.inventory import check_model, class_of, has_values
+from cnnprobe.records.journal import Reading
 from cnnprobe.report import Report
 
 _WHERE = "monitor"
@@ -122,12 +123,13 @@ def start(
         optimizer: its optimizer, several of them, or None.
         settings: what is observed.
         loss_fn: a loss module whose calls give the loss; None looks for one in `around`.
-        outputs: "log" (a path), "tensorboard" (a folder or a SummaryWriter), "live" (a boolean).
+        outputs: "log" (a path), "resume" (a boolean or a step), "tensorboard" (a folder or a
+            SummaryWriter), "live" (a boolean).
         around: the caller's variables by name.
 
     Raises:
         TargetError: model or optimizer are none.
-        UsageError: the settings make no sense.
+        UsageError: the settings make no sense, or the log to resume is of another model.
     """
     settings.check()
     check_model(model, _WHERE)
@@ -146,12 +148,14 @@ def start(
         if loss_fn is None
         else []
     )
+    before = _read_before(outputs, class_of(model).__name__)
     monitor = Monitor(
         model,
         optimizers,
         settings,
         losses=losses,
-        listeners=_listeners(outputs, class_of(model).__name__),
+        listeners=_listeners(outputs, class_of(model).__name__, before),
+        ledger=None if before is None else before.ledger,
     )
     roles = {"model": model, "optimizer": optimizer}
     named = {
@@ -189,12 +193,32 @@ def _loss_modules(values: Iterable[Any]) -> list[nn.Module]:
     return list(found.values())
 
 
-def _listeners(outputs: Mapping[str, Any], model: str) -> list[Listener]:
+def _read_before(outputs: Mapping[str, Any], model: str) -> Reading | None:
+    """The run so far, where it is to be resumed and there is one."""
+    log, resume = outputs.get("log"), outputs.get("resume", False)
+    if resume is False:
+        return None
+    if type(resume) not in (bool, int) or resume < 0:
+        raise UsageError(
+            f"resume={resume!r} is no step",
+            where=_WHERE,
+            fix="give resume=True, or the step at which the loop goes on: resume=1200",
+        )
+    if log is None:
+        raise UsageError(
+            "there is no log to resume",
+            where=_WHERE,
+            fix='give the file of the run: monitor(log="run.jsonl", resume=True)',
+        )
+    return read_before(name_log(log), model, resume=resume)
+
+
+def _listeners(outputs: Mapping[str, Any], model: str, before: Reading | None) -> list[Listener]:
     listeners: list[Listener] = []
     if outputs.get("tensorboard") is not None:
         listeners.append(Board(_board_of_rank(outputs["tensorboard"])))
     if outputs.get("log") is not None:
-        listeners.append(Book(name_log(outputs["log"]), model))
+        listeners.append(Book(name_log(outputs["log"]), model, before))
     if outputs.get("live") and find_rank()[0] == 0:
         listeners.append(progress())
     return listeners

@@ -3,13 +3,14 @@
 import contextlib
 import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cnnprobe.errors import warn
 from cnnprobe.monitoring import alarms, drafts, notes
 from cnnprobe.monitoring.channels import Silences
 from cnnprobe.monitoring.first_pass import FirstPass
@@ -21,6 +22,7 @@ from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.placement import find_rank
 from cnnprobe.monitoring.ranks import LossGradient, RankWatch
 from cnnprobe.monitoring.settings import Settings
+from cnnprobe.monitoring.states import States
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder import observable
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
@@ -38,6 +40,8 @@ _POOLS = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )  # behind F.relu, whose own output no hook sees
+_STALE = 256  # steps whose stale gradients are remembered: the first ones
+_SKIPPED = 4096  # that are remembered; a GradScaler skips one in 2,000 steps
 _LATE = 64  # steps that may be on their way from a device
 
 
@@ -64,14 +68,16 @@ class Watch(Events):
         *,
         losses: Sequence[nn.Module] = (),
         listeners: Sequence[Listener] = (),
+        ledger: Ledger | None = None,
     ) -> None:
+        """With a `ledger` of an earlier run this one goes on after its last step."""
         self.model = model
         self.names: dict[str, str] = {}  # the user's variables for "model" and "optimizer"
         self.settings = settings
         self.optimizers = optimizers
         self.listeners = list(listeners)
-        self.step = 0
-        self.ledger = Ledger(model=class_of(model).__name__)
+        self.ledger = ledger or Ledger(model=class_of(model).__name__)
+        self.step = self.ledger.total
         what = settings.what
         self.wiring = Wiring(
             self.ledger,
@@ -89,16 +95,18 @@ class Watch(Events):
         is_alone = find_rank()[1] < 2
         self.rank = None if is_alone else RankWatch(model, self.parameters, self.wiring)
         self.ledger.rank = None if self.rank is None else self.rank.info
-        self.pace = Pace(every=settings.every, budget=settings.budget)
+        self.pace = Pace(every=settings.every, budget=settings.budget, first=self.step)
         self.first = FirstPass(model)
         self.loop = Loop(model, optimizers, self.wiring, self._hooks(), self)
         self.loop.watches_root = settings.chosen("")
-        self.modes: dict[int, bool] = {}  # by observed step, whether the root was in train mode
+        self.modes: States[bool] = States()  # whether the root was in train mode
         self.stale: dict[int, tuple[str, ...]] = {}
-        self.skipped: list[int] = []
+        self.skips = 0  # of a GradScaler
+        self.skipped: list[int] = []  # the steps: the first ones
         self._criteria = losses
         self.graphs = LivingGraphs()
         self._losses: list[Tensor] = []
+        self._trained = False  # the root was in train mode in this step
         self._told = False  # a loss was given by `loss` in this step
         self.seen: NonFinite | None = None  # in this step
         self._scale: Tensor | float | None = None
@@ -142,7 +150,7 @@ class Watch(Events):
             self._exits.callback(self.rank.detach)
         for criterion in self._criteria:
             self._exits.callback(criterion.register_forward_hook(_LossHook(self)).remove)
-        self.loop.observe(on=self.pace.is_due(0))
+        self.loop.observe(on=self.pace.is_due(self.step))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,8 +168,9 @@ class Watch(Events):
             self.wiring.release()
             self.graphs.forget()
             self._notes()
-            for listener in self.listeners:
-                listener.close(self)
+            for listener in tuple(self.listeners):
+                with self._outliving(listener):
+                    listener.close(self)
 
     def loss(self, loss: Tensor) -> Tensor:
         """Take in the loss of this step, or of a part of its batch: the mean of all of a step is
@@ -188,9 +197,8 @@ class Watch(Events):
 
     def begin_pass(self) -> None:
         """The root is called."""
-        self.modes[self.step] = self.modes.get(self.step, False) or getattr(
-            self.model, "training", False
-        )
+        self._trained = self._trained or getattr(self.model, "training", False)
+        self.modes.put(self.step, self._trained)
         self.first.begin()
         if self.rank is not None:
             self.rank.begin_pass(first=self.loop.passes == 0)
@@ -257,10 +265,13 @@ class Watch(Events):
             draft.taken = self.wiring.sheet.take()
             self.graphs.count(self.ledger, step)
         if skipped:
-            self.skipped.append(step)
+            self.skips += 1
+            if self.skips <= _SKIPPED:
+                self.skipped.append(step)
         self._waiting.append(draft)
         self._losses = []
         self._told, self.seen, self._scale, self._scaled = False, None, None, (0, 0)
+        self._trained = False
         self.step = step + 1
         self.settle(waiting=self.settings.raise_on_nan or len(self._waiting) > _LATE)
         if self.settings.raise_on_nan:
@@ -274,7 +285,7 @@ class Watch(Events):
 
     def _take_stale(self) -> None:
         """The gradients that were not cleared before this step."""
-        if self.loop.stale:
+        if self.loop.stale and len(self.stale) < _STALE:
             names = {id(each.tensor): each.name for each in self.parameters.watched}
             self.stale[self.step] = tuple(
                 names[id(parameter)] for parameter in self.loop.stale if id(parameter) in names
@@ -299,8 +310,23 @@ class Watch(Events):
         while self._waiting and (waiting or self._waiting[0].is_there()):
             draft = self._waiting.popleft()
             drafts.enter(draft, self.ledger)
-            for listener in self.listeners:
-                listener.wrote(self, draft.step, observed=draft.taken is not None)
+            for listener in tuple(self.listeners):
+                with self._outliving(listener):
+                    listener.wrote(self, draft.step, observed=draft.taken is not None)
+
+    @contextlib.contextmanager
+    def _outliving(self, listener: Listener) -> Iterator[None]:
+        """The training goes on without a listener that fails, as TensorBoard's on a full disk."""
+        try:
+            yield
+        except Exception as error:
+            self.listeners.remove(listener)
+            text = (
+                f"{type(listener).__name__} stopped at step {self.step} "
+                f"({type(error).__name__}: {error}); the training goes on"
+            )
+            self.note(text)
+            warn(text)
 
     def note(self, text: str) -> None:
         """Something that could not be observed, in a sentence."""
@@ -323,7 +349,10 @@ class Watch(Events):
 
     def _notes(self) -> None:
         self.ledger.notes.update(self.wiring.stumbled)
-        notes.renew(self.ledger, notes.describe(self.model, self.wiring, self._known, self.skipped))
+        notes.renew(
+            self.ledger,
+            notes.describe(self.model, self.wiring, self._known, (self.skips, self.skipped)),
+        )
 
     @property
     def before(self) -> int | None:

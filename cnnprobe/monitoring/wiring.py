@@ -51,9 +51,8 @@ class Wiring:
         self.last: tuple[Tensor | None, int, int, int] = _NOTHING
 
     def cell(self, slot: Slot) -> Cell:
-        """A new line of the ledger."""
-        self.ledger.slots.append(slot)
-        return Cell(len(self.ledger.slots) - 1)
+        """What writes to the line of the ledger that is about this."""
+        return Cell(self.ledger.place(slot))
 
     def glance(self) -> int:
         """NOT_FINITE where the latest row holds NaN or Inf; what is still on a device is not waited

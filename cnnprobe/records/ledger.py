@@ -1,12 +1,17 @@
-"""The book of a training run in memory: rows of numbers step by step. No torch."""
+"""The book of a training run in memory: rows of numbers step by step, thinned where they become
+many. No torch.
+"""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnprobe.records import thinning
+from cnnprobe.records.averages import Averages
 from cnnprobe.records.history import (
     STATISTICS,
     Curve,
@@ -35,6 +40,9 @@ activation, NaN where there is none.
 
 EXTRA = len(STATISTICS)
 _EXTRAS = {"update": "ratio", "activation": "dead"}
+_POINTS = 4096  # of a curve, before it is thinned to half as many
+_ENTRIES = (128, 1024)  # observed steps, before they are thinned: at least, and at most
+_NUMBERS = 2**22  # in all of them together where there are many slots: 32 MiB
 Rows = NDArray[np.float64]
 
 
@@ -66,7 +74,9 @@ CODES: tuple[tuple[What, bool], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """A run as it is being written down; `history` is what it says so far."""
+    """A run as it is being written down; `history` is what it says so far. Its size does not grow
+    with the number of steps.
+    """
 
     model: str
     slots: list[Slot] = field(default_factory=list)
@@ -76,6 +86,8 @@ class Ledger:
         default_factory=list
     )  # for each step, by slot
     curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    losses: Averages = field(default_factory=Averages)  # of the curve "loss"
+    thinned: int = 0  # observed steps that are no longer in `steps`
     total: int = 0
     nonfinite: NonFinite | None = None
     dead: tuple[DeadChannels, ...] = ()
@@ -86,6 +98,7 @@ class Ledger:
     loss_scale: float | None = None  # the gradient that the loss got
     finished: bool = False
     _codes: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    _places: dict[Slot, int] = field(default_factory=dict)
 
     def codes(self) -> NDArray[np.int8]:
         """For each slot the index into CODES."""
@@ -104,6 +117,21 @@ class Ledger:
         else:
             steps.append(step)
             values.append(value)
+            if len(steps) > _POINTS:
+                self.curves[name] = thinning.thin_points(steps, values, _POINTS // 2)
+        if name == "loss":
+            self.losses.add(step, value)
+
+    def place(self, slot: Slot) -> int:
+        """The number of this slot; a new one where it is not known."""
+        if slot not in self._places:
+            self.know(slot)
+        return self._places[slot]
+
+    def know(self, slot: Slot) -> None:
+        """Give this slot the next number."""
+        self._places.setdefault(slot, len(self.slots))
+        self.slots.append(slot)
 
     def add(
         self,
@@ -115,21 +143,53 @@ class Ledger:
         """The rows of an observed step, shape (rows, COLUMNS); several of one slot are put together
         as if they had been one tensor.
         """
-        self.steps.append(step)
         whole = merge_rows(np.asarray(slots, dtype=np.int64), rows, len(self.slots))
         # A norm is that of the finite values; where there are none, 0 would look like a gradient
         # that has vanished.
         whole[(whole[:, COUNT] > 0) & (whole[:, NAN] + whole[:, INF] >= whole[:, COUNT]), L2] = (
             math.nan
         )
-        self.rows.append(whole)
-        self.histograms.append(histograms or {})
+        self.append(step, whole, histograms or {})
+
+    def append(self, step: int, rows: Rows, histograms: Mapping[int, Histogram]) -> None:
+        """An observed step as it is to stand here: a row for each slot that is known by now."""
+        self.steps.append(step)
+        self.rows.append(rows)
+        self.histograms.append(histograms)
+        fewest, most = _ENTRIES
+        most = max(fewest, min(most, _NUMBERS // (max(len(self.slots), 1) * len(COLUMNS))))
+        if len(self.steps) > most:
+            self._thin(thinning.choose_groups(self.steps, most))
+
+    def _thin(self, groups: thinning.Groups) -> None:
+        before = len(self.steps)
+        self.steps = thinning.merge_groups(self.steps, groups, thinning.pick_ends)
+        self.rows = thinning.merge_groups(self.rows, groups, thinning.envelop_entries)
+        self.histograms = thinning.merge_groups(self.histograms, groups, thinning.pick_ends)
+        self.thinned += before - len(self.steps)
+
+    def rewind(self, step: int) -> None:
+        """Go back to before this step: what came at it or later is forgotten."""
+        known = bisect_left(self.steps, step)
+        for part in (self.steps, self.rows, self.histograms):
+            del part[known:]
+        for name, (steps, values) in list(self.curves.items()):
+            known = bisect_left(steps, step)
+            del steps[known:], values[known:]
+            if not steps:
+                del self.curves[name]
+        self.losses.rewind(step)
+        self.rank_steps = [each for each in self.rank_steps if each.step < step]
+        if self.nonfinite is not None and self.nonfinite.step >= step:
+            self.nonfinite = None
+        self.total, self.dead, self.kept = step, (), ()
 
     def history(self) -> History:
         """Everything so far, as data that will not change."""
         return History(
             model=self.model,
             steps=tuple(self.steps),
+            thinned=self.thinned,
             total=self.total,
             curves=tuple(
                 Curve(

@@ -71,7 +71,7 @@ def build_history_blocks(history: History, *, drawn: bool = False) -> Iterator[B
 
 
 def _introduce(history: History) -> str:
-    seen = len(history.steps)
+    seen = len(history.steps) + history.thinned
     if not seen:
         return f"{format_counted(history.total, 'training step')}, none of them observed"
     of = (
@@ -82,7 +82,14 @@ def _introduce(history: History) -> str:
     return (
         f"{format_counted(history.total, 'training step')}{of}: {history.steps[0]} to "
         f"{history.steps[-1]}"
-    )
+    ) + _describe_thinning(history)
+
+
+def _describe_thinning(history: History) -> str:
+    if not history.thinned:
+        return ""
+    kept = format_count(len(history.steps))
+    return f"; {kept} of them are kept, with the least and greatest numbers of all in between"
 
 
 def _report_nonfinite(event: NonFinite) -> Notice:

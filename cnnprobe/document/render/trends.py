@@ -26,19 +26,19 @@ def draw_sparkline(values: Sequence[float], width: int = _COLUMNS) -> str:
 
 def draw_trend(values: Sequence[float]) -> str:
     """The values as a line from their least to their greatest, with a gap where there was nothing;
-    as bars in words.
+    as bars in words. Of many values it shows each group's least and greatest.
     """
-    means = _thin(values, _POINTS)
-    low, scale = _find_range(means, _HEIGHT - 4)
-    step = (_WIDTH - 4) / max(len(means) - 1, 1)
+    drawn = _pick_extremes(values, _POINTS)
+    low, scale = _find_range(drawn, _HEIGHT - 4)
+    step = (_WIDTH - 4) / max(len(drawn) - 1, 1)
     path, drawing = "", False
-    for i, mean in enumerate(means):
-        if math.isfinite(mean):
+    for i, number in enumerate(drawn):
+        if math.isfinite(number):
             path += (
                 f"{'L' if drawing else 'M'}{2 + i * step:.3g} "
-                f"{_HEIGHT - 2 - (mean - low) * scale:.2g}"
+                f"{_HEIGHT - 2 - (number - low) * scale:.2g}"
             )
-        drawing = math.isfinite(mean)
+        drawing = math.isfinite(number)
     return (
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{draw_sparkline(values)}">'
@@ -47,13 +47,27 @@ def draw_trend(values: Sequence[float]) -> str:
     )
 
 
+def _pick_extremes(values: Sequence[float], most: int) -> Sequence[float]:
+    """Of many values the least and the greatest of each group, in their order; NaN for a group that
+    has none.
+    """
+    if len(values) <= most:
+        return values
+    picked: list[float] = []
+    for group in _cut(values, most // 2):
+        finite = [i for i, number in enumerate(group) if math.isfinite(number)]
+        ends = [choose(finite, key=group.__getitem__) for choose in (min, max) if finite]
+        picked += [group[i] for i in sorted(ends)] or [math.nan, math.nan]
+    return picked
+
+
+def _cut(values: Sequence[float], groups: int) -> list[Sequence[float]]:
+    of = len(values)
+    return [values[of * k // groups : of * (k + 1) // groups] for k in range(groups)]
+
+
 def _thin(values: Sequence[float], most: int) -> list[float]:
-    groups = [[v] for v in values]
-    if len(values) > most:
-        groups = [
-            list(values[len(values) * k // most : len(values) * (k + 1) // most])
-            for k in range(most)
-        ]
+    groups = _cut(values, most) if len(values) > most else [[v] for v in values]
     return [_compute_mean(group) for group in groups]
 
 
@@ -66,4 +80,6 @@ def _find_range(means: Sequence[float], height: int) -> tuple[float, float]:
 
 def _compute_mean(group: Sequence[float]) -> float:
     finite = [number for number in group if math.isfinite(number)]
+    if finite and min(finite) == max(finite):
+        return finite[0]  # of equal numbers a sum of parts may be off by its last bit
     return sum(number / len(finite) for number in finite) if finite else math.nan
