@@ -123,13 +123,10 @@ def _judge_overlap(evidence: Evidence, flow: Flow, score: Score) -> tuple[str, s
 
 def _judge_picked(evidence: Evidence, flow: Flow, score: Score) -> tuple[str, str] | None:
     target = score.target
-    least, most = _find_target_range(evidence, flow, score)
     if target is None or flow.outer(target).source is not None:
         return None
     is_index = target.dtype.startswith("int")
-    if not is_index and not (least >= 0 and most <= 1 < math.inf):
-        return None
-    if not is_index and math.prod(target.shape) != math.prod(score.prediction.shape):
+    if not is_index and not _is_one_hot(evidence, flow, score):
         return None
     origin = flow.origin(score.prediction, FORWARDING)
     kind = "" if origin is None else operation(flow.calls[origin])
@@ -163,11 +160,27 @@ def _find_range(flow: Flow, info: TensorInfo) -> tuple[float, float]:
 
 
 def _find_target_range(evidence: Evidence, flow: Flow, score: Score) -> tuple[float, float]:
-    """The least and the greatest target; those of the batch, where it came from outside."""
-    if score.target is None:
-        return math.nan, math.nan
-    found = input_stats(flow, score.target)
-    if found.stats is None:
-        same = [t for t in evidence.targets if math.prod(t.shape) == math.prod(found.shape)]
-        found = same[0] if same else found
+    """The least and the greatest target."""
+    found = _find_target(evidence, flow, score)
     return stat(found, "min"), stat(found, "max")
+
+
+def _find_target(evidence: Evidence, flow: Flow, score: Score) -> TensorInfo | None:
+    """The target with its statistics; that of the batch, where it came from outside."""
+    if score.target is None:
+        return None
+    found = input_stats(flow, score.target)
+    if found.stats is not None:
+        return found
+    same = [t for t in evidence.targets if math.prod(t.shape) == math.prod(found.shape)]
+    return same[0] if same else found
+
+
+def _is_one_hot(evidence: Evidence, flow: Flow, score: Score) -> bool:
+    """Whether the target has a single 1 for each sample: products with others weigh the outputs."""
+    found = _find_target(evidence, flow, score)
+    if found is None or len(found.shape) < 2 or found.shape != score.prediction.shape:
+        return False
+    low, high, mean = (stat(found, name) for name in ("min", "max", "mean"))
+    is_binary = mean - (stat(found, "std") ** 2 + mean**2) < TOLERANCE
+    return low >= 0 and high <= 1 and is_binary and abs(mean * found.shape[1] - 1) < TOLERANCE

@@ -2,6 +2,7 @@
 place changes nothing.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ def find_unread(
     for (path, leaf), read in zip(chosen, reads, strict=False):
         for dim in _list_dims(leaf, is_alone=len(paths) == 1):
             places = _list_unread(read, dim)
-            if not _is_part(len(places), leaf, dim):
+            if not _is_part(places, leaf, dim):
                 continue
             again = forward(model, fresh(_disturb(inputs, leaf, dim, places)), training=False)
             if again.error is None and difference(output, again.output) == 0.0:
@@ -68,9 +69,13 @@ def _list_dims(leaf: Tensor, *, is_alone: bool) -> Iterator[int]:
         yield leaf.dim() - 1
 
 
-def _is_part(count: int, leaf: Tensor, dim: int) -> bool:
+def _is_part(places: list[int], leaf: Tensor, dim: int) -> bool:
     """Whether so many places are more than an edge, and not all."""
-    size = leaf.shape[dim]
+    size, count = leaf.shape[dim], len(places)
+    read = sorted(set(range(size)) - set(places))
+    gaps = {later - earlier for earlier, later in itertools.pairwise(read)}
+    if len(gaps) == 1 and gaps != {1}:
+        return False  # every second frame: a stride, and no slice that is missing
     share = LEAST_OF_SEQUENCE if leaf.dim() == 3 else LEAST if leaf.dim() == 2 else 0.0
     return max(1.0, share * size) <= count < size
 

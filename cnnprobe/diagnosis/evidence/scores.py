@@ -126,8 +126,17 @@ def _find_product(flow: Flow, info: TensorInfo) -> tuple[TensorInfo, TensorInfo]
     index, summed = flow.producer(info), False
     while index is not None and flow.owner(index) is None:
         call, kind = flow.calls[index], operation(flow.calls[index])
-        if kind in PRODUCTS and (summed or kind != "mul") and (ends := _find_ends(call.inputs)):
-            return ends
+        ends = _find_ends(call.inputs) if kind in PRODUCTS else None
+        if ends is not None:
+            made = flow.producer(ends[0])
+            if (
+                made is None
+                or flow.owner(made) is not None
+                or operation(flow.calls[made]) not in SUMS
+            ):
+                return ends if summed or kind != "mul" else None
+            index = made  # a weight of the sum, as in a generalised dice
+            continue
         if kind in SUMS:
             summed = True
         elif _find_sign(flow, index) != 1:
