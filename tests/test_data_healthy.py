@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import struct
 
 import numpy as np
@@ -61,6 +62,32 @@ def test_cifar10(tmp_path):
     validation = UncheckedCIFAR10(tmp_path, train=False, transform=to_tensor())
     assert [] == name_warnings(*load_both(training, validation))
     assert [] == name_warnings(*load_both(training, validation, num_workers=2))
+
+
+class UncheckedCIFAR100(datasets.CIFAR100):
+    """torchvision's CIFAR100 without the checksums of the real files."""
+
+    train_list, test_list = [["train", None]], [["test", None]]
+    meta = {**datasets.CIFAR100.meta, "md5": None}
+
+
+def test_cifar100(tmp_path):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for part, count in (("train", 400), ("test", 200)):
+        rows = np.stack([draw(kind=k % 100).transpose(2, 0, 1).reshape(-1) for k in range(count)])
+        fine = [k % 100 for k in range(count)]
+        batch = {"data": rows, "fine_labels": fine, "coarse_labels": [k // 5 for k in fine]}
+        (folder / part).write_bytes(pickle.dumps(batch))
+    names = {"fine_label_names": [f"class {k}" for k in range(100)]}
+    (folder / "meta").write_bytes(pickle.dumps(names))
+    both = [
+        UncheckedCIFAR100(tmp_path, train=part, transform=transform)
+        for part, transform in ((True, AUGMENTED), (False, to_tensor()))
+    ]
+    assert [] == name_warnings(*load_both(*both))
+    # As the folder lies there, without a transform.
+    assert [] == name_warnings(*(UncheckedCIFAR100(tmp_path, train=part) for part in (True, False)))
 
 
 def write_idx(path, array):

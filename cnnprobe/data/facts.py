@@ -57,9 +57,6 @@ class Channel:
 
     mean: float
     std: float
-    low: float
-    high: float
-    histogram: tuple[int, ...] = ()  # counts in equal bins from `low` to `high` of all channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +167,8 @@ class Labels:
     uniform: int = 0  # batches of one class
     batches: int = 0  # batches of at least two samples
     ordered: bool = False  # the labels of the whole data set never fall
-    # by how many standard deviations a linear model of small copies beats chance; None: not tried
-    informative: float | None = None
+    # share of shuffled labels that simple models of small copies tell as well; None: not tried
+    chance: float | None = None
     ranges: tuple[Range, ...] = ()  # of each class, where there are several
     # where a sampler weighs: label, its samples in the data set, its share of what is drawn
     drawn: tuple[tuple[int, int, float], ...] = ()

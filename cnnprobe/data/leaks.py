@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from cnnprobe.data.datasets import find_file, find_root
 from cnnprobe.data.facts import Leak, Pair, Split, Spotted
-from cnnprobe.data.images import NAMED, ImageTally, find_similar
+from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.source import Source, choose_samples
 
 FILES = 20_000  # of a data set that are looked at
@@ -143,9 +143,8 @@ def _find_by_content(training: Read, validation: Read) -> Leak | None:
 def _list_similar(training: ImageTally, validation: ImageTally) -> Sequence[Pair]:
     pairs = []
     exact = {id(validation.prints[key]) for key in validation.prints if key in training.prints}
-    for coarse, held in validation.sketches.items():
-        for sketch, spot in held:
-            twin = find_similar(training.sketches.get(coarse, []), sketch)
-            if twin is not None and id(spot) not in exact:
-                pairs.append(Pair(first=twin, second=spot, exact=False))
+    for key, sketch, spot in validation.album:
+        twin = training.album.find(key, sketch)
+        if twin is not None and id(spot) not in exact:
+            pairs.append(Pair(first=twin, second=spot, exact=False))
     return pairs

@@ -14,11 +14,13 @@ from torch import Tensor
 from cnnprobe.data.facts import Colours, Pixels, Range, Spotted
 
 LOOKED_AT = 24  # images whose pixels are compared with their neighbours
-PER_BATCH = 4  # of them
+PER_BATCH = 3  # of them
 LEAST_SIDE = 8  # pixels
 COLOURED = 1024  # images whose channels are compared
 NAMED = 8
-FILES = 12  # that are opened to see the order of the channels
+WINDOW = 128  # pixels a side, of which values that wrap around are looked for
+FILES = 8  # that are opened to see the order of the channels
+FEWEST_FILES = 6  # below which nothing is said
 CLASSES = 256  # whose ranges are kept, each of PER_CLASS images
 PER_CLASS = 32
 
@@ -54,7 +56,7 @@ class PixelTally:
         self._looked_at += len(some)
         for name, factors in compare_orders(some).items():
             self._factors.setdefault(name, []).extend(factors)
-        for spot, wrapped in zip(spots, find_wrapped(some), strict=False):
+        for spot, wrapped in zip(spots, find_wrapped(some[..., :WINDOW, :WINDOW]), strict=False):
             self._wraps += wrapped
             if wrapped and len(self._wrapped) < NAMED:
                 self._wrapped.append(spot)
@@ -198,7 +200,7 @@ def _compare_files(apart: Sequence[tuple[float, Spotted]]) -> float | None:
     for given, spot in apart:
         if spot.name and len(pairs) < FILES and (read := read_colour(spot.name)) is not None:
             pairs.append((given, read))
-    if len(pairs) < FILES // 2:
+    if len(pairs) < FEWEST_FILES:
         return None
     ours, theirs = np.array(pairs).T
     if min(ours.std(), theirs.std()) < 1e-6:

@@ -24,7 +24,7 @@ from cnnprobe.data.datasets import (
 )
 from cnnprobe.data.facts import Data, Expected, Failed, Images, Labels, Split, Spotted, Trials
 from cnnprobe.data.images import NAMED, ImageTally
-from cnnprobe.data.information import measure_information
+from cnnprobe.data.information import measure_chance
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
@@ -41,7 +41,7 @@ from cnnprobe.data.source import (
     read_batches,
     spread,
 )
-from cnnprobe.data.tallies import PartTally, bound_channels, number_of
+from cnnprobe.data.tallies import PartTally, number_of
 from cnnprobe.data.trials import STREAMED, Stretch, try_again
 
 KEPT = 4  # images of the first batch, for a forward pass
@@ -176,18 +176,15 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     }
     tallies.twins = [pair for pair in tallies.twins if _are_equal(*map(columns.get, pair))]
     images = columns.get(tallies.main) if tallies.main is not None else None
-    bounds = None
-    if images is not None and isinstance(images.values, Tensor):
-        bounds = bound_channels(images.values)
-    for path, column in columns.items():
-        if path in tallies.parts:
-            tallies.parts[path].add(column, bounds if column is images else None)
+    finite = {
+        p: tallies.parts[p].add(column) for p, column in columns.items() if p in tallies.parts
+    }
     target = columns.get(tallies.target) if tallies.target is not None else None
     size = max((len(column) for column in ([images] if images else batch.columns)), default=0)
     labels = _read_labels(target, size)
     spots = list(_spot(tallies, batch, source, labels))
     if images is not None:
-        tallies.images.add(images, spots[: len(images)], bounds)
+        tallies.images.add(images, spots[: len(images)], finite=finite[images.path])
         _attach_objects(tallies, columns, images, size)
         if tallies.inputs is None and isinstance(images.values, Tensor):
             given = next(c.values for c in batch.columns if c.path == tallies.main)
@@ -335,7 +332,7 @@ def _describe_labels(source: Source, tallies: _Tallies) -> Labels | None:
         uniform=tallies.uniform,
         batches=tallies.compared,
         ordered=bool(drawn) and drawn == sorted(drawn),
-        informative=measure_information(tallies.images.features),
+        chance=measure_chance(tallies.images.features),
         ranges=tallies.images.pixels.list_ranges(),
         drawn=_share_draws(source),
     )

@@ -18,18 +18,8 @@ VALUES = 512  # distinct values of a part that are counted
 SHAPES = 64  # distinct shapes that are counted
 LOOKED_AT = 65536  # values of a batch that are looked at one by one
 CHANNELS = 16  # more than that are not the colours of an image
-Bounds = tuple[Tensor, Tensor]
 _COUNTED = ("class", "classes", "multilabel", "mask")
 _MEASURED = (*_COUNTED, "image", "value", "boxes")
-
-
-def bound_channels(batch: Tensor) -> Bounds:
-    """The least and the greatest value of each channel of each image, both (N, C); NaN where it has
-    one.
-    """
-    flat = batch.detach().flatten(2) if batch.dim() > 2 else batch.detach()[:, :, None]
-    # Two passes: torch.aminmax over a dim takes three times as long.
-    return flat.amin(2), flat.amax(2)
 
 
 class PartTally:
@@ -44,17 +34,24 @@ class PartTally:
         self._values: Counter[float] = Counter()
         self._whole = True
         self._statistics: Statistics | None = None
-        self._bounds: list[tuple[float, float]] | None = None
         self.channels_last = False
         self.same_as = ""
 
-    def add(self, column: Column, bounds: Bounds | None = None) -> None:
-        """Take in the column of a batch; `bounds` are those of its images, where they are known."""
+    def add(self, column: Column) -> bool:
+        """Take in the column of a batch; whether it holds no NaN and no Inf."""
+        before = self._count_nonfinite()
+        self._add(column)
+        return before == self._count_nonfinite()
+
+    def _count_nonfinite(self) -> int:
+        return self._statistics.nan + self._statistics.inf if self._statistics is not None else 0
+
+    def _add(self, column: Column) -> None:
         if isinstance(column.values, Tensor):
             batch = column.values.detach()
             self._dtypes[_name(batch)] += len(batch)
             self._shapes[tuple(batch.shape[1:])] += len(batch)
-            self._measure(batch, bounds)
+            self._measure(batch)
             return
         for value in column.values:
             if isinstance(value, Tensor):
@@ -71,29 +68,21 @@ class PartTally:
         if shape in self._shapes or len(self._shapes) < SHAPES:
             self._shapes[shape] += 1
 
-    def _measure(self, batch: Tensor, bounds: Bounds | None = None) -> None:
+    def _measure(self, batch: Tensor) -> None:
         if self.role not in _MEASURED or not batch.numel() or batch.is_complex():
             return
         is_image = self.role == "image" and batch.dim() >= 4 and batch.shape[1] <= CHANNELS
         found = summarise(batch, channels=is_image)
         if found is not None:
             self._statistics = found if self._statistics is None else merge(self._statistics, found)
+        is_counted = self.role in _COUNTED
+        if not is_counted and not (self._whole and batch.dtype.is_floating_point):
+            return
         looked = take_some(batch)
         if looked.dtype.is_floating_point:
             self._whole = self._whole and bool((looked == looked.round()).all())
-        if is_image:
-            self._bound(bounds if bounds is not None else bound_channels(batch))
-        if self.role in _COUNTED:
+        if is_counted:
             self._count(looked)
-
-    def _bound(self, given: Bounds) -> None:
-        low, high = given
-        bounds = list(zip(low.amin(0).tolist(), high.amax(0).tolist(), strict=True))
-        if self._bounds is not None and len(self._bounds) == len(bounds):
-            bounds = [
-                (min(a, c), max(b, d)) for (a, b), (c, d) in zip(self._bounds, bounds, strict=True)
-            ]
-        self._bounds = bounds
 
     def _count(self, looked: Tensor) -> None:
         found, counts = torch.unique(looked, return_counts=True)
@@ -118,10 +107,9 @@ class PartTally:
 
     def _channels(self) -> Iterable[Channel]:
         found = self._statistics.channels if self._statistics is not None else None
-        if found is None or self._bounds is None or len(self._bounds) != len(found.mean):
-            return
-        for mean, std, (low, high) in zip(found.mean, found.std, self._bounds, strict=True):
-            yield Channel(mean=mean, std=std, low=low, high=high)
+        if found is not None:
+            for mean, std in zip(found.mean, found.std, strict=True):
+                yield Channel(mean=mean, std=std)
 
 
 def _name(tensor: Tensor) -> str:

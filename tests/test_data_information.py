@@ -1,0 +1,48 @@
+"""Labels that say something about the images, against shuffled ones: the level is kept, and weak relations are found."""
+
+import numpy as np
+import torch
+
+from cnnprobe.data.copies import copy_images
+from cnnprobe.data.information import FEWEST, measure_chance
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_labels_without_information_pass_about_as_often_as_the_level_says():
+    found = [
+        measure_chance([(RANDOM.normal(size=20), int(RANDOM.integers(3))) for _ in range(FEWEST)])
+        for _ in range(60)
+    ]
+    # Binomial with 60 tries of 5%: more than 8 of them in one of 200 runs.
+    assert sum(p <= 0.05 for p in found) <= 8
+    assert 0.3 < float(np.mean(found)) < 0.7
+
+
+def test_digits_are_told_and_digits_with_the_labels_of_others_are_not():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    features = copy_images(torch.from_numpy(digits.images).float()[:, None]).features
+    labels = digits.target.tolist()
+    assert measure_chance(list(zip(features, labels, strict=True))) <= 0.05
+    shuffled = RANDOM.permutation(labels).tolist()
+    assert measure_chance(list(zip(features, shuffled, strict=True))) > 0.05
+
+
+def test_textures_of_one_mean_are_told_by_their_edges():
+    x = torch.arange(32.0)
+    images, labels = [], [k % 2 for k in range(FEWEST)]
+    for label in labels:
+        angle, phase = RANDOM.uniform(0, np.pi), RANDOM.uniform(0, 2 * np.pi)
+        wave = (np.cos(angle) * x[:, None] + np.sin(angle) * x) * (0.4 + 0.2 * label)
+        images.append(torch.sin(wave + phase)[None] + 0.3 * torch.randn(1, 32, 32))
+    features = copy_images(torch.stack(images)).features
+    assert measure_chance(list(zip(features, labels, strict=True))) <= 0.05
+
+
+def test_nothing_is_said_of_a_few_images_or_of_a_single_class():
+    few = [(RANDOM.normal(size=4), k % 2) for k in range(FEWEST - 1)]
+    assert measure_chance(few) is None
+    assert measure_chance([(RANDOM.normal(size=4), 0) for _ in range(FEWEST)]) is None
+    assert measure_chance([(RANDOM.normal(size=4), k) for k in range(FEWEST)]) is None
