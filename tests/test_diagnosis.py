@@ -121,6 +121,21 @@ def test_crash_of_the_forward_is_a_finding():
     assert not report.ok
 
 
+def test_batch_of_a_train_step_is_the_inputs_alone_where_there_are_no_targets():
+    model = Classifier()
+
+    def reconstructs(batch):
+        model(batch).square().mean().backward()
+
+    def classifies(batch):
+        x, y = batch
+        F.cross_entropy(model(x), y).backward()
+
+    alone = cnnprobe.diagnose(model, images(), train_step=reconstructs, trials=0)
+    pair = cnnprobe.diagnose(model, images(), labels(), train_step=classifies, trials=0)
+    assert (alone.error, pair.error) == (None, None)
+
+
 def test_train_step_of_a_class_is_observed():
     class Trainer:
         def __init__(self):

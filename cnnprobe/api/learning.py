@@ -67,7 +67,8 @@ def diagnose(
         optimizer: as the loop uses it.
         train_step: one step of the user's own loop; gets what its parameters are named after
             (model, inputs or x, targets or y, batch, optimizer, loss_fn or criterion, scheduler),
-            else (inputs, targets) for two parameters, (model, inputs, targets) for three.
+            else (inputs, targets) for two parameters, (model, inputs, targets) for three. A `batch`
+            is (inputs, targets), and the inputs alone where there are no targets.
         scheduler: of the learning rate.
         steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit
             are judged from 50 on.

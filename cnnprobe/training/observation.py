@@ -217,7 +217,8 @@ class _Observation:
         request = self.request
         if request.train_step is None:
             return seeded(self.default_step, self.seed)
-        batch = (request.inputs, request.targets)
+        alone = request.targets is None  # a batch without labels is no pair
+        batch = request.inputs if alone else (request.inputs, request.targets)
         available = {
             "model": self.model, "inputs": request.inputs, "targets": request.targets, "batch": batch, "optimizer": request.optimizer,
             "loss_fn": request.loss_fn, "scheduler": request.scheduler,
