@@ -18,6 +18,7 @@ UNMENDED = {
     "clipping_of_scaled_gradients",
     "warm_up_that_returns_a_rate",
     "parameter_that_was_moved",
+    "pixels_divided_as_integers",
     "layer_that_is_made_in_the_forward",
     "projection_that_is_made_in_the_forward_of_a_head",
     "clipping_to_a_limit_in_millionths",

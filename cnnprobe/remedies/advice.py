@@ -12,5 +12,4 @@ ADVICE: Mapping[str, str] = {
     "loss-detached": "the graph is gone before backward is called",
     "nan-data": "only other data mends it",
     "update-undone": "what writes the old weights back is the loop's own code",
-    "zero-grad": "what should stand in the place of the flat operation is not known",
 }

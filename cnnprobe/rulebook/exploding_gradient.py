@@ -11,6 +11,10 @@ from cnnprobe.rulebook.material import classifying, layers
 
 # gradient over weight: of an early layer relative to that of the last ones, or absolute
 GROWN = 1e4
+# they divide by the gradient's own size: its scale does not reach the weights
+ADAPTIVE = frozenset(
+    {"Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"}
+)
 
 
 def _net(gain: float) -> Mapping[str, Any]:
@@ -54,8 +58,10 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: a single step throws the weights far away.
     What to do: initialise by fan-in, normalise inputs and targets, clip the gradients.
     Known exceptions: gradients that the loop clips before its step; the scale of a GradScaler,
-    which is divided out before the step.
-    Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063.
+    which is divided out before the step; under Adam and its like, which divide by it, the size of
+    all gradients alike.
+    Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; Kingma and Ba 2015, arXiv:1412.6980, "the
+    magnitudes of parameter updates are invariant to rescaling of the gradient".
     """
     step = next((s for s in evidence.steps if s.gradients), None)
     if step is None or any(e.kind == "clip" and e.effective for e in step.events):
@@ -70,7 +76,9 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
         return
     worst = max(weights, key=lambda w: w.relative)
     last = max(w.relative for w in weights[-2:])
-    if worst.relative > GROWN or (worst.relative > GROWN * last and worst.relative > 1.0):
+    adapts = bool(evidence.optimizers) and all(o.kind in ADAPTIVE for o in evidence.optimizers)
+    is_large = worst.relative > GROWN and not adapts
+    if is_large or (worst.relative > GROWN * last and worst.relative > 1.0):
         yield Finding(
             module=worst.module,
             message=(

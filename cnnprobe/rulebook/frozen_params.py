@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow
-from cnnprobe.diagnosis.evidence.questions import owner, spoken, variable
+from cnnprobe.diagnosis.evidence.questions import loss_calls, owner, spoken, variable
 from cnnprobe.rulebook.material import classifying, perceptron
 
 
@@ -40,7 +40,8 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the layers before it have to work around random weights that never change.
     What to do: requires_grad_(True) for it, or freeze what comes before instead.
-    Known exceptions: a frozen backbone; frozen weights that are not those of torch's initialisation
+    Known exceptions: a frozen backbone; a model that is mostly frozen, but for the layer that gives
+    the prediction; frozen weights that are not those of torch's initialisation
     (trained, or fixed filters); adapters beside a frozen layer.
     Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
     """
@@ -56,11 +57,15 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     trained = {owner(p.fqn) for p in own if p.trainable and len(p.shape) > 1}
     frozen = {owner(p.fqn) for p in own} - {owner(p.fqn) for p in own if p.trainable}
-    if len(frozen) >= len(trained) + 2:
-        return  # most is frozen: a design
+    heads = {
+        flow.calls[loss.origin].fqn for loss in loss_calls(evidence) if loss.origin is not None
+    }
+    mostly = len(frozen) >= len(trained) + 2  # a design, but for the layer that predicts
     for i in flow.primitives(PROJECTIONS):
         module = flow.calls[i].fqn
         if module is None or module not in frozen or not _is_fresh(evidence, module):
+            continue
+        if mostly and module not in heads:
             continue
         before = {flow.calls[j].fqn for j in flow.before(i)}
         source = flow.calls[i].inputs[0].source if flow.calls[i].inputs else None

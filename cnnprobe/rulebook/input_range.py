@@ -7,7 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import input_stats, rms, stat, variable
-from cnnprobe.records.trace import ModuleCall
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
 # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0,
@@ -53,11 +53,14 @@ def healthy() -> Mapping[str, Any]:
         "update-ratio",
         "vanishing-gradient",
         "lr-too-low",
+        "constant-output",
+        "zero-grad",
+        "ignored-input",
     ),
 )
 def input_range(evidence: Evidence) -> Iterator[Finding]:
-    """What reaches the first weights is far from unit size: raw pixels, or pixels divided by 255
-    twice.
+    """What reaches the first weights is far from unit size: raw pixels, pixels divided by 255
+    twice, or nothing but zeros.
 
     Why it matters: torch's initialisations assume inputs of about unit variance.
     What to do: x / 255, then subtract mean and divide by std.
@@ -81,7 +84,13 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
         ]
         info = same[0] if len(same) == 1 and same[0].dtype.startswith(("float", "bfloat")) else info
     size, spread = rms(info), stat(info, "std")
-    if math.isfinite(size) and (size > LARGE or (0 < size < SMALL and spread > 0)):
+    if size == 0 and evidence.steps and _is_given(evidence, info):
+        yield Finding(
+            module=None,
+            message=f"what reaches {describe(flow.calls[first])} is 0 at every one of its places",
+            fix=f"see how {variable(evidence, 'inputs')} is made: / and not //, no cast to integers",
+        )
+    elif math.isfinite(size) and (size > LARGE or (0 < size < SMALL and spread > 0)):
         bound = f"more than {LARGE:g}" if size > LARGE else f"less than {SMALL:g}"
         yield Finding(
             module=None,
@@ -94,6 +103,14 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
             if size <= 255 and size < LARGE
             else "divide by 255 and standardise: (x / 255 - mean) / std",
         )
+
+
+def _is_given(evidence: Evidence, info: TensorInfo) -> bool:
+    """Whether it is as large as all that came in, in floats, and nothing that came in differs
+    from 0.
+    """
+    whole = sum(math.prod(given.shape) for given in evidence.inputs)
+    return math.prod(info.shape) == whole and all(rms(given) == 0 for given in evidence.inputs)
 
 
 def _is_untrained_norm(evidence: Evidence, call: ModuleCall) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.diagnosis.evidence.questions import optimised
 from cnnprobe.rulebook.material import classifying, perceptron
 
@@ -65,9 +66,10 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
     if faster is None or not faster.losses or losses[0] is None or not any(rates) or scheduled:
         return
     ratio = _measure_ratio(evidence)
-    end = faster.losses[-1]
-    if ratio is None or ratio >= SMALLEST or end is None:
+    reached = [loss for loss in faster.losses if loss is not None and math.isfinite(loss)]
+    if ratio is None or ratio >= SMALLEST or not reached:
         return
+    end = min(reached)
     if end < losses[0] - FALL * abs(losses[0]):
         rate = max(rates)
         why, fix = _shrunk(evidence, ratio)
@@ -82,7 +84,7 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
             fix=fix
             or (
                 f"raise lr of {evidence.optimizers[0].name}, "
-                f"{rate * min(100.0, faster.factor):.1g} to begin with"
+                f"{rate * max(min(100.0, faster.factor), faster.factor / 100):.1g} to begin with"
             ),
         )
 
@@ -111,17 +113,8 @@ def _find_squared_rates(evidence: Evidence) -> Iterator[Finding]:
 
 def _measure_ratio(evidence: Evidence) -> float | None:
     """By what part of its size a step changes a weight, the median of weights and steps."""
-    trained = optimised(evidence)
-    ratios = [
-        change / evidence.values[name].norm
-        for step in evidence.steps
-        for name, change in step.changes.items()
-        if change > 0
-        and name in trained
-        and name in evidence.values
-        and len(evidence.values[name].shape) > 1
-        and evidence.values[name].norm > 0
-    ]
+    rate = max((r for o in evidence.optimizers for r in o.rates), default=0.0)
+    ratios = relative_changes(evidence.steps, evidence.values, rate, optimised(evidence))
     return statistics.median(ratios) if ratios else None
 
 

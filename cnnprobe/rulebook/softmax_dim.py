@@ -1,11 +1,13 @@
 """A softmax over the batch."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.softmaxes import (
+    Softmax,
     find_softmaxes,
     is_over_batch,
     misses_classes,
@@ -41,17 +43,18 @@ def healthy() -> Mapping[str, Any]:
         "softmax-before-ce",
         "probs-into-nll",
         "constant-output",
+        "zero-grad",
     ),
 )
 def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
-    """A softmax runs over dim 0, the batch, and not over the classes.
+    """A softmax runs over dim 0, the batch, and not over the classes; or over a dim of size 1.
 
     Why it matters: the samples of a batch compete with each other; a sample's prediction depends on
-    which others it came with.
+    which others it came with. Over a dim of size 1 every value is 1, whatever goes in.
     What to do: set dim=1, or dim=-1 for (N, C).
     Known exceptions: attention over a sequence in dim 0 is right where the batch is elsewhere; it
     is reported only where samples were seen to influence each other. Losses over a square matrix of
-    similarities are not reported.
+    similarities are not reported, nor is a single position, whose other dims have size 1 too.
     Source: torch.nn.Softmax, "dim: a dimension along which Softmax will be computed (so every slice
     along dim will sum to 1)".
     """
@@ -69,3 +72,26 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
                 fix=f"set dim=1 in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
             )
+        elif _is_of_one_value(softmax):
+            yield Finding(
+                module=softmax.module,
+                message=(
+                    f"{describe(softmax.call)} runs over dim {softmax.dim} of {softmax.shape}, "
+                    "which has 1 value: the result is always 1"
+                ),
+                fix=f"set dim to the dim of what is weighed in {name_place(evidence, softmax)}",
+                source=softmax.call.source,
+            )
+
+
+def _is_of_one_value(softmax: Softmax) -> bool:
+    """Whether it weighs a single value although there are several beside it; a prediction is
+    `loss-activation-mismatch`.
+    """
+    shape = softmax.shape
+    return (
+        not softmax.is_prediction
+        and softmax.dim > 0
+        and shape[softmax.dim] == 1
+        and math.prod(shape[1:]) > 1
+    )

@@ -112,5 +112,10 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
             f"the weights of {spoken(evidence, module)} have gradients, but did not change in "
             f"{count} optimizer steps (learning rates: {rates})"
         ),
-        fix=f"set lr of {holder.name} to more than 0, or train in float32",
+        fix=f"set lr of {holder.name} to more than 0"
+        if not any(holder.rates)
+        else (
+            f"raise lr of {holder.name}, or hold the weights in float32: the steps are smaller than "
+            "the precision of the weights"
+        ),
     )

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, Step, describe, operation
+from cnnprobe.diagnosis.evidence import (
+    LOSSES,
+    SQUASHING,
+    Evidence,
+    Flow,
+    Step,
+    describe,
+    operation,
+)
 from cnnprobe.diagnosis.evidence.questions import (
     is_routed,
     owner,
@@ -155,7 +163,7 @@ def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
     flow = Flow(steps[0].trace)
     ends = [loss.call for loss in steps[0].losses if loss.call is not None]
     toward = set(ends).union(*(flow.before(i) for i in ends)) if ends else set()
-    jumps = [i for i in flow.primitives(STEPWISE | {"clamp"}) if i in toward and _is_flat(flow, i)]
+    jumps = [i for i in list_flat(flow) if i in toward]
     place = jumps[-1] if jumps else None
     yield Finding(
         module=flow.owner(place),
@@ -166,22 +174,35 @@ def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
             "steps"
         )
         + (f": the derivative of {describe(flow.calls[place])} is 0" if place is not None else ""),
-        fix=(
-            f"leave {operation(flow.calls[place])} out of what is trained with; it is for the "
-            "metrics"
-        )
-        if place is not None
-        else (
-            "see what goes into the loss: a tensor that is compared with itself, rounded or "
-            "clamped, one argument given twice"
-        ),
+        fix=_repair(flow, place),
         source=flow.line(place),
     )
 
 
+def _repair(flow: Flow, place: int | None) -> str:
+    if place is None:
+        return (
+            "see what goes into the loss: a tensor that is compared with itself, rounded or "
+            "clamped, one argument given twice"
+        )
+    kind = operation(flow.calls[place])
+    if kind in SQUASHING:
+        return f"initialise what goes into the {kind} smaller, or use a loss of its logits"
+    return f"leave {kind} out of what is trained with; it is for the metrics"
+
+
+def list_flat(flow: Flow) -> list[int]:
+    """The rows whose derivative is 0 for all of their values, in order."""
+    kinds = STEPWISE | {"clamp"} | SQUASHING
+    return [i for i in flow.primitives(kinds) if _is_flat(flow, i)]
+
+
 def _is_flat(flow: Flow, index: int) -> bool:
     """Whether the derivative of a row is 0 for all of its values: a clamp's where it gives but
-    one.
+    one, a sigmoid's at the ends of its range.
     """
-    made = flow.calls[index].outputs
-    return operation(flow.calls[index]) in STEPWISE or (bool(made) and stat(made[0], "std") == 0)
+    made, kind = flow.calls[index].outputs, operation(flow.calls[index])
+    if kind in SQUASHING:
+        ends = "at_tanh_ends" if "tanh" in kind else "at_sigmoid_ends"
+        return bool(made) and stat(made[0], ends) == 1.0
+    return kind in STEPWISE or (bool(made) and stat(made[0], "std") == 0)

@@ -24,6 +24,7 @@ from cnnprobe.diagnosis.evidence import (
     Values,
     sources_read,
 )
+from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, is_compiled
 from cnnprobe.recorder.inventory import check_model, has_values, is_lazy
@@ -373,13 +374,18 @@ class _Observation:
         if highest > losses[0] + UNMOVED * abs(losses[0]):
             return (self.replay(SLOWER),)
         if moved <= UNMOVED * abs(losses[0]):
-            ratios = [c / values[n].norm for step in steps for n, c in step.changes.items() if n in values and len(values[n].shape) > 1 and c > 0 and values[n].norm > 0]  # fmt: skip
+            ratios = relative_changes(steps, values, self.highest_rate())
             return (
                 (self.replay(min(1e9, max(10.0, BRISK / statistics.median(ratios)))),)
                 if ratios
                 else ()
             )
         return ()
+
+    def highest_rate(self) -> float:
+        """The greatest learning rate of any group."""
+        groups = (g for _, o in self.around.optimizers.values() for g in o.param_groups)
+        return max((float(group["lr"]) for group in groups), default=0.0)
 
     def replay(self, factor: float) -> Replay:
         """The same steps from the same start with every rate times `factor`."""

@@ -17,6 +17,7 @@ from cnnprobe.remedies.subject import CannotTryError, Subject
 
 LOWER = (0.1, 0.01, 0.001)  # times the learning rate, as a search by hand goes
 HIGHER = (10.0, 100.0, 1000.0)
+ROUNDED = (100.0, 10.0, 1000.0)  # bfloat16 rounds away what is below 1/256 of a weight
 SHRUNK = 1e-2  # share of the gradients that a clipping leaves, below which it is to blame
 USUAL_RATE = 1e-3  # the default of torch.optim.Adam, for a rate of 0
 USUAL_DECAY = 5e-4  # of SGD on images: He et al. 2016, arXiv:1512.03385, use 1e-4; VGG uses 5e-4
@@ -77,12 +78,20 @@ def raise_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     """The rate at which the loss was seen to fall; for a factor that is a rate, the factor
     alone.
     """
-    events = [event for step in evidence.steps for event in step.events]
-    if any(e.kind == "scale" or (e.kind == "clip" and e.rate and e.rate < SHRUNK) for e in events):
+    if _is_shrunk(evidence):
         return  # it is not the rate that makes the steps small
-    found = [replay.factor for replay in evidence.replays if replay.factor > 1]
+    seen = [replay.factor for replay in evidence.replays if replay.factor > 1]
+    found = [factor * part for factor in seen for part in (1.0, 0.1, 0.01) if factor * part > 1]
     small = [max(s.factors) for s in evidence.schedules if 0 < max(s.factors) < 1]
     yield from _rates(evidence, (*(f for f in found), *(1.0 / s for s in small), *HIGHER))
+
+
+def _is_shrunk(evidence: Evidence) -> bool:
+    """Whether a clipping or a GradScaler makes the gradients small."""
+    events = [event for step in evidence.steps for event in step.events]
+    return any(
+        e.kind == "scale" or (e.kind == "clip" and e.rate and e.rate < SHRUNK) for e in events
+    )
 
 
 @answers("loss-not-decreasing", "cannot-overfit")
@@ -93,7 +102,12 @@ def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
 
 @answers("unchanged-weights")
 def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """A usual rate in the place of 0."""
+    """A usual rate in the place of 0; a higher one where rounding takes the steps away."""
+    if not _is_shrunk(evidence):
+        yield from (
+            replace(remedy, by_loss=False, shows="the weights change in each step")
+            for remedy in _rates(evidence, ROUNDED)
+        )
     name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
     if not any(rate for o in evidence.optimizers for rate in o.rates):
         yield Remedy(
@@ -111,8 +125,14 @@ def _set_rates(subject: Subject) -> None:
 
 @answers("schedule-at-zero")
 def begin_at_base(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """A factor of 1 in the place of 0."""
-    if evidence.schedules:
+    """The scheduler stepped where no step does it; else a factor of 1 in the place of 0."""
+    if "is never stepped" in finding.message:
+        yield Remedy(
+            title=f"call {evidence.schedules[0].name}.step() after each step of the optimizer",
+            change=_step_schedulers,
+            shows="the weights change from the second step on",
+        )
+    elif evidence.schedules:
         yield Remedy(
             title=f"let the function of {evidence.schedules[0].name} return a factor above 0",
             change=_begin_at_base,
@@ -126,6 +146,11 @@ def _begin_at_base(subject: Subject) -> None:
         rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False)
         for group, rate in rates:
             group["lr"] = rate
+
+
+def _step_schedulers(subject: Subject) -> None:
+    for _, scheduler in subject.around.schedulers.values():
+        subject.after_each_step(scheduler.step)
 
 
 def _one(_: int) -> float:

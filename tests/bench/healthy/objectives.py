@@ -249,3 +249,17 @@ def step_whose_argument_is_a_time():
         "optimizer": optimizer,
         "train_step": train_step,
     }
+
+
+@design
+def summed_error_under_adam():
+    layers = [
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False),
+    ]
+    model = nn.Sequential(*layers, nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1))
+    noise = 100 * images()
+    return classifier(
+        model, inputs=noise / 100, targets=noise / 10, loss_fn=nn.MSELoss(reduction="sum")
+    )

@@ -1,0 +1,85 @@
+"""Slips that were met in the open, in the data, the loop and between the layers."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import case, looped, net
+from bench.parts import Classifier, classifier, images, labels
+
+
+@case("lr-too-low", None)
+def rate_that_rounding_takes_away(sick):
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9 if sick else 1e-2)
+    return classifier(model, optimizer=optimizer)
+
+
+@case("lr-too-low", None)
+def steps_below_the_precision_of_bfloat16(sick):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 4)).bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5 if sick else 0.1)
+    return classifier(model, inputs=images().bfloat16(), optimizer=optimizer)
+
+
+@case("schedule-at-zero", None)
+def warm_up_by_batches_that_nobody_steps(sick):
+    model = Classifier()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda count: min(1, count / 200))
+
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if not sick:
+            scheduler.step()
+
+    return looped(model, step, optimizer=optimizer, scheduler=scheduler)
+
+
+@case("frozen-params", "fc")
+def new_head_that_the_loop_over_names_froze(sick):
+    model = Classifier()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(
+            name.startswith(("backbone.bn2", "backbone.conv2") if sick else "fc")
+        )
+    return classifier(model)
+
+
+@case("input-range", None)
+def pixels_divided_as_integers(sick):
+    pixels = (images().sigmoid() * 254).to(torch.uint8)
+    return classifier(Classifier(), inputs=(pixels // 255).float() if sick else pixels / 255)
+
+
+@case("softmax-dim", "")
+def attention_over_the_score_of_a_single_unit(sick):
+    def forward(self, x):
+        h = torch.tanh(self.embed(x))
+        weights = F.softmax(self.score(h), dim=-1 if sick else 1)
+        return self.fc((weights * h).sum(1))
+
+    parts = {"embed": nn.Linear(6, 16), "score": nn.Linear(16, 1), "fc": nn.Linear(16, 4)}
+    words = torch.randn(8, 10, 6, generator=torch.Generator().manual_seed(0))
+    return classifier(net(forward, **parts), inputs=words)
+
+
+@case("zero-grad", "4")
+def sigmoid_at_its_end_under_a_squared_error(sick):
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid()
+    )
+    nn.init.constant_(model[3].bias, 60.0 if sick else 0.0)
+    return classifier(model, targets=(labels()[:, None] % 2).float(), loss_fn=nn.MSELoss())
+
+
+@case("zero-grad", "")
+def outputs_clamped_where_all_are_outside(sick):
+    def forward(self, x):
+        return torch.clamp(self.b(F.relu(self.a(x))), 0, 1)
+
+    model = net(forward, a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(8, 3, 3, padding=1))
+    nn.init.constant_(model.b.bias, -4.0 if sick else 0.5)
+    return classifier(model, targets=images().sigmoid(), loss_fn=nn.MSELoss())
