@@ -462,3 +462,32 @@ def test_plugin_imports_neither_torch_nor_rich(tmp_path):
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # other plugins may import numpy
     )
     assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+SICK_LOOP = """import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cnnprobe.testing import assert_healthy
+
+model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 3)).eval()
+images, labels = torch.randn(12, 6), torch.arange(12) % 3
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(images, labels):
+    F.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+
+
+def test_training():
+    assert_healthy(model, images, labels, optimizer=optimizer, train_step=step)
+"""
+
+
+def test_failure_shows_all_proven_fixes_as_one_diff_of_the_test_file(run):
+    text = run(test_loop=SICK_LOOP).stdout.str()
+    assert "all fixes together: 2 of 2 kinds of findings are gone" in text
+    for line in ("+    model.train()", "+    optimizer.zero_grad()"):
+        assert line in text
+    assert 1 == text.count("--- a/")

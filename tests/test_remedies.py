@@ -1,8 +1,10 @@
 """Fixes that are tried: what the finding says, in which order, within which budget, and that all is as before."""
 
 import copy
+import io
 import itertools
 import os
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import cnnprobe
 from cnnprobe.cli import main
 from cnnprobe.cli.fixing import write_fixes
 from cnnprobe.diagnosis import Finding, Tried, Verdict
+from cnnprobe.remedies import progress
 from cnnprobe.remedies.trials import compare_losses, order_by_trials
 from cnnprobe.testing import assert_healthy
 
@@ -288,6 +291,36 @@ def test_fix_whose_lines_are_gone_is_not_written(sick_file, capsys):
     os.utime(sick_file, (1.0, 1.0))
     assert [] == write_fixes([find_patched(sick_file)], imported=2.0)
     assert "the lines are not as they were" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_line_says_which_fix_is_tried_once_a_second_has_passed(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    diagnose_accumulating()
+    assert "trying the fix of no-zero-grad (1 of 2) ... 0 s" in stream.getvalue()
+    assert stream.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_nothing_is_written_within_the_first_second_or_where_stderr_is_no_terminal(
+    monkeypatch, is_terminal
+):
+    monkeypatch.setattr(sys, "stderr", stream := Terminal() if is_terminal else io.StringIO())
+    if not is_terminal:
+        monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    diagnose_accumulating(steps=2)
+    assert "" == stream.getvalue()
+
+
+def test_notebook_shows_the_losses_with_the_fix_and_without_it():
+    shown = diagnose_accumulating()._repr_mimebundle_()["text/html"]
+    assert "loss with call optimizer.zero_grad() before loss.backward(), and as it is" in shown
+    assert "with the fix" in shown
 
 
 def test_assert_healthy_shows_the_tried_fix():

@@ -23,6 +23,7 @@ from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignore
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.ranks import RankRule, all_rank_rules
+from cnnprobe.recorder import sources
 from cnnprobe.recorder.inventory import check_model
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
@@ -104,11 +105,12 @@ def diagnose(
             fix="give the training loader in place of the batch",
         )
     roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}  # fmt: skip
+    asking = _find_asking(sys._getframe(1))
     known = _load_rules(rules)
     crashes = _Crashes(known.causes)
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
-        steps=steps, names=_names_of(roles, sys._getframe(1)), caller=sys._getframe(1).f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
+        steps=steps, names=_names_of(roles, asking), caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
     evidence, error = observe_training(given)
@@ -222,6 +224,14 @@ def _read_loaders(
         )
     found = feed(inspection.first, model, loss_fn)
     return inspection, found.inputs, found.targets, (found.said,)
+
+
+def _find_asking(frame: types.FrameType) -> types.FrameType:
+    """The frame that asks: the user's own, also where an assertion of ours stands between."""
+    outer: types.FrameType | None = frame
+    while outer is not None and sources.is_ours(outer.f_code.co_filename):
+        outer = outer.f_back
+    return outer or frame
 
 
 def _names_of(roles: Mapping[str, Any], frame: types.FrameType) -> dict[str, str]:

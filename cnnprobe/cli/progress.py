@@ -32,7 +32,7 @@ def show_progress(doing: str) -> Iterator[None]:
             stream.flush()
             wait = PATIENCE / 2
 
-    thread = threading.Thread(target=show, daemon=True)
+    thread = threading.Thread(target=show, name="cnnprobe progress", daemon=True)
     thread.start()
     try:
         yield

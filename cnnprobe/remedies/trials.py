@@ -18,6 +18,7 @@ from cnnprobe.crash.edits.files import Change, list_changes, overlap, write_chan
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.remedies.program import Program
+from cnnprobe.remedies.progress import TrialLine
 from cnnprobe.remedies.remedy import Remedy, list_remedies
 from cnnprobe.remedies.running import run_losses
 from cnnprobe.remedies.subject import CannotTryError, Subject
@@ -97,14 +98,20 @@ class Bench:
     def run(self) -> TriedFindings:
         """Each finding's remedies, then all of them together."""
         roots = sorted(self.findings, key=lambda f: bool(f.follows_from))
-        tried = {id(finding): self.try_finding(finding) for finding in roots}
-        marked = tuple(replace(f, tried=tried[id(f)]) for f in self.findings)
-        return TriedFindings(findings=order_by_trials(marked), together=self.try_together())
+        line = TrialLine(len(roots) + 1)
+        try:
+            tried = {id(finding): self.try_finding(finding, line) for finding in roots}
+            marked = tuple(replace(f, tried=tried[id(f)]) for f in self.findings)
+            line.show("all together")
+            return TriedFindings(findings=order_by_trials(marked), together=self.try_together())
+        finally:
+            line.clear()
 
-    def try_finding(self, finding: Finding) -> Tried | None:
+    def try_finding(self, finding: Finding, line: TrialLine) -> Tried | None:
         """The first remedy that is proven; else the last that was tried; None where there is
         none.
         """
+        line.show(finding.rule)
         for other, _, tried in self.proven:
             if finding.rule in tried.clears:
                 said = f"{finding.rule} is no longer found with the fix of {other.rule}"

@@ -12,7 +12,10 @@ from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis import at_least as grave
 from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UnknownNameError, suggest
+from cnnprobe.report import Report
 from cnnprobe.testing.failures import Inputs, fail, fail_with_error
+
+MOST_PATCH_LINES = 30  # of a diff that a message shows; a longer one is report.patch
 
 
 def assert_healthy(
@@ -58,12 +61,24 @@ def assert_healthy(
     if found:
         fail(
             format_counted(len(found), "finding"),
-            details=[line for finding in found for line in _write_lines(finding)],
+            details=[
+                *(line for finding in found for line in _write_lines(finding)),
+                *_write_patch(report),
+            ],
             where=report.trace.model,
             fix="start with the first, or say why it is intended: "
             f'ignore={{"{found[0].rule}": "the reason"}}',
             report=report,
         )
+
+
+def _write_patch(report: Report) -> list[str]:
+    """The proven fixes as a diff, where it is short, and what they do together."""
+    said = [f"all fixes together: {report.together.said}"] if report.together is not None else []
+    lines = report.patch.splitlines()
+    if not lines or len(lines) > MOST_PATCH_LINES:
+        return said
+    return [*said, "the fixes as a diff, for `patch -p1`:", *(f"  {line}" for line in lines)]
 
 
 def _write_lines(finding: Finding) -> tuple[str, ...]:
