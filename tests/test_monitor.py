@@ -81,6 +81,38 @@ def test_a_loop_that_raises_leaves_no_hook_and_the_history_until_there():
     assert not optimizer._optimizer_step_post_hooks
 
 
+def test_a_loop_that_raises_gets_its_explanation_and_the_model_stays_as_it_was():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(9, 2))
+    before, drawn = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    with (
+        pytest.raises(RuntimeError) as raised,
+        cnnprobe.monitor(net, torch.optim.SGD(net.parameters())) as watched,
+    ):
+        net(torch.ones(3, 1, 6, 6)).sum().backward()
+    note = raised.value.__notes__[0]
+    assert (watched.explanation.diagnosis, watched.explanation.module) == (
+        "linear-in-features",
+        "3",
+    )
+    assert "set in_features=32 in '3'" in note
+    assert "test_monitor.py" in note and "net(torch.ones(3, 1, 6, 6))" in note
+    assert is_clean(net)
+    assert torch.equal(drawn, torch.get_rng_state())
+    counted = net.state_dict()["1.num_batches_tracked"]
+    assert counted == before["1.num_batches_tracked"] + 1  # by the user's own forward alone
+
+
+def test_a_loop_that_raises_out_of_its_forward_is_explained_too():
+    net = nn.Linear(4, 3)
+    with (
+        pytest.raises(IndexError) as raised,
+        cnnprobe.monitor(net, torch.optim.SGD(net.parameters())) as watched,
+    ):
+        cross_entropy(net(torch.ones(2, 4)), torch.tensor([0, 3])).backward()
+    assert watched.explanation.diagnosis == "label-range"
+    assert raised.value.__notes__[0].startswith("cnnprobe: label-range")
+
+
 def test_copies_and_pickles_of_a_watched_model_are_ordinary_models():
     model = small()
     copies = []

@@ -1,5 +1,6 @@
 """The verb of a whole training run."""
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from cnnprobe.crash import explain_unseen
 from cnnprobe.monitoring import EVERYTHING, Settings
 from cnnprobe.monitoring.runs import Monitor, start
 
@@ -33,7 +35,8 @@ def monitor(
     weights come out equal to the bit.
 
     It sees activations, their gradients, parameters and their gradients, updates, learning rate,
-    loss, the first NaN, dead channels, and graphs that live on. `history` has them as arrays over
+    loss, the first NaN, dead channels, and graphs that live on. An exception gains its explanation
+    as notes, as under `record`. `history` has them as arrays over
     the steps, `findings` what the rules say, `report` both; each as of now. A step ends with the
     optimizer's step; without an optimizer when the model is called again after a backward pass.
 
@@ -88,7 +91,7 @@ def monitor(
         raise_on_nan=raise_on_nan,
     )  # fmt: skip
     outputs = {"log": log, "resume": resume, "tensorboard": tensorboard, "live": live}
-    return start(
+    watched = start(
         model,
         optimizer,
         settings,
@@ -96,3 +99,5 @@ def monitor(
         outputs=outputs,
         around=sys._getframe(1).f_locals,
     )
+    watched.explain = functools.partial(explain_unseen, model)
+    return watched

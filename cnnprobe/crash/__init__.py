@@ -4,12 +4,18 @@ import contextlib
 import contextvars
 from dataclasses import replace
 
+import torch
+from torch import nn
+
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
+from cnnprobe.crash.facts.frames import find_frames, read_arguments
 from cnnprobe.crash.facts.loader import fetch_again
+from cnnprobe.crash.facts.words import read_line
 from cnnprobe.crash.least_input import least_input, least_multiple
 from cnnprobe.crash.notes import add_note, brief
 from cnnprobe.crash.ranking import explain_crash
 from cnnprobe.crash.statement import to_explanation, to_forward
+from cnnprobe.recorder import observe
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Failure
@@ -20,6 +26,7 @@ __all__ = [
     "add_note",
     "brief",
     "explain",
+    "explain_unseen",
     "explained",
     "least_input",
     "least_multiple",
@@ -57,6 +64,35 @@ def explain(crash: Crash) -> Explanation | None:
         return None
     finally:
         _explaining.reset(token)
+
+
+def explain_unseen(model: nn.Module, error: Exception) -> Explanation | None:
+    """The explanation of an exception of a loop that was not recorded, which gets it as a note.
+
+    A forward that raised is run once more, on the arguments that it had. A crash for want of
+    memory, or in one process of several, is left alone.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or _is_one_of_many():
+        return None
+    explanation = given = None
+    with contextlib.suppress(Exception):  # the user's own exception is what counts
+        crash = Crash(error=error, model=model)
+        if (given := read_arguments(error, model)) is not None:
+            seen = observe(model, *given)
+            if type(seen.error) is not type(error):
+                return None
+            crash = replace(crash, trace=seen.trace, args=given[0], kwargs=given[1], memory={})
+        explanation = explain(crash)
+    if explanation is not None and given is not None and (frames := find_frames(error)):
+        source = f"{frames[-1].filename}:{frames[-1].lineno}"  # of the loop's forward
+        explanation = replace(explanation, source=source, line=read_line(source))
+    if explanation is not None and explanation.diagnosis != "unknown":
+        add_note(error, explanation)
+    return explanation
+
+
+def _is_one_of_many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def explained(crash: Crash) -> Explanation:

@@ -305,6 +305,8 @@ def is_plausible(crash: Crash, outcome: Outcome, edits: Sequence[Edit] = ()) -> 
         return False
     if (last := _find_last_linear(crash, outcome)) is None or not first:
         return True
+    if last.out_features == 1 and first == (batch,):  # one value for each sample, without a dim
+        return True
     return first[-1] == last.out_features and (not is_image or len(first) == 2 or is_sequence)
 
 

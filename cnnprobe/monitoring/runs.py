@@ -1,7 +1,7 @@
 """A training run under watch, as its user holds it: history, findings and report, as of now."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.errors import ProbeError, TargetError, UsageError
 from cnnprobe.monitoring import Listener, Settings, Watch
 from cnnprobe.monitoring.board import Board
 from cnnprobe.monitoring.book import Book, read_before
@@ -20,6 +20,7 @@ from cnnprobe.monitoring.line import progress
 from cnnprobe.monitoring.merged import merge_ranks
 from cnnprobe.monitoring.placement import find_rank, name_log
 from cnnprobe.recorder.inventory import check_model, class_of, has_values
+from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.journal import Reading
 from cnnprobe.report import Report
 
@@ -47,6 +48,19 @@ class Monitor(Watch):
         super().__init__(*args, **options)
         self._number = number_monitors()
         self._merges = 0  # calls of `merged`
+        self.explain: Callable[[Exception], Explanation | None] | None = None  # given by the verb
+        self.explanation: Explanation | None = None  # of the exception that left the block
+
+    def __exit__(self, *left: object) -> None:
+        super().__exit__(*left)
+        explain, self.explain = self.explain, None  # it holds the model
+        error = left[1]
+        if (
+            explain is not None
+            and isinstance(error, Exception)
+            and not isinstance(error, ProbeError)
+        ):
+            self.explanation = explain(error)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

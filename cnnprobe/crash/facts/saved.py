@@ -99,7 +99,11 @@ def _read_state(node: Any, name: str) -> str | None:
     try:
         return "kept" if isinstance(getattr(node, name), Tensor) else None
     except RuntimeError:
-        if (raw := getattr(node, "_raw" + name, None)) is None or isinstance(raw, list | tuple):
+        try:
+            raw = getattr(node, "_raw" + name, None)
+        except RuntimeError:  # a list of them, such as the indices of an index_put
+            return "freed"
+        if raw is None or isinstance(raw, list | tuple):
             return None
         try:
             raw.register_hooks(lambda t: t, lambda t: t)

@@ -64,9 +64,24 @@ BLOCKS = Example(
     blames="body.2.activation",
     repair="set inplace=False in 'body.0.activation', 'body.1.activation', 'body.2.activation'",
 )
+_FILLED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(6, 4)
+      def forward(self, x):
+          x = torch.exp(self.fc(x))
+-         x[x > 1] = 1.0
++         x = x.masked_fill(x > 1, 1.0)
+          return x
+  model = Net()
+  def run(model):
+      model(torch.randn(5, 6)).mean().backward()
+"""
+FILLED = Example(_FILLED, blames="", repair="gives before it is written to")
 
 
-@cause("CP082", "inplace-autograd", (EXAMPLE, BLOCKS), stage="backward", prior=860)
+@cause("CP082", "inplace-autograd", (EXAMPLE, BLOCKS, FILLED), stage="backward", prior=860)
 def inplace_autograd(crash: Crash) -> Suspects:
     """A tensor that an operation saved for its backward was overwritten in place.
 

@@ -40,9 +40,20 @@ _SUMMED = """
 +     return sum(loss for loss in losses.values())
 """
 SUMMED = Example(_SUMMED, repair="write losses.values() instead of losses")
+_BATCHES = """
+  model = nn.Linear(4, 3)
+  def run(model):
+      pairs = [(torch.randn(2, 4), torch.tensor([0, 2])), (torch.randn(2, 4), torch.tensor([1, 1]))]
+-     for i, x, y in enumerate(pairs):
++     for i, (x, y) in enumerate(pairs):
+          F.cross_entropy(model(x), y).backward()
+"""
+BATCHES = Example(_BATCHES, repair="write for i, (x, y) in enumerate(pairs)")
 
 
-@cause("CP0E0", "loop-elements", (COUNTED, SUMMED), stage=("forward", "around"), prior=1195)
+@cause(
+    "CP0E0", "loop-elements", (COUNTED, SUMMED, BATCHES), stage=("forward", "around"), prior=1195
+)
 def loop_elements(crash: Crash) -> Suspects:
     """A loop gets other elements than its names are meant for.
 
@@ -57,7 +68,9 @@ def loop_elements(crash: Crash) -> Suspects:
     nodes = walk_expression(crash.error)
     for loop in list_loops(crash):
         is_target = bool(nodes) and nodes[0] in list(ast.walk(loop.target))
-        found = _read_unpacked(crash, loop) if is_target else _read_keys(crash, loop, nodes[0])
+        found = _read_keys(crash, loop, nodes[0]) if not is_target else None
+        if is_target:
+            found = _read_counted(crash, loop) or _read_unpacked(crash, loop)
         if found is not None:
             yield found
             return
@@ -86,6 +99,32 @@ def _read_unpacked(crash: Crash, loop: Loop) -> Suspect | None:
         f"{what}, but it is unpacked into {names}",
         _replace(crash, loop, text, f"each element then fits {names}"),
         arithmetic=f"the first element of {over} is {said}",
+    )
+
+
+def _read_counted(crash: Crash, loop: Loop) -> Suspect | None:
+    """In for i, x, y in enumerate(batches), position and batch are two values."""
+    match loop.iterable:
+        case ast.Call(func=ast.Name(id="enumerate"), args=[inner, *_]):
+            names = getattr(loop.target, "elts", [])
+        case _:
+            return None
+    value = read_attribute(inner, read_names(crash.error))
+    element = Loop(target=loop.target, iterable=inner, value=value).read_element()
+    rest = ast.Tuple(elts=names[1:], ctx=ast.Store())
+    nested = ast.Tuple(elts=[*names[:1], rest], ctx=ast.Store())
+    if element is None or len(names) < 3 or not can_unpack(nested, (0, element)):
+        return None
+    text = f"{ast.unparse(names[0])}, ({', '.join(map(ast.unparse, names[1:]))})"
+    title = f"write for {text} in {ast.unparse(loop.iterable)}"
+    written = replace_expression(crash.error, loop.target, text)
+    said = _describe(element)
+    return blame(
+        crash.owner if crash.stage == "forward" else None,
+        f"{ast.unparse(loop.iterable)} gives two values, a position and {said}, but "
+        f"{len(names)} names unpack them",
+        propose(Check(title=title, code=text, check=lambda: "each then fits", written=written)),
+        arithmetic=f"the first element of {ast.unparse(inner)} is {said}",
     )
 
 

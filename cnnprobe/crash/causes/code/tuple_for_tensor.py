@@ -3,7 +3,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.build import adapt_call, configure
+from cnnprobe.crash.edits.build import adapt_call, configure, is_in_sequential
 from cnnprobe.crash.edits.calls import AdaptOutput, HandIndices, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
@@ -67,7 +67,10 @@ def _take_part(crash: Crash, found: Arrival, blamed: str, maker: ModuleCall) -> 
     if isinstance(found.value, dict):
         keys = [key for key, value in found.value.items() if isinstance(value, Tensor)]
         return [_take(blamed, repr(key), lambda out, key=key: out[key]) for key in keys]
-    edits = [_take(blamed, "0", lambda out: out[0])]
+    where = ""
+    if is_in_sequential(crash, blamed):
+        where = ", by a module of its own after it whose forward returns x[0]"
+    edits = [_take(blamed, "0", lambda out: out[0], where)]
     if isinstance(found.value[-1], Tensor) and is_own(crash.modules[blamed]):
         edits.append(_take(blamed, "-1", lambda out: out[-1]))
     return edits
@@ -81,10 +84,10 @@ def _take_state(crash: Crash) -> list[Edit]:
     return [adapt_call(crash, lambda state: state[0][-1], "{x}[0][-1]")]
 
 
-def _take(blamed: str, key: str, function: Any) -> Edit:
+def _take(blamed: str, key: str, function: Any, where: str = "") -> Edit:
     part = {"0": "the first element", "-1": "the last element"}.get(key, f"the entry {key}")
     title = f"take {part} of what {quote(blamed)} returns: {quote(blamed)}(...)[{key}]"
-    return AdaptOutput(title=title, code=f"{{x}}[{key}]", module=blamed, function=function)
+    return AdaptOutput(title=title + where, code=f"{{x}}[{key}]", module=blamed, function=function)
 
 
 def _pass_indices(crash: Crash, pool: str) -> Edit:

@@ -1,9 +1,12 @@
+import ast
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import LAST, STRONG, Crash, Suspects, blame, cause, vary
+from cnnprobe.crash.cause import LAST, STRONG, Crash, Example, Suspects, blame, cause, vary
 from cnnprobe.crash.facts.loader import Fetch, find_fetch, find_transform
+from cnnprobe.crash.facts.values import read_attribute, read_failing_line
 
 _DATA = """
 class Images(torch.utils.data.Dataset):
@@ -22,10 +25,60 @@ def run(model):
 """
 
 _SHOWN = "image.expand(3, 8, 8) - self.mean"
+_ORDER = """
+  class ToTensor:
+      def __call__(self, pic):
+          return torch.tensor(pic)
+  class Normalize:
+      def __call__(self, tensor):
+          return torch.sub(tensor, 0.5)
+  class Compose:
+      def __init__(self, transforms):
+          self.transforms = transforms
+      def __call__(self, img):
+          for t in self.transforms:
+              img = t(img)
+          return img
+  class Rows(torch.utils.data.Dataset):
+-     transform = Compose([Normalize(), ToTensor()])
++     transform = Compose([ToTensor(), Normalize()])
+      def __len__(self):
+          return 4
+      def __getitem__(self, i):
+          return self.transform([0.0, float(i), 1.0])
+  model = nn.Linear(3, 2)
+  def run(model):
+      for x in torch.utils.data.DataLoader(Rows(), batch_size=2):
+          model(x)
+"""
+_CLASS = """
+  class Flip:
+      def __call__(self, x):
+          return x.flip(0)
+  class Rows(torch.utils.data.Dataset):
+      def __init__(self, transform):
+          self.transform = transform
+      def __len__(self):
+          return 4
+      def __getitem__(self, i):
+          return self.transform(torch.randn(3))
+  model = nn.Linear(3, 2)
+  def run(model):
+-     rows = Rows(Flip)
++     rows = Rows(Flip())
+      for x in torch.utils.data.DataLoader(rows, batch_size=2):
+          model(x)
+"""
 EXAMPLES = (
+    Example(_ORDER, repair="put ToTensor() before Normalize", is_tried=False),
+    Example(_CLASS, repair="with parentheses: Flip()", is_tried=False),
     vary(_DATA, _SHOWN, "image.sub_(self.mean)", "convert('RGB')", is_tried=False),
     vary(_DATA, "torch.zeros(6)", "torch.zeros(5)", "let __len__ return 5", is_tried=False),
 )
+
+
+_BYTES = ("PILToTensor", "ToImage")  # they keep uint8
+_TO_TENSOR = ("ToTensor", *_BYTES)
 
 
 @cause("CP0G1", "failed-sample", EXAMPLES, stage="loss", prior=880)
@@ -33,7 +86,8 @@ def failed_sample(crash: Crash) -> Suspects:
     """A data set raised when the DataLoader asked it for a sample.
 
     Why it happens: a transform gets an image that it is not for: one channel where it has
-    statistics of three, or an array whose channels are last. Or __len__ promises more samples
+    statistics of three, an array whose channels are last, or no tensor yet, as ToTensor comes
+    after it. A class stands where an object of it is meant. Or __len__ promises more samples
     than there are.
     What to do: look at the sample that is named. Convert images to one mode when they are opened:
     Image.open(path).convert("RGB").
@@ -46,7 +100,11 @@ def failed_sample(crash: Crash) -> Suspects:
     where = f"sample {fetch.index} of {type(fetch.dataset).__name__}"
     where += f" raised in the transform {transform}" if transform else " raised"
     reason, arithmetic, title = (
-        _judge_length(crash, fetch) or _judge_channels(fetch) or ("", "", "")
+        _judge_length(crash, fetch)
+        or _judge_channels(fetch)
+        or _judge_class(crash)
+        or _judge_order(fetch)
+        or ("", "", "")
     )
     yield blame(
         None,
@@ -97,3 +155,50 @@ def _judge_channels(fetch: Fetch) -> tuple[str, str, str] | None:
             ", or use one mean and one std for grey images" if shape[0] == 1 else ""
         )
     return reason, f"{shape} and {tuple(statistics[0].shape)}", title
+
+
+def _judge_class(crash: Crash) -> tuple[str, str, str] | None:
+    """A class that is called with the image, in the place of an object of it."""
+    line = read_failing_line(crash)
+    for call in (n for n in line.nodes if isinstance(n, ast.Call)):
+        kind, name = _read_own(call.func, line.names), ast.unparse(call.func)
+        if isinstance(kind, type) and name != kind.__name__ and not issubclass(kind, Tensor):
+            return (
+                f"{name} is the class {kind.__name__} itself",
+                ast.unparse(call),
+                f"give the data set an object of it, with parentheses: {kind.__name__}()",
+            )
+    return None
+
+
+def _read_own(node: ast.expr, names: dict[str, Any]) -> Any:
+    """A name, or a plain attribute of one: self.transform."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return getattr(names.get(node.value.id), "__dict__", {}).get(node.attr)
+    return read_attribute(node, names)
+
+
+def _judge_order(fetch: Fetch) -> tuple[str, str, str] | None:
+    """A transform for floating tensors that got an image, or its bytes."""
+    composed = [f.f_locals for f in fetch.frames if hasattr(f.f_locals.get("self"), "transforms")]
+    if not composed or not isinstance(composed[-1]["self"].transforms, list | tuple):
+        return None
+    steps = list(composed[-1]["self"].transforms)
+    value = next((v for k, v in composed[-1].items() if k in ("img", "inputs", "x")), None)
+    failed, names = composed[-1].get("t"), [type(step).__name__ for step in steps]
+    at = next((i for i, step in enumerate(steps) if step is failed), None)
+    if at is None:
+        return None
+    order = " -> ".join(names)
+    later = [name for name in names[at + 1 :] if name in _TO_TENSOR]
+    if not isinstance(value, Tensor) and later:
+        got = f"{names[at]} got {type(value).__name__}, not a tensor: {later[0]} comes after it"
+        return got, order, f"put {later[0]}() before {names[at]} in the Compose"
+    earlier = [name for name in names[:at] if name in _BYTES]
+    if isinstance(value, Tensor) and value.dtype == torch.uint8 and earlier:
+        return (
+            f"{names[at]} got uint8, as {earlier[-1]} keeps the bytes",
+            order,
+            f"use ToTensor() instead of {earlier[-1]}(), which gives floats from 0 to 1",
+        )
+    return None

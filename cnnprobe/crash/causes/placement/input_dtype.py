@@ -1,5 +1,6 @@
 from cnnprobe.crash.cause import USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import change_input, change_tensor, is_root_input
+from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.facts.placement import (
     BY_INDEX,
     cast_to,
@@ -7,7 +8,7 @@ from cnnprobe.crash.facts.placement import (
     find_usual_dtype,
     list_own,
 )
-from cnnprobe.crash.facts.words import is_floating
+from cnnprobe.crash.facts.words import is_floating, operation
 
 _BYTES = """
   model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
@@ -53,6 +54,18 @@ def _explain_integers(crash: Crash) -> Suspects:
         return
     is_integer = not is_floating(x.dtype) and not x.dtype.startswith("complex")
     if not is_integer or is_floating(call.inputs[0].dtype) or list_own(crash):
+        return
+    if x.dtype == "bool" and call.fqn is None and operation(call) in ("__rsub__", "sub", "neg"):
+        other = rewrite_call(
+            crash, call, lambda _func, args, _: ~args[0], title="write ~mask at {place}", code="~x"
+        )
+        edits = (other, change_input(lambda t: t.float(), "{x}.float()"))
+        message = (
+            f"{crash.describe_call(call)} got bool: a mask is negated by ~mask, not by 1 - mask"
+        )
+        yield blame(
+            crash.owner, message, *edits, arithmetic=f"got bool {x.shape}", needs_proof=True
+        )
         return
     # Not for sure: most functions take integers too.
     yield blame(
