@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cnnprobe.crash.crash import NOTHING_SEEN, Crash, to_failure
-from cnnprobe.crash.facts.frames import find_frames, read_arguments
+from cnnprobe.crash.facts.frames import find_frames, read_arguments, remember_frames
 from cnnprobe.crash.facts.loader import fetch_again
 from cnnprobe.crash.facts.words import read_line
 from cnnprobe.crash.least_input import least_input, least_multiple
@@ -97,7 +97,7 @@ def _is_one_of_many() -> bool:
 
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
-    with preserved_generators():  # layers that are made for a trial draw their weights
+    with preserved_generators(), remember_frames():  # layers that are made for a trial draw their weights
         again = None
         with crash.tolerate():
             again = fetch_again(crash.error)  # what a worker of a DataLoader raised

@@ -59,6 +59,12 @@ class Expected:
 
 def find_expected(crash: Crash) -> Expected | None:
     """The failing call as one that has channels."""
+    if "expected" not in crash.memory:
+        crash.memory["expected"] = _read_expected(crash)
+    return crash.memory["expected"]  # type: ignore[no-any-return]
+
+
+def _read_expected(crash: Crash) -> Expected | None:
     call, layer = crash.call, crash.leaf
     if call is None or not call.inputs:
         return None

@@ -1,12 +1,14 @@
 """The frames of an exception: which values stood on the failing line."""
 
 import ast
+import contextlib
+import contextvars
 import functools
 import inspect
 import linecache
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +20,35 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cnnprobe.recorder import sources
 
+_Remembered = dict[types.TracebackType | None, list[traceback.FrameSummary]]
+_remembered = contextvars.ContextVar[_Remembered | None]("remembered", default=None)
 _STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
 _BACKWARDS = ("backward", "grad")
 _CASTS = ("float", "double", "half", "long", "int", "bool", "to", "cpu", "cuda", "detach", "clone")
 _COMPREHENSIONS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 
 
+@contextlib.contextmanager
+def remember_frames() -> Iterator[None]:
+    """While it lasts, the frames of each exception are read once: many causes ask for them."""
+    token = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
 def find_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The user's frames of a traceback, outermost first."""
+    remembered = _remembered.get()
+    if remembered is None:
+        return _read_frames(error)
+    if error.__traceback__ not in remembered:
+        remembered[error.__traceback__] = _read_frames(error)
+    return remembered[error.__traceback__]
+
+
+def _read_frames(error: BaseException) -> list[traceback.FrameSummary]:
     return [f for f in traceback.extract_tb(error.__traceback__) if sources.is_users(f.filename)]
 
 
