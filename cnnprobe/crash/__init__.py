@@ -97,7 +97,10 @@ def _is_one_of_many() -> bool:
 
 def explained(crash: Crash) -> Explanation:
     """As `explain`, but an error of our own is raised: for tests."""
-    with preserved_generators(), remember_frames():  # layers that are made for a trial draw their weights
+    with (
+        preserved_generators(),
+        remember_frames(),
+    ):  # layers that are made for a trial draw their weights
         again = None
         with crash.tolerate():
             again = fetch_again(crash.error)  # what a worker of a DataLoader raised

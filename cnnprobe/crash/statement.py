@@ -8,6 +8,7 @@ import ast
 import inspect
 import traceback
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnprobe.crash.crash import Crash, LoopLine
-from cnnprobe.crash.facts.frames import find_frames, find_maker, parse_file
+from cnnprobe.crash.facts.frames import find_frames, find_maker, parse_file, read_names
 from cnnprobe.crash.facts.grad_mode import is_off
 from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.values import Line, read_attribute, read_failing_line
@@ -98,10 +99,20 @@ def _read_line(crash: Crash, model: Statement) -> LoopLine:
 
 
 def _describe_value(crash: Crash, name: str) -> str:
+    value = read_names(crash.error).get(name)
+    owners = [fqn for fqn, p in _list_parameters(crash) if p is value]
+    if owners:
+        return f"'{name}', which is the parameter '{owners[0]}'"
     if (made := find_maker(crash.error, name)) is None:
         return f"'{name}'"
     called, line = made
     return f"'{name}' ({called} at {shorten(f'{find_frames(crash.error)[-1].filename}:{line}')})"
+
+
+def _list_parameters(crash: Crash) -> Iterator[tuple[str, Any]]:
+    for fqn, module in crash.modules.items():
+        for name, parameter in module._parameters.items():
+            yield (f"{fqn}.{name}" if fqn else name), parameter
 
 
 # -- a module that the loop calls ------------------------------------------------------------------

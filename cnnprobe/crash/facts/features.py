@@ -23,7 +23,7 @@ from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 # Heights and widths that papers and data sets use.
-_USUAL_SIZES = (
+USUAL_SIZES = (
     16, 24, 28, 32, 48, 64, 84, 96, 112, 128, 160, 192, 224, 227, 256, 299, 320, 384, 416, 448, 512,
 )  # fmt: skip
 
@@ -99,7 +99,7 @@ def propose_input_sizes(crash: Crash, found: Features) -> list[Candidate]:
     if crash.root_inputs[0].shape[-n:] != steps[0].before:
         return []
     windows = [step.window for step in steps]
-    for pixels in _USUAL_SIZES:
+    for pixels in USUAL_SIZES:
         if found.count(apply_windows(windows, (pixels,) * n)) == found.wanted:
             return [propose(resize_input((pixels,) * n, exact=True), weight=POSSIBLE)]
     return []

@@ -8,13 +8,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.layers import rebuild
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import find_missing
 from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
+from cnnprobe.crash.suspect import Candidates
+from cnnprobe.recorder.inventory import class_of
 
 _MOST_NAMES = 12
+_SETTINGS = ("num_features", "num_channels", "num_parameters")
 _PROGRAM = """
   class Net(nn.Module):
       def __init__(self):
@@ -40,8 +45,23 @@ _UNUSED = """
 """
 UNUSED = Example(_UNUSED, blames="", repair="write self.head instead of self.classifier")
 
+_TWICE = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv1 = nn.Conv2d(3, 4, 3)
+          self.conv2 = nn.Conv2d(4, 8, 3)
+          self.norm1 = nn.BatchNorm2d(4)
++         self.norm2 = nn.BatchNorm2d(8)
+      def forward(self, x):
+          x = F.relu(self.norm1(self.conv1(x)))
+          return F.relu(self.norm2(self.conv2(x)))
+  model, args = Net(), (torch.randn(2, 3, 9, 9),)
+"""
+TWICE = Example(_TWICE, blames="", repair="self.norm2 = nn.BatchNorm2d(8)")
 
-@cause("CP043", "missing-attribute", (EXAMPLE, UNUSED), prior=1090)
+
+@cause("CP043", "missing-attribute", (EXAMPLE, UNUSED, TWICE), prior=1090)
 def missing_attribute(crash: Crash) -> Suspects:
     """The code asks a module, a tensor or torch for a name that it does not have.
 
@@ -65,11 +85,56 @@ def missing_attribute(crash: Crash) -> Suspects:
         f"{_describe(crash, subject)} has no attribute {name!r}"
         + (f"; it has {near[0]!r}" if near else ""),
         *(propose(e, weight=STRONG if len(edits) == 1 else USUAL) for e in edits if e is not None),
+        *(() if near or method is None else _define(subject, method, name)),
         arithmetic=f"registered: {', '.join(known[:_MOST_NAMES]) or 'nothing'}"
         if isinstance(subject, nn.Module)
         else "",
         advice=tuple(edit.title for edit in edits if edit is not None and not prefix),
     )
+
+
+def _define(subject: Any, method: Method, name: str) -> Candidates:
+    """A layer like that of the same name with another number, for what it is called with."""
+    stem = name.rstrip("0123456789")
+    alike = [n for n in getattr(subject, "_modules", {}) if n.rstrip("0123456789") == stem != n]
+    if not alike or stem == name:
+        return
+    like = subject._modules[alike[-1]]
+    width = _count_channels(subject, method, name)
+    setting = next((s for s in _SETTINGS if hasattr(like, s)), "")
+    changes = {setting: width} if width is not None and setting else {}
+    kind = class_of(like).__name__
+    if not changes or not hasattr(nn, kind):
+        return
+    code = f"self.{name} = nn.{kind}({width})"
+    yield propose(
+        SetAttribute(
+            title=f"define it in __init__: {code}",
+            code=code,
+            module=method.fqn,
+            name=name,
+            value=lambda _module: rebuild(like, changes),
+        )
+    )
+
+
+def _count_channels(subject: nn.Module, method: Method, name: str) -> int | None:
+    """The channels of what the missing layer is called with: self.name(self.conv(x))."""
+    for call in ast.walk(open_method(method.function.__code__)[1]):
+        if not isinstance(call, ast.Call):
+            continue
+        given = call.args[0] if call.args else None
+        is_it = isinstance(call.func, ast.Attribute) and call.func.attr == name
+        if (
+            not is_it
+            or not isinstance(given, ast.Call)
+            or not isinstance(given.func, ast.Attribute)
+        ):
+            continue
+        maker = subject._modules.get(given.func.attr)
+        found = getattr(maker, "out_channels", getattr(maker, "out_features", None))
+        return found if isinstance(found, int) else None
+    return None
 
 
 def _describe(crash: Crash, subject: Any) -> str:

@@ -47,16 +47,37 @@ def tuple_for_tensor(crash: Crash) -> Suspects:
     if method is not None and next(find_one_tuples(method.function), None) is not None:
         return  # a trailing comma
     who = f"the forward of {crash.describe_module(blamed)} makes it"
+    inner = _find_pair(crash, maker) if maker is not None else None
     if maker is not None:
         who = f"{crash.describe_call(maker)} returned it"
+    if inner is not None:
+        who += f": {crash.describe_call(inner)} gives values and indices"
     if getattr(crash.modules[blamed], "return_indices", False):
         who += ", as return_indices=True asks for the indices as well"
-    edits = _take_part(crash, found, blamed, maker) if maker is not None else _take_state(crash)
+    edits = (
+        _take_part(crash, found, blamed, inner or maker)
+        if maker is not None
+        else _take_state(crash)
+    )
     message = f"{found.message}; {who}"
     arithmetic = f"at {shorten(crash.source)}" if crash.source else ""
     yield blame(
         blamed, message, *(propose(edit, weight=STRONG) for edit in edits), arithmetic=arithmetic
     )
+
+
+def _find_pair(crash: Crash, maker: ModuleCall) -> ModuleCall | None:
+    """The function in a module's own forward whose values and indices it returned: torch.max."""
+    made = [crash.find_producer(info) for info in maker.outputs]
+    if maker.fqn is None or len(made) != 2 or made[0] is not made[1] or made[0] is None:
+        return None
+    return made[0] if made[0].fqn is None and _gives_indices(made[0]) else None
+
+
+def _gives_indices(call: ModuleCall) -> bool:
+    """Whether a function returns values with their indices."""
+    pair = call.outputs
+    return len(pair) == 2 and pair[0].shape == pair[1].shape and pair[1].dtype == "int64"
 
 
 def _take_part(crash: Crash, found: Arrival, blamed: str, maker: ModuleCall) -> list[Edit]:

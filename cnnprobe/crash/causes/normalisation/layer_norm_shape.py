@@ -3,6 +3,7 @@ from torch import nn
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure, list_alike, permute_around, resize_input
 from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.features import USUAL_SIZES
 from cnnprobe.crash.facts.windows import LARGEST_INPUT, apply_windows, is_channels_first, list_steps
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
@@ -106,7 +107,7 @@ def _resize_input(crash: Crash, x: TensorInfo, expected: tuple[int, ...]) -> Can
     if not steps or steps[0].before != crash.root_inputs[0].shape[-n:]:
         return
     windows = [step.window for step in steps]
-    for size in range(1, LARGEST_INPUT + 1):
+    for size in (*USUAL_SIZES, *range(1, LARGEST_INPUT + 1)):
         if apply_windows(windows, (size,) * n) == expected[1:]:
             yield propose(resize_input((size,) * n, exact=True), weight=STRONG)
             return
