@@ -262,6 +262,24 @@ def test_command_fixes_the_file_keeps_the_original_and_says_what_is_left(sick_fi
     assert SICK == sick_file.with_name(sick_file.name + ".orig").read_text()
 
 
+TWICE_SICK = SICK.replace(
+    "        self.out", "        self.drop = nn.Dropout(0.97)\n        self.out"
+).replace("self.act(self.body(x))", "self.drop(self.act(self.body(x)))")
+
+
+def test_two_fixes_on_neighbouring_lines_are_one_diff_and_written_together(sick_file):
+    sick_file.write_text(TWICE_SICK)
+    os.utime(sick_file, (1.0, 1.0))
+    command = ["diagnose", f"{sick_file.name}:Net", *TRAINING]
+    diff = CliRunner().invoke(main, [*command, "--diff"]).stdout
+    assert (1, 1) == (diff.count("--- a/"), diff.count("@@ -"))
+    result = CliRunner().invoke(main, [*command, "--fix"])
+    assert (0, True) == (result.exit_code, "nothing was found" in result.stdout)
+    text = sick_file.read_text()
+    assert "nn.Dropout(0.03)" in text
+    assert "self.out = nn.Identity()" in text
+
+
 def find_patched(path):
     patch = (
         f"--- a/{path.name}\n+++ b/{path.name}\n@@ -10,1 +10,1 @@\n"

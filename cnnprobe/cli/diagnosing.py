@@ -128,7 +128,8 @@ def _fix(report: "Report", begun: float, *, unsafe: bool) -> bool:
     """Whether any file of the user's was written; it is then imported again."""
     from cnnprobe.cli.fixing import choose_fixes, forget, write_fixes
 
-    written = write_fixes(choose_fixes(report.findings, unsafe=unsafe), begun)
+    chosen = choose_fixes(report.findings, unsafe=unsafe, together=report.together)
+    written = write_fixes(chosen, begun)
     forget(written)
     return bool(written)
 

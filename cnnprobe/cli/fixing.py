@@ -7,11 +7,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnprobe.cli.program import tell
-from cnnprobe.diagnosis import Finding, Verdict
+from cnnprobe.diagnosis import Finding, Tried, Verdict
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -28,8 +28,17 @@ class Hunk:
     new: str
 
 
-def choose_fixes(findings: Iterable[Finding], *, unsafe: bool) -> list[Finding]:
-    """The findings whose fix can be written: the proven ones, with `unsafe` the others too."""
+def choose_fixes(
+    findings: Iterable[Finding], *, unsafe: bool, together: Tried | None = None
+) -> list[Finding]:
+    """The findings whose fix can be written: the proven ones, with `unsafe` the others too; as one
+    where a patch makes all of them together.
+    """
+    findings = tuple(findings)
+    proven = [f for f in findings if f.tried is not None and f.tried.verdict is Verdict.PROVEN]
+    if not unsafe and together is not None and together.patch:
+        names = ", ".join(dict.fromkeys(finding.rule for finding in proven))
+        return [replace(proven[0], rule=names, tried=together)]
     return [
         finding
         for finding in findings
