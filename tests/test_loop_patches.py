@@ -165,6 +165,18 @@ def step(inputs, labels):
 """,
         ("    optimizer.zero_grad()\n    loss.backward()\n    optimizer.step()",),
     ),
+    "lr-too-low": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-6)
+    optimizer.step()
+""",
+        ("clip_grad_norm_(model.parameters(), 1.0)",),
+    ),
     "negative-loss": (
         """model[3] = nn.Linear(8, 1)
 y = (torch.arange(12.0) % 2).view(12, 1) * 255
@@ -190,6 +202,16 @@ def step(inputs, labels):
         ("lr=0.05, weight_decay=0.0005)",),
     ),
 }
+
+PARTS = """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    for part, wanted in zip(inputs.chunk(3), labels.chunk(3)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(part), wanted).backward()
+    optimizer.step()
+"""
 
 
 def run(folder):
@@ -221,3 +243,28 @@ def test_patch_mends_the_program_and_changes_no_other_line(rule, tmp_path, monke
         line for line in before.splitlines() if f"-{line}" in patch
     }
     assert rule not in run(tmp_path)[0]
+
+
+def test_zero_grad_in_a_loop_moves_to_the_beginning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(HEAD + PARTS + TAIL, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "step-missing" in rules
+    after = apply(tmp_path, patch)
+    assert "    optimizer.zero_grad()\n    for part, wanted" in after
+    assert 1 == after.count("zero_grad")
+    assert "step-missing" not in run(tmp_path)[0]
+
+
+def test_step_on_one_line_with_another_statement_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    loss = F.cross_entropy(model(inputs), labels); loss.backward(); optimizer.step()
+"""
+    (tmp_path / "program.py").write_text(HEAD + body + TAIL, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "no-zero-grad" in rules
+    assert "" == patch

@@ -1,6 +1,7 @@
 """Fixes that are tried: what the finding says, in which order, within which budget, and that all is as before."""
 
 import copy
+import functools
 import io
 import itertools
 import os
@@ -18,8 +19,10 @@ from cnnprobe.cli import main
 from cnnprobe.cli.fixing import write_fixes
 from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.remedies import progress
+from cnnprobe.remedies.running import run_losses
 from cnnprobe.remedies.trials import compare_losses, order_by_trials
 from cnnprobe.testing import assert_healthy
+from cnnprobe.training import Request, keep_request
 
 
 def make_net():
@@ -346,3 +349,34 @@ def test_assert_healthy_shows_the_tried_fix():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with pytest.raises(AssertionError, match="tried: loss_fn gets logits"):
         assert_healthy(model, *make_batch(), loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer)
+
+
+def test_loss_that_is_not_scaled_is_read_as_it_is_beside_a_scaler():
+    model, scaler = make_net(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    inputs, targets = make_batch()
+
+    def step(inputs, targets, is_scaled):
+        loss = F.cross_entropy(model(inputs), targets)
+        scaled = scaler.scale(loss)
+        (scaled if is_scaled else loss).backward()
+        scaler.step(optimizer)
+
+    expected = F.cross_entropy(model(inputs), targets).item()
+    for is_scaled in (True, False):
+        request = Request(
+            model=model,
+            inputs=inputs,
+            targets=targets,
+            train_step=functools.partial(step, is_scaled=is_scaled),
+        )
+        with keep_request(request) as (around, _):
+            assert pytest.approx(expected) == run_losses(request, around, 1)[0]
+
+
+def test_hooks_that_a_trial_puts_on_parameters_are_taken_off():
+    case = CASES["clipping_to_a_limit_in_millionths"].build(True)
+    assert Verdict.PROVEN == find(cnnprobe.diagnose(**case), "lr-too-low").tried.verdict
+    for parameter in case["model"].parameters():
+        assert not parameter._post_accumulate_grad_hooks
+        assert not parameter._backward_hooks

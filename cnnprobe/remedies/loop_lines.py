@@ -3,7 +3,7 @@
 import ast
 
 from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
-from cnnprobe.crash.edits.places import is_function, open_line, read_called
+from cnnprobe.crash.edits.places import get_given, is_function, open_line, read_called
 from cnnprobe.crash.edits.writing import find_definition
 from cnnprobe.remedies.program import (
     Program,
@@ -13,6 +13,7 @@ from cnnprobe.remedies.program import (
     insert_after,
     insert_before,
     insert_first,
+    list_blocks,
     name_in_step,
     read_step,
     remove,
@@ -69,7 +70,7 @@ def add_train(program: Program) -> list[Change]:
 def move_clip(program: Program) -> list[Change]:
     """The clip to right before the optimizer's step, in the same block."""
     file, function = read_step(program)
-    block, clip = find_statement(function, lambda call: read_called(call) in CLIPPING)
+    block, clip = _find_clip(function)
     other, step = find_statement(function, calls_method("step", _name_optimizer(program)))
     start, end = file.span(clip)
     if other is not block:
@@ -140,3 +141,52 @@ def drop_call(source: str, kind: str) -> list[Change]:
     if not call.args:
         raise UnknownPlaceError
     return [file.replace(call, file.source(call.args[0]))]
+
+
+def drop_inner_zero_grad(program: Program) -> list[Change]:
+    """Without the zero_grad in a loop of the step; before all else, where there is no other."""
+    file, function = read_step(program)
+    found = [
+        (block, statement)
+        for block in list_blocks(function)
+        for statement in block
+        if isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and calls_method("zero_grad")(statement.value)
+    ]
+    inner = [(block, statement) for block, statement in found if block is not function.body]
+    if len(inner) != 1:
+        raise UnknownPlaceError
+    changes = [remove(file, *inner[0])]
+    if len(found) == 1:
+        changes.append(insert_first(file, function, f"{_name_optimizer(program)}.zero_grad()"))
+    return changes
+
+
+def add_unscale(program: Program) -> list[Change]:
+    """unscale_ before the clip."""
+    file, function = read_step(program)
+    _, clip = _find_clip(function)
+    _, step = find_statement(function, calls_method("step", _name_optimizer(program)))
+    call = step.value if isinstance(step, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or not call.args:
+        raise UnknownPlaceError
+    scaler, optimizer = file.source(call.func.value), file.source(call.args[0])
+    return [insert_before(file, clip, f"{scaler}.unscale_({optimizer})")]
+
+
+def _find_clip(function: ast.FunctionDef) -> tuple[list[ast.stmt], ast.stmt]:
+    return find_statement(function, lambda call: read_called(call) in CLIPPING)
+
+
+def set_clip_limit(program: Program, limit: float) -> list[Change]:
+    """Another limit for the only clip of the step, where it is written as a number."""
+    file, function = read_step(program)
+    _, clip = _find_clip(function)
+    calls = [node for node in ast.walk(clip) if isinstance(node, ast.Call)]
+    call = next(each for each in calls if read_called(each) in CLIPPING)
+    name = "max_norm" if read_called(call) == "clip_grad_norm_" else "clip_value"
+    given = get_given(call, ["parameters", name], name)
+    if not isinstance(given, ast.Constant):
+        raise UnknownPlaceError
+    return [file.replace(given, repr(limit))]

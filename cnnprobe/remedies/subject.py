@@ -82,6 +82,10 @@ class Subject:
             raise CannotTryError("the standard step is complete")
         self._after.append(action)
 
+    def undo(self, action: Callable[[], None]) -> None:
+        """Do something when everything is put back, as often as that is."""
+        self._states.append(_Undoing(action))
+
     def rewrite(self, kind: str, source: str, how: Rewriting) -> None:
         """Run something else in the place of the calls of a function on one line.
 
@@ -142,6 +146,13 @@ class Subject:
             return result
 
         return run
+
+
+class _Undoing:
+    """What is called when everything is put back."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.restore = action
 
 
 def _as_function(

@@ -116,6 +116,7 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
                 title=f"dim=1{keep} in {names}",
                 change=_all_instead(calls, _over_dim(1, **more)),
                 shows="every sample depends on its own input alone",
+                is_comparable=False,  # a sample that sees the others may be easier to tell
             )
 
 
@@ -245,9 +246,12 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     found = _find_call(finding, evidence)
     if found is None or not found[1].outputs:
         return
+    shape = found[1].outputs[0].shape
+    is_map = len(shape) > 3
+    code = "x.movedim(1, -1)" if is_map else "x.flatten(2).transpose(1, 2)"
     yield Remedy(
-        title=f"x.flatten(2).transpose(1, 2) in place of {describe(found[1])}",
-        change=instead(found[1], _transpose_to(found[1].outputs[0].shape)),
+        title=f"{code} in place of {describe(found[1])}",
+        change=instead(found[1], _transpose_to(shape)),
         shows="the values move with their axes",
         is_comparable=False,
     )
@@ -255,7 +259,8 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
 
 def _transpose_to(shape: tuple[int, ...]) -> Rewriting:
     def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        moved = args[0].flatten(2).transpose(1, 2)
+        given = args[0]
+        moved = given.movedim(1, -1) if len(shape) > 3 else given.flatten(2).transpose(1, 2)
         if tuple(moved.shape[1:]) != shape[1:]:
             raise CannotTryError("which axes were meant is not known")
         return moved

@@ -1,7 +1,7 @@
 """Remedies of the training loop: what is called in a step, and in which order."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,14 +14,19 @@ from cnnprobe.remedies.changes import initialise_all
 from cnnprobe.remedies.loop_lines import (
     add_step,
     add_train,
+    add_unscale,
     add_zero_grad,
+    drop_inner_zero_grad,
     move_clip,
     move_schedule,
     move_zero_grad,
+    set_clip_limit,
 )
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.training.events import LoopWatch
+
+USUAL_LIMIT = 1.0  # of the gradients' norm: Pascanu et al. 2013, arXiv:1211.5063
 
 
 @answers("no-zero-grad")
@@ -95,15 +100,49 @@ def _train_at_forward(subject: Subject) -> None:
 @answers("step-missing", "idle-optimizer")
 def step_last(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The optimizer's step at the end."""
-    if any(step.wasted for step in evidence.steps) or not evidence.optimizers:
+    if not evidence.optimizers:
         return
     name = variable(evidence, "optimizer")
+    if any(step.wasted for step in evidence.steps):
+        yield Remedy(
+            title=f"call {name}.zero_grad() once, before the loop over the parts of a batch",
+            change=_clear_at_first,
+            edited=drop_inner_zero_grad,
+            shows="each step uses the gradients of all backward passes",
+            is_comparable=False,
+        )
+        return
     yield Remedy(
         title=f"call {name}.step() after loss.backward()",
         change=_step_last,
         edited=add_step,
         shows="the weights change in each step",
     )
+
+
+def _clear_at_first(subject: Subject) -> None:
+    """Only the first zero_grad of each step clears."""
+    for optimizer in subject.optimizers:
+        turn = _Once(optimizer.zero_grad)
+        optimizer.zero_grad = turn  # type: ignore[method-assign]
+        subject.before_each_step(turn.begin)
+
+
+class _Once:
+    """Calls a function the first time in each step."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.is_done = function, False
+
+    def begin(self) -> None:
+        """A step begins."""
+        self.is_done = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """What the function does, once."""
+        if not self.is_done:
+            self.function(*args, **kwargs)
+        self.is_done = True
 
 
 def _step_last(subject: Subject) -> None:
@@ -118,6 +157,14 @@ def _step_last(subject: Subject) -> None:
 def clip_between(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The same clip right before the optimizer's step."""
     if any(event.kind == "scale" for step in evidence.steps for event in step.events):
+        scale = max((loss.scale for s in evidence.steps[:1] for loss in s.losses), default=1.0)
+        name = variable(evidence, "optimizer")
+        yield Remedy(
+            title=f"call scaler.unscale_({name}) before the clip",
+            change=lambda subject: _clip_again(subject, 1 / scale, None),
+            edited=add_unscale,
+            by_loss=True,
+        )
         return
     yield Remedy(
         title="move the clip_grad call between loss.backward() and optimizer.step()",
@@ -129,28 +176,100 @@ def clip_between(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
 
 
 def _clip_between(subject: Subject) -> None:
+    limits = _read_limits(subject)
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        _clip(optimizer, limits)
+
+    for optimizer in subject.optimizers:
+        optimizer.register_step_pre_hook(clip)
+
+
+def _read_limits(subject: Subject) -> dict[str, Any]:
+    """The arguments of the first clip of a step."""
     limits: dict[str, Any] = {}
 
     def on(kind: str, scope: Any, frame: Any) -> None:
         if kind == "clip" and not limits:
             limits.update(scope)
-            limits["clip"] = frame.f_code.co_name
 
-    def clip(optimizer: Any, *_: Any) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if "clip_value" in limits:
-            nn.utils.clip_grad_value_(parameters, limits["clip_value"])
-        elif "max_norm" in limits:
-            nn.utils.clip_grad_norm_(parameters, limits["max_norm"], limits.get("norm_type", 2.0))
-
-    step = subject.request.train_step
-    if step is None:
+    if subject.request.train_step is None:
         raise CannotTryError("the standard step clips nothing")
     subject.watch(LoopWatch(on))
-    for optimizer in subject.optimizers:
-        optimizer.register_step_pre_hook(clip)
     if not limits:
         raise CannotTryError("no clip was seen in the first step")
+    return limits
+
+
+def _clip(optimizer: Any, limits: dict[str, Any]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if "clip_value" in limits:
+        nn.utils.clip_grad_value_(parameters, limits["clip_value"])
+    elif "max_norm" in limits:
+        nn.utils.clip_grad_norm_(parameters, limits["max_norm"], limits.get("norm_type", 2.0))
+
+
+def _clip_again(subject: Subject, factor: float, limit: float | None) -> None:
+    """Right before the step: the gradients as backward left them, times `factor`, and then the
+    clip, to another limit where one is given.
+    """
+    limits = _read_limits(subject)
+    if limit is not None:
+        limits |= {name: limit for name in ("max_norm", "clip_value") if name in limits}
+    kept = _keep_gradients(subject)
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            if id(parameter) in kept and parameter.grad is not None:
+                parameter.grad.copy_(kept[id(parameter)] * factor)
+        _clip(optimizer, limits)
+
+    for optimizer in subject.optimizers:
+        optimizer.register_step_pre_hook(clip)
+
+
+def _keep_gradients(subject: Subject) -> dict[int, torch.Tensor]:
+    """The gradient of each parameter as the latest backward left it, by its id."""
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            kept[id(parameter)] = parameter.grad.detach().clone()
+
+    for parameter in subject.model.parameters():
+        if parameter.requires_grad:
+            hook: Any = parameter.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
+            subject.undo(hook.remove)
+    return kept
+
+
+def enlarge_gradients(evidence: Evidence) -> Iterator[Remedy]:
+    """A limit of 1 for a clip that leaves next to nothing; the scaled loss differentiated, where a
+    scaler divides gradients that were never scaled.
+    """
+    events = [event for step in evidence.steps for event in step.events]
+    scales = [event.rate or 1.0 for event in events if event.kind == "scale"]
+    if scales:
+        if all(loss.scale == 1.0 for step in evidence.steps for loss in step.losses):
+            yield Remedy(
+                title="call backward on what scaler.scale(loss) gives",
+                change=lambda subject: _multiply(subject, scales[0]),
+                by_loss=True,
+            )
+        return
+    yield Remedy(
+        title=f"max_norm={USUAL_LIMIT:g} in the clip of the gradients",
+        change=lambda subject: _clip_again(subject, 1.0, USUAL_LIMIT),
+        edited=lambda program: set_clip_limit(program, USUAL_LIMIT),
+        by_loss=True,
+    )
+
+
+def _multiply(subject: Subject, factor: float) -> None:
+    for parameter in subject.model.parameters():
+        if parameter.requires_grad:
+            hook: Any = parameter.register_hook(lambda grad: grad * factor)  # type: ignore[no-untyped-call]
+            subject.undo(hook.remove)
 
 
 @answers("lr-collapsed")

@@ -11,6 +11,7 @@ from cnnprobe.crash.edits.files import Change
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.remedies.kinds.loop import enlarge_gradients
 from cnnprobe.remedies.program import Program, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
@@ -76,14 +77,39 @@ def smaller_steps(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 @answers("lr-too-low")
 def raise_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The rate at which the loss was seen to fall; for a factor that is a rate, the factor
-    alone.
+    alone; a clip to 1, or the scaled loss, where it is not the rate that makes the steps small.
     """
     if _is_shrunk(evidence):
-        return  # it is not the rate that makes the steps small
+        yield from enlarge_gradients(evidence)
+        return
+    if any(0 < max(s.factors) < SHRUNK for s in evidence.schedules):
+        yield from _divide_factors(evidence)
     seen = [replay.factor for replay in evidence.replays if replay.factor > 1]
     found = [factor * part for factor in seen for part in (1.0, 0.1, 0.01) if factor * part > 1]
     small = [max(s.factors) for s in evidence.schedules if 0 < max(s.factors) < 1]
     yield from _rates(evidence, (*(f for f in found), *(1.0 / s for s in small), *HIGHER))
+
+
+def _divide_factors(evidence: Evidence) -> Iterator[Remedy]:
+    yield Remedy(
+        title=f"let the function of {evidence.schedules[0].name} return a factor, at most 1",
+        change=lambda subject: _to_factors(subject, evidence),
+        by_loss=True,
+    )
+
+
+def _to_factors(subject: Subject, evidence: Evidence) -> None:
+    most = max(max(schedule.factors) for schedule in evidence.schedules)
+    for _, scheduler in subject.around.schedulers.values():
+        if hasattr(scheduler, "lr_lambdas"):
+            scheduler.lr_lambdas = [_divide(function, most) for function in scheduler.lr_lambdas]
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] / most
+
+
+def _divide(function: Callable[[int], float], by: float) -> Callable[[int], float]:
+    return lambda epoch: function(epoch) / by
 
 
 def _is_shrunk(evidence: Evidence) -> bool:
@@ -103,7 +129,9 @@ def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
 @answers("unchanged-weights")
 def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A usual rate in the place of 0; a higher one where rounding takes the steps away."""
-    if not _is_shrunk(evidence):
+    if _is_shrunk(evidence):
+        yield from enlarge_gradients(evidence)
+    else:
         yield from (
             replace(remedy, by_loss=False, shows="the weights change in each step")
             for remedy in _rates(evidence, ROUNDED)
