@@ -1,5 +1,7 @@
 """Several ranks of gloo under a monitor: each is seen for itself, all of them are one report, and what differs is named."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -129,6 +131,65 @@ def test_one_rank_says_of_each_number_whose_it_is(exact):
     assert "all ranks" == history.of("module.0.weight", "gradient").ranks
     owners = {curve.name: curve.ranks for curve in history.curves}
     assert ("rank 1", "all ranks") == (owners["loss"], owners["gradient norm"])
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    return run_all("sharded", tmp_path_factory.mktemp("sharded"), 4)
+
+
+@pytest.mark.parametrize("mesh", ["whole", "pairs"])
+def test_shards_together_have_the_numbers_of_the_whole_parameters(sharded, mesh):
+    merged, alone = cnnprobe.load(sharded / mesh).history, train_alone()
+    seen = 0
+    for series in alone.series:
+        same = merged.of(series.fqn, series.what, series.call)
+        assert "all ranks" == same.ranks
+        for name in ("count", "zeros", "nan", "inf") if series.what != "update" else ():
+            assert series[name] == same[name], (series.fqn, name)
+        for name in same.numbers:
+            expected = pytest.approx(series[name], rel=1e-3, abs=1e-6)
+            assert expected == same[name], (series.fqn, series.what, name)
+        seen += series.fqn.endswith("weight")
+    assert 6 == seen
+    for name in ("loss", "gradient norm", "update ratio"):
+        assert alone.curve(name).values == pytest.approx(merged.curve(name).values, rel=1e-3)
+
+
+def test_a_rank_of_shards_says_that_it_holds_a_part(sharded):
+    history = cnnprobe.load(sharded / "whole" / "rank2.jsonl").history
+    weight = history.of("3.weight", "parameter")
+    assert "rank 2, its part" == weight.ranks
+    assert weight["count"][0] < 192
+    assert any("the part that this rank holds is read" in note for note in history.notes)
+    assert "rank 2, its part" == history.curve("gradient norm").ranks
+
+
+@pytest.fixture(scope="module")
+def verbs(tmp_path_factory):
+    folder = run_all("verbs", tmp_path_factory.mktemp("verbs"), 2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_one_rank_alone_may_probe_and_diagnose_a_model_in_ddp(verbs):
+    told = "rank 0 of 2: inputs, outputs and their statistics are of this rank's batch alone"
+    assert [told, "(4, 4, 4, 4)"] == verbs[0]["probe"]
+    assert told in verbs[0]["diagnose"]
+    assert [told.replace("rank 0", "rank 1")] == verbs[1]["record"]
+
+
+def test_a_sharded_model_is_probed_by_all_ranks_or_refused(verbs):
+    assert verbs[0]["refused"] == (
+        "the model is sharded, and rank 1 did not call cnnprobe.probe within 1 seconds\n"
+        "  where: rank 0 of 2\n"
+        "  fix:   call cnnprobe.probe on all ranks at the same place of the program"
+    )
+    for rank, said in enumerate(verbs):
+        assert f"values of the part that rank {rank} holds" in said["sharded"][1]
+        whole, mean, alone = said["sums"]
+        assert alone == pytest.approx(whole, rel=1e-5)
+        assert alone / 12 == pytest.approx(mean, rel=1e-5)
+        assert said["diagnosis"].startswith("the model is sharded over several ranks, and a diag")
 
 
 # -- the faults ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from cnnprobe.graph import Graph
 from cnnprobe.recorder import Observation, Recording, observe
 from cnnprobe.recorder.autograd import made_by, walk
 from cnnprobe.recorder.inventory import check_model
+from cnnprobe.recorder.peers import meet_peers, needs_all_ranks
 from cnnprobe.recorder.shapes import observe_shapes
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
@@ -40,15 +41,21 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
             named in a note.
         **kwargs: the forward's keyword arguments.
 
+    On several ranks the numbers are of this rank's batch. DistributedDataParallel reduces nothing
+    meanwhile, so that one rank may call it alone; a model that is sharded over ranks (fully_shard)
+    is probed by all of them at once.
+
     Raises:
         TargetError: `model` is not an nn.Module, or with `shapes_only` a part of it is scripted or
-            sharded.
+            sharded; or it is sharded, and another rank did not come within 20 seconds.
 
     >>> import torch
     >>> report = probe(torch.nn.Linear(4, 2), torch.ones(3, 4))
     >>> report.ok, report.trace[""].outputs[0].shape, report.trace[""].macs
     (True, (3, 2), 24)
     """
+    if not shapes_only:
+        meet_peers(model, "cnnprobe.probe")
     try:
         look = observe_shapes if shapes_only else observe
         observation = look(model, args, kwargs)
@@ -58,7 +65,7 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
             keep_report(model, Report(trace=seen.trace, error=interrupt))
         raise
     explanation = None
-    if observation.error is not None:
+    if observation.error is not None and not needs_all_ranks(model):
         explanation = explain(
             Crash(
                 error=observation.error,
@@ -98,7 +105,7 @@ class ExplainedRecording(Recording):
         super().__exit__(kind, error, trace)
         if error is not None and self.traces:
             keep_report(self._explained, Report(trace=self.traces[-1], error=error))
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or needs_all_ranks(self._explained):
             return
         latest = self.traces[-1] if self.traces else NOTHING_SEEN
         self.explanation = explain(

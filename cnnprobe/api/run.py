@@ -11,6 +11,7 @@ from torch import nn
 from cnnprobe.crash import explain_unseen
 from cnnprobe.monitoring import EVERYTHING, Settings
 from cnnprobe.monitoring.runs import Monitor, start
+from cnnprobe.recorder.peers import needs_all_ranks
 
 
 def monitor(
@@ -99,5 +100,8 @@ def monitor(
         outputs=outputs,
         around=sys._getframe(1).f_locals,
     )
-    watched.explain = functools.partial(explain_unseen, model)
+    if not needs_all_ranks(
+        model
+    ):  # it is explained by passes, which other ranks would have to make
+        watched.explain = functools.partial(explain_unseen, model)
     return watched

@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 _PIECE = 2**22  # bytes; a store takes at most 8 MiB at once
 _PAUSE = 0.02  # seconds between two looks
 _GRACE = 5.0  # seconds for a store that does not answer any more
@@ -23,13 +21,6 @@ _numbers = itertools.count()
 def number_monitors() -> int:
     """The number of a monitor, the same on each rank where all ranks make as many."""
     return next(_numbers)
-
-
-def find_store() -> Any:
-    """The store of the default process group; None where there is no group."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return None
-    return torch.distributed.distributed_c10d._get_default_store()
 
 
 def exchange(

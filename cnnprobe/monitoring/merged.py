@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cnnprobe.errors import ProbeError
-from cnnprobe.monitoring.exchange import exchange, find_store
+from cnnprobe.monitoring.exchange import exchange
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.ranks import RankRun, join
+from cnnprobe.recorder.peers import find_store
 from cnnprobe.records import reading, schema
 from cnnprobe.records.ranks import RankLog
 from cnnprobe.report import Report

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-import torch
 from torch import nn
 
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.records.ledger import Ledger
+from cnnprobe.records.ranks import RankInfo
 
 
 def describe(
@@ -39,8 +39,18 @@ def describe(
             f"{skipped[0]} steps were skipped by the GradScaler after an overflow (the "
             f"first is {skipped[1][0]})"
         )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        yield f"rank {torch.distributed.get_rank()} of {torch.distributed.get_world_size()}: activations, their gradients and the loss are local, of this rank's part of the batch"  # fmt: skip
+    if wiring.ledger.rank is not None:
+        yield _describe_rank(wiring.ledger.rank)
+
+
+def _describe_rank(info: RankInfo) -> str:
+    said = (
+        f"rank {info.rank} of {info.of}: activations, their gradients and the loss are local, of "
+        "this rank's part of the batch"
+    )
+    if info.sharded:
+        return f"{said}; of sharded parameters, the part that this rank holds is read"
+    return said
 
 
 def renew(ledger: Ledger, notes: Iterable[str]) -> None:

@@ -7,24 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.peers import DDP, find_rank, is_split
 from cnnprobe.recorder.preservation import is_sharded
 from cnnprobe.records.ranks import RankInfo
-
-_DDP = nn.parallel.DistributedDataParallel
-
-
-def find_rank() -> tuple[int, int]:
-    """The rank of this process and how many there are; (0, 1) where there is one alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    try:  # what torchrun says before the process group is made
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    except (KeyError, ValueError):
-        return 0, 1
 
 
 def name_log(path: str | os.PathLike[str]) -> Path:
@@ -45,25 +33,14 @@ def name_log(path: str | os.PathLike[str]) -> Path:
 def find_wrapper(model: nn.Module) -> Any:
     """The DistributedDataParallel around the model, or None."""
     inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, _DDP) else None
+    return inner if isinstance(inner, DDP) else None
 
 
 def find_core(model: nn.Module) -> nn.Module:
     """The module whose call comes after DistributedDataParallel has sent the buffers."""
-    while isinstance(model, _DDP):
+    while isinstance(model, DDP):
         model = model.module
     return model
-
-
-def is_split(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor of which this rank holds a part alone."""
-    placements = getattr(tensor, "placements", None)
-    mesh = getattr(tensor, "device_mesh", None)
-    return (
-        placements is not None
-        and mesh is not None
-        and any(not each.is_replicate() and mesh.size(i) > 1 for i, each in enumerate(placements))
-    )
 
 
 def describe_rank(

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from cnnprobe.monitoring.fingerprints import Fingerprints, Taken, hash_batch
 from cnnprobe.monitoring.parameters import Parameters
-from cnnprobe.monitoring.placement import describe_rank, find_core, find_wrapper, is_split
+from cnnprobe.monitoring.placement import describe_rank, find_core, find_wrapper
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.peers import is_split
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.records.ranks import RankStep
 from cnnprobe.stats.content import disable_user_modes
@@ -105,8 +106,7 @@ class RankWatch:
     def attach(self) -> None:
         """Hook the module that the batch goes into; after the loop has hooked the root."""
         before = nn.Module.register_forward_pre_hook(self.core, _Enter(self), with_kwargs=True)
-        after = nn.Module.register_forward_hook(self.core, _Leave(self), always_call=True)
-        self._exits = [before.remove, after.remove]
+        self._exits = [before.remove]
         self._finished = perf_counter()
 
     def detach(self) -> None:
@@ -169,8 +169,8 @@ class RankWatch:
         """The core begins; what is read of it has been read."""
         self._called = perf_counter()
 
-    def leave(self) -> None:
-        """The core has returned."""
+    def end_pass(self) -> None:
+        """The root has returned."""
         self._left = perf_counter()
         seconds = self.draft.seconds
         seconds["forward"] = seconds.get("forward", 0.0) + self._left - self._called
@@ -280,13 +280,6 @@ class _Enter(_Hook):
         if self.watch is not None and self.is_on(module):
             self.tell(self.watch.enter, args, kwargs)
             self.watch.start_forward()  # what was read above is no part of the user's time
-
-
-class _Leave(_Hook):
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
-        """The core's hook."""
-        if self.watch is not None and self.is_on(module):
-            self.tell(self.watch.leave)
 
 
 class _Arrival(_Hook):

@@ -18,8 +18,9 @@ from cnnprobe.monitoring.exchange import number_monitors
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
 from cnnprobe.monitoring.merged import merge_ranks
-from cnnprobe.monitoring.placement import find_rank, name_log
+from cnnprobe.monitoring.placement import name_log
 from cnnprobe.recorder.inventory import check_model, class_of, has_values
+from cnnprobe.recorder.peers import find_rank
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.journal import Reading
 from cnnprobe.report import Report

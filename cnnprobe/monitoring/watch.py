@@ -19,13 +19,13 @@ from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, Par
 from cnnprobe.monitoring.loop import Events, Loop
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.monitoring.parameters import Parameters
-from cnnprobe.monitoring.placement import find_rank
 from cnnprobe.monitoring.ranks import LossGradient, RankWatch
 from cnnprobe.monitoring.settings import Settings
 from cnnprobe.monitoring.states import States
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder import observable
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
+from cnnprobe.recorder.peers import find_rank, is_split
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.history import History, NonFinite
 from cnnprobe.records.ledger import Ledger
@@ -185,6 +185,12 @@ class Watch(Events):
     def _take(self, loss: Tensor) -> None:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             return
+        if is_split(loss):
+            self.note(
+                "the loss is a DTensor of which this rank holds a part: it was not read, as the "
+                "other ranks would be needed; give monitor.loss(loss.full_tensor())"
+            )
+            return
         if self.wiring.observing:
             self.graphs.add(loss, self.step)
             if self.rank is not None and loss.requires_grad:
@@ -205,6 +211,8 @@ class Watch(Events):
 
     def end_pass(self, output: Any) -> None:
         """The root has returned."""
+        if self.rank is not None:
+            self.rank.end_pass()
         for _, leaf in leaves(output) if output is not None else ():
             if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
                 self.graphs.add(leaf, self.step)

@@ -12,11 +12,12 @@ from cnnprobe.ranks.merging import (
     find_first_nonfinite,
     merge_curves,
     merge_dead,
+    merge_norms,
     merge_series,
 )
 from cnnprobe.ranks.rule import RankRule, all_rank_rules, run_rank_rules
 from cnnprobe.ranks.runs import RankRun, Ranks, name_ranks, take_median
-from cnnprobe.records.history import History, NonFinite
+from cnnprobe.records.history import Curve, History, NonFinite, Series
 from cnnprobe.records.ranks import STAGES, RankSummary
 from cnnprobe.records.trace import Trace
 
@@ -77,12 +78,13 @@ def _merge(ranks: Ranks, notes: Sequence[str]) -> History:
     runs = [run for run in ranks.runs if run.history.steps] or list(ranks.runs)
     steps = find_common_steps(runs)
     first = find_first_nonfinite(runs)
+    series = tuple(merge_series(runs, steps)) if steps else ()
     history = replace(
         runs[0].history,
         steps=steps,
         total=count_steps(runs),
-        curves=tuple(merge_curves(runs)),
-        series=tuple(merge_series(runs, steps)) if steps else (),
+        curves=tuple(_merge_curves(runs, series, steps)),
+        series=series,
         nonfinite=None if first is None else first[1],
         dead=tuple(merge_dead(runs)),
         notes=(),
@@ -91,6 +93,16 @@ def _merge(ranks: Ranks, notes: Sequence[str]) -> History:
     )
     said = (*describe_merge(history, runs, ranks.of), *_describe_missing(ranks), *notes)
     return replace(history, notes=(*said, *_collect_notes(ranks.runs)))
+
+
+def _merge_curves(
+    runs: Sequence[RankRun], series: Sequence[Series], steps: Sequence[int]
+) -> Iterator[Curve]:
+    """The curves of all; of shards no rank knows the norms of all."""
+    info = runs[0].info
+    of_shards = {c.name: c for c in merge_norms(series, steps, info)} if info.sharded else {}
+    for curve in merge_curves(runs):
+        yield of_shards.get(curve.name, curve)
 
 
 def _describe_missing(ranks: Ranks) -> Iterator[str]:

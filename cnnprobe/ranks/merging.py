@@ -23,6 +23,7 @@ from cnnprobe.records.history import (
     unify_nan,
 )
 from cnnprobe.records.ledger import COLUMNS, EXTRA, merge_rows
+from cnnprobe.records.ranks import RankInfo
 from cnnprobe.records.statistics import COUNT, L2, LOWEST, MAX, MEAN, MIN, STD, merge_histograms
 from cnnprobe.records.trace import Histogram
 
@@ -154,7 +155,7 @@ def merge_curves(runs: Sequence[RankRun]) -> Iterator[Curve]:
             continue
         points = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
         steps = sorted(set(points[0]).intersection(*points[1:]))
-        join = _choose(name, sharded=bool(runs[0].info.sharded))
+        join = _choose(name)
         rows = [unify_nan(each[step] for each in points) for step in steps]
         is_joined = join is not _take_first or all(len(set(row)) == 1 for row in rows)
         if steps:
@@ -166,14 +167,39 @@ def merge_curves(runs: Sequence[RankRun]) -> Iterator[Curve]:
             )
 
 
-def _choose(name: str, *, sharded: bool) -> Callable[[Sequence[float]], float]:
+def merge_norms(series: Sequence[Series], steps: Sequence[int], info: RankInfo) -> Iterator[Curve]:
+    """The curves that no rank knows of shards, from the merged series: the norm of all gradients,
+    and that of all updates over that of all parameters.
+    """
+    names = {*info.parameters, *info.sharded}
+    gradients = [each for each in series if each.what == "gradient" and each.fqn in names]
+    updates = [each for each in series if each.what == "update" and "ratio" in each.numbers]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if gradients:
+            norm = _add_up(np.array([each["norm"] for each in gradients]))
+            yield _draw("gradient norm", steps, norm)
+        if updates:
+            norms = np.array([each["norm"] for each in updates])
+            ratios = np.array([each["ratio"] for each in updates])
+            before = np.where(ratios > 0, norms / ratios, 0.0)
+            yield _draw("update ratio", steps, _add_up(norms) / _add_up(before))
+
+
+def _add_up(norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = np.sqrt(np.nansum(norms**2, axis=0))
+    return total
+
+
+def _draw(name: str, steps: Sequence[int], values: NDArray[np.float64]) -> Curve:
+    return Curve(name=name, steps=tuple(steps), values=unify_nan(values.tolist()), ranks=ALL)
+
+
+def _choose(name: str) -> Callable[[Sequence[float]], float]:
     """How the numbers of the ranks become one."""
     if name == "loss":
         return lambda values: sum(values) / len(values)
     if name in ("seconds", "living graphs"):
         return max
-    if name == "gradient norm" and sharded:
-        return lambda values: math.hypot(*values)
     return _take_first
 
 

@@ -34,6 +34,7 @@ from cnnprobe.recorder.execution import (
     switch_mode,
 )
 from cnnprobe.recorder.inventory import FUSED, ModuleTree, check_model, is_lazy
+from cnnprobe.recorder.peers import describe_peers, without_peers
 from cnnprobe.recorder.preservation import (
     ModuleState,
     StateGuard,
@@ -223,6 +224,7 @@ class Recording:
             _postponed(trace_rows=rows),
             describe_sealed(self._sealed),
             describe_exported(exported),
+            describe_peers(self._tree.model),
         )
         told = [*watcher.notes, *itertools.chain(*limits)]
         trace = assemble(self._tree, rows, error=error, notes=told)
@@ -282,6 +284,7 @@ def observe(
     recording = Recording(model, statistics=asked, through_compiled=True)
     output, error = None, None
     with (
+        without_peers(model),
         preserved_generators(),
         preserved(model, args, kwargs) as (guard, notes),
         _eager(model) as more,

@@ -182,7 +182,7 @@ class Ledger:
         self.rank_steps = [each for each in self.rank_steps if each.step < step]
         if self.nonfinite is not None and self.nonfinite.step >= step:
             self.nonfinite = None
-        self.total, self.dead, self.kept = step, (), ()
+        self.total, self.dead, self.kept, self.finished = step, (), (), False
 
     def history(self) -> History:
         """Everything so far, as data that will not change."""

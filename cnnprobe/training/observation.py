@@ -27,7 +27,8 @@ from cnnprobe.diagnosis.evidence import (
 from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, is_compiled
-from cnnprobe.recorder.inventory import check_model, has_values, is_lazy
+from cnnprobe.recorder.inventory import check_model, class_of, has_values, is_lazy
+from cnnprobe.recorder.peers import needs_all_ranks, without_peers
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
@@ -97,6 +98,13 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     check_model(model, "the model to diagnose")
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
+    if needs_all_ranks(model):
+        raise TargetError(
+            "the model is sharded over several ranks, and a diagnosis makes as many passes as each "
+            "rank's own losses ask for: the ranks would wait for each other",
+            where=class_of(model).__name__,
+            fix="diagnose it before fully_shard, or watch the sharded one: cnnprobe.monitor(model)",
+        )
     _check_values(request)
     with keep_request(request) as (around, states):
         return _Observation(request, around, states).run()
@@ -121,7 +129,13 @@ def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
         if any(is_compiled(m) for _, m in around.models.values())
         else contextlib.nullcontext()
     )
-    with kept(around, tensors) as states, warnings.catch_warnings(), torch.enable_grad(), eager:
+    with contextlib.ExitStack() as stack:
+        for _, model in around.models.values():
+            stack.enter_context(without_peers(model))
+        states = stack.enter_context(kept(around, tensors))
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(eager)
         warnings.simplefilter("ignore")
         yield around, states
 

@@ -48,10 +48,12 @@ def bn_not_synchronised(ranks: Ranks) -> Iterator[Finding]:
     if parting is not None:
         sides = name_sides(parting.groups)
         more = f"; {parting.others} more differ" if parting.others else ""
+        is_ddp = ranks.wrapper == "DistributedDataParallel"
         yield Finding(
             module=parting.name.rpartition(".")[0],
             message=f"'{parting.name}' differs {sides} before step {parting.step}{more}",
-            fix=f"{_FIX}; or DistributedDataParallel(..., broadcast_buffers=True)",
+            fix=_FIX
+            + ("; or DistributedDataParallel(..., broadcast_buffers=True)" if is_ddp else ""),
         )
         return
     training = {m.fqn for m in ranks.runs[0].trace.modules if m.training}
