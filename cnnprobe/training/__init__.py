@@ -6,14 +6,9 @@ three steps more where the loss rose or did not move.
 """
 
 from cnnprobe.training.keeping import restore
-from cnnprobe.training.observation import (
-    Raised,
-    Request,
-    keep_request,
-    make_step,
-    observe_training,
-)
+from cnnprobe.training.observation import make_step, observe_training
 from cnnprobe.training.passes import arguments
+from cnnprobe.training.request import Raised, Request, keep_request
 
 __all__ = [
     "Raised",

@@ -2,41 +2,40 @@
 which state.
 """
 
-import contextlib
 import math
 import statistics
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnprobe.diagnosis.evidence import (
     BackwardFault,
     Evidence,
-    Flow,
-    OptimizerInfo,
     Replay,
-    Schedule,
     Step,
     Values,
     sources_read,
 )
 from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder import Recording, is_compiled
-from cnnprobe.recorder.inventory import check_model, class_of, has_values, is_lazy
-from cnnprobe.recorder.peers import needs_all_ranks, without_peers
+from cnnprobe.recorder import Recording
+from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
+from cnnprobe.recorder.peers import needs_all_ranks
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
+from cnnprobe.training.backward_fault import find_bad_derivative
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
-from cnnprobe.training.keeping import kept, restore
+from cnnprobe.training.keeping import restore
 from cnnprobe.training.passes import call, forward, fresh
 from cnnprobe.training.probing import run_late_probes, run_probes
-from cnnprobe.training.stepping import Stepper, TrainingStep, finite, seeded, summary, unwrapped
-from cnnprobe.training.surroundings import Surroundings, arguments_of, look_around
+from cnnprobe.training.rates import describe_optimizers, describe_schedules, find_collapse
+from cnnprobe.training.request import Raised, Request, check_values, keep_request
+from cnnprobe.training.stepping import Stepper, finite, seeded
+from cnnprobe.training.surroundings import Surroundings, arguments_of
+from cnnprobe.training.wrapping import TrainingStep, summary, unwrapped
 
 REPLAYED = 3  # steps of a replay
 SLOWER = 0.001  # factor of the learning rate when the loss rose
@@ -44,50 +43,6 @@ SLOWER = 0.001  # factor of the learning rate when the loss rose
 # CS231n)
 BRISK = 1e-2
 UNMOVED = 1e-4  # relative change of the loss that counts as none
-SCHEDULED = 100  # batches that an epoch has at least, for most data sets
-_WITH_AN_END = frozenset(
-    {
-        "OneCycleLR",
-        "CosineAnnealingLR",
-        "CosineAnnealingWarmRestarts",
-        "CyclicLR",
-        "PolynomialLR",
-        "LinearLR",
-        "ReduceLROnPlateau",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What `diagnose` was given. `names` are the caller's variables for the roles "model",
-    "optimizer", "scheduler", "loss_fn".
-    """
-
-    model: nn.Module
-    inputs: Any
-    targets: Any = None
-    loss_fn: Callable[..., Any] | None = None
-    optimizer: Any = None
-    train_step: Callable[..., Any] | None = None
-    scheduler: Any = None
-    steps: int = 6
-    names: Mapping[str, str] = field(default_factory=dict)
-    caller: str = ""  # the file that asked
-    # told what raised while the tensors are as they were then: weights that are put back count as
-    # changed in place
-    when_raised: "Callable[[Raised], None]" = lambda _raised: None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Raised:
-    """What the forward, the loss, the backward or the step raised, with the forward before it."""
-
-    error: Exception
-    trace: Trace | None  # of the model's latest forward; None: it was not called
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    output: Any = None  # that the standard step gave to the loss
 
 
 def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
@@ -105,58 +60,14 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
             where=class_of(model).__name__,
             fix="diagnose it before fully_shard, or watch the sharded one: cnnprobe.monitor(model)",
         )
-    _check_values(request)
+    check_values(request)
     with keep_request(request) as (around, states):
         return _Observation(request, around, states).run()
-
-
-@contextlib.contextmanager
-def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
-    """What a request's step works with, and what restores it meanwhile; all of it is afterwards as
-    before.
-    """
-    given = {
-        request.names.get(role, role): getattr(request, role)
-        for role in ("model", "optimizer", "scheduler", "loss_fn")
-    }
-    around = look_around(request.train_step, given)
-    around.add("loss_fn", request.loss_fn)
-    tensors = [
-        leaf for _, leaf in leaves((request.inputs, request.targets)) if isinstance(leaf, Tensor)
-    ]
-    eager = (
-        torch.compiler.set_stance("force_eager")
-        if any(is_compiled(m) for _, m in around.models.values())
-        else contextlib.nullcontext()
-    )
-    with contextlib.ExitStack() as stack:
-        for _, model in around.models.values():
-            stack.enter_context(without_peers(model))
-        states = stack.enter_context(kept(around, tensors))
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(eager)
-        warnings.simplefilter("ignore")
-        yield around, states
 
 
 def make_step(request: Request, around: Surroundings) -> Callable[[], Any]:
     """One step of the user's loop, or the standard one, with the same seed each time."""
     return _Observation(request, around, []).one_step()
-
-
-def _check_values(request: Request) -> None:
-    """Refuse a batch or a whole model on meta: a diagnosis is made of values."""
-    batch = [leaf for _, leaf in leaves((request.inputs, request.targets))]
-    parameters = list(request.model.parameters())
-    subjects = (("model", parameters), ("batch", [t for t in batch if isinstance(t, Tensor)]))
-    for name, tensors in subjects:
-        if tensors and not any(map(has_values, tensors)):
-            raise TargetError(
-                f"the {name} has no values: it is on the meta device, or fake",
-                where=type(request.model).__name__,
-                fix="make it on a real device; model.to_empty(device='cpu') gives a model memory",
-            )
 
 
 class _Observation:
@@ -186,7 +97,7 @@ class _Observation:
         if not steps:
             first = self.plain_forward()
         trace = steps[0].trace if steps else first
-        collapse = self.collapse(steps)
+        collapse = find_collapse(self.around, steps)
         if self.error is None and evaluation.error is None:
             probes = run_late_probes(self.model, request.inputs, request.targets, probes)
         training = (
@@ -210,13 +121,13 @@ class _Observation:
             steps=steps,
             values=values,
             hidden=describe_hidden(self.hidden, used, self.before),
-            optimizers=self.optimizers(),
+            optimizers=describe_optimizers(self.around, self.names, self.hidden),
             probes=probes,
             inputs=_described(request.inputs),
             targets=_described(request.targets),
             replays=replays,
             collapse=collapse,
-            schedules=self.schedules(),
+            schedules=describe_schedules(self.around),
             backward=backward,
             names=dict(request.names),
             own_loop=request.train_step is not None,
@@ -336,42 +247,6 @@ class _Observation:
 
     # -- after the steps ---------------------------------------------------------------------------
 
-    def collapse(self, steps: tuple[Step, ...]) -> float | None:
-        """Rate after a hundred batches over the first one, if each batch steps a scheduler that
-        only ever decays.
-        """
-        if len(steps) < 2 or not all(
-            any(e.kind == "schedule" for e in step.events) for step in steps
-        ):
-            return None
-        for _, scheduler in self.around.schedulers.values():
-            kinds = {type(s).__name__ for s in (scheduler, *getattr(scheduler, "_schedulers", ()))}
-            optimizer = getattr(scheduler, "optimizer", None)
-            rates = getattr(scheduler, "base_lrs", None)
-            if kinds & _WITH_AN_END or optimizer is None or not rates or not rates[0]:
-                continue
-            try:
-                for _ in range(SCHEDULED):
-                    scheduler.step()
-            except Exception:  # noqa: S112 - one with a total number of steps of its own
-                continue
-            highest = max(
-                (max(factors) for _, factors in _factors(scheduler)), default=1.0
-            )  # a warm-up begins with a rate of 0
-            return float(optimizer.param_groups[0]["lr"]) / (float(rates[0]) * (highest or 1.0))
-        return None
-
-    def schedules(self) -> tuple[Schedule, ...]:
-        """The factors of every LambdaLR."""
-        found = [
-            (name, entry)
-            for name, scheduler in self.around.schedulers.values()
-            for entry in _factors(scheduler)
-        ]
-        return tuple(
-            Schedule(name=name, base=base, factors=factors) for name, (base, factors) in found
-        )
-
     def replays(self, steps: tuple[Step, ...], values: Mapping[str, Values]) -> tuple[Replay, ...]:
         """The first steps again with another rate, where the loss rose or did not move."""
         losses = [step.value for step in steps]
@@ -433,7 +308,7 @@ class _Observation:
         run = self.one_step()
         for _ in range(bad[0]):
             stepper.run(run, statistics=False, measured=False)
-        return BackwardFault(call=_first_bad_derivative(self.model, run, self.names), step=bad[0])
+        return BackwardFault(call=find_bad_derivative(self.model, run, self.names), step=bad[0])
 
     def called_in_train(self) -> frozenset[str]:
         """The modules that a forward in train mode calls."""
@@ -452,46 +327,6 @@ class _Observation:
             for loss in step.losses:
                 found |= loss.reached
         return found
-
-    def optimizers(self) -> tuple[OptimizerInfo, ...]:
-        """Every known optimizer against what the known models register."""
-        known = {id(p) for _, model in self.around.models.values() for p in model.parameters()}
-        known |= {id(t) for thing in self.hidden for _, t in thing.tensors()}
-        described = []
-        for name, optimizer in self.around.optimizers.values():
-            listed = [p for group in optimizer.param_groups for p in group["params"]]
-            described.append(
-                OptimizerInfo(
-                    name=name,
-                    kind=type(optimizer).__name__,
-                    rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
-                    parameters=frozenset(self.names[id(p)] for p in listed if id(p) in self.names),
-                    foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
-                    scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
-                    maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
-                    weight_decay=max(
-                        (
-                            float(group.get("weight_decay") or 0.0)
-                            for group in optimizer.param_groups
-                        ),
-                        default=0.0,
-                    ),
-                    decoupled=type(optimizer).__name__.endswith("W")
-                    or any(g.get("decoupled_weight_decay") for g in optimizer.param_groups),
-                )
-            )
-        return tuple(described)
-
-
-def _factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:
-    """Base rate and factors of the first hundred epochs, for each group of a LambdaLR."""
-    found = []
-    for base, function in zip(
-        getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False
-    ):
-        with contextlib.suppress(Exception):  # the user's own function, of epochs that may not come
-            found.append((float(base), tuple(float(function(epoch)) for epoch in range(SCHEDULED))))
-    return found
 
 
 def _described(value: Any) -> tuple[TensorInfo, ...]:
@@ -516,59 +351,3 @@ def _fitting(output: Any, loss_fn: Any) -> Any:
         if isinstance(found, Tensor):
             return found
     return next((leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor)), output)
-
-
-def _first_bad_derivative(
-    model: nn.Module, run: Callable[[], Any], names: Mapping[int, str]
-) -> int | None:
-    """Runs one step with a hook on what every row made; the row that turned a finite gradient into
-    a non-finite one.
-    """
-    fired: list[tuple[int, bool]] = []
-    count = 0
-
-    def watch(tensor: Tensor) -> dict[str, float | int] | None:
-        nonlocal count
-        if not tensor.requires_grad:
-            return None
-        count += 1
-        slot = count
-        tensor.register_hook(lambda grad: fired.append((slot, bool(grad.isfinite().all()))))  # type: ignore[no-untyped-call]
-        return {"slot": slot}
-
-    wrapper = TrainingStep(model, run)
-    names = {key: f"model.{name}" for key, name in names.items()}
-    recording = Recording(wrapper, statistics=watch, through_compiled=True, names=names)
-    with recording:
-        try:
-            wrapper()
-        except Exception:  # it ran before; what was seen until now is enough
-            return None
-    trace = unwrapped(recording.trace, "")
-    rows = {
-        int(info.stats["slot"]): i
-        for i, c in enumerate(trace.calls)
-        for info in c.outputs
-        if info.stats
-    }
-    flow = Flow(trace)
-    state = {rows[slot]: good for slot, good in fired if slot in rows}
-    for slot, good in fired:
-        if not good and slot in rows:
-            readers = [r for r in flow.readers.get(rows[slot], ()) if state.get(r, True)]
-            return readers[0] if readers else rows[slot]
-    bad = {
-        name
-        for p in model.parameters()
-        if p.grad is not None and not bool(p.grad.isfinite().all())
-        for name in [names.get(id(p), "")]
-    }
-    owners = {name.rpartition(".")[0] for name in bad}
-    return next(
-        (
-            i
-            for i, c in reversed(list(enumerate(trace.calls)))
-            if c.fqn in owners and flow.is_primitive[i]
-        ),
-        None,
-    )

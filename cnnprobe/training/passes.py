@@ -11,7 +11,7 @@ from cnnprobe.recorder import Recording, list_modes, restore_modes, switch_mode
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
-from cnnprobe.training.stepping import TrainingStep, unwrapped
+from cnnprobe.training.wrapping import TrainingStep, unwrapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

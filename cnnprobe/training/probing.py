@@ -30,8 +30,8 @@ from cnnprobe.training.passes import (
     list_tensors,
     tensors_of,
 )
-from cnnprobe.training.stepping import summary
 from cnnprobe.training.unread import find_unread
+from cnnprobe.training.wrapping import summary
 
 # of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
 SMALLEST_LEAK = 1e-4

@@ -18,18 +18,14 @@ from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Step
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.values import read_dense
-from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
-from cnnprobe.stats import summarise
+from cnnprobe.records.trace import Trace
 from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.mixing import Mixing
 from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.waste import Waste
-
-_PREFIX = "model"
-SATURATED = 0.98  # |tanh| beyond it leaves less than 4 % of the gradient: 1 - 0.98**2
-SATURATED_LOW = 0.01  # a sigmoid below it, or above 0.99, leaves less than 1 %
+from cnnprobe.training.wrapping import PREFIX, TrainingStep, summary, unwrapped
 
 
 class _Canary:
@@ -37,47 +33,6 @@ class _Canary:
 
     def __call__(self, *_: object) -> None:
         """Change nothing."""
-
-
-class TrainingStep(nn.Module):
-    """The step as a module around the model, so that the loss and the loop are recorded as the
-    model's calls are.
-    """
-
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
-        super().__init__()
-        object.__setattr__(self, "run", run)
-        self.training = getattr(model, "training", False)  # a frozen script has no mode
-        self._modules[_PREFIX] = model
-
-    def forward(self) -> Any:
-        """What the step returns."""
-        return self.__dict__["run"]()
-
-
-def summary(tensor: Tensor) -> dict[str, float | int] | None:
-    """The statistics of a tensor, and the share of values at the ends of a sigmoid's and a tanh's
-    range.
-    """
-    statistics = summarise(tensor)
-    if statistics is None:
-        return None
-    result = dict(statistics.as_mapping())
-    if (
-        statistics.min >= -1.0
-        and statistics.max <= 1.0
-        and tensor.is_floating_point()
-        and tensor.numel()
-        and tensor.layout is torch.strided
-        and not (tensor.is_nested and type(tensor) is Tensor)
-    ):
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            values = tensor.detach()
-            result["at_sigmoid_ends"] = float(
-                ((values < SATURATED_LOW) | (values > 1 - SATURATED_LOW)).float().mean()
-            )
-            result["at_tanh_ends"] = float((values.abs() > SATURATED).float().mean())
-    return result
 
 
 class Stepper:
@@ -411,7 +366,7 @@ def _record(
     statistics: bool,
 ) -> Trace:
     wrapper = TrainingStep(model, step)
-    names = {key: f"{_PREFIX}.{name}" for key, name in stepper.names.items()}
+    names = {key: f"{PREFIX}.{name}" for key, name in stepper.names.items()}
     recording = Recording(
         wrapper, statistics=summary if statistics else False, through_compiled=True, names=names
     )
@@ -422,62 +377,6 @@ def _record(
         except Exception as error:  # the step's own: it is what the diagnosis is about
             stepper.error = error
     return unwrapped(recording.trace, type(model).__name__)
-
-
-def unwrapped(trace: Trace, model: str) -> Trace:
-    """The trace of a TrainingStep with the model as root again; the step itself is a row without
-    fqn.
-    """
-    return replace(
-        trace,
-        model=model,
-        modules=tuple(
-            replace(
-                m,
-                fqn=_short(m.fqn),
-                aliases=tuple(map(_short, m.aliases)),
-                parameters=tuple(map(_short, m.parameters)),
-            )
-            for m in trace.modules
-            if m.fqn
-        ),
-        calls=tuple(_shortened(call) for call in trace.calls),
-        parameters=tuple(
-            replace(p, fqn=_short(p.fqn), aliases=tuple(map(_short, p.aliases)))
-            for p in trace.parameters
-        ),
-        failure=None
-        if trace.failure is None
-        else replace(trace.failure, module=_short(trace.failure.module)),
-        notes=tuple(map(_reworded, trace.notes)),
-        opaque=tuple(map(_short, trace.opaque)),
-    )
-
-
-def _reworded(note: str) -> str:
-    """A note with the names of modules as their user knows them."""
-    return note.replace(f"'{_PREFIX}'", "the model").replace(f"'{_PREFIX}.", "'")
-
-
-def _short(fqn: str) -> str:
-    return "" if fqn == _PREFIX else fqn.removeprefix(_PREFIX + ".")
-
-
-def _shortened(call: ModuleCall) -> ModuleCall:
-    if call.parent is None and call.fqn == "":
-        return replace(
-            call, fqn=None, kind="train_step", outputs=tuple(map(_renamed, call.outputs))
-        )
-    return replace(
-        call,
-        fqn=None if call.fqn is None else _short(call.fqn),
-        inputs=tuple(map(_renamed, call.inputs)),
-        outputs=tuple(map(_renamed, call.outputs)),
-    )
-
-
-def _renamed(info: TensorInfo) -> TensorInfo:
-    return replace(info, source=_short(info.source)) if isinstance(info.source, str) else info
 
 
 def seeded(step: Callable[[], Any], seed: int) -> Callable[[], Any]:

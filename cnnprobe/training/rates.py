@@ -1,0 +1,96 @@
+"""What the optimizers hold and do, and what the schedulers make of their learning rates."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis.evidence import OptimizerInfo, Schedule, Step
+from cnnprobe.training.hidden import HiddenThing
+from cnnprobe.training.surroundings import Surroundings
+
+SCHEDULED = 100  # batches that an epoch has at least, for most data sets
+_WITH_AN_END = frozenset(
+    {
+        "OneCycleLR",
+        "CosineAnnealingLR",
+        "CosineAnnealingWarmRestarts",
+        "CyclicLR",
+        "PolynomialLR",
+        "LinearLR",
+        "ReduceLROnPlateau",
+    }
+)
+
+
+def describe_optimizers(
+    around: Surroundings, names: Mapping[int, str], hidden: Iterable[HiddenThing]
+) -> tuple[OptimizerInfo, ...]:
+    """Every known optimizer against what the known models register."""
+    known = {id(p) for _, model in around.models.values() for p in model.parameters()}
+    known |= {id(t) for thing in hidden for _, t in thing.tensors()}
+    described = []
+    for name, optimizer in around.optimizers.values():
+        listed = [p for group in optimizer.param_groups for p in group["params"]]
+        described.append(
+            OptimizerInfo(
+                name=name,
+                kind=type(optimizer).__name__,
+                rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
+                parameters=frozenset(names[id(p)] for p in listed if id(p) in names),
+                foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
+                scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
+                maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
+                weight_decay=max(
+                    (float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups),
+                    default=0.0,
+                ),
+                decoupled=type(optimizer).__name__.endswith("W")
+                or any(g.get("decoupled_weight_decay") for g in optimizer.param_groups),
+            )
+        )
+    return tuple(described)
+
+
+def describe_schedules(around: Surroundings) -> tuple[Schedule, ...]:
+    """The factors of every LambdaLR."""
+    found = [
+        (name, entry)
+        for name, scheduler in around.schedulers.values()
+        for entry in list_factors(scheduler)
+    ]
+    return tuple(Schedule(name=name, base=base, factors=factors) for name, (base, factors) in found)
+
+
+def find_collapse(around: Surroundings, steps: tuple[Step, ...]) -> float | None:
+    """Rate after a hundred batches over the first one, if each batch steps a scheduler that
+    only ever decays.
+    """
+    if len(steps) < 2 or not all(any(e.kind == "schedule" for e in step.events) for step in steps):
+        return None
+    for _, scheduler in around.schedulers.values():
+        kinds = {type(s).__name__ for s in (scheduler, *getattr(scheduler, "_schedulers", ()))}
+        optimizer = getattr(scheduler, "optimizer", None)
+        rates = getattr(scheduler, "base_lrs", None)
+        if kinds & _WITH_AN_END or optimizer is None or not rates or not rates[0]:
+            continue
+        try:
+            for _ in range(SCHEDULED):
+                scheduler.step()
+        except Exception:  # noqa: S112 - one with a total number of steps of its own
+            continue
+        highest = max(
+            (max(factors) for _, factors in list_factors(scheduler)), default=1.0
+        )  # a warm-up begins with a rate of 0
+        return float(optimizer.param_groups[0]["lr"]) / (float(rates[0]) * (highest or 1.0))
+    return None
+
+
+def list_factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:
+    """Base rate and factors of the first hundred epochs, for each group of a LambdaLR."""
+    found = []
+    for base, function in zip(
+        getattr(scheduler, "base_lrs", ()), getattr(scheduler, "lr_lambdas", ()), strict=False
+    ):
+        with contextlib.suppress(Exception):  # the user's own function, of epochs that may not come
+            found.append((float(base), tuple(float(function(epoch)) for epoch in range(SCHEDULED))))
+    return found

@@ -1,0 +1,95 @@
+"""What a diagnosis is asked about, and how all of it is kept while its steps run."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.errors import TargetError
+from cnnprobe.recorder import is_compiled
+from cnnprobe.recorder.inventory import has_values
+from cnnprobe.recorder.peers import without_peers
+from cnnprobe.recorder.values import leaves
+from cnnprobe.records.trace import Trace
+from cnnprobe.training.keeping import kept
+from cnnprobe.training.surroundings import Surroundings, look_around
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `diagnose` was given. `names` are the caller's variables for the roles "model",
+    "optimizer", "scheduler", "loss_fn".
+    """
+
+    model: nn.Module
+    inputs: Any
+    targets: Any = None
+    loss_fn: Callable[..., Any] | None = None
+    optimizer: Any = None
+    train_step: Callable[..., Any] | None = None
+    scheduler: Any = None
+    steps: int = 6
+    names: Mapping[str, str] = field(default_factory=dict)
+    caller: str = ""  # the file that asked
+    # told what raised while the tensors are as they were then: weights that are put back count as
+    # changed in place
+    when_raised: "Callable[[Raised], None]" = lambda _raised: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """What the forward, the loss, the backward or the step raised, with the forward before it."""
+
+    error: Exception
+    trace: Trace | None  # of the model's latest forward; None: it was not called
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    output: Any = None  # that the standard step gave to the loss
+
+
+@contextlib.contextmanager
+def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
+    """What a request's step works with, and what restores it meanwhile; all of it is afterwards as
+    before.
+    """
+    given = {
+        request.names.get(role, role): getattr(request, role)
+        for role in ("model", "optimizer", "scheduler", "loss_fn")
+    }
+    around = look_around(request.train_step, given)
+    around.add("loss_fn", request.loss_fn)
+    tensors = [
+        leaf for _, leaf in leaves((request.inputs, request.targets)) if isinstance(leaf, Tensor)
+    ]
+    eager = (
+        torch.compiler.set_stance("force_eager")
+        if any(is_compiled(m) for _, m in around.models.values())
+        else contextlib.nullcontext()
+    )
+    with contextlib.ExitStack() as stack:
+        for _, model in around.models.values():
+            stack.enter_context(without_peers(model))
+        states = stack.enter_context(kept(around, tensors))
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(eager)
+        warnings.simplefilter("ignore")
+        yield around, states
+
+
+def check_values(request: Request) -> None:
+    """Refuse a batch or a whole model on meta: a diagnosis is made of values."""
+    batch = [leaf for _, leaf in leaves((request.inputs, request.targets))]
+    parameters = list(request.model.parameters())
+    subjects = (("model", parameters), ("batch", [t for t in batch if isinstance(t, Tensor)]))
+    for name, tensors in subjects:
+        if tensors and not any(map(has_values, tensors)):
+            raise TargetError(
+                f"the {name} has no values: it is on the meta device, or fake",
+                where=type(request.model).__name__,
+                fix="make it on a real device; model.to_empty(device='cpu') gives a model memory",
+            )
