@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Step
-from cnnprobe.diagnosis.evidence.questions import weights_in_order
+from cnnprobe.diagnosis.evidence.projections import weights_in_order
 from cnnprobe.rulebook.material import classifying, layers
 
 # gradient over weight: of an early layer relative to that of the last ones, or absolute

@@ -5,7 +5,8 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
-from cnnprobe.diagnosis.evidence.questions import Projection, owner, projection, spoken, trainable
+from cnnprobe.diagnosis.evidence.projections import Projection, projection
+from cnnprobe.diagnosis.evidence.questions import owner, spoken, trainable
 from cnnprobe.rulebook.material import classifying, images, layers
 
 HANDING_ON = frozenset(

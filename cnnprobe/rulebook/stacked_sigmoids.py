@@ -5,7 +5,8 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import FORWARDING, PROJECTIONS, Evidence, Flow, operation
-from cnnprobe.diagnosis.evidence.questions import spoken, stat, weights_in_order
+from cnnprobe.diagnosis.evidence.projections import weights_in_order
+from cnnprobe.diagnosis.evidence.questions import spoken, stat
 from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying, layers
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
-from cnnprobe.diagnosis.evidence.questions import Weight, spoken, weights_in_order
+from cnnprobe.diagnosis.evidence.projections import Weight, weights_in_order
+from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.rulebook.material import classifying, layers
 
 FADED = 1e-6  # gradient over weight of an early layer, relative to that of the last layers
