@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         diagnose,
         inspect_data,
         last_report,
+        memory,
         monitor,
         probe,
         record,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cnnprobe.notebook import probed
     from cnnprobe.records.trace import Trace
     from cnnprobe.report import Report, load
-    from cnnprobe.sizing.results import Shapes
+    from cnnprobe.sizing.results import Memory, Shapes
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "DataReport",
     "Finding",
     "Graph",
+    "Memory",
     "ProbeError",
     "Refactoring",
     "Report",
@@ -51,6 +53,7 @@ __all__ = [
     "last_report",
     "live",
     "load",
+    "memory",
     "monitor",
     "probe",
     "probed",
@@ -65,6 +68,7 @@ _HOMES = {
     "Graph": "graph",
     "Comparison": "comparison.results",
     "DataReport": "data.report",
+    "Memory": "sizing.results",
     "ProbeError": "errors",
     "Refactoring": "comparison.results",
     "Report": "report",
@@ -78,6 +82,7 @@ _HOMES = {
     "last_report": "api",
     "live": "monitoring.live",
     "load": "report",
+    "memory": "api",
     "monitor": "api",
     "probe": "api",
     "probed": "notebook",

@@ -14,7 +14,7 @@ from cnnprobe.api.forward import (
 from cnnprobe.api.learning import diagnose, rules
 from cnnprobe.api.run import monitor
 from cnnprobe.api.sameness import Compared, compare, refactor
-from cnnprobe.api.sizes import shapes
+from cnnprobe.api.sizes import memory, shapes
 
 __all__ = [
     "Compared",
@@ -25,6 +25,7 @@ __all__ = [
     "inspect_data",
     "keep_report",
     "last_report",
+    "memory",
     "monitor",
     "probe",
     "record",

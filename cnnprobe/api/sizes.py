@@ -1,10 +1,12 @@
 """The verbs of the sizes of an input."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-from cnnprobe.sizing.results import Shapes
+from cnnprobe.sizing.memory import Request, measure_memory, parse_size
+from cnnprobe.sizing.results import Memory, Shapes
 from cnnprobe.sizing.shapes import derive_shapes
 
 
@@ -36,3 +38,63 @@ def shapes(model: nn.Module, *args: Any, **kwargs: Any) -> Shapes:
     ('(N, 8, floor(H/2), floor(W/2))', (2, 8, 25, 16), 2)
     """
     return Shapes(derive_shapes(model, args, kwargs))
+
+
+def memory(
+    model: nn.Module,
+    *args: Any,
+    optimizer: Any = "adam",
+    loss_fn: Callable[..., Any] | None = None,
+    targets: Any = None,
+    fits: str | int | None = None,
+    checkpoint: str | Iterable[str] = (),
+    **kwargs: Any,
+) -> Memory:
+    """The memory at the peak of training and of inference as a function of the batch N, and the
+    largest batch that fits.
+
+    Steps are run on tensors without data, and the bytes of every living storage are counted: the
+    parameters, the optimizer's state, the gradients, what autograd keeps, and what is there only
+    for a moment. Nothing is computed and no weight is read; the model is afterwards as it was. A
+    training step is zero_grad, forward, loss, backward, optimizer step, with the optimizer's state
+    already there; inference is a forward in eval mode under no_grad. A model in float32 is also run
+    under bfloat16 autocast.
+
+    Not included are workspaces of cuDNN and oneDNN, what an allocator keeps in reserve, and the CUDA
+    context.
+
+    Args:
+        model: any nn.Module that can run without its weights, also one on the meta device. Modes of
+            its own are put back.
+        *args: the forward's positional arguments; N is dim 0 of the first tensor, and of each tensor
+            that is as long.
+        optimizer: "sgd", "momentum", "adam", "adamw" or "rmsprop", a class or function of the
+            parameters, or an optimizer, whose settings are taken over.
+        loss_fn: the loss, of the output and the targets; the mean of the outputs without.
+        targets: of the loss, N of them.
+        fits: a limit such as "24GiB" or a number of bytes: the largest batch within it is found.
+        checkpoint: names of modules of which, each by itself, it is measured what activation
+            checkpointing saves and costs.
+        **kwargs: the forward's keyword arguments.
+
+    Raises:
+        TargetError: `model` is not an nn.Module, it cannot run without its weights or asks for a
+            value, it is given no batch, or a pass raises.
+        UnknownNameError: no optimizer or module has this name.
+        UsageError: the limit is no size.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> found = memory(nn.Sequential(nn.Linear(100, 100), nn.ReLU()), torch.empty(8, 100), fits="1MiB")
+    >>> found.fits(), found.fits("inference")
+    (579, 840)
+    """
+    names = (checkpoint,) if isinstance(checkpoint, str) else tuple(checkpoint)
+    request = Request(
+        optimizer=optimizer,
+        loss_fn=loss_fn,
+        targets=targets,
+        limit=None if fits is None else parse_size(fits),
+        checkpoint=names,
+    )
+    return Memory(measure_memory(model, args, kwargs, request))

@@ -15,7 +15,7 @@ from cnnprobe.cli.inspecting import data_command
 from cnnprobe.cli.merging import merge_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
-from cnnprobe.cli.sizing import shapes_command
+from cnnprobe.cli.sizing import memory_command, shapes_command
 
 __all__ = ["main"]
 
@@ -43,5 +43,6 @@ main.add_command(probe_command)
 main.add_command(graph_command)
 main.add_command(merge_command)
 main.add_command(refactor_command)
+main.add_command(memory_command)
 main.add_command(rules_command)
 main.add_command(shapes_command)

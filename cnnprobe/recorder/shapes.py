@@ -68,9 +68,13 @@ def check_shapes_only(model: nn.Module, where: str) -> None:
 
 
 @contextlib.contextmanager
-def without_values(model: nn.Module) -> Iterator[None]:
+def without_values(model: nn.Module, device: torch.device | str = "meta") -> Iterator[None]:
     """Every parameter, buffer and tensor attribute of a model stands in its place without its
     values meanwhile.
+
+    Args:
+        model: any model.
+        device: where the stand-ins are; another one than meta is for torch's FakeTensorMode.
     """
     twins: dict[int, Tensor] = {}
     places: list[tuple[MutableMapping[str, Any], str, Tensor]] = []
@@ -81,7 +85,7 @@ def without_values(model: nn.Module) -> Iterator[None]:
                 for name, tensor in list(registry.items()):
                     if isinstance(tensor, Tensor):
                         if id(tensor) not in twins:
-                            twins[id(tensor)] = _twin(tensor)
+                            twins[id(tensor)] = _twin(tensor, device)
                         places.append((registry, name, tensor))
                         registry[name] = twins[id(tensor)]
         yield
@@ -90,10 +94,13 @@ def without_values(model: nn.Module) -> Iterator[None]:
             registry[name] = tensor
 
 
-def _twin(tensor: Tensor) -> Tensor:
+def _twin(tensor: Tensor, device: torch.device | str) -> Tensor:
     if is_uninitialised(tensor):
-        return copy_uninitialised(tensor, "meta")
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        return copy_uninitialised(tensor, str(device))
+    with torch.utils._python_dispatch._disable_current_modes():
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    if str(device) != "meta":
+        empty = torch.empty_strided(empty.shape, empty.stride(), dtype=empty.dtype, device=device)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty.requires_grad_(tensor.requires_grad)

@@ -6,14 +6,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cnnprobe.document.layout.memory import lay_out_memory, write_verdict
 from cnnprobe.document.layout.sizes import lay_out_sizes, write_shape
 from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.records import schema
+from cnnprobe.records.memory import TRAINING, MemoryNeed, MemoryWay, compute_peak
 from cnnprobe.records.sizes import SizedCall, SizedShapes, Symbol, evaluate_dim
 from cnnprobe.report import write_file
 
-__all__ = ["Shapes"]
+__all__ = ["Memory", "Shapes"]
 
 
 class Shown:
@@ -132,3 +134,60 @@ class Shapes(Shown):
     def __repr__(self) -> str:
         inputs = ", ".join(write_shape(dims) for _, dims in self.data.inputs)
         return f"<Shapes of {self.data.trace.model}: input {inputs}>"
+
+
+class Memory(Shown):
+    """What `memory` found: the peak as a function of the batch, and the largest batch that fits.
+
+    `data` is all of it as plain data.
+    """
+
+    def __init__(self, data: MemoryNeed) -> None:
+        self.data = data
+
+    def find_way(self, name: str = TRAINING, *, autocast: str = "") -> MemoryWay:
+        """One way to run the model: "training" or "inference", also under "bfloat16" autocast.
+
+        Raises:
+            UnknownNameError: it was not measured.
+        """
+        for way in self.data.ways:
+            if (way.name, way.autocast) == (name, autocast):
+                return way
+        wanted = name + (f" under {autocast} autocast" if autocast else "")
+        raise UnknownNameError(
+            f"{wanted} was not measured",
+            where=f"memory of {self.data.model}",
+            fix=suggest(name, {way.name for way in self.data.ways}),
+        )
+
+    def at(self, batch: int, name: str = TRAINING, *, autocast: str = "") -> int:
+        """Bytes at the peak with a batch, by the line of this way; the line is exact from its
+        `first` batch on.
+        """
+        return compute_peak(self.find_way(name, autocast=autocast), batch)
+
+    def fits(self, name: str = TRAINING, *, autocast: str = "") -> int:
+        """The largest batch within the limit that was given; 0 where none is.
+
+        Raises:
+            ProbeError: no limit was given.
+        """
+        found = self.find_way(name, autocast=autocast).fits
+        if found is None:
+            raise ProbeError(
+                "no limit was given",
+                where=f"memory of {self.data.model}",
+                fix='call cnnprobe.memory(model, x, fits="24GiB")',
+            )
+        return found
+
+    def _write_json(self) -> str:
+        return schema.to_text("Memory", schema.to_plain(self.data))
+
+    def _lay_out(self) -> Document:
+        return lay_out_memory(self.data)
+
+    def __repr__(self) -> str:
+        said = write_verdict(self.data).replace("\n", "; ") if self.data.limit is not None else ""
+        return f"<Memory of {self.data.model}{': ' if said else ''}{said}>"

@@ -33,6 +33,7 @@ class Seen:
     sizes: tuple[int, ...]
     shapes: Mapping[int, Shapes]
     trace: Trace
+    strayed: bool = False  # a forward made other calls than at the given sizes
 
 
 class Sampler:
@@ -43,16 +44,36 @@ class Sampler:
     def __init__(self, runs: Runs, axes: Sequence[Axis]) -> None:
         self._runs, self._axes = runs, axes
         self._numbers: dict[tuple[int, str, str, int], int] = {}
+        self._paths: dict[int, list[int]] = {}  # of the first pass: the calls in each call
 
     def see(self, sizes: tuple[int, ...]) -> Seen:
-        """The shapes at these sizes, as far as the forward came."""
+        """The shapes at these sizes, as far as the forward came; those of functions only where
+        their module called the same ones at the sizes that were seen first.
+        """
         trace = self._runs.run(place_sizes(self._axes, sizes)).trace
+        numbers = self.number(trace)
+        strayed = self._find_strayed(trace, numbers)
         shapes = {
             number: tuple(tensor.shape for tensor in call.outputs)
-            for number, call in zip(self.number(trace), trace.calls, strict=True)
-            if call.completed
+            for number, call in zip(numbers, trace.calls, strict=True)
+            if call.completed and (call.fqn is not None or call.parent not in strayed)
         }
-        return Seen(sizes=sizes, shapes=shapes, trace=trace)
+        return Seen(sizes=sizes, shapes=shapes, trace=trace, strayed=bool(strayed))
+
+    def _find_strayed(self, trace: Trace, numbers: Sequence[int]) -> set[int]:
+        """The calls in which others were made than in the first pass."""
+        inside: dict[int, list[int]] = {i: [] for i in range(len(numbers))}
+        for number, call in zip(numbers, trace.calls, strict=True):
+            if call.parent is not None:
+                inside[call.parent].append(number)
+        if not self._paths:
+            self._paths = {numbers[i]: found for i, found in inside.items()}
+        strayed = set()
+        for i, found in inside.items():
+            expected = self._paths.get(numbers[i], [])
+            if found != (expected if trace.calls[i].completed else expected[: len(found)]):
+                strayed.add(i)
+        return strayed
 
     def number(self, trace: Trace) -> list[int]:
         """A number for each call: by the one that it is made in, its name, and how often before."""

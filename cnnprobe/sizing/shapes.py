@@ -93,6 +93,11 @@ def _derive(runs: Runs, notes: list[str]) -> SizedShapes:
     period = find_sample_period(samples)
     symbols = tuple(_describe_symbol(axes, i, bounds[i], samples, period) for i in range(len(axes)))
     notes += [note for note in base.trace.notes if "zeros" in note]
+    if strayed := [seen.sizes for seen in (*samples, *checks) if seen.strayed]:
+        notes.append(
+            f"the forward takes another path at some sizes, such as {strayed[0]}: formulas of "
+            "functions are those of the path at the given sizes"
+        )
     return SizedShapes(
         trace=base.trace,
         symbols=symbols,

@@ -1,0 +1,73 @@
+"""The bytes of all tensors that are alive, storage by storage, and their peak."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts each storage once, from the operation that made it until nothing refers to it: not
+    Python, not autograd's graph.
+
+    `part` says what is being made; `parts` are the bytes that are alive of each part, `at_peak`
+    those at the moment when there were most.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.part = "inputs"
+        self.parts: dict[str, int] = {}
+        self.live = 0
+        self.peak = 0
+        self.at_peak: dict[str, int] = {}
+        self._known: dict[int, tuple[weakref.ref[Any], str, int]] = {}
+
+    def reset_peak(self) -> None:
+        """Look for the peak from here on."""
+        self.peak, self.at_peak = self.live, dict(self.parts)
+
+    def add(self, tensors: Iterable[Tensor | None], part: str) -> None:
+        """Count tensors as this part; those that are known change to it."""
+        for tensor in tensors:
+            if tensor is not None:
+                self._forget(tensor.untyped_storage()._cdata)
+                self._count(tensor, part)
+
+    def _count(self, tensor: Tensor, part: str) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        known = self._known.get(key)
+        if known is not None and known[0]() is not None:
+            return
+        self._known[key] = weakref.ref(storage, self._make_release(key)), part, size
+        self.parts[part] = self.parts.get(part, 0) + size
+        self.live += size
+        if self.live > self.peak:
+            self.reset_peak()
+
+    def _make_release(self, key: int) -> Callable[[Any], None]:
+        return lambda _: self._forget(key)
+
+    def _forget(self, key: int) -> None:
+        found = self._known.pop(key, None)
+        if found is not None:
+            self.parts[found[1]] -= found[2]
+            self.live -= found[2]
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The operation, and its outputs counted."""
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                self._count(leaf, self.part)
+        return output

@@ -1,0 +1,347 @@
+"""How much memory a model takes as a function of the batch, and the largest batch that fits."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from cnnprobe.errors import TargetError, UnknownNameError, UsageError, suggest
+from cnnprobe.recorder.inventory import check_model, is_lazy, named_modules
+from cnnprobe.recorder.shapes import check_shapes_only
+from cnnprobe.records.memory import (
+    INFERENCE,
+    TRAINING,
+    CheckpointEffect,
+    MemoryNeed,
+    MemoryUse,
+    MemoryWay,
+)
+from cnnprobe.sizing.steps import Measured, Plan, measure_forward, measure_step
+
+# Batches that the line is made from: so large that the peak stays at one place of the pass.
+_LARGE = (256, 512)
+_NOT_INCLUDED = (
+    "not included, as it cannot be known here: workspaces of cuDNN and oneDNN, memory that the "
+    "allocator keeps in reserve or cannot use, and the CUDA context; leave a margin of 10% or more"
+)
+_MOST_TRIALS = 24  # of the search for the largest batch
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+"""Optimizers by name; each is really made, and makes a step."""
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of "24GiB", "24 GB", "512MiB" or a number.
+
+    Raises:
+        UsageError: it is no size.
+
+    >>> parse_size("24GiB"), parse_size("1.5 kB"), parse_size(7)
+    (25769803776, 1500, 7)
+    """
+    found = _SIZE.fullmatch(str(text))
+    if found is None:
+        raise UsageError(
+            f"{text!r} is not a size", where="the memory limit", fix="write 24GiB, 24GB or 512MiB"
+        )
+    number, unit, binary = found.groups()
+    power = "kmgt".find(unit.lower()) + 1 if unit else 0
+    return int(float(number) * (1024**power if binary else _UNITS[unit.lower()]))
+
+
+def choose_optimizer(wanted: Any) -> tuple[str, Callable[..., torch.optim.Optimizer]]:
+    """The name of an optimizer, and what makes one for some parameters.
+
+    Args:
+        wanted: a name of `OPTIMIZERS`, a class or function of the parameters, or an optimizer,
+            whose settings are taken over.
+    """
+    if isinstance(wanted, torch.optim.Optimizer):
+        kind: Any = type(wanted)
+        return kind.__name__, lambda parameters: kind(parameters, **wanted.defaults)
+    if isinstance(wanted, str):
+        if wanted.lower() not in OPTIMIZERS:
+            raise UnknownNameError(
+                f"no optimizer named {wanted!r}",
+                where="memory(..., optimizer=...)",
+                fix=suggest(wanted, OPTIMIZERS),
+            )
+        return wanted.lower(), OPTIMIZERS[wanted.lower()]
+    if not callable(wanted):
+        raise UsageError(
+            f"the optimizer is a {type(wanted).__name__}",
+            where="memory(..., optimizer=...)",
+            fix='give a name such as "adam", a class, or an optimizer',
+        )
+    return getattr(wanted, "__name__", "optimizer"), wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of the memory of a model."""
+
+    optimizer: Any = "adam"
+    loss_fn: Callable[..., Any] | None = None
+    targets: Any = None
+    limit: int | None = None  # bytes
+    checkpoint: Sequence[str] = ()
+
+
+def measure_memory(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Request
+) -> MemoryNeed:
+    """What a model needs in training and in inference, in its own dtype and under bfloat16 autocast.
+
+    Raises:
+        TargetError: it cannot run without its weights, the forward raises, or it is given no batch.
+        UnknownNameError: no optimizer or module has the name.
+    """
+    where = f"memory({type(model).__name__})"
+    plan, name = _make_plan(model, args, kwargs, request, where)
+    is_trainable = any(p.requires_grad for p in model.parameters())
+    ways, state, notes = [], 0, []
+    for autocast in _list_dtypes(model):
+        if is_trainable:
+            pass_of = _make_pass(plan, autocast, ())
+            ways.append(
+                _measure_way(
+                    pass_of, plan=plan, name=TRAINING, autocast=autocast, limit=request.limit
+                )
+            )
+            state = pass_of(_LARGE[0]).state
+        pass_of = _make_forward(plan, autocast)
+        ways.append(
+            _measure_way(pass_of, plan=plan, name=INFERENCE, autocast=autocast, limit=request.limit)
+        )
+    if not is_trainable:
+        notes.append("no parameter requires grad: training is left out")
+    notes += _list_notes(request)
+    return MemoryNeed(
+        model=type(model).__name__,
+        batch=plan.batch,
+        input=tuple(tuple(t.shape) for t in _list_tensors(args, kwargs)),
+        optimizer=name if is_trainable else "",
+        limit=request.limit,
+        parameters=_count_bytes(model.parameters()),
+        buffers=_count_bytes(model.buffers()),
+        state=state,
+        ways=tuple(sorted(ways, key=lambda way: way.name, reverse=True)),
+        checkpoints=tuple(
+            _measure_checkpoint(plan, block, request.limit, where)
+            for block in (request.checkpoint if is_trainable else ())
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _make_plan(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    request: Request,
+    where: str,
+) -> tuple[Plan, str]:
+    check_model(model, "the model whose memory is measured")
+    if is_lazy(model):
+        raise TargetError(
+            "the model has lazy layers, whose parameters have no shape yet",
+            where=where,
+            fix="call the model once before",
+        )
+    check_shapes_only(model, where)
+    tensors = _list_tensors(args, kwargs)
+    if not tensors or not tensors[0].dim():
+        raise TargetError(
+            "the model is given no tensor with a batch",
+            where=where,
+            fix="give the arguments of its forward: memory(model, torch.empty(8, 3, 224, 224))",
+        )
+    known = [fqn for fqn, _, _ in named_modules(model)]
+    for block in request.checkpoint:
+        if block not in known:
+            raise UnknownNameError(
+                f"no module named {block!r}", where=where, fix=suggest(block, known)
+            )
+    name, make = choose_optimizer(request.optimizer)
+    plan = Plan(
+        model=model,
+        args=args,
+        kwargs=kwargs,
+        targets=request.targets,
+        loss_fn=request.loss_fn,
+        make_optimizer=make,
+        batch=tensors[0].shape[0],
+    )
+    return plan, name
+
+
+def _list_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
+
+
+def _list_dtypes(model: nn.Module) -> tuple[torch.dtype | None, ...]:
+    """Without autocast and, for a model in float32, with it."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return (None, torch.bfloat16) if kinds == {torch.float32} else (None,)
+
+
+def _list_notes(request: Request) -> list[str]:
+    loss = (
+        "the loss is the mean of the outputs: give yours with loss_fn, as cross_entropy keeps more"
+    )
+    notes = [loss] if request.loss_fn is None else []
+    return [
+        *notes,
+        _NOT_INCLUDED,
+    ]
+
+
+def _count_bytes(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+# -- one way ---------------------------------------------------------------------------------------
+
+Pass = Callable[[int], Measured]
+
+
+def _make_pass(plan: Plan, autocast: torch.dtype | None, blocks: Sequence[str]) -> Pass:
+    """A training step at a batch, made once."""
+    known: dict[int, Measured] = {}
+
+    def measure(batch: int) -> Measured:
+        if batch not in known:
+            known[batch] = measure_step(plan, batch, autocast=autocast, blocks=blocks)
+        return known[batch]
+
+    return measure
+
+
+def _make_forward(plan: Plan, autocast: torch.dtype | None) -> Pass:
+    known: dict[int, Measured] = {}
+
+    def measure(batch: int) -> Measured:
+        if batch not in known:
+            known[batch] = measure_forward(plan, batch, autocast=autocast)
+        return known[batch]
+
+    return measure
+
+
+def _measure_way(
+    measure: Pass, *, plan: Plan, name: str, autocast: torch.dtype | None, limit: int | None
+) -> MemoryWay:
+    """The line through two large batches, and what it gives at others."""
+    where = f"memory({type(plan.model).__name__})"
+    low, high = (measure_checked(measure, batch, where) for batch in _LARGE)
+    slope = (high.use.peak - low.use.peak) // (_LARGE[1] - _LARGE[0])
+    base = low.use.peak - slope * _LARGE[0]
+    step_slope = (high.step - low.step) // (_LARGE[1] - _LARGE[0])
+    given = _measure_given(measure, plan.batch)
+    fits = None if limit is None else find_largest(measure, limit, base, slope)
+    checks = [385, 3 * _LARGE[1] + 1, *([fits] if fits else [])]
+    is_low = given is not None and given.peak == base + slope * given.batch
+    return MemoryWay(
+        name=name,
+        autocast="" if autocast is None else str(autocast).removeprefix("torch."),
+        given=given,
+        base=base,
+        slope=slope,
+        first=plan.batch if is_low else _LARGE[0],
+        step=low.step - step_slope * _LARGE[0],
+        step_slope=step_slope,
+        fits=fits,
+        checked=tuple((batch, measure(batch).use.peak) for batch in checks),
+    )
+
+
+def measure_checked(measure: Pass, batch: int, where: str) -> Measured:
+    """A pass; what it raises is said in one message.
+
+    Raises:
+        TargetError: the forward, the loss or the backward raises, or asks for a value.
+    """
+    try:
+        return measure(batch)
+    except Exception as error:
+        is_value = "DataDependent" in type(error).__name__ or "Unbacked" in type(error).__name__
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TargetError(
+            "the forward asks for the value of a tensor, and there are none"
+            if is_value
+            else f"a pass with {batch} samples raised {type(error).__name__}: {first}",
+            where=where,
+            fix="measure a part of the model that does not, or watch a real run with torch.profiler"
+            if is_value
+            else "cnnprobe.probe(model, x) explains a crash; the batch must be dim 0 of the inputs",
+        ) from error
+
+
+def _measure_given(measure: Pass, batch: int) -> MemoryUse | None:
+    """The pass at the given batch; None where that is too small, as for a BatchNorm over one value."""
+    try:
+        return measure(batch).use
+    except Exception:
+        return None
+
+
+def find_largest(measure: Pass, limit: int, base: int, slope: int) -> int:
+    """The largest batch whose peak is within the limit, found by passes; 0 where none is.
+
+    The line says where to look; from there the distance doubles until the end is enclosed.
+    """
+    guess = max((limit - base) // slope, 1) if slope > 0 else _LARGE[1]
+    low, high, step = 0, 0, 1  # low fits, high does not; 0: none was found yet
+    for _ in range(_MOST_TRIALS):
+        if _fits(measure, guess, limit):
+            low = guess
+        else:
+            high = guess
+        if high and high - low <= 1:
+            break
+        guess, step = _guess_next(low, high, step), 2 * step
+    return low
+
+
+def _guess_next(low: int, high: int, step: int) -> int:
+    if not high:
+        return low + step
+    return (low + high) // 2 if low else max(high - step, 1)
+
+
+def _fits(measure: Pass, batch: int, limit: int) -> bool:
+    found = measure(batch)
+    return max(found.use.peak, found.step) <= limit
+
+
+def _measure_checkpoint(plan: Plan, block: str, limit: int | None, where: str) -> CheckpointEffect:
+    """A block with and without checkpointing, at the given batch."""
+    plain, with_it = _make_pass(plan, None, ()), _make_pass(plan, None, (block,))
+    batch = plan.batch if _measure_given(plain, plan.batch) is not None else _LARGE[0]
+    before = measure_checked(plain, batch, where)
+    after = measure_checked(with_it, batch, where)
+    fits = None
+    if limit is not None:
+        low, high = (with_it(n).use.peak for n in _LARGE)
+        slope = (high - low) // (_LARGE[1] - _LARGE[0])
+        fits = find_largest(with_it, limit, low - slope * _LARGE[0], slope)
+    return CheckpointEffect(
+        module=block,
+        saved=before.use.saved - after.use.saved,
+        peak=before.use.peak - after.use.peak,
+        macs=after.macs - before.macs,
+        share=(after.macs - before.macs) / before.macs if before.macs else 0.0,
+        fits=fits,
+    )
