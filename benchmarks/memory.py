@@ -30,7 +30,7 @@ def read_status(key: str) -> int:
 
 def train(model: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> None:
     """Two steps of a usual loop."""
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), foreach=True)  # as it is by default on a GPU
     for _ in range(2):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):

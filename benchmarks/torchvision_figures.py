@@ -7,6 +7,7 @@ import argparse
 import functools
 import pathlib
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from cnnprobe.recorder import Recording
+import cnnprobe
 from cnnprobe.records.trace import Trace
 
 SEGMENTATION_PIXELS = 520
@@ -85,11 +86,10 @@ def inputs_for(name: str, weights: torchvision.models.WeightsEnum) -> tuple[torc
 
 
 def trace_of(name: str, weights: torchvision.models.WeightsEnum) -> Trace:
-    """What cnnprobe records of this architecture."""
+    """What cnnprobe shows of this architecture with `shapes_only`."""
     model = build(name, weights).eval()
-    with torch.no_grad(), Recording(model, statistics=False) as recording:
-        model(*inputs_for(name, weights))
-    return recording.trace
+    with torch.no_grad():
+        return cnnprobe.probe(model, *inputs_for(name, weights), shapes_only=True).trace
 
 
 def figures(trace: Trace) -> tuple[int, float]:
@@ -107,13 +107,13 @@ def main() -> int:
         "# torchvision's published figures, and ours",
         "",
         f"Made by `python -m benchmarks.torchvision_figures` with torch {torch.__version__} and torchvision {torchvision.__version__}.",
-        "Each model is built without weights on the meta device and probed with the input that the published count was made with.",
+        "Each model is built without weights on the meta device and probed by its shapes alone with the input that the published count was made with.",
         "Published: `Weights.meta['num_params']` and `Weights.meta['_ops']` (giga-MACs).",
         "",
         "| model | weights | parameters published | ours | GMACs published | ours |",
         "|---|---|--:|--:|--:|--:|",
     ]
-    wrong = 0
+    wrong, start = 0, time.perf_counter()
     for name, weights in published():
         parameters, macs = figures(trace_of(name, weights))
         agree = parameters == weights.meta["num_params"] and round(macs, 3) == round(
@@ -123,6 +123,8 @@ def main() -> int:
         row = f"| {name} | {weights.name} | {weights.meta['num_params']:,} | {parameters:,} | {weights.meta['_ops']:.3f} | {macs:.3f} |"
         lines.append(row + ("" if agree else " **differs**"))
         print(row, "" if agree else "<- differs", file=sys.stderr)
+    seconds = time.perf_counter() - start, time.process_time()
+    print("{:.0f} s, {:.0f} s of them on a CPU".format(*seconds), file=sys.stderr)
     lines += ["", f"{len(lines) - 8 - wrong} of {len(lines) - 8} agree in both."]
     text = "\n".join(lines) + "\n"
     if options.output:

@@ -50,7 +50,7 @@ def measure_allocations(model, x, *, training=True, dtype=None, forward=None, st
     """The peak of the bytes that the allocator has given out, by torch.profiler, with those of the
     model and the input, which were there before.
     """
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), foreach=True)  # as it is by default on a GPU
     optimizer.zero_grad()  # what is let go later would be taken for the loop's own
     forward = forward or model
     before = sum(t.nbytes for t in (x, *model.parameters(), *model.buffers()))
