@@ -265,6 +265,14 @@ def test_command_fixes_the_file_keeps_the_original_and_says_what_is_left(sick_fi
     assert SICK == sick_file.with_name(sick_file.name + ".orig").read_text()
 
 
+def test_command_says_which_fix_has_no_known_line(sick_file):
+    sick_file.write_text(SICK.replace("nn.Softmax(dim=1)", "nn.Identity()"))
+    training = ("--loss", "cross_entropy", "--optimizer", "sgd:lr=1e-9")
+    result = CliRunner().invoke(main, ["diagnose", f"{sick_file.name}:Net", *training, "--diff"])
+    assert "its line in your files is not known" in result.stderr
+    assert "" == result.stdout.strip()
+
+
 TWICE_SICK = SICK.replace(
     "        self.out", "        self.drop = nn.Dropout(0.97)\n        self.out"
 ).replace("self.act(self.body(x))", "self.drop(self.act(self.body(x)))")

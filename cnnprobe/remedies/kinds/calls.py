@@ -12,10 +12,11 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.call_lines import assign, guard, guard_divisor, set_argument
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
-from cnnprobe.remedies.writing import write_settings
+from cnnprobe.remedies.writing import Written, write_settings
 
 SMALL = 1e-8  # keeps log, sqrt and divisions away from 0
 
@@ -149,10 +150,16 @@ def other_dim(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         yield Remedy(
             title=f"dim={dim} in {describe(call)}",
             change=_set_dim(call, dim),
-            written=write_settings(call.fqn, {"dim": dim}, evidence, model) if call.fqn else None,
+            written=_write_dim(call, dim, evidence, model),
             shows="it runs over the right dimension",
             is_comparable=False,
         )
+
+
+def _write_dim(call: ModuleCall, dim: int, evidence: Evidence, model: Any) -> Written:
+    if call.fqn:
+        return write_settings(call.fqn, {"dim": dim}, evidence, model)
+    return lambda: set_argument(call.source, call.kind, "dim", str(dim))
 
 
 def _set_dim(call: ModuleCall, dim: int) -> Callable[[Subject], None]:
@@ -175,6 +182,9 @@ def dropout_by_mode(finding: Finding, evidence: Evidence, model: Any) -> Iterato
             title=f"{name}(..., training=self.training)",
             change=lambda subject: subject.rewrite(
                 found[1].kind, found[1].source, _by_mode(subject.module(finding.module or ""))
+            ),
+            written=lambda: set_argument(
+                found[1].source, found[1].kind, "training", "self.training"
             ),
             shows="it drops nothing in eval mode",
         )
@@ -223,6 +233,7 @@ def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     yield Remedy(
         title=f"assign the result of {describe(call)}: x = ...",
         change=instead(call, _write_back),
+        written=lambda: assign(call.source, call.kind),
         shows="the result is used",
         is_comparable=False,
     )
@@ -287,10 +298,23 @@ def _keep_finite(finding: Finding, evidence: Evidence, shown: str) -> Iterator[R
             yield Remedy(
                 title=f"{code} in place of {describe(found[1])}(...)",
                 change=instead(found[1], how),
+                written=_write_guard(kind, found[1]),
                 shows=shown,
                 is_comparable=False,
             )
             return
+
+
+def _write_guard(kind: str, call: ModuleCall) -> Written | None:
+    guards = {
+        "log": "{x}.clamp(min=1e-8)",
+        "sqrt": "{x}.clamp(min=0) + 1e-8",
+        "rsqrt": "{x}.clamp(min=0) + 1e-8",
+        "exp": "{x}.clamp(max=80)",
+    }
+    if kind == "div":
+        return lambda: guard_divisor(call.source, "({x} + 1e-8)")
+    return (lambda: guard(call.source, call.kind, guards[kind])) if kind in guards else None
 
 
 def _first(how: Callable[[Tensor], Tensor]) -> Rewriting:

@@ -12,6 +12,7 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, variable
 from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.call_lines import negate_loss
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
 from cnnprobe.remedies.loop_lines import drop_call
 from cnnprobe.remedies.program import set_option
@@ -167,6 +168,7 @@ def turn_sign(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         yield Remedy(
             title="turn the sign of the loss",
             change=lambda subject: subject.rewrite(call.kind, call.source, negate),
+            edited=negate_loss,
             shows="the optimizer makes the error smaller",
             is_comparable=False,
         )

@@ -13,12 +13,15 @@ from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, argument, descri
 from cnnprobe.diagnosis.evidence.questions import loss_calls, stat, variable
 from cnnprobe.diagnosis.evidence.scores import Score, ScoreKind, find_scores, read_number
 from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.call_lines import change_output, guard_divisor, negate_loss
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
 from cnnprobe.remedies.kinds.losses import negate
 from cnnprobe.remedies.kinds.values import change_targets
+from cnnprobe.remedies.loop_lines import change_targets_first
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.remedies.writing import Written
 
 CLASSES = 1  # the dim that torch's losses expect the classes in
 
@@ -45,6 +48,7 @@ def _turn(flow: Flow, score: Score, shown: str) -> Remedy:
     return Remedy(
         title="turn the sign of the loss: 1 - score",
         change=lambda subject: subject.rewrite(call.kind, call.source, negate),
+        edited=negate_loss,
         shows=shown,
         is_comparable=False,
     )
@@ -103,6 +107,7 @@ def _give_probabilities(evidence: Evidence, score: Score) -> Iterator[Remedy]:
         yield Remedy(
             title=f"divide {targets} by {most:.3g}",
             change=change_targets(lambda t: t / t.max()),
+            edited=lambda program: change_targets_first(program, f"{{y}} / {most:g}"),
             shows=shown,
             is_comparable=False,
         )
@@ -113,6 +118,9 @@ def _give_probabilities(evidence: Evidence, score: Score) -> Iterator[Remedy]:
         yield Remedy(
             title=f"torch.{name}({variable(evidence, 'model')}(x){dim}) before the loss",
             change=lambda subject, name=name: _end_with(subject.model, name),  # type: ignore[misc]
+            edited=lambda program, name=name, dim=dim: change_output(  # type: ignore[misc]
+                program, f"torch.{name}({{x}}{dim})"
+            ),
             shows=shown,
             is_comparable=False,
         )
@@ -160,10 +168,16 @@ def _divide_by_one(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
             yield Remedy(
                 title=f"{code.format(describe(call))} in place of {describe(call)}",
                 change=instead(call, how),
+                written=_write_least(call),
                 shows="what is over nothing gives 0, and no NaN",
                 is_comparable=False,
             )
             return
+
+
+def _write_least(call: ModuleCall) -> Written | None:
+    is_division = operation(call) == "div"
+    return (lambda: guard_divisor(call.source, "{x}.clamp(min=1)")) if is_division else None
 
 
 def _clamp(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from torch import nn
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.call_lines import cut_elsewhere
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.rulebook.unread_part import find_cuts, say_places
 
@@ -28,6 +29,9 @@ def read_the_rest(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
                 title=f"take {part} of dim {unread.dim} where the same slice is taken again",
                 change=lambda subject, c=call, u=unread, t=turn: subject.rewrite(  # type: ignore[misc]
                     c.kind, c.source, _Other(subject.model, u.dim, u.places[0], len(u.places), t)
+                ),
+                written=lambda c=call, u=unread, t=turn, p=part: cut_elsewhere(  # type: ignore[misc]
+                    c.source, u.dim, t, p
                 ),
                 shows="every part of the input makes a difference",
                 is_comparable=False,

@@ -190,6 +190,136 @@ def step(inputs, masks):
 """,
         ("    masks = masks / 255\n",),
     ),
+    "functional-dropout": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.b(F.dropout(torch.relu(self.a(x)), p=0.3))
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("F.dropout(torch.relu(self.a(x)), p=0.3, training=self.training)",),
+    ),
+    "nan-forward": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        return self.b(torch.log(x) / 10)  # of counts
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("torch.log(x.clamp(min=1e-8)) / 10)  # of counts",),
+    ),
+    "dead-output": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        F.relu(x)
+        return self.b(x)
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("        x = F.relu(x)\n",),
+    ),
+    "unread-part": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(16, 3)
+
+    def forward(self, x):
+        both = self.a(x[:, :3]), self.b(x[:, :3])
+        return self.fc(torch.relu(torch.cat(both, 1)))
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("self.a(x[:, :3]), self.b(x[:, 3:6])",),
+    ),
+    "minimised-likelihood": (
+        """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    loss = torch.log_softmax(model(inputs), 1).gather(1, labels[:, None]).mean()
+    loss.backward()
+    optimizer.step()
+""",
+        ("    (-loss).backward()\n",),
+    ),
+    "loss-out-of-range": (
+        """model[3] = nn.Linear(8, 1)
+y = (torch.arange(12.0) % 2).view(12, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, masks):
+    optimizer.zero_grad()
+    predicted = model(inputs)
+    shared = (predicted * masks).sum()
+    (1 - (2 * shared + 1) / (predicted.sum() + masks.sum() + 1)).backward()
+    optimizer.step()
+""",
+        ("    predicted = model(inputs)\n    predicted = torch.sigmoid(predicted)\n",),
+    ),
+    "empty-reduction": (
+        """model[3] = nn.Linear(8, 1)
+y = torch.zeros(12, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, wanted):
+    optimizer.zero_grad()
+    mask = (wanted > 0).float()
+    loss = ((model(inputs) - wanted) ** 2 * mask).sum() / mask.sum()
+    loss.backward()
+    optimizer.step()
+""",
+        (".sum() / mask.sum().clamp(min=1)\n",),
+    ),
     "weight-decay-high": (
         """optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=5.0)
 
@@ -267,4 +397,63 @@ def step(inputs, labels):
     (tmp_path / "program.py").write_text(HEAD + body + TAIL, encoding="utf-8")
     rules, patch = run(tmp_path)
     assert "no-zero-grad" in rules
+    assert "" == patch
+
+
+LOSSES = {
+    "minimised-likelihood": (
+        """y = torch.arange(12) % 3
+
+
+def loss_fn(output, labels):
+    return torch.log_softmax(output, 1).gather(1, labels[:, None]).mean()
+""",
+        "    return -torch.log_softmax(",
+    ),
+    "loss-out-of-range": (
+        """y = F.one_hot(torch.arange(12) % 3, 3).float()
+
+
+def loss_fn(output, masks):
+    \"\"\"Dice.\"\"\"
+    shared = (output * masks).sum()
+    return 1 - (2 * shared + 1) / (output.sum() + masks.sum() + 1)
+""",
+        "    output = torch.softmax(output, dim=1)\n    shared = ",
+    ),
+    "loss-broadcast": (
+        """model[3] = nn.Linear(8, 1)
+y = torch.linspace(-1, 1, 12)
+
+
+def loss_fn(output, wanted):
+    return ((output - wanted) ** 2).mean()
+""",
+        "    wanted = wanted.unsqueeze(1)\n    return",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", LOSSES)
+def test_fix_of_a_loss_is_written_into_the_users_own_function(rule, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body, expected = LOSSES[rule]
+    tail = """
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+report = cnnprobe.diagnose(model, x, y, loss_fn=loss_fn, optimizer=optimizer)
+"""
+    (tmp_path / "program.py").write_text(HEAD + body + tail, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert rule in rules
+    assert expected in apply(tmp_path, patch)
+    assert rule not in run(tmp_path)[0]
+
+
+def test_loss_of_torch_has_no_line_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = "model[3] = nn.Linear(8, 1)\ny = torch.linspace(-1, 1, 12)\n"
+    tail = "report = cnnprobe.diagnose(model, x, y, loss_fn=nn.MSELoss())\n"
+    (tmp_path / "program.py").write_text(HEAD + body + tail, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "loss-broadcast" in rules
     assert "" == patch

@@ -1,0 +1,156 @@
+"""How remedies of single calls are written into the user's lines: an argument, an operand, a slice,
+the sign of a loss.
+"""
+
+import ast
+
+from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.places import (
+    find_called,
+    get_given,
+    is_function,
+    open_line,
+    write_operand,
+)
+from cnnprobe.crash.edits.writing import find_definition
+from cnnprobe.remedies.program import (
+    Program,
+    calls_method,
+    find_function,
+    find_statement,
+    insert_after,
+    insert_first,
+    name_in_step,
+    read_step,
+)
+
+
+def _last(kind: str) -> str:
+    return kind.rpartition(".")[2]
+
+
+def _append(file: File, call: ast.Call, text: str) -> Change:
+    """One more argument at the end of a call."""
+    before = file.text[: file.span(call)[1] - 1].rstrip()
+    comma = "" if before.endswith("(") else " " if before.endswith(",") else ", "
+    return Change(file.path, len(before), len(before), f"{comma}{text}")
+
+
+def set_argument(source: str, kind: str, name: str, code: str) -> list[Change]:
+    """Another value, as code, for the first option of the only such call on a line."""
+    file, call = find_called(source, _last(kind))
+    names = ["input", name] if is_function(file, call) else [name]
+    given = get_given(call, names, name)
+    return [_append(file, call, f"{name}={code}") if given is None else file.replace(given, code)]
+
+
+def guard(source: str, kind: str, code: str) -> list[Change]:
+    """What goes into the only such call on a line, within code: "{x}.clamp(min=1e-8)"."""
+    file, call = find_called(source, _last(kind))
+    if is_function(file, call):
+        if not call.args:
+            raise UnknownPlaceError
+        operand: ast.expr = call.args[0]
+    elif isinstance(call.func, ast.Attribute):
+        operand = call.func.value
+    else:
+        raise UnknownPlaceError
+    return [file.replace(operand, code.format(x=write_operand(file, operand, code)))]
+
+
+def guard_divisor(source: str, code: str) -> list[Change]:
+    """The divisor of the only division on a line, within code."""
+    file, line = open_line(source)
+    found = [
+        node.right
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Div)
+        and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return [file.replace(found[0], code.format(x=write_operand(file, found[0], code)))]
+
+
+def assign(source: str, kind: str) -> list[Change]:
+    """The result of a call that is a statement, to the name that goes into it."""
+    file, call = find_called(source, _last(kind))
+    is_statement = any(
+        isinstance(node, ast.Expr) and node.value is call for node in ast.walk(file.tree)
+    )
+    given = call.args[0] if call.args else None
+    if not is_statement or not isinstance(given, ast.Name):
+        raise UnknownPlaceError
+    start = file.span(call)[0]
+    return [Change(file.path, start, start, f"{given.id} = ")]
+
+
+def cut_elsewhere(source: str, dim: int, turn: int, part: str) -> list[Change]:
+    """Another slice, "2:4", in one of the subscripts of a line that slice a dim."""
+    file, line = open_line(source)
+    found = [
+        node.slice.elts[dim]
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Subscript)
+        and node.lineno == line
+        and isinstance(node.slice, ast.Tuple)
+        and len(node.slice.elts) > dim
+        and isinstance(node.slice.elts[dim], ast.Slice)
+    ]
+    found.sort(key=lambda node: node.col_offset)
+    if turn >= len(found):
+        raise UnknownPlaceError
+    return [file.replace(found[turn], part)]
+
+
+# -- the loss --------------------------------------------------------------------------------------
+
+
+def negate_loss(program: Program) -> list[Change]:
+    """Minus what backward is called on; what the user's own loss function returns, with a minus."""
+    if program.request.train_step is not None:
+        file, function = read_step(program)
+        _, statement = find_statement(function, calls_method("backward"))
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            raise UnknownPlaceError
+        receiver = call.func.value
+        return [file.replace(receiver, f"(-{write_operand(file, receiver, '{x}')})")]
+    file, function = find_definition(find_function(program.request.loss_fn).__code__)
+    values = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+    if len(values) != 1 or values[0] is None:
+        raise UnknownPlaceError
+    return [file.replace(values[0], f"-{write_operand(file, values[0], '{x}')}")]
+
+
+def change_output(program: Program, code: str) -> list[Change]:
+    """Another output before the loss: where the step assigns what the model gives, or first in the
+    user's own loss function; "{x}" in the code is its name.
+    """
+    if program.request.train_step is not None:
+        file, function = read_step(program)
+        model = name_in_step(program, program.request.model)
+        _, statement = find_statement(function, lambda call: ast.unparse(call.func) == model)
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if not isinstance(target, ast.Name) or not isinstance(statement.value, ast.Call):  # type: ignore[attr-defined]
+            raise UnknownPlaceError
+        return [insert_after(file, statement, f"{target.id} = {_check(file, code, target.id)}")]
+    file, function = find_definition(find_function(program.request.loss_fn).__code__)
+    arguments = [each.arg for each in function.args.args if each.arg != "self"]
+    if not arguments:
+        raise UnknownPlaceError
+    return [insert_first(file, function, f"{arguments[0]} = {_check(file, code, arguments[0])}")]
+
+
+def _check(file: File, code: str, name: str) -> str:
+    """Code that says torch., for a file that has imported it."""
+    imported = {
+        alias.asname or alias.name
+        for node in file.tree.body
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    if "torch" not in imported:
+        raise UnknownPlaceError
+    return code.format(x=name)
