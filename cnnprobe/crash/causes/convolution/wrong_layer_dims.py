@@ -5,8 +5,16 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.build import adapt_call, change_tensor, configure, wrap_layer
+from cnnprobe.crash.edits.build import (
+    adapt_call,
+    adapt_tensor,
+    change_tensor,
+    configure,
+    wrap_layer,
+)
+from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.layers import Exchange
+from cnnprobe.crash.facts.dims import leave_out
 from cnnprobe.crash.facts.expected import Expected, find_expected
 from cnnprobe.crash.facts.words import quote, read_tensor
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
@@ -37,7 +45,26 @@ _THIRD = """
 + model = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU())
   args = (torch.randn(4, 1, 1600),)
 """
+_STACKED = """
+  model = nn.Conv2d(12, 4, 3)
+- args = (torch.randn(2, 4, 3, 9, 9),)
++ args = (torch.randn(2, 4, 3, 9, 9).flatten(1, 2),)
+"""
+_EARLY = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.pool = nn.MaxPool2d(2)
+          self.fc = nn.Linear(27, 4)
+      def forward(self, x):
+-         x = self.pool(torch.flatten(x, 1))
++         x = torch.flatten(self.pool(x), 1)
+          return self.fc(x)
+  model, args = Net(), (torch.randn(2, 3, 6, 6),)
+"""
 EXAMPLES = (
+    Example(_STACKED, blames="", repair="x.flatten(1, 2)"),
+    Example(_EARLY, blames="pool", repair="flatten what 'pool' gives"),
     Example(_FIRST, blames="2", repair="nn.BatchNorm1d(5)"),
     Example(_SECOND, blames="backbone.0", repair="flatten(0, 1) to 'backbone'"),
     Example(_THIRD, blames="0", repair="nn.Conv1d(1, 8, 3)"),
@@ -71,6 +98,8 @@ def wrong_layer_dims(crash: Crash) -> Suspects:
         f"dims but got {found.rank}: {found.x.shape}{note}",
         *_exchange_layer(crash, found),
         *_fold_frames(crash, found),
+        *_join_frames(crash, found),
+        *_flatten_later(crash, found),
         *_fix_dims(crash, found),
         arithmetic=f"{crash.describe_origin(found.x)} gives {found.x.shape}",
         weight=STRONG if is_series or found.kind == "pool" else USUAL,
@@ -159,6 +188,37 @@ def _fold_frames(crash: Crash, found: Expected) -> Candidates:
     )
     yield propose(*both, weight=STRONG)
     yield propose(both[0])
+
+
+def _join_frames(crash: Crash, found: Expected) -> Candidates:
+    """Frames whose channels are side by side as many as the layer expects."""
+    shape = found.x.shape
+    if found.kind != "conv" or found.rank != found.dims + 3:
+        return
+    if shape[1] * shape[2] == found.expected:
+        joined = adapt_tensor(crash, found.x, lambda x: x.flatten(1, 2), "{x}.flatten(1, 2)")
+        yield propose(joined, weight=STRONG)
+
+
+def _flatten_later(crash: Crash, found: Expected) -> Candidates:
+    """A pooling after the flatten that belongs behind it."""
+    row = crash.find_producer(found.x)
+    info = find(row) if row is not None and row.fqn is None else None
+    is_flat = found.kind == "pool" and found.rank == 2 and info is not None
+    if row is None or info is None or not is_flat or info.effect != "reshapes":
+        return
+    if len(row.inputs[0].shape) == found.dims + 2:
+        title = f"flatten what {quote(found.module)} gives: torch.flatten(x, 1)"
+        after = AdaptOutput(
+            title=title, code="torch.flatten({x}, 1)", module=found.module, function=_to_rows
+        )
+        yield propose(leave_out(crash, row), after, weight=STRONG)
+
+
+def _to_rows(x: Any) -> Any:
+    """As torch.flatten(x, 1), by no function that is left out on the line."""
+    width = x[0].numel()
+    return x.contiguous().as_strided((x.shape[0], width), (width, 1))
 
 
 def _suspect_weight(crash: Crash) -> Suspects:

@@ -8,6 +8,7 @@ from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.inputs import ChangeArguments
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.frames import get_path, list_frames
+from cnnprobe.crash.facts.words import count_of
 from cnnprobe.crash.suspect import STRONG, Candidate
 
 _DETECTION = "torchvision/models/detection/"
@@ -21,9 +22,19 @@ _CORNERS = """
   args = [torch.rand(3, 64, 64)] * 2, [{"boxes": boxes, "labels": torch.tensor([1])}] * 2
 """
 CORNERS = Example(_CORNERS, blames="", repair="'xywh', 'xyxy'", on_meta=False)
+_ONE = """
+  import torchvision
+  model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+      weights=None, weights_backbone=None, num_classes=3
+  )
+  one = {"boxes": torch.tensor([[30.0, 40.0, 42.0, 60.0]]), "labels": torch.tensor([1])}
+- args = [torch.rand(3, 64, 64)] * 2, one
++ args = [torch.rand(3, 64, 64)] * 2, [one, one]
+"""
+ONE = Example(_ONE, blames="", repair="make a list of 2 dicts", is_tried=False, on_meta=False)
 
 
-@cause("CP0H5", "detection-targets", CORNERS, stage="forward", prior=990)
+@cause("CP0H5", "detection-targets", (CORNERS, ONE), stage="forward", prior=990)
 def detection_targets(crash: Crash) -> Suspects:
     """The targets of a detection model are not what torchvision expects.
 
@@ -38,6 +49,9 @@ def detection_targets(crash: Crash) -> Suspects:
     if (given := _read_given(crash)) is None:
         return
     images, targets = given
+    if isinstance(targets, Mapping):
+        yield _explain_one(images, targets)
+        return
     for i, target in enumerate(targets):
         boxes = target.get("boxes") if isinstance(target, Mapping) else None
         if not isinstance(boxes, Tensor) or boxes.is_meta:
@@ -59,6 +73,28 @@ def _read_given(crash: Crash) -> tuple[Sequence[Any], Sequence[Any]] | None:
     if not given.get("images") or not given.get("targets"):
         return None
     return given["images"], given["targets"]
+
+
+def _explain_one(images: Sequence[Any], targets: Mapping[str, Any]) -> Suspect:
+    """One dict in the place of a list with one for each image."""
+
+    def change(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "targets" in kwargs:
+            return args, {**kwargs, "targets": [targets]}
+        return (args[0], [targets], *args[2:]), kwargs
+
+    title = "put it into a list: [targets]"
+    edit: Any = ChangeArguments(title=title, code="[targets]", function=change)
+    if len(images) != 1:
+        title = f"make a list of {len(images)} dicts, one for each image, in their order"
+        edit = Advice(title=title, code="[{...}, {...}]")
+    return blame(
+        "",
+        "the targets are one dict, but have to be a list with a dict for each image",
+        propose(edit, weight=STRONG),
+        arithmetic=f"{count_of(len(images), 'image')}; the dict has {', '.join(map(str, targets))}",
+        weight=STRONG + 1,
+    )
 
 
 def _explain_shape(i: int, boxes: Tensor) -> Suspect:

@@ -36,7 +36,19 @@ _SECOND = """
           return x + self.second(F.relu(self.first(x)))
   model, args = Block(), (torch.randn(2, 4, 12, 12),)
 """
+_LARGER = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 12, 3, padding=1)
+          self.up = nn.PixelShuffle(2)
+      def forward(self, x):
+-         return x + self.up(self.conv(x))
++         return F.interpolate(x, scale_factor=2) + self.up(self.conv(x))
+  model, args = Net(), (torch.randn(2, 3, 6, 6),)
+"""
 EXAMPLES = (
+    Example(_LARGER, blames="", repair="F.interpolate(x, size="),
     Example(_FIRST, blames="", repair="nn.Conv2d(8, 16, kernel_size=1, stride=2)"),
     Example(_SECOND, blames="second", repair="padding=1"),
 )
@@ -104,12 +116,23 @@ def _project(
     yield propose(project)
 
 
+def _grows(crash: Crash, info: TensorInfo) -> bool:
+    """Whether a map was made larger on its way: by a PixelShuffle, or a transposed convolution."""
+    rows = [row for _, row in crash.walk_back(info) if row.inputs and row.outputs]
+    pairs = [(row.inputs[0].shape[2:], row.outputs[0].shape[2:]) for row in rows]
+    return any(len(a) == len(b) > 0 and a < b for a, b in pairs)
+
+
 def _resize(crash: Crash, pair: Operands, shortcut: TensorInfo, branch: TensorInfo) -> Candidates:
     """Maps of two resolutions, as in the gate of an attention U-Net: the larger size first."""
     if len(shortcut.shape) < 3 or shortcut.shape[:2] != branch.shape[:2]:
         return
-    if len(pair.call.inputs) != 2 or not count_layers(crash, shortcut)[0]:
-        return  # a shortcut as it came: the branch is to keep its size
+    if len(pair.call.inputs) != 2:
+        return
+    if not count_layers(crash, shortcut)[0]:  # as it came: the branch is to keep its size
+        if _grows(crash, branch):
+            yield propose(resize_part(crash, pair.call, shortcut, branch))
+        return
 
     def rank(two: tuple[TensorInfo, TensorInfo]) -> tuple[bool, int]:
         return not is_enlarged(crash, two[0]), count_elements(two[0].shape)

@@ -52,7 +52,22 @@ _THIRD = """
           return q.transpose(1, 2).reshape(x.shape)
   model, args = Heads(), (torch.randn(2, 9, 48),)
 """
+_FOURTH = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.embed = nn.Conv2d(3, 8, 4, 4)
+          self.first = nn.Parameter(torch.zeros(1, 8, 1))
+      def forward(self, x):
+          x = self.embed(x)
+          n, c, h, w = x.shape
+          tokens = torch.cat([self.first.expand(n, -1, -1), x.flatten(2)], dim=2)
+-         return tokens.reshape(n, c, h, w)
++         return tokens[..., 1:].reshape(n, c, h, w)
+  model, args = Net(), (torch.randn(2, 3, 12, 12),)
+"""
 EXAMPLES = (
+    Example(_FOURTH, blames="", repair="x[..., 1:].reshape"),
     Example(_FIRST, blames="", repair="set out_features=392 in 'fc'"),
     Example(_SECOND, blames="", repair="set in_features=2304 in 'fc'"),
     Example(_THIRD, blames="", repair="set head_dim=12"),
@@ -102,6 +117,7 @@ def _propose_layers(crash: Crash, call: ModuleCall) -> Candidates:
         elif map_sizes and sizes[-len(map_sizes) :] == map_sizes and wanted % places == 0:
             yield propose(configure(crash, row.fqn, out_channels=wanted // places))
         break
+    yield from _leave_tokens(crash, call)
     yield from _propose_numbers(crash, sizes, call.inputs[0].shape)
     if sizes[0] != -1:
         rest = sizes[1:]
@@ -111,6 +127,27 @@ def _propose_layers(crash: Crash, call: ModuleCall) -> Candidates:
 
         code = f"{{x}}.view(-1, {', '.join(map(str, rest))})"
         yield propose(reshape_otherwise(crash, call, reshape, code), weight=POSSIBLE)
+
+
+def _leave_tokens(crash: Crash, call: ModuleCall) -> Candidates:
+    """Tokens that were put in front of those of a map, which are no part of it."""
+    shape, sizes = call.inputs[0].shape, read_sizes(call)
+    if len(shape) < 2 or min(sizes) < 1:
+        return
+    wanted, rest = divmod(count_elements(sizes), count_elements(shape[:-1]))
+    more = shape[-1] - wanted
+    fronts = [
+        part.shape
+        for _, row in crash.walk_back(call.inputs[0])
+        for part in (row.inputs if operation(row) == "cat" else ())
+    ]
+    if rest or not any(more in front for front in fronts):
+        return
+
+    def cut(x: Tensor, *_: object) -> Tensor:
+        return x[..., more:].reshape(sizes)
+
+    yield propose(reshape_otherwise(crash, call, cut, f"{{x}}[..., {more}:].reshape{sizes}"))
 
 
 def _propose_numbers(crash: Crash, sizes: tuple[int, ...], shape: tuple[int, ...]) -> Candidates:

@@ -41,7 +41,7 @@ def window_does_not_divide(crash: Crash) -> Suspects:
     x, sizes = call.inputs[0], read_sizes(call)
     cuts = _find_cuts(x.shape, sizes)
     windows = {window for _, window in cuts.values()}
-    if len(windows) != 1:
+    if len(windows) != 1 or len(cuts) < 2:  # height and width: one dim alone is no map
         return
     window = windows.pop()
     uneven = [n for n, each in cuts.values() if n % each]
