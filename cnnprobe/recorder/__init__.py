@@ -324,11 +324,12 @@ def preserved(
     """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where
     the guard is told of each write.
     """
-    state = ModuleState(model)
-    inputs = [
-        value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)
-    ]
-    guard = StateGuard([*state.parameters, *state.gradients, *inputs])
+    with no_collection():
+        state = ModuleState(model)
+        inputs = [
+            value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)
+        ]
+        guard = StateGuard([*state.parameters, *state.gradients, *inputs])
     notes: list[str] = []
     try:
         yield guard, notes

@@ -8,6 +8,7 @@ written to, so they are copied only when an operation is about to write to their
 
 import contextlib
 import functools
+import operator
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from cnnprobe.recorder.inventory import named_modules
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (dict, list, set)
 
 
 def storage_key(tensor: Tensor) -> int | None:
@@ -102,7 +103,7 @@ class ModuleState:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [
-            (module, _copy_attributes(module)) for _, module, first in named_modules(model) if first
+            (module, _Attributes(module)) for _, module, first in named_modules(model) if first
         ]
         self._sharded: list[Any] = [m for m, _ in self._modules if is_sharded(m)]
         self._classes = [type(module) for module, _ in self._modules]
@@ -139,7 +140,7 @@ class ModuleState:
         for (module, attributes), kind in zip(self._modules, self._classes, strict=True):
             if type(module) is not kind:
                 module.__class__ = kind
-            _restore_attributes(module, attributes)
+            attributes.restore(module)
         for module, mode in self._modes:
             module.training = mode
         with torch._C.DisableTorchFunction(), torch.no_grad():
@@ -165,35 +166,45 @@ def _has_shards(kind: type) -> bool:
     return any(base.__name__ == "FSDPModule" for base in kind.__mro__)
 
 
-def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Each attribute with a copy of its content where it is a plain container, one level deep."""
-    return {
-        name: (value, value.copy() if isinstance(value, dict | list | set) else None)
-        for name, value in module.__dict__.items()
-    }
+class _Attributes:
+    """The attributes of a module, and what is in those that are plain containers, one level deep.
 
+    Nearly all are found as they were: that is asked by few calls, as a module has some fifteen.
+    """
 
-def _restore_attributes(module: nn.Module, attributes: dict[str, tuple[Any, Any]]) -> None:
-    current = module.__dict__
-    for name in [name for name in current if name not in attributes]:
-        del current[name]
-    for name, (value, content) in attributes.items():
-        if current.get(name, attributes) is not value:
-            current[name] = value
-        if content is not None and not _same_items(value, content):
+    __slots__ = ("contents", "empty", "names", "values")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.names = [*module.__dict__]
+        self.values = [*module.__dict__.values()]
+        containers = [v for v in self.values if isinstance(v, _CONTAINERS)]
+        self.empty = [v for v in containers if not v]
+        self.contents = [(v, v.copy()) for v in containers if v]
+
+    def restore(self, module: nn.Module) -> None:
+        """Put back what is no longer the same object."""
+        current = module.__dict__
+        if [*current] != self.names or not all(map(operator.is_, current.values(), self.values)):
+            for name in [name for name in current if name not in self.names]:
+                del current[name]
+            current.update(zip(self.names, self.values, strict=True))
+        for value in self.empty if any(self.empty) else ():
             value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+        for value, content in self.contents:
+            if not _has_same_items(value, content):
+                value.clear()
+                value.extend(content) if isinstance(value, list) else value.update(content)
 
 
-def _same_items(value: Any, content: Any) -> bool:
+def _has_same_items(value: Any, content: Any) -> bool:
     if len(value) != len(content):
         return False
     if isinstance(value, dict):
-        return all(
-            a is b and x is y for (a, x), (b, y) in zip(value.items(), content.items(), strict=True)
+        return all(map(operator.is_, value, content)) and all(
+            map(operator.is_, value.values(), content.values())
         )
     if isinstance(value, list):
-        return all(a is b for a, b in zip(value, content, strict=True))
+        return all(map(operator.is_, value, content))
     return bool({id(item) for item in value} == {id(item) for item in content})
 
 
