@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnprobe.records.statistics import BUCKETS, COLUMNS, Channels, Statistics, fold, read_row
+from cnnprobe.records.statistics import BUCKETS, COLUMNS, LOWEST, Channels, Statistics, read_row
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats import moments
 from cnnprobe.stats.transfer import Sent
@@ -208,8 +208,18 @@ class Table:
     def _read_histogram(self, row: int) -> Histogram | None:
         if self.histograms is None:
             return None
-        counts = self.histograms[row].tolist()
-        return fold(counts[256 : 256 + BUCKETS], counts[:BUCKETS])
+        counts = self.histograms[row]
+        positive, negative = counts[:BUCKETS], counts[256 : 256 + BUCKETS]
+        filled = (positive | negative).tobytes()  # its ends are empty, and soon told from bytes
+        start = (len(filled) - len(filled.lstrip(b"\0"))) // counts.itemsize
+        stop = -(-len(filled.rstrip(b"\0")) // counts.itemsize)
+        if stop == 0:
+            return Histogram()
+        return Histogram(
+            lowest=LOWEST + start,
+            negative=tuple(negative[start:stop].tolist()),
+            positive=tuple(positive[start:stop].tolist()),
+        )
 
     def _read_channels(self, row: int) -> Channels | None:
         values = None if self.channels is None else self.channels[row]
