@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.graph import Saved
-from cnnprobe.recorder.values import read_shape
+from cnnprobe.recorder.values import EXACT, dtype_name, read_shape, shared
 
 _RAW = "_raw_saved_"
 _NO_MARKS: tuple[str, ...] = ()
@@ -32,65 +32,83 @@ class SavedLedger:
     slots: int = 0  # tensors that were looked for
     found: int = 0
 
+    # In one piece: it runs once a node, and a further frame would cost more than most of its lines.
     def book(self, node: int, function: Any) -> tuple[int, tuple[str, ...]]:
         """Bytes of activations that `function` is the first to keep, and what is to be said of
         it.
         """
         size, marks = 0, _NO_MARKS
-        for name, saved in _slots(function):
+        names, is_custom = _describe(type(function))
+        for name, short in names:
+            try:
+                saved = getattr(function, name)
+            except (RuntimeError, AttributeError):  # freed by backward
+                continue
+            if saved is None:
+                continue
+            if type(saved) is tuple or saved.unpack_hook is not None:
+                for each in saved if type(saved) is tuple else (saved,):
+                    if each is not None:
+                        more, mark = self._book_one(node, short, each, function)
+                        size += more
+                        marks = marks if mark is None or mark in marks else (*marks, mark)
+                continue
             self.slots += 1
-            if saved.unpack_hook is not None:
-                self.found += 1
-                mark = (
-                    "recomputed"
-                    if type(saved.data).__name__ in ("_Holder", "_Handle")
-                    else "packed by a hook"
-                )
-                marks = marks if mark in marks else (*marks, mark)
-                size += sum(self._enter(node, name, tensor) for tensor in _tensors(saved.data))
-                continue
             tensor = saved.data
-            if tensor is None:
-                continue
-            self.found += 1
-            if tensor._version and _is_overwritten(function, name):
-                marks = marks if "overwritten" in marks else (*marks, "overwritten")
-            size += self._enter(node, name, tensor)
-        if isinstance(function, torch.autograd.function.FunctionCtx):
+            if tensor is not None:
+                self.found += 1
+                if tensor._version and _is_overwritten(function, short):
+                    marks = marks if "overwritten" in marks else (*marks, "overwritten")
+                size += self._enter(node, short, tensor)
+        if is_custom:
             size += sum(
                 self._enter(node, name, tensor) for name, tensor in _kept_as_attributes(function)
             )
         return size, marks
 
+    def _book_one(self, node: int, name: str, saved: Any, function: Any) -> tuple[int, str | None]:
+        """The same of one tensor: one of a list, or one that a hook has packed."""
+        self.slots += 1
+        if saved.unpack_hook is not None:
+            self.found += 1
+            is_recomputed = type(saved.data).__name__ in ("_Holder", "_Handle")
+            size = sum(self._enter(node, name, tensor) for tensor in _tensors(saved.data))
+            return size, "recomputed" if is_recomputed else "packed by a hook"
+        tensor = saved.data
+        if tensor is None:
+            return 0, None
+        self.found += 1
+        is_lost = tensor._version and _is_overwritten(function, name)
+        return self._enter(node, name, tensor), "overwritten" if is_lost else None
+
     def _enter(self, node: int, name: str, tensor: Tensor) -> int:
         """Bytes that this tensor adds to the activations: none if its storage was seen, or is a
         parameter's or an input's.
         """
-        size = 0
-        for identity, nbytes in storages(tensor):
+        try:
+            storage = tensor.untyped_storage()
+            identity = storage._cdata
             if identity in self.seen:
-                continue
-            self.seen.add(identity)
-            kind = (
-                "parameter"
-                if identity in self.parameters
-                else "input"
-                if identity in self.inputs
-                else "activation"
+                return 0
+            return self._add(node, name, tensor, identity, storage.nbytes())
+        except (RuntimeError, NotImplementedError, ValueError):
+            return sum(
+                self._add(node, name, tensor, identity, nbytes)
+                for identity, nbytes in storages(tensor)
+                if identity not in self.seen
             )
-            self.entries.append(
-                Saved(
-                    node,
-                    name,
-                    nbytes,
-                    kind,
-                    read_shape(tensor),
-                    str(tensor.dtype).removeprefix("torch."),
-                )
-            )
-            if kind == "activation":
-                size += nbytes
-        return size
+
+    def _add(self, node: int, name: str, tensor: Tensor, identity: int, nbytes: int) -> int:
+        self.seen.add(identity)
+        is_parameter, is_input = identity in self.parameters, identity in self.inputs
+        kind = "parameter" if is_parameter else "input" if is_input else "activation"
+        try:
+            shape = shared(tensor.shape) if type(tensor) in EXACT else read_shape(tensor)
+        except RuntimeError:  # a nested one
+            shape = read_shape(tensor)
+        entry = (node, name, nbytes, kind, shape, dtype_name(tensor.dtype))
+        self.entries.append(tuple.__new__(Saved, entry))
+        return nbytes if kind == "activation" else 0
 
 
 def storages(tensor: Tensor) -> Iterator[tuple[int, int]]:
@@ -120,24 +138,12 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 @functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    """Names of the attributes under which a class of C++ nodes keeps tensors."""
-    return tuple(name for name in dir(kind) if name.startswith(_RAW))
-
-
-def _slots(function: Any) -> Iterator[tuple[str, Any]]:
-    """(name, SavedTensor) of everything that a node has saved; lists of tensors one by one."""
-    kind: type = type(function)
-    for name in _names(kind):
-        try:
-            value = getattr(function, name)
-        except (RuntimeError, AttributeError):  # freed by backward
-            continue
-        short = name.removeprefix(_RAW)
-        if isinstance(value, tuple):
-            yield from ((short, saved) for saved in value if saved is not None)
-        elif value is not None:
-            yield short, value
+def _describe(kind: type) -> tuple[tuple[tuple[str, str], ...], bool]:
+    """The attributes under which a class of nodes keeps tensors, and what users call them; and
+    whether it is a Function of the user's.
+    """
+    names = [(name, name.removeprefix(_RAW)) for name in dir(kind) if name.startswith(_RAW)]
+    return tuple(names), issubclass(kind, torch.autograd.function.FunctionCtx)
 
 
 def _is_overwritten(function: Any, name: str) -> bool:
