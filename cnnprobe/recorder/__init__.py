@@ -42,10 +42,11 @@ from cnnprobe.recorder.preservation import (
     preserved_generators,
 )
 from cnnprobe.recorder.rows import Closed
+from cnnprobe.recorder.sightings import Summary
 from cnnprobe.recorder.sources import hide_frames, thread_id
 from cnnprobe.recorder.threads import Threads, describe_threads
 from cnnprobe.recorder.values import argument_leaves
-from cnnprobe.recorder.watching import Summary, Watcher
+from cnnprobe.recorder.watching import Watcher
 from cnnprobe.records.trace import Trace, is_within
 from cnnprobe.stats import Statistics, summarise
 
@@ -126,9 +127,11 @@ class Recording:
         self._watcher = Watcher(
             model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish
         )
-        self._watcher.stays_compiled = self._is_compiled = "compiled" in self._sealed.values()
+        self._watcher.hooks.stays_compiled = self._is_compiled = "compiled" in self._sealed.values()
         self._threads = self._watcher.others = Threads(self._watcher)
-        self._watcher.names = dict(names or {})  # of tensors by their ids, before the model's own
+        self._watcher.sightings.names = dict(
+            names or {}
+        )  # of tensors by their ids, before the model's own
         self._limit = 0
         self.forwards = 0
 
@@ -155,7 +158,7 @@ class Recording:
 
     def find_maker(self, tensor: torch.Tensor) -> int | None:
         """The row of the call, of the pass that is being recorded, that made a tensor."""
-        return self._watcher.maker_of(tensor)
+        return self._watcher.sightings.maker_of(tensor)
 
     def pause(self) -> bool:
         """Leave out what the current call computes until `resume`; False if nothing is recorded."""
@@ -168,7 +171,7 @@ class Recording:
     def attach(self) -> None:
         """Hook the modules; nothing is recorded before `start`, in the thread that calls it."""
         with no_collection():
-            self._watcher.attach()
+            self._watcher.hooks.attach()
 
     def start(self) -> None:
         """Record the functions between the modules too, and allow for the frames of hooks."""
@@ -191,7 +194,7 @@ class Recording:
 
     def detach(self) -> None:
         """Take the hooks off, and let go of the arguments."""
-        self._watcher.detach()
+        self._watcher.hooks.detach()
         self._watcher.given = ((), {})
 
     def __enter__(self) -> Self:
@@ -252,7 +255,7 @@ def _postponed(*, trace_rows: Sequence[Closed]) -> Iterator[str]:
 def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
     """What could not be observed as it otherwise runs, in sentences."""
     if (
-        watcher.has_fused
+        watcher.hooks.has_fused
         and not torch.is_grad_enabled()
         and any(isinstance(m, FUSED) and not m.training for m in tree.modules)
     ):

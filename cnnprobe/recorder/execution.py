@@ -37,6 +37,13 @@ def _has_compiled_forward(kind: type) -> bool:
     return hasattr(getattr(kind, "forward", None), _COMPILED)
 
 
+@functools.lru_cache(maxsize=4096)
+def _runs_otherwise(kind: type) -> bool:
+    """Whether modules of a class may be scripted or compiled by what the class is."""
+    is_whole = kind.__name__ == "OptimizedModule" or issubclass(kind, torch.jit.ScriptModule)
+    return is_whole or _has_compiled_forward(kind)
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Whether torch.compile has been applied to the model or to one of its modules."""
     return any(has_compiled_code(module) for _, module, _ in named_modules(model))
@@ -79,6 +86,14 @@ def find_sealed(tree: Iterable[Entry], *, through_compiled: bool = False) -> dic
     """The outermost modules that hooks cannot look into, by fqn: "compiled" or "scripted"."""
     found: dict[str, str] = {}
     for fqn, module, _ in tree:
+        kind: type = type(module)
+        attributes = module.__dict__
+        if not (
+            _runs_otherwise(kind)
+            or "forward" in attributes
+            or attributes.get("_compiled_call_impl") is not None
+        ):
+            continue  # as nearly all modules
         if is_scripted(module):
             how = "scripted"
         elif not through_compiled and has_compiled_code(module):

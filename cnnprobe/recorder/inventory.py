@@ -362,19 +362,22 @@ def _own_tensors(module: nn.Module, fqn: str, tensors: dict[int, Any]) -> tuple[
 def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
     draft = twins.ParameterInfo()
     draft.fqn, draft.kind, draft.aliases = fqn, kind, ()
-    if type(tensor) in EXACT and tensor.layout is torch.strided and not tensor.is_nested:
+    try:
+        if type(tensor) not in EXACT or tensor.layout is not torch.strided:
+            raise RuntimeError  # noqa: TRY301 - as nested ones do, which have no single shape
         draft.shape, draft.numel, draft.nbytes = shared(tensor.shape), tensor.numel(), tensor.nbytes
-    elif is_uninitialised(tensor):
-        draft.shape, draft.numel, draft.nbytes = (), 0, 0
-    else:
-        draft.shape, draft.numel, draft.nbytes = (
-            read_shape(tensor),
-            tensor.numel(),
-            read_nbytes(tensor),
-        )
+    except RuntimeError:
+        draft.shape, draft.numel, draft.nbytes = _measure(tensor)
     draft.dtype, draft.device = dtype_name(tensor.dtype), device_name(tensor.device)
     draft.trainable = kind == "parameter" and tensor.requires_grad
     return draft
+
+
+def _measure(tensor: Tensor) -> tuple[tuple[int, ...], int, int]:
+    """Shape, number of elements and bytes of a tensor of any kind."""
+    if is_uninitialised(tensor):
+        return (), 0, 0
+    return read_shape(tensor), tensor.numel(), read_nbytes(tensor)
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -83,17 +83,11 @@ class _Strand(Watcher):
     def __init__(self, threads: Threads, owner: threading.Thread, number: int) -> None:
         main = threads.main
         super().__init__(
-            main.model, main.tree, summarise=main.summarise, guard=main.guard, on_root=main.on_root
+            main.model, main.tree, summarise=None, guard=main.guard, on_root=main.on_root
         )
         self.threads, self.owner, self.number = threads, owner, number
-        self.kinds, self.places, self.has_fused = main.kinds, main.places, main.has_fused
-        self.made, self.alive, self.notes, self.names = (
-            main.made,
-            main.alive,
-            main.notes,
-            main.names,
-        )
-        self.stays_compiled = main.stays_compiled
+        self.hooks, self.sightings = main.hooks, main.sightings
+        self.watched, self.notes = main.watched, main.notes
         self.others = threads
 
     def begin_anew(self) -> None:
@@ -105,7 +99,7 @@ class _Strand(Watcher):
         """As on the recording's thread; the topmost call takes the function mode to this thread."""
         if self.current is None:
             self.anchors[len(self.rows)] = self.threads.find_anchor()
-            if not self.stays_compiled:
+            if not self.hooks.stays_compiled:
                 self.__enter__()  # type: ignore[no-untyped-call]
         super().enter(module, args, kwargs)
         if self.anchors.get(self.rows.base) is None:
@@ -120,7 +114,7 @@ class _Strand(Watcher):
     ) -> None:
         """As on the recording's thread."""
         super().leave(module, args, kwargs, output)
-        if self.current is None and not self.stays_compiled:
+        if self.current is None and not self.hooks.stays_compiled:
             self.__exit__(None, None, None)
 
     def finish_root(self) -> None:

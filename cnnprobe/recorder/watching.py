@@ -12,37 +12,22 @@ microseconds, and each line here takes some hundredths of one. All else is left 
 import pathlib
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.recorder import cost, sources
-from cnnprobe.recorder.execution import CompiledCall, is_compiled_in_place
 from cnnprobe.recorder.functions import FunctionOperation, operation_of
-from cnnprobe.recorder.inventory import Kind, Kinds, ModuleTree, named_modules
+from cnnprobe.recorder.hooking import Hooks, Told
+from cnnprobe.recorder.inventory import ModuleTree
 from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.rows import CallRow, Closed, ModuleRow, close, more_of
-from cnnprobe.recorder.values import (
-    FOUND,
-    MOST_LEAVES,
-    PATH,
-    PLAIN,
-    SHAPE,
-    SOURCE,
-    Sighting,
-    argument_leaves,
-    leaves,
-    plain,
-    sight,
-)
-from cnnprobe.stats import Statistics
+from cnnprobe.recorder.sightings import Sightings, Summary
+from cnnprobe.recorder.values import PLAIN, argument_leaves, leaves
 
 _push = torch._C._push_on_torch_function_stack
 _pop = torch._C._pop_torch_function_stack
@@ -54,29 +39,6 @@ _thread = sources.thread_id
 
 _OURS = {__file__, str(pathlib.Path(__file__).with_name("threads.py"))}
 
-Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
-
-
-def _hook(
-    module: nn.Module, key: int, before: Callable[..., None], after: Callable[..., None]
-) -> None:
-    """What register_forward_pre_hook and register_forward_hook(with_kwargs=True, always_call=True)
-    do, without a handle for each of thousands.
-    """
-    module._forward_pre_hooks[key] = before
-    module._forward_pre_hooks_with_kwargs[key] = True
-    module._forward_hooks[key] = after
-    module._forward_hooks_with_kwargs[key] = True
-    module._forward_hooks_always_called[key] = True
-
-
-def _unhook(module: nn.Module, key: int) -> None:
-    module._forward_pre_hooks.pop(key, None)
-    module._forward_pre_hooks_with_kwargs.pop(key, None)
-    module._forward_hooks.pop(key, None)
-    module._forward_hooks_with_kwargs.pop(key, None)
-    module._forward_hooks_always_called.pop(key, None)
-
 
 def _stranger() -> "Watcher":
     """What the hooks in a copy of a watched model belong to: it watches nothing."""
@@ -87,18 +49,6 @@ def _stranger() -> "Watcher":
         guard=None,
         on_root=lambda *_: None,
     )
-
-
-class Elsewhere(Protocol):
-    """Is told of the calls of watched modules on other threads."""
-
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """As the watcher's."""
-
-    def leave(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
-        """As the watcher's."""
 
 
 class Watcher(TorchFunctionMode):
@@ -118,85 +68,18 @@ class Watcher(TorchFunctionMode):
         super().__init__()
         self.model = model
         self.tree = tree
-        self.summarise = summarise
         self.guard = guard
         self.on_root = on_root
+        self.hooks = Hooks(tree, self, lambda: self.current is not None)
+        self.sightings = Sightings(tree, summarise)
+        self.watched, self.notes = self.hooks.watched, self.sightings.notes
         self.rows: list[CallRow | Closed] = []
         self.current: ModuleRow | None = None
-        self.made: dict[int, Sighting] = {}  # by the id of the tensor, if that is `alive` still
-        self.alive: dict[int, weakref.ref[Tensor]] = {}
-        self.kinds: dict[int, Kind] = {}  # of the watched modules, by their ids
-        self.places: dict[int, int] = {}  # theirs in the tree
-        self.key = 0
-        self.has_fused = False
-        self.names: dict[int, str] = {}  # of parameters and buffers, by their ids
-        self.knows_names = False
-        self.notes: dict[str, None] = {}
-        self.stays_compiled = False
-        self.last_write = -1  # the latest row of a function that wrote to what was there
-        self.registrations: RemovableHandle | None = None
-        self.compiled_calls: list[CompiledCall] = []
-        self.others: Elsewhere | None = None  # told of calls on other threads
-        self.given: tuple[tuple[Any, ...], dict[str, Any]] = (
-            (),
-            {},
-        )  # to the latest root call, until the recording ends
+        self.others: Told | None = None  # told of calls on other threads
+        # to the latest root call, until the recording ends
+        self.given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self.error: BaseException | None = None
         self.thread = sources.thread_id()
-
-    # -- attaching ---------------------------------------------------------------------------------
-
-    def attach(self) -> None:
-        """Hook every module of the model, once each."""
-        self.key = RemovableHandle.next_id
-        RemovableHandle.next_id = self.key + 1
-        before, after, kinds = self.enter, self.leave, Kinds()
-        for place, module in self.tree.watched():
-            self._watch(place, module, kinds.of(module), before, after)
-        self.registrations = register_module_module_registration_hook(self._register)
-
-    def _watch(
-        self,
-        place: int,
-        module: nn.Module,
-        kind: Kind,
-        before: Callable[..., None],
-        after: Callable[..., None],
-    ) -> None:
-        self.kinds[id(module)] = kind
-        self.has_fused |= kind.is_fused
-        self.places[id(module)] = place
-        if self.stays_compiled and is_compiled_in_place(module):
-            self.compiled_calls.append(CompiledCall(module, self))
-        else:
-            _hook(module, self.key, before, after)
-
-    def _register(self, parent: nn.Module, name: str, module: nn.Module | None) -> None:
-        """A module is given to a parent: one that comes into the model during the forward pass is
-        watched from now on.
-        """
-        place = self.places.get(id(parent))
-        if place is None or module is None or id(module) in self.places or self.current is None:
-            return
-        above = f"{self.tree.fqns[place]}.{name}".lstrip(".")
-        kinds = Kinds()
-        for fqn, child, first in named_modules(module):
-            if first and id(child) not in self.places:
-                at = self.tree.append(f"{above}.{fqn}" if fqn else above, child)
-                self._watch(at, child, kinds.of(child), self.enter, self.leave)
-
-    def detach(self) -> None:
-        """Take every hook off again, whatever happened since."""
-        if self.registrations is not None:
-            self.registrations.remove()
-        for call in self.compiled_calls:
-            call.remove()
-        for place in self.places.values():
-            _unhook(self.tree.modules[place], self.key)
-        self.kinds, self.places = (
-            {},
-            {},
-        )  # copies of the hooks that somebody made meanwhile fall silent
 
     def __deepcopy__(self, memo: object) -> "Watcher":
         return _stranger()  # a copy of the model is a stranger to us
@@ -246,17 +129,18 @@ class Watcher(TorchFunctionMode):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of every module: it is about to be called."""
-        kind = self.kinds.get(id(module))
-        if kind is None or _thread() != self.thread:
-            if kind is not None and self.others is not None:
+        known = self.watched.get(id(module))
+        if known is None or _thread() != self.thread:
+            if known is not None and self.others is not None:
                 self.others.enter(module, args, kwargs)
             return
         try:
             suspended = self._suspend()
-            parent = self.current
+            kind, place = known
+            parent, rows = self.current, self.rows
             row = ModuleRow()
-            row.module, row.kind, row.of = module, kind, self.places[id(module)]
-            row.parent, row.position = parent, len(self.rows)
+            row.module, row.kind, row.of = module, kind, place
+            row.parent, row.position = parent, len(rows)
             row.given = row.made = row.more = None
             if _backward_task() != -1:
                 more_of(row).recomputed = True
@@ -268,10 +152,10 @@ class Watcher(TorchFunctionMode):
                 else sources.of_module_call(parent)
             )
             if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
-                row.given = self._given(args[0], "")
+                row.given = self.sightings.see_given(args[0], "", row)
             else:
-                self._read_inputs(row, args, kwargs)
-            self.rows.append(row)
+                self.sightings.read_inputs(row, args, kwargs)
+            rows.append(row)
             self.current = row
             if self.guard is not None and kind.is_leaf:
                 self._guard_leaf(self.guard, module, args)
@@ -305,8 +189,9 @@ class Watcher(TorchFunctionMode):
         try:
             suspended = row.suspended or self._suspend()
             row.ended, row.last = ended, last
+            parent, position = row.parent, row.position
             if type(output) is Tensor and row.kind.is_leaf:
-                row.made = self._note(output, "", row.position)
+                row.made = self.sightings.note(output, "", position)
             elif (
                 output is None
                 and (error := sys.exc_info()[1]) is not None
@@ -315,10 +200,10 @@ class Watcher(TorchFunctionMode):
                 more_of(row).completed = False
                 self.error = error
             else:
-                self._read_outputs(row, output)
-            self.rows[row.position] = close(row)
-            self.current = row.parent
-            if row.parent is None:
+                self.sightings.read_outputs(row, output)
+            self.rows[position] = close(row)
+            self.current = parent
+            if parent is None:
                 self.finish_root()
             if suspended:
                 _push(self)
@@ -329,7 +214,7 @@ class Watcher(TorchFunctionMode):
         """The row of a module's call, below which an exception of another kind has left rows open;
         None for a call that is not watched.
         """
-        row = self.current if id(module) in self.kinds and _thread() == self.thread else None
+        row = self.current if id(module) in self.watched and _thread() == self.thread else None
         while row is not None and row.module is not module:
             row = row.parent
         return row
@@ -337,11 +222,11 @@ class Watcher(TorchFunctionMode):
     def stumble(self, module: nn.Module, error: Exception) -> None:
         """Our own recording failed: say so, and let the user's forward go on."""
         self._tell_stumble(module, error)
-        if not self.stays_compiled and not self._is_on_stack():
+        if not self.hooks.stays_compiled and not self._is_on_stack():
             _push(self)
 
     def _tell_stumble(self, module: nn.Module, error: Exception) -> None:
-        fqn = self.tree.fqns[self.places[id(module)]]
+        fqn = self.tree.fqns[self.watched[id(module)][1]]
         self.notes[
             (
                 f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please "
@@ -355,9 +240,7 @@ class Watcher(TorchFunctionMode):
         self.close_open_rows()
         self.on_root(self, self.rows)  # type: ignore[arg-type]
         self.rows = []
-        self.made.clear()
-        self.alive.clear()
-        self.last_write = -1
+        self.sightings.forget()
         self.error = None
 
     def close_open_rows(self) -> None:
@@ -405,7 +288,7 @@ class Watcher(TorchFunctionMode):
         row.of, row.parent, row.position = operation.kind, parent, len(self.rows)
         row.given = row.made = row.more = None
         try:
-            self._read_inputs(row, args, kwargs)
+            self.sightings.read_inputs(row, args, kwargs)
         except Exception as error:  # the user's forward goes on, whatever we stumble over
             self._tell_stumble(parent.module, error)
         if parent.more is not None and parent.more.recomputed:
@@ -423,11 +306,11 @@ class Watcher(TorchFunctionMode):
         row.ended, row.last = _clock(), _sequence()
         try:
             if operation.writes:
-                self.last_write = row.position + 1
+                self.sightings.last_write = row.position + 1
             gave_nothing = output is None or type(output) in PLAIN
             if not gave_nothing and (type(output) is Tensor or self._holds_tensor(output)):
                 row.position = len(self.rows)
-                self._read_outputs(row, output)
+                self.sightings.read_outputs(row, output)
                 if operation.counting is cost.Counting.REPLAY and not cost.is_without_product(
                     operation.kind
                 ):
@@ -438,7 +321,7 @@ class Watcher(TorchFunctionMode):
             ):  # `x[i] = y` gives nothing back; x is then what this row made
                 row.position = len(self.rows)
                 if args and isinstance(args[0], Tensor):
-                    self._read_outputs(row, args[0])
+                    self.sightings.read_outputs(row, args[0])
                 more_of(row).returned = "NoneType" if row.made is not None else ""
                 self._keep(row)
         except Exception as error:  # see above
@@ -494,95 +377,6 @@ class Watcher(TorchFunctionMode):
         ):
             if isinstance(value, Tensor):
                 guard.about_to_write(value)
-
-    # -- reading values ----------------------------------------------------------------------------
-
-    def maker_of(self, tensor: Tensor) -> int | None:
-        """The row of the running root call that has put out this tensor."""
-        found = self._known(tensor)
-        return found[SOURCE] if found is not None and isinstance(found[SOURCE], int) else None
-
-    def _known(self, tensor: Tensor) -> Sighting | None:
-        """What a row has put out as this very tensor; another one may have its id by now."""
-        found = self.made.get(id(tensor))
-        return found if found is not None and self.alive[id(tensor)]() is tensor else None
-
-    def _read_inputs(self, row: CallRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found: list[Sighting] = []
-        arguments: dict[str, object] = {}
-        for path, value in argument_leaves(args, kwargs):
-            if isinstance(value, Tensor):
-                found.append(self._given(value, path))
-            else:
-                arguments[path] = plain(value)
-        if len(found) == 1:
-            row.given = found[0]
-        elif found:
-            more_of(row).inputs = tuple(found)
-        if arguments:
-            more_of(row).arguments = arguments
-
-    def _given(self, tensor: Tensor, path: str) -> Sighting:
-        known = self.made.get(id(tensor))
-        if known is None or self.alive[id(tensor)]() is not tensor:
-            return sight(tensor, path, self._name_of(tensor))
-        try:
-            if known[PATH] == path and known[SHAPE] == tensor.shape:
-                return known
-        except (RuntimeError, ValueError):  # nested, or a parameter that has no shape yet
-            pass
-        return sight(tensor, path, known[SOURCE], known[FOUND])
-
-    def _name_of(self, tensor: Tensor) -> str | None:
-        """The name of a parameter or buffer. They are looked at when a function is first given what
-        no row has made.
-        """
-        if not self.knows_names and (self.current is not None or isinstance(tensor, nn.Parameter)):
-            self.knows_names = True
-            self.names = {**self.names, **self.tree.names_of_tensors()}
-        return self.names.get(id(tensor))
-
-    def _read_outputs(self, row: CallRow, output: object) -> None:
-        if type(output) is not Tensor:
-            more_of(row).returned = type(output).__name__
-        if isinstance(output, Tensor):
-            row.made = self._made(output, "", row)
-            return
-        found = [
-            self._made(value, path, row)
-            for path, value in leaves(output)
-            if isinstance(value, Tensor)
-        ]
-        if found:
-            more_of(row).outputs = tuple(found)
-        if len(found) >= MOST_LEAVES:
-            self.notes[
-                (
-                    f"an output of more than {MOST_LEAVES:,} tensors was recorded with the first "
-                    f"{MOST_LEAVES:,}"
-                )
-            ] = None
-
-    def _made(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
-        known = self._known(tensor) if isinstance(row, ModuleRow) else None
-        if known is not None and known[SOURCE] < self.last_write and tensor._is_view():  # type: ignore[operator]
-            # its base may have been written to since: what stands there is read again
-            found = self.summarise(tensor) if self.summarise is not None else None
-            return sight(tensor, path, known[SOURCE], found)
-        if known is not None:
-            is_below = known[SOURCE] > row.position  # type: ignore[operator]
-            if is_below and known[PATH] == path:
-                return known  # a container hands on what a row below it has made
-            if is_below or not row.kind.is_leaf:  # type: ignore[attr-defined]
-                return sight(tensor, path, known[SOURCE], known[FOUND])
-        return self._note(tensor, path, row.position)
-
-    def _note(self, tensor: Tensor, path: str, position: int) -> Sighting:
-        """Remember a tensor as what the row at `position` has made."""
-        found = self.summarise(tensor) if self.summarise is not None else None
-        made = self.made[id(tensor)] = sight(tensor, path, position, found)
-        self.alive[id(tensor)] = weakref.ref(tensor)
-        return made
 
 
 def _was_raised_by_caller(error: BaseException) -> bool:

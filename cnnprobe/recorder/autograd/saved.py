@@ -38,7 +38,8 @@ class SavedLedger:
         it.
         """
         size, marks = 0, _NO_MARKS
-        names, is_custom = _describe(type(function))
+        kind: type = type(function)
+        names, is_custom = _describe(kind)
         for name, short in names:
             try:
                 saved = getattr(function, name)

@@ -1,0 +1,138 @@
+"""Which tensors a recording has seen: what each was as it passed, which row has made it, and how it
+is measured.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from cnnprobe.recorder.inventory import ModuleTree
+from cnnprobe.recorder.rows import CallRow, ModuleRow, more_of
+from cnnprobe.recorder.values import (
+    FOUND,
+    MOST_LEAVES,
+    PATH,
+    SHAPE,
+    SOURCE,
+    Sighting,
+    argument_leaves,
+    leaves,
+    plain,
+    sight,
+)
+from cnnprobe.stats import Statistics
+
+Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
+
+
+class Sightings:
+    """The tensors of the root call that goes on."""
+
+    def __init__(self, tree: ModuleTree, summarise: Summary | None) -> None:
+        self.tree = tree
+        self.summarise = summarise
+        self.made: dict[int, Sighting] = {}  # by the id of the tensor, if that is `alive` still
+        self.alive: dict[int, weakref.ref[Tensor]] = {}
+        self.names: dict[int, str] = {}  # of parameters and buffers, by their ids
+        self.last_write = -1  # the latest row of a function that wrote to what was there
+        self.notes: dict[str, None] = {}
+        self._knows_names = False
+
+    def forget(self) -> None:
+        """The root call is over."""
+        self.made.clear()
+        self.alive.clear()
+        self.last_write = -1
+
+    def find(self, tensor: Tensor) -> Sighting | None:
+        """What a row has put out as this very tensor; another one may have its id by now."""
+        found = self.made.get(id(tensor))
+        return found if found is not None and self.alive[id(tensor)]() is tensor else None
+
+    def maker_of(self, tensor: Tensor) -> int | None:
+        """The row of the running root call that has put out this tensor."""
+        found = self.find(tensor)
+        return found[SOURCE] if found is not None and isinstance(found[SOURCE], int) else None
+
+    def read_inputs(self, row: CallRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Write down what a call is given."""
+        found: list[Sighting] = []
+        arguments: dict[str, object] = {}
+        for path, value in argument_leaves(args, kwargs):
+            if isinstance(value, Tensor):
+                found.append(self.see_given(value, path, row))
+            else:
+                arguments[path] = plain(value)
+        if len(found) == 1:
+            row.given = found[0]
+        elif found:
+            more_of(row).inputs = tuple(found)
+        if arguments:
+            more_of(row).arguments = arguments
+
+    def see_given(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
+        """A tensor that a call is given, with what is known of it from the row that made it."""
+        known = self.made.get(id(tensor))
+        if known is None or self.alive[id(tensor)]() is not tensor:
+            return sight(tensor, path, self._name_of(tensor, row))
+        try:
+            if known[PATH] == path and known[SHAPE] == tensor.shape:
+                return known
+        except (RuntimeError, ValueError):  # nested, or a parameter that has no shape yet
+            pass
+        return sight(tensor, path, known[SOURCE], known[FOUND])
+
+    def _name_of(self, tensor: Tensor, row: CallRow) -> str | None:
+        """The name of a parameter or buffer. They are looked at when a function is first given what
+        no row has made.
+        """
+        if not self._knows_names and (row.parent is not None or isinstance(tensor, nn.Parameter)):
+            self._knows_names = True
+            self.names = {**self.names, **self.tree.names_of_tensors()}
+        return self.names.get(id(tensor))
+
+    def read_outputs(self, row: CallRow, output: object) -> None:
+        """Write down what a call has put out."""
+        if type(output) is not Tensor:
+            more_of(row).returned = type(output).__name__
+        if isinstance(output, Tensor):
+            row.made = self._see_made(output, "", row)
+            return
+        found = [
+            self._see_made(value, path, row)
+            for path, value in leaves(output)
+            if isinstance(value, Tensor)
+        ]
+        if found:
+            more_of(row).outputs = tuple(found)
+        if len(found) >= MOST_LEAVES:
+            self.notes[
+                (
+                    f"an output of more than {MOST_LEAVES:,} tensors was recorded with the first "
+                    f"{MOST_LEAVES:,}"
+                )
+            ] = None
+
+    def _see_made(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
+        known = self.find(tensor) if isinstance(row, ModuleRow) else None
+        if known is not None and known[SOURCE] < self.last_write and tensor._is_view():  # type: ignore[operator]
+            # its base may have been written to since: what stands there is read again
+            found = self.summarise(tensor) if self.summarise is not None else None
+            return sight(tensor, path, known[SOURCE], found)
+        if known is not None:
+            is_below = known[SOURCE] > row.position  # type: ignore[operator]
+            if is_below and known[PATH] == path:
+                return known  # a container hands on what a row below it has made
+            if is_below or not row.kind.is_leaf:  # type: ignore[attr-defined]
+                return sight(tensor, path, known[SOURCE], known[FOUND])
+        return self.note(tensor, path, row.position)
+
+    def note(self, tensor: Tensor, path: str, position: int) -> Sighting:
+        """Remember a tensor as what the row at `position` has made."""
+        summarise, identity = self.summarise, id(tensor)
+        found = summarise(tensor) if summarise is not None else None
+        made = self.made[identity] = sight(tensor, path, position, found)
+        self.alive[identity] = weakref.ref(tensor)
+        return made
