@@ -48,7 +48,7 @@ from cnnprobe.recorder.threads import Threads, describe_threads
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Watcher
 from cnnprobe.records.trace import Trace, is_within
-from cnnprobe.stats import Statistics, summarise
+from cnnprobe.stats import Pages
 
 # a training loop of any length stays in bounds; `forwards` still counts them all
 KEPT_TRACES = 1_000
@@ -116,9 +116,8 @@ class Recording:
         with no_collection():
             self._tree = ModuleTree(model)
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        summarise_by = (
-            (summarise if statistics else None) if isinstance(statistics, bool) else statistics
-        )
+        measure = Pages(histogram=False).measure if statistics else None
+        summarise_by = measure if isinstance(statistics, bool) else statistics
         self._sealed = find_sealed(self._tree, through_compiled=through_compiled)
         if self._sealed:
             self._tree.left_out = frozenset(
@@ -235,10 +234,6 @@ class Recording:
         self._traces.append(dataclass_replace(trace, opaque=opaque) if opaque else trace)
 
 
-def _with_histogram(tensor: torch.Tensor) -> Statistics | None:
-    return summarise(tensor, histogram=True)
-
-
 _POSTPONED = ("generator", "coroutine", "async_generator")
 
 
@@ -283,7 +278,8 @@ def observe(
     if is_lazy(model):
         model = copy_lazy(model)  # its first forward gives it its class and shapes for good
     # One pass can afford histograms, a training loop could not.
-    asked = witness.see if witness is not None else _with_histogram if statistics else False
+    measure = Pages(histogram=True).measure if statistics else False
+    asked = measure if witness is None else witness.see
     recording = Recording(model, statistics=asked, through_compiled=True)
     output, error = None, None
     with (

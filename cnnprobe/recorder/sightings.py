@@ -22,9 +22,9 @@ from cnnprobe.recorder.values import (
     plain,
     sight,
 )
-from cnnprobe.stats import Statistics
+from cnnprobe.stats import Reading, Statistics
 
-Summary = Callable[[Tensor], Statistics | dict[str, float | int] | None]
+Summary = Callable[[Tensor], Reading | Statistics | dict[str, float | int] | None]
 
 
 class Sightings:
