@@ -70,7 +70,7 @@ COUNT, MEAN, STD, MIN, MAX, ZEROS, NAN, INF, L2 = map(
 )
 _WHOLE = frozenset(each.name for each in _NUMBERS if each.type is int)
 # The same slots without the frozen class's constructor, which takes four times as long.
-_Draft: Any = type("Statistics", (), {"__slots__": Statistics.__slots__})  # type: ignore[attr-defined]
+_Draft: Any = type("Statistics", (), {"__slots__": Statistics.__slots__})
 
 
 def read_row(
