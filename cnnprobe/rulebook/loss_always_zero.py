@@ -12,6 +12,7 @@ from cnnprobe.rulebook.material import images, perceptron, stepping
 
 ZERO = 1e-6  # what rounding leaves of a difference of float32 numbers of about 1
 LEAST = 2  # steps
+_ALIKE = ("mul", "einsum")  # a cosine by hand, 1 where both vectors are the same
 # What both sides of a comparison may go through, and still be the same thing.
 _THROUGH = FORWARDING | {
     "detach",
@@ -98,13 +99,22 @@ def _find_cause(flow: Flow, index: int | None) -> tuple[int, str] | None:
         tensors = [t for t in call.inputs if t.shape or t.requires_grad]
         if operation(call) == "mul" and read_number(flow, index) == 0:
             return index, "it is multiplied by 0"
-        if len(tensors) > 1 and not _is_same(call):
+        if _is_square(call):
+            index = flow.producer(flow.data(index))
+            continue
+        if len(tensors) > 1 and not _is_same(call) and operation(call) not in _ALIKE:
             return None
         if len(tensors) > 1:
             cause = _compare(flow, tensors[0], tensors[1])
             return None if cause is None else (index, f"{describe(call)} {cause}")
         index = flow.producer(flow.data(index))
     return None
+
+
+def _is_square(call: ModuleCall) -> bool:
+    """Whether a tensor is multiplied with itself."""
+    sources = [t.source for t in call.inputs]
+    return operation(call) == "mul" and len(sources) == 2 and sources[0] == sources[1] is not None
 
 
 def _compare(flow: Flow, a: TensorInfo, b: TensorInfo) -> str | None:

@@ -5,9 +5,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
-from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import (
+    batch_size,
+    find_module,
+    loss_calls,
+    spoken,
+    takes_time_first,
+)
 from cnnprobe.rulebook.material import classifying
+
+_OF_CLASSES = ("cross_entropy", "nll_loss")
 
 
 def _net(permuted: bool) -> Mapping[str, Any]:
@@ -50,7 +58,8 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     """A view or reshape exchanges axes, which only a permute can do.
 
     Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels
-    and positions.
+    and positions, (N, C, H, W) viewed as (W, N, C * H) for an LSTM mixes samples, and (N, C, H, W)
+    viewed as (N * H * W, C) gives the loss scores of other places than the labels are of.
     What to do: permute or transpose first.
     Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot
     be told apart. Where the first axis takes part, only a plain exchange of whole axes counts: what
@@ -63,7 +72,7 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
         if flow.owner(i) is None or not call.inputs or not call.outputs:
             continue
         before, after = call.inputs[0].shape, call.outputs[0].shape
-        if is_exchange(before, after):
+        if is_exchange(before, after) or _moves_batch(evidence, flow, i):
             yield Finding(
                 module=flow.owner(i),
                 message=(
@@ -73,6 +82,48 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
                 fix=(
                     "permute or transpose first, then reshape, in "
                     f"{spoken(evidence, flow.owner(i))}"
+                ),
+                source=call.source,
+            )
+    yield from _find_mixed_scores(evidence)
+
+
+def _moves_batch(evidence: Evidence, flow: Flow, index: int) -> bool:
+    """Whether (N, ...) becomes (T, N, features) for a layer that takes time first."""
+    call, n = flow.calls[index], batch_size(evidence)
+    before, after = call.inputs[0].shape, call.outputs[0].shape
+    if n is None or n < 2 or len(after) != 3 or before[0] != n or after[1] != n or after[0] == n:
+        return False
+    readers = [find_module(evidence, flow.calls[j].fqn) for j in flow.passes_on(index)]
+    return any(info is not None and takes_time_first(info) for info in readers)
+
+
+def _find_mixed_scores(evidence: Evidence) -> Iterator[Finding]:
+    """(N, C, positions) reshaped to (N * positions, C) for labels of (N, positions)."""
+    for loss in loss_calls(evidence):
+        row = loss.flow.producer(loss.prediction)
+        if row is None or loss.target is None or loss.operation not in _OF_CLASSES:
+            continue
+        call = loss.flow.calls[row]
+        if operation(call) not in ("view", "reshape") or not call.inputs:
+            continue
+        before, after = call.inputs[0].shape, loss.prediction.shape
+        places = (before[0], *before[2:])
+        if (
+            len(before) > 2
+            and after == (math.prod(places), before[1])
+            and before[-1] != before[1] > 1
+            and loss.flow.outer(loss.target).shape == places
+        ):
+            yield Finding(
+                module=loss.flow.owner(row),
+                message=(
+                    f"{describe(call)} turns {before} into {after}: a row of it holds {before[1]} "
+                    f"positions of one class, not the {before[1]} classes of a position"
+                ),
+                fix=(
+                    "give the loss the output as it is, or permute the classes to the end before "
+                    "the reshape"
                 ),
                 source=call.source,
             )

@@ -177,7 +177,8 @@ def _find_focal(flow: Flow, loss: Loss) -> Iterator[Score]:
 
 def _is_weight(flow: Flow, index: int) -> bool:
     """Whether what is raised is multiplied with what comes of a logarithm or a standard loss."""
-    products = [r for r in flow.passes_on(index, FORWARDING) if operation(flow.calls[r]) == "mul"]
+    through = FORWARDING | {"neg"}
+    products = [r for r in flow.passes_on(index, through) if operation(flow.calls[r]) == "mul"]
     for product in products:
         for info in flow.calls[product].inputs:
             maker = flow.producer(info)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.axes import find_order
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import assign, guard, guard_divisor, set_argument
@@ -109,6 +110,14 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
         for i in flow.primitives(mixing)
         if flow.owner(i) == finding.module and flow.calls[i].fqn is None
     ]
+    reduced = [c for c in found if _dims_beside_batch(c)]
+    if reduced:
+        dims = _dims_beside_batch(reduced[0])
+        yield Remedy(
+            title=f"dim={dims} in {describe(reduced[0])}",
+            change=_all_instead(reduced[:1], _over_dim(dims)),
+            shows="every sample depends on its own input alone",
+        )
     for calls in ([found] if found else []) + ([[call] for call in found] if found[1:] else []):
         for more in ({}, {"keepdim": True}):
             names = " and ".join(dict.fromkeys(map(describe, calls)))
@@ -121,6 +130,13 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
             )
 
 
+def _dims_beside_batch(call: ModuleCall) -> tuple[int, ...]:
+    """The other dims of a reduction over several with the batch among them; () for none."""
+    given = call.arguments.items()
+    dims = [n for name, n in given if name.startswith(("dim[", "[1][")) and isinstance(n, int)]
+    return tuple(n for n in dims if n != 0) if 0 in dims else ()
+
+
 def _all_instead(calls: list[ModuleCall], how: Rewriting) -> Callable[[Subject], None]:
     def change(subject: Subject) -> None:
         for call in calls:
@@ -129,10 +145,11 @@ def _all_instead(calls: list[ModuleCall], how: Rewriting) -> Callable[[Subject],
     return change
 
 
-def _over_dim(dim: int, **more: Any) -> Rewriting:
+def _over_dim(dim: int | tuple[int, ...], **more: Any) -> Rewriting:
     def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = {k: v for k, v in kwargs.items() if k not in ("dim", "axis", *more)}
-        positional = args[:1] + args[2:] if len(args) > 1 and isinstance(args[1], int) else args
+        is_dim = len(args) > 1 and isinstance(args[1], int | tuple | list)
+        positional = args[:1] + args[2:] if is_dim else args
         return func(*positional, dim=dim, **named, **more)
 
     return run
@@ -257,24 +274,25 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     found = _find_call(finding, evidence)
     if found is None or not found[1].outputs:
         return
-    shape = found[1].outputs[0].shape
-    is_map = len(shape) > 3
-    code = "x.movedim(1, -1)" if is_map else "x.flatten(2).transpose(1, 2)"
-    yield Remedy(
-        title=f"{code} in place of {describe(found[1])}",
-        change=instead(found[1], _transpose_to(shape)),
-        shows="the values move with their axes",
-        is_comparable=False,
-    )
+    before, after = found[1].inputs[0].shape, found[1].outputs[0].shape
+    order = find_order(before, after)
+    if order is not None:
+        yield Remedy(
+            title=f"x.permute{order}.reshape({', '.join(map(str, after))}) in place of "
+            f"{describe(found[1])}",
+            change=instead(found[1], _permute_first(order, before, after)),
+            shows="the values move with their axes",
+            is_comparable=False,
+        )
 
 
-def _transpose_to(shape: tuple[int, ...]) -> Rewriting:
+def _permute_first(
+    order: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]
+) -> Rewriting:
     def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = args[0]
-        moved = given.movedim(1, -1) if len(shape) > 3 else given.flatten(2).transpose(1, 2)
-        if tuple(moved.shape[1:]) != shape[1:]:
-            raise CannotTryError("which axes were meant is not known")
-        return moved
+        if tuple(args[0].shape) != before:  # another reshape of the same line
+            return func(*args, **kwargs)
+        return args[0].permute(order).reshape(after)
 
     return run
 

@@ -83,3 +83,71 @@ def outputs_clamped_where_all_are_outside(sick):
     model = net(forward, a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(8, 3, 3, padding=1))
     nn.init.constant_(model.b.bias, -4.0 if sick else 0.5)
     return classifier(model, targets=images().sigmoid(), loss_fn=nn.MSELoss())
+
+
+@case("reshape-scramble", "")
+def sequence_for_a_gru_made_by_view(sick):
+    def forward(self, x):
+        x = self.conv(x).relu()
+        n, c, h, w = x.shape
+        steps = x.reshape(w, n, c * h) if sick else x.permute(3, 0, 1, 2).reshape(w, n, c * h)
+        return self.fc(self.gru(steps)[0][-1])
+
+    parts = {"conv": nn.Conv2d(3, 4, 3, padding=1), "gru": nn.GRU(64, 16), "fc": nn.Linear(16, 4)}
+    return classifier(net(forward, **parts))
+
+
+@case("reshape-scramble", "")
+def pictures_with_channels_last_made_channels_first_by_view(sick):
+    def forward(self, x):
+        x = x.view(-1, 3, 16, 16) if sick else x.permute(0, 3, 1, 2)
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+    model = net(forward, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4))
+    return classifier(model, inputs=images().permute(0, 2, 3, 1).contiguous())
+
+
+@case("reshape-scramble", None)
+def scores_of_pixels_flattened_with_classes_in_front(sick):
+    def loss_fn(scores, target):
+        scores = scores if sick else scores.permute(0, 2, 3, 1)
+        return F.cross_entropy(scores.reshape(-1, 4), target.reshape(-1))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    places = torch.arange(8 * 16 * 16).view(8, 16, 16) % 4
+    return classifier(model, targets=places, loss_fn=loss_fn)
+
+
+@case("batch-leak", "")
+def attention_to_channels_over_the_whole_batch(sick):
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        gate = torch.sigmoid(self.gate(x.mean(dim=(0, 2, 3) if sick else (2, 3))))
+        return self.fc((x.mean((2, 3)) * gate))
+
+    parts = {"conv": nn.Conv2d(3, 8, 3), "gate": nn.Linear(8, 8), "fc": nn.Linear(8, 4)}
+    return classifier(net(forward, **parts))
+
+
+@case("loss-out-of-range", None)
+def focal_loss_of_scores_that_were_never_squashed(sick):
+    def loss_fn(scores, target):
+        p = scores if sick else scores.sigmoid()
+        p = torch.where(target == 1, p, 1 - p)
+        return (-((1 - p) ** 2) * torch.log(p.clamp(min=1e-6))).mean()
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    return classifier(model, targets=(images()[:, :1] > 0).long(), loss_fn=loss_fn)
+
+
+@case("loss-always-zero", None)
+def two_views_that_are_the_same(sick):
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        other = x if sick else x + 0.5 * torch.randn_like(x)
+        a, b = F.normalize(model(x), dim=1), F.normalize(model(other), dim=1)
+        (2 - 2 * (a * b).sum(1).mean()).backward()
+        optimizer.step()
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 16))
+    return looped(model, step)
