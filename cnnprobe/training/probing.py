@@ -308,7 +308,9 @@ def run_probes(
     )
     if base.error is not None or not is_ordinary((inputs, targets, base.output)):
         return base, Probes(mutated=mutated)
-    keeps_state = written != _versions(model)
+    now = _versions(model)
+    keeps_state = written != now
+    changed = {entry[0] for entry, later in zip(written, now, strict=False) if entry != later}
     again = forward(model, fresh(inputs), training=False, seed=1)
     repeat = None if again.error is not None else difference(base.output, again.output)
     if repeat is not None and repeat >= SMALLEST_LEAK:
@@ -322,6 +324,9 @@ def run_probes(
         mutated=mutated,
         held=base.held,
         keeps_state=keeps_state,
+        rewritten=tuple(
+            name for name, p in model.named_parameters() if p.requires_grad and id(p) in changed
+        ),
         repeat=repeat,
         spread=spread_in_both_modes(model, inputs, base.output, n),
         leak=find_leak(model, inputs, n) if steady and n is not None and n > 1 else None,

@@ -160,6 +160,7 @@ class _StepDraft:
         self.training = getattr(stepper.model, "training", False)
         self.recording: Recording | None = None
         self.is_paused = False
+        self.was_empty = False  # the state of the optimizer, before its step
         self.stumbled: dict[str, None] = {}
 
     def on(self, kind: str, scope: Mapping[str, Any], frame: types.FrameType) -> None:
@@ -320,6 +321,7 @@ class _StepDraft:
         has_closure = len(args) > 1 or kwargs.get("closure") is not None
         self._forget_cleared()
         self.waste.step()
+        self.was_empty = not getattr(args[0] if args else None, "state", None)
         held = self._held_by(args[0] if args else None)
         self.stale = tuple(
             dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending)))
@@ -330,7 +332,8 @@ class _StepDraft:
 
     def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args = scope.get("args") or (None,)
-        self.events.append(Event(kind="step", subject=self._name(args[0])))
+        fresh = self.was_empty and bool(getattr(args[0], "state", None))
+        self.events.append(Event(kind="step", subject=self._name(args[0]), fresh=fresh))
         held = self._held_by(args[0])
         self.stepper.mixing.step(self._name(args[0]), held)
         self.stepped |= {

@@ -38,6 +38,7 @@ class Event:
     # leaves
     rate: float | None = None
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
+    fresh: bool = False  # a step that gave its optimizer the first state that it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,7 @@ class Probes:
     # module where other samples changed first, and by how much of the output's spread
     leak: tuple[str | None, float] | None = None
     ignored: tuple[str, ...] = ()  # inputs, by path, that change nothing
+    rewritten: tuple[str, ...] = ()  # trainable parameters that a pass in eval mode writes to
     unread: tuple[Unread, ...] = ()  # parts of an input that change nothing
     # greatest difference between samples over the output's magnitude; 0 is a constant output
     spread: float | None = None

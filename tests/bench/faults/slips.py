@@ -123,7 +123,7 @@ def attention_to_channels_over_the_whole_batch(sick):
     def forward(self, x):
         x = F.relu(self.conv(x))
         gate = torch.sigmoid(self.gate(x.mean(dim=(0, 2, 3) if sick else (2, 3))))
-        return self.fc((x.mean((2, 3)) * gate))
+        return self.fc(x.mean((2, 3)) * gate)
 
     parts = {"conv": nn.Conv2d(3, 8, 3), "gate": nn.Linear(8, 8), "fc": nn.Linear(8, 4)}
     return classifier(net(forward, **parts))

@@ -1,0 +1,92 @@
+"""Remedies of a graph that is cut, or never walked: a loss that is wrapped again, a comparison, a
+backward that is missing.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.questions import variable
+from cnnprobe.remedies.kinds.calls import pass_on
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.rewriting import Rewriting
+from cnnprobe.remedies.subject import CannotTryError, Subject
+
+# What hands a tensor on without its graph, or makes a new one of its number.
+CUTTING = ("torch.tensor", "torch.as_tensor", "torch.Tensor.item", "torch.Tensor.detach", "torch.Tensor.data", "torch.Tensor.clone")  # fmt: skip
+SIGNS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
+
+
+@answers("loss-detached")
+def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The loss as it came, on the line that wraps it."""
+    if finding.source:
+        yield Remedy(
+            title="call backward on the loss as it came, not on what is made of its number",
+            change=lambda subject: _keep_graph(subject, finding.source),
+            shows="the graph of the loss reaches the parameters",
+        )
+
+
+def _keep_graph(subject: Subject, source: str) -> None:
+    for kind in CUTTING:
+        subject.rewrite(kind, source, pass_on)
+
+
+@answers("backward-missing")
+def call_backward(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Backward of what the step returns, and the optimizer's step after it."""
+    yield Remedy(
+        title=f"call loss.backward() before {variable(evidence, 'optimizer')}.step()",
+        change=_call_backward,
+        shows="the weights change in each step",
+    )
+
+
+def _call_backward(subject: Subject) -> None:
+    step = subject.request.train_step
+    if step is None:
+        raise CannotTryError("the standard step is complete")
+
+    @functools.wraps(step)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        loss = step(*args, **kwargs)
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            raise CannotTryError("the step returns no loss with a graph")
+        loss.backward()
+        for optimizer in subject.optimizers:
+            optimizer.step()
+        return loss
+
+    subject.request = replace(subject.request, train_step=run)
+
+
+def soften_comparisons(evidence: Evidence) -> Iterator[Remedy]:
+    """The gradient let through a comparison (Bengio, Léonard, Courville 2013, arXiv:1308.3432)."""
+    flow = Flow(evidence.trace)
+    for i in flow.primitives(SIGNS):
+        call = flow.calls[i]
+        if flow.owner(i) is not None and call.inputs and call.inputs[0].requires_grad:
+            yield Remedy(
+                title=f"hard + (x - x.detach()) for hard = {describe(call)}(x, ...)",
+                change=_soften(call.kind, call.source, SIGNS[operation(call)]),
+                shows="the gradient goes through the comparison",
+                is_comparable=False,
+            )
+
+
+def _soften(kind: str, source: str, sign: float) -> Callable[[Subject], None]:
+    return lambda subject: subject.rewrite(kind, source, _pass_beside(sign))
+
+
+def _pass_beside(sign: float) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = args[0]
+        return func(*args, **kwargs).to(given.dtype) + sign * (given - given.detach())
+
+    return run

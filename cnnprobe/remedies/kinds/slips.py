@@ -1,0 +1,121 @@
+"""Remedies of what does not fit: layers that shrink their input, targets out of scale, kernels
+larger than their map, weights that the forward draws anew.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.remedies.kinds.calls import pass_on
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.rulebook.kernel_on_padding import find_live
+from cnnprobe.rulebook.unscaled_targets import LARGE
+
+
+@answers("vanishing-activation")
+def initialise_every(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """He's initialisation of every layer."""
+    yield Remedy(
+        title="initialise every layer by fan-in", change=initialise_all, is_everywhere=True
+    )
+
+
+@answers("unscaled-targets")
+def standardise_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Targets with mean 0 and standard deviation 1."""
+    targets = variable(evidence, "targets")
+    yield Remedy(
+        title=f"standardise {targets}: (y - y.mean()) / y.std()",
+        change=_standardise_targets,
+        shows="the targets are of the size of what the model gives",
+        is_comparable=False,
+    )
+
+
+def _standardise_targets(subject: Subject) -> None:
+    def change(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 2:
+            return value
+        if value.square().mean().sqrt() < LARGE:
+            return value
+        return (value - value.mean()) / value.std().clamp(min=1e-8)
+
+    subject.request = replace(subject.request, targets=tree_map(change, subject.request.targets))
+
+
+@answers("kernel-on-padding")
+def crop_kernel(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A smaller kernel: the part of it that lies on the map."""
+    calls = [c for c in evidence.trace.calls if c.fqn == finding.module and finding.module]
+    live = find_live(evidence.trace.module(finding.module or ""), calls[0]) if calls else None
+    if live is not None:
+        parts = [places for places, _ in live]
+        sizes = tuple(len(part) for part in parts)
+        yield Remedy(
+            title=f"kernel_size={sizes} in {spoken(evidence, finding.module)}, the part of it that "
+            "lies on the map",
+            change=lambda subject: _crop(subject, finding.module or "", parts),
+            shows="the same outputs with fewer weights",
+        )
+
+
+def _crop(subject: Subject, fqn: str, parts: list[range]) -> None:
+    layer: Any = subject.module(fqn)
+    if type(layer) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        raise CannotTryError("it is no plain convolution")
+    padding = [
+        int(pad) - part.start * step
+        for pad, part, step in zip(layer.padding, parts, layer.dilation, strict=True)
+    ]
+    if min(padding) < 0:
+        raise CannotTryError("the part that is used lies at the end of the kernel")
+    new: Any = type(layer)(
+        layer.in_channels, layer.out_channels, tuple(map(len, parts)), layer.stride, tuple(padding), layer.dilation,
+        layer.groups, layer.bias is not None,
+    )  # fmt: skip
+    with torch.no_grad():
+        new.weight = nn.Parameter(
+            layer.weight[
+                (slice(None), slice(None), *(slice(p.start, p.stop) for p in parts))
+            ].clone()
+        )
+        if layer.bias is not None:
+            new.bias = nn.Parameter(layer.bias.clone())
+    subject.set_module(fqn, new)
+    subject.optimise(list(new.parameters()))
+
+
+@answers("weights-rewritten")
+def keep_weights(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """No initialisation in the forward."""
+    flow = Flow(evidence.evaluation or evidence.trace)
+    for name in evidence.probes.rewritten:
+        writers = [c for c in flow.calls if c.fqn is None and _writes_to(c.kind, c.inputs, name)]
+        if name.rpartition(".")[0] == finding.module and writers:
+            yield Remedy(
+                title=f"remove {describe(writers[0])} from the forward",
+                change=_leave_out(writers),
+                shows="a pass leaves the weights as they are",
+            )
+
+
+def _leave_out(calls: list[ModuleCall]) -> Callable[[Subject], None]:
+    def change(subject: Subject) -> None:
+        for call in calls:
+            subject.rewrite(call.kind, call.source, pass_on)
+
+    return change
+
+
+def _writes_to(kind: str, inputs: Any, name: str) -> bool:
+    return kind.endswith("_") and any(t.source == name for t in inputs[:1])

@@ -1,0 +1,84 @@
+"""A tensor that is concatenated with itself."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import (
+    FORWARDING,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    describe,
+    operation,
+    option,
+)
+from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.rulebook.material import classifying
+
+
+def _net(doubled: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.out, self.fc = nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+        def forward(self, x: Any) -> Any:
+            skip = self.down(x).relu()
+            x = self.deep(skip).relu()
+            x = self.out(torch.cat([x, x if doubled else skip], dim=1))
+            return self.fc(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    return classifying(Net())
+
+
+def sick() -> Mapping[str, Any]:
+    """cat([x, x]) in the place of cat([x, skip])."""
+    return _net(doubled=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """cat([x, skip])."""
+    return _net(doubled=False)
+
+
+@rule(code="CP321", name="doubled-channels", severity=Severity.WARNING, examples=(sick, healthy))
+def doubled_channels(evidence: Evidence) -> Iterator[Finding]:
+    """A tensor is concatenated with itself along its channels, and a layer of weights reads both.
+
+    Why it matters: the second copy tells the layer nothing; what was meant to stand there, often a
+    skip connection, is missing.
+    What to do: give cat the other tensor.
+    Known exceptions: the model's own input, repeated for weights of three channels; the batch, dim
+    0.
+    Source: Ronneberger et al. 2015, "U-Net", arXiv:1505.04597, section 2: the upsampled map is
+    concatenated with that of the contracting path.
+    """
+    flow = Flow(evidence.trace)
+    for i in flow.primitives(("cat",)):
+        call = flow.calls[i]
+        rank = len(call.inputs[0].shape) if call.inputs else 0
+        dim = option(evidence.trace, call, "dim", 0)
+        times = Counter(t.source for t in call.inputs if isinstance(t.source, int))
+        source, count = next(iter(times.most_common(1)), (None, 0))
+        if count < 2 or rank < 2 or not isinstance(dim, int) or dim % rank == 0:
+            continue
+        readers = flow.passes_on(i, FORWARDING)
+        if not readers or not all(operation(flow.calls[r]) in PROJECTIONS for r in readers):
+            continue
+        if source is not None and flow.owner(source) is not None and flow.before(source):
+            yield Finding(
+                module=flow.owner(i),
+                message=(
+                    f"{describe(call)} joins {count} times what {describe(flow.calls[source])} "
+                    f"gives: {describe(flow.calls[readers[0]])} reads the same channels twice"
+                ),
+                fix=f"give cat the other tensor, in {spoken(evidence, flow.owner(i))}",
+                source=call.source,
+            )
