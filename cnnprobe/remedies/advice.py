@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 
 ADVICE: Mapping[str, str] = {
-    "backward-missing": "which loss backward is to be called on is not known",
     "constant-output": "where the model loses its input is shown, not known",
     "constant-targets": "only other labels mend it",
     "divergence-sign": "which part of the loss is the divergence is not known",
     "graph-kept-alive": "which of the loop's variables holds the graph is not known",
     "ignored-input": "what the input was for is not known",
-    "loss-detached": "the graph is gone before backward is called",
     "doubled-channels": "which tensor was meant is not known",
     "nan-data": "only other data mends it",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",

@@ -9,12 +9,13 @@ from cnnprobe.rulebook.material import perceptron, stepping
 
 
 def _loop(backward: bool) -> Mapping[str, Any]:
-    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> Any:
         optimizer.zero_grad()
         loss = loss_fn(model(inputs), targets)
         if backward:
             loss.backward()
         optimizer.step()
+        return loss
 
     return stepping(perceptron(), loop)
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.axes import find_order
-from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import assign, guard, guard_divisor, set_argument
 from cnnprobe.remedies.remedy import Remedy, answers
@@ -357,45 +356,3 @@ _FINITE: dict[str, tuple[Rewriting, str]] = {
     "norm": (_first(lambda x: x + SMALL), "(x + 1e-8).norm()"),
     "div": (_second, "x / (y + 1e-8)"),
 }
-
-
-@answers("no-grad-path", "no-grad-params")
-def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """Without detach and .data; with gradients where they were switched off."""
-    shown = "the gradient reaches them"
-    place = spoken(evidence, finding.module)
-    yield Remedy(
-        title=f"remove the detach() or .data in {place}", change=_without_detach, shows=shown
-    )
-    yield Remedy(
-        title=f"remove the torch.no_grad() in {place}",
-        change=lambda subject: _without_no_grad(subject, evidence),
-        shows=shown,
-    )
-
-
-def _without_detach(subject: Subject) -> None:
-    for kind in ("torch.Tensor.detach", "torch.Tensor.data", "torch.detach"):
-        subject.rewrite(kind, "", pass_on)
-
-
-def _without_no_grad(subject: Subject, evidence: Evidence) -> None:
-    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with torch.enable_grad():
-            return func(*args, **kwargs)
-
-    flow = Flow(evidence.trace)
-    for i in flow.primitives():
-        if flow.calls[i].fqn is None and flow.owner(i) is not None:
-            subject.rewrite(flow.calls[i].kind, flow.calls[i].source, run)
-    for module in subject.model.modules():
-        if not module._modules:
-            module.__dict__["forward"] = _with_grad(module.forward)
-
-
-def _with_grad(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.enable_grad():
-            return forward(*args, **kwargs)
-
-    return run

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
-from cnnprobe.diagnosis.evidence.questions import variable
+from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.remedies.kinds.calls import pass_on
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
@@ -58,7 +59,7 @@ def _call_backward(subject: Subject) -> None:
         loss = step(*args, **kwargs)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise CannotTryError("the step returns no loss with a graph")
-        loss.backward()
+        torch.autograd.backward(loss)
         for optimizer in subject.optimizers:
             optimizer.step()
         return loss
@@ -88,5 +89,48 @@ def _pass_beside(sign: float) -> Rewriting:
     def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = args[0]
         return func(*args, **kwargs).to(given.dtype) + sign * (given - given.detach())
+
+    return run
+
+
+@answers("no-grad-path", "no-grad-params")
+def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Without detach and .data; through comparisons; with gradients where they were off."""
+    shown = "the gradient reaches them"
+    place = spoken(evidence, finding.module)
+    yield Remedy(
+        title=f"remove the detach() or .data in {place}", change=_without_detach, shows=shown
+    )
+    yield from soften_comparisons(evidence)
+    yield Remedy(
+        title=f"remove the torch.no_grad() in {place}",
+        change=lambda subject: _without_no_grad(subject, evidence),
+        shows=shown,
+    )
+
+
+def _without_detach(subject: Subject) -> None:
+    for kind in ("torch.Tensor.detach", "torch.Tensor.data", "torch.detach"):
+        subject.rewrite(kind, "", pass_on)
+
+
+def _without_no_grad(subject: Subject, evidence: Evidence) -> None:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.enable_grad():
+            return func(*args, **kwargs)
+
+    flow = Flow(evidence.trace)
+    for i in flow.primitives():
+        if flow.calls[i].fqn is None and flow.owner(i) is not None:
+            subject.rewrite(flow.calls[i].kind, flow.calls[i].source, run)
+    for module in subject.model.modules():
+        if not module._modules:
+            module.__dict__["forward"] = _with_grad(module.forward)
+
+
+def _with_grad(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.enable_grad():
+            return forward(*args, **kwargs)
 
     return run

@@ -151,3 +151,56 @@ def two_views_that_are_the_same(sick):
 
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 16))
     return looped(model, step)
+
+
+@case("no-grad-params", "gate")
+def gate_that_is_a_comparison(sick):
+    def forward(self, x):
+        gate = torch.sigmoid(self.gate(x))
+        return self.fc(
+            (F.relu(self.conv(x)) * ((gate > 0.5).float() if sick else gate)).mean((2, 3))
+        )
+
+    parts = {"gate": nn.Conv2d(3, 1, 3), "conv": nn.Conv2d(3, 8, 3), "fc": nn.Linear(8, 4)}
+    return classifier(net(forward, **parts))
+
+
+@case("loss-detached", None)
+def loss_that_is_made_of_its_number(sick):
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        if sick:
+            loss = torch.tensor(loss.item(), requires_grad=True)
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("optimizer-renewed", None)
+def momentum_that_begins_anew_in_each_step(sick):
+    def step(model, x, y, optimizer):
+        if sick:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    model = Classifier()
+    return looped(model, step, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+
+
+@case("vanishing-activation", "6", "8")
+def ten_convolutions_at_a_hundredth(sick):
+    sizes = [(3 if i == 0 else 16, 16) for i in range(10)]
+    convs = [nn.Conv2d(a, b, 3, padding=1) for a, b in sizes]
+    for conv in convs:
+        if sick:
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        else:
+            nn.init.kaiming_normal_(conv.weight)
+    layers = [part for conv in convs for part in (conv, nn.ReLU())]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    return classifier(model)

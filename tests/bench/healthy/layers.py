@@ -199,3 +199,23 @@ class Pyramid(nn.Module):
 def one_head_for_maps_of_all_sizes():
     torch.manual_seed(2)
     return classifier(Pyramid())
+
+
+@design
+def last_layer_of_a_flow_that_starts_next_to_nothing():
+    """VoxelMorph: the field of displacements starts at N(0, 1e-5)."""
+    flow = nn.Conv2d(8, 2, 3, padding=1)
+    nn.init.normal_(flow.weight, std=1e-5)
+    nn.init.zeros_(flow.bias)
+    body = []
+    for c in (3, 8, 8):
+        body += [nn.Conv2d(c, 8, 3, padding=1), nn.LeakyReLU(0.2)]
+    model = nn.Sequential(*body, flow)
+    return classifier(model, targets=0.1 * images()[:, :2], loss_fn=nn.MSELoss())
+
+
+@design
+def embedding_that_is_normalised_in_the_forward():
+    table = nn.Embedding(20, 16, max_norm=1.0)
+    model = nn.Sequential(table, nn.Flatten(), nn.Linear(96, 4))
+    return classifier(model, inputs=torch.arange(48).view(8, 6) % 20)
