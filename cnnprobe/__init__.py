@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from cnnprobe.monitoring.live import live
     from cnnprobe.notebook import probed
     from cnnprobe.records.trace import Trace
-    from cnnprobe.report import Report, load
+    from cnnprobe.report import Report
+    from cnnprobe.saved import load
     from cnnprobe.sizing.results import Memory, Shapes
 
 __version__ = "0.1.0"
@@ -81,7 +82,7 @@ _HOMES = {
     "inspect_data": "api",
     "last_report": "api",
     "live": "monitoring.live",
-    "load": "report",
+    "load": "saved",
     "memory": "api",
     "monitor": "api",
     "probe": "api",

@@ -1,9 +1,6 @@
-"""A report: what was found, held as data, shown in any format, saved and loaded. Reading a saved
-one never imports torch.
-"""
+"""A report: what was found, held as data, shown in any format, and saved."""
 
 import contextlib
-import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,13 +13,13 @@ from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
-from cnnprobe.records import reading, schema
+from cnnprobe.records import schema
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.history import History
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 
-_PARTS: Mapping[str, Any] = {
+PARTS: Mapping[str, Any] = {
     "trace": Trace,
     "findings": tuple[Finding, ...],
     "together": Tried | None,
@@ -31,7 +28,7 @@ _PARTS: Mapping[str, Any] = {
     "history": History | None,
 }
 """What a saved report holds, and the type that reads it back: where a part of a later kind
-(`tuple[Finding, ...]`) is added.
+(`tuple[Finding, ...]`) is added. The report of the data, where there is one, stands beside them.
 """
 
 # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
@@ -54,7 +51,7 @@ class Report:
     graph: Any = None  # a Graph where one was asked for
     history: History | None = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
-    data: Any = field(default=None, compare=False)  # the DataReport where loaders were given
+    data: Any = None  # the DataReport where loaders were given
     error: BaseException | None = field(
         default=None, compare=False
     )  # the very exception that was raised
@@ -102,9 +99,9 @@ class Report:
             UnknownNameError: there is no such format.
         """
         if format == "json":
-            return schema.to_text(
-                Report.__name__, {name: schema.to_plain(getattr(self, name)) for name in _PARTS}
-            )
+            parts = {name: schema.to_plain(getattr(self, name)) for name in PARTS}
+            of_data = {"data": self.data.to_plain()} if self.data is not None else {}
+            return schema.to_text(Report.__name__, parts | of_data)
         if format == "html":
             return self._render_page(depth)
         if format == "fragment":
@@ -118,9 +115,11 @@ class Report:
         from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
         carried = replace(self, history=_shorten(self.history))
-        return render_page(
-            _lay_out(self, depth, SECTIONS, folded=False, drawn=True), data=carried.to("json")
-        )
+        document = _lay_out(self, depth, SECTIONS, folded=False, drawn=True)
+        if self.data is not None:
+            of_data = self.data.lay_out(within=True).blocks
+            document = replace(document, blocks=(*document.blocks, *of_data))
+        return render_page(document, data=carried.to("json"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report in the format that the suffix of `path` names; the file is there as a
@@ -163,57 +162,6 @@ class Report:
         return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
-def load(path: str | os.PathLike[str]) -> Report:
-    """The report that `Report.save` has written to a `.json` or an `.html` file, equal to the one
-    that was saved; or what is in a log of `monitor(log=...)`, in a folder of such logs, one for
-    each rank, or in "run.jsonl" where there are "run.rank0.jsonl" and so on.
-
-    Raises:
-        ProbeError: the file is not there, is damaged, is no report, or comes from a newer version.
-    """
-    where = str(Path(path))
-    is_log = ".jsonl" in Path(path).suffixes[-2:]  # also run.jsonl.1, that of a long run before it
-    if Path(path).is_dir() or (is_log and not Path(path).exists() and _has_ranks(Path(path))):
-        from cnnprobe.ranks import find_logs, join, read_runs
-
-        joined = join(read_runs(find_logs(Path(path))))
-        return Report(trace=joined.trace, findings=joined.findings, history=joined.history)
-    if is_log:
-        from cnnprobe.records.journal import read_journal  # numpy is for those who read one
-
-        trace, history, findings = read_journal(path)
-        return Report(
-            trace=trace, findings=reading.read_plain(tuple[Finding, ...], findings), history=history
-        )
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ProbeError(
-            f"the report cannot be read: {error.strerror or error}",
-            where=where,
-            fix="check the path",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ProbeError(
-            "this is not JSON text",
-            where=where,
-            fix='give a file written by report.save("name.json")',
-        ) from error
-    data = schema.parse(_extract_json(text, where), expected=Report.__name__, where=where)
-    try:
-        return Report(**_read_parts(data))
-    except ProbeError as error:
-        raise ProbeError(
-            f"the report is damaged: {error.what}",
-            where=f"{where}, at {error.where}",
-            fix=error.fix,
-        ) from error
-
-
-def _has_ranks(path: Path) -> bool:
-    return any(path.parent.glob(f"{glob.escape(path.stem)}.rank*.jsonl"))
-
-
 def _shorten(history: History | None) -> History | None:
     if history is None:
         return None
@@ -222,46 +170,10 @@ def _shorten(history: History | None) -> History | None:
     return thin_history(history, numbers=_NUMBERS_IN_PAGE, points=_POINTS_IN_PAGE)
 
 
-def _extract_json(text: str, where: str) -> str:
-    """The text itself, or what a page carries."""
-    if not text.lstrip().lower().startswith("<!doctype html"):
-        return text
-    from cnnprobe.document.render.page.packing import extract_data
-
-    fix = (
-        'give a page or a JSON file written by report.save("name.html") or report.save("name.json")'
-    )
-    try:
-        data = extract_data(text)
-    except ValueError as error:
-        raise ProbeError(
-            f"the report in this page is damaged: {error}", where=where, fix=fix
-        ) from error
-    if data is None:
-        raise ProbeError("this page contains no report", where=where, fix=fix)
-    return data
-
-
-def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
-    unreadable = [name for name, part in data.items() if part and name not in _PARTS]
-    if unreadable or "trace" not in data:
-        what = (
-            f"it contains {unreadable[0]!r}, which this version does not know"
-            if unreadable
-            else "its trace is missing"
-        )
-        raise ProbeError(
-            what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it"
-        )
-    return {
-        name: reading.read_plain(kind, data[name]) for name, kind in _PARTS.items() if name in data
-    }
-
-
 def _lay_out(
     report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any
 ) -> Document:
-    parts = {name: getattr(report, name) for name in _PARTS if name != "trace"}
+    parts = {name: getattr(report, name) for name in PARTS if name != "trace"}
     return lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
 
 

@@ -18,7 +18,6 @@ from torch.utils.data import (
 )
 
 import cnnprobe
-from cnnprobe.data.report import load_data_report
 from cnnprobe.errors import ProbeError, TargetError, UsageError
 
 IMAGES = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -287,16 +286,17 @@ def test_number_gives_no_batches():
 
 def test_report_is_read_back_as_it_was_saved(tmp_path):
     report = cnnprobe.inspect_data(DataLoader(TensorDataset(IMAGES, LABELS), 8))
-    report.save(tmp_path / "data.json")
-    assert report == load_data_report(tmp_path / "data.json")
-    report.save(tmp_path / "data.html")
+    assert report.sheets
+    for name in ("data.json", "data.html"):
+        report.save(tmp_path / name)
+        assert report == cnnprobe.load(tmp_path / name)
     assert "What a batch holds" in (tmp_path / "data.html").read_text(encoding="utf-8")
 
 
 def test_damaged_report_says_so(tmp_path):
     (tmp_path / "data.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ProbeError, match="not a cnnprobe DataReport"):
-        load_data_report(tmp_path / "data.json")
+    with pytest.raises(ProbeError, match="not a cnnprobe Report"):
+        cnnprobe.load(tmp_path / "data.json")
 
 
 def test_report_shows_itself_in_a_notebook():

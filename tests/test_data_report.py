@@ -2,6 +2,9 @@
 
 import base64
 import io
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -129,6 +132,45 @@ def test_diagnose_takes_loaders_and_links_model_findings_to_the_data():
     assert ("single-class-batches",) == found["constant-targets"]
     assert "[0] of the batch goes into the model, [1] into the loss" in report.trace.notes
     assert 32 == report.data.data.validation.samples
+
+
+def test_saved_diagnosis_keeps_what_was_read_of_the_data_and_its_pictures(tmp_path):
+    report = diagnose(load(labels=LABELS.sort().values, shuffle=False), validation=load())
+    assert report.data.sheets
+    for name in ("report.json", "report.html"):
+        report.save(tmp_path / name)
+        loaded = cnnprobe.load(tmp_path / name)
+        assert (report, report.data) == (loaded, loaded.data)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "What a batch holds" in page and page.count("data:image/") == len(report.data.sheets)
+    assert page.count("single-class-batches") == report.to("html").count("single-class-batches")
+
+
+def test_page_of_a_diagnosis_with_pictures_is_at_most_two_megabytes(tmp_path):
+    images = torch.rand(200, 3, 96, 96)  # noise is what compresses worst
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))  # fmt: skip
+    both = [load(images[k : k + 100], torch.arange(100) % 10) for k in (0, 100)]
+    report = cnnprobe.diagnose(model, both[0], validation=both[1], loss_fn=nn.CrossEntropyLoss())
+    report.save(tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 2 * 2**20
+
+
+def test_report_of_data_is_read_without_torch(tmp_path):
+    cnnprobe.inspect_data(load()).save(tmp_path / "data.json")
+    program = "import sys, cnnprobe; r = cnnprobe.load(sys.argv[1]); [r.to(f) for f in ('text', 'html', 'json')]; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "data.json")], check=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"data": 3}, {"data": {}}, {"data": {"data": {}, "sheets": []}}]
+)
+def test_damaged_data_of_a_report_says_where(tmp_path, change):
+    report = diagnose(load())
+    damaged = json.loads(report.to("json")) | change
+    (tmp_path / "report.json").write_text(json.dumps(damaged), encoding="utf-8")
+    with pytest.raises(ProbeError, match="the report is damaged") as raised:
+        cnnprobe.load(tmp_path / "report.json")
+    assert "at DataReport" in raised.value.where
 
 
 def test_diagnose_finds_nothing_in_healthy_loaders():

@@ -13,7 +13,8 @@ from cnnprobe.document.render import Notice, Table, render
 from cnnprobe.document.render.trends import draw_sparkline
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.records.history import History, unify_nan
-from cnnprobe.report import Report, load
+from cnnprobe.report import Report
+from cnnprobe.saved import load
 from tests import histories, traces
 
 

@@ -22,7 +22,8 @@ from cnnprobe.document.render import (
 )
 from cnnprobe.errors import ProbeError
 from cnnprobe.records.trace import Histogram
-from cnnprobe.report import Report, load
+from cnnprobe.report import Report
+from cnnprobe.saved import load
 from tests import traces
 from tests.support.pages import blocks_of, observed, with_statistics
 from tests.test_render_text import every_document

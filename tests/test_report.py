@@ -12,7 +12,8 @@ import pytest
 
 from cnnprobe.errors import ProbeError, UnknownNameError
 from cnnprobe.records.schema import SCHEMA_VERSION
-from cnnprobe.report import Report, load
+from cnnprobe.report import Report
+from cnnprobe.saved import load
 from tests import traces
 
 
@@ -206,7 +207,7 @@ def test_a_notebook_output_of_a_large_model_stays_under_300_kb():
 def test_rendering_a_saved_report_never_imports_torch(tmp_path):
     Report(trace=traces.tiny()).save(tmp_path / "r.json")
     program = (
-        "import sys; from cnnprobe.report import load; r = load(sys.argv[1]); "
+        "import sys; from cnnprobe.saved import load; r = load(sys.argv[1]); "
         "[r.to(f) for f in ('text', 'markdown', 'html', 'fragment', 'json')]; r._repr_mimebundle_(); "
         "print([name for name in ('torch', 'numpy') if name in sys.modules])"
     )

@@ -10,7 +10,8 @@ from cnnprobe.comparison.refactoring import refactor_model
 from cnnprobe.comparison.results import Comparison, Refactoring
 from cnnprobe.recorder import Recording
 from cnnprobe.records.trace import Trace
-from cnnprobe.report import Report, load
+from cnnprobe.report import Report
+from cnnprobe.saved import load
 
 Compared = nn.Module | Report | Recording | Trace | str | os.PathLike[str]
 """What can be compared: a model, a recording of one, or the path of a saved report."""

@@ -28,7 +28,7 @@ def merge_command(folder: str, wished: OutputRequest, **options: Any) -> None:
     check_file(wished)
     thresholds = options["fail_on"] or ("warning",)
     check_thresholds(thresholds, ())
-    from cnnprobe.report import load
+    from cnnprobe.saved import load
 
     report = load(folder)
     form = choose_format(wished)

@@ -31,18 +31,20 @@ _ROLES = {"class": "class label", "classes": "class labels", "multilabel": "labe
 
 def lay_out_data(
     data: Data,
-    findings: Sequence[Finding],
+    findings: Sequence[Finding] | None,
     *,
     notes: Sequence[str] = (),
     sheets: Sequence[Sheet] = (),
 ) -> Document:
-    """The data as people read it: what is wrong, then what was seen."""
+    """The data as people read it: what is wrong, then what was seen. No findings (None) are those of
+    a part of another document.
+    """
     title = "Data"
-    blocks: list[Block] = [Heading(text=title, level=1)]
+    blocks: list[Block] = [Heading(text=title, level=1 if findings is not None else 2)]
     blocks.append(Text(text="\n".join(_introduce(split) for split in data.splits)))
     if findings:
         blocks += [_place(block) for block in build_finding_blocks(findings)]
-    else:
+    elif findings is not None:
         blocks.append(Text(text="nothing was found"))
     for sheet in sheets:
         blocks.append(to_picture(sheet))

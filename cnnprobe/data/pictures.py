@@ -27,8 +27,10 @@ CAPTION = 26  # pixels: two lines of Pillow's own letters
 GAP = 6
 BARS = 40  # classes of which a bar is drawn
 BINS = 48
-LARGEST = 150_000  # bytes of a PNG; what is more becomes a JPEG
-QUALITY = 88
+# Bytes of a picture; a PNG that has more becomes a JPEG. A page holds each twice, to be seen and to
+# be read back: six of them stay below 2 MB.
+LARGEST = 120_000
+QUALITIES = (88, 75, 60, 45, 30)
 _INK, _PAPER, _ALARM = (40, 44, 52), (255, 255, 255), (200, 30, 30)
 _COLOURS = ((200, 60, 50), (40, 150, 70), (50, 90, 200), (130, 130, 130))
 _MASKS = ["red", "cyan", "yellow", "lime", "magenta", "orange", "blue", "white"]
@@ -232,14 +234,19 @@ def _draw_channels(reading: Reading) -> Sheet | None:
 
 
 def _pack(picture: Any, name: str, title: str, alt: str) -> Sheet:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    mime = "image/png"
-    if buffer.tell() > LARGEST:
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=QUALITY)
-        mime = "image/jpeg"
+    data, mime = _write(picture, "PNG"), "image/png"
+    if len(data) > LARGEST:
+        found = (_write(picture, "JPEG", quality=each) for each in QUALITIES)
+        data, mime = next((d for d in found if len(d) <= LARGEST), b""), "image/jpeg"
+    if not data:
+        return _pack(picture.resize((picture.width // 2, picture.height // 2)), name, title, alt)
     return Sheet(
         name=name, title=title, alt=alt, mime=mime, width=picture.width, height=picture.height,
-        data=base64.b64encode(buffer.getvalue()).decode(),
+        data=base64.b64encode(data).decode(),
     )  # fmt: skip
+
+
+def _write(picture: Any, form: str, **settings: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **settings)
+    return buffer.getvalue()

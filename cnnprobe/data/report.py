@@ -13,17 +13,10 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.layout import lay_out_data
 from cnnprobe.data.sheets import Sheet
 from cnnprobe.diagnosis import Finding
-from cnnprobe.document.render import map_suffixes, render
+from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
-from cnnprobe.records import reading, schema
+from cnnprobe.records import schema
 from cnnprobe.report import write_file
-
-_PARTS: dict[str, Any] = {
-    "data": Data,
-    "findings": tuple[Finding, ...],
-    "notes": tuple[str, ...],
-    "sheets": tuple[Sheet, ...],
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -52,12 +45,32 @@ class DataReport:
             UnknownNameError: there is no such format.
         """
         if format == "json":
-            return schema.to_text(
-                DataReport.__name__, {name: schema.to_plain(getattr(self, name)) for name in _PARTS}
-            )
-        sheets = self.sheets if format in ("html", "fragment") else ()
-        document = lay_out_data(self.data, self.findings, notes=self.notes, sheets=sheets)
+            return schema.to_text(DataReport.__name__, self.to_plain())
+        if format == "html":
+            from cnnprobe.document.render.page import render_page  # jinja2: for those with a page
+
+            return render_page(self.lay_out(), data=self.to("json"))
+        document = self.lay_out(drawn=format == "fragment")
         return render(document, format, width=width, colour=colour)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The report as plain data, which `cnnprobe.load` reads back."""
+        plain: dict[str, Any] = schema.to_plain(self)
+        return plain
+
+    def lay_out(self, *, drawn: bool = True, within: bool = False) -> Document:
+        """The report as a document.
+
+        Args:
+            drawn: with its pictures.
+            within: as a part of the report of a model, which has the findings and the notes.
+        """
+        return lay_out_data(
+            self.data,
+            None if within else self.findings,
+            notes=() if within else self.notes,
+            sheets=self.sheets if drawn else (),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report in the format that the suffix of `path` names; ".png" writes the
@@ -117,20 +130,3 @@ def _to_png(sheet: Sheet) -> bytes:
     buffer = io.BytesIO()
     Image.open(io.BytesIO(data)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def load_data_report(path: str | os.PathLike[str]) -> DataReport:
-    """The report that `DataReport.save` has written to a `.json` file.
-
-    Raises:
-        ProbeError: the file is not there, is damaged, or is no report of data.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProbeError(
-            f"the report cannot be read: {error}", where=str(path), fix="check the path"
-        ) from error
-    found = schema.parse(text, expected=DataReport.__name__, where=str(path))
-    parts = {name: reading.read_plain(kind, found[name]) for name, kind in _PARTS.items()}
-    return DataReport(**parts)

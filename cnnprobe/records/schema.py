@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnnprobe.errors import ProbeError
@@ -50,7 +50,14 @@ def to_text(kind: str, fields: Mapping[str, Any]) -> str:
 
 
 def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
-    """The fields in a JSON text that `to_text` has written of the kind `expected`.
+    """The fields in a JSON text that `to_text` has written of the kind `expected`; see
+    `parse_kind`.
+    """
+    return parse_kind(text, expected=(expected,), where=where)[1]
+
+
+def parse_kind(text: str, *, expected: Sequence[str], where: str) -> tuple[str, dict[str, Any]]:
+    """The kind and the fields in a JSON text that `to_text` has written of one of the kinds.
 
     Raises:
         ProbeError: it is no JSON, not of this type, or of a newer schema than this version reads.
@@ -64,14 +71,14 @@ def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
         ) from error
     if (
         not isinstance(data, dict)
-        or data.get(TAG) != expected
+        or data.get(TAG) not in expected
         or type(data.get("schema_version")) is not int
     ):
         fix = (
             f'give a file written by cnnprobe; it begins with "schema_version" and "{TAG}": '
-            f'"{expected}"'
+            f'"{expected[0]}"'
         )
-        raise ProbeError(f"this JSON is not a cnnprobe {expected}", where=where, fix=fix)
+        raise ProbeError(f"this JSON is not a cnnprobe {expected[0]}", where=where, fix=fix)
     if data["schema_version"] != SCHEMA_VERSION:
         newer = data["schema_version"] > SCHEMA_VERSION
         fix = "update cnnprobe" if newer else "write the file again with this version of cnnprobe"
@@ -80,7 +87,8 @@ def parse(text: str, *, expected: str, where: str) -> dict[str, Any]:
             f"{SCHEMA_VERSION}"
         )
         raise ProbeError(what, where=where, fix=fix)
-    return {key: value for key, value in data.items() if key not in ("schema_version", TAG)}
+    fields = {key: value for key, value in data.items() if key not in ("schema_version", TAG)}
+    return str(data[TAG]), fields
 
 
 def _refuse(constant: str) -> float:
