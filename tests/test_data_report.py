@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -346,6 +347,37 @@ def test_samplers_that_split_one_folder_are_no_leak_and_one_folder_for_both_is(f
     assert [] == [f.message for f in report.findings if f.severity != "info"]
     report = cnnprobe.inspect_data(training, validation, pictures=False)
     assert "train-validation-leak" in [f.rule for f in report.findings]
+
+
+def test_reading_tells_how_far_it_is(folder):
+    said = []
+    cnnprobe.inspect_data(load(), load(), tell=lambda *what: said.append(what), pictures=False)
+    assert [(name, 8 * k) for name in ("training", "validation") for k in (1, 2, 3, 4)] == said
+    said.clear()
+    diagnose(load(), tell=lambda *what: said.append(what))
+    assert ("training", 32) == said[-1]
+
+
+def test_command_says_on_a_terminal_how_many_samples_it_has_read(folder):
+    pty = pytest.importorskip("pty")
+    slow = (
+        CODE
+        + """
+class Slow(TensorDataset):
+    def __getitem__(self, index):
+        import time
+        time.sleep(0.05)
+        return super().__getitem__(index)
+slow = DataLoader(Slow(images, labels), 4, shuffle=True)
+"""
+    )
+    (folder / "slow.py").write_text(slow, encoding="utf-8")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cnnprobe", "data", "slow.py:slow", "-o", "data.json"]
+    done = subprocess.run(command, check=False, stderr=theirs, stdout=subprocess.PIPE)
+    said = os.read(ours, 100_000).decode()
+    assert (0, b"") == (done.returncode, done.stdout), said
+    assert "reading the training data, " in said and " samples ... " in said
 
 
 def test_data_says_what_a_folder_should_hold(folder):

@@ -25,6 +25,7 @@ def inspect_data(
     pictures: bool = True,
     rules: Iterable[DataRule | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
+    tell: Callable[[str, int], None] | None = None,
 ) -> DataReport:
     """What a loader gives, measured and judged on a bounded sample: sizes, types, ranges, labels,
     copies, order, workers, augmentation.
@@ -46,6 +47,8 @@ def inspect_data(
         pictures: draw the contact sheets; needs Pillow and torchvision.
         rules: further rules of the data, or files that hold them.
         ignore: rule name or code to the reason why it is suppressed.
+        tell: called after each batch with "training" or "validation" and the number of samples that
+            were read, to show how far it is.
 
     Raises:
         UsageError: the data can be read only once, as a generator can; a suppression has no reason.
@@ -59,7 +62,8 @@ def inspect_data(
     given = list(rules)
     files = [pathlib.Path(each) for each in given if not isinstance(each, DataRule)]
     own = [each for each in given if isinstance(each, DataRule)]
-    inspection = read(loader, validation, limits=Limits(samples=samples, seconds=seconds))
+    limits = Limits(samples=samples, seconds=seconds)
+    inspection = read(loader, validation, limits=limits, tell=tell)
     return judge(
         inspection,
         read_expected(model, loss_fn, inspection.inputs, inspection.batch_size),

@@ -47,6 +47,7 @@ def diagnose(
     trials: int = 60,
     rules: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]] = (),
     ignore: Mapping[str, str] | None = None,
+    tell: Callable[[str, int], None] | None = None,
 ) -> Report:
     """Why the model does not learn: findings of the rules, the root cause first; none where nothing
     is wrong.
@@ -80,6 +81,8 @@ def diagnose(
         rules: further rules and causes of crashes, or files that hold them.
         ignore: rule name or code, or "name:fqn" for one module, to the reason why it is suppressed;
             as `@cnnprobe.ignore` does for a class.
+        tell: called after each batch that is read of a loader, with "training" or "validation" and
+            the number of samples so far.
 
     Raises:
         TargetError: `model` is not an nn.Module, or is lazy.
@@ -96,7 +99,7 @@ def diagnose(
     said: tuple[str, ...] = ()
     if is_loader(inputs):
         inspection, inputs, targets, said = _read_loaders(
-            model, inputs, targets, loss_fn, validation
+            model, (inputs, validation), targets, loss_fn, tell
         )
     elif validation is not None:
         raise UsageError(
@@ -200,7 +203,11 @@ class _Crashes:
 
 
 def _read_loaders(
-    model: nn.Module, loader: Any, targets: Any, loss_fn: Any, validation: Any
+    model: nn.Module,
+    loaders: tuple[Any, Any],
+    targets: Any,
+    loss_fn: Any,
+    tell: Callable[[str, int], None] | None,
 ) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
     """What was read of the loaders, what of the first batch goes into the model and the loss, and
     how that was found.
@@ -212,7 +219,8 @@ def _read_loaders(
             where="diagnose(model, loader, targets)",
             fix="diagnose(model, loader, loss_fn=...); the validation data goes to validation=",
         )
-    inspection = read(wrap_dataset(loader), validation, limits=Limits())
+    loader, validation = loaders
+    inspection = read(wrap_dataset(loader), validation, limits=Limits(), tell=tell)
     if inspection.first is None:
         failed = inspection.data.training.failed
         raise TargetError(

@@ -22,6 +22,8 @@ from cnnprobe.cli.options import (
     add_model_options,
     add_output_options,
     choose_format,
+    fail_on_option,
+    rules_option,
 )
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
@@ -36,13 +38,6 @@ if TYPE_CHECKING:
     from cnnprobe.report import Report
 
 SAMPLES = 8  # of a batch that is made up
-_rules_option = click.option(
-    "--rules",
-    "files",
-    multiple=True,
-    metavar="FILE",
-    help="A Python file or folder with additional rules; the code is run.",
-)
 
 
 @click.command("diagnose", short_help="Find out why a model does not learn.")
@@ -85,13 +80,8 @@ _rules_option = click.option(
 @click.option("--diff", is_flag=True, help="Print the proven fixes as a diff, and no findings.")
 @click.option("--fix", is_flag=True, help="Write the proven fixes into your files.")
 @click.option("--unsafe-fixes", is_flag=True, help="With --fix, also those that are not proven.")
-@click.option(
-    "--fail-on",
-    multiple=True,
-    metavar="RULE|SEVERITY",
-    help="Exit with 1 if this rule or severity is found.  [default: warning]",
-)
-@_rules_option
+@fail_on_option
+@rules_option
 @add_output_options
 def diagnose_command(
     model: ModelRequest, given: InputRequest, wished: OutputRequest, **options: Any
@@ -315,7 +305,7 @@ def _list_rules(files: tuple[str, ...]) -> "tuple[Rule | DataRule | RankRule, ..
 
 
 @click.command("rules", short_help="List the diagnosis rules and the causes of crashes.")
-@_rules_option
+@rules_option
 def rules_command(files: tuple[str, ...]) -> None:
     """List the causes of crashes (CP0) and the rules: code, severity, name, what each finds."""
     entries = _list_entries(files)
@@ -328,7 +318,7 @@ def rules_command(files: tuple[str, ...]) -> None:
 
 @click.command("explain", short_help="Print the page of a rule or of a cause.")
 @click.argument("name")
-@_rules_option
+@rules_option
 def explain_command(name: str, files: tuple[str, ...]) -> None:
     """Print the page of the rule or cause NAME: its name, missing-flatten, or its code, CP001."""
     from cnnprobe.diagnosis.discovery import find_entry

@@ -7,7 +7,13 @@ import click
 
 from cnnprobe.cli.diagnosing import check_thresholds, end, read_ignored
 from cnnprobe.cli.loaded import send_prints_to_stderr
-from cnnprobe.cli.options import OutputRequest, add_output_options, choose_format
+from cnnprobe.cli.options import (
+    OutputRequest,
+    add_output_options,
+    choose_format,
+    fail_on_option,
+    rules_option,
+)
 from cnnprobe.cli.output import check_file, is_coloured, write
 from cnnprobe.cli.program import tell
 from cnnprobe.cli.progress import show_progress
@@ -42,19 +48,8 @@ if TYPE_CHECKING:
 )
 @click.option("--all", "whole", is_flag=True, help="Read everything, however long it takes.")
 @click.option("--png", metavar="FILE", help="Also write the contact sheet of the training there.")
-@click.option(
-    "--fail-on",
-    multiple=True,
-    metavar="RULE|SEVERITY",
-    help="Exit with 1 if this rule or severity is found.  [default: warning]",
-)
-@click.option(
-    "--rules",
-    "files",
-    multiple=True,
-    metavar="FILE",
-    help="A Python file or folder with additional rules; the code is run.",
-)
+@fail_on_option
+@rules_option
 @add_output_options
 def data_command(spec: str, wished: OutputRequest, **options: Any) -> None:
     """Read a bounded sample of the data that SPEC or DIR names, and say what is wrong with it.
@@ -87,7 +82,7 @@ def _inspect(spec: str, options: dict[str, Any]) -> "DataReport":
         if options["validation"]:
             validation, _ = _open(options["validation"])
     whole = options["whole"]
-    with show_progress("reading the data"):
+    with show_progress("reading the data") as say:
         return inspect_data(
             training,
             validation,
@@ -95,6 +90,7 @@ def _inspect(spec: str, options: dict[str, Any]) -> "DataReport":
             seconds=None if whole else options["seconds"],
             rules=options["files"],
             ignore=read_ignored(),
+            tell=lambda name, samples: say(f"reading the {name} data, {samples:,} samples"),
         )
 
 

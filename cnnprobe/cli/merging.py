@@ -5,18 +5,18 @@ from typing import Any
 import click
 
 from cnnprobe.cli.diagnosing import check_thresholds, end
-from cnnprobe.cli.options import OutputRequest, add_output_options, choose_format
+from cnnprobe.cli.options import (
+    OutputRequest,
+    add_output_options,
+    choose_format,
+    fail_on_option,
+)
 from cnnprobe.cli.output import check_file, is_coloured, write
 
 
 @click.command("merge", short_help="Make one report of the logs of all ranks.")
 @click.argument("folder", metavar="FOLDER|RUN.jsonl", type=click.Path())
-@click.option(
-    "--fail-on",
-    multiple=True,
-    metavar="RULE|SEVERITY",
-    help="Exit with 1 if this rule or severity is found.  [default: warning]",
-)
+@fail_on_option
 @add_output_options
 def merge_command(folder: str, wished: OutputRequest, **options: Any) -> None:
     """Read the logs that the ranks of a training wrote into FOLDER, and say what differs.

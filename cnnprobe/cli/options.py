@@ -211,6 +211,20 @@ _OUTPUT = (
     _debug,
 )
 
+fail_on_option = click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="RULE|SEVERITY",
+    help="Exit with 1 if this rule or severity is found.  [default: warning]",
+)
+rules_option = click.option(
+    "--rules",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="A Python file or folder with additional rules; the code is run.",
+)
+
 
 def add_model_options(command: Command) -> Command:
     """SPEC and what builds it, as the argument `model`."""

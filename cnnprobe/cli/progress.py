@@ -6,7 +6,8 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 
 from cnnprobe.cli.program import make_printable
 
@@ -14,13 +15,14 @@ PATIENCE = 1.0  # seconds
 
 
 @contextlib.contextmanager
-def show_progress(doing: str) -> Iterator[None]:
+def show_progress(doing: str) -> Iterator[Callable[[str], None]]:
     """Show `doing` and the seconds it takes while the block runs; nothing where stderr is no
-    terminal.
+    terminal. The block gets a function by which it says something newer.
     """
+    said = deque([doing], maxlen=1)
     stream = sys.stderr
     if stream is None or not stream.isatty():
-        yield
+        yield said.append
         return
     done = threading.Event()
 
@@ -28,14 +30,15 @@ def show_progress(doing: str) -> Iterator[None]:
         began = time.monotonic()
         wait = PATIENCE
         while not done.wait(wait):
-            stream.write(f"\r\x1b[K{make_printable(doing)} ... {time.monotonic() - began:.0f} s")
+            seconds = f"{time.monotonic() - began:.0f} s"
+            stream.write(f"\r\x1b[K{make_printable(said[-1])} ... {seconds}")
             stream.flush()
             wait = PATIENCE / 2
 
     thread = threading.Thread(target=show, name="cnnprobe progress", daemon=True)
     thread.start()
     try:
-        yield
+        yield said.append
     finally:
         done.set()
         thread.join()
