@@ -388,3 +388,13 @@ def test_hooks_that_a_trial_puts_on_parameters_are_taken_off():
     for parameter in case["model"].parameters():
         assert not parameter._post_accumulate_grad_hooks
         assert not parameter._backward_hooks
+
+
+def test_layer_that_a_standard_step_calls_has_the_line_of_the_diagnosis():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3))
+    with torch.no_grad():
+        model[1].bias[:17] = -10.0
+    report = cnnprobe.diagnose(model, *make_batch(), loss_fn=nn.CrossEntropyLoss())
+    assert {"test_remedies.py"} == {
+        os.path.basename(call.source.partition(":")[0]) for call in report.trace.calls
+    }

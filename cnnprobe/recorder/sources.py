@@ -71,6 +71,8 @@ def of_module_call(parent: "ModuleRow | None") -> str:
     if frame is None:
         return ""
     filename = frame.f_code.co_filename
+    if filename.startswith(_OURS):
+        return find_nearest_line(frame)  # a step of ours calls the model
     if _is_torchs(filename):
         if parent is not None and filename.startswith(_LAYERS):
             return parent.source
