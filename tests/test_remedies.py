@@ -73,7 +73,9 @@ def test_report_shows_the_tried_fix():
 
 def test_page_draws_the_losses_with_the_fix_and_without_it():
     page = diagnose_accumulating().to("html")
-    assert "loss with call optimizer.zero_grad() before loss.backward(), and as it is" in page
+    assert (
+        "loss with the fix and as it is: call optimizer.zero_grad() before loss.backward()" in page
+    )
 
 
 def test_tried_fix_survives_json(tmp_path):
@@ -348,7 +350,9 @@ def test_nothing_is_written_within_the_first_second_or_where_stderr_is_no_termin
 
 def test_notebook_shows_the_losses_with_the_fix_and_without_it():
     shown = diagnose_accumulating()._repr_mimebundle_()["text/html"]
-    assert "loss with call optimizer.zero_grad() before loss.backward(), and as it is" in shown
+    assert (
+        "loss with the fix and as it is: call optimizer.zero_grad() before loss.backward()" in shown
+    )
     assert "with the fix" in shown
 
 

@@ -177,14 +177,14 @@ def _find_patch(report: "Report") -> str:
     if report.trace.failure is None:
         raise TargetError(
             "there is nothing to repair: the forward pass succeeds",
-            where="--patch",
-            fix="leave --patch out to see what every layer did",
+            where="--diff",
+            fix="leave --diff out to see what every layer did",
         )
     raise TargetError(
         "no repair is known as a change of the source"
         + (f" ({explanation.diagnosis})" if explanation is not None else ""),
-        where="--patch",
-        fix="leave --patch out: the report shows what is known",
+        where="--diff",
+        fix="leave --diff out: the report shows what is known",
     )
 
 

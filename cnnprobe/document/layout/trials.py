@@ -37,5 +37,5 @@ def _draw_losses(title: str, tried: Tried) -> Picture:
         Line(name=name, steps=range(1, len(values) + 1), values=values)
         for name, values in (("with the fix", tried.losses), ("as it is", tried.as_it_is))
     ]
-    caption = f"loss with {title}, and as it is"
+    caption = f"loss with the fix and as it is: {title}"
     return Picture(svg=draw_curves(lines), alt=f"{caption}: {tried.said}", caption=caption, is_chart=True)  # fmt: skip
