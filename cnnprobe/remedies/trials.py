@@ -244,9 +244,10 @@ class Bench:
     def _judge_by_rule(self, finding: Finding, remedy: Remedy) -> Tried:
         again = self.observe([remedy.change])
         found = run_rules(again, self.rules).findings
-        verdict, said = self._compare(finding, remedy, found)
         before = _known(step.value for step in self.evidence.steps)
         after = _known(step.value for step in again.steps)
+        makes_finite = _is_finite(after) and not _is_finite(before)
+        verdict, said = self._compare(finding, remedy, found, makes_finite=makes_finite)
         if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
             if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
                 verdict, said = Verdict.WORSE, "the loss falls less"
@@ -265,7 +266,7 @@ class Bench:
         return tuple(dict.fromkeys(f.rule for f in self.findings if f.rule not in left))
 
     def _compare(
-        self, finding: Finding, remedy: Remedy, found: Sequence[Finding]
+        self, finding: Finding, remedy: Remedy, found: Sequence[Finding], *, makes_finite: bool
     ) -> tuple[Verdict, str]:
         """The verdict over what is found with the remedy, and why."""
         if any(f.rule == finding.rule and f.module == finding.module for f in found):
@@ -274,9 +275,12 @@ class Bench:
         graver = [
             f for f in found if f.rule not in known and _weight(f) >= max(1, _weight(finding))
         ]
+        shown = remedy.shows or f"{finding.rule} is no longer found"
+        if graver and makes_finite:  # what a NaN had hidden is another fault
+            return Verdict.PROVEN, f"{shown}; {graver[0].rule} is found then"
         if graver:
             return Verdict.WORSE, f"{graver[0].rule} is found then"
-        return Verdict.PROVEN, remedy.shows or f"{finding.rule} is no longer found"
+        return Verdict.PROVEN, shown
 
     # -- all together ------------------------------------------------------------------------------
 
@@ -324,6 +328,10 @@ class Bench:
 
 def _known(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(value for value in values if value is not None)
+
+
+def _is_finite(values: Sequence[float]) -> bool:
+    return bool(values) and all(map(math.isfinite, values))
 
 
 def _weight(finding: Finding) -> int:

@@ -298,8 +298,10 @@ def _followed_by_relu(module: nn.Module) -> nn.Module:
 @answers("vanishing-gradient")
 def normalise(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """ReLU and an initialisation by fan-in in the place of what saturates."""
+    saturates = any(isinstance(m, nn.Sigmoid | nn.Tanh) for _, m, _ in named_modules(model))
+    exchanged = "nn.ReLU in place of every sigmoid and tanh, and " if saturates else ""
     yield Remedy(
-        title="nn.ReLU in place of every sigmoid and tanh, and an initialisation by fan-in",
+        title=f"{exchanged}an initialisation of every layer by fan-in",
         change=_rectify,
         shows="the gradient reaches the first layers",
         is_comparable=False,

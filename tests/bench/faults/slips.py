@@ -204,3 +204,19 @@ def ten_convolutions_at_a_hundredth(sick):
     layers = [part for conv in convs for part in (conv, nn.ReLU())]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
     return classifier(model)
+
+
+@case("nan-forward", None)
+def logarithm_of_zero_under_a_rate_that_is_too_high(sick):
+    def loss_fn(p, target):
+        p = p if sick else p.clamp(1e-6, 1 - 1e-6)
+        return -(target * torch.log(p) + (1 - target) * torch.log(1 - p)).mean()
+
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 1), nn.Sigmoid()
+    )
+    with torch.no_grad():
+        model[3].weight.mul_(4000 if sick else 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05 if sick else 1e-3)
+    target = (labels()[:, None] % 2).float()
+    return classifier(model, targets=target, loss_fn=loss_fn, optimizer=optimizer)
