@@ -224,6 +224,21 @@ def test_memory_leaves_the_model_as_it_was():
     assert 0 == model(x).isnan().sum()
 
 
+def test_model_that_cannot_be_trained_so_is_measured_in_inference():
+    model = nn.Embedding(10, 4, sparse=True)
+    found = cnnprobe.memory(model, torch.zeros(3, 7, dtype=torch.long))
+    assert {"inference"} == {way.name for way in found.data.ways}
+    assert (
+        "training is left out: a pass with 256 samples raised RuntimeError" in found.data.notes[0]
+    )
+    own = cnnprobe.memory(model, torch.zeros(3, 7, dtype=torch.long), optimizer="sgd")
+    assert 160 < own.at(1)
+    number = nn.Linear(4, 2, dtype=torch.complex64)
+    # 10 complex numbers as parameters and 2 an output
+    found = cnnprobe.memory(number, torch.zeros(3, 4, dtype=torch.complex64))
+    assert 80 + (4 + 2) * 8 * 5 == found.at(5, "inference")
+
+
 class Asking(nn.Module):
     def forward(self, x):
         return x * 2 if x.sum().item() > 0 else x

@@ -227,6 +227,13 @@ def test_input_that_crashes_is_explained_and_another_size_is_taken():
     assert "(2, 3, 8, 8) is not accepted" in found.data.notes[0]
 
 
+def test_batch_of_one_that_a_batch_norm_refuses_is_explained():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4)).train()
+    found = cnnprobe.shapes(model, torch.zeros(1, 3, 2, 2))
+    assert ("(N, 4)", 2) == (found[""], found.symbols["N"].least)
+    assert "in train mode needs more than 1 value" in found.data.notes[0]
+
+
 def test_model_that_accepts_no_size_is_refused_with_the_reason():
     with pytest.raises(TargetError, match=r"at no size.*in_features"):
         cnnprobe.shapes(nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 2)), torch.zeros(2, 4))

@@ -119,10 +119,15 @@ def find_bounds(runs: Runs, axes: Sequence[Axis], number: int) -> Bounds:
 
 
 def find_start(runs: Runs) -> dict[Place, int] | None:
-    """Changes of height and width with which the forward passes; {} where it does as given."""
+    """Changes of the sizes with which the forward passes: two samples, as a BatchNorm may need, or
+    another height and width; {} where it passes as given.
+    """
     dims = range(2, len(runs.shapes[0])) if len(runs.shapes[0]) > 2 else ()
     if runs.passes({}):
         return {}
+    two = dict.fromkeys(_list_places(runs, 0), 2)
+    if runs.passes(two):
+        return two
     for size in list_starts() if dims else ():
         changes = {place: size for dim in dims for place in _list_places(runs, dim)}
         if runs.passes(changes):

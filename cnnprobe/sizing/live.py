@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,9 +34,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def add(self, tensors: Iterable[Tensor | None], part: str) -> None:
         """Count tensors as this part; those that are known change to it."""
         for tensor in tensors:
-            if tensor is not None:
-                self._forget(tensor.untyped_storage()._cdata)
-                self._count(tensor, part)
+            for dense in () if tensor is None else _list_dense(tensor):
+                self._forget(dense.untyped_storage()._cdata)
+                self._count(dense, part)
 
     def _count(self, tensor: Tensor, part: str) -> None:
         storage = tensor.untyped_storage()
@@ -68,6 +69,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The operation, and its outputs counted."""
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor):
-                self._count(leaf, self.part)
+            for dense in _list_dense(leaf) if isinstance(leaf, Tensor) else ():
+                self._count(dense, self.part)
         return output
+
+
+def _list_dense(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensors with a storage that one is made of: itself, or those of a sparse one."""
+    if tensor.layout is torch.strided:
+        return (tensor,)
+    return (tensor._indices(), tensor._values()) if tensor.layout is torch.sparse_coo else ()

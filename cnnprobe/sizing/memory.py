@@ -110,40 +110,47 @@ def measure_memory(
     """
     where = f"memory({type(model).__name__})"
     plan, name = _make_plan(model, args, kwargs, request, where)
-    is_trainable = any(p.requires_grad for p in model.parameters())
-    ways, state, notes = [], 0, []
-    for autocast in _list_dtypes(model):
-        if is_trainable:
-            pass_of = _make_pass(plan, autocast, ())
-            ways.append(
-                _measure_way(
-                    pass_of, plan=plan, name=TRAINING, autocast=autocast, limit=request.limit
-                )
-            )
-            state = pass_of(_LARGE[0]).state
-        pass_of = _make_forward(plan, autocast)
-        ways.append(
-            _measure_way(pass_of, plan=plan, name=INFERENCE, autocast=autocast, limit=request.limit)
-        )
-    if not is_trainable:
-        notes.append("no parameter requires grad: training is left out")
-    notes += _list_notes(request)
+    training, state, reason = _measure_training(plan, request)
+    ways = [*training, *_measure_ways(plan, INFERENCE, request, _make_forward)]
     return MemoryNeed(
         model=type(model).__name__,
         batch=plan.batch,
         input=tuple(tuple(t.shape) for t in _list_tensors(args, kwargs)),
-        optimizer=name if is_trainable else "",
+        optimizer=name if training else "",
         limit=request.limit,
         parameters=_count_bytes(model.parameters()),
         buffers=_count_bytes(model.buffers()),
         state=state,
-        ways=tuple(sorted(ways, key=lambda way: way.name, reverse=True)),
+        ways=tuple(ways),
         checkpoints=tuple(
             _measure_checkpoint(plan, block, request.limit, where)
-            for block in (request.checkpoint if is_trainable else ())
+            for block in (request.checkpoint if training else ())
         ),
-        notes=tuple(notes),
+        notes=(*([reason] if reason else []), *_list_notes(request)),
     )
+
+
+def _measure_training(plan: Plan, request: Request) -> tuple[list[MemoryWay], int, str]:
+    """The ways to train, the bytes of the optimizer's state, and why there are none."""
+    if not any(p.requires_grad for p in plan.model.parameters()):
+        return [], 0, "no parameter requires grad: training is left out"
+    try:
+        ways = _measure_ways(plan, TRAINING, request, _make_pass)
+    except TargetError as error:
+        if request.loss_fn is not None:
+            raise
+        return [], 0, f"training is left out: {error.what}"
+    return ways, measure_step(plan, _LARGE[0]).state, ""
+
+
+def _measure_ways(
+    plan: Plan, name: str, request: Request, make: Callable[..., "Pass"]
+) -> list[MemoryWay]:
+    """Without and with autocast."""
+    return [
+        _measure_way(make(plan, dtype), plan=plan, name=name, autocast=dtype, limit=request.limit)
+        for dtype in _list_dtypes(plan.model)
+    ]
 
 
 def _make_plan(
@@ -217,7 +224,7 @@ def _count_bytes(tensors: Any) -> int:
 Pass = Callable[[int], Measured]
 
 
-def _make_pass(plan: Plan, autocast: torch.dtype | None, blocks: Sequence[str]) -> Pass:
+def _make_pass(plan: Plan, autocast: torch.dtype | None, blocks: Sequence[str] = ()) -> Pass:
     """A training step at a batch, made once."""
     known: dict[int, Measured] = {}
 
@@ -328,7 +335,7 @@ def _fits(measure: Pass, batch: int, limit: int) -> bool:
 
 def _measure_checkpoint(plan: Plan, block: str, limit: int | None, where: str) -> CheckpointEffect:
     """A block with and without checkpointing, at the given batch."""
-    plain, with_it = _make_pass(plan, None, ()), _make_pass(plan, None, (block,))
+    plain, with_it = _make_pass(plan, None), _make_pass(plan, None, (block,))
     batch = plan.batch if _measure_given(plain, plan.batch) is not None else _LARGE[0]
     before = measure_checked(plain, batch, where)
     after = measure_checked(with_it, batch, where)

@@ -216,8 +216,10 @@ def _compute_loss(plan: Plan, output: Any, targets: Any) -> Tensor:
         made = plan.loss_fn(output) if targets is None else plan.loss_fn(output, targets)
         return made if isinstance(made, Tensor) else sum(tree_leaves(made))
     ends = [
-        leaf.float().mean()
+        (torch.view_as_real(leaf) if leaf.is_complex() else leaf).float().mean()
         for leaf in tree_leaves(output)
-        if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.is_floating_point()
+        if isinstance(leaf, Tensor) and leaf.requires_grad
     ]
+    if not ends:
+        raise RuntimeError("no output requires grad")
     return torch.stack(ends).sum() if len(ends) > 1 else ends[0]

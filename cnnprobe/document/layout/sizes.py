@@ -14,10 +14,12 @@ from cnnprobe.document.blocks import (
     Row,
     Table,
 )
+from cnnprobe.document.layout.arithmetic import find_window
 from cnnprobe.document.layout.entries import Entry, list_entries
 from cnnprobe.document.layout.folded_rows import fold_rows
 from cnnprobe.document.layout.tables import format_shape, format_shapes, make_key
 from cnnprobe.records.sizes import Dim, SizeCrash, SizedCall, SizedShapes, Symbol, write_dim
+from cnnprobe.records.trace import Trace
 
 _SHOWN_TENSORS = 2  # shapes in a cell; of further tensors only how many
 _EXAMPLES = 3
@@ -58,12 +60,18 @@ def _list_facts(shapes: SizedShapes) -> Iterator[tuple[str, str]]:
     for names, text in _merge({s.name: describe_legal(s) for s in shapes.symbols}):
         yield names, text
     spatial = {s.name: describe_whole(s) for s in shapes.symbols if s.name not in ("N", "C")}
+    spatial = spatial if _has_windows(shapes.trace) else {}
     for names, text in _merge(spatial):
         yield "nothing cut off", f"{names}: {text}"
     if shapes.verified:
         where = ", ".join(map(format_shape, shapes.verified))
         names = ", ".join(s.name for s in shapes.symbols)
         yield "checked", f"the formulas hold at ({names}) = {where}, which they were not made from"
+
+
+def _has_windows(trace: Trace) -> bool:
+    configs = {module.fqn: module.config for module in trace.modules}
+    return any(find_window(call, configs.get(call.fqn or "", {})) for call in trace.calls)
 
 
 def _merge(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
