@@ -327,7 +327,9 @@ def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
     for call in reversed(outcome.trace.calls):
         ranks = {len(t.shape) for t in call.inputs if len(t.shape) > 1}
         info = find(call) if call.fqn is None else None
-        is_gate = 2 in ranks and max(ranks) > 2  # rows of features joined with a map
+        maps = [t.shape[2:] for t in call.inputs if len(t.shape) > 2]
+        is_single = any(set(m) == {1} for m in maps) and not all(set(m) == {1} for m in maps)
+        is_gate = (2 in ranks and max(ranks) > 2) or is_single  # rows joined with a map
         if info is not None and (is_gate or info.effect == "products"):
             return None
         if info is not None and info.name in ("view", "reshape", "unflatten"):

@@ -28,7 +28,8 @@ def find_channel_maker(
     for index, row in crash.walk_back(info):
         layer = crash.modules.get(row.fqn) if row.fqn is not None else None
         shape = row.outputs[0].shape if row.outputs else ()
-        keeps = len(shape) == len(info.shape) and shape[dim] == info.shape[dim]
+        keeps = _count_dims(shape, dim) == _count_dims(info.shape, dim)
+        keeps = keeps and shape[dim : dim + 1] == info.shape[dim : dim + 1]
         if index <= fork:
             return None
         if row.fqn is None and keeps and _sets_no_size(row, dim):
@@ -44,6 +45,11 @@ def find_channel_maker(
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             norms.append(row.fqn or "")
     return None
+
+
+def _count_dims(shape: tuple[int, ...], dim: int) -> int:
+    """How many dims a shape has without those of size 1 at its end: (N, C, 1, 1) has two."""
+    return max((i + 1 for i, n in enumerate(shape) if n != 1 or i <= dim), default=0)
 
 
 def _sets_no_size(row: ModuleCall, dim: int) -> bool:

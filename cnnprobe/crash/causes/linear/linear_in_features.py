@@ -48,7 +48,21 @@ _THIRD = """
 +         return x @ self.weight.t()
   model, args = Projection(), (torch.randn(3, 8),)
 """
+_GATE = """
+  class Gate(nn.Module):
+      def __init__(self, channels=8):
+          super().__init__()
+          self.down = nn.Linear(channels, 2)
+          self.up = nn.Linear(2, channels)
+      def forward(self, x):
+          share = self.up(F.relu(self.down(x.mean((2, 3))))).sigmoid()
+          return x * share[:, :, None, None]
+- model = nn.Sequential(nn.Conv2d(3, 16, 3), Gate())
++ model = nn.Sequential(nn.Conv2d(3, 16, 3), Gate(16))
+  args = (torch.randn(2, 3, 9, 9),)
+"""
 EXAMPLES = (
+    Example(_GATE, blames="1.down", repair="set out_features=16 in '1.up'"),
     Example(_FIRST, blames="fc1", repair="set in_features=400 in 'fc1'"),
     Example(_SECOND, blames="0", repair="x.unsqueeze(-1)"),
     Example(_THIRD, blames="", repair="self.weight.t()"),
