@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         diagnose,
         inspect_data,
         last_report,
+        measure,
         memory,
         monitor,
         probe,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cnnprobe.diagnosis import Finding, ignore
     from cnnprobe.errors import ProbeError
     from cnnprobe.graph import Graph
+    from cnnprobe.measuring import Measurements
     from cnnprobe.monitoring.live import live
     from cnnprobe.notebook import probed
     from cnnprobe.records.trace import Trace
@@ -39,6 +41,7 @@ __all__ = [
     "DataReport",
     "Finding",
     "Graph",
+    "Measurements",
     "Memory",
     "ProbeError",
     "Refactoring",
@@ -54,6 +57,7 @@ __all__ = [
     "last_report",
     "live",
     "load",
+    "measure",
     "memory",
     "monitor",
     "probe",
@@ -67,6 +71,7 @@ __all__ = [
 _HOMES = {
     "Finding": "diagnosis",
     "Graph": "graph",
+    "Measurements": "measuring",
     "Comparison": "comparison.results",
     "DataReport": "data.report",
     "Memory": "sizing.results",
@@ -83,6 +88,7 @@ _HOMES = {
     "last_report": "api",
     "live": "monitoring.live",
     "load": "saved",
+    "measure": "api",
     "memory": "api",
     "monitor": "api",
     "probe": "api",

@@ -12,6 +12,7 @@ from cnnprobe.api.forward import (
     record,
 )
 from cnnprobe.api.learning import diagnose, rules
+from cnnprobe.api.measuring import measure
 from cnnprobe.api.run import monitor
 from cnnprobe.api.sameness import Compared, compare, refactor
 from cnnprobe.api.sizes import memory, shapes
@@ -25,6 +26,7 @@ __all__ = [
     "inspect_data",
     "keep_report",
     "last_report",
+    "measure",
     "memory",
     "monitor",
     "probe",

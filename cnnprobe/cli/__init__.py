@@ -12,6 +12,7 @@ from cnnprobe.cli.comparing import compare_command, refactor_command
 from cnnprobe.cli.diagnosing import diagnose_command, explain_command, rules_command
 from cnnprobe.cli.graphing import graph_command
 from cnnprobe.cli.inspecting import data_command
+from cnnprobe.cli.measuring import stats_command
 from cnnprobe.cli.merging import merge_command
 from cnnprobe.cli.probing import probe_command
 from cnnprobe.cli.program import Program
@@ -46,3 +47,4 @@ main.add_command(refactor_command)
 main.add_command(memory_command)
 main.add_command(rules_command)
 main.add_command(shapes_command)
+main.add_command(stats_command)

@@ -112,6 +112,25 @@ def load(wanted: ModelRequest, given: InputRequest, *, without_values: bool = Fa
     return Loaded(model=model.train(bool(wanted.training)), args=args, kwargs=kwargs)
 
 
+def load_alone(wanted: ModelRequest, device: str) -> "nn.Module":
+    """The model in eval mode on its device, where its inputs come from elsewhere; raises as
+    `load`.
+    """
+    import torch
+
+    from cnnprobe import loading
+
+    torch.manual_seed(0)  # weights that are random are the same in each process
+    with _tell_warnings(), show_progress(f"building {wanted.spec}"):
+        model = loading.load_model(
+            wanted.spec,
+            arguments=loading.parse_arguments(wanted.arguments),
+            weights=wanted.weights,
+            trust_pickle=wanted.trust_pickle,
+        )
+        return _move(model, loading.parse_device(device), None).eval()
+
+
 def _build_without_values(build: "Callable[[], nn.Module]") -> "nn.Module":
     """The model on the meta device; with its weights where its constructor or its file asks for
     them.

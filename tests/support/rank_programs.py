@@ -208,6 +208,21 @@ def killed(folder):
     os._exit(0)  # as gloo waits for the dead rank while it is taken down
 
 
+def measure(folder, samples):
+    """The statistics of a data set, each rank its part; rank 1 of a broken one raises."""
+    from tests.support.measured import Images, make_net
+
+    rank = begin()
+    data = Images(int(samples), broken=5 if (folder / "broken").exists() else None)
+    try:
+        found = cnnprobe.measure(make_net(), data, batch_size=4, log=folder / "log.jsonl")
+    except Exception as error:
+        (folder / f"error{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+    else:
+        found.save(folder / f"found{rank}.json")
+    torch.distributed.destroy_process_group()
+
+
 def shard(model, sizes):
     """fully_shard over a mesh of these sizes: the last one shards, one before it replicates."""
     names = ("replicate", "shard")[-len(sizes) :]
