@@ -14,9 +14,7 @@ UNMENDED = {
     "way_through_numpy",
     "parameter_that_was_moved",
     "pixels_divided_as_integers",
-    "layer_that_is_made_in_the_forward",
     "two_views_that_are_the_same",
-    "projection_that_is_made_in_the_forward_of_a_head",
 }
 
 

@@ -320,6 +320,74 @@ def step(inputs, wanted):
 """,
         (".sum() / mask.sum().clamp(min=1)\n",),
     ),
+    "unregistered-module": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(6, 6), nn.Linear(6, 6)]  # two of them
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.fc(x)
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("self.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])  # two",),
+    ),
+    "unregistered-parameter": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.scale = torch.ones(6, requires_grad=True)
+
+    def forward(self, x):
+        return self.fc(x * self.scale)
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("self.scale = nn.Parameter(torch.ones(6, requires_grad=True))",),
+    ),
+    "unregistered-tensor": (
+        """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.mean = torch.full((6,), 0.1)
+
+    def forward(self, x):
+        return self.fc(x - self.mean)
+
+
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ('self.register_buffer("mean", torch.full((6,), 0.1))',),
+    ),
     "weight-decay-high": (
         """optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=5.0)
 

@@ -2,22 +2,29 @@
 never used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, describe
 from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.records.trace import ModuleCall
+from cnnprobe.remedies.changes import find_module
+from cnnprobe.remedies.kinds.calls import rows_at
 from cnnprobe.remedies.remedy import Remedy, answers
-from cnnprobe.remedies.subject import Subject
+from cnnprobe.remedies.rewriting import Rewriter
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.remedies.writing import write_registered
 
 
 @answers("unregistered-module", "unregistered-parameter", "unregistered-tensor")
 def register(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """What hangs there as a plain attribute, registered, and given to the optimizer."""
+    """What hangs there as a plain attribute, or is made in the forward, registered, and given to
+    the optimizer.
+    """
     kinds = {"unregistered-module": "module", "unregistered-parameter": "parameter"}
     kind = kinds.get(finding.rule, "tensor")
     names = dict.fromkeys(
@@ -30,14 +37,51 @@ def register(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
         "parameter": "nn.Parameter(...) around it",
         "tensor": "self.register_buffer(...) for it",
     }[kind]
+    place, owner = spoken(evidence, finding.module), find_module(model, finding.module)
+    if not names and kind == "module":
+        yield from _make_layer_once(finding, evidence)
     if names:
-        place = spoken(evidence, finding.module)
         yield Remedy(
             title=f"{', '.join(f'{place}.{name}' for name in names)}: {how}",
             change=lambda subject: _register(subject, finding.module or "", tuple(names), kind),
+            written=None if owner is None else write_registered(owner, names, kind),
             shows="the model knows it"
             + ("" if kind == "tensor" else ", and the optimizer trains it"),
         )
+
+
+def _make_layer_once(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    """The weights of the first pass in every pass."""
+    for _, call in rows_at(finding, evidence)[:1]:
+        yield Remedy(
+            title=f"make the layer of {describe(call)} once, in __init__, as self.layer = ...",
+            change=lambda subject, call=call: _keep_weights(  # type: ignore[misc]
+                subject, finding.module or "", call
+            ),
+            shows="the layer is the same in every pass, and the optimizer trains it",
+        )
+
+
+def _keep_weights(subject: Subject, fqn: str, call: ModuleCall) -> None:
+    drawn: list[torch.Tensor] = []
+
+    def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not drawn:
+            drawn.extend(a.detach().clone() for a in args[1:] if isinstance(a, nn.Parameter))
+        return func(*args, **kwargs)
+
+    with Rewriter([(call.kind, call.source, read)]):
+        subject.call_model()
+    if not drawn:
+        raise CannotTryError("what its weights are is not seen")
+    kept = nn.ParameterList(drawn)
+    subject.module(fqn).register_module("kept_weights", kept)
+    subject.optimise(list(kept))
+
+    def use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(args[0], *kept, *args[1 + len(kept) :], **kwargs)
+
+    subject.rewrite(call.kind, call.source, use)
 
 
 def _register(subject: Subject, fqn: str, names: tuple[str, ...], kind: str) -> None:
