@@ -239,6 +239,12 @@ def test_model_that_cannot_be_trained_so_is_measured_in_inference():
     assert 80 + (4 + 2) * 8 * 5 == found.at(5, "inference")
 
 
+def test_compiled_model_is_measured_by_its_eager_code():
+    x, plain = torch.zeros(4, 3, 8, 8), Blocks()
+    found = cnnprobe.memory(torch.compile(plain), x).find_way()
+    assert cnnprobe.memory(plain, x).find_way() == found
+
+
 class Asking(nn.Module):
     def forward(self, x):
         return x * 2 if x.sum().item() > 0 else x

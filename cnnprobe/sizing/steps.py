@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnprobe.crash.model_copy import hush
-from cnnprobe.recorder import preserved, switch_mode
+from cnnprobe.recorder import is_compiled, preserved, switch_mode
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.shapes import without_values
@@ -112,8 +112,12 @@ def _stand_in(model: nn.Module, *, training: bool) -> Iterator[torch.device]:
     """The model in a mode, on parameters without data; afterwards as it was."""
     like = next((t for t in (*model.parameters(), *model.buffers())), None)
     device = torch.device("cpu") if like is None or like.is_meta else like.device
+    eager = (
+        torch.compiler.set_stance("force_eager") if is_compiled(model) else contextlib.nullcontext()
+    )
     with (
         hush(),
+        eager,  # compiled code would be made for stand-ins
         preserved_generators(),
         preserved(model, (), {}),
         FakeTensorMode(allow_non_fake_inputs=True),

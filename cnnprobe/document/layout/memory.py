@@ -135,13 +135,19 @@ def _build_parts(need: MemoryNeed) -> Table:
     return Table(title=title, columns=columns, rows=tuple(rows), notes=(_PARTS_NOTE,))
 
 
+def _write_change(less: int) -> str:
+    if less == 0:
+        return "unchanged"
+    return f"{format_size(abs(less))} {'less' if less > 0 else 'more'}"
+
+
 def _build_checkpoints(need: MemoryNeed) -> Table:
     rows = tuple(
         Row(
             cells=(
                 effect.module or need.model,
                 effect.saved,
-                f"{format_size(abs(effect.peak))} {'less' if effect.peak >= 0 else 'more'}",
+                _write_change(effect.peak),
                 f"{format_si(effect.macs)} ({format_percent(effect.share)} of a step)",
                 effect.fits,
             )[: 5 if need.limit is not None else 4]
