@@ -164,6 +164,46 @@ def test_everything_is_as_before_to_the_bit(kind):
     assert "forward" not in vars(model)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shift_that_shuts_most_channels",
+        "second_half_of_a_table_that_is_never_sliced",
+        "intersection_over_union_of_logits",
+        "weights_of_classes_that_do_not_occur",
+        "sigmoids_in_a_row_that_each_look_sane",
+        "clipping_of_scaled_gradients",
+        "layer_that_is_made_in_the_forward",
+        "warm_up_that_returns_a_rate",
+    ],
+)
+def test_sick_case_whose_fix_is_proven_is_as_before_to_the_bit(name):
+    case = CASES[name].build(True)
+    model = case["model"]
+
+    def read():
+        return copy.deepcopy(
+            (
+                list(model.state_dict().items()),
+                [p.grad for p in model.parameters()],
+                [m.training for m in model.modules()],
+                case["optimizer"].state_dict(),
+                torch.get_rng_state(),
+                case["inputs"],
+                case["targets"],
+            )
+        )
+
+    before = read()
+    report = cnnprobe.diagnose(**case)
+    assert Verdict.PROVEN in [f.tried.verdict for f in report.findings if f.tried]
+    assert is_same(read(), before)
+    assert "forward" not in vars(model)
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
 def test_fix_that_changes_nothing_is_no_repair():
     case = CASES["way_through_numpy"].build(True)
     finding = find(cnnprobe.diagnose(**case), "no-grad-path")

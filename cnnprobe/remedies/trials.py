@@ -293,7 +293,8 @@ class Bench:
         try:
             return self._judge_together(title, chosen)
         except CannotTryError as error:
-            return Tried(title=title, verdict=Verdict.UNTRIED, said=str(error))
+            patch = self._patch(*chosen)  # each of them is proven alone
+            return Tried(title=title, verdict=Verdict.UNTRIED, said=str(error), patch=patch)
         except Exception as error:  # they do not go together
             said = f"{type(error).__name__} is raised then"
             return Tried(title=title, verdict=Verdict.FAILED, said=said)
@@ -303,7 +304,7 @@ class Bench:
     def _judge_together(self, title: str, chosen: list[Remedy]) -> Tried:
         again = self.observe([remedy.change for remedy in chosen])
         found = run_rules(again, self.rules).findings
-        left = [f.rule for f in found if f.severity is not Severity.INFO]
+        left = list(dict.fromkeys(f.rule for f in found if f.severity is not Severity.INFO))
         cleared = self._cleared(found)
         before = _known(step.value for step in self.evidence.steps)
         after = _known(step.value for step in again.steps)
@@ -311,7 +312,7 @@ class Bench:
             f"{len(cleared)} of {len({f.rule for f in self.findings})} kinds of findings are gone"
         )
         if left:
-            said += f", and {', '.join(dict.fromkeys(left))} is left"
+            said += f", and {', '.join(left)} {'is' if len(left) == 1 else 'are'} left"
         if all(remedy.is_comparable for remedy in chosen) and len(after) > 1 < len(before):
             said += f"; {say_losses(before, after)}"
         return Tried(
