@@ -304,3 +304,40 @@ def test_sampler_with_the_counts_of_the_classes_for_weights_is_found():
 
     assert "sampler-weights" in name_findings(draw(counts.double()))
     assert "sampler-weights" not in name_findings(draw(1 / counts.double()))
+
+
+# ---------------------------------------------------------------- labels, boxes and loaders
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.nn.functional.one_hot(LABELS), "one-hot in int64"),
+        (LABELS.float() / 255, "float32 with fractions"),
+        (LABELS, ""),
+        (torch.nn.functional.one_hot(LABELS).float(), ""),  # probabilities
+    ],
+    ids=["one-hot", "divided", "indices", "probabilities"],
+)
+def test_labels_that_cross_entropy_refuses_are_named(labels, said):
+    loader = DataLoader(TensorDataset(torch.randn(32, 3, 8, 8), labels), 8, shuffle=True)
+    loss = torch.nn.CrossEntropyLoss()
+    report = cnnprobe.inspect_data(loader, loss_fn=loss, pictures=False)
+    found = [f.message for f in report.findings if f.rule == "label-type"]
+    assert bool(said) == bool(found) and all(said in message for message in found)
+
+
+def test_boxes_with_y_before_x_are_found_in_images_that_are_not_square():
+    boxes = torch.tensor([[2.0, 30, 12, 60], [4, 8, 20, 40], [1, 20, 30, 62], [5, 5, 9, 11]])
+    for given, rule in ((boxes, "box-format"), (boxes[:, [1, 0, 3, 2]], None)):
+        target = {"boxes": given, "labels": torch.ones(4).long()}
+        batch = (list(torch.rand(4, 3, 32, 64)), [dict(target) for _ in range(4)])
+        found = [f for f in name_findings([batch]) if f == "box-format"]
+        assert ([rule] if rule else []) == found
+
+
+def test_alpha_channel_that_says_nothing_is_info():
+    images = torch.rand(32, 4, 8, 8)
+    images[:, 3] = 1
+    report = cnnprobe.inspect_data(load(images), pictures=False)
+    assert ["info"] == [f.severity for f in report.findings if f.rule == "dead-channel"]

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cnnprobe
 from cnnprobe.cli import main
+from cnnprobe.data import all_data_rules
 from cnnprobe.data.rules.material import blobs, detections, masked
 from cnnprobe.errors import ProbeError, TargetError, UsageError
 
 LABELS = torch.arange(32) % 4
+RULES = {rule.name for rule in all_data_rules()}
 
 
 def load(images=None, labels=LABELS, **settings):
@@ -133,6 +135,16 @@ def test_diagnose_takes_loaders_and_links_model_findings_to_the_data():
     assert ("single-class-batches",) == found["constant-targets"]
     assert "[0] of the batch goes into the model, [1] into the loss" in report.trace.notes
     assert 32 == report.data.data.validation.samples
+
+
+def test_batch_of_one_class_explains_an_output_that_is_constant():
+    model = build()
+    model[1].bias.data.fill_(-1000)  # nothing passes the ReLU behind it
+    sorted_data = load(labels=LABELS.sort().values, shuffle=False)
+    for loader, causes in ((sorted_data, ("single-class-batches",)), (load(), ())):
+        report = cnnprobe.diagnose(model, loader, loss_fn=nn.CrossEntropyLoss(), trials=0)
+        (found,) = [f for f in report.findings if f.rule == "constant-output"]
+        assert causes == tuple(f for f in found.follows_from if f in RULES)
 
 
 def test_saved_diagnosis_keeps_what_was_read_of_the_data_and_its_pictures(tmp_path):

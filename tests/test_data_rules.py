@@ -3,6 +3,7 @@
 import pytest
 
 import cnnprobe
+from cnnprobe.crash.cause import all_causes
 from cnnprobe.data import all_data_rules
 
 RULES = {rule.name: rule for rule in all_data_rules()}
@@ -21,3 +22,9 @@ def test_healthy_example_gives_no_warning(name):
     report = cnnprobe.inspect_data(**RULES[name].healthy(), pictures=False)
     assert [] == [(f.rule, f.message) for f in report.findings if f.severity != "info"]
     assert [] == [note for note in report.notes if "could not judge" in note]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_a_rule_explains_are_findings_that_there_are(name):
+    known = {each.name for each in (*cnnprobe.rules(), *all_causes())}
+    assert [] == [each for each in RULES[name].explains if each not in known]

@@ -183,6 +183,7 @@ class Boxes:
     form: str = "xyxy"  # "xywh" of COCO's annotations, "relative" where all are in [0, 1]
     outside: int = 0  # that lie partly outside of their image
     empty: int = 0  # without area
+    turned: int = 0  # outside of their image, and inside of it as [y1, x1, y2, x2]
     swapped: int = 0  # x2 < x1 or y2 < y1, which are boxes inside of the image as [x, y, w, h]
     relative: int = 0  # with all numbers in [0, 1]
     spotted: tuple[Spotted, ...] = ()  # samples of those that are outside or empty

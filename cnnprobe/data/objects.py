@@ -63,6 +63,8 @@ class BoxTally:
             self._extend(absolute[~empty] / torch.tensor([size[1], size[0]] * 2))
             limit = torch.tensor([size[1], size[0]], dtype=torch.float64) + SLACK
             outside = (absolute[:, 2:] > limit).any(1) | (absolute[:, :2] < -SLACK).any(1)
+            turned = outside & (absolute[:, 2:].flip(1) <= limit).all(1)
+            self._counts["turned"] += int(turned.sum())
             inside = ((absolute[:, :2] + absolute[:, 2:]) <= limit).all(1)
         self._counts["empty"] += int(empty.sum())
         self._counts["swapped"] += int((swapped & inside).sum())
@@ -89,6 +91,7 @@ class BoxTally:
             outside=counts["outside"],
             empty=counts["empty"],
             swapped=counts["swapped"],
+            turned=counts["turned"],
             relative=counts["relative"],
             spotted=tuple(self._spotted),
             reach=tuple(self._reach.tolist()) if self._reach is not None else (),

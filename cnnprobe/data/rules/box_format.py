@@ -9,6 +9,8 @@ from cnnprobe.data.rules.material import detections
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.document.render.units import format_counted
 
+TURNED = 0.2  # of the boxes are outside, and
+ALL = 0.95  # of these would be inside with x and y exchanged
 LEAST = 0.05  # of the boxes: a single swapped one may be a slip of the pen
 
 
@@ -51,6 +53,15 @@ def box_format(data: Data) -> Iterator[Finding]:
                         "image as [x, y, width, height]"
                     ),
                     fix='torchvision.ops.box_convert(boxes, "xywh", "xyxy")',
+                )
+            elif boxes.turned > TURNED * boxes.count and boxes.turned >= ALL * boxes.outside:
+                yield Finding(
+                    message=(
+                        f"{boxes.turned:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} "
+                        f"of the {split.name} data lie outside of their image, and inside of it "
+                        "as [y1, x1, y2, x2]"
+                    ),
+                    fix="boxes[:, [1, 0, 3, 2]]",
                 )
             elif LEAST * boxes.count < boxes.relative < boxes.count:
                 yield Finding(

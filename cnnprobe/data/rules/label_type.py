@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Part
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import classifier, images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
@@ -51,14 +51,24 @@ def label_type(data: Data) -> Iterator[Finding]:
         for part in split.of("class", "value", "multilabel"):
             single = all(sizes == () for sizes, _ in part.shapes)
             floating = part.dtype.startswith("float")
-            numbered = part.dtype in _REFUSED or (floating and part.whole and single)
-            if loss in _CLASSES and numbered and single:
+            if loss in _CLASSES and (part.dtype in _REFUSED or floating) and single:
+                broken = "" if part.whole else " with fractions"
                 yield Finding(
                     message=(
-                        f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes "
-                        "class indices as int64"
+                        f"{part.path} of the {split.name} data is {part.dtype}{broken}; {loss} "
+                        "takes class indices as int64"
                     ),
-                    fix="labels.long(), or int(label) where the data set gives it",
+                    fix="labels.long(), or int(label) where the data set gives it"
+                    if part.whole
+                    else "leave the labels out of what scales or normalises the images",
+                )
+            if loss in _CLASSES and _is_one_hot(part):
+                yield Finding(
+                    message=(
+                        f"{part.path} of the {split.name} data is one-hot in {part.dtype}; {loss} "
+                        "takes class indices, or probabilities as floats"
+                    ),
+                    fix="labels.argmax(dim=1), or labels.float()",
                 )
             if loss in _PROBABILITIES and part.dtype.startswith(("int", "uint", "bool")):
                 yield Finding(
@@ -67,3 +77,14 @@ def label_type(data: Data) -> Iterator[Finding]:
                     ),
                     fix="labels.float()",
                 )
+
+
+def _is_one_hot(part: Part) -> bool:
+    """Whether each row of whole numbers has a single one, on average; of two classes that is what
+    any labels of a sequence have.
+    """
+    widths = [sizes[0] for sizes, _ in part.shapes if len(sizes) == 1]
+    if part.role != "multilabel" or part.dtype.startswith(("float", "bfloat")) or not widths:
+        return False
+    width, mean = widths[0], part.numbers.mean if part.numbers is not None else 0.0
+    return width > 2 and abs(mean * width - 1) < 1e-6
