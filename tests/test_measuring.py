@@ -105,6 +105,19 @@ def test_a_percentile_lies_within_a_128th_of_the_value_of_that_rank(values, perc
     assert abs(found - exact) <= abs(exact) / 128 + 1e-38
 
 
+def test_a_percentile_among_zeros_is_zero(expected, measured):
+    relu = expected["2"].flatten()
+    share = 100 * float((relu == 0).double().mean())
+    assert (0.0, 0.0) == (find_percentile(measured.of("2"), 0.1), measured.of("2").percentiles["1"])
+    assert find_percentile(measured.of("2"), share + 1) > 0
+
+
+def test_progress_is_told_from_the_beginning_to_the_end():
+    told = []
+    cnnprobe.measure(make_net(), Images(10), batch_size=4, progress=lambda *n: told.append(n))
+    assert [(0, 10), (4, 10), (8, 10), (10, 10)] == told
+
+
 def test_percentiles_of_what_has_no_finite_value_are_nan():
     total = Total("ReLU")
     total.add(torch.tensor([[math.nan], [math.inf]]))

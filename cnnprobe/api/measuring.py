@@ -35,7 +35,8 @@ def measure(
         workers: processes that load the data.
         log: a file of JSON lines that is written every few seconds. A start with the same model,
             data and log goes on where the one before was killed.
-        progress: called with the number of samples done, and of all that this process measures.
+        progress: called at the beginning and after each batch, with the number of samples done,
+            and of all that this process measures.
 
     Raises:
         TargetError: `model` is no nn.Module.

@@ -153,7 +153,7 @@ class _Progress:
         """So many samples are done."""
         now = time.monotonic()
         if self._before is None:
-            self._before = done
+            self._before, self._began = done, now
         if done < of and now - self._told < _PAUSE[0 if self._is_terminal else 1]:
             return
         self._told = now

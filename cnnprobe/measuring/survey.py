@@ -82,6 +82,8 @@ def _measure_part(
         list_batches(job.samples, job.batch_size, rank=job.rank, of=job.of, done=0)
     )
     gone = whole - count_samples(batches)
+    if choices.progress is not None and batches:
+        choices.progress(gone, whole)
     with watch(model, totals) as watched:
         for batch, indices in zip(_load(dataset, batches, choices), batches, strict=True):
             watched.run(batch)

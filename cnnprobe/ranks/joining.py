@@ -91,7 +91,12 @@ def _merge(ranks: Ranks, notes: Sequence[str]) -> History:
         rank=None,
         ranks=tuple(_summarise(run) for run in ranks.runs),
     )
-    said = (*describe_merge(history, runs, ranks.of), *_describe_missing(ranks), *notes)
+    said = (
+        *describe_merge(history, runs, ranks.of),
+        *_describe_thinning(runs),
+        *_describe_missing(ranks),
+        *notes,
+    )
     return replace(history, notes=(*said, *_collect_notes(ranks.runs)))
 
 
@@ -103,6 +108,14 @@ def _merge_curves(
     of_shards = {c.name: c for c in merge_norms(series, steps, info)} if info.sharded else {}
     for curve in merge_curves(runs):
         yield of_shards.get(curve.name, curve)
+
+
+def _describe_thinning(runs: Sequence[RankRun]) -> Iterator[str]:
+    if any(run.history.thinned for run in runs):
+        yield (
+            "the steps of this long run were thinned on each rank before they were merged: where "
+            "two stand for many, the numbers of all ranks are those of their extremes"
+        )
 
 
 def _describe_missing(ranks: Ranks) -> Iterator[str]:

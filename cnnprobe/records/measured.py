@@ -76,6 +76,8 @@ def _find_edges(bucket: int) -> tuple[float, float]:
     ((1.0, 1.0078125), (-1.0078125, -1.0))
     """
     magnitude = bucket & 0x7FFF
+    if not magnitude:  # zeros, and what is so near that float32 has no full precision there
+        return 0.0, 0.0
     near, far = (
         struct.unpack("<f", struct.pack("<I", bits << 16))[0] for bits in (magnitude, magnitude + 1)
     )
