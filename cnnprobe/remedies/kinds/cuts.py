@@ -19,7 +19,15 @@ from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
 
 # What hands a tensor on without its graph, or makes a new one of its number.
-CUTTING = ("torch.tensor", "torch.as_tensor", "torch.Tensor.item", "torch.Tensor.detach", "torch.Tensor.data", "torch.Tensor.clone", "torch.Tensor.numpy")  # fmt: skip
+CUTTING = (
+    "torch.tensor",
+    "torch.as_tensor",
+    "torch.Tensor.item",
+    "torch.Tensor.detach",
+    "torch.Tensor.data",
+    "torch.Tensor.clone",
+    "torch.Tensor.numpy",
+)
 SIGNS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 
 
