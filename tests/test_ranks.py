@@ -215,6 +215,18 @@ def test_the_sound_twin_has_no_finding(faults):
     assert [] == [f.rule for f in cnnprobe.load(faults / "sound").findings if f.rule in RULES]
 
 
+def test_logs_of_a_training_that_still_runs_are_merged_without_a_lost_rank(faults, tmp_path):
+    for log in (faults / "skipped").iterdir():
+        lines = log.read_text().splitlines(keepends=True)
+        over = next(i for i, line in enumerate(lines) if '"step": 2,' in line and "curves" in line)
+        (tmp_path / log.name).write_text("".join(lines[: over + 2]))
+    report = cnnprobe.load(tmp_path)
+    assert {"ranks-diverged"} <= {finding.rule for finding in report.findings}
+    assert "rank-lost" not in {finding.rule for finding in report.findings}
+    assert (0, 1, 2) == report.history.steps
+    assert not any(rank.finished for rank in report.history.ranks)
+
+
 def test_a_branch_that_one_rank_does_not_take_is_named_while_the_other_waits(tmp_path):
     run_all("unused", tmp_path, 2)
     finding = found(cnnprobe.load(tmp_path), "rank-without-gradient")

@@ -26,11 +26,11 @@ def build_rank_table(ranks: Sequence[RankSummary]) -> Table:
     """A row for each rank."""
     columns = (
         Column(name="rank", align="right"),
-        Column(name="host", priority=3),
+        Column(name="host", priority=4),
         Column(name="steps", align="right"),
-        Column(name="samples", align="right", priority=2),
+        Column(name="samples", align="right", priority=3),
         Column(name="last loss", align="right"),
-        *(Column(name=stage, align="right", priority=1) for stage in STAGES),
+        *(Column(name=stage, align="right", priority=2) for stage in STAGES),
         Column(name="not finite", priority=1),
         Column(name="end"),
     )

@@ -58,7 +58,9 @@ def nan_on_one_rank(ranks: Ranks) -> Iterator[Finding]:
     if not own or len(own) == len(ranks.runs):
         return
     rank, event = next(iter(own.items()))
-    named = "the loss" if event.what == "loss" else f"the {event.what} of '{event.fqn}'"
+    named = {"loss": "the loss", "parameter": f"parameter '{event.fqn}'"}.get(
+        event.what, f"the {event.what} of '{event.fqn}'"
+    )
     where = f" ({event.kind})" if event.kind else ""
     given = next((info.stats for info in event.inputs if info.stats), None)
     from_input = given is not None and given.get("nan", 0) + given.get("inf", 0) > 0

@@ -11,7 +11,8 @@ from cnnprobe.ranks.runs import Ranks
 from cnnprobe.records.ranks import RankStep
 
 _SHARE = 0.2  # of a step's time that the others wait
-_LEAST = 0.01  # seconds; below them the scheduler of the machine decides who comes last
+_LEAST = 0.02  # seconds; below them the scheduler of the machine decides who comes last
+_CLEAR = 3.0  # standard deviations of the other ranks' own times
 _OFTEN = 0.8  # of the steps in which the same rank is the last
 _FEWEST = 3  # steps
 _STALL = 0.25  # seconds of one step
@@ -25,7 +26,7 @@ def _loop(rank: int, seconds: float) -> Mapping[str, Any]:
     train = found["step"]
 
     def step(number: int) -> None:
-        if rank == 1:
+        if rank == 1 and seconds:  # to sleep for no time gives way to every other process
             time.sleep(seconds)  # a slow disk
         train(number)
 
@@ -49,7 +50,8 @@ def rank_straggles(ranks: Ranks) -> Iterator[Finding]:
     Why it matters: a step takes as long as its slowest rank.
     What to do: look at the stage that is named: data (the loader of this rank, its disk, its number
     of workers) or forward (its device, a larger batch, longer sequences).
-    Known exceptions: a single long step, as of a rank that writes the checkpoint, is info. Under
+    Known exceptions: a single long step, as of a rank that writes the checkpoint, is info. Less
+    than 20 ms, or than three standard deviations of the others' times, is not found. Under
     fully_shard the forward waits for the other ranks too, so that only data is compared. On a GPU
     the times are those in which work is launched.
     Source: Jiang et al. 2024, "MegaScale", section 5 (stragglers and their diagnosis).
@@ -67,7 +69,7 @@ def rank_straggles(ranks: Ranks) -> Iterator[Finding]:
     mine = [excess for each, excess in late if each == rank]
     typical = statistics.median(mine)
     is_usual = len(steps) >= _FEWEST and len(mine) >= _OFTEN * len(steps)
-    if is_usual and typical >= max(_LEAST, _SHARE * usual):
+    if is_usual and typical >= max(_LEAST, _SHARE * usual, _CLEAR * _spread(steps, rank, stages)):
         stage = _name_stage(steps, rank, stages)
         yield Finding(
             message=(
@@ -86,6 +88,18 @@ def _find_latest(said: Mapping[int, RankStep], stages: Sequence[str]) -> tuple[i
     own = {rank: sum(step.seconds.get(s, 0.0) for s in stages) for rank, step in said.items()}
     last = max(own, key=lambda rank: own[rank])
     return last, own[last] - statistics.median(v for rank, v in own.items() if rank != last)
+
+
+def _spread(steps: Sequence[Mapping[int, RankStep]], late: int, stages: Sequence[str]) -> float:
+    """How much the own times of the other ranks vary from step to step: those of a busy machine do
+    by more than a rank is late.
+    """
+    others = {rank for said in steps for rank in said} - {late}
+    own = [
+        [sum(said[rank].seconds.get(s, 0.0) for s in stages) for said in steps if rank in said]
+        for rank in others
+    ]
+    return statistics.median(statistics.pstdev(times) for times in own)
 
 
 def _name_stage(steps: Sequence[Mapping[int, RankStep]], rank: int, stages: Sequence[str]) -> str:
