@@ -56,9 +56,7 @@ class Listener(Protocol):
 
 
 class Watch(Events):
-    """The watch over one model; a context manager around the loop. Step, history and trace are as
-    of now.
-    """
+    """The watch over one model, a context manager. Step, history and trace are as of now."""
 
     def __init__(
         self,
@@ -329,10 +327,8 @@ class Watch(Events):
             yield
         except Exception as error:
             self.listeners.remove(listener)
-            text = (
-                f"{type(listener).__name__} stopped at step {self.step} "
-                f"({type(error).__name__}: {error}); the training goes on"
-            )
+            why = f"{type(error).__name__}: {error}"
+            text = f"{type(listener).__name__} stopped at step {self.step} ({why}); the training goes on"
             self.note(text)
             warn(text)
 
