@@ -304,3 +304,25 @@ def test_what_our_own_hooks_stumble_over_is_said_and_the_training_goes_on(monkey
     history = run(small()).history
     assert 3 == history.total
     assert any("was not observed in full (RuntimeError: ours)" in note for note in history.notes)
+
+
+@pytest.mark.parametrize("look", ["probe", "diagnose"])
+def test_a_look_at_the_model_in_the_middle_of_the_loop_is_no_step_of_it(look):
+    torch.manual_seed(0)
+    model, loss_fn = (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+        nn.CrossEntropyLoss(),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(6, 4), torch.arange(6) % 2
+    with cnnprobe.monitor(model, optimizer, loss_fn=loss_fn) as watched:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_fn(model(x), y).backward()
+            optimizer.step()
+            if look == "probe":
+                cnnprobe.probe(model, x)
+            else:
+                cnnprobe.diagnose(model, x, y, loss_fn=loss_fn, optimizer=optimizer)
+    assert (0, 1, 2) == watched.history.steps
+    assert (6.0 * 8,) * 3 == watched.history.of("0", "activation")["count"]

@@ -25,6 +25,7 @@ from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.ranks import RankRule, all_rank_rules
 from cnnprobe.recorder import sources
 from cnnprobe.recorder.inventory import check_model
+from cnnprobe.recorder.preservation import own_passes
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
 from cnnprobe.remedies import try_remedies
@@ -116,17 +117,19 @@ def diagnose(
         steps=steps, names=_names_of(roles, asking), caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
-    evidence, error = observe_training(given)
+    with own_passes():
+        evidence, error = observe_training(given)
     suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
     outcome = run_rules(evidence, known.training, ignore=suppressed)
-    tried = try_remedies(
-        given,
-        evidence,
-        outcome.findings,
-        known.training,
-        budget=trials if error is None else 0,
-        seconds=time.monotonic() - begun,
-    )
+    with own_passes():
+        tried = try_remedies(
+            given,
+            evidence,
+            outcome.findings,
+            known.training,
+            budget=trials if error is None else 0,
+            seconds=time.monotonic() - begun,
+        )
     data, findings = None, tried.findings
     if inspection is not None:
         expected = read_expected(model, loss_fn, inspection.inputs, inspection.batch_size)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from cnnprobe.errors import NonFiniteError
 from cnnprobe.monitoring.hooks import LayerHook, backward_task
 from cnnprobe.monitoring.wiring import Wiring
+from cnnprobe.recorder.preservation import is_own_pass
 from cnnprobe.recorder.values import leaves
 
 _WATCHED = 4  # tensors of a nested output whose gradients tell that a backward pass has begun
@@ -336,6 +337,8 @@ class _Hook:
 
     def tell(self, what: Callable[..., None], *args: Any) -> None:
         """The user's loop goes on, whatever we stumble over."""
+        if is_own_pass():  # of a diagnosis, say, in the middle of the user's loop
+            return
         try:
             what(*args)
         except NonFiniteError:

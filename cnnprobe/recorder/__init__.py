@@ -39,6 +39,7 @@ from cnnprobe.recorder.preservation import (
     ModuleState,
     StateGuard,
     is_sharded,
+    own_passes,
     preserved_generators,
 )
 from cnnprobe.recorder.rows import Closed
@@ -283,6 +284,7 @@ def observe(
     recording = Recording(model, statistics=asked, through_compiled=True)
     output, error = None, None
     with (
+        own_passes(),
         without_peers(model),
         preserved_generators(),
         preserved(model, args, kwargs) as (guard, notes),

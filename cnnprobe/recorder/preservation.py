@@ -7,6 +7,7 @@ written to, so they are copied only when an operation is about to write to their
 """
 
 import contextlib
+import contextvars
 import functools
 import operator
 import random
@@ -206,6 +207,24 @@ def _has_same_items(value: Any, content: Any) -> bool:
     if isinstance(value, list):
         return all(map(operator.is_, value, content))
     return bool({id(item) for item in value} == {id(item) for item in content})
+
+
+_OWN = contextvars.ContextVar("own_passes", default=False)
+
+
+@contextlib.contextmanager
+def own_passes() -> Iterator[None]:
+    """Forward passes and steps in this block are ours: a monitor of the same model skips them."""
+    token = _OWN.set(True)
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
+
+
+def is_own_pass() -> bool:
+    """Whether cnnprobe itself runs the model now."""
+    return _OWN.get()
 
 
 @contextlib.contextmanager
