@@ -26,7 +26,7 @@ from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.records.ledger import Ledger
 from cnnprobe.stats import Table, chunked, native, plain, write
 from cnnprobe.stats.content import Content
-from cnnprobe.stats.sheet import Sheet
+from cnnprobe.stats.sheet import RowBuffer
 
 try:
     from lovely_tensors.repr_str import lovely
@@ -107,7 +107,7 @@ def ours(model: nn.Module) -> dict[str, Callable[[Callable[[], object]], float]]
     found = {}
     for name, (kind, histogram) in kinds.items():
         wiring = Wiring(
-            Ledger(model="net"), Sheet(4096, histogram=histogram), gradients=False, fraction=1.0
+            Ledger(model="net"), RowBuffer(4096, histogram=histogram), gradients=False, fraction=1.0
         )
         wiring.observing, wiring.thread = True, get_ident()
         hooks = [kind(wiring, module, "") for module in leaves(model)]

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from models import images
 from torch import nn
 
 from cnnprobe.document.layout.arithmetic import compute_receptive_fields, explain_shape
 from cnnprobe.recorder import observe
+from tests.support.models import images
 
 
 def explained(model, x):

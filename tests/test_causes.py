@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 import torch
-from examples import explain_example, explain_text
 
 import cnnprobe
 import cnnprobe.crash
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.rulebook import all_rules
+from tests.support.examples import explain_example, explain_text
 
 HEADINGS = ("Why it happens:", "What to do:", "Known exceptions:", "Source:")
 CAUSES = [pytest.param(cause, id=cause.name) for cause in all_causes()]

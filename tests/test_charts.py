@@ -10,16 +10,16 @@ import pytest
 from cnnprobe.document.layout import lay_out_history
 from cnnprobe.document.layout.curves import draw_history_pictures
 from cnnprobe.document.render import Column, Document, Picture, Row, Table, Trend, render
-from cnnprobe.document.render.charts import Line, draw_curves
+from cnnprobe.document.render.charts import Polyline, draw_curves
 from cnnprobe.records.history import Curve, History, unify_nan
 from cnnprobe.report import Report
-from tests import histories, traces
+from tests.support import histories, traces
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def line(*values, name="loss", steps=None):
-    return Line(name=name, steps=steps or range(len(values)), values=values)
+    return Polyline(name=name, steps=steps or range(len(values)), values=values)
 
 
 def drawn(*lines, **options):

@@ -8,7 +8,7 @@ import pytest
 
 from cnnprobe.cli import main
 
-TWINS = Path(__file__).with_name("twins.py")
+TWINS = Path(__file__).with_name("support") / "twins.py"
 INPUT = ("--input", "2,3,32,32", "--width", "80")
 
 

@@ -6,14 +6,14 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
-from pairs import REORDERED, SAME, WRONG, Net, conv, give_weights, plain, small
 from torch import nn
-from twins import CNNModel, CNNModelAsWritten, SimpleCNN, pictures
 
 from cnnprobe import compare
 from cnnprobe.errors import ProbeError
 from cnnprobe.records.differences import LEVELS
 from tests.support.compared import noise, state_of
+from tests.support.pairs import REORDERED, SAME, WRONG, Net, conv, give_weights, plain, small
+from tests.support.twins import CNNModel, CNNModelAsWritten, SimpleCNN, pictures
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -7,10 +7,7 @@ import threading
 
 import pytest
 import torch
-from pairs import WRONG, Net, plain, small
 from torch import nn
-from twins import CNNModelAsWritten, SimpleCNN, pictures
-from written_out import resnet18_by_functions
 
 import cnnprobe
 from cnnprobe import compare
@@ -20,6 +17,9 @@ from cnnprobe.records import reading, schema
 from cnnprobe.records.differences import Outcome
 from cnnprobe.testing import assert_equivalent
 from tests.support.compared import noise, state_of
+from tests.support.pairs import WRONG, Net, plain, small
+from tests.support.twins import CNNModelAsWritten, SimpleCNN, pictures
+from tests.support.written_out import resnet18_by_functions
 
 
 def test_model_against_its_saved_report(tmp_path):
@@ -189,7 +189,7 @@ def test_values_that_are_not_finite_are_told_apart_by_place():
 )
 def test_taking_turns_finds_what_keeping_one_models_activations_finds(name, training):
     actual, expected, x = WRONG[name][0](), SimpleCNN(), pictures()
-    subjects = [passes.Subject(model=model, args=(x,), kwargs={}) for model in (actual, expected)]
+    subjects = [passes.Side(model=model, args=(x,), kwargs={}) for model in (actual, expected)]
     together = passes._run_side_by_side(*subjects, Tolerance(), training=training)
     apart = passes._run_one_after_the_other(*subjects, Tolerance(), training=training)
     assert apart.activations == together.activations and apart.outputs == together.outputs

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from models import images
 from torch import nn
 
 from benchmarks.torchvision_figures import figures, published, trace_of
 from cnnprobe.recorder import observe
+from tests.support.models import images
 
 PUBLISHED = [
     pytest.param(name, weights, id=f"{name}-{weights.name}") for name, weights in published()

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.chromium import BINARY
 from cnnprobe.report import Report
-from tests import histories, traces
+from tests.support import histories, traces
 from tests.support.pages import observed
 
 needs_browser = pytest.mark.skipif(

@@ -15,7 +15,7 @@ from cnnprobe.errors import UnknownNameError
 from cnnprobe.records.history import History, unify_nan
 from cnnprobe.report import Report
 from cnnprobe.saved import load
-from tests import histories, traces
+from tests.support import histories, traces
 
 
 def tables(history):

@@ -14,9 +14,9 @@ from cnnprobe.graph import BLOCKS, build_module_graph
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
-from tests import traces
+from tests.support import traces
 from tests.support.tables import assert_adds_up, column, facts, notices, table
-from tests.traces import call, module, tensor, weight
+from tests.support.traces import call, module, tensor, weight
 
 
 def test_totals_equal_the_sums_on_paper():

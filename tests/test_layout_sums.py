@@ -5,9 +5,9 @@ from dataclasses import replace
 from cnnprobe.document.layout import list_entries
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
-from tests import traces
+from tests.support import traces
 from tests.support.tables import assert_adds_up, column, facts, notices, table
-from tests.traces import call, module, tensor, weight
+from tests.support.traces import call, module, tensor, weight
 
 
 def test_a_module_called_twice_counts_its_parameters_once():

@@ -9,7 +9,7 @@ import pytest
 
 import cnnprobe
 from benchmarks.chromium import BINARY
-from tests import histories
+from tests.support import histories
 
 CELLS = (
     (

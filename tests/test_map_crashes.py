@@ -1,9 +1,9 @@
 """Further crashes of maps: each program is named, and its first repair is tried and right."""
 
 import pytest
-from examples import explain_text
 
 from cnnprobe.crash.cause import HEAD
+from tests.support.examples import explain_text
 
 OTHERS = {
     "filter for each channel": (

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Broken, Small, images
 from torch import nn
 
 from cnnprobe import testing
 from cnnprobe.errors import UsageError
 from cnnprobe.pytest_plugin.snapshots import FOLDER, Snapshots, write_whole
 from cnnprobe.testing.live_checks import CalledModels, watch
+from tests.support.models import Broken, Small, images
 
 TARGETS = torch.tensor([0, 1])
 

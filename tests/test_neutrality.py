@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Broken, Small, images
 from torch import nn
 
 from cnnprobe.recorder import Recording, observe
+from tests.support.models import Broken, Small, images
 
 
 def state_of(model):

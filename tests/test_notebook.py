@@ -10,10 +10,10 @@ import typing
 
 import pytest
 import torch
-from models import Broken, Small, images
 from torch import nn
 
 import cnnprobe
+from tests.support.models import Broken, Small, images
 
 
 @cnnprobe.probed

@@ -7,7 +7,6 @@ import pkgutil
 import pytest
 import torch
 import torch.nn.functional as F
-from operation_samples import Spelling, arguments, sample, spellings
 from torch import nn
 
 import cnnprobe
@@ -19,6 +18,7 @@ from cnnprobe.document.render.labels import find_family
 from cnnprobe.graph import Node
 from cnnprobe.operations import OperationInfo, find, find_signature
 from cnnprobe.recorder import observe
+from tests.support.operation_samples import Spelling, arguments, sample, spellings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

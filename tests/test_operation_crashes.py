@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from operation_samples import arguments, sample, spellings
 from torch import Tensor, nn
 
 from cnnprobe import operations, probe
+from tests.support.operation_samples import arguments, sample, spellings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from operation_samples import Spelling, call, sample, spellings
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnprobe import operations
 from cnnprobe.operations import OperationInfo
+from tests.support.operation_samples import Spelling, call, sample, spellings
 from tests.support.spelled import MATCHED, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,11 +8,18 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from operation_samples import Spelling, arguments, call, sample, spellings, spellings_of
 from torch import Tensor, nn
 
 from cnnprobe import operations
 from cnnprobe.operations import OperationInfo, find_function, find_layer, find_signature
+from tests.support.operation_samples import (
+    Spelling,
+    arguments,
+    call,
+    sample,
+    spellings,
+    spellings_of,
+)
 from tests.support.spelled import MATCHED, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -24,7 +24,7 @@ from cnnprobe.errors import ProbeError
 from cnnprobe.records.trace import Histogram
 from cnnprobe.report import Report
 from cnnprobe.saved import load
-from tests import traces
+from tests.support import traces
 from tests.support.pages import blocks_of, observed, with_statistics
 from tests.test_render_text import every_document
 

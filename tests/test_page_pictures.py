@@ -7,7 +7,7 @@ from cnnprobe.document.render import (
 )
 from cnnprobe.graph import Edge, Graph, Node
 from cnnprobe.report import Report
-from tests import traces
+from tests.support import traces
 from tests.support.pages import FAMILY, blocks_of, needs_browser, with_statistics
 
 BOXES = (

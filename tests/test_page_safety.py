@@ -14,7 +14,7 @@ from cnnprobe.document.render import (
     Text,
 )
 from cnnprobe.report import Report
-from tests import traces
+from tests.support import traces
 from tests.support.pages import FAMILY, SEEN, blocks_of, needs_browser, observed, with_statistics
 from tests.test_render_text import every_document
 

@@ -6,7 +6,7 @@ import pytest
 
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.report import Report
-from tests import traces
+from tests.support import traces
 from tests.support.pages import (
     FAMILY,
     SEEN,

@@ -7,11 +7,11 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Broken, Functional, Small, images
 from torch import nn
 
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.recorder import Recording, observe
+from tests.support.models import Broken, Functional, Small, images
 from tests.support.recorded import trace_of
 
 

@@ -6,12 +6,12 @@ import traceback
 
 import pytest
 import torch
-from models import Broken, Small, images
 from torch import nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, observe
 from cnnprobe.records.trace import Histogram
+from tests.support.models import Broken, Small, images
 from tests.support.recorded import trace_of
 
 

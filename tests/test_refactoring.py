@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from twins import FunctionalCNN, SimpleCNN, pictures
-from written_out import LeNet, ResNet20, WrittenOut, flattened, mobile_stack
 
 from cnnprobe import ProbeError, compare, refactor
 from cnnprobe.comparison.refactoring import build
 from cnnprobe.errors import TargetError
+from tests.support.twins import FunctionalCNN, SimpleCNN, pictures
+from tests.support.written_out import LeNet, ResNet20, WrittenOut, flattened, mobile_stack
 
 
 def noise(*shape):

@@ -21,7 +21,7 @@ from cnnprobe.document.render import (
     render,
 )
 from cnnprobe.records.schema import SCHEMA_VERSION
-from tests import traces
+from tests.support import traces
 from tests.test_render_text import every_document
 
 

@@ -24,7 +24,7 @@ from cnnprobe.document.render import (
     units,
 )
 from cnnprobe.errors import UnknownNameError
-from tests import traces
+from tests.support import traces
 
 TINY_AT_80 = """\
 Tiny

@@ -14,7 +14,7 @@ from cnnprobe.errors import ProbeError, UnknownNameError
 from cnnprobe.records.schema import SCHEMA_VERSION
 from cnnprobe.report import Report
 from cnnprobe.saved import load
-from tests import traces
+from tests.support import traces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

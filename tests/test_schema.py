@@ -22,7 +22,7 @@ from cnnprobe.records.trace import (
     TensorInfo,
     Trace,
 )
-from tests import traces
+from tests.support import traces
 
 numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
 texts = st.text(max_size=8)

@@ -12,7 +12,7 @@ from test_least_input import UNet
 from torch import nn
 
 import cnnprobe
-from cnnprobe.document.layout.arithmetic import Window
+from cnnprobe.document.layout.arithmetic import SlidingWindow
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError
 from cnnprobe.records import reading, schema
 from cnnprobe.records.sizes import SizedShapes
@@ -278,7 +278,7 @@ def test_cut_edge_is_what_no_window_of_torch_reads(ceil):
         else:
             layer = nn.Conv1d(1, 1, kernel, stride, padding, dilation)
         made = layer(x).shape[2]
-        window = Window(
+        window = SlidingWindow(
             kernel=(kernel,), stride=(stride,), dilation=(dilation,), padding=(2 * padding,),
             output_padding=(0,), ceil=ceil,
         )  # fmt: skip

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import explain_program, explain_text, open_program
 
 from cnnprobe.crash.cause import HEAD
+from tests.support.examples import explain_program, explain_text, open_program
 
 PROGRAMS = {
     "view": (

@@ -27,7 +27,7 @@ def test_triton_kernel_agrees_with_numpy_under_its_interpreter():
         "TRITON_INTERPRET": "1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
-    command = [sys.executable, str(ROOT / "tests" / "triton_by_interpreter.py")]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "triton_by_interpreter.py")]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     expected = sum(x.dtype != torch.float64 for x in DATA.values())
     assert (f"{expected} data sets measured\n", 0) == (ran.stdout, ran.returncode), ran.stderr

@@ -5,7 +5,6 @@ import contextlib
 import pytest
 import torch
 import torch.nn.functional as F
-from models import Broken, Small, images
 from test_neutrality import Rude, generators, state_of
 from torch import nn
 
@@ -13,6 +12,7 @@ from cnnprobe import testing
 from cnnprobe.errors import UsageError
 from cnnprobe.testing.live_checks import CalledModels
 from tests.support.asserted import message_of
+from tests.support.models import Broken, Small, images
 
 TARGETS = torch.tensor([0, 1])
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from models import Small
 from torch import nn
 
 from cnnprobe import testing
 from cnnprobe.errors import UsageError
 from tests.support.asserted import message_of
+from tests.support.models import Small
 
 
 def test_same_architecture_ignores_values_and_sees_configuration():

@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 import torch
-import ways
+
+from tests.support import ways
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "reference" / "ways.md"
 

@@ -157,7 +157,7 @@ def diagnose(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _Judges:
     """All that judges: the rules of training, those of the data, the user's causes of crashes."""
 
     training: tuple[Rule, ...]
@@ -165,11 +165,11 @@ class _Known:
     causes: tuple[Cause, ...]
 
 
-def _load_rules(given: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]]) -> _Known:
+def _load_rules(given: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]]) -> _Judges:
     """Our own rules, and those that the user gave, as objects or as files."""
     own = list(given)
     files = [pathlib.Path(each) for each in own if not isinstance(each, Rule | DataRule | Cause)]
-    return _Known(
+    return _Judges(
         training=(*load_rules(files), *(each for each in own if isinstance(each, Rule))),
         data=(*load_data_rules(files), *(each for each in own if isinstance(each, DataRule))),
         causes=(*load_causes(files), *(each for each in own if isinstance(each, Cause))),

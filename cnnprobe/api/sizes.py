@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.sizing.memory import Request, measure_memory, parse_size
+from cnnprobe.sizing.memory import MemoryRequest, measure_memory, parse_size
 from cnnprobe.sizing.results import Memory, Shapes
 from cnnprobe.sizing.shapes import derive_shapes
 
@@ -90,7 +90,7 @@ def memory(
     (579, 840)
     """
     names = (checkpoint,) if isinstance(checkpoint, str) else tuple(checkpoint)
-    request = Request(
+    request = MemoryRequest(
         optimizer=optimizer,
         loss_fn=loss_fn,
         targets=targets,

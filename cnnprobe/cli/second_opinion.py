@@ -48,7 +48,7 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parting:
+class Disagreement:
     """Why torchinfo's MACs part from ours: a reason, in how many modules, and how many MACs more
     (or fewer) it counts there.
     """
@@ -65,7 +65,7 @@ class SecondOpinion:
     """
 
     quantities: tuple[Quantity, ...]
-    partings: tuple[Parting, ...]
+    partings: tuple[Disagreement, ...]
 
 
 def ask_torchinfo(
@@ -148,7 +148,7 @@ def _count_by_flop_counter(model: nn.Module, args: Any, kwargs: Any) -> int | No
     return int(counter.get_total_flops()) // 2
 
 
-def _sum_partings(trace: Trace, theirs: Mapping[str, int]) -> Iterable[Parting]:
+def _sum_partings(trace: Trace, theirs: Mapping[str, int]) -> Iterable[Disagreement]:
     """The differences of all modules, summed by their reason."""
     rows: dict[str, list[ModuleCall]] = defaultdict(list)
     for index in list_leaves(trace):
@@ -163,7 +163,7 @@ def _sum_partings(trace: Trace, theirs: Mapping[str, int]) -> Iterable[Parting]:
                 difference
             )
     for reason, differences in sorted(found.items(), key=lambda item: -abs(sum(item[1]))):
-        yield Parting(reason=reason, modules=len(differences), macs=sum(differences))
+        yield Disagreement(reason=reason, modules=len(differences), macs=sum(differences))
 
 
 def _find_reason(calls: list[ModuleCall], theirs: int, difference: int) -> str:

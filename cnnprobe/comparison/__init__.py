@@ -16,7 +16,7 @@ from cnnprobe.comparison.draft import STRUCTURE, build_outcome, has_equal_inputs
 from cnnprobe.comparison.numbers import Tolerance
 from cnnprobe.comparison.passes import (
     Agreement,
-    Subject,
+    Side,
     align_traces,
     fit_inputs,
     has_other_rounding,
@@ -64,9 +64,7 @@ def compare_models(
         _check(model, which)
     rounding = has_other_rounding(actual, expected)
     tolerance = replace(tolerance, rounding=tolerance.rounding or rounding)
-    subjects = [
-        Subject(model=model, args=inputs[0], kwargs=inputs[1]) for model in (actual, expected)
-    ]
+    subjects = [Side(model=model, args=inputs[0], kwargs=inputs[1]) for model in (actual, expected)]
     if rounding:
         subjects = [_fit_subject(subject) for subject in subjects]
     compiled = is_compiled(actual) or is_compiled(expected)
@@ -159,7 +157,7 @@ def _check(given: object, which: str) -> None:
         )
 
 
-def _fit_subject(subject: Subject) -> Subject:
+def _fit_subject(subject: Side) -> Side:
     """The subject with inputs in the dtype and on the device of its model."""
     return replace(
         subject,
@@ -183,7 +181,7 @@ def _list_limits(actual: nn.Module, expected: nn.Module) -> Iterator[str]:
 
 
 def _run_first_pass(
-    subjects: Sequence[Subject], tolerance: Tolerance, *, activations: bool
+    subjects: Sequence[Side], tolerance: Tolerance, *, activations: bool
 ) -> Agreement:
     if activations:
         return run_both(subjects[0], subjects[1], tolerance, training=False)
@@ -195,7 +193,7 @@ def _run_first_pass(
 
 
 def _compare_outputs_only(
-    subjects: Sequence[Subject], agreement: Agreement, tolerance: Tolerance, *, training: bool
+    subjects: Sequence[Side], agreement: Agreement, tolerance: Tolerance, *, training: bool
 ) -> Agreement:
     outputs = (
         run_plainly(subjects[0], subjects[1], tolerance, training=training) if agreement.ran else {}

@@ -7,7 +7,7 @@ from torch import nn
 
 from cnnprobe.comparison.draft import Draft, map_positions
 from cnnprobe.comparison.numbers import Tolerance
-from cnnprobe.comparison.passes import Subject
+from cnnprobe.comparison.passes import Side
 from cnnprobe.comparison.state import (
     Backward,
     describe_graph_difference,
@@ -22,7 +22,7 @@ _BACKWARD = ("gradients", "autograd")  # the levels of this file
 
 
 def compare_backward(
-    draft: Draft, subjects: Sequence[Subject], tolerance: Tolerance, wanted: Sequence[str]
+    draft: Draft, subjects: Sequence[Side], tolerance: Tolerance, wanted: Sequence[str]
 ) -> None:
     """Add what differs in the gradients and in the autograd graph."""
     levels = [level for level in _BACKWARD if level in wanted]
@@ -61,7 +61,7 @@ def _compare_graphs(draft: Draft, models: Sequence[nn.Module], runs: Sequence[Ba
         draft.add_found("autograd", draft.end, "autograd graph", found)
 
 
-def _differentiate(subject: Subject, *, gradients: bool) -> Backward:
+def _differentiate(subject: Side, *, gradients: bool) -> Backward:
     try:
         return differentiate(subject, gradients=gradients)
     except RuntimeError as error:

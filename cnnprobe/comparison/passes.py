@@ -35,7 +35,7 @@ from cnnprobe.records.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Side:
     """A model with the inputs that it is given."""
 
     model: nn.Module
@@ -58,9 +58,7 @@ class Agreement:
 # -- passes ----------------------------------------------------------------------------------------
 
 
-def run_both(
-    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
-) -> Agreement:
+def run_both(actual: Side, expected: Side, tolerance: Tolerance, *, training: bool) -> Agreement:
     """One forward pass of each model in the given mode, from the same state of the random
     generators, with every activation compared.
     """
@@ -72,7 +70,7 @@ def run_both(
 
 
 def _run_side_by_side(
-    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+    actual: Side, expected: Side, tolerance: Tolerance, *, training: bool
 ) -> Agreement | None:
     """Both passes in turns; None where they did not run as was expected, or in an order in which
     they cannot take turns.
@@ -109,7 +107,7 @@ def _run_side_by_side(
 
 
 def _run_one_after_the_other(
-    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+    actual: Side, expected: Side, tolerance: Tolerance, *, training: bool
 ) -> Agreement:
     """The actual model's activations are kept, and the expected one streams against them."""
     expected_trace = None
@@ -157,7 +155,7 @@ def _build_agreement(
 
 
 def run_plainly(
-    actual: Subject, expected: Subject, tolerance: Tolerance, *, training: bool
+    actual: Side, expected: Side, tolerance: Tolerance, *, training: bool
 ) -> dict[str, Discrepancy | str | None]:
     """The outputs alone, of both models as they run when nobody looks: what compiled code
     allows.
@@ -179,13 +177,13 @@ def align_traces(actual: Trace, expected: Trace) -> Aligned:
     )
 
 
-def observe_pass(subject: Subject, witness: Witness, *, training: bool) -> Observation:
+def observe_pass(subject: Side, witness: Witness, *, training: bool) -> Observation:
     """One forward pass without gradients, seen by `witness`."""
     with set_mode(subject.model, training=training), torch.no_grad():
         return observe(subject.model, subject.args, subject.kwargs, witness=witness)
 
 
-def trace_structure(subject: Subject, *, training: bool) -> Trace:
+def trace_structure(subject: Side, *, training: bool) -> Trace:
     """The trace of a forward pass that computes nothing; where the meta device cannot follow, that
     of a real one.
     """

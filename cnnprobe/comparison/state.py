@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.comparison.numbers import Tolerance
-from cnnprobe.comparison.passes import Subject, copy_inputs, set_mode
+from cnnprobe.comparison.passes import Side, copy_inputs, set_mode
 from cnnprobe.comparison.witnesses import find_difference
 from cnnprobe.recorder import Recording, preserved
 from cnnprobe.recorder.inventory import has_values, named_modules
@@ -104,7 +104,7 @@ class Backward:
     why_not: str = ""
 
 
-def differentiate(subject: Subject, *, gradients: bool) -> Backward:
+def differentiate(subject: Side, *, gradients: bool) -> Backward:
     """One forward pass in eval mode with its graph, and the gradients of its outputs in a fixed
     random direction; touches no `.grad`.
     """

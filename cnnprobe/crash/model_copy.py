@@ -29,7 +29,7 @@ Rewriting = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ShadowRun:
     """What came of one forward of the shadow."""
 
     trace: Trace
@@ -107,13 +107,13 @@ class ModelCopy:
         while len(self.undo) > kept:
             self.undo.pop()()
 
-    def run(self) -> Outcome:
+    def run(self) -> ShadowRun:
         """One forward pass, neutrally observed."""
         with hush(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
             self._enter(stack)
             seen = observe(self.model, self.args, self.kwargs, statistics=False)
         trace = seen.trace
-        return Outcome(
+        return ShadowRun(
             trace=trace,
             works=seen.error is None and (not self.meta or is_honest(self.model, trace)),
             shapes=tuple(info.shape for info in trace.calls[0].outputs) if trace.calls else (),

@@ -9,7 +9,7 @@ from cnnprobe.crash.edits.edit import write_diff
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.words import read_line
-from cnnprobe.crash.model_copy import Outcome
+from cnnprobe.crash.model_copy import ShadowRun
 from cnnprobe.crash.suspect import FALLBACK, LAST, POSSIBLE, Candidate, Suspect
 from cnnprobe.crash.trials import Attempt, Trials
 from cnnprobe.recorder.inventory import class_of
@@ -158,7 +158,7 @@ def _undoes(first: Candidate, second: Candidate) -> bool:
     return bool(list_settings(first) & list_settings(second))
 
 
-def _got_further(trials: Trials, outcome: Outcome) -> bool:
+def _got_further(trials: Trials, outcome: ShadowRun) -> bool:
     """Whether a later call failed, or the same one on something else: then it is another fault."""
     if trials.baseline is None:
         return False
@@ -170,7 +170,7 @@ def _got_further(trials: Trials, outcome: Outcome) -> bool:
     return outcome.reached > trials.baseline.reached
 
 
-def _failing_call(outcome: Outcome) -> ModuleCall | None:
+def _failing_call(outcome: ShadowRun) -> ModuleCall | None:
     failure = outcome.trace.failure
     is_known = failure is not None and failure.call is not None
     return outcome.trace.calls[failure.call] if is_known else None  # type: ignore[union-attr,index]

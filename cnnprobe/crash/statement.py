@@ -20,7 +20,7 @@ from cnnprobe.crash.crash import Crash, LoopLine
 from cnnprobe.crash.facts.frames import find_frames, find_maker, parse_file, read_names
 from cnnprobe.crash.facts.grad_mode import is_off
 from cnnprobe.crash.facts.losses import list_losses
-from cnnprobe.crash.facts.values import Line, read_attribute, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_attribute, read_failing_line
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.following import follow
 from cnnprobe.operations import find_function
@@ -33,7 +33,7 @@ _MOST_ELEMENTS = 10_000_000  # of a stand-in that is made real
 _CALL = inspect.unwrap(nn.Module._call_impl).__code__
 
 
-class Statement(nn.Module):
+class StatementRunner(nn.Module):
     """Runs one statement of the user's on the values that its names had, or calls a module."""
 
     def __init__(self, code: types.CodeType, names: dict[str, Any], order: list[str]) -> None:
@@ -87,7 +87,7 @@ def to_forward(crash: Crash) -> Crash | None:
     )
 
 
-def _read_line(crash: Crash, model: Statement) -> LoopLine:
+def _read_line(crash: Crash, model: StatementRunner) -> LoopLine:
     """What is known around the line."""
     line, path = read_failing_line(crash), find_frames(crash.error)[-1].filename
     root = _find_statement(line.nodes[0], path)
@@ -131,7 +131,7 @@ def _find_module_call(crash: Crash) -> tuple[types.FrameType, types.FrameType, i
 
 def _hold_module(
     crash: Crash, frame: types.FrameType, caller: types.FrameType, line: int
-) -> tuple[Statement, tuple[Any, ...], dict[str, Any]] | None:
+) -> tuple[StatementRunner, tuple[Any, ...], dict[str, Any]] | None:
     """A model that calls the module as the loop did; it has the name that the user's model has."""
     module, args = frame.f_locals.get("self"), frame.f_locals.get("args", ())
     if not isinstance(module, nn.Module) or module is crash.model:
@@ -140,7 +140,7 @@ def _hold_module(
     names += [key for key, value in caller.f_locals.items() if value is module]
     names += [key for key, value in caller.f_globals.items() if value is module]
     tree = ast.increment_lineno(ast.parse("called(*args, **kwargs)", mode="eval"), line - 1)
-    model = Statement(compile(tree, caller.f_code.co_filename, "eval"), {}, [])
+    model = StatementRunner(compile(tree, caller.f_code.co_filename, "eval"), {}, [])
     model.called = (names or [type(module).__name__])[0]
     holder: nn.Module = model
     *above, last = model.called.split(".")
@@ -154,7 +154,7 @@ def _hold_module(
 # -- a line of the loop ----------------------------------------------------------------------------
 
 
-def _hold_line(crash: Crash) -> tuple[Statement | None, tuple[Any, ...]]:
+def _hold_line(crash: Crash) -> tuple[StatementRunner | None, tuple[Any, ...]]:
     """A model that runs the failing part of the line."""
     line, frames = read_failing_line(crash), find_frames(crash.error)
     root = _find_statement(line.nodes[0], frames[-1].filename) if line.nodes else None
@@ -187,22 +187,22 @@ def _find_statement(node: ast.AST, path: str) -> ast.AST:
     return node
 
 
-def _name_arguments(order: list[str]) -> type[Statement]:
+def _name_arguments(order: list[str]) -> type[StatementRunner]:
     """A class whose forward has the names of the user's values as parameters."""
 
-    def forward(self: Statement, *args: Any) -> Any:
+    def forward(self: StatementRunner, *args: Any) -> Any:
         return self.run(args, {})
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in ("self", *order)]
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return type("Statement", (Statement,), {"forward": forward})
+    return type("Statement", (StatementRunner,), {"forward": forward})
 
 
 class _Reader:
     """Copies the failing node, with values in the place of what is not to be run again."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: FailingLine) -> None:
         self.line = line
         self.values: dict[str, Any] = {}  # what holds tensors, by name
         self.written: dict[str, str] = {}

@@ -21,7 +21,7 @@ from cnnprobe.crash.facts.heads import replace_outputs
 from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.placement import find_autocast
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.model_copy import ModelCopy, Outcome, copy_model
+from cnnprobe.crash.model_copy import ModelCopy, ShadowRun, copy_model
 from cnnprobe.crash.suspect import Candidate, Suspect
 from cnnprobe.operations import find
 
@@ -39,7 +39,7 @@ class Attempt:
     works: bool
     is_plausible: bool = False  # what came out looks like what the model is for
     said: str = ""  # what was seen: "the forward passes and gives (2, 10)"
-    outcome: Outcome | None = None  # of the forward, where one was run
+    outcome: ShadowRun | None = None  # of the forward, where one was run
 
     @property
     def tried(self) -> str:
@@ -54,7 +54,7 @@ class Trials:
         self.crash = crash
         self.left = budget
         self.notes: list[str] = []
-        self.baseline: Outcome | None = None
+        self.baseline: ShadowRun | None = None
         self.copy: ModelCopy | None = None  # crashes as the model did; None: there is no such copy
         self.meta = True
         if crash.stage == "forward":
@@ -87,7 +87,7 @@ class Trials:
 
     # -- one forward ---------------------------------------------------------------------------
 
-    def run(self, edits: Sequence[Edit], copy: ModelCopy | None = None) -> Outcome | None:
+    def run(self, edits: Sequence[Edit], copy: ModelCopy | None = None) -> ShadowRun | None:
         """One forward with these edits, which are taken back.
 
         None where they cannot be made, or no forward is left.
@@ -140,7 +140,7 @@ class Trials:
         outcome = self.run(candidate.edits)
         return None if outcome is None else self.judge_forward(suspect, candidate, outcome)
 
-    def judge_forward(self, suspect: Suspect, candidate: Candidate, outcome: Outcome) -> Attempt:
+    def judge_forward(self, suspect: Suspect, candidate: Candidate, outcome: ShadowRun) -> Attempt:
         """What a forward with a candidate's edits comes to."""
         before = sum(p.numel for p in self.crash.trace.parameters if p.kind == "parameter")
         after = outcome.parameters
@@ -167,7 +167,7 @@ class Trials:
         losses = list_losses(self.crash)
         if (loss := changes[0].loss if changes else losses[-1] if losses else None) is None:
             return None
-        outcome: Outcome | None = None
+        outcome: ShadowRun | None = None
         outputs: dict[str, Any] = {}
         if of_model:
             outcome = self._run_for_loss(of_model)
@@ -203,7 +203,7 @@ class Trials:
             outcome=outcome,
         )
 
-    def _run_for_loss(self, edits: Sequence[Edit]) -> Outcome | None:
+    def _run_for_loss(self, edits: Sequence[Edit]) -> ShadowRun | None:
         """The forward with edits in the first world where it passes."""
         outcome = None
         for meta in list_worlds(self.crash):
@@ -237,12 +237,12 @@ class Trials:
             copy.reset()
 
 
-def _describe_forward(outcome: Outcome) -> str:
+def _describe_forward(outcome: ShadowRun) -> str:
     gives = ", ".join(map(str, outcome.shapes[:3])) + (", ..." if len(outcome.shapes) > 3 else "")
     return f"the forward passes and gives {gives or 'no tensor'}"
 
 
-def _mention_meta(outcome: Outcome | None) -> str:
+def _mention_meta(outcome: ShadowRun | None) -> str:
     leaves = tree_leaves(outcome.output) if outcome is not None else []
     is_meta = any(isinstance(t, Tensor) and t.is_meta for t in leaves)
     return "; on meta, by shapes alone" if is_meta else ""
@@ -272,7 +272,7 @@ def list_worlds(crash: Crash) -> tuple[bool, ...]:
     return (False, True) if is_small else (True, False)
 
 
-def _fails_alike(crash: Crash, outcome: Outcome) -> bool:
+def _fails_alike(crash: Crash, outcome: ShadowRun) -> bool:
     failure = outcome.trace.failure
     if failure is None:  # it ran through on meta, but a layer was given what it would have refused
         return not outcome.works
@@ -283,7 +283,7 @@ def _fails_alike(crash: Crash, outcome: Outcome) -> bool:
     return same and failure.call == crash.index
 
 
-def is_plausible(crash: Crash, outcome: Outcome, edits: Sequence[Edit] = ()) -> bool:
+def is_plausible(crash: Crash, outcome: ShadowRun, edits: Sequence[Edit] = ()) -> bool:
     """Whether what came out looks like what the model is for.
 
     There is a row for each sample, and logits where the last layer makes logits.
@@ -322,7 +322,7 @@ def _is_time_major(crash: Crash) -> bool:
     return False in found and True not in found
 
 
-def _find_last_linear(crash: Crash, outcome: Outcome) -> nn.Linear | None:
+def _find_last_linear(crash: Crash, outcome: ShadowRun) -> nn.Linear | None:
     """The Linear that made the output; None where another layer with weights came after it."""
     for call in reversed(outcome.trace.calls):
         ranks = {len(t.shape) for t in call.inputs if len(t.shape) > 1}

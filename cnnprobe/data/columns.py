@@ -17,7 +17,7 @@ _DEEPEST = 6  # levels of nesting that are followed
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class BatchColumn:
     """One part of the samples of a batch: a tensor with the batch first, or a value a sample."""
 
     path: str
@@ -34,37 +34,37 @@ class Column:
         return next((value for value in self.values if value is not None), None)
 
 
-def move_channels(column: Column) -> Column:
+def move_channels(column: BatchColumn) -> BatchColumn:
     """The column with the channels of its images before their height and width: a view."""
     if isinstance(column.values, Tensor):
-        return Column(column.path, column.values.movedim(-1, -3))
+        return BatchColumn(column.path, column.values.movedim(-1, -3))
     moved = [
         v.movedim(-1, -3) if isinstance(v, Tensor) and v.dim() > 2 else v for v in column.values
     ]
-    return Column(column.path, moved)
+    return BatchColumn(column.path, moved)
 
 
-def read_columns(batch: Any) -> list[Column]:
+def read_columns(batch: Any) -> list[BatchColumn]:
     """The columns of a batch as a loader gives it."""
     return [column for column in _walk(batch, "", 0) if len(column)]
 
 
-def join_samples(samples: Sequence[Any]) -> list[Column]:
+def join_samples(samples: Sequence[Any]) -> list[BatchColumn]:
     """The columns of samples that were not joined to a batch."""
     leaves = [dict(_leaves(sample, "", 0)) for sample in samples]
     paths = dict.fromkeys(path for each in leaves for path in each)
-    return [Column(path, [each.get(path) for each in leaves]) for path in paths]
+    return [BatchColumn(path, [each.get(path) for each in leaves]) for path in paths]
 
 
-def _walk(value: Any, path: str, depth: int) -> Iterator[Column]:
+def _walk(value: Any, path: str, depth: int) -> Iterator[BatchColumn]:
     """The columns of a batch, or of a part of it."""
     value = to_tensor(value)
     if isinstance(value, Tensor):
         if value.dim() > 0:
-            yield Column(path, value)
+            yield BatchColumn(path, value)
     elif depth <= _DEEPEST:
         if isinstance(value, Sequence) and not isinstance(value, str) and _is_samples(value, depth):
-            yield from (Column(path + c.path, c.values) for c in join_samples(value))
+            yield from (BatchColumn(path + c.path, c.values) for c in join_samples(value))
         else:
             for key, item in name_items(value):
                 yield from _walk(item, path + key, depth + 1)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.data.facts import Expected
+from cnnprobe.data.facts import Expectation
 from cnnprobe.data.weights import find_weights
 from cnnprobe.recorder import observe
 from cnnprobe.records.trace import Trace
@@ -17,7 +17,7 @@ _NAMES = {"CrossEntropyLoss": "cross_entropy", "NLLLoss": "nll_loss"}
 
 def read_expected(
     model: nn.Module | None, loss_fn: Any = None, inputs: Any = None, size: int | None = None
-) -> Expected:
+) -> Expectation:
     """What is known of the model and the loss; nothing is an error here.
 
     Args:
@@ -29,7 +29,7 @@ def read_expected(
     name = _NAMES.get(type(loss_fn).__name__, getattr(loss_fn, "__name__", ""))
     ignored = getattr(loss_fn, "ignore_index", -100)
     weights = find_weights(model) if model is not None else None
-    known = Expected(loss=name, ignored=ignored, weights=weights)
+    known = Expectation(loss=name, ignored=ignored, weights=weights)
     if model is None or not isinstance(inputs, Tensor):
         return known
     with torch.no_grad():

@@ -27,7 +27,7 @@ class Spotted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class SamePicture:
     """Two samples that show the same picture."""
 
     first: Spotted
@@ -84,7 +84,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loading:
+class LoaderSettings:
     """How the data is loaded."""
 
     kind: str  # class name of what was given
@@ -135,7 +135,7 @@ class Images:
     constants: int = 0
     nonfinite: tuple[Spotted, ...] = ()  # with NaN or Inf
     nonfinites: int = 0
-    duplicates: tuple[Pair, ...] = ()  # of other samples that were read
+    duplicates: tuple[SamePicture, ...] = ()  # of other samples that were read
     repeated: int = 0  # samples that repeat an earlier one, equal to the bit
     similar: int = 0  # and equal to the eye
     contradicting: int = 0  # of both, those with another label
@@ -228,7 +228,7 @@ class Mispaired:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trials:
+class SampleTrials:
     """What reading some samples again has shown; None: it was not tried."""
 
     random: bool | None = None  # the same sample comes out otherwise
@@ -256,7 +256,7 @@ class Split:
     """What one loader gives: that of the training, or that of the validation."""
 
     name: str  # "training" | "validation"
-    loading: Loading
+    loading: LoaderSettings
     samples: int = 0  # that were read
     batches: int = 0
     complete: bool = False  # all of them
@@ -264,7 +264,7 @@ class Split:
     images: Images = field(default_factory=Images)
     labels: Labels | None = None
     objects: tuple[Boxes | Masks, ...] = ()
-    trials: Trials = field(default_factory=Trials)
+    trials: SampleTrials = field(default_factory=SampleTrials)
     failed: Failed | None = None
     unread: str = ""  # why a batch could not be measured
     mispaired: Mispaired | None = None  # files of images and of their masks or labels
@@ -286,7 +286,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class Expectation:
     """What the model and its loss expect of the data."""
 
     outputs: int | None = None  # classes
@@ -302,7 +302,7 @@ class Expected:
 class Leak:
     """Samples of the validation that the training has too."""
 
-    pairs: tuple[Pair, ...] = ()  # at most eight
+    pairs: tuple[SamePicture, ...] = ()  # at most eight
     count: int = 0  # samples of the validation
     among: int = 0  # of how many that were compared
     by: str = (
@@ -317,7 +317,7 @@ class Data:
 
     training: Split
     validation: Split | None = None
-    expected: Expected = field(default_factory=Expected)
+    expected: Expectation = field(default_factory=Expectation)
     leaks: tuple[Leak, ...] = ()
     moved: tuple[tuple[int, str, str], ...] = ()  # label, its class in training and in validation
 

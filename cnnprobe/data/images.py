@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnprobe.data.columns import Column
+from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.copies import SIDE, Copies, copy_images, shrink
-from cnnprobe.data.facts import Images, Pair, Spotted
+from cnnprobe.data.facts import Images, SamePicture, Spotted
 from cnnprobe.data.pixels import PixelTally, open_picture
 
 NAMED = 8  # samples of a kind that are named
@@ -83,7 +83,7 @@ class ImageTally:
         self._found: dict[str, list[Any]] = {"constant": [], "nonfinite": [], "duplicates": []}
         self._counts: Counter[str] = Counter()
 
-    def add(self, column: Column, spots: list[Spotted], *, finite: bool) -> None:
+    def add(self, column: BatchColumn, spots: list[Spotted], *, finite: bool) -> None:
         """Take in the images of a batch; `finite`: it holds no NaN and no Inf."""
         if isinstance(column.values, Tensor):
             self._add_batch(column.values, spots, finite=finite)
@@ -136,7 +136,9 @@ class ImageTally:
             self._counts["repeated" if exact else "similar"] += 1
             if earlier.label != spot.label:
                 self._counts["contradicting"] += 1
-            self._note("duplicates", Pair(first=earlier, second=spot, exact=exact), image, spot)
+            self._note(
+                "duplicates", SamePicture(first=earlier, second=spot, exact=exact), image, spot
+            )
         if earlier is None and len(self.prints) < FINGERPRINTS:
             self.prints[print_] = spot
             self.album.add(key, sketch, spot)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnnprobe.data.facts import Data, Expected
+from cnnprobe.data.facts import Data, Expectation
 from cnnprobe.data.pictures import draw_sheets
-from cnnprobe.data.reading import Reading, read_data
+from cnnprobe.data.reading import LoaderReading, read_data
 from cnnprobe.data.report import DataReport
 from cnnprobe.data.rule import DataRule, run_data_rules
 from cnnprobe.data.source import Limits
@@ -18,7 +18,7 @@ class Inspection:
     """What was read of the loaders, not yet judged."""
 
     data: Data
-    readings: list[Reading]
+    readings: list[LoaderReading]
 
     @property
     def first(self) -> Any:
@@ -49,7 +49,7 @@ def read(
 
 def judge(
     inspection: Inspection,
-    expected: Expected,
+    expected: Expectation,
     *,
     rules: Iterable[DataRule],
     ignore: Mapping[str, str],

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from cnnprobe.data.facts import Data, Part, Split
-from cnnprobe.data.sheets import Sheet, to_picture
+from cnnprobe.data.sheets import ContactSheet, to_picture
 from cnnprobe.data.words import shape
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.blocks import (
@@ -34,7 +34,7 @@ def lay_out_data(
     findings: Sequence[Finding] | None,
     *,
     notes: Sequence[str] = (),
-    sheets: Sequence[Sheet] = (),
+    sheets: Sequence[ContactSheet] = (),
 ) -> Document:
     """The data as people read it: what is wrong, then what was seen. No findings (None) are those of
     a part of another document.

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch.utils.data import Subset
 
 from cnnprobe.data.datasets import find_file, find_root
-from cnnprobe.data.facts import Leak, Pair, Split, Spotted
+from cnnprobe.data.facts import Leak, SamePicture, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.source import Source, choose_samples
 
@@ -59,7 +59,7 @@ def _find_by_index(training: Source, validation: Source) -> Leak | None:
     if not shared:
         return None
     pairs = [
-        Pair(
+        SamePicture(
             first=Spotted(batch=0, position=0, index=index),
             second=Spotted(batch=0, position=0, index=index),
         )
@@ -115,8 +115,8 @@ def _hash_file(path: str) -> bytes:
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
 
 
-def _pair_files(twin: str, ours: dict[str, int], path: str, theirs: dict[str, int]) -> Pair:
-    return Pair(
+def _pair_files(twin: str, ours: dict[str, int], path: str, theirs: dict[str, int]) -> SamePicture:
+    return SamePicture(
         first=Spotted(batch=0, position=0, index=ours[twin], name=twin),
         second=Spotted(batch=0, position=0, index=theirs[path], name=path),
     )
@@ -129,7 +129,7 @@ def _find_by_content(training: Read, validation: Read) -> Leak | None:
     pairs = []
     for key, spot in validation.images.prints.items():
         if key in training.images.prints:
-            pairs.append(Pair(first=training.images.prints[key], second=spot))
+            pairs.append(SamePicture(first=training.images.prints[key], second=spot))
     pairs += _list_similar(training.images, validation.images)
     read, there = training.split.samples, training.split.loading.samples
     coverage = min(1.0, read / there) if read and there else 1.0
@@ -140,11 +140,11 @@ def _find_by_content(training: Read, validation: Read) -> Leak | None:
     )
 
 
-def _list_similar(training: ImageTally, validation: ImageTally) -> Sequence[Pair]:
+def _list_similar(training: ImageTally, validation: ImageTally) -> Sequence[SamePicture]:
     pairs = []
     exact = {id(validation.prints[key]) for key in validation.prints if key in training.prints}
     for key, sketch, spot in validation.album:
         twin = training.album.find(key, sketch)
         if twin is not None and id(spot) not in exact:
-            pairs.append(Pair(first=twin, second=spot, exact=False))
+            pairs.append(SamePicture(first=twin, second=spot, exact=False))
     return pairs

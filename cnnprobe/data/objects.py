@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from cnnprobe.data.columns import Column
+from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.facts import Boxes, Masks, Spotted
 from cnnprobe.data.images import NAMED
 from cnnprobe.data.pixels import FILES, open_picture
@@ -33,7 +33,7 @@ class BoxTally:
         self._reach: Tensor | None = None
         self._scales: list[float] = []
 
-    def add(self, column: Column, images: Column | None, spots: list[Spotted]) -> None:
+    def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
         """Take in the boxes of a batch."""
         for i, spot in enumerate(spots):
             boxes = column.values[i]
@@ -120,7 +120,7 @@ class MaskTally:
         self._classes = self._between = 0
         self._values: list[float] = []
 
-    def add(self, column: Column, images: Column | None, spots: list[Spotted]) -> None:
+    def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
         """Take in the masks of a batch."""
         for i, spot in enumerate(spots):
             mask, image = column.values[i], images.values[i] if images is not None else None
@@ -188,7 +188,7 @@ def find_between(mask: Tensor) -> tuple[int, list[float]]:
 
 
 def take_objects(
-    images: Column, boxes: Column | None, masks: Column | None, i: int
+    images: BatchColumn, boxes: BatchColumn | None, masks: BatchColumn | None, i: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """The boxes of a sample in parts of its image, as corners, and its mask, (H, W); None where
     there is none.

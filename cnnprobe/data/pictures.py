@@ -17,8 +17,8 @@ from torch.nn.functional import interpolate
 
 from cnnprobe.data.facts import Data, Spotted
 from cnnprobe.data.images import Thumbnail
-from cnnprobe.data.reading import Reading
-from cnnprobe.data.sheets import Sheet
+from cnnprobe.data.reading import LoaderReading
+from cnnprobe.data.sheets import ContactSheet
 from cnnprobe.document.render.units import format_counted
 
 COLUMNS = 8
@@ -37,7 +37,7 @@ _MASKS = ["red", "cyan", "yellow", "lime", "magenta", "orange", "blue", "white"]
 _SPLITS = ((60, 100, 170), (225, 150, 60))
 
 
-def draw_sheets(data: Data, readings: Sequence[Reading]) -> tuple[Sheet, ...]:
+def draw_sheets(data: Data, readings: Sequence[LoaderReading]) -> tuple[ContactSheet, ...]:
     """The suspicious images, then a contact sheet of each split, then the histograms; () without
     Pillow and torchvision.
     """
@@ -67,7 +67,9 @@ def sort_by_class(held: Sequence[Thumbnail]) -> list[Thumbnail]:
 # ---------------------------------------------------------------- contact sheets
 
 
-def _draw_contacts(reading: Reading, held: Sequence[Thumbnail], kind: str, name: str) -> Sheet:
+def _draw_contacts(
+    reading: LoaderReading, held: Sequence[Thumbnail], kind: str, name: str
+) -> ContactSheet:
     from PIL import Image, ImageDraw
 
     show, how = choose_scale(reading, held)
@@ -90,7 +92,7 @@ def _draw_contacts(reading: Reading, held: Sequence[Thumbnail], kind: str, name:
     return _pack(sheet, f"{name}-{kind or 'images'}", f"{what}, {how}", what)
 
 
-def choose_scale(reading: Reading, held: Sequence[Thumbnail]) -> tuple[Any, str]:
+def choose_scale(reading: LoaderReading, held: Sequence[Thumbnail]) -> tuple[Any, str]:
     """How numbers become grey values from 0 to 255, and that in words."""
     steps = reading.split.images.normalisations
     part = next(iter(reading.split.of("image")), None)
@@ -145,7 +147,7 @@ def _split_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     )
 
 
-def _caption(spot: Spotted, reading: Reading) -> tuple[str, str]:
+def _caption(spot: Spotted, reading: LoaderReading) -> tuple[str, str]:
     labels = reading.split.labels
     names = labels.names if labels is not None else ()
     said = "" if spot.label is None else str(spot.label)
@@ -168,12 +170,12 @@ def _cut(draw: Any, text: str) -> str:
 # ---------------------------------------------------------------- histograms
 
 
-def _draw_histograms(data: Data, readings: Sequence[Reading]) -> list[Sheet]:
+def _draw_histograms(data: Data, readings: Sequence[LoaderReading]) -> list[ContactSheet]:
     drawn = [_draw_classes(data), *(_draw_channels(reading) for reading in readings)]
     return [sheet for sheet in drawn if sheet is not None]
 
 
-def _draw_classes(data: Data) -> Sheet | None:
+def _draw_classes(data: Data) -> ContactSheet | None:
     from PIL import Image, ImageDraw
 
     known = [split for split in data.splits if split.labels is not None and split.labels.counts]
@@ -203,7 +205,7 @@ def _draw_classes(data: Data) -> Sheet | None:
     return _pack(sheet, "classes", title, title)
 
 
-def _draw_channels(reading: Reading) -> Sheet | None:
+def _draw_channels(reading: LoaderReading) -> ContactSheet | None:
     """The values of each channel of the images that are kept, as lines."""
     from PIL import Image, ImageDraw
 
@@ -233,14 +235,14 @@ def _draw_channels(reading: Reading) -> Sheet | None:
     return _pack(sheet, f"{name}-channels", title, title)
 
 
-def _pack(picture: Any, name: str, title: str, alt: str) -> Sheet:
+def _pack(picture: Any, name: str, title: str, alt: str) -> ContactSheet:
     data, mime = _write(picture, "PNG"), "image/png"
     if len(data) > LARGEST:
         found = (_write(picture, "JPEG", quality=each) for each in QUALITIES)
         data, mime = next((d for d in found if len(d) <= LARGEST), b""), "image/jpeg"
     if not data:
         return _pack(picture.resize((picture.width // 2, picture.height // 2)), name, title, alt)
-    return Sheet(
+    return ContactSheet(
         name=name, title=title, alt=alt, mime=mime, width=picture.width, height=picture.height,
         data=base64.b64encode(data).decode(),
     )  # fmt: skip

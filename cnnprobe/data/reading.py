@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, WeightedRandomSampler
 
-from cnnprobe.data.columns import Column, join_samples, move_channels
+from cnnprobe.data.columns import BatchColumn, join_samples, move_channels
 from cnnprobe.data.datasets import (
     find_file,
     find_mispaired,
@@ -22,7 +22,16 @@ from cnnprobe.data.datasets import (
     list_targets,
     list_transforms,
 )
-from cnnprobe.data.facts import Data, Expected, Failed, Images, Labels, Split, Spotted, Trials
+from cnnprobe.data.facts import (
+    Data,
+    Expectation,
+    Failed,
+    Images,
+    Labels,
+    SampleTrials,
+    Split,
+    Spotted,
+)
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.information import measure_chance
 from cnnprobe.data.keeping import kept_generators
@@ -42,7 +51,7 @@ from cnnprobe.data.source import (
     spread,
 )
 from cnnprobe.data.tallies import PartTally, number_of
-from cnnprobe.data.trials import STREAMED, Stretch, try_again
+from cnnprobe.data.trials import STREAMED, SampleStretch, try_again
 
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
@@ -51,7 +60,7 @@ Tell = Callable[[str, int], None]
 
 
 @dataclass(slots=True)
-class Reading:
+class LoaderReading:
     """What was read of one split, with what is needed to compare it and to draw it."""
 
     split: Split
@@ -78,7 +87,7 @@ class _Tallies:
     inputs: Tensor | None = None
     last: tuple[str, ...] = ()  # paths of images with the channels last
     twins: list[tuple[str, str]] = field(default_factory=list)  # paths of equal images, so far
-    stream: list[Stretch] = field(default_factory=list)  # the first batches of a stream
+    stream: list[SampleStretch] = field(default_factory=list)  # the first batches of a stream
     unread: str = ""
 
 
@@ -87,9 +96,9 @@ def read_data(
     validation: Any = None,
     *,
     limits: Limits,
-    expected: Expected | None = None,
+    expected: Expectation | None = None,
     tell: Tell | None = None,
-) -> tuple[Data, list[Reading]]:
+) -> tuple[Data, list[LoaderReading]]:
     """The facts of both, and what is needed to draw them.
 
     Args:
@@ -112,7 +121,7 @@ def read_data(
     data = Data(
         training=splits[0],
         validation=splits[1] if len(splits) > 1 else None,
-        expected=expected or Expected(),
+        expected=expected or Expectation(),
         leaks=find_leaks(*readings) if len(readings) > 1 else (),
         moved=_find_moved(splits),
     )
@@ -127,7 +136,7 @@ def _find_moved(splits: Sequence[Split]) -> tuple[tuple[int, str, str], ...]:
     return tuple((i, a, b) for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b)
 
 
-def _read_split(source: Source, limits: Limits, tell: Tell | None) -> Reading:
+def _read_split(source: Source, limits: Limits, tell: Tell | None) -> LoaderReading:
     tallies: _Tallies | None = None
     failed = None
     try:
@@ -141,7 +150,7 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> Reading:
         failed, tallies = _read_singly(source, cause, tallies)
     tallies = tallies or _Tallies({}, {})
     split = _describe(source, tallies, failed)
-    return Reading(split, source, tallies.images, tallies.inputs)
+    return LoaderReading(split, source, tallies.images, tallies.inputs)
 
 
 def _start(batch: Batch) -> _Tallies:
@@ -190,7 +199,7 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
             given = next(c.values for c in batch.columns if c.path == tallies.main)
             tallies.inputs = given[:KEPT].detach().clone()
         if len(tallies.stream) < STREAMED and isinstance(source.dataset, IterableDataset):
-            tallies.stream.append(Stretch(labels, tallies.images.latest))
+            tallies.stream.append(SampleStretch(labels, tallies.images.latest))
     for path, each in tallies.objects.items():
         if path in columns:
             least = min(len(columns[path]), size if images is None else len(images))
@@ -206,7 +215,7 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
 
 
 def _attach_objects(
-    tallies: _Tallies, columns: dict[str, Column], images: Column, size: int
+    tallies: _Tallies, columns: dict[str, BatchColumn], images: BatchColumn, size: int
 ) -> None:
     """Boxes, in parts of the image, and the mask of each image of this batch that is kept to be
     drawn.
@@ -223,7 +232,7 @@ def _attach_objects(
                 held[k] = replace(thumbnail, extra=extra)
 
 
-def _read_labels(column: Column | None, size: int) -> list[int | None]:
+def _read_labels(column: BatchColumn | None, size: int) -> list[int | None]:
     if column is None:
         return [None] * size
     if isinstance(column.values, Tensor):
@@ -295,7 +304,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         objects=tuple(each.describe() for each in tallies.objects.values()),
         trials=try_again(source, tallies.main, masks[0] if masks else "", tallies.stream)
         if tallies.main is not None and failed is None
-        else Trials(),
+        else SampleTrials(),
         failed=failed,
         unread=tallies.unread,
         mispaired=find_mispaired(source.dataset) if source.dataset is not None else None,
@@ -353,7 +362,7 @@ def _share_draws(source: Source) -> tuple[tuple[int, int, float], ...]:
     return tuple((k, counts[k], weight / total) for k, weight in sorted(weights.items()) if total)
 
 
-def _are_equal(a: Column | None, b: Column | None) -> bool:
+def _are_equal(a: BatchColumn | None, b: BatchColumn | None) -> bool:
     """Whether two parts hold the same images, to the bit."""
     if a is None or b is None or len(a) != len(b):
         return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from cnnprobe.data.facts import Data
 from cnnprobe.data.layout import lay_out_data
-from cnnprobe.data.sheets import Sheet
+from cnnprobe.data.sheets import ContactSheet
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
@@ -26,7 +26,7 @@ class DataReport:
     data: Data
     findings: tuple[Finding, ...] = ()  # root causes first
     notes: tuple[str, ...] = ()
-    sheets: tuple[Sheet, ...] = ()  # pictures
+    sheets: tuple[ContactSheet, ...] = ()  # pictures
 
     @property
     def ok(self) -> bool:
@@ -106,7 +106,7 @@ class DataReport:
             what = f"the picture cannot be written: {error.strerror or error}"
             raise ProbeError(what, where=str(target), fix=fix) from error
 
-    def _contact_sheet(self) -> Sheet | None:
+    def _contact_sheet(self) -> ContactSheet | None:
         return next((sheet for sheet in self.sheets if sheet.name == "training-images"), None)
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ class DataReport:
         return {"text/plain": str(self), "text/html": self.to("fragment")}
 
 
-def _to_png(sheet: Sheet) -> bytes:
+def _to_png(sheet: ContactSheet) -> bytes:
     data = base64.b64decode(sheet.data)
     if sheet.mime == "image/png":
         return data

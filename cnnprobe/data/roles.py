@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnprobe.data.columns import Column
+from cnnprobe.data.columns import BatchColumn
 
 LEAST_SIDE = 4  # pixels: what is smaller is no image
 LEAST_LAST = 8  # pixels, where the channels come last
@@ -22,7 +22,7 @@ _MASKS = re.compile(r"mask|seg|annotation_map")
 _BOXES = re.compile(r"box")
 
 
-def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
+def assign_roles(columns: Sequence[BatchColumn]) -> dict[str, str]:
     """Path to role, for the columns of the first batch.
 
     The input is the part that is named so, else the first that looks like images; a part of the
@@ -41,14 +41,14 @@ def assign_roles(columns: Sequence[Column]) -> dict[str, str]:
     return roles
 
 
-def find_channels_last(columns: Sequence[Column]) -> list[str]:
+def find_channels_last(columns: Sequence[BatchColumn]) -> list[str]:
     """The paths of images that come as (H, W, C): their last dim is that of one, three or four
     colours.
     """
     return [column.path for column in columns if _is_channels_last(column)]
 
 
-def _is_channels_last(column: Column) -> bool:
+def _is_channels_last(column: BatchColumn) -> bool:
     value = column.first
     if not isinstance(value, Tensor) or not _is_plain(value) or value.dim() not in (3, 4):
         return False
@@ -58,7 +58,7 @@ def _is_channels_last(column: Column) -> bool:
     return min(sides) >= LEAST_LAST and max(sides) <= MOST_ASPECT * min(sides)
 
 
-def choose_main(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:
+def choose_main(columns: Sequence[BatchColumn], roles: Mapping[str, str]) -> BatchColumn | None:
     """The images that the model gets: those that are named so, else the first; None where there are
     none.
     """
@@ -67,7 +67,7 @@ def choose_main(columns: Sequence[Column], roles: Mapping[str, str]) -> Column |
     return next(iter(named or pictures), None)
 
 
-def choose_target(columns: Sequence[Column], roles: Mapping[str, str]) -> Column | None:
+def choose_target(columns: Sequence[BatchColumn], roles: Mapping[str, str]) -> BatchColumn | None:
     """The class labels: those that are named so, else the first numbers of which some are equal;
     None where there are none.
     """
@@ -77,7 +77,7 @@ def choose_target(columns: Sequence[Column], roles: Mapping[str, str]) -> Column
     return next(iter(named or shared or classes), None)
 
 
-def _is_length(column: Column, sequences: Column) -> bool:
+def _is_length(column: BatchColumn, sequences: BatchColumn) -> bool:
     """Whether numbers say how long each of some padded sequences is: the rest of each is padding."""
     numbers, rows = column.values, sequences.values
     if not isinstance(numbers, Tensor) or not isinstance(rows, Tensor) or rows.dim() != 2:
@@ -88,7 +88,7 @@ def _is_length(column: Column, sequences: Column) -> bool:
     return int(numbers.max()) == rows.shape[1] and bool((padding == padding[:1]).all())
 
 
-def _has_equal(column: Column) -> bool:
+def _has_equal(column: BatchColumn) -> bool:
     values = column.values.tolist() if isinstance(column.values, Tensor) else column.values
     return len(set(values)) < len(values)
 
@@ -99,7 +99,7 @@ def _last_name(path: str) -> str:
     return (found[-1][0] or found[-1][1]).lower() if found else ""
 
 
-def _role(column: Column) -> str:
+def _role(column: BatchColumn) -> str:
     value, name = column.first, _last_name(column.path)
     if isinstance(value, Tensor) and not _is_plain(value):
         return "other"
@@ -123,7 +123,7 @@ def _role_of_number(value: Any, name: str) -> str:
     return "class" if whole else "value"
 
 
-def _role_of_tensor(column: Column, value: Tensor, name: str) -> str:
+def _role_of_tensor(column: BatchColumn, value: Tensor, name: str) -> str:
     if _BOXES.search(name) and value.shape[-1:] == (4,) and value.dim() <= 2:
         return "boxes"
     if type(value).__name__ == "BoundingBoxes":
@@ -147,7 +147,7 @@ def _role_of_vector(values: Tensor) -> str:
     return "value" if values.dtype.is_floating_point else "other"
 
 
-def _is_mask(column: Column, main: Column) -> bool:
+def _is_mask(column: BatchColumn, main: BatchColumn) -> bool:
     value, image = column.first, main.first
     if not isinstance(value, Tensor) or not isinstance(image, Tensor):
         return False

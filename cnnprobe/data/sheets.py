@@ -8,7 +8,7 @@ from cnnprobe.document.blocks import Picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
+class ContactSheet:
     """A picture that was drawn of the data."""
 
     name: str  # "training-images"
@@ -20,7 +20,7 @@ class Sheet:
     height: int
 
 
-def to_picture(sheet: Sheet) -> Picture:
+def to_picture(sheet: ContactSheet) -> Picture:
     """The picture as a block of a document."""
     size = f'width="{sheet.width}" height="{sheet.height}"'
     svg = (

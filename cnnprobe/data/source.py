@@ -19,8 +19,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from cnnprobe.data.columns import Column, join_samples, read_columns
-from cnnprobe.data.facts import Loading
+from cnnprobe.data.columns import BatchColumn, join_samples, read_columns
+from cnnprobe.data.facts import LoaderSettings
 from cnnprobe.data.keeping import copy_dataset, copy_loader
 from cnnprobe.errors import TargetError, UsageError
 
@@ -45,7 +45,7 @@ class Limits:
 class Batch:
     """A batch, as columns, and where its samples stand in the data set."""
 
-    columns: list[Column]
+    columns: list[BatchColumn]
     indices: list[int] | None
     seconds: float  # that it was waited for
 
@@ -139,7 +139,9 @@ def read_batches(source: Source, limits: Limits) -> Iterator[Batch]:
     )
 
 
-def _iterate(source: Source, limits: Limits) -> Iterator[tuple[list[Column], list[int] | None]]:
+def _iterate(
+    source: Source, limits: Limits
+) -> Iterator[tuple[list[BatchColumn], list[int] | None]]:
     if source.loader is not None:
         return _iterate_loader(source, source.loader, limits)
     if isinstance(source.given, IterableDataset):
@@ -149,7 +151,7 @@ def _iterate(source: Source, limits: Limits) -> Iterator[tuple[list[Column], lis
     return _iterate_batches(source)
 
 
-def _iterate_batches(source: Source) -> Iterator[tuple[list[Column], list[int] | None]]:
+def _iterate_batches(source: Source) -> Iterator[tuple[list[BatchColumn], list[int] | None]]:
     for batch in source.given:
         source.first = batch if source.first is None else source.first
         yield read_columns(batch), None
@@ -157,7 +159,7 @@ def _iterate_batches(source: Source) -> Iterator[tuple[list[Column], list[int] |
 
 def _iterate_loader(
     source: Source, loader: DataLoader[Any], limits: Limits
-) -> Iterator[tuple[list[Column], list[int] | None]]:
+) -> Iterator[tuple[list[BatchColumn], list[int] | None]]:
     batch_sampler = loader.__dict__["batch_sampler"]
     if batch_sampler is not None and not isinstance(loader.dataset, IterableDataset):
         loader.__dict__["batch_sampler"] = _Recorded(batch_sampler, source, limits)
@@ -205,7 +207,7 @@ class _Recorded:
 
 def _iterate_dataset(
     source: Source, limits: Limits
-) -> Iterator[tuple[list[Column], list[int] | None]]:
+) -> Iterator[tuple[list[BatchColumn], list[int] | None]]:
     """Samples that lie evenly in the data set."""
     chosen = spread(len(source.dataset), limits.samples)
     for start in range(0, len(chosen), JOINED):
@@ -224,7 +226,7 @@ def spread(length: int, most: int | None) -> list[int]:
     return [i * length // most for i in range(most)]
 
 
-def _iterate_stream(source: Source) -> Iterator[tuple[list[Column], list[int] | None]]:
+def _iterate_stream(source: Source) -> Iterator[tuple[list[BatchColumn], list[int] | None]]:
     samples = iter(source.given)
     if samples is source.given:
         raise UsageError(
@@ -244,20 +246,20 @@ def count_samples(source: Source) -> int | None:
     return _length(subject)
 
 
-def describe_loading(source: Source, seconds: float) -> Loading:
+def describe_loading(source: Source, seconds: float) -> LoaderSettings:
     """How the data is loaded, as plain data."""
     samples = count_samples(source)
     given = type(source.given).__name__
     if source.loader is None:
         batches = _length(source.given) if source.dataset is None else None
-        return Loading(kind=given, samples=samples, batches=batches, seconds=seconds)
+        return LoaderSettings(kind=given, samples=samples, batches=batches, seconds=seconds)
     loader = source.given
     sampler, size = loader.sampler, loader.batch_size
     stock = type(loader.batch_sampler).__name__ == "BatchSampler"
     last = None
     if stock and samples and size:
         last = size if loader.drop_last else (samples % size or size)
-    return Loading(
+    return LoaderSettings(
         kind=given,
         samples=samples,
         batches=_length(loader),

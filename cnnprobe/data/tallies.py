@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnprobe.data.columns import Column
+from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.facts import Channel, Numbers, Part
 from cnnprobe.stats import Statistics, merge, summarise
 
@@ -37,7 +37,7 @@ class PartTally:
         self.channels_last = False
         self.same_as = ""
 
-    def add(self, column: Column) -> bool:
+    def add(self, column: BatchColumn) -> bool:
         """Take in the column of a batch; whether it holds no NaN and no Inf."""
         before = self._count_nonfinite()
         self._add(column)
@@ -46,7 +46,7 @@ class PartTally:
     def _count_nonfinite(self) -> int:
         return self._statistics.nan + self._statistics.inf if self._statistics is not None else 0
 
-    def _add(self, column: Column) -> None:
+    def _add(self, column: BatchColumn) -> None:
         if isinstance(column.values, Tensor):
             batch = column.values.detach()
             self._dtypes[_name(batch)] += len(batch)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from cnnprobe.data.columns import join_samples, read_columns
-from cnnprobe.data.facts import Trials
+from cnnprobe.data.facts import SampleTrials
 from cnnprobe.data.fitting import find_fit
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
 from cnnprobe.data.source import Source
@@ -32,14 +32,16 @@ _TURNS = {"left to right": (-1,), "top to bottom": (-2,), "by half a turn": (-1,
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class SampleStretch:
     """The labels and the sketches of a batch of a stream."""
 
     labels: list[int | None]
     sketches: Any  # (N, F), or None
 
 
-def try_again(source: Source, path: str, mask: str, stream: Sequence[Stretch] = ()) -> Trials:
+def try_again(
+    source: Source, path: str, mask: str, stream: Sequence[SampleStretch] = ()
+) -> SampleTrials:
     """What further readings of one or two samples show; nothing where samples cannot be had one by
     one.
 
@@ -50,17 +52,19 @@ def try_again(source: Source, path: str, mask: str, stream: Sequence[Stretch] = 
         stream: the first batches of a stream, as they were read.
     """
     if isinstance(source.dataset, IterableDataset):
-        return Trials(unsharded=find_unsharded(source.given, stream))
+        return SampleTrials(unsharded=find_unsharded(source.given, stream))
     if not source.is_indexed or not len(source.dataset):
-        return Trials()
+        return SampleTrials()
     try:
         with kept_generators(source.given), _quiet():
             random, apart = _read_repeatedly(source, path, mask)
             workers, epochs = _try_workers(source, path) if random else (None, None)
             fit = find_fit(*_read_neighbours(source, path, mask)) if mask else None
     except Exception:  # a trial that the user's code does not allow shows nothing
-        return Trials()
-    return Trials(random=random, workers_repeat=workers, epochs_repeat=epochs, apart=apart, fit=fit)
+        return SampleTrials()
+    return SampleTrials(
+        random=random, workers_repeat=workers, epochs_repeat=epochs, apart=apart, fit=fit
+    )
 
 
 @contextlib.contextmanager
@@ -160,7 +164,7 @@ def _read_neighbours(source: Source, path: str, mask: str) -> tuple[list[Any], l
 # ---------------------------------------------------------------- streams
 
 
-def find_unsharded(given: Any, stream: Sequence[Stretch]) -> bool | None:
+def find_unsharded(given: Any, stream: Sequence[SampleStretch]) -> bool | None:
     """Whether the workers of a stream give the same samples, each augmented in its own way; None
     where that cannot be told.
 
@@ -179,7 +183,7 @@ def find_unsharded(given: Any, stream: Sequence[Stretch]) -> bool | None:
     return equal and float(np.concatenate(compared).mean()) >= SAME
 
 
-def _rank_places(a: Stretch, b: Stretch) -> Any:
+def _rank_places(a: SampleStretch, b: SampleStretch) -> Any:
     """Of the samples of one batch, the share of those of the other that are less alike than the one
     at the same place; one half on average for other samples.
     """

@@ -16,7 +16,7 @@ from cnnprobe.recorder.preservation import ModuleState, preserved_generators
 from cnnprobe.recorder.values import argument_leaves, leaves
 
 
-class Watched:
+class WatchedPass:
     """A model whose layers add what they put out to `totals`, while a pass runs."""
 
     def __init__(self, model: nn.Module, totals: Totals) -> None:
@@ -50,9 +50,9 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watch(model: nn.Module, totals: Totals) -> Iterator[Watched]:
+def watch(model: nn.Module, totals: Totals) -> Iterator[WatchedPass]:
     """The model in eval mode, with hooks; all of it is put back."""
-    watched = Watched(model, totals)
+    watched = WatchedPass(model, totals)
     state = ModuleState(model)
     handles = []
     try:
@@ -71,7 +71,7 @@ def watch(model: nn.Module, totals: Totals) -> Iterator[Watched]:
         state.restore()
 
 
-def _make_hook(watched: Watched, fqn: str) -> Callable[[nn.Module, Any, Any], None]:
+def _make_hook(watched: WatchedPass, fqn: str) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, _: Any, output: Any) -> None:
         watched.take_output(fqn, module, output)
 

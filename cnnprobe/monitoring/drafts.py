@@ -28,7 +28,7 @@ PARAMETER, ACTIVATION, GRADIENT, PARAMETERS_GRADIENT = range(
 
 
 @dataclass(slots=True, kw_only=True)
-class Draft:
+class StepDraft:
     """One step. `taken` is None where it was not observed."""
 
     step: int
@@ -55,7 +55,7 @@ class Draft:
         )
 
 
-def enter(draft: Draft, ledger: Ledger) -> None:
+def enter(draft: StepDraft, ledger: Ledger) -> None:
     """Write a step into the ledger; waits for what is not there yet."""
     step = draft.step
     loss = _mean([float(sent.read()) for sent in draft.losses])
@@ -103,7 +103,7 @@ def enter(draft: Draft, ledger: Ledger) -> None:
     )
 
 
-def _enter_rank(draft: Draft, ledger: Ledger, scale: float | None) -> None:
+def _enter_rank(draft: StepDraft, ledger: Ledger, scale: float | None) -> None:
     rank, scaled = draft.rank, draft.scaled != (0, 0)
     if rank is None:
         return
@@ -142,7 +142,7 @@ def _updates(
     return more
 
 
-def _put_norm(draft: Draft, ledger: Ledger, rows: NDArray[np.float64]) -> None:
+def _put_norm(draft: StepDraft, ledger: Ledger, rows: NDArray[np.float64]) -> None:
     if len(rows) and not draft.skipped:
         ledger.put(
             "gradient norm",
@@ -169,7 +169,7 @@ def _before(ledger: Ledger) -> int | None:
     return ledger.steps[-1] if ledger.steps else None
 
 
-def _of_loss(draft: Draft, ledger: Ledger, loss: float) -> NonFinite:
+def _of_loss(draft: StepDraft, ledger: Ledger, loss: float) -> NonFinite:
     return NonFinite(
         step=draft.step,
         what="loss",
@@ -185,7 +185,7 @@ _Measured = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int8], NDAr
 
 
 def _first_odd(
-    draft: Draft, ledger: Ledger, measured: _Measured, loss: float | None
+    draft: StepDraft, ledger: Ledger, measured: _Measured, loss: float | None
 ) -> NonFinite | None:
     rows, slots, codes, usable = measured
     odd = usable & (rows[:, [NAN, INF]] > 0).any(1)

@@ -35,7 +35,7 @@ class Fingerprints:
         self._others: list[int] = []
         self._weights: NDArray[np.uint64] = make_weights(_ROW)
 
-    def take(self) -> "Taken":
+    def take(self) -> "TakenPrint":
         """The hashes as of now; those of a device are on their way."""
         pointers = [tensor.data_ptr() for tensor in self._tensors]
         if pointers != self._pointers:
@@ -56,7 +56,7 @@ class Fingerprints:
                 hashes[place] = zlib.crc32(_read_bytes(tensor))
             elif not tensor.is_meta:
                 sent[place] = Sent(sum_on_device(tensor))
-        return Taken(hashes, sent)
+        return TakenPrint(hashes, sent)
 
     def _look(self, pointers: list[int]) -> None:
         """Where each tensor lies in memory."""
@@ -79,7 +79,7 @@ class Fingerprints:
         self._weights = make_weights(max(_ROW, sum(lengths)))
 
 
-class Taken:
+class TakenPrint:
     """Hashes, of which some may be on their way from a device."""
 
     def __init__(self, hashes: list[int], sent: dict[int, Sent]) -> None:
@@ -140,7 +140,7 @@ def sum_on_device(tensor: Tensor) -> Tensor:
     return total
 
 
-def hash_batch(tensors: Sequence[Tensor]) -> "Taken":
+def hash_batch(tensors: Sequence[Tensor]) -> "TakenPrint":
     """One hash of a batch: of values spread evenly over each of its tensors."""
     parts = [_spread(tensor.detach()) for tensor in tensors]
     return Fingerprints(parts).take()

@@ -19,7 +19,7 @@ from cnnprobe.recorder.inventory import class_of
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.ledger import Slot
 from cnnprobe.stats.native import NOT_FINITE, split_sizes
-from cnnprobe.stats.sheet import SMALL, Cell, Plan, is_plain
+from cnnprobe.stats.sheet import SMALL, Cell, RowPlan, is_plain
 
 backward_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
@@ -284,7 +284,7 @@ class ChannelHook(LayerHook):
             sizes = split_sizes(output)
             if sizes is None:
                 return super().prepare(wiring, cell, output)
-            cell.plan = Plan(sizes, None if cell.plan is None else cell.plan.fired)
+            cell.plan = RowPlan(sizes, None if cell.plan is None else cell.plan.fired)
             cell.shape = output.shape
         cell.prepare(output.dtype, wiring.sheet.address)
         cell.dtype = None  # by way of `prepare` the next time too

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.monitoring.fingerprints import Fingerprints, Taken, hash_batch
+from cnnprobe.monitoring.fingerprints import Fingerprints, TakenPrint, hash_batch
 from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.placement import describe_rank, find_core, find_wrapper
 from cnnprobe.monitoring.wiring import Wiring
@@ -31,11 +31,11 @@ class RankDraft:
 
     step: int
     samples: int | None = None
-    batch: Taken | None = None
+    batch: TakenPrint | None = None
     random: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    parameters: Taken | None = None
-    buffers: Taken | None = None
+    parameters: TakenPrint | None = None
+    buffers: TakenPrint | None = None
     without_gradient: tuple[str, ...] = ()
     flags: list[bool] = field(default_factory=list)  # of each pass, whether it will be reduced
     local: list[Sent] = field(default_factory=list)
@@ -237,7 +237,7 @@ def hash_generator() -> int:
     return int(Fingerprints([torch.get_rng_state()]).take().read(), 16)
 
 
-class _Hook:
+class _RankHook:
     """Points to a RankWatch; a copy points to none. The user's loop goes on, whatever we stumble
     over.
     """
@@ -267,14 +267,14 @@ class _Hook:
                     "report this"
                 ] = None
 
-    def __deepcopy__(self, memo: object) -> "_Hook":
+    def __deepcopy__(self, memo: object) -> "_RankHook":
         return type(self)()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
         return type(self), ()
 
 
-class _Enter(_Hook):
+class _Enter(_RankHook):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """The core's pre-hook."""
         if self.watch is not None and self.is_on(module):
@@ -282,14 +282,14 @@ class _Enter(_Hook):
             self.watch.start_forward()  # what was read above is no part of the user's time
 
 
-class _Arrival(_Hook):
+class _Arrival(_RankHook):
     def __call__(self, gradient: Tensor) -> None:
         """A hook on one parameter's gradient, before it is reduced."""
         if self.watch is not None:
             self.tell(self.watch.arrive, gradient)
 
 
-class LossGradient(_Hook):
+class LossGradient(_RankHook):
     """A hook on the loss."""
 
     def __call__(self, gradient: Tensor) -> None:

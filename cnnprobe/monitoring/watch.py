@@ -30,7 +30,7 @@ from cnnprobe.recorder.values import leaves
 from cnnprobe.records.history import History, NonFinite
 from cnnprobe.records.ledger import Ledger
 from cnnprobe.records.trace import Trace
-from cnnprobe.stats.sheet import Sheet
+from cnnprobe.stats.sheet import RowBuffer
 from cnnprobe.stats.transfer import Sent
 
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Threshold)
@@ -79,7 +79,7 @@ class Watch(Events):
         what = settings.what
         self.wiring = Wiring(
             self.ledger,
-            Sheet(histogram=settings.histograms),
+            RowBuffer(histogram=settings.histograms),
             gradients="gradient" in what,
             fraction=settings.fraction,
         )
@@ -109,7 +109,7 @@ class Watch(Events):
         self.seen: NonFinite | None = None  # in this step
         self._scale: Tensor | float | None = None
         self._scaled = (0, 0)
-        self._waiting: deque[drafts.Draft] = deque()
+        self._waiting: deque[drafts.StepDraft] = deque()
         self._silences = Silences(settings.window)
         self._trace: Trace | None = None
         self._exits = contextlib.ExitStack()
@@ -250,7 +250,7 @@ class Watch(Events):
         """
         step, observed = self.step, self.wiring.observing
         self.ledger.total = step + 1
-        draft = drafts.Draft(
+        draft = drafts.StepDraft(
             step=step,
             curves=self._curves(seconds),
             losses=drafts.sent(self._losses),

@@ -8,7 +8,7 @@ from torch import Tensor
 from cnnprobe.records.ledger import Ledger, Slot
 from cnnprobe.records.statistics import INF, NAN
 from cnnprobe.stats.native import NOT_FINITE
-from cnnprobe.stats.sheet import Cell, Sheet
+from cnnprobe.stats.sheet import Cell, RowBuffer
 
 _NOTHING = (None, -1, -1, -1)
 """The latest output, its address, version and size: while it is held its memory is not given to
@@ -23,7 +23,9 @@ class Wiring:
     runs, on the thread `thread`.
     """
 
-    def __init__(self, ledger: Ledger, sheet: Sheet, *, gradients: bool, fraction: float) -> None:
+    def __init__(
+        self, ledger: Ledger, sheet: RowBuffer, *, gradients: bool, fraction: float
+    ) -> None:
         self.ledger = ledger
         self.gradients = gradients
         self.fraction = fraction
@@ -37,7 +39,7 @@ class Wiring:
         self.stumbled: dict[str, None] = {}
         self.release()
 
-    def use(self, sheet: Sheet) -> None:
+    def use(self, sheet: RowBuffer) -> None:
         """Write into this sheet from now on."""
         self.sheet = sheet
         kernel = sheet.kernel

@@ -68,7 +68,7 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
         raise UsageError(
             f"every={every} and sample={sample} record no call", where="@cnnprobe.probed", fix=fix
         )
-    turns = _Turns(every, sample)
+    turns = _Selection(every, sample)
     if target is None:
         return functools.partial(probed, every=every, sample=sample)
     if isinstance(target, type) and issubclass(target, nn.Module):
@@ -98,7 +98,7 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turns:
+class _Selection:
     """Which calls of a model are recorded."""
 
     every: int
@@ -118,7 +118,7 @@ class _Turns:
         return number % self.every == 0 and (self.sample == 1 or self.dice.random() < self.sample)
 
 
-def _record_calls(call: Callable[..., Any], turns: _Turns) -> Callable[..., Any]:
+def _record_calls(call: Callable[..., Any], turns: _Selection) -> Callable[..., Any]:
     if hasattr(call, "is_probed"):
         return call
 
@@ -157,10 +157,12 @@ def _blank(kind: type[nn.Module]) -> nn.Module:
     return kind.__new__(kind)
 
 
-_probed_classes: "weakref.WeakKeyDictionary[type, dict[_Turns, type]]" = weakref.WeakKeyDictionary()
+_probed_classes: "weakref.WeakKeyDictionary[type, dict[_Selection, type]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def _make_probed_class(kind: type[nn.Module], turns: _Turns) -> type[nn.Module]:
+def _make_probed_class(kind: type[nn.Module], turns: _Selection) -> type[nn.Module]:
     """A subclass of the same name that records; it reduces to the class itself."""
     if hasattr(kind.__call__, "is_probed"):
         return kind

@@ -22,9 +22,9 @@ from cnnprobe.recorder.values import (
     plain,
     sight,
 )
-from cnnprobe.stats import Reading, Statistics
+from cnnprobe.stats import PageReading, Statistics
 
-Summary = Callable[[Tensor], Reading | Statistics | dict[str, float | int] | None]
+Summary = Callable[[Tensor], PageReading | Statistics | dict[str, float | int] | None]
 
 
 class Sightings:

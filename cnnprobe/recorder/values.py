@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cnnprobe.recorder import twins
 from cnnprobe.records.trace import Source, TensorInfo
-from cnnprobe.stats import Reading, Statistics
+from cnnprobe.stats import PageReading, Statistics
 
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))
@@ -111,7 +111,7 @@ def tensor_info(sighting: Sighting) -> TensorInfo:
         info.source,
         found,
     ) = sighting
-    if isinstance(found, Reading):
+    if isinstance(found, PageReading):
         found = found.get()
     info.dtype = _dtype_names.get(dtype) or dtype_name(dtype)
     info.device = _device_names.get(device) or device_name(device)

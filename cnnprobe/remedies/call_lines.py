@@ -4,7 +4,7 @@ the sign of a loss.
 
 import ast
 
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import (
     find_called,
     get_given,
@@ -14,7 +14,7 @@ from cnnprobe.crash.edits.places import (
 )
 from cnnprobe.crash.edits.writing import find_definition
 from cnnprobe.remedies.program import (
-    Program,
+    UserProgram,
     calls_method,
     find_function,
     find_statement,
@@ -29,14 +29,14 @@ def _last(kind: str) -> str:
     return kind.rpartition(".")[2]
 
 
-def _append(file: File, call: ast.Call, text: str) -> Change:
+def _append(file: File, call: ast.Call, text: str) -> TextChange:
     """One more argument at the end of a call."""
     before = file.text[: file.span(call)[1] - 1].rstrip()
     comma = "" if before.endswith("(") else " " if before.endswith(",") else ", "
-    return Change(file.path, len(before), len(before), f"{comma}{text}")
+    return TextChange(file.path, len(before), len(before), f"{comma}{text}")
 
 
-def set_argument(source: str, kind: str, name: str, code: str) -> list[Change]:
+def set_argument(source: str, kind: str, name: str, code: str) -> list[TextChange]:
     """Another value, as code, for the first option of the only such call on a line."""
     file, call = find_called(source, _last(kind))
     names = ["input", name] if is_function(file, call) else [name]
@@ -44,7 +44,7 @@ def set_argument(source: str, kind: str, name: str, code: str) -> list[Change]:
     return [_append(file, call, f"{name}={code}") if given is None else file.replace(given, code)]
 
 
-def guard(source: str, kind: str, code: str) -> list[Change]:
+def guard(source: str, kind: str, code: str) -> list[TextChange]:
     """What goes into the only such call on a line, within code: "{x}.clamp(min=1e-8)"."""
     file, call = find_called(source, _last(kind))
     if is_function(file, call):
@@ -58,7 +58,7 @@ def guard(source: str, kind: str, code: str) -> list[Change]:
     return [file.replace(operand, code.format(x=write_operand(file, operand, code)))]
 
 
-def guard_divisor(source: str, code: str) -> list[Change]:
+def guard_divisor(source: str, code: str) -> list[TextChange]:
     """The divisor of the only division on a line, within code."""
     file, line = open_line(source)
     found = [
@@ -73,7 +73,7 @@ def guard_divisor(source: str, code: str) -> list[Change]:
     return [file.replace(found[0], code.format(x=write_operand(file, found[0], code)))]
 
 
-def assign(source: str, kind: str) -> list[Change]:
+def assign(source: str, kind: str) -> list[TextChange]:
     """The result of a call that is a statement, to the name that goes into it."""
     file, call = find_called(source, _last(kind))
     is_statement = any(
@@ -83,10 +83,10 @@ def assign(source: str, kind: str) -> list[Change]:
     if not is_statement or not isinstance(given, ast.Name):
         raise UnknownPlaceError
     start = file.span(call)[0]
-    return [Change(file.path, start, start, f"{given.id} = ")]
+    return [TextChange(file.path, start, start, f"{given.id} = ")]
 
 
-def cut_elsewhere(source: str, dim: int, turn: int, part: str) -> list[Change]:
+def cut_elsewhere(source: str, dim: int, turn: int, part: str) -> list[TextChange]:
     """Another slice, "2:4", in one of the subscripts of a line that slice a dim."""
     file, line = open_line(source)
     found = [
@@ -107,7 +107,7 @@ def cut_elsewhere(source: str, dim: int, turn: int, part: str) -> list[Change]:
 # -- the loss --------------------------------------------------------------------------------------
 
 
-def negate_loss(program: Program) -> list[Change]:
+def negate_loss(program: UserProgram) -> list[TextChange]:
     """Minus what backward is called on; what the user's own loss function returns, with a minus."""
     if program.request.train_step is not None:
         file, function = read_step(program)
@@ -124,7 +124,7 @@ def negate_loss(program: Program) -> list[Change]:
     return [file.replace(values[0], f"-{write_operand(file, values[0], '{x}')}")]
 
 
-def change_output(program: Program, code: str) -> list[Change]:
+def change_output(program: UserProgram, code: str) -> list[TextChange]:
     """Another output before the loss: where the step assigns what the model gives, or first in the
     user's own loss function; "{x}" in the code is its name.
     """

@@ -2,11 +2,11 @@
 
 import ast
 
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import get_given, is_function, open_line, read_called
 from cnnprobe.crash.edits.writing import find_definition
 from cnnprobe.remedies.program import (
-    Program,
+    UserProgram,
     calls_method,
     find_function,
     find_statement,
@@ -23,14 +23,14 @@ CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
 COMPOUND = (ast.For, ast.While)
 
 
-def _name_optimizer(program: Program) -> str:
+def _name_optimizer(program: UserProgram) -> str:
     """How the step names its only optimizer."""
     if len(program.optimizers) != 1:
         raise UnknownPlaceError
     return name_in_step(program, program.optimizers[0][1])
 
 
-def add_zero_grad(program: Program) -> list[Change]:
+def add_zero_grad(program: UserProgram) -> list[TextChange]:
     """zero_grad before backward; at the beginning where backward stands in a loop."""
     file, function = read_step(program)
     text = f"{_name_optimizer(program)}.zero_grad()"
@@ -40,7 +40,7 @@ def add_zero_grad(program: Program) -> list[Change]:
     return [insert_first(file, function, text)]
 
 
-def move_zero_grad(program: Program) -> list[Change]:
+def move_zero_grad(program: UserProgram) -> list[TextChange]:
     """zero_grad from where it is to before backward."""
     file, function = read_step(program)
     name = _name_optimizer(program)
@@ -48,26 +48,26 @@ def move_zero_grad(program: Program) -> list[Change]:
     return [remove(file, block, clearing), *_before_backward(file, function, f"{name}.zero_grad()")]
 
 
-def _before_backward(file: File, function: ast.FunctionDef, text: str) -> list[Change]:
+def _before_backward(file: File, function: ast.FunctionDef, text: str) -> list[TextChange]:
     _, statement = find_statement(function, calls_method("backward"))
     return [insert_before(file, statement, text)]
 
 
-def add_step(program: Program) -> list[Change]:
+def add_step(program: UserProgram) -> list[TextChange]:
     """The optimizer's step after backward."""
     file, function = read_step(program)
     _, statement = find_statement(function, calls_method("backward"))
     return [insert_after(file, statement, f"{_name_optimizer(program)}.step()")]
 
 
-def add_train(program: Program) -> list[Change]:
+def add_train(program: UserProgram) -> list[TextChange]:
     """train() of the model at the beginning of the step; in the place of its only eval()."""
     file, function = read_step(program)
     name = name_in_step(program, program.request.model)
     return [insert_first(file, function, f"{name}.train()")]
 
 
-def move_clip(program: Program) -> list[Change]:
+def move_clip(program: UserProgram) -> list[TextChange]:
     """The clip to right before the optimizer's step, in the same block."""
     file, function = read_step(program)
     block, clip = _find_clip(function)
@@ -78,7 +78,7 @@ def move_clip(program: Program) -> list[Change]:
     return [remove(file, block, clip), insert_before(file, step, file.text[start:end])]
 
 
-def move_schedule(program: Program) -> list[Change]:
+def move_schedule(program: UserProgram) -> list[TextChange]:
     """The scheduler's step to behind the loop over the batches that calls the step."""
     file, function = read_step(program)
     if len(program.around.schedulers) != 1:
@@ -108,7 +108,7 @@ def _find_batch_loop(file: File, function: ast.FunctionDef) -> ast.stmt:
     return found[0]
 
 
-def change_targets_first(program: Program, code: str) -> list[Change]:
+def change_targets_first(program: UserProgram, code: str) -> list[TextChange]:
     """Other targets at the beginning of the step, or of the user's own loss function; "{y}" in the
     code is their name there.
     """
@@ -124,7 +124,7 @@ def change_targets_first(program: Program, code: str) -> list[Change]:
     return [insert_first(file, function, f"{name} = {code.format(y=name)}")]
 
 
-def drop_call(source: str, kind: str) -> list[Change]:
+def drop_call(source: str, kind: str) -> list[TextChange]:
     """What goes into the only call of a function on a line, in its place."""
     file, line = open_line(source)
     name = kind.rpartition(".")[2]
@@ -143,7 +143,7 @@ def drop_call(source: str, kind: str) -> list[Change]:
     return [file.replace(call, file.source(call.args[0]))]
 
 
-def drop_inner_zero_grad(program: Program) -> list[Change]:
+def drop_inner_zero_grad(program: UserProgram) -> list[TextChange]:
     """Without the zero_grad in a loop of the step; before all else, where there is no other."""
     file, function = read_step(program)
     found = [
@@ -163,7 +163,7 @@ def drop_inner_zero_grad(program: Program) -> list[Change]:
     return changes
 
 
-def add_unscale(program: Program) -> list[Change]:
+def add_unscale(program: UserProgram) -> list[TextChange]:
     """unscale_ before the clip."""
     file, function = read_step(program)
     _, clip = _find_clip(function)
@@ -179,7 +179,7 @@ def _find_clip(function: ast.FunctionDef) -> tuple[list[ast.stmt], ast.stmt]:
     return find_statement(function, lambda call: read_called(call) in CLIPPING)
 
 
-def set_clip_limit(program: Program, limit: float) -> list[Change]:
+def set_clip_limit(program: UserProgram, limit: float) -> list[TextChange]:
     """Another limit for the only clip of the step, where it is written as a number."""
     file, function = read_step(program)
     _, clip = _find_clip(function)

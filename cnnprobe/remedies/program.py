@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.places import check_plain, get_given, read_called
 from cnnprobe.crash.edits.writing import find_definition
 from cnnprobe.training import Request
@@ -23,7 +23,7 @@ Block = list[ast.stmt]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class UserProgram:
     """The user's step with what it works on, and the file that asked for the diagnosis."""
 
     request: Request
@@ -53,14 +53,14 @@ def find_function(step: Any) -> types.FunctionType:
     return function
 
 
-def read_step(program: Program) -> tuple[File, ast.FunctionDef]:
+def read_step(program: UserProgram) -> tuple[File, ast.FunctionDef]:
     """The file and the syntax tree of the user's step."""
     if program.request.train_step is None:
         raise UnknownPlaceError
     return find_definition(find_function(program.request.train_step).__code__)
 
 
-def name_in_step(program: Program, value: Any) -> str:
+def name_in_step(program: UserProgram, value: Any) -> str:
     """How the step names a value: a parameter, a variable around it, an attribute of self."""
     step, request = program.request.train_step, program.request
     if step is None or value is None:
@@ -148,20 +148,20 @@ def _read_indent(file: File, statement: ast.stmt) -> str:
     return indent
 
 
-def insert_before(file: File, statement: ast.stmt, text: str) -> Change:
+def insert_before(file: File, statement: ast.stmt, text: str) -> TextChange:
     """A statement before another."""
     start, indent = file.span(statement)[0], _read_indent(file, statement)
-    return Change(file.path, start, start, f"{text}\n{indent}")
+    return TextChange(file.path, start, start, f"{text}\n{indent}")
 
 
-def insert_after(file: File, statement: ast.stmt, text: str) -> Change:
+def insert_after(file: File, statement: ast.stmt, text: str) -> TextChange:
     """A statement after another."""
     indent = _read_indent(file, statement)
     end = _find_end(file, statement)
-    return Change(file.path, end, end, f"\n{indent}{text}")
+    return TextChange(file.path, end, end, f"\n{indent}{text}")
 
 
-def insert_first(file: File, function: ast.FunctionDef, text: str) -> Change:
+def insert_first(file: File, function: ast.FunctionDef, text: str) -> TextChange:
     """A statement before all others of a function but its docstring."""
     first = function.body[0]
     has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
@@ -170,13 +170,13 @@ def insert_first(file: File, function: ast.FunctionDef, text: str) -> Change:
     return insert_before(file, function.body[has_docstring], text)
 
 
-def remove(file: File, block: Block, statement: ast.stmt) -> Change:
+def remove(file: File, block: Block, statement: ast.stmt) -> TextChange:
     """Without a statement that has lines of its own, and is not the only one of its block."""
     indent = _read_indent(file, statement)
     if len(block) < 2:
         raise UnknownPlaceError
     start, end = file.span(statement)[0] - len(indent), _find_end(file, statement)
-    return Change(file.path, start, min(end + 1, len(file.text)), "")
+    return TextChange(file.path, start, min(end + 1, len(file.text)), "")
 
 
 def _find_end(file: File, statement: ast.stmt) -> int:
@@ -193,7 +193,7 @@ def _find_end(file: File, statement: ast.stmt) -> int:
 # -- the optimizer ---------------------------------------------------------------------------------
 
 
-def find_constructor(program: Program) -> tuple[File, ast.Call, Optimizer]:
+def find_constructor(program: UserProgram) -> tuple[File, ast.Call, Optimizer]:
     """The only call that makes the only optimizer and is assigned to its name."""
     if len(program.optimizers) != 1:
         raise UnknownPlaceError
@@ -212,7 +212,7 @@ def find_constructor(program: Program) -> tuple[File, ast.Call, Optimizer]:
     return *found[0], optimizer
 
 
-def _list_files(program: Program) -> list[File]:
+def _list_files(program: UserProgram) -> list[File]:
     """The file of the step, and the one that asked for the diagnosis."""
     paths = [program.request.caller]
     if program.request.train_step is not None:
@@ -234,7 +234,7 @@ def _list_parameters(optimizer: Optimizer) -> list[str]:
     return list(inspect.signature(type(optimizer).__init__).parameters)[1:]
 
 
-def set_option(program: Program, option: str, value: Any) -> list[Change]:
+def set_option(program: UserProgram, option: str, value: Any) -> list[TextChange]:
     """Another number for an option of the only optimizer, where it is written as a number."""
     file, call, optimizer = find_constructor(program)
     check_plain(call)
@@ -243,7 +243,7 @@ def set_option(program: Program, option: str, value: Any) -> list[Change]:
         end = file.span(call)[1] - 1
         before = file.text[:end].rstrip()
         comma = "" if before.endswith("(") else " " if before.endswith(",") else ", "
-        return [Change(file.path, len(before), len(before), f"{comma}{option}={value!r}")]
+        return [TextChange(file.path, len(before), len(before), f"{comma}{option}={value!r}")]
     return [file.replace(_find_number(file, given), repr(value))]
 
 
@@ -262,7 +262,7 @@ def _find_number(file: File, given: ast.expr) -> ast.expr:
     return given
 
 
-def set_parameters(program: Program, code: str) -> list[Change]:
+def set_parameters(program: UserProgram, code: str) -> list[TextChange]:
     """Other parameters for the only optimizer; "{model}" in the code is the model's name there."""
     file, call, optimizer = find_constructor(program)
     given = get_given(call, _list_parameters(optimizer), "params")

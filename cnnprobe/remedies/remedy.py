@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.remedies.program import Program
+from cnnprobe.remedies.program import UserProgram
 from cnnprobe.remedies.subject import Subject
 
 
@@ -24,11 +24,13 @@ class Remedy:
     by_loss: bool = False  # the loss alone judges; else the rule does, by a second observation
     is_comparable: bool = True  # the loss with it measures the same as the loss without it
     is_everywhere: bool = False  # for several findings of a rule: one change of all places
-    written: Callable[[], list[Change]] | None = None  # how the user's file changes, where known
+    written: Callable[[], list[TextChange]] | None = (
+        None  # how the user's file changes, where known
+    )
     # the same, for what is found in the user's step or where the optimizer is made
-    edited: Callable[[Program], list[Change]] | None = None
+    edited: Callable[[UserProgram], list[TextChange]] | None = None
 
-    def write(self, program: Program) -> list[Change]:
+    def write(self, program: UserProgram) -> list[TextChange]:
         """The changes of the user's files.
 
         Raises:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from cnnprobe.crash.edits.files import Change, list_changes, overlap, write_changes
+from cnnprobe.crash.edits.files import TextChange, list_changes, overlap, write_changes
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.remedies.program import Program
+from cnnprobe.remedies.program import UserProgram
 from cnnprobe.remedies.progress import TrialLine
 from cnnprobe.remedies.remedy import Remedy, list_remedies
 from cnnprobe.remedies.running import run_losses
@@ -147,7 +147,7 @@ class Bench:
 
     def _patch(self, *remedies: Remedy) -> str:
         """The diff that makes the changes; of two that overlap, the first."""
-        program, chosen = Program(request=self.request, around=self.around), list[Change]()
+        program, chosen = UserProgram(request=self.request, around=self.around), list[TextChange]()
         for remedy in remedies:
             changes = list_changes(lambda remedy=remedy: remedy.write(program))  # type: ignore[misc]
             if changes and not any(overlap(a, b) for a in changes for b in chosen):

@@ -9,12 +9,12 @@ from torch import nn
 
 from cnnprobe.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.layers import Exchange, Reconfigure
 from cnnprobe.crash.edits.places import find_assigned, find_method
 from cnnprobe.diagnosis.evidence import Evidence
 
-Written = Callable[[], list[Change]]
+Written = Callable[[], list[TextChange]]
 
 
 def _write(edit: Edit, evidence: Evidence, model: nn.Module) -> Written:
@@ -40,7 +40,7 @@ def write_registered(owner: nn.Module, names: Iterable[str], kind: str) -> Writt
     return lambda: [change for name in names for change in _register(owner, name, kind)]
 
 
-def _register(owner: nn.Module, name: str, kind: str) -> list[Change]:
+def _register(owner: nn.Module, name: str, kind: str) -> list[TextChange]:
     file, function = find_method(type(owner), "__init__")
     value = find_assigned(function, name)
     start, end = file.span(value)
@@ -53,8 +53,8 @@ def _register(owner: nn.Module, name: str, kind: str) -> list[Change]:
         own = function.args.args[0].arg
         head = f'{own}.register_buffer("{name}", '
         return [
-            Change(file.path, file.span(statement)[0], start, head),
-            Change(file.path, end, end, ")"),
+            TextChange(file.path, file.span(statement)[0], start, head),
+            TextChange(file.path, end, end, ")"),
         ]
     held = vars(owner)[name]
     several = {"module": "Module", "parameter": "Parameter"}[kind]
@@ -63,7 +63,7 @@ def _register(owner: nn.Module, name: str, kind: str) -> list[Change]:
     opening, closing = f"{_name_nn(owner)}.{wrap}(", ")"
     if isinstance(value, ast.Tuple) and not file.source(value).startswith("("):
         opening, closing = f"{opening}(", "))"
-    return [Change(file.path, start, start, opening), Change(file.path, end, end, closing)]
+    return [TextChange(file.path, start, start, opening), TextChange(file.path, end, end, closing)]
 
 
 def _name_nn(owner: nn.Module) -> str:

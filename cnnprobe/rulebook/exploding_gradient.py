@@ -12,9 +12,7 @@ from cnnprobe.rulebook.material import classifying, layers
 # gradient over weight: of an early layer relative to that of the last ones, or absolute
 GROWN = 1e4
 # they divide by the gradient's own size: its scale does not reach the weights
-ADAPTIVE = frozenset(
-    {"Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"}
-)
+ADAPTIVE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop")
 
 
 def _net(gain: float) -> Mapping[str, Any]:

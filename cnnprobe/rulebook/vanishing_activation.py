@@ -68,13 +68,15 @@ def vanishing_activation(evidence: Evidence) -> Iterator[Finding]:
     factor on its way back.
     What to do: initialise by fan-in (Kaiming), or put a normalisation between the layers.
     Known exceptions: the last layer, which may start small; layers in front of a normalisation;
-    branches that are added to something of the usual size.
+    branches that are added to something of the usual size; layers behind a BatchNorm in eval mode,
+    whose running statistics may be those of its initialisation.
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2: a net of
     30 layers with a standard deviation of 0.01 does not learn.
     """
     flow = Flow(evidence.trace)
     sizes = [rms(info) for info in evidence.inputs if info.dtype.startswith(("float", "bfloat"))]
     given = max([s for s in sizes if math.isfinite(s)], default=1.0)
+    idle = {m.fqn for m in evidence.trace.modules if "BatchNorm" in m.kind and not m.training}
     rows = [i for i in flow.primitives(PROJECTIONS) if flow.owner(i) is not None]
     for i in rows[:-1]:
         call = flow.calls[i]
@@ -84,8 +86,9 @@ def vanishing_activation(evidence: Evidence) -> Iterator[Finding]:
             continue
         following = flow.passes_on(i, FORWARDING)
         is_normed = any(operation(flow.calls[j]) in NORMALISING for j in following)
+        is_idle = any(flow.owner(j) in idle for j in flow.before(i))
         is_joined = any(operation(flow.calls[j]) in JOINING for j in flow.after(i))
-        if not is_normed and not is_joined:
+        if not is_normed and not is_joined and not is_idle:
             yield Finding(
                 module=flow.owner(i),
                 message=(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.crash.least_input import find_least, find_most, find_step, list_starts
-from cnnprobe.sizing.runs import Axis, Place, Runs, place_sizes
+from cnnprobe.sizing.runs import Place, Runs, SizeAxis, place_sizes
 
 _NAMES = {
     1: ("N",),
@@ -30,7 +30,7 @@ class Bounds:
         return is_inside and (size - self.least) % self.step == 0
 
 
-def find_axes(runs: Runs) -> tuple[Axis, ...]:
+def find_axes(runs: Runs) -> tuple[SizeAxis, ...]:
     """The batch and whatever else of the first input may vary; height and width also where one
     value alone passes, as the layers before the one that asks for it have formulas of them.
     """
@@ -47,7 +47,7 @@ def find_axes(runs: Runs) -> tuple[Axis, ...]:
     elif held:
         free.update({dim: _list_places(runs, dim) for dim in held})
     return tuple(
-        Axis(name=name, places=free[dim], given=shape[dim])
+        SizeAxis(name=name, places=free[dim], given=shape[dim])
         for dim, name in sorted(_name_dims(len(shape), free).items())
     )
 
@@ -102,7 +102,7 @@ def _name_dims(rank: int, free: Iterable[int]) -> dict[int, str]:
     return {dim: names[dim] for dim in dims}
 
 
-def find_bounds(runs: Runs, axes: Sequence[Axis], number: int) -> Bounds:
+def find_bounds(runs: Runs, axes: Sequence[SizeAxis], number: int) -> Bounds:
     """Which sizes of one axis pass while the others are as given."""
     given = tuple(axis.given for axis in axes)
 

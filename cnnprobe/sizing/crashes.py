@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from cnnprobe.crash import Crash, explain
 from cnnprobe.records.sizes import SizeCrash
 from cnnprobe.sizing.axes import Bounds
-from cnnprobe.sizing.runs import Axis, Place, Runs, place_sizes
+from cnnprobe.sizing.runs import Place, Runs, SizeAxis, place_sizes
 
 
-def list_crashes(runs: Runs, axes: Sequence[Axis], bounds: Sequence[Bounds]) -> Iterator[SizeCrash]:
+def list_crashes(
+    runs: Runs, axes: Sequence[SizeAxis], bounds: Sequence[Bounds]
+) -> Iterator[SizeCrash]:
     """A crash of each kind: below the least size, between the legal ones, and above the largest."""
     given = tuple(axis.given for axis in axes)
     known: set[tuple[str, str]] = set()
@@ -25,16 +27,16 @@ def list_crashes(runs: Runs, axes: Sequence[Axis], bounds: Sequence[Bounds]) -> 
             yield crash
 
 
-def _choose_below(axis: Axis, bound: Bounds) -> int:
+def _choose_below(axis: SizeAxis, bound: Bounds) -> int:
     below = bound.least - bound.step
     return below if axis.name != "N" and below >= 1 else axis.given
 
 
-def _choose_between(axis: Axis, bound: Bounds) -> int:
+def _choose_between(axis: SizeAxis, bound: Bounds) -> int:
     return axis.given + 1 if axis.name != "N" and bound.step > 1 else axis.given
 
 
-def _choose_above(axis: Axis, bound: Bounds) -> int:
+def _choose_above(axis: SizeAxis, bound: Bounds) -> int:
     has_end = axis.name != "N" and bound.most is not None
     return (bound.most or 0) + bound.step if has_end else axis.given
 

@@ -4,7 +4,7 @@ window. No torch.
 
 from collections.abc import Iterable, Mapping
 
-from cnnprobe.document.layout.arithmetic import Window, compute_output_size, find_window
+from cnnprobe.document.layout.arithmetic import SlidingWindow, compute_output_size, find_window
 from cnnprobe.records.trace import Trace
 
 
@@ -28,7 +28,7 @@ def find_cut_axes(trace: Trace, rank: int) -> frozenset[int]:
     return frozenset(cut)
 
 
-def count_cut(window: Window, axis: int, size: int) -> int:
+def count_cut(window: SlidingWindow, axis: int, size: int) -> int:
     """Elements after the last window of an axis, which nothing reads.
 
     A stride greater than the kernel leaves out elements everywhere; those are not of the edge.

@@ -20,7 +20,7 @@ from cnnprobe.records.memory import (
     MemoryUse,
     MemoryWay,
 )
-from cnnprobe.sizing.steps import Measured, Plan, measure_forward, measure_step
+from cnnprobe.sizing.steps import MeasuredStep, Plan, measure_forward, measure_step
 
 # Batches that the line is made from: so large that the peak stays at one place of the pass.
 _LARGE = (256, 512)
@@ -89,7 +89,7 @@ def choose_optimizer(wanted: Any) -> tuple[str, Callable[..., torch.optim.Optimi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class MemoryRequest:
     """What is asked of the memory of a model."""
 
     optimizer: Any = "adam"
@@ -100,7 +100,7 @@ class Request:
 
 
 def measure_memory(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: Request
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], request: MemoryRequest
 ) -> MemoryNeed:
     """What a model needs in training and in inference, in its own dtype and under bfloat16 autocast.
 
@@ -130,7 +130,7 @@ def measure_memory(
     )
 
 
-def _measure_training(plan: Plan, request: Request) -> tuple[list[MemoryWay], int, str]:
+def _measure_training(plan: Plan, request: MemoryRequest) -> tuple[list[MemoryWay], int, str]:
     """The ways to train, the bytes of the optimizer's state, and why there are none."""
     if not any(p.requires_grad for p in plan.model.parameters()):
         return [], 0, "no parameter requires grad: training is left out"
@@ -144,7 +144,7 @@ def _measure_training(plan: Plan, request: Request) -> tuple[list[MemoryWay], in
 
 
 def _measure_ways(
-    plan: Plan, name: str, request: Request, make: Callable[..., "Pass"]
+    plan: Plan, name: str, request: MemoryRequest, make: Callable[..., "Pass"]
 ) -> list[MemoryWay]:
     """Without and with autocast."""
     return [
@@ -157,7 +157,7 @@ def _make_plan(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    request: Request,
+    request: MemoryRequest,
     where: str,
 ) -> tuple[Plan, str]:
     check_model(model, "the model whose memory is measured")
@@ -204,7 +204,7 @@ def _list_dtypes(model: nn.Module) -> tuple[torch.dtype | None, ...]:
     return (None, torch.bfloat16) if kinds == {torch.float32} else (None,)
 
 
-def _list_notes(request: Request) -> list[str]:
+def _list_notes(request: MemoryRequest) -> list[str]:
     loss = (
         "the loss is the mean of the outputs: give yours with loss_fn, as cross_entropy keeps more"
     )
@@ -221,14 +221,14 @@ def _count_bytes(tensors: Any) -> int:
 
 # -- one way ---------------------------------------------------------------------------------------
 
-Pass = Callable[[int], Measured]
+Pass = Callable[[int], MeasuredStep]
 
 
 def _make_pass(plan: Plan, autocast: torch.dtype | None, blocks: Sequence[str] = ()) -> Pass:
     """A training step at a batch, made once."""
-    known: dict[int, Measured] = {}
+    known: dict[int, MeasuredStep] = {}
 
-    def measure(batch: int) -> Measured:
+    def measure(batch: int) -> MeasuredStep:
         if batch not in known:
             known[batch] = measure_step(plan, batch, autocast=autocast, blocks=blocks)
         return known[batch]
@@ -237,9 +237,9 @@ def _make_pass(plan: Plan, autocast: torch.dtype | None, blocks: Sequence[str] =
 
 
 def _make_forward(plan: Plan, autocast: torch.dtype | None) -> Pass:
-    known: dict[int, Measured] = {}
+    known: dict[int, MeasuredStep] = {}
 
-    def measure(batch: int) -> Measured:
+    def measure(batch: int) -> MeasuredStep:
         if batch not in known:
             known[batch] = measure_forward(plan, batch, autocast=autocast)
         return known[batch]
@@ -274,7 +274,7 @@ def _measure_way(
     )
 
 
-def measure_checked(measure: Pass, batch: int, where: str) -> Measured:
+def measure_checked(measure: Pass, batch: int, where: str) -> MeasuredStep:
     """A pass; what it raises is said in one message.
 
     Raises:

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from cnnprobe.records.sizes import Dim, SizedCall, evaluate_dim
 from cnnprobe.sizing.forms import Fitter
-from cnnprobe.sizing.runs import Axis
+from cnnprobe.sizing.runs import SizeAxis
 from cnnprobe.sizing.samples import Seen
 
 _NUMBERS = 4  # sizes whose shapes are shown where no formula fits
 
 
-def make_fitter(axes: Sequence[Axis], numbers: Sequence[int], samples: Sequence[Seen]) -> Fitter:
+def make_fitter(
+    axes: Sequence[SizeAxis], numbers: Sequence[int], samples: Sequence[Seen]
+) -> Fitter:
     """The formulas of every dim that was seen."""
     names = [axis.name for axis in axes]
     fitter = Fitter([dict(zip(names, seen.sizes, strict=True)) for seen in samples])
@@ -23,7 +25,7 @@ def make_fitter(axes: Sequence[Axis], numbers: Sequence[int], samples: Sequence[
 
 
 def make_rows(
-    axes: Sequence[Axis],
+    axes: Sequence[SizeAxis],
     numbers: Sequence[int],
     samples: Sequence[Seen],
     checks: Sequence[Seen],

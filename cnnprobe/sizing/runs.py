@@ -19,7 +19,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
+class SizeAxis:
     """A size of the input that is varied: the dims that follow it, and its value as given."""
 
     name: str
@@ -70,6 +70,6 @@ class Runs:
         ]
 
 
-def place_sizes(axes: Sequence[Axis], sizes: Sequence[int]) -> dict[Place, int]:
+def place_sizes(axes: Sequence[SizeAxis], sizes: Sequence[int]) -> dict[Place, int]:
     """What `Runs.run` wants, for a size of each axis."""
     return {place: size for axis, size in zip(axes, sizes, strict=True) for place in axis.places}

@@ -13,7 +13,7 @@ from cnnprobe.records.sizes import Form
 from cnnprobe.records.trace import Trace
 from cnnprobe.sizing.axes import Bounds
 from cnnprobe.sizing.forms import find_period, find_telling
-from cnnprobe.sizing.runs import Axis, Runs, place_sizes
+from cnnprobe.sizing.runs import Runs, SizeAxis, place_sizes
 
 # Elements between two sizes that show a slope: a multiple of every product of usual strides.
 _FAR = 6720
@@ -41,7 +41,7 @@ class Sampler:
     size.
     """
 
-    def __init__(self, runs: Runs, axes: Sequence[Axis]) -> None:
+    def __init__(self, runs: Runs, axes: Sequence[SizeAxis]) -> None:
         self._runs, self._axes = runs, axes
         self._numbers: dict[tuple[int, str, str, int], int] = {}
         self._paths: dict[int, list[int]] = {}  # of the first pass: the calls in each call
@@ -89,7 +89,7 @@ class Sampler:
 
 
 def take_samples(
-    sampler: Sampler, axes: Sequence[Axis], bounds: Sequence[Bounds]
+    sampler: Sampler, axes: Sequence[SizeAxis], bounds: Sequence[Bounds]
 ) -> Iterator[Seen]:
     """The given sizes, each size much larger alone, and all sizes a little larger together: often
     enough that every remainder of the strides is seen.
@@ -113,7 +113,7 @@ def take_samples(
         yield sampler.see(tuple(g + k * s for g, s in zip(given, steps, strict=True)))
 
 
-def _choose_step(axis: Axis, bound: Bounds) -> int:
+def _choose_step(axis: SizeAxis, bound: Bounds) -> int:
     """The distance of neighbouring samples; 0 leaves the axis as it is."""
     if axis.name == "N":
         return 0
@@ -135,7 +135,7 @@ def find_sample_period(samples: Sequence[Seen]) -> int:
 
 
 def choose_checks(
-    axes: Sequence[Axis], bounds: Sequence[Bounds], samples: Sequence[Seen]
+    axes: Sequence[SizeAxis], bounds: Sequence[Bounds], samples: Sequence[Seen]
 ) -> Iterator[tuple[int, ...]]:
     """Legal sizes that no sample has, drawn at random; any sizes where one alone is legal, for the
     layers before the one that asks for it.
@@ -150,7 +150,7 @@ def choose_checks(
             yield sizes
 
 
-def _draw_size(draw: random.Random, axis: Axis, bound: Bounds) -> int:
+def _draw_size(draw: random.Random, axis: SizeAxis, bound: Bounds) -> int:
     if axis.name == "N":
         return axis.given + draw.randint(3, 9) * bound.step if bound.most is None else axis.given
     if bound.most is not None and bound.most - bound.least < bound.step:
@@ -160,7 +160,7 @@ def _draw_size(draw: random.Random, axis: Axis, bound: Bounds) -> int:
 
 
 def choose_telling(
-    axes: Sequence[Axis], bounds: Sequence[Bounds], doubts: Sequence[Sequence[Form]]
+    axes: Sequence[SizeAxis], bounds: Sequence[Bounds], doubts: Sequence[Sequence[Form]]
 ) -> Iterator[tuple[int, ...]]:
     """Sizes that tell apart the forms which all give what was seen so far."""
     given = tuple(axis.given for axis in axes)

@@ -20,7 +20,7 @@ from cnnprobe.sizing.axes import Bounds, find_axes, find_bounds, find_start
 from cnnprobe.sizing.crashes import explain_failure, list_crashes
 from cnnprobe.sizing.edges import count_windows, find_cut_axes, find_residues
 from cnnprobe.sizing.rows import make_fitter, make_rows
-from cnnprobe.sizing.runs import Axis, Runs
+from cnnprobe.sizing.runs import Runs, SizeAxis
 from cnnprobe.sizing.samples import (
     NEAR,
     Sampler,
@@ -110,7 +110,7 @@ def _derive(runs: Runs, notes: list[str]) -> SizedShapes:
 
 
 def _describe_symbol(
-    axes: Sequence[Axis], number: int, bound: Bounds, samples: Sequence[Seen], period: int
+    axes: Sequence[SizeAxis], number: int, bound: Bounds, samples: Sequence[Seen], period: int
 ) -> Symbol:
     axis = axes[number]
     symbol = Symbol(
@@ -135,7 +135,7 @@ def _describe_symbol(
 
 
 def _write_inputs(
-    runs: Runs, axes: Sequence[Axis], trace: Trace
+    runs: Runs, axes: Sequence[SizeAxis], trace: Trace
 ) -> Iterator[tuple[str, tuple[Dim, ...]]]:
     """The shape of each input tensor, with the symbols in their places."""
     infos = trace.calls[0].inputs if trace.calls else ()

@@ -43,7 +43,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredStep:
     """What one step took: `use` of the forward and backward pass, `step` of the optimizer at its
     peak.
     """
@@ -56,7 +56,7 @@ class Measured:
 
 def measure_step(
     plan: Plan, batch: int, *, autocast: torch.dtype | None = None, blocks: Sequence[str] = ()
-) -> Measured:
+) -> MeasuredStep:
     """The memory of a training step: zero_grad, forward, loss, backward, optimizer.
 
     The optimizer has its state already, as from the second step on.
@@ -88,12 +88,12 @@ def measure_step(
             step = _measure_optimizer(optimizer, live)
             for handle in handles:
                 handle.remove()
-        return Measured(
+        return MeasuredStep(
             use=use, step=step, state=state, macs=flops.get_total_flops() // _FLOPS_A_MAC
         )
 
 
-def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = None) -> Measured:
+def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = None) -> MeasuredStep:
     """The memory of a forward pass in eval mode and without gradients."""
     with _stand_in(plan.model, training=False) as device, torch.no_grad():
         live = _count_model(plan.model)
@@ -104,7 +104,7 @@ def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = No
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 plan.model(*args, **kwargs)
         use = MemoryUse(batch=batch, peak=live.peak, parts=dict(live.at_peak))
-        return Measured(use=use)
+        return MeasuredStep(use=use)
 
 
 @contextlib.contextmanager

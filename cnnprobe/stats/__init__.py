@@ -5,16 +5,16 @@ workers and ranks.
 from cnnprobe.records.statistics import Channels, Statistics, merge
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats.engine import summarise, write
-from cnnprobe.stats.pages import Pages, Reading
-from cnnprobe.stats.table import Table
+from cnnprobe.stats.pages import PageReading, Pages
+from cnnprobe.stats.table import RowTable
 
 __all__ = [
     "Channels",
     "Histogram",
+    "PageReading",
     "Pages",
-    "Reading",
+    "RowTable",
     "Statistics",
-    "Table",
     "merge",
     "summarise",
     "write",

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cnnprobe.stats.moments import PARTS
-from cnnprobe.stats.table import SIGNED, Measured, Table
+from cnnprobe.stats.table import SIGNED, MeasuredRows, RowTable
 
 BLOCK = 1024  # elements at a time: eight a thread
 WARPS = 4
@@ -79,7 +79,7 @@ def _measure(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0917
         tl.atomic_add(histogram + slots, counts.to(tl.int64), mask=(slots != 255) & (counts > 0))
 
 
-def write(tensor: Tensor, table: Table, row: int) -> bool:
+def write(tensor: Tensor, table: RowTable, row: int) -> bool:
     """Measure a dense CUDA tensor of one of DTYPES without waiting for it; False where plain torch
     must: doubles, channels.
     """
@@ -106,7 +106,7 @@ def write(tensor: Tensor, table: Table, row: int) -> bool:
             SLOTS=SIGNED,
             num_warps=WARPS,
         )
-    table.hold_parts(row, Measured(parts, histogram))
+    table.hold_parts(row, MeasuredRows(parts, histogram))
     return True
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnprobe.stats import plain
 from cnnprobe.stats.moments import Sums, make_row_of_sums, merge_sums
-from cnnprobe.stats.table import WRITTEN, Table
+from cnnprobe.stats.table import WRITTEN, RowTable
 
 PIECE = 2**19  # values: 2 MB of float32 stay in a cache, and few enough calls are made
 # values whose squares are summed in float32; at 2**14 the std of some tensors is off by 5e-6
@@ -22,7 +22,7 @@ FAR = 4.0
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def write(tensor: Tensor, table: Table, row: int) -> bool:
+def write(tensor: Tensor, table: RowTable, row: int) -> bool:
     """Measure a dense CPU tensor of one of DTYPES; False where plain torch is better: with
     histogram or channels, or few values.
     """

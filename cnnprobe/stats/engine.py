@@ -13,12 +13,12 @@ from torch import Tensor
 from cnnprobe.records.statistics import Statistics
 from cnnprobe.stats import chunked, native, plain
 from cnnprobe.stats.content import disable_user_modes, is_observed, read_content
-from cnnprobe.stats.table import Table, Written
+from cnnprobe.stats.table import RowTable, Written
 
 _ORDINARY = (Tensor, torch.nn.Parameter)  # exact classes: subclasses may answer otherwise
 
 
-def write(tensor: Tensor, table: Table, row: int) -> None:
+def write(tensor: Tensor, table: RowTable, row: int) -> None:
     """Put the statistics of `tensor` into `row`; never raises for a tensor, never changes it, never
     waits for a device.
 
@@ -43,7 +43,7 @@ def write(tensor: Tensor, table: Table, row: int) -> None:
         table.clear(row)
 
 
-def _write(tensor: Tensor, table: Table, row: int) -> bool:
+def _write(tensor: Tensor, table: RowTable, row: int) -> bool:
     try:
         if type(tensor) in _ORDINARY and _write_dense(tensor, table, row):
             return True
@@ -54,7 +54,7 @@ def _write(tensor: Tensor, table: Table, row: int) -> bool:
     return _write_any(tensor, table, row)
 
 
-def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
+def _write_dense(tensor: Tensor, table: RowTable, row: int) -> bool:
     """The short way for what nearly all activations are: dense floats on the CPU. At small modules
     each line of it shows in the run's time.
     """
@@ -90,7 +90,7 @@ def _write_dense(tensor: Tensor, table: Table, row: int) -> bool:
     return True
 
 
-def _is_alias(tensor: Tensor, last: Written, table: Table) -> bool:
+def _is_alias(tensor: Tensor, last: Written, table: RowTable) -> bool:
     """Whether `tensor` is but another view of what was measured last, unchanged: Flatten, Identity,
     Dropout in eval.
 
@@ -116,7 +116,7 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
+def _write_any(tensor: Tensor, table: RowTable, row: int) -> bool:
     with_channels = table.channels is not None
     with disable_user_modes():
         found = read_content(tensor, channels=with_channels)
@@ -140,7 +140,7 @@ def _write_any(tensor: Tensor, table: Table, row: int) -> bool:
 
 
 @functools.cache
-def _load_accelerated() -> Callable[[Tensor, Table, int], bool] | None:
+def _load_accelerated() -> Callable[[Tensor, RowTable, int], bool] | None:
     """The engine for CUDA; None without Triton. Imported late, as that takes a second."""
     try:
         from cnnprobe.stats import accelerated
@@ -149,7 +149,7 @@ def _load_accelerated() -> Callable[[Tensor, Table, int], bool] | None:
     return accelerated.write
 
 
-def _write_on_device(tensor: Tensor, table: Table, row: int) -> bool:
+def _write_on_device(tensor: Tensor, table: RowTable, row: int) -> bool:
     global _broken  # noqa: PLW0603
     engine = _load_accelerated()
     if engine is None or _broken or not (tensor.is_contiguous() or _is_dense(tensor)):
@@ -167,11 +167,11 @@ class _Scratch(threading.local):
     """
 
     def __init__(self) -> None:
-        self.tables: dict[tuple[bool, bool], Table] = {}
+        self.tables: dict[tuple[bool, bool], RowTable] = {}
 
-    def table(self, *, histogram: bool, channels: bool) -> Table:
+    def table(self, *, histogram: bool, channels: bool) -> RowTable:
         if (histogram, channels) not in self.tables:
-            self.tables[histogram, channels] = Table(1, histogram=histogram, channels=channels)
+            self.tables[histogram, channels] = RowTable(1, histogram=histogram, channels=channels)
         return self.tables[histogram, channels]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.stats import build
-from cnnprobe.stats.table import Table
+from cnnprobe.stats.table import RowTable
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 LARGE = 2**20  # elements from which more than one thread is worth starting
@@ -70,7 +70,7 @@ class Kernel:
         ]
         self._gap.restype = None
 
-    def write(self, tensor: Tensor, address: int, count: int, table: Table, row: int) -> bool:
+    def write(self, tensor: Tensor, address: int, count: int, table: RowTable, row: int) -> bool:
         """Measure a dense CPU tensor of one of the CODES; False where the kernel cannot: doubles
         near the ends of their range.
         """
@@ -105,7 +105,7 @@ class Kernel:
         )
         return Gap(int(found[0]), int(found[1]), found[2], found[3])
 
-    def _write_channels(self, tensor: Tensor, table: Table, row: int) -> bool:
+    def _write_channels(self, tensor: Tensor, table: RowTable, row: int) -> bool:
         sizes = split_sizes(tensor)
         if sizes is None or table.channels is None:
             return False

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from cnnprobe.records.statistics import Statistics
 from cnnprobe.stats.engine import write
-from cnnprobe.stats.table import Table
+from cnnprobe.stats.table import RowTable
 
 ROWS = 64  # a quarter of a megabyte with histograms
 
 
-class Reading:
+class PageReading:
     """The statistics of one tensor, which are read from their page when they are asked for."""
 
     __slots__ = ("_found", "_row", "_table")
 
-    def __init__(self, table: Table, row: int) -> None:
-        self._table: Table | None = table
+    def __init__(self, table: RowTable, row: int) -> None:
+        self._table: RowTable | None = table
         self._row = row
         self._found: Statistics | None = None
 
@@ -47,8 +47,8 @@ class _Page(threading.local):
 
     def begin(self) -> None:
         """Take a new page; what was read from the last one may still be looked at elsewhere."""
-        self.table = Table(ROWS, histogram=self.histogram)
-        self.readings: list[Reading] = []
+        self.table = RowTable(ROWS, histogram=self.histogram)
+        self.readings: list[PageReading] = []
 
 
 class Pages:
@@ -64,14 +64,14 @@ class Pages:
     def __init__(self, *, histogram: bool) -> None:
         self._page = _Page(histogram=histogram)
 
-    def measure(self, tensor: Tensor) -> Reading:
+    def measure(self, tensor: Tensor) -> PageReading:
         """Read the tensor's values now; never raises, and changes nothing of it."""
         page = self._page
         table, readings = page.table, page.readings
         # what NumPy or another library wrote into the tensor since would go unnoticed
         table.last = None
         write(tensor, table, len(readings))
-        reading = Reading(table, len(readings))
+        reading = PageReading(table, len(readings))
         readings.append(reading)
         if len(readings) == ROWS:
             page.begin()

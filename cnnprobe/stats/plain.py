@@ -17,7 +17,7 @@ from cnnprobe.stats.moments import (
     merge_parts,
     repeat,
 )
-from cnnprobe.stats.table import SIGNED, Measured
+from cnnprobe.stats.table import SIGNED, MeasuredRows
 
 CHUNK = 2**21  # elements at a time: 16 MB of temporaries in double precision
 
@@ -25,7 +25,7 @@ CHUNK = 2**21  # elements at a time: 16 MB of temporaries in double precision
 _COUNTED = [0, 3, 4]  # count, zeros and nonfinite of `_measure_channels`
 
 
-def measure(content: Content, *, histogram: bool = False, channels: bool = False) -> Measured:
+def measure(content: Content, *, histogram: bool = False, channels: bool = False) -> MeasuredRows:
     """Row, histogram and channels of the values, as tensors on their device."""
     x = content.values
     scale = _choose_scale(x)
@@ -41,7 +41,7 @@ def measure(content: Content, *, histogram: bool = False, channels: bool = False
     )
     if by_channel is not None and content.repeats > 1:
         by_channel[_COUNTED] *= content.repeats
-    return Measured(row, counts, by_channel)
+    return MeasuredRows(row, counts, by_channel)
 
 
 def _widen(x: Tensor) -> torch.dtype:

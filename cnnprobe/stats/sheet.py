@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnprobe.stats import native
 from cnnprobe.stats.engine import write
-from cnnprobe.stats.table import WRITTEN, Table, Transfer
+from cnnprobe.stats.table import WRITTEN, RowTable, Transfer
 
 SLOT: Final = WRITTEN + 1  # the column that says what a row is about
 # values below which letting go of the interpreter's lock costs more than it gives
@@ -31,7 +31,7 @@ class Cell:
         self.address = int(self._memory.ctypes.data)
         self.dtype: torch.dtype | None = None  # of the latest tensor; what the kernel believes
         self.shape: torch.Size | None = None  # of the plan
-        self.plan: Plan | None = None  # where channels are asked for
+        self.plan: RowPlan | None = None  # where channels are asked for
 
     def prepare(self, dtype: torch.dtype, sheet: int) -> None:
         """Tell the kernel of another dtype."""
@@ -40,7 +40,7 @@ class Cell:
         self.dtype = dtype
 
 
-class Plan:
+class RowPlan:
     """How the channels of a tensor lie in memory, and how many nonzero values each had since
     `fired` was cleared.
     """
@@ -58,7 +58,7 @@ class Plan:
         self.address = int(self._memory.ctypes.data)
 
 
-class Sheet:
+class RowBuffer:
     """A table that is filled from its first row on; `take()` gives the rows so far, each with its
     slot in the column SLOT.
 
@@ -66,7 +66,7 @@ class Sheet:
     """
 
     def __init__(self, capacity: int = 1024, *, histogram: bool = False) -> None:
-        self.table = Table(capacity, histogram=histogram)
+        self.table = RowTable(capacity, histogram=histogram)
         self._head = np.zeros(4, dtype=np.int64)  # addresses of rows and histograms, next, capacity
         self.address = int(self._head.ctypes.data)
         self._point()
@@ -114,7 +114,7 @@ class Sheet:
     def _grow(self) -> None:
         old, self.table = (
             self.table,
-            Table(2 * self.table.rows, histogram=self.table.histograms is not None),
+            RowTable(2 * self.table.rows, histogram=self.table.histograms is not None),
         )
         self.table.values[: old.rows] = old.values
         if old.histograms is not None and self.table.histograms is not None:

@@ -22,7 +22,7 @@ WIDTH = 16  # doubles in a row: two cache lines
 SIGNED = 512  # histogram slots: exponent + 127 for positive values, 256 more for negative ones
 
 
-class Measured:
+class MeasuredRows:
     """What an engine measured of one tensor, still on its device: `row` (9,), `histogram` (512,),
     `channels` (5, C).
 
@@ -45,7 +45,7 @@ class Transfer:
     double up to 2**53.
     """
 
-    def __init__(self, rows: Sequence[int], parts: Sequence[Measured]) -> None:
+    def __init__(self, rows: Sequence[int], parts: Sequence[MeasuredRows]) -> None:
         self.rows = rows
         self._parts = parts
         self._tensors = [
@@ -58,7 +58,7 @@ class Transfer:
         """Whether reading it would not wait."""
         return self._sent.is_there()
 
-    def read(self) -> list[Measured]:
+    def read(self) -> list[MeasuredRows]:
         """The same parts on the CPU."""
         host = self._sent.read().double()
         moved = iter(
@@ -72,7 +72,7 @@ class Transfer:
             ]
         )
         return [
-            Measured(
+            MeasuredRows(
                 next(moved),
                 None if part.histogram is None else next(moved).long(),
                 None if part.channels is None else next(moved),
@@ -86,7 +86,7 @@ class Transfer:
 Written = tuple[int, int, int, torch.dtype, weakref.ref[Tensor], int]
 
 
-class Table:
+class RowTable:
     """Rows of statistics, `values[row]` = the numbers of COLUMNS, 1 if written; 16 doubles a row.
 
     What was measured on another device stays there until the first `read` or `fetch`, which moves
@@ -100,7 +100,7 @@ class Table:
             np.zeros((rows, SIGNED), dtype=np.int64) if histogram else None
         )
         self.channels: list[NDArray[np.float64] | None] | None = [None] * rows if channels else None
-        self.pending: dict[int, Measured] = {}
+        self.pending: dict[int, MeasuredRows] = {}
         self.last: Written | None = None
         self.rows = rows
         self._parts: dict[tuple[torch.device, int], Tensor] = {}
@@ -145,11 +145,11 @@ class Table:
             )
         return self._parts[key]
 
-    def hold_parts(self, row: int, measured: Measured) -> None:
+    def hold_parts(self, row: int, measured: MeasuredRows) -> None:
         """Keep the moments of parts until they are fetched, on whatever device they are."""
         self.pending[row] = measured
 
-    def hold(self, row: int, measured: Measured) -> None:
+    def hold(self, row: int, measured: MeasuredRows) -> None:
         """Keep what was measured in `row`: at once if it is on the CPU, else until it is
         fetched.
         """
@@ -197,7 +197,7 @@ class Table:
             channels=self._read_channels(row),
         )
 
-    def _store(self, row: int, measured: Measured) -> None:
+    def _store(self, row: int, measured: MeasuredRows) -> None:
         self.values[row, :WRITTEN] = measured.row.numpy()
         self.values[row, WRITTEN] = 1.0
         if self.histograms is not None:
@@ -235,7 +235,7 @@ class Table:
         )
 
 
-def _merge_parts(measured: list[Measured], *, settled: bool) -> list[Measured]:
+def _merge_parts(measured: list[MeasuredRows], *, settled: bool) -> list[MeasuredRows]:
     """All rows that are still in parts, made rows by one set of operations."""
     in_parts = [m for m in measured if m.row.dim() == 2]
     if not in_parts:
@@ -247,5 +247,6 @@ def _merge_parts(measured: list[Measured], *, settled: bool) -> list[Measured]:
     stacked = torch.stack([m.row for m in in_parts])  # (rows, parts, 9)
     rows = iter(moments.make_row(moments.merge_parts(stacked.movedim(1, 0).unbind(-1))))
     return [
-        Measured(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m for m in measured
+        MeasuredRows(next(rows), m.histogram, m.channels) if m.row.dim() == 2 else m
+        for m in measured
     ]

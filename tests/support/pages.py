@@ -15,7 +15,7 @@ from cnnprobe.document.render import (
     Table,
 )
 from cnnprobe.records.trace import Histogram
-from tests import traces
+from tests.support import traces
 
 needs_browser = pytest.mark.skipif(
     BINARY is None,

@@ -1,9 +1,9 @@
 """Operations and their samples."""
 
-from operation_samples import spellings
 from torch import Tensor
 
 from cnnprobe import operations
+from tests.support.operation_samples import spellings
 
 MATCHED = [info for info in operations.ALL if spellings(info)]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cnnprobe.comparison import Tolerance, compare_models, list_tensors, trace_structure
-from cnnprobe.comparison.passes import Subject
+from cnnprobe.comparison.passes import Side
 from cnnprobe.comparison.primitives import list_operations
 from cnnprobe.comparison.refactoring.branches import list_items
 from cnnprobe.comparison.refactoring.describing import describe
@@ -42,7 +42,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             where=f"the model to refactor, {name}",
             fix="call it once on a batch before refactoring it",
         )
-    trace = trace_structure(Subject(model=model, args=args, kwargs=kwargs), training=False)
+    trace = trace_structure(Side(model=model, args=args, kwargs=kwargs), training=False)
     if trace.failure is not None:
         raise TargetError(
             f"the forward pass raised {trace.failure.kind}: {trace.failure.message}",

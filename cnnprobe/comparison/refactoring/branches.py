@@ -13,7 +13,7 @@ JOINS = {"add": "+", "mul": "*", "cat": "cat"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
+class WrittenStep:
     """A step that is written in the forward itself: flatten, mean, reshape."""
 
     text: str  # with {x} for what it takes
@@ -34,7 +34,7 @@ class Parallel:
     joins: bool = True
 
 
-Item = Layer | Statement | Parallel
+Item = Layer | WrittenStep | Parallel
 
 
 def list_items(operations: Sequence[Operation]) -> tuple[Item, ...]:
@@ -176,12 +176,12 @@ def _make_single(operation: Operation, index: int) -> Item:
         and operation.config.get("keepdim") is False
         and isinstance(operation.config.get("dim"), int | tuple)
     ):
-        return Statement(text=f"{{x}}.mean({operation.config['dim']!r})", operation=index)
+        return WrittenStep(text=f"{{x}}.mean({operation.config['dim']!r})", operation=index)
     if operation.name == "reshape":
         shape = operation.config.get("shape")
         sizes = ", ".join(map(str, shape)) if isinstance(shape, tuple) else ""
         keeps_batch = bool(operation.given[0]) and operation.given[0][0] == operation.made[0][0]
-        return Statement(
+        return WrittenStep(
             text="{x}.reshape(len({x}), " + sizes + ")"
             if keeps_batch
             else "{x}.reshape(" + sizes + ")",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cnnprobe.comparison.refactoring.branches import Item, Parallel, Statement
+from cnnprobe.comparison.refactoring.branches import Item, Parallel, WrittenStep
 from cnnprobe.comparison.refactoring.layers import POSITIONAL, Layer, find_default
 from cnnprobe.comparison.refactoring.naming import (
     SWITCHES,
@@ -241,7 +241,7 @@ def _emit_statement(piece: Item, body: _Body, value: str, positions: Mapping[int
         start, end = piece.arguments["start_dim"], piece.arguments["end_dim"]
         ending = "" if end == -1 else f", {end}"
         body.statements.append(f"        {value} = torch.flatten({value}, {start}{ending})")
-    elif isinstance(piece, Statement):
+    elif isinstance(piece, WrittenStep):
         body.statements.append(f"        {value} = {piece.text.format(x=value)}")
     else:
         results = [

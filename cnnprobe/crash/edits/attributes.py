@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit, refill
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import find_assigned, find_method, open_line, write_operand
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.recorder.inventory import class_of
@@ -77,7 +77,7 @@ class SetAttribute(Edit):
 
         twin.undo.append(put_back)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         owner = crash.modules[self.module or ""]
         if self.name in owner.__dict__:
             file, function = find_method(class_of(owner), "__init__")
@@ -143,7 +143,7 @@ class RegisterBuffer(Edit):
 
         twin.undo.append(put_back)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         file, function = find_method(class_of(crash.modules[self.module or ""]), "__init__")
         value = find_assigned(function, self.name)
         found = [n for n in ast.walk(function) if isinstance(n, ast.Assign) and n.value is value]

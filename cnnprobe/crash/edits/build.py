@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.attributes import SetAttribute
-from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, Rewrite, rewrite_call
+from cnnprobe.crash.edits.calls import Adapt, AdaptOutput, RewriteCall, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.inputs import ChangeInput, ChangeName, ChangeTensor
 from cnnprobe.crash.edits.layers import Insert, Reconfigure
 from cnnprobe.crash.edits.places import check_names, open_line, write_operand
@@ -56,7 +56,7 @@ def adapt_call(
 
     node = find_parts(crash, call).get(given[0].path) if call is not None and given else None
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         if node is None:
             raise UnknownPlaceError
         check_names(crash, crash.owner, code)
@@ -65,7 +65,7 @@ def adapt_call(
 
     is_named = position and isinstance(node, ast.Name | ast.Attribute)
     shown = code.format(x=ast.unparse(node) if is_named and node is not None else "x")
-    return Rewrite(
+    return RewriteCall(
         title=f"use {shown} in {kind} at {shorten(source)}",
         code=code,
         module=crash.owner,
@@ -213,7 +213,7 @@ def change_name(
     if root is None or node is None:
         return None
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file = open_file(find_frames(crash.error)[-1].filename)
         return [file.replace(node, code.format(x=write_operand(file, node, code)))]
 

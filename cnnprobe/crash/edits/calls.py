@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import (
     check_names,
     check_plain,
@@ -46,7 +46,7 @@ class Adapt(Edit):
 
         twin.hook_inputs(twin.module(self.module), change)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         owner, file, call = find_call(crash, self.module or "")
         check_names(crash, owner, self.code)
         code = self.code.format(x=write_operand(file, call.args[0], self.code))
@@ -78,11 +78,11 @@ class KeepFirst(Edit):
         module = twin.module(self.module)
         twin.undo.append(module.register_forward_pre_hook(lambda _module, args: args[:1]).remove)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         _, file, call = find_call(crash, self.module or "")
         if call.keywords or len(call.args) < 2:
             raise UnknownPlaceError
-        return [Change(file.path, file.span(call.args[0])[1], file.span(call.args[-1])[1], "")]
+        return [TextChange(file.path, file.span(call.args[0])[1], file.span(call.args[-1])[1], "")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,12 @@ class AdaptOutput(Edit):
         handle = module.register_forward_hook(lambda _module, _args, output: function(output))
         twin.undo.append(handle.remove)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         _, file, call = find_call(crash, self.module or "")
         if not self.code.startswith("{x}"):
             raise UnknownPlaceError
         end = file.span(call)[1]
-        return [Change(file.path, end, end, self.code.removeprefix("{x}"))]
+        return [TextChange(file.path, end, end, self.code.removeprefix("{x}"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class HandIndices(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewrite(Edit):
+class RewriteCall(Edit):
     """Do something else in place of the calls of one torch function on one line of the user's."""
 
     kind: str
@@ -142,7 +142,7 @@ class Rewrite(Edit):
     def apply(self, twin: ModelCopy) -> None:
         twin.rewrite(self.kind, self.source, self.function)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         file, line = open_line(self.source)
         name = self.kind.rpartition(".")[2]
         found = [c for c in list_calls_on(file, line) if read_called(c) == name]
@@ -165,9 +165,9 @@ class Rewrite(Edit):
 
 def rewrite_call(
     crash: Crash, call: ModuleCall, function: Rewriting, *, title: str, **more: Any
-) -> Rewrite:
+) -> RewriteCall:
     """Do something else in place of a recorded call of a function; {place} is its line."""
-    return Rewrite(
+    return RewriteCall(
         title=title.replace("{place}", shorten(call.source)),
         module=more.pop("module", crash.find_module_above(call.parent)),
         kind=more.pop("kind", call.kind),
@@ -177,7 +177,7 @@ def rewrite_call(
     )
 
 
-def _write_keyword(file: File, call: ast.Call, keyword: tuple[str, object, int]) -> Change:
+def _write_keyword(file: File, call: ast.Call, keyword: tuple[str, object, int]) -> TextChange:
     """Another value for an argument, wherever it stands."""
     name, value, position = keyword
     position -= not is_function(file, call)
@@ -185,7 +185,7 @@ def _write_keyword(file: File, call: ast.Call, keyword: tuple[str, object, int])
     return write_argument(file, call, [*[""] * position, name], name, value)
 
 
-def _write_augmented(file: File, line: int, respell: str) -> Change:
+def _write_augmented(file: File, line: int, respell: str) -> TextChange:
     """`x += y`, which is a statement of its own."""
     for node in ast.walk(file.tree):
         if isinstance(node, ast.AugAssign) and node.lineno == line:
@@ -227,7 +227,7 @@ class DetachKept(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeArguments(Edit):
+class ChangeCallArguments(Edit):
     """Give one call other values for its arguments, by their names; no `kind`: that of a module."""
 
     names: tuple[str, ...]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import (
     check_plain,
     find_constructor,
@@ -17,7 +17,7 @@ from cnnprobe.recorder.inventory import class_of
 
 def change_construction(
     crash: Crash, fqn: str, names: list[str], changes: Mapping[str, Any], others: list[Any]
-) -> Change:
+) -> TextChange:
     """`Block(16)` rather than `nn.Conv2d(channels, ...)` in the class that others share.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError, write_changes
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError, write_changes
 from cnnprobe.crash.model_copy import ModelCopy
 
 
@@ -16,14 +16,14 @@ class Edit:
     title: str  # what to change, as one sentence
     code: str = ""  # what to write
     module: str | None = None  # fqn of what it touches; None: the input, the loss, the loop
-    written: Callable[[], list[Change]] | None = None  # how the file changes, where it is known
+    written: Callable[[], list[TextChange]] | None = None  # how the file changes, where it is known
     steps: int = 1  # forwards with a backward after which it is seen whether it mends a backward
 
     def apply(self, twin: ModelCopy) -> None:
         """Make the change in a copy; what takes it back goes onto `twin.undo`."""
         raise NotImplementedError
 
-    def write(self, crash: Crash, edits: Sequence["Edit"]) -> list[Change]:
+    def write(self, crash: Crash, edits: Sequence["Edit"]) -> list[TextChange]:
         """The change of the user's file, made together with all `edits`.
 
         Raises:
@@ -31,7 +31,7 @@ class Edit:
         """
         return self.locate(crash, edits) if self.written is None else self.written()
 
-    def locate(self, crash: Crash, edits: Sequence["Edit"]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence["Edit"]) -> list[TextChange]:  # noqa: ARG002
         """As `write`, for a kind of edit that finds its place by itself."""
         raise UnknownPlaceError
 

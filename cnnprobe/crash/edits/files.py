@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Change:
+class TextChange:
     """New text in the place of some characters of a file."""
 
     path: str
@@ -46,9 +46,9 @@ class File:
         start, end = self.span(node)
         return self.text[start:end]
 
-    def replace(self, node: ast.expr | ast.stmt, text: str) -> Change:
+    def replace(self, node: ast.expr | ast.stmt, text: str) -> TextChange:
         """Another text in the place of a node."""
-        return Change(self.path, *self.span(node), text)
+        return TextChange(self.path, *self.span(node), text)
 
 
 def open_file(path: str) -> File:
@@ -59,7 +59,7 @@ def open_file(path: str) -> File:
     return File(path, text, ast.parse(text))
 
 
-def list_changes(written: Callable[[], Iterable[Change]]) -> list[Change]:
+def list_changes(written: Callable[[], Iterable[TextChange]]) -> list[TextChange]:
     """Some changes, each once; none where they have no known line."""
     try:
         return _distinct(written())
@@ -67,14 +67,14 @@ def list_changes(written: Callable[[], Iterable[Change]]) -> list[Change]:
         return []
 
 
-def write_changes(written: Callable[[], Iterable[Change]]) -> str:
+def write_changes(written: Callable[[], Iterable[TextChange]]) -> str:
     """The unified diff of some changes; "" where they have no known line."""
     changes = list_changes(written)
     paths = {change.path for change in changes}
     return "".join(_unified(path, [c for c in changes if c.path == path]) for path in sorted(paths))
 
 
-def _unified(path: str, changes: list[Change]) -> str:
+def _unified(path: str, changes: list[TextChange]) -> str:
     old = Path(path).read_text(encoding="utf-8")
     new = old
     for change in sorted(changes, key=lambda c: -c.start):
@@ -90,7 +90,7 @@ def _unified(path: str, changes: list[Change]) -> str:
     )
 
 
-def _distinct(changes: Iterable[Change]) -> list[Change]:
+def _distinct(changes: Iterable[TextChange]) -> list[TextChange]:
     """Each change once; two that overlap cannot both be made."""
     found = list(dict.fromkeys(changes))
     for i, a in enumerate(found):
@@ -99,6 +99,6 @@ def _distinct(changes: Iterable[Change]) -> list[Change]:
     return found
 
 
-def overlap(a: Change, b: Change) -> bool:
+def overlap(a: TextChange, b: TextChange) -> bool:
     """Whether two changes are of the same characters, and not the same change."""
     return a != b and a.path == b.path and a.start < b.end and b.start < a.end

@@ -12,7 +12,7 @@ from torch import nn
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.constructions import change_construction
 from cnnprobe.crash.edits.edit import Edit, refill
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import (
     check_plain,
     find_constructor,
@@ -48,7 +48,7 @@ class Insert(Edit):
         refill(registry, changed)
         twin.undo.append(lambda: refill(registry, before))
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         fqn = self.module or ""
         parent, _, name = fqn.rpartition(".")
         _, file, call = find_constructor(crash, parent)
@@ -57,7 +57,7 @@ class Insert(Edit):
         start = file.span(member)[0]
         line = file.text[:start].rpartition("\n")[2]
         between = ",\n" + line if not line.strip() else ", "
-        return [Change(file.path, start, start, code + between)]
+        return [TextChange(file.path, start, start, code + between)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Reverse(Edit):
         refill(registry, dict(zip(before, list(before.values())[::-1], strict=True)))
         twin.undo.append(lambda: refill(registry, before))
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         _, file, call = find_constructor(crash, self.module or "")
         given: ast.expr | None = call.args[0] if len(call.args) == 1 else None
         if isinstance(given, ast.ListComp | ast.GeneratorExp) and len(given.generators) == 1:
@@ -105,7 +105,7 @@ class Reconfigure(Edit):
             getattr(new, name).update(getattr(module, name))
         twin.set_module(self.module or "", new)
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:
         fqn = self.module or ""
         alike = frozenset(
             e.module or ""
@@ -165,7 +165,7 @@ class Exchange(Edit):
     def apply(self, twin: ModelCopy) -> None:
         twin.set_module(self.module or "", self.layer(twin.module(self.module)))
 
-    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[Change]:  # noqa: ARG002
+    def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         """Write the other layer where this one is made."""
         if not self.code.startswith("nn.") or "*" in self.code:
             raise UnknownPlaceError

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.facts.methods import Method, find_class, open_method
 from cnnprobe.crash.facts.source import compile_like
 from cnnprobe.crash.model_copy import ModelCopy, bind
 from cnnprobe.recorder.inventory import named_modules
 
-ChangeText = Callable[[File, ast.FunctionDef], Iterable[Change]]
+ChangeText = Callable[[File, ast.FunctionDef], Iterable[TextChange]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class ChangeMethod(Edit):
     """Change the text of a method; its class has then a method `name` as the text says."""
 
     method: types.FunctionType
-    changes: tuple[Change, ...]
+    changes: tuple[TextChange, ...]
     name: str = "forward"
 
     def apply(self, twin: ModelCopy) -> None:
@@ -60,7 +60,7 @@ def change_method(
     except (UnknownPlaceError, SyntaxError):
         return None
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         open_file(file.path)  # raises where it is no file of the user's
         return list(changes)
 
@@ -85,7 +85,7 @@ def replace_node(method: Method, node: ast.expr, text: str) -> ChangeMethod | No
     return change_method(method, title, lambda file, _: [file.replace(node, text)], code=text)
 
 
-def drop_commas(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+def drop_commas(file: File, node: ast.FunctionDef) -> Iterator[TextChange]:
     """The one element in the place of each tuple of one that is assigned or returned."""
     for one in ast.walk(node):
         value = one.value if isinstance(one, ast.Assign | ast.Return) else None

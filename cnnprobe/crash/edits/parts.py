@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor, spell_path
-from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
+from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import check_names, open_line, write_operand
 from cnnprobe.crash.facts.joins import Cat, describe_output, find_parts
 from cnnprobe.crash.model_copy import ModelCopy
@@ -39,7 +39,7 @@ def change_part(
     *,
     verb: str,
     like: TensorInfo | None = None,
-) -> Rewrite:
+) -> RewriteCall:
     """Pass one tensor of a call through `change`, which is given those of `part` and `like`.
 
     `code` has {x} for the tensor. `verb` says in the title what is done to it: "flatten".
@@ -59,7 +59,7 @@ def change_part(
         args, kwargs = tree_unflatten(leaves, structure)
         return func(*args, **kwargs)
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, _ = open_line(call.source)
         node = find_parts(crash, call).get(part.path)
         if node is None or isinstance(getattr(node, "ctx", None), ast.Store):  # x += ...
@@ -75,7 +75,7 @@ def change_part(
 
 def resize_part(
     crash: Crash, call: ModuleCall, part: TensorInfo, like: TensorInfo, *, crop: bool = False
-) -> Rewrite:
+) -> RewriteCall:
     """Give a map the height and width of another: by F.interpolate, or by its first pixels."""
 
     def interpolate(x: Tensor, other: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def _is_within(small: TensorInfo, large: TensorInfo) -> bool:
     return all(m <= n for m, n in zip(small.shape[2:], large.shape[2:], strict=True))
 
 
-def cat_along(crash: Crash, cat: Cat, dim: int) -> Rewrite:
+def cat_along(crash: Crash, cat: Cat, dim: int) -> RewriteCall:
     """The concatenation along another dim."""
 
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.facts.source import parse
 from cnnprobe.recorder.inventory import class_of
 
@@ -103,14 +103,14 @@ def get_given(call: ast.Call, names: list[str], name: str) -> ast.expr | None:
 
 def write_argument(
     file: File, call: ast.Call, names: list[str], name: str, value: object
-) -> Change:
+) -> TextChange:
     """Another value for an argument of a call, or the argument put last."""
     if (given := get_given(call, names, name)) is not None:
         return file.replace(given, repr(value))
     end = file.span(call)[1] - 1
     before = file.text[:end].rstrip()
     separator = "" if before.endswith("(") else " " if before.endswith(",") else ", "
-    return Change(file.path, len(before), len(before), f"{separator}{name}={value!r}")
+    return TextChange(file.path, len(before), len(before), f"{separator}{name}={value!r}")
 
 
 def check_plain(call: ast.Call) -> None:

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import RewriteCall
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.records.trace import ModuleCall
 
 
 def reshape_otherwise(
     crash: Crash, call: ModuleCall, function: Callable[..., Tensor], code: str, respell: str = ""
-) -> Rewrite:
+) -> RewriteCall:
     """Another call in the place of a reshaping; `function` takes its tensor and its sizes.
 
     `code` has {x} for the tensor; `respell` may have {rest} for the sizes as the user wrote them.
     """
-    return Rewrite(
+    return RewriteCall(
         title=f"use {code.format(x='x')} instead of {call.kind.rpartition('.')[2]}"
         f" at {shorten(call.source)}",
         code=code,
@@ -31,7 +31,7 @@ def reshape_otherwise(
     )
 
 
-def flatten_otherwise(crash: Crash, call: ModuleCall) -> Rewrite:
+def flatten_otherwise(crash: Crash, call: ModuleCall) -> RewriteCall:
     """torch.flatten(x, 1) in the place of a reshaping."""
 
     def flatten(x: Tensor, *_: Any) -> Tensor:

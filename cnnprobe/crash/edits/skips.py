@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import check_names, find_call
 from cnnprobe.crash.facts.channels import EXPECTING
 from cnnprobe.crash.facts.skips import find_variable
@@ -86,10 +86,12 @@ def _exchange_with(kept: list[Tensor]) -> Callable[..., Any]:
     return exchange
 
 
-def write_concatenation(crash: Crash, place: str, skip: TensorInfo) -> Callable[[], list[Change]]:
+def write_concatenation(
+    crash: Crash, place: str, skip: TensorInfo
+) -> Callable[[], list[TextChange]]:
     """torch.cat with a skip in the call of a module, where the skip has a name there."""
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         owner, file, call = find_call(crash, place)
         name = find_variable(crash, skip, f"{file.path}:{call.lineno}")
         if not name:

@@ -13,7 +13,7 @@ from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import read_arguments
 from cnnprobe.crash.facts.methods import lacks_forward
-from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 from cnnprobe.records.trace import ModuleCall
 
 
@@ -86,7 +86,7 @@ def _read_line(crash: Crash) -> tuple[Any, str, ModuleCall | None] | None:
     return None
 
 
-def _list_operands(line: Line) -> Iterator[ast.expr]:
+def _list_operands(line: FailingLine) -> Iterator[ast.expr]:
     """What the failing expression takes for tensors: operands, the first argument, the receiver."""
     root = line.nodes[0] if line.nodes else None
     if isinstance(root, ast.BinOp):

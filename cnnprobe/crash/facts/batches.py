@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
+from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.operations import find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
@@ -36,7 +36,7 @@ def correct_batches(
     return tuple(_correct_batch(crash, call, wrong, right) for call in makers.values())
 
 
-def _correct_batch(crash: Crash, call: ModuleCall, wrong: int, right: int) -> Rewrite:
+def _correct_batch(crash: Crash, call: ModuleCall, wrong: int, right: int) -> RewriteCall:
     def correct(value: Any) -> Any:
         if isinstance(value, tuple | list):
             return type(value)(map(correct, value))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.files import Change, open_file
+from cnnprobe.crash.edits.files import TextChange, open_file
 from cnnprobe.crash.facts.frames import find_expression, find_value, list_frames, parse_code
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.recorder import sources
@@ -25,7 +25,7 @@ class Resized:
 
     title: str
     code: str
-    written: Callable[[], list[Change]]
+    written: Callable[[], list[TextChange]]
 
 
 def _find_caller(crash: Crash) -> tuple[types.FrameType, ast.Call] | None:
@@ -66,7 +66,7 @@ def resize_argument(crash: Crash, info: TensorInfo, wrong: int, right: int) -> R
     path = frame.f_code.co_filename
     code = ast.unparse(made).replace(ast.unparse(sizes[0]), text)
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file = open_file(path)
         return [file.replace(n, text) for n in sizes if isinstance(n, ast.expr)]
 

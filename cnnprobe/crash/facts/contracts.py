@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.frames import read_arguments
-from cnnprobe.crash.facts.values import Line, read_attribute, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_attribute, read_failing_line
 
 Change = tuple[str, Callable[[Tensor], Tensor]]  # code with {x}, and what it does
 
@@ -110,7 +110,7 @@ def read_call(crash: Crash) -> BoundCall | None:
 
 
 def _bind(
-    line: Line, node: ast.Call, name: str, names: tuple[str, ...], module: nn.Module | None
+    line: FailingLine, node: ast.Call, name: str, names: tuple[str, ...], module: nn.Module | None
 ) -> BoundCall:
     nodes = dict(zip(names, node.args, strict=False))
     nodes |= {k.arg: k.value for k in node.keywords if k.arg is not None}

@@ -8,8 +8,8 @@ from torch import nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import change_tensor
-from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.layers import Remove
 from cnnprobe.crash.edits.places import find_called, is_function
 from cnnprobe.crash.facts.words import count_of, operation, quote
@@ -74,16 +74,16 @@ def find_turn(crash: Crash, x: TensorInfo, dim: int, size: int) -> ModuleCall | 
     return None
 
 
-def leave_out(crash: Crash, call: ModuleCall) -> Rewrite:
+def leave_out(crash: Crash, call: ModuleCall) -> RewriteCall:
     """What a function is given in the place of what it gives."""
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, node = find_called(call.source, call.kind.rpartition(".")[2])
         given = node.args[0] if is_function(file, node) else node.func.value  # type: ignore[attr-defined]
         for one in (n for n in ast.walk(file.tree) if isinstance(n, ast.Assign)):
             if one.value is node and [ast.unparse(t) for t in one.targets] == [ast.unparse(given)]:
                 start, end = file.offset(one.lineno, 0), file.offset(one.end_lineno or 0, 0)
-                return [Change(file.path, start, file.text.index("\n", end) + 1, "")]
+                return [TextChange(file.path, start, file.text.index("\n", end) + 1, "")]
         return [file.replace(node, file.source(given))]
 
     title = f"leave out {operation(call)} at {{place}}"
@@ -92,7 +92,7 @@ def leave_out(crash: Crash, call: ModuleCall) -> Rewrite:
     )
 
 
-def keep_dim(crash: Crash, call: ModuleCall) -> Rewrite:
+def keep_dim(crash: Crash, call: ModuleCall) -> RewriteCall:
     """The same reduction with keepdim=True."""
 
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

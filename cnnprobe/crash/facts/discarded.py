@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.facts.methods import Method, open_method, open_source
 from cnnprobe.crash.facts.source import WRITING
 from cnnprobe.recorder import sources
@@ -22,7 +22,7 @@ class Discarded:
     node: ast.Expr
     old: str
     new: str
-    change: Change
+    change: TextChange
     names: dict[str, Any] = field(default_factory=dict)  # what the loop's variables stand for
 
     @property
@@ -85,15 +85,15 @@ def _read_statements(file: File, scope: ast.AST, names: set[str]) -> Iterator[Di
             yield Discarded(node=node, old=file.source(node.value), new=new, change=change)
 
 
-def _find_change(file: File, value: ast.expr, names: set[str]) -> Change | None:
+def _find_change(file: File, value: ast.expr, names: set[str]) -> TextChange | None:
     """Where the assignment is to be written, and to which name; None where it is no such slip."""
     if isinstance(value, ast.BinOp) and isinstance(value.left, ast.Name):
         start, end = file.span(value.left)[1], file.span(value.right)[0]
         is_typo = isinstance(value.right, ast.Call) and value.left.id in names
-        return Change(file.path, start, end, " = ") if is_typo else None
+        return TextChange(file.path, start, end, " = ") if is_typo else None
     if not isinstance(value, ast.Call):
         return None
     read = [n for n in ast.walk(value) if isinstance(n, ast.Name) and n.id in names]
     first = min(read, key=lambda n: (n.lineno, n.col_offset), default=None)
     start = file.span(value)[0]
-    return None if first is None else Change(file.path, start, start, f"{first.id} = ")
+    return None if first is None else TextChange(file.path, start, start, f"{first.id} = ")

@@ -19,7 +19,7 @@ _UNPOOL = nn.modules.pooling._MaxUnpoolNd
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expected:
+class ChannelMismatch:
     """A layer or function with channels, and the tensor it got."""
 
     x: TensorInfo
@@ -57,14 +57,14 @@ class Expected:
         return not self.ranks or self.rank in self.ranks
 
 
-def find_expected(crash: Crash) -> Expected | None:
+def find_expected(crash: Crash) -> ChannelMismatch | None:
     """The failing call as one that has channels."""
     if "expected" not in crash.memory:
         crash.memory["expected"] = _read_expected(crash)
     return crash.memory["expected"]  # type: ignore[no-any-return]
 
 
-def _read_expected(crash: Crash) -> Expected | None:
+def _read_expected(crash: Crash) -> ChannelMismatch | None:
     call, layer = crash.call, crash.leaf
     if call is None or not call.inputs:
         return None
@@ -74,33 +74,35 @@ def _read_expected(crash: Crash) -> Expected | None:
         return _read_function(crash, call, x, is_first=first)
     if isinstance(layer, nn.modules.conv._ConvNd):
         dims = count_dims(layer)
-        return Expected(
+        return ChannelMismatch(
             x=x, expected=layer.in_channels, module=call.fqn, kind="conv", setting="in_channels",
             dims=dims, ranks=(dims + 1, dims + 2), is_first=first,
         )  # fmt: skip
     if isinstance(layer, NORMS):
         setting = "num_channels" if isinstance(layer, nn.GroupNorm) else "num_features"
-        return Expected(
+        return ChannelMismatch(
             x=x, expected=int(getattr(layer, setting)), module=call.fqn, kind="norm",
             setting=setting, dims=count_dims(layer), ranks=_list_ranks(layer), is_first=first,
         )  # fmt: skip
     if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
-        return Expected(
+        return ChannelMismatch(
             x=x, expected=layer.num_parameters, module=call.fqn, kind="prelu",
             setting="num_parameters", is_first=first,
         )  # fmt: skip
     if isinstance(layer, _UNPOOL) and len(call.inputs) > 1 and len(call.inputs[1].shape) > 2:
-        return Expected(x=x, expected=call.inputs[1].shape[1], module=call.fqn, kind="unpool")
+        return ChannelMismatch(
+            x=x, expected=call.inputs[1].shape[1], module=call.fqn, kind="unpool"
+        )
     info = find_layer(class_of(layer).__name__) if layer is not None else None
     if layer is not None and info is not None and info.family == "pooling" and x.shape:
         dims = count_dims(layer)
-        return Expected(
+        return ChannelMismatch(
             x=x, expected=-1, module=call.fqn, kind="pool", dims=dims, ranks=(dims + 1, dims + 2)
         )
     return None
 
 
-def find_mismatch(crash: Crash) -> Expected | None:
+def find_mismatch(crash: Crash) -> ChannelMismatch | None:
     """The failing call where it got another number of channels than it expects."""
     if (found := find_expected(crash)) is None or found.kind == "pool" or not found.is_rank_right:
         return None
@@ -116,7 +118,7 @@ def _list_ranks(layer: nn.Module) -> tuple[int, ...]:
 
 def _read_function(
     crash: Crash, call: ModuleCall, x: TensorInfo, *, is_first: bool
-) -> Expected | None:
+) -> ChannelMismatch | None:
     info = find(call)
     weight = read_tensor(call, "weight")
     if info is None:
@@ -126,12 +128,12 @@ def _read_function(
         wrong = next((t for t in others if t.shape[0] != x.shape[1]), None)
         expected = wrong.shape[0] if wrong is not None else x.shape[1]
         owner = _find_owner(crash, others if wrong is None else [wrong])
-        return Expected(x=x, expected=expected, module=owner, kind="norm", is_first=is_first)
+        return ChannelMismatch(x=x, expected=expected, module=owner, kind="norm", is_first=is_first)
     if info.group not in ("conv", "conv_transpose") or weight is None or len(weight.shape) < 3:
         return None
     dims, groups = len(weight.shape) - 2, int(read_argument(call, "groups") or 1)
     is_transposed = info.group == "conv_transpose"
-    return Expected(
+    return ChannelMismatch(
         x=x, expected=weight.shape[0] if is_transposed else weight.shape[1] * groups, dims=dims,
         module=_find_owner(crash, [weight]), kind="conv", ranks=(dims + 1, dims + 2),
         is_first=is_first,

@@ -9,11 +9,11 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.facts.channels import refit_channels
-from cnnprobe.crash.facts.losses import COMPARED, Loss
-from cnnprobe.crash.model_copy import Outcome
+from cnnprobe.crash.facts.losses import COMPARED, FailingLoss
+from cnnprobe.crash.model_copy import ShadowRun
 
 
-def replace_outputs(loss: Loss, crash: Crash, outcome: Outcome) -> dict[str, Any]:
+def replace_outputs(loss: FailingLoss, crash: Crash, outcome: ShadowRun) -> dict[str, Any]:
     """What a copy of the model gave, in the place of the model's outputs among the arguments.
 
     Where the loss got something made of an output, a stand-in of the shape that it then has.
@@ -55,7 +55,7 @@ def _derive_shape(
     return tuple(changed[0][1] if n == changed[0][0] else n for n in shape)
 
 
-def _stand_in(like: Tensor, shape: tuple[int, ...], outcome: Outcome, *, is_same: bool) -> Tensor:
+def _stand_in(like: Tensor, shape: tuple[int, ...], outcome: ShadowRun, *, is_same: bool) -> Tensor:
     real = [t for t in tree_leaves(outcome.output) if isinstance(t, Tensor)]
     found = next((t for t in real if tuple(t.shape) == shape and t.device == like.device), None)
     if found is not None and is_same:
@@ -63,7 +63,7 @@ def _stand_in(like: Tensor, shape: tuple[int, ...], outcome: Outcome, *, is_same
     return like.detach().flatten()[:1].expand(shape)
 
 
-def refit_head(crash: Crash, loss: Loss, wanted: int) -> list[Any]:
+def refit_head(crash: Crash, loss: FailingLoss, wanted: int) -> list[Any]:
     """The edits that give the output another number of classes, channels or columns."""
     outputs = crash.trace.calls[0].outputs if crash.trace.calls else ()
     same = [t for t in outputs if t.shape == tuple(loss.input.shape)] or list(outputs[:1])

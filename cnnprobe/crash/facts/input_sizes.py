@@ -8,7 +8,7 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import resize_input
 from cnnprobe.crash.facts.windows import LARGEST_INPUT, apply_windows, get_least, list_steps
 from cnnprobe.crash.facts.words import count_elements
-from cnnprobe.crash.model_copy import Outcome
+from cnnprobe.crash.model_copy import ShadowRun
 from cnnprobe.crash.trials import Trials
 
 _RESERVE = 10  # forwards that are left for the candidates
@@ -60,17 +60,17 @@ def _find_multiple(trials: Trials, size: int, n: int) -> int:
     return 1
 
 
-def _try(trials: Trials, size: int, n: int) -> Outcome | None:
+def _try(trials: Trials, size: int, n: int) -> ShadowRun | None:
     return trials.run([resize_input((size,) * n)])
 
 
-def _follow(trials: Trials, outcome: Outcome) -> Crash:
+def _follow(trials: Trials, outcome: ShadowRun) -> Crash:
     """The crash of a trial."""
     error = outcome.error or trials.crash.error
     return Crash(error=error, trace=outcome.trace, model=trials.crash.model)
 
 
-def _fits(trials: Trials, outcome: Outcome) -> bool:
+def _fits(trials: Trials, outcome: ShadowRun) -> bool:
     """Whether no map was too small, whatever else may have failed."""
     crash = _follow(trials, outcome)
     if (call := crash.call) is None or not call.inputs:

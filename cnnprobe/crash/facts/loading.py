@@ -49,7 +49,7 @@ class Renaming:
 
 
 @dataclass(frozen=True)
-class Loading:
+class StateLoading:
     """A state and the model that it was loaded into."""
 
     model: nn.Module
@@ -99,10 +99,10 @@ class Loading:
     def _count_known(self, renaming: Renaming) -> int:
         return len(set(renaming.apply(self.state)) & set(self.own))
 
-    def rename(self) -> "Loading":
+    def rename(self) -> "StateLoading":
         """The same under the names that fit best."""
         renaming = self.renaming
-        return self if renaming is None else Loading(self.model, renaming.apply(self.state))
+        return self if renaming is None else StateLoading(self.model, renaming.apply(self.state))
 
     def loads(self, *edits: Edit, strict: bool = True) -> bool:
         """Whether a copy of the model with some edits takes the state."""
@@ -156,7 +156,7 @@ def _is_state(value: Any) -> bool:
     return is_named and any(isinstance(each, Tensor) for each in value.values())
 
 
-def resize_layers(loading: Loading) -> list[Edit]:
+def resize_layers(loading: StateLoading) -> list[Edit]:
     """The layers in the sizes of the state; none where a shape is no setting of its layer."""
     kinds: dict[str, Any] = {fqn: type(module) for fqn, module, _ in named_modules(loading.model)}
     edits: dict[str, Edit] = {}

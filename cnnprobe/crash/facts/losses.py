@@ -26,7 +26,7 @@ _STRICT = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "multilab
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class FailingLoss:
     """A call of a loss that raised, which can be made again."""
 
     name: str  # of torch's operation; "" where the loss is the user's own
@@ -34,7 +34,7 @@ class Loss:
     function: Callable[..., Any]
     arguments: Mapping[str, Any]
     names: tuple[str, str]  # of the arguments that are the output and the targets; "": none
-    outer: "Loss | None" = None  # the user's own loss that called it
+    outer: "FailingLoss | None" = None  # the user's own loss that called it
     is_whole: bool = True  # False: the part of a line that failed
 
     @property
@@ -175,19 +175,19 @@ def is_broadcast(a: torch.Size, b: torch.Size) -> bool:
 # -- finding them ----------------------------------------------------------------------------------
 
 
-def list_losses(crash: Crash) -> list[Loss]:
+def list_losses(crash: Crash) -> list[FailingLoss]:
     """The losses that raised: torch's, and the user's own that called it or that stands alone."""
     if crash.stage == "backward":
         return [loss for loss in _find_differentiated_loss(crash) if loss.fails()]
     call = find_own_call(crash)
-    own = Loss(name="", **vars(call)) if call is not None else None
+    own = FailingLoss(name="", **vars(call)) if call is not None else None
     found = _find_torch_loss(crash.error, own)
     if found is not None and own is not None and not own.is_whole:
         own = None
     return [loss for loss in (found, own) if loss is not None]
 
 
-def _find_torch_loss(error: BaseException, own: Loss | None) -> Loss | None:
+def _find_torch_loss(error: BaseException, own: FailingLoss | None) -> FailingLoss | None:
     module, found = None, None
     for frame in list_frames(error):
         path, name = get_path(frame), frame.f_code.co_name
@@ -202,7 +202,7 @@ def _find_torch_loss(error: BaseException, own: Loss | None) -> Loss | None:
             continue
         names = inspect.signature(function if function is not module else module.forward).parameters
         given = {key: frame.f_locals[key] for key in names if key in frame.f_locals}
-        found = Loss(
+        found = FailingLoss(
             name=info.name if info is not None else "",
             shown=_show(module, name),
             function=function,
@@ -215,7 +215,7 @@ def _find_torch_loss(error: BaseException, own: Loss | None) -> Loss | None:
     return found
 
 
-def _find_differentiated_loss(crash: Crash) -> Iterator[Loss]:
+def _find_differentiated_loss(crash: Crash) -> Iterator[FailingLoss]:
     """The loss whose backward was asked for, by what it has saved: some refuse no earlier."""
     tensor = differentiated(crash)
     node = tensor.grad_fn if tensor is not None else None
@@ -231,7 +231,7 @@ def _find_differentiated_loss(crash: Crash) -> Iterator[Loss]:
     before = type(node.next_functions[0][0]).__name__ if node is not None else ""
     # Given what log_softmax made, cross_entropy is nll_loss; given logits, it is what was called.
     name = "cross_entropy" if before.startswith("LogSoftmax") else info.name
-    yield Loss(
+    yield FailingLoss(
         name=info.name,
         shown=f"F.{name}",
         function=getattr(F, name),
@@ -247,7 +247,7 @@ def _show(module: nn.Module | None, name: str) -> str:
     return f"nn.{kind.__name__}" if kind.__module__.startswith("torch.") else kind.__name__
 
 
-def list_comparisons(crash: Crash) -> Iterator[tuple[Loss, Tensor, Tensor]]:
+def list_comparisons(crash: Crash) -> Iterator[tuple[FailingLoss, Tensor, Tensor]]:
     """The losses that raised with their output and their targets, where both are tensors."""
     for found in list_losses(crash):
         if isinstance(found.input, Tensor) and isinstance(found.target, Tensor):
@@ -255,7 +255,7 @@ def list_comparisons(crash: Crash) -> Iterator[tuple[Loss, Tensor, Tensor]]:
 
 
 def suspect_loss(
-    found: Loss, message: str, candidates: Iterable[Candidate] = (), **more: Any
+    found: FailingLoss, message: str, candidates: Iterable[Candidate] = (), **more: Any
 ) -> Suspect:
     """A suspect with what the loss was given; its own candidates prove one of the user's own."""
     given = tuple(t for t in (found.input, found.target) if isinstance(t, Tensor))

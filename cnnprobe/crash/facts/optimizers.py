@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.facts.frames import find_assigned_value, find_frames, read_names
 from cnnprobe.crash.facts.words import shorten
@@ -56,7 +56,7 @@ def make_for(crash: Crash, optimizer: Optimizer, state: Mapping[str, Any], fqn: 
         other.load_state_dict(copy.deepcopy(dict(state)))
         return f"another {kind.__name__} for them takes the state"
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         if given is None or more > 0:  # the rest would silently not be trained
             raise UnknownPlaceError
         return [open_file(path).replace(given, f"{owner}.parameters()")]

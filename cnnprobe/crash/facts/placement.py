@@ -22,7 +22,7 @@ BY_INDEX = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden:
+class HiddenLayers:
     """Layers in a plain list or dict at an attribute."""
 
     owner: str
@@ -110,9 +110,9 @@ def find_autocast(crash: Crash) -> torch.dtype | None:
 
 def list_hidden_layers(
     crash: Crash, is_odd: Callable[[Tensor], bool], info: TensorInfo
-) -> list[Hidden]:
+) -> list[HiddenLayers]:
     """Layers in plain lists or dicts that have odd parameters; none unless `info` is of one."""
-    found, shapes = list[Hidden](), set[tuple[int, ...]]()
+    found, shapes = list[HiddenLayers](), set[tuple[int, ...]]()
     for fqn, module in crash.modules.items():
         for name, value in module.__dict__.items():
             if name.startswith("_") or not isinstance(value, list | tuple | dict):
@@ -121,7 +121,7 @@ def list_hidden_layers(
             odd = tuple(m for m in layers if any(map(is_odd, m.parameters())))
             shapes |= {tuple(p.shape) for m in odd for p in m.parameters()}
             if odd:
-                found.append(Hidden(owner=fqn, attribute=name, layers=odd))
+                found.append(HiddenLayers(owner=fqn, attribute=name, layers=odd))
     return found if info.source is None and info.shape in shapes else []
 
 
@@ -142,7 +142,7 @@ def _list_types(tensor: Tensor) -> tuple[str, str]:
     return str(tensor.dtype).removeprefix("torch."), str(tensor.device)
 
 
-def describe_hidden(crash: Crash, hidden: list[Hidden]) -> str:
+def describe_hidden(crash: Crash, hidden: list[HiddenLayers]) -> str:
     """Them in words: the 4 layers in 'heads' of the model (Net) are in a plain list or dict."""
     count = sum(len(each.layers) for each in hidden)
     names = " and ".join(f"'{h.attribute}' of {crash.describe_module(h.owner)}" for h in hidden)
@@ -152,7 +152,7 @@ def describe_hidden(crash: Crash, hidden: list[Hidden]) -> str:
 
 
 def register_hidden(
-    hidden: list[Hidden], *, device: str | None = None, dtype: torch.dtype | None = None
+    hidden: list[HiddenLayers], *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> Candidate:
     """Register them all, so that they are where and what the rest of the model is."""
     edits = [

@@ -17,7 +17,7 @@ _PRODUCTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Product:
+class MatrixProduct:
     """x @ weight: the tensor, the number of features that the weight takes, and its owner."""
 
     x: TensorInfo
@@ -34,12 +34,14 @@ class Product:
         return self.x.shape[-1]
 
 
-def find_product(crash: Crash) -> Product | None:
+def find_product(crash: Crash) -> MatrixProduct | None:
     """The failing call as a product with a weight whose features do not fit; None: it is none."""
     if (call := crash.call) is None or not call.inputs:
         return None
     if isinstance(crash.leaf, nn.Linear):
-        found = Product(x=call.inputs[0], wanted=crash.leaf.in_features, module=call.fqn or "")
+        found = MatrixProduct(
+            x=call.inputs[0], wanted=crash.leaf.in_features, module=call.fqn or ""
+        )
     else:
         if (other := _find_function(crash, call)) is None:
             return None
@@ -47,7 +49,7 @@ def find_product(crash: Crash) -> Product | None:
     return found if found.x.shape and found.got != found.wanted else None
 
 
-def _find_function(crash: Crash, call: ModuleCall) -> Product | None:
+def _find_function(crash: Crash, call: ModuleCall) -> MatrixProduct | None:
     """A product by a function: F.linear, @, torch.mm."""
     name = resolve_name(call.kind)
     if call.fqn is not None or name not in _PRODUCTS:
@@ -60,7 +62,7 @@ def _find_function(crash: Crash, call: ModuleCall) -> Product | None:
     if not parameter:
         return None
     fitting = (weight.shape[0], x.shape[-1]) if dim == -1 else (x.shape[-1], weight.shape[1])
-    return Product(
+    return MatrixProduct(
         x=x,
         wanted=weight.shape[dim],
         module=crash.owner_of_parameter(parameter),

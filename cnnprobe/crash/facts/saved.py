@@ -26,7 +26,7 @@ MOST_NODES = 40_000  # that are looked at: a longer walk from Python is a danger
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedTensor:
     """A tensor that a node of the graph has kept for its backward."""
 
     node: Any
@@ -37,9 +37,9 @@ class Saved:
 class SavedTensors:
     """What the nodes of a graph have kept, in the order of the backward."""
 
-    modified: list[Saved] = field(default_factory=list)
-    freed: list[Saved] = field(default_factory=list)
-    kept: list[Saved] = field(default_factory=list)
+    modified: list[SavedTensor] = field(default_factory=list)
+    freed: list[SavedTensor] = field(default_factory=list)
+    kept: list[SavedTensor] = field(default_factory=list)
 
     @property
     def broke_off(self) -> bool:
@@ -90,7 +90,7 @@ def _sort_saved(loss: Tensor) -> SavedTensors:
         for name in dir(node):
             state = _read_state(node, name) if name.startswith("_saved_") else None
             if state is not None:
-                getattr(found, state).append(Saved(node, name))
+                getattr(found, state).append(SavedTensor(node, name))
     return found
 
 
@@ -156,7 +156,7 @@ def name_parameters(crash: Crash) -> dict[int, str]:
     }
 
 
-def find_changed_parameter(crash: Crash, saved: Saved) -> str | None:
+def find_changed_parameter(crash: Crash, saved: SavedTensor) -> str | None:
     """The parameter that a node keeps, itself or a view of it."""
     name = saved.name.removeprefix("_saved_")
     shift = saved.node.name().lower().startswith(("addmm", "addbmm", "baddbmm", "addmv"))

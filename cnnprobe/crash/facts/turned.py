@@ -12,7 +12,7 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import set_argument
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import find_called, open_line, write_argument
 from cnnprobe.crash.facts.joins import list_ancestors
 from cnnprobe.crash.facts.words import count_elements, get_argument, quote, read_argument
@@ -131,7 +131,7 @@ def _chunk_instead(crash: Crash, call: ModuleCall, count: int, dim: int) -> Edit
     def rewrite(_func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
         return args[0].chunk(count, dim=dim)
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         found = _find_unpacked(call, count)
         assert found is not None  # noqa: S101  (it was found before)
         file, value = found
@@ -187,7 +187,7 @@ def _turn_pad(crash: Crash, call: ModuleCall) -> Edit:
             return func(*args, **{**kwargs, "pad": _turn_pairs(tuple(kwargs["pad"]))})
         return func(args[0], _turn_pairs(tuple(args[1])), *args[2:], **kwargs)
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, written = find_called(call.source, "pad")
         given = [*written.args[1:2], *(k.value for k in written.keywords if k.arg == "pad")]
         parts = given[0].elts if given and isinstance(given[0], ast.List | ast.Tuple) else []
@@ -227,7 +227,7 @@ def _pad_batch_first(crash: Crash, call: ModuleCall, value: bool) -> Edit:
             return found.transpose(0, 1)
         return (found[0].transpose(0, 1), *found[1:])
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, written = find_called(call.source, "pad_packed_sequence")
         return [write_argument(file, written, ["", "batch_first"], "batch_first", value)]
 
@@ -278,7 +278,7 @@ def _permute_otherwise(crash: Crash, call: ModuleCall, order: tuple[int, ...]) -
     def rewrite(_func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Any:
         return args[0].permute(order)
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, written = find_called(call.source, "permute")
         nodes = written.args[-1].elts if isinstance(written.args[-1], ast.Tuple) else written.args
         pairs = zip(nodes[-len(order) :], order, strict=True)

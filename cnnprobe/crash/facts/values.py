@@ -27,7 +27,7 @@ _OPERATORS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class FailingLine:
     """The failing expression: its syntax tree, its names, and the recorded row of each call."""
 
     nodes: list[ast.AST]  # by level, the whole expression first
@@ -58,15 +58,15 @@ class Line:
         return read_attribute(node, self.names)
 
 
-def read_failing_line(crash: Crash) -> Line:
+def read_failing_line(crash: Crash) -> FailingLine:
     """The failing expression of a crash with everything known of its parts."""
     return read_values(crash, walk_expression(crash.error))
 
 
-def read_values(crash: Crash, nodes: list[ast.AST]) -> Line:
+def read_values(crash: Crash, nodes: list[ast.AST]) -> FailingLine:
     """The same of another expression, of which all parts have run just before the crash."""
     names, frames = read_names(crash.error), find_frames(crash.error)
-    line = Line(nodes=nodes, names=names)
+    line = FailingLine(nodes=nodes, names=names)
     if not nodes or not frames:
         return line
     left = list(_rows_below(crash))

@@ -207,7 +207,7 @@ def is_channels_first(crash: Crash, info: TensorInfo) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PathStep:
     """One window on the path of a feature map, and the sizes before and after it."""
 
     call: ModuleCall
@@ -216,12 +216,12 @@ class Step:
     after: tuple[int, ...]
 
 
-def list_steps(crash: Crash, info: TensorInfo) -> list[Step]:
+def list_steps(crash: Crash, info: TensorInfo) -> list[PathStep]:
     """The windows on the main path to a tensor, as long as they explain the recorded sizes.
 
     A change of size that no window explains (an interpolation, a crop) restarts the path there.
     """
-    steps: list[Step] = []
+    steps: list[PathStep] = []
     for _, call in crash.list_path(info):
         if not call.inputs or not call.outputs:
             continue
@@ -230,7 +230,7 @@ def list_steps(crash: Crash, info: TensorInfo) -> list[Step]:
         before, after = source.shape, call.outputs[0].shape
         if window is not None:
             n = len(window.adaptive or window.kernel)
-            steps.append(Step(call=call, window=window, before=before[-n:], after=after[-n:]))
+            steps.append(PathStep(call=call, window=window, before=before[-n:], after=after[-n:]))
         elif len(before) == len(after) >= 3 and before[2:] != after[2:]:
             steps.clear()
     return steps

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Expected, Part
+from cnnprobe.data.facts import Data, Expectation, Part
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.diagnosis import Finding, Severity
@@ -56,7 +56,7 @@ def mask_values(data: Data) -> Iterator[Finding]:
                 )
 
 
-def _judge(part: Part, expected: Expected) -> tuple[str, str]:
+def _judge(part: Part, expected: Expectation) -> tuple[str, str]:
     values = [value for value, _ in part.values]
     if not values or part.numbers is None:
         return "", ""

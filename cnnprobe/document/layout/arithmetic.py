@@ -17,7 +17,7 @@ _WINDOWS = ("conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class SlidingWindow:
     """A sliding window along each spatial axis: kernel, stride and dilation in elements; padding
     before and after together.
     """
@@ -72,7 +72,7 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
     )
 
 
-def compute_output_size(window: Window, axis: int, size: int) -> int:
+def compute_output_size(window: SlidingWindow, axis: int, size: int) -> int:
     """Elements along one axis after a window has passed over `size` elements. Source: the shape
     sections of torch.nn's layer pages.
     """
@@ -95,7 +95,7 @@ def compute_output_size(window: Window, axis: int, size: int) -> int:
     return made - 1 if (made - 1) * stride >= size + padding // 2 else made
 
 
-def _write_formula(window: Window, axis: int, size: int) -> str:
+def _write_formula(window: SlidingWindow, axis: int, size: int) -> str:
     kernel, stride, dilation, padding = (
         values[axis] for values in (window.kernel, window.stride, window.dilation, window.padding)
     )
@@ -120,7 +120,7 @@ def _explain_flatten(given: tuple[int, ...], made: tuple[int, ...]) -> tuple[str
     return (f"{' x '.join(map(str, parts))} = {made[-1]}",)
 
 
-def find_window(call: ModuleCall, config: Mapping[str, object]) -> Window | None:
+def find_window(call: ModuleCall, config: Mapping[str, object]) -> SlidingWindow | None:
     """The sliding window of a convolution or pooling, from a layer's configuration or a function's
     arguments; None for all else.
     """
@@ -137,7 +137,7 @@ def find_window(call: ModuleCall, config: Mapping[str, object]) -> Window | None
         return None
     stride = _as_tuple(options.get("stride"), rank) or (kernel if is_pooling else (1,) * rank)
     dilation = _as_tuple(options.get("dilation"), rank) or (1,) * rank
-    return Window(
+    return SlidingWindow(
         kernel=kernel,
         stride=stride,
         dilation=dilation,
@@ -253,7 +253,7 @@ def _join(fields: Sequence[ReceptiveField | None]) -> ReceptiveField | None:
     )
 
 
-def _widen(field: ReceptiveField, window: Window) -> ReceptiveField:
+def _widen(field: ReceptiveField, window: SlidingWindow) -> ReceptiveField:
     sizes, steps = [], []
     for size, step, kernel, stride, dilation in zip(
         field.size, field.step, window.kernel, window.stride, window.dilation, strict=True

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from cnnprobe.document.blocks import Picture
-from cnnprobe.document.render.charts import Line, describe_line, draw_curves
+from cnnprobe.document.render.charts import Polyline, describe_line, draw_curves
 from cnnprobe.records.history import History, Series
 
 _MOST = 40  # lines of one chart; of more layers as many, from the first to the last
@@ -25,12 +25,18 @@ def draw_history_pictures(history: History) -> Iterator[Picture]:
     )
     for curve in ordered[:1]:
         yield _draw_picture(
-            curve.name, [Line(name=curve.name, steps=curve.steps, values=curve.values)], mark, note
+            curve.name,
+            [Polyline(name=curve.name, steps=curve.steps, values=curve.values)],
+            mark,
+            note,
         )
     yield from _draw_layers(history, mark, short)
     for curve in ordered[1:]:
         yield _draw_picture(
-            curve.name, [Line(name=curve.name, steps=curve.steps, values=curve.values)], mark, short
+            curve.name,
+            [Polyline(name=curve.name, steps=curve.steps, values=curve.values)],
+            mark,
+            short,
         )
 
 
@@ -70,7 +76,7 @@ def _draw_layers(history: History, mark: int | None, note: str) -> Iterator[Pict
             if series.what == what and not (what == "gradient" and series.fqn in parameters)
         ]
         lines = [
-            Line(name=_name_series(series), steps=history.steps, values=values)
+            Polyline(name=_name_series(series), steps=history.steps, values=values)
             for series, values in found
             if len(values) == len(history.steps) and any(math.isfinite(number) for number in values)
         ]
@@ -93,14 +99,14 @@ def _read_zeros(series: Series) -> Sequence[float]:
     return [zeros / count if count > 0 else math.nan for zeros, count in pairs]
 
 
-def _pick_lines(lines: Sequence[Line]) -> Sequence[Line]:
+def _pick_lines(lines: Sequence[Polyline]) -> Sequence[Polyline]:
     """At most as many as can be told apart, spread evenly from the first to the last."""
     if len(lines) <= _MOST:
         return lines
     return [lines[round(k * (len(lines) - 1) / (_MOST - 1))] for k in range(_MOST)]
 
 
-def _draw_picture(title: str, lines: Sequence[Line], mark: int | None, note: str) -> Picture:
+def _draw_picture(title: str, lines: Sequence[Polyline], mark: int | None, note: str) -> Picture:
     said = (
         describe_line(lines[0])
         if len(lines) == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cnnprobe.diagnosis import Finding, Severity, Tried, Verdict
 from cnnprobe.document.blocks import Block, Notice, Picture
-from cnnprobe.document.render.charts import Line, draw_curves
+from cnnprobe.document.render.charts import Polyline, draw_curves
 
 _MOST = 6  # pictures; a report of many findings has one for the first of them
 
@@ -34,7 +34,7 @@ def _is_drawn(tried: Tried) -> bool:
 
 def _draw_losses(title: str, tried: Tried) -> Picture:
     lines = [
-        Line(name=name, steps=range(1, len(values) + 1), values=values)
+        Polyline(name=name, steps=range(1, len(values) + 1), values=values)
         for name, values in (("with the fix", tried.losses), ("as it is", tried.as_it_is))
     ]
     caption = f"loss with the fix and as it is: {title}"

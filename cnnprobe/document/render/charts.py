@@ -27,7 +27,7 @@ _COLD, _WARM = 215, 25  # hues of the first and the last line, by way of violet 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Polyline:
     """A number at each of some steps; where it is NaN or infinite the line has a gap."""
 
     name: str
@@ -58,7 +58,7 @@ class _Axes:
         return _TOP + (_HEIGHT - _BOTTOM - _TOP) * (1 - share)
 
 
-def draw_curves(lines: Sequence[Line], *, mark: int | None = None, note: str = "") -> str:
+def draw_curves(lines: Sequence[Polyline], *, mark: int | None = None, note: str = "") -> str:
     """The lines over their steps with both axes, as one SVG element.
 
     Args:
@@ -84,7 +84,7 @@ def draw_curves(lines: Sequence[Line], *, mark: int | None = None, note: str = "
     return "".join(parts) + "</svg>"
 
 
-def describe_line(line: Line) -> str:
+def describe_line(line: Polyline) -> str:
     """The line for those who do not see it: where it begins and ends, its least and its greatest
     value.
     """
@@ -100,7 +100,7 @@ def describe_line(line: Line) -> str:
     )
 
 
-def _fit_axes(lines: Sequence[Line]) -> _Axes:
+def _fit_axes(lines: Sequence[Polyline]) -> _Axes:
     steps = [step for line in lines for step in line.steps] or [0]
     finite = [number for line in lines for number in line.values if math.isfinite(number)] or [0.0]
     positive = [number for number in finite if number > 0]
@@ -139,7 +139,7 @@ def _draw_frame(axes: _Axes) -> Iterator[str]:
         )
 
 
-def _draw_path(line: Line, axes: _Axes, colour: str, most: int) -> str:
+def _draw_path(line: Polyline, axes: _Axes, colour: str, most: int) -> str:
     path, drawing = [], False
     points = list(_thin_points(line, axes, most))
     for x, y in points:
@@ -155,7 +155,7 @@ def _draw_path(line: Line, axes: _Axes, colour: str, most: int) -> str:
     )
 
 
-def _thin_points(line: Line, axes: _Axes, most: int) -> Iterator[tuple[float, float | None]]:
+def _thin_points(line: Polyline, axes: _Axes, most: int) -> Iterator[tuple[float, float | None]]:
     pairs = list(zip(line.steps, line.values, strict=True))
     size = math.ceil(len(pairs) / (most / 2)) if len(pairs) > most else 1
     for start in range(0, len(pairs), size):
@@ -175,7 +175,7 @@ def _is_drawn(number: float, axes: _Axes) -> bool:
     return math.isfinite(number) and (number > 0 or not axes.is_log)
 
 
-def _write_names(lines: Sequence[Line], axes: _Axes) -> Iterator[str]:
+def _write_names(lines: Sequence[Polyline], axes: _Axes) -> Iterator[str]:
     """Beside the end of its line each name, moved down where two would overlap."""
     shown = range(len(lines)) if len(lines) <= _NAMED else (0, len(lines) - 1)
     ends = []

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.remedies.kinds.loop import enlarge_gradients
-from cnnprobe.remedies.program import Program, set_option, set_parameters
+from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 
@@ -56,7 +56,7 @@ def _rates(evidence: Evidence, factors: tuple[float, ...]) -> Iterator[Remedy]:
             )
 
 
-def _write_rate(rate: float) -> Callable[[Program], list[Change]]:
+def _write_rate(rate: float) -> Callable[[UserProgram], list[TextChange]]:
     return lambda program: set_option(program, "lr", rate)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.saved import find_keepers, write_detached
@@ -102,11 +102,11 @@ def _list_own(module: nn.Module) -> list[Tensor]:
     return [t for t in found if t is not None]
 
 
-def _write_detached(module: nn.Module, name: str) -> Callable[[], list[Change]]:
+def _write_detached(module: nn.Module, name: str) -> Callable[[], list[TextChange]]:
     """`self.name = x.detach()`, where nothing else reads the attribute."""
     kind = class_of(module)
 
-    def written() -> list[Change]:
+    def written() -> list[TextChange]:
         file = open_file(inspect.getfile(kind))
         classes = [
             n

@@ -4,12 +4,12 @@ from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.build import list_alike
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.places import find_called
 from cnnprobe.crash.facts.saved import (
-    Saved,
+    SavedTensor,
     describe_keeper,
     find_changed_parameter,
     find_maker,
@@ -96,7 +96,7 @@ def inplace_autograd(crash: Crash) -> Suspects:
             yield _suspect_writer(crash, saved)
 
 
-def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
+def _suspect_writer(crash: Crash, saved: SavedTensor) -> Suspect:
     maker = find_maker(crash, saved.node)
     keeper = describe_keeper(crash, saved.node)
     if (writer := _find_writer(crash, maker)) is None:
@@ -129,10 +129,10 @@ def _suspect_writer(crash: Crash, saved: Saved) -> Suspect:
 def _clone_saved(crash: Crash, call: ModuleCall) -> Edit:
     """What the saving function gives is cloned, so that the clone is written to."""
 
-    def written() -> list[Change]:
+    def written() -> list[TextChange]:
         file, found = find_called(call.source, call.kind.rpartition(".")[2])
         end = file.span(found)[1]
-        return [Change(file.path, end, end, ".clone()")]
+        return [TextChange(file.path, end, end, ".clone()")]
 
     return rewrite_call(
         crash,

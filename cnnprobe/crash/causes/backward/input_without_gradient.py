@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.frames import (
     find_assigned_value,
@@ -121,7 +121,7 @@ def _require(crash: Crash, name: str, tensor: Tensor) -> Edit:
     text = ast.unparse(value) if is_simple else f"({ast.unparse(value)})"
     code, path = f"{text}.requires_grad_(True)", find_frames(crash.error)[-1].filename
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         if "\n" in code:
             raise UnknownPlaceError
         return [open_file(path).replace(value, code)]

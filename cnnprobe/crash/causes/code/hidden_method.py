@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.facts.frames import find_expression, list_frames
 from cnnprobe.crash.facts.methods import find_class, find_method, open_method
@@ -79,7 +79,7 @@ def _rename(owner: Any, old: str) -> Check:
             f"{old} is then the method of {kind.__name__}" if callable(getattr(twin, old)) else ""
         )
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         method = find_method(owner, "", "__init__")
         file, node = open_method(method.function.__code__)  # type: ignore[union-attr]
         found = [

@@ -3,7 +3,7 @@ import ast
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.facts.frames import find_missing
 from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method, open_method
 
@@ -69,5 +69,5 @@ def _register(found: tuple[Method, File, ast.Assign], name: str) -> Edit:
         module=init.fqn,
         name=name,
         value=lambda _module: eval(text, dict(init.function.__globals__)),  # noqa: S307 - theirs
-        written=lambda: [Change(file.path, start, start, "self.")],
+        written=lambda: [TextChange(file.path, start, start, "self.")],
     )

@@ -2,7 +2,7 @@ import ast
 from collections.abc import Iterator
 
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.method import change_method
 from cnnprobe.crash.facts.frames import list_calls, read_arguments
 from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method, open_method
@@ -43,9 +43,9 @@ def method_without_self(crash: Crash) -> Suspects:
     if node.decorator_list or not names or is_self or len(names) != count:
         return
 
-    def add_self(file: File, one: ast.FunctionDef) -> Iterator[Change]:
+    def add_self(file: File, one: ast.FunctionDef) -> Iterator[TextChange]:
         start = file.span(one.args.args[0])[0]
-        yield Change(file.path, start, start, "self, ")
+        yield TextChange(file.path, start, start, "self, ")
 
     written = f"def {method.name}({', '.join(['self', *names])})"
     edit = change_method(method, f"write {written} in {method.kind}", add_self)

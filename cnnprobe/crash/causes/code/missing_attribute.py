@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.layers import rebuild
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import find_missing
@@ -186,7 +186,7 @@ def _is_method(node: ast.stmt) -> bool:
 
 
 def _rename(method: Method, old: str, new: str, prefix: str) -> ChangeMethod | None:
-    def change(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+    def change(file: File, node: ast.FunctionDef) -> Iterator[TextChange]:
         for part in ast.walk(node):
             if isinstance(part, ast.Attribute) and part.attr == old:
                 yield file.replace(part, f"{file.source(part.value)}.{new}")

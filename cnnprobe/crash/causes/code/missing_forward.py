@@ -8,7 +8,7 @@ from torch import nn
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.edits.method import change_method, replace_node
 from cnnprobe.crash.facts.frames import list_calls, read_names
@@ -96,9 +96,9 @@ def _misspelt(fqn: str, module: nn.Module) -> tuple[Edit | None, str] | None:
     if (method := find_method(module, fqn, near[0]) if near else None) is None:
         return None
 
-    def rename(file: File, node: ast.FunctionDef) -> list[Change]:
+    def rename(file: File, node: ast.FunctionDef) -> list[TextChange]:
         at = file.text.index(f"def {node.name}", *file.span(node))
-        return [Change(file.path, at, at + len(f"def {node.name}"), "def forward")]
+        return [TextChange(file.path, at, at + len(f"def {node.name}"), "def forward")]
 
     title = f"rename the method {near[0]} to forward"
     return change_method(method, title, rename, name="forward"), f"; it has {near[0]!r}"
@@ -115,12 +115,12 @@ def _indented(fqn: str, module: nn.Module) -> tuple[Edit | None, str] | None:
     if not isinstance(inner, ast.FunctionDef) or inner.name != "forward":
         return None
 
-    def outdent(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+    def outdent(file: File, node: ast.FunctionDef) -> Iterator[TextChange]:
         depth = inner.col_offset - node.col_offset
         for number in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1):
             start = file.offset(number, 0)
             if not file.text[start : start + depth].strip(" \t"):
-                yield Change(file.path, start, start + depth, "")
+                yield TextChange(file.path, start, start + depth, "")
 
     title = f"indent the forward at line {inner.lineno} as __init__ is"
     edit = change_method(method, title, outdent, name="forward")

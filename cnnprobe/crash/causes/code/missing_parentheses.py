@@ -8,7 +8,7 @@ from torch import nn
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change, UnknownPlaceError
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.places import find_assigned, find_method
 from cnnprobe.crash.facts.frames import read_arguments, read_names
@@ -135,8 +135,8 @@ def _name(kind: type[nn.Module]) -> str:
     return f"nn.{kind.__name__}" if hasattr(nn, kind.__name__) else kind.__name__
 
 
-def _call_assigned(method: Method, name: str) -> list[Change]:
+def _call_assigned(method: Method, name: str) -> list[TextChange]:
     """The class that __init__ assigns, with parentheses after it."""
     file, function = find_method(class_of(method.module), "__init__")
     end = file.span(find_assigned(function, name))[1]
-    return [Change(file.path, end, end, "()")]
+    return [TextChange(file.path, end, end, "()")]

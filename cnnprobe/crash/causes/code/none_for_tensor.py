@@ -2,7 +2,7 @@ import ast
 import inspect
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
 from cnnprobe.crash.facts.frames import list_called, list_frames, list_names
@@ -72,16 +72,16 @@ def _add_return(method: Method, title: str) -> ChangeMethod | None:
     last = node.body[-1]
     if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
         start = file.span(last)[0]
-        shown, change = ast.unparse(last.value), Change(file.path, start, start, "return ")
+        shown, change = ast.unparse(last.value), TextChange(file.path, start, start, "return ")
     elif isinstance(last, ast.Assign) and isinstance(last.targets[-1], ast.Name):
         end, shown = file.span(last)[1], last.targets[-1].id
         indent = file.text[: file.span(last)[0]].rpartition("\n")[2]
         before = indent if not indent.strip() else " " * last.col_offset
-        change = Change(file.path, end, end, f"\n{before}return {shown}")
+        change = TextChange(file.path, end, end, f"\n{before}return {shown}")
     else:
         return None
 
-    def add(_file: File, _node: ast.FunctionDef) -> list[Change]:
+    def add(_file: File, _node: ast.FunctionDef) -> list[TextChange]:
         return [change]
 
     return change_method(method, f"{title}: return {shown}", add, code=f"return {shown}")

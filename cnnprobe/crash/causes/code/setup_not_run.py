@@ -6,7 +6,7 @@ from torch import nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.edit import Edit, refill
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.facts.frames import find_missing
 from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
 from cnnprobe.crash.model_copy import ModelCopy
@@ -95,13 +95,13 @@ def _run_method(
     inits = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
     is_slip = not inits and node.name.strip("_") in ("init", "int")
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         if is_slip:
             at = file.text.index(node.name, file.span(node)[0])
-            return [Change(file.path, at, at + len(node.name), "__init__")]
+            return [TextChange(file.path, at, at + len(node.name), "__init__")]
         last = inits[-1].body[-1]
         end, spaces = file.span(last)[1], " " * last.col_offset
-        return [Change(file.path, end, end, f"\n{spaces}self.{node.name}()")]
+        return [TextChange(file.path, end, end, f"\n{spaces}self.{node.name}()")]
 
     title = f"call self.{node.name}() at the end of __init__"
     if is_slip:

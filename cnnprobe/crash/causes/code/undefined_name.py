@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.files import Change, File
+from cnnprobe.crash.edits.files import File, TextChange
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.facts.frames import list_names, read_locals
 from cnnprobe.crash.facts.methods import Method, find_failing_method
@@ -74,7 +74,7 @@ def _list_tensors(names: dict[str, Any]) -> Iterator[str]:
 
 
 def _rename(method: Method, name: str, new: str) -> ChangeMethod | None:
-    def change(file: File, node: ast.FunctionDef) -> Iterator[Change]:
+    def change(file: File, node: ast.FunctionDef) -> Iterator[TextChange]:
         found = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name]
         assigned = [n.lineno for n in found if isinstance(n.ctx, ast.Store)]
         for part in (n for n in found if isinstance(n.ctx, ast.Load)):

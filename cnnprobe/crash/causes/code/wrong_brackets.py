@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.facts.methods import find_failing_method
-from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 
 _PROGRAM = """
   class Net(nn.Module):
@@ -53,7 +53,7 @@ def wrong_brackets(crash: Crash) -> Suspects:
     yield blame(method.fqn, message, edit)
 
 
-def _index_instead(line: Line, node: ast.Call) -> str:
+def _index_instead(line: FailingLine, node: ast.Call) -> str:
     """The square brackets for x.shape(0), layers(0), x(0); "" where it is no such slip."""
     value = line.evaluate(node.func)
     if len(node.args) != 1 or node.keywords:
@@ -64,14 +64,14 @@ def _index_instead(line: Line, node: ast.Call) -> str:
     return f"{ast.unparse(node.func)}[{ast.unparse(node.args[0])}]"
 
 
-def _call_instead(line: Line, node: ast.Subscript) -> str:
+def _call_instead(line: FailingLine, node: ast.Subscript) -> str:
     """The parentheses for x.size[0] and self.fc[x]."""
     if isinstance(line.evaluate(node.value), nn.Module) or _is_method(line, node.value):
         return f"{ast.unparse(node.value)}({ast.unparse(node.slice)})"
     return ""
 
 
-def _is_method(line: Line, node: ast.expr) -> bool:
+def _is_method(line: FailingLine, node: ast.expr) -> bool:
     owner: Any = line.evaluate(node.value) if isinstance(node, ast.Attribute) else None
     name = node.attr if isinstance(node, ast.Attribute) else ""
     return isinstance(owner, Tensor) and callable(getattr(owner, name, None))

@@ -6,7 +6,7 @@ from cnnprobe.crash.edits.build import adapt_call, configure, reshape_parameter
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.images import convert_images
 from cnnprobe.crash.facts.channels import suspect_channel_maker
-from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.expected import ChannelMismatch, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.facts.words import count_of, read_argument, read_tensor
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
@@ -59,7 +59,7 @@ def channel_mismatch(crash: Crash) -> Suspects:
             yield one
 
 
-def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
+def _suspect_layer(crash: Crash, found: ChannelMismatch) -> Suspect:
     shape = found.x.shape
     note = f"; torch takes {shape} for one sample without a batch" if found.is_unbatched else ""
     expected, what = count_of(found.expected, "input channel"), crash.describe_module(found.module)
@@ -77,7 +77,7 @@ def _suspect_layer(crash: Crash, found: Expected) -> Suspect:
     )
 
 
-def _list_candidates(crash: Crash, found: Expected) -> Candidates:
+def _list_candidates(crash: Crash, found: ChannelMismatch) -> Candidates:
     shape, got, dim = found.x.shape, found.got, found.dim
     if found.is_first and found.kind == "conv":
         for edit in convert_images(crash, found.x, shape, dim, found.expected):
@@ -95,7 +95,7 @@ def _list_candidates(crash: Crash, found: Expected) -> Candidates:
         yield propose(turned, weight=POSSIBLE)
 
 
-def _set_channels(crash: Crash, found: Expected) -> Candidates:
+def _set_channels(crash: Crash, found: ChannelMismatch) -> Candidates:
     """What arrives for in_channels; in and out exchanged, where they were swapped."""
     layer, got = crash.modules[found.module], found.got
     groups, out = int(getattr(layer, "groups", 1)), int(getattr(layer, "out_channels", 0))
@@ -110,7 +110,7 @@ def _set_channels(crash: Crash, found: Expected) -> Candidates:
         yield propose(configure(crash, found.module, in_channels=got, out_channels=found.expected))
 
 
-def _change_weight(crash: Crash, found: Expected) -> Candidates:
+def _change_weight(crash: Crash, found: ChannelMismatch) -> Candidates:
     """F.conv2d(x, self.weight): one filter for every channel, or a parameter of another shape."""
     call = crash.call
     weight = read_tensor(call, "weight") if call is not None else None
@@ -133,7 +133,7 @@ def _change_weight(crash: Crash, found: Expected) -> Candidates:
         yield propose(other)
 
 
-def _count_joined(crash: Crash, found: Expected) -> str:
+def _count_joined(crash: Crash, found: ChannelMismatch) -> str:
     producer = crash.find_producer(found.x)
     info = find(producer) if producer is not None else None
     if producer is not None and info is not None and info.name == "cat":

@@ -5,7 +5,7 @@ from torch import nn
 from cnnprobe.crash.cause import STRONG, Candidate, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.build import configure
 from cnnprobe.crash.facts.channels import find_channel_maker
-from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.expected import ChannelMismatch, find_mismatch
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.operations import find
 from cnnprobe.records.trace import TensorInfo
@@ -116,7 +116,7 @@ def _list_siblings(crash: Crash, fqn: str) -> list[str]:
     ]
 
 
-def _suspect_widths(crash: Crash, found: Expected, joined: list[TensorInfo]) -> Suspects:
+def _suspect_widths(crash: Crash, found: ChannelMismatch, joined: list[TensorInfo]) -> Suspects:
     """Layers that were all built for the width of the first: each gets the growth more."""
     later = _list_later(crash, found.module)
     growth = found.got - found.expected

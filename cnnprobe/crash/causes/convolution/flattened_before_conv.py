@@ -13,7 +13,7 @@ from cnnprobe.crash.edits.build import (
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.layers import Remove
-from cnnprobe.crash.facts.expected import Expected, find_expected
+from cnnprobe.crash.facts.expected import ChannelMismatch, find_expected
 from cnnprobe.crash.facts.words import count_elements, operation, quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 from cnnprobe.operations import find
@@ -73,7 +73,7 @@ def flattened_before_conv(crash: Crash) -> Suspects:
     yield blame(found.module, message, *candidates, arithmetic=arithmetic, weight=USUAL)
 
 
-def _leave_out_view(crash: Crash, found: Expected) -> Candidates:
+def _leave_out_view(crash: Crash, found: ChannelMismatch) -> Candidates:
     """A view that has flattened just what the layer expects: without it."""
     made = crash.find_producer(found.x)
     info = find(made) if made is not None else None
@@ -90,7 +90,7 @@ def _leave_out_view(crash: Crash, found: Expected) -> Candidates:
         yield propose(edit, weight=STRONG)
 
 
-def _restore_map(crash: Crash, found: Expected, flattening: ModuleCall | None) -> Candidates:
+def _restore_map(crash: Crash, found: ChannelMismatch, flattening: ModuleCall | None) -> Candidates:
     """(N, 784) as (N, 1, 28, 28), and (N, 1568) as the (N, 8, 14, 14) that it was."""
     sizes, call = _find_sizes(found, flattening), crash.call
     if sizes is None or call is None:
@@ -112,7 +112,7 @@ def _restore_map(crash: Crash, found: Expected, flattening: ModuleCall | None) -
         yield propose(edit, weight=STRONG)
 
 
-def _find_sizes(found: Expected, flattening: ModuleCall | None) -> tuple[int, ...] | None:
+def _find_sizes(found: ChannelMismatch, flattening: ModuleCall | None) -> tuple[int, ...] | None:
     """A map of as many elements as a row: the one that was flattened, else a square."""
     features, channels = found.x.shape[1], found.expected
     before = flattening.inputs[0].shape[1:] if flattening is not None and flattening.inputs else ()
@@ -125,7 +125,7 @@ def _find_sizes(found: Expected, flattening: ModuleCall | None) -> tuple[int, ..
     return sizes if math.prod(sizes) == features else None
 
 
-def _remove_flatten(found: Expected, flattening: ModuleCall | None) -> Candidates:
+def _remove_flatten(found: ChannelMismatch, flattening: ModuleCall | None) -> Candidates:
     if flattening is not None and flattening.fqn is not None:
         title = f"take {quote(flattening.fqn)} out, or put it after {quote(found.module)}"
         yield propose(Remove(title=title, module=flattening.fqn))

@@ -2,7 +2,7 @@ import ast
 from collections.abc import Iterable
 
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
-from cnnprobe.crash.edits.files import Change, File, UnknownPlaceError
+from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.method import change_method
 from cnnprobe.crash.facts.expected import find_mismatch
 from cnnprobe.crash.facts.methods import find_method, list_layers_read
@@ -72,7 +72,7 @@ def _read_widths(layer: object) -> list[int]:
     return [getattr(layer, name) for name in _WIDTHS if hasattr(layer, name)]
 
 
-def _exchange(file: File, node: ast.FunctionDef, first: str, second: str) -> Iterable[Change]:
+def _exchange(file: File, node: ast.FunctionDef, first: str, second: str) -> Iterable[TextChange]:
     """The statements of two layers, each in the place of the other; the names, within one."""
     a, b = (_find_statement(node, name) for name in (first, second))
     if a is not b:

@@ -5,7 +5,7 @@ from cnnprobe.crash.edits.build import adapt_tensor
 from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.images import convert_images
 from cnnprobe.crash.facts.dims import find_turn, leave_out
-from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.expected import ChannelMismatch, find_mismatch
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.facts.words import count_of, quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
@@ -70,7 +70,7 @@ def nhwc_input(crash: Crash) -> Suspects:
         yield _suspect_dim(crash, found, inner[0])
 
 
-def _suspect_dim(crash: Crash, found: Expected, at: int) -> Suspect:
+def _suspect_dim(crash: Crash, found: ChannelMismatch, at: int) -> Suspect:
     shape, start = found.x.shape, 0 if found.is_unbatched else 1
     rest = [i for i in range(start, found.rank) if i != at]
     order = (*range(start), at, *rest)
@@ -87,7 +87,7 @@ def _suspect_dim(crash: Crash, found: Expected, at: int) -> Suspect:
     )
 
 
-def _turn(crash: Crash, found: Expected, order: tuple[int, ...], weight: int) -> Candidates:
+def _turn(crash: Crash, found: ChannelMismatch, order: tuple[int, ...], weight: int) -> Candidates:
     code = "{x}.permute(" + ", ".join(map(str, order)) + ")"
     code += "[None]" if found.is_unbatched else ""
 

@@ -15,7 +15,7 @@ from cnnprobe.crash.edits.build import (
 from cnnprobe.crash.edits.calls import AdaptOutput
 from cnnprobe.crash.edits.layers import Exchange
 from cnnprobe.crash.facts.dims import leave_out
-from cnnprobe.crash.facts.expected import Expected, find_expected
+from cnnprobe.crash.facts.expected import ChannelMismatch, find_expected
 from cnnprobe.crash.facts.words import quote, read_tensor
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
 from cnnprobe.operations import find, find_layer
@@ -106,7 +106,7 @@ def wrong_layer_dims(crash: Crash) -> Suspects:
     )
 
 
-def _fix_dims(crash: Crash, found: Expected) -> Candidates:
+def _fix_dims(crash: Crash, found: ChannelMismatch) -> Candidates:
     """Dims of size 1 that lack, or are too many, before a convolution."""
     shape, rank = found.x.shape, found.rank
     if found.kind != "conv":
@@ -127,7 +127,7 @@ def _fix_dims(crash: Crash, found: Expected) -> Candidates:
         yield propose(adapt_call(crash, lambda x: x.squeeze(dim), f"{{x}}.squeeze({dim})"))
 
 
-def _exchange_layer(crash: Crash, found: Expected) -> Candidates:
+def _exchange_layer(crash: Crash, found: ChannelMismatch) -> Candidates:
     """The layer of the same family for the dims that arrived."""
     layer, dims = crash.leaf, max(found.rank - 2, 1)
     if layer is None or (found.kind == "conv" and found.x.shape[1] != found.expected):
@@ -171,7 +171,7 @@ def _write_settings(name: str, settings: dict[str, Any]) -> Iterator[str]:
             yield f"{argument}={value!r}"
 
 
-def _fold_frames(crash: Crash, found: Expected) -> Candidates:
+def _fold_frames(crash: Crash, found: ChannelMismatch) -> Candidates:
     """The frames as samples before the part that starts with the layer, and apart after it."""
     if found.kind != "conv" or found.rank != found.dims + 3 or 1 in found.x.shape[:2]:
         return
@@ -190,7 +190,7 @@ def _fold_frames(crash: Crash, found: Expected) -> Candidates:
     yield propose(both[0])
 
 
-def _join_frames(crash: Crash, found: Expected) -> Candidates:
+def _join_frames(crash: Crash, found: ChannelMismatch) -> Candidates:
     """Frames whose channels are side by side as many as the layer expects."""
     shape = found.x.shape
     if found.kind != "conv" or found.rank != found.dims + 3:
@@ -200,7 +200,7 @@ def _join_frames(crash: Crash, found: Expected) -> Candidates:
         yield propose(joined, weight=STRONG)
 
 
-def _flatten_later(crash: Crash, found: Expected) -> Candidates:
+def _flatten_later(crash: Crash, found: ChannelMismatch) -> Candidates:
     """A pooling after the flatten that belongs behind it."""
     row = crash.find_producer(found.x)
     info = find(row) if row is not None and row.fqn is None else None

@@ -10,7 +10,7 @@ from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.methods import find_failing_method
-from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 
 _MAKERS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.LongTensor")
 
@@ -73,7 +73,7 @@ def tensor_of_tensors(crash: Crash) -> Suspects:
         return
 
 
-def _find_list(line: Line, call: ast.Call) -> list[Tensor]:
+def _find_list(line: FailingLine, call: ast.Call) -> list[Tensor]:
     value: Any = line.evaluate(call.args[0]) if call.args else None
     if ast.unparse(call.func) not in _MAKERS or not isinstance(value, list | tuple):
         return []

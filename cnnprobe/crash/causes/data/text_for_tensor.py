@@ -4,7 +4,7 @@ from typing import Any
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
-from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 from cnnprobe.operations import find_function
 
 _PROGRAM = """
@@ -50,7 +50,7 @@ def text_for_tensor(crash: Crash) -> Suspects:
         return
 
 
-def _list_texts(line: Line) -> Iterator[tuple[ast.expr, Any]]:
+def _list_texts(line: FailingLine) -> Iterator[tuple[ast.expr, Any]]:
     """What is text among the owners of a tensor's methods, and the arguments of torch's makers."""
     for node in line.nodes:
         if isinstance(node, ast.Attribute) and find_function(node.attr) is not None:

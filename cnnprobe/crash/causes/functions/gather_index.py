@@ -7,7 +7,7 @@ from torch import Tensor
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.writing import replace_expression
-from cnnprobe.crash.facts.values import Line, read_failing_line
+from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 from cnnprobe.operations import find_function
 
 _TAKERS = ("gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "take_along_dim")
@@ -56,7 +56,9 @@ def gather_index(crash: Crash) -> Suspects:
             return
 
 
-def _suspect(crash: Crash, line: Line, given: list[ast.expr], function: str) -> Suspect | None:
+def _suspect(
+    crash: Crash, line: FailingLine, given: list[ast.expr], function: str
+) -> Suspect | None:
     x, dim, index = (line.evaluate(node) for node in given[:3])
     x = _make(given[0], line) if x is None else x
     if not isinstance(x, Tensor) or not isinstance(index, Tensor) or not isinstance(dim, int):
@@ -84,7 +86,7 @@ def _gather(x: Tensor, dim: int, index: Any) -> tuple[int, ...]:
     return tuple(x.detach().gather(dim, at.unsqueeze(dim)).shape)
 
 
-def _make(node: ast.expr, line: Line) -> Any:
+def _make(node: ast.expr, line: FailingLine) -> Any:
     """What a call of torch.zeros and the like gives, on the meta device."""
     info = find_function(node.func.attr) if _is_torchs(node) else None  # type: ignore[attr-defined]
     if info is None or info.effect != "makes":
@@ -99,7 +101,7 @@ def _is_torchs(node: ast.expr) -> bool:
     return is_call and ast.unparse(node.func.value) == "torch"  # type: ignore[attr-defined]
 
 
-def _read_size(node: ast.expr, line: Line) -> Any:
+def _read_size(node: ast.expr, line: FailingLine) -> Any:
     """A number, or the length of a tensor."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "len" and len(node.args) == 1:
         value = line.evaluate(node.args[0])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.calls import ChangeArguments
+from cnnprobe.crash.edits.calls import ChangeCallArguments
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.contracts import BoundCall, Wanted, list_wanted, read_call
 from cnnprobe.crash.suspect import STRONG, Candidate
@@ -139,10 +139,10 @@ def _swap(crash: Crash, call: BoundCall, a: str, b: str) -> Candidate:
     return propose(replace(edit, written=lambda: [*one(), *other()]), weight=STRONG)
 
 
-def _edit(crash: Crash, call: BoundCall, title: str, function: Any) -> ChangeArguments:
+def _edit(crash: Crash, call: BoundCall, title: str, function: Any) -> ChangeCallArguments:
     row, module = crash.call, call.module
     fqn = next((fqn for fqn, one in crash.modules.items() if one is module), None)
-    return ChangeArguments(
+    return ChangeCallArguments(
         title=title,
         module=fqn if module is not None else crash.owner,
         names=call.names,

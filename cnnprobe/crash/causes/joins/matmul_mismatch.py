@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
+from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.edits.parts import change_part
 from cnnprobe.crash.facts.joins import write_parts
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
@@ -83,7 +83,7 @@ def matmul_mismatch(crash: Crash) -> Suspects:
     )
 
 
-def _use_matmul(crash: Crash, call: ModuleCall) -> Rewrite:
+def _use_matmul(crash: Crash, call: ModuleCall) -> RewriteCall:
     return rewrite_call(
         crash,
         call,

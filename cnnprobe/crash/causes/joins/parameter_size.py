@@ -11,7 +11,7 @@ from cnnprobe.crash.facts.joins import read_cat
 from cnnprobe.crash.facts.operands import Operands, find_operands, list_embeddings
 from cnnprobe.crash.facts.windows import (
     LARGEST_INPUT,
-    Step,
+    PathStep,
     apply_windows,
     get_call_window,
     list_steps,
@@ -109,7 +109,7 @@ def _fit_shape(shape: tuple[int, ...], x: tuple[int, ...]) -> tuple[int, ...]:
 class _Patches:
     """The windows that cut the image into a sequence, which has `extra` tokens before them."""
 
-    steps: list[Step]
+    steps: list[PathStep]
     extra: int
 
 

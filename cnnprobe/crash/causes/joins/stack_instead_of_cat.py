@@ -5,7 +5,7 @@ import torch
 
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause
 from cnnprobe.crash.edits.calls import rewrite_call
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.places import find_called
 from cnnprobe.crash.facts.joins import write_parts
 from cnnprobe.crash.facts.words import read_argument
@@ -50,7 +50,7 @@ def stack_instead_of_cat(crash: Crash) -> Suspects:
         def join(_func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return torch.cat(args[0] if args else kwargs["tensors"], dim)  # noqa: B023 - it returns
 
-        def write(source: str = row.source) -> list[Change]:
+        def write(source: str = row.source) -> list[TextChange]:
             file, call = find_called(source, "stack")
             return [file.replace(call.func, file.source(call.func).replace("stack", "cat"))]
 

@@ -5,7 +5,7 @@ from cnnprobe.crash.cause import POSSIBLE, USUAL, Crash, Example, Suspects, blam
 from cnnprobe.crash.edits.build import adapt_call
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.facts.dims import find_turn, leave_out
-from cnnprobe.crash.facts.products import Product, find_product
+from cnnprobe.crash.facts.products import MatrixProduct, find_product
 from cnnprobe.crash.facts.words import operation, read_argument
 from cnnprobe.operations import find
 
@@ -67,7 +67,7 @@ def features_on_another_dim(crash: Crash) -> Suspects:
     )
 
 
-def _suspect_reduction(crash: Crash, found: Product) -> Suspects:
+def _suspect_reduction(crash: Crash, found: MatrixProduct) -> Suspects:
     """A mean or maximum over the dim of the features: that of the others is what is meant."""
     call = next((row for _, row in crash.walk_back(found.x)), None)
     info = find(call) if call is not None and call.fqn is None else None

@@ -11,7 +11,7 @@ from cnnprobe.crash.facts.features import (
     find_other_windows,
     propose_input_sizes,
 )
-from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
+from cnnprobe.crash.facts.products import MatrixProduct, find_product, find_reshaping
 from cnnprobe.crash.facts.windows import list_steps
 from cnnprobe.crash.facts.words import count_elements, count_of, write_product
 from cnnprobe.crash.suspect import LAST, POSSIBLE, STRONG, USUAL, Candidates
@@ -93,7 +93,7 @@ def linear_in_features(crash: Crash) -> Suspects:
     )
 
 
-def _describe_fault(crash: Crash, found: Product) -> str:
+def _describe_fault(crash: Crash, found: MatrixProduct) -> str:
     layer = crash.describe_module(found.module)
     if _lacks_dim(found):
         return (
@@ -111,17 +111,17 @@ def _describe_fault(crash: Crash, found: Product) -> str:
     return f"{name} {found.got}, not {found.wanted}: {_explain_features(crash, found)}"
 
 
-def _lacks_dim(found: Product) -> bool:
+def _lacks_dim(found: MatrixProduct) -> bool:
     """Whether it got one value for each sample, without a dim for the one feature."""
     return found.wanted == 1 and len(found.x.shape) == 1
 
 
-def _is_turned(found: Product) -> bool:
+def _is_turned(found: MatrixProduct) -> bool:
     """Whether a weight would fit if it were transposed."""
     return found.weight is not None and found.got in found.weight.shape
 
 
-def _propose_layers(crash: Crash, found: Product, weight: int) -> Candidates:
+def _propose_layers(crash: Crash, found: MatrixProduct, weight: int) -> Candidates:
     """Another in_features, or another out_features of the Linear before it."""
     if found.is_layer:
         yield propose(configure(crash, found.module, in_features=found.got), weight=weight)
@@ -180,7 +180,7 @@ def _change_channels(crash: Crash, found: Features) -> Candidates:
         return
 
 
-def _explain_features(crash: Crash, found: Product) -> str:
+def _explain_features(crash: Crash, found: MatrixProduct) -> str:
     """Which call's output makes the number of features, with the product that gives it."""
     call = find_reshaping(crash, found.x)
     if call is not None and call.inputs and count_elements(call.inputs[0].shape[1:]) == found.got:

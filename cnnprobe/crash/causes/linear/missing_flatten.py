@@ -3,7 +3,7 @@ from torch import nn
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure, flatten, insert_before, keep_present
 from cnnprobe.crash.edits.reshaping import flatten_otherwise
-from cnnprobe.crash.facts.products import Product, find_product, find_reshaping
+from cnnprobe.crash.facts.products import MatrixProduct, find_product, find_reshaping
 from cnnprobe.crash.facts.words import count_elements, quote, write_product
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidate
 from cnnprobe.operations import find
@@ -77,7 +77,7 @@ def missing_flatten(crash: Crash) -> Suspects:
     )
 
 
-def _find_partial_flatten(crash: Crash, found: Product) -> ModuleCall | None:
+def _find_partial_flatten(crash: Crash, found: MatrixProduct) -> ModuleCall | None:
     """The flatten before it that leaves out some dims: flatten(1, 2), nn.Flatten(2)."""
     call = find_reshaping(crash, found.x)
     info = find(call) if call is not None else None
@@ -91,7 +91,9 @@ def _flatten_fully(crash: Crash, call: ModuleCall) -> Candidate:
     return propose(flatten_otherwise(crash, call), weight=STRONG)
 
 
-def _propose_flattening(crash: Crash, found: Product, **changes: int) -> tuple[Candidate, ...]:
+def _propose_flattening(
+    crash: Crash, found: MatrixProduct, **changes: int
+) -> tuple[Candidate, ...]:
     """A flatten before the Linear, which may need another in_features as well."""
     if changes and not found.is_layer:
         return ()
@@ -103,7 +105,7 @@ def _propose_flattening(crash: Crash, found: Product, **changes: int) -> tuple[C
     return tuple(propose(edit, *layer, weight=USUAL if layer else STRONG) for edit in edits)
 
 
-def _propose_pooling(crash: Crash, found: Product) -> tuple[Candidate, ...]:
+def _propose_pooling(crash: Crash, found: MatrixProduct) -> tuple[Candidate, ...]:
     code = "nn.AdaptiveAvgPool2d(1), nn.Flatten()"
 
     def make() -> nn.Module:

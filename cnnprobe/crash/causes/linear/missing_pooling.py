@@ -10,7 +10,7 @@ from torch import nn
 
 from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import insert_before
-from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
+from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.facts.features import Features, find_features
 from cnnprobe.crash.facts.windows import Window, get_window, list_steps
 from cnnprobe.crash.facts.words import quote, shorten, write_product
@@ -163,7 +163,7 @@ def _lacks_last(windows: list[Window]) -> bool:
     return not windows[-1].is_pool and len(sizes) == 1
 
 
-def _pool_before(crash: Crash, call: ModuleCall, pooling: Pooling) -> Rewrite:
+def _pool_before(crash: Crash, call: ModuleCall, pooling: Pooling) -> RewriteCall:
     """The pooling before a function that reshapes the map, or in its place."""
     name, place = resolve_name(call.kind), shorten(call.source)
 

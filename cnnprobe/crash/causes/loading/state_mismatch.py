@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.facts.frames import read_frame
-from cnnprobe.crash.facts.loading import Loading, read_loading, resize_layers, unwrap_state
+from cnnprobe.crash.facts.loading import StateLoading, read_loading, resize_layers, unwrap_state
 from cnnprobe.crash.facts.optimizers import find_saved_module, make_for
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
@@ -99,7 +99,7 @@ def state_mismatch(crash: Crash) -> Suspects:
     if state is None:
         yield _refuse(model, given)
         return
-    loading = Loading(model, state)
+    loading = StateLoading(model, state)
     if loading.renaming is not None:
         steps.append(f"rename its entries: {loading.renaming.write(state)}")
         how = "lack" if loading.renaming.adds else "have"
@@ -127,7 +127,7 @@ def _list_names(names: list[str]) -> str:
     return ", ".join(map(repr, names[:_MOST_NAMED])) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
-def _explain(crash: Crash, renamed: Loading, reasons: list[str], steps: list[str]) -> Suspect:
+def _explain(crash: Crash, renamed: StateLoading, reasons: list[str], steps: list[str]) -> Suspect:
     model, own = renamed.model, renamed.own
     fqn = next((name for name, module in crash.modules.items() if module is model), None)
     module = None
@@ -144,7 +144,7 @@ def _explain(crash: Crash, renamed: Loading, reasons: list[str], steps: list[str
     )
 
 
-def _list_differences(renamed: Loading) -> Iterator[str]:
+def _list_differences(renamed: StateLoading) -> Iterator[str]:
     for name in renamed.resized[:_MOST_NAMED]:
         there, here = tuple(renamed.state[name].shape), tuple(renamed.own[name].shape)
         yield f"{name} is {there} there and {here} here"
@@ -154,7 +154,7 @@ def _list_differences(renamed: Loading) -> Iterator[str]:
             yield f"{said} {count} ({_list_names(names)})"
 
 
-def _mend(loading: Loading, steps: list[str]) -> Candidates:
+def _mend(loading: StateLoading, steps: list[str]) -> Candidates:
     """As it was built when the state was saved; else what fits, where that is most of it."""
     total, fits = len(loading.own), len(loading.fitting)
     if not loading.resized and not loading.missing and not loading.surplus:
@@ -165,7 +165,7 @@ def _mend(loading: Loading, steps: list[str]) -> Candidates:
     if 2 * fits < total:
         return
     said = f"{fits} of {total} entries are loaded then"
-    partly = Loading(loading.model, loading.fitting)
+    partly = StateLoading(loading.model, loading.fitting)
     parts = list(dict.fromkeys(repr(name.rpartition(".")[0]) for name in loading.resized))
     kept = f"{', '.join(parts[:_MOST_NAMED])} keep{'s' * (len(parts) == 1)} fresh values"
     title = f"leave out what is of another size, and pass strict=False: {kept}"
@@ -181,7 +181,7 @@ def _check(
     return propose(Check(title=title, check=lambda: said if loads() else ""), weight=weight)
 
 
-def _rebuild(loading: Loading, steps: list[str]) -> Candidates:
+def _rebuild(loading: StateLoading, steps: list[str]) -> Candidates:
     """The layers in the sizes that the state has for them."""
     if not (edits := resize_layers(loading)):
         return

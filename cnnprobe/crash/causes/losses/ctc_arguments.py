@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.edits.outside import ChangeLoss
-from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_losses, suspect_loss
 
 _PROGRAM = """
   model = nn.LSTM(8, 5, batch_first=True)
@@ -43,7 +43,7 @@ def ctc_arguments(crash: Crash) -> Suspects:
             yield suspect_loss(found, text, candidates, arithmetic=arithmetic)
 
 
-def _list_faults(found: Loss) -> Iterator[_Fault]:
+def _list_faults(found: FailingLoss) -> Iterator[_Fault]:
     """What does not fit, the most telling first."""
     x = found.input if found.input.dim() == 3 else found.input.unsqueeze(1)
     steps, samples, classes = x.shape
@@ -81,7 +81,7 @@ def _list_faults(found: Loss) -> Iterator[_Fault]:
         )
 
 
-def _mention_change(crash: Crash, found: Loss) -> str:
+def _mention_change(crash: Crash, found: FailingLoss) -> str:
     """The layer that shortened the time axis, where an input length is what the input has."""
     longest = max(_read_lengths(found, "input_lengths"), default=0)
     sizes = [n for t in crash.root_inputs for n in t.shape]
@@ -102,7 +102,9 @@ def _mention_change(crash: Crash, found: Loss) -> str:
     return ""
 
 
-def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -> Iterator[_Fault]:
+def _judge_targets(
+    found: FailingLoss, lengths: list[int], samples: int, shapes: str
+) -> Iterator[_Fault]:
     target = found.target
     if not isinstance(target, Tensor) or not lengths:
         return
@@ -120,7 +122,7 @@ def _judge_targets(found: Loss, lengths: list[int], samples: int, shapes: str) -
         yield f"expects {samples} rows of targets, but got {target.shape[0]}", shapes, None
 
 
-def _read_lengths(found: Loss, name: str) -> list[int]:
+def _read_lengths(found: FailingLoss, name: str) -> list[int]:
     value: Any = found.arguments.get(name)
     if isinstance(value, Tensor):
         value = [] if value.is_meta else value.flatten().tolist()

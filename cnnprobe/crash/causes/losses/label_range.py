@@ -2,7 +2,7 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import STRONG, Candidates, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.heads import refit_head
-from cnnprobe.crash.facts.losses import Loss, list_comparisons, range_of, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_comparisons, range_of, suspect_loss
 from cnnprobe.crash.facts.words import count_of, quote
 
 _MOST_SHOWN = 8  # labels
@@ -36,7 +36,7 @@ def label_range(crash: Crash) -> Suspects:
             yield from _judge_classes(crash, found)
 
 
-def _judge_probabilities(found: Loss, low: float, high: float) -> Suspects:
+def _judge_probabilities(found: FailingLoss, low: float, high: float) -> Suspects:
     if low >= 0 and high <= 1:
         return
     code = f"targets / {high:g}" if low == 0 else f"(targets - {low:g}) / {high - low or 1:g}"
@@ -45,7 +45,7 @@ def _judge_probabilities(found: Loss, low: float, high: float) -> Suspects:
     yield suspect_loss(found, f"{found.shown} {message}", [propose(scale)])
 
 
-def _judge_classes(crash: Crash, found: Loss) -> Suspects:
+def _judge_classes(crash: Crash, found: FailingLoss) -> Suspects:
     x, target = found.input, found.target
     classes = x.shape[1] if x.dim() > 1 else x.shape[0]
     counted = target[target != found.arguments.get("ignore_index", -100)]
@@ -75,7 +75,7 @@ def _is_void(counted: Tensor, classes: int) -> bool:
     return len(strange) == 1 and max(strange) >= 2 * classes
 
 
-def _renumber(found: Loss, counted: Tensor, classes: int, low: int, high: int) -> Candidates:
+def _renumber(found: FailingLoss, counted: Tensor, classes: int, low: int, high: int) -> Candidates:
     """Other numbers for the labels, or labels that are left out."""
     present = sorted(set(counted.flatten().tolist()))
     if low < 0:
@@ -95,7 +95,7 @@ def _renumber(found: Loss, counted: Tensor, classes: int, low: int, high: int) -
         yield from _ignore(found, high, why)
 
 
-def _ignore(found: Loss, label: int, why: str) -> Candidates:
+def _ignore(found: FailingLoss, label: int, why: str) -> Candidates:
     if not found.is_own:
         code = f"ignore_index={label}"
         ignore = found.give(code, title=f"{why}: {code}", options={"ignore_index": label})

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
 from cnnprobe.crash.edits.method import change_method, drop_commas
-from cnnprobe.crash.facts.losses import Loss, list_losses, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_losses, suspect_loss
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.source import find_one_tuples, get_forward, returns_nothing
 from cnnprobe.crash.facts.words import quote
@@ -54,7 +54,7 @@ def loss_given_no_tensor(crash: Crash) -> Suspects:
             yield _suspect_targets(found)
 
 
-def _suspect_output(crash: Crash, found: Loss) -> Suspect:
+def _suspect_output(crash: Crash, found: FailingLoss) -> Suspect:
     value = found.input
     shown = "None" if value is None else _describe_type(value)
     comma = _find_comma(crash)
@@ -99,7 +99,7 @@ def _list_entries(value: Any) -> Iterator[tuple[str, Tensor]]:
     return ((path, item) for path, item in items if isinstance(item, Tensor))
 
 
-def _pass(found: Loss, path: str) -> Candidate:
+def _pass(found: FailingLoss, path: str) -> Candidate:
     code = f"output{path}"
     weight = STRONG if _MAIN.search(path) else USUAL
     return propose(found.give(code, title=f"pass {code} to the loss"), weight=weight)
@@ -119,7 +119,7 @@ def _describe_type(value: Any) -> str:
     )
 
 
-def _suspect_targets(found: Loss) -> Suspect:
+def _suspect_targets(found: FailingLoss) -> Suspect:
     targets = found.target
     kind = "None" if targets is None else f"{_describe_type(targets)}, not a tensor"
     code = "torch.as_tensor(targets)" + (".to(output.device)" if found.input.is_cuda else "")

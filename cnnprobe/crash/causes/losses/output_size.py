@@ -8,7 +8,7 @@ from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.branches import refit_every_upsampling, refit_size
 from cnnprobe.crash.facts.channels import refit_shuffle
 from cnnprobe.crash.facts.heads import refit_head
-from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import is_channels_first
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 
@@ -68,7 +68,7 @@ def output_size(crash: Crash) -> Suspects:
             yield suspect_loss(found, message, candidates, module=module, arithmetic=arithmetic)
 
 
-def _find_odd_dim(found: Loss) -> int | None:
+def _find_odd_dim(found: FailingLoss) -> int | None:
     """The first dim of the output in which it differs from the targets in size alone."""
     x, target = tuple(found.input.shape), tuple(found.target.shape)
     if found.takes_classes and len(target) == len(x) - 1 > 1 and target != x[:-1]:
@@ -100,7 +100,7 @@ def _rescale_head(crash: Crash, odd: int, wanted: int) -> list[Edit]:
     return []
 
 
-def _judge_setting(crash: Crash, found: Loss) -> Suspects:
+def _judge_setting(crash: Crash, found: FailingLoss) -> Suspects:
     """A loss of the user's own that was made for another number of classes."""
     classes = found.input.shape[1] if found.input.dim() > 1 else 0
     for name, count in found.arguments.items():
@@ -118,7 +118,7 @@ def _judge_setting(crash: Crash, found: Loss) -> Suspects:
         )
 
 
-def _refit(crash: Crash, found: Loss, dim: int) -> Candidates:
+def _refit(crash: Crash, found: FailingLoss, dim: int) -> Candidates:
     x, target = found.input, found.target
     odd, wanted = x.shape[dim], target.shape[dim - x.dim()]
     if dim == 1 or dim == x.dim() - 1:

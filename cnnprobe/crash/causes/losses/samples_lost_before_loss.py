@@ -8,7 +8,7 @@ from cnnprobe.crash.edits.build import configure, resize_input
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
-from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.windows import apply_windows, list_steps
 from cnnprobe.crash.facts.words import count_elements, count_of
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidates
@@ -71,7 +71,7 @@ def _drops_batch(call: ModuleCall, batch: int) -> bool:
     return call.inputs[0].shape[:1] == (batch,) != call.outputs[0].shape[:1]
 
 
-def _suspect_loop(found: Loss, shape: tuple[int, ...]) -> Suspect:
+def _suspect_loop(found: FailingLoss, shape: tuple[int, ...]) -> Suspect:
     """The model keeps the batch, but what the loss got of its output does not."""
     x = found.input
     title = f"pass the model's output as it is, {shape}, to the loss"
@@ -81,7 +81,7 @@ def _suspect_loop(found: Loss, shape: tuple[int, ...]) -> Suspect:
     return suspect_loss(found, f"{message} {tuple(x.shape)}", candidates, needs_proof=True)
 
 
-def _suspect_call(crash: Crash, found: Loss, call: ModuleCall) -> Suspect:
+def _suspect_call(crash: Crash, found: FailingLoss, call: ModuleCall) -> Suspect:
     before, after = call.inputs[0].shape, call.outputs[0].shape
     owner = call.fqn if call.fqn is not None else crash.find_module_above(call.parent)
     return suspect_loss(

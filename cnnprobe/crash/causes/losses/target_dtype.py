@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
-from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_comparisons, suspect_loss
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL
 
 _PROGRAM = """
@@ -40,7 +40,7 @@ def target_dtype(crash: Crash) -> Suspects:
             yield from _judge_values(found)
 
 
-def _is_swapped(found: Loss) -> bool:
+def _is_swapped(found: FailingLoss) -> bool:
     x, target = found.input, found.target
     if found.takes_classes:
         is_integer = not x.is_floating_point() and target.is_floating_point()
@@ -49,7 +49,7 @@ def _is_swapped(found: Loss) -> bool:
     return bool(is_data and target.grad_fn is not None and x.shape == target.shape)
 
 
-def _suspect_order(found: Loss) -> Suspect:
+def _suspect_order(found: FailingLoss) -> Suspect:
     text = f"the arguments of {found.shown} are swapped: the output comes first, then the targets"
     arithmetic = f"first {_show(found.input)}, second {_show(found.target)}"
     give = found.give("", title="call it as loss(output, targets)")
@@ -65,7 +65,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _judge_classes(found: Loss) -> Suspects:
+def _judge_classes(found: FailingLoss) -> Suspects:
     x, target = found.input, found.target
     is_index = target.dtype in (torch.long, torch.uint8)
     are_probabilities = target.is_floating_point() and target.shape == x.shape
@@ -82,7 +82,7 @@ def _judge_classes(found: Loss) -> Suspects:
     yield suspect_loss(found, f"{found.shown} expects {text}", candidates)
 
 
-def _judge_values(found: Loss) -> Suspects:
+def _judge_values(found: FailingLoss) -> Suspects:
     """Targets of the output's dtype, or class indices where an own loss looks up with them."""
     x, target = found.input, found.target
     if not x.is_floating_point() or (x.dtype == target.dtype and not found.is_own):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import STRONG, USUAL, Candidates, Crash, Example, Suspects, cause, propose
-from cnnprobe.crash.facts.losses import Loss, list_comparisons, suspect_loss
+from cnnprobe.crash.facts.losses import FailingLoss, list_comparisons, suspect_loss
 from cnnprobe.crash.facts.words import count_of
 
 _PROGRAM = """
@@ -46,7 +46,7 @@ def target_shape(crash: Crash) -> Suspects:
             yield suspect_loss(found, f"{found.shown} expects {text}", candidates)
 
 
-def _judge_classes(crash: Crash, found: Loss) -> Suspects:
+def _judge_classes(crash: Crash, found: FailingLoss) -> Suspects:
     x, target, wanted = found.input, found.target, found.class_shape
     if target.dtype not in (torch.long, torch.uint8) or tuple(target.shape) == wanted:
         return
@@ -60,7 +60,7 @@ def _judge_classes(crash: Crash, found: Loss) -> Suspects:
     yield suspect_loss(found, message, _fit_classes(crash, found), module=module, advice=advice)
 
 
-def _fit_classes(crash: Crash, found: Loss) -> Candidates:
+def _fit_classes(crash: Crash, found: FailingLoss) -> Candidates:
     """One class index for each sample or pixel."""
     x, target = found.input, found.target
     for dim in (d for d in range(target.dim()) if target.shape[d] == 1 and x.dim() > 1):
@@ -103,7 +103,7 @@ def _turn_output(crash: Crash, x: Tensor, target: Tensor) -> Iterator[tuple[str,
         yield "pool the output: {}", "output.flatten(2).mean(-1)"
 
 
-def _fit_values(found: Loss) -> Candidates:
+def _fit_values(found: FailingLoss) -> Candidates:
     """The same values in another shape: a dim of 1 more or less, or dims in another order."""
     x, target = found.input, found.target
     more = "" if target.is_floating_point() else ".float()"
@@ -130,7 +130,7 @@ def _fit_values(found: Loss) -> Candidates:
             yield propose(found.give(f"torch.flatten(targets, 1){more}"))
 
 
-def _encode(found: Loss) -> Candidates:
+def _encode(found: FailingLoss) -> Candidates:
     """Class indices as one-hot rows or maps."""
     x, target = found.input, found.target
     is_index = not target.is_floating_point() and x.dim() > 1
@@ -143,7 +143,7 @@ def _encode(found: Loss) -> Candidates:
         yield propose(found.give("nn.CrossEntropyLoss()", title=title, other="cross_entropy"))
 
 
-def _judge_pairs(found: Loss) -> Suspects:
+def _judge_pairs(found: FailingLoss) -> Suspects:
     """A label for each pair, or for each value of two outputs."""
     target, shapes = found.target, {tuple(t.shape) for t in found.compared}
     if len(shapes) > 1:

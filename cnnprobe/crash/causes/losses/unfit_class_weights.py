@@ -5,7 +5,13 @@ from torch import Tensor
 
 from cnnprobe.crash.cause import STRONG, USUAL, Candidates, Crash, Example, Suspects, cause, propose
 from cnnprobe.crash.facts.heads import refit_head
-from cnnprobe.crash.facts.losses import Loss, is_broadcast, list_losses, range_of, suspect_loss
+from cnnprobe.crash.facts.losses import (
+    FailingLoss,
+    is_broadcast,
+    list_losses,
+    range_of,
+    suspect_loss,
+)
 
 _PROGRAM = """
   model = nn.Linear(6, 4)
@@ -39,7 +45,7 @@ def unfit_class_weights(crash: Crash) -> Suspects:
                 yield from _judge(crash, found, name, weight)
 
 
-def _judge(crash: Crash, found: Loss, name: str, weight: Tensor) -> Suspects:
+def _judge(crash: Crash, found: FailingLoss, name: str, weight: Tensor) -> Suspects:
     x = found.input
     classes = x.shape[1] if x.dim() > 1 else x.shape[0]
     is_vector = found.takes_classes or found.is_own
@@ -73,13 +79,15 @@ def _fits(weight: Tensor, x: Tensor) -> bool:
     return weight.dim() <= x.dim() and is_broadcast(weight.shape, x.shape)
 
 
-def _convert(found: Loss, name: str, how: str, **to: Any) -> Candidates:
+def _convert(found: FailingLoss, name: str, how: str, **to: Any) -> Candidates:
     moved = found.arguments[name].detach()
     moved = torch.ones_like(moved, **to) if moved.is_meta else moved.to(**to)
     yield propose(found.give(f"{name}.{how}", options={name: moved}))
 
 
-def _recount(crash: Crash, found: Loss, name: str, weight: Tensor, classes: int) -> Candidates:
+def _recount(
+    crash: Crash, found: FailingLoss, name: str, weight: Tensor, classes: int
+) -> Candidates:
     """As many weights as classes, or a head with as many classes as weights."""
     entries, ones = weight.detach().flatten(), weight.new_ones(classes)
     if entries.numel() == classes:  # of maps: they belong to dim 1

@@ -1,6 +1,6 @@
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure, permute_around
-from cnnprobe.crash.facts.expected import Expected, find_mismatch
+from cnnprobe.crash.facts.expected import ChannelMismatch, find_mismatch
 from cnnprobe.crash.facts.words import count_of
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates
 
@@ -69,7 +69,7 @@ def bn_features_mismatch(crash: Crash) -> Suspects:
     yield blame(found.module, message, *_list_candidates(crash, found), arithmetic=arithmetic)
 
 
-def _list_candidates(crash: Crash, found: Expected) -> Candidates:
+def _list_candidates(crash: Crash, found: ChannelMismatch) -> Candidates:
     shape = found.x.shape
     if not found.setting or found.got < 1:
         return

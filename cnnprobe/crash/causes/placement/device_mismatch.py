@@ -20,7 +20,7 @@ from cnnprobe.crash.edits.attributes import Move, SetAttribute
 from cnnprobe.crash.edits.build import adapt_call, change_input, is_root_input
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.places import find_called, get_given
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.placement import (
@@ -228,12 +228,12 @@ def _make_there(crash: Crash, row: ModuleCall, usual: str) -> Edit:
     def make(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **{**kwargs, "device": usual})
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, call = find_called(row.source, operation(row))
         if (given := get_given(call, [], "device")) is not None:
             return [file.replace(given, code.removeprefix("device="))]
         end = file.span(call)[1] - 1
-        return [Change(file.path, end, end, f", {code}")]
+        return [TextChange(file.path, end, end, f", {code}")]
 
     return rewrite_call(
         crash, row, make, title=f"pass {code} at {{place}}", code=code, written=write

@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from cnnprobe.crash.cause import STRONG, Candidate, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.calls import rewrite_call
-from cnnprobe.crash.edits.files import Change
+from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.outside import Check
 from cnnprobe.crash.edits.places import find_called
 from cnnprobe.crash.facts.frames import read_frame
@@ -111,7 +111,7 @@ def _shorten(crash: Crash, row: ModuleCall, longest: int, time: int) -> Candidat
         lengths = args[1] // factor if "//" in code else args[1].clamp(max=time)
         return func(args[0], lengths, *args[2:], **kwargs)
 
-    def write() -> list[Change]:
+    def write() -> list[TextChange]:
         file, call = find_called(row.source, "pack_padded_sequence")
         return [file.replace(call.args[1], code.format(x=file.source(call.args[1])))]
 

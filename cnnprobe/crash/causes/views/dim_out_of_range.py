@@ -3,7 +3,7 @@ from typing import Any
 
 from cnnprobe.crash.cause import USUAL, Candidates, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.edits.calls import Rewrite, rewrite_call
+from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.facts.dims import explain_rank, propose_rank
 from cnnprobe.crash.facts.products import read_sizes
 from cnnprobe.crash.facts.words import count_of, read_argument
@@ -94,7 +94,7 @@ def _propose_dims(crash: Crash, call: ModuleCall, dims: list[int]) -> Candidates
         yield propose(_use_dim(crash, call, dim, position))
 
 
-def _use_dim(crash: Crash, call: ModuleCall, dim: int, position: int) -> Rewrite:
+def _use_dim(crash: Crash, call: ModuleCall, dim: int, position: int) -> RewriteCall:
     def rewrite(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "dim" in kwargs:
             return func(*args, **{**kwargs, "dim": dim})

@@ -1,7 +1,7 @@
 from torch import Tensor
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
-from cnnprobe.crash.edits.calls import Rewrite
+from cnnprobe.crash.edits.calls import RewriteCall
 from cnnprobe.crash.edits.reshaping import flatten_otherwise, reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import find_lost_batch, find_merging, is_batch_fixed, read_sizes
@@ -58,7 +58,7 @@ def _fits_samples(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
     return bool(known) and (sample % known == 0 if -1 in sizes else sample == known)
 
 
-def _keep_batch(crash: Crash, call: ModuleCall) -> Rewrite:
+def _keep_batch(crash: Crash, call: ModuleCall) -> RewriteCall:
     sizes = read_sizes(call)[1:]
     if len(sizes) == 1:
         return flatten_otherwise(crash, call)

@@ -1,6 +1,6 @@
 """Every way in which PyTorch runs a model: a tiny model each, how its user calls it, and a layer that is called inside.
 
-`python tests/ways.py` writes the table of docs/reference/ways.md anew; the test of the ways holds each of its rows.
+`python tests/support/ways.py` writes the table of docs/reference/ways.md anew; the test of the ways holds each of its rows.
 """
 
 import asyncio
@@ -728,7 +728,7 @@ def row(name: str) -> str:
 
 def write_table() -> None:
     """Put the table into the docs."""
-    page = pathlib.Path(__file__).parent.parent / "docs" / "reference" / "ways.md"
+    page = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "ways.md"
     head = page.read_text().partition("| way |")[0]
     lines = [
         "| way | " + " | ".join(f"`{verb}`" for verb in VERBS) + " |",

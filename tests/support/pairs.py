@@ -5,7 +5,8 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from twins import CNNModel, ConvLayer, FunctionalCNN, SimpleCNN
+
+from tests.support.twins import CNNModel, ConvLayer, FunctionalCNN, SimpleCNN
 
 
 class Net(nn.Module):

@@ -13,7 +13,7 @@ from cnnprobe.records.history import (
     unify_nan,
 )
 from cnnprobe.records.trace import Histogram
-from tests.traces import tensor
+from tests.support.traces import tensor
 
 
 def series(fqn, what, kind, *, norm, count=64, **fields):
