@@ -24,7 +24,7 @@ from benchmarks.structure import cases
 from cnnprobe.monitoring.hooks import ChannelHook, LayerHook
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.records.ledger import Ledger
-from cnnprobe.stats import Table, chunked, native, plain, write
+from cnnprobe.stats import RowTable, chunked, native, plain, write
 from cnnprobe.stats.content import Content
 from cnnprobe.stats.sheet import RowBuffer
 
@@ -57,7 +57,7 @@ def one_sum(x: Tensor, _: int) -> None:
     x.sum()
 
 
-def without_compiler(table: Table) -> Observe:
+def without_compiler(table: RowTable) -> Observe:
     def observe(x: Tensor, row: int) -> None:
         kernel, native.load_kernel = (
             native.load_kernel,
@@ -91,7 +91,7 @@ SLOW, SLOW_ROUNDS = (
 def rivals(rows: int) -> dict[str, Observe]:
     found: dict[str, Observe] = {
         "limit: one sum": one_sum,
-        "no compiler": without_compiler(Table(rows)),
+        "no compiler": without_compiler(RowTable(rows)),
         "by hand": by_hand,
     }
     return found | ({"lovely": lovely_string} if lovely is not None else {})
@@ -239,9 +239,13 @@ def one_kernel(shape: tuple[int, ...], dtype: torch.dtype, rounds: int) -> str:
         if len(shape) == 4
         else tensors
     )
-    whole, histogram, channels = Table(1), Table(1, histogram=True), Table(1, channels=True)
+    whole, histogram, channels = (
+        RowTable(1),
+        RowTable(1, histogram=True),
+        RowTable(1, channels=True),
+    )
 
-    def fresh(x: Tensor, table: Table) -> None:
+    def fresh(x: Tensor, table: RowTable) -> None:
         table.last = None  # or the same tensor would not be read twice
         write(x, table, 0)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_stats_engines import DATA, as_dict, assert_agrees, oracle, oracle_histogram
 
-from cnnprobe.stats import Table, engine, summarise, write
+from cnnprobe.stats import RowTable, engine, summarise, write
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -66,7 +66,7 @@ def test_channels_of_a_cuda_tensor_equal_those_on_the_cpu(cuda_engine):
 
 @needs_cuda
 def test_writing_waits_for_nothing(cuda_engine):
-    table, x = Table(3, histogram=True), torch.randn(100_000, device="cuda")
+    table, x = RowTable(3, histogram=True), torch.randn(100_000, device="cuda")
     write(x, table, 0)  # the kernel is compiled
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cnnprobe.records.statistics import COLUMNS
-from cnnprobe.stats import Table, build, chunked, content, native, plain, summarise, write
+from cnnprobe.stats import RowTable, build, chunked, content, native, plain, summarise, write
 
 torch.manual_seed(0)
 N = 300_001  # more than one block and piece, and no multiple of anything
@@ -137,7 +137,7 @@ def as_dict(histogram) -> dict[tuple[int, bool], int]:
 @pytest.mark.parametrize("name", DATA)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_engine_agrees_with_numpy_in_double_precision(engine, name):
-    table = Table(1)
+    table = RowTable(1)
     if not ENGINES[engine](DATA[name], table):
         assert (
             DATA[name].dtype == torch.float64
@@ -149,7 +149,7 @@ def test_engine_agrees_with_numpy_in_double_precision(engine, name):
 @pytest.mark.parametrize("name", DATA)
 @pytest.mark.parametrize("engine", ["kernel", "plain"])
 def test_histogram_counts_what_numpy_counts(engine, name):
-    table = Table(1, histogram=True)
+    table = RowTable(1, histogram=True)
     if not ENGINES[engine](DATA[name], table):
         pytest.skip("left to plain torch by this engine")
     assert oracle_histogram(DATA[name]) == as_dict(table.read(0).histogram)
@@ -179,7 +179,7 @@ SIZES = (1, 15, 63, 64, 65, 511, 513, 4095, 4096, 4097, 9000)
 def test_kernel_counts_alike_on_every_processor(variant):
     for name, data in DATA.items():
         for x in [data] + [data[:n].clone() for n in SIZES if n < data.numel()]:
-            table = Table(1, histogram=True)
+            table = RowTable(1, histogram=True)
             if variant.write(x, x.data_ptr(), x.numel(), table, 0):
                 assert oracle_histogram(x) == as_dict(table.read(0).histogram), (name, x.numel())
                 assert_agrees(table.read(0).as_mapping(), oracle(x))
@@ -188,7 +188,7 @@ def test_kernel_counts_alike_on_every_processor(variant):
 @pytest.mark.parametrize("size", [32, 2**15])
 def test_the_engine_without_a_compiler_takes_what_is_part_of_a_graph(size):
     x = torch.randn(size, requires_grad=True) * 1
-    table = Table(1)
+    table = RowTable(1)
     assert chunked.write(x, table, 0)
     assert_agrees(table.read(0).as_mapping(), oracle(x.detach()))
 
@@ -277,7 +277,7 @@ def test_kernel_shares_a_large_tensor_among_threads():
 
 def test_threads_that_write_different_rows_do_not_disturb_each_other():
     tensors = [torch.randn(50_000) + k for k in range(8)]
-    table = Table(8, histogram=True)
+    table = RowTable(8, histogram=True)
 
     def work(k):
         for _ in range(20):
@@ -293,11 +293,11 @@ def test_threads_that_write_different_rows_do_not_disturb_each_other():
 
 def test_wrong_row_is_refused_before_memory_is_written():
     with pytest.raises(IndexError, match="row 2 of a table of 2"):
-        write(torch.ones(3), Table(2), 2)
+        write(torch.ones(3), RowTable(2), 2)
 
 
 def test_view_of_the_last_tensor_is_copied_without_reading_it(monkeypatch):
-    table, x = Table(2), torch.randn(2, 3, 4)
+    table, x = RowTable(2), torch.randn(2, 3, 4)
     write(x, table, 0)
     monkeypatch.setattr(native, "load_kernel", lambda: pytest.fail("read again"))
     write(x.flatten(1), table, 1)
@@ -305,14 +305,14 @@ def test_view_of_the_last_tensor_is_copied_without_reading_it(monkeypatch):
 
 
 def test_tensor_changed_in_place_is_read_again():
-    table, x = Table(2), torch.tensor([-1.0, 1.0])
+    table, x = RowTable(2), torch.tensor([-1.0, 1.0])
     write(x, table, 0)
     write(x.relu_(), table, 1)
     assert (-1.0, 0.0) == (table.read(0).min, table.read(1).min)
 
 
 def test_new_tensor_in_the_memory_of_the_last_is_read_again():
-    table = Table(2)
+    table = RowTable(2)
     for row in range(2):  # the allocator gives the second the memory of the first
         x = torch.full((1000,), float(row))
         write(x, table, row)
@@ -321,7 +321,7 @@ def test_new_tensor_in_the_memory_of_the_last_is_read_again():
 
 
 def test_row_written_again_keeps_nothing_of_what_it_held():
-    table = Table(1, histogram=True, channels=True)
+    table = RowTable(1, histogram=True, channels=True)
     write(torch.ones(2, 3), table, 0)
     write(torch.zeros(5), table, 0)
     assert (None, ()) == (table.read(0).channels, table.read(0).histogram.positive)

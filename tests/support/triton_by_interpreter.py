@@ -5,13 +5,13 @@ import sys
 import torch
 from test_stats_engines import DATA, as_dict, assert_agrees, oracle, oracle_histogram
 
-from cnnprobe.stats import Table, accelerated
+from cnnprobe.stats import RowTable, accelerated
 
 
 def main() -> None:
     measured = 0
     for name, x in DATA.items():
-        table = Table(2, histogram=True)
+        table = RowTable(2, histogram=True)
         if not accelerated.write(x, table, 1):
             continue
         stats = table.read(1)
@@ -19,7 +19,7 @@ def main() -> None:
         assert oracle_histogram(x) == as_dict(stats.histogram), name
         assert table.read(0) is None
         measured += 1
-    table = Table(len(DATA))  # all in one transfer, without histograms
+    table = RowTable(len(DATA))  # all in one transfer, without histograms
     written = {row: x for row, x in enumerate(DATA.values()) if accelerated.write(x, table, row)}
     for row, x in written.items():
         assert_agrees(table.read(row).as_mapping(), oracle(x))
