@@ -10,7 +10,7 @@ import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from tempfile import TemporaryDirectory
 
 import torch
@@ -109,12 +109,17 @@ def main() -> None:
     parser.add_argument("--steps", default=10, type=int)
     parser.add_argument("--rounds", default=3, type=int)
     given = parser.parse_args()
+    compare_ranks(given.ranks, given.steps, given.rounds)
+
+
+def compare_ranks(numbers: Iterable[int], steps: int, rounds: int) -> None:
+    """Print the table: one line for each model and number of ranks."""
     print(
         f"{'model':<26} {'ranks':>5} {'bare, ms':>9} {'monitored':>10} {'ranks':>7} {'merged, ms':>10}"
     )
-    for ranks in given.ranks:
+    for ranks in numbers:
         with TemporaryDirectory() as folder:
-            arguments = (ranks, folder, given.steps, given.rounds)
+            arguments = (ranks, folder, steps, rounds)
             torch.multiprocessing.spawn(measure, arguments, nprocs=ranks)
 
 

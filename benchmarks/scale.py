@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cnnprobe
 from benchmarks.graph import Comb
+from benchmarks.ranks import compare_ranks
 from benchmarks.structure import deep
 from cnnprobe.document.graph_formats import list_text_formats
 from cnnprobe.document.render import list_formats
@@ -196,6 +197,9 @@ def main() -> None:
     show("By the number of modules", verbs(), sizes, options)
     show("By the number of modules, as text", formats(), sizes, options)
     show("By the number of nodes in the graph", graphs(), nodes, options)
+    if not options.only or "ranks" in options.only.split(","):
+        print("\nA monitored step by the number of ranks\n")
+        compare_ranks((1, 2, 4), steps=10, rounds=3)
 
 
 if __name__ == "__main__":
