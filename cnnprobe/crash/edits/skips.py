@@ -86,6 +86,15 @@ def _exchange_with(kept: list[Tensor]) -> Callable[..., Any]:
     return exchange
 
 
+def read_given(crash: Crash, place: str) -> str:
+    """What stands as the first argument where a module is called; "x" where that is not known."""
+    try:
+        _, file, call = find_call(crash, place)
+        return file.source(call.args[0])
+    except (UnknownPlaceError, IndexError):
+        return "x"
+
+
 def write_concatenation(
     crash: Crash, place: str, skip: TensorInfo
 ) -> Callable[[], list[TextChange]]:

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
 from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.skips import TakeSkips, write_concatenation
+from cnnprobe.crash.edits.skips import TakeSkips, read_given, write_concatenation
 from cnnprobe.crash.facts.channels import Lack, find_lack
 from cnnprobe.crash.facts.joins import list_ancestors, read_cat
 from cnnprobe.crash.facts.skips import find_variable, list_skips, list_untaken, name_tensor
@@ -76,15 +76,15 @@ def missing_concatenation(crash: Crash) -> Suspects:
         return
     skip, place = found[0], crash.find_container(lack.module)
     name = find_variable(crash, skip)
+    joined = f"torch.cat([{read_given(crash, place)}, {name or 'skip'}], dim=1)"
     # One that was never kept in a variable of its own may not be meant as a skip.
     weight = STRONG if name or skip in untaken else POSSIBLE
     called = {call.fqn for call in crash.trace.calls}
     later = () if skip in untaken else tuple(fqn for fqn in crash.modules if fqn not in called)
     kept = skips if skip in skips else [skip]
     edit = TakeSkips(
-        title=f"concatenate what {quote(place)} gets with {name_tensor(crash, skip)}:"
-        f" torch.cat([x, {name or 'skip'}], dim=1)",
-        code=f"torch.cat([x, {name or 'skip'}], dim=1)",
+        title=f"concatenate what {quote(place)} gets with {name_tensor(crash, skip)}: {joined}",
+        code=joined,
         module=place,
         skips=tuple((t, crash.find_producer(t)) for t in kept),
         layers=(lack.module, *later),
