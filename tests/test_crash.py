@@ -333,3 +333,39 @@ def test_overwritten_tensor_is_repaired_by_a_trial_of_the_backward():
         best.tried,
     )
     assert "+            x = x + 1" in best.patch
+
+
+class Losses(nn.Module):
+    """Gives losses in train mode and boxes in eval mode, as a detector of torchvision does."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, images, targets=None):
+        boxes = [
+            {"boxes": self.fc(image), "scores": image.new_ones(len(image))} for image in images
+        ]
+        if not self.training:
+            return boxes
+        return {"loss_a": boxes[0]["boxes"].sum(), "loss_b": targets["boxes"].sum()}
+
+
+def test_repair_names_the_entries_of_the_dicts_that_the_forward_gives_then():
+    images = [torch.ones(2, 4), torch.ones(3, 4)]
+    found = cnnprobe.probe(Losses(), images).explanation
+    assert ("missing-targets", True) == (found.diagnosis, found.repairs[0].plausible)
+    assert "a list of 2 dicts, the first with boxes (2, 4), scores (2,);" in found.repairs[0].tried
+
+
+def test_model_that_may_go_without_targets_is_not_blamed_for_their_lack():
+    class Free(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x, targets=None):
+            return self.fc(x[:, :3] if self.training else x)
+
+    found = cnnprobe.probe(Free(), torch.ones(5, 4)).explanation
+    assert found.diagnosis != "missing-targets"

@@ -5,7 +5,7 @@ says what came of a trial: "tried: ...".
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from cnnprobe.crash.edits.outside import Advice, ChangeLoss, Check
 from cnnprobe.crash.facts.heads import replace_outputs
 from cnnprobe.crash.facts.losses import list_losses
 from cnnprobe.crash.facts.placement import find_autocast
-from cnnprobe.crash.facts.words import count_elements
+from cnnprobe.crash.facts.words import count_elements, count_of
 from cnnprobe.crash.model_copy import ModelCopy, ShadowRun, copy_model
 from cnnprobe.crash.suspect import Candidate, Suspect
 from cnnprobe.operations import find
 
 MOST_FORWARDS = 20
+_MOST_ENTRIES = 4  # of a dict that the forward gives
 SMALL_MODEL = 4_000_000  # elements of parameters that are copied rather than shadowed on meta
 SMALL_INPUT = 100_000  # elements of its input: 8 images of 3 x 64 x 64
 
@@ -237,7 +238,28 @@ class Trials:
             copy.reset()
 
 
+def list_dicts(output: Any) -> list[Mapping[str, Any]]:
+    """The dicts of a list that holds nothing else: what a detector gives, one for each image."""
+    is_list = isinstance(output, list | tuple) and all(isinstance(one, Mapping) for one in output)
+    return list(output) if is_list else []
+
+
+def _describe_dict(entries: Mapping[str, Any]) -> str:
+    shapes = {str(key): tuple(t.shape) for key, t in entries.items() if isinstance(t, Tensor)}
+    is_scalar = not any(shapes.values())
+    shown = [key if is_scalar else f"{key} {shape}" for key, shape in shapes.items()]
+    more = f" and {len(shown) - _MOST_ENTRIES} more" if len(shown) > _MOST_ENTRIES else ""
+    start = f"of {count_of(len(shown), 'scalar')}: " if is_scalar else "with "
+    return start + ", ".join(shown[:_MOST_ENTRIES]) + more
+
+
 def _describe_forward(outcome: ShadowRun) -> str:
+    dicts = list_dicts(outcome.output)
+    if isinstance(outcome.output, Mapping) and outcome.shapes:
+        return f"the forward passes and gives a dict {_describe_dict(outcome.output)}"
+    if dicts and outcome.shapes:
+        count = count_of(len(dicts), "dict") + (", the first" if len(dicts) > 1 else "")
+        return f"the forward passes and gives a list of {count} {_describe_dict(dicts[0])}"
     gives = ", ".join(map(str, outcome.shapes[:3])) + (", ..." if len(outcome.shapes) > 3 else "")
     return f"the forward passes and gives {gives or 'no tensor'}"
 
@@ -258,8 +280,10 @@ def _show(value: Tensor) -> str:
 def list_worlds(crash: Crash) -> tuple[bool, ...]:
     """Where to copy first, on meta (True) or for real, and where next.
 
-    Devices can be at fault only for real: there is one device on meta.
+    Devices can be at fault only for real: there is one device on meta. So can values.
     """
+    if crash.call is not None and crash.call.kind == "torch._assert":  # it looked at values
+        return (False, True)
     devices = {p.device for p in crash.trace.parameters}
     devices |= {t.device for t in (*crash.root_inputs, *crash.inputs)}
     if len(devices) > 1:
@@ -293,6 +317,8 @@ def is_plausible(crash: Crash, outcome: ShadowRun, edits: Sequence[Edit] = ()) -
         return outcome.works and crash.line.follows(outcome.output, changes)
     if not outcome.works or not outcome.shapes or not outcome.trace.calls:
         return False
+    if list_dicts(outcome.output):  # what a detector gives has no row for each sample
+        return True
     first, inputs = outcome.shapes[0], outcome.trace.calls[0].inputs
     is_image = bool(inputs) and len(inputs[0].shape) >= 4
     recurrent = nn.RNNBase | nn.MultiheadAttention
