@@ -6,13 +6,7 @@ import torch
 
 from cnnprobe.errors import ProbeError
 from cnnprobe.measuring.totals import Totals
-
-
-def find_rank() -> tuple[int, int]:
-    """The rank of this process and how many there are; (0, 1) without a process group."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+from cnnprobe.recorder.peers import find_rank_in_group
 
 
 def join_ranks(mine: Totals, error: Exception | None) -> Totals:
@@ -23,7 +17,7 @@ def join_ranks(mine: Totals, error: Exception | None) -> Totals:
     Raises:
         ProbeError: another process failed.
     """
-    rank, of = find_rank()
+    rank, of = find_rank_in_group()
     if of < 2:
         return mine
     parts: list[Any] = [None] * of

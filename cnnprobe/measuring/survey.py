@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from cnnprobe.errors import UsageError
-from cnnprobe.measuring.exchange import find_rank, join_ranks
+from cnnprobe.measuring.exchange import join_ranks
 from cnnprobe.measuring.log import Job, Log, check_weights, name_log
 from cnnprobe.measuring.passes import count_samples, list_batches, watch
 from cnnprobe.measuring.results import Measurements
 from cnnprobe.measuring.totals import Totals, find_percentiles, to_measured
 from cnnprobe.recorder.inventory import check_model, class_of
+from cnnprobe.recorder.peers import find_rank_in_group
 
 _WHERE = "measure(model, data)"
 
@@ -45,7 +46,7 @@ def survey(model: nn.Module, data: Any, choices: Choices) -> Measurements:
             where=_WHERE,
             fix="give batch_size=64 and workers=0, or more",
         )
-    rank, of = find_rank()
+    rank, of = find_rank_in_group()
     named = choices.data or f"{type(dataset).__name__} of {samples:,} samples"
     job = Job(
         model=class_of(model).__name__, weights=check_weights(model), data=named, samples=samples,

@@ -28,19 +28,30 @@ _numbers = itertools.count()
 
 def find_rank() -> tuple[int, int]:
     """The rank of this process and how many there are; (0, 1) where there is one alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if _has_group():
+        return find_rank_in_group()
     try:  # what torchrun says before the process group is made
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError):
         return 0, 1
 
 
+def find_rank_in_group() -> tuple[int, int]:
+    """The rank of this process and how many it can talk to; (0, 1) without a process group."""
+    if _has_group():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 def find_store() -> Any:
     """The store of the default process group; None where there is no group."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _has_group():
         return None
     return torch.distributed.distributed_c10d._get_default_store()
+
+
+def _has_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def is_split(tensor: object) -> bool:
@@ -56,7 +67,7 @@ def is_split(tensor: object) -> bool:
 
 def needs_all_ranks(model: nn.Module) -> bool:
     """Whether a forward pass of the model waits for the other ranks by itself."""
-    if find_store() is None or find_rank()[1] < 2:
+    if find_rank_in_group()[1] < 2:
         return False
     return any(
         first and (is_sharded(module) or any(map(is_split, module._parameters.values())))
