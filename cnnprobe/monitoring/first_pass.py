@@ -11,7 +11,7 @@ from torch import nn
 
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.assembly import assemble
-from cnnprobe.recorder.inventory import ModuleTree
+from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.values import argument_leaves, describe_tensor
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.stats import summarise

@@ -33,7 +33,8 @@ from cnnprobe.recorder.execution import (
     restore_modes,
     switch_mode,
 )
-from cnnprobe.recorder.inventory import FUSED, ModuleTree, check_model, is_lazy
+from cnnprobe.recorder.inventory import FUSED, check_model, is_lazy
+from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.peers import describe_peers, without_peers
 from cnnprobe.recorder.preservation import (
     ModuleState,

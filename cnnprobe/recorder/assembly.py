@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from cnnprobe.recorder import cost, sources, twins
-from cnnprobe.recorder.inventory import Kinds, ModuleTree, class_of, named_modules, take_inventory
+from cnnprobe.recorder.inventory import Kinds, class_of, named_modules, take_inventory
+from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.rows import ORDINARY, Calls, Closed, More
 from cnnprobe.recorder.values import Sighting, tensor_info
 from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace, is_within

@@ -8,7 +8,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.recorder.execution import CompiledCall, is_compiled_in_place
-from cnnprobe.recorder.inventory import Kind, Kinds, ModuleTree, named_modules
+from cnnprobe.recorder.inventory import Kind, Kinds, named_modules
+from cnnprobe.recorder.module_tree import ModuleTree
 
 Watched = dict[int, tuple[Kind, int]]
 """Of each watched module by its id what its class says of it, and its place in the tree."""

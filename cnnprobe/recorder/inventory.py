@@ -3,7 +3,6 @@ only, never properties.
 """
 
 import functools
-import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -99,76 +98,6 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
                 for name, child in reversed(children.items())
                 if child is not None
             ]
-
-
-class ModuleTree:
-    """What `named_modules` gives, kept for one recording.
-
-    Lists side by side, as thousands of tuples that hold modules are thousands of objects for the
-    garbage collector to search.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.fqns: list[str] = []
-        self.modules: list[nn.Module] = []
-        self.firsts: list[bool] = []
-        self.left_out: frozenset[int] = frozenset()  # places that are not to be watched
-        for fqn, module, first in named_modules(model):
-            self.fqns.append(fqn)
-            self.modules.append(module)
-            self.firsts.append(first)
-        # those of a script are no dict, and can neither come nor go
-        families = [module for module in self.modules if isinstance(module._modules, dict)]
-        self._families = [
-            (module, list(module._modules), list(module._modules.values()))
-            for module in families
-            if module._modules
-        ]
-        self._childless = [module for module in families if not module._modules]
-
-    def __iter__(self) -> Iterator[tuple[str, nn.Module, bool]]:
-        return zip(self.fqns, self.modules, self.firsts, strict=True)
-
-    def append(self, fqn: str, module: nn.Module) -> int:
-        """Take in a module that was registered later; its place."""
-        self.fqns.append(fqn)
-        self.modules.append(module)
-        self.firsts.append(True)
-        return len(self.fqns) - 1
-
-    def watched(self) -> Iterator[tuple[int, nn.Module]]:
-        """Places and modules, each module once."""
-        for place, module in enumerate(self.modules):
-            if self.firsts[place] and place not in self.left_out:
-                yield place, module
-
-    def names_of_tensors(self) -> dict[int, str]:
-        """The parameters and buffers as they are now: id -> first name."""
-        names: dict[int, str] = {}
-        for fqn, module, first in self:
-            for registry in (module._parameters, module._buffers) if first else ():
-                for name, tensor in registry.items():
-                    if tensor is not None:
-                        names.setdefault(id(tensor), f"{fqn}.{name}" if fqn else name)
-        return names
-
-    def is_current(self) -> bool:
-        """Whether no module has come, gone or moved meanwhile: five times as fast as to look at all
-        of them anew.
-        """
-        for module in self._childless:
-            if module._modules:
-                return False
-        for module, names, children in self._families:
-            now = module._modules
-            if (
-                len(now) != len(names)
-                or list(now) != names
-                or not all(map(operator.is_, now.values(), children))
-            ):
-                return False
-        return True
 
 
 def class_of(module: nn.Module) -> type:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.recorder.inventory import ModuleTree
+from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.rows import CallRow, ModuleRow, more_of
 from cnnprobe.recorder.values import (
     FOUND,

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from cnnprobe.recorder import cost, sources
 from cnnprobe.recorder.functions import FunctionOperation, operation_of
 from cnnprobe.recorder.hooking import Hooks, Told
-from cnnprobe.recorder.inventory import ModuleTree
+from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.rows import CallRow, Closed, ModuleRow, close, more_of
 from cnnprobe.recorder.sightings import Sightings, Summary

@@ -17,6 +17,7 @@ import torch
 from cnnprobe.crash.edits.files import TextChange, list_changes, overlap, write_changes
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.remedies.losses import compare_losses, is_near, say_falls, say_losses
 from cnnprobe.remedies.program import UserProgram
 from cnnprobe.remedies.progress import TrialLine
 from cnnprobe.remedies.remedy import Remedy, list_remedies
@@ -31,7 +32,6 @@ SEVERAL = 3  # findings of one rule, from which on one change of all places is t
 REPLAYED = 3  # further steps of an observation, where the loss rose or did not move
 USED_UP = "the budget was used up"
 PROBES = 3  # forward-backwards that the forward passes of a second observation are worth
-BETTER = 0.02  # of the first loss, by which it has to be lower at the end
 SHARE = 5.0  # times the seconds of the observation that all trials may take ...
 LEAST_SECONDS = 10.0  # ... and so many in any case
 
@@ -337,50 +337,6 @@ def _is_finite(values: Sequence[float]) -> bool:
 
 def _weight(finding: Finding) -> int:
     return (finding.severity or Severity.INFO).rank
-
-
-def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
-    """Whether the loss ends lower, by more than `BETTER` of the first one.
-
-    >>> compare_losses((2.3, 2.3), (2.3, 0.4)).value, compare_losses((2.3, 2.2), (2.3, 2.2)).value
-    ('proven', 'useless')
-    """
-    if not after or not math.isfinite(after[-1]):
-        return Verdict.WORSE if before and math.isfinite(before[-1]) else Verdict.USELESS
-    first = abs(after[0])
-    if not before or not math.isfinite(before[-1]):
-        return Verdict.PROVEN if after[-1] < after[0] else Verdict.USELESS
-    if after[-1] < before[-1] - BETTER * first and after[-1] < after[0]:
-        return Verdict.PROVEN
-    return Verdict.WORSE if after[-1] > before[-1] + BETTER * first else Verdict.USELESS
-
-
-def say_losses(before: Sequence[float], after: Sequence[float]) -> str:
-    """The losses at the end of both runs.
-
-    >>> say_losses((2.3, 2.3), (2.3, 0.41))
-    'after 2 steps the loss is 0.41; as it is, 2.3'
-    """
-    if not after or not before:
-        return "the loss is not known"
-    was = before[min(len(before), len(after)) - 1]
-    return f"after {len(after)} steps the loss is {after[-1]:.4g}; as it is, {was:.4g}"
-
-
-def say_falls(before: Sequence[float], after: Sequence[float]) -> str:
-    """From where to where both losses went, where they do not measure the same.
-
-    >>> say_falls((1.386, 1.383), (1.46, 1.41))
-    'the loss goes from 1.46 to 1.41 in 2 steps; as it is, from 1.386 to 1.383'
-    """
-    with_it = f"from {after[0]:.4g} to {after[-1]:.4g} in {len(after)} steps"
-    return f"the loss goes {with_it}; as it is, from {before[0]:.4g} to {before[-1]:.4g}"
-
-
-def is_near(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether more steps may tell: both runs are finite, and neither has left its start upwards."""
-    ends = (*before[-1:], *after[-1:])
-    return bool(ends) and all(map(math.isfinite, ends)) and max(ends) < 1.5 * abs(after[0])
 
 
 def order_by_trials(findings: Iterable[Finding]) -> tuple[Finding, ...]:

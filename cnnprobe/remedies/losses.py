@@ -1,0 +1,52 @@
+"""Judges a remedy by the losses of two runs, with it and without."""
+
+import math
+from collections.abc import Sequence
+
+from cnnprobe.diagnosis import Verdict
+
+BETTER = 0.02  # of the first loss, by which it has to be lower at the end
+
+
+def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
+    """Whether the loss ends lower, by more than `BETTER` of the first one.
+
+    >>> compare_losses((2.3, 2.3), (2.3, 0.4)).value, compare_losses((2.3, 2.2), (2.3, 2.2)).value
+    ('proven', 'useless')
+    """
+    if not after or not math.isfinite(after[-1]):
+        return Verdict.WORSE if before and math.isfinite(before[-1]) else Verdict.USELESS
+    first = abs(after[0])
+    if not before or not math.isfinite(before[-1]):
+        return Verdict.PROVEN if after[-1] < after[0] else Verdict.USELESS
+    if after[-1] < before[-1] - BETTER * first and after[-1] < after[0]:
+        return Verdict.PROVEN
+    return Verdict.WORSE if after[-1] > before[-1] + BETTER * first else Verdict.USELESS
+
+
+def say_losses(before: Sequence[float], after: Sequence[float]) -> str:
+    """The losses at the end of both runs.
+
+    >>> say_losses((2.3, 2.3), (2.3, 0.41))
+    'after 2 steps the loss is 0.41; as it is, 2.3'
+    """
+    if not after or not before:
+        return "the loss is not known"
+    was = before[min(len(before), len(after)) - 1]
+    return f"after {len(after)} steps the loss is {after[-1]:.4g}; as it is, {was:.4g}"
+
+
+def say_falls(before: Sequence[float], after: Sequence[float]) -> str:
+    """From where to where both losses went, where they do not measure the same.
+
+    >>> say_falls((1.386, 1.383), (1.46, 1.41))
+    'the loss goes from 1.46 to 1.41 in 2 steps; as it is, from 1.386 to 1.383'
+    """
+    with_it = f"from {after[0]:.4g} to {after[-1]:.4g} in {len(after)} steps"
+    return f"the loss goes {with_it}; as it is, from {before[0]:.4g} to {before[-1]:.4g}"
+
+
+def is_near(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether more steps may tell: both runs are finite, and neither has left its start upwards."""
+    ends = (*before[-1:], *after[-1:])
+    return bool(ends) and all(map(math.isfinite, ends)) and max(ends) < 1.5 * abs(after[0])
