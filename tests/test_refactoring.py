@@ -1,11 +1,16 @@
 """Repeated blocks in models that were written out, and the proof that the blocks are the same model."""
 
+import cProfile
+import pstats
+
 import pytest
 import torch
 from torch import nn
 
 from cnnprobe import ProbeError, compare, refactor
 from cnnprobe.comparison.refactoring import build
+from cnnprobe.comparison.refactoring.branches import WrittenStep
+from cnnprobe.comparison.refactoring.patterns import Run, fold
 from cnnprobe.errors import TargetError
 from tests.support.twins import FunctionalCNN, SimpleCNN, pictures
 from tests.support.written_out import LeNet, ResNet20, WrittenOut, flattened, mobile_stack
@@ -111,6 +116,40 @@ def test_inverted_residuals_fold_where_the_sum_is_missing_too():
     inverted = next(block for block in found.blocks if block.name == "InvertedResidual")
     assert inverted.repeats >= 10
     assert "self.residual = stride == 1 and in_channels == out_channels" in found.source
+
+
+def steps(letters):
+    return [WrittenStep(text=letter, operation=k) for k, letter in enumerate(letters)]
+
+
+@pytest.mark.parametrize(
+    ("letters", "pieces"),
+    [
+        ("ABABCDCDCD", ["AB*2", "CD*3"]),
+        ("AABAAB", ["AAB*2"]),
+        ("XABCABCABY", ["X", "A", "B", "CAB*2", "Y"]),  # the last of the rotations
+        ("AAAA", ["AA*2"]),
+        ("ABCDEFGH", list("ABCDEFGH")),
+        ("ABABQCDECDECDE", ["AB*2", "Q", "CDE*3"]),
+    ],
+)
+def test_what_repeats_most_is_folded_first(letters, pieces):
+    def write(piece):
+        if not isinstance(piece, Run):
+            return piece.text
+        texts = {"".join(item.text for item in instance) for instance in piece.instances}
+        return f"{texts.pop()}*{len(piece.instances)}"
+
+    assert pieces == [write(piece) for piece in fold(steps(letters))]
+
+
+def test_the_work_of_folding_grows_with_the_number_of_layers_alone():
+    def count_calls(number):
+        profile = cProfile.Profile()
+        profile.runcall(fold, steps("XY" + "AB" * number + "Z"))
+        return pstats.Stats(profile).total_calls
+
+    assert count_calls(400) < 2.2 * count_calls(200)
 
 
 def test_nothing_to_fold_is_said_and_gives_no_source():

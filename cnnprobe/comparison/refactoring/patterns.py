@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from cnnprobe.comparison.refactoring.branches import Item, Parallel
 from cnnprobe.comparison.refactoring.layers import VARYING, Layer
@@ -52,19 +53,19 @@ def _turn_chains_into_blocks(items: Sequence[Item]) -> list[Item]:
     for item in items:
         if isinstance(item, Parallel) and split(item)[1] == ():
             mains.setdefault(" ".join(map(make_strict_sign, split(item)[0])), item)
-    found = list(items)
-    for sign, model in sorted(
-        mains.items(), key=lambda entry: -len(split(entry[1])[0])
+    found, signs = list(items), [make_strict_sign(item) for item in items]
+    for model in sorted(
+        mains.values(), key=lambda item: -len(split(item)[0])
     ):  # a shorter one may be the end of a longer one
-        width = len(split(model)[0])
+        main = [make_strict_sign(item) for item in split(model)[0]]
         k = 0
-        while k + width <= len(found):
-            chain = tuple(found[k : k + width])
-            if " ".join(map(make_strict_sign, chain)) == sign:
+        while k + len(main) <= len(found):
+            if signs[k : k + len(main)] == main:
+                chain = tuple(found[k : k + len(main)])
                 branches = tuple(chain if branch else () for branch in model.branches)
-                found[k : k + width] = [
-                    Parallel(branches=branches, join="+", dim=0, operation=-1, joins=False)
-                ]
+                block = Parallel(branches=branches, join="+", dim=0, operation=-1, joins=False)
+                found[k : k + len(main)] = [block]
+                signs[k : k + len(main)] = [make_strict_sign(block)]
             k += 1
     return found
 
@@ -73,54 +74,80 @@ def _find_best(items: Sequence[Item], signs: Sequence[str]) -> tuple[int, int, i
     """Start, period and count of the run that saves most; of its rotations the last that begins
     with a layer of weights.
     """
-    found: tuple[tuple[int, int, bool, int], tuple[int, int, int]] | None = None
+    best: tuple[int, int, int] | None = None
+    most: tuple[int, int, bool, int] = (0, 0, False, 0)
+    strict = [make_strict_sign(item) for item in items]
     sizes = [count_operations(item) for item in items]
+    before = list(accumulate(sizes, initial=0))  # operations before an item
+    bound = _bound_operations(signs, sizes)
     for period in range(1, len(items) // 2 + 1):
+        if bound[-1] - period <= most[0]:  # one instance is not saved: longer ones save less
+            break
         for start, stop in _find_stretches(signs, period):
+            if bound[stop + period] - bound[start] - period < most[0]:
+                continue
             longest = (stop - start) // period + 1
-            for shift in range((stop - start) % period + 1):
-                first = start + shift
-                weight = sum(sizes[first : first + period])
-                if weight < _LEAST or _is_unlike(items, first, (period, longest)):
-                    continue
+            for first in range(start, start + (stop - start) % period + 1):
+                weight = before[first + period] - before[first]
                 rank = (weight * (longest - 1), -period, _has_weights(items[first]), first)
-                if found is None or rank > found[0]:
-                    found = rank, (first, period, longest)
-    return None if found is None else found[1]
+                if weight < _LEAST or rank <= most:
+                    continue
+                if not _is_unlike(items, (signs, strict), first, (period, longest)):
+                    best, most = (first, period, longest), rank
+    return best
 
 
-def _is_unlike(items: Sequence[Item], first: int, size: tuple[int, int]) -> bool:
+def _bound_operations(signs: Sequence[str], sizes: Sequence[int]) -> list[int]:
+    """The most operations before an item: of one sign, one shortcut may have more than another."""
+    largest: dict[str, int] = {}
+    for sign, size in zip(signs, sizes, strict=True):
+        largest[sign] = max(size, largest.get(sign, 0))
+    return list(accumulate((largest[sign] for sign in signs), initial=0))
+
+
+def _is_unlike(
+    items: Sequence[Item],
+    signs: tuple[Sequence[str], Sequence[str]],
+    first: int,
+    size: tuple[int, int],
+) -> bool:
     """Whether a pattern repeats in itself, or is of several convolutions whose kernels vary: no
     block that a person would see there.
+
+    Args:
+        items: of the whole pass.
+        signs: of the items, by `make_sign` and by `make_strict_sign`.
+        first: where the pattern begins.
+        size: its length, and how often it comes.
     """
     period, count = size
-    inner = [
-        make_sign(item) for item in items[first : first + period] if isinstance(item, Parallel)
-    ]
-    if len(set(inner)) < len(inner):
+    loose, strict = signs
+    places = range(first, first + period)
+    parallels = [k for k in places if isinstance(items[k], Parallel)]
+    if len({loose[k] for k in parallels}) < len(parallels):
         return True
     convolutions = [
-        k
-        for k in range(period)
-        if isinstance(item := items[first + k], Layer) and item.kind.startswith("Conv")
+        k for k in places if isinstance(item := items[k], Layer) and item.kind.startswith("Conv")
     ]
     several = convolutions if len(convolutions) > 1 else []
-    parallels = [k for k in range(period) if isinstance(items[first + k], Parallel)]
     return any(
-        len({make_strict_sign(items[first + n * period + k]) for n in range(count)}) > 1
-        for k in (*several, *parallels)
+        len({strict[k + n * period] for n in range(count)}) > 1 for k in (*several, *parallels)
     )
 
 
 def _find_stretches(signs: Sequence[str], period: int) -> Iterator[tuple[int, int]]:
     """Where each sign is that of one period later, for at least one period: from, to."""
-    start = 0
-    for k in range(len(signs) - period + 1):
-        if k + period < len(signs) and signs[k] == signs[k + period]:
+    end, stop = len(signs) - period, 0
+    for k in range(period - 1, end, period):  # every stretch of a period has one of these places
+        if k < stop or signs[k] != signs[k + period]:
             continue
-        if k - start >= period:
-            yield start, k
-        start = k + 1
+        start, stop = k, k + 1
+        while start and signs[start - 1] == signs[start - 1 + period]:
+            start -= 1
+        while stop < end and signs[stop] == signs[stop + period]:
+            stop += 1
+        if stop - start >= period:
+            yield start, stop
 
 
 def make_strict_sign(item: Item) -> str:
