@@ -56,8 +56,10 @@ def test_torchvision_model_at_its_initialisation_gives_no_warning(name, training
     def take_logits(output, labels):  # GoogLeNet returns a named tuple while it trains
         return cross_entropy(getattr(output, "logits", output), labels)
 
+    # To try a fix takes up to five times as long again, of 130 million weights most of a minute.
+    trials = 0 if name == "vgg11" else 60
     report = cnnprobe.diagnose(
-        model, inputs, targets, loss_fn=take_logits, optimizer=optimizer, steps=3
+        model, inputs, targets, loss_fn=take_logits, optimizer=optimizer, steps=3, trials=trials
     )
     assert report.error is None
     assert [] == [(f.rule, f.module, f.message) for f in report.findings if f.severity != "info"]
