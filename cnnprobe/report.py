@@ -10,7 +10,6 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.document.layout import FRAGMENT, SECTIONS, lay_out_trace
 from cnnprobe.document.render import Document, map_suffixes, render
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
 from cnnprobe.records import schema
@@ -18,6 +17,7 @@ from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.history import History
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
+from cnnprobe.records.words import format_counted
 
 PARTS: Mapping[str, Any] = {
     "trace": Trace,

@@ -6,6 +6,8 @@ import pathlib
 import re
 
 import pytest
+import torch
+from torch import nn
 
 import cnnprobe
 from cnnprobe.crash.cause import all_causes
@@ -27,6 +29,31 @@ def diagnose_sick(name):
 @pytest.mark.parametrize("name", RULES)
 def test_rule_finds_its_sick_example(name):
     assert name in [finding.rule for finding in diagnose_sick(name).findings]
+
+
+OF_ONE = re.compile(
+    r"(?<![\d.,])1 (?:[\w-]+ ){0,2}(?:layers|parameters|modules|gradients|steps|passes|calls|times"
+    r"|samples|images|channels|others)\b"
+)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_counts_one_in_the_singular(name):
+    for finding in diagnose_sick(name).findings:
+        assert not OF_ONE.search(finding.message), finding.message
+
+
+def test_one_layer_has_a_redundant_bias_and_two_have():
+    conv = functools.partial(nn.Conv2d, 3, 3, 3)
+    (one,) = cnnprobe.diagnose(
+        nn.Sequential(conv(), nn.BatchNorm2d(3)), torch.randn(2, 3, 8, 8)
+    ).findings
+    (two,) = cnnprobe.diagnose(
+        nn.Sequential(conv(), nn.BatchNorm2d(3), nn.ReLU(), conv(), nn.BatchNorm2d(3)),
+        torch.randn(2, 3, 8, 8),
+    ).findings
+    assert one.message.startswith("1 layer has a bias that the following BatchNorm cancels (")
+    assert two.message.startswith("2 layers have a bias that the following BatchNorm cancels (")
 
 
 def write_row(name):

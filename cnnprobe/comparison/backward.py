@@ -15,8 +15,8 @@ from cnnprobe.comparison.state import (
 )
 from cnnprobe.comparison.values import describe_unread
 from cnnprobe.comparison.witnesses import NO_VALUES, find_difference
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.recorder import has_scripts, is_compiled
+from cnnprobe.records.words import format_counted
 
 _BACKWARD = ("gradients", "autograd")  # the levels of this file
 

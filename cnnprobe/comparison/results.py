@@ -15,10 +15,10 @@ from cnnprobe.document.layout.comparisons import (
     write_verdict,
 )
 from cnnprobe.document.render import render
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import ProbeError
 from cnnprobe.records import schema
 from cnnprobe.records.differences import Block, Difference, Outcome, Rewrite
+from cnnprobe.records.words import format_counted
 
 __all__ = ["Comparison", "Refactoring"]
 

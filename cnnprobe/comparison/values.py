@@ -12,12 +12,12 @@ from cnnprobe.comparison.state import (
     find_strayed_values,
 )
 from cnnprobe.comparison.witnesses import NO_VALUES
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.records.differences import (
     Discrepancy,
     describe_discrepancy,
     describe_place,
 )
+from cnnprobe.records.words import format_counted
 
 _MOST_UNREAD = 4  # names that are shown of what has no values
 

@@ -22,7 +22,7 @@ from cnnprobe.document.blocks import (
     Text,
 )
 from cnnprobe.document.layout.findings import build_finding_blocks
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 SHOWN = 30  # classes; of more the most frequent and the rarest
 _ROLES = {"class": "class label", "classes": "class labels", "multilabel": "labels, 0 or 1",

@@ -19,7 +19,7 @@ from cnnprobe.data.facts import Data, Spotted
 from cnnprobe.data.images import Thumbnail
 from cnnprobe.data.reading import LoaderReading
 from cnnprobe.data.sheets import ContactSheet
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 COLUMNS = 8
 CELL = 96  # pixels

@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -57,7 +58,7 @@ def backward_missing(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=None,
         message=(
-            f"{name} steps {len(stepped)} times after 0 backward passes: no parameter has a "
+            f"{name} steps {format_counted(len(stepped), 'time')} after 0 backward passes: no parameter has a "
             "gradient"
         ),
         fix=f"call loss.backward() before {name}.step()",

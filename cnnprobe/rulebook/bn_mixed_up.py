@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import called, modules_of, spoken
 from cnnprobe.records.trace import ModuleInfo
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, layers
 
 # momentum: the least of what other frameworks use for the share that stays (Keras 0.99, TensorFlow
@@ -70,8 +71,9 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=large[0].fqn,
             message=(
-                f"{len(large)} BatchNorm layers (the first is {spoken(evidence, large[0].fqn)}) "
-                f"have eps {eps:g} (at least {LARGE:g}, beside a variance of about 1)"
+                f"{format_counted(len(large), 'BatchNorm layer')} (the first is "
+                f"{spoken(evidence, large[0].fqn)}) {'has' if len(large) == 1 else 'have'} "
+                f"eps {eps:g} (at least {LARGE:g}, beside a variance of about 1)"
             ),
             fix=f"momentum={1 - eps:.3g} was probably meant: eps is the second argument",
         )
@@ -80,8 +82,9 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=high[0].fqn,
             message=(
-                f"{len(high)} BatchNorm layers (the first is {spoken(evidence, high[0].fqn)}) "
-                f"have momentum {momentum:g} (at least {HIGH:g}): {momentum:.1%} of their running "
+                f"{format_counted(len(high), 'BatchNorm layer')} (the first is "
+                f"{spoken(evidence, high[0].fqn)}) {'has' if len(high) == 1 else 'have'} "
+                f"momentum {momentum:g} (at least {HIGH:g}): {momentum:.1%} of the running "
                 "statistics come from the last batch"
             ),
             fix=f"momentum={1 - momentum:.3g}: here it is the share of the new batch",

@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, operation_of_module
 from cnnprobe.diagnosis.evidence.questions import owner, spoken, trainable, variable
 from cnnprobe.records.trace import ModuleInfo
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import layers, stepping
 
 
@@ -79,9 +80,11 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
             module=None,
             severity=None if own else Severity.INFO,
             message=(
-                f"{name} is in eval mode in {len(idle)} of {len(stepped)} training steps: "
-                f"{len(affected)} dropout and BatchNorm layers (the first is "
-                f"{spoken(evidence, affected[0].fqn)}) do not train"
+                f"{name} is in eval mode in {len(idle)} of "
+                f"{format_counted(len(stepped), 'training step')}: "
+                f"{format_counted(len(affected), 'dropout or BatchNorm layer')} (the first is "
+                f"{spoken(evidence, affected[0].fqn)}) "
+                f"{'does' if len(affected) == 1 else 'do'} not train"
             ),
             fix=f"call {name}.train() before the training step"
             if own

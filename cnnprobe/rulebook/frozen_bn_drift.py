@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, operation_of_module
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, layers
 
 
@@ -76,12 +77,13 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
         module=first.fqn,
         severity=Severity.WARNING if learnt else Severity.INFO,
         message=(
-            f"{len(drifting)} frozen BatchNorm layers are in train mode (the first is "
-            f"{spoken(evidence, first.fqn)}): their running statistics change with every batch"
+            f"{format_counted(len(drifting), 'frozen BatchNorm layer')} "
+            f"{'is' if len(drifting) == 1 else 'are'} in train mode (the first is "
+            f"{spoken(evidence, first.fqn)}): the running statistics change with every batch"
         ),
         fix=(
-            f"{spoken(evidence, first.fqn)}.eval() after {variable(evidence, 'model')}.train(), "
-            "and the others alike"
+            f"{spoken(evidence, first.fqn)}.eval() after {variable(evidence, 'model')}.train()"
+            + ("" if len(drifting) == 1 else ", and the others alike")
         ),
     )
 

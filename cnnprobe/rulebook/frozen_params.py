@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow
 from cnnprobe.diagnosis.evidence.questions import loss_calls, owner, spoken, variable
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
 
 
@@ -50,7 +51,7 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module="",
             severity=Severity.ERROR,
-            message=f"0 of the model's {len(own)} parameters are trainable",
+            message=f"0 of the model's {format_counted(len(own), 'parameter')} are trainable",
             fix=f"{variable(evidence, 'model')}.requires_grad_(True), at least for its head",
         )
         return
@@ -79,7 +80,8 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
                 module=module,
                 message=(
                     f"{spoken(evidence, module)} is frozen at its random initialisation, while "
-                    f"{len(before & trained)} layers before it are trained"
+                    f"{format_counted(len(before & trained), 'layer')} before it "
+                    f"{'is' if len(before & trained) == 1 else 'are'} trained"
                 ),
                 fix=f"{spoken(evidence, module)}.requires_grad_(True)",
             )

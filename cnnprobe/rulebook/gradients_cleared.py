@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import clears_before_stepping
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -55,8 +56,8 @@ def gradients_cleared(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=None,
         message=(
-            f"{name}.zero_grad() comes between backward and step: 0 of {len(stepped)} steps have "
-            "a gradient to use"
+            f"{name}.zero_grad() comes between backward and step: 0 of "
+            f"{format_counted(len(stepped), 'step')} have a gradient to use"
         ),
         fix=f"move {name}.zero_grad() to before loss.backward()",
     )

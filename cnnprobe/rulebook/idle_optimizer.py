@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import is_idle, owner, spoken, topmost, trainable
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -72,7 +73,8 @@ def idle_optimizer(evidence: Evidence) -> Iterator[Finding]:
                 module=module,
                 message=(
                     f"the weights of {spoken(evidence, module)} have gradients, but "
-                    f"{optimizer.name}, which holds them, made 0 of {len(steps)} optimizer steps"
+                    f"{optimizer.name}, which holds them, made 0 of "
+                    f"{format_counted(len(steps), 'optimizer step')}"
                 ),
                 fix=f"call {optimizer.name}.step() after loss.backward()",
             )

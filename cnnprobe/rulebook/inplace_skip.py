@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 
@@ -57,8 +58,9 @@ def inplace_skip(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=flow.owner(i),
             message=(
-                f"{describe(call)} writes in place to a tensor that {len(readers)} later calls "
-                f"read ({', '.join(readers[:3])}); without it the model gives something else"
+                f"{describe(call)} writes in place to a tensor that "
+                f"{format_counted(len(readers), 'later call')} "
+                f"{'reads' if len(readers) == 1 else 'read'} ({', '.join(readers[:3])}); without it the model gives something else"
             ),
             fix=(
                 f"set inplace=False in {spoken(evidence, flow.owner(i))}, or keep a copy for the "

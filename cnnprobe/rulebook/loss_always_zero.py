@@ -8,6 +8,7 @@ from cnnprobe.diagnosis.evidence import FORWARDING, Evidence, Flow, describe, op
 from cnnprobe.diagnosis.evidence.questions import stat
 from cnnprobe.diagnosis.evidence.scores import read_number
 from cnnprobe.records.trace import ModuleCall, TensorInfo
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import images, perceptron, stepping
 
 ZERO = 1e-6  # what rounding leaves of a difference of float32 numbers of about 1
@@ -86,7 +87,10 @@ def loss_always_zero(evidence: Evidence) -> Iterator[Finding]:
         place, cause = found
         yield Finding(
             module=None,
-            message=f"the loss is {values[0]:.3g} in {len(values)} of {len(values)} steps: {cause}",
+            message=(
+                f"the loss is {values[0]:.3g} in {len(values)} of "
+                f"{format_counted(len(values), 'step')}: {cause}"
+            ),
             fix="compare the output with targets that do not come from it",
             source=flow.line(place),
         )

@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import trainable
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -73,7 +74,7 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
         module=None,
         message=(
             f"the graph behind the loss, made{made}, reaches 0 of the model's "
-            f"{len(trainable(evidence))} trainable parameters"
+            f"{format_counted(len(trainable(evidence)), 'trainable parameter')}"
         ),
         fix=(
             "call backward on the loss as the loss function gave it, without torch.tensor(), "

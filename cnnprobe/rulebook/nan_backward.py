@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, Step, describe
 from cnnprobe.diagnosis.evidence.questions import owner
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, images
 
 
@@ -84,8 +85,8 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=Flow(trace).owner(row) if row is not None else owner(bad[0]),
             message=(
-                f"the loss is {step.value:.3g}, but the gradients of {len(bad)} parameters are "
-                f"not finite (the first is {bad[0]}){what}"
+                f"the loss is {step.value:.3g}, but the gradients of "
+                f"{format_counted(len(bad), 'parameter')} are not finite (the first is {bad[0]}){what}"
             ),
             fix=(
                 "add a small number where it touches 0: torch.sqrt(x + 1e-8), x / (y + 1e-8), "

@@ -14,6 +14,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     topmost,
     trainable,
 )
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 
@@ -86,8 +87,9 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
             module=module,
             severity=Severity.INFO if aside else None,
             message=(
-                f"{count} trainable parameters of {spoken(evidence, module)} are used, but get no "
-                f"gradient in {len(evidence.steps)} steps"
+                f"{format_counted(count, 'trainable parameter')} of {spoken(evidence, module)} "
+                f"{'is used, but gets' if count == 1 else 'are used, but get'} no gradient in "
+                f"{format_counted(len(evidence.steps), 'step')}"
             ),
             fix="the loss leaves this output alone: use it, or freeze what makes it"
             if aside

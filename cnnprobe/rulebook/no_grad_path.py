@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import owner, spoken
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.rulebook.no_grad_params import unreached
 
@@ -87,7 +88,8 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
                 module=flow.owner(i),
                 message=(
                     f"the output of {describe(call)} does not require grad although what goes "
-                    f"into it does: {len(idle)} trainable parameters before it get no gradient"
+                    f"into it does: {format_counted(len(idle), 'trainable parameter')} before it "
+                    f"{'gets' if len(idle) == 1 else 'get'} no gradient"
                 ),
                 fix=(
                     "use_reentrant=False in checkpoint(...): the reentrant one trains nothing "

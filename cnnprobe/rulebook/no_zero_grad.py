@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import variable
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -59,8 +60,8 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             message=(
-                f"{optimizer} used {count} gradients that still held those of the loss that "
-                f"{other} had stepped with"
+                f"{optimizer} used {format_counted(count, 'gradient')} that still held those of "
+                f"the loss that {other} had stepped with"
             ),
             fix=(
                 f"call {optimizer}.zero_grad() after {other}.step() and before the next backward, "
@@ -77,7 +78,8 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=None,
                 message=(
-                    f"in step {number + 1} {name} used {len(step.stale)} gradients that still "
+                    f"in step {number + 1} {name} used "
+                    f"{format_counted(len(step.stale), 'gradient')} that still "
                     "held those of the step before: there was no zero_grad between them"
                 ),
                 fix=f"call {name}.zero_grad() before loss.backward()",

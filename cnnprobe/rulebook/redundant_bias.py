@@ -1,4 +1,4 @@
-"""A bias that BatchNorm takes away again."""
+"""A bias that BatchNorm cancels."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, operation
 from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, layers
 
 
@@ -49,15 +50,16 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=first,
             message=(
-                f"{len(found)} layers have a bias that the BatchNorm behind them takes away again "
-                f"(the first is {spoken(evidence, first)})"
+                f"{format_counted(len(found), 'layer')} "
+                f"{'has' if len(found) == 1 else 'have'} a bias that the following BatchNorm "
+                f"cancels (the first is {spoken(evidence, first)})"
             ),
             fix="bias=False there",
         )
 
 
 def find_redundant(evidence: Evidence) -> list[str]:
-    """The layers whose bias a BatchNorm takes away."""
+    """The layers whose bias a BatchNorm cancels."""
     flow = Flow(evidence.trace)
     found: dict[str, None] = {}
     for i in flow.primitives({"batch_norm"}):

@@ -6,6 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
 
 # largest rise of the factor from one count to the next that counts batches: 50 of them at least
@@ -58,7 +59,8 @@ def schedule_at_zero(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             message=(
-                f"{first.name} is never stepped in {len(evidence.steps)} steps: the factor of the "
+                f"{first.name} is never stepped in "
+                f"{format_counted(len(evidence.steps), 'step')}: the factor of the "
                 f"learning rate stays 0 (it is {first.factors[1]:g} at the next count)"
             ),
             fix=f"call {first.name}.step() after each step of the optimizer",

@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import owner, spoken, topmost
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
 from cnnprobe.rulebook.unoptimized_params import missing
 
@@ -64,7 +65,7 @@ def stale_optimizer(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=module,
                 message=(
-                    f"{optimizer.name} holds {len(optimizer.foreign)} parameters that are not in "
+                    f"{optimizer.name} holds {format_counted(len(optimizer.foreign), 'parameter')} not in "
                     f"the model (the first of shape {optimizer.foreign[0]}), and not those of "
                     f"{spoken(evidence, module)}"
                 ),

@@ -15,6 +15,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     trainable,
     warms_up,
 )
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
 
 EPSILON = 2.0**-24  # half of float32's precision: a smaller relative change is rounded away
@@ -110,7 +111,7 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
         module=module,
         message=(
             f"the weights of {spoken(evidence, module)} have gradients, but did not change in "
-            f"{count} optimizer steps (learning rates: {rates})"
+            f"{format_counted(count, 'optimizer step')} (learning rates: {rates})"
         ),
         fix=f"set lr of {holder.name} to more than 0"
         if not any(holder.rates)

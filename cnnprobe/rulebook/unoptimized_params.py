@@ -14,6 +14,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     trainable,
     variable,
 )
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
 
 
@@ -63,8 +64,9 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=module,
             message=(
-                f"{count} trainable parameters of {spoken(evidence, module)} get gradients, but "
-                f"are in no optimizer ({names} has {len(optimised(evidence))})"
+                f"{format_counted(count, 'trainable parameter')} of {spoken(evidence, module)} "
+                f"{'gets gradients, but is' if count == 1 else 'get gradients, but are'} "
+                f"in no optimizer ({names} has {len(optimised(evidence))})"
             ),
             fix=(
                 f"give {names} all of {variable(evidence, 'model')}.parameters(), or freeze "

@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, Hidden, describe
 from cnnprobe.diagnosis.evidence.questions import spoken, traces
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 INIT = "torch.nn.init."  # a layer's __init__ draws its weights by these
@@ -78,8 +79,8 @@ def unregistered_module(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=place,
             message=(
-                f"{name} holds {len(members)} trainable modules ({kinds}) in a plain container: 0 "
-                "of them are registered"
+                f"{name} holds {format_counted(len(members), 'trainable module')} ({kinds}) in a "
+                f"plain container: 0 of them are registered"
             ),
             fix=f"make it nn.ModuleList(...) where {attribute} is set (nn.ModuleDict for a dict)",
         )
@@ -103,7 +104,7 @@ def _made_anew(evidence: Evidence) -> Iterator[Finding]:
             module=flow.owner(reader),
             message=(
                 f"{describe(flow.calls[reader])} uses weights, of shape {shapes}, that are drawn "
-                f"anew in each of {len(passes)} passes: 0 of them are registered"
+                f"anew in each of {format_counted(len(passes), 'pass', 'passes')}: 0 of them are registered"
             ),
             fix=(
                 f"make the layer once, in __init__ of {place} (self.layer = ...), and only call "

@@ -22,6 +22,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     traces,
 )
 from cnnprobe.records.trace import ModuleInfo, TensorInfo, is_within
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 
@@ -94,8 +95,8 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
             module=module.fqn,
             severity=Severity.INFO if doubtful or elsewhere else Severity.WARNING,
             message=(
-                f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with {len(owned)} "
-                "parameters, but "
+                f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with "
+                f"{format_counted(len(owned), 'parameter')}, but "
             )
             + ("nothing in it was called" if module.is_container else "was called 0 times"),
             fix="call it in the forward, or remove it"
@@ -106,10 +107,13 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
             module=bare[0].fqn,
             severity=Severity.INFO,
             message=(
-                f"{len(bare)} modules without parameters were called 0 times (the first is "
+                f"{format_counted(len(bare), 'module')} without parameters "
+                f"{'was' if len(bare) == 1 else 'were'} called 0 times (the first is "
                 f"{spoken(evidence, bare[0].fqn)}, {bare[0].kind})"
             ),
-            fix="call them in the forward, or remove them",
+            fix="call it in the forward, or remove it"
+            if len(bare) == 1
+            else "call them in the forward, or remove them",
         )
 
 

@@ -14,6 +14,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     traces,
     trainable,
 )
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 
@@ -70,7 +71,7 @@ def unused_params(evidence: Evidence) -> Iterator[Finding]:
                 module=module,
                 message=(
                     f"{spoken(evidence, module)}.{name.rpartition('.')[2]} is trainable, but "
-                    f"nothing reads it: 0 uses in {len(evidence.steps)} steps"
+                    f"nothing reads it: 0 uses in {format_counted(len(evidence.steps), 'step')}"
                 ),
                 fix="use it in the forward, or remove it",
             )

@@ -15,6 +15,7 @@ from cnnprobe.diagnosis.evidence import (
     operation,
 )
 from cnnprobe.diagnosis.evidence.questions import rms
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, layers
 
 SMALL = 1e-4  # root mean square of a layer's output, relative to that of the model's input
@@ -92,7 +93,8 @@ def vanishing_activation(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=flow.owner(i),
                 message=(
-                    f"the output of {describe(call)}, behind {len(before)} layers of weights, has "
+                    f"the output of {describe(call)}, behind "
+                    f"{format_counted(len(before), 'layer')} of weights, has "
                     f"a root mean square of {size:.2g}; the model's input has {given:.2g} (more "
                     f"than {1 / SMALL:g} times as much)"
                 ),

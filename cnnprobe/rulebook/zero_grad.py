@@ -24,6 +24,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     zero,
 )
 from cnnprobe.operations import select_groups
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 STEPWISE = select_groups(trait="flat")  # constant but for jumps: derivative 0
@@ -106,7 +107,7 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
             severity=Severity.INFO if unchosen else Severity.WARNING,
             message=(
                 f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in "
-                f"{len(steps)} of {len(steps)} steps"
+                f"{len(steps)} of {format_counted(len(steps), 'step')}"
             )
             + (
                 ": an index that is computed chose nothing of what they put out" if unchosen else ""
@@ -170,8 +171,8 @@ def _flat_loss(steps: list[Step]) -> Iterator[Finding]:
         severity=Severity.ERROR,
         message=(
             f"the loss is {values[0]:.3g}, and the gradient of every one of "
-            f"{len(steps[0].gradients)} parameters is exactly 0 in {len(steps)} of {len(steps)} "
-            "steps"
+            f"{format_counted(len(steps[0].gradients), 'parameter')} is exactly 0 in "
+            f"{len(steps)} of {format_counted(len(steps), 'step')}"
         )
         + (f": the derivative of {describe(flow.calls[place])} is 0" if place is not None else ""),
         fix=_repair(flow, place),

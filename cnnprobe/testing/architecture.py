@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder.inventory import class_of, named_modules, take_inventory
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import ParameterInfo, Trace
+from cnnprobe.records.words import format_counted
 from cnnprobe.testing.failures import Inputs, fail, match_names, observe_model
 from cnnprobe.testing.listing import ROOT, ListedLayer, list_layers, unwrap
 from cnnprobe.testing.symbols import Shape, Symbols, list_names, parse_shape, spell

@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import preserved
 from cnnprobe.recorder.inventory import class_of, has_values, is_lazy
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import ModuleCall, Trace
+from cnnprobe.records.words import format_counted
 from cnnprobe.testing.failures import (
     Inputs,
     describe_place,

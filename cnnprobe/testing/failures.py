@@ -8,10 +8,10 @@ from torch import nn
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.diagnosis import to_finding
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
 from cnnprobe.records.trace import Trace
+from cnnprobe.records.words import format_counted
 from cnnprobe.report import Report
 
 MOST_LINES = 40  # of differences in one message; beyond that a terminal no longer helps

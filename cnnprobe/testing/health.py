@@ -10,8 +10,8 @@ from torch import nn
 from cnnprobe.api import diagnose
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis import at_least as grave
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.errors import UnknownNameError, suggest
+from cnnprobe.records.words import format_counted
 from cnnprobe.report import Report
 from cnnprobe.testing.failures import Inputs, fail, fail_with_error
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.recorder.inventory import class_of, has_values
 from cnnprobe.recorder.values import leaves
+from cnnprobe.records.words import format_counted
 from cnnprobe.testing.behaviour import check_values, keep_model
 from cnnprobe.testing.failures import (
     Inputs,

@@ -7,7 +7,7 @@ from cnnprobe.data.facts import Boxes, Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 TURNED = 0.2  # of the boxes are outside, and
 ALL = 0.95  # of these would be inside with x and y exchanged

@@ -7,7 +7,7 @@ from cnnprobe.data.facts import Data, Part
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, made
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 COLOURS = (1, 2, 3, 4)  # channels of an image file: grey, grey + alpha, RGB, RGBA or CMYK
 

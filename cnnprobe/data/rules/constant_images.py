@@ -8,7 +8,7 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.data.words import among, name_samples
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 ALL = 0.5  # share of constant images from which the pictures are lost, and not a few of them blank
 

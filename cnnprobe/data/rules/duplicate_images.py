@@ -8,7 +8,7 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.data.words import among
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 # of the samples: CIFAR-100's training set has some percent of near duplicates (Barz and Denzler
 # 2020)

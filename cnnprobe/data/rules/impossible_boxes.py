@@ -8,7 +8,7 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.data.words import name_samples
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 FEW = 0.5  # of the boxes: where more are swapped, they are written in another form (box-format)
 

@@ -7,7 +7,7 @@ from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import classifier, images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 MARKS = (-100, -1, 255)  # what labels are called that are left out
 

@@ -8,7 +8,7 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.data.words import name_samples
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 
 def _cropped(size: int) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import dataset, images, labels, seed
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 # Of the validation, exact copies: CIFAR-10's test set has about 0.3% and is used all the same; with
 # near duplicates 3.3% (Barz and Denzler 2020).

@@ -8,7 +8,7 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.data.words import shape
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 BEYOND = 1.1  # of the side of the image: what reaches farther was meant for a larger one
 MANY = 0.2  # of the boxes are outside

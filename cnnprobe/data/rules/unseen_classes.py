@@ -7,7 +7,7 @@ from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
-from cnnprobe.document.render.units import format_counted
+from cnnprobe.records.words import format_counted
 
 EXPECTED = 7.0  # samples of a class that should have been read: none by chance once in e**7
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from cnnprobe.document.blocks import Picture
 from cnnprobe.document.layout.graphs import OPERATIONS_DRAWN
 from cnnprobe.document.render import as_svg
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.graph import BLOCKS, FUNCTION, Graph, Node, build_module_graph
 from cnnprobe.records.trace import Trace
+from cnnprobe.records.words import format_counted
 
 _ALL_DRAWN = 400  # boxes; the whole of a larger model is no picture that anybody looks at
 _TO = "to "  # the mark of a box of several blocks that names the last of them

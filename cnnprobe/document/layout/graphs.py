@@ -15,9 +15,10 @@ from cnnprobe.document.render import (
     as_svg,
     labels,
 )
-from cnnprobe.document.render.units import format_counted, format_size
+from cnnprobe.document.render.units import format_size
 from cnnprobe.graph import Graph
 from cnnprobe.graph.folding import BOXES
+from cnnprobe.records.words import format_counted
 
 OPERATIONS_DRAWN = 500  # of autograd's own view; beyond it a picture is folded to modules
 

@@ -22,7 +22,6 @@ from cnnprobe.document.layout.ranks import build_rank_table, name_owners, show_o
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.document.render.units import (
     format_count,
-    format_counted,
     format_percent,
     format_seconds,
     format_size,
@@ -37,6 +36,7 @@ from cnnprobe.records.history import (
     Series,
     drift,
 )
+from cnnprobe.records.words import format_counted
 
 _MOST = 60  # layers that are shown; JSON has them all
 _DRIFT = (

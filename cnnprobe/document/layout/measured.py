@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from cnnprobe.document.blocks import Column, Document, Heading, Notice, Row, Spread, Table, Text
-from cnnprobe.document.render.units import format_counted
 from cnnprobe.records.measured import Measured
+from cnnprobe.records.words import format_counted
 
 _COLUMNS = (
     Column(name="output of"),

@@ -14,8 +14,9 @@ from cnnprobe.document.blocks import (
     Text,
 )
 from cnnprobe.document.layout.tables import format_shape
-from cnnprobe.document.render.units import format_counted, format_percent, format_si, format_size
+from cnnprobe.document.render.units import format_percent, format_si, format_size
 from cnnprobe.records.memory import PARTS, TRAINING, MemoryNeed, MemoryWay
+from cnnprobe.records.words import format_counted
 
 _PARTS_NOTE = (
     "activations: made by the forward pass; passing: gradients of activations, and other tensors "

@@ -9,13 +9,13 @@ from cnnprobe.document.layout.entries import shorten_function
 from cnnprobe.document.layout.tables import format_shape, format_shapes, is_odd
 from cnnprobe.document.render.units import (
     format_count,
-    format_counted,
     format_percent,
     format_si,
     format_size,
 )
 from cnnprobe.records.totals import Totals, list_leaves
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
+from cnnprobe.records.words import format_counted
 
 _STAGES = {
     "forward": "the forward pass",
