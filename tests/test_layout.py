@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cnnprobe.diagnosis import Finding
+from cnnprobe.document.blocks import Table, Text
 from cnnprobe.document.layout import fold_rows, lay_out_parameters, lay_out_trace, list_entries
 from cnnprobe.document.layout.boxes import map_boxes_to_keys
 from cnnprobe.document.layout.folded_rows import join_names
@@ -336,6 +337,24 @@ def test_findings_stand_between_the_title_and_the_introduction():
     kinds = [type(block).__name__ for block in blocks[:4]]
     assert ["Heading", "Text", "Notice", "Text"] == kinds
     assert "dead-relu: 99.8% zeros" == blocks[2].text
+
+
+def test_crash_stands_above_the_other_findings():
+    blocks = lay_out_trace(traces.failing(), findings=[CRASH, DEAD], explanation=WHY).blocks
+    texts = [block.text for block in blocks if isinstance(block, Notice | Text)]
+    others = next(i for i, text in enumerate(texts) if text.startswith("1 other finding: "))
+    assert "missing-flatten: no flatten" in texts[:others]
+    assert "dead-relu: 99.8% zeros" == texts[others + 1]
+    kinds = [type(block) for block in blocks if block is not blocks[1]]
+    assert kinds.index(Text) < kinds.index(Table)
+
+
+def test_crash_stands_above_the_other_findings_wherever_its_section_is():
+    blocks = lay_out_trace(
+        traces.failing(), findings=[CRASH, DEAD], explanation=WHY, sections=("modules", "failure")
+    ).blocks
+    texts = [block.text for block in blocks if isinstance(block, Notice)]
+    assert ["missing-flatten: no flatten", "dead-relu: 99.8% zeros"] == texts[-2:]
 
 
 def test_crash_is_no_finding_where_the_failure_has_its_own_place():

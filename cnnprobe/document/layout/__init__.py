@@ -85,7 +85,8 @@ def lay_out_trace(
         graph: autograd's, shown in the section "graph" after the pictures of the modules.
         explanation: why it raised; stands in place of the bare failure.
         history: the training steps that were watched, shown before the modules.
-        findings: what is wrong, root causes first; they stand right under the title.
+        findings: what is wrong, root causes first; they stand right under the title, below a
+            crash where one is explained.
         together: what all their proven fixes do at once.
 
     Raises:
@@ -102,20 +103,26 @@ def lay_out_trace(
     # What raised has its own place in the document.
     others = tuple(f for f in findings if not _has_own_place(f, explanation, sections))
     view = _View(depth, folded, most_rows, drawn, graph, explanation, history, others, together)
+    crashed = len(others) < len(findings)
+    found = tuple(_show_findings(trace, view, "other finding" if crashed else "finding"))
+    last = max(i for i, name in enumerate(sections) if name in _OF_CRASH) if crashed else -1
     blocks: list[Block] = [Heading(text=trace.model, level=1)]
-    blocks += [*_show_findings(trace, view), Text(text=introduce(trace))]
-    for section in sections:
+    blocks += () if crashed else found
+    blocks.append(Text(text=introduce(trace)))
+    for i, section in enumerate(sections):
         if section not in _MAKERS:
             raise UnknownNameError(
                 f"no section named {section!r}", where="layout", fix=suggest(section, SECTIONS)
             )
         blocks += _MAKERS[section](trace, view)
+        # The rules judge what ran before the crash: the crash itself comes first.
+        blocks += found if i == last else ()
     return Document(title=trace.model, blocks=tuple(blocks))
 
 
-def _show_findings(trace: Trace, view: _View) -> Iterable[Block]:
+def _show_findings(trace: Trace, view: _View, noun: str) -> Iterable[Block]:
     if view.findings:
-        yield from build_finding_blocks(view.findings, trace)
+        yield from build_finding_blocks(view.findings, trace, noun=noun)
         yield from build_trial_blocks(view.findings, view.together, drawn=view.drawn)
 
 
@@ -238,7 +245,10 @@ _MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
     "traceback": _show_traceback,
 }
 SECTIONS = tuple(_MAKERS)
-"""The parts of a report. Findings are none of them: they stand in every report, under its title."""
+"""The parts of a report. Findings are none of them: they stand in every report, under its title or
+below its crash."""
+
+_OF_CRASH = ("failure", "patch", "evidence")
 
 USUAL = ("failure", "evidence", "history", "modules", "totals", "notes")
 FRAGMENT = ("failure", "patch", "evidence", "history", "modules", "totals", "notes", "parameters")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cnnprobe.diagnosis import Finding, Severity, fold
 from cnnprobe.document.blocks import Block, Document, Folded, Heading, Notice, Text
 from cnnprobe.records.trace import Trace
+from cnnprobe.records.words import format_counted
 
 
 def lay_out_findings(title: str, findings: Sequence[Finding]) -> Document:
@@ -16,14 +17,12 @@ def lay_out_findings(title: str, findings: Sequence[Finding]) -> Document:
 
 
 def build_finding_blocks(
-    findings: Sequence[Finding], trace: Trace | None = None
+    findings: Sequence[Finding], trace: Trace | None = None, *, noun: str = "finding"
 ) -> tuple[Block, ...]:
-    """The first five as notices, the rest folded."""
+    """The first five as notices, the rest folded; `noun` is what they are counted as."""
     shown, rest = fold(findings)
     counts = ", ".join(f"{n} {kind.value}{'s' if n > 1 and kind is not Severity.INFO else ''}" for kind in reversed(Severity) if (n := sum(1 for f in findings if f.severity == kind)))  # fmt: skip
-    blocks: list[Block] = [
-        Text(text=f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {counts}")
-    ]
+    blocks: list[Block] = [Text(text=f"{format_counted(len(findings), noun)}: {counts}")]
     keys = {
         call.fqn: f"c{i}"
         for i, call in reversed(list(enumerate(trace.calls if trace is not None else ())))
