@@ -1,5 +1,6 @@
 """The sample of a loader: every form of batch is read, and the loader gives the same next epoch as without."""
 
+import contextlib
 import dataclasses
 import random
 from typing import NamedTuple
@@ -302,3 +303,84 @@ def test_damaged_report_says_so(tmp_path):
 def test_report_shows_itself_in_a_notebook():
     bundle = cnnprobe.inspect_data([(X, Y)])._repr_mimebundle_()
     assert "Classes" in bundle["text/html"] and "nothing was found" in bundle["text/plain"]
+
+
+class Normalize:
+    """Subtracts the means of three channels."""
+
+    def __init__(self):
+        self.mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+
+    def __call__(self, image):
+        return image.sub_(self.mean)
+
+
+class Photos(Dataset):
+    """Images of one channel, the last of which are in colour."""
+
+    def __init__(self, grey):
+        self.grey = grey
+        self.transform = Normalize()
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        image = torch.zeros(1 if index < self.grey else 3, 8, 8)
+        return self.transform(image), index
+
+
+FAILS = "Photos raised in the transform Normalize: the image (1, 8, 8) has 1 channel"
+
+
+def find_unreadable(data):
+    findings = cnnprobe.inspect_data(DataLoader(data, 4, shuffle=True)).findings
+    return next(f for f in findings if f.rule == "unreadable-samples")
+
+
+def grey_model():
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_transform_that_fails_on_every_sample_is_named_by_diagnose(workers):
+    loader = DataLoader(Photos(8), 4, num_workers=workers)
+    with pytest.raises(TargetError, match="the loader gives no batch: failed-sample: ") as caught:
+        cnnprobe.diagnose(grey_model(), loader, loss_fn=torch.nn.CrossEntropyLoss())
+    assert FAILS in caught.value.what
+    assert "use one mean and one std: '0' (Conv2d) expects 1 channel" == caught.value.fix
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_diagnose_says_of_a_failing_transform_what_a_recorded_loop_says():
+    loader, model = DataLoader(Photos(8), 4), grey_model()
+    with pytest.raises(TargetError) as caught:
+        cnnprobe.diagnose(model, loader)
+    with contextlib.suppress(RuntimeError), cnnprobe.record(model) as run:
+        for images, _ in loader:
+            model(images)
+    assert run.explanation.message in caught.value.what
+    assert run.explanation.repairs[0].title == caught.value.fix
+
+
+def test_samples_are_not_to_be_removed_where_all_of_them_raise():
+    found = find_unreadable(Photos(8))
+    assert FAILS in found.message
+    assert "8 of 8 samples that were tried raise: " in found.message
+    assert "open every image in colour: " in found.fix
+
+
+def test_one_grey_image_among_coloured_ones_is_to_be_opened_in_colour():
+    found = find_unreadable(Photos(1))
+    assert "1 of 8 samples that were tried raises: sample 0" in found.message
+    assert "open every image in colour: " in found.fix
+
+
+def test_samples_that_all_raise_for_an_unknown_reason_are_not_to_be_removed():
+    class Lost(Photos):
+        def __getitem__(self, index):
+            raise OSError("no such disk")
+
+    found = find_unreadable(Lost(8))
+    assert "correct what the data set or its transform does with every sample" == found.fix
+    assert "raises OSError: no such disk; 8 of 8 samples" in found.message

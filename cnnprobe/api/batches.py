@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from cnnprobe.api.loaders import explain_failures
 from cnnprobe.data import DataRule, load_data_rules
 from cnnprobe.data.expected import read_expected
 from cnnprobe.data.inspecting import judge, read
@@ -63,7 +64,7 @@ def inspect_data(
     files = [pathlib.Path(each) for each in given if not isinstance(each, DataRule)]
     own = [each for each in given if isinstance(each, DataRule)]
     limits = Limits(samples=samples, seconds=seconds)
-    inspection = read(loader, validation, limits=limits, tell=tell)
+    inspection = explain_failures(read(loader, validation, limits=limits, tell=tell), model)
     return judge(
         inspection,
         read_expected(model, loss_fn, inspection.inputs, inspection.batch_size),

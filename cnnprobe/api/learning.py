@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.api.forward import keep_report
+from cnnprobe.api.loaders import explain_failures
 from cnnprobe.crash import NOTHING_SEEN, Crash, failure_and_explanation
 from cnnprobe.crash.cause import Cause, load_causes
 from cnnprobe.data import DataRule, all_data_rules, join_findings, load_data_rules
@@ -145,7 +146,10 @@ def diagnose(
     )
     of_data = data.notes if data is not None else ()
     report = Report(
-        trace=replace(trace, notes=(*trace.notes, *said, *outcome.notes, *of_data, *ignored)),
+        trace=replace(
+            trace,
+            notes=(*trace.notes, *said, *outcome.notes, *of_data, *ignored),
+        ),
         findings=(*crashed, *findings),
         together=tried.together,
         explanation=explanation,
@@ -223,18 +227,24 @@ def _read_loaders(
             fix="diagnose(model, loader, loss_fn=...); the validation data goes to validation=",
         )
     loader, validation = loaders
-    inspection = read(wrap_dataset(loader), validation, limits=Limits(), tell=tell)
+    inspection = explain_failures(
+        read(wrap_dataset(loader), validation, limits=Limits(), tell=tell), model
+    )
     if inspection.first is None:
-        failed = inspection.data.training.failed
-        raise TargetError(
-            f"the loader gives no batch: {failed.kind}: {failed.message}"
-            if failed
-            else "the loader gives no batch",
-            where="diagnose(model, loader)",
-            fix="cnnprobe.inspect_data(loader) says which samples are at fault",
-        )
+        raise _refuse_loader(inspection) from inspection.error
     found = feed(inspection.first, model, loss_fn)
     return inspection, found.inputs, found.targets, (found.said,)
+
+
+def _refuse_loader(inspection: Inspection) -> TargetError:
+    failed = inspection.data.training.failed
+    said = f": {failed.reason or f'{failed.kind}: {failed.message}'}" if failed else ""
+    return TargetError(
+        f"the loader gives no batch{said}",
+        where="diagnose(model, loader)",
+        fix=(failed.repair if failed else "")
+        or "cnnprobe.inspect_data(loader) says which samples are at fault",
+    )
 
 
 def _find_asking(frame: types.FrameType) -> types.FrameType:

@@ -249,6 +249,8 @@ class Failed:
     unreadable: tuple[Spotted, ...] = ()  # samples that raise by themselves
     count: int = 0  # of them, of those that were tried
     tried: int = 0
+    reason: str = ""  # what is wrong with the sample that raised, where that is known
+    repair: str = ""  # what to do about it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,11 @@ class Inspection:
         """A few images of the training, for a forward pass."""
         return self.readings[0].inputs
 
+    @property
+    def error(self) -> Exception | None:
+        """What the training loader raised."""
+        return self.readings[0].error
+
 
 def read(
     training: Any,

@@ -67,6 +67,7 @@ class LoaderReading:
     source: Source
     images: ImageTally
     inputs: Tensor | None = None  # the first images of the first batch
+    error: Exception | None = None  # what the loader raised
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ def _find_moved(splits: Sequence[Split]) -> tuple[tuple[int, str, str], ...]:
 
 def _read_split(source: Source, limits: Limits, tell: Tell | None) -> LoaderReading:
     tallies: _Tallies | None = None
-    failed = None
+    failed = cause = None
     try:
         for batch in read_batches(source, limits):
             tallies = tallies or _start(batch)
@@ -150,7 +151,7 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> LoaderRead
         failed, tallies = _read_singly(source, cause, tallies)
     tallies = tallies or _Tallies({}, {})
     split = _describe(source, tallies, failed)
-    return LoaderReading(split, source, tallies.images, tallies.inputs)
+    return LoaderReading(split, source, tallies.images, tallies.inputs, cause)
 
 
 def _start(batch: Batch) -> _Tallies:

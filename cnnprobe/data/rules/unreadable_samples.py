@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Failed
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, made
 from cnnprobe.data.words import name_samples
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.records.words import format_counted
 
 
 def _photos(broken: int) -> Mapping[str, Any]:
@@ -39,7 +40,8 @@ def unreadable_samples(data: Data) -> Iterator[Finding]:
 
     Why it matters: the training ends where it meets that sample, which may be hours after its
     start.
-    What to do: remove or replace the file, or correct what the data set does with it.
+    What to do: remove or replace the file, or correct what the data set does with it. Where all
+    samples raise, it is the data set or its transform.
     Known exceptions: samples that can be read but not be joined are sizes-differ or
     channels-differ.
     Source: torch.utils.data.DataLoader raises what the data set raised, from a worker with its text
@@ -51,14 +53,25 @@ def unreadable_samples(data: Data) -> Iterator[Finding]:
             continue
         if failed.count:
             what = (
-                f"{failed.count} of {failed.tried} samples that were tried raise: "
+                f"{failed.count} of {format_counted(failed.tried, 'sample')} that "
+                f"{'was' if failed.tried == 1 else 'were'} tried "
+                f"{'raises' if failed.count == 1 else 'raise'}: "
                 f"{name_samples(failed.unreadable, failed.count)}"
             )
         else:
             what = "none of the samples that were tried one by one does so"
+        said = failed.reason or failed.message
         yield Finding(
-            message=f"the {split.name} loader raises {failed.kind}: {failed.message}; {what}",
-            fix="remove these samples, or correct what the data set does with them"
-            if failed.count
-            else "read the message: it comes from the data set, its transforms or the collate_fn",
+            message=f"the {split.name} loader raises {failed.kind}: {said}; {what}",
+            fix=failed.repair or _advise(failed),
         )
+
+
+def _advise(failed: Failed) -> str:
+    if not failed.count:
+        return "read the message: it comes from the data set, its transforms or the collate_fn"
+    if failed.count == failed.tried:
+        return "correct what the data set or its transform does with every sample"
+    these = "this sample" if failed.count == 1 else "these samples"
+    them = "it" if failed.count == 1 else "them"
+    return f"remove {these}, or correct what the data set does with {them}"

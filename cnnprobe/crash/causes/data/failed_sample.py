@@ -2,7 +2,7 @@ import ast
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnprobe.crash.cause import LAST, STRONG, Crash, Example, Suspects, blame, cause, vary
 from cnnprobe.crash.facts.loader import Fetch, find_fetch, find_transform
@@ -101,7 +101,7 @@ def failed_sample(crash: Crash) -> Suspects:
     where += f" raised in the transform {transform}" if transform else " raised"
     reason, arithmetic, title = (
         _judge_length(crash, fetch)
-        or _judge_channels(fetch)
+        or _judge_channels(crash, fetch)
         or _judge_class(crash)
         or _judge_order(fetch)
         or ("", "", "")
@@ -133,7 +133,7 @@ def _judge_length(crash: Crash, fetch: Fetch) -> tuple[str, str, str] | None:
     return None
 
 
-def _judge_channels(fetch: Fetch) -> tuple[str, str, str] | None:
+def _judge_channels(crash: Crash, fetch: Fetch) -> tuple[str, str, str] | None:
     """An image that meets statistics of another number of channels."""
     values: list[Any] = [v for f in reversed(fetch.frames) for v in f.f_locals.values()]
     owners = [f.f_locals.get("self") for f in fetch.frames]
@@ -150,11 +150,27 @@ def _judge_channels(fetch: Fetch) -> tuple[str, str, str] | None:
     if shape[-1] == count:
         reason = f"the image {shape} has its {count} channels last"
         title = "put the channels first before the transform: image.permute(2, 0, 1), or ToTensor()"
-    elif count == 3 and shape[0] in (1, 4):
-        title = "open every image in colour: Image.open(path).convert('RGB')" + (
-            ", or use one mean and one std for grey images" if shape[0] == 1 else ""
-        )
+    elif count == 3 and shape[0] == 1:
+        colour = "open every image in colour: Image.open(path).convert('RGB')"
+        grey = "use one mean and one std for grey images"
+        takes = _find_first_layer(crash)
+        title = f"{colour}, or {grey}"
+        if takes:
+            title = f"use one mean and one std: {takes} expects 1 channel"
+    elif count == 3 and shape[0] == 4:
+        title = "open every image in colour: Image.open(path).convert('RGB')"
     return reason, f"{shape} and {tuple(statistics[0].shape)}", title
+
+
+def _find_first_layer(crash: Crash) -> str:
+    """The model's first convolution in words, where it takes grey images; else ""."""
+    convolutions = (
+        f for f, m in crash.modules.items() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    )
+    first = next(convolutions, None)
+    if first is None or getattr(crash.modules[first], "in_channels", 0) != 1:
+        return ""
+    return crash.describe_module(first)
 
 
 def _judge_class(crash: Crash) -> tuple[str, str, str] | None:
