@@ -430,3 +430,39 @@ def test_a_training_step_is_diagnosed_under_cprofile_which_goes_on_afterwards():
     assert "_threshold" in {
         entry.code.co_name for entry in profile.getstats() if not isinstance(entry.code, str)
     }
+
+
+def test_cut_loss_is_explained_by_the_crash_and_stands_below_it():
+    def train_step(model, x, y):
+        F.cross_entropy(model(x).detach(), y).backward()
+
+    report = cnnprobe.diagnose(Classifier(), images(), labels(), train_step=train_step)
+    found = {f.rule: f.follows_from for f in report.findings}
+    assert "detached-graph" == next(iter(found))
+    assert ("detached-graph",) == found["loss-detached"]
+
+
+class OutputsDict(nn.Module):
+    def __init__(self, key):
+        super().__init__()
+        self.key, self.net = key, Classifier()
+
+    def forward(self, x):
+        return {"aux": x.mean(), self.key: self.net(x)}
+
+
+@pytest.mark.parametrize("key", ["out", "logits"])
+def test_report_notes_which_part_of_a_dict_the_loss_was_given(key):
+    report = cnnprobe.diagnose(OutputsDict(key), images(), labels(), loss_fn=nn.CrossEntropyLoss())
+    assert any(f"the loss was given output['{key}']: " in note for note in report.trace.notes)
+
+
+def test_no_part_is_noted_where_the_output_is_a_tensor_or_the_step_is_the_users_own():
+    def train_step(model, x, y):
+        F.cross_entropy(model(x)["out"], y).backward()
+
+    reports = (
+        cnnprobe.diagnose(Classifier(), images(), labels(), loss_fn=nn.CrossEntropyLoss()),
+        cnnprobe.diagnose(OutputsDict("out"), images(), labels(), train_step=train_step),
+    )
+    assert not any("the loss was given" in note for r in reports for note in r.trace.notes)

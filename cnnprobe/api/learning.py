@@ -5,7 +5,7 @@ import pathlib
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,21 @@ from torch import nn
 from cnnprobe.api.forward import keep_report
 from cnnprobe.api.loaders import explain_failures
 from cnnprobe.crash import NOTHING_SEEN, Crash, failure_and_explanation
-from cnnprobe.crash.cause import Cause, load_causes
+from cnnprobe.crash.cause import Cause, all_causes, load_causes
 from cnnprobe.data import DataRule, all_data_rules, join_findings, load_data_rules
 from cnnprobe.data.expected import read_expected
 from cnnprobe.data.feeding import feed, is_loader, wrap_dataset
 from cnnprobe.data.inspecting import Inspection, judge, read
 from cnnprobe.data.source import Limits
-from cnnprobe.diagnosis import Rule, ignored_by_classes, run_rules, split_ignored, to_finding
+from cnnprobe.diagnosis import (
+    Finding,
+    Rule,
+    Severity,
+    ignored_by_classes,
+    run_rules,
+    split_ignored,
+    to_finding,
+)
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.ranks import RankRule, all_rank_rules
@@ -148,9 +156,9 @@ def diagnose(
     report = Report(
         trace=replace(
             trace,
-            notes=(*trace.notes, *said, *outcome.notes, *of_data, *ignored),
+            notes=(*trace.notes, *said, *_note_given(evidence), *outcome.notes, *of_data, *ignored),
         ),
-        findings=(*crashed, *findings),
+        findings=_put_crash_first(crashed, findings, known),
         together=tried.together,
         explanation=explanation,
         error=error,
@@ -178,6 +186,23 @@ def _load_rules(given: Iterable[Rule | DataRule | Cause | str | os.PathLike[str]
         data=(*load_data_rules(files), *(each for each in own if isinstance(each, DataRule))),
         causes=(*load_causes(files), *(each for each in own if isinstance(each, Cause))),
     )
+
+
+def _put_crash_first(
+    crashed: Sequence[Finding], findings: Sequence[Finding], known: _Judges
+) -> tuple[Finding, ...]:
+    """The crash, then the other findings, of which some follow from it."""
+    if not crashed:
+        return tuple(findings)
+    causes = [each for each in (*all_causes(), *known.causes) if each.name == crashed[0].rule]
+    explained = {name for each in causes for name in each.explains}
+    linked = [
+        replace(f, follows_from=(crashed[0].rule, *f.follows_from)) if f.rule in explained else f
+        for f in findings
+    ]
+    # A stable sort: root causes stay before what follows, and info stays last.
+    linked.sort(key=lambda f: (f.severity is Severity.INFO, bool(f.follows_from)))
+    return (*crashed, *linked)
 
 
 class _Crashes:
@@ -234,6 +259,12 @@ def _read_loaders(
         raise _refuse_loader(inspection) from inspection.error
     found = feed(inspection.first, model, loss_fn)
     return inspection, found.inputs, found.targets, (found.said,)
+
+
+def _note_given(evidence: Evidence) -> tuple[str, ...]:
+    if not evidence.given:
+        return ()
+    return (f"the loss was given {evidence.given}: your loop must pass that, not the whole output",)
 
 
 def _refuse_loader(inspection: Inspection) -> TargetError:

@@ -135,6 +135,7 @@ class Cause:
     find: Find
     family: str = ""  # the wider name under which it was known before
     prior: int = 0  # of two suspects of one weight, that of the greater prior goes first
+    explains: tuple[str, ...] = ()  # rules that find what follows from it
     examples: tuple[Example, ...] = ()
 
     @property
@@ -161,6 +162,7 @@ def cause(
     stage: str | tuple[str, ...] = "forward",
     family: str = "",
     prior: int = 0,
+    explains: tuple[str, ...] = (),
 ) -> Callable[[Find], Cause]:
     """Make a Cause of a function that takes a Crash and yields Suspects.
 
@@ -188,6 +190,7 @@ def cause(
             find=find,
             family=family,
             prior=prior,
+            explains=explains,
             examples=given,
         )
 

@@ -86,6 +86,7 @@ class _Observation:
         self.names = names_of(self.model, self.hidden)
         self.error: BaseException | None = None
         self.output: Any = None
+        self.given = ""  # which part of the output the loss was given
 
     def run(self) -> tuple[Evidence, BaseException | None]:
         request = self.request
@@ -130,6 +131,7 @@ class _Observation:
             schedules=describe_schedules(self.around),
             backward=backward,
             names=dict(request.names),
+            given=self.given,
             own_loop=request.train_step is not None,
         )
         return evidence, self.error
@@ -161,11 +163,8 @@ class _Observation:
         output = self.output = call(self.model, request.inputs)
         loss_fn = request.loss_fn
         assert loss_fn is not None  # noqa: S101  (trains() said so)
-        loss = (
-            loss_fn(_fitting(output, loss_fn))
-            if request.targets is None
-            else loss_fn(_fitting(output, loss_fn), request.targets)
-        )
+        self.given, given = _fit(output, loss_fn)
+        loss = loss_fn(given) if request.targets is None else loss_fn(given, request.targets)
         if isinstance(loss, Tensor) and loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
             for _, optimizer in self.around.optimizers.values():
@@ -180,7 +179,7 @@ class _Observation:
             return None
         try:
             with torch.no_grad():
-                given = _fitting(output, request.loss_fn)
+                _, given = _fit(output, request.loss_fn)
                 loss = (
                     request.loss_fn(given)
                     if request.targets is None
@@ -337,17 +336,20 @@ def _described(value: Any) -> tuple[TensorInfo, ...]:
     )
 
 
-def _fitting(output: Any, loss_fn: Any) -> Any:
-    """What a stock loss can take of a nested output: its logits, or its first tensor.
+def _fit(output: Any, loss_fn: Any) -> tuple[str, Any]:
+    """What a stock loss can take of a nested output, and how it is written: its logits, or its
+    first tensor. "" where it is the output itself.
 
     A tuple stays one: the standard step hands it to the loss as it is, which then raises.
     """
     if isinstance(output, tuple):
-        return output
+        return "", output
     if isinstance(output, Tensor) or (not getattr(type(loss_fn), "__module__", "").startswith("torch.") and not getattr(loss_fn, "__module__", "").startswith("torch.")):  # fmt: skip
-        return output
+        return "", output
     for name in ("logits", "out"):
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(found, Tensor):
-            return found
-    return next((leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor)), output)
+            is_key = isinstance(output, Mapping)
+            return f"output[{name!r}]" if is_key else f"output.{name}", found
+    tensors = ((f"output{path}", leaf) for path, leaf in leaves(output) if isinstance(leaf, Tensor))
+    return next(tensors, ("", output))

@@ -214,4 +214,6 @@ class Evidence:
     collapse: float | None = None
     backward: BackwardFault | None = None
     names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables
+    # "output['logits']": the part of a nested output that the loss was given; "": the output itself
+    given: str = ""
     own_loop: bool = False  # the steps are those of the user's own train_step

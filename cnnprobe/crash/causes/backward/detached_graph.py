@@ -64,7 +64,9 @@ EXAMPLES = tuple(
 )
 
 
-@cause("CP086", "detached-graph", EXAMPLES, stage="backward", prior=900)
+@cause(
+    "CP086", "detached-graph", EXAMPLES, stage="backward", prior=900, explains=("loss-detached",)
+)
 def detached_graph(crash: Crash) -> Suspects:
     """The loss has no graph, so that no gradient can flow back from it.
 
