@@ -466,3 +466,24 @@ def test_no_part_is_noted_where_the_output_is_a_tensor_or_the_step_is_the_users_
         cnnprobe.diagnose(OutputsDict("out"), images(), labels(), train_step=train_step),
     )
     assert not any("the loss was given" in note for r in reports for note in r.trace.notes)
+
+
+class Excited(nn.Module):
+    """A ReLU in place whose output is read twice, and nothing that is overwritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.relu(self.bn(self.conv(x)))
+        return self.fc((x * x.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3)))
+
+
+def test_running_statistics_of_a_pass_in_train_mode_are_no_overwritten_skip():
+    same_images = torch.rand(1, 3, 8, 8).repeat(4, 1, 1, 1)  # then train mode is looked at too
+    report = cnnprobe.diagnose(
+        Excited(), same_images, torch.tensor([0, 1, 2, 0]), loss_fn=nn.CrossEntropyLoss()
+    )
+    assert "inplace-skip" not in [finding.rule for finding in report.findings]

@@ -328,9 +328,10 @@ def run_probes(
             name for name, p in model.named_parameters() if p.requires_grad and id(p) in changed
         ),
         repeat=repeat,
-        spread=spread_in_both_modes(model, inputs, base.output, n),
         leak=find_leak(model, inputs, n) if steady and n is not None and n > 1 else None,
         overwritten=find_overwritten(model, inputs, base) if steady else (),
+        # Last: a pass in train mode moves the running statistics that the others compare by.
+        spread=spread_in_both_modes(model, inputs, base.output, n),
     )
     return base, probes
 
