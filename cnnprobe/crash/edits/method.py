@@ -85,6 +85,30 @@ def replace_node(method: Method, node: ast.expr, text: str) -> ChangeMethod | No
     return change_method(method, title, lambda file, _: [file.replace(node, text)], code=text)
 
 
+def add_return(method: Method, title: str) -> ChangeMethod | None:
+    """What the last statement computes, returned; None where it computes nothing."""
+    try:
+        file, node = open_method(method.function.__code__)
+    except UnknownPlaceError:
+        return None
+    last = node.body[-1]
+    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
+        start = file.span(last)[0]
+        shown, change = ast.unparse(last.value), TextChange(file.path, start, start, "return ")
+    elif isinstance(last, ast.Assign) and isinstance(last.targets[-1], ast.Name):
+        end, shown = file.span(last)[1], last.targets[-1].id
+        indent = file.text[: file.span(last)[0]].rpartition("\n")[2]
+        before = indent if not indent.strip() else " " * last.col_offset
+        change = TextChange(file.path, end, end, f"\n{before}return {shown}")
+    else:
+        return None
+
+    def add(_file: File, _node: ast.FunctionDef) -> list[TextChange]:
+        return [change]
+
+    return change_method(method, f"{title}: return {shown}", add, code=f"return {shown}")
+
+
 def drop_commas(file: File, node: ast.FunctionDef) -> Iterator[TextChange]:
     """The one element in the place of each tuple of one that is assigned or returned."""
     for one in ast.walk(node):

@@ -1,12 +1,10 @@
-import ast
 import inspect
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause
-from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
-from cnnprobe.crash.edits.method import ChangeMethod, change_method
+from cnnprobe.crash.edits.method import add_return
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
 from cnnprobe.crash.facts.frames import list_called, list_frames, list_names
-from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method, open_method
+from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method
 from cnnprobe.crash.facts.source import returns_nothing
 from cnnprobe.crash.facts.words import shorten
 
@@ -42,7 +40,7 @@ def none_for_tensor(crash: Crash) -> Suspects:
         return
     is_without = returns_nothing(method.function)
     title = f"end the {method.name} of {who} with a return"
-    edit = _add_return(method, title)
+    edit = add_return(method, title)
     message = f"{found.message}; the {method.name} of {who} returned it" + (
         ": it has no return" if is_without else ""
     )
@@ -61,30 +59,6 @@ def _find_giver(crash: Crash, found: Arrival) -> tuple[Method | None, str]:
         if method is not None and returns_nothing(method.function):
             return method, crash.describe_module(method.fqn)
     return None, ""
-
-
-def _add_return(method: Method, title: str) -> ChangeMethod | None:
-    """What the last statement computes, returned; None where it computes nothing."""
-    try:
-        file, node = open_method(method.function.__code__)
-    except UnknownPlaceError:
-        return None
-    last = node.body[-1]
-    if isinstance(last, ast.Expr) and not isinstance(last.value, ast.Constant):
-        start = file.span(last)[0]
-        shown, change = ast.unparse(last.value), TextChange(file.path, start, start, "return ")
-    elif isinstance(last, ast.Assign) and isinstance(last.targets[-1], ast.Name):
-        end, shown = file.span(last)[1], last.targets[-1].id
-        indent = file.text[: file.span(last)[0]].rpartition("\n")[2]
-        before = indent if not indent.strip() else " " * last.col_offset
-        change = TextChange(file.path, end, end, f"\n{before}return {shown}")
-    else:
-        return None
-
-    def add(_file: File, _node: ast.FunctionDef) -> list[TextChange]:
-        return [change]
-
-    return change_method(method, f"{title}: return {shown}", add, code=f"return {shown}")
 
 
 def _blame_argument(crash: Crash, found: Arrival) -> Suspect:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
-from cnnprobe.crash.edits.method import change_method, drop_commas
+from cnnprobe.crash.edits.method import add_return, change_method, drop_commas
 from cnnprobe.crash.facts.losses import FailingLoss, list_losses, suspect_loss
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.source import find_one_tuples, get_forward, returns_nothing
@@ -33,9 +33,30 @@ _PROGRAM = """
 +     F.cross_entropy(model(torch.randn(5, 6))["logits"], labels).backward()
 """
 EXAMPLE = Example(_PROGRAM, blames="", repair="pass output['logits'] to the loss")
+_UNRETURNED = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+      def forward(self, x):
+          x = self.body(x).relu()
+          x = self.head(x)
++         return x
+  model = Net()
+  def run(model):
+      F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1]))
+"""
+UNRETURNED = Example(_UNRETURNED, blames="", repair="end the forward with a return: return x")
 
 
-@cause("CP079", "loss-given-no-tensor", EXAMPLE, stage="loss", family="not-a-tensor", prior=790)
+@cause(
+    "CP079",
+    "loss-given-no-tensor",
+    (EXAMPLE, UNRETURNED),
+    stage="loss",
+    family="not-a-tensor",
+    prior=790,
+)
 def loss_given_no_tensor(crash: Crash) -> Suspects:
     """A loss got a tuple, a dict, a list or None where it expects a tensor.
 
@@ -69,6 +90,9 @@ def _suspect_output(crash: Crash, found: FailingLoss) -> Suspect:
         candidates = [propose(drop, weight=STRONG)] if drop is not None else candidates
     elif value is None and crash.model is not None and returns_nothing(get_forward(crash.model)):
         why = ": its forward has no return"
+        method = find_method(crash.model, "")
+        end = add_return(method, "end the forward with a return") if method is not None else None
+        candidates = [propose(end, weight=STRONG)] if end is not None else candidates
     message = f"{found.shown} got {shown} instead of a tensor as the model's output{why}"
     arithmetic = "" if value is None else "it holds " + _describe(value)
     return suspect_loss(
