@@ -33,8 +33,21 @@ _ONE = """
 """
 ONE = Example(_ONE, blames="", repair="make a list of 2 dicts", is_tried=False, on_meta=False)
 
+_EMPTY = """
+  import torchvision
+  model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+      weights=None, weights_backbone=None, num_classes=3
+  )
+  one = {"boxes": torch.tensor([[30.0, 40.0, 42.0, 60.0]]), "labels": torch.tensor([1])}
+- boxes = torch.tensor([])
++ boxes = torch.tensor([]).reshape(-1, 4)
+  none = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64)}
+  args = [torch.rand(3, 64, 64)] * 2, [one, none]
+"""
+EMPTY = Example(_EMPTY, blames="", repair="boxes.reshape(-1, 4)", on_meta=False)
 
-@cause("CP0H5", "detection-targets", (CORNERS, ONE), stage="forward", prior=990)
+
+@cause("CP0H5", "detection-targets", (CORNERS, ONE, EMPTY), stage="forward", prior=990)
 def detection_targets(crash: Crash) -> Suspects:
     """The targets of a detection model are not what torchvision expects.
 
