@@ -369,3 +369,24 @@ def test_model_that_may_go_without_targets_is_not_blamed_for_their_lack():
 
     found = cnnprobe.probe(Free(), torch.ones(5, 4)).explanation
     assert found.diagnosis != "missing-targets"
+
+
+class Scaling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        out = torch.sigmoid(self.fc1(x))
+        scale = 2
+        out *= scale + 1
+        return self.fc2(out)
+
+
+def test_repair_of_a_statement_in_place_keeps_its_names_and_its_operand_whole():
+    model, x = Scaling(), torch.randn(5, 6)
+    with pytest.raises(RuntimeError), cnnprobe.record(model) as recording:
+        model(x).sum().backward()
+    best = recording.explanation.repairs[0]
+    assert "write out = out * (scale + 1) instead of out *= scale + 1" in best.title
+    assert "+        out = out * (scale + 1)" in best.patch

@@ -136,7 +136,7 @@ class Overwriting(nn.Module):
         return self.fc2(x)
 
 
-@crashes("inplace-autograd", "", repair="x = x + y")
+@crashes("inplace-autograd", "", repair="x = x + 1")
 def addition_in_place_to_a_sigmoid(fixed):
     return _with_loss(Overwriting(fixed), nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, 3, 1]))
 

@@ -23,12 +23,15 @@ from cnnprobe.crash.edits.places import (
     write_argument,
     write_operand,
 )
+from cnnprobe.crash.facts.frames import parse_file
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.model_copy import ModelCopy, Rewriting
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.records.trace import ModuleCall
 
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_OPERATORS: dict[type, str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_LONGEST = 40  # characters of an operand in a title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,13 +190,42 @@ def _write_keyword(file: File, call: ast.Call, keyword: tuple[str, object, int])
 
 def _write_augmented(file: File, line: int, respell: str) -> TextChange:
     """`x += y`, which is a statement of its own."""
-    for node in ast.walk(file.tree):
-        if isinstance(node, ast.AugAssign) and node.lineno == line:
-            symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}.get(type(node.op))
-            if symbol is not None and respell == "{x} = {x} + {rest}":
-                target = file.source(node.target)
-                return file.replace(node, f"{target} = {target} {symbol} {file.source(node.value)}")
-    raise UnknownPlaceError
+    node = _find_augmented(file.tree, line)
+    symbol = _OPERATORS.get(type(node.op)) if node is not None else None
+    if node is None or symbol is None or respell != "{x} = {x} + {rest}":
+        raise UnknownPlaceError
+    target, value = file.source(node.target), file.source(node.value)
+    return file.replace(node, f"{target} = {target} {symbol} {_enclose(node.value, value)}")
+
+
+def spell_augmented(source: str) -> tuple[str, str] | None:
+    """`x += y` on the line that a source names, and the same without writing; None: not known."""
+    path, _, number = source.rpartition(":")
+    tree = parse_file(path)
+    if tree is None or not number.isdigit():
+        return None
+    node = _find_augmented(tree, int(number))
+    symbol = _OPERATORS.get(type(node.op)) if node is not None else None
+    if node is None or symbol is None:
+        return None
+    target, value = ast.unparse(node.target), ast.unparse(node.value)
+    if len(value) > _LONGEST:
+        value = "..."
+    written = f"{target} = {target} {symbol} {_enclose(node.value, value)}"
+    return f"{target} {symbol}= {value}", written
+
+
+def _find_augmented(tree: ast.Module, line: int) -> ast.AugAssign | None:
+    """The only statement such as `x += y` on a line."""
+    nodes = (n for n in ast.walk(tree) if isinstance(n, ast.AugAssign) and n.lineno == line)
+    found = list(nodes)
+    return found[0] if len(found) == 1 else None
+
+
+def _enclose(node: ast.expr, text: str) -> str:
+    """An operand in parentheses where it is an operation itself: x *= a + b."""
+    simple = ast.Name | ast.Call | ast.Attribute | ast.Subscript | ast.Constant
+    return text if isinstance(node, simple) else f"({text})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@ from typing import Any
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import list_alike
-from cnnprobe.crash.edits.calls import rewrite_call
+from cnnprobe.crash.edits.calls import rewrite_call, spell_augmented
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.crash.edits.layers import Reconfigure
@@ -38,7 +38,7 @@ _PROGRAM = """
   def run(model):
       F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1])).backward()
 """
-EXAMPLE = Example(_PROGRAM, blames="", repair="write x = x + y instead of x += y")
+EXAMPLE = Example(_PROGRAM, blames="", repair="write x = x + 1 instead of x += 1")
 
 _BLOCKS = """
   class Block(nn.Module):
@@ -199,8 +199,9 @@ def _avoid_writing(crash: Crash, call: ModuleCall) -> Edit | None:
     name, place = operation(call), shorten(call.source)
     symbol, plain, respell = _SYMBOLS.get(resolve_name(name), ""), name.rstrip("_"), ""
     if symbol and f"{symbol}=" in read_line(call.source):
-        code, respell = f"x = x {symbol} y", "{x} = {x} + {rest}"
-        title = f"write {code} instead of x {symbol}= y at {place}"
+        general = f"x {symbol}= y", f"x = x {symbol} y"
+        old, code = spell_augmented(call.source) or general
+        title, respell = f"write {code} instead of {old} at {place}", "{x} = {x} + {rest}"
     elif name.endswith("_") and not name.endswith("__"):
         code = f"x = x.{plain}(...)"
         title = f"use {plain} instead of {name} at {place}: {code}"

@@ -1,11 +1,17 @@
+import ast
+import contextlib
+
 from torch import Tensor
 
 from cnnprobe.crash.cause import USUAL, Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.files import UnknownPlaceError
+from cnnprobe.crash.edits.places import find_called, is_function
 from cnnprobe.crash.edits.reshaping import reshape_otherwise
 from cnnprobe.crash.facts.features import is_failing_view
 from cnnprobe.crash.facts.products import read_sizes
+from cnnprobe.crash.facts.words import operation
 from cnnprobe.operations import find, resolve_name
-from cnnprobe.records.trace import TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 
 _PROGRAM = """
   class Net(nn.Module):
@@ -20,7 +26,7 @@ _PROGRAM = """
 +         return self.fc(x.reshape(x.size(0), -1))
   model, args = Net(), (torch.randn(4, 3, 8, 8),)
 """
-EXAMPLE = Example(_PROGRAM, blames="", repair="x.reshape(4, -1)")
+EXAMPLE = Example(_PROGRAM, blames="", repair="use x.reshape(x.size(0), -1) instead of")
 
 
 @cause("CP008", "noncontiguous-view", EXAMPLE, prior=806)
@@ -37,7 +43,7 @@ def noncontiguous_view(crash: Crash) -> Suspects:
         return
     if not (sizes := read_sizes(call)) or not call.inputs or is_failing_view(call):
         return
-    x, shown, owner = call.inputs[0], ", ".join(map(str, sizes)), crash.owner
+    x, shown, owner = call.inputs[0], _write_sizes(call, sizes), crash.owner
 
     def reshape(x: Tensor, *sizes: int) -> Tensor:
         return x.reshape(*sizes)
@@ -52,6 +58,15 @@ def noncontiguous_view(crash: Crash) -> Suspects:
     )
     arithmetic = f"shape {x.shape}, strides {x.strides}; view{sizes}"
     yield blame(owner, message, edits[0], propose(edits[1], weight=USUAL), arithmetic=arithmetic)
+
+
+def _write_sizes(call: ModuleCall, sizes: tuple[int, ...]) -> str:
+    """The sizes as they are written in the call; as numbers, where that is not known."""
+    with contextlib.suppress(UnknownPlaceError):
+        file, node = find_called(call.source, operation(call))
+        if node.args and not node.keywords and not is_function(file, node):
+            return ", ".join(map(ast.unparse, node.args))
+    return ", ".join(map(str, sizes))
 
 
 def _find_mover(crash: Crash, x: TensorInfo) -> str:
