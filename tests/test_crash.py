@@ -390,3 +390,19 @@ def test_repair_of_a_statement_in_place_keeps_its_names_and_its_operand_whole():
     best = recording.explanation.repairs[0]
     assert "write out = out * (scale + 1) instead of out *= scale + 1" in best.title
     assert "+        out = out * (scale + 1)" in best.patch
+
+
+class Unpacked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.fc = nn.GRU(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.gru(x))
+
+
+def test_note_of_a_tuple_names_the_failing_line_once():
+    with pytest.raises(TypeError) as caught, cnnprobe.record(model := Unpacked()):
+        model(torch.ones(3, 2, 4))
+    line = Unpacked.forward.__code__.co_firstlineno + 1
+    assert 1 == notes_of(caught.value).count(f"at test_crash.py:{line}")

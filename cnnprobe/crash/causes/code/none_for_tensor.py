@@ -6,7 +6,6 @@ from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
 from cnnprobe.crash.facts.frames import list_called, list_frames, list_names
 from cnnprobe.crash.facts.methods import Method, find_failing_method, find_method
 from cnnprobe.crash.facts.source import returns_nothing
-from cnnprobe.crash.facts.words import shorten
 
 _PROGRAM = """
   class Block(nn.Module):
@@ -44,8 +43,7 @@ def none_for_tensor(crash: Crash) -> Suspects:
     message = f"{found.message}; the {method.name} of {who} returned it" + (
         ": it has no return" if is_without else ""
     )
-    arithmetic = f"at {shorten(crash.source)}" if crash.source else ""
-    yield blame(method.fqn, message, edit, arithmetic=arithmetic, advice=(title,))
+    yield blame(method.fqn, message, edit, advice=(title,))
 
 
 def _find_giver(crash: Crash, found: Arrival) -> tuple[Method | None, str]:
@@ -71,7 +69,6 @@ def _blame_argument(crash: Crash, found: Arrival) -> Suspect:
     return blame(
         fqn,
         f"{found.message}; {who} passes it on" + (f": {why}" if name else ""),
-        arithmetic=f"at {shorten(crash.source)}" if crash.source else "",
         advice=(f"give {who} {name!r} as well, or skip what needs it where it is None",)
         if name
         else (),

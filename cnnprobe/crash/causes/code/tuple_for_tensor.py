@@ -9,7 +9,7 @@ from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.arrivals import Arrival, find_arrival
 from cnnprobe.crash.facts.methods import find_method, is_own
 from cnnprobe.crash.facts.source import find_one_tuples
-from cnnprobe.crash.facts.words import operation, quote, shorten
+from cnnprobe.crash.facts.words import operation, quote
 from cnnprobe.records.trace import ModuleCall
 
 _PROGRAM = """
@@ -60,10 +60,7 @@ def tuple_for_tensor(crash: Crash) -> Suspects:
         else _take_state(crash)
     )
     message = f"{found.message}; {who}"
-    arithmetic = f"at {shorten(crash.source)}" if crash.source else ""
-    yield blame(
-        blamed, message, *(propose(edit, weight=STRONG) for edit in edits), arithmetic=arithmetic
-    )
+    yield blame(blamed, message, *(propose(edit, weight=STRONG) for edit in edits))
 
 
 def _find_pair(crash: Crash, maker: ModuleCall) -> ModuleCall | None:
