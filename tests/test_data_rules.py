@@ -5,6 +5,7 @@ import pytest
 import cnnprobe
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.data import all_data_rules
+from cnnprobe.data.facts import Data, Expectation, LoaderSettings, Split
 
 RULES = {rule.name: rule for rule in all_data_rules()}
 
@@ -28,3 +29,13 @@ def test_healthy_example_gives_no_warning(name):
 def test_what_a_rule_explains_are_findings_that_there_are(name):
     known = {each.name for each in (*cnnprobe.rules(), *all_causes())}
     assert [] == [each for each in RULES[name].explains if each not in known]
+
+
+@pytest.mark.parametrize(("workers", "said"), [(1, "with 1 worker, "), (2, "with 2 workers, ")])
+def test_slow_loading_counts_its_workers(workers, said):
+    loading = LoaderSettings(kind="DataLoader", workers=workers, seconds=1.0)
+    data = Data(
+        training=Split(name="training", loading=loading), expected=Expectation(seconds=0.01)
+    )
+    (found,) = RULES["slow-loading"].check(data)
+    assert said in found.message

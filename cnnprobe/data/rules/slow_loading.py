@@ -7,6 +7,7 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import classifier, images, made
 from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.records.words import format_counted
 
 SHARE = 0.5  # of the time of the loop
 LEAST = 0.02  # seconds a batch, below which the clock of a busy machine tells little
@@ -57,8 +58,8 @@ def slow_loading(data: Data) -> Iterator[Finding]:
         workers = data.training.loading.workers
         yield Finding(
             message=(
-                f"a batch is waited for {load * 1000:.3g} ms with {workers} workers, and trained "
-                f"on in at most {step * 1000:.3g} ms: {share:.0%} of the time the loop waits "
+                f"a batch is waited for {load * 1000:.3g} ms with "
+                f"{format_counted(workers, 'worker')}, and trained on in at most {step * 1000:.3g} ms: {share:.0%} of the time the loop waits "
                 f"(more than {SHARE:.0%})"
             ),
             fix="DataLoader(..., num_workers=4)"

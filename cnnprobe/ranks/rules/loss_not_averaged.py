@@ -9,6 +9,7 @@ from cnnprobe.ranks.rule import rank_rule
 from cnnprobe.ranks.rules.material import draw, label, learn, make_net
 from cnnprobe.ranks.runs import Ranks
 from cnnprobe.records.ranks import RankStep
+from cnnprobe.records.words import format_counted
 
 _CLOSE = 0.01  # relative; reduced in half precision, a gradient is off by less
 _CLEAR = 0.05  # of the largest local gradient: below it the mean is a difference of rounded numbers
@@ -68,7 +69,7 @@ def loss_not_averaged(ranks: Ranks) -> Iterator[Finding]:
         yield Finding(
             message=(
                 f"the optimizer gets {ratio:.3g} times the mean of the gradients of {ranks.of} "
-                f"ranks: their sum, in {len(found)} observed steps"
+                f"ranks: their sum, in {format_counted(len(found), 'observed step')}"
             ),
             fix=f"divide by the number of ranks after all_reduce: parameter.grad /= {ranks.of}",
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.ranks.rule import rank_rule
 from cnnprobe.ranks.runs import Ranks
+from cnnprobe.records.words import format_counted
 
 
 @rank_rule(code="CP910", name="rank-lost", severity=Severity.ERROR)
@@ -27,7 +28,7 @@ def rank_lost(ranks: Ranks) -> Iterator[Finding]:
                 message=(
                     f"rank {run.rank}{f' on {run.info.host}' if run.info.host else ''} ended in "
                     f"step {run.history.total}, without leaving the block of the monitor; the "
-                    f"furthest rank made {furthest} steps"
+                    f"furthest rank made {format_counted(furthest, 'step')}"
                 ),
                 fix=f"look at what rank {run.rank} printed last, and whether its memory was full",
             )

@@ -8,6 +8,7 @@ from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.ranks.rule import rank_rule
 from cnnprobe.ranks.rules.material import draw, learn
 from cnnprobe.ranks.runs import Ranks, group_ranks, name_ranks
+from cnnprobe.records.words import format_counted
 
 
 def _loop(rank: int, seed: int) -> Mapping[str, Any]:
@@ -55,7 +56,7 @@ def ranks_same_random(ranks: Ranks) -> Iterator[Finding]:
         yield Finding(
             message=(
                 f"{name_ranks(same[0])} draw the same random numbers in {len(drawn)} of "
-                f"{len(states)} observed steps"
+                f"{format_counted(len(states), 'observed step')}"
             ),
             fix="torch.manual_seed(seed + torch.distributed.get_rank()) after the model was made",
         )
