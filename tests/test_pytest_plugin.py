@@ -490,4 +490,6 @@ def test_failure_shows_all_proven_fixes_as_one_diff_of_the_test_file(run):
     assert "all fixes together: 2 of 2 kinds of findings are gone" in text
     for line in ("+    model.train()", "+    optimizer.zero_grad()"):
         assert line in text
-    assert 1 == text.count("--- a/")
+    # In continuous integration pytest repeats the whole message in its summary.
+    shown = [line for line in text.splitlines() if line.startswith("E ")]
+    assert 1 == sum("--- a/" in line for line in shown)
