@@ -384,3 +384,11 @@ def test_samples_that_all_raise_for_an_unknown_reason_are_not_to_be_removed():
     found = find_unreadable(Lost(8))
     assert "correct what the data set or its transform does with every sample" == found.fix
     assert "raises OSError: no such disk; 8 of 8 samples" in found.message
+
+
+def test_targets_beside_a_loader_are_refused():
+    loader = DataLoader(TensorDataset(torch.randn(8, 4), torch.arange(8) % 2), batch_size=4)
+    with pytest.raises(UsageError, match="targets are given beside a loader"):
+        cnnprobe.diagnose(
+            torch.nn.Linear(4, 2), loader, torch.arange(4) % 2, loss_fn=torch.nn.CrossEntropyLoss()
+        )
