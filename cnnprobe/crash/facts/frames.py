@@ -309,22 +309,28 @@ def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
     """
     if (tree := parse_file(frame.filename)) is None or frame.lineno is None:
         return None
-    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
     end_line = frame.end_lineno or frame.lineno
-    if frame.colno is None or frame.end_colno is None:
+    return _find_smallest(tree, (frame.lineno, frame.colno), (end_line, frame.end_colno))
+
+
+@functools.lru_cache(maxsize=64)  # a dozen causes ask for the same place
+def _find_smallest(
+    tree: ast.Module, start: tuple[int, int | None], end: tuple[int, int | None]
+) -> ast.AST | None:
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
+    if start[1] is None or end[1] is None:
         held: list[ast.expr | ast.stmt] = [
             node
             for node in nodes
             if isinstance(node, ast.stmt)
-            and node.lineno <= frame.lineno
-            and end_line <= (node.end_lineno or node.lineno)
+            and node.lineno <= start[0]
+            and end[0] <= (node.end_lineno or node.lineno)
         ]
     else:
-        start, end = (frame.lineno, frame.colno), (end_line, frame.end_colno)
         held = [
             node
             for node in nodes
-            if (node.lineno, node.col_offset) <= start
+            if (node.lineno, node.col_offset) <= (start[0], start[1])
             and (node.end_lineno, node.end_col_offset) == end
         ]
     return min(held, key=_size, default=None)
