@@ -94,6 +94,14 @@ def test_a_loss_that_is_misspelt_is_answered_with_its_neighbour(tmp_path, monkey
     assert (2, True) == (result.exit_code, "did you mean" in result.output)
 
 
+def test_an_optimizer_for_a_model_without_parameters_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text("from torch import nn\nclass Net(nn.ReLU): pass\n")
+    monkeypatch.chdir(tmp_path)
+    options = ["--input", "2,3", "--loss", "mse_loss", "--optimizer", "sgd"]
+    result = run("diagnose", "net.py:Net", *options)
+    assert (2, True) == (result.exit_code, "has no parameters to train" in result.output)
+
+
 def test_command_says_when_only_the_forward_pass_was_checked(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(NET)
     monkeypatch.chdir(tmp_path)

@@ -204,6 +204,12 @@ def _build_optimizer(model: Any, text: str) -> Any:
             where=f"--optimizer {text}",
             fix=suggest(name.lower(), kinds),
         )
+    if next(model.parameters(), None) is None:
+        raise UsageError(
+            "the model has no parameters to train",
+            where=f"--optimizer {text}",
+            fix="leave --optimizer out: the forward pass and the loss are checked without it",
+        )
     try:
         pairs = (item.partition("=") for item in settings.split(",") if item)
         values = {key.strip(): ast.literal_eval(value) for key, _, value in pairs}
