@@ -392,3 +392,9 @@ def test_targets_beside_a_loader_are_refused():
         cnnprobe.diagnose(
             torch.nn.Linear(4, 2), loader, torch.arange(4) % 2, loss_fn=torch.nn.CrossEntropyLoss()
         )
+
+
+def test_a_suppression_without_a_reason_is_refused():
+    loader = DataLoader(TensorDataset(torch.randn(8, 3, 4, 4), torch.arange(8) % 2), batch_size=4)
+    with pytest.raises(UsageError, match="ignored without a reason"):
+        cnnprobe.inspect_data(loader, ignore={"sizes-differ": " "})

@@ -11,9 +11,8 @@ from cnnprobe.data.rule import (
     data_rule,
     join_findings,
     load_data_rules,
-    run_data_rules,
 )
 
 __all__ = [
-    "Data", "DataRule", "Split", "all_data_rules", "data_rule", "join_findings", "load_data_rules", "run_data_rules",
+    "Data", "DataRule", "Split", "all_data_rules", "data_rule", "join_findings", "load_data_rules",
 ]  # fmt: skip

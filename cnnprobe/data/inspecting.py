@@ -8,8 +8,9 @@ from cnnprobe.data.facts import Data, Expectation
 from cnnprobe.data.pictures import draw_sheets
 from cnnprobe.data.reading import LoaderReading, read_data
 from cnnprobe.data.report import DataReport
-from cnnprobe.data.rule import DataRule, run_data_rules
+from cnnprobe.data.rule import DataRule
 from cnnprobe.data.source import Limits
+from cnnprobe.diagnosis import run_rules
 from cnnprobe.errors import UsageError
 
 
@@ -73,7 +74,7 @@ def judge(
                 fix="say why, for the reader after you",
             )
     data = replace(inspection.data, expected=expected)
-    outcome = run_data_rules(data, rules, ignore=ignore)
+    outcome = run_rules(data, rules, ignore=ignore)
     unread = (
         f"a batch of the {s.name} data could not be measured: {s.unread}"
         for s in data.splits

@@ -9,47 +9,20 @@ import dataclasses
 import functools
 import importlib
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.data.facts import Data
-from cnnprobe.diagnosis import Diagnosis, Finding, Severity, in_order, split_ignored
-from cnnprobe.diagnosis.discovery import (
-    find_entries,
-    load_entries,
-    read_page,
-    read_sentence,
-    sort_by_code,
-)
-from cnnprobe.errors import UsageError
+from cnnprobe.diagnosis import Examples, Finding, NamedRule, Severity, define_rule, in_order
+from cnnprobe.diagnosis.discovery import find_entries, load_entries, sort_by_code
 
 Check = Callable[[Data], Iterable[Finding]]
-Example = Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataRule:
-    """A fault of the data. Its check yields findings, or nothing."""
-
-    code: str  # CP8xx
-    name: str  # states the fault
-    severity: Severity
-    check: Check
-    sick: Example | None = None  # keyword arguments of `inspect_data`
-    healthy: Example | None = None
-    explains: tuple[str, ...] = ()  # rules, also of the model, whose findings are but symptoms
-
-    @property
-    def page(self) -> str:
-        """The rule's page: the docstring of its check."""
-        return read_page(self.check)
-
-    @property
-    def sentence(self) -> str:
-        """The first sentence of the page."""
-        return read_sentence(self.page)
+class DataRule(NamedRule):
+    """A fault of the data. Its examples give the keyword arguments of `inspect_data`."""
 
 
 def data_rule(
@@ -57,7 +30,7 @@ def data_rule(
     code: str,
     name: str,
     severity: Severity = Severity.WARNING,
-    examples: tuple[Example, Example] | None = None,
+    examples: Examples | None = None,
     explains: tuple[str, ...] = (),
 ) -> Callable[[Check], DataRule]:
     """Make a DataRule of a function that takes Data and yields Findings.
@@ -65,21 +38,7 @@ def data_rule(
     Raises:
         UsageError: the name is not kebab-case.
     """
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise UsageError(
-            f"a rule cannot be called {name!r}",
-            where=f"rule {code}",
-            fix="use kebab-case that states the fault: unseen-classes",
-        )
-    sick, healthy = examples if examples is not None else (None, None)
-
-    def decorate(check: Check) -> DataRule:
-        return DataRule(
-            code=code, name=name, severity=severity, check=check, sick=sick, healthy=healthy,
-            explains=explains,
-        )  # fmt: skip
-
-    return decorate
+    return define_rule(DataRule, name, examples, code=code, severity=severity, explains=explains)
 
 
 @functools.cache
@@ -98,33 +57,6 @@ def load_data_rules(paths: Iterable[str | os.PathLike[str]]) -> tuple[DataRule, 
     it.
     """
     return sort_by_code((*all_data_rules(), *load_entries(paths, DataRule)))
-
-
-def run_data_rules(
-    data: Data, rules: Iterable[DataRule], *, ignore: Mapping[str, str] | None = None
-) -> Diagnosis:
-    """Run every rule over the data; a rule that raises is noted and the others go on.
-
-    Args:
-        data: what was read.
-        rules: the rules to run.
-        ignore: rule name or code to the reason why its findings are suppressed.
-    """
-    found: list[Finding] = []
-    notes: list[str] = []
-    rules = tuple(rules)
-    for each in rules:
-        try:
-            for finding in each.check(data):
-                severity = finding.severity or each.severity
-                found.append(
-                    dataclasses.replace(finding, rule=each.name, code=each.code, severity=severity)
-                )
-        except Exception as error:  # one rule's mistake must not hide what the others found
-            notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
-    kept, suppressed = split_ignored(found, ignore or {})
-    ordered = in_order(kept, rules)  # type: ignore[arg-type] # reads names and explains alone
-    return Diagnosis(findings=ordered, suppressed=suppressed, notes=tuple(notes))
 
 
 def join_findings(

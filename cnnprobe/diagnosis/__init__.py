@@ -92,27 +92,28 @@ class Finding:
 _IGNORED = "__cnnprobe_ignore__"  # attribute of a decorated class: rule name or code to the reason
 _Class = TypeVar("_Class", bound=type)
 Check = Callable[[Evidence], Iterable[Finding]]
+R = TypeVar("R", bound="NamedRule")
+Example = Callable[..., Mapping[str, Any]]
+Examples = tuple[Example, Example]
+Defining = Callable[[Any], R]  # the decorator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class NamedRule:
     """A check with its name, its page (the docstring) and its examples, `sick` and `healthy`, which
-    are its tests.
+    are its tests: what the rules of a model, of its data and of its ranks have in common.
     """
 
     # CP1xx activations, 2xx gradients, 3xx structure, 4xx loss, 5xx loop, 6xx normalisation, 7xx
-    # data
+    # dependencies, 8xx data, 9xx ranks
     code: str
     name: str  # states the fault
     severity: Severity
-    check: Check
-    sick: Callable[[], Mapping[str, Any]] | None = None  # keyword arguments of `diagnose`
-    healthy: Callable[[], Mapping[str, Any]] | None = None
+    check: Callable[[Any], Iterable[Finding]]
+    sick: Callable[..., Mapping[str, Any]] | None = None
+    healthy: Callable[..., Mapping[str, Any]] | None = None
     explains: tuple[str, ...] = ()  # rules whose findings are but symptoms of this one
     family: str = ""  # the wider name under which it was known before, which suppresses it too
-    monitored: bool = (
-        False  # a watched training loop has all that it asks for, without extra passes
-    )
 
     @property
     def page(self) -> str:
@@ -123,6 +124,35 @@ class Rule:
     def sentence(self) -> str:
         """The first sentence of the page."""
         return read_sentence(self.page)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(NamedRule):
+    """A rule of a model and its training; its examples give the keyword arguments of `diagnose`."""
+
+    monitored: bool = (
+        False  # a watched training loop has all that it asks for, without extra passes
+    )
+
+
+def define_rule(kind: type[R], name: str, examples: Examples | None, **fields: Any) -> Defining[R]:
+    """Make a rule of this kind of a check.
+
+    Raises:
+        UsageError: the name is not kebab-case.
+    """
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise UsageError(
+            f"a rule cannot be called {name!r}",
+            where=f"rule {fields['code']}",
+            fix="use kebab-case that states the fault: dead-relu",
+        )
+    sick, healthy = examples if examples is not None else (None, None)
+
+    def decorate(check: Any) -> R:
+        return kind(name=name, check=check, sick=sick, healthy=healthy, **fields)
+
+    return decorate
 
 
 def rule(
@@ -150,28 +180,16 @@ def rule(
     Raises:
         UsageError: the name is not kebab-case.
     """
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise UsageError(
-            f"a rule cannot be called {name!r}",
-            where=f"rule {code}",
-            fix="use kebab-case that states the fault: dead-relu",
-        )
-    sick, healthy = examples if examples is not None else (None, None)
-
-    def decorate(check: Check) -> Rule:
-        return Rule(
-            code=code,
-            name=name,
-            severity=severity,
-            check=check,
-            sick=sick,
-            healthy=healthy,
-            explains=explains,
-            family=family,
-            monitored=monitored,
-        )
-
-    return decorate
+    return define_rule(
+        Rule,
+        name,
+        examples,
+        code=code,
+        severity=severity,
+        explains=explains,
+        family=family,
+        monitored=monitored,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +202,12 @@ class Diagnosis:
 
 
 def run_rules(
-    evidence: Evidence, rules: Iterable[Rule], *, ignore: Mapping[str, str] | None = None
+    evidence: Any, rules: Iterable[NamedRule], *, ignore: Mapping[str, str] | None = None
 ) -> Diagnosis:
     """Run every rule over the evidence.
 
     Args:
-        evidence: what was recorded.
+        evidence: what the checks are given: an Evidence, or what was read of data or ranks.
         rules: the rules to run; a rule that raises is noted and the others go on.
         ignore: rule name or code, or "name:module fqn", to the reason why its findings are
             suppressed.
@@ -324,7 +342,7 @@ def find_reason(finding: Finding, ignore: Mapping[str, str]) -> str | None:
     return None
 
 
-def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> tuple[Finding, ...]:
+def in_order(findings: Iterable[Finding], rules: Sequence[NamedRule]) -> tuple[Finding, ...]:
     """Root causes first, then the graver, then the order of the rules, and info last; symptoms get
     the names of the causes that were found too.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cnnprobe.diagnosis import Finding, in_order
+from cnnprobe.diagnosis import Finding, in_order, run_rules
 from cnnprobe.errors import ProbeError
 from cnnprobe.ranks.merging import (
     count_steps,
@@ -15,7 +15,7 @@ from cnnprobe.ranks.merging import (
     merge_norms,
     merge_series,
 )
-from cnnprobe.ranks.rule import RankRule, all_rank_rules, run_rank_rules
+from cnnprobe.ranks.rule import RankRule, all_rank_rules
 from cnnprobe.ranks.runs import RankRun, Ranks, name_ranks, take_median
 from cnnprobe.records.history import Curve, History, NonFinite, Series
 from cnnprobe.records.ranks import STAGES, RankSummary
@@ -47,9 +47,9 @@ def join(runs: Iterable[RankRun], rules: Sequence[RankRule] | None = None) -> Jo
     numbers = {run.rank for run in ordered}
     missing = tuple(rank for rank in range(of) if rank not in numbers)
     ranks = Ranks(runs=tuple(ordered), of=of, missing=missing)
-    outcome = run_rank_rules(ranks, all_rank_rules() if rules is None else rules)
+    outcome = run_rules(ranks, all_rank_rules() if rules is None else rules)
     own = tuple(_collect_findings(ranks))
-    findings = in_order((*outcome.findings, *own), all_rank_rules())  # type: ignore[arg-type]
+    findings = in_order((*outcome.findings, *own), all_rank_rules())
     shown = next((run for run in ordered if run.trace.calls), ordered[0])
     said = f"the calls of modules are those of rank {shown.rank}, in its first step"
     return Joined(
