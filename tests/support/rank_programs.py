@@ -43,13 +43,15 @@ def batch(rank, step, samples=4):
     return x, torch.randint(0, 3, (samples,), generator=seeded)
 
 
-def train(model, rank, *, steps=4, log=None, before=lambda step: None, samples=4, **options):
+def train(
+    model, rank, *, steps=4, log=None, before=lambda step: None, samples=4, device="cpu", **options
+):
     """A plain loop under a monitor; `before` is called before each step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with cnnprobe.monitor(model, optimizer, log=log, **options) as watched:
         for step in range(steps):
             before(step)
-            x, y = batch(rank, step, samples)
+            x, y = (each.to(device) for each in batch(rank, step, samples))
             optimizer.zero_grad()
             watched.loss(cross_entropy(model(x), y)).backward()
             optimizer.step()

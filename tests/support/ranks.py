@@ -13,8 +13,8 @@ def find_port():
         return free.getsockname()[1]
 
 
-def run_ranks(program, *arguments, ranks):
-    """What each rank has ended with, by rank."""
+def run_ranks(program, *arguments, ranks, programs="tests.support.rank_programs"):
+    """What each rank has ended with, by rank; `programs` is the module that has the program."""
     shared = {
         **os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_port()),
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
@@ -22,9 +22,7 @@ def run_ranks(program, *arguments, ranks):
 
     def run(rank):
         env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        return run_python(
-            "-m", "tests.support.rank_programs", program, *arguments, cwd=ROOT, env=env
-        )
+        return run_python("-m", programs, program, *arguments, cwd=ROOT, env=env)
 
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(run, range(ranks)))
