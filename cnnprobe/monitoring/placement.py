@@ -60,13 +60,14 @@ def describe_rank(
     modules = [(fqn, module) for fqn, module, first in named_modules(model) if first]
     sharded = any(is_sharded(module) for _, module in modules)
     parts = [(name, tensor) for name, tensor in parameters if is_split(tensor)]
+    waits = sharded or bool(parts) or any(isinstance(m, nn.SyncBatchNorm) for _, m in modules)
     trained = [tensor for _, tensor in parameters if tensor.requires_grad]
     return RankInfo(
         rank=rank,
         of=of,
         host=socket.gethostname(),
         wrapper="DistributedDataParallel" if wrapper is not None else "FSDP2" if sharded else "",
-        options=_read_options(wrapper),
+        options={**_read_options(wrapper), "forward_waits": waits},
         parameters=tuple(name for name, tensor in parameters if not is_split(tensor)),
         buffers=tuple(name for name, _ in buffers),
         sharded=tuple(name for name, _ in parts),

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import get_ident
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from cnnprobe.monitoring.fingerprints import Fingerprints, TakenPrint, hash_batch
 from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.placement import describe_rank, find_core, find_wrapper
+from cnnprobe.monitoring.stages import Stages
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.recorder.peers import is_split
@@ -34,6 +34,7 @@ class RankDraft:
     batch: TakenPrint | None = None
     random: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    queued: dict[str, float] | None = None
     parameters: TakenPrint | None = None
     buffers: TakenPrint | None = None
     without_gradient: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class RankDraft:
             batch=None if self.batch is None else int(self.batch.read()[:8] or "0", 16),
             random=self.random,
             seconds=self.seconds,
+            queued=self.queued,
             parameters="" if self.parameters is None else self.parameters.read(),
             buffers="" if self.buffers is None else self.buffers.read(),
             without_gradient=self.without_gradient,
@@ -93,13 +95,14 @@ class RankWatch:
         self._weights: Tensor | None = None
         self._exits: list[Callable[[], None]] = []
         self._handle: Any = None
-        self._finished = perf_counter()  # the end of the last step
+        self._stages = Stages()
         self._begin(0)
 
     def _begin(self, step: int) -> None:
         self.draft = RankDraft(step=step)
         self._before: list[_Mark] = []
-        self._called = self._left = self._updated = 0.0
+        self._stages.clear()
+        self._left = self._arrived = self._updated = False
 
     # -- hooks on the core -------------------------------------------------------------------------
 
@@ -107,11 +110,11 @@ class RankWatch:
         """Hook the module that the batch goes into; after the loop has hooked the root."""
         before = nn.Module.register_forward_pre_hook(self.core, _Enter(self), with_kwargs=True)
         self._exits = [before.remove]
-        self._finished = perf_counter()
+        self._stages.start()
 
     def detach(self) -> None:
         """Take every hook off."""
-        for remove in (*self._exits, self._unhook):
+        for remove in (*self._exits, self._unhook, self._stages.close):
             remove()
         self._exits = []
 
@@ -141,6 +144,9 @@ class RankWatch:
 
     def arrive(self, gradient: Tensor) -> None:
         """A backward pass of this rank has reached the parameter that is followed."""
+        if self._left and not self._arrived:
+            self._arrived = True
+            self._stages.end("loss")
         self.draft.local.append(Sent(self._project(gradient)))
 
     def _project(self, gradient: Tensor) -> Tensor:
@@ -156,24 +162,23 @@ class RankWatch:
 
     def begin_pass(self, *, first: bool) -> None:
         """The root is called, on an observed step."""
-        now = perf_counter()
+        stages = self._stages
         if first:
             self._unhook()
             self._begin(self.draft.step)
-            self.draft.seconds = {"data": max(0.0, now - self._finished), "forward": 0.0}
-        self._called = now
+            stages.open()
+            stages.end("data")
         reduces = self.wrapper is not None and bool(self.wrapper.require_backward_grad_sync)
         self.draft.flags.append(reduces)
 
     def start_forward(self) -> None:
         """The core begins; what is read of it has been read."""
-        self._called = perf_counter()
+        self._stages.start()
 
     def end_pass(self) -> None:
         """The root has returned."""
-        self._left = perf_counter()
-        seconds = self.draft.seconds
-        seconds["forward"] = seconds.get("forward", 0.0) + self._left - self._called
+        self._left, self._arrived = True, False
+        self._stages.end("forward")
 
     def take_loss_gradient(self, gradient: Tensor) -> None:
         """What the backward pass begins with at the loss."""
@@ -182,9 +187,9 @@ class RankWatch:
 
     def before_update(self) -> None:
         """The first optimizer is about to step."""
-        self._updated = perf_counter()
+        self._updated = True
         if self._left:
-            self.draft.seconds["backward"] = max(0.0, self._updated - self._left)
+            self._stages.end("backward")
         if self._before:
             self.draft.without_gradient = tuple(
                 name
@@ -201,13 +206,14 @@ class RankWatch:
         if draft is not None:
             draft.step = step
             if self._updated:
-                draft.seconds["update"] = perf_counter() - self._updated
+                self._stages.end("update")
+            draft.seconds, draft.queued = self._stages.seconds, self._stages.queued
         self._begin(step + 1)
         return draft
 
     def rest(self) -> None:
         """The monitor has done its work for this step: what follows is the user's time."""
-        self._finished = perf_counter()
+        self._stages.start()
 
     def conclude(self, step: int) -> RankDraft:
         """What the parameters are after the run."""

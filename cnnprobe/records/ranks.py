@@ -5,9 +5,10 @@ is said of each of them in the report of all. No torch.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STAGES = ("data", "forward", "backward", "update")
+STAGES = ("data", "forward", "loss", "backward", "update")
 """The parts of a training step, in their order: until the model is called, its forward, until the
-optimizer steps (with the loss and the reduction of gradients), the optimizer's step.
+first gradient of a parameter, until the optimizer steps (with the reduction of gradients), the
+optimizer's step.
 """
 
 
@@ -39,6 +40,8 @@ class RankStep:
     batch: int | None = None  # hash of its batch
     random: int | None = None  # hash of the random generator's state at the beginning
     seconds: Mapping[str, float] = field(default_factory=dict)  # by STAGES
+    # of them, those that its thread stood in the queue for a processor; None: not known
+    queued: Mapping[str, float] | None = None
     parameters: str = ""  # a hash each, eight hexadecimal digits, in the order of `RankInfo`
     buffers: str = ""
     without_gradient: tuple[str, ...] = ()
