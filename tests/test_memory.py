@@ -254,8 +254,8 @@ def test_refusals_say_what_and_what_to_do():
     x = torch.zeros(4, 3, 8, 8)
     with pytest.raises(TargetError, match="asks for the value of a tensor"):
         cnnprobe.memory(nn.Sequential(nn.Conv2d(3, 2, 1), Asking()), x)
-    with pytest.raises(TargetError, match="a pass with 256 samples raised RuntimeError"):
-        cnnprobe.memory(nn.Linear(5, 2), x)
+    with pytest.raises(TargetError, match="a pass with 256 samples raised IndexError"):
+        cnnprobe.memory(nn.Conv2d(3, 2, 1), x, loss_fn=lambda y: y[0, 0, 0, 99])
     with pytest.raises(TargetError, match="no tensor with a batch"):
         cnnprobe.memory(nn.Linear(5, 2))
     with pytest.raises(TargetError, match="lazy layers"):
@@ -273,6 +273,61 @@ def test_refusals_say_what_and_what_to_do():
         found.fits()
     with pytest.raises(UnknownNameError, match="trainig was not measured"):
         found.at(3, "trainig")
+
+
+def test_crash_is_explained_as_any_other():
+    """The message is that of `probe`, with the input as it was given."""
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.Linear(3, 1)), torch.zeros(4, 3, 4)
+    with pytest.raises(TargetError) as caught:
+        cnnprobe.memory(model, x)
+    explanation = cnnprobe.probe(model, x).explanation
+    assert "in_features" in explanation.message
+    assert f"the forward raises: {explanation.message}" == caught.value.what
+    assert "memory(Sequential), module '2'" == caught.value.where
+    assert explanation.repairs[0].title == caught.value.fix
+
+
+class Fixed(nn.Module):
+    """Accepts one batch alone."""
+
+    def forward(self, x):
+        return x.reshape(4, -1).sum() * x.reshape(4, 3, -1)
+
+
+def test_batch_that_cannot_vary_is_named():
+    with pytest.raises(TargetError) as caught:
+        cnnprobe.memory(nn.Sequential(nn.Conv2d(3, 3, 1), Fixed(), nn.Linear(64, 2)), images())
+    assert "the forward accepts the batch of 4 that it is given, but not one of 256" in str(
+        caught.value
+    )
+    assert "Linear" in caught.value.what and "module '2'" in caught.value.where
+
+
+def images():
+    return torch.zeros(4, 3, 8, 8)
+
+
+def test_memory_is_the_same_under_autocast_of_the_caller():
+    model, x = Blocks(), torch.zeros(4, 3, 8, 8)
+    plain = cnnprobe.memory(model, x).data.ways
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain == cnnprobe.memory(model, x).data.ways
+
+
+def test_buckets_of_ddp_are_named():
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        for views in (False, True):
+            wrapped = nn.parallel.DistributedDataParallel(
+                nn.Linear(4, 4), gradient_as_bucket_view=views
+            )
+            notes = " ".join(cnnprobe.memory(wrapped, torch.zeros(2, 4)).data.notes)
+            # (16 + 4) gradients of 4 bytes
+            assert ("a copy of all gradients of 80 B" in notes) is not views
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_memory_is_saved_and_shown(tmp_path):

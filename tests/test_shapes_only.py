@@ -1,11 +1,14 @@
 """A probe of shapes alone: the same rows as the ordinary one, no value read, and the model as it was."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import cnnprobe
 from cnnprobe.errors import TargetError
+from tests.support import ways
 
 
 def rows(trace):
@@ -94,3 +97,24 @@ def test_shapes_only_shapes_a_lazy_copy_and_leaves_the_model_lazy():
 def test_shapes_only_refuses_scripted_code():
     with pytest.raises(TargetError, match="scripted"):
         cnnprobe.probe(torch.jit.script(nn.Linear(4, 2)), torch.ones(3, 4), shapes_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nested tensors", "an input is a nested tensor, which has no single size"),
+        ("quantized, static", "'0' is quantized and cannot run without its weights"),
+        ("quantized, dynamic", "'0' is quantized and cannot run without its weights"),
+    ],
+)
+def test_what_has_no_shapes_without_values_is_refused(name, words):
+    way = ways.make(name)
+    with pytest.raises(TargetError, match=re.escape(words)):
+        cnnprobe.probe(way.model, *way.args, shapes_only=True)
+
+
+def test_sparse_parameter_is_not_asked_for_its_storage():
+    way = ways.make("sparse parameters (COO)")
+    notes = cnnprobe.probe(way.model, *way.args, shapes_only=True).trace.notes
+    assert "torch._sparse_mm cannot run on shapes alone" in notes[-1]
+    assert "untyped_storage" not in notes[-1]

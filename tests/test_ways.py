@@ -5,7 +5,9 @@ import pathlib
 import pytest
 import torch
 
+import cnnprobe
 from tests.support import ways
+from tests.support.memory import measure_allocations
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "reference" / "ways.md"
 
@@ -26,3 +28,21 @@ def test_every_verb_does_with_a_way_what_the_docs_say(name):
 def test_docs_list_every_way_once():
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     assert ["way", *ways.WAYS] == [line.split(" | ")[0].removeprefix("| ") for line in rows]
+
+
+# Other ways allocate besides what tensors need: a compiler, the saved state of a generator.
+EXACT = [
+    "eager", "torch.fx.symbolic_trace", "autocast", "DataParallel", "parametrized", "spectral_norm", "functional_call",
+    "vmap over the model", "vmap in the forward", "a tensor subclass", "the model on a thread", "called in coroutines",
+    "an output nested 3,000 deep", "an output computed on read", "a copy made in the forward",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_memory_of_a_way_is_to_the_byte_what_torchs_allocator_gave(name):
+    way = ways.make(name)
+    found = cnnprobe.memory(way.model, *way.args, loss_fn=way.loss).find_way()
+    again = ways.make(name)
+    (x,) = again.args
+    real = measure_allocations(again.model, x, forward=lambda x: again.loss(again.model(x)))
+    assert real == max(found.given.peak, found.step + len(x) * found.step_slope)

@@ -8,7 +8,7 @@ device.
 import contextlib
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.inventory import check_model, named_modules
 from cnnprobe.recorder.preservation import is_sharded
 from cnnprobe.recorder.recalled import Recalled
-from cnnprobe.recorder.values import EXACT
+from cnnprobe.recorder.values import EXACT, argument_leaves
 
 _GETTER = type(Tensor.shape.__get__)  # type: ignore[attr-defined]
 _QUESTIONS = frozenset({Tensor.stride, Tensor.numel, Tensor.dim, Tensor.size, Tensor._is_view})
@@ -39,7 +39,10 @@ def observe_shapes(
         TargetError: it is no model, or a part of it is scripted or sharded and cannot run without
             its weights.
     """
-    check_shapes_only(model, f"probe({type(model).__name__}, shapes_only=True)")
+    where = f"probe({type(model).__name__}, shapes_only=True)"
+    check_shapes_only(model, where)
+    if find_nested(args, kwargs) is torch.strided:  # torch has no such tensor without values
+        raise_nested(where)
     with without_values(model):
         return run_without_values(model, args, kwargs)
 
@@ -58,17 +61,45 @@ def check_shapes_only(model: nn.Module, where: str) -> None:
     """Refuse what cannot run without its weights.
 
     Raises:
-        TargetError: it is no model, or a part of it is scripted or sharded.
+        TargetError: it is no model, or a part of it is scripted, sharded or quantized.
     """
     check_model(model, "the model to probe")
     for fqn, module, _ in named_modules(model):
-        how = "scripted" if is_scripted(module) else "sharded" if is_sharded(module) else ""
+        how = next((word for word, is_so in _BOUND.items() if is_so(module)), "")
         if how:
             raise TargetError(
                 f"{f'{fqn!r}' if fqn else 'the model'} is {how} and cannot run without its weights",
                 where=where,
                 fix="give the model as it was before",
             )
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """Whether its weights are packed for kernels that have no meta ones."""
+    room = type(module).__module__
+    return room.startswith("torch.ao.nn.") and ".quantized." in room and ".reference" not in room
+
+
+_BOUND = {"scripted": is_scripted, "sharded": is_sharded, "quantized": _is_quantized}
+
+
+def find_nested(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.layout | None:
+    """The layout of the first nested tensor among the arguments; None where there is none."""
+    tensors = (leaf for _, leaf in argument_leaves(args, kwargs) if isinstance(leaf, Tensor))
+    return next((tensor.layout for tensor in tensors if tensor.is_nested), None)
+
+
+def raise_nested(where: str) -> NoReturn:
+    """Refuse a nested tensor, which no size stands for.
+
+    Raises:
+        TargetError: always.
+    """
+    raise TargetError(
+        "an input is a nested tensor, which has no single size",
+        where=where,
+        fix="give a padded one: x.to_padded_tensor(0.0)",
+    )
 
 
 @contextlib.contextmanager
@@ -166,6 +197,8 @@ class _OnZeros(TorchFunctionMode):
         try:
             return self.recalled.call(func, args, kwargs)
         except (NotImplementedError, RuntimeError) as error:
+            if func is Tensor.untyped_storage:  # asked by ourselves, of a sparse tensor
+                raise
             try:
                 output = self._run(func, args, kwargs)
             except Exception:  # the user's own mistake: zeros raise, too

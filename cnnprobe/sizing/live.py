@@ -1,4 +1,4 @@
-"""The bytes of all tensors that are alive, storage by storage, and their peak."""
+"""The bytes of all tensors that are alive, storage by storage, and their peak; and the operations."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -15,7 +16,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Python, not autograd's graph.
 
     `part` says what is being made; `parts` are the bytes that are alive of each part, `at_peak`
-    those at the moment when there were most.
+    those at the moment when there were most. `flops` is what torch's formulas give for the
+    operations.
     """
 
     def __init__(self) -> None:
@@ -24,6 +26,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parts: dict[str, int] = {}
         self.live = 0
         self.peak = 0
+        self.flops = 0
         self.at_peak: dict[str, int] = {}
         self._known: dict[int, tuple[weakref.ref[Any], str, int]] = {}
 
@@ -67,7 +70,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """The operation, and its outputs counted."""
-        output = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        # torch's FlopCounterMode hooks every module, which an autograd.grad in a forward refuses
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += count(*args, **kwargs, out_val=output)
         for leaf in tree_leaves(output):
             for dense in _list_dense(leaf) if isinstance(leaf, Tensor) else ():
                 self._count(dense, self.part)

@@ -1,17 +1,19 @@
 """How much memory a model takes as a function of the batch, and the largest batch that fits."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.errors import TargetError, UnknownNameError, UsageError, suggest
-from cnnprobe.recorder.inventory import check_model, is_lazy, named_modules
-from cnnprobe.recorder.shapes import check_shapes_only
+from cnnprobe.document.render.units import format_size
+from cnnprobe.errors import ProbeError, TargetError, UnknownNameError, UsageError, suggest
+from cnnprobe.recorder import is_compiled
+from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.records.memory import (
     INFERENCE,
     TRAINING,
@@ -20,10 +22,12 @@ from cnnprobe.records.memory import (
     MemoryUse,
     MemoryWay,
 )
+from cnnprobe.sizing.refusals import explain_pass, refuse_unmeasured, refuse_unseen
 from cnnprobe.sizing.steps import MeasuredStep, Plan, measure_forward, measure_step
 
 # Batches that the line is made from: so large that the peak stays at one place of the pass.
 _LARGE = (256, 512)
+_MEAN = "the loss is the mean of the outputs: give yours with loss_fn, as cross_entropy keeps more"
 _NOT_INCLUDED = (
     "not included, as it cannot be known here: workspaces of cuDNN and oneDNN, memory that the "
     "allocator keeps in reserve or cannot use, and the CUDA context; leave a margin of 10% or more"
@@ -110,6 +114,7 @@ def measure_memory(
     """
     where = f"memory({type(model).__name__})"
     plan, name = _make_plan(model, args, kwargs, request, where)
+    refuse_unseen(plan, where)
     training, state, reason = _measure_training(plan, request)
     ways = [*training, *_measure_ways(plan, INFERENCE, request, _make_forward)]
     return MemoryNeed(
@@ -123,10 +128,10 @@ def measure_memory(
         state=state,
         ways=tuple(ways),
         checkpoints=tuple(
-            _measure_checkpoint(plan, block, request.limit, where)
+            _measure_checkpoint(plan, block, request.limit)
             for block in (request.checkpoint if training else ())
         ),
-        notes=(*([reason] if reason else []), *_list_notes(request)),
+        notes=(*([reason] if reason else []), *_list_notes(plan, request)),
     )
 
 
@@ -160,14 +165,7 @@ def _make_plan(
     request: MemoryRequest,
     where: str,
 ) -> tuple[Plan, str]:
-    check_model(model, "the model whose memory is measured")
-    if is_lazy(model):
-        raise TargetError(
-            "the model has lazy layers, whose parameters have no shape yet",
-            where=where,
-            fix="call the model once before",
-        )
-    check_shapes_only(model, where)
+    refuse_unmeasured(model, args, kwargs, where)
     tensors = _list_tensors(args, kwargs)
     if not tensors or not tensors[0].dim():
         raise TargetError(
@@ -204,15 +202,27 @@ def _list_dtypes(model: nn.Module) -> tuple[torch.dtype | None, ...]:
     return (None, torch.bfloat16) if kinds == {torch.float32} else (None,)
 
 
-def _list_notes(request: MemoryRequest) -> list[str]:
-    loss = (
-        "the loss is the mean of the outputs: give yours with loss_fn, as cross_entropy keeps more"
+def _list_notes(plan: Plan, request: MemoryRequest) -> Iterator[str]:
+    if request.loss_fn is None:
+        yield _MEAN
+    if is_compiled(plan.model):
+        yield "the model is compiled: this is the memory of its eager code, compiled code may keep less"
+    if buckets := _count_buckets(plan.model):
+        yield (
+            "not included: the buckets of DistributedDataParallel, a copy of all gradients of "
+            f"{format_size(buckets)}; gradient_as_bucket_view=True saves them"
+        )
+    yield _NOT_INCLUDED
+
+
+def _count_buckets(model: nn.Module) -> int:
+    """Bytes in which DistributedDataParallel keeps the gradients once more."""
+    return sum(
+        _count_bytes(p for p in module.parameters() if p.requires_grad)
+        for _, module, first in named_modules(model)
+        if first and isinstance(module, DistributedDataParallel)
+        if not module.gradient_as_bucket_view
     )
-    notes = [loss] if request.loss_fn is None else []
-    return [
-        *notes,
-        _NOT_INCLUDED,
-    ]
 
 
 def _count_bytes(tensors: Any) -> int:
@@ -251,8 +261,7 @@ def _measure_way(
     measure: Pass, *, plan: Plan, name: str, autocast: torch.dtype | None, limit: int | None
 ) -> MemoryWay:
     """The line through two large batches, and what it gives at others."""
-    where = f"memory({type(plan.model).__name__})"
-    low, high = (measure_checked(measure, batch, where) for batch in _LARGE)
+    low, high = (measure_checked(measure, plan, batch) for batch in _LARGE)
     slope = (high.use.peak - low.use.peak) // (_LARGE[1] - _LARGE[0])
     base = low.use.peak - slope * _LARGE[0]
     step_slope = (high.step - low.step) // (_LARGE[1] - _LARGE[0])
@@ -274,26 +283,26 @@ def _measure_way(
     )
 
 
-def measure_checked(measure: Pass, batch: int, where: str) -> MeasuredStep:
+def measure_checked(measure: Pass, plan: Plan, batch: int) -> MeasuredStep:
     """A pass; what it raises is said in one message.
 
     Raises:
         TargetError: the forward, the loss or the backward raises, or asks for a value.
     """
+    where = f"memory({type(plan.model).__name__})"
     try:
         return measure(batch)
+    except ProbeError:
+        raise
     except Exception as error:
-        is_value = "DataDependent" in type(error).__name__ or "Unbacked" in type(error).__name__
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TargetError(
-            "the forward asks for the value of a tensor, and there are none"
-            if is_value
-            else f"a pass with {batch} samples raised {type(error).__name__}: {first}",
-            where=where,
-            fix="measure a part of the model that does not, or watch a real run with torch.profiler"
-            if is_value
-            else "cnnprobe.probe(model, x) explains a crash; the batch must be dim 0 of the inputs",
-        ) from error
+        if "DataDependent" in type(error).__name__ or "Unbacked" in type(error).__name__:
+            raise TargetError(
+                "the forward asks for the value of a tensor, and there are none",
+                where=where,
+                fix="measure a part of the model that does not, or watch a real run with "
+                "torch.profiler",
+            ) from error
+        raise explain_pass(plan, batch, error, where) from error
 
 
 def _measure_given(measure: Pass, batch: int) -> MemoryUse | None:
@@ -333,12 +342,12 @@ def _fits(measure: Pass, batch: int, limit: int) -> bool:
     return max(found.use.peak, found.step) <= limit
 
 
-def _measure_checkpoint(plan: Plan, block: str, limit: int | None, where: str) -> CheckpointEffect:
+def _measure_checkpoint(plan: Plan, block: str, limit: int | None) -> CheckpointEffect:
     """A block with and without checkpointing, at the given batch."""
     plain, with_it = _make_pass(plan, None), _make_pass(plan, None, (block,))
     batch = plan.batch if _measure_given(plain, plan.batch) is not None else _LARGE[0]
-    before = measure_checked(plain, batch, where)
-    after = measure_checked(with_it, batch, where)
+    before = measure_checked(plain, plan, batch)
+    after = measure_checked(with_it, plan, batch)
     fits = None
     if limit is not None:
         low, high = (with_it(n).use.peak for n in _LARGE)

@@ -2,6 +2,7 @@
 what a pass at other sizes gives.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,9 @@ class Runs:
         if key not in self._seen:
             args, kwargs = self.make_inputs(changes)
             with hush():
-                self._seen[key] = run_without_values(self.model, args, kwargs)
+                seen = self._seen[key] = run_without_values(self.model, args, kwargs)
+                if inspect.iscoroutine(seen.output):  # nobody awaits it
+                    seen.output.close()
         return self._seen[key]
 
     def passes(self, changes: Mapping[Place, int]) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.preservation import preserved_generators
-from cnnprobe.recorder.shapes import check_shapes_only, without_values
+from cnnprobe.recorder.shapes import check_shapes_only, find_nested, raise_nested, without_values
 from cnnprobe.records.sizes import Dim, Form, Product, SizedShapes, Symbol
 from cnnprobe.records.trace import Trace
 from cnnprobe.sizing.axes import Bounds, find_axes, find_bounds, find_start
@@ -50,6 +50,8 @@ def derive_shapes(
     """
     where = f"shapes({type(model).__name__})"
     check_shapes_only(model, where)
+    if find_nested(args, kwargs) is not None:
+        raise_nested(where)
     with preserved_generators(), without_values(model):
         runs = Runs(model, args, kwargs)
         if not runs.shapes or not runs.shapes[0]:

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from cnnprobe.crash.model_copy import hush
+from cnnprobe.errors import TargetError
 from cnnprobe.recorder import is_compiled, preserved, switch_mode
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.shapes import without_values
+from cnnprobe.recorder.values import leaves
 from cnnprobe.records.memory import MemoryUse
 from cnnprobe.sizing.live import LiveBytes
 
@@ -71,7 +73,7 @@ def measure_step(
         parameters = [p for p in plan.model.parameters() if p.requires_grad]
         optimizer = plan.make_optimizer(parameters)
         live = _count_model(plan.model)
-        with live, FlopCounterMode(display=False) as flops:
+        with live:
             _make_state(optimizer, parameters, live)
             state = live.parts.get("optimizer state", 0)
             live.part = "inputs"
@@ -80,7 +82,7 @@ def measure_step(
             live.part = "activations"
             live.reset_peak()
             before = live.live
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            with _cast(device, autocast):
                 loss = _compute_loss(plan, plan.model(*args, **kwargs), targets)
             saved, live.part = live.live - before, "passing"
             loss.backward()  # type: ignore[no-untyped-call]
@@ -88,9 +90,7 @@ def measure_step(
             step = _measure_optimizer(optimizer, live)
             for handle in handles:
                 handle.remove()
-        return MeasuredStep(
-            use=use, step=step, state=state, macs=flops.get_total_flops() // _FLOPS_A_MAC
-        )
+        return MeasuredStep(use=use, step=step, state=state, macs=live.flops // _FLOPS_A_MAC)
 
 
 def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = None) -> MeasuredStep:
@@ -101,7 +101,7 @@ def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = No
             args, kwargs, _ = _make_inputs(plan, batch, device)
             live.part = "activations"
             live.reset_peak()
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            with _cast(device, autocast):
                 plan.model(*args, **kwargs)
         use = MemoryUse(batch=batch, peak=live.peak, parts=dict(live.at_peak))
         return MeasuredStep(use=use)
@@ -122,10 +122,46 @@ def _stand_in(model: nn.Module, *, training: bool) -> Iterator[torch.device]:
         preserved(model, (), {}),
         FakeTensorMode(allow_non_fake_inputs=True),
         without_values(model, device=device),
+        _CopiedTensors(),
         torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),  # that of the caller
     ):
         switch_mode(model, training=training)
         yield device
+
+
+@contextlib.contextmanager
+def _cast(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Autocast, with its copies of weights let go at its end: torch does that at the outermost."""
+    try:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+    finally:
+        torch.clear_autocast_cache()
+
+
+class _CopiedTensors(TorchFunctionMode):
+    """Copies tensors without data for a `copy.deepcopy` in the forward: torch's own copy of one has
+    no device, and a kernel that reads it ends the process.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The function as it is, but for deepcopy."""
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            copied = tensor.detach().clone()
+            is_parameter = isinstance(tensor, nn.Parameter)
+            copied = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+            memo[id(tensor)] = copied.requires_grad_(tensor.requires_grad)
+        return memo[id(tensor)]
 
 
 @contextlib.contextmanager
@@ -221,9 +257,14 @@ def _compute_loss(plan: Plan, output: Any, targets: Any) -> Tensor:
         return made if isinstance(made, Tensor) else sum(tree_leaves(made))
     ends = [
         (torch.view_as_real(leaf) if leaf.is_complex() else leaf).float().mean()
-        for leaf in tree_leaves(output)
+        for _, leaf in leaves(output)
         if isinstance(leaf, Tensor) and leaf.requires_grad
     ]
     if not ends:
-        raise RuntimeError("no output requires grad")
+        kind = "" if isinstance(output, Tensor) else f" (the output is a {type(output).__name__})"
+        raise TargetError(
+            f"no tensor of the output requires grad{kind}",
+            where=f"memory({type(plan.model).__name__})",
+            fix="give your loss: memory(..., loss_fn=...)",
+        )
     return torch.stack(ends).sum() if len(ends) > 1 else ends[0]
