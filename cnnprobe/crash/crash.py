@@ -1,12 +1,13 @@
 """One crash with everything known about it, and the questions that the causes ask of it."""
 
 import contextlib
+import functools
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cnnprobe.crash.trials import Trials
 
 
+_Fact = TypeVar("_Fact")
 NOTHING_SEEN = Trace(model="")  # of a crash whose forward was not recorded
 _SCALER = "torch/amp/grad_scaler.py"
 _STARTS = ("torch/_tensor.py", "torch/autograd/__init__.py")
@@ -59,7 +61,7 @@ class Crash:
     line: LoopLine | None = None  # of a line of the loop, which is explained as a forward
     trials: "Trials | None" = field(default=None, repr=False)  # set by the engine
     is_lenient: bool = False  # a cause that stumbles over this model is passed over
-    memory: dict[str, Any] = field(default_factory=dict, repr=False)  # facts that cost time
+    memory: dict[Any, Any] = field(default_factory=dict, repr=False)  # by what `find_once` wraps
 
     def tolerate(self) -> contextlib.AbstractContextManager[None]:
         """Where it is lenient, what one cause or one trial raises costs no more than that."""
@@ -118,18 +120,18 @@ class Crash:
         """Index of the failing row."""
         return self.trace.failure.call if self.trace.failure is not None else None
 
-    @property
+    @cached_property
     def call(self) -> ModuleCall | None:
         """The failing row."""
         return None if self.index is None else self.trace.calls[self.index]
 
-    @property
+    @cached_property
     def module(self) -> nn.Module | None:
         """The module of the failing row, if it is a module's."""
         call = self.call
         return None if call is None or call.fqn is None else self.modules.get(call.fqn)
 
-    @property
+    @cached_property
     def leaf(self) -> nn.Module | None:
         """The failing module where it is a stock layer, in whose code torch raised."""
         module = self.module
@@ -153,7 +155,7 @@ class Crash:
             index = call.parent
         return ""
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """The tensors that the failing call was given."""
         return self.call.inputs if self.call is not None else ()
@@ -262,7 +264,7 @@ class Crash:
                     return float(low), float(high)
         return None
 
-    @property
+    @cached_property
     def root_inputs(self) -> tuple[TensorInfo, ...]:
         """The tensors that the model itself was given."""
         return self.trace.calls[0].inputs if self.trace.calls else ()
@@ -305,6 +307,18 @@ class Crash:
             for c in between
         )
         return bool(given) and given[0].shape == shape and not weighted
+
+
+def find_once(find: Callable[[Crash], _Fact]) -> Callable[[Crash], _Fact]:
+    """A fact of a crash for which many causes ask: found at the first time, and remembered."""
+
+    @functools.wraps(find)
+    def remember(crash: Crash) -> _Fact:
+        if find not in crash.memory:
+            crash.memory[find] = find(crash)
+        return crash.memory[find]  # type: ignore[no-any-return]
+
+    return remember
 
 
 def _alike(a: TensorInfo, b: TensorInfo) -> bool:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from cnnprobe.crash.facts.frames import parse_file
 from cnnprobe.crash.facts.source import WRITING
+from cnnprobe.crash.facts.trees import parse_file
 from cnnprobe.crash.facts.values import read_attribute
 from cnnprobe.crash.model_copy import hush
 from cnnprobe.operations import find_function

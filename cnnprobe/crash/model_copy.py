@@ -6,6 +6,7 @@ import io
 import sys
 import types
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +54,11 @@ class ModelCopy:
         meta: bool,
         grad: bool = True,
     ) -> None:
-        twins: dict[int, Any] = {}
-        for value in _tensors_of(model):
+        tensors = _list_tensors(model)
+        if not meta and sum(t.numel() for t in tensors if not is_lazy(t)) > LARGEST_COPY:
+            raise MemoryError
+        twins: dict[int, Any] = _make_empty_twins(model)
+        for value in tensors:
             twins[id(value)] = _twin(value, meta=meta)
         self.meta = meta
         self.grad = grad
@@ -228,7 +232,14 @@ def hush() -> Iterator[None]:
         yield
 
 
-def _tensors_of(model: nn.Module) -> list[Tensor]:
+def _make_empty_twins(model: nn.Module) -> dict[int, Any]:
+    """Twins of the empty registries of hooks: deepcopy takes longer for them than for the rest."""
+    modules = [module for _, module, first in named_modules(model) if first]
+    values = [value for module in modules for value in module.__dict__.values()]
+    return {id(v): OrderedDict() for v in values if type(v) is OrderedDict and not v}
+
+
+def _list_tensors(model: nn.Module) -> list[Tensor]:
     """Every tensor that a model holds, also in plain attributes and in modules in plain lists."""
     found: dict[int, Tensor] = {}
     entered: set[int] = set()
@@ -313,8 +324,6 @@ def copy_model(
     grad: bool = True,
 ) -> ModelCopy | None:
     """A shadow, or None where the model cannot be copied or a real copy would be too large."""
-    if not meta and sum(t.numel() for t in _tensors_of(model) if not is_lazy(t)) > LARGEST_COPY:
-        return None
     try:
         return ModelCopy(model, args, kwargs, meta=meta, grad=grad)
     except Exception:  # a lock, a generator, a foreign object: whatever cannot be copied

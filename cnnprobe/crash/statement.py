@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnprobe.crash.crash import Crash, LoopLine
-from cnnprobe.crash.facts.frames import find_frames, find_maker, parse_file, read_names
+from cnnprobe.crash.facts.frames import find_frames, find_maker, read_names
 from cnnprobe.crash.facts.grad_mode import is_off
 from cnnprobe.crash.facts.losses import list_losses
+from cnnprobe.crash.facts.trees import parse_file
 from cnnprobe.crash.facts.values import FailingLine, read_attribute, read_failing_line
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.following import follow

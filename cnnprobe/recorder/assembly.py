@@ -205,12 +205,9 @@ def _upwards(calls: Sequence[ModuleCall], index: int | None) -> list[ModuleCall]
 
 def _users_line(error: BaseException) -> str:
     """The last line of the user's own in the traceback."""
-    lines = [
-        f"{frame.filename}:{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if sources.is_users(frame.filename)
-    ]
-    return lines[-1] if lines else ""
+    places = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    users = [f"{path}:{line}" for path, line in places if sources.is_users(path)]
+    return users[-1] if users else ""
 
 
 def _text(error: BaseException) -> str:

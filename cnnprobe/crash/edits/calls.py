@@ -23,7 +23,7 @@ from cnnprobe.crash.edits.places import (
     write_argument,
     write_operand,
 )
-from cnnprobe.crash.facts.frames import parse_file
+from cnnprobe.crash.facts.trees import parse_file
 from cnnprobe.crash.facts.words import shorten
 from cnnprobe.crash.model_copy import ModelCopy, Rewriting
 from cnnprobe.recorder.inventory import named_modules

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnprobe.crash.facts.trees import parse_text
+
 
 @dataclass(frozen=True)
 class TextChange:
@@ -56,7 +58,7 @@ def open_file(path: str) -> File:
     if not Path(path).is_file() or {"site-packages", "dist-packages"} & set(Path(path).parts):
         raise UnknownPlaceError
     text = Path(path).read_text(encoding="utf-8")
-    return File(path, text, ast.parse(text))
+    return File(path, text, parse_text(text))
 
 
 def list_changes(written: Callable[[], Iterable[TextChange]]) -> list[TextChange]:

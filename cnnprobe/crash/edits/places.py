@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
-from cnnprobe.crash.facts.source import parse
+from cnnprobe.crash.facts.trees import list_functions, list_nodes, starts_at
 from cnnprobe.recorder.inventory import class_of
 
 
@@ -40,15 +40,15 @@ def _find_users_class(
 
 def find_method(kind: type, name: str) -> tuple[File, ast.FunctionDef]:
     """The file of a class's method, and its syntax tree."""
-    function = getattr(kind, name)
-    tree = parse(function)
+    function = inspect.unwrap(getattr(kind, name))
     path = inspect.getsourcefile(function)
-    if tree is None or path is None:
+    if path is None:
         raise UnknownPlaceError
     file = open_file(path)
-    for node in ast.walk(file.tree):
-        if isinstance(node, ast.FunctionDef) and node.name == name and node.lineno == tree.lineno:
-            return file, node
+    for node in list_functions(file.tree):
+        is_plain = isinstance(node, ast.FunctionDef)
+        if is_plain and node.name == name and starts_at(node, function.__code__):
+            return file, node  # type: ignore[return-value]
     raise UnknownPlaceError
 
 
@@ -56,7 +56,7 @@ def find_assigned(function: ast.FunctionDef, name: str) -> ast.expr:
     """The value of the only assignment `self.name = ...`."""
     found = [
         n.value
-        for n in ast.walk(function)
+        for n in list_nodes(function)
         if isinstance(n, ast.Assign)
         for t in n.targets
         if isinstance(t, ast.Attribute) and t.attr == name and isinstance(t.value, ast.Name)
@@ -138,7 +138,7 @@ def open_line(source: str) -> tuple[File, int]:
 
 def list_calls_on(file: File, line: int) -> Iterator[ast.Call]:
     """The calls of a file that stand on a line."""
-    for node in ast.walk(file.tree):
+    for node in list_nodes(file.tree):
         if isinstance(node, ast.Call) and node.lineno <= line <= (node.end_lineno or node.lineno):
             yield node
 

@@ -12,6 +12,7 @@ from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.facts.methods import Method, open_method, open_source
 from cnnprobe.crash.facts.source import WRITING
+from cnnprobe.crash.facts.trees import list_nodes
 from cnnprobe.recorder import sources
 
 
@@ -47,7 +48,7 @@ def list_discarded(method: Method) -> Iterator[Discarded]:
     except UnknownPlaceError:
         return
     names = {a.arg for a in function.args.args[1:]}
-    stored = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+    stored = [n for n in list_nodes(function) if isinstance(n, ast.Name)]
     names |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
     yield from _read_statements(file, function, names)
 
@@ -77,7 +78,7 @@ def list_discarded_inputs(crash: Crash) -> Iterator[tuple[Discarded, int]]:
 
 
 def _read_statements(file: File, scope: ast.AST, names: set[str]) -> Iterator[Discarded]:
-    for node in ast.walk(scope):
+    for node in list_nodes(scope):
         change = _find_change(file, node.value, names) if isinstance(node, ast.Expr) else None
         if change is not None and isinstance(node, ast.Expr):
             start, end = file.span(node)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, find_once
 from cnnprobe.crash.edits.build import is_root_input
 from cnnprobe.crash.facts.windows import count_dims
 from cnnprobe.crash.facts.words import get_tensor, read_argument, read_tensor
@@ -57,14 +57,9 @@ class ChannelMismatch:
         return not self.ranks or self.rank in self.ranks
 
 
+@find_once
 def find_expected(crash: Crash) -> ChannelMismatch | None:
     """The failing call as one that has channels."""
-    if "expected" not in crash.memory:
-        crash.memory["expected"] = _read_expected(crash)
-    return crash.memory["expected"]  # type: ignore[no-any-return]
-
-
-def _read_expected(crash: Crash) -> ChannelMismatch | None:
     call, layer = crash.call, crash.leaf
     if call is None or not call.inputs:
         return None

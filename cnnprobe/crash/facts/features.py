@@ -1,12 +1,13 @@
 """The features that a Linear expects of a flattened map, and the sizes that would give them."""
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, find_once
 from cnnprobe.crash.edits.build import configure, resize_input
 from cnnprobe.crash.edits.reshaping import flatten_otherwise
 from cnnprobe.crash.facts.products import (
@@ -16,7 +17,7 @@ from cnnprobe.crash.facts.products import (
     find_reshaping,
     read_sizes,
 )
-from cnnprobe.crash.facts.windows import apply_windows, list_steps, list_variants
+from cnnprobe.crash.facts.windows import PathStep, apply_windows, list_steps, list_variants
 from cnnprobe.crash.facts.words import count_elements
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, Candidate, Candidates, propose
 from cnnprobe.operations import resolve_name
@@ -36,6 +37,7 @@ class Features:
     module: str  # the Linear's fqn
     map: TensorInfo  # before it is flattened
     reshaping: ModuleCall | None  # what flattens it
+    steps: tuple[PathStep, ...]  # the windows on the way to the map
 
     def count(self, sizes: tuple[int, ...]) -> int:
         """The number of features if the map had these sizes."""
@@ -52,6 +54,7 @@ class OtherWindow:
     sizes: tuple[int, ...]  # of the map then
 
 
+@find_once
 def find_features(crash: Crash) -> Features | None:
     """What a Linear expects, where it raised, or where the view before it did or merged samples."""
     found, call = find_product(crash), crash.call
@@ -61,7 +64,11 @@ def find_features(crash: Crash) -> Features | None:
             return None
         reshaping = find_reshaping(crash, found.x)
         return Features(
-            wanted=found.wanted, module=found.module, map=flattened, reshaping=reshaping
+            wanted=found.wanted,
+            module=found.module,
+            map=flattened,
+            reshaping=reshaping,
+            steps=tuple(list_steps(crash, flattened)),
         )
     view = call if call is not None and is_failing_view(call) else find_lost_batch(crash)
     if view is None or not view.inputs or len(view.inputs[0].shape) < 3:
@@ -70,7 +77,8 @@ def find_features(crash: Crash) -> Features | None:
     layer = find_linear(crash, sizes[1]) if len(sizes) == 2 else None
     if layer is None or count_elements(x.shape[1:]) == sizes[1]:
         return None
-    return Features(wanted=sizes[1], module=layer, map=x, reshaping=view)
+    steps = tuple(list_steps(crash, x))
+    return Features(wanted=sizes[1], module=layer, map=x, reshaping=view, steps=steps)
 
 
 def is_failing_view(call: ModuleCall) -> bool:
@@ -92,17 +100,22 @@ def find_linear(crash: Crash, wanted: int) -> str | None:
 
 def propose_input_sizes(crash: Crash, found: Features) -> list[Candidate]:
     """The usual input size that would make the wanted number of features, if there is one."""
-    steps = list_steps(crash, found.map)
+    steps = found.steps
     if not steps or not crash.root_inputs or any(step.window.adaptive for step in steps):
         return []
     n = len(steps[0].before)
     if crash.root_inputs[0].shape[-n:] != steps[0].before:
         return []
     windows = [step.window for step in steps]
-    for pixels in USUAL_SIZES:
-        if found.count(apply_windows(windows, (pixels,) * n)) == found.wanted:
-            return [propose(resize_input((pixels,) * n, exact=True), weight=POSSIBLE)]
-    return []
+
+    def count(pixels: int) -> int:
+        return found.count(apply_windows(windows, (pixels,) * n))
+
+    # No window makes less of more pixels.
+    at = bisect.bisect_left(USUAL_SIZES, found.wanted, key=count)
+    if at == len(USUAL_SIZES) or count(USUAL_SIZES[at]) != found.wanted:
+        return []
+    return [propose(resize_input((USUAL_SIZES[at],) * n, exact=True), weight=POSSIBLE)]
 
 
 def propose_rows(crash: Crash, call: ModuleCall) -> Candidates:
@@ -118,17 +131,22 @@ def propose_rows(crash: Crash, call: ModuleCall) -> Candidates:
     yield from propose_input_sizes(crash, found) if found is not None else ()
 
 
-def find_other_windows(crash: Crash, found: Features) -> Iterator[OtherWindow]:
+@find_once
+def list_other_windows(crash: Crash) -> tuple[OtherWindow, ...]:
     """Each change of one window on the way that makes exactly the wanted number of features."""
-    steps = list_steps(crash, found.map)
-    windows = [step.window for step in steps]
-    for i, (step, window) in enumerate(zip(steps, windows, strict=True)):
+    found = find_features(crash)
+    return tuple(_find_other_windows(found)) if found is not None else ()
+
+
+def _find_other_windows(found: Features) -> Iterator[OtherWindow]:
+    windows = [step.window for step in found.steps]
+    for i, (step, window) in enumerate(zip(found.steps, windows, strict=True)):
         if step.call.fqn is None or window.adaptive:
             continue
         rest = [*windows[:i], *windows[i + 1 :]]
         others = [other for other in rest if other.is_pool == window.is_pool]
         for changed, settings in list_variants(window, others):
-            sizes = apply_windows([*windows[:i], changed, *windows[i + 1 :]], steps[0].before)
+            sizes = apply_windows([*windows[:i], changed, *windows[i + 1 :]], found.steps[0].before)
             if found.count(sizes) == found.wanted:
                 yield OtherWindow(
                     fqn=step.call.fqn,

@@ -5,7 +5,6 @@ import contextlib
 import contextvars
 import functools
 import inspect
-import linecache
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cnnprobe.crash.facts.trees import list_functions, list_nodes, parse_file, starts_at
 from cnnprobe.recorder import sources
 
 _Remembered = dict[types.TracebackType | None, list[traceback.FrameSummary]]
@@ -196,15 +196,9 @@ def parse_function(error: BaseException) -> ast.AST | None:
 def parse_code(code: types.CodeType) -> ast.AST | None:
     """The syntax tree of a function, or of a file, by its code."""
     tree = parse_file(code.co_filename)
-    first = code.co_firstlineno
-    functions = [n for n in ast.walk(tree) if _starts_at(n, first)] if tree is not None else []
-    return functions[0] if functions and code.co_name != "<module>" else tree
-
-
-def _starts_at(node: ast.AST, line: int) -> bool:
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return False
-    return line in (node.lineno, *(d.lineno for d in node.decorator_list))
+    if tree is None or code.co_name == "<module>":
+        return tree
+    return next((node for node in list_functions(tree) if starts_at(node, code)), tree)
 
 
 def find_cut(error: BaseException, cuts: Callable[[str], bool]) -> tuple[str, int] | None:
@@ -286,7 +280,7 @@ def walk_expression(error: BaseException) -> list[ast.AST]:
     """
     frames = find_frames(error)
     node = find_expression(frames[-1]) if frames else None
-    return [] if node is None else list(ast.walk(node))
+    return [] if node is None else list(list_nodes(node))
 
 
 def find_assignment(error: BaseException) -> ast.Assign | None:
@@ -296,7 +290,7 @@ def find_assignment(error: BaseException) -> ast.Assign | None:
     line = frames[-1].lineno or 0 if frames else 0
     found = [
         node
-        for node in (ast.walk(tree) if tree is not None else ())
+        for node in (list_nodes(tree) if tree is not None else ())
         if isinstance(node, ast.Assign) and node.lineno <= line <= (node.end_lineno or 0)
     ]
     return min(found, key=_size, default=None)
@@ -317,7 +311,7 @@ def find_expression(frame: traceback.FrameSummary) -> ast.AST | None:
 def _find_smallest(
     tree: ast.Module, start: tuple[int, int | None], end: tuple[int, int | None]
 ) -> ast.AST | None:
-    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr | ast.stmt)]
+    nodes = [node for node in list_nodes(tree) if isinstance(node, ast.expr | ast.stmt)]
     if start[1] is None or end[1] is None:
         held: list[ast.expr | ast.stmt] = [
             node
@@ -339,16 +333,3 @@ def _find_smallest(
 def _size(node: ast.expr | ast.stmt) -> tuple[int, int, int]:
     """How much of the file a node takes, of those that end alike; an expression goes first."""
     return -node.lineno, -node.col_offset, isinstance(node, ast.stmt)
-
-
-def parse_file(path: str) -> ast.Module | None:
-    """The syntax tree of a file, or of a cell of a notebook; None where it is not at hand."""
-    return _parse_text("".join(linecache.getlines(path)))
-
-
-@functools.lru_cache(maxsize=32)
-def _parse_text(text: str) -> ast.Module | None:
-    try:
-        return ast.parse(text) if text else None
-    except (SyntaxError, ValueError):
-        return None

@@ -1,12 +1,14 @@
 """Where the user's code turns recording for a backward off: with torch.no_grad(), or a decorator."""
 
 import ast
+import functools
 from collections.abc import Iterator
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import UnknownPlaceError
-from cnnprobe.crash.facts.frames import find_frames, parse_file
+from cnnprobe.crash.facts.frames import find_frames
 from cnnprobe.crash.facts.methods import find_method, open_method
+from cnnprobe.crash.facts.trees import list_nodes, parse_file
 from cnnprobe.crash.facts.words import shorten
 
 _OFF = ("no_grad", "inference_mode")
@@ -47,14 +49,20 @@ def _find_around(crash: Crash) -> str:
     return shorten(f"{frames[-1].filename}:{calls[-1].lineno}") if calls else ""
 
 
-def _list_blocks(tree: ast.AST) -> Iterator[ast.With | ast.FunctionDef]:
-    for node in ast.walk(tree):
+@functools.lru_cache(maxsize=32)
+def _list_blocks(tree: ast.AST) -> tuple[ast.With | ast.FunctionDef, ...]:
+    return tuple(_find_blocks(tree))
+
+
+def _find_blocks(tree: ast.AST) -> Iterator[ast.With | ast.FunctionDef]:
+    for node in list_nodes(tree):
         heads = []
         if isinstance(node, ast.With):
             heads = [item.context_expr for item in node.items]
         elif isinstance(node, ast.FunctionDef):
             heads = node.decorator_list
-        names = {n.attr for h in heads for n in ast.walk(h) if isinstance(n, ast.Attribute)}
-        names |= {n.id for h in heads for n in ast.walk(h) if isinstance(n, ast.Name)}
+        nodes = [n for h in heads for n in ast.walk(h)]
+        names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+        names |= {n.id for n in nodes if isinstance(n, ast.Name)}
         if names & set(_OFF):
             yield node  # type: ignore[misc]

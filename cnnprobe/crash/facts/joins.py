@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from cnnprobe import operations
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.frames import parse_file, walk_expression
+from cnnprobe.crash.facts.frames import walk_expression
+from cnnprobe.crash.facts.trees import parse_file
 from cnnprobe.crash.facts.words import get_argument
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cnnprobe.crash.crash import Crash
-from cnnprobe.crash.facts.frames import find_frames, parse_file, read_names, walk_expression
+from cnnprobe.crash.facts.frames import find_frames, read_names, walk_expression
+from cnnprobe.crash.facts.trees import parse_file
 from cnnprobe.crash.facts.values import read_attribute
 
 _PARTED = (

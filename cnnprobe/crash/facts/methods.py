@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, find_once
 from cnnprobe.crash.edits.files import File, UnknownPlaceError
-from cnnprobe.crash.facts.frames import is_comprehension, is_users, list_frames, parse_file
+from cnnprobe.crash.facts.frames import is_comprehension, is_users, list_frames
+from cnnprobe.crash.facts.trees import list_functions, list_nodes, parse_file, starts_at
 from cnnprobe.recorder.inventory import class_of, is_leaf
 
 
@@ -48,6 +49,7 @@ def find_method(module: nn.Module, fqn: str, name: str = "forward") -> Method | 
     return Method(fqn=fqn, module=module, function=function)
 
 
+@find_once
 def find_failing_method(crash: Crash) -> Method | None:
     """The method of a module that the user's innermost frame runs; None where it is none."""
     frames = [f for f in list_frames(crash.error) if is_users(f) and not is_comprehension(f)]
@@ -63,11 +65,10 @@ def find_failing_method(crash: Crash) -> Method | None:
 def open_method(code: types.CodeType) -> tuple[File, ast.FunctionDef]:
     """The file, or the cell of a notebook, and the syntax tree of a function, by its code."""
     file = open_source(code.co_filename)
-    for node in ast.walk(file.tree):
-        if not isinstance(node, ast.FunctionDef) or node.name != code.co_name:
-            continue
-        if code.co_firstlineno in (node.lineno, *(d.lineno for d in node.decorator_list)):
-            return file, node
+    for node in list_functions(file.tree):
+        is_plain = isinstance(node, ast.FunctionDef)
+        if is_plain and node.name == code.co_name and starts_at(node, code):
+            return file, node  # type: ignore[return-value]
     raise UnknownPlaceError
 
 
@@ -81,7 +82,7 @@ def open_source(path: str) -> File:
 
 def find_class(tree: ast.Module, function: ast.FunctionDef) -> ast.ClassDef | None:
     """The class whose method a function is."""
-    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    classes = (node for node in list_nodes(tree) if isinstance(node, ast.ClassDef))
     return next((node for node in classes if function in node.body), None)
 
 
@@ -124,7 +125,7 @@ def _find_call(crash: Crash, place: str) -> tuple[Method | None, ast.Call | None
     name, line = place.removeprefix(f"{owner}." if owner else ""), row.source.rpartition(":")[2]
     calls = [
         node
-        for node in ast.walk(open_method(method.function.__code__)[1])
+        for node in list_nodes(open_method(method.function.__code__)[1])
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) == f"self.{name}"
         and str(node.lineno) == line
@@ -135,7 +136,7 @@ def _find_call(crash: Crash, place: str) -> tuple[Method | None, ast.Call | None
 def list_layers_read(method: Method) -> list[str]:
     """The attributes of self that a method reads, in the order of its text."""
     try:
-        nodes = list(ast.walk(open_method(method.function.__code__)[1]))
+        nodes = list_nodes(open_method(method.function.__code__)[1])
     except UnknownPlaceError:
         return []
     found = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, find_once
 from cnnprobe.crash.facts.words import count_elements, read_tensor
 from cnnprobe.operations import find, resolve_name
 from cnnprobe.records.trace import ModuleCall, TensorInfo
@@ -34,6 +34,7 @@ class MatrixProduct:
         return self.x.shape[-1]
 
 
+@find_once
 def find_product(crash: Crash) -> MatrixProduct | None:
     """The failing call as a product with a weight whose features do not fit; None: it is none."""
     if (call := crash.call) is None or not call.inputs:

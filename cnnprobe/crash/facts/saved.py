@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, find_once
 from cnnprobe.crash.facts.frames import (
     find_frames,
     list_backward_frames,
@@ -60,13 +60,12 @@ def find_start(crash: Crash) -> Tensor | None:
     return loss if loss.numel() == 1 or frame.get("gradient") is not None else None
 
 
+@find_once
 def find_saved(crash: Crash) -> SavedTensors:
     """What the graph has kept; nothing where code of the user's own raised in the backward."""
-    if "saved" not in crash.memory:
-        loss = find_start(crash)
-        is_own = bool(list_backward_frames(crash.error))
-        crash.memory["saved"] = SavedTensors() if loss is None or is_own else _sort_saved(loss)
-    return crash.memory["saved"]  # type: ignore[no-any-return]
+    loss = find_start(crash)
+    is_own = bool(list_backward_frames(crash.error))
+    return SavedTensors() if loss is None or is_own else _sort_saved(loss)
 
 
 def walk_nodes(*starts: Any) -> Iterator[Any]:

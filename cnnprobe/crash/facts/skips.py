@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.build import spell_path
-from cnnprobe.crash.facts.frames import parse_file
 from cnnprobe.crash.facts.joins import list_ancestors
+from cnnprobe.crash.facts.trees import parse_file
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.operations import read_name
 from cnnprobe.records.trace import ModuleCall, TensorInfo

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cnnprobe import operations
-from cnnprobe.crash.crash import Crash
+from cnnprobe.crash.crash import Crash, find_once
 from cnnprobe.crash.facts.frames import find_frames, read_names, walk_expression
 from cnnprobe.crash.facts.source import evaluate
 from cnnprobe.records.trace import ModuleCall, TensorInfo
@@ -58,6 +58,7 @@ class FailingLine:
         return read_attribute(node, self.names)
 
 
+@find_once
 def read_failing_line(crash: Crash) -> FailingLine:
     """The failing expression of a crash with everything known of its parts."""
     return read_values(crash, walk_expression(crash.error))

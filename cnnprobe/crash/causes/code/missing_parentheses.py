@@ -13,6 +13,7 @@ from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.places import find_assigned, find_method
 from cnnprobe.crash.facts.frames import read_arguments, read_names
 from cnnprobe.crash.facts.methods import Method, find_failing_method, open_method
+from cnnprobe.crash.facts.trees import list_nodes
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
 from cnnprobe.recorder.inventory import class_of
 
@@ -61,11 +62,9 @@ def missing_parentheses(crash: Crash) -> Suspects:
     method = find_failing_method(crash)
     if method is None or not isinstance(crash.error, TypeError | AttributeError | RuntimeError):
         return
-    names, found = read_names(crash.error), list(_list_arrived(crash))
-    for call in _list_calls(method):
-        kind = read_attribute(call.func, names)
-        if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-            continue
+    constructions = list(_list_constructions(crash, method))
+    found = list(_list_arrived(crash)) if constructions else []
+    for call, kind in constructions:
         if kind not in map(type, found) and not any(call is part for part in found):
             continue
         edit = _construct(method, call, kind)
@@ -85,22 +84,26 @@ def _list_arrived(crash: Crash) -> Iterator[Any]:
     yield from (line.names.get(node.id) for node in line.nodes if isinstance(node, ast.Name))
 
 
-def _list_calls(method: Method) -> list[ast.Call]:
-    """The calls in a method that pass data, and whose result is not called at once."""
+def _list_constructions(crash: Crash, method: Method) -> Iterator[tuple[ast.Call, type[nn.Module]]]:
+    """The calls of a layer's class in a method that pass data, and whose layer is not called."""
     try:
         tree = open_method(method.function.__code__)[1]
     except UnknownPlaceError:
-        return []
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        return
+    names, calls = read_names(crash.error), [n for n in list_nodes(tree) if isinstance(n, ast.Call)]
     applied = {id(call.func) for call in calls}
-    return [c for c in calls if c.args and id(c) not in applied and _reads_data(c.args[0], tree)]
+    for call in calls:
+        kind = read_attribute(call.func, names)
+        is_layer = isinstance(kind, type) and issubclass(kind, nn.Module)
+        if is_layer and call.args and id(call) not in applied and _reads_data(call.args[0], tree):
+            yield call, kind
 
 
 def _reads_data(node: ast.expr, tree: ast.FunctionDef) -> bool:
     """Whether an expression reads what the forward computes, and not only a size of it."""
     names = {a.arg for a in tree.args.args[1:]}
     names |= {
-        n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        n.id for n in list_nodes(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     }
     reads = any(isinstance(n, ast.Name) and n.id in names for n in ast.walk(node))
     sizes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)} & _SIZES

@@ -74,8 +74,10 @@ def tensor_of_tensors(crash: Crash) -> Suspects:
 
 
 def _find_list(line: FailingLine, call: ast.Call) -> list[Tensor]:
-    value: Any = line.evaluate(call.args[0]) if call.args else None
-    if ast.unparse(call.func) not in _MAKERS or not isinstance(value, list | tuple):
+    if not call.args or ast.unparse(call.func) not in _MAKERS:
+        return []
+    value: Any = line.evaluate(call.args[0])
+    if not isinstance(value, list | tuple):
         return []
     return list(value) if all(isinstance(v, Tensor) for v in value) else []
 

@@ -34,12 +34,13 @@ def leaf_written_in_place(crash: Crash) -> Suspects:
     Source: torch docs, Autograd mechanics, "In-place operations with autograd".
     """
     call = crash.call
-    is_recording = torch.is_grad_enabled() and not is_off(crash.error)
-    if call is None or call.fqn is not None or not crash.inputs or not is_recording:
+    if call is None or call.fqn is not None or not crash.inputs or not is_writing(call.kind):
         return
     x = crash.inputs[0]
     is_leaf = isinstance(x.source, str) or crash.is_input(x)
-    if not x.requires_grad or not is_leaf or not is_writing(call.kind):
+    if not x.requires_grad or not is_leaf:
+        return
+    if not torch.is_grad_enabled() or is_off(crash.error):
         return
 
     def run_without_grad(

@@ -8,11 +8,10 @@ from cnnprobe.crash.edits.parts import change_part
 from cnnprobe.crash.facts.features import (
     Features,
     find_features,
-    find_other_windows,
+    list_other_windows,
     propose_input_sizes,
 )
 from cnnprobe.crash.facts.products import MatrixProduct, find_product, find_reshaping
-from cnnprobe.crash.facts.windows import list_steps
 from cnnprobe.crash.facts.words import count_elements, count_of, write_product
 from cnnprobe.crash.suspect import LAST, POSSIBLE, STRONG, USUAL, Candidates
 
@@ -154,11 +153,10 @@ def _propose_maps(crash: Crash) -> Candidates:
     if (found := find_features(crash)) is None or found.reshaping is None:
         return
     sized = propose_input_sizes(crash, found)
-    if not sized and not any(find_other_windows(crash, found)):
+    if not sized and not any(list_other_windows(crash)):
         yield from _change_channels(crash, found)
     yield from sized
-    steps, channels = list_steps(crash, found.map), found.map.shape[1]
-    last = steps[-1] if steps else None
+    channels, last = found.map.shape[1], found.steps[-1] if found.steps else None
     side = math.isqrt(found.wanted // channels)
     if last is None or not last.window.adaptive or not last.call.fqn:
         return

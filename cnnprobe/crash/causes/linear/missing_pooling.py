@@ -12,7 +12,7 @@ from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, bla
 from cnnprobe.crash.edits.build import insert_before
 from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.facts.features import Features, find_features
-from cnnprobe.crash.facts.windows import Window, get_window, list_steps
+from cnnprobe.crash.facts.windows import Window, get_window
 from cnnprobe.crash.facts.words import quote, shorten, write_product
 from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import ModuleCall
@@ -113,8 +113,8 @@ def _list_poolings(crash: Crash, found: Features, call: ModuleCall) -> Iterator[
                 call=f"self.{name}({{x}})",
                 why=f"{crash.describe_module(fqn)} is never called",
             )
-    n, steps = len(found.map.shape) - 2, list_steps(crash, found.map)
-    is_pooled = bool(steps) and steps[-1].window.adaptive
+    n = len(found.map.shape) - 2
+    is_pooled = bool(found.steps) and found.steps[-1].window.adaptive
     if found.map.shape[1] == found.wanted and n in _GLOBAL and not is_pooled:
         dims = tuple(range(2, 2 + n))
         yield Pooling(
@@ -123,7 +123,7 @@ def _list_poolings(crash: Crash, found: Features, call: ModuleCall) -> Iterator[
             mean=f"{{x}}.mean({dims})",
             why=f"{quote(found.module)} expects one value for each of the {found.wanted} channels",
         )
-    yield from _repeat_last(crash, found)
+    yield from _repeat_last(found)
 
 
 def _fits(found: Features, window: Window) -> bool:
@@ -132,9 +132,9 @@ def _fits(found: Features, window: Window) -> bool:
     return is_rank_right and found.count(window.output(sizes)) == found.wanted
 
 
-def _repeat_last(crash: Crash, found: Features) -> Iterator[Pooling]:
+def _repeat_last(found: Features) -> Iterator[Pooling]:
     """One more pooling like the others: a VGG whose list has lost an 'M'."""
-    steps = list_steps(crash, found.map)
+    steps = found.steps
     windows = [step.window for step in steps]
     kinds = [step.call.kind.lower() for step in steps if step.window.is_pool]
     pools = [window for window in windows if window.is_pool]

@@ -1,6 +1,6 @@
 from cnnprobe.crash.cause import POSSIBLE, STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
-from cnnprobe.crash.facts.features import find_features, find_other_windows
+from cnnprobe.crash.facts.features import find_features, list_other_windows
 from cnnprobe.crash.facts.words import quote, write_product
 
 _PROGRAM = """
@@ -32,7 +32,7 @@ def window_before_linear(crash: Crash) -> Suspects:
     """
     if (found := find_features(crash)) is None:
         return
-    for window in find_other_windows(crash, found):
+    for window in list_other_windows(crash):
         texts = ", ".join(f"{name}={value!r}" for name, value in window.settings.items())
         is_like = ", as the other layers have it," if window.is_like_others else ""
         weight = STRONG if window.is_like_others else POSSIBLE
